@@ -1,0 +1,97 @@
+"""Perfect Corp's YouCam API for asyncio: pictures in bulk, and no task bought that cannot be kept alive.
+
+    async with Client() as client:                       # key from YOUCAM_API_KEY
+        result = await client.run(Smile("selfie.jpg"))
+        await result.save("smiling.jpg")
+
+The README tells the rest; `perfect_async.errors` draws the tree of what can go wrong.
+"""
+
+from __future__ import annotations
+
+from perfect_async._batch import Batch
+from perfect_async._client import Client
+from perfect_async._result import Done, Failed, Outcome, Result, ResultImage
+from perfect_async.errors import (
+    ApiError,
+    BadAnswer,
+    ClientClosed,
+    ConfigurationError,
+    JobRefused,
+    PerfectError,
+    PictureRefused,
+    RateLimited,
+    RequestRefused,
+    ServiceUnavailable,
+    SubmissionInDoubt,
+    TaskAbandoned,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskTimedOut,
+    Unauthorized,
+    UnitsExhausted,
+    WaitTimeout,
+)
+from perfect_async.models import (
+    Avatar,
+    Estimate,
+    FileId,
+    Grant,
+    Job,
+    Limits,
+    Polling,
+    Progress,
+    Smile,
+    Statistics,
+    Template,
+    Timeouts,
+    Units,
+)
+
+__all__ = [
+    "ApiError",
+    "Avatar",
+    "BadAnswer",
+    "Batch",
+    "Client",
+    "ClientClosed",
+    "ConfigurationError",
+    "Done",
+    "Estimate",
+    "Failed",
+    "FileId",
+    "Grant",
+    "Job",
+    "JobRefused",
+    "Limits",
+    "Outcome",
+    "PerfectError",
+    "PictureRefused",
+    "Polling",
+    "Progress",
+    "RateLimited",
+    "RequestRefused",
+    "Result",
+    "ResultImage",
+    "ServiceUnavailable",
+    "Smile",
+    "Statistics",
+    "SubmissionInDoubt",
+    "TaskAbandoned",
+    "TaskError",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskTimedOut",
+    "Template",
+    "Timeouts",
+    "Unauthorized",
+    "Units",
+    "UnitsExhausted",
+    "WaitTimeout",
+]
+
+# Objects say where people import them from, not which file holds them.
+for _thing in [value for name, value in globals().items() if name in __all__]:
+    if isinstance(_thing, type):
+        _thing.__module__ = __name__

@@ -1,0 +1,366 @@
+"""What is known: who waits, who runs, what was sent, what it cost. Only news changes it.
+
+The receiving half of the scheduler: each kind of news has its method, and each leaves the book such that
+the deciding half (`scheduler.py`) only has to look: the heads of the queues are always true.
+All times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final
+
+from perfect_async import events as ev
+from perfect_async._evidence import SECOND
+from perfect_async._jobs import ANSWERS, IllegalEvent, Job, State
+from perfect_async._pace import Pace
+from perfect_async._preparation import Preparation
+from perfect_async._questions import Question, Questions
+from perfect_async._repolls import Repolls
+from perfect_async._timetable import SLOT
+from perfect_async.errors import (
+    ClientClosed,
+    PerfectError,
+    SubmissionInDoubt,
+    TaskAbandoned,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from perfect_async.models import Limits, Polling
+
+_POOR: Final = 60 * SECOND
+"""How long a refused balance is believed; then one job asks again."""
+_MOST_FAILURES: Final = 8
+_MOST_REFUSALS: Final = 20
+
+_CREATED: Final = frozenset({State.SUBMITTING, State.RUNNING, State.ENDED, State.TOLD})
+
+
+class Book:
+    """The jobs, the questions and the requests on one key and host."""
+
+    def __init__(
+        self, limits: Limits, polling: Polling, *, engine_retries: int, files_per_call: int
+    ) -> None:
+        self.limits = limits
+        self.lease = round(polling.lease * SECOND)
+        self.give_up = round(polling.give_up_after * SECOND)
+        self.engine_retries = engine_retries
+        self.pace = Pace(limits, lease=self.lease, horizon=self.give_up)
+        self.table = self.pace.table
+        self.jobs: dict[int, Job] = {}
+        self.preparation = Preparation(files_per_call)
+        self.ready: deque[Job] = deque()
+        self.questions = Questions()
+        self.endings: deque[Job | Question] = deque()
+        self.ages: list[tuple[int, int, Job]] = []
+        self.repolls = Repolls(
+            self.pace, lease=self.lease, interval=round(polling.interval * SECOND)
+        )
+        self.number = 0
+        self.heard = 0
+        self.counts: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self.charged = self.returned = self.at_stake = 0.0
+        self.ended, self.lasted = 0, 0
+        self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
+        self._closed: set[int] = set()
+        self._dead: PerfectError | None = None
+        self._poor: tuple[int, float, PerfectError] | None = None
+
+    # What the deciding half asks.
+
+    def last(self, now: int) -> int:
+        """The last slot that may hold a poll of a task created now."""
+        return (now + self.give_up) // SLOT
+
+    def abandoned(self, job: Job) -> PerfectError:
+        """Why a task that still runs is asked for no longer."""
+        message = f"The task was still running after {self.give_up / SECOND:g} s and is abandoned."
+        if job.lane in self._closed:
+            message = "The client closed while the task was still running."
+        return TaskAbandoned(message, task_id=job.task_id, units_at_stake=job.charged)
+
+    # News from the driver about itself.
+
+    def issue(self, command: ev.Command, now: int) -> None:
+        """`command`, which was due, is being performed."""
+        match command:
+            case ev.Settle():
+                self._settled(command)
+                return
+            case ev.Register() | ev.Upload():
+                self.preparation.issued(command, now)
+            case ev.Submit():
+                self._submit(self.ready.popleft(), command, now)
+            case ev.Poll():
+                self._poll(self.jobs[command.ref], now)
+            case ev.Ask():
+                self.questions.issued()
+        self.number = command.number
+        task = self.jobs[command.ref].task if isinstance(command, ev.Poll | ev.Submit) else 0
+        self._sent[command.number] = command, now, task
+        if not isinstance(command, ev.Upload):
+            self.table.leave(command.number, now)
+            self.kinds[type(command).__name__.lower()] += 1
+
+    def _submit(self, job: Job, command: ev.Submit, now: int) -> None:
+        job.move(command, State.SUBMITTING)
+        job.task += 1
+        job.task_id, job.doubted, job.tries, job.try_at, job.early_at = None, False, 0, None, None
+        job.accepted = job.last_left = now
+        job.given_up = now + self.give_up
+        self.table.promise(job.ref, now // SLOT, self.last(now))
+
+    def _poll(self, job: Job, now: int) -> None:
+        first = self.table.first()
+        if first is not None and first[1] == job.ref and first[0] <= now // SLOT:
+            self.counts["late"] += first[0] < now // SLOT
+            self.table.keep(job.ref, now)
+            job.tries = 0
+        elif job.try_at is not None and job.try_at <= now:
+            self.counts["tries"] += 1
+            job.tries += 1
+        self.repolls.left(job, now)
+
+    def want(self, event: ev.Wanted, now: int) -> None:
+        """A job came in."""
+        self._unknown(event.ref)
+        state = State.WAITING if event.uploads else State.READY
+        job = Job(event.ref, event.feature, event.units, event.uploads, event.lane, state)
+        self.jobs[job.ref] = job
+        error = self._refusal(job, now)
+        if error is not None:
+            self._end(job, error)
+        elif event.uploads:
+            self.preparation.add(job, now)
+        else:
+            self.ready.append(job)
+
+    def _refusal(self, job: Job, now: int) -> PerfectError | None:
+        """Why the job need not even be sent."""
+        if job.lane in self._closed:
+            return ClientClosed("The client is closing.")
+        if self._dead is not None:
+            return self._dead
+        if self._poor is not None and now < self._poor[0] and job.units >= self._poor[1]:
+            return self._poor[2]
+        return None
+
+    def ask(self, event: ev.Asked, now: int) -> None:
+        """A question came in."""
+        self._unknown(event.ref)
+        question = Question(event.ref, event.lane, since=now)
+        self.questions.add(question)
+        if event.lane in self._closed:
+            self.endings += self.questions.close(event.lane, ClientClosed("The client is closing."))
+
+    def _unknown(self, ref: int) -> None:
+        if ref in self.jobs or ref in self.questions:
+            raise IllegalEvent(f"{ref} is known already.")
+
+    def withdraw(self, ref: int) -> None:
+        """Nobody waits for job `ref`: it ends if it was not created, and is not tried again if it was."""
+        if (job := self.jobs.get(ref)) is not None:
+            job.wanted = False
+            self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
+
+    def close(self, lane: int) -> None:
+        """`lane` creates nothing more."""
+        self._closed.add(lane)
+        error = ClientClosed("The client closed before this was sent.")
+        self._end_uncreated([job for job in self.jobs.values() if job.lane == lane], error)
+        self.endings += self.questions.close(lane, error)
+
+    def drop(self, lane: int) -> None:
+        """`lane` ends now, with all that runs in it."""
+        self.close(lane)
+        for job in [job for job in self.jobs.values() if job.lane == lane]:
+            if job.state is State.RUNNING:
+                self._end(job, self.abandoned(job), at_stake=job.charged)
+            elif job.state is State.SUBMITTING:
+                self._end(job, self._in_doubt(job, None), at_stake=job.units)
+
+    # News from the vendor.
+
+    def hear(self, event: ev.Answer, now: int) -> None:
+        """A command ended in `event`."""
+        command = event.command
+        sent = self._sent.get(command.number)
+        if sent is None or sent[0] != command or type(event) not in ANSWERS[type(command)]:
+            raise IllegalEvent(f"{event!r} answers nothing that was sent.")
+        del self._sent[command.number]
+        if isinstance(command, ev.Upload):
+            self._prepared(event, now)
+            return
+        self.pace.learn(event, self.table.answered(command.number, now), now)
+        match command:
+            case ev.Register():
+                self._prepared(event, now)
+            case ev.Submit():
+                self._submitted(command, event, now)
+            case ev.Poll():
+                self._polled(command, event, sent, now)
+            case ev.Ask():
+                lane_open = self.questions.lane(command.ref) not in self._closed
+                if (question := self.questions.hear(event, again=lane_open)) is not None:
+                    self.endings.append(question)
+        if isinstance(event, ev.KeyRefused) and self._dead is None:
+            self._dead = event.error
+            self._end_uncreated(list(self.jobs.values()), event.error)
+
+    def _prepared(self, event: ev.Answer, now: int) -> None:
+        ready, failed = self.preparation.hear(event, now)
+        self.ready.extend(ready)
+        for job, error in failed:
+            self._end(job, error, cause=event)
+
+    def _submitted(self, command: ev.Submit, event: ev.Answer, now: int) -> None:
+        job = self.jobs.get(command.ref)
+        if job is None or job.state is not State.SUBMITTING:
+            return
+        match event:
+            case ev.Accepted():
+                job.move(event, State.RUNNING)
+                job.task_id, job.charged, job.failures = event.task_id, job.units, 0
+                self.charged += job.units
+                self.table.arm(job.ref)
+                heapq.heappush(self.ages, (job.given_up, job.ref, job))
+                self.repolls.created(job)
+            case ev.NoAnswer():
+                self._end(job, self._in_doubt(job, event.error), cause=event, at_stake=job.units)
+            case ev.NotSent() | ev.Limited():
+                job.failures += 1
+                most = _MOST_REFUSALS if isinstance(event, ev.Limited) else _MOST_FAILURES
+                if not job.wanted or job.lane in self._closed or job.failures >= most:
+                    self._end(job, event.error, cause=event)
+                else:
+                    self._again(job, event)
+            case ev.OutOfUnits():
+                self._end(job, event.error, cause=event)
+                self._poor = now + _POOR, job.units, event.error
+                dearer = [other for other in self.jobs.values() if other.units >= job.units]
+                self._end_uncreated(dearer, event.error)
+            case ev.KeyRefused() | ev.Refused():
+                self._end(job, event.error, cause=event)
+            case _:
+                raise AssertionError(event)
+
+    def _in_doubt(self, job: Job, error: PerfectError | None) -> PerfectError:
+        why = "the client closed first" if error is None else error.message
+        message = f"The task's creation went out and no usable answer came back: {why}"
+        return SubmissionInDoubt(message, units_at_stake=job.units)
+
+    def _again(self, job: Job, cause: ev.Answer) -> None:
+        """Create the job (again) before those that came later."""
+        self.table.release(job.ref)
+        job.move(cause, State.READY)
+        job.try_at = job.early_at = None
+        self.ready.appendleft(job)
+
+    def _polled(
+        self, command: ev.Poll, event: ev.Answer, sent: tuple[object, int, int], now: int
+    ) -> None:
+        job, (_, left, task) = self.jobs.get(command.ref), sent
+        if job is None or job.state is not State.RUNNING or job.task != task:
+            # A hedged poll, a task that was given up or made anew: whichever comes second changes nothing.
+            return
+        match event:
+            case ev.Running():
+                job.accepted = max(job.accepted, left)
+                age = now - job.given_up + self.give_up
+                self.repolls.renewed(job, event.polling_interval, age, now)
+            case ev.Succeeded():
+                self._lasted(job, now)
+                self._end(job, event, cause=event)
+            case ev.EngineFailed():
+                self._lasted(job, now)
+                self.returned += job.charged
+                job.charged = 0.0
+                again = event.passing and job.wanted and self._refusal(job, now) is None
+                if again and job.engine_failures < self.engine_retries:
+                    job.engine_failures += 1
+                    self._again(job, event)
+                else:
+                    self._end(job, event.error, cause=event)
+            case ev.TaskUnknown() if not job.doubted and left < job.accepted + self.lease:
+                # By our account the lease held: ask once more before believing it.
+                job.doubted = True
+                self.repolls.failed(job, now)
+            case ev.TaskUnknown() | ev.TimedOut() | ev.KeyRefused():
+                event.error.units_at_stake = job.charged
+                self._end(job, event.error, cause=event, at_stake=job.charged)
+            case ev.Limited():
+                self.repolls.failed(job, now + SECOND)
+            case ev.NotSent() | ev.NoAnswer() | ev.Refused():
+                self.repolls.failed(job, now)
+            case _:
+                raise AssertionError(event)
+
+    def _lasted(self, job: Job, now: int) -> None:
+        self.ended += 1
+        self.lasted += now - (job.given_up - self.give_up)
+
+    def after(self, now: int) -> None:
+        """After any news: true heads of the queues, and a plan that suits the network."""
+        self.heard = now
+        while self.ages and (
+            self.ages[0][2].state is not State.RUNNING
+            or self.ages[0][2].given_up != self.ages[0][0]
+        ):
+            heapq.heappop(self.ages)
+        self.repolls.tidy()
+        self.pace.cut(now)
+
+    # How things end.
+
+    def _end_uncreated(self, jobs: Iterable[Job], error: PerfectError) -> None:
+        gone = [job for job in jobs if job.state not in _CREATED]
+        self._discard(gone)
+        for job in gone:
+            self._end(job, error)
+
+    def _discard(self, jobs: list[Job]) -> None:
+        self.preparation.remove(jobs)
+        gone = {job.ref for job in jobs}
+        self.ready = deque(job for job in self.ready if job.ref not in gone)
+
+    def _end(
+        self,
+        job: Job,
+        ending: ev.Succeeded | PerfectError,
+        *,
+        cause: ev.Answer | None = None,
+        at_stake: float = 0.0,
+    ) -> None:
+        """The job ends, by the table where the vendor's answer is the `cause`."""
+        created = job.state in {State.SUBMITTING, State.RUNNING}
+        if cause is None:
+            job.state = State.ENDED
+        else:
+            job.move(cause, State.ENDED)
+        if created:
+            self.table.release(job.ref)
+        job.ending = ending
+        job.try_at = job.early_at = None
+        self.at_stake += at_stake
+        self.endings.append(job)
+
+    def _settled(self, command: ev.Settle) -> None:
+        if self.endings:
+            ended = self.endings.popleft()
+        else:
+            # Too old: nobody asks for it any longer, so the promises go and the units are lost.
+            ended = heapq.heappop(self.ages)[2]
+            self._end(ended, command.ending, at_stake=ended.charged)
+            self.endings.clear()
+        if isinstance(ended, Question):
+            self.questions.forget(ended)
+            return
+        ended.state = State.TOLD
+        if not isinstance(command.ending, ClientClosed):
+            self.counts["done" if isinstance(command.ending, ev.Succeeded) else "failed"] += 1
+        del self.jobs[ended.ref]

@@ -1,0 +1,365 @@
+"""Performs what the scheduler asks for, feeds back what came of it, and keeps the clock.
+
+One driver serves one key on one host in one event loop, however many clients are open on them: the
+request window is the key's. It runs in a host task of its own, so that whoever asked for a picture may be
+cancelled, slow or gone: from `Accepted` on the task is kept alive all the same. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Final, assert_never
+
+import anyio
+import attrs
+from anyio.abc import TaskGroup
+
+from perfect_async import _wire
+from perfect_async import events as ev
+from perfect_async._pictures import Picture
+from perfect_async._ticket import Lane, Ticket
+from perfect_async._transport import Transport
+from perfect_async.errors import (
+    BadAnswer,
+    ClientClosed,
+    JobRefused,
+    PerfectError,
+    RequestRefused,
+    ServiceUnavailable,
+    SubmissionInDoubt,
+    TaskAbandoned,
+    quoted,
+)
+from perfect_async.models import FileId, Job, Timeouts
+from perfect_async.scheduler import NEVER, Scheduler
+
+LOG: Final = logging.getLogger("perfect_async")
+_MICRO: Final = 1_000_000
+
+
+@attrs.define(eq=False)
+class _Question:
+    lane: Lane
+    call: _wire.Call
+    reply: _wire.Reply | None = None
+    error: PerfectError | None = None
+    done: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+class Driver:
+    """The hands of one scheduler, in a host task from when the first client joins until the last leaves."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self._allowed = scheduler.statistics().window_limit
+        self._warned = -math.inf
+        self.failure: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._began_at = datetime.now(UTC)
+        self._refs = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._lanes: set[Lane] = set()
+        self._over = anyio.Event()
+        self._tickets: dict[int, Ticket] = {}
+        self._questions: dict[int, _Question] = {}
+        self._news = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._host: asyncio.Task[None] | None = None
+        self._group: TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        return f"<Driver {len(self._tickets)} jobs {self.scheduler!r}>"
+
+    # The clock.
+
+    def now(self) -> datetime:
+        """The time in UTC, moving with the loop's clock."""
+        return self._began_at + timedelta(seconds=self._loop.time() - self._began)
+
+    def _micros(self) -> int:
+        return round((self._loop.time() - self._began) * _MICRO)
+
+    # Opening and closing.
+
+    async def _open(self) -> None:
+        # The one task that no task group owns: a group that a client entered in one task could not be left
+        # in another (fixtures, notebooks, containers). `leave` is its closing brace, and it ends with the loop.
+        self._host = self._loop.create_task(self._run(), name="perfect_async driver")
+        while self._group is None and not self._over.is_set():
+            await asyncio.sleep(0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it performs anything; False from when the last client began to leave."""
+        return bool(self._lanes) and not self._over.is_set()
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as self._group:
+                    await self._drive()
+        except BaseException as exc:
+            self.failure = exc
+            if not isinstance(exc, asyncio.CancelledError):
+                LOG.error("The driver failed: %s. Its tasks are no longer kept alive.", _kind(exc))
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            self._over.set()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Nobody hangs: whoever still waits is told, and why."""
+        cause = self.failure
+        why = (
+            "The client closed." if cause is None else f"The client's driver ended: {_kind(cause)}."
+        )
+        for ticket in list(self._tickets.values()):
+            units = float(ticket.job.units)
+            error: PerfectError
+            if ticket.task_id is not None:
+                error = TaskAbandoned(why, task_id=ticket.task_id, units_at_stake=units)
+            elif ticket.submitting:
+                error = SubmissionInDoubt(
+                    f"{why} The creation was under way.", units_at_stake=units
+                )
+            else:
+                error = ClientClosed(why)
+            error.__cause__ = cause
+            ticket.end(error, units if ticket.task_id is not None else 0.0, self._loop.time())
+        for question in self._questions.values():
+            question.error = ClientClosed(why)
+            question.error.__cause__ = cause
+            question.done.set()
+        self._tickets.clear()
+        self._questions.clear()
+
+    # What the door asks for.
+
+    async def join(self, transport: Transport, timeouts: Timeouts) -> Lane:
+        """A lane for one more client; the first one starts the host task."""
+        lane = Lane(next(self._numbers), transport, timeouts)
+        self._lanes.add(lane)
+        if self._host is None:
+            await self._open()
+        return lane
+
+    async def leave(self, lane: Lane) -> None:
+        """Let go of what is left in `lane`; the last one ends the host task and waits for it."""
+        self._lanes.discard(lane)
+        if not self._lanes:
+            self._scope.cancel()
+            await self._over.wait()
+        elif self.alive:
+            self._tell(ev.Dropped(lane.number))
+            while self.left(lane) and self.alive:
+                await asyncio.sleep(0)
+        await lane.transport.aclose()
+
+    def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run `work` beside the commands, in the context of the caller."""
+        self._check()
+        if self._group is None:
+            raise AssertionError(self)
+        self._group.start_soon(work)
+
+    def enter(
+        self,
+        lane: Lane,
+        job: Job,
+        picture: Picture | None,
+        heard: Callable[[], None] = lambda: None,
+    ) -> Ticket:
+        """Take a job in; its end comes to the ticket, whoever waits for it."""
+        self._check()
+        ticket = Ticket(next(self._refs), job, lane, picture, heard)
+        if picture is None:
+            ticket.source = job.source if isinstance(job.source, FileId) else str(job.source)
+        self._tickets[ticket.ref] = ticket
+        wanted = ev.Wanted(
+            ticket.ref, job.feature, job.units, uploads=picture is not None, lane=lane.number
+        )
+        self._tell(wanted)
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Nobody waits for `ticket`: it is not created; a task that was created is kept to its end."""
+        if ticket.ending is None and self.alive:
+            self._tell(ev.Withdrawn(ticket.ref))
+
+    async def ask(self, lane: Lane, call: _wire.Call) -> _wire.Reply:
+        """Send a question when the window has room for it. Raises what the vendor or the way to it says."""
+        self._check()
+        ref, question = next(self._refs), _Question(lane, call)
+        self._questions[ref] = question
+        self._tell(ev.Asked(ref, lane.number))
+        await question.done.wait()
+        if question.error is not None:
+            raise question.error
+        if question.reply is None:
+            raise AssertionError(question)
+        return question.reply
+
+    def closing(self, lane: Lane) -> None:
+        """Create nothing more for `lane`."""
+        if self.alive:
+            self._tell(ev.Closed(lane.number))
+
+    async def drain(self, lane: Lane) -> None:
+        """Wait until every job of `lane` has ended."""
+        while tickets := self.left(lane):
+            await tickets[0].done.wait()
+
+    def left(self, lane: Lane) -> list[Ticket]:
+        """The jobs of `lane` that have not ended."""
+        return [ticket for ticket in self._tickets.values() if ticket.lane is lane]
+
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise ClientClosed(
+                f"The client's driver ended: {_kind(self.failure)}."
+            ) from self.failure
+        if not self.alive:
+            raise ClientClosed("The client is closed.")
+
+    # The loop.
+
+    def _tell(self, event: ev.Event) -> None:
+        self.scheduler.receive(event, self._micros())
+        self._news.set()
+
+    async def _drive(self) -> None:
+        while True:
+            now = self._micros()
+            command = self.scheduler.due(now)
+            if command is not None:
+                self.scheduler.receive(ev.Issued(command), now)
+                self._perform(command)
+                continue
+            wake = self.scheduler.wakes_at(now)
+            self._news = anyio.Event()
+            if wake == NEVER:
+                await self._news.wait()
+            else:
+                with anyio.CancelScope(deadline=self._began + wake / _MICRO):
+                    await self._news.wait()
+
+    def _perform(self, command: ev.Command) -> None:
+        # Whom a command is about is looked up now: by the time it is on its way a hedged answer may have ended them.
+        match command:
+            case ev.Settle():
+                self._settle(command)
+            case ev.Register():
+                tickets = [self._tickets[ref] for ref in command.refs]
+                self._start(command, self._register(command, tickets))
+            case ev.Upload():
+                self._start(command, self._upload(command, self._tickets[command.ref]))
+            case ev.Submit():
+                ticket = self._tickets[command.ref]
+                ticket.submitting, ticket.task_id = True, None
+                ticket.created_at = self._loop.time()
+                self._start(command, self._submit(command, ticket))
+            case ev.Poll():
+                ticket = self._tickets[command.ref]
+                self._start(command, self._poll(command, ticket, str(ticket.task_id)))
+            case ev.Ask():
+                self._start(command, self._answer(command, self._questions[command.ref]))
+            case _:
+                assert_never(command)
+
+    def _start(self, command: ev.Request | ev.Upload, work: Awaitable[ev.Answer]) -> None:
+        if self._group is None:
+            raise AssertionError(command)
+        self._group.start_soon(self._do, command, work, name=f"perfect_async {command!r}")
+
+    def _settle(self, command: ev.Settle) -> None:
+        if (question := self._questions.pop(command.ref, None)) is not None:
+            if isinstance(command.ending, PerfectError):
+                question.error = command.ending
+            question.done.set()
+        else:
+            self._tickets.pop(command.ref).end(command.ending, command.units, self._loop.time())
+
+    # One command each.
+
+    async def _do(self, command: ev.Request | ev.Upload, work: Awaitable[ev.Answer]) -> None:
+        try:
+            event = await work
+        except ServiceUnavailable as exc:
+            event = ev.NotSent(command, exc) if exc.never_sent else ev.NoAnswer(command, exc)
+        except BadAnswer as exc:
+            event = ev.NoAnswer(command, exc)
+        except (RequestRefused, JobRefused) as exc:
+            status = exc.status if isinstance(exc, RequestRefused) and exc.status else 0
+            event = ev.Refused(command, exc, status)
+        except Exception as exc:  # noqa: BLE001 - a transport is the user's: its mistakes may not cost the other tasks
+            LOG.error("The transport failed in a way of its own: %s.", _kind(exc))  # noqa: TRY400 - a traceback may hold what no log may
+            event = ev.NoAnswer(command, ServiceUnavailable(f"the transport failed: {_kind(exc)}."))
+        self._tell(event)
+        if isinstance(event, ev.Limited):
+            self._warn()
+
+    def _warn(self) -> None:
+        """Say once in five minutes that somebody else uses the key."""
+        statistics, now = self.scheduler.statistics(), self._loop.time()
+        if statistics.window_limit < self._allowed and now >= self._warned + 300:
+            self._warned = now
+            LOG.warning(
+                "The key is used elsewhere: the vendor refuses requests that our own account allows. "
+                "Fewer tasks are created for a while; give each user of the key its share with Limits().split(n)."
+            )
+
+    async def _register(self, command: ev.Register, tickets: list[Ticket]) -> ev.Answer:
+        facts = [ticket.picture.facts for ticket in tickets if ticket.picture is not None]
+        reply = await self._call(tickets[0].lane, _wire.register(facts, command.feature))
+        event = _wire.registered(command, reply)
+        if isinstance(event, ev.Registered):
+            for ticket, grant in zip(tickets, event.grants, strict=True):
+                ticket.grant, ticket.source = grant, FileId(grant.file_id)
+        return event
+
+    async def _upload(self, command: ev.Upload, ticket: Ticket) -> ev.Answer:
+        if ticket.grant is None or ticket.picture is None:
+            raise AssertionError(ticket)
+        await ticket.lane.transport.upload(ticket.grant, ticket.picture.chunks)
+        return ev.Uploaded(command)
+
+    async def _submit(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
+        if ticket.source is None:
+            raise AssertionError(ticket)
+        reply = await self._call(ticket.lane, _wire.submit(ticket.job, ticket.source))
+        event = _wire.submitted(command, reply)
+        if isinstance(event, ev.Accepted):
+            ticket.task_id = event.task_id
+            ticket.heard()
+        return event
+
+    async def _poll(self, command: ev.Poll, ticket: Ticket, task_id: str) -> ev.Answer:
+        reply = await self._call(ticket.lane, _wire.poll(ticket.job.feature, task_id))
+        return _wire.polled(command, reply, task_id=task_id, units=float(ticket.job.units))
+
+    async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
+        reply = await self._call(question.lane, question.call)
+        event = _wire.asked(command, reply)
+        if isinstance(event, ev.Answered):
+            question.reply = reply
+            self._questions.pop(command.ref, None)
+            question.done.set()
+        return event
+
+    @staticmethod
+    async def _call(lane: Lane, call: _wire.Call) -> _wire.Reply:
+        return await lane.transport.call(call, within=lane.timeouts.request)
+
+
+def _kind(error: BaseException) -> str:
+    """An error by its type and nothing else: its text may hold what no log may."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(sorted({_kind(each) for each in error.exceptions}))
+    return quoted(type(error).__name__)

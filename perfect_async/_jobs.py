@@ -1,0 +1,130 @@
+"""The life of a job, as a table: its states, the news that each state may hear, and where that leads.
+
+    WAITING ── Issued ──> REGISTERING ── Registered ──> REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> READY
+    READY ── Issued ──> SUBMITTING ── Accepted ──> RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> TOLD
+
+A job whose picture is at a URL or at the vendor starts READY. Failures that may pass lead back to the state
+before; final ones, from anywhere, to ENDED. What happens to the client (it closes, the key is refused,
+the balance is exhausted, nobody waits any longer) may end a job in any state and is not in the table. TOLD is a job whose waiter knows and of which a hedged poll is
+still unanswered: what it says changes nothing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from perfect_async import events as ev
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from perfect_async.errors import PerfectError
+
+
+class IllegalEvent(Exception):
+    """News that cannot be: a mistake in the driver. The scheduler is as it was."""
+
+
+class State(Enum):
+    """Where a job is."""
+
+    WAITING = auto()
+    REGISTERING = auto()
+    REGISTERED = auto()
+    UPLOADING = auto()
+    READY = auto()
+    SUBMITTING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+    TOLD = auto()
+
+
+S = State
+
+_FAILURES = (ev.NotSent, ev.NoAnswer, ev.Limited, ev.KeyRefused, ev.Refused)
+
+ANSWERS: Final[Mapping[type, tuple[type, ...]]] = {
+    ev.Register: (ev.Registered, *_FAILURES),
+    ev.Upload: (ev.Uploaded, ev.NotSent, ev.NoAnswer, ev.Refused),
+    ev.Submit: (ev.Accepted, ev.OutOfUnits, *_FAILURES),
+    ev.Poll: (ev.Running, ev.Succeeded, ev.EngineFailed, ev.TaskUnknown, ev.TimedOut, *_FAILURES),
+    ev.Ask: (ev.Answered, *_FAILURES),
+}
+"""What may answer a command; each command is answered once."""
+
+TRANSITIONS: Final[Mapping[tuple[State, type], frozenset[State]]] = {
+    (S.WAITING, ev.Register): frozenset({S.REGISTERING}),
+    (S.REGISTERING, ev.Registered): frozenset({S.REGISTERED}),
+    (S.REGISTERING, ev.NotSent): frozenset({S.WAITING, S.ENDED}),
+    (S.REGISTERING, ev.NoAnswer): frozenset({S.WAITING, S.ENDED}),
+    (S.REGISTERING, ev.Limited): frozenset({S.WAITING, S.ENDED}),
+    (S.REGISTERING, ev.KeyRefused): frozenset({S.ENDED}),
+    (S.REGISTERING, ev.Refused): frozenset({S.WAITING, S.ENDED}),
+    (S.REGISTERED, ev.Upload): frozenset({S.UPLOADING}),
+    (S.UPLOADING, ev.Uploaded): frozenset({S.READY}),
+    (S.UPLOADING, ev.NotSent): frozenset({S.REGISTERED, S.ENDED}),
+    (S.UPLOADING, ev.NoAnswer): frozenset({S.REGISTERED, S.ENDED}),
+    (S.UPLOADING, ev.Refused): frozenset({S.WAITING, S.ENDED}),
+    (S.READY, ev.Submit): frozenset({S.SUBMITTING}),
+    (S.SUBMITTING, ev.Accepted): frozenset({S.RUNNING}),
+    (S.SUBMITTING, ev.OutOfUnits): frozenset({S.ENDED}),
+    (S.SUBMITTING, ev.NotSent): frozenset({S.READY, S.ENDED}),
+    (S.SUBMITTING, ev.Limited): frozenset({S.READY, S.ENDED}),
+    (S.SUBMITTING, ev.NoAnswer): frozenset({S.ENDED}),
+    (S.SUBMITTING, ev.KeyRefused): frozenset({S.ENDED}),
+    (S.SUBMITTING, ev.Refused): frozenset({S.ENDED}),
+    (S.RUNNING, ev.Poll): frozenset({S.RUNNING}),
+    (S.RUNNING, ev.Running): frozenset({S.RUNNING}),
+    (S.RUNNING, ev.NotSent): frozenset({S.RUNNING}),
+    (S.RUNNING, ev.NoAnswer): frozenset({S.RUNNING}),
+    (S.RUNNING, ev.Limited): frozenset({S.RUNNING}),
+    (S.RUNNING, ev.Refused): frozenset({S.RUNNING}),
+    (S.RUNNING, ev.Succeeded): frozenset({S.ENDED}),
+    (S.RUNNING, ev.EngineFailed): frozenset({S.READY, S.ENDED}),
+    (S.RUNNING, ev.TaskUnknown): frozenset({S.RUNNING, S.ENDED}),
+    (S.RUNNING, ev.TimedOut): frozenset({S.ENDED}),
+    (S.RUNNING, ev.KeyRefused): frozenset({S.ENDED}),
+    (S.ENDED, ev.Settle): frozenset({S.TOLD}),
+}
+"""What a state may hear (an answer, or the command that was issued) and where that may lead."""
+
+
+@attrs.define(eq=False)
+class Job:
+    """What the scheduler knows of one job; times in microseconds.
+
+    `given_up` is the time at which the task is abandoned, `accepted` when the last poll that renewed
+    the lease (or the creation) left, `try_at` when a poll that failed or is silent is sent again,
+    `early_at` when another poll may leave before its promise.
+    """
+
+    ref: int
+    feature: str
+    units: float
+    uploads: bool
+    lane: int
+    state: State
+    wanted: bool = True
+    failures: int = 0
+    engine_failures: int = 0
+    task_id: str | None = None
+    task: int = 0
+    given_up: int = 0
+    accepted: int = 0
+    last_left: int = 0
+    interval: int = 0
+    tries: int = 0
+    try_at: int | None = None
+    early_at: int | None = None
+    doubted: bool = False
+    charged: float = 0.0
+    ending: ev.Succeeded | PerfectError | None = None
+
+    def move(self, cause: ev.Answer | ev.Command, state: State) -> None:
+        """Go to `state` because of `cause`; raises `IllegalEvent` where the table has no such way."""
+        if state not in TRANSITIONS.get((self.state, type(cause)), ()):
+            raise IllegalEvent(f"{cause!r} does not lead from {self.state.name} to {state.name}.")
+        self.state = state

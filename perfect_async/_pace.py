@@ -1,0 +1,104 @@
+"""How fast we may go: what the answers say about the network and the key, and what follows for the plan.
+
+From round trips and failures come the cycle of the timetable and the requests that are never promised; from
+429s the limit that is assumed; from requests without an answer a pause, so that nothing is created into an
+outage. All times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from perfect_async import events as ev
+from perfect_async._evidence import SECOND, Allowance, RoundTrips
+from perfect_async._timetable import SLOT, Timetable
+from perfect_async.models import Limits
+
+_STEP: Final = 4
+"""Cycles are cut in steps of so many slots, so that a trembling round trip does not move the plan."""
+_LONGEST_PAUSE: Final = 30 * SECOND
+_GROW: Final = 30 * SECOND
+"""The least time between two plans: growing the cycle can wait, shrinking it is tried each second."""
+
+
+class Pace:
+    """The evidence about network and key, and the timetable that is cut by it.
+
+    `lease` and `horizon` (how long a task is promised polls) in microseconds. `hold` is the time before
+    which nothing new is sent; `cramped` is True while the plan is cut for a better network than there is,
+    and nothing new must be promised.
+    """
+
+    def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
+        self.network = RoundTrips()
+        self.allowance = Allowance(limits.requests)
+        self.table = Timetable(
+            requests=limits.requests,
+            period=round(limits.period * SECOND),
+            per_second=limits.per_second,
+            horizon=horizon,
+        )
+        self.hold = 0
+        self.cramped = False
+        self.refused = 0
+        self._requests = limits.requests
+        self._lease = lease
+        self._outage = 0
+        self._cut_at = 0
+        self.table.recut(self._wanted_cycle(), 0, limits.requests)
+
+    def reserve(self) -> int:
+        """Requests of a window that are never promised: for tries, and for polls that left late."""
+        share = max(0.016, 1.25 * self.network.failing)
+        return min(math.ceil(share * self._requests), max(1, self._requests // 4))
+
+    def limit(self, now: int) -> int:
+        """How many requests of a window creations may count on."""
+        return self.allowance.limit(now) - self.reserve()
+
+    def plenty(self, now: int) -> bool:
+        """Whether more than half of the window is free."""
+        return self.table.spare(now) > self._requests // 2
+
+    def paused_until(self) -> int:
+        """Before this nothing is sent but what keeps tasks alive."""
+        return max(self.hold, self.allowance.paused_until)
+
+    def learn(self, event: ev.Answer, took: int, now: int) -> None:
+        """What an answer after `took` tells about the network and the key, whatever else it says."""
+        match event:
+            case ev.NotSent() | ev.NoAnswer():
+                if not isinstance(event.command, ev.Poll):
+                    # Creating into an outage buys doubts: pause, longer each time.
+                    self._outage += 1
+                    pause = SECOND * 2 ** min(self._outage - 1, 10) // 2
+                    self.hold = now + min(pause, _LONGEST_PAUSE)
+            case ev.Limited():
+                self.refused += 1
+                self.allowance.refused(now, self.table.occupied(now), event.retry_after)
+            case _:
+                self._outage = 0
+                self.network.answered(took)
+                self.table.jitter = self.network.jitter
+                self.allowance.accepted()
+        if isinstance(event.command, ev.Poll):
+            failed = isinstance(event, ev.NotSent | ev.NoAnswer | ev.Limited | ev.Refused)
+            self.network.polled(failed=failed)
+
+    def cut(self, now: int) -> None:
+        """Give the timetable the cycle that suits the network, where that fits."""
+        wanted, cycle = self._wanted_cycle(), self.table.cycle
+        if wanted == cycle:
+            self.cramped = False
+        elif not len(self.table) or now >= self._cut_at:
+            fitted = self.table.recut(wanted, now, self._requests - self.reserve())
+            # Nothing new is promised at a cycle that the network no longer allows.
+            self.cramped = not fitted and wanted < cycle
+            self._cut_at = now + (SECOND if self.cramped else _GROW)
+
+    def _wanted_cycle(self) -> int:
+        """Slots between two polls of a task: as late as the lease allows if its last try must still arrive."""
+        tries = (self.network.tries - 1) * self.network.patience + self.network.jitter
+        cycle = max(min(self._lease - tries, self._lease * 88 // 100), self._lease * 4 // 10)
+        return max(1, cycle // SLOT // _STEP * _STEP)

@@ -1,0 +1,96 @@
+"""Questions that are no jobs: templates, units, prices, history, delete. They spend the same window.
+
+All times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import attrs
+
+from perfect_async import events as ev
+from perfect_async._jobs import IllegalEvent
+from perfect_async.errors import PerfectError
+
+_MOST_FAILURES: Final = 6
+
+
+@attrs.define(eq=False)
+class Question:
+    """One question; `since` is when it came, `ending` why it will not be answered."""
+
+    ref: int
+    lane: int
+    since: int
+    failures: int = 0
+    flying: bool = False
+    ending: PerfectError | None = None
+
+
+class Questions:
+    """Those that wait, in the order in which they came, and those that are on their way."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Question] = deque()
+        self._known: dict[int, Question] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, ref: int) -> bool:
+        return ref in self._known
+
+    @property
+    def first(self) -> Question | None:
+        """The one to send next."""
+        return self._waiting[0] if self._waiting else None
+
+    def lane(self, ref: int) -> int:
+        """Whose question `ref` is."""
+        return self._known[ref].lane
+
+    def add(self, question: Question) -> None:
+        """A question came."""
+        self._known[question.ref] = question
+        self._waiting.append(question)
+
+    def issued(self) -> None:
+        """The first leaves."""
+        self._waiting.popleft().flying = True
+
+    def forget(self, question: Question) -> None:
+        """It was told how it ended."""
+        del self._known[question.ref]
+
+    def hear(self, event: ev.Answer, *, again: bool) -> Question | None:
+        """A question came back; gives it where it ended without an answer.
+
+        Asking costs nothing but the window, so what may pass is asked `again`, while the client is open.
+        """
+        if not isinstance(event.command, ev.Ask):
+            raise IllegalEvent(f"{event!r} answers no question.")
+        question = self._known[event.command.ref]
+        question.flying = False
+        match event:
+            case ev.NotSent() | ev.NoAnswer() | ev.Limited() if (
+                again and question.failures < _MOST_FAILURES
+            ):
+                question.failures += 1
+                self._waiting.appendleft(question)
+                return None
+            case ev.NotSent() | ev.NoAnswer() | ev.Limited() | ev.KeyRefused() | ev.Refused():
+                question.ending = event.error
+                return question
+            case _:
+                self.forget(question)
+                return None
+
+    def close(self, lane: int, error: PerfectError) -> list[Question]:
+        """Those of `lane` that were not sent end with `error`."""
+        ended = [question for question in self._waiting if question.lane == lane]
+        self._waiting = deque(question for question in self._waiting if question.lane != lane)
+        for question in ended:
+            question.ending = error
+        return ended

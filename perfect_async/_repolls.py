@@ -1,0 +1,86 @@
+"""Polls beside the promised ones: tries inside a lease that may end, and early ones that buy time.
+
+Neither is promised, so each leaves only where the windows have room for it. All times are integer
+microseconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final
+
+from perfect_async._evidence import SECOND
+from perfect_async._jobs import Job
+from perfect_async._pace import Pace
+from perfect_async._timetable import SLOT
+
+_MOST_TRIES: Final = 6
+_LEAST_INTERVAL: Final = SECOND // 2
+
+
+class Repolls:
+    """Which tasks are to be asked again beside their promises, and when.
+
+    `lease` and `interval` as in `Polling`. The heads of both queues are true after `tidy`.
+    """
+
+    def __init__(self, pace: Pace, *, lease: int, interval: int) -> None:
+        self._pace = pace
+        self._lease = lease
+        self._interval = interval
+        self._tries: list[tuple[int, int, Job]] = []
+        self._early: list[tuple[int, int, Job]] = []
+
+    def next_try(self) -> tuple[int, int] | None:
+        """When which task (by ref) is to be tried again, the first of them."""
+        return self._tries[0][:2] if self._tries else None
+
+    def next_early(self) -> tuple[int, int] | None:
+        """From when on which task (by ref) may be asked early, the first of them."""
+        return self._early[0][:2] if self._early else None
+
+    def created(self, job: Job) -> None:
+        """The task exists; its first poll may come after the interval."""
+        job.interval = self._interval
+        self._early_at(job, job.accepted + job.interval)
+
+    def left(self, job: Job, now: int) -> None:
+        """A poll of the task leaves; if it stays silent another leaves beside it."""
+        job.last_left, job.early_at = now, None
+        self.failed(job, now + self._pace.network.patience)
+
+    def failed(self, job: Job, at: int) -> None:
+        """Send a poll again at `at`, where the lease would not hold until the next promised one."""
+        end = job.accepted + self._lease
+        needed = self._pace.table.next_poll(job.ref) + self._pace.network.patience > end
+        job.try_at = at if needed and at < end and job.tries < _MOST_TRIES else None
+        if job.try_at is not None:
+            heapq.heappush(self._tries, (at, job.ref, job))
+
+    def renewed(self, job: Job, interval: int | None, age: int, now: int) -> None:
+        """The lease is renewed; `interval` is what the vendor asks for, if it says.
+
+        It is kept between half a second and the cycle. Where requests are not plenty, a seventh of the
+        task's age passes first: asking an old task often learns little, and so the delay is in proportion.
+        """
+        job.doubted, job.try_at = False, None
+        job.interval = self._interval
+        if interval is not None:
+            job.interval = min(max(interval, _LEAST_INTERVAL), self._pace.table.cycle * SLOT)
+        thrift = 0 if self._pace.plenty(now) else age // 7
+        self._early_at(job, job.last_left + max(job.interval, thrift))
+
+    def tidy(self) -> None:
+        """Drop from the heads of the queues what no longer holds."""
+        while self._tries and self._tries[0][2].try_at != self._tries[0][0]:
+            heapq.heappop(self._tries)
+        while self._early and self._early[0][2].early_at != self._early[0][0]:
+            heapq.heappop(self._early)
+
+    def _early_at(self, job: Job, at: int) -> None:
+        """Allow a poll before the promise; while the key is used elsewhere, want one in mid-lease."""
+        if self._pace.allowance.wary_until > job.last_left:
+            at = min(at, job.accepted + self._lease * 6 // 10)
+        job.early_at = at if at < self._pace.table.next_poll(job.ref) else None
+        if job.early_at is not None:
+            heapq.heappush(self._early, (at, job.ref, job))

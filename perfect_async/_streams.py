@@ -1,0 +1,138 @@
+"""Bytes on their way up and down: counted, bounded, and no library's business.
+
+`_transport` moves them; here is what does not need to know how.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Final
+
+from perfect_async.errors import BadAnswer, PictureRefused, quoted
+
+# What a piece of compressed data may grow to before the limit is looked at again.
+_STEP: Final = 64 * 1024
+
+
+class Source:
+    """A picture's bytes on their way up; `failure` is their own, apart from the network's.
+
+    `chunks` gives them from the start, each time it is called.
+    """
+
+    def __init__(self, chunks: Callable[[], AsyncIterator[bytes]]) -> None:
+        self._chunks = chunks
+        self.failure: Exception | None = None
+
+    async def count(self) -> int:
+        """How many bytes there are."""
+        total = 0
+        async with aclosing(self._each()) as chunks:
+            async for chunk in chunks:
+                total += len(chunk)
+        return total
+
+    async def read(self, length: int) -> AsyncGenerator[bytes]:
+        """The bytes, never more than `length`; `PictureRefused` where they are not as many."""
+        sent = 0
+        async with aclosing(self._each()) as chunks:
+            async for chunk in chunks:
+                sent += len(chunk)
+                if sent > length:
+                    break
+                yield chunk
+        if sent != length:
+            self.failure = PictureRefused(
+                f"the picture has other than the {length} bytes of its registration: "
+                "it changed meanwhile."
+            )
+            raise self.failure
+
+    async def _each(self) -> AsyncGenerator[bytes]:
+        async with _closing(self._chunks()) as chunks:
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            except Exception as error:
+                self.failure = error
+                raise
+
+
+def upload_headers(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """A grant's headers, names in lower case. Raises `BadAnswer` for one that has no place there.
+
+    Only what describes the content or is storage's own: anything else (an `Authorization`, a
+    `Host`, a chunked encoding) would let the answer decide what we say to whom.
+    """
+    granted: dict[str, str] = {}
+    for name, value in headers:
+        key = name.lower()
+        fits = re.fullmatch(r"(content|x-amz)-[a-z0-9-]{1,100}", key) and key not in granted
+        if not (fits and value.isascii() and value.isprintable()):
+            raise BadAnswer(f"the vendor asks for the upload header {quoted(name, 60)}.")
+        granted[key] = value.strip()
+    if not re.fullmatch(r"[0-9]{1,12}", granted.get("content-length", "0")):
+        raise BadAnswer("the vendor asks for a content-length that is no number.")
+    return granted
+
+
+async def decoded(raw: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncGenerator[bytes]:
+    """The bytes of `raw` without their `encoding` (a `Content-Encoding`), inflated step by step.
+
+    Raises `BadAnswer` beyond `limit` decoded bytes, for data that end early or are not what
+    `encoding` says, and for any encoding but gzip and deflate, once. (An HTTP library inflates a
+    whole chunk at a time, as often as the header says: 64 KB, twice compressed, are 64 GB.)
+    """
+    total = 0
+    async with _closing(raw), _closing(_plain(raw, encoding)) as pieces:
+        async for piece in pieces:
+            total += len(piece)
+            if total > limit:
+                raise BadAnswer(f"an answer of the vendor is larger than {limit} bytes.")
+            if piece:
+                yield piece
+
+
+def _plain(raw: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+    if encoding in {"", "identity"}:
+        return raw
+    if encoding in {"gzip", "x-gzip", "deflate"}:
+        return _inflated(raw)
+    raise BadAnswer(f"an answer of the vendor has the encoding {quoted(encoding, 40)}.")
+
+
+async def _inflated(raw: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    # 32 + 15: a gzip or a zlib header, whichever is there.
+    inflater = zlib.decompressobj(47)
+    async for chunk in raw:
+        rest = chunk
+        while not inflater.eof:
+            piece = _step(inflater.decompress, rest)
+            if piece is None:
+                raise BadAnswer("an answer of the vendor is not compressed as it says.")
+            rest = inflater.unconsumed_tail
+            yield piece
+            if not rest and len(piece) < _STEP:
+                break
+    if not inflater.eof:
+        raise BadAnswer("an answer of the vendor ends early.")
+
+
+def _step(decompress: Callable[[bytes, int], bytes], data: bytes) -> bytes | None:
+    try:
+        return decompress(data, _STEP)
+    except zlib.error:
+        return None
+
+
+@asynccontextmanager
+async def _closing(it: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes]]:
+    """As `aclosing`, for what may be a generator or not."""
+    try:
+        yield it
+    finally:
+        if isinstance(it, AsyncGenerator):
+            await it.aclose()

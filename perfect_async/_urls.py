@@ -1,0 +1,263 @@
+"""Which URLs may be followed, sent, or shown: pure text, no resolver.
+
+A URL that the vendor gives is an order to connect somewhere, so it is read by rules of our own that
+are stricter than any library's: what two parsers could read differently is refused rather than
+interpreted. What a name resolves to is not looked at: a public name that points at a private
+address is not caught here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final, Literal, TypeAlias
+
+import attrs
+
+from perfect_async.errors import BadAnswer, ConfigurationError, PictureRefused, quoted
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Signed URLs with session tokens come to some 2,000 characters; httpx refuses more than 65,536.
+_LONGEST: Final = 16_384
+_SHOWN: Final = 200
+
+_PARTS: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<authority>[^/?#\\]*)"
+    r"(?P<path>[^?#\\]*)(?P<query>\?[^#\\]*)?(?P<fragment>#[^\\]*)?",
+    re.IGNORECASE,
+)
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER: Final = re.compile(r"0x[0-9a-f]*|[0-9]+")
+# Names that stay inside a machine or a network (RFC 6761, 6762, 8375; ICANN's .internal).
+_INSIDE: Final = ("localhost", "local", "internal", "localdomain", "lan", "home.arpa", "intranet")
+_UNRESERVED: Final = (
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
+)
+# What else RFC 3986 lets stand in a URL, and "%", so that nothing is encoded twice.
+_KEPT: Final = "%/:?#[]@!$&'()*+,;="
+
+
+@attrs.frozen
+class _Parts:
+    """A URL taken apart: `host` lower case and without a trailing dot, `rest` from the path on."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int | None
+    path: str
+    query: str
+    fragment: str
+
+
+def followed(url: str, *, base_url: str) -> str:
+    """`url` as the vendor gave it, if we may connect to it.
+
+    https only (http only where `base_url` is), no credentials, no private, loopback, link-local or
+    other special address and no name from inside a network, unless it is `base_url`'s own host.
+    Raises `BadAnswer`, whose message names the host at most.
+    """
+    try:
+        parts = _read(url)
+    except ValueError as problem:
+        reason = str(problem)
+    else:
+        base = _read(base_url)
+        if parts.scheme == "http" and base.scheme != "http":
+            reason = "is not https"
+        elif _normal(parts.host) == _normal(base.host):
+            return url
+        else:
+            reason = _inside(parts.host)
+            if not reason:
+                return url
+        reason = f"{reason} (host {quoted(parts.host, 100)})"
+    raise BadAnswer(f"the vendor named a URL that {reason}; it was not followed.")
+
+
+def picture_url(url: str) -> str:
+    """`url` as a picture's source for the vendor to fetch, spaces and non-ASCII characters encoded.
+
+    Raises `PictureRefused` unless it is http or https, names a host and carries no credentials.
+    """
+    try:
+        safe = encoded(url)
+        _read(safe)
+    except ValueError as problem:
+        reason = str(problem)
+    else:
+        return safe
+    raise PictureRefused(f"the picture's URL {quoted(redacted(url))} {reason}.")
+
+
+def normalised_base(url: str) -> str:
+    """`url` as the API's base: scheme and host in lower case, without a slash at the end.
+
+    Raises `ConfigurationError` unless it is http or https and names a host, with a port and a path
+    if you like, and without credentials, query or fragment.
+    """
+    try:
+        parts = _read(url)
+    except ValueError as problem:
+        reason = str(problem)
+    else:
+        if not parts.query and not parts.fragment:
+            port = "" if parts.port is None else f":{parts.port}"
+            return f"{parts.scheme}://{parts.host}{port}{parts.path}".rstrip("/")
+        reason = "has a query or a fragment"
+    raise ConfigurationError(f"base_url {quoted(redacted(url))} {reason}.")
+
+
+def redacted(url: str) -> str:
+    """`url` for a message or a log line: scheme, host and path, escaped, cut at 200 characters."""
+    shown = re.split(r"[?#]", url, maxsplit=1)[0]
+    head = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\])|", shown)
+    scheme = head[0] if head else ""
+    slashes, authority, path = _split(shown[len(scheme) :])
+    text = scheme + slashes + authority.rpartition("@")[2] + path
+    escaped = text[: _SHOWN + 1].encode("unicode_escape").decode("ascii")
+    return escaped if len(escaped) <= _SHOWN else escaped[: _SHOWN - 1] + "…"
+
+
+def encoded(url: str) -> str:
+    """`url` with raw spaces and non-ASCII characters percent-encoded, and what is encoded as it is.
+
+    The host is left alone. Raises `ValueError` for control characters and for lone surrogates,
+    which have no UTF-8.
+    """
+    found = _PARTS.fullmatch(url)
+    return url if found is None else url[: found.start("path")] + _rest(url[found.start("path") :])
+
+
+def _rest(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
+        raise ValueError("holds control characters")
+    return percent(text, kept=_KEPT)
+
+
+def percent(text: str, *, kept: str = "") -> str:
+    """`text` percent-encoded as UTF-8, but for RFC 3986's unreserved characters and the `kept`.
+
+    The same as `urllib.parse.quote`, which the floor of thought does not import for its
+    neighbours' sake. Raises `UnicodeEncodeError` for lone surrogates.
+    """
+    plain = _UNRESERVED + kept.encode()
+    return "".join(chr(b) if b in plain else f"%{b:02X}" for b in text.encode())
+
+
+def _split(rest: str) -> tuple[str, str, str]:
+    """What follows a scheme, as the slashes, the authority and the path."""
+    bare = rest.lstrip("/\\")
+    slashes = rest[: len(rest) - len(bare)]
+    authority = re.split(r"[/\\]", bare, maxsplit=1)[0]
+    return slashes, authority, bare[len(authority) :]
+
+
+def _read(url: str) -> _Parts:
+    """Take `url` apart. Raises `ValueError` with a reason that quotes nothing of it."""
+    if len(url) > _LONGEST:
+        raise ValueError(f"is longer than {_LONGEST} characters")
+    if not url.isprintable() or " " in url:
+        raise ValueError("holds spaces or control characters")
+    found = _PARTS.fullmatch(url)
+    if found is None:
+        raise ValueError("is not http(s)://host/path")
+    authority = found["authority"].lower()
+    if "@" in authority:
+        raise ValueError("carries credentials")
+    where = _AUTHORITY.fullmatch(authority)
+    if where is None:
+        raise ValueError("has no host, or one that is not plain ASCII, or a wrong port")
+    port = None if where["port"] is None else int(where["port"])
+    if port is not None and not 1 <= port <= 65535:  # noqa: PLR2004 -- a port's range is its name
+        raise ValueError("has a wrong port")
+    host = _host(where["host"])
+    return _Parts(
+        scheme="https" if found["scheme"].lower() == "https" else "http",
+        host=host,
+        port=port,
+        path=found["path"],
+        query=found["query"] or "",
+        fragment=found["fragment"] or "",
+    )
+
+
+def _host(host: str) -> str:
+    """`host` without a trailing dot. Raises `ValueError` where it is no name and no address."""
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            raise ValueError("has a wrong IPv6 address") from None
+        return host
+    bare = host.removesuffix(".")
+    if len(bare) > 253 or not all(_LABEL.fullmatch(label) for label in bare.split(".")):  # noqa: PLR2004
+        raise ValueError("has a wrong host")
+    if _NUMBER.fullmatch(bare.rpartition(".")[2]):
+        _ipv4(bare)
+    return bare
+
+
+def _ipv4(host: str) -> ipaddress.IPv4Address:
+    """`host` as the C library reads it: 1 to 4 parts in decimal, octal or hex, the last filling up.
+
+    Raises `ValueError` for what no resolver takes.
+    """
+    *octets, last = host.split(".")
+    try:
+        numbers = [_number(part) for part in octets]
+        tail = _number(last)
+    except ValueError:
+        numbers, tail = [], -1
+    if not (len(numbers) < 4 and max(numbers, default=0) < 256):  # noqa: PLR2004 -- four octets
+        tail = -1
+    if not 0 <= tail < 256 ** (4 - len(numbers)):
+        raise ValueError("has a wrong IPv4 address")
+    value = tail + sum(number << 8 * (3 - place) for place, number in enumerate(numbers))
+    return ipaddress.IPv4Address(value)
+
+
+def _number(part: str) -> int:
+    if part.startswith("0x"):
+        return int(part[2:] or "0", 16)
+    return int(part, 8 if part.startswith("0") else 10)
+
+
+def _address(host: str) -> _Address | None:
+    """The address that `host` is, in whatever spelling, or None for a name."""
+    if host.startswith("["):
+        return ipaddress.IPv6Address(host[1:-1])
+    return _ipv4(host) if _NUMBER.fullmatch(host.rpartition(".")[2]) else None
+
+
+def _normal(host: str) -> str:
+    """`host` for comparing: an address in its one usual spelling, a name as it is."""
+    address = _address(host)
+    return host if address is None else str(address)
+
+
+def _inside(host: str) -> str:
+    """Why `host` is not to be connected to, or "" where it may be."""
+    address = _address(host)
+    if address is None:
+        if "." not in host or any(host.endswith("." + name) for name in _INSIDE):
+            return "names a host inside a network"
+        return ""
+    if str(address) != host.strip("[]"):
+        # 010.0.0.1 is 8.0.0.1 to some and 10.0.0.1 to others; nobody honest writes so.
+        return "spells an address in an unusual way"
+    special = (
+        address.is_private
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        # Covers ::/8 and with it IPv4-mapped, IPv4-compatible and NAT64 addresses.
+        or address.is_reserved
+        # Shared address space (100.64.0.0/10) is neither private nor global.
+        or not address.is_global
+        # 6to4 wraps an IPv4 address, perhaps a private one; Teredo is private to ipaddress.
+        or (isinstance(address, ipaddress.IPv6Address) and address.sixtofour is not None)
+    )
+    return "names a special address" if special else ""

@@ -1,0 +1,248 @@
+"""What can go wrong, as one tree that is cut by who must act.
+
+    PerfectError
+    ├── ConfigurationError      you, in the program or its environment
+    ├── ClientClosed            nobody: the job was not sent
+    ├── JobRefused              you, in the parameters of this job
+    │   └── PictureRefused      you, in this picture
+    ├── ApiError                (status, code, request_id)
+    │   ├── Unauthorized        you, at the key
+    │   ├── RequestRefused      you or we: the vendor read the request and said no
+    │   ├── RateLimited         time
+    │   ├── ServiceUnavailable  time: no usable answer came back
+    │   └── BadAnswer           the vendor: an answer that is not to be believed or followed
+    ├── UnitsExhausted          you, at the balance
+    └── TaskError               (task_id)
+        ├── TaskFailed          depends on `code`: mostly the picture
+        ├── TaskExpired         nobody: the vendor dropped it
+        ├── TaskTimedOut        nobody: the vendor's own limit
+        ├── TaskAbandoned       you, if the task is still wanted
+        ├── WaitTimeout         you, if you still want to wait (also a TimeoutError)
+        └── SubmissionInDoubt   you: only you can agree to a second charge
+
+Every message says what happened, whether units are at stake, and what to do next; `mend` is that last
+part alone. What the vendor wrote is quoted with its control characters escaped and cut at 300 characters.
+No error holds the API key or a signed URL.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+_QUOTE = 300
+
+
+def quoted(text: object, limit: int = _QUOTE) -> str:
+    """`text` from outside, made fit for a message or a log line: escaped, quoted, cut at `limit`."""
+    shown = ascii(str(text)[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 2] + "…" + shown[-1]
+
+
+class PerfectError(Exception):
+    """Anything that this package raises on purpose.
+
+    `mend` says what to do next. `units_at_stake` is the number of units that were charged, or may have
+    been, with nothing to show for them: 0.0 where nothing was bought or everything was given back.
+    """
+
+    mend: ClassVar[str] = "See the message."
+
+    def __init__(self, message: str, *, units_at_stake: float = 0.0) -> None:
+        super().__init__(message)
+        self.units_at_stake = units_at_stake
+
+    @property
+    def message(self) -> str:
+        """What happened, without the mend."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        stake = f" {self.units_at_stake:g} units are at stake." if self.units_at_stake else ""
+        return f"{self.message}{stake} {self.mend}"
+
+
+class ConfigurationError(PerfectError):
+    """The client was set up or used in a way that cannot work; nothing was sent."""
+
+    mend = "Nothing was sent; correct the setting named here."
+
+
+class ClientClosed(PerfectError):
+    """The client closed before this job was sent; nothing was bought."""
+
+    mend = "Nothing was bought for this job; run it on an open client."
+
+
+class JobRefused(PerfectError):
+    """A job's parameters are outside what the vendor takes; nothing was sent."""
+
+    mend = "Nothing was sent; correct the job."
+
+
+class PictureRefused(JobRefused):
+    """A picture is outside what the vendor takes (contract: Input pictures); nothing was sent."""
+
+    mend = "Nothing was sent; use another picture or convert this one."
+
+
+class ApiError(PerfectError):
+    """The vendor, or the way to it, did not give what was asked for.
+
+    `status` is the HTTP status or None where no answer came; `code` the vendor's `error_code` or None;
+    `request_id` the `x-request-id` of the answer, to quote to the vendor's support, or None.
+    """
+
+    mend = "Try again later; quote the request id to the vendor if it stays."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        units_at_stake: float = 0.0,
+    ) -> None:
+        super().__init__(message, units_at_stake=units_at_stake)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        known = {"HTTP": self.status, "code": self.code, "request id": self.request_id}
+        facts = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
+        text = super().__str__()
+        return f"{text} ({facts})" if facts else text
+
+
+class Unauthorized(ApiError):
+    """The key is wrong, inactive or expired (401): final for the whole client, which creates no more."""
+
+    mend = "Check the key in the vendor's console and open a new client."
+
+
+class RequestRefused(ApiError):
+    """The vendor read the request and refused it (4xx); creating nothing, charging nothing."""
+
+    mend = "Nothing was charged; correct what the vendor names."
+
+
+class RateLimited(ApiError):
+    """The key's request limit was met (429), again and again: something else uses the key."""
+
+    mend = "Nothing was charged; lower `Limits` or find out who else uses this key."
+
+
+class ServiceUnavailable(ApiError):
+    """No usable answer: not connected, dropped, too slow, or a 5xx.
+
+    `never_sent` is True only where it is certain that the vendor did not see the request.
+    """
+
+    mend = "Try again later; check the network and the vendor's status."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        units_at_stake: float = 0.0,
+        never_sent: bool = False,
+    ) -> None:
+        super().__init__(
+            message, status=status, code=code, request_id=request_id, units_at_stake=units_at_stake
+        )
+        self.never_sent = never_sent
+
+
+class BadAnswer(ApiError):
+    """The vendor's answer is malformed, too large, or names a place that must not be followed."""
+
+    mend = "Nothing of it was used; quote the request id to the vendor."
+
+
+class UnitsExhausted(PerfectError):
+    """The balance does not cover the job; nothing was charged for it."""
+
+    mend = "Nothing was charged; buy units or run cheaper jobs."
+
+    def __init__(self, message: str, *, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class TaskError(PerfectError):
+    """Something about one task at the vendor. `task_id` is the vendor's, None where it is unknown."""
+
+    mend = "Look the task up by its id."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        task_id: str | None = None,
+        request_id: str | None = None,
+        units_at_stake: float = 0.0,
+    ) -> None:
+        super().__init__(message, units_at_stake=units_at_stake)
+        self.task_id = task_id
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text} (task {quoted(self.task_id)})" if self.task_id is not None else text
+
+
+class TaskFailed(TaskError):
+    """The engine could not do it; the vendor gives the units back.
+
+    `code` is the engine's, lower case as on the wire (an open set; contract: Errors);
+    `passing` is True for the four codes that may pass on another try.
+    """
+
+    mend = "The vendor returns the units; use another picture."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        passing: bool,
+        task_id: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, task_id=task_id, request_id=request_id)
+        self.code = code
+        self.passing = passing
+
+
+class TaskExpired(TaskError):
+    """The vendor no longer knows the task: it expired unpolled. Its units may have been charged."""
+
+    mend = "Compare the balance; run the job again if a second charge is acceptable."
+
+
+class TaskTimedOut(TaskError):
+    """The vendor's own limit ended the task (500, "Task execution timed out"): final."""
+
+    mend = "Compare the balance; run the job again if a second charge is acceptable."
+
+
+class TaskAbandoned(TaskError):
+    """We stopped asking: the task was still running at `Polling.give_up_after`, or at the closing."""
+
+    mend = "The units are taken; a task that nobody polls is lost after its lease."
+
+
+class WaitTimeout(TaskError, TimeoutError):
+    """The caller's own `timeout` ran out. A task that was created goes on and is kept alive."""
+
+    mend = "A created task goes on while the client is open; nothing is charged for one never sent."
+
+
+class SubmissionInDoubt(TaskError):
+    """The creation went out and its answer never came: the task may exist and be charged."""
+
+    mend = "Look at the unit history; running the job again consents to a second charge."

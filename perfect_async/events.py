@@ -1,0 +1,275 @@
+"""What happened (past tense) and what to do (imperative): the words between scheduler and driver.
+
+A job is known by its `ref`, a number that the driver gives; a command that goes over the wire by its
+`number`, which the scheduler gives. Every command that was issued ends in exactly one piece of news that
+carries it (a poll that is silent for long is asked again beside, but its own end comes too).
+Times that an event carries are microseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from perfect_async.errors import PerfectError
+
+# Imperative: what the scheduler asks for.
+
+
+@attrs.frozen
+class Register:
+    """Register the files of `refs` with one call; `feature` names the path, None the universal one."""
+
+    number: int
+    refs: tuple[int, ...]
+    feature: str | None
+
+
+@attrs.frozen
+class Upload:
+    """Put the bytes of `ref` where its registration said; costs no request."""
+
+    number: int
+    ref: int
+
+
+@attrs.frozen
+class Submit:
+    """Create the task of `ref`: spends units, and is never repeated blindly."""
+
+    number: int
+    ref: int
+
+
+@attrs.frozen
+class Poll:
+    """Ask for the state of the task of `ref`."""
+
+    number: int
+    ref: int
+
+
+@attrs.frozen
+class Ask:
+    """Send the question `ref` (templates, units, prices, history, delete)."""
+
+    number: int
+    ref: int
+
+
+@attrs.frozen
+class Settle:
+    """Tell who waits for `ref` how it ended; `units` is what it cost, net of what came back."""
+
+    ref: int
+    ending: Succeeded | PerfectError
+    units: float
+
+
+Request: TypeAlias = Register | Submit | Poll | Ask
+Command: TypeAlias = Request | Upload | Settle
+
+# Past tense: what the driver reports.
+
+
+@attrs.frozen
+class Wanted:
+    """A job came in.
+
+    `lane`: files are registered together only within one lane (one client, one transport).
+    `uploads`: its picture must be registered and uploaded. `units`: its documented price.
+    """
+
+    ref: int
+    feature: str
+    units: float
+    uploads: bool
+    lane: int = 0
+
+
+@attrs.frozen
+class Withdrawn:
+    """Nobody waits for `ref` any longer: it is not created, or kept to its end and not tried again."""
+
+    ref: int
+
+
+@attrs.frozen
+class Asked:
+    """A question came in; `ref` is its own, `lane` the client's."""
+
+    ref: int
+    lane: int = 0
+
+
+@attrs.frozen
+class Closed:
+    """Lane `lane` creates nothing more; what runs in it is kept."""
+
+    lane: int = 0
+
+
+@attrs.frozen
+class Dropped:
+    """Lane `lane` ends now: nothing of it is polled any longer, what runs is abandoned."""
+
+    lane: int = 0
+
+
+@attrs.frozen
+class Issued:
+    """`command` is being performed; said before anything else is asked for."""
+
+    command: Command
+
+
+@attrs.frozen
+class NotSent:
+    """`command` certainly did not reach the vendor (never connected, or it could not be written down)."""
+
+    command: Request | Upload
+    error: PerfectError
+
+
+@attrs.frozen
+class NoAnswer:
+    """`command` went out and nothing usable came back: hung, dropped, 5xx, malformed."""
+
+    command: Request | Upload
+    error: PerfectError
+
+
+@attrs.frozen
+class Limited:
+    """429 to `command`: not executed, and counted all the same. `retry_after` in microseconds, if said."""
+
+    command: Request
+    error: PerfectError
+    retry_after: int | None = None
+
+
+@attrs.frozen
+class KeyRefused:
+    """401 to `command`."""
+
+    command: Request
+    error: PerfectError
+
+
+@attrs.frozen
+class Refused:
+    """The vendor read `command` and said no: final for it. `status` is the HTTP status."""
+
+    command: Request | Upload
+    error: PerfectError
+    status: int
+
+
+@attrs.frozen
+class FileGrant:
+    """Where and how one registered picture goes up; `url` is signed and shows in no repr."""
+
+    file_id: str = attrs.field(repr=False)
+    method: str
+    url: str = attrs.field(repr=False)
+    headers: tuple[tuple[str, str], ...]
+
+
+@attrs.frozen
+class Registered:
+    """The vendor took the files, in the order of `command.refs`."""
+
+    command: Register
+    grants: tuple[FileGrant, ...]
+
+
+@attrs.frozen
+class Uploaded:
+    """The picture's bytes are at the vendor."""
+
+    command: Upload
+
+
+@attrs.frozen
+class Accepted:
+    """The task exists and its units are taken."""
+
+    command: Submit
+    task_id: str
+
+
+@attrs.frozen
+class OutOfUnits:
+    """The balance does not cover the job of `command`; nothing was charged."""
+
+    command: Submit
+    error: PerfectError
+
+
+@attrs.frozen
+class Running:
+    """The task runs on and its lease is renewed; `polling_interval` in microseconds, if said."""
+
+    command: Poll
+    polling_interval: int | None = None
+
+
+@attrs.frozen
+class Succeeded:
+    """The task is done; `urls` are signed and show in no repr."""
+
+    command: Poll
+    urls: tuple[str, ...] = attrs.field(repr=lambda urls: f"<{len(urls)} urls>")
+
+
+@attrs.frozen
+class EngineFailed:
+    """The engine gave up and the units come back; `passing`: another try may do it."""
+
+    command: Poll
+    error: PerfectError
+    passing: bool
+
+
+@attrs.frozen
+class TaskUnknown:
+    """400 InvalidTaskId: the vendor does not know the task (any longer)."""
+
+    command: Poll
+    error: PerfectError
+
+
+@attrs.frozen
+class TimedOut:
+    """500 "Task execution timed out": final."""
+
+    command: Poll
+    error: PerfectError
+
+
+@attrs.frozen
+class Answered:
+    """The question of `command` is answered."""
+
+    command: Ask
+
+
+Answer: TypeAlias = (
+    NotSent
+    | NoAnswer
+    | Limited
+    | KeyRefused
+    | Refused
+    | Registered
+    | Uploaded
+    | Accepted
+    | OutOfUnits
+    | Running
+    | Succeeded
+    | EngineFailed
+    | TaskUnknown
+    | TimedOut
+    | Answered
+)
+Event: TypeAlias = Wanted | Withdrawn | Asked | Closed | Dropped | Issued | Answer

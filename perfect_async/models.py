@@ -1,0 +1,300 @@
+"""The frozen values that people touch: jobs, settings, and what the vendor answers about itself.
+
+Seconds, units and counts only; nothing here knows the wire, a clock or a loop.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+import attrs
+
+from perfect_async.errors import ConfigurationError, JobRefused, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
+EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
+
+
+@attrs.frozen
+class FileId:
+    """A picture that is at the vendor already, by the `file_id` of its registration."""
+
+    value: str = attrs.field()
+
+    @value.validator
+    def _not_empty(self, _: object, value: str) -> None:
+        if not value.strip():
+            raise JobRefused("a FileId is empty.")
+
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes | FileId"
+
+
+def _shown(source: Source) -> str:
+    """A source for a repr: bytes by their length, a URL without the query that may sign it."""
+    match source:
+        case bytes():
+            return f"<{len(source)} bytes>"
+        case str() if "://" in source:
+            return repr(source.partition("?")[0])
+        case _:
+            return repr(source)
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """What every feature has in common; use `Smile` or `Avatar`.
+
+    `feature` is the vendor's name in the path; `formats` the picture types it takes, by their first
+    bytes; `longest_side` in pixels and `largest` in bytes bound the picture (contract: Input pictures).
+    """
+
+    feature: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    longest_side: ClassVar[int] = 4096
+    largest: ClassVar[int] = 10 * 1024 * 1024
+
+    source: Source = attrs.field(repr=_shown)
+    key: str | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Pictures that come back."""
+        return 1
+
+    @property
+    def units(self) -> int:
+        """Units charged at creation by the documented prices (contract: Expiry and charging)."""
+        return 1
+
+
+@attrs.frozen
+class Smile(Job):
+    """One portrait, made to smile: 1 unit.
+
+    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg, png or heic under 10 MiB, long side at
+    most 4096 px, one person. `key` is your own identity for the job. Raises `JobRefused` for an unknown
+    expression. (contract: The flow of one picture)
+    """
+
+    feature: ClassVar[str] = "ai-smile"
+    formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "heic")
+
+    source: Source = attrs.field(repr=_shown)
+    expression: Expression = attrs.field(default="smile_with_teeth_visible")
+    key: str | None = attrs.field(default=None, kw_only=True)
+
+    @expression.validator
+    def _known(self, _: object, value: str) -> None:
+        if value not in EXPRESSIONS:
+            raise JobRefused(f"expression {quoted(value)} is none of {', '.join(EXPRESSIONS)}.")
+
+
+@attrs.frozen
+class Avatar(Job):
+    """`output_count` (1 to 200) avatars of one portrait in the style `template_id`: 1 unit per 4, rounded up.
+
+    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg or png under 10 MiB, long side at most
+    4096 px. `client.templates()` lists the templates. Raises `JobRefused` for a count outside 1..200 and
+    for an empty template. (contract: The flow of one picture)
+    """
+
+    feature: ClassVar[str] = "ai-avatar"
+    formats: ClassVar[tuple[str, ...]] = ("jpg", "png")
+
+    source: Source = attrs.field(repr=_shown)
+    template_id: str = attrs.field()
+    output_count: int = attrs.field(default=4)
+    key: str | None = attrs.field(default=None, kw_only=True)
+
+    @template_id.validator
+    def _named(self, _: object, value: str) -> None:
+        if not value.strip():
+            raise JobRefused("template_id is empty.")
+
+    @output_count.validator
+    def _in_range(self, _: object, value: int) -> None:
+        if type(value) is not int or not 1 <= value <= 200:
+            raise JobRefused(f"output_count {quoted(value)} is not a whole number from 1 to 200.")
+
+    @property
+    def outputs(self) -> int:
+        """`output_count`."""
+        return self.output_count
+
+    @property
+    def units(self) -> int:
+        """1 per 4 pictures, rounded up."""
+        return -(-self.output_count // 4)
+
+
+def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if type(value) not in {int, float} or not 0 < value < math.inf:
+        name = f"{type(instance).__name__}.{attribute.name}"
+        raise ConfigurationError(f"{name} is {quoted(value)}; it must be a finite number above 0.")
+
+
+def _whole(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+    if type(value) is not int or value < 1:
+        name = f"{type(instance).__name__}.{attribute.name}"
+        raise ConfigurationError(f"{name} is {quoted(value)}; it must be a whole number from 1.")
+
+
+@attrs.frozen
+class Limits:
+    """What the key may send: `requests` per `period` seconds and `per_second` (contract: Limits)."""
+
+    requests: int = attrs.field(default=250, validator=_whole)
+    period: float = attrs.field(default=300.0, validator=_positive)
+    per_second: int = attrs.field(default=5, validator=_whole)
+
+    def split(self, parts: int) -> Limits:
+        """The share of one of `parts` processes on the same key; together they stay inside.
+
+        Raises `ConfigurationError` where a share would be less than one request a second, which no
+        longer keeps the per-second limit for sure.
+        """
+        if parts < 1 or self.per_second // parts < 1 or self.requests // parts < 1:
+            raise ConfigurationError(
+                f"{self!r} cannot be split into {quoted(parts)}: each part needs at least one request a second."
+            )
+        return attrs.evolve(
+            self, requests=self.requests // parts, per_second=self.per_second // parts
+        )
+
+
+@attrs.frozen
+class Polling:
+    """How tasks are kept alive; seconds.
+
+    `lease`: a running task that nobody polls for so long is lost (the real value is open; the contract
+    page says 10). `interval`: never asked again sooner than this where the vendor names no
+    `polling_interval`. `give_up_after`: a task older than this is abandoned, its units lost. Every task
+    in flight can be polled until then, whatever happens: so many are created and no more.
+    """
+
+    lease: float = attrs.field(default=10.0, validator=_positive)
+    interval: float = attrs.field(default=2.0, validator=_positive)
+    give_up_after: float = attrs.field(default=600.0, validator=_positive)
+
+    def __attrs_post_init__(self) -> None:
+        if self.lease < 1:
+            raise ConfigurationError(
+                f"Polling.lease is {self.lease}; under 1 s no poll has time for a second try."
+            )
+        if self.give_up_after < self.lease:
+            raise ConfigurationError(
+                f"Polling.give_up_after ({self.give_up_after}) is below the lease ({self.lease})."
+            )
+
+
+@attrs.frozen
+class Timeouts:
+    """How long single exchanges may take; seconds, each for the whole exchange but `connect`.
+
+    `connect` is generous since one of the vendor's hosts is slow to connect (contract: the head).
+    `request` bounds a call that creates nothing and one that creates; a poll that is silent is asked
+    again long before. `upload` and `download` bound one picture.
+    """
+
+    connect: float = attrs.field(default=10.0, validator=_positive)
+    request: float = attrs.field(default=30.0, validator=_positive)
+    upload: float = attrs.field(default=120.0, validator=_positive)
+    download: float = attrs.field(default=120.0, validator=_positive)
+
+
+@attrs.frozen
+class Progress:
+    """How a batch stands: numbers of jobs, `units` charged net of returns, `eta` in seconds from now.
+
+    `total` is None while the jobs' source has not ended and has no length. `eta` comes from the request
+    budget and is None until there is anything to reckon with.
+    """
+
+    total: int | None
+    done: int
+    failed: int
+    running: int
+    waiting: int
+    units: float
+    eta: float | None
+
+
+@attrs.frozen
+class Grant:
+    """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, when it ends."""
+
+    id: int
+    kind: str
+    amount: float
+    expires_at: datetime | None
+
+
+@attrs.frozen
+class Units:
+    """The balance: the sum of the grants, None where the vendor names none (unknown, not zero)."""
+
+    balance: float | None
+    grants: tuple[Grant, ...]
+
+
+@attrs.frozen
+class Template:
+    """A style for `Avatar`: `id` goes into `template_id`; `thumb` is a safe, encoded https URL or None."""
+
+    id: str
+    title: str
+    category: str
+    thumb: str | None
+
+
+@attrs.frozen
+class Estimate:
+    """What jobs would cost: `units` in all, `by_feature`, and whether the prices came from the vendor.
+
+    `documented` is True where the vendor's price list did not name every feature and the documented
+    prices (contract: Expiry and charging) filled in.
+    """
+
+    jobs: int
+    units: float
+    by_feature: Mapping[str, float]
+    documented: bool
+
+
+@attrs.frozen
+class Statistics:
+    """How the client is; counts since it opened unless said otherwise, times in seconds.
+
+    `waiting`, `preparing` (registering or uploading), `ready`, `running`: jobs now.
+    `requests_in_window`: requests that occupy the limit's window now; `window_limit`: what is assumed to be allowed in
+    it (below `Limits.requests` after signs of foreign use). `requests`: sent, by kind; `refused`: 429s;
+    `tries`: polls sent again inside a lease; `late`: polls that left after their slot.
+    `cycle`: seconds between two polls of one task; `patience`: seconds until a silent poll is asked beside.
+    Units: `units_charged`, `units_returned` (by the engine's failures), `units_at_stake`
+    (charged or perhaps charged with nothing to show: lost, abandoned, in doubt).
+    """
+
+    waiting: int
+    preparing: int
+    ready: int
+    running: int
+    done: int
+    failed: int
+    requests_in_window: int
+    window_limit: int
+    requests: Mapping[str, int]
+    refused: int
+    tries: int
+    late: int
+    cycle: float
+    patience: float
+    units_charged: float
+    units_returned: float
+    units_at_stake: float

@@ -1,0 +1,46 @@
+"""A stand-in for the vendor's API, inside the process or on a port.
+
+It knows the API from the contract page alone and imports nothing else of this package, so that
+a wrong key name cannot be wrong on both sides.
+"""
+
+from __future__ import annotations
+
+try:
+    import PIL
+    import starlette
+    import uvicorn
+except ImportError as error:
+    raise ImportError(
+        f"perfect_async.sandbox needs {error.name}, which is not installed: "
+        "pip install 'perfect_async[sandbox]'",
+        name=error.name,
+    ) from error
+
+from ._app import Sandbox
+from ._durations import Durations
+from ._faults import ENGINE_ERROR_CODES, KINDS, Faults, Scripted
+from ._ledger import Ledger, LogEntry, TaskRecord
+from ._portraits import portrait
+from ._serve import run, serve
+
+del PIL, starlette, uvicorn
+
+__all__ = [
+    "ENGINE_ERROR_CODES",
+    "KINDS",
+    "Durations",
+    "Faults",
+    "Ledger",
+    "LogEntry",
+    "Sandbox",
+    "Scripted",
+    "TaskRecord",
+    "portrait",
+    "run",
+    "serve",
+]
+
+# Objects say where people import them from, not which file holds them.
+for _thing in (Durations, Faults, Ledger, LogEntry, Sandbox, TaskRecord, portrait, run, serve):
+    _thing.__module__ = __name__

@@ -1,0 +1,248 @@
+"""Which request goes next, and when to wake: the thought behind everything that costs money.
+
+The scheduler is a value that hears news and answers a question. `receive(event, now)` is the only thing
+that changes it; `due(now)` says what to do, and asking twice changes nothing; `wakes_at(now)` says when to
+ask again without news. It owns the only request ledger (the timetable), so a retry is a new command that
+it may or may not afford. In order of rank:
+
+1. telling who waits how a job ended, and giving up what is too old: costs nothing;
+2. promised polls, each in its slot; one that is overdue leaves as soon as the second has room;
+3. tries: a poll that failed or is silent is sent again inside its lease, from the unpromised rest;
+4. uploads: cost no request;
+5. a question that has waited long, creations, and registrations so far ahead that no creation waits;
+6. questions; early polls, when the budget holds more than the work that waits.
+
+All times are integer microseconds of one clock; which one is the driver's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from perfect_async import events as ev
+from perfect_async._book import Book
+from perfect_async._evidence import SECOND
+from perfect_async._jobs import IllegalEvent, Job, State
+from perfect_async._questions import Question
+from perfect_async._timetable import SLOT
+from perfect_async.errors import ConfigurationError
+from perfect_async.models import Statistics
+
+if TYPE_CHECKING:
+    from perfect_async.models import Limits, Polling
+
+__all__ = ["NEVER", "IllegalEvent", "Scheduler"]
+
+NEVER: Final = 2**63 - 1
+"""The time at which only news can wake the scheduler."""
+
+_AHEAD: Final = 4
+"""Pictures ready or on their way there, below which registering comes before creating (or a second's worth)."""
+_PATIENT: Final = 15 * SECOND
+"""A question that has waited for so long comes before creations."""
+_REQUESTS_PER_JOB: Final = 3.0
+"""A creation, a share of a registration and two polls: what a smile costs before anything is seen."""
+
+
+class Scheduler:
+    """Decides for all jobs on one key and host.
+
+    `limits` and `polling` are the settings of the same names; `engine_retries` is how often a passing
+    failure of the engine is tried again as a new task; `files_per_call` how many files one registration
+    holds at first. Raises `ConfigurationError` where not even one task could be kept alive.
+    """
+
+    def __init__(
+        self, limits: Limits, polling: Polling, *, engine_retries: int = 1, files_per_call: int = 20
+    ) -> None:
+        self._limits = limits
+        self._book = book = Book(
+            limits, polling, engine_retries=engine_retries, files_per_call=files_per_call
+        )
+        self._answer: tuple[int, ev.Command | None] | None = None
+        if not book.table.admits(0, book.last(0), book.pace.limit(0)):
+            message = (
+                f"{limits!r} cannot keep even one task alive that is polled every "
+                f"{book.table.cycle * SLOT / SECOND:g} s for up to {polling.give_up_after:g} s."
+            )
+            raise ConfigurationError(message)
+
+    def __repr__(self) -> str:
+        states = Counter(job.state.name.lower() for job in self._book.jobs.values())
+        return f"<Scheduler {dict(states)} {self._book.table!r}>"
+
+    # The seam.
+
+    def receive(self, event: ev.Event, now: int) -> None:
+        """Hear `event` at `now`. Raises `IllegalEvent`, and stays as it was, for news that cannot be."""
+        book = self._book
+        match event:
+            case ev.Issued():
+                if event.command != self.due(now):
+                    raise IllegalEvent(f"{event.command!r} is not what is due.")
+                book.issue(event.command, now)
+            case ev.Wanted():
+                book.want(event, now)
+            case ev.Withdrawn():
+                book.withdraw(event.ref)
+            case ev.Asked():
+                book.ask(event, now)
+            case ev.Closed():
+                book.close(event.lane)
+            case ev.Dropped():
+                book.drop(event.lane)
+            case _:
+                book.hear(event, now)
+        book.after(now)
+        self._answer = None
+
+    def due(self, now: int) -> ev.Command | None:
+        """What to do at `now`, None for nothing. Say `Issued` before asking again."""
+        # Remembered, since saying Issued asks once more; only news makes the answer another.
+        if self._answer is None or self._answer[0] != now:
+            self._answer = now, self._due(now)
+        return self._answer[1]
+
+    def wakes_at(self, now: int) -> int:
+        """When `due`, which had nothing to do at `now`, may have something without news; after `now`.
+
+        `NEVER` when only news can wake it.
+        """
+        book, slot = self._book, now // SLOT
+        times = book.preparation.wakes()
+        times += [head[0] for head in (book.repolls.next_try(), book.repolls.next_early()) if head]
+        times += [age for age, _, _ in book.ages[:1]]
+        if (first := book.table.first()) is not None:
+            times.append(first[0] * SLOT)
+        if book.ready or book.questions:
+            times.append(book.pace.paused_until())
+        soon = [at for at in times if at > now]
+        if len(soon) < len(times):
+            # Something is due but does not fit. The second and the phases free in slots, the window in buckets.
+            crowded = (
+                (first is not None and first[0] <= slot)
+                or not book.table.room(now, book.pace.network.patience)
+                or (book.ready and not book.table.free(slot))
+            )
+            soon.append((slot + 1) * SLOT if crowded else book.table.next_change(now))
+        return min(soon, default=NEVER)
+
+    def statistics(self) -> Statistics:
+        """How it stood at the last news."""
+        book = self._book
+        states = Counter(job.state for job in book.jobs.values())
+        return Statistics(
+            waiting=states[State.WAITING],
+            preparing=book.preparation.under_way,
+            ready=states[State.READY],
+            running=states[State.SUBMITTING] + states[State.RUNNING],
+            done=book.counts["done"],
+            failed=book.counts["failed"],
+            requests_in_window=book.table.occupied(book.heard),
+            window_limit=book.pace.allowance.limit(book.heard),
+            requests=dict(book.kinds),
+            refused=book.pace.refused,
+            tries=book.counts["tries"],
+            late=book.counts["late"],
+            cycle=book.table.cycle * SLOT / SECOND,
+            patience=book.pace.network.patience / SECOND,
+            units_charged=book.charged,
+            units_returned=book.returned,
+            units_at_stake=book.at_stake,
+        )
+
+    def appetite(self) -> int:
+        """How many jobs that are not created yet it likes to know: enough for two registrations."""
+        return max(40, 8 * self._limits.per_second)
+
+    def eta(self, jobs: int) -> float | None:
+        """Seconds that `jobs` more would take by the request budget, None before anything has ended.
+
+        The budget bounds twice: the window holds so many requests, and so many promises beside each other.
+        """
+        book = self._book
+        if not book.ended or not jobs:
+            return None if jobs else 0.0
+        limit = max(1, book.pace.allowance.limit(book.heard))
+        per_job = book.kinds.total() / book.ended if book.ended >= 20 else _REQUESTS_PER_JOB
+        lasts = book.lasted / book.ended / SECOND
+        beyond = jobs * per_job - (limit - book.table.occupied(book.heard))
+        by_window = max(
+            beyond * self._limits.period / limit, jobs * per_job / self._limits.per_second
+        )
+        at_once = max(1.0, limit * book.table.cycle * SLOT / SECOND / self._limits.period)
+        return max(by_window, jobs * lasts / at_once) + lasts
+
+    # What leaves next.
+
+    def _due(self, now: int) -> ev.Command | None:
+        book, number, slot = self._book, self._book.number + 1, now // SLOT
+        if book.endings:
+            return _settle(book.endings[0])
+        if book.ages and book.ages[0][0] <= now:
+            job = book.ages[0][2]
+            return ev.Settle(job.ref, book.abandoned(job), job.charged)
+        room = book.table.room(now, book.pace.network.patience)
+        first = book.table.first()
+        owed = first is not None and first[0] <= slot
+        if first is not None and owed and (room or first[0] == slot):
+            return ev.Poll(number, first[1])
+        again = book.repolls.next_try()
+        if (
+            again is not None
+            and again[0] <= now
+            and room
+            and not owed
+            and book.table.spare(now) > 0
+        ):
+            return ev.Poll(number, again[1])
+        if (ref := book.preparation.upload(now)) is not None:
+            return ev.Upload(number, ref)
+        return self._unpromised(number, now) if room and not owed else None
+
+    def _unpromised(self, number: int, now: int) -> ev.Command | None:
+        """A request that nobody was promised: it leaves where every window stays within the limit."""
+        book, pace, slot = self._book, self._book.pace, now // SLOT
+        spare = book.table.spare(now)
+        if (
+            pace.allowance.wary_until > now
+            and (poll := self._early(number, now, spare)) is not None
+        ):
+            return poll
+        limit = pace.limit(now)
+        spare -= self._limits.requests - limit
+        if now < pace.paused_until() or spare <= 0:
+            return None
+        question = book.questions.first
+        if question is not None and now - question.since >= _PATIENT:
+            return ev.Ask(number, question.ref)
+        ahead = book.preparation.under_way + len(book.ready)
+        low = ahead < max(_AHEAD, self._limits.per_second)
+        registration = book.preparation.registration(now, partly=low)
+        if registration is not None and low:
+            return ev.Register(number, *registration)
+        if book.ready and not pace.cramped and book.table.free(slot):
+            if book.table.admits(slot, book.last(now), limit):
+                return ev.Submit(number, book.ready[0].ref)
+        if registration is not None:
+            return ev.Register(number, *registration)
+        if question is not None:
+            return ev.Ask(number, question.ref)
+        work = len(book.ready) + len(book.preparation)
+        if work >= self.appetite() // 2:
+            # The source has more than we know of: nothing is left over.
+            return None
+        return self._early(number, now, spare - math.ceil(_REQUESTS_PER_JOB * work))
+
+    def _early(self, number: int, now: int, spare: int) -> ev.Poll | None:
+        """Ask a task before its promise, where `spare` requests say that nothing else needs this one."""
+        early = self._book.repolls.next_early()
+        return ev.Poll(number, early[1]) if early and early[0] <= now and spare > 0 else None
+
+
+def _settle(ended: Job | Question) -> ev.Settle:
+    if ended.ending is None:
+        raise AssertionError(ended)
+    return ev.Settle(ended.ref, ended.ending, ended.charged if isinstance(ended, Job) else 0.0)

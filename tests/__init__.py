@@ -1,0 +1,1 @@
+"""The tests, importable so that benchmarks can share their tools."""

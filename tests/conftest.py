@@ -1,0 +1,48 @@
+"""What every test gets: virtual time, a watch for blocking calls, and a steady Hypothesis."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
+
+from tests.virtual_time import VirtualTimeLoop
+
+# No deadline anywhere: it measures the machine. On CI the examples are the same each time,
+# so that a red run can be repeated; at a desk they are new each time and find new things.
+settings.register_profile("default", deadline=None)
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    # A slow shared machine is no defect of ours.
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run async tests in virtual time unless they are marked `real_time`."""
+    if item.get_closest_marker("real_time") is not None:
+        return {"real": asyncio.new_event_loop}
+    return {"virtual": VirtualTimeLoop}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_blocking_calls() -> Iterator[BlockBuster]:
+    """Make a blocking call of ours inside a running event loop raise `BlockingError`.
+
+    Only calls that come from the package count: a test may read a small file itself.
+    """
+    blockbuster = BlockBuster("perfect_async")
+    for function in blockbuster.functions.values():
+        # The default transport loads the certificate bundle once, when a client is made;
+        # httpx offers no other way.
+        function.can_block_in("httpx/_config.py", {"create_ssl_context"})
+    blockbuster.activate()
+    yield blockbuster
+    blockbuster.deactivate()

@@ -1,0 +1,147 @@
+"""The sandbox as an ASGI app, without a server."""
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+import httpx
+import pytest
+
+from perfect_async.sandbox import Durations, Faults, Sandbox
+from tests.sandbox.customer import FACE, TEETH, data_of, roomy
+
+KEY = {"authorization": "Bearer a-key"}
+CREDIT = "/s2s/v1.0/client/credit"
+
+
+def over_asgi(sandbox: Sandbox) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(sandbox), base_url="http://sandbox.test")
+
+
+async def test_a_whole_picture_over_asgi() -> None:
+    """Register, upload, create, poll and download through the ASGI interface."""
+    sandbox = roomy()
+    async with over_asgi(sandbox) as http:
+        entry = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": len(FACE)}
+        answer = await http.post("/s2s/v2.0/file", json={"files": [entry]}, headers=KEY)
+        file = data_of(answer)["files"][0]
+        request = file["requests"][0]
+        put = await http.put(request["url"], headers=request["headers"], content=FACE)
+        assert 200 == put.status_code
+        body = {"src_file_id": file["file_id"], "expression_type": TEETH}
+        answer = await http.post("/s2s/v2.0/task/ai-smile", json=body, headers=KEY)
+        path = f"/s2s/v2.0/task/ai-smile/{data_of(answer)['task_id']}"
+        await asyncio.sleep(1)
+        url = data_of(await http.get(path, headers=KEY))["results"]["url"]
+        picture = await http.get(url)
+
+    assert "binary/octet-stream" == picture.headers["content-type"]
+    assert picture.headers["x-request-id"].isdigit()
+    assert [] == sandbox.ledger.violations
+
+
+async def test_encoded_ids_arrive_encoded() -> None:
+    """An id with a slash is one piece of the path."""
+    sandbox = roomy(task_ids="base64")
+    async with over_asgi(sandbox) as http:
+        body = {"src_file_url": "https://p.example/a.jpg", "expression_type": TEETH}
+        answer = await http.post("/s2s/v2.0/task/ai-smile", json=body, headers=KEY)
+        task = data_of(answer)["task_id"].replace("/", "%2F").replace("+", "%2B")
+        answer = await http.get(f"/s2s/v2.0/task/ai-smile/{task}", headers=KEY)
+
+    assert "running" == data_of(answer)["task_status"]
+
+
+async def exchange(sandbox: Sandbox, **changes: object) -> list[dict[str, Any]]:
+    """Send one GET by hand and return the messages of the app."""
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": CREDIT,
+        "query_string": b"",
+        "headers": [(b"Authorization", b"Bearer a-key")],
+        **changes,
+    }
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    await sandbox(scope, receive, send)
+    return sent
+
+
+async def test_a_server_without_raw_paths() -> None:
+    """Where `raw_path` and Host are left out, the decoded path does."""
+    start, body = await exchange(roomy())
+
+    assert 200 == start["status"]
+    assert 200 == json.loads(body["body"])["status"]
+
+
+async def test_a_lost_answer_over_asgi() -> None:
+    """A promised byte never comes, so a server cuts the connection."""
+    sandbox = roomy(Faults(dropped={"credit": 1.0}))
+
+    assert [
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]}
+    ] == await exchange(sandbox)
+
+
+async def test_a_refused_connection_over_asgi() -> None:
+    """A port is open already: refused becomes dropped."""
+    sandbox = roomy(Faults(refused_connections={"credit": 1.0}))
+
+    assert 1 == len(await exchange(sandbox))
+    assert 0 == sandbox.ledger.log[0].status
+
+
+async def test_latency_over_asgi() -> None:
+    """Latency and hangs take their time here, too."""
+    sandbox = Sandbox(latency=0.25, faults=Faults(hang={"credit": 1.0}, hang_seconds=3.0))
+    start = asyncio.get_running_loop().time()
+
+    sent = await exchange(sandbox)
+
+    assert 504 == sent[0]["status"]
+    assert 3.25 == pytest.approx(asyncio.get_running_loop().time() - start)
+
+
+async def test_the_lifespan() -> None:
+    """Startup and shutdown are answered."""
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return dict(next(messages))
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+
+    await Sandbox()({"type": "lifespan"}, receive, send)
+
+    assert ["lifespan.startup.complete", "lifespan.shutdown.complete"] == sent
+
+
+async def test_no_websockets() -> None:
+    """Other protocols are refused by name."""
+    with pytest.raises(RuntimeError, match="not websocket"):
+        await exchange(Sandbox(), type="websocket")
+
+
+def test_durations_of_an_unknown_feature() -> None:
+    """A feature that does not exist is refused at construction."""
+    with pytest.raises(ValueError, match="durations are for ai-smile, ai-avatar, not for smile"):
+        Sandbox(durations={"smile": Durations.fixed(1.0)})
+
+
+def test_unnamed_features_keep_their_durations() -> None:
+    """Giving one feature's durations leaves the others' alone."""
+    sandbox = Sandbox(durations={"ai-smile": Durations.fixed(1.0)})
+
+    assert "0 units charged" in repr(sandbox)
+    assert Faults() == sandbox.faults

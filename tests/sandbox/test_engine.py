@@ -1,0 +1,157 @@
+"""The engine looks at pictures and draws what was asked for."""
+
+import io
+
+import pytest
+from PIL import Image, ImageChops
+
+from perfect_async.sandbox import portrait
+from perfect_async.sandbox._engine import Picture, flaw, picture_format, render, thumb
+from perfect_async.sandbox._portraits import draw_portrait
+
+SMILE_FORMATS = frozenset({"jpeg", "png", "heic"})
+TEETH = {"expression_type": "smile_with_teeth_visible"}
+CLOSED = {"expression_type": "closed_mouth_smile"}
+HEIC = b"\0\0\0\x18ftypheic" + bytes(40)
+
+
+def saved(width: int, height: int, kind: str = "JPEG", colour: str = "navy") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, kind)
+    return out.getvalue()
+
+
+def picture(data: bytes | None, name: str = "a.jpg") -> Picture:
+    return Picture("https://pictures.example.org/a.jpg", None if data is None else name, data)
+
+
+def rendered(
+    data: bytes | None, params: dict[str, str], feature: str = "ai-smile", index: int = 0
+) -> Image.Image:
+    return Image.open(io.BytesIO(render(feature, params, picture(data), index, png=True)))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (saved(4, 4), "jpeg"),
+        (saved(4, 4, "PNG"), "png"),
+        (HEIC, "heic"),
+        (HEIC.replace(b"heic", b"mif1"), "heic"),
+        (HEIC.replace(b"heic", b"avif"), None),
+        (saved(4, 4, "GIF"), None),
+        (saved(4, 4, "WEBP"), None),
+        (b"", None),
+    ],
+)
+def test_formats_by_the_first_bytes(data: bytes, expected: str | None) -> None:
+    """Names and types mean nothing, the first bytes everything."""
+    assert expected == picture_format(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (None, None),
+        (saved(4096, 10), None),
+        (saved(10, 4097), "error_exceed_max_image_size"),
+        (saved(4097, 10, "PNG"), "error_exceed_max_image_size"),
+        (saved(4, 4) + bytes(10 * 2**20), "exceed_max_filesize"),
+        (saved(4, 4, "GIF"), "error_decode_image"),
+        (HEIC, None),
+        (b"\xff\xd8\xff", None),
+        (b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR", None),
+    ],
+)
+def test_flaws(data: bytes | None, expected: str | None) -> None:
+    """Size, format and dimensions, as far as they can be read."""
+    assert expected == flaw(picture(data), SMILE_FORMATS)
+
+
+def test_a_bomb_is_too_large() -> None:
+    """A header that announces a billion pixels is refused without decoding them."""
+    header = saved(4, 4, "PNG")
+    # Width and height stand at fixed places; the checksum of the header follows them.
+    huge = header[:16] + (60_000).to_bytes(4, "big") * 2 + header[24:]
+
+    assert flaw(picture(huge), SMILE_FORMATS) in {None, "error_exceed_max_image_size"}
+    assert 320 == rendered(huge, TEETH).width
+
+
+@pytest.mark.parametrize(("params", "mouth"), [(TEETH, "teeth"), (CLOSED, "closed")])
+def test_a_drawn_face_gets_the_mouth_asked_for(params: dict[str, str], mouth: str) -> None:
+    """The face of the same number, with another mouth."""
+    expected = draw_portrait(12, "teeth" if mouth == "teeth" else "closed")
+
+    assert ImageChops.difference(expected, rendered(portrait(12), params)).getbbox() is None
+
+
+def test_a_smile_can_be_asked_for_twice() -> None:
+    """A result is a drawn face again."""
+    once = render("ai-smile", TEETH, picture(portrait(12)), 0, png=False)
+
+    assert render("ai-smile", CLOSED, picture(portrait(12)), 0, png=False) == render(
+        "ai-smile", CLOSED, picture(once), 0, png=False
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(900, 500), (300, 1200), (40, 40), (3, 200), (1, 1)])
+def test_any_other_picture_gets_a_stamp(width: int, height: int) -> None:
+    """The picture stays itself, small, with a band along its lower edge."""
+    image = rendered(saved(width, height), TEETH)
+    band = image.convert("RGB").getpixel((0, image.height - 1))
+
+    assert max(image.size) <= 320
+    if image.height > 20:
+        assert (0xC2, 0x18, 0x5B) == band
+        assert (0, 0, 128) == pytest.approx(image.convert("RGB").getpixel((0, 0)), abs=6)
+
+
+def test_a_picture_by_url_is_a_card() -> None:
+    """Bytes of a URL are never fetched; the card is the same for each host."""
+    first, second = rendered(None, TEETH), rendered(None, TEETH)
+
+    assert (320, 320) == first.size
+    assert ImageChops.difference(first, second).getbbox() is None
+
+
+@pytest.mark.parametrize("data", [HEIC, b"\xff\xd8\xff", saved(50, 50)[:200]])
+def test_what_cannot_be_decoded_is_a_card(data: bytes) -> None:
+    """HEIC and broken pictures get a placeholder."""
+    assert (320, 320) == rendered(data, CLOSED).size
+
+
+@pytest.mark.parametrize("data", [None, portrait(3), saved(500, 400)])
+def test_avatars_differ(data: bytes | None) -> None:
+    """Each output of an avatar is another picture, labelled with its template."""
+    images = [
+        rendered(data, {"template_id": "male_studio_00"}, "ai-avatar", index) for index in range(6)
+    ]
+
+    assert 6 == len({image.tobytes() for image in images})
+
+
+def test_avatars_of_different_templates_differ() -> None:
+    """The template shows."""
+    one, two = (
+        rendered(portrait(3), {"template_id": name}, "ai-avatar") for name in ("male_a", "male_b")
+    )
+
+    assert ImageChops.difference(one, two).getbbox() is not None
+
+
+@pytest.mark.parametrize(("png", "expected"), [(True, "png"), (False, "jpeg")])
+def test_the_encoding(png: bool, expected: str) -> None:
+    """Both formats can be had."""
+    assert expected == picture_format(render("ai-smile", TEETH, picture(None), 0, png=png))
+
+
+def test_results_are_small() -> None:
+    """A thousand results fit anywhere."""
+    assert len(render("ai-smile", TEETH, picture(saved(4000, 3000)), 0, png=False)) < 40_000
+
+
+def test_thumbs_are_kept() -> None:
+    """Each template's thumbnail is drawn once."""
+    assert thumb(3) is thumb(3)
+    assert thumb(3) != thumb(4)

@@ -1,0 +1,151 @@
+"""What a creation must say (contract: The flow of one picture)."""
+
+import pytest
+
+from tests.sandbox.customer import SMILE, TEETH, Customer, avatar, data_of, error_of, roomy
+
+URL = "https://pictures.example/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("feature", "field"),
+    [
+        ("ai-smile", "expression_type"),
+        ("ai-avatar", "template_id"),
+        ("ai-avatar", "output_count"),
+    ],
+)
+@pytest.mark.parametrize("null", [True, False])
+async def test_required_fields(feature: str, field: str, null: bool) -> None:
+    """A missing field and a null one get the same answer, cost nothing, and are noted."""
+    whole = {**avatar(), **SMILE}
+    body = {**whole, field: None} if null else {k: v for k, v in whole.items() if k != field}
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        answer = await customer.create(body, feature)
+
+    text = f"{field} is required but wasn't included in your request."
+    assert (400, "InvalidParameters", text) == error_of(answer)
+    assert [f"task: required field {field} is missing or null"] == sandbox.ledger.violations
+    assert 0 == sandbox.ledger.units_charged
+
+
+@pytest.mark.parametrize(
+    ("feature", "field", "value"),
+    [
+        ("ai-smile", "expression_type", "grin"),
+        ("ai-smile", "expression_type", 3),
+        ("ai-smile", "expression_type", ""),
+        ("ai-smile", "src_file_url", "ftp://pictures.example/a.jpg"),
+        ("ai-smile", "src_file_url", 7),
+        ("ai-avatar", "output_count", 0),
+        ("ai-avatar", "output_count", 201),
+        ("ai-avatar", "output_count", "4"),
+        ("ai-avatar", "output_count", 4.0),
+        ("ai-avatar", "output_count", True),
+        ("ai-avatar", "template_id", 1),
+    ],
+)
+async def test_wrong_values(feature: str, field: str, value: object) -> None:
+    """A value outside the accepted ones is named and noted."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        answer = await customer.create({**avatar(), **SMILE, field: value}, feature)
+
+    text = f"{field} is not one of the accepted values."
+    assert (400, "InvalidParameters", text) == error_of(answer)
+    assert [f"task: {field} has a wrong value"] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize(
+    ("sources", "violation"),
+    [
+        ({}, "required field src_file_id is missing or null"),
+        ({"src_file_id": None}, "src_file_id is null"),
+        ({"src_file_url": None}, "src_file_url is null"),
+        ({"src_file_id": None, "src_file_url": URL}, "src_file_id is null"),
+        ({"src_file_id": "x", "src_file_url": URL}, "both src_file_id and src_file_url are given"),
+    ],
+)
+async def test_exactly_one_source(sources: dict[str, object], violation: str) -> None:
+    """No source, both sources, and null beside a source are a 400 each."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        answer = await customer.create({**sources, "expression_type": TEETH})
+
+    assert (400, "InvalidParameters") == error_of(answer)[:2]
+    assert [f"task: {violation}"] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize("expression", ["smile_with_teeth_visible", "closed_mouth_smile"])
+async def test_expressions(expression: str) -> None:
+    """Both expressions are accepted."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        await customer.task({"src_file_url": URL, "expression_type": expression})
+
+    assert {"expression_type": expression} == sandbox.ledger.tasks[0].params
+    assert URL == sandbox.ledger.tasks[0].source
+    assert sandbox.ledger.tasks[0].file_name is None
+
+
+async def test_unknown_fields_are_ignored() -> None:
+    """Fields that the vendor does not know change nothing, null or not."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        await customer.task({**SMILE, "mood": "good", "tone": None})
+
+    assert [] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize(
+    ("count", "units"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (199, 50), (200, 50)]
+)
+async def test_the_price_of_avatars(count: int, units: int) -> None:
+    """One unit per four pictures, rounded up."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        await customer.task(avatar(count), "ai-avatar")
+
+    assert units == sandbox.ledger.units_charged == sandbox.ledger.tasks[0].units
+
+
+async def test_an_unknown_template() -> None:
+    """`InvalidTemplate`, which is the user's mistake and no violation."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        answer = await customer.create(avatar(template="male_nowhere"), "ai-avatar")
+
+    assert (400, "InvalidTemplate") == error_of(answer)[:2]
+    assert [] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff"])
+async def test_a_body_that_is_no_object(body: bytes) -> None:
+    """Anything but a JSON object is a BadRequest."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        answer = await customer.http.post(
+            "/s2s/v2.0/task/ai-smile", content=body, headers=customer.key
+        )
+
+    assert (400, "BadRequest") == error_of(answer)[:2]
+    assert ["task: body is no JSON object"] == sandbox.ledger.violations
+
+
+async def test_a_feature_that_does_not_exist() -> None:
+    """Features of the vendor that are not played here are unknown paths."""
+    async with Customer(roomy()) as customer:
+        assert 404 == (await customer.create(SMILE, "hair-color")).status_code
+
+
+async def test_features_have_their_own_durations() -> None:
+    """A smile takes seconds, an avatar longer."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        await customer.task()
+        await customer.task(avatar(), "ai-avatar")
+        poll = data_of(await customer.poll(await customer.task()))
+
+    assert [1.0, 8.0, 1.0] == [task.duration for task in sandbox.ledger.tasks]
+    assert "running" == poll["task_status"]

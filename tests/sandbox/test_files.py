@@ -1,0 +1,305 @@
+"""Registrations and uploads."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import httpx
+import pytest
+
+from perfect_async.sandbox import Sandbox
+from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roomy
+
+ENTRY: dict[str, object] = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": 9}
+
+
+async def test_the_answer_is_in_the_requests_order() -> None:
+    """Several files come back in order, each with its id and its PUT."""
+    names = ["c.jpg", "a.jpg", "b.jpg"]
+    async with Customer(roomy()) as customer:
+        answer = await customer.register(*[{**ENTRY, "file_name": name} for name in names])
+    files = data_of(answer)["files"]
+
+    assert names == [file["file_name"] for file in files]
+    assert 3 == len({file["file_id"] for file in files})
+    assert ["PUT"] * 3 == [file["requests"][0]["method"] for file in files]
+    assert {"Content-Type": "image/jpeg", "Content-Length": "9"} == files[0]["requests"][0][
+        "headers"
+    ]
+
+
+async def test_a_file_id_is_not_for_paths() -> None:
+    """Every file id holds `/`, `+` and `=`."""
+    async with Customer(roomy()) as customer:
+        for _ in range(20):
+            assert set("/+=") <= set((await customer.file())["file_id"])
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ("object", {"Content-Type": "image/jpeg", "Content-Length": "9"}),
+        ("numbers", {"Content-Type": "image/jpeg", "Content-Length": 9}),
+    ],
+)
+async def test_header_styles(
+    style: Literal["object", "numbers"], expected: dict[str, object]
+) -> None:
+    """Lengths are strings on the wire and numbers in the docs."""
+    async with Customer(Sandbox(header_style=style)) as customer:
+        answer = await customer.register(ENTRY)
+
+    assert expected == data_of(answer)["files"][0]["requests"][0]["headers"]
+
+
+async def test_headers_as_a_list() -> None:
+    """One source saw lists, with `key` or with `name`: both occur."""
+    async with Customer(Sandbox(header_style="list")) as customer:
+        files = data_of(await customer.register(ENTRY, ENTRY))["files"]
+    found = [file["requests"][0]["headers"] for file in files]
+
+    assert [{"Content-Type", "Content-Length"}] * 2 == [
+        {header.get("key") or header.get("name") for header in headers} for headers in found
+    ]
+    assert {"key", "name"} == {word for headers in found for word in headers[0]} - {"value"}
+
+
+async def test_too_many_files_in_one_call() -> None:
+    """More than `files_per_call` is a 400 that registers none, and no violation: it is open."""
+    sandbox = Sandbox(files_per_call=2)
+    async with Customer(sandbox) as customer:
+        refused = await customer.register(ENTRY, ENTRY, ENTRY)
+        taken = await customer.register(ENTRY, ENTRY)
+
+    assert (400, "InvalidParameters") == error_of(refused)[:2]
+    assert 200 == taken.status_code
+    assert [] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize("field", ["content_type", "file_name", "file_size"])
+@pytest.mark.parametrize("null", [True, False])
+async def test_a_missing_field(field: str, null: bool) -> None:
+    """Every field is required; null is as good as missing."""
+    entry = {**ENTRY, field: None} if null else {k: v for k, v in ENTRY.items() if k != field}
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        answer = await customer.register(entry)
+
+    text = f"{field} is required but wasn't included in your request."
+    assert (400, "InvalidParameters", text) == error_of(answer)
+    assert [f"file: required field {field} is missing or null"] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("content_type", "image/webp"),
+        ("content_type", 5),
+        ("file_name", ""),
+        ("file_size", "9"),
+        ("file_size", True),
+        ("file_size", 0),
+        ("file_size", -1),
+    ],
+)
+async def test_a_wrong_value(field: str, value: object) -> None:
+    """A value outside the accepted ones is named."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.register({**ENTRY, field: value})
+
+    text = f"{field} is not one of the accepted values."
+    assert (400, "InvalidParameters", text) == error_of(answer)
+
+
+@pytest.mark.parametrize("body", [{}, {"files": []}, {"files": None}, {"files": {}}])
+async def test_no_files(body: dict[str, object]) -> None:
+    """A call without files is refused."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.post("/s2s/v2.0/file", body)
+
+    assert (400, "InvalidParameters") == error_of(answer)[:2]
+
+
+async def test_an_entry_that_is_no_object() -> None:
+    """Files are objects."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.post("/s2s/v2.0/file", {"files": ["me.jpg"]})
+
+    assert (400, "InvalidParameters") == error_of(answer)[:2]
+
+
+@pytest.mark.parametrize("content_type", ["image/jpg", "image/jpeg", "image/png", "image/heic"])
+async def test_accepted_types(content_type: str) -> None:
+    """Both spellings of JPEG, PNG and HEIC."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.register({**ENTRY, "content_type": content_type})
+
+    assert content_type == data_of(answer)["files"][0]["content_type"]
+
+
+async def test_a_name_that_is_not_ascii() -> None:
+    """Unicode names are open: taken, and noted."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        answer = await customer.register({**ENTRY, "file_name": "я.jpg"})
+
+    assert 200 == answer.status_code
+    assert ["file_name is not ASCII"] == sandbox.ledger.violations
+
+
+async def test_the_older_path_serves_one_feature() -> None:
+    """A file registered under a feature's own path is missing for another feature."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        file_id = await customer.uploaded(feature="ai-avatar")
+        body = {"src_file_id": file_id, "expression_type": TEETH}
+        wrong = await customer.create(body)
+        right = await customer.create(
+            {"src_file_id": file_id, "template_id": "male_studio_00", "output_count": 1},
+            "ai-avatar",
+        )
+
+    assert [404, 200] == [wrong.status_code, right.status_code]
+    assert ["task: file registered for ai-avatar used for ai-smile"] == sandbox.ledger.violations
+
+
+async def test_the_older_path_knows_the_features_formats() -> None:
+    """Avatars take no HEIC."""
+    heic = {**ENTRY, "content_type": "image/heic"}
+    async with Customer(roomy()) as customer:
+        avatar = await customer.register(heic, feature="ai-avatar")
+        smile = await customer.register(heic, feature="ai-smile")
+
+    assert [400, 200] == [avatar.status_code, smile.status_code]
+
+
+async def test_without_the_universal_path() -> None:
+    """A vendor before v1.14 answers 404 on the universal path only."""
+    sandbox = Sandbox(universal_path=False)
+    async with Customer(sandbox) as customer:
+        universal = await customer.register(ENTRY)
+        older = await customer.register(ENTRY, feature="ai-smile")
+
+    assert [404, 200] == [universal.status_code, older.status_code]
+
+
+async def test_an_upload() -> None:
+    """The bytes go up with exactly the headers given; a repetition is harmless."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        entry = await customer.file()
+        answers = [await customer.put(entry, FACE) for _ in range(2)]
+
+    assert [200, 200] == [answer.status_code for answer in answers]
+    assert answers[0].headers["etag"].startswith('"')
+    assert [] == sandbox.ledger.violations
+
+
+async def put(headers: dict[str, str], data: bytes = FACE) -> tuple[httpx.Response, Sandbox]:
+    """Upload with the given headers, changed."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        entry: Any = await customer.file()
+        request = entry["requests"][0]
+        answer = await customer.http.put(
+            request["url"], headers={**request["headers"], **headers}, content=data
+        )
+    return answer, sandbox
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Content-Type": "image/png"}, "SignatureDoesNotMatch"),
+        ({"x-amz-acl": "public-read"}, "AccessDenied"),
+        ({"x-amz-meta-name": "me"}, "AccessDenied"),
+    ],
+)
+async def test_other_headers_than_the_signed_ones(headers: dict[str, str], code: str) -> None:
+    """The storage refuses other values and unsigned headers of its own."""
+    answer, sandbox = await put(headers)
+
+    assert 403 == answer.status_code
+    assert f"<Code>{code}</Code>" in answer.text
+    assert 1 == len(sandbox.ledger.violations)
+
+
+async def test_a_superfluous_header_is_noted() -> None:
+    """S3 ignores a header of ours; the contract says: exactly its headers."""
+    answer, sandbox = await put({"X-Trace": "1"})
+
+    assert 200 == answer.status_code
+    assert ["upload with the header x-trace, which was not given"] == sandbox.ledger.violations
+
+
+async def test_another_length_than_registered() -> None:
+    """A length that was not registered is not the signed one."""
+    answer, sandbox = await put({"Content-Length": "5"}, FACE[:5])
+
+    assert 403 == answer.status_code
+    assert 1 == len(sandbox.ledger.violations)
+
+
+async def test_fewer_bytes_than_announced() -> None:
+    """A body that is shorter than its Content-Length is incomplete."""
+    answer, sandbox = await put({}, FACE[:-1])
+
+    assert (400, True) == (answer.status_code, "IncompleteBody" in answer.text)
+    assert "bytes announced as" in sandbox.ledger.violations[0]
+
+
+async def test_an_upload_without_a_length() -> None:
+    """Chunked uploads are refused, as S3 does."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield FACE
+
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        entry = await customer.file()
+        answer = await customer.http.put(
+            entry["requests"][0]["url"], headers={"Content-Type": "image/jpeg"}, content=chunks()
+        )
+
+    assert (411, True) == (answer.status_code, "MissingContentLength" in answer.text)
+    assert ["upload: upload without Content-Length"] == sandbox.ledger.violations
+
+
+async def test_a_streamed_upload() -> None:
+    """A body in chunks with the signed length arrives whole."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(FACE), 500):
+            yield FACE[start : start + 500]
+
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        request = (await customer.file())["requests"][0]
+        answer = await customer.http.put(
+            request["url"], headers=request["headers"], content=chunks()
+        )
+
+    assert 200 == answer.status_code
+    assert [] == sandbox.ledger.violations
+
+
+async def test_a_file_that_was_never_uploaded() -> None:
+    """A task on bytes that never arrived is a 404, costs nothing, and is noted."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        entry = await customer.file()
+        body = {"src_file_id": entry["file_id"], "expression_type": TEETH}
+        answer = await customer.create(body)
+
+    assert (404, None, "The file was not found.") == error_of(answer)
+    assert 0 == sandbox.ledger.units_charged
+    assert ["task: task on a file whose bytes never arrived"] == sandbox.ledger.violations
+
+
+async def test_an_unknown_file_id() -> None:
+    """An id that was never given out is a 404 and the user's own affair."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        answer = await customer.create({"src_file_id": "abc/+=", "expression_type": TEETH})
+
+    assert 404 == answer.status_code
+    assert [] == sandbox.ledger.violations

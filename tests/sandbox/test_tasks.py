@@ -1,0 +1,355 @@
+"""The lease, the end, and deletion (contract: Expiry and charging)."""
+
+import asyncio
+from urllib.parse import unquote
+
+import pytest
+
+from perfect_async.sandbox import Durations, Faults, Sandbox
+from tests.sandbox.customer import (
+    FACE,
+    SMILE,
+    TEETH,
+    Customer,
+    avatar,
+    data_of,
+    error_of,
+    roomy,
+)
+
+LONG = {"ai-smile": Durations.fixed(35.0), "ai-avatar": Durations.fixed(60.0)}
+DAY = 86_400
+
+
+async def test_a_smile_from_creation_to_end() -> None:
+    """Running until the engine is done, then success with one URL."""
+    async with Customer(Sandbox(durations=LONG)) as customer:
+        task = await customer.task()
+        seen = []
+        for _ in range(4):
+            await asyncio.sleep(9)
+            seen.append(data_of(await customer.poll(task)))
+
+    assert ["running", "running", "running", "success"] == [data["task_status"] for data in seen]
+    assert {"url"} == set(seen[-1]["results"])
+    assert seen[-1].get("error") is None
+
+
+async def test_the_end_is_the_instant_of_the_duration() -> None:
+    """A poll at exactly the duration sees the end."""
+    async with Customer(roomy(smile=Durations.fixed(8.0))) as customer:
+        task = await customer.task()
+        await asyncio.sleep(7.999)
+        assert "running" == data_of(await customer.poll(task))["task_status"]
+        await asyncio.sleep(0.001)
+        assert "success" == data_of(await customer.poll(task))["task_status"]
+
+
+async def test_a_lease_holds_for_ten_seconds() -> None:
+    """Polls ten seconds apart keep a task."""
+    sandbox = Sandbox(durations=LONG)
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        states = []
+        for _ in range(4):
+            await asyncio.sleep(10)
+            states.append(data_of(await customer.poll(task))["task_status"])
+
+    assert ["running", "running", "running", "success"] == states
+    assert 4 == sandbox.ledger.tasks[0].polls
+
+
+async def test_a_lease_does_not_hold_longer() -> None:
+    """A poll one millisecond late finds no task, and the unit is gone."""
+    sandbox = Sandbox(durations=LONG)
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        await asyncio.sleep(10.001)
+        assert (400, "InvalidTaskId") == error_of(await customer.poll(task))[:2]
+
+    assert (1, 0, 1, 999) == (
+        sandbox.ledger.units_charged,
+        sandbox.ledger.units_returned,
+        sandbox.ledger.units_wasted,
+        sandbox.ledger.balance,
+    )
+    assert [] == sandbox.ledger.violations
+
+
+async def test_an_expired_task_stays_expired() -> None:
+    """Even when processing finished, and for ever."""
+    async with Customer(roomy()) as customer:
+        task = await customer.task()
+        await asyncio.sleep(11)
+        for _ in range(3):
+            assert 400 == (await customer.poll(task)).status_code
+            await asyncio.sleep(1)
+
+
+async def test_an_engine_error_that_nobody_asked_for() -> None:
+    """When the lease runs out first, a failed task's units are kept, too."""
+    sandbox = roomy(Faults(engine_errors=1.0))
+    async with Customer(sandbox) as customer:
+        await customer.task()
+        await asyncio.sleep(11)
+
+    assert (0, 1) == (sandbox.ledger.units_returned, sandbox.ledger.units_wasted)
+
+
+async def test_the_lease_is_a_setting() -> None:
+    """With a longer lease polls may be rarer."""
+    async with Customer(Sandbox(durations=LONG, lease=30)) as customer:
+        task = await customer.task()
+        await asyncio.sleep(30)
+        assert 200 == (await customer.poll(task)).status_code
+
+
+async def test_a_reported_task_needs_no_more_polls() -> None:
+    """Once the end was told there is no lease; each later poll gives a fresh URL, for a day."""
+    async with Customer(roomy()) as customer:
+        task = await customer.task()
+        await asyncio.sleep(1)
+        urls = [data_of(await customer.poll(task))["results"]["url"]]
+        urls.append(data_of(await customer.poll(task))["results"]["url"])
+        await asyncio.sleep(DAY - 1)
+        urls.append(data_of(await customer.poll(task))["results"]["url"])
+        assert 200 == (await customer.http.get(urls[-1])).status_code
+        await asyncio.sleep(2)
+        assert (400, "InvalidTaskId") == error_of(await customer.poll(task))[:2]
+
+    assert 3 == len(set(urls))
+
+
+async def test_an_error_is_reported_again() -> None:
+    """A failed task tells the same code each time, and returns its units once."""
+    sandbox = roomy(Faults(engine_errors=1.0))
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        await asyncio.sleep(1)
+        codes = {data_of(await customer.poll(task))["error"] for _ in range(5)}
+
+    assert 1 == len(codes)
+    assert 10_000 == sandbox.ledger.balance
+
+
+async def test_nulls_are_absent_as_often() -> None:
+    """`error`, `results` and `error_message` come as null or not at all."""
+    sandbox = roomy(Faults(engine_errors=0.5))
+    shapes: set[tuple[str, ...]] = set()
+    async with Customer(sandbox) as customer:
+        for _ in range(60):
+            task = await customer.task()
+            shapes.add(tuple(data_of(await customer.poll(task))))
+            await asyncio.sleep(1)
+            shapes.add(tuple(data_of(await customer.poll(task))))
+
+    assert {
+        ("task_status",),
+        ("task_status", "error"),
+        ("task_status", "results"),
+        ("task_status", "error", "results"),
+        ("task_status", "error", "error_message"),
+        ("task_status", "error", "error_message", "results"),
+    } == shapes
+
+
+async def test_the_polling_interval() -> None:
+    """Absent by default; in milliseconds when asked for."""
+    for interval in (None, 1000):
+        async with Customer(Sandbox(polling_interval=interval)) as customer:
+            data = data_of(await customer.poll(await customer.task()))
+        assert interval == data.get("polling_interval")
+        assert (interval is not None) == ("polling_interval" in data)
+
+
+async def test_a_running_avatar_shows_partial_results() -> None:
+    """Results grow while the task runs, and are whole at success only."""
+    async with Customer(roomy()) as customer:
+        task = await customer.task(avatar(4), "ai-avatar")
+        seen = []
+        for _ in range(5):
+            seen.append(data_of(await customer.poll(task, "ai-avatar")))
+            await asyncio.sleep(2)
+        output = seen[-1]["results"]["output"]
+        for entry in output:
+            assert 200 == (await customer.http.get(entry["url"])).status_code
+    shown = [data.get("results") or {"output": []} for data in seen]
+
+    assert ["running"] * 4 + ["success"] == [data["task_status"] for data in seen]
+    assert [0, 1, 2, 3, 4] == [len(results["output"]) for results in shown]
+    assert 4 == len({entry["url"] for entry in output})
+
+
+async def test_a_failing_avatar_shows_none() -> None:
+    """No partial results of a task that will fail."""
+    async with Customer(roomy(Faults(engine_errors=1.0))) as customer:
+        task = await customer.task(avatar(4), "ai-avatar")
+        await asyncio.sleep(6)
+        assert data_of(await customer.poll(task, "ai-avatar")).get("results") is None
+
+
+async def test_an_unknown_task() -> None:
+    """Any unknown id is an InvalidTaskId and no violation: users type ids."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        assert (400, "InvalidTaskId") == error_of(await customer.poll("nobody"))[:2]
+
+    assert [] == sandbox.ledger.violations
+
+
+async def test_a_task_of_another_feature() -> None:
+    """A smile asked for as an avatar is unknown, which is noted, and renews nothing."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        assert 400 == (await customer.poll(task, "ai-avatar")).status_code
+
+    assert ["poll: a task of ai-smile asked as one of ai-avatar"] == sandbox.ledger.violations
+    assert 0 == sandbox.ledger.tasks[0].polls
+
+
+async def test_ids_of_the_usual_alphabet() -> None:
+    """107 URL-safe characters."""
+    async with Customer(roomy()) as customer:
+        task = await customer.task()
+
+    assert 107 == len(task)
+    assert task.replace("-", "").replace("_", "").isalnum()
+
+
+async def test_ids_of_another_alphabet() -> None:
+    """With `base64` ids hold `/`, `+` and `=`, and work when percent-encoded."""
+    sandbox = roomy(task_ids="base64")
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        assert set("/+=") <= set(task)
+        assert 200 == (await customer.poll(task)).status_code
+        raw = await customer.get(f"/s2s/v2.0/task/ai-smile/{task}")
+
+    assert 404 == raw.status_code
+    assert ["unknown: task_id not percent-encoded"] == sandbox.ledger.violations
+
+
+async def test_credit_insufficiency() -> None:
+    """At creation only; what is cheaper still passes."""
+    sandbox = Sandbox(units=2)
+    async with Customer(sandbox) as customer:
+        refused = await customer.create(avatar(9), "ai-avatar")
+        taken = await customer.create(avatar(8), "ai-avatar")
+        again = await customer.create(SMILE)
+
+    assert (400, "CreditInsufficiency") == error_of(refused)[:2]
+    assert 200 == taken.status_code
+    assert (400, "CreditInsufficiency") == error_of(again)[:2]
+    assert 0 == sandbox.ledger.balance
+    assert [] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize(
+    ("data", "feature", "code"),
+    [
+        (b"GIF89a" + bytes(20), "ai-smile", "error_decode_image"),
+        (b"", "ai-smile", None),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "ai-smile", None),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "ai-avatar", "error_decode_image"),
+        (b"\xff\xd8\xff" + bytes(10 * 2**20), "ai-smile", "exceed_max_filesize"),
+    ],
+)
+async def test_the_engine_looks_at_the_bytes(data: bytes, feature: str, code: str | None) -> None:
+    """Formats that a feature does not take and files that are too large end in an engine error."""
+    async with Customer(roomy()) as customer:
+        body = {**avatar(), "expression_type": TEETH}
+        body["src_file_id"] = await customer.uploaded(data or FACE)
+        del body["src_file_url"]
+        task = await customer.task(body, feature)
+        await asyncio.sleep(8)
+        found = data_of(await customer.poll(task, feature))
+
+    assert code == found.get("error")
+
+
+async def test_deletion() -> None:
+    """The task, its outputs and its input file die; result URLs are 404 at once."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        body = {"src_file_id": await customer.uploaded(), "expression_type": TEETH}
+        task, twin = await customer.task(body), await customer.task(body)
+        await asyncio.sleep(1)
+        url = data_of(await customer.poll(task))["results"]["url"]
+        other = data_of(await customer.poll(twin))["results"]["url"]
+        assert 200 == (await customer.http.get(url)).status_code
+
+        answer = await customer.delete(task)
+
+        assert {"status": 200} == answer.json()
+        gone = await customer.http.get(url)
+        assert (404, True) == (gone.status_code, "NoSuchKey" in gone.text)
+        assert 400 == (await customer.poll(task)).status_code
+        assert 404 == (await customer.create(body)).status_code
+        assert 200 == (await customer.http.get(other)).status_code
+
+    assert {"deleted": 1, "success": 1} == dict(sandbox.ledger.tasks_by_state)
+    assert (2, 0, 0) == (
+        sandbox.ledger.units_charged,
+        sandbox.ledger.units_returned,
+        sandbox.ledger.units_wasted,
+    )
+
+
+async def test_the_upload_url_of_a_deleted_file() -> None:
+    """Bytes for a file that is gone find no key."""
+    async with Customer(roomy()) as customer:
+        entry = await customer.file()
+        await customer.put(entry, FACE)
+        task = await customer.task({"src_file_id": entry["file_id"], "expression_type": TEETH})
+        await asyncio.sleep(1)
+        await customer.delete(task)
+        assert 404 == (await customer.put(entry, FACE)).status_code
+
+
+async def test_deletion_of_a_finished_task_that_nobody_asked_for() -> None:
+    """Finished is what the engine says, not what was told."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        await asyncio.sleep(1)
+        assert 200 == (await customer.delete(task)).status_code
+        assert (400, "OperationNotSupport") == error_of(await customer.delete(task))[:2]
+
+    assert 0 == sandbox.ledger.units_wasted
+
+
+async def test_deletion_of_a_running_task() -> None:
+    """Not finished yet is an OperationInvalid."""
+    async with Customer(Sandbox(durations=LONG)) as customer:
+        answer = await customer.delete(await customer.task())
+
+    assert (400, "OperationInvalid") == error_of(answer)[:2]
+
+
+@pytest.mark.parametrize("wait", [None, 11])
+async def test_deletion_of_no_task(wait: float | None) -> None:
+    """An unknown or expired id is no run id."""
+    async with Customer(roomy()) as customer:
+        task = "nobody" if wait is None else await customer.task()
+        await asyncio.sleep(wait or 0)
+        assert (400, "OperationNotSupport") == error_of(await customer.delete(task))[:2]
+
+
+async def test_deletion_needs_an_id() -> None:
+    """`task_id` is required."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.post("/s2s/v2.0/task/delete", {})
+
+    assert (400, "InvalidParameters") == error_of(answer)[:2]
+
+
+async def test_ids_survive_their_encoding() -> None:
+    """An id in a path is decoded once."""
+    async with Customer(roomy(task_ids="base64")) as customer:
+        task = await customer.task()
+        answer = await customer.poll(task)
+        path = answer.request.url.raw_path.decode()
+
+    assert task not in path
+    assert unquote(path).endswith(task)
