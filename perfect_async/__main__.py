@@ -1,0 +1,8 @@
+"""`python -m perfect_async` is `perfect-async`."""
+
+import sys
+
+from perfect_async.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
