@@ -1,0 +1,361 @@
+"""The types that users see: checked by mypy and pyright, never run.
+
+What must be an error is marked as one, and both report a mark that is not needed,
+so that a type that became looser fails the check.
+"""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, assert_never, assert_type
+
+import httpx
+
+from perfect_async import (
+    ApiError,
+    Avatar,
+    BadAnswer,
+    Batch,
+    Client,
+    ClientClosed,
+    ConfigurationError,
+    Done,
+    Estimate,
+    Failed,
+    FileId,
+    Grant,
+    Job,
+    JobRefused,
+    Limits,
+    Outcome,
+    PerfectError,
+    PictureRefused,
+    Polling,
+    Progress,
+    RateLimited,
+    RequestRefused,
+    Result,
+    ResultImage,
+    ServiceUnavailable,
+    Smile,
+    Statistics,
+    SubmissionInDoubt,
+    TaskAbandoned,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskTimedOut,
+    Template,
+    Timeouts,
+    Unauthorized,
+    Units,
+    UnitsExhausted,
+    WaitTimeout,
+)
+from perfect_async.sandbox import Durations, Faults, Ledger, Sandbox, portrait
+
+
+def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
+    """Every argument has a default; all but the key are by name."""
+    assert_type(Client(), Client)
+    assert_type(Client("key"), Client)
+    Client(
+        api_key="key",
+        base_url="https://vendor.example",
+        limits=Limits(requests=250, period=300.0, per_second=5),
+        polling=Polling(lease=10.0, interval=2.0, give_up_after=600.0),
+        timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0),
+        transport=transport,
+        drain=30.0,
+        engine_retries=1,
+    )
+    Client(api_key=None, base_url=None, transport=None, drain=30)
+    Client(transport=sandbox.transport())
+    Client(transport=httpx.AsyncHTTPTransport(proxy="http://proxy.example:3128"))
+
+    Client("key", "https://vendor.example")  # type: ignore[call-arg]
+    Client(api_key=b"key")  # type: ignore[arg-type]
+    Client(limits=250)  # type: ignore[arg-type]
+    Client(transport=httpx.HTTPTransport())  # type: ignore[arg-type]
+    Client(max_units=10)  # type: ignore[call-arg]
+
+
+def settings(limits: Limits, polling: Polling) -> None:
+    """Settings are frozen."""
+    assert_type(limits.split(4), Limits)
+    assert_type(limits.requests, int)
+    assert_type(limits.period, float)
+    assert_type(limits.per_second, int)
+    assert_type(polling.lease, float)
+    assert_type(polling.interval, float)
+    assert_type(polling.give_up_after, float)
+    assert_type(Timeouts().upload, float)
+
+    limits.requests = 1000  # type: ignore[misc]
+    Limits(requests=0.83)  # type: ignore[arg-type]
+
+
+def jobs(path: Path, data: bytes) -> None:
+    """A source is a path, bytes, a URL or a file id; parameters are typed."""
+    assert_type(Smile("selfie.jpg"), Smile)
+    Smile(path, "closed_mouth_smile", key="customer 7")
+    Smile(data, expression="smile_with_teeth_visible")
+    Smile(FileId("file"))
+    assert_type(Avatar("selfie.jpg", "male_studio_00"), Avatar)
+    Avatar(path, template_id="male_studio_00", output_count=8, key="customer 7")
+    job: Job = Smile(path)
+    assert_type(job.units, int)
+    assert_type(job.outputs, int)
+    assert_type(job.key, str | None)
+    assert_type(Smile(path).expression, Literal["smile_with_teeth_visible", "closed_mouth_smile"])
+    assert_type(Avatar(path, "x").output_count, int)
+
+    Smile()  # type: ignore[call-arg]
+    Smile(path, "grin")  # type: ignore[arg-type]
+    Smile(path, "closed_mouth_smile", "customer 7")  # type: ignore[call-arg]
+    Smile(path.open("rb"))  # type: ignore[arg-type]
+    Avatar(path)  # type: ignore[call-arg]
+    Avatar(path, "x", "8")  # type: ignore[arg-type]
+
+
+async def one_picture(client: Client, path: Path) -> None:
+    """`run` gives a `Result`, `save` paths."""
+    result = await client.run(Smile(path), timeout=60)
+    assert_type(result, Result)
+    assert_type(await client.run(Avatar(path, "x")), Result)
+    assert_type(result.task_id, str)
+    assert_type(result.images, tuple[ResultImage, ...])
+    assert_type(result.images[0].url, str)
+    assert_type(result.images[0].expires_at, datetime)
+    assert_type(await result.save("out/"), list[Path])
+    assert_type(await result.save(path), list[Path])
+
+    await client.run(path)  # type: ignore[arg-type]
+    await client.run([Smile(path)])  # type: ignore[arg-type]
+    await client.run(Smile(path), timeout="60")  # type: ignore[arg-type]
+    await result.save(b"out")  # type: ignore[arg-type]
+    client.run(Smile(path))  # type: ignore[unused-coroutine]
+
+
+async def open_and_close(client: Client) -> None:
+    """`open` gives the client itself, and so does `async with`."""
+    assert_type(await client.open(), Client)
+    await client.close()
+    async with client as entered:
+        assert_type(entered, Client)
+    with client:  # type: ignore[attr-defined]
+        pass
+
+
+def lazily(path: Path) -> Iterator[Smile]:
+    """Yield jobs of one kind."""
+    yield Smile(path)
+
+
+async def lazily_async(path: Path) -> AsyncIterator[Smile | Avatar]:
+    """Yield jobs of both kinds."""
+    yield Smile(path)
+    yield Avatar(path, "x")
+
+
+async def many_pictures(client: Client, photos: list[Path], path: Path) -> None:
+    """`batch` takes any iterable of jobs, and its outcomes narrow in a `match`."""
+    assert_type(client.batch([Smile(path), Avatar(path, "x")]), Batch)
+    assert_type(client.batch(lazily(path), ordered=True), Batch)
+    assert_type(client.batch(lazily_async(path)), Batch)
+
+    async with client.batch(Smile(photo) for photo in photos) as batch:
+        assert_type(batch, Batch)
+        async for outcome in batch:
+            assert_type(outcome, Done | Failed)
+            match outcome:
+                case Done():
+                    assert_type(outcome, Done)
+                    assert_type(await outcome.result.save("out/"), list[Path])
+                case Failed():
+                    assert_type(outcome, Failed)
+                    assert_type(outcome.error, PerfectError)
+                    print(outcome.job, outcome.error)
+                case _:
+                    assert_never(outcome)
+        assert_type(batch.progress, Progress)
+
+    client.batch(photos)  # type: ignore[arg-type]
+    client.batch(Smile(path))  # type: ignore[arg-type]
+    client.batch([], True)  # type: ignore[call-arg]
+    with client.batch([]):  # type: ignore[attr-defined]
+        pass
+
+
+def outcomes(outcome: Outcome) -> None:
+    """`ok` tells the two apart."""
+    assert_type(outcome.job, Job)
+    assert_type(outcome.ok, bool)
+    assert_type(outcome.result, Result | None)
+    assert_type(outcome.error, PerfectError | None)
+    assert_type(outcome.task_id, str | None)
+    assert_type(outcome.units, float)
+    assert_type(outcome.duration, float | None)
+    assert_type(outcome.unwrap(), Result)
+    if outcome.ok is True:
+        assert_type(outcome, Done)
+        assert_type(outcome.result, Result)
+        assert_type(outcome.error, None)
+        assert_type(outcome.task_id, str)
+    else:
+        assert_type(outcome, Failed)
+        assert_type(outcome.result, None)
+        assert_type(outcome.error, PerfectError)
+
+
+def outcomes_by_truth(outcome: Outcome) -> None:
+    """A plain `if outcome.ok` narrows for mypy; pyright narrows by `is` and `==` only."""
+    if outcome.ok:
+        assert_type(outcome, Done)  # pyright: ignore[reportAssertTypeFailure]
+    else:
+        assert_type(outcome, Failed)  # pyright: ignore[reportAssertTypeFailure]
+
+
+def outcomes_unchecked(outcome: Outcome) -> None:
+    """Nobody forgets the failures unnoticed."""
+    outcome.result.images  # type: ignore[union-attr]  # noqa: B018
+    outcome.error.mend  # type: ignore[union-attr]  # noqa: B018
+
+
+def positions(outcome: Outcome) -> None:
+    """The first two fields may be taken by position."""
+    match outcome:
+        case Done(job, result):
+            assert_type(job, Job)
+            assert_type(result, Result)
+        case Failed(job, error):
+            assert_type(job, Job)
+            assert_type(error, PerfectError)
+
+
+async def other_calls(client: Client) -> None:
+    """Templates, units, prices, deletion, statistics."""
+    assert_type(client.templates(), AsyncIterator[Template])
+    client.templates(Avatar)
+    async for template in client.templates():
+        assert_type(template, Template)
+        assert_type(template.id, str)
+        assert_type(template.title, str)
+        assert_type(template.category, str)
+        assert_type(template.thumb, str | None)
+
+    units = await client.units()
+    assert_type(units, Units)
+    assert_type(units.balance, float | None)
+    assert_type(units.grants, tuple[Grant, ...])
+    assert_type(units.grants[0].id, int)
+    assert_type(units.grants[0].kind, str)
+    assert_type(units.grants[0].amount, float)
+    assert_type(units.grants[0].expires_at, datetime | None)
+
+    estimate = await client.estimate([Smile("a.jpg"), Avatar("b.jpg", "x")])
+    assert_type(estimate, Estimate)
+    assert_type(estimate.jobs, int)
+    assert_type(estimate.units, float)
+    assert_type(estimate.by_feature, Mapping[str, float])
+    assert_type(estimate.documented, bool)
+
+    await client.delete("task")
+    assert_type(client.statistics(), Statistics)
+    assert_type(client.statistics().running, int)
+    assert_type(client.statistics().requests, Mapping[str, int])
+    assert_type(client.statistics().units_at_stake, float)
+
+    await client.templates()  # type: ignore[misc]
+    await client.delete(7)  # type: ignore[arg-type]
+    estimate.units = 0.0  # type: ignore[misc]
+
+
+def progress(now: Progress) -> None:
+    """What may be unknown says so."""
+    assert_type(now.total, int | None)
+    assert_type(now.done, int)
+    assert_type(now.failed, int)
+    assert_type(now.running, int)
+    assert_type(now.waiting, int)
+    assert_type(now.units, float)
+    assert_type(now.eta, float | None)
+
+
+async def errors(client: Client, path: Path) -> None:
+    """Every error is a `PerfectError`, and has its facts as attributes."""
+    try:
+        await client.run(Smile(path))
+    except WaitTimeout as error:
+        timeout: TimeoutError = error
+        assert_type(error.task_id, str | None)
+        print(timeout)
+    except TaskFailed as error:
+        assert_type(error.code, str)
+        assert_type(error.passing, bool)
+        assert_type(error.task_id, str | None)
+    except (TaskExpired, TaskTimedOut, TaskAbandoned, SubmissionInDoubt) as error:
+        assert_type(error.task_id, str | None)
+        assert_type(error.request_id, str | None)
+        assert_type(error.units_at_stake, float)
+    except ServiceUnavailable as error:
+        assert_type(error.never_sent, bool)
+    except (Unauthorized, RequestRefused, RateLimited, BadAnswer) as error:
+        assert_type(error.status, int | None)
+        assert_type(error.code, str | None)
+        assert_type(error.request_id, str | None)
+    except UnitsExhausted as error:
+        assert_type(error.request_id, str | None)
+    except PerfectError as error:
+        assert_type(error.message, str)
+        assert_type(error.mend, str)
+        assert_type(error.units_at_stake, float)
+
+
+def tree() -> None:
+    """The errors stand in the tree where the documents draw them."""
+    api: list[type[ApiError]] = [
+        Unauthorized,
+        RequestRefused,
+        RateLimited,
+        ServiceUnavailable,
+        BadAnswer,
+    ]
+    task: list[type[TaskError]] = [
+        TaskFailed,
+        TaskExpired,
+        TaskTimedOut,
+        TaskAbandoned,
+        WaitTimeout,
+        SubmissionInDoubt,
+    ]
+    refused: type[JobRefused] = PictureRefused
+    top: list[type[PerfectError]] = [
+        *api,
+        *task,
+        refused,
+        ConfigurationError,
+        ClientClosed,
+        UnitsExhausted,
+    ]
+    print(top)
+
+
+async def sandboxes() -> None:
+    """The sandbox is typed as well."""
+    sandbox = Sandbox(
+        seed=1,
+        durations={"ai-smile": Durations(8.0, 0.35), "ai-avatar": Durations.uniform(15, 40)},
+        faults=Faults(engine_errors=0.05),
+    )
+    assert_type(sandbox.ledger, Ledger)
+    assert_type(sandbox.ledger.units_wasted, int)
+    assert_type(sandbox.ledger.violations, list[str])
+    assert_type(portrait(1), bytes)
+    transport: httpx.AsyncBaseTransport = sandbox.transport()
+    await transport.aclose()
+
+    Sandbox(1)  # type: ignore[call-arg]
+    Faults(0.05)  # type: ignore[call-arg]
