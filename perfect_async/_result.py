@@ -96,8 +96,8 @@ class Result:
     async def save(self, target: str | os.PathLike[str]) -> list[Path]:
         """Write the pictures to `target` and give their paths, in the order of `images`.
 
-        A folder, or text that ends in a separator: the folder is made where it is missing, and a
-        file in it is called `<source's stem, cleaned>-<8 hex of the job's identity>[-<i>].<type>`,
+        A folder, or a path without a suffix: the folder is made where it is missing, and a file in
+        it is called `<source's stem, cleaned>-<8 hex of the job's identity>[-<i>].<type>`,
         the same at each saving and no other job's. Anything else is the path of a file, whose
         suffix becomes the bytes' own; several become `<stem>-1<suffix>`, `<stem>-2<suffix>`, ...
 
@@ -243,9 +243,11 @@ class _Place:
         if not target or "\0" in target:
             raise ConfigurationError(f"save cannot write to {quoted(target)}.")
         path = Path(target)
-        # Path forgets a last separator or dot; a file cannot be called so.
+        # Path forgets a last separator or dot; a file cannot be called so. A name without a suffix is a
+        # folder's even where there is none yet: else a batch saved to Path("out") would be one file,
+        # written again and again.
         end = re.split(_SEPARATORS, target)[-1]
-        if end in {"", os.curdir, os.pardir} or path.is_dir():
+        if end in {"", os.curdir, os.pardir} or not path.suffix or path.is_dir():
             folder, name = path, None
         else:
             folder, name = path.parent, path.name

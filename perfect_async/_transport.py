@@ -26,7 +26,7 @@ import httpx
 
 from perfect_async._quiet import keep_quiet, quiet
 from perfect_async._streams import Source, decoded, upload_headers
-from perfect_async._urls import followed
+from perfect_async._urls import followed, redacted
 from perfect_async._wire import Call, Reply
 from perfect_async.errors import (
     ApiError,
@@ -73,6 +73,8 @@ _NOT_BELIEVED: Final = (
     httpx.TooManyRedirects,
     httpx.InvalidURL,
     httpx.CookieConflict,
+    # From httpx's reading of hosts that begin with "xn--", in a URL to follow or a `Location`.
+    UnicodeError,
 )
 # And everything else that a network can do to us. httpcore's appear where httpx does not map them
 # (closing), anyio's and the system's where a transport is somebody else's. What is not in here is a
@@ -114,7 +116,7 @@ class Transport:
         transport: HttpTransport | None = None,
         bulk: int = 6,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._base_url = _known(base_url).rstrip("/")
         self._authorization = f"Bearer {api_key}"
         self._timeouts = timeouts
         self._slots = anyio.Semaphore(bulk)
@@ -169,13 +171,16 @@ class Transport:
         for 5xx, 408, 429 and no answer; iterating raises `ServiceUnavailable` and `BadAnswer`. The
         time runs from when one of the `bulk` places is free; leaving the block frees the place.
         """
-        return self._download(url, limit)
+        # The signed URL stays out of the frame that raises.
+        return self._download(lambda: self._get(url), limit)
 
     @asynccontextmanager
-    async def _download(self, url: str, limit: int) -> AsyncGenerator[AsyncIterator[bytes]]:
+    async def _download(
+        self, get: Callable[[], Awaitable[httpx.Response]], limit: int
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
         async with self._slots:
             deadline = anyio.current_time() + self._timeouts.download
-            response = await _guarded(self._timeouts.download, _STORE, self._get(url))
+            response = await _guarded(self._timeouts.download, _STORE, get())
             if isinstance(response, ApiError):
                 raise response
             try:
@@ -244,6 +249,17 @@ def _user_agent() -> str:
 
 # At import, since reading metadata is a blocking call that has no place in the loop.
 _USER_AGENT: Final = _user_agent()
+
+
+def _known(base_url: str) -> str:
+    """`base_url`, if httpx takes it too: a host in punycode may be none."""
+    try:
+        httpx.Request("GET", base_url)
+    except (httpx.InvalidURL, UnicodeError):
+        pass
+    else:
+        return base_url
+    raise ConfigurationError(f"the host of base_url {quoted(redacted(base_url))} is no host name.")
 
 
 def _clients(

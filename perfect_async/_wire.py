@@ -8,9 +8,9 @@ paths and the numbers of steps are those of the contract page throughout.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Final, Literal
 
 import attrs
@@ -89,7 +89,7 @@ _PASSING: Final = frozenset(
 # The most that a page of templates or prices may hold.
 _PAGE: Final = 20
 _LONGEST_ID: Final = 1024
-# Beyond, a balance is not a number of units any more, and sums of it overflow.
+# Beyond, it is no number of units any more.
 _MOST_UNITS: Final = 1e15
 _HTTP: Final = re.compile(r"https?://", re.IGNORECASE)
 
@@ -336,7 +336,9 @@ def read_units(reply: Reply) -> Units:
         if amount is None or abs(amount) > _MOST_UNITS:
             raise bad(reply, f"results[{place}].amount_dec is no amount")
         grants.append(Grant(row.id, row.type or "", amount, as_moment(row.expiry)))
-    return Units(math.fsum(grant.amount for grant in grants) if grants else None, tuple(grants))
+    # As decimals, so that 10.1 and 5.2 are 15.3.
+    balance = float(sum(Decimal(str(grant.amount)) for grant in grants)) if grants else None
+    return Units(balance, tuple(grants))
 
 
 def feature_costs(token: str | None) -> Call:

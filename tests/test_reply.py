@@ -174,7 +174,7 @@ def test_whole_numbers_are_nothing_else(value: object) -> None:
         (datetime(2026, 10, 1, tzinfo=UTC), 1790812800000),
         (datetime(2026, 10, 1, tzinfo=UTC), "1790812800000"),
         (datetime(1970, 1, 1, tzinfo=UTC), 0),
-        *((None, v) for v in (None, "soon", 1e300, -1e300, 10**400, math.nan, True, [], {})),
+        *((None, v) for v in (None, "soon", 1e300, -1e300, 10**400, math.nan, True, ["0"])),
     ],
     ids=repr,
 )
@@ -210,7 +210,7 @@ def test_polling_intervals_are_none_or_sane(said: tuple[object, ...]) -> None:
     """Whatever is said, an interval is None or from a microsecond to an hour."""
     found = as_interval(*said)
 
-    assert found is None or (isinstance(found, int) and 1 <= found <= 3_600_000_000)
+    assert found is None or (type(found) is int and 1 <= found <= 3_600_000_000)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,10 @@ def test_polling_intervals_are_none_or_sane(said: tuple[object, ...]) -> None:
         (2_000_000, "2."),
         (3_600_000_000, "3601"),
         (3_600_000_000, "9" * 500),
-        *((None, h) for h in (None, "", "-1", "+1", "1e3", "nan", "inf", ".5", "١", "1 2", "0x1")),
+        *(
+            (None, h)
+            for h in (None, "", "-1", "+1", "1e3", "nan", "inf", ".5", "\u0661", "1 2", "0x1")
+        ),
         (None, "Wed, 21 Oct 2026 07:28:00 GMT"),
     ],
     ids=repr,
@@ -237,7 +240,7 @@ def test_any_retry_after_is_none_or_sane(header: str | None) -> None:
     """Whatever the header, the delay is None or from nothing to an hour."""
     found = as_delay(header)
 
-    assert found is None or (isinstance(found, int) and 0 <= found <= 3_600_000_000)
+    assert found is None or (type(found) is int and 0 <= found <= 3_600_000_000)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +339,7 @@ def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
     ids=repr,
 )
 def test_what_is_no_answer_at_all(expected: str, content: bytes) -> None:
-    """HTML, bytes that are no UTF-8, endless nesting and lists where an object belongs are wrong."""
+    """HTML, no UTF-8, endless nesting, and a list where an object belongs are wrong."""
     found = shaped(content, Page)
 
     assert isinstance(found, Wrong)
@@ -400,7 +403,7 @@ def test_read_raises_the_refusal() -> None:
 
 
 def test_no_error_holds_a_successful_body() -> None:
-    """A broken answer that holds a signed URL does not bring it into the error, its chain or text."""
+    """A broken answer that holds a signed URL brings it neither into the text nor the chain."""
     content = b'{"data":{"files":[{"url":"https://s.example/a?X-Amz-Signature=abc"'
 
     with pytest.raises(BadAnswer) as caught:

@@ -198,7 +198,7 @@ class TestNames:
         assert [out / f"me-0123abcd-{tail}" for tail in tails] == found
         assert [JPG, PNG, GIF] == [path.read_bytes() for path in found]
         assert [JPG, PNG] == [
-            path.read_bytes() for path in await result(store, "a", "b").save(out / "x")
+            path.read_bytes() for path in await result(store, "a", "b").save(out / "x.png")
         ]
         assert {"x-1.jpg", "x-2.png"} < names(out)
 
@@ -219,11 +219,11 @@ class TestNames:
             ("smiling.jpg", "smiling.jpg", JPG),
             ("smiling.jpeg", "smiling.jpeg", JPG),
             ("smiling.png", "smiling.jpg", PNG),
-            ("smiling.webp", "smiling", WEBP),
+            ("smiling.webp", "smiling.jpg", WEBP),
             ("smiling.gif", "smiling.gif", GIF),
             ("smiling.heic", "smiling.png", HEIC),
             ("v1.2.jpg", "v1.2", JPG),
-            ("new/folder/smiling.jpg", "new/folder/smiling", JPG),
+            ("new/folder/smiling.jpg", "new/folder/smiling.png", JPG),
         ],
     )
     async def test_a_file_gets_the_type_of_its_bytes(
@@ -235,13 +235,21 @@ class TestNames:
         assert [out / expected] == found
         assert data == found[0].read_bytes()
 
+    async def test_a_path_without_a_suffix_is_a_folder(self, out: Path) -> None:
+        """A batch that saves to a folder that is not there yet does not overwrite one file."""
+        first = await result(FakeStore(a=JPG)).save(out / "new")
+        second = await result(FakeStore(a=PNG), stem="you").save(out / "new")
+
+        assert [out / "new" / "me-0123abcd.jpg"] == first
+        assert [out / "new" / "you-0123abcd.png"] == second
+
     async def test_a_relative_target_stays_relative(
         self, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What was given comes back, with the name."""
         monkeypatch.chdir(out)
 
-        assert [Path("x.jpg")] == await result(FakeStore(a=JPG)).save("x")
+        assert [Path("x.jpg")] == await result(FakeStore(a=JPG)).save("x.jpg")
         assert [Path("me-0123abcd.jpg")] == await result(FakeStore(a=JPG)).save(".")
 
     @given(stem=st.text())
@@ -250,7 +258,7 @@ class TestNames:
     ) -> None:
         """Whatever the source was called, one file appears in the folder and nowhere else."""
         base = tmp_path_factory.mktemp("stem")
-        (found,) = await result(FakeStore(a=JPG), stem=stem).save(base / "out")
+        (found,) = await result(FakeStore(a=JPG), stem=stem).save(base / "out.png")
         (inside,) = await result(FakeStore(a=JPG), stem=stem).save(f"{base}/in/")
 
         assert {"out.jpg", "in", f"in/{inside.name}"} == names(base)
@@ -414,7 +422,7 @@ class TestAtOnce:
         (out / "x.png").mkdir()
 
         with pytest.raises(OSError):
-            await result(FakeStore(a=PNG)).save(out / "x")
+            await result(FakeStore(a=PNG)).save(out / "x.jpg")
 
         assert {"x.png"} == names(out)
 
