@@ -1,7 +1,7 @@
 """A model of the vendor for measuring the scheduler alone: no loop, no HTTP, hours in seconds.
 
-A perfect network with a round trip of 0.15 s, both limits on a sliding window, a lease of 10 s that only
-an accepted poll renews. Arrival is at a random point of the round trip.
+A perfect network with a round trip of 0.15 s, both limits on a sliding window, a lease of 10 s that
+only an accepted poll renews. Arrival is at a random point of the round trip.
 """
 
 from __future__ import annotations
@@ -93,11 +93,14 @@ LOADS: tuple[Load, ...] = (
 
 
 def bound(durations: Sequence[float]) -> float:
-    """The clairvoyant lower bound on the time, polls at exactly 10 s (design: the scheduling problem)."""
+    """The clairvoyant lower bound on the time, polls at exactly 10 s (design: the scheduling
+    problem).
+    """
     requests = len(durations) + math.ceil(len(durations) / 20)
     requests += sum(max(1, math.ceil(duration / 10)) for duration in durations)
     windows = (requests - 1) // 250
-    return max(max(durations), requests / 5, windows * 300 + (requests - windows * 250) / 5)
+    longest = max(durations)
+    return max(longest, requests / 5, windows * 300 + (requests - windows * 250) / 5)
 
 
 class Vendor:

@@ -1,4 +1,4 @@
-"""Perfect Corp's YouCam API for asyncio: pictures in bulk, and no task bought that cannot be kept alive.
+"""Perfect Corp's YouCam API for asyncio: pictures in bulk, no task that cannot be kept alive.
 
     async with Client() as client:                       # key from YOUCAM_API_KEY
         result = await client.run(Smile("selfie.jpg"))

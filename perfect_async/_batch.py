@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
 import attrs
@@ -14,66 +13,75 @@ from anyio.abc import TaskGroup
 
 from perfect_async._result import Failed, Outcome
 from perfect_async._ticket import Ticket
-from perfect_async.errors import ConfigurationError, JobRefused, quoted
+from perfect_async.errors import ClientClosed, ConfigurationError, PerfectError, quoted
 from perfect_async.models import Job, Progress
 
 if TYPE_CHECKING:
-    from perfect_async._client import Client
+    from perfect_async._desk import Desk
 
 T = TypeVar("T")
 
-_ORDERED_MOST = 256
+_ORDERED_MOST: Final = 256
 """Outcomes that wait for their turn: one stuck job may hold up that many that came after it."""
+_GRACE: Final = 5.0
+"""Seconds that a source which is closed, or the reading that stops, may take."""
 
 
 @attrs.define(eq=False)
 class _Place:
-    """One job's place in the batch; `outcome` once it has ended."""
+    """One job's place in the batch: `units` are those of its task that runs, `outcome` its end."""
 
+    job: Job
     ticket: Ticket | None = None
+    running: bool = False
     outcome: Outcome | None = None
-    counted: bool = False
-
-    @property
-    def created(self) -> bool:
-        return self.ticket is not None and self.ticket.task_id is not None
 
 
 class Batch:
     """The jobs of one `client.batch`: enter it with `async with`, then iterate over its outcomes.
 
-    Iterating may stop and go on, in one task at a time. The jobs are read and sent in the background from
-    entering on; leaving the block stops that, and what was created is kept to its end by the client.
+    Iterating may stop and go on, in one task at a time. The jobs are read and sent in the
+    background from entering on; leaving the block stops that, and what was created is kept to its
+    end by the client. Iterating gives an `Outcome` for each job; it raises what the source of the
+    jobs raised, and `ClientClosed` where the client ended before all of them were read. Raises
+    `ConfigurationError` where it is entered twice or iterated without being entered.
     """
 
     def __init__(
-        self, client: Client, jobs: Iterable[Job] | AsyncIterable[Job], *, ordered: bool
+        self,
+        desk: Callable[[], Desk],
+        jobs: Iterable[Job] | AsyncIterable[Job],
+        *,
+        ordered: bool,
     ) -> None:
-        if not isinstance(jobs, AsyncIterable | Iterable):
-            raise ConfigurationError(
-                f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs."
-            )
-        self._client = client
+        _must_be_iterable(jobs)
+        self._open_desk = desk
+        self._desk: Desk | None = None
         self._jobs = jobs
         self._ordered = ordered
         self._total = len(jobs) if isinstance(jobs, Sized) else None
-        self._places: deque[_Place] = deque()
-        self._failure: BaseException | None = None
-        self._read = self._done = self._failed = 0
-        self._units = 0.0
+        # Not ended; ended and not given; with `ordered` all that are not given, in their order.
+        self._live: set[_Place] = set()
+        self._ended: deque[_Place] = deque()
+        self._order: deque[_Place] = deque()
+        self._held = self._running = self._read = self._done = self._failed = 0
+        self._units = self._units_running = 0.0
+        self._failure: Exception | None = None
         self._changed = anyio.Event()
+        self._stopped = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._stopped: anyio.Event | None = None
+        self._reading = anyio.CancelScope()
 
     def __repr__(self) -> str:
         return f"<Batch {self.progress}>"
 
     async def __aenter__(self) -> Self:
-        if self._stopped is not None:
+        if self._desk is not None:
             raise ConfigurationError("A batch is entered once; make another.")
-        # A group of the client's, not one of this block: an error in the block stays that error.
-        self._stopped = anyio.Event()
-        self._client._start(self._feed)  # noqa: SLF001 - the door is one room
+        desk = self._open_desk()
+        # A group of the driver's, not one of this block: an error in the block stays that error.
+        desk.start(self._feed)
+        self._desk = desk
         return self
 
     async def __aexit__(
@@ -83,131 +91,193 @@ class Batch:
         traceback: TracebackType | None,
     ) -> None:
         self._scope.cancel()
-        for place in self._places:
-            if place.ticket is not None:
-                self._client._withdraw(place.ticket)  # noqa: SLF001
-        if self._stopped is not None:
-            with anyio.CancelScope(shield=True):
-                await self._stopped.wait()
+        self._withdraw()
+        with anyio.move_on_after(2 * _GRACE, shield=True):
+            await self._stopped.wait()
+        self._withdraw()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Outcome:
-        if self._stopped is None:
+        if self._desk is None:
             raise ConfigurationError(
                 "Enter the batch first: `async with client.batch(...) as batch:`."
             )
         while True:
-            place = self._next()
-            if place is not None:
-                self._places.remove(place)
+            outcome = self._take()
+            if outcome is not None:
                 self._pulse()
-                return self._told(place)
-            if not self._places and self._stopped.is_set():
+                return outcome
+            if self._stopped.is_set() and not self._live:
                 if self._failure is not None:
                     failure, self._failure = self._failure, None
                     raise failure
                 raise StopAsyncIteration
             await self._changed.wait()
 
+    def stop(self) -> None:
+        """Read and create nothing more; iterating goes on until what runs has ended.
+
+        Jobs that were read and not created come as `Failed` with `ClientClosed`; nothing was bought
+        for them. Stopping twice is stopping once.
+        """
+        self._reading.cancel()
+        self._scope.cancel()
+        self._withdraw()
+
     @property
     def progress(self) -> Progress:
         """How it stands now."""
-        running = sum(place.created and place.outcome is None for place in self._places)
-        known = self._read if self._total is None else max(self._total, self._read)
-        waiting = known - self._done - self._failed - running
-        over = self._stopped is not None and self._stopped.is_set()
-        total = self._total if not over else self._read
-        eta = None if total is None else self._client._eta(waiting + running)  # noqa: SLF001
-        return Progress(total, self._done, self._failed, running, waiting, self._units, eta)
+        ended = self._done + self._failed
+        total = None if self._total is None else max(self._total, self._read)
+        if self._stopped.is_set():
+            total = self._read
+        waiting = (self._read if total is None else total) - ended - self._running
+        eta = None
+        if total is not None and self._desk is not None:
+            eta = self._desk.eta(waiting + self._running)
+        units = self._units + self._units_running
+        return Progress(total, self._done, self._failed, self._running, waiting, units, eta)
 
     # Inside.
 
-    def _next(self) -> _Place | None:
-        """The outcome to give next, if there is one."""
+    def _take(self) -> Outcome | None:
+        """The outcome to give next, if there is one; it is let go of."""
         if self._ordered:
-            return self._places[0] if self._places and self._places[0].outcome is not None else None
-        return next((place for place in self._places if place.outcome is not None), None)
-
-    def _told(self, place: _Place) -> Outcome:
-        if place.outcome is None:
-            raise AssertionError(place)
+            if not self._order or self._order[0].outcome is None:
+                return None
+            place = self._order.popleft()
+        elif self._ended:
+            place = self._ended.popleft()
+        else:
+            return None
+        self._held -= 1
         return place.outcome
 
     def _pulse(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
+    def _withdraw(self) -> None:
+        for place in list(self._live):
+            if place.ticket is not None and self._desk is not None:
+                self._desk.withdraw(place.ticket)
+
     def _heard(self, place: _Place) -> None:
+        """The ticket of `place` has news."""
         ticket = place.ticket
-        if ticket is not None and ticket.ending is not None and place.outcome is None:
-            self._end(place, self._client._outcome(ticket))  # noqa: SLF001
+        if ticket is None or place.outcome is not None or self._desk is None:
+            return
+        runs = ticket.task_id is not None and ticket.ending is None
+        if runs is not place.running:
+            place.running = runs
+            self._running += 1 if runs else -1
+            self._units_running += place.job.units if runs else -place.job.units
+        if ticket.ending is not None:
+            self._end(place, self._desk.outcome(ticket))
         self._pulse()
 
     def _end(self, place: _Place, outcome: Outcome) -> None:
-        place.outcome = outcome
+        place.outcome, place.ticket = outcome, None
+        self._live.discard(place)
+        if not self._ordered:
+            self._ended.append(place)
+        self._held += 1
         self._done += outcome.ok
         self._failed += not outcome.ok
         self._units += outcome.units
         self._pulse()
 
-    async def _room(self) -> None:
+    def _refuse(self, place: _Place, error: PerfectError) -> None:
+        self._end(place, Failed(place.job, error, None, 0.0, None))
+
+    async def _room(self, desk: Desk) -> None:
         """Wait until another job is worth reading.
 
-        Jobs that are not created yet are what the scheduler likes to know ahead; outcomes that nobody has
-        taken are held back in number too, so that a slow consumer stops the creating.
+        Jobs that are not created yet are what the scheduler likes to know ahead; outcomes that
+        nobody has taken are held back in number too, so that a slow consumer stops the creating.
         """
-        most = self._client._appetite()  # noqa: SLF001
-        while True:
-            ended = sum(place.outcome is not None for place in self._places)
-            uncreated = sum(not place.created and place.outcome is None for place in self._places)
-            if uncreated < most and ended < (_ORDERED_MOST if self._ordered else most):
-                return
+        most = desk.appetite()
+        held = _ORDERED_MOST if self._ordered else most
+        while len(self._live) - self._running >= most or self._held >= held:
             await self._changed.wait()
 
     async def _feed(self) -> None:
+        desk = self._open_desk()
+        over = False
         try:
             with self._scope:
                 async with anyio.create_task_group() as group:
-                    await self._read_all(group)
-        except Exception as exc:  # noqa: BLE001 - what the source raises is its reader's to hear
-            self._failure = exc
+                    await self._read_all(desk, group)
+                over = True
         finally:
-            if self._stopped is not None:
-                self._stopped.set()
+            if not (over or self._failure is not None or self._scope.cancel_called):
+                self._failure = desk.cut_off()
+            for place in list(self._live):
+                if place.ticket is None:
+                    self._refuse(place, desk.cut_off())
+            self._stopped.set()
             self._pulse()
 
-    async def _read_all(self, group: TaskGroup) -> None:
+    async def _read_all(self, desk: Desk, group: TaskGroup) -> None:
         source = each(self._jobs)
         try:
-            while True:
-                await self._room()
-                try:
-                    job = await anext(source)
-                except StopAsyncIteration:
-                    return
-                except Exception as exc:  # noqa: BLE001 - it comes after the outcomes of what was read
-                    self._failure = exc
-                    return
-                self._read += 1
-                place = _Place()
-                self._places.append(place)
-                group.start_soon(self._enter, place, job)
+            with self._reading:
+                while True:
+                    await self._room(desk)
+                    desk.ready()
+                    job = await self._next(desk, source)
+                    self._read += 1
+                    place = _Place(job)
+                    self._live.add(place)
+                    if self._ordered:
+                        self._order.append(place)
+                    group.start_soon(self._enter, desk, place)
+                    del job, place
+        except StopAsyncIteration:
+            pass
+        except Exception as exc:  # noqa: BLE001 - it comes after the outcomes of what was read
+            self._failure = exc
         finally:
-            with anyio.CancelScope(shield=True):
-                await source.aclose()
+            try:
+                with anyio.move_on_after(_GRACE, shield=True):
+                    await source.aclose()
+            except Exception as exc:  # noqa: BLE001 - as above
+                self._failure = self._failure or exc
 
-    async def _enter(self, place: _Place, job: Job) -> None:
+    async def _next(self, desk: Desk, source: AsyncGenerator[Job]) -> Job:
         try:
-            place.ticket = await self._client._enter(job, lambda: self._heard(place))  # noqa: SLF001
-        except JobRefused as exc:
-            self._end(place, Failed(job, exc, None, 0.0, None))
+            return await anext(source)
+        except anyio.get_cancelled_exc_class() as exc:
+            scopes = self._scope, self._reading
+            if desk.driver.ending or any(scope.cancel_called for scope in scopes):
+                raise
+            # Not ours, and nobody's here: as any error of the source.
+            raise desk.cut_off() from exc
+
+    async def _enter(self, desk: Desk, place: _Place) -> None:
+        try:
+            place.ticket = await desk.enter(place.job, lambda: self._heard(place))
+        except ClientClosed as exc:
+            # Nor will any other job be taken: the rest of the source stays unread.
+            self._failure = self._failure or exc
+            self._refuse(place, exc)
+            self._reading.cancel()
+        except PerfectError as exc:
+            self._refuse(place, exc)
         else:
             self._heard(place)
 
 
-async def each(jobs: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+def _must_be_iterable(jobs: object) -> None:
+    if not isinstance(jobs, AsyncIterable | Iterable):
+        raise ConfigurationError(
+            f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs."
+        )
+
+
+async def each(jobs: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
     """`jobs` of either kind as an async generator; an async generator inside is closed with it."""
     if isinstance(jobs, AsyncIterable):
         iterator = aiter(jobs)
@@ -215,7 +285,7 @@ async def each(jobs: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
             async for job in iterator:
                 yield job
         finally:
-            if inspect.isasyncgen(iterator):
+            if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
     else:
         for job in jobs:

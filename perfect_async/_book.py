@@ -104,12 +104,15 @@ class Book:
         task = self.jobs[command.ref].task if isinstance(command, ev.Poll | ev.Submit) else 0
         self._sent[command.number] = command, now, task
         if not isinstance(command, ev.Upload):
-            self.table.leave(command.number, now)
+            creates = isinstance(command, ev.Submit)
+            self.table.leave(command.number, now, self.pace.network.patience, creates=creates)
             self.kinds[type(command).__name__.lower()] += 1
 
     def _submit(self, job: Job, command: ev.Submit, now: int) -> None:
         job.move(command, State.SUBMITTING)
-        job.task += 1
+        # Unlike any other task's number, of this job or of another by the same ref.
+        job.task = command.number
+        self.pace.created(command.number, now)
         job.task_id, job.doubted, job.tries, job.try_at, job.early_at = None, False, 0, None, None
         job.accepted = job.last_left = now
         job.given_up = now + self.give_up
@@ -235,13 +238,17 @@ class Book:
             case ev.NotSent() | ev.Limited():
                 job.failures += 1
                 most = _MOST_REFUSALS if isinstance(event, ev.Limited) else _MOST_FAILURES
-                if not job.wanted or job.lane in self._closed or job.failures >= most:
-                    self._end(job, event.error, cause=event)
+                refusal = self._refusal(job, now)
+                if refusal is not None or not job.wanted or job.failures >= most:
+                    self._end(job, refusal or event.error, cause=event)
                 else:
                     self._again(job, event)
             case ev.OutOfUnits():
                 self._end(job, event.error, cause=event)
-                self._poor = now + _POOR, job.units, event.error
+                least = job.units
+                if self._poor is not None and now < self._poor[0]:
+                    least = min(least, self._poor[1])
+                self._poor = now + _POOR, least, event.error
                 dearer = [other for other in self.jobs.values() if other.units >= job.units]
                 self._end_uncreated(dearer, event.error)
             case ev.KeyRefused() | ev.Refused():
@@ -270,9 +277,8 @@ class Book:
             return
         match event:
             case ev.Running():
-                job.accepted = max(job.accepted, left)
                 age = now - job.given_up + self.give_up
-                self.repolls.renewed(job, event.polling_interval, age, now)
+                self.repolls.renewed(job, left, event.polling_interval, age, now)
             case ev.Succeeded():
                 self._lasted(job, now)
                 self._end(job, event, cause=event)

@@ -1,44 +1,37 @@
 """Performs what the scheduler asks for, feeds back what came of it, and keeps the clock.
 
 One driver serves one key on one host in one event loop, however many clients are open on them: the
-request window is the key's. It runs in a host task of its own, so that whoever asked for a picture may be
-cancelled, slow or gone: from `Accepted` on the task is kept alive all the same. Nothing is decided here.
+request window is the key's. It runs in a host task of its own, so that whoever asked for a picture
+may be cancelled, slow or gone: from `Accepted` on the task is kept alive all the same. Nothing is
+decided here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, assert_never
 
 import anyio
 import attrs
 from anyio.abc import TaskGroup
 
-from perfect_async import _wire
+from perfect_async import _names, _wire
 from perfect_async import events as ev
+from perfect_async._failures import LOG, closed, given_up, kind, setback
 from perfect_async._pictures import Picture
 from perfect_async._ticket import Lane, Ticket
 from perfect_async._transport import Transport
-from perfect_async.errors import (
-    BadAnswer,
-    ClientClosed,
-    JobRefused,
-    PerfectError,
-    RequestRefused,
-    ServiceUnavailable,
-    SubmissionInDoubt,
-    TaskAbandoned,
-    quoted,
-)
+from perfect_async._urls import picture_url
+from perfect_async.errors import PerfectError, ServiceUnavailable, twin
 from perfect_async.models import FileId, Job, Timeouts
 from perfect_async.scheduler import NEVER, Scheduler
 
-LOG: Final = logging.getLogger("perfect_async")
 _MICRO: Final = 1_000_000
 
 
@@ -52,10 +45,14 @@ class _Question:
 
 
 class Driver:
-    """The hands of one scheduler, in a host task from when the first client joins until the last leaves."""
+    """The hands of one scheduler, at work from when the first client joins until the last leaves.
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    `who` names the key (hashed) and the host that it serves; `failure` is why it ended by itself.
+    """
+
+    def __init__(self, scheduler: Scheduler, who: tuple[str, str]) -> None:
         self.scheduler = scheduler
+        self.who = who
         self._allowed = scheduler.statistics().window_limit
         self._warned = -math.inf
         self.failure: BaseException | None = None
@@ -87,58 +84,55 @@ class Driver:
 
     # Opening and closing.
 
-    async def _open(self) -> None:
-        # The one task that no task group owns: a group that a client entered in one task could not be left
-        # in another (fixtures, notebooks, containers). `leave` is its closing brace, and it ends with the loop.
-        self._host = self._loop.create_task(self._run(), name="perfect_async driver")
-        while self._group is None and not self._over.is_set():
-            await asyncio.sleep(0)
-
     @property
     def alive(self) -> bool:
-        """Whether it performs anything; False from when the last client began to leave."""
-        return bool(self._lanes) and not self._over.is_set()
+        """Whether it performs anything; False from when the last client has left."""
+        return bool(self._lanes) and not self._over.is_set() and not self._loop.is_closed()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the host task is being stopped, from outside or by a failure in it."""
+        group = self._group
+        return group is None or group.cancel_scope.cancel_called or self._scope.cancel_called
 
     async def _run(self) -> None:
         try:
             with self._scope:
                 async with anyio.create_task_group() as self._group:
-                    await self._drive()
+                    with self._blaming():
+                        await self._drive()
         except BaseException as exc:
-            self.failure = exc
+            self.failure = self.failure or exc
             if not isinstance(exc, asyncio.CancelledError):
-                LOG.error("The driver failed: %s. Its tasks are no longer kept alive.", _kind(exc))
+                # No traceback: it may hold what no log may. The waiters get it as their cause.
+                LOG.error("The driver failed: %s. Its tasks are no longer kept alive.", kind(exc))
             if not isinstance(exc, Exception):
                 raise
         finally:
             self._over.set()
             self._give_up()
 
+    @contextmanager
+    def _blaming(self) -> Generator[None]:
+        """Note what fails in here at once: those whom it cancels tell it before the group ends."""
+        try:
+            yield
+        except Exception as exc:
+            self.failure = self.failure or exc
+            raise
+
     def _give_up(self) -> None:
         """Nobody hangs: whoever still waits is told, and why."""
-        cause = self.failure
-        why = (
-            "The client closed." if cause is None else f"The client's driver ended: {_kind(cause)}."
-        )
-        for ticket in list(self._tickets.values()):
-            units = float(ticket.job.units)
-            error: PerfectError
-            if ticket.task_id is not None:
-                error = TaskAbandoned(why, task_id=ticket.task_id, units_at_stake=units)
-            elif ticket.submitting:
-                error = SubmissionInDoubt(
-                    f"{why} The creation was under way.", units_at_stake=units
-                )
-            else:
-                error = ClientClosed(why)
-            error.__cause__ = cause
-            ticket.end(error, units if ticket.task_id is not None else 0.0, self._loop.time())
-        for question in self._questions.values():
-            question.error = ClientClosed(why)
-            question.error.__cause__ = cause
-            question.done.set()
+        tickets, questions = list(self._tickets.values()), list(self._questions.values())
         self._tickets.clear()
         self._questions.clear()
+        for ticket in tickets:
+            error = given_up(ticket, self.failure)
+            units = 0.0 if ticket.task_id is None else ticket.at_stake
+            ticket.end(error, units, self._loop.time())
+        for question in questions:
+            question.error = closed(self.failure)
+            question.done.set()
 
     # What the door asks for.
 
@@ -147,63 +141,92 @@ class Driver:
         lane = Lane(next(self._numbers), transport, timeouts)
         self._lanes.add(lane)
         if self._host is None:
-            await self._open()
+            # The one task that no task group owns: a group that a client entered in one task could
+            # not be left in another (fixtures, notebooks, containers). `leave` is its closing
+            # brace, and it ends with the loop.
+            self._host = self._loop.create_task(self._run(), name="perfect_async driver")
+            self._host.add_done_callback(lambda _: self._over.set())
+        try:
+            # One turn of the loop, whoever of us runs first.
+            while self._group is None and not self._over.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        except BaseException:
+            self._lanes.discard(lane)
+            if not self._lanes:
+                self._scope.cancel()
+            raise
+        self._check()
         return lane
 
     async def leave(self, lane: Lane) -> None:
         """Let go of what is left in `lane`; the last one ends the host task and waits for it."""
-        self._lanes.discard(lane)
-        if not self._lanes:
-            self._scope.cancel()
-            await self._over.wait()
-        elif self.alive:
-            self._tell(ev.Dropped(lane.number))
-            while self.left(lane) and self.alive:
-                await asyncio.sleep(0)
-        await lane.transport.aclose()
+        try:
+            if self.alive:
+                self._tell(ev.Dropped(lane.number))
+                # What that ends is settled at the driver's next turn, without a wait in between.
+                while self.left(lane) and self.alive:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        finally:
+            self._lanes.discard(lane)
+            if not self._lanes:
+                self._scope.cancel()
+        try:
+            if not self._lanes:
+                await self._over.wait()
+        finally:
+            await lane.transport.aclose()
 
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run `work` beside the commands, in the context of the caller."""
+        """Run `work` beside the commands, in the context of the caller; its failing is its own."""
         self._check()
         if self._group is None:
             raise AssertionError(self)
-        self._group.start_soon(work)
+        self._group.start_soon(self._beside, work)
+
+    async def _beside(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        try:
+            await work()
+        except asyncio.CancelledError:
+            # Code of the user's that is cancelled on its own takes no task along.
+            if self.ending:
+                raise
 
     def enter(
         self,
         lane: Lane,
         job: Job,
         picture: Picture | None,
-        heard: Callable[[], None] = lambda: None,
+        heard: Callable[[], None],
     ) -> Ticket:
-        """Take a job in; its end comes to the ticket, whoever waits for it."""
+        """Take a job in; its end comes to the ticket, whoever waits. Raises `JobRefused`."""
         self._check()
-        ticket = Ticket(next(self._refs), job, lane, picture, heard)
+        # Named now: what cannot be named is refused before anything is bought for it.
+        stem, identity = _names.stem(job), _names.identity(job, picture)
+        ticket = Ticket(next(self._refs), job, lane, picture, stem, identity, heard)
         if picture is None:
-            ticket.source = job.source if isinstance(job.source, FileId) else str(job.source)
-        self._tickets[ticket.ref] = ticket
+            source = job.source
+            ticket.source = source if isinstance(source, FileId) else picture_url(str(source))
         wanted = ev.Wanted(
             ticket.ref, job.feature, job.units, uploads=picture is not None, lane=lane.number
         )
         self._tell(wanted)
+        self._tickets[ticket.ref] = ticket
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Nobody waits for `ticket`: it is not created; a task that was created is kept to its end."""
+        """Nobody waits for `ticket`: it is not created; what was created is kept to its end."""
         if ticket.ending is None and self.alive:
             self._tell(ev.Withdrawn(ticket.ref))
 
     async def ask(self, lane: Lane, call: _wire.Call) -> _wire.Reply:
-        """Send a question when the window has room for it. Raises what the vendor or the way to it says."""
+        """Send a question when the window has room. Raises what came instead of an answer."""
         self._check()
         ref, question = next(self._refs), _Question(lane, call)
-        self._questions[ref] = question
         self._tell(ev.Asked(ref, lane.number))
+        self._questions[ref] = question
         await question.done.wait()
-        if question.error is not None:
-            raise question.error
         if question.reply is None:
-            raise AssertionError(question)
+            raise twin(question.error) if question.error is not None else AssertionError(question)
         return question.reply
 
     def closing(self, lane: Lane) -> None:
@@ -221,12 +244,8 @@ class Driver:
         return [ticket for ticket in self._tickets.values() if ticket.lane is lane]
 
     def _check(self) -> None:
-        if self.failure is not None:
-            raise ClientClosed(
-                f"The client's driver ended: {_kind(self.failure)}."
-            ) from self.failure
-        if not self.alive:
-            raise ClientClosed("The client is closed.")
+        if self.failure is not None or not self.alive:
+            raise closed(self.failure)
 
     # The loop.
 
@@ -251,29 +270,31 @@ class Driver:
                     await self._news.wait()
 
     def _perform(self, command: ev.Command) -> None:
-        # Whom a command is about is looked up now: by the time it is on its way a hedged answer may have ended them.
+        # Whom a command is about is looked up now: by the time it is on its way a hedged answer may
+        # have ended them.
         match command:
             case ev.Settle():
                 self._settle(command)
             case ev.Register():
                 tickets = [self._tickets[ref] for ref in command.refs]
-                self._start(command, self._register(command, tickets))
+                self._start(command, partial(self._register, command, tickets))
             case ev.Upload():
-                self._start(command, self._upload(command, self._tickets[command.ref]))
+                self._start(command, partial(self._upload, command, self._tickets[command.ref]))
             case ev.Submit():
                 ticket = self._tickets[command.ref]
-                ticket.submitting, ticket.task_id = True, None
-                ticket.created_at = self._loop.time()
-                self._start(command, self._submit(command, ticket))
+                ticket.creating(self._loop.time())
+                self._start(command, partial(self._submit, command, ticket))
             case ev.Poll():
                 ticket = self._tickets[command.ref]
-                self._start(command, self._poll(command, ticket, str(ticket.task_id)))
+                self._start(command, partial(self._poll, command, ticket, str(ticket.task_id)))
             case ev.Ask():
-                self._start(command, self._answer(command, self._questions[command.ref]))
+                self._start(command, partial(self._answer, command, self._questions[command.ref]))
             case _:
                 assert_never(command)
 
-    def _start(self, command: ev.Request | ev.Upload, work: Awaitable[ev.Answer]) -> None:
+    def _start(
+        self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
+    ) -> None:
         if self._group is None:
             raise AssertionError(command)
         self._group.start_soon(self._do, command, work, name=f"perfect_async {command!r}")
@@ -288,20 +309,24 @@ class Driver:
 
     # One command each.
 
-    async def _do(self, command: ev.Request | ev.Upload, work: Awaitable[ev.Answer]) -> None:
+    async def _do(
+        self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
+    ) -> None:
         try:
-            event = await work
-        except ServiceUnavailable as exc:
-            event = ev.NotSent(command, exc) if exc.never_sent else ev.NoAnswer(command, exc)
-        except BadAnswer as exc:
-            event = ev.NoAnswer(command, exc)
-        except (RequestRefused, JobRefused) as exc:
-            status = exc.status if isinstance(exc, RequestRefused) and exc.status else 0
-            event = ev.Refused(command, exc, status)
-        except Exception as exc:  # noqa: BLE001 - a transport is the user's: its mistakes may not cost the other tasks
-            LOG.error("The transport failed in a way of its own: %s.", _kind(exc))  # noqa: TRY400 - a traceback may hold what no log may
-            event = ev.NoAnswer(command, ServiceUnavailable(f"the transport failed: {_kind(exc)}."))
-        self._tell(event)
+            event = await work()
+        except asyncio.CancelledError:
+            if self.ending:
+                raise
+            # Not ours: something inside of the transport was cancelled, and its answer is lost.
+            event = ev.NoAnswer(command, ServiceUnavailable("the transport cancelled the request."))
+        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+            event = setback(command, exc)
+        if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
+            ticket = self._tickets.get(command.ref)
+            if ticket is not None:
+                ticket.refused()
+        with self._blaming():
+            self._tell(event)
         if isinstance(event, ev.Limited):
             self._warn()
 
@@ -311,8 +336,9 @@ class Driver:
         if statistics.window_limit < self._allowed and now >= self._warned + 300:
             self._warned = now
             LOG.warning(
-                "The key is used elsewhere: the vendor refuses requests that our own account allows. "
-                "Fewer tasks are created for a while; give each user of the key its share with Limits().split(n)."
+                "The key is used elsewhere: the vendor refuses requests that our own account "
+                "allows. Fewer tasks are created for a while; give each user of the key its share "
+                "with Limits().split(n)."
             )
 
     async def _register(self, command: ev.Register, tickets: list[Ticket]) -> ev.Answer:
@@ -336,13 +362,15 @@ class Driver:
         reply = await self._call(ticket.lane, _wire.submit(ticket.job, ticket.source))
         event = _wire.submitted(command, reply)
         if isinstance(event, ev.Accepted):
-            ticket.task_id = event.task_id
-            ticket.heard()
+            ticket.created(event.task_id)
         return event
 
     async def _poll(self, command: ev.Poll, ticket: Ticket, task_id: str) -> ev.Answer:
         reply = await self._call(ticket.lane, _wire.poll(ticket.job.feature, task_id))
-        return _wire.polled(command, reply, task_id=task_id, units=float(ticket.job.units))
+        event = _wire.polled(command, reply, task_id=task_id, units=float(ticket.job.units))
+        if isinstance(event, ev.EngineFailed):
+            ticket.failed(task_id)
+        return event
 
     async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
         reply = await self._call(question.lane, question.call)
@@ -356,10 +384,3 @@ class Driver:
     @staticmethod
     async def _call(lane: Lane, call: _wire.Call) -> _wire.Reply:
         return await lane.transport.call(call, within=lane.timeouts.request)
-
-
-def _kind(error: BaseException) -> str:
-    """An error by its type and nothing else: its text may hold what no log may."""
-    if isinstance(error, BaseExceptionGroup):
-        return ", ".join(sorted({_kind(each) for each in error.exceptions}))
-    return quoted(type(error).__name__)

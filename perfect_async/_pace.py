@@ -17,7 +17,16 @@ from perfect_async.models import Limits
 
 _STEP: Final = 4
 """Cycles are cut in steps of so many slots, so that a trembling round trip does not move the plan."""
+_POOR: Final = 0.02
+"""A share of failed polls from which two tries in one second are to be expected."""
 _LONGEST_PAUSE: Final = 30 * SECOND
+_DOUBT: Final = 2 * SECOND
+_LONGEST_DOUBT: Final = 120 * SECOND
+"""Pauses after creations without an answer: each may cost units, so they grow fast, to 2 minutes."""
+_SILENT: Final = 3
+"""So many creations may be silent for longer than the patience before no other leaves."""
+_GUARD: Final = 3 * SLOT
+"""The guard is cut in steps of this, and shrinks only when half of it is enough."""
 _GROW: Final = 30 * SECOND
 """The least time between two plans: growing the cycle can wait, shrinking it is tried each second."""
 
@@ -45,8 +54,15 @@ class Pace:
         self._requests = limits.requests
         self._lease = lease
         self._outage = 0
+        self._doubts = 0
+        self._doubt_until = 0
+        self._creating: dict[int, int] = {}
         self._cut_at = 0
-        self.table.recut(self._wanted_cycle(), 0, limits.requests)
+        self._gap = 0
+        if limits.per_second == 1:
+            # A try leaves a second and the guard after the poll, however soon it is wanted.
+            self._gap = SECOND
+        self.table.recut(self._wanted_cycle(), self._wanted_guard(), 0, limits.requests)
 
     def reserve(self) -> int:
         """Requests of a window that are never promised: for tries, and for polls that left late."""
@@ -65,8 +81,34 @@ class Pace:
         """Before this nothing is sent but what keeps tasks alive."""
         return max(self.hold, self.allowance.paused_until)
 
+    def created(self, number: int, now: int) -> None:
+        """Creation `number` leaves."""
+        self._creating[number] = now
+
+    def may_create(self, now: int) -> bool:
+        """Whether a creation may be expected to be answered: one without an answer may be charged.
+
+        After one in doubt the next waits, and goes alone until one is answered again.
+        """
+        if self._doubts:
+            return now >= self._doubt_until and not self._creating
+        silent = sum(now - left > self.network.patience for left in self._creating.values())
+        return silent < _SILENT and not self.cramped
+
+    def creates_at(self) -> int:
+        """Before this no creation leaves, by the doubts alone."""
+        return self._doubt_until if self._doubts else 0
+
     def learn(self, event: ev.Answer, took: int, now: int) -> None:
         """What an answer after `took` tells about the network and the key, whatever else it says."""
+        if isinstance(event.command, ev.Submit):
+            self._creating.pop(event.command.number)
+            if isinstance(event, ev.NoAnswer):
+                self._doubts += 1
+                pause = _DOUBT * 3 ** min(self._doubts - 1, 10)
+                self._doubt_until = now + min(pause, _LONGEST_DOUBT)
+            elif not isinstance(event, ev.NotSent | ev.Limited):
+                self._doubts = 0
         match event:
             case ev.NotSent() | ev.NoAnswer():
                 if not isinstance(event.command, ev.Poll):
@@ -80,25 +122,31 @@ class Pace:
             case _:
                 self._outage = 0
                 self.network.answered(took)
-                self.table.jitter = self.network.jitter
                 self.allowance.accepted()
         if isinstance(event.command, ev.Poll):
+            self.table.spared = 2 if self.network.failing >= _POOR else 1
             failed = isinstance(event, ev.NotSent | ev.NoAnswer | ev.Limited | ev.Refused)
             self.network.polled(failed=failed)
 
     def cut(self, now: int) -> None:
-        """Give the timetable the cycle that suits the network, where that fits."""
-        wanted, cycle = self._wanted_cycle(), self.table.cycle
-        if wanted == cycle:
+        """Give the timetable the cycle and the guard that suit the network, where that fits."""
+        cycle, guard = self._wanted_cycle(), self._wanted_guard()
+        worse = cycle < self.table.cycle or guard > self.table.guard
+        if (cycle, guard) == (self.table.cycle, self.table.guard):
             self.cramped = False
         elif not len(self.table) or now >= self._cut_at:
-            fitted = self.table.recut(wanted, now, self._requests - self.reserve())
-            # Nothing new is promised at a cycle that the network no longer allows.
-            self.cramped = not fitted and wanted < cycle
+            fitted = self.table.recut(cycle, guard, now, self._requests - self.reserve())
+            # Nothing new is promised by a plan that the network no longer allows.
+            self.cramped = not fitted and worse
             self._cut_at = now + (SECOND if self.cramped else _GROW)
 
+    def _wanted_guard(self) -> int:
+        jitter, guard = self.network.jitter, self.table.guard
+        return guard if guard // 2 <= jitter <= guard else -(-jitter // _GUARD) * _GUARD
+
     def _wanted_cycle(self) -> int:
-        """Slots between two polls of a task: as late as the lease allows if its last try must still arrive."""
-        tries = (self.network.tries - 1) * self.network.patience + self.network.jitter
+        """Slots between two polls: as late as the lease allows if its last try must still arrive."""
+        apart = max(self.network.patience, self._gap and self._gap + self.table.guard)
+        tries = (self.network.tries - 1) * apart + self.network.jitter
         cycle = max(min(self._lease - tries, self._lease * 88 // 100), self._lease * 4 // 10)
         return max(1, cycle // SLOT // _STEP * _STEP)

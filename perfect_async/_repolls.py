@@ -57,13 +57,16 @@ class Repolls:
         if job.try_at is not None:
             heapq.heappush(self._tries, (at, job.ref, job))
 
-    def renewed(self, job: Job, interval: int | None, age: int, now: int) -> None:
-        """The lease is renewed; `interval` is what the vendor asks for, if it says.
+    def renewed(self, job: Job, left: int, interval: int | None, age: int, now: int) -> None:
+        """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
 
-        It is kept between half a second and the cycle. Where requests are not plenty, a seventh of the
+        A later poll may be unanswered still, and its try stays where the lease needs it. The
+        interval is kept between half a second and the cycle. Where requests are not plenty, a seventh of the
         task's age passes first: asking an old task often learns little, and so the delay is in proportion.
         """
-        job.doubted, job.try_at = False, None
+        job.doubted, job.accepted = False, max(job.accepted, left)
+        if job.try_at is not None:
+            self.failed(job, job.try_at)
         job.interval = self._interval
         if interval is not None:
             job.interval = min(max(interval, _LEAST_INTERVAL), self._pace.table.cycle * SLOT)

@@ -1,4 +1,4 @@
-"""What the driver and the door say to each other about a job: a ticket, on the lane of one client."""
+"""What driver and door say to each other about a job: a ticket, on the lane of one client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 from perfect_async import events as ev
 from perfect_async._pictures import Picture
 from perfect_async._transport import Transport
-from perfect_async.errors import PerfectError
+from perfect_async.errors import PerfectError, twin
 from perfect_async.models import FileId, Job, Timeouts
 
 
@@ -23,18 +23,26 @@ class Lane:
     timeouts: Timeouts
 
 
+def _nobody() -> None:
+    """Nobody listens: whoever waits for the ticket waits for `done`."""
+
+
 @attrs.define(eq=False)
 class Ticket:
     """One job on its way: what the driver knows of it, and what its waiter looks at.
 
-    `heard` is called whenever `task_id` or `ending` have changed.
+    `stem` and `identity` name its results. `task_id` is that of the task that runs now;
+    `submitting` is True while a creation is out whose answer is not known. `heard` is called
+    whenever either of them or `ending` has changed. Times are the loop's, in seconds.
     """
 
     ref: int
     job: Job
     lane: Lane
     picture: Picture | None
-    heard: Callable[[], None]
+    stem: str
+    identity: str
+    heard: Callable[[], None] = attrs.field(default=_nobody, repr=False)
     source: FileId | str | None = attrs.field(default=None, repr=False)
     grant: ev.FileGrant | None = None
     created_at: float | None = None
@@ -52,8 +60,38 @@ class Ticket:
             return None
         return self.ended_at - self.created_at
 
+    @property
+    def at_stake(self) -> float:
+        """Units that are charged for it now, or may be."""
+        return float(self.job.units) if self.task_id is not None or self.submitting else 0.0
+
+    def creating(self, at: float) -> None:
+        """The creation leaves."""
+        self.submitting, self.task_id, self.created_at = True, None, at
+        self.heard()
+
+    def created(self, task_id: str) -> None:
+        """The task exists."""
+        self.submitting, self.task_id = False, task_id
+        self.heard()
+
+    def refused(self) -> None:
+        """The creation was certainly not executed."""
+        self.submitting, self.created_at = False, None
+        self.heard()
+
+    def failed(self, task_id: str) -> None:
+        """The engine gave up on `task_id`, whose units come back; there may be another task."""
+        if self.task_id == task_id:
+            self.task_id = None
+            self.heard()
+
     def end(self, ending: ev.Succeeded | PerfectError, units: float, at: float) -> None:
         """Tell the waiter."""
-        self.ending, self.units, self.ended_at = ending, units, at
+        # One refusal may end many jobs, and each of them is raised on its own.
+        self.ending = twin(ending) if isinstance(ending, PerfectError) else ending
+        self.submitting, self.units, self.ended_at = False, units, at
         self.done.set()
         self.heard()
+        # Who heard it may hold the ticket: let go, or only a garbage collection frees its picture.
+        self.heard = _nobody

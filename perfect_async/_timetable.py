@@ -1,24 +1,30 @@
 """Which requests left, which are promised, and what fits beside them.
 
-Time is cut into slots. A task in flight is polled every `cycle` slots, so it keeps its *phase* (slot modulo
-cycle) for life, and the polls of all tasks are known until their ends. One account over time holds the
-requests that left (where they were answered) and those that are promised (where they will leave).
+Time is cut into slots. A task in flight is polled every `cycle` slots, so it keeps its *phase*
+(slot modulo cycle) for life, and the polls of all tasks are known until their ends.
 
 The invariant, and why nothing is lost and nothing refused while it holds:
 
-1. Any run as long as a period, with a guard for arrival jitter, holds at most the limit's requests; any
-   run as long as a second, with that guard, at most the second's; every task in flight has a promise
-   every cycle until its end.
-2. A promised poll leaves in its slot: what was promised becomes what left, and no run changes its count.
+1. Any run as long as a period and 2 s holds at most the limit's requests, any run as long as a
+   second and the `guard` at most the second's, each request counted in the slot in which it left
+   or is promised to leave; every task in flight has a promise every cycle until its end.
+2. A promised poll leaves in its slot: what was promised becomes what left, and no run changes.
 3. An ended task takes its promises out: no run grows.
-4. A creation, a registration, a question, a try or an early poll is let in only if every run that it (and
-   its promises) touches holds afterwards.
+4. A creation, a registration, a question, a try or an early poll is let in only if every run that
+   it (and its promises) touches holds afterwards.
 5. Time alone changes nothing: slots are absolute, and a run that is within the limit stays so.
 
-So a task is polled every `cycle` whatever the durations are, and neither limit is ever overdrawn, as far as
-the fault model goes: a request arrives at the vendor within `jitter` of leaving or before its answer, and a
-promised poll leaves in its slot. A poll that leaves late keeps its phase, so that the later ones stay where
-admission saw them; what it shifts is covered by the requests that are never promised (`reserve`).
+So a task is polled every `cycle` whatever the durations are, and neither limit is ever overdrawn,
+as far as the fault model goes: a request arrives at the vendor before its answer and within `guard`
+of leaving (2 s for the period's limit), and the driver is awake in every slot with a promise. Two
+arrivals within a second then left within a second and the guard, so they share a run.
+
+To be on the safe side of the model the account is stricter than the invariant: a request counts in
+every run while it is unanswered and at its answer afterwards, which is never before it left, so
+that what arrives as late as its answer is respected by all that is let in later. A creation counts
+twice while it is unanswered: when its answer comes after the first promise, that poll leaves late.
+A poll that leaves late keeps its phase, so that the later ones stay where admission saw them; what
+it shifts is covered by the requests that are never promised (`Pace.reserve`).
 
 All times are integer microseconds: adding 0.1 s ten times lets eleven requests into one second.
 """
@@ -26,19 +32,21 @@ All times are integer microseconds: adding 0.1 s ten times lets eleven requests 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter
 from itertools import accumulate
 from operator import add, sub
+from typing import Final
 
 import attrs
 
-SLOT = 50_000
+SLOT: Final = 50_000
 """Fine enough that waiting for one is not felt, coarse enough that a wake-up lands in it."""
-SECOND = 1_000_000
-_JITTER_MOST = SECOND // 2
-_SHARE = 300
+SECOND: Final = 1_000_000
+_LATEST: Final = 2 * SECOND
+"""How long after leaving a request may arrive for the period's limit; no patience is longer."""
+_SHARE: Final = 600
 """Buckets a period: what the account loses by counting in buckets is one in so many."""
-_MOST_BUCKETS = 4_000
+_MOST_BUCKETS: Final = 4_000
 
 
 @attrs.define
@@ -50,23 +58,39 @@ class _Promise:
     armed: bool = False
 
 
+@attrs.define
+class _Flying:
+    """A request that is not answered: what it counts, and the last slots that must respect it.
+
+    `ends` is that slot if it arrived within the guard, `late` if within the patience.
+    """
+
+    left: int
+    weight: int
+    ends: int
+    late: int
+
+
 class Timetable:
     """The account of requests over time, and the polls that are promised in it.
 
-    `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's promises reach
-    at most. Asking (`first`, `spare`, `admits`, `room`) changes nothing.
+    `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's promises
+    reach at most. `guard` is how long after leaving a request may arrive by the plan; `spared` how
+    many fifths of a second's requests are never promised. Asking (`first`, `spare`, `admits`,
+    `room`) changes nothing.
     """
 
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
         self.requests = requests
         self.per_second = per_second
-        self.jitter = 150_000
+        self.guard = 0
         self.cycle = 1
+        self.spared = 1
         self._bucket = max(
             1, round(period / _SHARE / SLOT), -(-(period + horizon) // (_MOST_BUCKETS * SLOT))
         )
-        # Two requests closer than a period and the jitter always share a run of so many buckets.
-        self._run = -(-(period + _JITTER_MOST) // (self._bucket * SLOT)) + 1
+        # Two requests closer than a period and the latest arrival share a run of so many buckets.
+        self._run = -(-(period + _LATEST) // (self._bucket * SLOT)) + 1
         self._base = 0
         self._left: list[int] = []
         self._promised: list[int] = []
@@ -74,34 +98,51 @@ class Timetable:
         self._phases: list[int] = [0]
         self._tasks: dict[int, _Promise] = {}
         self._queue: list[tuple[int, int]] = []
-        self._flying: dict[int, int] = {}
-        self._recent: deque[int] = deque()
+        self._flying: dict[int, _Flying] = {}
+        self._weight = 0
+        # Requests that left, by the last slot that must respect them in the second's limit.
+        self._ends: Counter[int] = Counter()
+        self._late: Counter[int] = Counter()
         self._per_slot = -(-per_second // (SECOND // SLOT))
         self._spare: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
-        return f"<Timetable {len(self._tasks)} tasks every {self.cycle * SLOT / SECOND:g} s, {len(self._flying)} requests unanswered>"
+        return (
+            f"<Timetable {len(self._tasks)} tasks every {self.cycle * SLOT / SECOND:g} s, "
+            f"{len(self._flying)} requests unanswered>"
+        )
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     # Requests that leave and are answered.
 
-    def leave(self, number: int, now: int) -> None:
+    def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
         """Request `number` leaves; it occupies the window until a period after its answer."""
         self._forget(now)
-        self._flying[number] = now
+        ends = (now + self.guard + SECOND) // SLOT
+        late = (now + max(patience, self.guard) + SECOND) // SLOT
+        self._flying[number] = flying = _Flying(now, 2 if creates else 1, ends, late)
+        self._weight += flying.weight
+        self._ends[ends] += 1
+        self._late[late] += 1
         self._spare = None
 
     def answered(self, number: int, now: int) -> int:
         """Request `number` is answered or given up; returns how long it took."""
-        left = self._flying.pop(number)
+        flying = self._flying.pop(number)
+        self._weight -= flying.weight
         self._forget(now)
         self._left[self._index(now // SLOT)] += 1
         self._total += 1
-        self._recent.append(now)
+        # It has arrived by now: what it occupies of the second may end earlier.
+        at = (now + SECOND) // SLOT
+        for counts, end in ((self._ends, flying.ends), (self._late, flying.late)):
+            if at < end:
+                counts[end] -= 1
+                counts[at] += 1
         self._spare = None
-        return now - left
+        return now - flying.left
 
     def occupied(self, now: int) -> int:
         """Requests that occupy the window now."""
@@ -116,9 +157,11 @@ class Timetable:
 
     def promise(self, ref: int, slot: int, last: int) -> None:
         """Task `ref` is created in `slot`; it is polled every cycle from then until slot `last`."""
+        # The account begins here if it has not begun: not at the last promise.
+        self._index(slot)
         self._tasks[ref] = task = _Promise(slot + self.cycle, last)
         self._phases[slot % self.cycle] += 1
-        self._count(task, 1)
+        self._count(range(task.next, last + 1, self.cycle), 1)
 
     def arm(self, ref: int) -> None:
         """Task `ref` has an id and can be polled from now on."""
@@ -128,11 +171,11 @@ class Timetable:
             heapq.heappush(self._queue, (task.next, ref))
 
     def keep(self, ref: int, now: int) -> None:
-        """A poll of `ref` leaves for its promise; the phase stays, however late it is."""
+        """The first poll, of `ref`, leaves for its promise; the phase stays, however late it is."""
         task = self._tasks[ref]
-        self._count(task, -1)
-        task.next += self.cycle * max(1, (now // SLOT - task.next) // self.cycle + 1)
-        self._count(task, 1)
+        before = task.next
+        task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
+        self._count(range(before, min(task.next, task.last + 1), self.cycle), -1)
         heapq.heappop(self._queue)
         if task.next <= task.last:
             heapq.heappush(self._queue, (task.next, ref))
@@ -141,7 +184,7 @@ class Timetable:
     def release(self, ref: int) -> None:
         """Task `ref` ended: its promises go."""
         task = self._tasks.pop(ref)
-        self._count(task, -1)
+        self._count(range(task.next, task.last + 1, self.cycle), -1)
         self._phases[task.next % self.cycle] -= 1
         self._tidy()
 
@@ -152,160 +195,182 @@ class Timetable:
     # What fits.
 
     def spare(self, now: int) -> int:
-        """How many more requests could leave now if every window may hold `requests`; may be negative."""
+        """How many more requests could leave now if every window may hold `requests`."""
         here = now // SLOT // self._bucket
         if self._spare is None or self._spare[0] != here:
-            low = here - self._run + 1 - self._base
-            both = self._both(max(low, 0), here + self._run - self._base)
-            runs = [*accumulate(both, initial=0)]
-            # With fewer buckets than a run there is one run, and it holds everything.
-            peak = max(map(sub, runs[self._run :], runs), default=runs[-1])
-            self._spare = (here, self.requests - peak - len(self._flying))
+            self._spare = here, self.requests - self._peak(here, here + self._run - 1)
         return self._spare[1]
 
     def admits(self, slot: int, last: int, limit: int) -> bool:
-        """Whether a task created in `slot` and polled every cycle until `last` keeps every window in `limit`."""
-        polls = range(slot, max(slot, last) + 1, self.cycle)
-        if self._total + len(self._flying) + len(polls) <= limit:
+        """Whether a task created in `slot` and polled every cycle until `last` fits into `limit`."""
+        polls = range(slot + self.cycle, last + 1, self.cycle)
+        # That a creation counts twice is covered by the requests that `limit` keeps back.
+        if self._total + self._weight + 1 + len(polls) <= limit:
             return True
         here = slot // self._bucket
-        low = max(here - self._run + 1 - self._base, 0)
-        both = self._both(low, last // self._bucket + 1 - self._base)
-        both.extend([0] * (last // self._bucket + 1 - self._base - low - len(both)))
-        for poll in polls:
-            both[poll // self._bucket - self._base - low] += 1
-        both[here - self._base - low] += len(self._flying)
-        runs = [*accumulate(both, initial=0)]
-        return max(map(sub, runs[self._run :], runs), default=runs[-1]) <= limit
+        return self._peak(here, last // self._bucket, polls, self._weight + 1) <= limit
 
-    def room(self, now: int, patience: int) -> bool:
+    def room(self, now: int, *, urgent: bool = False, creates: bool = False) -> bool:
         """Whether the second has room for one more request that leaves now, beside what is promised.
 
-        A request may arrive at any time until its answer, but one that has been silent for longer than
-        `patience` has arrived by then: else two that hang would halve the limit for as long as they do.
+        A request that is not answered may arrive until the patience with it ends, later than the
+        guard; for what is `urgent` it arrived within the guard, where it was counted all along,
+        else two polls that hang would keep a third one's task from being tried again.
         """
-        slot, run = now // SLOT, self._second()
-        before = [slot - (now - at + self.jitter) // SLOT for at in self._recent]
-        before += [slot - max(0, now - at - patience) // SLOT for at in self._flying.values()]
-        before = sorted((at for at in before if at > slot - run), reverse=True)
-        after = [self._phases[(slot + ahead) % self.cycle] for ahead in range(1, run)]
-        promised = [*accumulate(after, initial=0)]
-        # Every run that holds this slot and reaches back to a request before; the first reaches to none.
-        starts = [slot, *before]
-        return all(
-            1 + held + promised[max(0, start + run - 1 - slot)] <= self.per_second
-            for held, start in enumerate(starts)
-        )
+        slot = now // SLOT
+        held = self._held(slot, self._ends if urgent else self._late)
+        if held[0] >= self.per_second:
+            return False
+        ahead = 1
+        for k in range(1, len(held)):
+            ahead += self._phases[(slot + k) % self.cycle] + (creates and k % self.cycle == 0)
+            if ahead + held[k] > self.per_second:
+                return False
+        return True
 
     def free(self, slot: int) -> bool:
-        """Whether a task may take the phase of `slot`, leaving a fifth of every second unpromised."""
+        """Whether a task may take the phase of `slot` and leave the rest of the second for tries."""
         return self._free(self._phases, slot)
 
     def next_change(self, now: int) -> int:
         """When a window that is full now may have room again: the next bucket's start."""
         return (now // SLOT // self._bucket + 1) * self._bucket * SLOT
 
-    def recut(self, cycle: int, now: int, limit: int) -> bool:
-        """Poll every task every `cycle` slots from its next poll on, if that fits; else nothing changes.
+    def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
+        """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.
 
-        No task is polled later than it was promised.
+        Else nothing changes. No task is polled later than it was promised, and each within a cycle.
         """
         if not self._tasks:
-            self.cycle, self._phases = cycle, [0] * cycle
+            self.cycle, self.guard, self._phases = cycle, guard, [0] * cycle
             return True
-        before = self.cycle, self._phases, {ref: task.next for ref, task in self._tasks.items()}
-        for task in self._tasks.values():
-            self._count(task, -1)
-        self.cycle, self._phases = cycle, [0] * cycle
+        here, slot = now // SLOT // self._bucket, now // SLOT
+        before = self.cycle, self.guard, self._phases
+        places = {ref: task.next for ref, task in self._tasks.items()}
+        horizon = max(task.last for task in self._tasks.values()) // self._bucket
+        peak = self._peak(here, horizon)
+        self._count_all(-1)
+        self.cycle, self.guard, self._phases = cycle, guard, [0] * cycle
         fits = True
         for task in sorted(self._tasks.values(), key=lambda task: task.next):
-            # Overdue ones leave at once; they take their new phase as they are.
-            slot = task.next
-            while slot > now // SLOT and not self._free(self._phases, slot):
-                slot -= 1
-            fits = fits and (slot > now // SLOT or task.next <= now // SLOT)
-            task.next = slot
-            self._phases[slot % cycle] += 1
-        for task in self._tasks.values():
-            self._count(task, 1)
-        horizon = max(task.last for task in self._tasks.values())
-        # Fewer polls are better than more even where the limit has shrunk under what was promised.
-        if not fits or (cycle < len(before[1]) and self._peak(now, horizon) > limit):
-            for task in self._tasks.values():
-                self._count(task, -1)
-            self.cycle, self._phases, places = before
-            for ref, task in self._tasks.items():
-                task.next = places[ref]
-                self._count(task, 1)
-            return False
-        self._queue = [
-            (t.next, ref) for ref, t in self._tasks.items() if t.armed and t.next <= t.last
-        ]
-        heapq.heapify(self._queue)
-        return True
+            # One that is overdue leaves at once all the same, and keeps the new phase afterwards.
+            overdue = task.next <= slot
+            latest = min(task.next, slot + cycle)
+            earliest = latest - cycle if overdue else max(slot, latest - cycle)
+            places_left = (at for at in range(latest, earliest, -1) if self._free(self._phases, at))
+            if (at := next(places_left, None)) is None:
+                fits = False
+                break
+            task.next = at
+            self._phases[at % cycle] += 1
+        if fits:
+            self._count_all(1)
+            # A limit that has shrunk under what was promised is no reason to keep the old plan.
+            if self._peak(here, horizon) <= max(limit, peak) and self._seconds_hold(slot):
+                self._queue = [
+                    (t.next, ref) for ref, t in self._tasks.items() if t.armed and t.next <= t.last
+                ]
+                heapq.heapify(self._queue)
+                return True
+            self._count_all(-1)
+        self.cycle, self.guard, self._phases = before
+        for ref, task in self._tasks.items():
+            task.next = places[ref]
+        self._count_all(1)
+        return False
 
     # Inside.
 
-    def _peak(self, now: int, last: int) -> int:
-        low = max(now // SLOT // self._bucket - self._run + 1 - self._base, 0)
-        runs = [*accumulate(self._both(low, last // self._bucket + 1 - self._base), initial=0)]
-        return max(map(sub, runs[self._run :], runs), default=runs[-1]) + len(self._flying)
+    def _peak(
+        self, here: int, last: int, more: range = range(0), flying: int | None = None
+    ) -> int:
+        """The most that a run of buckets holds from those that hold `here` to those before `last`."""
+        low = max(here - self._run + 1 - self._base, 0)
+        high = max(last, here) + 1 - self._base
+        both = [*map(add, self._left[low:high], self._promised[low:high])]
+        if more:
+            both.extend([0] * (high - low - len(both)))
+            for poll in more:
+                both[poll // self._bucket - self._base - low] += 1
+        # What is unanswered counts in every run that holds the present: none after it holds more.
+        both.extend([0] * (here - self._base - low + 1 - len(both)))
+        both[here - self._base - low] += self._weight if flying is None else flying
+        runs = [*accumulate(both, initial=0)]
+        # With fewer buckets than a run there is one run, and it holds everything.
+        return max(map(sub, runs[self._run :], runs), default=runs[-1])
+
+    def _held(self, slot: int, ends: Counter[int]) -> list[int]:
+        """For every slot from `slot` that shares a run with it: what left and counts there."""
+        held = [0] * self._second()
+        for end, count in ends.items():
+            if end >= slot:
+                held[min(end - slot, len(held) - 1)] += count
+        # From the last one back: what counts in a slot counts in those before.
+        return [*accumulate(reversed(held))][::-1]
+
+    def _seconds_hold(self, slot: int) -> bool:
+        """Whether what left and what is promised next keep the second's limit together."""
+        held = self._held(slot, self._ends)
+        ahead = accumulate(self._phases[(slot + k) % self.cycle] for k in range(1, len(held)))
+        return all(here + there <= self.per_second for here, there in zip(held[1:], ahead, strict=True))
 
     def _second(self) -> int:
         """Slots in a run that any two requests within a second of each other share."""
-        return -(-(SECOND + self.jitter) // SLOT) + 1
+        return -(-(SECOND + self.guard) // SLOT) + 1
 
     def _free(self, phases: list[int], slot: int) -> bool:
         size = len(phases)
         if phases[slot % size] >= self._per_slot:
             return False
-        run = self._second()
-        if run >= size:
-            return sum(phases) < self._promisable
-        around = [phases[at % size] for at in range(slot - run + 1, slot + run)]
+        # At one request a second a try finds room between two promises only if both leave some.
+        run = self._second() * (2 if self.per_second == 1 else 1)
+        promisable = max(1, self.per_second - max(1, self.spared * self.per_second // 5))
+        around = [
+            phases[at % size] + ((at - slot) % size == 0) for at in range(slot - run + 1, slot + run)
+        ]
         runs = [*accumulate(around, initial=0)]
-        return max(map(sub, runs[run:], runs), default=0) < self._promisable
-
-    @property
-    def _promisable(self) -> int:
-        """Promises a second; the rest is for tries."""
-        return max(1, self.per_second - self.per_second // 5)
-
-    def _both(self, low: int, high: int) -> list[int]:
-        return [*map(add, self._left[low:high], self._promised[low:high])]
+        return max(map(sub, runs[run:], runs)) <= promisable
 
     def _index(self, slot: int) -> int:
         """The place of `slot` in the account, which grows to hold it."""
         if not self._left:
-            self._base = slot // self._bucket
-        index = slot // self._bucket - self._base
+            self._base = max(self._base, slot // self._bucket)
+        # An overdue promise may lie before what is still remembered.
+        index = max(0, slot // self._bucket - self._base)
         if (missing := index + 1 - len(self._left)) > 0:
             self._left.extend([0] * missing)
             self._promised.extend([0] * missing)
         return index
 
-    def _count(self, task: _Promise, by: int) -> None:
-        polls = range(task.next, task.last + 1, self.cycle)
+    def _count_all(self, by: int) -> None:
+        for task in self._tasks.values():
+            self._count(range(task.next, task.last + 1, self.cycle), by)
+
+    def _count(self, polls: range, by: int) -> None:
         if polls:
             self._index(polls[-1])
         promised, base, bucket = self._promised, self._base, self._bucket
         for slot in polls:
-            # An overdue promise may lie before what is still remembered.
             promised[max(0, slot // bucket - base)] += by
         self._total += by * len(polls)
         self._spare = None
 
     def _forget(self, now: int) -> None:
         """Drop what no window from now on can hold."""
-        while self._recent and self._recent[0] <= now - SECOND - self.jitter:
-            self._recent.popleft()
-        here = self._index(now // SLOT)
-        if (old := here - 2 * self._run) > self._run // 2:
+        slot = now // SLOT
+        if len(self._ends) + len(self._late) > 4 * self._second():
+            for counts in (self._ends, self._late):
+                for end in [end for end, count in counts.items() if end < slot or not count]:
+                    del counts[end]
+        old = slot // self._bucket - 2 * self._run - self._base
+        if self._left and old > self._run // 2:
             self._total -= sum(self._left[:old])
             overdue = sum(self._promised[:old])
             del self._left[:old], self._promised[:old]
-            self._promised[0] += overdue
             self._base += old
+            if overdue:
+                self._promised[self._index(self._base * self._bucket)] += overdue
+        self._index(slot)
 
     def _tidy(self) -> None:
         """Keep the head of the queue true, so that asking for it changes nothing."""

@@ -20,20 +20,22 @@
         ├── WaitTimeout         you, if you still want to wait (also a TimeoutError)
         └── SubmissionInDoubt   you: only you can agree to a second charge
 
-Every message says what happened, whether units are at stake, and what to do next; `mend` is that last
-part alone. What the vendor wrote is quoted with its control characters escaped and cut at 300 characters.
-No error holds the API key or a signed URL.
+Every message says what happened, whether units are at stake, and what to do next; `mend` is that
+last part alone. What the vendor wrote is quoted with its control characters escaped and cut at 300
+characters. No error holds the API key or a signed URL.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
 
 _QUOTE = 300
 
 
 def quoted(text: object, limit: int = _QUOTE) -> str:
-    """`text` from outside, made fit for a message or a log line: escaped, quoted, cut at `limit`."""
+    """`text` from outside, fit for a message or a log line: escaped, quoted, cut at `limit`."""
     shown = ascii(str(text)[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 2] + "…" + shown[-1]
 
@@ -41,8 +43,8 @@ def quoted(text: object, limit: int = _QUOTE) -> str:
 class PerfectError(Exception):
     """Anything that this package raises on purpose.
 
-    `mend` says what to do next. `units_at_stake` is the number of units that were charged, or may have
-    been, with nothing to show for them: 0.0 where nothing was bought or everything was given back.
+    `mend` says what to do next. `units_at_stake` is the number of units that were charged, or may
+    have been, with nothing to show for them: 0.0 where nothing was bought or all was given back.
     """
 
     mend: ClassVar[str] = "See the message."
@@ -57,8 +59,35 @@ class PerfectError(Exception):
         return str(self.args[0])
 
     def __str__(self) -> str:
-        stake = f" {self.units_at_stake:g} units are at stake." if self.units_at_stake else ""
+        stake = ""
+        if self.units_at_stake:
+            are = "unit is" if self.units_at_stake == 1 else "units are"
+            stake = f" {self.units_at_stake:g} {are} at stake."
         return f"{self.message}{stake} {self.mend}"
+
+    def __reduce__(self) -> tuple[Callable[..., PerfectError], tuple[object, ...]]:
+        # The usual way calls the class with `args` alone, and not every error here can be made so.
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(
+    kind: type[PerfectError], args: tuple[object, ...], known: dict[str, object]
+) -> PerfectError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(known)
+    return error
+
+
+E = TypeVar("E", bound=PerfectError)
+
+
+def twin(error: E) -> E:
+    """An equal error to raise elsewhere: whoever raises one writes a traceback into it."""
+    other = copy.copy(error)
+    if error.__cause__ is not None:
+        other.__cause__ = error.__cause__
+    return other
 
 
 class ConfigurationError(PerfectError):
@@ -88,8 +117,8 @@ class PictureRefused(JobRefused):
 class ApiError(PerfectError):
     """The vendor, or the way to it, did not give what was asked for.
 
-    `status` is the HTTP status or None where no answer came; `code` the vendor's `error_code` or None;
-    `request_id` the `x-request-id` of the answer, to quote to the vendor's support, or None.
+    `status` is the HTTP status or None where no answer came; `code` the vendor's `error_code` or
+    None; `request_id` the `x-request-id` of the answer, to quote to the vendor's support, or None.
     """
 
     mend = "Try again later; quote the request id to the vendor if it stays."
@@ -116,7 +145,7 @@ class ApiError(PerfectError):
 
 
 class Unauthorized(ApiError):
-    """The key is wrong, inactive or expired (401): final for the whole client, which creates no more."""
+    """The key is wrong, inactive or expired (401): final for the client, which creates no more."""
 
     mend = "Check the key in the vendor's console and open a new client."
 
@@ -174,7 +203,7 @@ class UnitsExhausted(PerfectError):
 
 
 class TaskError(PerfectError):
-    """Something about one task at the vendor. `task_id` is the vendor's, None where it is unknown."""
+    """Something about one task at the vendor; `task_id` is the vendor's, None where unknown."""
 
     mend = "Look the task up by its id."
 
@@ -231,7 +260,7 @@ class TaskTimedOut(TaskError):
 
 
 class TaskAbandoned(TaskError):
-    """We stopped asking: the task was still running at `Polling.give_up_after`, or at the closing."""
+    """We stopped asking: the task still ran at `Polling.give_up_after`, or at the closing."""
 
     mend = "The units are taken; a task that nobody polls is lost after its lease."
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
@@ -19,30 +20,59 @@ if TYPE_CHECKING:
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
+_MOST_OUTPUTS: Final = 200
+
+
+def _must_be_text(instance: object, field: str, value: object) -> None:
+    # The type is held, too: a number is no template, and what cannot be written is no key.
+    if not isinstance(value, str) or not value.strip():
+        name = f"{type(instance).__name__}.{field}"
+        raise JobRefused(f"{name} is {quoted(value)}; it must be text that is not empty.")
+
+
+def _text(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+    _must_be_text(instance, attribute.name, value)
+
+
+def _text_or_none(
+    instance: object, attribute: attrs.Attribute[str | None], value: str | None
+) -> None:
+    if value is not None:
+        _must_be_text(instance, attribute.name, value)
+
+
+def _expression(_instance: object, _attribute: object, value: str) -> None:
+    if value not in EXPRESSIONS:
+        raise JobRefused(f"expression {quoted(value)} is none of {', '.join(EXPRESSIONS)}.")
+
+
+def _count(_instance: object, _attribute: object, value: int) -> None:
+    if type(value) is not int or not 1 <= value <= _MOST_OUTPUTS:
+        raise JobRefused(
+            f"output_count {quoted(value)} is not a whole number from 1 to {_MOST_OUTPUTS}."
+        )
 
 
 @attrs.frozen
 class FileId:
-    """A picture that is at the vendor already, by the `file_id` of its registration."""
+    """A picture that is at the vendor already, by the `file_id` of its registration.
 
-    value: str = attrs.field()
+    Raises `JobRefused` where it is empty. (contract: The flow of one picture, 1)
+    """
 
-    @value.validator
-    def _not_empty(self, _: object, value: str) -> None:
-        if not value.strip():
-            raise JobRefused("a FileId is empty.")
+    value: str = attrs.field(validator=_text)
 
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | FileId"
 
 
 def _shown(source: Source) -> str:
-    """A source for a repr: bytes by their length, a URL without the query that may sign it."""
+    """A source for a repr: bytes by their length, a URL without what may be secret in it."""
     match source:
         case bytes():
             return f"<{len(source)} bytes>"
         case str() if "://" in source:
-            return repr(source.partition("?")[0])
+            return repr(re.sub(r"://[^/?#]*@", "://", re.split(r"[?#]", source, maxsplit=1)[0]))
         case _:
             return repr(source)
 
@@ -52,7 +82,8 @@ class Job:
     """What every feature has in common; use `Smile` or `Avatar`.
 
     `feature` is the vendor's name in the path; `formats` the picture types it takes, by their first
-    bytes; `longest_side` in pixels and `largest` in bytes bound the picture (contract: Input pictures).
+    bytes; `longest_side` in pixels and `largest` in bytes bound the picture. (contract: Input
+    pictures)
     """
 
     feature: ClassVar[str]
@@ -61,7 +92,7 @@ class Job:
     largest: ClassVar[int] = 10 * 1024 * 1024
 
     source: Source = attrs.field(repr=_shown)
-    key: str | None = None
+    key: str | None = attrs.field(default=None, validator=_text_or_none)
 
     @property
     def outputs(self) -> int:
@@ -78,50 +109,36 @@ class Job:
 class Smile(Job):
     """One portrait, made to smile: 1 unit.
 
-    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg, png or heic under 10 MiB, long side at
-    most 4096 px, one person. `key` is your own identity for the job. Raises `JobRefused` for an unknown
-    expression. (contract: The flow of one picture)
+    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg, png or heic under 10 MiB, long
+    side at most 4096 px, one person. `key` is your own identity for the job. Raises `JobRefused`
+    for an unknown expression and an empty key. (contract: The flow of one picture)
     """
 
     feature: ClassVar[str] = "ai-smile"
     formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "heic")
 
     source: Source = attrs.field(repr=_shown)
-    expression: Expression = attrs.field(default="smile_with_teeth_visible")
-    key: str | None = attrs.field(default=None, kw_only=True)
-
-    @expression.validator
-    def _known(self, _: object, value: str) -> None:
-        if value not in EXPRESSIONS:
-            raise JobRefused(f"expression {quoted(value)} is none of {', '.join(EXPRESSIONS)}.")
+    expression: Expression = attrs.field(default="smile_with_teeth_visible", validator=_expression)
+    key: str | None = attrs.field(default=None, validator=_text_or_none)
 
 
 @attrs.frozen
 class Avatar(Job):
-    """`output_count` (1 to 200) avatars of one portrait in the style `template_id`: 1 unit per 4, rounded up.
+    """`output_count` (1 to 200) avatars of one portrait: 1 unit per 4, rounded up.
 
-    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg or png under 10 MiB, long side at most
-    4096 px. `client.templates()` lists the templates. Raises `JobRefused` for a count outside 1..200 and
-    for an empty template. (contract: The flow of one picture)
+    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg or png under 10 MiB, long side at
+    most 4096 px. `template_id` is the style; `client.templates()` lists them. `key` is your own
+    identity for the job. Raises `JobRefused` for a count outside 1..200, an empty template and an
+    empty key. (contract: The flow of one picture)
     """
 
     feature: ClassVar[str] = "ai-avatar"
     formats: ClassVar[tuple[str, ...]] = ("jpg", "png")
 
     source: Source = attrs.field(repr=_shown)
-    template_id: str = attrs.field()
-    output_count: int = attrs.field(default=4)
-    key: str | None = attrs.field(default=None, kw_only=True)
-
-    @template_id.validator
-    def _named(self, _: object, value: str) -> None:
-        if not value.strip():
-            raise JobRefused("template_id is empty.")
-
-    @output_count.validator
-    def _in_range(self, _: object, value: int) -> None:
-        if type(value) is not int or not 1 <= value <= 200:
-            raise JobRefused(f"output_count {quoted(value)} is not a whole number from 1 to 200.")
+    template_id: str = attrs.field(validator=_text)
+    output_count: int = attrs.field(default=4, validator=_count)
+    key: str | None = attrs.field(default=None, validator=_text_or_none)
 
     @property
     def outputs(self) -> int:
@@ -132,6 +149,12 @@ class Avatar(Job):
     def units(self) -> int:
         """1 per 4 pictures, rounded up."""
         return -(-self.output_count // 4)
+
+
+def must_be_job(thing: object) -> None:
+    """Raises `JobRefused` for what is no job of a feature."""
+    if not isinstance(thing, Job) or type(thing) is Job:
+        raise JobRefused(f"{quoted(type(thing).__name__)} is no job: pass a Smile or an Avatar.")
 
 
 def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
@@ -148,7 +171,10 @@ def _whole(instance: object, attribute: attrs.Attribute[int], value: int) -> Non
 
 @attrs.frozen
 class Limits:
-    """What the key may send: `requests` per `period` seconds and `per_second` (contract: Limits)."""
+    """What the key may send: `requests` per `period` seconds and `per_second`.
+
+    Raises `ConfigurationError` for what is no positive number. (contract: Limits)
+    """
 
     requests: int = attrs.field(default=250, validator=_whole)
     period: float = attrs.field(default=300.0, validator=_positive)
@@ -160,9 +186,10 @@ class Limits:
         Raises `ConfigurationError` where a share would be less than one request a second, which no
         longer keeps the per-second limit for sure.
         """
-        if parts < 1 or self.per_second // parts < 1 or self.requests // parts < 1:
+        if type(parts) is not int or not 1 <= parts <= min(self.per_second, self.requests):
             raise ConfigurationError(
-                f"{self!r} cannot be split into {quoted(parts)}: each part needs at least one request a second."
+                f"{self!r} cannot be split into {quoted(parts)}: "
+                "each part needs at least one request a second."
             )
         return attrs.evolve(
             self, requests=self.requests // parts, per_second=self.per_second // parts
@@ -173,10 +200,11 @@ class Limits:
 class Polling:
     """How tasks are kept alive; seconds.
 
-    `lease`: a running task that nobody polls for so long is lost (the real value is open; the contract
-    page says 10). `interval`: never asked again sooner than this where the vendor names no
-    `polling_interval`. `give_up_after`: a task older than this is abandoned, its units lost. Every task
-    in flight can be polled until then, whatever happens: so many are created and no more.
+    `lease`: a running task that nobody polls for so long is lost (the real value is open; the
+    contract page says 10). `interval`: never asked again sooner than this where the vendor names no
+    `polling_interval`. `give_up_after`: a task older than this is abandoned, its units lost. Every
+    task in flight can be polled until then, whatever happens: so many are created and no more.
+    Raises `ConfigurationError` for what cannot work. (contract: Expiry and charging)
     """
 
     lease: float = attrs.field(default=10.0, validator=_positive)
@@ -199,8 +227,9 @@ class Timeouts:
     """How long single exchanges may take; seconds, each for the whole exchange but `connect`.
 
     `connect` is generous since one of the vendor's hosts is slow to connect (contract: the head).
-    `request` bounds a call that creates nothing and one that creates; a poll that is silent is asked
-    again long before. `upload` and `download` bound one picture.
+    `request` bounds a call that creates nothing and one that creates; a poll that is silent is
+    asked again long before. `upload` and `download` bound one picture. Raises `ConfigurationError`
+    for what is no positive number.
     """
 
     connect: float = attrs.field(default=10.0, validator=_positive)
@@ -211,10 +240,11 @@ class Timeouts:
 
 @attrs.frozen
 class Progress:
-    """How a batch stands: numbers of jobs, `units` charged net of returns, `eta` in seconds from now.
+    """How a batch stands: numbers of jobs, `units` charged net of returns, `eta` in seconds.
 
-    `total` is None while the jobs' source has not ended and has no length. `eta` comes from the request
-    budget and is None until there is anything to reckon with.
+    `done`, `failed`, `running` (at the vendor) and `waiting` (known and not created) add up to
+    `total`, which is None while the jobs' source has not ended and has no length. `eta`, from now,
+    comes from the request budget and is None until there is anything to reckon with.
     """
 
     total: int | None
@@ -228,7 +258,10 @@ class Progress:
 
 @attrs.frozen
 class Grant:
-    """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, when it ends."""
+    """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, its end.
+
+    (contract: Other calls)
+    """
 
     id: int
     kind: str
@@ -238,7 +271,10 @@ class Grant:
 
 @attrs.frozen
 class Units:
-    """The balance: the sum of the grants, None where the vendor names none (unknown, not zero)."""
+    """The balance in units: the sum of the grants, None where the vendor names none (unknown).
+
+    (contract: Other calls)
+    """
 
     balance: float | None
     grants: tuple[Grant, ...]
@@ -246,7 +282,10 @@ class Units:
 
 @attrs.frozen
 class Template:
-    """A style for `Avatar`: `id` goes into `template_id`; `thumb` is a safe, encoded https URL or None."""
+    """A style for `Avatar`: `id` goes into `template_id`; `thumb` is a safe https URL or None.
+
+    (contract: Other calls)
+    """
 
     id: str
     title: str
@@ -256,7 +295,7 @@ class Template:
 
 @attrs.frozen
 class Estimate:
-    """What jobs would cost: `units` in all, `by_feature`, and whether the prices came from the vendor.
+    """What so many `jobs` would cost: `units` in all and `by_feature`.
 
     `documented` is True where the vendor's price list did not name every feature and the documented
     prices (contract: Expiry and charging) filled in.
@@ -273,12 +312,13 @@ class Statistics:
     """How the client is; counts since it opened unless said otherwise, times in seconds.
 
     `waiting`, `preparing` (registering or uploading), `ready`, `running`: jobs now.
-    `requests_in_window`: requests that occupy the limit's window now; `window_limit`: what is assumed to be allowed in
-    it (below `Limits.requests` after signs of foreign use). `requests`: sent, by kind; `refused`: 429s;
-    `tries`: polls sent again inside a lease; `late`: polls that left after their slot.
-    `cycle`: seconds between two polls of one task; `patience`: seconds until a silent poll is asked beside.
-    Units: `units_charged`, `units_returned` (by the engine's failures), `units_at_stake`
-    (charged or perhaps charged with nothing to show: lost, abandoned, in doubt).
+    `requests_in_window`: requests that occupy the limit's window now; `window_limit`: what is
+    assumed to be allowed in it (below `Limits.requests` after signs of foreign use). `requests`:
+    sent, by kind; `refused`: 429s; `tries`: polls sent again inside a lease; `late`: polls that
+    left after their slot. `cycle`: seconds between two polls of one task; `patience`: seconds until
+    a silent poll is asked beside. Units: `units_charged`, `units_returned` (by the engine's
+    failures), `units_at_stake` (charged or perhaps charged with nothing to show: lost, abandoned,
+    in doubt).
     """
 
     waiting: int

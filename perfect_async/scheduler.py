@@ -123,7 +123,7 @@ class Scheduler:
             # Something is due but does not fit. The second and the phases free in slots, the window in buckets.
             crowded = (
                 (first is not None and first[0] <= slot)
-                or not book.table.room(now, book.pace.network.patience)
+                or not book.table.room(now)
                 or (book.ready and not book.table.free(slot))
             )
             soon.append((slot + 1) * SLOT if crowded else book.table.next_change(now))
@@ -184,20 +184,16 @@ class Scheduler:
         if book.ages and book.ages[0][0] <= now:
             job = book.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
-        room = book.table.room(now, book.pace.network.patience)
+        room = book.table.room(now)
         first = book.table.first()
         owed = first is not None and first[0] <= slot
         if first is not None and owed and (room or first[0] == slot):
             return ev.Poll(number, first[1])
         again = book.repolls.next_try()
-        if (
-            again is not None
-            and again[0] <= now
-            and room
-            and not owed
-            and book.table.spare(now) > 0
-        ):
-            return ev.Poll(number, again[1])
+        if again is not None and again[0] <= now and not owed and book.table.spare(now) > 0:
+            # A lease is at stake: a poll that hangs is counted where it left, not where it may be.
+            if room or book.table.room(now, urgent=True):
+                return ev.Poll(number, again[1])
         if (ref := book.preparation.upload(now)) is not None:
             return ev.Upload(number, ref)
         return self._unpromised(number, now) if room and not owed else None
@@ -223,9 +219,14 @@ class Scheduler:
         registration = book.preparation.registration(now, partly=low)
         if registration is not None and low:
             return ev.Register(number, *registration)
-        if book.ready and not pace.cramped and book.table.free(slot):
-            if book.table.admits(slot, book.last(now), limit):
-                return ev.Submit(number, book.ready[0].ref)
+        if (
+            book.ready
+            and pace.may_create(now)
+            and book.table.free(slot)
+            and book.table.room(now, creates=True)
+            and book.table.admits(slot, book.last(now), limit)
+        ):
+            return ev.Submit(number, book.ready[0].ref)
         if registration is not None:
             return ev.Register(number, *registration)
         if question is not None:

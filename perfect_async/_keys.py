@@ -1,0 +1,56 @@
+"""Keys: what one may look like, and which driver serves it.
+
+The request window belongs to the key, not to a client, so clients on one key and host share a
+driver as long as they live in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Final
+from weakref import WeakValueDictionary
+
+from perfect_async._driver import Driver
+from perfect_async._failures import LOG
+from perfect_async.scheduler import Scheduler
+
+KEY_VARIABLE: Final = "YOUCAM_API_KEY"
+
+_drivers: WeakValueDictionary[tuple[str, str, int], Driver] = WeakValueDictionary()
+"""Drivers by key (hashed), host and loop."""
+
+
+def flaw(key: str | None) -> str | None:
+    """What is wrong with `key`, None where it can be one.
+
+    Nothing of it is quoted, and nothing is raised here: an error ends up in logs, and a traceback
+    may be shown with the locals of its frames.
+    """
+    problem = None
+    if not isinstance(key, str) or not key:
+        problem = "is empty" if key == "" else "is missing"
+    elif key.lower().startswith("bearer "):
+        problem = 'starts with "Bearer ", which the client adds itself'
+    elif not key.isascii() or not key.isprintable() or " " in key:
+        problem = "holds white space, control or non-ASCII characters"
+    return problem and f"The API key {problem}: set {KEY_VARIABLE} or pass api_key."
+
+
+def driver_for(key: str, base_url: str, scheduler: Scheduler) -> Driver:
+    """The driver for `key` on `base_url` in this loop; a new one performs for `scheduler`."""
+    loop = asyncio.get_running_loop()
+    who = hashlib.sha256(key.encode()).hexdigest(), base_url
+    driver = _drivers.get((*who, id(loop)))
+    if driver is not None and driver.alive:
+        return driver
+    # A list made in one go: another loop's thread may be opening a client just now.
+    for found in [reference() for reference in _drivers.valuerefs()]:
+        if found is not None and found.alive and found.who == who:
+            LOG.warning(
+                "This key is in use in another event loop of this process, with a request ledger "
+                "of its own: give each its share with Limits().split(n)."
+            )
+            break
+    driver = _drivers[(*who, id(loop))] = Driver(scheduler, who)
+    return driver

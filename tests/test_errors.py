@@ -1,0 +1,212 @@
+"""The tree of what can go wrong: as drawn, told, copied."""
+
+import copy
+import inspect
+import pickle
+import re
+from collections.abc import Callable
+
+import pytest
+
+import perfect_async
+from perfect_async import errors
+from perfect_async.errors import (
+    ApiError,
+    BadAnswer,
+    ClientClosed,
+    ConfigurationError,
+    JobRefused,
+    PerfectError,
+    PictureRefused,
+    RateLimited,
+    RequestRefused,
+    ServiceUnavailable,
+    SubmissionInDoubt,
+    TaskAbandoned,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskTimedOut,
+    Unauthorized,
+    UnitsExhausted,
+    WaitTimeout,
+    quoted,
+    twin,
+)
+
+MAKE: dict[type[PerfectError], Callable[[str], PerfectError]] = {
+    PerfectError: PerfectError,
+    ConfigurationError: ConfigurationError,
+    ClientClosed: ClientClosed,
+    JobRefused: JobRefused,
+    PictureRefused: PictureRefused,
+    ApiError: lambda text: ApiError(text, status=418, code="Teapot", request_id="7"),
+    Unauthorized: lambda text: Unauthorized(text, status=401, code="InvalidApiKey"),
+    RequestRefused: lambda text: RequestRefused(text, status=400, request_id="7"),
+    RateLimited: lambda text: RateLimited(text, status=429),
+    ServiceUnavailable: lambda text: ServiceUnavailable(text, never_sent=True),
+    BadAnswer: BadAnswer,
+    UnitsExhausted: lambda text: UnitsExhausted(text, request_id="7"),
+    TaskError: lambda text: TaskError(text, task_id="t"),
+    TaskFailed: lambda text: TaskFailed(text, code="error_pose", passing=False, task_id="t"),
+    TaskExpired: lambda text: TaskExpired(text, task_id="t", units_at_stake=1.0),
+    TaskTimedOut: lambda text: TaskTimedOut(text, task_id="t", units_at_stake=3.0),
+    TaskAbandoned: lambda text: TaskAbandoned(text, task_id="t", units_at_stake=2.5),
+    WaitTimeout: lambda text: WaitTimeout(text, task_id="t"),
+    SubmissionInDoubt: lambda text: SubmissionInDoubt(text, units_at_stake=2.0),
+}
+
+every_error = pytest.mark.parametrize("kind", MAKE, ids=lambda kind: kind.__name__)
+
+
+def classes() -> dict[str, type[PerfectError]]:
+    """Every error of the module, by name."""
+    return {
+        name: thing
+        for name, thing in vars(errors).items()
+        if inspect.isclass(thing) and issubclass(thing, PerfectError)
+    }
+
+
+def drawn() -> dict[str, str | None]:
+    """Each error in the drawing and the one it hangs on."""
+    parents: dict[str, str | None] = {}
+    above: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"    ([│ ├└─]*)([A-Z][A-Za-z]+)(?:\s|$)", line)
+        if found is None:
+            continue
+        depth = len(found[1]) // 4
+        del above[depth:]
+        parents[found[2]] = above[-1] if above else None
+        above.append(found[2])
+    return parents
+
+
+def test_the_drawing_is_the_tree() -> None:
+    """The module's docstring draws every class under the class that it derives from."""
+    tree = {name: kind.__bases__[0].__name__ for name, kind in classes().items()}
+
+    assert {**tree, "PerfectError": None} == drawn()
+
+
+def test_every_error_is_public() -> None:
+    """Whatever is raised can be caught by a name from the front door."""
+    assert set(classes()) <= set(perfect_async.__all__)
+
+
+def test_this_file_makes_every_error() -> None:
+    """No class is forgotten here."""
+    assert set(classes().values()) == set(MAKE)
+
+
+@every_error
+def test_the_message_says_what_happened_and_the_mend(kind: type[PerfectError]) -> None:
+    """What is shown begins with what happened and goes on with what to do next."""
+    error = MAKE[kind]("it broke.")
+
+    assert "it broke." == error.message
+    assert str(error).startswith("it broke. ")
+    assert kind.mend in str(error)
+    assert kind.mend.endswith(".")
+
+
+@every_error
+def test_the_message_says_the_units(kind: type[PerfectError]) -> None:
+    """Units at stake are named with their number, and not mentioned where there are none."""
+    error = MAKE[kind]("it broke.")
+    error.units_at_stake = 2.0
+    several = str(error)
+    error.units_at_stake = 1.0
+    one = str(error)
+    error.units_at_stake = 0.0
+
+    assert "it broke. 2 units are at stake." in several
+    assert "it broke. 1 unit is at stake." in one
+    assert "at stake" not in str(error)
+
+
+@every_error
+def test_own_mends(kind: type[PerfectError]) -> None:
+    """Every error has a mend of its own."""
+    assert "mend" in vars(kind)
+    assert 1 == sum(other.mend == kind.mend for other in MAKE) or kind in {
+        TaskExpired,
+        TaskTimedOut,
+    }
+
+
+@every_error
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, twin, lambda error: pickle.loads(pickle.dumps(error))],
+    ids=["copy", "deepcopy", "twin", "pickle"],
+)
+def test_copies_are_equal(
+    kind: type[PerfectError], again: Callable[[PerfectError], PerfectError]
+) -> None:
+    """An error comes out of a copy, a process pool or a queue as it went in."""
+    error = MAKE[kind]("it broke.")
+
+    other = again(error)
+
+    assert other is not error
+    assert type(error) is type(other)
+    assert str(error) == str(other)
+    assert vars(error) == vars(other)
+
+
+def test_a_twin_keeps_the_cause_and_not_the_traceback() -> None:
+    """What an error came from belongs to it, where it was raised does not."""
+    cause = ValueError("why")
+    try:
+        raise ClientClosed("gone.") from cause
+    except ClientClosed as exc:
+        other = twin(exc)
+
+    assert cause is other.__cause__
+    assert None is other.__traceback__
+    assert None is twin(ClientClosed("gone.")).__cause__
+
+
+def test_what_the_vendor_knows_it_by() -> None:
+    """Status, code and request id of an answer stand at the end, as far as they are known."""
+    full = str(ApiError("no.", status=500, code="Oops", request_id="12"))
+
+    assert full.endswith("(HTTP 500, code Oops, request id 12)")
+    assert not str(ApiError("no.")).endswith(")")
+
+
+def test_the_task_is_named() -> None:
+    """A task's id stands at the end, quoted since it comes from outside."""
+    assert str(TaskExpired("gone.", task_id="a\nb")).endswith("(task 'a\\nb')")
+    assert not str(TaskExpired("gone.")).endswith(")")
+
+
+def test_a_wait_that_ends_is_a_timeout() -> None:
+    """`except TimeoutError` catches it, as for any other wait."""
+    assert issubclass(WaitTimeout, TimeoutError)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "'plain'"),
+        ("two\nlines\x1b[31m", "'two\\nlines\\x1b[31m'"),
+        ("smörgås", "'sm\\xf6rg\\xe5s'"),
+        (7, "'7'"),
+        ("'", '"\'"'),
+    ],
+)
+def test_foreign_text_is_quoted(text: object, expected: str) -> None:
+    """Whatever comes from outside is ASCII, escaped and in quotes."""
+    assert expected == quoted(text)
+
+
+@pytest.mark.parametrize("text", ["x" * 301, "ü" * 100, "\U0001f600" * 10_000])
+def test_foreign_text_is_cut(text: str) -> None:
+    """However long the text and its escapes are, 300 characters remain, closed by a quote."""
+    shown = quoted(text)
+
+    assert 300 == len(shown)
+    assert shown.endswith("…'")

@@ -1,0 +1,119 @@
+"""The front door: what tests and programs outside of this repository call."""
+
+import inspect
+from inspect import Parameter
+
+import attrs
+import pytest
+
+import perfect_async
+from perfect_async import (
+    Avatar,
+    Batch,
+    Client,
+    Done,
+    Failed,
+    Limits,
+    Polling,
+    Progress,
+    Result,
+    ResultImage,
+    Smile,
+    Units,
+)
+
+
+def told(function: object) -> str:
+    """A signature as it is written, without types."""
+    assert callable(function)
+    shown: list[str] = []
+    star = False
+    for name, each in inspect.signature(function).parameters.items():
+        if each.kind is Parameter.KEYWORD_ONLY and not star:
+            star = True
+            shown.append("*")
+        shown.append(name if each.default is Parameter.empty else f"{name}={each.default!r}")
+    return ", ".join(shown)
+
+
+def test_the_names_are_sorted_and_are_there() -> None:
+    """The list of names is sorted, names nothing twice, and each is an attribute."""
+    assert sorted(set(perfect_async.__all__)) == perfect_async.__all__
+    assert [] == [name for name in perfect_async.__all__ if not hasattr(perfect_async, name)]
+
+
+@pytest.mark.parametrize("name", [n for n in perfect_async.__all__ if n not in {"Outcome"}])
+def test_public_things_say_where_they_are_from(name: str) -> None:
+    """A class is printed as `perfect_async.X` and has a docstring, as have its public methods."""
+    thing = getattr(perfect_async, name)
+    silent = [
+        method
+        for method, value in vars(thing).items()
+        if not method.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, property))
+        and not value.__doc__
+    ]
+
+    assert "perfect_async" == thing.__module__
+    assert thing.__doc__
+    assert [] == silent
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (
+            Client,
+            "api_key=None, *, base_url=None, "
+            "limits=Limits(requests=250, period=300.0, per_second=5), "
+            "polling=Polling(lease=10.0, interval=2.0, give_up_after=600.0), "
+            "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
+            "transport=None, drain=30.0, engine_retries=1",
+        ),
+        (Client.run, "self, job, timeout=None"),
+        (Client.batch, "self, jobs, *, ordered=False"),
+        (Client.estimate, "self, jobs"),
+        (Client.delete, "self, task_id"),
+        (Client.units, "self"),
+        (Client.statistics, "self"),
+        (Client.open, "self"),
+        (Client.close, "self"),
+        (Limits, "requests=250, period=300.0, per_second=5"),
+        (Limits.split, "self, parts"),
+        (Polling, "lease=10.0, interval=2.0, give_up_after=600.0"),
+        (Smile, "source, expression='smile_with_teeth_visible', key=None"),
+        (Avatar, "source, template_id, output_count=4, key=None"),
+        (Result.save, "self, target"),
+    ],
+)
+def test_signatures_are_promises(function: object, expected: str) -> None:
+    """What callers may write does not change by accident."""
+    assert expected == told(function)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Progress, ["total", "done", "failed", "running", "waiting", "units", "eta"]),
+        (Units, ["balance", "grants"]),
+        (ResultImage, ["url", "expires_at"]),
+        (Done, ["job", "result", "task_id", "units", "duration", "ok", "error"]),
+        (Failed, ["job", "error", "task_id", "units", "duration", "ok", "result"]),
+    ],
+)
+def test_fields_are_promises(kind: type[attrs.AttrsInstance], fields: list[str]) -> None:
+    """What outcomes and progress hold does not change by accident."""
+    assert fields == [field.name for field in attrs.fields(kind)]
+
+
+def test_outcomes_have_the_same_fields() -> None:
+    """Either kind of outcome answers the same questions."""
+    assert {each.name for each in attrs.fields(Done)} == {f.name for f in attrs.fields(Failed)}
+    assert Done.unwrap.__doc__
+    assert Failed.unwrap.__doc__
+
+
+def test_a_batch_is_a_context_manager_and_an_iterator() -> None:
+    """`async with` and `async for` are how a batch is used."""
+    for name in ("__aenter__", "__aexit__", "__aiter__", "__anext__", "progress"):
+        assert hasattr(Batch, name)
