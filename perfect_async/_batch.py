@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from perfect_async._result import Failed, Outcome
 from perfect_async._ticket import Ticket
-from perfect_async.errors import ClientClosed, ConfigurationError, PerfectError, quoted
+from perfect_async.errors import ClientClosed, ConfigurationError, PerfectError, quoted, twin
 from perfect_async.models import Job, Progress
 
 if TYPE_CHECKING:
@@ -212,11 +212,14 @@ class Batch:
                     await self._read_all(desk, group)
                 over = True
         finally:
-            if not (over or self._failure is not None or self._scope.cancel_called):
-                self._failure = desk.cut_off()
+            error = desk.cut_off()
+            if self._scope.cancel_called:
+                error = ClientClosed("The batch was stopped before this was sent.")
+            elif not over and self._failure is None:
+                self._failure = error
             for place in list(self._live):
                 if place.ticket is None:
-                    self._refuse(place, desk.cut_off())
+                    self._refuse(place, twin(error))
             self._stopped.set()
             self._pulse()
 

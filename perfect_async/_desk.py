@@ -128,7 +128,7 @@ class Desk:
         return await self.driver.ask(self.lane, call)
 
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
-        """Fresh URLs for the pictures of a finished task; one request. `TaskExpired` after a day."""
+        """Fresh URLs for a finished task's pictures; one request. `TaskExpired` after a day."""
         try:
             reply = await self.ask(_wire.poll(feature, task_id))
         except RequestRefused as exc:

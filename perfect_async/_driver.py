@@ -40,7 +40,7 @@ class _Question:
     lane: Lane
     call: _wire.Call
     reply: _wire.Reply | None = None
-    error: PerfectError | None = None
+    error: ev.Succeeded | PerfectError | None = None
     done: anyio.Event = attrs.field(factory=anyio.Event)
 
 
@@ -88,6 +88,12 @@ class Driver:
     def alive(self) -> bool:
         """Whether it performs anything; False from when the last client has left."""
         return bool(self._lanes) and not self._over.is_set() and not self._loop.is_closed()
+
+    @property
+    def _tasks(self) -> TaskGroup:
+        if self._group is None:
+            raise AssertionError(self)
+        return self._group
 
     @property
     def ending(self) -> bool:
@@ -179,9 +185,7 @@ class Driver:
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run `work` beside the commands, in the context of the caller; its failing is its own."""
         self._check()
-        if self._group is None:
-            raise AssertionError(self)
-        self._group.start_soon(self._beside, work)
+        self._tasks.start_soon(self._beside, work)
 
     async def _beside(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         try:
@@ -226,7 +230,8 @@ class Driver:
         self._questions[ref] = question
         await question.done.wait()
         if question.reply is None:
-            raise twin(question.error) if question.error is not None else AssertionError(question)
+            wrong = AssertionError(question)
+            raise twin(question.error) if isinstance(question.error, PerfectError) else wrong
         return question.reply
 
     def closing(self, lane: Lane) -> None:
@@ -295,14 +300,11 @@ class Driver:
     def _start(
         self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
     ) -> None:
-        if self._group is None:
-            raise AssertionError(command)
-        self._group.start_soon(self._do, command, work, name=f"perfect_async {command!r}")
+        self._tasks.start_soon(self._do, command, work, name=f"perfect_async {command!r}")
 
     def _settle(self, command: ev.Settle) -> None:
         if (question := self._questions.pop(command.ref, None)) is not None:
-            if isinstance(command.ending, PerfectError):
-                question.error = command.ending
+            question.error = command.ending
             question.done.set()
         else:
             self._tickets.pop(command.ref).end(command.ending, command.units, self._loop.time())

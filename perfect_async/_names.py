@@ -88,8 +88,7 @@ def identity(job: Job, picture: Looked | None) -> str:
     if job.key is not None:
         told = ["key", job.feature, job.key]
     else:
-        parameters = attrs.asdict(job, filter=lambda field, value: _is_parameter(field.name, value))
-        told = ["job", job.feature, sorted(parameters.items()), *_origin(job.source, picture)]
+        told = ["job", job.feature, sorted(_parameters(job)), *_origin(job.source, picture)]
     return hashlib.sha256(json.dumps(told).encode("ascii")).hexdigest()
 
 
@@ -149,9 +148,12 @@ def as_file(path: Path, kind: str, number: int | None = None) -> Path:
     return path.with_name(f"{stem}{tail}{suffix}")
 
 
-def _is_parameter(name: str, value: object) -> bool:
+def _parameters(job: Job) -> list[tuple[str, object]]:
+    feature = type(job)
+    names = [field.name for field in attrs.fields(feature)] if attrs.has(feature) else []
+    values = [(name, getattr(job, name)) for name in names if name not in {"source", "key"}]
     # None is left out on the wire too: a parameter that a later version adds changes no identity.
-    return name not in {"source", "key"} and value is not None
+    return [(name, value) for name, value in values if value is not None]
 
 
 def _origin(source: Source, picture: Looked | None) -> tuple[str, str]:

@@ -77,7 +77,6 @@ def _shown(source: Source) -> str:
             return repr(source)
 
 
-@attrs.frozen(kw_only=True)
 class Job:
     """What every feature has in common; use `Smile` or `Avatar`.
 
@@ -91,8 +90,11 @@ class Job:
     longest_side: ClassVar[int] = 4096
     largest: ClassVar[int] = 10 * 1024 * 1024
 
-    source: Source = attrs.field(repr=_shown)
-    key: str | None = attrs.field(default=None, validator=_text_or_none)
+    # Declared, not fields: a field of the base would stand before those of the features.
+    source: Source
+    key: str | None
+
+    __slots__ = ()
 
     @property
     def outputs(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import httpx
 
 from perfect_async import Avatar, Client, Job, Smile
-from perfect_async._client import HttpTransport
+from perfect_async._transport import HttpTransport
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 
 KEY = "sandbox-key-1234567890"
@@ -17,13 +17,15 @@ EIGHT = {"ai-smile": Durations.fixed(8.0), "ai-avatar": Durations.fixed(40.0)}
 
 def vendor(*, faults: Faults | None = None, **settings: object) -> Sandbox:
     """A sandbox with a round trip of 150 to 200 ms in which a smile takes 8 s, an avatar 40 s."""
-    return Sandbox(**{  # type: ignore[arg-type]
-        "latency": 0.15,
-        "jitter": 0.05,
-        "durations": EIGHT,
-        "faults": faults,
-        **settings,
-    })
+    return Sandbox(
+        **{  # type: ignore[arg-type]
+            "latency": 0.15,
+            "jitter": 0.05,
+            "durations": EIGHT,
+            "faults": faults,
+            **settings,
+        }
+    )
 
 
 def client(sandbox: Sandbox, **settings: object) -> Client:

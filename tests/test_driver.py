@@ -76,7 +76,10 @@ def test_every_failure_is_news(error: Exception, news: type[ev.Answer]) -> None:
     ("error", "expected"),
     [
         (ValueError("s3cret"), "'ValueError'"),
-        (ExceptionGroup("s3cret", [ValueError(), KeyError(), KeyError()]), "'KeyError', 'ValueError'"),
+        (
+            ExceptionGroup("s3cret", [ValueError(), KeyError(), KeyError()]),
+            "'KeyError', 'ValueError'",
+        ),
         (
             BaseExceptionGroup("s3cret", [ExceptionGroup("", [OSError()]), KeyboardInterrupt()]),
             "'KeyboardInterrupt', 'OSError'",
@@ -164,6 +167,18 @@ async def test_a_driver_that_nobody_joined_takes_nothing() -> None:
         driver.start(asyncio.Event().wait)  # type: ignore[arg-type]
 
 
+async def test_work_beside_that_is_cancelled_takes_nothing_along() -> None:
+    """Code of the user's may cancel itself; the tasks are kept all the same."""
+
+    async def work() -> None:
+        raise asyncio.CancelledError
+
+    async with client(vendor()) as c:
+        assert c._desk is not None
+        c._desk.start(work)
+        assert (await c.run(smile())).images
+
+
 async def test_a_host_that_is_cancelled_before_it_begins() -> None:
     """Nobody waits for a host task that will never run."""
     driver = Driver(Scheduler(Limits(), Polling()), ("who", "where"))
@@ -215,7 +230,7 @@ async def test_a_picture_that_goes_up_twice_is_not_held() -> None:
         began = clock()
         result = await c.run(Smile(FACE))
 
-    assert result
+    assert result.images
     assert 1 == sandbox.ledger.requests["upload"]
     assert clock() - began < 30
 

@@ -42,7 +42,7 @@ def test_the_names_are_sorted_and_are_there() -> None:
     assert [] == [name for name in perfect_async.__all__ if not hasattr(perfect_async, name)]
 
 
-@pytest.mark.parametrize("name", [n for n in perfect_async.__all__ if n not in {"Outcome"}])
+@pytest.mark.parametrize("name", [n for n in perfect_async.__all__ if n != "Outcome"])
 def test_public_things_say_where_they_are_from(name: str) -> None:
     """A class is printed as `perfect_async.X` and has a docstring, as have its public methods."""
     thing = getattr(perfect_async, name)
@@ -64,11 +64,13 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
     [
         (
             Client,
-            "api_key=None, *, base_url=None, "
-            "limits=Limits(requests=250, period=300.0, per_second=5), "
-            "polling=Polling(lease=10.0, interval=2.0, give_up_after=600.0), "
-            "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
-            "transport=None, drain=30.0, engine_retries=1",
+            (
+                "api_key=None, *, base_url=None, "
+                "limits=Limits(requests=250, period=300.0, per_second=5), "
+                "polling=Polling(lease=10.0, interval=2.0, give_up_after=600.0), "
+                "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
+                "transport=None, drain=30.0, engine_retries=1"
+            ),
         ),
         (Client.run, "self, job, timeout=None"),
         (Client.batch, "self, jobs, *, ordered=False"),

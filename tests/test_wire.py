@@ -66,7 +66,7 @@ from perfect_async.events import (
     TaskUnknown,
     TimedOut,
 )
-from perfect_async.models import Avatar, FileId, Grant, Job, Smile, Template, Units
+from perfect_async.models import Avatar, FileId, Grant, Job, Smile, Source, Template, Units
 from tests.test_reply import bodies, json_values, replies
 
 REGISTER = Register(1, (7, 8), None)
@@ -290,13 +290,14 @@ def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     @attrs.frozen
     class Older(Job):
         feature: ClassVar[str] = "ai-older"
-        source: str
+        source: Source
+        key: str | None = None
         age: int | None = None
 
     monkeypatch.setitem(submit.__globals__["_PARAMETERS"], Older, {"age": "target_age"})
 
     assert {"src_file_url": "u"} == said(submit(Older("u"), "u"))
-    assert {"src_file_url": "u", "target_age": 80} == said(submit(Older("u", 80), "u"))
+    assert {"src_file_url": "u", "target_age": 80} == said(submit(Older("u", age=80), "u"))
 
 
 def test_a_users_kind_of_smile_is_a_smile() -> None:
@@ -311,8 +312,11 @@ def test_a_users_kind_of_smile_is_a_smile() -> None:
 def test_a_job_without_parameters_here_is_refused() -> None:
     """A job that no line of the table knows is refused before anything is sent."""
 
+    @attrs.frozen
     class Frown(Job):
-        feature = "ai-frown"
+        feature: ClassVar[str] = "ai-frown"
+        source: Source
+        key: str | None = None
 
     with pytest.raises(JobRefused, match="Frown"):
         submit(Frown(source="x"), "u")

@@ -114,7 +114,7 @@ def jobs(path: Path, data: bytes) -> None:
 
     Smile()  # type: ignore[call-arg]
     Smile(path, "grin")  # type: ignore[arg-type]
-    Smile(path, "closed_mouth_smile", "customer 7")  # type: ignore[call-arg]
+    Smile(path, "closed_mouth_smile", 7)  # type: ignore[arg-type]
     Smile(path.open("rb"))  # type: ignore[arg-type]
     Avatar(path)  # type: ignore[call-arg]
     Avatar(path, "x", "8")  # type: ignore[arg-type]
