@@ -1,7 +1,7 @@
 """What is known: who waits, who runs, what was sent, what it cost. Only news changes it.
 
-The receiving half of the scheduler: each kind of news has its method, and each leaves the book such that
-the deciding half (`scheduler.py`) only has to look: the heads of the queues are always true.
+The receiving half of the scheduler: each kind of news has its method, and each leaves the book such
+that the deciding half (`scheduler.py`) only has to look: the heads of the queues are always true.
 All times are integer microseconds.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never, cast
 
 from perfect_async import events as ev
 from perfect_async._evidence import SECOND
@@ -55,7 +55,7 @@ class Book:
         self.preparation = Preparation(files_per_call)
         self.ready: deque[Job] = deque()
         self.questions = Questions()
-        self.endings: deque[Job | Question] = deque()
+        self.endings: deque[tuple[ev.Settle, Job | Question]] = deque()
         self.ages: list[tuple[int, int, Job]] = []
         self.repolls = Repolls(
             self.pace, lease=self.lease, interval=round(polling.interval * SECOND)
@@ -100,6 +100,8 @@ class Book:
                 self._poll(self.jobs[command.ref], now)
             case ev.Ask():
                 self.questions.issued()
+            case _:
+                assert_never(command)
         self.number = command.number
         task = self.jobs[command.ref].task if isinstance(command, ev.Poll | ev.Submit) else 0
         self._sent[command.number] = command, now, task
@@ -159,14 +161,16 @@ class Book:
         question = Question(event.ref, event.lane, since=now)
         self.questions.add(question)
         if event.lane in self._closed:
-            self.endings += self.questions.close(event.lane, ClientClosed("The client is closing."))
+            self._close_questions(event.lane, ClientClosed("The client is closing."))
 
     def _unknown(self, ref: int) -> None:
         if ref in self.jobs or ref in self.questions:
             raise IllegalEvent(f"{ref} is known already.")
 
     def withdraw(self, ref: int) -> None:
-        """Nobody waits for job `ref`: it ends if it was not created, and is not tried again if it was."""
+        """Nobody waits for job `ref`: it ends if it was not created, and is not tried again if it
+        was.
+        """
         if (job := self.jobs.get(ref)) is not None:
             job.wanted = False
             self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
@@ -176,7 +180,11 @@ class Book:
         self._closed.add(lane)
         error = ClientClosed("The client closed before this was sent.")
         self._end_uncreated([job for job in self.jobs.values() if job.lane == lane], error)
-        self.endings += self.questions.close(lane, error)
+        self._close_questions(lane, error)
+
+    def _close_questions(self, lane: int, error: PerfectError) -> None:
+        for question in self.questions.close(lane):
+            self.endings.append((ev.Settle(question.ref, error, 0.0), question))
 
     def drop(self, lane: int) -> None:
         """`lane` ends now, with all that runs in it."""
@@ -197,26 +205,28 @@ class Book:
             raise IllegalEvent(f"{event!r} answers nothing that was sent.")
         del self._sent[command.number]
         if isinstance(command, ev.Upload):
-            self._prepared(event, now)
+            self._prepared(command, event, now)
             return
         self.pace.learn(event, self.table.answered(command.number, now), now)
         match command:
             case ev.Register():
-                self._prepared(event, now)
+                self._prepared(command, event, now)
             case ev.Submit():
                 self._submitted(command, event, now)
             case ev.Poll():
                 self._polled(command, event, sent, now)
             case ev.Ask():
                 lane_open = self.questions.lane(command.ref) not in self._closed
-                if (question := self.questions.hear(event, again=lane_open)) is not None:
-                    self.endings.append(question)
+                if (end := self.questions.hear(command, event, again=lane_open)) is not None:
+                    self.endings.append((ev.Settle(end[0].ref, end[1], 0.0), end[0]))
+            case _:
+                assert_never(command)
         if isinstance(event, ev.KeyRefused) and self._dead is None:
             self._dead = event.error
             self._end_uncreated(list(self.jobs.values()), event.error)
 
-    def _prepared(self, event: ev.Answer, now: int) -> None:
-        ready, failed = self.preparation.hear(event, now)
+    def _prepared(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> None:
+        ready, failed = self.preparation.hear(command, event, now)
         self.ready.extend(ready)
         for job, error in failed:
             self._end(job, error, cause=event)
@@ -225,6 +235,7 @@ class Book:
         job = self.jobs.get(command.ref)
         if job is None or job.state is not State.SUBMITTING:
             return
+        event = cast("ev.OfSubmit", event)
         match event:
             case ev.Accepted():
                 job.move(event, State.RUNNING)
@@ -254,7 +265,7 @@ class Book:
             case ev.KeyRefused() | ev.Refused():
                 self._end(job, event.error, cause=event)
             case _:
-                raise AssertionError(event)
+                assert_never(event)
 
     def _in_doubt(self, job: Job, error: PerfectError | None) -> PerfectError:
         why = "the client closed first" if error is None else error.message
@@ -273,8 +284,10 @@ class Book:
     ) -> None:
         job, (_, left, task) = self.jobs.get(command.ref), sent
         if job is None or job.state is not State.RUNNING or job.task != task:
-            # A hedged poll, a task that was given up or made anew: whichever comes second changes nothing.
+            # A hedged poll, a task that was given up or made anew: what comes second changes
+            # nothing.
             return
+        event = cast("ev.OfPoll", event)
         match event:
             case ev.Running():
                 age = now - job.given_up + self.give_up
@@ -304,7 +317,7 @@ class Book:
             case ev.NotSent() | ev.NoAnswer() | ev.Refused():
                 self.repolls.failed(job, now)
             case _:
-                raise AssertionError(event)
+                assert_never(event)
 
     def _lasted(self, job: Job, now: int) -> None:
         self.ended += 1
@@ -350,14 +363,13 @@ class Book:
             job.move(cause, State.ENDED)
         if created:
             self.table.release(job.ref)
-        job.ending = ending
         job.try_at = job.early_at = None
         self.at_stake += at_stake
-        self.endings.append(job)
+        self.endings.append((ev.Settle(job.ref, ending, job.charged), job))
 
     def _settled(self, command: ev.Settle) -> None:
         if self.endings:
-            ended = self.endings.popleft()
+            _, ended = self.endings.popleft()
         else:
             # Too old: nobody asks for it any longer, so the promises go and the units are lost.
             ended = heapq.heappop(self.ages)[2]

@@ -1,11 +1,11 @@
 """What the answers seen so far make plausible about the network and about the key's allowance.
 
-`RoundTrips` turns round trips and failed polls into three numbers: how long to be patient with a poll,
-how many tries the rest of a lease must hold, and how far arrivals may jitter. `Allowance` turns 429s into
-an assumed limit when something else uses the key.
+`RoundTrips` turns round trips and failed polls into three numbers: how long to be patient with a
+poll, how many tries the rest of a lease must hold, and how far arrivals may jitter. `Allowance`
+turns 429s into an assumed limit when something else uses the key.
 
-Durations of tasks belong here too as soon as admission uses them; the timetable promises every task polls
-until `give_up_after` and needs none. All times are integer microseconds.
+Durations of tasks belong here too as soon as admission uses them; the timetable promises every task
+polls until `give_up_after` and needs none. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ _REMEMBERED = 400
 _LOSS = 1e-6
 """The chance that every try of a lease fails which is still taken."""
 _MOST_TRIES = 6
+_FEW = 20
+"""So few round trips are sorted at every answer."""
+_FULL = 2
+"""429s running that mean a full window; one may be the second's limit."""
 _PRIOR_FAILED, _PRIOR_POLLS = 0.2, 20.0
 """Before anything is seen: 1 % of polls fail. 200 clean polls bring it under 0.1 %."""
 
@@ -37,7 +41,7 @@ class RoundTrips:
     def answered(self, took: int) -> None:
         """An answer came after `took`."""
         self._times.append(took)
-        if len(self._times) <= 20 or len(self._times) % 8 == 0 or took > self._p95:
+        if len(self._times) <= _FEW or len(self._times) % 8 == 0 or took > self._p95:
             # Sorting 400 numbers at every answer would be most of the scheduler's work.
             self._p95 = sorted(self._times)[math.ceil(0.95 * len(self._times)) - 1]
 
@@ -60,7 +64,9 @@ class RoundTrips:
 
     @property
     def jitter(self) -> int:
-        """How long after leaving a request may still arrive: p95 and half as much again, 0.15 to 1 s."""
+        """How long after leaving a request may still arrive: p95 and half as much again, 0.15 to 1
+        s.
+        """
         return min(max(self._p95 * 3 // 2, 150_000), SECOND)
 
     @property
@@ -74,10 +80,11 @@ class RoundTrips:
 class Allowance:
     """How many requests a window may be assumed to hold when the key may be used elsewhere too.
 
-    One 429 may be the per-second limit: creations pause a second. Two running mean that the window is
-    full with requests that are not ours: assume 0.8 of what we have in it, pause creations, be wary
-    for two minutes, and take back 0.05 requests a second, slower than anybody's window empties. Retrying naively locks the
-    client out for good, since its own refused requests fill the window (contract: Limits).
+    One 429 may be the per-second limit: creations pause a second. Two running mean that the window
+    is full with requests that are not ours: assume 0.8 of what we have in it, pause creations, be
+    wary for two minutes, and take back 0.05 requests a second, slower than anybody's window
+    empties. Retrying naively locks the client out for good, since its own refused requests fill the
+    window (contract: Limits).
     """
 
     requests: int
@@ -94,7 +101,7 @@ class Allowance:
         """A 429 came while `own` requests of ours occupy the window."""
         self._running += 1
         pause = SECOND
-        if self._running >= 2:
+        if self._running >= _FULL:
             self._assumed = min(float(self.limit(now)), 0.8 * own)
             self._since = now
             self.wary_until = now + 120 * SECOND

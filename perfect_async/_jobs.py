@@ -1,12 +1,16 @@
-"""The life of a job, as a table: its states, the news that each state may hear, and where that leads.
+"""The life of a job, as a table: its states, the news that each state may hear, and where that
+leads.
 
-    WAITING ── Issued ──> REGISTERING ── Registered ──> REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> READY
-    READY ── Issued ──> SUBMITTING ── Accepted ──> RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> TOLD
+    WAITING ── Issued ──> REGISTERING ── Registered ──> REGISTERED
+    REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> READY
+    READY ── Issued ──> SUBMITTING ── Accepted ──> RUNNING
+    RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> TOLD
 
-A job whose picture is at a URL or at the vendor starts READY. Failures that may pass lead back to the state
-before; final ones, from anywhere, to ENDED. What happens to the client (it closes, the key is refused,
-the balance is exhausted, nobody waits any longer) may end a job in any state and is not in the table. TOLD is a job whose waiter knows and of which a hedged poll is
-still unanswered: what it says changes nothing.
+A job whose picture is at a URL or at the vendor starts READY. Failures that may pass lead back to
+the state before; final ones, from anywhere, to ENDED. What happens to the client (it closes, the
+key is refused, the balance is exhausted, nobody waits any longer) may end a job in any state and is
+not in the table. TOLD is a job whose waiter knows and of which a hedged poll is still unanswered:
+what it says changes nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +24,6 @@ from perfect_async import events as ev
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from perfect_async.errors import PerfectError
 
 
 class IllegalEvent(Exception):
@@ -96,9 +98,9 @@ TRANSITIONS: Final[Mapping[tuple[State, type], frozenset[State]]] = {
 class Job:
     """What the scheduler knows of one job; times in microseconds.
 
-    `given_up` is the time at which the task is abandoned, `accepted` when the last poll that renewed
-    the lease (or the creation) left, `try_at` when a poll that failed or is silent is sent again,
-    `early_at` when another poll may leave before its promise.
+    `given_up` is the time at which the task is abandoned, `accepted` when the last poll that
+    renewed the lease (or the creation) left, `try_at` when a poll that failed or is silent is sent
+    again, `early_at` when another poll may leave before its promise.
     """
 
     ref: int
@@ -121,10 +123,9 @@ class Job:
     early_at: int | None = None
     doubted: bool = False
     charged: float = 0.0
-    ending: ev.Succeeded | PerfectError | None = None
 
     def move(self, cause: ev.Answer | ev.Command, state: State) -> None:
-        """Go to `state` because of `cause`; raises `IllegalEvent` where the table has no such way."""
+        """Go to `state` because of `cause`; raises `IllegalEvent` where no way leads."""
         if state not in TRANSITIONS.get((self.state, type(cause)), ()):
             raise IllegalEvent(f"{cause!r} does not lead from {self.state.name} to {state.name}.")
         self.state = state

@@ -1,8 +1,9 @@
-"""How fast we may go: what the answers say about the network and the key, and what follows for the plan.
+"""How fast we may go: what the answers say about the network and the key, and what follows for the
+plan.
 
-From round trips and failures come the cycle of the timetable and the requests that are never promised; from
-429s the limit that is assumed; from requests without an answer a pause, so that nothing is created into an
-outage. All times are integer microseconds.
+From round trips and failures come the cycle of the timetable and the requests that are never
+promised; from 429s the limit that is assumed; from requests without an answer a pause, so that
+nothing is created into an outage. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from perfect_async._timetable import SLOT, Timetable
 from perfect_async.models import Limits
 
 _STEP: Final = 4
-"""Cycles are cut in steps of so many slots, so that a trembling round trip does not move the plan."""
+"""Cycles are cut in steps of so many slots, so that trembling round trips do not move the plan."""
 _POOR: Final = 0.02
 """A share of failed polls from which two tries in one second are to be expected."""
 _LONGEST_PAUSE: Final = 30 * SECOND
 _DOUBT: Final = 2 * SECOND
 _LONGEST_DOUBT: Final = 120 * SECOND
-"""Pauses after creations without an answer: each may cost units, so they grow fast, to 2 minutes."""
+"""Pauses after creations without an answer: each may cost units, they grow fast, to 2 minutes."""
 _SILENT: Final = 3
 """So many creations may be silent for longer than the patience before no other leaves."""
 _GUARD: Final = 3 * SLOT
 """The guard is cut in steps of this, and shrinks only when half of it is enough."""
 _GROW: Final = 30 * SECOND
-"""The least time between two plans: growing the cycle can wait, shrinking it is tried each second."""
+"""The least time between two plans: growing can wait, shrinking is tried each second."""
 
 
 class Pace:
     """The evidence about network and key, and the timetable that is cut by it.
 
-    `lease` and `horizon` (how long a task is promised polls) in microseconds. `hold` is the time before
-    which nothing new is sent; `cramped` is True while the plan is cut for a better network than there is,
-    and nothing new must be promised.
+    `lease` and `horizon` (how long a task is promised polls) in microseconds. `hold` is the time
+    before which nothing new is sent; `cramped` is True while the plan is cut for a better network
+    than there is, and nothing new must be promised.
     """
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
@@ -95,12 +96,8 @@ class Pace:
         silent = sum(now - left > self.network.patience for left in self._creating.values())
         return silent < _SILENT and not self.cramped
 
-    def creates_at(self) -> int:
-        """Before this no creation leaves, by the doubts alone."""
-        return self._doubt_until if self._doubts else 0
-
     def learn(self, event: ev.Answer, took: int, now: int) -> None:
-        """What an answer after `took` tells about the network and the key, whatever else it says."""
+        """What an answer after `took` tells about the network and the key."""
         if isinstance(event.command, ev.Submit):
             self._creating.pop(event.command.number)
             if isinstance(event, ev.NoAnswer):
@@ -145,7 +142,7 @@ class Pace:
         return guard if guard // 2 <= jitter <= guard else -(-jitter // _GUARD) * _GUARD
 
     def _wanted_cycle(self) -> int:
-        """Slots between two polls: as late as the lease allows if its last try must still arrive."""
+        """Slots between two polls: as late as the last try still arrives in the lease."""
         apart = max(self.network.patience, self._gap and self._gap + self.table.guard)
         tries = (self.network.tries - 1) * apart + self.network.jitter
         cycle = max(min(self._lease - tries, self._lease * 88 // 100), self._lease * 4 // 10)

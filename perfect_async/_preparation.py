@@ -1,8 +1,9 @@
 """From a job to a picture at the vendor: registering files together, then uploading each.
 
-One call registers up to 20 files and costs one request of the window, so a picture costs a twentieth of
-one here; the bytes go to another host and cost none (contract: The flow of one picture). Neither spends
-units, so both are simply done again when they fail. All times are integer microseconds.
+One call registers up to 20 files and costs one request of the window, so a picture costs a
+twentieth of one here; the bytes go to another host and cost none (contract: The flow of one
+picture). Neither spends units, so both are simply done again when they fail. All times are integer
+microseconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _LINGER = SECOND // 10
 _MOST_FAILURES = 6
 _MOST_UPLOADS = 6
 """Uploads at once: the other host may be slow, and each holds a piece of a picture in memory."""
+_LONGEST_PAUSE = 30 * SECOND
+_DOUBLINGS = 10
+"""Pauses double from half a second; more often than this they are at their longest."""
 
 News: TypeAlias = tuple[list[Job], list[tuple[Job, PerfectError]]]
 """Jobs that became ready, and jobs that ended with why."""
@@ -44,6 +48,9 @@ class Preparation:
         self._registering: dict[int, tuple[Job, ...]] = {}
         self._queued: list[tuple[int, int, Job]] = []
         self._uploading: dict[int, Job] = {}
+        # Uploads without an answer since the last that had one, and when the next may leave.
+        self._troubles = 0
+        self._hold = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + self.under_way
@@ -87,26 +94,32 @@ class Preparation:
 
     def upload(self, now: int) -> int | None:
         """The picture to upload now."""
-        if self._queued and self._queued[0][0] <= now and len(self._uploading) < _MOST_UPLOADS:
+        if self._may_upload() and max(self._queued[0][0], self._hold) <= now:
             return self._queued[0][1]
         return None
+
+    def _may_upload(self) -> bool:
+        """While the other host answers nothing, one upload at a time finds out when it does."""
+        most = 1 if self._troubles else _MOST_UPLOADS
+        return bool(self._queued) and len(self._uploading) < most
 
     def wakes(self) -> list[int]:
         """When there may be something to do without news."""
         times = [self._since + _LINGER] if self._waiting else []
-        if self._queued and len(self._uploading) < _MOST_UPLOADS:
-            times.append(self._queued[0][0])
+        if self._may_upload():
+            times.append(max(self._queued[0][0], self._hold))
         return times
 
     def issued(self, command: ev.Register | ev.Upload, now: int) -> None:
         """A registration or an upload leaves."""
         match command:
             case ev.Register():
-                refs = set(command.refs)
-                self._registering[command.number] = jobs = tuple(
-                    job for job in self._waiting if job.ref in refs
-                )
-                self._waiting = deque(job for job in self._waiting if job.ref not in refs)
+                refs, jobs, others = set(command.refs), list[Job](), list[Job]()
+                while len(jobs) < len(refs):
+                    job = self._waiting.popleft()
+                    (jobs if job.ref in refs else others).append(job)
+                self._waiting.extendleft(reversed(others))
+                self._registering[command.number] = tuple(jobs)
                 self._since = now
                 for job in jobs:
                     job.move(command, State.REGISTERING)
@@ -117,36 +130,49 @@ class Preparation:
             case _:
                 assert_never(command)
 
-    def hear(self, event: ev.Answer, now: int) -> News:
-        """A registration or an upload ended."""
-        command = event.command
-        if isinstance(command, ev.Upload):
-            return self._uploaded(self._uploading.pop(command.number), event, now)
-        # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
-        jobs = self._registering.pop(command.number)
-        return self._registered([job for job in jobs if job.state is State.REGISTERING], event, now)
+    def hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+        """`command` ended in `event`."""
+        if isinstance(command, ev.Register):
+            # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
+            jobs = self._registering.pop(command.number)
+            left = [job for job in jobs if job.state is State.REGISTERING]
+            return self._registered(left, command, event, now)
+        if isinstance(event, ev.NotSent | ev.NoAnswer):
+            self._troubles += 1
+            pause = SECOND * 2 ** min(self._troubles - 1, _DOUBLINGS) // 2
+            self._hold = now + min(pause, _LONGEST_PAUSE)
+        else:
+            self._troubles = 0
+        return self._uploaded(self._uploading.pop(command.number), event, now)
 
-    def _registered(self, jobs: list[Job], event: ev.Answer, now: int) -> News:
+    def _registered(
+        self, jobs: list[Job], command: ev.Register, event: ev.Answer, now: int
+    ) -> News:
         match event:
             case ev.Registered():
                 for job in jobs:
                     job.move(event, State.REGISTERED)
                     heapq.heappush(self._queued, (now, job.ref, job))
                 return [], []
-            case ev.Refused(status=404) if self._universal and event.command.feature is None:  # type: ignore[union-attr]
+            case ev.Refused(status=404) if command.feature is None:
                 self._universal = False
-                return self._again(jobs, event, now)
-            case ev.Refused(status=400 | 413 | 422) if len(jobs) > 1:
-                self._files = max(1, min(self._files, len(jobs)) // 2)
-                return self._again(jobs, event, now)
+            case ev.Refused() if len(command.refs) > 1:
+                # Too many for one call, or one of them is not taken: fewer will tell.
+                self._files = max(1, min(self._files, len(command.refs) // 2))
             case ev.Refused() | ev.KeyRefused():
                 # It was the file, not the number of them.
                 self._files = self._files_most
                 return [], self._ended(jobs, event)
-            case ev.Limited():
-                return self._again(jobs, event, now)
+            case ev.NotSent() | ev.NoAnswer():
+                # An outage is not the pictures' fault: the first alone pays for the attempt.
+                if jobs:
+                    jobs[0].failures += 1
+                    if jobs[0].failures >= _MOST_FAILURES:
+                        self._again(jobs[1:], event, now)
+                        return [], self._ended(jobs[:1], event)
             case _:
-                return self._retried(jobs, event, now)
+                pass
+        return self._again(jobs, event, now)
 
     def _uploaded(self, job: Job, event: ev.Answer, now: int) -> News:
         if job.state is not State.UPLOADING:
@@ -160,22 +186,18 @@ class Preparation:
                 return [], self._ended([job], event)
             case ev.Refused():
                 # The signed URL no longer serves (it lives two hours): register again.
-                return self._retried([job], event, now)
+                job.failures += 1
+                if job.failures >= _MOST_FAILURES:
+                    return [], self._ended([job], event)
+                return self._again([job], event, now)
             case _:
                 job.failures += 1
                 if job.failures >= _MOST_FAILURES:
                     return [], self._ended([job], event)
                 job.move(event, State.REGISTERED)
-                pause = SECOND * 2 ** (job.failures - 1) // 2
-                heapq.heappush(self._queued, (now + pause, job.ref, job))
+                # Behind those that were not tried yet.
+                heapq.heappush(self._queued, (now, job.ref, job))
                 return [], []
-
-    def _retried(self, jobs: list[Job], event: ev.Answer, now: int) -> News:
-        for job in jobs:
-            job.failures += 1
-        ended = self._ended([job for job in jobs if job.failures >= _MOST_FAILURES], event)
-        ready, _ = self._again([job for job in jobs if job.failures < _MOST_FAILURES], event, now)
-        return ready, ended
 
     def _again(self, jobs: list[Job], event: ev.Answer, now: int) -> News:
         """Back to the head of those that wait, in their order."""

@@ -1,4 +1,5 @@
-"""Questions that are no jobs: templates, units, prices, history, delete. They spend the same window.
+"""Questions that are no jobs: templates, units, prices, history, delete. They spend the same
+window.
 
 All times are integer microseconds.
 """
@@ -11,7 +12,6 @@ from typing import Final
 import attrs
 
 from perfect_async import events as ev
-from perfect_async._jobs import IllegalEvent
 from perfect_async.errors import PerfectError
 
 _MOST_FAILURES: Final = 6
@@ -19,14 +19,12 @@ _MOST_FAILURES: Final = 6
 
 @attrs.define(eq=False)
 class Question:
-    """One question; `since` is when it came, `ending` why it will not be answered."""
+    """One question; `since` is when it came."""
 
     ref: int
     lane: int
     since: int
     failures: int = 0
-    flying: bool = False
-    ending: PerfectError | None = None
 
 
 class Questions:
@@ -58,21 +56,21 @@ class Questions:
 
     def issued(self) -> None:
         """The first leaves."""
-        self._waiting.popleft().flying = True
+        self._waiting.popleft()
 
     def forget(self, question: Question) -> None:
         """It was told how it ended."""
         del self._known[question.ref]
 
-    def hear(self, event: ev.Answer, *, again: bool) -> Question | None:
-        """A question came back; gives it where it ended without an answer.
+    def hear(
+        self, command: ev.Ask, event: ev.Answer, *, again: bool
+    ) -> tuple[Question, PerfectError] | None:
+        """The question of `command` came back; gives it and why where it ended without an answer.
 
-        Asking costs nothing but the window, so what may pass is asked `again`, while the client is open.
+        Asking costs nothing but the window, so what may pass is asked `again`, while the client is
+        open.
         """
-        if not isinstance(event.command, ev.Ask):
-            raise IllegalEvent(f"{event!r} answers no question.")
-        question = self._known[event.command.ref]
-        question.flying = False
+        question = self._known[command.ref]
         match event:
             case ev.NotSent() | ev.NoAnswer() | ev.Limited() if (
                 again and question.failures < _MOST_FAILURES
@@ -81,16 +79,13 @@ class Questions:
                 self._waiting.appendleft(question)
                 return None
             case ev.NotSent() | ev.NoAnswer() | ev.Limited() | ev.KeyRefused() | ev.Refused():
-                question.ending = event.error
-                return question
+                return question, event.error
             case _:
                 self.forget(question)
                 return None
 
-    def close(self, lane: int, error: PerfectError) -> list[Question]:
-        """Those of `lane` that were not sent end with `error`."""
+    def close(self, lane: int) -> list[Question]:
+        """Those of `lane` that were not sent are not sent."""
         ended = [question for question in self._waiting if question.lane == lane]
         self._waiting = deque(question for question in self._waiting if question.lane != lane)
-        for question in ended:
-            question.ending = error
         return ended

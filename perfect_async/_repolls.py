@@ -61,8 +61,9 @@ class Repolls:
         """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
 
         A later poll may be unanswered still, and its try stays where the lease needs it. The
-        interval is kept between half a second and the cycle. Where requests are not plenty, a seventh of the
-        task's age passes first: asking an old task often learns little, and so the delay is in proportion.
+        interval is kept between half a second and the cycle. Where requests are not plenty, a
+        seventh of the task's age passes first: asking an old task often learns little, and so the
+        delay is in proportion.
         """
         job.doubted, job.accepted = False, max(job.accepted, left)
         if job.try_at is not None:
@@ -81,7 +82,7 @@ class Repolls:
             heapq.heappop(self._early)
 
     def _early_at(self, job: Job, at: int) -> None:
-        """Allow a poll before the promise; while the key is used elsewhere, want one in mid-lease."""
+        """Allow a poll before the promise; under foreign use, want one in mid-lease."""
         if self._pace.allowance.wary_until > job.last_left:
             at = min(at, job.accepted + self._lease * 6 // 10)
         job.early_at = at if at < self._pace.table.next_poll(job.ref) else None

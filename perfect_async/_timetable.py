@@ -202,7 +202,7 @@ class Timetable:
         return self._spare[1]
 
     def admits(self, slot: int, last: int, limit: int) -> bool:
-        """Whether a task created in `slot` and polled every cycle until `last` fits into `limit`."""
+        """Whether a task created in `slot` and polled every cycle until `last` fits."""
         polls = range(slot + self.cycle, last + 1, self.cycle)
         # That a creation counts twice is covered by the requests that `limit` keeps back.
         if self._total + self._weight + 1 + len(polls) <= limit:
@@ -211,7 +211,8 @@ class Timetable:
         return self._peak(here, last // self._bucket, polls, self._weight + 1) <= limit
 
     def room(self, now: int, *, urgent: bool = False, creates: bool = False) -> bool:
-        """Whether the second has room for one more request that leaves now, beside what is promised.
+        """Whether the second has room for one more request that leaves now, beside what is
+        promised.
 
         A request that is not answered may arrive until the patience with it ends, later than the
         guard; for what is `urgent` it arrived within the guard, where it was counted all along,
@@ -229,7 +230,7 @@ class Timetable:
         return True
 
     def free(self, slot: int) -> bool:
-        """Whether a task may take the phase of `slot` and leave the rest of the second for tries."""
+        """Whether a task may take the phase of `slot` and leave the rest to tries."""
         return self._free(self._phases, slot)
 
     def next_change(self, now: int) -> int:
@@ -281,10 +282,8 @@ class Timetable:
 
     # Inside.
 
-    def _peak(
-        self, here: int, last: int, more: range = range(0), flying: int | None = None
-    ) -> int:
-        """The most that a run of buckets holds from those that hold `here` to those before `last`."""
+    def _peak(self, here: int, last: int, more: range = range(0), flying: int | None = None) -> int:
+        """The most that a run of buckets holds, of those that hold `here` or end by `last`."""
         low = max(here - self._run + 1 - self._base, 0)
         high = max(last, here) + 1 - self._base
         both = [*map(add, self._left[low:high], self._promised[low:high])]
@@ -297,7 +296,8 @@ class Timetable:
         both[here - self._base - low] += self._weight if flying is None else flying
         runs = [*accumulate(both, initial=0)]
         # With fewer buckets than a run there is one run, and it holds everything.
-        return max(map(sub, runs[self._run :], runs), default=runs[-1])
+        peak: int = max(map(sub, runs[self._run :], runs), default=runs[-1])
+        return peak
 
     def _held(self, slot: int, ends: Counter[int]) -> list[int]:
         """For every slot from `slot` that shares a run with it: what left and counts there."""
@@ -312,7 +312,9 @@ class Timetable:
         """Whether what left and what is promised next keep the second's limit together."""
         held = self._held(slot, self._ends)
         ahead = accumulate(self._phases[(slot + k) % self.cycle] for k in range(1, len(held)))
-        return all(here + there <= self.per_second for here, there in zip(held[1:], ahead, strict=True))
+        return all(
+            here + there <= self.per_second for here, there in zip(held[1:], ahead, strict=True)
+        )
 
     def _second(self) -> int:
         """Slots in a run that any two requests within a second of each other share."""
@@ -326,10 +328,12 @@ class Timetable:
         run = self._second() * (2 if self.per_second == 1 else 1)
         promisable = max(1, self.per_second - max(1, self.spared * self.per_second // 5))
         around = [
-            phases[at % size] + ((at - slot) % size == 0) for at in range(slot - run + 1, slot + run)
+            phases[at % size] + ((at - slot) % size == 0)
+            for at in range(slot - run + 1, slot + run)
         ]
         runs = [*accumulate(around, initial=0)]
-        return max(map(sub, runs[run:], runs)) <= promisable
+        most: int = max(map(sub, runs[run:], runs))
+        return most <= promisable
 
     def _index(self, slot: int) -> int:
         """The place of `slot` in the account, which grows to hold it."""

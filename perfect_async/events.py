@@ -1,9 +1,9 @@
 """What happened (past tense) and what to do (imperative): the words between scheduler and driver.
 
-A job is known by its `ref`, a number that the driver gives; a command that goes over the wire by its
-`number`, which the scheduler gives. Every command that was issued ends in exactly one piece of news that
-carries it (a poll that is silent for long is asked again beside, but its own end comes too).
-Times that an event carries are microseconds.
+A job is known by its `ref`, a number that the driver gives; a command that goes over the wire by
+its `number`, which the scheduler gives. Every command that was issued ends in exactly one piece of
+news that carries it (a poll that is silent for long is asked again beside, but its own end comes
+too). Times that an event carries are microseconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perfect_async.errors import PerfectError
 
 @attrs.frozen
 class Register:
-    """Register the files of `refs` with one call; `feature` names the path, None the universal one."""
+    """Register the files of `refs` with one call; `feature` names the path, None the usual one."""
 
     number: int
     refs: tuple[int, ...]
@@ -90,7 +90,7 @@ class Wanted:
 
 @attrs.frozen
 class Withdrawn:
-    """Nobody waits for `ref` any longer: it is not created, or kept to its end and not tried again."""
+    """Nobody waits for `ref`: it is not created, or kept to its end and not tried again."""
 
     ref: int
 
@@ -126,7 +126,9 @@ class Issued:
 
 @attrs.frozen
 class NotSent:
-    """`command` certainly did not reach the vendor (never connected, or it could not be written down)."""
+    """`command` certainly did not reach the vendor (never connected, or it could not be written
+    down).
+    """
 
     command: Request | Upload
     error: PerfectError
@@ -142,7 +144,9 @@ class NoAnswer:
 
 @attrs.frozen
 class Limited:
-    """429 to `command`: not executed, and counted all the same. `retry_after` in microseconds, if said."""
+    """429 to `command`: not executed, and counted all the same. `retry_after` in microseconds, if
+    said.
+    """
 
     command: Request
     error: PerfectError
@@ -272,4 +276,7 @@ Answer: TypeAlias = (
     | TimedOut
     | Answered
 )
+Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
+OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
+OfPoll: TypeAlias = Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Failure
 Event: TypeAlias = Wanted | Withdrawn | Asked | Closed | Dropped | Issued | Answer

@@ -1,15 +1,16 @@
 """Which request goes next, and when to wake: the thought behind everything that costs money.
 
-The scheduler is a value that hears news and answers a question. `receive(event, now)` is the only thing
-that changes it; `due(now)` says what to do, and asking twice changes nothing; `wakes_at(now)` says when to
-ask again without news. It owns the only request ledger (the timetable), so a retry is a new command that
-it may or may not afford. In order of rank:
+The scheduler is a value that hears news and answers a question. `receive(event, now)` is the only
+thing that changes it; `due(now)` says what to do, and asking twice changes nothing; `wakes_at(now)`
+says when to ask again without news. It owns the only request ledger (the timetable), so a retry is
+a new command that it may or may not afford. In order of rank:
 
 1. telling who waits how a job ended, and giving up what is too old: costs nothing;
 2. promised polls, each in its slot; one that is overdue leaves as soon as the second has room;
 3. tries: a poll that failed or is silent is sent again inside its lease, from the unpromised rest;
 4. uploads: cost no request;
-5. a question that has waited long, creations, and registrations so far ahead that no creation waits;
+5. a question that has waited long, creations, and registrations so far ahead that no creation
+   waits;
 6. questions; early polls, when the budget holds more than the work that waits.
 
 All times are integer microseconds of one clock; which one is the driver's business.
@@ -24,8 +25,7 @@ from typing import TYPE_CHECKING, Final
 from perfect_async import events as ev
 from perfect_async._book import Book
 from perfect_async._evidence import SECOND
-from perfect_async._jobs import IllegalEvent, Job, State
-from perfect_async._questions import Question
+from perfect_async._jobs import IllegalEvent, State
 from perfect_async._timetable import SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.models import Statistics
@@ -39,19 +39,24 @@ NEVER: Final = 2**63 - 1
 """The time at which only news can wake the scheduler."""
 
 _AHEAD: Final = 4
-"""Pictures ready or on their way there, below which registering comes before creating (or a second's worth)."""
+"""Pictures ready or on their way there, below which registering comes before creating (or a
+second's worth).
+"""
 _PATIENT: Final = 15 * SECOND
 """A question that has waited for so long comes before creations."""
+_KNOWN: Final = 20
+"""Jobs that ended before their own cost is believed."""
 _REQUESTS_PER_JOB: Final = 3.0
-"""A creation, a share of a registration and two polls: what a smile costs before anything is seen."""
+"""A creation, a share of a registration and two polls: a smile, before anything is seen."""
 
 
 class Scheduler:
     """Decides for all jobs on one key and host.
 
-    `limits` and `polling` are the settings of the same names; `engine_retries` is how often a passing
-    failure of the engine is tried again as a new task; `files_per_call` how many files one registration
-    holds at first. Raises `ConfigurationError` where not even one task could be kept alive.
+    `limits` and `polling` are the settings of the same names; `engine_retries` is how often a
+    passing failure of the engine is tried again as a new task; `files_per_call` how many files one
+    registration holds at first. Raises `ConfigurationError` where not even one task could be kept
+    alive.
     """
 
     def __init__(
@@ -76,7 +81,9 @@ class Scheduler:
     # The seam.
 
     def receive(self, event: ev.Event, now: int) -> None:
-        """Hear `event` at `now`. Raises `IllegalEvent`, and stays as it was, for news that cannot be."""
+        """Hear `event` at `now`. Raises `IllegalEvent`, and stays as it was, for news that cannot
+        be.
+        """
         book = self._book
         match event:
             case ev.Issued():
@@ -106,7 +113,8 @@ class Scheduler:
         return self._answer[1]
 
     def wakes_at(self, now: int) -> int:
-        """When `due`, which had nothing to do at `now`, may have something without news; after `now`.
+        """When `due`, which had nothing to do at `now`, may have something without news; after
+        `now`.
 
         `NEVER` when only news can wake it.
         """
@@ -120,7 +128,8 @@ class Scheduler:
             times.append(book.pace.paused_until())
         soon = [at for at in times if at > now]
         if len(soon) < len(times):
-            # Something is due but does not fit. The second and the phases free in slots, the window in buckets.
+            # Something is due but does not fit. The second and the phases free in slots, the window
+            # in buckets.
             crowded = (
                 (first is not None and first[0] <= slot)
                 or not book.table.room(now)
@@ -158,15 +167,17 @@ class Scheduler:
         return max(40, 8 * self._limits.per_second)
 
     def eta(self, jobs: int) -> float | None:
-        """Seconds that `jobs` more would take by the request budget, None before anything has ended.
+        """Seconds that `jobs` more would take by the request budget, None before anything has
+        ended.
 
-        The budget bounds twice: the window holds so many requests, and so many promises beside each other.
+        The budget bounds twice: the window holds so many requests, and so many promises beside each
+        other.
         """
         book = self._book
         if not book.ended or not jobs:
             return None if jobs else 0.0
         limit = max(1, book.pace.allowance.limit(book.heard))
-        per_job = book.kinds.total() / book.ended if book.ended >= 20 else _REQUESTS_PER_JOB
+        per_job = book.kinds.total() / book.ended if book.ended >= _KNOWN else _REQUESTS_PER_JOB
         lasts = book.lasted / book.ended / SECOND
         beyond = jobs * per_job - (limit - book.table.occupied(book.heard))
         by_window = max(
@@ -180,7 +191,7 @@ class Scheduler:
     def _due(self, now: int) -> ev.Command | None:
         book, number, slot = self._book, self._book.number + 1, now // SLOT
         if book.endings:
-            return _settle(book.endings[0])
+            return book.endings[0][0]
         if book.ages and book.ages[0][0] <= now:
             job = book.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
@@ -190,16 +201,21 @@ class Scheduler:
         if first is not None and owed and (room or first[0] == slot):
             return ev.Poll(number, first[1])
         again = book.repolls.next_try()
-        if again is not None and again[0] <= now and not owed and book.table.spare(now) > 0:
+        if (
+            again is not None
+            and again[0] <= now
+            and not owed
+            and book.table.spare(now) > 0
             # A lease is at stake: a poll that hangs is counted where it left, not where it may be.
-            if room or book.table.room(now, urgent=True):
-                return ev.Poll(number, again[1])
+            and (room or book.table.room(now, urgent=True))
+        ):
+            return ev.Poll(number, again[1])
         if (ref := book.preparation.upload(now)) is not None:
             return ev.Upload(number, ref)
         return self._unpromised(number, now) if room and not owed else None
 
     def _unpromised(self, number: int, now: int) -> ev.Command | None:
-        """A request that nobody was promised: it leaves where every window stays within the limit."""
+        """A request that nobody was promised: it leaves where every window holds."""
         book, pace, slot = self._book, self._book.pace, now // SLOT
         spare = book.table.spare(now)
         if (
@@ -238,12 +254,8 @@ class Scheduler:
         return self._early(number, now, spare - math.ceil(_REQUESTS_PER_JOB * work))
 
     def _early(self, number: int, now: int, spare: int) -> ev.Poll | None:
-        """Ask a task before its promise, where `spare` requests say that nothing else needs this one."""
+        """Ask a task before its promise, where `spare` requests say that nothing else needs this
+        one.
+        """
         early = self._book.repolls.next_early()
         return ev.Poll(number, early[1]) if early and early[0] <= now and spare > 0 else None
-
-
-def _settle(ended: Job | Question) -> ev.Settle:
-    if ended.ending is None:
-        raise AssertionError(ended)
-    return ev.Settle(ended.ref, ended.ending, ended.charged if isinstance(ended, Job) else 0.0)

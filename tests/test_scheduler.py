@@ -18,13 +18,11 @@ from perfect_async.errors import (
     ClientClosed,
     ConfigurationError,
     JobRefused,
-    PerfectError,
     RateLimited,
     RequestRefused,
     ServiceUnavailable,
     SubmissionInDoubt,
     TaskAbandoned,
-    TaskError,
     TaskExpired,
     TaskFailed,
     Unauthorized,
@@ -110,6 +108,7 @@ class World:
         self.settled: dict[int, ev.Settle] = {}
         self.settled_at: dict[int, int] = {}
         self.doubtful: set[int] = set()
+        self._slow: set[int] = set()
         self.on_time = True
         self.pure = True
         self.fate: Callable[[ev.Request | ev.Upload], ev.Answer | None] = lambda _: None
@@ -158,7 +157,8 @@ class World:
 
     @property
     def slow(self) -> set[int]:
-        return getattr(self, "_slow", set())
+        """Tasks whose creation was answered after their first promise."""
+        return self._slow
 
     def leave(self, command: ev.Request | ev.Upload) -> None:
         if isinstance(command, ev.Submit):
@@ -180,7 +180,7 @@ class World:
     def windows_hold(self) -> None:
         """No window is overdrawn wherever between leaving and answer each request arrived."""
         period = round(self.limits.period * SECOND)
-        while self.past and self.past[0].answered < self.now - period:
+        while self.past and (self.past[0].answered or 0) < self.now - period:
             self.past.popleft()
         known = [*self.past, *self.flights.values()]
         for flight in known:
@@ -340,11 +340,8 @@ class Machine(RuleBasedStateMachine):
         faults=st.sampled_from(["none", "network", "all"]),
         start=st.sampled_from([0, 12_345_678_901]),
     )
-    def begin(
-        self, setting: tuple[Limits, Polling], seed: int, faults: str, start: int
-    ) -> None:
+    def begin(self, setting: tuple[Limits, Polling], seed: int, faults: str, start: int) -> None:
         self.world = world = World(*setting, seed=seed, start=start)
-        world._slow = set()
         self.faults, self.rng = faults, world.rng
         self.lanes: set[int] = set()
         self.asked = 0
@@ -366,7 +363,7 @@ class Machine(RuleBasedStateMachine):
     def fate(self, command: ev.Request | ev.Upload) -> ev.Answer | None:
         rng, no = self.rng, ServiceUnavailable("502", status=502)
         if rng.random() < 0.04:
-            return rng.choice([ev.NotSent, ev.NoAnswer])(command, no)
+            return ev.NotSent(command, no) if rng.random() < 0.5 else ev.NoAnswer(command, no)
         if self.faults == "all" and rng.random() < 0.08:
             return self.strange(command)
         return None
@@ -385,16 +382,15 @@ class Machine(RuleBasedStateMachine):
             case ev.Ask():
                 return ev.Refused(command, refused, 400)
             case ev.Poll():
-                return rng.choice(
-                    [
-                        ev.Running(command, rng.choice([0, -5, 10**12, 700_000, 3_000_000])),
-                        ev.EngineFailed(command, TaskFailed("x", code="x", passing=True), True),
-                        ev.EngineFailed(command, TaskFailed("x", code="x", passing=False), False),
-                        ev.TaskUnknown(command, TaskExpired("unknown")),
-                        ev.TimedOut(command, TaskExpired("timed out")),
-                        ev.Refused(command, refused, 409),
-                    ]
-                )
+                news: list[ev.Answer] = [
+                    ev.Running(command, rng.choice([0, -5, 10**12, 700_000, 3_000_000])),
+                    ev.EngineFailed(command, TaskFailed("x", code="x", passing=True), True),
+                    ev.EngineFailed(command, TaskFailed("x", code="x", passing=False), False),
+                    ev.TaskUnknown(command, TaskExpired("unknown")),
+                    ev.TimedOut(command, TaskExpired("timed out")),
+                    ev.Refused(command, refused, 409),
+                ]
+                return rng.choice(news)
 
     @rule(count=st.integers(1, 60), uploads=st.booleans(), lane=st.integers(0, 2))
     def jobs_come(self, count: int, uploads: bool, lane: int) -> None:
@@ -502,3 +498,400 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=40, stateful_step_count=25)
+
+
+# Bad days, each told in one piece.
+
+
+def busy(jobs: int = 120, *, uploads: bool = False, seed: int = 1) -> World:
+    """A world a minute into its work."""
+    world = World(seed=seed)
+    for _ in range(jobs):
+        world.want(uploads=uploads)
+    world.run(60 * SECOND)
+    return world
+
+
+@pytest.mark.parametrize("uploads", [True, False])
+@pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer])
+def test_an_outage_costs_what_was_in_flight(
+    kind: type[ev.NotSent | ev.NoAnswer], uploads: bool
+) -> None:
+    """Ten minutes without an answer end a handful of jobs, and few requests are sent."""
+    world = busy(uploads=uploads)
+    sent = len(world.sent)
+    world.fate = lambda command: kind(command, DOWN)
+    if kind is ev.NoAnswer:
+        world.round_trip = lambda _: 30 * SECOND
+    world.run(660 * SECOND)
+    during = Counter(type(command).__name__ for _, command in world.sent[sent:])
+    world.fate = lambda _: None
+    world.round_trip = lambda _: SECOND // 10
+    world.finish()
+    assert 120 == len(world.settled)
+    assert 8 >= 120 - world.endings()["Succeeded"]
+    assert 30 >= during["Submit"] + during["Register"] + during["Upload"]
+    world.units_add_up()
+
+
+def test_creations_alone_fail() -> None:
+    """While polls are answered and creations are not, few creations are put in doubt."""
+    world = busy()
+    world.duration = lambda _: 5.0
+    world.fate = lambda command: (
+        ev.NoAnswer(command, DOWN) if isinstance(command, ev.Submit) else None
+    )
+    world.run(660 * SECOND)
+    assert 10 >= world.endings()["SubmissionInDoubt"] >= 1
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_somebody_else_uses_the_key(share: float) -> None:
+    """Creations adapt, losses are few, and nobody is locked out for good."""
+    world = World(seed=1)
+    world.pure = False
+    for _ in range(90):
+        world.want(uploads=False)
+    gap, following, vendor = round(300 * SECOND / 250 / share), 0, world.vendor
+
+    def shared(command: ev.Request | ev.Upload) -> ev.Answer:
+        nonlocal following
+        now = world.now
+        while following <= now:
+            world.now, following = following, following + gap
+            world.admits()
+        world.now = now
+        return vendor(command)
+
+    world.vendor = shared  # type: ignore[method-assign]
+    world.run(3600 * SECOND)
+    before = world.endings()["Succeeded"]
+    assert 8 >= len(world.settled) - before
+    assert before >= {0.3: 80, 0.6: 80, 0.9: 50}[share]
+    assert 500 >= world.scheduler.statistics().refused
+    assert world.scheduler.statistics().window_limit <= 250
+    world.run(5 * 3600 * SECOND, stop=lambda: len(world.settled) == 90)
+    assert world.endings()["Succeeded"] > before or 90 == len(world.settled)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 3, 60])
+def test_overslept(seconds: float) -> None:
+    """Overdue polls leave first and within the second's limit, keep their phases, are counted."""
+    world = busy()
+    world.duration = lambda _: 500.0
+    world.run(120 * SECOND)
+    table = world.scheduler._book.table
+    phases = {ref: task.next % table.cycle for ref, task in table._tasks.items()}
+    world.on_time = world.pure = False
+    first = table.first()
+    assert first is not None
+    at = first[0] * SLOT + SLOT + round(seconds * SECOND)
+    while world.queue and world.queue[0][0] <= first[0] * SLOT - LEAST:
+        world.now = world.queue[0][0]
+        world.happen()
+    world.now, sent = at, len(world.sent)
+    world.perform()
+    leaving = [command for _, command in world.sent[sent:] if not isinstance(command, ev.Settle)]
+    assert leaving
+    assert isinstance(leaving[0], ev.Poll)
+    assert leaving[0].ref == first[1]
+    assert 5 >= len(leaving)
+    assert world.scheduler.statistics().late >= 1
+    after = {ref: task.next % table.cycle for ref, task in table._tasks.items()}
+    assert {ref: phases[ref] for ref in after if ref in phases} == {
+        ref: after[ref] for ref in after if ref in phases
+    }
+
+
+def test_a_creation_answered_after_its_first_promise() -> None:
+    """A creation that hung is polled at once when it is known, and no window is overdrawn."""
+    world = World(seed=2)
+    world.round_trip = lambda command: (
+        12 * SECOND if isinstance(command, ev.Submit) else SECOND // 10
+    )
+    for _ in range(12):
+        world.want(uploads=False)
+    world.finish()
+    assert 12 == len(world.settled)
+    created = next(at for at, command in world.sent if isinstance(command, ev.Submit))
+    polled = next(at for at, command in world.sent if isinstance(command, ev.Poll))
+    assert 12 * SECOND == polled - created
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(per_second=1), Limits(10**6, 300.0, 10**4), Limits(40, 300.0, 5)]
+)
+def test_limits_of_any_size(limits: Limits) -> None:
+    """From hardly one task to ten thousand requests a second, everything ends well."""
+    world = World(limits, Polling(give_up_after=60), seed=3)
+    count = 400 if limits.per_second > 5 else 8
+    for _ in range(count):
+        world.want(uploads=True)
+    world.finish()
+    assert Counter(Succeeded=count) == world.endings()
+    assert NEVER == world.scheduler.wakes_at(world.now + SECOND)
+
+
+def test_limits_too_small() -> None:
+    """Where not one task could be kept alive the settings are refused."""
+    with pytest.raises(ConfigurationError, match="cannot keep even one task alive"):
+        Scheduler(Limits(10), Polling())
+
+
+def test_idle_for_long() -> None:
+    """After years without news the account starts afresh and small."""
+    world = World(seed=4)
+    world.want()
+    world.finish()
+    world.now += 10**15
+    world.want()
+    world.finish()
+    assert Counter(Succeeded=2) == world.endings()
+    assert 5_000 > len(world.scheduler._book.table._left)
+
+
+def test_waiting_time_is_honest() -> None:
+    """The estimate of a long batch comes from the budget and is right within a third."""
+    world = World(seed=5)
+    assert 0.0 == world.scheduler.eta(0)
+    assert None is world.scheduler.eta(5)
+    for _ in range(400):
+        world.want(uploads=False)
+    world.run(3600 * SECOND, stop=lambda: len(world.settled) >= 100)
+    eta, began = world.scheduler.eta(300), world.now
+    world.finish()
+    assert eta is not None
+    assert 0.67 < (world.now - began) / SECOND / eta < 1.5
+
+
+# One decision each.
+
+
+class Desk:
+    """A scheduler by hand: what is due is taken and answered in the test."""
+
+    def __init__(self, **settings: object) -> None:
+        polling = Polling(give_up_after=120)
+        self.scheduler = Scheduler(Limits(), polling, **settings)  # type: ignore[arg-type]
+        self.now = 0
+
+    def tell(self, event: ev.Event) -> None:
+        self.scheduler.receive(event, self.now)
+
+    def take(self) -> ev.Command:
+        """What is due next, whenever that is."""
+        while (command := self.scheduler.due(self.now)) is None:
+            self.now = self.scheduler.wakes_at(self.now)
+        self.tell(ev.Issued(command))
+        return command
+
+    def running(self, ref: int = 1, *, units: float = 1.0) -> None:
+        self.tell(ev.Wanted(ref, "ai-smile", units, uploads=False))
+        command = self.take()
+        assert isinstance(command, ev.Submit)
+        self.tell(ev.Accepted(command, f"task-{ref}"))
+
+    def poll(self) -> ev.Poll:
+        command = self.take()
+        assert isinstance(command, ev.Poll)
+        return command
+
+    def settle(self) -> ev.Settle:
+        command = self.take()
+        assert isinstance(command, ev.Settle)
+        return command
+
+
+def failed(command: ev.Poll, *, passing: bool = True) -> ev.EngineFailed:
+    return ev.EngineFailed(command, TaskFailed("x", code="x", passing=passing), passing)
+
+
+def test_a_passing_failure_is_tried_again() -> None:
+    """A failure of the engine that may pass is created anew as often as was said, then told."""
+    desk = Desk(engine_retries=1)
+    desk.running()
+    desk.tell(failed(desk.poll()))
+    again = desk.take()
+    assert isinstance(again, ev.Submit)
+    desk.tell(ev.Accepted(again, "task-2"))
+    desk.tell(failed(desk.poll()))
+    settle = desk.settle()
+    assert isinstance(settle.ending, TaskFailed)
+    assert 0.0 == settle.units
+    assert 2.0 == desk.scheduler.statistics().units_returned
+
+
+@pytest.mark.parametrize("how", ["final", "withdrawn", "closed", "no retries"])
+def test_a_failure_that_is_not_tried_again(how: str) -> None:
+    """A final failure, and any of a job that nobody waits for, is told at once."""
+    desk = Desk(engine_retries=0 if how == "no retries" else 1)
+    desk.running()
+    poll = desk.poll()
+    if how == "withdrawn":
+        desk.tell(ev.Withdrawn(1))
+    if how == "closed":
+        desk.tell(ev.Closed())
+    desk.tell(failed(poll, passing=how != "final"))
+    assert isinstance(desk.settle().ending, TaskFailed)
+
+
+def test_unknown_is_asked_once_more() -> None:
+    """An unknown task inside its lease is asked again, and only the second answer is believed."""
+    desk = Desk()
+    desk.running()
+    desk.tell(ev.TaskUnknown(desk.poll(), TaskExpired("unknown")))
+    desk.tell(ev.TaskUnknown(desk.poll(), TaskExpired("unknown")))
+    settle = desk.settle()
+    assert isinstance(settle.ending, TaskExpired)
+    assert 1.0 == settle.ending.units_at_stake == settle.units
+    assert 1.0 == desk.scheduler.statistics().units_at_stake
+
+
+def test_a_late_answer_leaves_the_try_in_place() -> None:
+    """A hung poll that answers at last renews its own lease, not that of a newer silent poll."""
+    desk = Desk()
+    desk.running()
+    old = desk.poll()
+    desk.poll()
+    desk.tell(ev.Running(old))
+    assert None is not desk.scheduler._book.jobs[1].try_at
+    before = desk.now
+    desk.poll()
+    assert SECOND > desk.now - before
+
+
+def test_dropped() -> None:
+    """A dropped lane ends at once: what runs is abandoned, what is being created is in doubt."""
+    desk = Desk()
+    desk.running(1)
+    desk.tell(ev.Wanted(2, "ai-smile", 3.0, uploads=False))
+    submit = desk.take()
+    assert isinstance(submit, ev.Submit)
+    desk.tell(ev.Wanted(3, "ai-smile", 1.0, uploads=True))
+    desk.tell(ev.Dropped())
+    endings = {settle.ref: settle.ending for settle in (desk.settle() for _ in range(3))}
+    assert isinstance(endings[1], TaskAbandoned)
+    assert isinstance(endings[2], SubmissionInDoubt)
+    assert isinstance(endings[3], ClientClosed)
+    desk.tell(ev.Accepted(submit, "late"))
+    assert None is desk.scheduler.due(desk.now)
+    assert 4.0 == desk.scheduler.statistics().units_at_stake
+
+
+def test_abandoned_at_its_deadline() -> None:
+    """A task that still runs at `give_up_after` is told as abandoned, its units at stake."""
+    desk = Desk()
+    desk.running()
+    while isinstance(command := desk.take(), ev.Poll):
+        desk.tell(ev.Running(command))
+    assert isinstance(command, ev.Settle)
+    assert isinstance(command.ending, TaskAbandoned)
+    assert 120 * SECOND == desk.now
+    assert 1.0 == desk.scheduler.statistics().units_at_stake
+
+
+def test_out_of_units() -> None:
+    """A refused balance ends unsent what costs as much, keeps the cheaper, and is asked again
+    later.
+    """
+    desk = Desk()
+    for ref, units in ((1, 5.0), (2, 9.0), (3, 1.0)):
+        desk.tell(ev.Wanted(ref, "ai-smile", units, uploads=False))
+    first, second = desk.take(), desk.take()
+    assert isinstance(first, ev.Submit)
+    assert isinstance(second, ev.Submit)
+    desk.tell(ev.OutOfUnits(first, UnitsExhausted("poor")))
+    desk.tell(ev.OutOfUnits(second, UnitsExhausted("poor")))
+    desk.tell(ev.Wanted(4, "ai-smile", 6.0, uploads=False))
+    assert {1, 2, 4} == {desk.settle().ref for _ in range(3)}
+    cheap = desk.take()
+    assert isinstance(cheap, ev.Submit)
+    assert 3 == cheap.ref
+    desk.tell(ev.Accepted(cheap, "task"))
+    desk.now += 61 * SECOND
+    desk.tell(ev.Wanted(5, "ai-smile", 6.0, uploads=False))
+    assert [5] == [job.ref for job in desk.scheduler._book.ready]
+
+
+@pytest.mark.parametrize("answer", [ev.Limited, ev.NotSent])
+def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSent]) -> None:
+    """401 ends everything that is not created, what comes later, and what is to repeat."""
+    desk = Desk()
+    for ref in (1, 2, 3):
+        desk.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
+    first, second = desk.take(), desk.take()
+    assert isinstance(first, ev.Submit)
+    assert isinstance(second, ev.Submit)
+    desk.tell(ev.KeyRefused(first, Unauthorized("no")))
+    desk.tell(answer(second, FULL))
+    desk.tell(ev.Wanted(4, "ai-smile", 1.0, uploads=True))
+    endings = [desk.settle().ending for _ in range(4)]
+    assert all(isinstance(ending, Unauthorized) for ending in endings)
+    assert not desk.scheduler._book.jobs
+
+
+@pytest.mark.parametrize(
+    ("answer", "most"), [(ev.NotSent, 8), (ev.Limited, 20), (ev.Refused, 1), (ev.KeyRefused, 1)]
+)
+def test_how_often_a_creation_is_sent(answer: Callable[..., ev.Answer], most: int) -> None:
+    """A creation that was certainly not executed is repeated so often; a refused one never."""
+    desk = Desk()
+    desk.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=False))
+    sent = 0
+    while isinstance(command := desk.take(), ev.Submit):
+        sent += 1
+        more = (400,) if answer is ev.Refused else ()
+        desk.now += SECOND // 10
+        desk.tell(answer(command, FULL, *more))
+    assert most == sent
+    assert 0.0 == desk.scheduler.statistics().units_charged
+
+
+@pytest.mark.parametrize("polling_interval", [None, 1, -3, 5 * SECOND, 10**15])
+def test_the_vendors_interval(polling_interval: int | None) -> None:
+    """The interval that an answer names is kept between half a second and the cycle."""
+    desk = Desk()
+    desk.running()
+    desk.tell(ev.Running(desk.poll(), polling_interval))
+    cycle = desk.scheduler._book.table.cycle * SLOT
+    wanted = 2 * SECOND if polling_interval is None else min(max(polling_interval, 500_000), cycle)
+    assert wanted == desk.scheduler._book.jobs[1].interval
+
+
+def test_questions_have_their_turn() -> None:
+    """A question that waited long comes before creations; what passes is asked again, then told."""
+    desk = Desk()
+    desk.tell(ev.Asked(90))
+    for _ in range(7):
+        ask = desk.take()
+        assert isinstance(ask, ev.Ask)
+        desk.tell(ev.NoAnswer(ask, DOWN))
+    assert DOWN is desk.settle().ending
+    desk.tell(ev.Closed(3))
+    desk.tell(ev.Asked(91, 3))
+    assert isinstance(desk.settle().ending, ClientClosed)
+    desk.tell(ev.Asked(1))
+    with pytest.raises(IllegalEvent):
+        desk.tell(ev.Asked(1))
+
+
+def test_a_picture_that_cannot_go_up() -> None:
+    """A picture that its upload refuses ends the job before anything was bought."""
+    desk = Desk()
+    desk.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=True))
+    register = desk.take()
+    assert isinstance(register, ev.Register)
+    desk.tell(ev.Registered(register, (GRANT,)))
+    upload = desk.take()
+    assert isinstance(upload, ev.Upload)
+    desk.tell(ev.Refused(upload, JobRefused("gone"), 0))
+    assert isinstance(desk.settle().ending, JobRefused)
+
+
+def test_shown() -> None:
+    """The repr says how many jobs are where and how the plan is cut."""
+    desk = Desk()
+    desk.running()
+    assert "<Scheduler {'running': 1} <Timetable 1 tasks every 8.8 s, 0 requests unanswered>>" == (
+        repr(desk.scheduler)
+    )

@@ -51,8 +51,8 @@ async def served(sandbox: Sandbox, port: int) -> AsyncIterator[httpx.AsyncClient
 async def test_a_whole_picture_over_a_socket(caplog: pytest.LogCaptureFixture) -> None:
     """Register, upload, create, poll, download; neither key nor URLs are logged by the server."""
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("httpcore").setLevel(logging.WARNING)
+    caplog.set_level(logging.WARNING, logger="httpx")
+    caplog.set_level(logging.WARNING, logger="httpcore")
     port = free_port()
     sandbox = Sandbox(
         origin=f"http://127.0.0.1:{port}",

@@ -1,0 +1,145 @@
+"""How fast it may go: the cycle, the guard, the reserve, and pauses."""
+
+import pytest
+
+from perfect_async import events as ev
+from perfect_async._pace import Pace
+from perfect_async._timetable import SLOT
+from perfect_async.errors import PerfectError
+from perfect_async.models import Limits
+
+SECOND = 1_000_000
+NO = PerfectError("no")
+POLL = ev.Poll(1, 1)
+
+
+def pace(limits: Limits | None = None) -> Pace:
+    return Pace(limits or Limits(), lease=10 * SECOND, horizon=120 * SECOND)
+
+
+def polled(pace: Pace, count: int, took: int = 100_000) -> None:
+    for _ in range(count):
+        pace.learn(ev.Running(POLL), took, 0)
+
+
+def test_the_cycle_follows_the_network() -> None:
+    """A good network is polled late, a bad one so early that the tries fit into the lease."""
+    good = pace()
+    polled(good, 300)
+    good.cut(60 * SECOND)
+    assert 8_800_000 == good.table.cycle * SLOT
+    assert 300_000 == good.table.guard
+    for _ in range(200):
+        good.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
+    good.cut(61 * SECOND)
+    assert 8_200_000 >= good.table.cycle * SLOT
+    polled(good, 300, 5 * SECOND)
+    good.cut(62 * SECOND)
+    assert 4_000_000 == good.table.cycle * SLOT
+    assert 1_050_000 == good.table.guard
+
+
+def test_one_request_a_second() -> None:
+    """Where tries leave a second apart the lease keeps more time for them."""
+    assert pace(Limits(per_second=1)).table.cycle < pace().table.cycle
+
+
+def test_nothing_new_on_a_plan_for_a_better_network() -> None:
+    """While the plan cannot follow a network that got worse nothing new is created."""
+    here = pace(Limits(25, 30.0, 5))
+    polled(here, 100)
+    here.cut(60 * SECOND)
+    slot, ref = 60 * SECOND // SLOT, 0
+    while here.table.admits(slot, slot + 2400, here.limit(0)):
+        if here.table.free(slot):
+            ref += 1
+            here.table.promise(ref, slot, slot + 2400)
+        slot += 1
+    assert here.may_create(0)
+    polled(here, 300, 5 * SECOND)
+    here.cut(100 * SECOND)
+    assert here.cramped
+    assert not here.may_create(0)
+    for each in range(1, ref + 1):
+        here.table.release(each)
+    here.cut(100 * SECOND)
+    here.cut(100 * SECOND)
+    assert here.may_create(0)
+
+
+def test_the_reserve_follows_the_failures() -> None:
+    """A few requests of a window are never promised, more on a bad network, a quarter at most."""
+    here = pace()
+    assert 4 == here.reserve()
+    for _ in range(400):
+        here.learn(ev.Refused(POLL, NO, 502), 100_000, 0)
+    assert 62 == here.reserve()
+    assert 188 == here.limit(0)
+
+
+def test_pauses_grow_in_an_outage() -> None:
+    """What is not a poll and stays unanswered pauses the rest, longer each time."""
+    here, ask, holds = pace(), ev.Ask(1, 1), []
+    for _ in range(9):
+        here.learn(ev.NotSent(ask, NO), 1000, 0)
+        holds.append(here.paused_until())
+    assert [SECOND // 2, SECOND, 2 * SECOND] == holds[:3]
+    assert 30 * SECOND == holds[-1]
+    here.learn(ev.Answered(ask), 1000, 0)
+    here.learn(ev.NoAnswer(ask, NO), 1000, 100 * SECOND)
+    assert 100 * SECOND + SECOND // 2 == here.paused_until()
+    here.learn(ev.NoAnswer(POLL, NO), 1000, 200 * SECOND)
+    assert 100 * SECOND + SECOND // 2 == here.paused_until()
+
+
+def test_creations_after_a_doubt() -> None:
+    """After a creation in doubt the next waits and goes alone, until one is answered."""
+    here, now = pace(), 0
+    for number, wait in enumerate((2, 6, 18, 54, 120, 120)):
+        command = ev.Submit(number, 1)
+        here.created(number, now)
+        here.learn(ev.NoAnswer(command, NO), 1000, now)
+        assert not here.may_create(now + wait * SECOND - 1)
+        now += wait * SECOND
+        assert here.may_create(now)
+    here.created(9, now)
+    assert not here.may_create(now)
+    here.learn(ev.NotSent(ev.Submit(9, 1), NO), 1000, now)
+    assert here.may_create(now)
+    here.created(10, now)
+    here.learn(ev.Accepted(ev.Submit(10, 1), "task"), 1000, now)
+    here.created(11, now)
+    assert here.may_create(now)
+
+
+def test_silent_creations() -> None:
+    """Where three creations are silent for longer than the patience no fourth is sent."""
+    here = pace()
+    for number in range(3):
+        here.created(number, 0)
+    assert here.may_create(here.network.patience)
+    assert not here.may_create(here.network.patience + 1)
+
+
+def test_refusals_are_counted() -> None:
+    """429s go into the allowance and the statistics."""
+    here = pace()
+    for number in range(2):
+        here.table.leave(number, 0, SECOND)
+        here.learn(ev.Limited(POLL, NO), 1000, 0)
+    assert 2 == here.refused
+    assert 1 == here.allowance.limit(0)
+    assert here.plenty(0)
+
+
+@pytest.mark.parametrize("took", [150_000, 300_000, 700_000, 5 * SECOND])
+def test_a_trembling_network_keeps_the_guard(took: int) -> None:
+    """The guard is never below the jitter and does not move for small changes."""
+    here = pace()
+    polled(here, 400, took)
+    here.cut(60 * SECOND)
+    guard = here.table.guard
+    assert guard >= here.network.jitter
+    polled(here, 400, took * 9 // 10)
+    here.cut(100 * SECOND)
+    assert guard == here.table.guard

@@ -1,0 +1,113 @@
+"""Polls beside the promised ones: tries and early polls."""
+
+import pytest
+
+from perfect_async._jobs import Job, State
+from perfect_async._pace import Pace
+from perfect_async._repolls import Repolls
+from perfect_async._timetable import SLOT
+from perfect_async.models import Limits
+
+SECOND = 1_000_000
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.pace = Pace(Limits(), lease=10 * SECOND, horizon=120 * SECOND)
+        self.repolls = Repolls(self.pace, lease=10 * SECOND, interval=2 * SECOND)
+        self.job = Job(1, "ai-smile", 1.0, uploads=False, lane=0, state=State.RUNNING)
+        self.pace.table.promise(1, 0, 120 * SECOND // SLOT)
+        self.pace.table.arm(1)
+        self.repolls.created(self.job)
+        self.cycle = self.pace.table.cycle * SLOT
+        self.patience = self.pace.network.patience
+
+
+def test_an_early_poll_after_the_interval() -> None:
+    """The first early poll may come an interval after the creation."""
+    desk = Desk()
+    assert (2 * SECOND, 1) == desk.repolls.next_early()
+    assert None is desk.repolls.next_try()
+
+
+def test_a_silent_promised_poll_is_tried_again() -> None:
+    """A promised poll that is silent is tried again inside the lease; an early one is not."""
+    desk = Desk()
+    desk.repolls.left(desk.job, 3 * SECOND)
+    assert None is desk.job.try_at
+    desk.pace.table.keep(1, desk.cycle)
+    desk.repolls.left(desk.job, desk.cycle)
+    assert (desk.cycle + desk.patience, 1) == desk.repolls.next_try()
+
+
+def test_tries_end() -> None:
+    """After six tries, and past the lease, no other try is made."""
+    desk = Desk()
+    desk.pace.table.keep(1, desk.cycle)
+    desk.job.tries = 6
+    desk.repolls.failed(desk.job, desk.cycle)
+    assert None is desk.job.try_at
+    desk.job.tries = 0
+    desk.repolls.failed(desk.job, 10 * SECOND)
+    assert None is desk.job.try_at
+
+
+def test_an_answer_ends_the_tries() -> None:
+    """A renewed lease that reaches the next promise needs no try, and the queue forgets it."""
+    desk = Desk()
+    desk.pace.table.keep(1, desk.cycle)
+    desk.repolls.left(desk.job, desk.cycle)
+    desk.repolls.renewed(desk.job, desk.cycle, None, desk.cycle, desk.cycle + 100_000)
+    desk.repolls.tidy()
+    assert None is desk.repolls.next_try()
+    assert desk.cycle == desk.job.accepted
+
+
+def test_an_old_answer_keeps_the_try() -> None:
+    """An answer to an older poll renews the lease from when that one left, and no more."""
+    desk = Desk()
+    desk.pace.table.keep(1, desk.cycle)
+    desk.repolls.left(desk.job, desk.cycle)
+    desk.repolls.renewed(desk.job, 2 * SECOND, None, desk.cycle, desk.cycle + 100_000)
+    desk.repolls.tidy()
+    assert 2 * SECOND == desk.job.accepted
+    assert (desk.cycle + desk.patience, 1) == desk.repolls.next_try()
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [(None, 2 * SECOND), (0, SECOND // 2), (3 * SECOND, 3 * SECOND)]
+)
+def test_the_vendors_interval(said: int | None, kept: int) -> None:
+    """The vendor's interval is followed on the next early poll, from half a second up."""
+    desk = Desk()
+    desk.repolls.left(desk.job, 3 * SECOND)
+    desk.repolls.renewed(desk.job, 3 * SECOND, said, 3 * SECOND, 3 * SECOND)
+    desk.repolls.tidy()
+    assert (3 * SECOND + kept, 1) == desk.repolls.next_early()
+
+
+def test_no_early_poll_at_the_promise() -> None:
+    """An early poll that would come with the promise is none."""
+    desk = Desk()
+    desk.repolls.renewed(desk.job, 3 * SECOND, 10**15, 3 * SECOND, 3 * SECOND)
+    assert None is desk.job.early_at
+    desk.repolls.tidy()
+    assert None is desk.repolls.next_early()
+
+
+def test_thrift() -> None:
+    """Where requests are scarce a seventh of the task's age passes before an early poll."""
+    desk = Desk()
+    for number in range(130):
+        desk.pace.table.leave(number, 0, SECOND)
+    desk.repolls.left(desk.job, SECOND)
+    desk.repolls.renewed(desk.job, SECOND, None, 28 * SECOND, SECOND)
+    assert 5 * SECOND == desk.job.early_at
+
+
+def test_wary() -> None:
+    """While the key is used elsewhere a poll is wanted in mid-lease."""
+    desk = Desk()
+    desk.pace.allowance.wary_until = 120 * SECOND
+    desk.repolls.renewed(desk.job, 0, 8 * SECOND, 0, 0)
+    assert 6 * SECOND == desk.job.early_at

@@ -1,0 +1,302 @@
+"""Slots, phases and promises: what fits stays inside both limits."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async._timetable import SLOT, Timetable
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+
+
+def table(
+    *, requests: int = 250, per_second: int = 5, cycle: int = 176, guard: int = 150_000
+) -> Timetable:
+    made = Timetable(
+        requests=requests, period=300 * SECOND, per_second=per_second, horizon=600 * SECOND
+    )
+    assert made.recut(cycle, guard, 0, requests)
+    return made
+
+
+def state(made: Timetable) -> tuple[object, ...]:
+    tasks = {ref: (task.next, task.last) for ref, task in made._tasks.items()}
+    sums = (sum(made._left), sum(made._promised), made._total, sum(made._phases))
+    return made.cycle, made.guard, tasks, sums, list(made._queue), list(made._phases)
+
+
+def fill(made: Timetable, *, start: int = 0, last: int = 12_000, limit: int = 250) -> int:
+    """Promise tasks until no more are admitted; returns how many."""
+    count, slot = 0, start
+    while made.admits(slot, slot + last, limit):
+        if made.free(slot):
+            made.promise(count, slot, slot + last)
+            made.arm(count)
+            count += 1
+        slot += 1
+    return count
+
+
+def test_seven_tasks_fit() -> None:
+    """The vendor's limits keep seven tasks alive at a poll every 8.8 s."""
+    assert 7 == fill(table())
+
+
+def test_promises_leave_in_order() -> None:
+    """The next promise is the first that can be polled; kept, it moves a cycle on."""
+    made = table()
+    made.promise(1, 10, 1000)
+    made.promise(2, 5, 1000)
+    assert None is made.first()
+    made.arm(1)
+    assert (186, 1) == made.first()
+    made.arm(2)
+    assert (181, 2) == made.first()
+    made.keep(2, 181 * SLOT)
+    assert (186, 1) == made.first()
+    assert 357 * SLOT == made.next_poll(2)
+
+
+@pytest.mark.parametrize("late", [0, 1, 175, 176, 177, 1000])
+def test_a_late_poll_keeps_its_phase(late: int) -> None:
+    """However late a poll leaves, the next is in the task's phase and in the future."""
+    made = table()
+    made.promise(1, 10, 100_000)
+    made.arm(1)
+    made.keep(1, (186 + late) * SLOT)
+    first = made.first()
+    assert first is not None
+    assert 10 == first[0] % 176
+    assert 186 + late < first[0] <= 186 + late + 176
+
+
+def test_nothing_after_the_last_slot() -> None:
+    """A task has no promise past its end, and ends without a trace."""
+    made = table()
+    before = state(made)
+    made.promise(1, 10, 100)
+    made.arm(1)
+    assert None is made.first()
+    made.release(1)
+    made.promise(2, 10, 200)
+    made.arm(2)
+    made.keep(2, 186 * SLOT)
+    assert None is made.first()
+    made.release(2)
+    assert before == state(made)
+    assert 0 == len(made)
+
+
+def test_a_window_is_taken_until_a_period_after_the_answer() -> None:
+    """A request occupies the window while it is unanswered and a period (and the guard) longer."""
+    made = table()
+    made.leave(1, 0, SECOND)
+    assert 1 == made.occupied(0)
+    assert 30 * SECOND == made.answered(1, 30 * SECOND)
+    assert 249 == made.spare(329 * SECOND)
+    assert 250 == made.spare(340 * SECOND)
+    assert 0 == made.occupied(340 * SECOND)
+
+
+def test_a_creation_counts_twice_until_its_answer() -> None:
+    """The poll that leaves late when a creation is answered late has its place."""
+    made = table()
+    made.leave(1, 0, SECOND, creates=True)
+    assert 248 == made.spare(0)
+    made.answered(1, SECOND)
+    assert 249 == made.spare(SECOND)
+
+
+def test_the_second() -> None:
+    """Five requests fill a second until a second after their answers."""
+    made = table()
+    for number in range(5):
+        assert made.room(0)
+        made.leave(number, 0, SECOND)
+    assert not made.room(0)
+    for number in range(5):
+        made.answered(number, 50_000)
+    assert not made.room(SECOND)
+    assert made.room(SECOND + 2 * SLOT)
+
+
+def test_the_second_beside_a_silent_request() -> None:
+    """A silent request counts for its patience, and for what is urgent for the guard only."""
+    made = table(per_second=1)
+    made.leave(1, 0, 2 * SECOND)
+    assert not made.room(2 * SECOND)
+    assert made.room(3 * SECOND + SLOT)
+    assert not made.room(SECOND, urgent=True)
+    assert made.room(SECOND + 4 * SLOT, urgent=True)
+
+
+def test_the_second_beside_promises() -> None:
+    """What leaves now must leave room for what is promised within the second, its own polls too."""
+    made = table(per_second=2)
+    made.promise(1, 10, 10_000)
+    made.promise(2, 12, 10_000)
+    assert not made.room(180 * SLOT)
+    assert made.room(200 * SLOT)
+    tight = table(per_second=2, cycle=8)
+    tight.promise(1, 3, 10_000)
+    assert not tight.room(8 * SLOT, creates=True)
+
+
+def test_one_request_a_second_leaves_room_for_tries() -> None:
+    """At one request a second two phases are so far apart that a try fits between them."""
+    made = table(per_second=1)
+    made.promise(1, 0, 10_000)
+    assert not made.free(40)
+    assert made.free(60)
+
+
+def test_crowded_slots_and_seconds() -> None:
+    """A slot has one phase, a second four of five, and three where tries need two."""
+    made = table()
+    made.promise(1, 0, 10_000)
+    assert not made.free(176)
+    for ref, slot in ((2, 4), (3, 8)):
+        made.promise(ref, slot, 10_000)
+    assert made.free(12)
+    made.spared = 2
+    assert not made.free(12)
+
+
+def test_growing_and_shrinking_the_cycle() -> None:
+    """A new cycle moves no promise later, keeps one owner a phase, and leaves nothing behind."""
+    made = table(cycle=160)
+    fill(made, limit=200)
+    before = {ref: task.next for ref, task in made._tasks.items()}
+    for cycle in (176, 140):
+        assert made.recut(cycle, 300_000, 5 * SECOND, 250)
+        assert all(before[ref] >= task.next > 100 for ref, task in made._tasks.items())
+        assert all(task.next <= 100 + cycle for task in made._tasks.values())
+        assert 1 == max(made._phases)
+        assert len(made) == sum(made._phases)
+    for ref in list(before):
+        made.release(ref)
+    assert 0 == made._total == sum(made._promised)
+
+
+def test_a_plan_that_does_not_fit_changes_nothing() -> None:
+    """Where a shorter cycle overdraws the window the plan stays as it was."""
+    made = table()
+    fill(made)
+    before = state(made)
+    assert not made.recut(80, 150_000, 15 * SECOND, 246)
+    assert before == state(made)
+
+
+def test_a_plan_without_room_for_the_phases() -> None:
+    """Where a cycle has no phase for every task the plan stays as it was."""
+    made = table(requests=10_000)
+    for ref in range(12):
+        made.promise(ref, ref * 12, 10_000)
+    before = state(made)
+    assert not made.recut(30, SECOND, 145 * SLOT, 10_000)
+    assert before == state(made)
+
+
+def test_a_plan_against_what_just_left() -> None:
+    """A plan that moves polls beside requests that just left is not taken."""
+    made = table(cycle=176, per_second=2, requests=10_000)
+    for ref in range(2):
+        made.promise(ref, ref * 40, 10_000)
+    now = 60 * SLOT
+    for number in range(2):
+        made.leave(number, now, SECOND)
+    before = state(made)
+    assert not made.recut(10, 150_000, now, 10_000)
+    assert before == state(made)
+
+
+def test_overdue_promises_get_a_phase_of_their_own() -> None:
+    """After oversleeping, overdue tasks leave at once and share no phase with others."""
+    made = table(requests=1000, cycle=176)
+    for ref in range(10):
+        made.promise(ref, ref * 15, 12_000)
+        made.arm(ref)
+    now = 400 * SLOT
+    assert made.recut(120, 150_000, now, 1000)
+    assert 1 == max(made._phases)
+    for _ in range(10):
+        first = made.first()
+        assert first is not None
+        assert first[0] <= 400
+        made.keep(first[1], now)
+    assert 10 == len({task.next % 120 for task in made._tasks.values()})
+
+
+@pytest.mark.parametrize("gap", [10, 600, 36_000, 10**12])
+def test_idle(gap: int) -> None:
+    """However long nothing happens, the account stays small and true."""
+    made = table()
+    for number in range(100):
+        made.leave(number, 0, SECOND)
+        made.answered(number, SECOND)
+    now = gap * SECOND
+    made.leave(1000, now, SECOND)
+    assert (149 if gap < 300 else 249) == made.spare(now)
+    assert 6_000 > len(made._left)
+
+
+def test_overdue_for_long() -> None:
+    """A promise that is older than all that is remembered is kept and released all the same."""
+    made = table()
+    made.promise(1, 10, 200)
+    made.promise(2, 10, 190)
+    made.arm(1)
+    for minutes in (30, 60, 90):
+        made.leave(minutes, minutes * MINUTE, SECOND)
+    made.keep(1, 90 * MINUTE)
+    made.release(2)
+    made.release(1)
+    assert 0 == sum(made._promised)
+    assert 3 == made.occupied(90 * MINUTE)
+
+
+def test_the_next_change_is_ahead() -> None:
+    """A full window may change at the next bucket, which is after now."""
+    made = table()
+    for now in (0, 499_999, 500_000, 123_456_789):
+        assert now < made.next_change(now) <= now + SECOND
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 5, 8, 40]), st.sampled_from([8, 40, 176]))
+def test_any_history_keeps_the_second(seed: int, per_second: int, cycle: int) -> None:
+    """Whatever leaves where there is room, beside promises kept, no second holds more."""
+    rng = random.Random(seed)
+    made = table(per_second=per_second, cycle=cycle, requests=10**6)
+    left: list[int] = []
+    number = ref = 0
+    for slot in range(400):
+        now = slot * SLOT
+        while (first := made.first()) is not None and first[0] <= slot:
+            assert first[0] == slot
+            made.keep(first[1], now)
+            number += 1
+            made.leave(number, now, SECOND)
+            left.append(now)
+        if rng.random() < 0.5 and made.room(now, creates=True) and made.free(slot):
+            ref, number = ref + 1, number + 1
+            made.leave(number, now, SECOND, creates=True)
+            made.promise(ref, slot, slot + 12_000)
+            made.arm(ref)
+            left.append(now)
+        elif rng.random() < 0.5 and made.room(now):
+            number += 1
+            made.leave(number, now, SECOND)
+            left.append(now)
+    span = SECOND + made.guard
+    for at in left:
+        assert per_second >= sum(at <= other < at + span for other in left)
+
+
+def test_shown() -> None:
+    """The repr says how many tasks are polled how often."""
+    made = table()
+    made.leave(1, 0, SECOND)
+    assert "<Timetable 0 tasks every 8.8 s, 1 requests unanswered>" == repr(made)
