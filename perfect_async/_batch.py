@@ -136,7 +136,7 @@ class Batch:
         waiting = (self._read if total is None else total) - ended - self._running
         eta = None
         if total is not None and self._desk is not None:
-            eta = self._desk.eta(waiting + self._running)
+            eta = self._desk.eta(waiting, self._running)
         units = self._units + self._units_running
         return Progress(total, self._done, self._failed, self._running, waiting, units, eta)
 

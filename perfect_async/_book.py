@@ -18,7 +18,7 @@ from perfect_async._pace import Pace
 from perfect_async._preparation import Preparation
 from perfect_async._questions import Question, Questions
 from perfect_async._repolls import Repolls
-from perfect_async._timetable import SLOT
+from perfect_async._second import SLOT
 from perfect_async.errors import (
     ClientClosed,
     PerfectError,

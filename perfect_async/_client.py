@@ -127,7 +127,7 @@ class Client:
             transport = Transport(
                 self._base_url, self._key, timeouts=self._timeouts, transport=self._given
             )
-            driver = driver_for(self._key, self._base_url, self._scheduler)
+            driver = driver_for(self._key, self._base_url, self._scheduler, self._given)
             self._desk = Desk(driver, await driver.join(transport, self._timeouts))
         finally:
             self._opening = False

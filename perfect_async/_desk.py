@@ -91,9 +91,9 @@ class Desk:
         """How many jobs that are not created yet it is good to know ahead."""
         return self.driver.scheduler.appetite()
 
-    def eta(self, jobs: int) -> float | None:
+    def eta(self, waiting: int, running: int) -> float | None:
         """Seconds that `jobs` more will take, None where nothing is known."""
-        return self.driver.scheduler.eta(jobs)
+        return self.driver.scheduler.eta(waiting, running)
 
     def cut_off(self) -> ClientClosed:
         """The error for jobs that will not be read or sent any more."""

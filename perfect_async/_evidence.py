@@ -84,24 +84,28 @@ class Allowance:
     is full with requests that are not ours: assume 0.8 of what we have in it, pause creations, be
     wary for two minutes, and take back 0.05 requests a second, slower than anybody's window
     empties. Retrying naively locks the client out for good, since its own refused requests fill the
-    window (contract: Limits).
+    window (contract: Limits). Two running are two of which the second left after the pause:
+    requests that were under way when the first was refused tell no more than it did.
     """
 
     requests: int
     _assumed: float = attrs.field(init=False)
     _since: int = 0
     _running: int = 0
+    _refused_at: int = 0
     paused_until: int = 0
     wary_until: int = 0
 
     def __attrs_post_init__(self) -> None:
         self._assumed = float(self.requests)
 
-    def refused(self, now: int, own: int, retry_after: int | None) -> None:
-        """A 429 came while `own` requests of ours occupy the window."""
-        self._running += 1
-        pause = SECOND
-        if self._running >= _FULL:
+    def refused(self, now: int, left: int, own: int, retry_after: int | None) -> None:
+        """A 429 to what left at `left`, while `own` requests of ours occupy the window."""
+        pause, again = SECOND, not self._running or left >= self._refused_at + SECOND
+        if again:
+            self._running += 1
+            self._refused_at = now
+        if again and self._running >= _FULL:
             self._assumed = min(float(self.limit(now)), 0.8 * own)
             self._since = now
             self.wary_until = now + 120 * SECOND

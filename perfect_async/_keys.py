@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from typing import Final
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
+
+import attrs
 
 from perfect_async._driver import Driver
 from perfect_async._failures import LOG
@@ -37,8 +39,29 @@ def flaw(key: str | None) -> str | None:
     return problem and f"The API key {problem}: set {KEY_VARIABLE} or pass api_key."
 
 
-def driver_for(key: str, base_url: str, scheduler: Scheduler) -> Driver:
-    """The driver for `key` on `base_url` in this loop; a new one performs for `scheduler`."""
+@attrs.frozen(eq=False)
+class _Former:
+    """The last ledger of a key in a loop: since when it counts, and on which transport."""
+
+    scheduler: Scheduler
+    began: float
+    transport: ReferenceType[object] | None
+
+
+_former: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Former]] = (
+    WeakKeyDictionary()
+)
+"""Clients that are opened one after another spend one window: what the last one spent counts."""
+
+
+def driver_for(
+    key: str, base_url: str, scheduler: Scheduler, transport: object | None = None
+) -> Driver:
+    """The driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
+
+    A new one takes over what was spent by the one before it, if that had the same `transport` (None
+    is the default one): another transport may lead to another vendor.
+    """
     loop = asyncio.get_running_loop()
     who = hashlib.sha256(key.encode()).hexdigest(), base_url
     driver = _drivers.get((*who, id(loop)))
@@ -52,5 +75,11 @@ def driver_for(key: str, base_url: str, scheduler: Scheduler) -> Driver:
                 "of its own: give each its share with Limits().split(n)."
             )
             break
+    formers = _former.setdefault(loop, {})
+    now, former = loop.time(), formers.get(who)
+    reference = None if transport is None else ref(transport)
+    if former is not None and former.transport == reference:
+        scheduler.remember(former.scheduler.past(round((now - former.began) * 1_000_000)))
+    formers[who] = _Former(scheduler, now, reference)
     driver = _drivers[(*who, id(loop))] = Driver(scheduler, who)
     return driver

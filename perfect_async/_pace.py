@@ -13,7 +13,8 @@ from typing import Final
 
 from perfect_async import events as ev
 from perfect_async._evidence import SECOND, Allowance, RoundTrips
-from perfect_async._timetable import SLOT, Timetable
+from perfect_async._second import SLOT
+from perfect_async._timetable import Timetable
 from perfect_async.models import Limits
 
 _STEP: Final = 4
@@ -115,7 +116,8 @@ class Pace:
                     self.hold = now + min(pause, _LONGEST_PAUSE)
             case ev.Limited():
                 self.refused += 1
-                self.allowance.refused(now, self.table.occupied(now), event.retry_after)
+                own = self.table.occupied(now)
+                self.allowance.refused(now, now - took, own, event.retry_after)
             case _:
                 self._outage = 0
                 self.network.answered(took)

@@ -12,7 +12,7 @@ from typing import Final
 from perfect_async._evidence import SECOND
 from perfect_async._jobs import Job
 from perfect_async._pace import Pace
-from perfect_async._timetable import SLOT
+from perfect_async._second import SLOT
 
 _MOST_TRIES: Final = 6
 _LEAST_INTERVAL: Final = SECOND // 2
@@ -52,6 +52,10 @@ class Repolls:
     def failed(self, job: Job, at: int) -> None:
         """Send a poll again at `at`, where the lease would not hold until the next promised one."""
         end = job.accepted + self._lease
+        if job.tries:
+            # The first try may leave at once; the others share what is left of the lease, since
+            # what fails at once now may pass in half a second.
+            at = max(at, job.last_left + (end - job.last_left) // (_MOST_TRIES - job.tries + 1))
         needed = self._pace.table.next_poll(job.ref) + self._pace.network.patience > end
         job.try_at = at if needed and at < end and job.tries < _MOST_TRIES else None
         if job.try_at is not None:

@@ -243,9 +243,9 @@ class _Place:
         if not target or "\0" in target:
             raise ConfigurationError(f"save cannot write to {quoted(target)}.")
         path = Path(target)
-        # Path forgets a last separator or dot; a file cannot be called so. A name without a suffix is a
-        # folder's even where there is none yet: else a batch saved to Path("out") would be one file,
-        # written again and again.
+        # Path forgets a last separator or dot; a file cannot be called so. A name without a suffix
+        # is a folder's even where there is none yet: else a batch saved to Path("out") would be one
+        # file, written again and again.
         end = re.split(_SEPARATORS, target)[-1]
         if end in {"", os.curdir, os.pardir} or not path.suffix or path.is_dir():
             folder, name = path, None

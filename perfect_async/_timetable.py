@@ -32,16 +32,16 @@ All times are integer microseconds: adding 0.1 s ten times lets eleven requests 
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections.abc import Iterable
 from itertools import accumulate
 from operator import add, sub
 from typing import Final
 
 import attrs
 
-SLOT: Final = 50_000
-"""Fine enough that waiting for one is not felt, coarse enough that a wake-up lands in it."""
-SECOND: Final = 1_000_000
+from perfect_async._evidence import SECOND
+from perfect_async._second import SLOT, Second
+
 _LATEST: Final = 2 * SECOND
 """How long after leaving a request may arrive for the period's limit; no patience is longer."""
 _SHARE: Final = 600
@@ -100,9 +100,7 @@ class Timetable:
         self._queue: list[tuple[int, int]] = []
         self._flying: dict[int, _Flying] = {}
         self._weight = 0
-        # Requests that left, by the last slot that must respect them in the second's limit.
-        self._ends: Counter[int] = Counter()
-        self._late: Counter[int] = Counter()
+        self._second = Second()
         self._per_slot = -(-per_second // (SECOND // SLOT))
         self._spare: tuple[int, int] | None = None
 
@@ -120,12 +118,9 @@ class Timetable:
     def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
         """Request `number` leaves; it occupies the window until a period after its answer."""
         self._forget(now)
-        ends = (now + self.guard + SECOND) // SLOT
-        late = (now + max(patience, self.guard) + SECOND) // SLOT
+        ends, late = self._second.leave(now, self.guard, patience)
         self._flying[number] = flying = _Flying(now, 2 if creates else 1, ends, late)
         self._weight += flying.weight
-        self._ends[ends] += 1
-        self._late[late] += 1
         self._spare = None
 
     def answered(self, number: int, now: int) -> int:
@@ -135,12 +130,7 @@ class Timetable:
         self._forget(now)
         self._left[self._index(now // SLOT)] += 1
         self._total += 1
-        # It has arrived by now: what it occupies of the second may end earlier.
-        at = (now + SECOND) // SLOT
-        for counts, end in ((self._ends, flying.ends), (self._late, flying.late)):
-            if at < end:
-                counts[end] -= 1
-                counts[at] += 1
+        self._second.answered(flying.ends, flying.late, now)
         self._spare = None
         return now - flying.left
 
@@ -148,6 +138,27 @@ class Timetable:
         """Requests that occupy the window now."""
         here = now // SLOT // self._bucket - self._base
         return sum(self._left[max(0, here - self._run + 1) : here + 1]) + len(self._flying)
+
+    def past(self, now: int) -> tuple[tuple[int, int], ...]:
+        """What occupies the window now, as (age in microseconds, requests), the oldest first."""
+        here = now // SLOT // self._bucket
+        first = max(self._base, here - self._run + 1)
+        spent = [
+            (max(0, now - (bucket + 1) * self._bucket * SLOT), self._left[bucket - self._base])
+            for bucket in range(first, min(here + 1, self._base + len(self._left)))
+        ]
+        return (*((age, count) for age, count in spent if count), (0, len(self._flying)))
+
+    def remember(self, past: Iterable[tuple[int, int]]) -> None:
+        """Requests that left before time 0, as `past` tells them; before anything else."""
+        # The account reaches back as far as any window does.
+        self._base = -self._run
+        self._left = [0] * (self._run + 1)
+        self._promised = [0] * (self._run + 1)
+        for age, count in past:
+            self._left[self._index(-age // SLOT)] += count
+            self._total += count
+            self._second.remember(age, self.guard, count)
 
     # Promises.
 
@@ -219,7 +230,7 @@ class Timetable:
         else two polls that hang would keep a third one's task from being tried again.
         """
         slot = now // SLOT
-        held = self._held(slot, self._ends if urgent else self._late)
+        held = self._second.held(slot, self._reach(), urgent=urgent)
         if held[0] >= self.per_second:
             return False
         ahead = 1
@@ -299,24 +310,15 @@ class Timetable:
         peak: int = max(map(sub, runs[self._run :], runs), default=runs[-1])
         return peak
 
-    def _held(self, slot: int, ends: Counter[int]) -> list[int]:
-        """For every slot from `slot` that shares a run with it: what left and counts there."""
-        held = [0] * self._second()
-        for end, count in ends.items():
-            if end >= slot:
-                held[min(end - slot, len(held) - 1)] += count
-        # From the last one back: what counts in a slot counts in those before.
-        return [*accumulate(reversed(held))][::-1]
-
     def _seconds_hold(self, slot: int) -> bool:
         """Whether what left and what is promised next keep the second's limit together."""
-        held = self._held(slot, self._ends)
+        held = self._second.held(slot, self._reach())
         ahead = accumulate(self._phases[(slot + k) % self.cycle] for k in range(1, len(held)))
         return all(
             here + there <= self.per_second for here, there in zip(held[1:], ahead, strict=True)
         )
 
-    def _second(self) -> int:
+    def _reach(self) -> int:
         """Slots in a run that any two requests within a second of each other share."""
         return -(-(SECOND + self.guard) // SLOT) + 1
 
@@ -325,7 +327,7 @@ class Timetable:
         if phases[slot % size] >= self._per_slot:
             return False
         # At one request a second a try finds room between two promises only if both leave some.
-        run = self._second() * (2 if self.per_second == 1 else 1)
+        run = self._reach() * (2 if self.per_second == 1 else 1)
         promisable = max(1, self.per_second - max(1, self.spared * self.per_second // 5))
         around = [
             phases[at % size] + ((at - slot) % size == 0)
@@ -362,10 +364,7 @@ class Timetable:
     def _forget(self, now: int) -> None:
         """Drop what no window from now on can hold."""
         slot = now // SLOT
-        if len(self._ends) + len(self._late) > 4 * self._second():
-            for counts in (self._ends, self._late):
-                for end in [end for end, count in counts.items() if end < slot or not count]:
-                    del counts[end]
+        self._second.forget(slot, 4 * self._reach())
         old = slot // self._bucket - 2 * self._run - self._base
         if self._left and old > self._run // 2:
             self._total -= sum(self._left[:old])

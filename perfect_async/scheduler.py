@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from perfect_async import events as ev
 from perfect_async._book import Book
 from perfect_async._evidence import SECOND
 from perfect_async._jobs import IllegalEvent, State
-from perfect_async._timetable import SLOT
+from perfect_async._second import SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.models import Statistics
 
@@ -166,25 +167,28 @@ class Scheduler:
         """How many jobs that are not created yet it likes to know: enough for two registrations."""
         return max(40, 8 * self._limits.per_second)
 
-    def eta(self, jobs: int) -> float | None:
-        """Seconds that `jobs` more would take by the request budget, None before anything has
-        ended.
+    def eta(self, waiting: int, running: int) -> float | None:
+        """Seconds until so many jobs more have ended, None before any has.
 
-        The budget bounds twice: the window holds so many requests, and so many promises beside each
-        other.
+        By the request budget, which bounds twice: a window holds so many requests, and so many
+        promises beside each other. What runs is half over, on the average.
         """
-        book = self._book
-        if not book.ended or not jobs:
-            return None if jobs else 0.0
+        book, left = self._book, waiting + running / 2
+        if not book.ended or not left:
+            return None if left else 0.0
         limit = max(1, book.pace.allowance.limit(book.heard))
         per_job = book.kinds.total() / book.ended if book.ended >= _KNOWN else _REQUESTS_PER_JOB
         lasts = book.lasted / book.ended / SECOND
-        beyond = jobs * per_job - (limit - book.table.occupied(book.heard))
-        by_window = max(
-            beyond * self._limits.period / limit, jobs * per_job / self._limits.per_second
-        )
         at_once = max(1.0, limit * book.table.cycle * SLOT / SECOND / self._limits.period)
-        return max(by_window, jobs * lasts / at_once) + lasts
+        return max(left * per_job * self._limits.period / limit, left * lasts / at_once) + lasts / 2
+
+    def past(self, now: int) -> tuple[tuple[int, int], ...]:
+        """What of the window is spent, as (age in microseconds, requests), the oldest first."""
+        return self._book.table.past(now)
+
+    def remember(self, past: Iterable[tuple[int, int]]) -> None:
+        """Before anything else: the key was used before time 0, as `past` of another told."""
+        self._book.table.remember(past)
 
     # What leaves next.
 

@@ -1018,3 +1018,27 @@ async def test_redirects_are_not_followed(tmp_path: Path) -> None:
             await result.save(tmp_path)
         with pytest.raises(BadAnswer, match="redirects"):
             await c.run(Smile(FACE))
+
+
+async def test_clients_one_after_another_spend_one_window() -> None:
+    """A client that is opened after another on the same way knows what that one has spent."""
+    sandbox = vendor()
+    way = sandbox.transport()
+    spent = []
+    for _ in range(40):
+        async with Client(KEY, transport=way) as c:
+            spent.append(c.statistics().requests_in_window)
+            await c.units()
+            await c.run(Smile(portrait(1, size=64)))
+
+    assert not sandbox.ledger.refused
+    assert 0 == spent[0]
+    assert 200 < max(spent) < 250
+
+
+async def test_another_way_is_another_vendor() -> None:
+    """What was spent on another transport is not counted: it may lead elsewhere."""
+    async with Client(KEY, transport=vendor().transport()) as c:
+        await c.units()
+    async with Client(KEY, transport=vendor().transport()) as c:
+        assert 0 == c.statistics().requests_in_window

@@ -62,7 +62,7 @@ def test_old_polls_are_forgotten(polls: list[bool]) -> None:
 def test_one_refusal_is_a_second() -> None:
     """One 429 may be the second's limit: a pause of a second and nothing else."""
     allowance = Allowance(250)
-    allowance.refused(10 * SECOND, 100, None)
+    allowance.refused(10 * SECOND, 10 * SECOND, 100, None)
     assert 11 * SECOND == allowance.paused_until
     assert 250 == allowance.limit(10 * SECOND)
     assert 0 == allowance.wary_until
@@ -71,8 +71,8 @@ def test_one_refusal_is_a_second() -> None:
 def test_two_running_are_the_window() -> None:
     """Two 429s running: 0.8 of our own, a pause of 15 s, two wary minutes, and a slow recovery."""
     allowance, now = Allowance(250), 10 * SECOND
-    allowance.refused(now, 100, None)
-    allowance.refused(now, 100, None)
+    allowance.refused(now - 2 * SECOND, now - 2 * SECOND, 100, None)
+    allowance.refused(now, now, 100, None)
     assert 80 == allowance.limit(now)
     assert now + 15 * SECOND == allowance.paused_until
     assert now + 120 * SECOND == allowance.wary_until
@@ -80,21 +80,30 @@ def test_two_running_are_the_window() -> None:
     assert 250 == allowance.limit(now + 10_000 * SECOND)
 
 
+def test_what_was_under_way_tells_no_more() -> None:
+    """Many 429s to requests that left before the pause after the first are one."""
+    allowance = Allowance(250)
+    for number in range(5):
+        allowance.refused(10 * SECOND + number, 9 * SECOND + number, 100, None)
+    assert 250 == allowance.limit(10 * SECOND)
+    assert 11 * SECOND + 4 == allowance.paused_until
+
+
 def test_an_accepted_request_between() -> None:
     """Two 429s with an accepted request between them are not running."""
     allowance = Allowance(250)
-    allowance.refused(0, 100, None)
+    allowance.refused(0, 0, 100, None)
     allowance.accepted()
-    allowance.refused(5 * SECOND, 100, None)
+    allowance.refused(5 * SECOND, 5 * SECOND, 100, None)
     assert 250 == allowance.limit(5 * SECOND)
 
 
 def test_retry_after_is_honoured() -> None:
     """A longer pause that the vendor asks for is kept; a shorter one is not."""
     allowance = Allowance(250)
-    allowance.refused(0, 100, 40 * SECOND)
+    allowance.refused(0, 0, 100, 40 * SECOND)
     assert 40 * SECOND == allowance.paused_until
-    allowance.refused(0, 100, 1)
+    allowance.refused(0, 0, 100, 1)
     assert 40 * SECOND == allowance.paused_until
 
 
@@ -104,7 +113,7 @@ def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -
     allowance, now = Allowance(250), 0
     for after, own in refusals:
         now += after * SECOND
-        allowance.refused(now, own, None)
+        allowance.refused(now, now, own, None)
         assert 0 <= allowance.limit(now) <= 250
     assert 250 == allowance.limit(now + 5_000 * SECOND)
     assert allowance.paused_until <= now + 15 * SECOND

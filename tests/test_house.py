@@ -20,7 +20,17 @@ FLOORS = {
     "words": {"errors", "events", "models"},
     "thought": {
         *("_urls", "_reply", "_wire"),
-        *("_evidence", "_timetable", "_pace", "_jobs", "_preparation", "_questions", "_repolls", "_book"),
+        *(
+            "_evidence",
+            "_second",
+            "_timetable",
+            "_pace",
+            "_jobs",
+            "_preparation",
+            "_questions",
+            "_repolls",
+            "_book",
+        ),
         "scheduler",
     },
     "hands": {

@@ -4,7 +4,7 @@ import pytest
 
 from perfect_async import events as ev
 from perfect_async._pace import Pace
-from perfect_async._timetable import SLOT
+from perfect_async._second import SLOT
 from perfect_async.errors import PerfectError
 from perfect_async.models import Limits
 
@@ -124,12 +124,12 @@ def test_silent_creations() -> None:
 def test_refusals_are_counted() -> None:
     """429s go into the allowance and the statistics."""
     here = pace()
-    for number in range(2):
-        here.table.leave(number, 0, SECOND)
-        here.learn(ev.Limited(POLL, NO), 1000, 0)
+    for now in (0, 2 * SECOND):
+        here.table.leave(now, now, SECOND)
+        here.learn(ev.Limited(POLL, NO), 1000, now)
     assert 2 == here.refused
-    assert 1 == here.allowance.limit(0)
-    assert here.plenty(0)
+    assert 1 == here.allowance.limit(2 * SECOND)
+    assert here.plenty(2 * SECOND)
 
 
 @pytest.mark.parametrize("took", [150_000, 300_000, 700_000, 5 * SECOND])

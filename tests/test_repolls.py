@@ -5,7 +5,7 @@ import pytest
 from perfect_async._jobs import Job, State
 from perfect_async._pace import Pace
 from perfect_async._repolls import Repolls
-from perfect_async._timetable import SLOT
+from perfect_async._second import SLOT
 from perfect_async.models import Limits
 
 SECOND = 1_000_000
@@ -50,6 +50,23 @@ def test_tries_end() -> None:
     desk.job.tries = 0
     desk.repolls.failed(desk.job, 10 * SECOND)
     assert None is desk.job.try_at
+
+
+def test_tries_are_spread_over_the_lease() -> None:
+    """Polls that fail at once are not all spent at once: the last leaves near the lease's end."""
+    desk, left = Desk(), []
+    desk.pace.table.keep(1, desk.cycle)
+    desk.repolls.left(desk.job, desk.cycle)
+    desk.repolls.failed(desk.job, desk.cycle)
+    while (found := desk.repolls.next_try()) is not None:
+        left.append(found[0])
+        desk.job.tries += 1
+        desk.repolls.left(desk.job, found[0])
+        desk.repolls.failed(desk.job, found[0])
+        desk.repolls.tidy()
+    assert 6 == len(left)
+    assert desk.cycle == left[0]
+    assert 9 * SECOND < left[-1] < 10 * SECOND
 
 
 def test_an_answer_ends_the_tries() -> None:

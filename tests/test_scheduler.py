@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from perfect_async import events as ev
-from perfect_async._timetable import SLOT
+from perfect_async._second import SLOT
 from perfect_async.errors import (
     ClientClosed,
     ConfigurationError,
@@ -311,7 +311,7 @@ class World:
             while slots[low] < at - run + 1:
                 low += 1
             assert high - low < self.limits.requests
-        short, low = table._second(), 0
+        short, low = table._reach(), 0
         ahead.sort()
         for high, at in enumerate(ahead):
             while ahead[low] < at - short + 1:
@@ -467,7 +467,7 @@ class Machine(RuleBasedStateMachine):
         scheduler.due(world.now)
         scheduler.wakes_at(world.now)
         scheduler.statistics()
-        scheduler.eta(10)
+        scheduler.eta(10, 1)
         repr(scheduler)
         assert before == dump(scheduler)
 
@@ -650,15 +650,28 @@ def test_idle_for_long() -> None:
     assert 5_000 > len(world.scheduler._book.table._left)
 
 
+def test_a_scheduler_after_another_knows_the_window() -> None:
+    """What one scheduler has spent leaves the next one less."""
+    world = World(seed=6)
+    for _ in range(40):
+        world.want()
+    world.finish()
+    after = Scheduler(Limits(), Polling())
+    after.remember(world.scheduler.past(world.now))
+    told = [count for _, count in world.scheduler.past(world.now)]
+    assert told == [count for _, count in after.past(0)]
+    assert 80 < sum(told) < 250
+
+
 def test_waiting_time_is_honest() -> None:
     """The estimate of a long batch comes from the budget and is right within a third."""
     world = World(seed=5)
-    assert 0.0 == world.scheduler.eta(0)
-    assert None is world.scheduler.eta(5)
+    assert 0.0 == world.scheduler.eta(0, 0)
+    assert None is world.scheduler.eta(5, 0)
     for _ in range(400):
         world.want(uploads=False)
     world.run(3600 * SECOND, stop=lambda: len(world.settled) >= 100)
-    eta, began = world.scheduler.eta(300), world.now
+    eta, began = world.scheduler.eta(300, 0), world.now
     world.finish()
     assert eta is not None
     assert 0.67 < (world.now - began) / SECOND / eta < 1.5

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._timetable import SLOT, Timetable
+from perfect_async._second import SLOT
+from perfect_async._timetable import Timetable
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -300,3 +301,30 @@ def test_shown() -> None:
     made = table()
     made.leave(1, 0, SECOND)
     assert "<Timetable 0 tasks every 8.8 s, 1 requests unanswered>" == repr(made)
+
+
+def test_what_was_spent_before_is_remembered() -> None:
+    """A new account that is told the past of another has the same room, in window and second."""
+    before, after = table(), table()
+    for number in range(200):
+        before.leave(number, number * SECOND, 450_000)
+        before.answered(number, number * SECOND + 100_000)
+    for number in range(200, 205):
+        before.leave(number, 210 * SECOND, 450_000)
+    before.answered(200, 210 * SECOND + 100_000)
+    now = 210 * SECOND + 200_000
+    after.remember(before.past(now))
+
+    assert before.occupied(now) == after.occupied(0)
+    assert before.spare(now) == after.spare(0)
+    assert not after.room(0)
+    assert after.room(2 * SECOND)
+    assert 250 == after.spare(330 * SECOND)
+
+
+def test_nothing_was_spent_before() -> None:
+    """An account that was never used has no past."""
+    assert ((0, 0),) == table().past(5 * SECOND)
+    fresh = table()
+    fresh.remember(())
+    assert 250 == fresh.spare(0)

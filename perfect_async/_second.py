@@ -1,0 +1,65 @@
+"""The second's limit: what left and may still arrive within a second of something new.
+
+Times are integer microseconds; slots are what the timetable cuts time into.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import accumulate
+from typing import Final
+
+from perfect_async._evidence import SECOND
+
+SLOT: Final = 50_000
+"""Fine enough that waiting for one is not felt, coarse enough that a wake-up lands in it."""
+
+
+class Second:
+    """Requests that left, by the last slot in which something new must respect them.
+
+    Twice: if they arrived within the guard, and if they arrive as late as the patience lasts.
+    """
+
+    def __init__(self) -> None:
+        self._ends: Counter[int] = Counter()
+        self._late: Counter[int] = Counter()
+
+    def leave(self, now: int, guard: int, patience: int) -> tuple[int, int]:
+        """A request leaves; gives both of its last slots."""
+        ends = (now + guard + SECOND) // SLOT
+        late = (now + max(patience, guard) + SECOND) // SLOT
+        self._ends[ends] += 1
+        self._late[late] += 1
+        return ends, late
+
+    def answered(self, ends: int, late: int, now: int) -> None:
+        """It has arrived by now: what it occupies of the second may end earlier."""
+        at = (now + SECOND) // SLOT
+        for counts, end in ((self._ends, ends), (self._late, late)):
+            if at < end:
+                counts[end] -= 1
+                counts[at] += 1
+
+    def remember(self, age: int, guard: int, count: int) -> None:
+        """`count` requests were answered `age` before time 0."""
+        ends = (guard + SECOND - age) // SLOT
+        if count and ends >= 0:
+            self._ends[ends] += count
+            self._late[ends] += count
+
+    def held(self, slot: int, run: int, *, urgent: bool = True) -> list[int]:
+        """How many of them count in each of the `run` slots from `slot` on."""
+        held = [0] * run
+        for end, count in (self._ends if urgent else self._late).items():
+            if end >= slot:
+                held[min(end - slot, run - 1)] += count
+        # From the last one back: what counts in a slot counts in those before.
+        return [*accumulate(reversed(held))][::-1]
+
+    def forget(self, slot: int, most: int) -> None:
+        """Drop what counts in no slot from `slot` on, once more than `most` are known."""
+        if len(self._ends) + len(self._late) > most:
+            for counts in (self._ends, self._late):
+                for end in [end for end, count in counts.items() if end < slot or not count]:
+                    del counts[end]
