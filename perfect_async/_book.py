@@ -79,10 +79,17 @@ class Book:
 
     def abandoned(self, job: Job) -> PerfectError:
         """Why a task that still runs is asked for no longer."""
-        message = f"The task was still running after {self.give_up / SECOND:g} s and is abandoned."
+        message = f"The task had not ended after {self.give_up / SECOND:g} s and is abandoned."
         if job.lane in self._closed:
             message = "The client closed while the task was still running."
-        return TaskAbandoned(message, task_id=job.task_id, units_at_stake=job.charged)
+        if job.trouble is not None:
+            message = f"{message} Last seen: {job.trouble.message}"
+        return TaskAbandoned(
+            message,
+            task_id=job.task_id,
+            request_id=getattr(job.trouble, "request_id", None),
+            units_at_stake=job.charged,
+        )
 
     # News from the driver about itself.
 
@@ -116,6 +123,7 @@ class Book:
         job.task = command.number
         self.pace.created(command.number, now)
         job.task_id, job.doubted, job.tries, job.try_at, job.early_at = None, False, 0, None, None
+        job.trouble = None
         job.accepted = job.last_left = now
         job.given_up = now + self.give_up
         self.table.promise(job.ref, now // SLOT, self.last(now))
@@ -268,9 +276,10 @@ class Book:
                 assert_never(event)
 
     def _in_doubt(self, job: Job, error: PerfectError | None) -> PerfectError:
-        why = "the client closed first" if error is None else error.message
+        why = "the client closed first." if error is None else error.message
         message = f"The task's creation went out and no usable answer came back: {why}"
-        return SubmissionInDoubt(message, units_at_stake=job.units)
+        request_id = getattr(error, "request_id", None)
+        return SubmissionInDoubt(message, request_id=request_id, units_at_stake=job.units)
 
     def _again(self, job: Job, cause: ev.Answer) -> None:
         """Create the job (again) before those that came later."""
@@ -290,6 +299,7 @@ class Book:
         event = cast("ev.OfPoll", event)
         match event:
             case ev.Running():
+                job.trouble = None
                 age = now - job.given_up + self.give_up
                 self.repolls.renewed(job, left, event.polling_interval, age, now)
             case ev.Succeeded():
@@ -315,6 +325,7 @@ class Book:
             case ev.Limited():
                 self.repolls.failed(job, now + SECOND)
             case ev.NotSent() | ev.NoAnswer() | ev.Refused():
+                job.trouble = event.error
                 self.repolls.failed(job, now)
             case _:
                 assert_never(event)

@@ -83,6 +83,11 @@ class Client:
         if problem is not None:
             raise ConfigurationError(problem)
         self._base_url = normalised_base(self._base_url if base_url is None else base_url)
+        _kind("limits", limits, Limits)
+        _kind("polling", polling, Polling)
+        _kind("timeouts", timeouts, Timeouts)
+        if transport is not None:
+            _kind("transport", transport, HttpTransport)
         self._timeouts = timeouts
         self._given = transport
         self._drain = _number("drain", drain)
@@ -224,8 +229,11 @@ class Client:
 
         An input file that another task shares dies with it, result URLs answer 404 at once, and
         units are not returned (contract: Other calls). Raises `RequestRefused` for a task that is
-        not finished.
+        not finished, `ConfigurationError` for what is no task id.
         """
+        given: object = task_id
+        if not isinstance(given, str) or not given:
+            raise ConfigurationError(f"{quoted(given)} is no task id.")
         _wire.read_deleted(await self._ready().ask(_wire.delete(task_id)))
 
     def statistics(self) -> Statistics:
@@ -239,6 +247,11 @@ class Client:
             )
         self._desk.ready()
         return self._desk
+
+
+def _kind(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name} is {quoted(value)}; it must be of type {kind.__name__}.")
 
 
 def _number(name: str, value: float) -> float:

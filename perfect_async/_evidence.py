@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Final
 
 import attrs
 
@@ -27,6 +28,10 @@ _FULL = 2
 """429s running that mean a full window; one may be the second's limit."""
 _PRIOR_FAILED, _PRIOR_POLLS = 0.2, 20.0
 """Before anything is seen: 1 % of polls fail. 200 clean polls bring it under 0.1 %."""
+
+
+_QUIET: Final = 30 * SECOND
+_LONGEST_QUIET: Final = 300 * SECOND
 
 
 @attrs.define
@@ -86,6 +91,11 @@ class Allowance:
     empties. Retrying naively locks the client out for good, since its own refused requests fill the
     window (contract: Limits). Two running are two of which the second left after the pause:
     requests that were under way when the first was refused tell no more than it did.
+
+    `least` is what one task needs. However little of ours was in the window, so much is assumed
+    again after a quiet time (30 s, twice as long after each refusal, at most 5 minutes): how few
+    requests of ours were in a full window does not tell how many fit, and a client that sends
+    nothing learns nothing.
     """
 
     requests: int
@@ -93,6 +103,9 @@ class Allowance:
     _since: int = 0
     _running: int = 0
     _refused_at: int = 0
+    _quiet: int = _QUIET
+    _quiet_until: int = 0
+    least: int = 0
     paused_until: int = 0
     wary_until: int = 0
 
@@ -106,6 +119,9 @@ class Allowance:
             self._running += 1
             self._refused_at = now
         if again and self._running >= _FULL:
+            lately = now < self._quiet_until + _LONGEST_QUIET and self._quiet_until > 0
+            self._quiet = min(2 * self._quiet, _LONGEST_QUIET) if lately else _QUIET
+            self._quiet_until = now + self._quiet
             self._assumed = min(float(self.limit(now)), 0.8 * own)
             self._since = now
             self.wary_until = now + 120 * SECOND
@@ -118,4 +134,7 @@ class Allowance:
 
     def limit(self, now: int) -> int:
         """Requests that the window is assumed to hold."""
-        return min(self.requests, int(self._assumed + 0.05 * (now - self._since) / SECOND))
+        assumed = int(self._assumed + 0.05 * (now - self._since) / SECOND)
+        if now >= self._quiet_until:
+            assumed = max(assumed, self.least)
+        return min(self.requests, assumed)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from perfect_async import events as ev
+from perfect_async.errors import PerfectError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,6 +123,7 @@ class Job:
     try_at: int | None = None
     early_at: int | None = None
     doubted: bool = False
+    trouble: PerfectError | None = None
     charged: float = 0.0
 
     def move(self, cause: ev.Answer | ev.Command, state: State) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Final, TypeAlias, TypeVar
 
 from perfect_async import _wire
 from perfect_async._batch import each
-from perfect_async.errors import BadAnswer
+from perfect_async.errors import BadAnswer, RequestRefused, ServiceUnavailable
 from perfect_async.models import Estimate, Job, must_be_job
 
 T = TypeVar("T")
@@ -37,8 +38,11 @@ async def pages(
 
 async def estimated(ask: Ask, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
     """What `jobs` would cost, by the vendor's price list where it names the feature."""
-    listed = pages(ask, _wire.feature_costs, _wire.read_feature_costs)
-    prices = {price.feature: price async for price in listed}
+    prices: dict[str, _wire.Price] = {}
+    # A list that cannot be had is no reason to tell nothing: the documented prices stand in.
+    with suppress(BadAnswer, RequestRefused, ServiceUnavailable):
+        async for listed in pages(ask, _wire.feature_costs, _wire.read_feature_costs):
+            prices[listed.feature] = listed
     costs: dict[str, float] = {}
     count, documented = 0, False
     async for job in each(jobs):

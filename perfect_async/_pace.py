@@ -21,6 +21,8 @@ _STEP: Final = 4
 """Cycles are cut in steps of so many slots, so that trembling round trips do not move the plan."""
 _POOR: Final = 0.02
 """A share of failed polls from which two tries in one second are to be expected."""
+_SPARE: Final = 0.016
+"""The share of a window that is not promised on a good network: 4 of 250."""
 _LONGEST_PAUSE: Final = 30 * SECOND
 _DOUBT: Final = 2 * SECOND
 _LONGEST_DOUBT: Final = 120 * SECOND
@@ -68,8 +70,9 @@ class Pace:
 
     def reserve(self) -> int:
         """Requests of a window that are never promised: for tries, and for polls that left late."""
-        share = max(0.016, 1.25 * self.network.failing)
-        return min(math.ceil(share * self._requests), max(1, self._requests // 4))
+        share = max(_SPARE, 1.25 * self.network.failing)
+        most = max(1, min(self._requests // 4, self._requests - self._alone()))
+        return min(math.ceil(share * self._requests), most)
 
     def limit(self, now: int) -> int:
         """How many requests of a window creations may count on."""
@@ -138,14 +141,24 @@ class Pace:
             # Nothing new is promised by a plan that the network no longer allows.
             self.cramped = not fitted and worse
             self._cut_at = now + (SECOND if self.cramped else _GROW)
+        self.allowance.least = self._alone() + self.reserve()
+
+    def _alone(self) -> int:
+        """Requests of a window that one task needs: its creation, counted twice, and its polls."""
+        return -(-self.table.reach // self.table.cycle) + 2
 
     def _wanted_guard(self) -> int:
         jitter, guard = self.network.jitter, self.table.guard
         return guard if guard // 2 <= jitter <= guard else -(-jitter // _GUARD) * _GUARD
 
     def _wanted_cycle(self) -> int:
-        """Slots between two polls: as late as the last try still arrives in the lease."""
+        """Slots between two polls: as late as the last try still arrives in the lease.
+
+        Not so early that not even one task could be polled: worse tries are better than nothing.
+        """
         apart = max(self.network.patience, self._gap and self._gap + self.table.guard)
         tries = (self.network.tries - 1) * apart + self.network.jitter
         cycle = max(min(self._lease - tries, self._lease * 88 // 100), self._lease * 4 // 10)
-        return max(1, cycle // SLOT // _STEP * _STEP)
+        polls = self._requests - math.ceil(_SPARE * self._requests) - 2
+        least = min(-(-self.table.reach // max(1, polls)), self._lease * 88 // 100 // SLOT)
+        return max(1, least, cycle // SLOT // _STEP * _STEP)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LINGER = SECOND // 10
 """How long a registration waits for company."""
 _MOST_FAILURES = 6
-_MOST_UPLOADS = 6
+_MOST_UPLOADS = 24
 """Uploads at once: the other host may be slow, and each holds a piece of a picture in memory."""
 _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10

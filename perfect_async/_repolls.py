@@ -56,7 +56,10 @@ class Repolls:
             # The first try may leave at once; the others share what is left of the lease, since
             # what fails at once now may pass in half a second.
             at = max(at, job.last_left + (end - job.last_left) // (_MOST_TRIES - job.tries + 1))
-        needed = self._pace.table.next_poll(job.ref) + self._pace.network.patience > end
+        # The next promise renews in time unless the one before it failed: short as the cycle may
+        # be, its tries come at once, as the cycle was cut for them.
+        table = self._pace.table
+        needed = table.next_poll(job.ref) > job.accepted + (table.cycle + 1) * SLOT
         job.try_at = at if needed and at < end and job.tries < _MOST_TRIES else None
         if job.try_at is not None:
             heapq.heappush(self._tries, (at, job.ref, job))

@@ -86,6 +86,7 @@ class Timetable:
         self.guard = 0
         self.cycle = 1
         self.spared = 1
+        self._horizon = horizon // SLOT
         self._bucket = max(
             1, round(period / _SHARE / SLOT), -(-(period + horizon) // (_MOST_BUCKETS * SLOT))
         )
@@ -112,6 +113,11 @@ class Timetable:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    @property
+    def reach(self) -> int:
+        """Slots of a task's promises that can be in one window."""
+        return min(self._run * self._bucket, self._horizon)
 
     # Requests that leave and are answered.
 

@@ -45,6 +45,10 @@ HttpTransport: TypeAlias = httpx.AsyncBaseTransport
 
 # A page of 20 templates is some 10 KB; more than this is no answer to any question of ours.
 _LONGEST_ANSWER: Final = 5_000_000
+# Uploads and downloads at once, on pools of ours and on somebody else's transport, which may be
+# small.
+_PLACES: Final = 24
+_FEW_PLACES: Final = 6
 # What storage writes into a refusal is some 1 KB of XML.
 _LONGEST_REFUSAL: Final = 64 * 1024
 _LARGEST_PICTURE: Final = 64 * 1024 * 1024
@@ -101,9 +105,10 @@ class Transport:
 
     `base_url` as from `_urls.normalised_base`. The key goes into the `Authorization` header of API
     calls and nowhere else. `transport` carries everything and is closed with this object, as with
-    httpx; uploads and downloads together are at most `bulk` at a time, so that an API call finds a
-    connection. Without it, both kinds have pools of their own, and proxies and certificates come
-    from the environment. Raises `ConfigurationError` where that environment cannot be used.
+    httpx; uploads and downloads together are at most `bulk` at a time (6 on a given transport, 24
+    without one), so that an API call finds a connection. Without it, both kinds have pools of their
+    own, and proxies and certificates come from the environment. Raises `ConfigurationError` where
+    that environment cannot be used.
     `aclose` must be called at the end.
     """
 
@@ -114,12 +119,12 @@ class Transport:
         *,
         timeouts: Timeouts,
         transport: HttpTransport | None = None,
-        bulk: int = 6,
+        bulk: int | None = None,
     ) -> None:
         self._base_url = _known(base_url).rstrip("/")
         self._authorization = f"Bearer {api_key}"
         self._timeouts = timeouts
-        self._slots = anyio.Semaphore(bulk)
+        self._slots = anyio.Semaphore(bulk or (_PLACES if transport is None else _FEW_PLACES))
         keep_quiet()
         self._api, self._bulk = _clients(timeouts, transport)
 

@@ -1042,3 +1042,32 @@ async def test_another_way_is_another_vendor() -> None:
         await c.units()
     async with Client(KEY, transport=vendor().transport()) as c:
         assert 0 == c.statistics().requests_in_window
+
+
+@pytest.mark.parametrize("answer", [(404, {"status": 404, "error": "no"}), (200, {"result": 7})])
+async def test_estimates_when_the_list_cannot_be_had(answer: Scripted) -> None:
+    """Where the price list cannot be read, the documented prices stand in."""
+    sandbox = vendor()
+    sandbox.script("feature_cost", answer)
+    async with client(sandbox) as c:
+        estimate = await c.estimate([smile(), avatar(9)])
+
+    assert (4.0, True) == (estimate.units, estimate.documented)
+
+
+@pytest.mark.parametrize("name", ["limits", "polling", "timeouts", "transport"])
+def test_settings_of_another_type(name: str) -> None:
+    """A setting that is something else is refused where it is made."""
+    with pytest.raises(ConfigurationError, match=f"{name} is '5'"):
+        Client(KEY, **{name: "5"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task_id", ["", None, 5])
+async def test_deleting_no_task(task_id: object) -> None:
+    """What is no task id is refused unsent."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        with pytest.raises(ConfigurationError, match="is no task id"):
+            await c.delete(cast("str", task_id))
+
+    assert 0 == sandbox.ledger.requests.total()

@@ -89,6 +89,20 @@ def test_what_was_under_way_tells_no_more() -> None:
     assert 11 * SECOND + 4 == allowance.paused_until
 
 
+def test_little_of_ours_says_nothing() -> None:
+    """After a quiet time, longer each time, as much as one task needs is assumed again."""
+    allowance = Allowance(250, least=40)
+    allowance.refused(0, 0, 1, None)
+    allowance.refused(2 * SECOND, 2 * SECOND, 2, None)
+    assert 1 == allowance.limit(31 * SECOND) // 2
+    assert 40 == allowance.limit(32 * SECOND)
+    allowance.refused(40 * SECOND, 40 * SECOND, 3, None)
+    assert 40 > allowance.limit(99 * SECOND)
+    assert 40 == allowance.limit(100 * SECOND)
+    allowance.refused(10_000 * SECOND, 10_000 * SECOND, 3, None)
+    assert 40 == allowance.limit(10_030 * SECOND)
+
+
 def test_an_accepted_request_between() -> None:
     """Two 429s with an accepted request between them are not running."""
     allowance = Allowance(250)

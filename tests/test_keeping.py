@@ -20,11 +20,14 @@ from perfect_async import (
     Limits,
     Outcome,
     PerfectError,
+    Polling,
     Smile,
     SubmissionInDoubt,
     TaskAbandoned,
+    Timeouts,
     Unauthorized,
 )
+from perfect_async._transport import Transport as _Transport
 from perfect_async.sandbox import Durations, Faults
 from tests.sandboxed import FACE, KEY, Between, avatar, client, clock, smile, smiles, vendor
 from tests.virtual_time import run
@@ -435,3 +438,76 @@ def frames(error: BaseException) -> list[str]:
     return [f"{frame.name} {frame.locals}" for frame in ours] + list(
         traceback.format_exception(error)
     )
+
+
+# Plans that are tight.
+
+
+@pytest.mark.parametrize(
+    ("settings", "faults", "latency"),
+    [
+        ({"limits": Limits().split(4)}, Faults(hang={"poll": 0.05}), 0.2),
+        ({"limits": Limits().split(4)}, None, 1.5),
+        ({"limits": Limits().split(5)}, None, 0.5),
+        ({"limits": Limits(45)}, Faults(hang={"poll": 0.05}), 0.2),
+        ({"polling": Polling(lease=3.0)}, None, 0.2),
+    ],
+    ids=["split and hanging", "split and far", "split in five", "few requests", "short lease"],
+)
+async def test_a_tight_plan_goes_on(
+    settings: dict[str, object], faults: Faults | None, latency: float
+) -> None:
+    """Where the network asks for more tries than the limits hold, tasks are still created."""
+    lease = 3.0 if "polling" in settings else 10.0
+    sandbox = vendor(faults=faults, latency=latency, jitter=0.0, lease=lease)
+    with anyio.fail_after(5 * 3600):
+        async with client(sandbox, **settings) as c, c.batch(list(smiles(30))) as batch:
+            outcomes = [outcome async for outcome in batch]
+
+    assert 30 == len(outcomes)
+    assert 27 <= sum(outcome.ok for outcome in outcomes)
+    assert not sandbox.ledger.refused
+
+
+async def test_two_refusals_do_not_stop_an_idle_client() -> None:
+    """Two 429s to a client that has sent nothing yet cost it less than a minute."""
+    sandbox = vendor()
+    refusal = (429, {"status": 429, "error": "Too many requests"})
+    sandbox.script("task", refusal, refusal)
+    async with client(sandbox) as c:
+        began = clock()
+        await c.run(smile())
+
+    assert 60 > clock() - began
+
+
+async def test_an_end_that_cannot_be_read_is_told() -> None:
+    """A success without a usable result, for as long as we ask, is told with the abandonment."""
+    sandbox = vendor()
+    good = {"status": 200, "data": {"task_status": "success", "results": {"url": ""}}}
+    sandbox.script("poll", *[(200, good)] * 400)
+    async with client(sandbox, polling=Polling(give_up_after=60.0)) as c:
+        with pytest.raises(TaskAbandoned, match="Last seen: ") as caught:
+            await c.run(smile())
+
+    assert None is not caught.value.request_id
+    assert 1.0 == caught.value.units_at_stake
+
+
+async def test_a_doubt_has_the_request_id() -> None:
+    """What the vendor's support needs is kept where a creation was answered 500."""
+    sandbox = vendor()
+    sandbox.script("task", (500, {"status": 500, "error": "oops"}))
+    async with client(sandbox) as c:
+        with pytest.raises(SubmissionInDoubt) as caught:
+            await c.run(smile())
+
+    assert None is not caught.value.request_id
+
+
+async def test_many_slow_uploads_at_once() -> None:
+    """Without a transport of the user's, slow storage is met by many uploads at a time."""
+    assert 24 == _Transport("https://v.example", KEY, timeouts=Timeouts())._slots.value
+    given = vendor().transport()
+    few = _Transport("https://v.example", KEY, timeouts=Timeouts(), transport=given)
+    assert 6 == few._slots.value

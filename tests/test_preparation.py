@@ -165,11 +165,11 @@ def test_withdrawn_on_the_way() -> None:
 
 
 def test_uploads_at_once() -> None:
-    """At most six pictures go up at once."""
-    desk = Desk(10)
+    """At most 24 pictures go up at once."""
+    desk = Desk(60, files=60)
     desk.registered()
-    uploads = [desk.upload() for _ in range(7)]
-    assert 6 == sum(upload is not None for upload in uploads)
+    uploads = [desk.upload() for _ in range(25)]
+    assert 24 == sum(upload is not None for upload in uploads)
     assert [] == desk.preparation.wakes()
 
 

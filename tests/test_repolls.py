@@ -40,6 +40,20 @@ def test_a_silent_promised_poll_is_tried_again() -> None:
     assert (desk.cycle + desk.patience, 1) == desk.repolls.next_try()
 
 
+def test_a_short_cycle_is_cut_for_its_tries() -> None:
+    """A promised poll that fails is tried at once, even if the next is promised in the lease."""
+    desk = Desk()
+    pace = Pace(Limits(), lease=30 * SECOND, horizon=120 * SECOND)
+    desk.repolls = Repolls(pace, lease=30 * SECOND, interval=2 * SECOND)
+    pace.table.recut(80, pace.table.guard, 0, 250)
+    pace.table.promise(1, 0, 120 * SECOND // SLOT)
+    pace.table.arm(1)
+    pace.table.keep(1, 4 * SECOND)
+    assert pace.table.next_poll(1) < 30 * SECOND
+    desk.repolls.failed(desk.job, 4 * SECOND + 100_000)
+    assert 4 * SECOND + 100_000 == desk.job.try_at
+
+
 def test_tries_end() -> None:
     """After six tries, and past the lease, no other try is made."""
     desk = Desk()
