@@ -80,7 +80,8 @@ class Batch:
             raise ConfigurationError("A batch is entered once; make another.")
         desk = self._open_desk()
         # A group of the driver's, not one of this block: an error in the block stays that error.
-        desk.start(self._feed)
+        desk.start(lambda: self._feed(desk))
+        desk.batches.add(self)
         self._desk = desk
         return self
 
@@ -94,7 +95,6 @@ class Batch:
         self._withdraw()
         with anyio.move_on_after(2 * _GRACE, shield=True):
             await self._stopped.wait()
-        self._withdraw()
 
     def __aiter__(self) -> Self:
         return self
@@ -125,6 +125,12 @@ class Batch:
         self._reading.cancel()
         self._scope.cancel()
         self._withdraw()
+
+    def cut(self) -> None:
+        """The client closes: no other job is read, and iterating ends with `ClientClosed`."""
+        if self._desk is not None and not self._stopped.is_set():
+            self._failure = self._failure or self._desk.cut_off()
+            self._scope.cancel()
 
     @property
     def progress(self) -> Progress:
@@ -203,8 +209,7 @@ class Batch:
         while len(self._live) - self._running >= most or self._held >= held:
             await self._changed.wait()
 
-    async def _feed(self) -> None:
-        desk = self._open_desk()
+    async def _feed(self, desk: Desk) -> None:
         over = False
         try:
             with self._scope:
@@ -220,6 +225,7 @@ class Batch:
             for place in list(self._live):
                 if place.ticket is None:
                     self._refuse(place, twin(error))
+            desk.batches.discard(self)
             self._stopped.set()
             self._pulse()
 
@@ -227,7 +233,7 @@ class Batch:
         source = each(self._jobs)
         try:
             with self._reading:
-                while True:
+                while not self._cancelled():
                     await self._room(desk)
                     desk.ready()
                     job = await self._next(desk, source)
@@ -253,13 +259,22 @@ class Batch:
         try:
             return await anext(source)
         except anyio.get_cancelled_exc_class() as exc:
-            scopes = self._scope, self._reading
-            if desk.driver.ending or any(scope.cancel_called for scope in scopes):
+            if desk.driver.ending or self._cancelled():
                 raise
             # Not ours, and nobody's here: as any error of the source.
             raise desk.cut_off() from exc
 
+    def _cancelled(self) -> bool:
+        """Whether nothing more is to be read. A scope tells it only where something waits."""
+        return self._cut_short() or self._reading.cancel_called
+
+    def _cut_short(self) -> bool:
+        return self._scope.cancel_called
+
     async def _enter(self, desk: Desk, place: _Place) -> None:
+        if self._cut_short():
+            # Its outcome comes when the feeding ends.
+            return
         try:
             place.ticket = await desk.enter(place.job, lambda: self._heard(place))
         except ClientClosed as exc:
@@ -271,6 +286,9 @@ class Batch:
             self._refuse(place, exc)
         else:
             self._heard(place)
+            if self._cut_short():
+                # Stopped while its picture was looked at.
+                desk.withdraw(place.ticket)
 
 
 def _must_be_iterable(jobs: object) -> None:

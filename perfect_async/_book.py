@@ -24,6 +24,7 @@ from perfect_async.errors import (
     PerfectError,
     SubmissionInDoubt,
     TaskAbandoned,
+    twin,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ class Book:
     def __init__(
         self, limits: Limits, polling: Polling, *, engine_retries: int, files_per_call: int
     ) -> None:
-        self.limits = limits
         self.lease = round(polling.lease * SECOND)
         self.give_up = round(polling.give_up_after * SECOND)
         self.engine_retries = engine_retries
@@ -166,7 +166,7 @@ class Book:
     def ask(self, event: ev.Asked, now: int) -> None:
         """A question came in."""
         self._unknown(event.ref)
-        question = Question(event.ref, event.lane, since=now)
+        question = Question(event.ref, event.lane, since=now, repeats=event.repeats)
         self.questions.add(question)
         if event.lane in self._closed:
             self._close_questions(event.lane, ClientClosed("The client is closing."))
@@ -176,9 +176,8 @@ class Book:
             raise IllegalEvent(f"{ref} is known already.")
 
     def withdraw(self, ref: int) -> None:
-        """Nobody waits for job `ref`: it ends if it was not created, and is not tried again if it
-        was.
-        """
+        """Nobody waits for `ref`: what was not created ends, what was is not tried again."""
+        self.questions.withdraw(ref)
         if (job := self.jobs.get(ref)) is not None:
             job.wanted = False
             self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
@@ -320,8 +319,10 @@ class Book:
                 job.doubted = True
                 self.repolls.failed(job, now)
             case ev.TaskUnknown() | ev.TimedOut() | ev.KeyRefused():
-                event.error.units_at_stake = job.charged
-                self._end(job, event.error, cause=event, at_stake=job.charged)
+                # A twin: the same error may be told to others who have nothing at stake.
+                error = twin(event.error)
+                error.units_at_stake = job.charged
+                self._end(job, error, cause=event, at_stake=job.charged)
             case ev.Limited():
                 self.repolls.failed(job, now + SECOND)
             case ev.NotSent() | ev.NoAnswer() | ev.Refused():

@@ -133,7 +133,12 @@ class Client:
                 self._base_url, self._key, timeouts=self._timeouts, transport=self._given
             )
             driver = driver_for(self._key, self._base_url, self._scheduler, self._given)
-            self._desk = Desk(driver, await driver.join(transport, self._timeouts))
+            try:
+                self._desk = Desk(driver, await driver.join(transport, self._timeouts))
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await transport.aclose()
+                raise
         finally:
             self._opening = False
         return self
@@ -149,7 +154,7 @@ class Client:
         if desk is None or desk.closed:
             return
         desk.at_home()
-        desk.closed = True
+        desk.close()
         driver, lane = desk.driver, desk.lane
         # Shielded, since the units of what runs are spent; bounded, since somebody waits.
         with anyio.CancelScope(shield=True):

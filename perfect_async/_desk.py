@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from perfect_async import _wire
 from perfect_async import events as ev
@@ -33,6 +33,14 @@ _RESULT_LIVES: Final = timedelta(seconds=7200)
 """How long a result URL lives (contract: The flow of one picture, 5)."""
 
 
+class Cut(Protocol):
+    """What reads jobs for a client, and must stop when it closes."""
+
+    def cut(self) -> None:
+        """Read no more."""
+        ...
+
+
 class Desk:
     """One open client's place at a driver; also the `Store` of its results.
 
@@ -43,6 +51,7 @@ class Desk:
         self.driver = driver
         self.lane = lane
         self.closed = False
+        self.batches: set[Cut] = set()
         self._home = asyncio.get_running_loop(), os.getpid()
 
     def at_home(self) -> None:
@@ -92,7 +101,7 @@ class Desk:
         return self.driver.scheduler.appetite()
 
     def eta(self, waiting: int, running: int) -> float | None:
-        """Seconds that `jobs` more will take, None where nothing is known."""
+        """Seconds until so many jobs more have ended, None where nothing is known."""
         return self.driver.scheduler.eta(waiting, running)
 
     def cut_off(self) -> ClientClosed:
@@ -126,6 +135,12 @@ class Desk:
         """Send a question; raises what came instead of an answer."""
         self.ready()
         return await self.driver.ask(self.lane, call)
+
+    def close(self) -> None:
+        """Take nothing more in, and stop those who read jobs."""
+        self.closed = True
+        for batch in list(self.batches):
+            batch.cut()
 
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
         """Fresh URLs for a finished task's pictures; one request. `TaskExpired` after a day."""

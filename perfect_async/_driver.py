@@ -176,11 +176,11 @@ class Driver:
             self._lanes.discard(lane)
             if not self._lanes:
                 self._scope.cancel()
-        try:
-            if not self._lanes:
-                await self._over.wait()
-        finally:
-            await lane.transport.aclose()
+            try:
+                if not self._lanes:
+                    await self._over.wait()
+            finally:
+                await lane.transport.aclose()
 
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run `work` beside the commands, in the context of the caller; its failing is its own."""
@@ -194,6 +194,8 @@ class Driver:
             # Code of the user's that is cancelled on its own takes no task along.
             if self.ending:
                 raise
+        except Exception as exc:  # noqa: BLE001 - nor does a mistake in it
+            LOG.error("What ran beside the driver failed: %s.", kind(exc))
 
     def enter(
         self,
@@ -226,9 +228,16 @@ class Driver:
         """Send a question when the window has room. Raises what came instead of an answer."""
         self._check()
         ref, question = next(self._refs), _Question(lane, call)
-        self._tell(ev.Asked(ref, lane.number))
+        # What changes something at the vendor is not done again where it may have been done.
+        self._tell(ev.Asked(ref, lane.number, repeats=call.method == "GET"))
         self._questions[ref] = question
-        await question.done.wait()
+        try:
+            await question.done.wait()
+        except BaseException:
+            # Nobody waits for the answer: what has not left does not leave.
+            if self._questions.pop(ref, None) is not None and self.alive:
+                self._tell(ev.Withdrawn(ref))
+            raise
         if question.reply is None:
             wrong = AssertionError(question)
             raise twin(question.error) if isinstance(question.error, PerfectError) else wrong
@@ -306,8 +315,9 @@ class Driver:
         if (question := self._questions.pop(command.ref, None)) is not None:
             question.error = command.ending
             question.done.set()
-        else:
-            self._tickets.pop(command.ref).end(command.ending, command.units, self._loop.time())
+        elif (ticket := self._tickets.pop(command.ref, None)) is not None:
+            # Else it was a question that nobody waits for any longer.
+            ticket.end(command.ending, command.units, self._loop.time())
 
     # One command each.
 

@@ -21,7 +21,7 @@ _REMEMBERED = 400
 """Round trips and polls that count: old enough news about a network is no news."""
 _LOSS = 1e-6
 """The chance that every try of a lease fails which is still taken."""
-_MOST_TRIES = 6
+MOST_TRIES: Final = 6
 _FEW = 20
 """So few round trips are sorted at every answer."""
 _FULL = 2
@@ -41,12 +41,14 @@ class RoundTrips:
     _times: deque[int] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED))
     _failed: deque[bool] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED))
     _failures: int = 0
+    _count: int = 0
     _p95: int = 200_000
 
     def answered(self, took: int) -> None:
         """An answer came after `took`."""
         self._times.append(took)
-        if len(self._times) <= _FEW or len(self._times) % 8 == 0 or took > self._p95:
+        self._count += 1
+        if self._count <= _FEW or self._count % 8 == 0:
             # Sorting 400 numbers at every answer would be most of the scheduler's work.
             self._p95 = sorted(self._times)[math.ceil(0.95 * len(self._times)) - 1]
 
@@ -78,7 +80,7 @@ class RoundTrips:
     def tries(self) -> int:
         """The smallest k with `failing ** k < 1e-6`, from 2 to 6."""
         k = math.ceil(math.log(_LOSS) / math.log(min(self.failing, 0.5)))
-        return min(max(k, 2), _MOST_TRIES)
+        return min(max(k, 2), MOST_TRIES)
 
 
 @attrs.define

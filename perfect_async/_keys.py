@@ -15,6 +15,7 @@ import attrs
 
 from perfect_async._driver import Driver
 from perfect_async._failures import LOG
+from perfect_async._transport import HttpTransport, NetworkTransport
 from perfect_async.scheduler import Scheduler
 
 KEY_VARIABLE: Final = "YOUCAM_API_KEY"
@@ -55,12 +56,12 @@ _former: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _For
 
 
 def driver_for(
-    key: str, base_url: str, scheduler: Scheduler, transport: object | None = None
+    key: str, base_url: str, scheduler: Scheduler, transport: HttpTransport | None = None
 ) -> Driver:
     """The driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
 
-    A new one takes over what was spent by the one before it, if that had the same `transport` (None
-    is the default one): another transport may lead to another vendor.
+    A new one takes over what was spent by the one before it. Only where `transport` is of somebody
+    else's making must it be the same: another may lead to another vendor.
     """
     loop = asyncio.get_running_loop()
     who = hashlib.sha256(key.encode()).hexdigest(), base_url
@@ -77,7 +78,9 @@ def driver_for(
             break
     formers = _former.setdefault(loop, {})
     now, former = loop.time(), formers.get(who)
-    reference = None if transport is None else ref(transport)
+    reference: ReferenceType[object] | None = None
+    if transport is not None and not isinstance(transport, NetworkTransport):
+        reference = ref(transport)
     if former is not None and former.transport == reference:
         scheduler.remember(former.scheduler.past(round((now - former.began) * 1_000_000)))
     formers[who] = _Former(scheduler, now, reference)

@@ -28,7 +28,7 @@ FALLBACK: Final = "picture"
 _DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 
 # A suffix that is none of these belongs to the name: "v1.2" becomes "v1.2.png", not "v1.png".
-_SUFFIXES: Final[dict[str, str]] = {
+SUFFIXES: Final[dict[str, str]] = {
     ".jpg": "jpg",
     ".jpeg": "jpg",
     ".jpe": "jpg",
@@ -141,7 +141,7 @@ def as_file(path: Path, kind: str, number: int | None = None) -> Path:
     A picture's suffix is replaced unless it says `kind` already (".jpeg" may stay for "jpg"); any
     other end of the name is part of the name.
     """
-    said = _SUFFIXES.get(path.suffix.lower())
+    said = SUFFIXES.get(path.suffix.lower())
     stem = path.name if said is None else path.stem
     suffix = path.suffix if said == kind else f".{kind}"
     tail = "" if number is None else f"-{number}"

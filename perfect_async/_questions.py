@@ -19,11 +19,12 @@ _MOST_FAILURES: Final = 6
 
 @attrs.define(eq=False)
 class Question:
-    """One question; `since` is when it came."""
+    """One question; `since` is when it came, `repeats` whether it may be asked twice."""
 
     ref: int
     lane: int
     since: int
+    repeats: bool = True
     failures: int = 0
 
 
@@ -73,7 +74,9 @@ class Questions:
         question = self._known[command.ref]
         match event:
             case ev.NotSent() | ev.NoAnswer() | ev.Limited() if (
-                again and question.failures < _MOST_FAILURES
+                again
+                and question.failures < _MOST_FAILURES
+                and (question.repeats or not isinstance(event, ev.NoAnswer))
             ):
                 question.failures += 1
                 self._waiting.appendleft(question)
@@ -83,6 +86,17 @@ class Questions:
             case _:
                 self.forget(question)
                 return None
+
+    def withdraw(self, ref: int) -> None:
+        """Nobody waits for it: it does not leave if it has not, nor again if it has."""
+        question = self._known.get(ref)
+        if question is None:
+            return
+        if question in self._waiting:
+            self._waiting.remove(question)
+            self.forget(question)
+        else:
+            question.failures = _MOST_FAILURES
 
     def close(self, lane: int) -> list[Question]:
         """Those of `lane` that were not sent are not sent."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import heapq
 from typing import Final
 
-from perfect_async._evidence import SECOND
+from perfect_async._evidence import MOST_TRIES, SECOND
 from perfect_async._jobs import Job
 from perfect_async._pace import Pace
 from perfect_async._second import SLOT
 
-_MOST_TRIES: Final = 6
 _LEAST_INTERVAL: Final = SECOND // 2
 
 
@@ -55,12 +54,12 @@ class Repolls:
         if job.tries:
             # The first try may leave at once; the others share what is left of the lease, since
             # what fails at once now may pass in half a second.
-            at = max(at, job.last_left + (end - job.last_left) // (_MOST_TRIES - job.tries + 1))
+            at = max(at, job.last_left + (end - job.last_left) // (MOST_TRIES - job.tries + 1))
         # The next promise renews in time unless the one before it failed: short as the cycle may
         # be, its tries come at once, as the cycle was cut for them.
         table = self._pace.table
         needed = table.next_poll(job.ref) > job.accepted + (table.cycle + 1) * SLOT
-        job.try_at = at if needed and at < end and job.tries < _MOST_TRIES else None
+        job.try_at = at if needed and at < end and job.tries < MOST_TRIES else None
         if job.try_at is not None:
             heapq.heappush(self._tries, (at, job.ref, job))
 

@@ -96,10 +96,11 @@ class Result:
     async def save(self, target: str | os.PathLike[str]) -> list[Path]:
         """Write the pictures to `target` and give their paths, in the order of `images`.
 
-        A folder, or a path without a suffix: the folder is made where it is missing, and a file in
-        it is called `<source's stem, cleaned>-<8 hex of the job's identity>[-<i>].<type>`,
-        the same at each saving and no other job's. Anything else is the path of a file, whose
-        suffix becomes the bytes' own; several become `<stem>-1<suffix>`, `<stem>-2<suffix>`, ...
+        A folder, or a path without a picture's suffix: the folder is made where it is missing, and
+        a file in it is called `<source's stem, cleaned>-<8 hex of the job's
+        identity>[-<i>].<type>`, the same at each saving and no other job's. Anything else is the
+        path of a file, whose suffix becomes the bytes' own; several become `<stem>-1<suffix>`,
+        `<stem>-2<suffix>`, ...
 
         A file appears whole or not at all: what was there before is replaced at the end (a link
         too, not what it leads to), and nothing else is left behind, whatever happens. Pictures
@@ -114,13 +115,13 @@ class Result:
         paths: list[Path] = []
         for index in range(len(images)):
             number = index + 1 if len(images) > 1 else None
-            fresh = images[index].expires_at <= self._store.now() + _MARGIN
-            if fresh:
+            ended = images[index].expires_at <= self._store.now() + _MARGIN
+            if ended:
                 images = await self._refreshed()
             try:
                 path = await self._save(images[index], place, number)
             except RequestRefused as exc:
-                if fresh or exc.status not in _GONE:
+                if ended or exc.status not in _GONE:
                     raise
                 images = await self._refreshed()
                 path = await self._save(images[index], place, number)
@@ -243,11 +244,12 @@ class _Place:
         if not target or "\0" in target:
             raise ConfigurationError(f"save cannot write to {quoted(target)}.")
         path = Path(target)
-        # Path forgets a last separator or dot; a file cannot be called so. A name without a suffix
-        # is a folder's even where there is none yet: else a batch saved to Path("out") would be one
-        # file, written again and again.
+        # Path forgets a last separator or dot; a file cannot be called so. A name without the
+        # suffix of a picture is a folder's even where there is none yet: else a batch saved to
+        # Path("out") would be one file, written again and again.
         end = re.split(_SEPARATORS, target)[-1]
-        if end in {"", os.curdir, os.pardir} or not path.suffix or path.is_dir():
+        pictured = path.suffix.lower() in _names.SUFFIXES
+        if end in {"", os.curdir, os.pardir} or path.is_dir() or not pictured:
             folder, name = path, None
         else:
             folder, name = path.parent, path.name

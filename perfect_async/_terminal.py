@@ -108,7 +108,7 @@ class Tally:
         parts = [f"{self.done} done", f"{len(self.failures)} failed"]
         parts += [f"{self.unsent} not sent"] if self.unsent else []
         parts += [f"{self.units:g} units"]
-        parts += [f"{at_stake:g} of them at stake"] if at_stake else []
+        parts += [f"{at_stake:g} at stake"] if at_stake else []
         return f"{', '.join(parts)}, in {clock(self.seconds)}"
 
 

@@ -42,11 +42,11 @@ from perfect_async.models import Timeouts
 _T = TypeVar("_T")
 
 HttpTransport: TypeAlias = httpx.AsyncBaseTransport
+NetworkTransport: TypeAlias = httpx.AsyncHTTPTransport
 
 # A page of 20 templates is some 10 KB; more than this is no answer to any question of ours.
 _LONGEST_ANSWER: Final = 5_000_000
-# Uploads and downloads at once, on pools of ours and on somebody else's transport, which may be
-# small.
+# Uploads and downloads at once, on pools of ours and on a given transport, which may be small.
 _PLACES: Final = 24
 _FEW_PLACES: Final = 6
 # What storage writes into a refusal is some 1 KB of XML.
@@ -108,8 +108,7 @@ class Transport:
     httpx; uploads and downloads together are at most `bulk` at a time (6 on a given transport, 24
     without one), so that an API call finds a connection. Without it, both kinds have pools of their
     own, and proxies and certificates come from the environment. Raises `ConfigurationError` where
-    that environment cannot be used.
-    `aclose` must be called at the end.
+    that environment cannot be used. `aclose` must be called at the end.
     """
 
     def __init__(
@@ -121,8 +120,9 @@ class Transport:
         transport: HttpTransport | None = None,
         bulk: int | None = None,
     ) -> None:
+        self._authorization, self._base_url = f"Bearer {api_key}", ""
+        del api_key  # whatever shows the locals of this frame must not show it
         self._base_url = _known(base_url).rstrip("/")
-        self._authorization = f"Bearer {api_key}"
         self._timeouts = timeouts
         self._slots = anyio.Semaphore(bulk or (_PLACES if transport is None else _FEW_PLACES))
         keep_quiet()

@@ -97,10 +97,14 @@ class Withdrawn:
 
 @attrs.frozen
 class Asked:
-    """A question came in; `ref` is its own, `lane` the client's."""
+    """A question came in; `ref` is its own, `lane` the client's.
+
+    `repeats`: it may be asked again where no answer came.
+    """
 
     ref: int
     lane: int = 0
+    repeats: bool = True
 
 
 @attrs.frozen

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
@@ -21,6 +21,7 @@ from perfect_async import (
     Outcome,
     PerfectError,
     Polling,
+    ServiceUnavailable,
     Smile,
     SubmissionInDoubt,
     TaskAbandoned,
@@ -511,3 +512,113 @@ async def test_many_slow_uploads_at_once() -> None:
     given = vendor().transport()
     few = _Transport("https://v.example", KEY, timeouts=Timeouts(), transport=given)
     assert 6 == few._slots.value
+
+
+# What a review found.
+
+
+async def test_stopping_before_the_first_turn_buys_nothing() -> None:
+    """A batch that is stopped or left at once creates nothing, even where no picture is read."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        async with c.batch(smiles(50)) as batch:
+            batch.stop()
+            assert [] == [outcome async for outcome in batch if outcome.ok]
+        async with c.batch(smiles(50)):
+            pass
+
+    assert 0 == sandbox.ledger.units_charged
+
+
+async def test_a_batch_that_is_entered_while_the_client_closes() -> None:
+    """It ends with ClientClosed, and takes nobody along on the same key."""
+    sandbox = vendor()
+    async with client(sandbox) as other:
+        going = asyncio.ensure_future(other.run(smile()))
+        await asyncio.sleep(3)
+        c = await client(sandbox).open()
+        async with c.batch(smiles(5)) as batch:
+            closing = asyncio.ensure_future(c.close())
+            with pytest.raises(ClientClosed):
+                async for _ in batch:
+                    pass
+        await closing
+        result = await going
+
+    assert sandbox.ledger.tasks[0].task_id == result.task_id
+
+
+async def test_a_batch_of_a_closed_client_ends() -> None:
+    """A source that waits does not keep the consumer waiting once the client is closed."""
+    sandbox = vendor()
+
+    async def endless() -> AsyncIterator[Job]:
+        yield smile()
+        await asyncio.sleep(10**9)
+
+    async with client(sandbox):
+        c = await client(sandbox).open()
+        async with c.batch(endless()) as batch:
+            assert (await anext(batch)).ok
+            closing = asyncio.ensure_future(c.close())
+            with anyio.fail_after(60), pytest.raises(ClientClosed):
+                await anext(batch)
+        await closing
+
+
+async def test_a_refused_key_puts_only_its_own_task_at_stake() -> None:
+    """A 401 to a poll has the task's units at stake; what was never sent has none."""
+    sandbox = vendor()
+    sandbox.script("poll", (401, {"status": 401, "error": "no", "error_code": "InvalidApiKey"}))
+    async with client(sandbox) as c, c.batch(list(smiles(20))) as batch:
+        errors = [outcome.error async for outcome in batch if outcome.error]
+
+    assert 1.0 == sum(error.units_at_stake for error in errors if isinstance(error, Unauthorized))
+
+
+async def test_a_question_that_nobody_waits_for_is_not_sent() -> None:
+    """A cancelled question that has not left does not leave, and no other is kept from it."""
+    sandbox = vendor()
+    sandbox.script("credit", (429, {"status": 429, "error": "Too many requests"}))
+    async with client(sandbox) as c:
+        with anyio.move_on_after(0.5):
+            await c.units()
+        with anyio.move_on_after(0.1):
+            await c.delete("during the pause")
+        await asyncio.sleep(60)
+        with anyio.move_on_after(0.01):
+            await c.delete("it leaves at once, and its refusal is nobody's")
+        await asyncio.sleep(60)
+        assert None is not (await c.units()).balance
+
+    assert 1 == sandbox.ledger.requests["delete"]
+    assert 2 == sandbox.ledger.requests["credit"]
+
+
+async def test_a_deletion_without_an_answer_is_not_done_again() -> None:
+    """What may have been deleted is not deleted again, which would be refused."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        result = await c.run(smile())
+        sandbox.script("delete", "lose")
+        with pytest.raises(ServiceUnavailable):
+            await c.delete(result.task_id)
+
+    assert 1 == sandbox.ledger.requests["delete"]
+
+
+async def test_opening_that_fails_closes_the_transport() -> None:
+    """Nothing of a client that was cancelled while it opened stays open."""
+    way = Between(vendor().transport(), lambda _: asyncio.sleep(0))
+    closed: list[bool] = []
+
+    async def noted() -> None:
+        closed.append(True)
+
+    way.aclose = noted  # type: ignore[method-assign]
+    opening = asyncio.ensure_future(Client(KEY, transport=way).open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait({opening})
+
+    assert opening.cancelled() == bool(closed)

@@ -642,6 +642,12 @@ class TestHostilePictures:
             _pictures._look_at_bytes(png, Smile)
 
 
+def flipped(data: bytes, at: int) -> bytes:
+    changed = bytearray(data)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
 class TestStreaming:
     """The bytes on their way to the vendor."""
 
@@ -666,8 +672,12 @@ class TestStreaming:
             lambda path: path.write_bytes(path.read_bytes() + b"!"),
             lambda path: path.write_bytes(path.read_bytes()[:-1]),
             lambda path: path.write_bytes(b""),
-            lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"),
-            lambda path: path.write_bytes(b"!" + path.read_bytes()[1:]),
+            lambda path: path.write_bytes(
+                path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])
+            ),
+            lambda path: path.write_bytes(
+                bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]
+            ),
         ],
         ids=["grown", "shrunk", "emptied", "last byte", "first byte"],
     )

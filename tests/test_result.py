@@ -222,7 +222,6 @@ class TestNames:
             ("smiling.webp", "smiling.jpg", WEBP),
             ("smiling.gif", "smiling.gif", GIF),
             ("smiling.heic", "smiling.png", HEIC),
-            ("v1.2.jpg", "v1.2", JPG),
             ("new/folder/smiling.jpg", "new/folder/smiling.png", JPG),
         ],
     )
@@ -237,11 +236,12 @@ class TestNames:
 
     async def test_a_path_without_a_suffix_is_a_folder(self, out: Path) -> None:
         """A batch that saves to a folder that is not there yet does not overwrite one file."""
-        first = await result(FakeStore(a=JPG)).save(out / "new")
-        second = await result(FakeStore(a=PNG), stem="you").save(out / "new")
+        for folder in ("new", "run.1", "2026.11"):
+            first = await result(FakeStore(a=JPG)).save(out / folder)
+            second = await result(FakeStore(a=PNG), stem="you").save(out / folder)
 
-        assert [out / "new" / "me-0123abcd.jpg"] == first
-        assert [out / "new" / "you-0123abcd.png"] == second
+            assert [out / folder / "me-0123abcd.jpg"] == first
+            assert [out / folder / "you-0123abcd.png"] == second
 
     async def test_a_relative_target_stays_relative(
         self, out: Path, monkeypatch: pytest.MonkeyPatch

@@ -111,7 +111,7 @@ def test_tally_counts() -> None:
     told = [DONE, failed(units=2.0), unsent]
     tally = Tally(told, 5, 75.0)
 
-    assert "1 done, 1 failed, 3 not sent, 3 units, 2 of them at stake, in 1:15" == str(tally)
+    assert "1 done, 1 failed, 3 not sent, 3 units, 2 at stake, in 1:15" == str(tally)
     assert [told[1]] == tally.failures
     assert "1 done, 0 failed, 1 units, in 0:01" == str(Tally([DONE], 1, 1.0))
 
@@ -338,4 +338,4 @@ def test_units_at_stake_are_said() -> None:
     error = TaskAbandoned("late", task_id="t", units_at_stake=1.0)
     told = Told("a.jpg", False, "t", 1.0, 600.0, (), error)
 
-    assert "0 done, 1 failed, 1 units, 1 of them at stake, in 10:00" == str(Tally([told], 1, 600.0))
+    assert "0 done, 1 failed, 1 units, 1 at stake, in 10:00" == str(Tally([told], 1, 600.0))
