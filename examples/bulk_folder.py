@@ -54,7 +54,7 @@ if __name__ == "__main__":
     if not found:
         print(f"no pictures in {given.photos}", file=sys.stderr)
         sys.exit(2)
-    # `save` takes an existing folder, or text that ends in a slash; another path names one file.
+    # Made now, since a name such as `a.jpg` would be a file's for `save`.
     given.out.mkdir(parents=True, exist_ok=True)
     try:
         sys.exit(asyncio.run(main(found, given.out)))
