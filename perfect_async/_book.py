@@ -129,7 +129,7 @@ class Book:
         self.table.promise(job.ref, now // SLOT, self.last(now))
 
     def _poll(self, job: Job, now: int) -> None:
-        first = self.table.first()
+        first = self.table.first(now // SLOT)
         if first is not None and first[1] == job.ref and first[0] <= now // SLOT:
             self.counts["late"] += first[0] < now // SLOT
             self.table.keep(job.ref, now)

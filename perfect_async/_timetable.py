@@ -168,9 +168,19 @@ class Timetable:
 
     # Promises.
 
-    def first(self) -> tuple[int, int] | None:
-        """The next promised poll of a task that can be polled, as (slot, ref)."""
-        return self._queue[0] if self._queue else None
+    def first(self, slot: int | None = None) -> tuple[int, int] | None:
+        """The next promised poll of a task that can be polled, as (slot, ref).
+
+        One whose slot is `slot` comes before those that are overdue: it leaves whatever happens, so
+        they must see it when they look for room.
+        """
+        if not self._queue:
+            return None
+        if slot is not None and self._queue[0][0] < slot:
+            for at, ref in self._queue:
+                if at == slot and ref in self._tasks and self._tasks[ref].next == at:
+                    return at, ref
+        return self._queue[0]
 
     def promise(self, ref: int, slot: int, last: int) -> None:
         """Task `ref` is created in `slot`; it is polled every cycle from then until slot `last`."""
@@ -188,14 +198,14 @@ class Timetable:
             heapq.heappush(self._queue, (task.next, ref))
 
     def keep(self, ref: int, now: int) -> None:
-        """The first poll, of `ref`, leaves for its promise; the phase stays, however late it is."""
+        """A poll of `ref` leaves for its promise; the phase stays, however late it is."""
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
         self._count(range(before, min(task.next, task.last + 1), self.cycle), -1)
-        heapq.heappop(self._queue)
         if task.next <= task.last:
             heapq.heappush(self._queue, (task.next, ref))
+        # What was promised before no longer holds, wherever it stands in the queue.
         self._tidy()
 
     def release(self, ref: int) -> None:
@@ -228,8 +238,7 @@ class Timetable:
         return self._peak(here, last // self._bucket, polls, self._weight + 1) <= limit
 
     def room(self, now: int, *, urgent: bool = False, creates: bool = False) -> bool:
-        """Whether the second has room for one more request that leaves now, beside what is
-        promised.
+        """Whether the second has room for one more request now, beside what is promised.
 
         A request that is not answered may arrive until the patience with it ends, later than the
         guard; for what is `urgent` it arrived within the guard, where it was counted all along,

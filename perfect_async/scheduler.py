@@ -200,7 +200,7 @@ class Scheduler:
             job = book.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
         room = book.table.room(now)
-        first = book.table.first()
+        first = book.table.first(slot)
         owed = first is not None and first[0] <= slot
         if first is not None and owed and (room or first[0] == slot):
             return ev.Poll(number, first[1])

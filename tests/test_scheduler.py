@@ -151,7 +151,7 @@ class World:
     def promise_kept(self, command: ev.Command) -> None:
         """A promised poll leaves in its slot, if its task had an id by then and we were awake."""
         if isinstance(command, ev.Poll) and self.on_time:
-            first = self.scheduler._book.table.first()
+            first = self.scheduler._book.table.first(self.now // SLOT)
             if first is not None and first[1] == command.ref and first[0] < self.now // SLOT:
                 assert command.ref in self.slow
 

@@ -328,3 +328,20 @@ def test_nothing_was_spent_before() -> None:
     fresh = table()
     fresh.remember(())
     assert 250 == fresh.spare(0)
+
+
+def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
+    """The poll whose slot it is leaves first, so that one that is overdue sees it."""
+    made = table()
+    for ref, slot in ((1, 0), (2, 10), (3, 20)):
+        made.promise(ref, slot, 12_000)
+        made.arm(ref)
+    assert (176, 1) == made.first()
+    assert (176, 1) == made.first(176)
+    assert (186, 2) == made.first(186)
+    assert (176, 1) == made.first(187)
+    made.keep(2, 186 * SLOT)
+    assert (176, 1) == made.first(186)
+    made.keep(1, 187 * SLOT)
+    assert (196, 3) == made.first(187)
+    assert 176 * 2 * SLOT == made.next_poll(1)
