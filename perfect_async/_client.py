@@ -236,10 +236,7 @@ class Client:
         units are not returned (contract: Other calls). Raises `RequestRefused` for a task that is
         not finished, `ConfigurationError` for what is no task id.
         """
-        given: object = task_id
-        if not isinstance(given, str) or not given:
-            raise ConfigurationError(f"{quoted(given)} is no task id.")
-        _wire.read_deleted(await self._ready().ask(_wire.delete(task_id)))
+        _wire.read_deleted(await self._ready().ask(_wire.delete(_task_id(task_id))))
 
     def statistics(self) -> Statistics:
         """How the key's scheduler is: jobs by state, the window, units; see `Statistics`."""
@@ -257,6 +254,12 @@ class Client:
 def _kind(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name} is {quoted(value)}; it must be of type {kind.__name__}.")
+
+
+def _task_id(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{quoted(value)} is no task id.")
+    return value
 
 
 def _number(name: str, value: float) -> float:
