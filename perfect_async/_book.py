@@ -12,7 +12,6 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, assert_never, cast
 
 from perfect_async import events as ev
-from perfect_async._evidence import SECOND
 from perfect_async._jobs import ANSWERS, IllegalEvent, Job, State
 from perfect_async._pace import Pace
 from perfect_async._preparation import Preparation
@@ -26,6 +25,7 @@ from perfect_async.errors import (
     TaskAbandoned,
     twin,
 )
+from perfect_async.events import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,9 +12,10 @@ import math
 from typing import Final
 
 from perfect_async import events as ev
-from perfect_async._evidence import SECOND, Allowance, RoundTrips
+from perfect_async._network import Allowance, RoundTrips
 from perfect_async._second import SLOT
 from perfect_async._timetable import Timetable
+from perfect_async.events import SECOND
 from perfect_async.models import Limits
 
 _STEP: Final = 4

@@ -13,9 +13,9 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from perfect_async import events as ev
-from perfect_async._evidence import SECOND
 from perfect_async._jobs import Job, State
 from perfect_async.errors import JobRefused, PerfectError
+from perfect_async.events import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,10 +9,11 @@ from __future__ import annotations
 import heapq
 from typing import Final
 
-from perfect_async._evidence import MOST_TRIES, SECOND
 from perfect_async._jobs import Job
+from perfect_async._network import MOST_TRIES
 from perfect_async._pace import Pace
 from perfect_async._second import SLOT
+from perfect_async.events import SECOND
 
 _LEAST_INTERVAL: Final = SECOND // 2
 

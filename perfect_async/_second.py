@@ -9,7 +9,7 @@ from collections import Counter
 from itertools import accumulate
 from typing import Final
 
-from perfect_async._evidence import SECOND
+from perfect_async.events import SECOND
 
 SLOT: Final = 50_000
 """Fine enough that waiting for one is not felt, coarse enough that a wake-up lands in it."""

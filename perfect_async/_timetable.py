@@ -39,8 +39,8 @@ from typing import Final
 
 import attrs
 
-from perfect_async._evidence import SECOND
 from perfect_async._second import SLOT, Second
+from perfect_async.events import SECOND
 
 _LATEST: Final = 2 * SECOND
 """How long after leaving a request may arrive for the period's limit; no patience is longer."""

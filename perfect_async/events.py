@@ -3,16 +3,18 @@
 A job is known by its `ref`, a number that the driver gives; a command that goes over the wire by
 its `number`, which the scheduler gives. Every command that was issued ends in exactly one piece of
 news that carries it (a poll that is silent for long is asked again beside, but its own end comes
-too). Times that an event carries are microseconds.
+too). Times are integer microseconds, here and in all of the thought.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
 from perfect_async.errors import PerfectError
+
+SECOND: Final = 1_000_000
 
 # Imperative: what the scheduler asks for.
 

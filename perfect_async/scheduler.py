@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Final
 
 from perfect_async import events as ev
 from perfect_async._book import Book
-from perfect_async._evidence import SECOND
 from perfect_async._jobs import IllegalEvent, State
 from perfect_async._second import SLOT
 from perfect_async.errors import ConfigurationError
+from perfect_async.events import SECOND
 from perfect_async.models import Statistics
 
 if TYPE_CHECKING:

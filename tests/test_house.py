@@ -21,7 +21,7 @@ FLOORS = {
     "thought": {
         *("_urls", "_reply", "_wire"),
         *(
-            "_evidence",
+            "_network",
             "_second",
             "_timetable",
             "_pace",

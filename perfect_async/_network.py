@@ -2,10 +2,8 @@
 
 `RoundTrips` turns round trips and failed polls into three numbers: how long to be patient with a
 poll, how many tries the rest of a lease must hold, and how far arrivals may jitter. `Allowance`
-turns 429s into an assumed limit when something else uses the key.
-
-Durations of tasks belong here too as soon as admission uses them; the timetable promises every task
-polls until `give_up_after` and needs none. All times are integer microseconds.
+turns 429s into an assumed limit when something else uses the key. All times are integer
+microseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +14,8 @@ from typing import Final
 
 import attrs
 
-SECOND = 1_000_000
+from perfect_async.events import SECOND
+
 _REMEMBERED = 400
 """Round trips and polls that count: old enough news about a network is no news."""
 _LOSS = 1e-6

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._evidence import SECOND, Allowance, RoundTrips
+from perfect_async._network import Allowance, RoundTrips
+from perfect_async.events import SECOND
 
 
 def test_before_anything_is_seen() -> None:
