@@ -81,7 +81,7 @@ class Pace:
 
     def plenty(self, now: int) -> bool:
         """Whether more than half of the window is free."""
-        return self.table.spare(now) > self._requests // 2
+        return self.table.account.spare(now) > self._requests // 2
 
     def paused_until(self) -> int:
         """Before this nothing is sent but what keeps tasks alive."""
@@ -146,7 +146,7 @@ class Pace:
 
     def _alone(self) -> int:
         """Requests of a window that one task needs: its creation, counted twice, and its polls."""
-        return -(-self.table.reach // self.table.cycle) + 2
+        return -(-self.table.account.reach // self.table.cycle) + 2
 
     def _wanted_guard(self) -> int:
         jitter, guard = self.network.jitter, self.table.guard
@@ -161,5 +161,5 @@ class Pace:
         tries = (self.network.tries - 1) * apart + self.network.jitter
         cycle = max(min(self._lease - tries, self._lease * 88 // 100), self._lease * 4 // 10)
         polls = self._requests - math.ceil(_SPARE * self._requests) - 2
-        least = min(-(-self.table.reach // max(1, polls)), self._lease * 88 // 100 // SLOT)
+        least = min(-(-self.table.account.reach // max(1, polls)), self._lease * 88 // 100 // SLOT)
         return max(1, least, cycle // SLOT // _STEP * _STEP)

@@ -32,21 +32,15 @@ All times are integer microseconds: adding 0.1 s ten times lets eleven requests 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
-from operator import add, sub
-from typing import Final
+from operator import sub
 
 import attrs
 
+from perfect_async._account import Account
 from perfect_async._second import SLOT, Second
 from perfect_async.events import SECOND
-
-_LATEST: Final = 2 * SECOND
-"""How long after leaving a request may arrive for the period's limit; no patience is longer."""
-_SHARE: Final = 600
-"""Buckets a period: what the account loses by counting in buckets is one in so many."""
-_MOST_BUCKETS: Final = 4_000
 
 
 @attrs.define
@@ -81,29 +75,17 @@ class Timetable:
     """
 
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
-        self.requests = requests
+        self.account = Account(requests=requests, period=period, horizon=horizon)
         self.per_second = per_second
         self.guard = 0
         self.cycle = 1
         self.spared = 1
-        self._horizon = horizon // SLOT
-        self._bucket = max(
-            1, round(period / _SHARE / SLOT), -(-(period + horizon) // (_MOST_BUCKETS * SLOT))
-        )
-        # Two requests closer than a period and the latest arrival share a run of so many buckets.
-        self._run = -(-(period + _LATEST) // (self._bucket * SLOT)) + 1
-        self._base = 0
-        self._left: list[int] = []
-        self._promised: list[int] = []
-        self._total = 0
         self._phases: list[int] = [0]
         self._tasks: dict[int, _Promise] = {}
         self._queue: list[tuple[int, int]] = []
         self._flying: dict[int, _Flying] = {}
-        self._weight = 0
         self._second = Second()
         self._per_slot = -(-per_second // (SECOND // SLOT))
-        self._spare: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -114,11 +96,6 @@ class Timetable:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    @property
-    def reach(self) -> int:
-        """Slots of a task's promises that can be in one window."""
-        return min(self._run * self._bucket, self._horizon)
-
     # Requests that leave and are answered.
 
     def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
@@ -126,44 +103,30 @@ class Timetable:
         self._forget(now)
         ends, late = self._second.leave(now, self.guard, patience)
         self._flying[number] = flying = _Flying(now, 2 if creates else 1, ends, late)
-        self._weight += flying.weight
-        self._spare = None
+        self.account.unanswered += flying.weight
 
     def answered(self, number: int, now: int) -> int:
         """Request `number` is answered or given up; returns how long it took."""
         flying = self._flying.pop(number)
-        self._weight -= flying.weight
+        self.account.unanswered -= flying.weight
         self._forget(now)
-        self._left[self._index(now // SLOT)] += 1
-        self._total += 1
+        self.account.answered(now)
         self._second.answered(flying.ends, flying.late, now)
-        self._spare = None
         return now - flying.left
 
     def occupied(self, now: int) -> int:
         """Requests that occupy the window now."""
-        here = now // SLOT // self._bucket - self._base
-        return sum(self._left[max(0, here - self._run + 1) : here + 1]) + len(self._flying)
+        return self.account.occupied(now) + len(self._flying)
 
     def past(self, now: int) -> tuple[tuple[int, int], ...]:
         """What occupies the window now, as (age in microseconds, requests), the oldest first."""
-        here = now // SLOT // self._bucket
-        first = max(self._base, here - self._run + 1)
-        spent = [
-            (max(0, now - (bucket + 1) * self._bucket * SLOT), self._left[bucket - self._base])
-            for bucket in range(first, min(here + 1, self._base + len(self._left)))
-        ]
-        return (*((age, count) for age, count in spent if count), (0, len(self._flying)))
+        return (*self.account.past(now), (0, len(self._flying)))
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
         """Requests that left before time 0, as `past` tells them; before anything else."""
-        # The account reaches back as far as any window does.
-        self._base = -self._run
-        self._left = [0] * (self._run + 1)
-        self._promised = [0] * (self._run + 1)
+        past = tuple(past)
+        self.account.remember(past)
         for age, count in past:
-            self._left[self._index(-age // SLOT)] += count
-            self._total += count
             self._second.remember(age, self.guard, count)
 
     # Promises.
@@ -178,64 +141,105 @@ class Timetable:
             return None
         if slot is not None and self._queue[0][0] < slot:
             for at, ref in self._queue:
-                if at == slot and ref in self._tasks and self._tasks[ref].next == at:
+                if at == slot and self._holds(at, ref):
                     return at, ref
         return self._queue[0]
 
     def promise(self, ref: int, slot: int, last: int) -> None:
         """Task `ref` is created in `slot`; it is polled every cycle from then until slot `last`."""
         # The account begins here if it has not begun: not at the last promise.
-        self._index(slot)
+        self.account.index(slot)
         self._tasks[ref] = task = _Promise(slot + self.cycle, last)
         self._phases[slot % self.cycle] += 1
-        self._count(range(task.next, last + 1, self.cycle), 1)
+        self.account.count(self._polls(task), 1)
 
     def arm(self, ref: int) -> None:
         """Task `ref` has an id and can be polled from now on."""
         task = self._tasks[ref]
         task.armed = True
-        if task.next <= task.last:
-            heapq.heappush(self._queue, (task.next, ref))
+        self._enqueue(ref, task)
 
     def keep(self, ref: int, now: int) -> None:
         """A poll of `ref` leaves for its promise; the phase stays, however late it is."""
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
-        self._count(range(before, min(task.next, task.last + 1), self.cycle), -1)
-        if task.next <= task.last:
-            heapq.heappush(self._queue, (task.next, ref))
+        self.account.count(range(before, min(task.next, task.last + 1), self.cycle), -1)
+        self._enqueue(ref, task)
         # What was promised before no longer holds, wherever it stands in the queue.
         self._tidy()
 
     def release(self, ref: int) -> None:
         """Task `ref` ended: its promises go."""
         task = self._tasks.pop(ref)
-        self._count(range(task.next, task.last + 1, self.cycle), -1)
+        self.account.count(self._polls(task), -1)
         self._phases[task.next % self.cycle] -= 1
         self._tidy()
+
+    def extend(self, ref: int, last: int, slot: int, limit: int) -> bool:
+        """Promise `ref` polls until slot `last` (which may be sooner than now) if they fit.
+
+        `slot` is the present one. Where they do not fit nothing changes.
+        """
+        task = self._tasks[ref]
+        if lapsed := task.next > task.last:
+            # In its phase, but not for what is over.
+            task.next += self.cycle * max(0, -(-(slot - task.next) // self.cycle))
+        kept = task.next + self.cycle * max(0, (task.last - task.next) // self.cycle + 1)
+        more = range(kept, last + 1, self.cycle)
+        if more and not self.account.holds(slot, more, limit):
+            return False
+        self.account.count(self._polls(task), -1)
+        task.last = last
+        self.account.count(self._polls(task), 1)
+        if lapsed:
+            self._enqueue(ref, task)
+        self._tidy()
+        return True
+
+    def shift(self, ref: int, to: int, slot: int, limit: int) -> None:
+        """Move the next promise of `ref` from its slot to the later slot `to`, if that fits.
+
+        For a task whose lease was renewed between two promises: the phase moves with it. `slot` is
+        the present one.
+        """
+        task = self._tasks[ref]
+        if not task.next < to <= task.last:
+            return
+        before = task.next
+        self.account.count(self._polls(task), -1)
+        self._phases[before % self.cycle] -= 1
+        task.next = to
+        fits = self.free(to) and self.account.holds(slot, self._polls(task), limit)
+        task.next = to if fits else before
+        self.account.count(self._polls(task), 1)
+        self._phases[task.next % self.cycle] += 1
+        if fits:
+            self._enqueue(ref, task)
+            self._tidy()
 
     def next_poll(self, ref: int) -> int:
         """When the next promised poll of `ref` leaves, in microseconds."""
         return self._tasks[ref].next * SLOT
 
-    # What fits.
+    def lapsed(self, ref: int) -> bool:
+        """Whether nothing is promised to `ref` any longer."""
+        task = self._tasks[ref]
+        return task.next > task.last
 
-    def spare(self, now: int) -> int:
-        """How many more requests could leave now if every window may hold `requests`."""
-        here = now // SLOT // self._bucket
-        if self._spare is None or self._spare[0] != here:
-            self._spare = here, self.requests - self._peak(here, here + self._run - 1)
-        return self._spare[1]
+    # What fits.
 
     def admits(self, slot: int, last: int, limit: int) -> bool:
         """Whether a task created in `slot` and polled every cycle until `last` fits."""
         polls = range(slot + self.cycle, last + 1, self.cycle)
         # That a creation counts twice is covered by the requests that `limit` keeps back.
-        if self._total + self._weight + 1 + len(polls) <= limit:
-            return True
-        here = slot // self._bucket
-        return self._peak(here, last // self._bucket, polls, self._weight + 1) <= limit
+        return self.account.holds(slot, polls, limit, leaving=1)
+
+    def would_admit(self, slot: int, last: int, ends: Mapping[int, int], limit: int) -> bool:
+        """The same if every task were polled until the slot that `ends` names for it."""
+        plan = [range(slot + self.cycle, last + 1, self.cycle)]
+        plan += [range(task.next, ends[ref] + 1, self.cycle) for ref, task in self._tasks.items()]
+        return self.account.would_hold(slot, plan, limit, leaving=1)
 
     def room(self, now: int, *, urgent: bool = False, creates: bool = False) -> bool:
         """Whether the second has room for one more request now, beside what is promised.
@@ -259,10 +263,6 @@ class Timetable:
         """Whether a task may take the phase of `slot` and leave the rest to tries."""
         return self._free(self._phases, slot)
 
-    def next_change(self, now: int) -> int:
-        """When a window that is full now may have room again: the next bucket's start."""
-        return (now // SLOT // self._bucket + 1) * self._bucket * SLOT
-
     def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
         """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.
 
@@ -271,11 +271,11 @@ class Timetable:
         if not self._tasks:
             self.cycle, self.guard, self._phases = cycle, guard, [0] * cycle
             return True
-        here, slot = now // SLOT // self._bucket, now // SLOT
+        slot = now // SLOT
         before = self.cycle, self.guard, self._phases
         places = {ref: task.next for ref, task in self._tasks.items()}
-        horizon = max(task.last for task in self._tasks.values()) // self._bucket
-        peak = self._peak(here, horizon)
+        horizon = max(slot, *(task.last for task in self._tasks.values()))
+        peak = self.account.peak(slot, horizon)
         self._count_all(-1)
         self.cycle, self.guard, self._phases = cycle, guard, [0] * cycle
         fits = True
@@ -293,7 +293,7 @@ class Timetable:
         if fits:
             self._count_all(1)
             # A limit that has shrunk under what was promised is no reason to keep the old plan.
-            if self._peak(here, horizon) <= max(limit, peak) and self._seconds_hold(slot):
+            if self.account.peak(slot, horizon) <= max(limit, peak) and self._seconds_hold(slot):
                 self._queue = [
                     (t.next, ref) for ref, t in self._tasks.items() if t.armed and t.next <= t.last
                 ]
@@ -307,23 +307,6 @@ class Timetable:
         return False
 
     # Inside.
-
-    def _peak(self, here: int, last: int, more: range = range(0), flying: int | None = None) -> int:
-        """The most that a run of buckets holds, of those that hold `here` or end by `last`."""
-        low = max(here - self._run + 1 - self._base, 0)
-        high = max(last, here) + 1 - self._base
-        both = [*map(add, self._left[low:high], self._promised[low:high])]
-        if more:
-            both.extend([0] * (high - low - len(both)))
-            for poll in more:
-                both[poll // self._bucket - self._base - low] += 1
-        # What is unanswered counts in every run that holds the present: none after it holds more.
-        both.extend([0] * (here - self._base - low + 1 - len(both)))
-        both[here - self._base - low] += self._weight if flying is None else flying
-        runs = [*accumulate(both, initial=0)]
-        # With fewer buckets than a run there is one run, and it holds everything.
-        peak: int = max(map(sub, runs[self._run :], runs), default=runs[-1])
-        return peak
 
     def _seconds_hold(self, slot: int) -> bool:
         """Whether what left and what is promised next keep the second's limit together."""
@@ -352,49 +335,30 @@ class Timetable:
         most: int = max(map(sub, runs[run:], runs))
         return most <= promisable
 
-    def _index(self, slot: int) -> int:
-        """The place of `slot` in the account, which grows to hold it."""
-        if not self._left:
-            self._base = max(self._base, slot // self._bucket)
-        # An overdue promise may lie before what is still remembered.
-        index = max(0, slot // self._bucket - self._base)
-        if (missing := index + 1 - len(self._left)) > 0:
-            self._left.extend([0] * missing)
-            self._promised.extend([0] * missing)
-        return index
+    def _polls(self, task: _Promise) -> range:
+        return range(task.next, task.last + 1, self.cycle)
+
+    def _enqueue(self, ref: int, task: _Promise) -> None:
+        if task.armed and task.next <= task.last:
+            heapq.heappush(self._queue, (task.next, ref))
 
     def _count_all(self, by: int) -> None:
         for task in self._tasks.values():
-            self._count(range(task.next, task.last + 1, self.cycle), by)
-
-    def _count(self, polls: range, by: int) -> None:
-        if polls:
-            self._index(polls[-1])
-        promised, base, bucket = self._promised, self._base, self._bucket
-        for slot in polls:
-            promised[max(0, slot // bucket - base)] += by
-        self._total += by * len(polls)
-        self._spare = None
+            self.account.count(self._polls(task), by)
 
     def _forget(self, now: int) -> None:
         """Drop what no window from now on can hold."""
-        slot = now // SLOT
-        self._second.forget(slot, 4 * self._reach())
-        old = slot // self._bucket - 2 * self._run - self._base
-        if self._left and old > self._run // 2:
-            self._total -= sum(self._left[:old])
-            overdue = sum(self._promised[:old])
-            del self._left[:old], self._promised[:old]
-            self._base += old
-            if overdue:
-                self._promised[self._index(self._base * self._bucket)] += overdue
-        self._index(slot)
+        self._second.forget(now // SLOT, 4 * self._reach())
+        self.account.forget(now)
 
     def _tidy(self) -> None:
         """Keep the head of the queue true, so that asking for it changes nothing."""
         while self._queue:
-            slot, ref = self._queue[0]
-            task = self._tasks.get(ref)
-            if task is not None and task.next == slot:
+            if self._holds(*self._queue[0]):
                 return
             heapq.heappop(self._queue)
+
+    def _holds(self, slot: int, ref: int) -> bool:
+        """Whether what the queue says is still promised."""
+        task = self._tasks.get(ref)
+        return task is not None and task.next == slot <= task.last

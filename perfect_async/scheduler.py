@@ -136,7 +136,7 @@ class Scheduler:
                 or not book.table.room(now)
                 or (book.ready and not book.table.free(slot))
             )
-            soon.append((slot + 1) * SLOT if crowded else book.table.next_change(now))
+            soon.append((slot + 1) * SLOT if crowded else book.table.account.next_change(now))
         return min(soon, default=NEVER)
 
     def statistics(self) -> Statistics:
@@ -209,7 +209,7 @@ class Scheduler:
             again is not None
             and again[0] <= now
             and not owed
-            and book.table.spare(now) > 0
+            and book.table.account.spare(now) > 0
             # A lease is at stake: a poll that hangs is counted where it left, not where it may be.
             and (room or book.table.room(now, urgent=True))
         ):
@@ -221,7 +221,7 @@ class Scheduler:
     def _unpromised(self, number: int, now: int) -> ev.Command | None:
         """A request that nobody was promised: it leaves where every window holds."""
         book, pace, slot = self._book, self._book.pace, now // SLOT
-        spare = book.table.spare(now)
+        spare = book.table.account.spare(now)
         if (
             pace.allowance.wary_until > now
             and (poll := self._early(number, now, spare)) is not None

@@ -23,6 +23,7 @@ FLOORS = {
         *(
             "_network",
             "_second",
+            "_account",
             "_timetable",
             "_pace",
             "_jobs",

@@ -647,7 +647,7 @@ def test_idle_for_long() -> None:
     world.want()
     world.finish()
     assert Counter(Succeeded=2) == world.endings()
-    assert 5_000 > len(world.scheduler._book.table._left)
+    assert 5_000 > len(world.scheduler._book.table.account._left)
 
 
 def test_a_scheduler_after_another_knows_the_window() -> None:

@@ -25,7 +25,12 @@ def table(
 
 def state(made: Timetable) -> tuple[object, ...]:
     tasks = {ref: (task.next, task.last) for ref, task in made._tasks.items()}
-    sums = (sum(made._left), sum(made._promised), made._total, sum(made._phases))
+    sums = (
+        sum(made.account._left),
+        sum(made.account._promised),
+        made.account._total,
+        sum(made._phases),
+    )
     return made.cycle, made.guard, tasks, sums, list(made._queue), list(made._phases)
 
 
@@ -97,8 +102,8 @@ def test_a_window_is_taken_until_a_period_after_the_answer() -> None:
     made.leave(1, 0, SECOND)
     assert 1 == made.occupied(0)
     assert 30 * SECOND == made.answered(1, 30 * SECOND)
-    assert 249 == made.spare(329 * SECOND)
-    assert 250 == made.spare(340 * SECOND)
+    assert 249 == made.account.spare(329 * SECOND)
+    assert 250 == made.account.spare(340 * SECOND)
     assert 0 == made.occupied(340 * SECOND)
 
 
@@ -106,9 +111,9 @@ def test_a_creation_counts_twice_until_its_answer() -> None:
     """The poll that leaves late when a creation is answered late has its place."""
     made = table()
     made.leave(1, 0, SECOND, creates=True)
-    assert 248 == made.spare(0)
+    assert 248 == made.account.spare(0)
     made.answered(1, SECOND)
-    assert 249 == made.spare(SECOND)
+    assert 249 == made.account.spare(SECOND)
 
 
 def test_the_second() -> None:
@@ -179,7 +184,7 @@ def test_growing_and_shrinking_the_cycle() -> None:
         assert len(made) == sum(made._phases)
     for ref in list(before):
         made.release(ref)
-    assert 0 == made._total == sum(made._promised)
+    assert 0 == made.account._total == sum(made.account._promised)
 
 
 def test_a_plan_that_does_not_fit_changes_nothing() -> None:
@@ -240,8 +245,8 @@ def test_idle(gap: int) -> None:
         made.answered(number, SECOND)
     now = gap * SECOND
     made.leave(1000, now, SECOND)
-    assert (149 if gap < 300 else 249) == made.spare(now)
-    assert 6_000 > len(made._left)
+    assert (149 if gap < 300 else 249) == made.account.spare(now)
+    assert 6_000 > len(made.account._left)
 
 
 def test_overdue_for_long() -> None:
@@ -255,7 +260,7 @@ def test_overdue_for_long() -> None:
     made.keep(1, 90 * MINUTE)
     made.release(2)
     made.release(1)
-    assert 0 == sum(made._promised)
+    assert 0 == sum(made.account._promised)
     assert 3 == made.occupied(90 * MINUTE)
 
 
@@ -263,7 +268,7 @@ def test_the_next_change_is_ahead() -> None:
     """A full window may change at the next bucket, which is after now."""
     made = table()
     for now in (0, 499_999, 500_000, 123_456_789):
-        assert now < made.next_change(now) <= now + SECOND
+        assert now < made.account.next_change(now) <= now + SECOND
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 5, 8, 40]), st.sampled_from([8, 40, 176]))
@@ -316,10 +321,10 @@ def test_what_was_spent_before_is_remembered() -> None:
     after.remember(before.past(now))
 
     assert before.occupied(now) == after.occupied(0)
-    assert before.spare(now) == after.spare(0)
+    assert before.account.spare(now) == after.account.spare(0)
     assert not after.room(0)
     assert after.room(2 * SECOND)
-    assert 250 == after.spare(330 * SECOND)
+    assert 250 == after.account.spare(330 * SECOND)
 
 
 def test_nothing_was_spent_before() -> None:
@@ -327,7 +332,7 @@ def test_nothing_was_spent_before() -> None:
     assert ((0, 0),) == table().past(5 * SECOND)
     fresh = table()
     fresh.remember(())
-    assert 250 == fresh.spare(0)
+    assert 250 == fresh.account.spare(0)
 
 
 def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
