@@ -25,11 +25,20 @@ LEASE = 10 * SECOND
 
 
 @attrs.frozen
+class Slowdown:
+    """From `at` seconds on every task lasts `lasts` seconds, those that run included."""
+
+    at: float
+    lasts: float
+
+
+@attrs.frozen
 class Load:
-    """Jobs by the duration of each in seconds; `uploads` of them need a registration."""
+    """Jobs by the duration of each in seconds; `slowdown` draws when everything slows down."""
 
     name: str
     durations: Callable[[random.Random], Sequence[float]]
+    slowdown: Callable[[random.Random], Slowdown] | None = None
 
 
 @attrs.frozen
@@ -92,6 +101,45 @@ LOADS: tuple[Load, ...] = (
 )
 
 
+def drifting(
+    count: int, median: float, sigma: float, factor: float
+) -> Callable[[random.Random], list[float]]:
+    """Lognormal durations whose median grows to `factor` times itself, evenly over the jobs."""
+
+    def draw(rng: random.Random) -> list[float]:
+        steps = [math.log(median) + math.log(factor) * k / count for k in range(count)]
+        return [rng.lognormvariate(step, sigma) for step in steps]
+
+    return draw
+
+
+def first_long(
+    count: int, long: int, lasts: tuple[float, float], median: float, sigma: float
+) -> Callable[[random.Random], list[float]]:
+    """`long` jobs of `lasts` (from, to) seconds, then lognormal ones."""
+
+    def draw(rng: random.Random) -> list[float]:
+        head = [rng.uniform(*lasts) for _ in range(long)]
+        return head + [rng.lognormvariate(math.log(median), sigma) for _ in range(count - long)]
+
+    return draw
+
+
+def slowing(latest: float, lasts: float) -> Callable[[random.Random], Slowdown]:
+    """Everything slows down at a random moment up to `latest` seconds."""
+    return lambda rng: Slowdown(rng.uniform(0, latest), lasts)
+
+
+FOOLING: tuple[Load, ...] = (
+    Load("400 smiles, 5 x slower", drifting(400, 8, 0.35, 5)),
+    Load("200, the first 30 of 90-120 s", first_long(200, 30, (90, 120), 8, 0.35)),
+    Load("100 smiles, all at once 120 s", lognormal(100, 8, 0.35), slowing(90, 120)),
+    Load("200 of 15-40 s, at once 120 s", mixed(200, (1, 15, 40)), slowing(400, 120)),
+    Load("100 avatars, at once 120 s", lognormal(100, 60, 0.2), slowing(400, 120)),
+)
+"""Meant to fool who believes the durations seen so far."""
+
+
 def bound(durations: Sequence[float]) -> float:
     """The clairvoyant lower bound on the time, polls at exactly 10 s (design: the scheduling
     problem).
@@ -110,9 +158,17 @@ class Vendor:
         self.limits, self.rng = limits, rng
         self.arrivals: deque[int] = deque()
         self.tasks: dict[int, tuple[int, int]] = {}
+        self.slowdown: Slowdown | None = None
         self.seen: dict[int, int] = {}
         self.lost: set[int] = set()
         self.refused = 0
+
+    def ends(self, ref: int) -> int:
+        """When the task of `ref` ends."""
+        began, end = self.tasks[ref]
+        if self.slowdown is not None and end > self.slowdown.at * SECOND:
+            end = began + round(self.slowdown.lasts * SECOND)
+        return end
 
     def admits(self, at: int) -> bool:
         """Whether one more request may arrive `at`; refused ones count."""
@@ -132,17 +188,32 @@ def simulate(
     seed: int = 0,
     limits: Limits | None = None,
     polling: Polling | None = None,
+    known: Sequence[float] = (),
+    slowdown: Slowdown | None = None,
 ) -> Outcome:
-    """Run one load through a fresh scheduler; raises if anything is refused that should not be."""
+    """Run one load through a fresh scheduler.
+
+    It has seen tasks of the durations `known` before, in a batch that ended a window earlier; what
+    they took does not count, but what was lost of them does.
+    """
+    durations, measured = [*known, *durations], durations
     limits, polling = limits or Limits(), polling or Polling()
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
     vendor = Vendor(limits, rng)
+    vendor.slowdown = None if known else slowdown
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
     order, now, requests, done, fed = 0, 0, 0, 0, 0
+    began, spent = 0, 0
     answers: dict[int, ev.Answer] = {}
     while done < len(durations):
         statistics = scheduler.statistics()
-        while fed < len(durations) and (
+        if known and done == len(known) and not queue:
+            # A window later nothing of the first batch is left but what was learned.
+            known, now = (), now + round(limits.period + LEASE / SECOND) * SECOND
+            began, spent = now, requests
+            if slowdown is not None:
+                vendor.slowdown = attrs.evolve(slowdown, at=slowdown.at + now / SECOND)
+        while fed < len(known or durations) and (
             statistics.waiting + statistics.preparing + statistics.ready < scheduler.appetite()
         ):
             scheduler.receive(ev.Wanted(fed, "ai-smile", 1, uploads=True), now)
@@ -156,8 +227,8 @@ def simulate(
             order += 1
             takes = ROUND_TRIP if not isinstance(command, ev.Upload) else 2 * ROUND_TRIP
             arrives = rng.randint(0, takes)
-            heapq.heappush(queue, (now + arrives, order, "arrives", command))
-            heapq.heappush(queue, (now + takes, order, "answered", command))
+            heapq.heappush(queue, (now + arrives, 2 * order, "arrives", command))
+            heapq.heappush(queue, (now + takes, 2 * order + 1, "answered", command))
             requests += not isinstance(command, ev.Upload)
         if command is not None:
             continue  # a job ended: feed the next before waiting
@@ -173,9 +244,9 @@ def simulate(
         else:
             now = wake
     return Outcome(
-        now / SECOND,
-        bound(durations),
-        requests,
+        (now - began) / SECOND,
+        bound(measured),
+        requests - spent,
         dict(scheduler.statistics().requests),
         done - len(vendor.lost),
         len(vendor.lost),
@@ -202,10 +273,11 @@ def _answer(
         case ev.Ask():
             return ev.Answered(request)
         case ev.Poll():
+            # What ended inside its lease and was not asked for in it is lost too.
             if request.ref in vendor.lost or at - vendor.seen[request.ref] > LEASE:
                 vendor.lost.add(request.ref)
                 return ev.TaskUnknown(request, TaskExpired("lost"))
             vendor.seen[request.ref] = at
-            if at >= vendor.tasks[request.ref][1]:
+            if at >= vendor.ends(request.ref):
                 return ev.Succeeded(request, ("https://results.example/1",))
             return ev.Running(request)

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, assert_never, cast
 
 from perfect_async import events as ev
+from perfect_async._admission import Admission
 from perfect_async._jobs import ANSWERS, IllegalEvent, Job, State
 from perfect_async._pace import Pace
 from perfect_async._preparation import Preparation
@@ -51,6 +52,8 @@ class Book:
         self.engine_retries = engine_retries
         self.pace = Pace(limits, lease=self.lease, horizon=self.give_up)
         self.table = self.pace.table
+        insured = round(polling.insured * SECOND)
+        self.admission = Admission(self.pace, insured=insured, give_up=self.give_up)
         self.jobs: dict[int, Job] = {}
         self.preparation = Preparation(files_per_call)
         self.ready: deque[Job] = deque()
@@ -126,7 +129,7 @@ class Book:
         job.trouble = None
         job.accepted = job.last_left = now
         job.given_up = now + self.give_up
-        self.table.promise(job.ref, now // SLOT, self.last(now))
+        self.admission.created(job, now)
 
     def _poll(self, job: Job, now: int) -> None:
         first = self.table.first(now // SLOT)
@@ -143,7 +146,16 @@ class Book:
         """A job came in."""
         self._unknown(event.ref)
         state = State.WAITING if event.uploads else State.READY
-        job = Job(event.ref, event.feature, event.units, event.uploads, event.lane, state)
+        job = Job(
+            event.ref,
+            event.feature,
+            event.units,
+            event.uploads,
+            event.lane,
+            state,
+            event.outputs,
+            event.usual,
+        )
         self.jobs[job.ref] = job
         error = self._refusal(job, now)
         if error is not None:
@@ -249,8 +261,10 @@ class Book:
                 job.task_id, job.charged, job.failures = event.task_id, job.units, 0
                 self.charged += job.units
                 self.table.arm(job.ref)
+                self.admission.accepted(job.ref, now)
                 heapq.heappush(self.ages, (job.given_up, job.ref, job))
                 self.repolls.created(job)
+                self.repolls.hopes(job, self.admission.likely_end(job.ref))
             case ev.NoAnswer():
                 self._end(job, self._in_doubt(job, event.error), cause=event, at_stake=job.units)
             case ev.NotSent() | ev.Limited():
@@ -282,9 +296,9 @@ class Book:
 
     def _again(self, job: Job, cause: ev.Answer) -> None:
         """Create the job (again) before those that came later."""
-        self.table.release(job.ref)
+        self.admission.release(job.ref)
         job.move(cause, State.READY)
-        job.try_at = job.early_at = None
+        job.try_at = job.early_at = job.likely_at = None
         self.ready.appendleft(job)
 
     def _polled(
@@ -299,11 +313,13 @@ class Book:
         match event:
             case ev.Running():
                 job.trouble = None
+                self.admission.runs(job.ref, left, now)
                 age = now - job.given_up + self.give_up
                 self.repolls.renewed(job, left, event.polling_interval, age, now)
+                self.repolls.hopes(job, self.admission.likely_end(job.ref))
             case ev.Succeeded():
                 self._lasted(job, now)
-                self._end(job, event, cause=event)
+                self._end(job, event, cause=event, ended=now)
             case ev.EngineFailed():
                 self._lasted(job, now)
                 self.returned += job.charged
@@ -345,6 +361,7 @@ class Book:
             heapq.heappop(self.ages)
         self.repolls.tidy()
         self.pace.cut(now)
+        self.admission.review(now)
 
     # How things end.
 
@@ -365,17 +382,21 @@ class Book:
         ending: ev.Succeeded | PerfectError,
         *,
         cause: ev.Answer | None = None,
+        ended: int | None = None,
         at_stake: float = 0.0,
     ) -> None:
-        """The job ends, by the table where the vendor's answer is the `cause`."""
+        """The job ends, by the table where the vendor's answer is the `cause`.
+
+        `ended` is when its task was seen to have ended well.
+        """
         created = job.state in {State.SUBMITTING, State.RUNNING}
         if cause is None:
             job.state = State.ENDED
         else:
             job.move(cause, State.ENDED)
         if created:
-            self.table.release(job.ref)
-        job.try_at = job.early_at = None
+            self.admission.release(job.ref, ended=ended, lost=isinstance(cause, ev.TaskUnknown))
+        job.try_at = job.early_at = job.likely_at = None
         self.at_stake += at_stake
         self.endings.append((ev.Settle(job.ref, ending, job.charged), job))
 

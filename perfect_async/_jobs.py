@@ -99,9 +99,11 @@ TRANSITIONS: Final[Mapping[tuple[State, type], frozenset[State]]] = {
 class Job:
     """What the scheduler knows of one job; times in microseconds.
 
-    `given_up` is the time at which the task is abandoned, `accepted` when the last poll that
-    renewed the lease (or the creation) left, `try_at` when a poll that failed or is silent is sent
-    again, `early_at` when another poll may leave before its promise.
+    `outputs` (pictures that come back) and `usual` (durations that are documented) tell which tasks
+    last alike. `given_up` is the time at which the task is abandoned, `accepted` when the last poll
+    that renewed the lease (or the creation) left, `try_at` when a poll that failed or is silent is
+    sent again, `early_at` when another poll may leave before its promise, `likely_at` when its task
+    has rather ended than not.
     """
 
     ref: int
@@ -110,6 +112,8 @@ class Job:
     uploads: bool
     lane: int
     state: State
+    outputs: int = 1
+    usual: tuple[int, int] | None = None
     wanted: bool = True
     failures: int = 0
     engine_failures: int = 0
@@ -122,6 +126,7 @@ class Job:
     tries: int = 0
     try_at: int | None = None
     early_at: int | None = None
+    likely_at: int | None = None
     doubted: bool = False
     trouble: PerfectError | None = None
     charged: float = 0.0

@@ -23,6 +23,8 @@ _LOSS = 1e-6
 MOST_TRIES: Final = 6
 _FEW = 20
 """So few round trips are sorted at every answer."""
+_MANY = 100
+"""So many round trips have a 99th percentile."""
 _FULL = 2
 """429s running that mean a full window; one may be the second's limit."""
 _PRIOR_FAILED, _PRIOR_POLLS = 0.2, 20.0
@@ -42,6 +44,7 @@ class RoundTrips:
     _failures: int = 0
     _count: int = 0
     _p95: int = 200_000
+    _late: int = 300_000
 
     def answered(self, took: int) -> None:
         """An answer came after `took`."""
@@ -49,7 +52,11 @@ class RoundTrips:
         self._count += 1
         if self._count <= _FEW or self._count % 8 == 0:
             # Sorting 400 numbers at every answer would be most of the scheduler's work.
-            self._p95 = sorted(self._times)[math.ceil(0.95 * len(self._times)) - 1]
+            times = sorted(self._times)
+            self._p95 = times[math.ceil(0.95 * len(times)) - 1]
+            self._late = self._p95 * 3 // 2
+            if len(times) >= _MANY:
+                self._late = min(self._late, times[math.ceil(0.99 * len(times)) - 1])
 
     def polled(self, *, failed: bool) -> None:
         """A poll ended, with or without an answer that says how the task is."""
@@ -70,10 +77,10 @@ class RoundTrips:
 
     @property
     def jitter(self) -> int:
-        """How long after leaving a request may still arrive: p95 and half as much again, 0.15 to 1
-        s.
+        """How long after leaving a request may still arrive, 0.15 to 1 s: p95 and half as much
+    XX
         """
-        return min(max(self._p95 * 3 // 2, 150_000), SECOND)
+        return min(max(self._late, 150_000), SECOND)
 
     @property
     def tries(self) -> int:

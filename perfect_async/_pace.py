@@ -30,8 +30,8 @@ _LONGEST_DOUBT: Final = 120 * SECOND
 """Pauses after creations without an answer: each may cost units, they grow fast, to 2 minutes."""
 _SILENT: Final = 3
 """So many creations may be silent for longer than the patience before no other leaves."""
-_GUARD: Final = 3 * SLOT
-"""The guard is cut in steps of this, and shrinks only when half of it is enough."""
+_TREMBLE: Final = 2 * SLOT
+"""The guard shrinks only by so much at once."""
 _GROW: Final = 30 * SECOND
 """The least time between two plans: growing can wait, shrinking is tried each second."""
 
@@ -74,6 +74,11 @@ class Pace:
         share = max(_SPARE, 1.25 * self.network.failing)
         most = max(1, min(self._requests // 4, self._requests - self._alone()))
         return min(math.ceil(share * self._requests), most)
+
+    @property
+    def firm(self) -> int:
+        """How many requests of a window may be promised to tasks that run."""
+        return self._requests - self.reserve()
 
     def limit(self, now: int) -> int:
         """How many requests of a window creations may count on."""
@@ -138,19 +143,25 @@ class Pace:
         if (cycle, guard) == (self.table.cycle, self.table.guard):
             self.cramped = False
         elif not len(self.table) or now >= self._cut_at:
-            fitted = self.table.recut(cycle, guard, now, self._requests - self.reserve())
+            fitted = self.table.recut(cycle, guard, now, self.firm)
             # Nothing new is promised by a plan that the network no longer allows.
             self.cramped = not fitted and worse
             self._cut_at = now + (SECOND if self.cramped else _GROW)
         self.allowance.least = self._alone() + self.reserve()
+
+    def lends(self, now: int) -> bool:
+        """Whether what nobody was promised may leave now, and all tries still come in time."""
+        left = self._lease - self.table.cycle * SLOT - self.table.guard
+        spent = (self.network.tries - 2) * self.network.patience
+        return self.table.lends(now, max(0, left - spent) // SLOT - 1)
 
     def _alone(self) -> int:
         """Requests of a window that one task needs: its creation, counted twice, and its polls."""
         return -(-self.table.account.reach // self.table.cycle) + 2
 
     def _wanted_guard(self) -> int:
-        jitter, guard = self.network.jitter, self.table.guard
-        return guard if guard // 2 <= jitter <= guard else -(-jitter // _GUARD) * _GUARD
+        guard, wanted = self.table.guard, -(-self.network.jitter // SLOT) * SLOT
+        return guard if guard - _TREMBLE < wanted <= guard else wanted
 
     def _wanted_cycle(self) -> int:
         """Slots between two polls: as late as the last try still arrives in the lease.

@@ -16,6 +16,8 @@ from perfect_async._second import SLOT
 from perfect_async.events import SECOND
 
 _LEAST_INTERVAL: Final = SECOND // 2
+_WORTH: Final = SECOND
+"""A poll that is early by less is not worth a request."""
 
 
 class Repolls:
@@ -30,6 +32,7 @@ class Repolls:
         self._interval = interval
         self._tries: list[tuple[int, int, Job]] = []
         self._early: list[tuple[int, int, Job]] = []
+        self._likely: list[tuple[int, int, Job]] = []
 
     def next_try(self) -> tuple[int, int] | None:
         """When which task (by ref) is to be tried again, the first of them."""
@@ -39,6 +42,14 @@ class Repolls:
         """From when on which task (by ref) may be asked early, the first of them."""
         return self._early[0][:2] if self._early else None
 
+    def next_likely(self) -> tuple[int, int] | None:
+        """From when on which task (by ref) has rather ended than not, the first of them."""
+        return self._likely[0][:2] if self._likely else None
+
+    def wakes(self) -> list[int]:
+        """When something may be worth asking."""
+        return [queue[0][0] for queue in (self._tries, self._early, self._likely) if queue]
+
     def created(self, job: Job) -> None:
         """The task exists; its first poll may come after the interval."""
         job.interval = self._interval
@@ -46,7 +57,7 @@ class Repolls:
 
     def left(self, job: Job, now: int) -> None:
         """A poll of the task leaves; if it stays silent another leaves beside it."""
-        job.last_left, job.early_at = now, None
+        job.last_left, job.early_at, job.likely_at = now, None, None
         self.failed(job, now + self._pace.network.patience)
 
     def failed(self, job: Job, at: int) -> None:
@@ -59,7 +70,10 @@ class Repolls:
         # The next promise renews in time unless the one before it failed: short as the cycle may
         # be, its tries come at once, as the cycle was cut for them.
         table = self._pace.table
-        needed = table.next_poll(job.ref) > job.accepted + (table.cycle + 1) * SLOT
+        needed = (
+            table.lapsed(job.ref)
+            or table.next_poll(job.ref) > job.accepted + (table.cycle + 1) * SLOT
+        )
         job.try_at = at if needed and at < end and job.tries < MOST_TRIES else None
         if job.try_at is not None:
             heapq.heappush(self._tries, (at, job.ref, job))
@@ -73,13 +87,30 @@ class Repolls:
         delay is in proportion.
         """
         job.doubted, job.accepted = False, max(job.accepted, left)
-        if job.try_at is not None:
+        table = self._pace.table
+        if table.lapsed(job.ref):
+            # Nothing is promised any longer: it leaves if there is room when it must.
+            job.tries = 0
+            self.failed(job, max(now, job.last_left + table.cycle * SLOT))
+        elif job.try_at is not None:
             self.failed(job, job.try_at)
         job.interval = self._interval
         if interval is not None:
-            job.interval = min(max(interval, _LEAST_INTERVAL), self._pace.table.cycle * SLOT)
+            job.interval = min(max(interval, _LEAST_INTERVAL), table.cycle * SLOT)
         thrift = 0 if self._pace.plenty(now) else age // 7
         self._early_at(job, job.last_left + max(job.interval, thrift))
+
+    def hopes(self, job: Job, at: int | None) -> None:
+        """By `at` the task has rather ended than not (None: nobody knows): worth asking then.
+
+        But not for what the promised poll hears soon enough.
+        """
+        job.likely_at = None
+        if at is not None:
+            at = max(at, job.last_left + job.interval)
+            if at + _WORTH <= self._pace.table.next_poll(job.ref):
+                job.likely_at = at
+                heapq.heappush(self._likely, (at, job.ref, job))
 
     def tidy(self) -> None:
         """Drop from the heads of the queues what no longer holds."""
@@ -87,6 +118,8 @@ class Repolls:
             heapq.heappop(self._tries)
         while self._early and self._early[0][2].early_at != self._early[0][0]:
             heapq.heappop(self._early)
+        while self._likely and self._likely[0][2].likely_at != self._likely[0][0]:
+            heapq.heappop(self._likely)
 
     def _early_at(self, job: Job, at: int) -> None:
         """Allow a poll before the promise; under foreign use, want one in mid-lease."""

@@ -34,11 +34,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
-from operator import sub
 
 import attrs
 
 from perfect_async._account import Account
+from perfect_async._phases import Phases
 from perfect_async._second import SLOT, Second
 from perfect_async.events import SECOND
 
@@ -80,12 +80,12 @@ class Timetable:
         self.guard = 0
         self.cycle = 1
         self.spared = 1
-        self._phases: list[int] = [0]
         self._tasks: dict[int, _Promise] = {}
         self._queue: list[tuple[int, int]] = []
         self._flying: dict[int, _Flying] = {}
         self._second = Second()
         self._per_slot = -(-per_second // (SECOND // SLOT))
+        self._phases = Phases(1, self._per_slot)
 
     def __repr__(self) -> str:
         return (
@@ -146,11 +146,11 @@ class Timetable:
         return self._queue[0]
 
     def promise(self, ref: int, slot: int, last: int) -> None:
-        """Task `ref` is created in `slot`; it is polled every cycle from then until slot `last`."""
+        """Task `ref` is polled every cycle after `slot` until slot `last`."""
         # The account begins here if it has not begun: not at the last promise.
         self.account.index(slot)
         self._tasks[ref] = task = _Promise(slot + self.cycle, last)
-        self._phases[slot % self.cycle] += 1
+        self._phases.take(slot)
         self.account.count(self._polls(task), 1)
 
     def arm(self, ref: int) -> None:
@@ -173,7 +173,7 @@ class Timetable:
         """Task `ref` ended: its promises go."""
         task = self._tasks.pop(ref)
         self.account.count(self._polls(task), -1)
-        self._phases[task.next % self.cycle] -= 1
+        self._phases.give(task.next)
         self._tidy()
 
     def extend(self, ref: int, last: int, slot: int, limit: int) -> bool:
@@ -208,12 +208,12 @@ class Timetable:
             return
         before = task.next
         self.account.count(self._polls(task), -1)
-        self._phases[before % self.cycle] -= 1
+        self._phases.give(before)
         task.next = to
         fits = self.free(to) and self.account.holds(slot, self._polls(task), limit)
         task.next = to if fits else before
         self.account.count(self._polls(task), 1)
-        self._phases[task.next % self.cycle] += 1
+        self._phases.take(task.next)
         if fits:
             self._enqueue(ref, task)
             self._tidy()
@@ -229,20 +229,23 @@ class Timetable:
 
     # What fits.
 
-    def admits(self, slot: int, last: int, limit: int) -> bool:
-        """Whether a task created in `slot` and polled every cycle until `last` fits."""
-        polls = range(slot + self.cycle, last + 1, self.cycle)
+    def admits(self, slot: int, origin: int, last: int, limit: int) -> bool:
+        """Whether a task created in `slot` and polled every cycle from `origin` to `last` fits."""
+        polls = range(origin + self.cycle, last + 1, self.cycle)
         # That a creation counts twice is covered by the requests that `limit` keeps back.
         return self.account.holds(slot, polls, limit, leaving=1)
 
-    def would_admit(self, slot: int, last: int, ends: Mapping[int, int], limit: int) -> bool:
+    def would_admit(
+        self, slot: int, origin: int, last: int, ends: Mapping[int, int], limit: int
+    ) -> bool:
         """The same if every task were polled until the slot that `ends` names for it."""
-        plan = [range(slot + self.cycle, last + 1, self.cycle)]
+        plan = [range(origin + self.cycle, last + 1, self.cycle)]
         plan += [range(task.next, ends[ref] + 1, self.cycle) for ref, task in self._tasks.items()]
         return self.account.would_hold(slot, plan, limit, leaving=1)
 
-    def room(self, now: int, *, urgent: bool = False, creates: bool = False) -> bool:
-        """Whether the second has room for one more request now, beside what is promised.
+    def room(self, now: int, *, urgent: bool = False, creates: bool = False, kept: int = 0) -> bool:
+        """Whether the second has room for one more request now, beside what is promised, and for
+        `kept` others.
 
         A request that is not answered may arrive until the patience with it ends, later than the
         guard; for what is `urgent` it arrived within the guard, where it was counted all along,
@@ -250,18 +253,40 @@ class Timetable:
         """
         slot = now // SLOT
         held = self._second.held(slot, self._reach(), urgent=urgent)
-        if held[0] >= self.per_second:
+        most = self.per_second - kept
+        if held[0] >= most:
             return False
         ahead = 1
-        for k in range(1, len(held)):
-            ahead += self._phases[(slot + k) % self.cycle] + (creates and k % self.cycle == 0)
-            if ahead + held[k] > self.per_second:
+        for k, promised in enumerate(self._phases.ahead(slot, len(held))[1:], start=1):
+            ahead += promised + (creates and k % self.cycle == 0)
+            if ahead + held[k] > most:
                 return False
         return True
 
+    def lends(self, now: int, slack: int) -> bool:
+        """Whether what nobody was promised may leave now and a try still finds its place.
+
+        The last place of a second belongs to tries. It is lent where no try can need it before it
+        is free again: nothing is unanswered, and what is promised next leaves so late that the try
+        after it, which has `slack` slots, comes in time.
+        """
+        if self.room(now, kept=1):
+            return True
+        if self._flying or not self.room(now):
+            return False
+        return not any(self._phases.ahead(now // SLOT, self._reach() - slack + 1)[1:])
+
     def free(self, slot: int) -> bool:
         """Whether a task may take the phase of `slot` and leave the rest to tries."""
-        return self._free(self._phases, slot)
+        return self._phases.free(slot, *self._bounds())
+
+    def origin(self, slot: int) -> int | None:
+        """The latest slot with a free phase, up to a quarter of a cycle before `slot`.
+
+        A task created in `slot` and polled every cycle after that one is polled sooner than it must
+        be, by as much, once.
+        """
+        return self._phases.latest(slot, self.cycle // 4, *self._bounds())
 
     def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
         """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.
@@ -269,7 +294,8 @@ class Timetable:
         Else nothing changes. No task is polled later than it was promised, and each within a cycle.
         """
         if not self._tasks:
-            self.cycle, self.guard, self._phases = cycle, guard, [0] * cycle
+            self.cycle, self.guard = cycle, guard
+            self._phases = Phases(cycle, self._per_slot)
             return True
         slot = now // SLOT
         before = self.cycle, self.guard, self._phases
@@ -277,19 +303,20 @@ class Timetable:
         horizon = max(slot, *(task.last for task in self._tasks.values()))
         peak = self.account.peak(slot, horizon)
         self._count_all(-1)
-        self.cycle, self.guard, self._phases = cycle, guard, [0] * cycle
+        self.cycle, self.guard = cycle, guard
+        self._phases = Phases(cycle, self._per_slot)
         fits = True
         for task in sorted(self._tasks.values(), key=lambda task: task.next):
             # One that is overdue leaves at once all the same, and keeps the new phase afterwards.
             overdue = task.next <= slot
             latest = min(task.next, slot + cycle)
             earliest = latest - cycle if overdue else max(slot, latest - cycle)
-            places_left = (at for at in range(latest, earliest, -1) if self._free(self._phases, at))
-            if (at := next(places_left, None)) is None:
+            at = self._phases.latest(latest, latest - earliest - 1, *self._bounds())
+            if at is None:
                 fits = False
                 break
             task.next = at
-            self._phases[at % cycle] += 1
+            self._phases.take(at)
         if fits:
             self._count_all(1)
             # A limit that has shrunk under what was promised is no reason to keep the old plan.
@@ -311,7 +338,7 @@ class Timetable:
     def _seconds_hold(self, slot: int) -> bool:
         """Whether what left and what is promised next keep the second's limit together."""
         held = self._second.held(slot, self._reach())
-        ahead = accumulate(self._phases[(slot + k) % self.cycle] for k in range(1, len(held)))
+        ahead = accumulate(self._phases.ahead(slot, len(held))[1:])
         return all(
             here + there <= self.per_second for here, there in zip(held[1:], ahead, strict=True)
         )
@@ -320,20 +347,11 @@ class Timetable:
         """Slots in a run that any two requests within a second of each other share."""
         return -(-(SECOND + self.guard) // SLOT) + 1
 
-    def _free(self, phases: list[int], slot: int) -> bool:
-        size = len(phases)
-        if phases[slot % size] >= self._per_slot:
-            return False
+    def _bounds(self) -> tuple[int, int]:
+        """The run in which promises are bounded, and by how many."""
         # At one request a second a try finds room between two promises only if both leave some.
         run = self._reach() * (2 if self.per_second == 1 else 1)
-        promisable = max(1, self.per_second - max(1, self.spared * self.per_second // 5))
-        around = [
-            phases[at % size] + ((at - slot) % size == 0)
-            for at in range(slot - run + 1, slot + run)
-        ]
-        runs = [*accumulate(around, initial=0)]
-        most: int = max(map(sub, runs[run:], runs))
-        return most <= promisable
+        return run, max(1, self.per_second - max(1, self.spared * self.per_second // 5))
 
     def _polls(self, task: _Promise) -> range:
         return range(task.next, task.last + 1, self.cycle)

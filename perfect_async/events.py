@@ -81,6 +81,8 @@ class Wanted:
 
     `lane`: files are registered together only within one lane (one client, one transport).
     `uploads`: its picture must be registered and uploaded. `units`: its documented price.
+    `outputs`: pictures that come back. `usual`: the shortest and longest duration that are
+    documented, None where none are.
     """
 
     ref: int
@@ -88,6 +90,8 @@ class Wanted:
     units: float
     uploads: bool
     lane: int = 0
+    outputs: int = 1
+    usual: tuple[int, int] | None = None
 
 
 @attrs.frozen

@@ -68,7 +68,7 @@ class Scheduler:
             limits, polling, engine_retries=engine_retries, files_per_call=files_per_call
         )
         self._answer: tuple[int, ev.Command | None] | None = None
-        if not book.table.admits(0, book.last(0), book.pace.limit(0)):
+        if not book.table.admits(0, 0, book.last(0), book.pace.limit(0)):
             message = (
                 f"{limits!r} cannot keep even one task alive that is polled every "
                 f"{book.table.cycle * SLOT / SECOND:g} s for up to {polling.give_up_after:g} s."
@@ -121,7 +121,7 @@ class Scheduler:
         """
         book, slot = self._book, now // SLOT
         times = book.preparation.wakes()
-        times += [head[0] for head in (book.repolls.next_try(), book.repolls.next_early()) if head]
+        times += book.repolls.wakes()
         times += [age for age, _, _ in book.ages[:1]]
         if (first := book.table.first()) is not None:
             times.append(first[0] * SLOT)
@@ -133,8 +133,8 @@ class Scheduler:
             # in buckets.
             crowded = (
                 (first is not None and first[0] <= slot)
-                or not book.table.room(now)
-                or (book.ready and not book.table.free(slot))
+                or not book.pace.lends(now)
+                or (book.ready and book.table.origin(slot) is None)
             )
             soon.append((slot + 1) * SLOT if crowded else book.table.account.next_change(now))
         return min(soon, default=NEVER)
@@ -164,8 +164,8 @@ class Scheduler:
         )
 
     def appetite(self) -> int:
-        """How many jobs that are not created yet it likes to know: enough for two registrations."""
-        return max(40, 8 * self._limits.per_second)
+        """How many jobs that are not created yet it likes to know: three registrations of files."""
+        return max(60, 12 * self._limits.per_second)
 
     def eta(self, waiting: int, running: int) -> float | None:
         """Seconds until so many jobs more have ended, None before any has.
@@ -216,7 +216,7 @@ class Scheduler:
             return ev.Poll(number, again[1])
         if (ref := book.preparation.upload(now)) is not None:
             return ev.Upload(number, ref)
-        return self._unpromised(number, now) if room and not owed else None
+        return self._unpromised(number, now) if room and not owed and book.pace.lends(now) else None
 
     def _unpromised(self, number: int, now: int) -> ev.Command | None:
         """A request that nobody was promised: it leaves where every window holds."""
@@ -242,9 +242,9 @@ class Scheduler:
         if (
             book.ready
             and pace.may_create(now)
-            and book.table.free(slot)
+            and book.table.origin(slot) is not None
             and book.table.room(now, creates=True)
-            and book.table.admits(slot, book.last(now), limit)
+            and book.admission.admits(book.ready[0], now, limit)
         ):
             return ev.Submit(number, book.ready[0].ref)
         if registration is not None:
@@ -252,14 +252,28 @@ class Scheduler:
         if question is not None:
             return ev.Ask(number, question.ref)
         work = len(book.ready) + len(book.preparation)
-        if work >= self.appetite() // 2:
-            # The source has more than we know of: nothing is left over.
+        return self._likely(number, now, limit, work) if work else self._early(number, now, spare)
+
+    def _likely(self, number: int, now: int, limit: int, work: int) -> ev.Poll | None:
+        """Ask a task that has rather ended than not: what it holds is free the sooner.
+
+        Where the window holds all the work there is: where it does not, requests are time.
+        """
+        book = self._book
+        likely = book.repolls.next_likely()
+        # The source may have more than we know of.
+        if likely is None or likely[0] > now or work >= self.appetite() - _AHEAD:
             return None
-        return self._early(number, now, spare - math.ceil(_REQUESTS_PER_JOB * work))
+        needed = book.table.occupied(now) + _REQUESTS_PER_JOB * work + 2 * len(book.table)
+        if needed > limit:
+            return None
+        return ev.Poll(number, likely[1])
 
     def _early(self, number: int, now: int, spare: int) -> ev.Poll | None:
         """Ask a task before its promise, where `spare` requests say that nothing else needs this
         one.
         """
         early = self._book.repolls.next_early()
-        return ev.Poll(number, early[1]) if early and early[0] <= now and spare > 0 else None
+        if not early or early[0] > now or spare <= 0:
+            return None
+        return ev.Poll(number, early[1])
