@@ -106,8 +106,8 @@ class Admission:
             self._review_at = min(self._review_at, now + self._horizon(kind))
         else:
             kind.old[job.ref] = task
-        origin = self._table.origin(now // SLOT)
-        assert origin is not None  # else it would not have been admitted
+        # It would not have been admitted without one.
+        origin = self._table.origin(now // SLOT) or 0
         self._table.promise(job.ref, origin, last)
         self._news += 1
 
@@ -201,6 +201,13 @@ class Admission:
             else:
                 ends[ref] = cap
         return table.would_admit(slot, origin, last, ends, limit)
+
+    def promised(self, now: int) -> int:
+        """How many requests a task like the one created last keeps to itself when it is created."""
+        kind = next(reversed(self._kinds.values()), None)
+        if kind is None:
+            return self._give_up // SLOT // self._table.cycle + 1
+        return (self._last(kind, now, now) - now // SLOT) // self._table.cycle + 1
 
     def likely_end(self, ref: int) -> int | None:
         """When `ref`, as far as it is known to run, has rather ended than not; None if unknown."""

@@ -78,7 +78,7 @@ class RoundTrips:
     @property
     def jitter(self) -> int:
         """How long after leaving a request may still arrive, 0.15 to 1 s: p95 and half as much
-    XX
+        XX
         """
         return min(max(self._late, 150_000), SECOND)
 

@@ -18,7 +18,6 @@ All times are integer microseconds of one clock; which one is the driver's busin
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -164,8 +163,8 @@ class Scheduler:
         )
 
     def appetite(self) -> int:
-        """How many jobs that are not created yet it likes to know: three registrations of files."""
-        return max(60, 12 * self._limits.per_second)
+        """How many jobs that are not created yet it likes to know: two registrations and a few."""
+        return max(48, 8 * self._limits.per_second)
 
     def eta(self, waiting: int, running: int) -> float | None:
         """Seconds until so many jobs more have ended, None before any has.
@@ -179,8 +178,22 @@ class Scheduler:
         limit = max(1, book.pace.allowance.limit(book.heard))
         per_job = book.kinds.total() / book.ended if book.ended >= _KNOWN else _REQUESTS_PER_JOB
         lasts = book.lasted / book.ended / SECOND
+        needed, free = left * per_job, limit - book.table.occupied(book.heard)
         at_once = max(1.0, limit * book.table.cycle * SLOT / SECOND / self._limits.period)
-        return max(left * per_job * self._limits.period / limit, left * lasts / at_once) + lasts / 2
+        if needed <= free:
+            # The window holds all of it: as many beside each other as their promises allow.
+            at_once = max(at_once, (free - needed / 2) / book.admission.promised(book.heard))
+        budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
+        return max(budget, left * lasts / at_once) + lasts / 2
+
+    def _allowed_in(self, requests: float) -> float:
+        """Seconds until the window has let go of so many requests, if all are used at once."""
+        period, waits = self._limits.period, 0.0
+        for age, count in self._book.table.past(self._book.heard):
+            if requests <= 0:
+                return waits
+            waits, requests = period - age / SECOND, requests - count
+        return waits + max(0.0, requests) * period / max(1, self._book.pace.allowance.requests)
 
     def past(self, now: int) -> tuple[tuple[int, int], ...]:
         """What of the window is spent, as (age in microseconds, requests), the oldest first."""

@@ -28,7 +28,7 @@ def test_the_cycle_follows_the_network() -> None:
     polled(good, 300)
     good.cut(60 * SECOND)
     assert 8_800_000 == good.table.cycle * SLOT
-    assert 300_000 == good.table.guard
+    assert 150_000 == good.table.guard
     for _ in range(200):
         good.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
     good.cut(61 * SECOND)
@@ -36,7 +36,7 @@ def test_the_cycle_follows_the_network() -> None:
     polled(good, 300, 5 * SECOND)
     good.cut(62 * SECOND)
     assert 4_000_000 == good.table.cycle * SLOT
-    assert 1_050_000 == good.table.guard
+    assert 1_000_000 == good.table.guard
 
 
 def test_one_request_a_second() -> None:
@@ -50,7 +50,7 @@ def test_nothing_new_on_a_plan_for_a_better_network() -> None:
     polled(here, 100)
     here.cut(60 * SECOND)
     slot, ref = 60 * SECOND // SLOT, 0
-    while here.table.admits(slot, slot + 2400, here.limit(0)):
+    while here.table.admits(slot, slot, slot + 2400, here.limit(0)):
         if here.table.free(slot):
             ref += 1
             here.table.promise(ref, slot, slot + 2400)
