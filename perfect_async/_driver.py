@@ -309,7 +309,8 @@ class Driver:
     def _start(
         self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
     ) -> None:
-        self._tasks.start_soon(self._do, command, work, name=f"perfect_async {command!r}")
+        name = f"perfect_async {type(command).__name__} {command.number}"
+        self._tasks.start_soon(self._do, command, work, name=name)
 
     def _settle(self, command: ev.Settle) -> None:
         if (question := self._questions.pop(command.ref, None)) is not None:

@@ -12,9 +12,8 @@ is logged as ever.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
+from types import TracebackType
 from typing import Final
 
 # One by one: a filter on "httpcore" would not see what its children say.
@@ -37,14 +36,22 @@ def keep_quiet() -> None:
         logging.getLogger(name).addFilter(_unless_ours)
 
 
-@contextmanager
-def quiet() -> Generator[None]:
+class quiet:  # noqa: N801 - used as `contextlib.suppress` is; a generator would cost as much again
     """While in here, nothing is said. Never to be held across a `yield`: that runs other code."""
-    token = _ours.set(True)
-    try:
-        yield
-    finally:
-        _ours.reset(token)
+
+    __slots__ = ("_token",)
+    _token: Token[bool]
+
+    def __enter__(self) -> None:
+        self._token = _ours.set(True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _ours.reset(self._token)
 
 
 def _unless_ours(_: logging.LogRecord) -> bool:

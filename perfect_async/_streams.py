@@ -8,10 +8,19 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
+from http import HTTPStatus
+from types import TracebackType
 from typing import Final
 
-from perfect_async.errors import BadAnswer, PictureRefused, quoted
+from perfect_async.errors import (
+    ApiError,
+    BadAnswer,
+    PictureRefused,
+    RequestRefused,
+    ServiceUnavailable,
+    quoted,
+)
 
 # What a piece of compressed data may grow to before the limit is looked at again.
 _STEP: Final = 64 * 1024
@@ -52,7 +61,7 @@ class Source:
             raise self.failure
 
     async def _each(self) -> AsyncGenerator[bytes]:
-        async with _closing(self._chunks()) as chunks:
+        async with _Closing(self._chunks()) as chunks:
             try:
                 async for chunk in chunks:
                     yield chunk
@@ -87,7 +96,7 @@ async def decoded(raw: AsyncIterator[bytes], encoding: str, limit: int) -> Async
     whole chunk at a time, as often as the header says: 64 KB, twice compressed, are 64 GB.)
     """
     total = 0
-    async with _closing(raw), _closing(_plain(raw, encoding)) as pieces:
+    async with _Closing(raw), _Closing(_plain(raw, encoding)) as pieces:
         async for piece in pieces:
             total += len(piece)
             if total > limit:
@@ -128,11 +137,35 @@ def _step(decompress: Callable[[bytes, int], bytes], data: bytes) -> bytes | Non
         return None
 
 
-@asynccontextmanager
-async def _closing(it: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes]]:
+class _Closing:
     """As `aclosing`, for what may be a generator or not."""
-    try:
-        yield it
-    finally:
+
+    def __init__(self, it: AsyncIterator[bytes]) -> None:
+        self._it = it
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        return self._it
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        it = self._it
         if isinstance(it, AsyncGenerator):
             await it.aclose()
+
+
+def refused(what: str, status: int) -> ApiError:
+    """What a status of the storage that is no success means; its body, XML, is not read."""
+    passing = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+    if status in passing or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ServiceUnavailable(f"the vendor's storage did not serve the {what}.", status=status)
+    if status >= HTTPStatus.BAD_REQUEST:
+        return RequestRefused(f"the vendor's storage refused the {what}.", status=status)
+    return BadAnswer(
+        f"the vendor's storage answered the {what} neither with success nor with an error; "
+        "redirects are not followed.",
+        status=status,
+    )

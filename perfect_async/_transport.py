@@ -14,30 +14,33 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from functools import cache, lru_cache
 from http import HTTPStatus
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 import anyio
-import httpcore
 import httpx
 
 from perfect_async._quiet import keep_quiet, quiet
-from perfect_async._streams import Source, decoded, upload_headers
+from perfect_async._streams import Source, decoded, refused, upload_headers
 from perfect_async._urls import followed, redacted
 from perfect_async._wire import Call, Reply
 from perfect_async.errors import (
     ApiError,
     BadAnswer,
     ConfigurationError,
-    RequestRefused,
     ServiceUnavailable,
     quoted,
 )
 from perfect_async.events import FileGrant
 from perfect_async.models import Timeouts
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+    from urllib.request import Request
 
 _T = TypeVar("_T")
 
@@ -57,20 +60,6 @@ _GRACE: Final = 2.0
 
 _STORE: Final = "the vendor's storage"
 
-# The vendor has not seen the request: the connection to send it on never came about.
-_NEVER_SENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpcore.ConnectError,
-    httpcore.ConnectTimeout,
-    httpcore.PoolTimeout,
-    httpcore.ProxyError,
-    httpcore.UnsupportedProtocol,
-    httpcore.ConnectionNotAvailable,
-)
 # Something came back, and it is not to be believed.
 _NOT_BELIEVED: Final = (
     httpx.DecodingError,
@@ -80,24 +69,33 @@ _NOT_BELIEVED: Final = (
     # From httpx's reading of hosts that begin with "xn--", in a URL to follow or a `Location`.
     UnicodeError,
 )
-# And everything else that a network can do to us. httpcore's appear where httpx does not map them
-# (closing), anyio's and the system's where a transport is somebody else's. What is not in here is a
-# programming error and goes through.
-_FOREIGN: Final = (
-    *_NEVER_SENT,
-    *_NOT_BELIEVED,
-    httpx.HTTPError,
-    httpx.StreamError,
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    anyio.BrokenResourceError,
-    anyio.ClosedResourceError,
-    anyio.EndOfStream,
-    anyio.IncompleteRead,
-    anyio.DelimiterNotFound,
-    OSError,
-)
+_Errors: TypeAlias = tuple[type[Exception], ...]
+
+
+@cache
+def _foreign() -> tuple[_Errors, _Errors]:
+    """What says that the vendor has not seen a request, and all that a network can do to us.
+
+    httpcore's errors appear where httpx does not map them (closing), anyio's and the system's where
+    a transport is somebody else's. What is in neither is a programming error and goes through.
+    """
+    # httpx leaves this for the first pool of connections too; it would be a tenth of our import.
+    import httpcore  # noqa: PLC0415
+
+    # The connection to send the request on never came about.
+    never_sent = (
+        *(httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout),
+        *(httpx.ProxyError, httpx.UnsupportedProtocol),
+        *(httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout),
+        *(httpcore.ProxyError, httpcore.UnsupportedProtocol, httpcore.ConnectionNotAvailable),
+    )
+    return never_sent, (
+        *(*never_sent, *_NOT_BELIEVED, httpx.HTTPError, httpx.StreamError),
+        *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException),
+        *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
+        *(anyio.IncompleteRead, anyio.DelimiterNotFound),
+        OSError,
+    )
 
 
 class Transport:
@@ -120,12 +118,24 @@ class Transport:
         transport: HttpTransport | None = None,
         bulk: int | None = None,
     ) -> None:
-        self._authorization, self._base_url = f"Bearer {api_key}", ""
+        self._base_url = ""
+        # Made once and copied for each call; their repr hides the key.
+        self._asking = httpx.Headers(
+            {
+                "Authorization": f"Bearer {api_key}",
+                "User-Agent": _USER_AGENT,
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            }
+        )
         del api_key  # whatever shows the locals of this frame must not show it
+        self._telling = self._asking.copy()
+        self._telling["Content-Type"] = "application/json"
         self._base_url = _known(base_url).rstrip("/")
         self._timeouts = timeouts
         self._slots = anyio.Semaphore(bulk or (_PLACES if transport is None else _FEW_PLACES))
         keep_quiet()
+        _foreign()
         self._api, self._bulk = _clients(timeouts, transport)
 
     def __repr__(self) -> str:
@@ -164,7 +174,7 @@ class Transport:
         if isinstance(status, ApiError):
             raise status
         if not 200 <= status < 300:  # noqa: PLR2004 -- the 2xx class
-            raise _refused("upload", status)
+            raise refused("upload", status)
 
     def download(
         self, url: str, *, limit: int = _LARGEST_PICTURE
@@ -190,7 +200,7 @@ class Transport:
                 raise response
             try:
                 if response.status_code != HTTPStatus.OK:
-                    raise _refused("download", response.status_code)
+                    raise refused("download", response.status_code)
                 async with aclosing(_pieces(response, limit, deadline)) as pieces:
                     yield pieces
             finally:
@@ -200,15 +210,8 @@ class Transport:
         url = self._base_url + call.path
         if call.query:
             url += "?" + urlencode(call.query, quote_via=quote, safe="")
-        headers = {
-            "Authorization": self._authorization,
-            "User-Agent": _USER_AGENT,
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-        }
-        if call.content is not None:
-            headers["Content-Type"] = "application/json"
-        request = httpx.Request(call.method, url, headers=headers, content=call.content)
+        headers = self._asking if call.content is None else self._telling
+        request = httpx.Request(call.method, _parsed(url), headers=headers, content=call.content)
         response = await self._api.send(request, stream=True)
         try:
             async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
@@ -252,6 +255,9 @@ def _user_agent() -> str:
         return "perfect_async/0"
 
 
+# For the API's URLs, which come again and hold nothing secret; never for signed ones.
+_parsed: Final = lru_cache(maxsize=256)(httpx.URL)
+
 # At import, since reading metadata is a blocking call that has no place in the loop.
 _USER_AGENT: Final = _user_agent()
 
@@ -274,14 +280,14 @@ def _clients(
     # Total times are ours: a transport may ignore httpx's timeouts (`ASGITransport` does).
     timeout = httpx.Timeout(None, connect=timeouts.connect)
     if transport is not None:
-        client = httpx.AsyncClient(transport=transport, timeout=timeout, cookies=_no_cookies())
+        client = httpx.AsyncClient(transport=transport, timeout=timeout, cookies=_NoCookies())
         return client, client
     try:
         verify = httpx.create_ssl_context()
         # No bound on connections: the API's is the request limit, the other's the places (`bulk`).
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=10)
         first, second = (
-            httpx.AsyncClient(verify=verify, timeout=timeout, limits=limits, cookies=_no_cookies())
+            httpx.AsyncClient(verify=verify, timeout=timeout, limits=limits, cookies=_NoCookies())
             for _ in range(2)
         )
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
@@ -294,9 +300,11 @@ def _clients(
     )
 
 
-def _no_cookies() -> CookieJar:
+class _NoCookies(CookieJar):
     """A jar that takes none: a gateway's cookies would otherwise go along with later calls."""
-    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+    def extract_cookies(self, response: HTTPResponse, request: Request) -> None:
+        """Take none. A policy that allows none costs more than reading the answer does."""
 
 
 async def _guarded(within: float, whom: str, work: Awaitable[_T]) -> _T | ApiError:
@@ -306,12 +314,13 @@ async def _guarded(within: float, whom: str, work: Awaitable[_T]) -> _T | ApiErr
     so that neither the foreign one nor a frame with its request hangs on it. Cancellation passes.
     """
     try:
-        with anyio.fail_after(within), quiet():
+        with anyio.move_on_after(within), quiet():
             return await work
     except ApiError as error:
         return error.with_traceback(None)
-    except _FOREIGN as error:
+    except _foreign()[1] as error:
         return _mapped(error, whom)
+    return _mapped(TimeoutError(), whom)
 
 
 def _mapped(error: Exception, whom: str) -> ApiError:
@@ -319,7 +328,7 @@ def _mapped(error: Exception, whom: str) -> ApiError:
     reason = f"{type(error).__name__}{_reason(error)}"
     if isinstance(error, _NOT_BELIEVED):
         return BadAnswer(f"what {whom} answered cannot be read ({reason}).")
-    if isinstance(error, _NEVER_SENT):
+    if isinstance(error, _foreign()[0]):
         return ServiceUnavailable(f"{whom} could not be reached ({reason}).", never_sent=True)
     return ServiceUnavailable(f"no answer came from {whom} ({reason}).")
 
@@ -346,23 +355,9 @@ def _reason(error: BaseException) -> str:
     return ""
 
 
-def _refused(what: str, status: int) -> ApiError:
-    """What a status of the storage that is no success means; its body, XML, is not read."""
-    passing = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
-    if status in passing or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ServiceUnavailable(f"the vendor's storage did not serve the {what}.", status=status)
-    if status >= HTTPStatus.BAD_REQUEST:
-        return RequestRefused(f"the vendor's storage refused the {what}.", status=status)
-    return BadAnswer(
-        f"the vendor's storage answered the {what} neither with success nor with an error; "
-        "redirects are not followed.",
-        status=status,
-    )
-
-
 async def _let_go(it: httpx.Response | httpx.AsyncClient) -> None:
     """Close `it`, in bounded time and also when cancelled; what goes wrong now changes nothing."""
-    with anyio.move_on_after(_GRACE, shield=True), quiet(), suppress(*_FOREIGN):
+    with anyio.move_on_after(_GRACE, shield=True), quiet(), suppress(*_foreign()[1]):
         await it.aclose()
 
 
@@ -372,7 +367,7 @@ async def _drained(response: httpx.Response) -> None:
     The status is known: an end that is late, long or broken costs the connection and nothing else.
     """
     try:
-        with anyio.move_on_after(_GRACE), suppress(*_FOREIGN, BadAnswer):
+        with anyio.move_on_after(_GRACE), suppress(*_foreign()[1], BadAnswer):
             async with aclosing(_decoded(response, _LONGEST_REFUSAL)) as pieces:
                 async for _ in pieces:
                     pass

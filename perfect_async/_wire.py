@@ -92,6 +92,8 @@ _LONGEST_ID: Final = 1024
 # Beyond, it is no number of units any more.
 _MOST_UNITS: Final = 1e15
 _HTTP: Final = re.compile(r"https?://", re.IGNORECASE)
+# A segment that percent-encoding leaves as it is, and that does not climb.
+_PLAIN: Final = re.compile(r"(?=.*[A-Za-z0-9_~-])[A-Za-z0-9._~-]+")
 
 
 @attrs.frozen
@@ -237,7 +239,7 @@ def polled(command: events.Poll, reply: Reply, *, task_id: str, units: float) ->
             case "error":
                 return _failed(command, reply, state, task_id)
             case _:
-                said = as_interval(state.polling_interval, outer_interval(reply))
+                said = as_interval(state.polling_interval) or as_interval(outer_interval(reply))
                 return events.Running(command, said)
     except BadAnswer as error:
         return events.NoAnswer(command, error)
@@ -380,6 +382,8 @@ def _page(token: str | None) -> tuple[tuple[str, str], ...]:
 
 def _segment(text: str) -> str:
     """`text` as one segment of a path; also "." and "..", which would climb if left as they are."""
+    if _PLAIN.fullmatch(text):
+        return text
     if not text.strip("."):
         return text.replace(".", "%2E")
     # Ids of our own come through `submitted`, which takes no surrogates; a user's may hold them.
