@@ -11,14 +11,13 @@ import io
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 import attrs
-import imagesize  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 from anyio.lowlevel import RunVar
 
 from perfect_async._names import FALLBACK, LONGEST, clean, is_url
@@ -28,9 +27,6 @@ from perfect_async.errors import PictureRefused, quoted
 from perfect_async.models import FileId, Job, Source
 
 T = TypeVar("T")
-
-# The library has annotations and says neither so (py.typed) nor how its PathLike is filled.
-_size: Callable[..., tuple[int, int]] = imagesize.get  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 Kind: TypeAlias = Literal["jpg", "png", "heic"]
 """What the vendor takes, by the suffix that we give it."""
@@ -313,7 +309,18 @@ def _dimensions(file: BinaryIO, kind: Kind, size: int) -> tuple[int, int]:
         return _largest_item(rationed, size)
     # Without the orientation imagesize leaves EXIF unread; the long side is the same either way.
     # It answers (-1, -1) to every exception of its own.
-    return _size(rationed, exif_rotation=False)
+    return _size()(rationed, exif_rotation=False)
+
+
+@cache
+def _size() -> Callable[..., tuple[int, int]]:
+    """The `get` of imagesize, loaded with the first picture: it brings an XML parser along.
+
+    The library has annotations and says neither so (py.typed) nor how its PathLike is filled.
+    """
+    import imagesize  # type: ignore[import-untyped] # noqa: PLC0415 # pyright: ignore[reportMissingTypeStubs]
+
+    return imagesize.get  # type: ignore[no-any-return] # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class _Rationed:
