@@ -50,8 +50,8 @@ class _Kind:
     durations: Durations
     outlook: Outlook | None = None
     news: int = 0
-    young: dict[int, _Task] = attrs.field(factory=dict, repr=False)
-    old: dict[int, _Task] = attrs.field(factory=dict, repr=False)
+    young: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
+    old: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
 
     @property
     def stale(self) -> bool:

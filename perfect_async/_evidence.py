@@ -46,7 +46,7 @@ class Outlook:
     _shares: list[float]
     _lows: list[int]
     _middles: list[int]
-    _known: dict[int, float] = attrs.field(factory=dict)
+    _known: dict[int, float] = attrs.field(factory=dict[int, float])
 
     def outlasts(self, age: int) -> float:
         """The chance that a task that runs at `age` still runs at the horizon.
@@ -111,7 +111,9 @@ class Durations:
         seen = [*self._seen] if self._usual is None else [self._usual, *self._seen]
         ends = [(low, high) for low, high in seen if high is not None]
         exits = sorted([*(low if high is None else high for low, high in seen), *running])
-        ages, shares, share = [], [], 1.0
+        ages: list[int] = []
+        shares: list[float] = []
+        share = 1.0
         for age, count in sorted(Counter(high for _, high in ends).items()):
             share *= 1 - count / (len(exits) - bisect_left(exits, age))
             ages.append(age)

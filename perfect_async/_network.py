@@ -78,7 +78,7 @@ class RoundTrips:
     @property
     def jitter(self) -> int:
         """How long after leaving a request may still arrive, 0.15 to 1 s: p95 and half as much
-        XX
+        again, or p99 where that is less and 100 are known.
         """
         return min(max(self._late, 150_000), SECOND)
 

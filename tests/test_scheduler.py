@@ -356,7 +356,7 @@ class Machine(RuleBasedStateMachine):
         if faults != "none":
             world.round_trip = self.round_trip
             world.fate = self.fate
-        lasts = [
+        lasts: list[Callable[[random.Random], float]] = [
             lambda rng: rng.uniform(0, 3),
             lambda rng: rng.lognormvariate(2, 0.6),
             lambda rng: rng.choice([1, 1000]),
