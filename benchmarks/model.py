@@ -1,7 +1,8 @@
 """A model of the vendor for measuring the scheduler alone: no loop, no HTTP, hours in seconds.
 
 A perfect network with a round trip of 0.15 s, both limits on a sliding window, a lease of 10 s that
-only an accepted poll renews. Arrival is at a random point of the round trip.
+only an accepted poll renews. Arrival is at a random point of the round trip. Somebody else may use
+the same key (`Foreign`); what is refused counts in the window, whoever sent it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
@@ -42,8 +43,51 @@ class Load:
 
 
 @attrs.frozen
+class Foreign:
+    """Another client on the same key, which tells us nothing. Times in seconds.
+
+    It takes `share` of the window from `start` (before 0: it was there first) to `stop`, evenly or
+    with `poisson` gaps. What is refused is tried again `retries` times, each `pause` later.
+    """
+
+    share: float
+    start: float = -300.0
+    stop: float = math.inf
+    poisson: bool = False
+    retries: int = 0
+    pause: float = 2.0
+
+    def times(self, limits: Limits, rng: random.Random) -> Iterator[int]:
+        """When it sends something new."""
+        rate = self.share * limits.requests / limits.period
+        at = self.start + rng.random() / rate
+        while at < self.stop:
+            yield round(at * SECOND)
+            at += rng.expovariate(rate) if self.poisson else 1 / rate
+
+
+@attrs.frozen
+class Sent:
+    """A request of ours as the vendor saw it; `at` in seconds.
+
+    `full` is whether the window had no room; what was refused without that met the second's limit.
+    """
+
+    at: float
+    kind: str
+    refused: bool
+    full: bool
+
+
+@attrs.frozen
 class Outcome:
-    """What a run came to: seconds, requests, and what went wrong."""
+    """What a run came to: seconds, requests, and what went wrong.
+
+    `refused` are our requests. `losses` has when each lost task was created, `created` when each
+    job was, `sent` our requests as they arrived, `others` when foreign ones did, `assumed` each
+    change of `Statistics.window_limit`, all in seconds. `at_stake` is what the scheduler says was
+    lost, of one unit a task. `ended` is False where it was stopped.
+    """
 
     makespan: float
     bound: float
@@ -52,6 +96,13 @@ class Outcome:
     done: int
     lost: int
     refused: int
+    losses: tuple[float, ...] = ()
+    created: tuple[float, ...] = ()
+    sent: tuple[Sent, ...] = ()
+    others: tuple[float, ...] = ()
+    assumed: tuple[tuple[float, int], ...] = ()
+    at_stake: float = 0.0
+    ended: bool = True
 
     @property
     def ratio(self) -> float:
@@ -152,16 +203,25 @@ def bound(durations: Sequence[float]) -> float:
 
 
 class Vendor:
-    """Both limits and the lease, and nothing else."""
+    """Both limits and the lease, and whoever else uses the key."""
 
-    def __init__(self, limits: Limits, rng: random.Random) -> None:
+    def __init__(self, limits: Limits, rng: random.Random, foreign: Sequence[Foreign] = ()) -> None:
         self.limits, self.rng = limits, rng
         self.arrivals: deque[int] = deque()
         self.tasks: dict[int, tuple[int, int]] = {}
         self.slowdown: Slowdown | None = None
         self.seen: dict[int, int] = {}
         self.lost: set[int] = set()
-        self.refused = 0
+        self.unsent: set[int] = set()
+        self.sent: list[Sent] = []
+        self.others: list[float] = []
+        # What others send next: when, in which order, how many tries are left, who, and what they
+        # send after it.
+        self._others: list[tuple[int, int, int, Foreign, Iterator[int]]] = []
+        self._order = 0
+        for other in foreign:
+            # A stream of its own: what we do must not change what they do.
+            self._next(other, other.times(limits, random.Random(rng.random())))
 
     def ends(self, ref: int) -> int:
         """When the task of `ref` ends."""
@@ -170,16 +230,56 @@ class Vendor:
             end = began + round(self.slowdown.lasts * SECOND)
         return end
 
-    def admits(self, at: int) -> bool:
-        """Whether one more request may arrive `at`; refused ones count."""
+    @property
+    def refused(self) -> int:
+        """Requests of ours that were refused."""
+        return sum(sent.refused for sent in self.sent)
+
+    def admits(self, at: int, kind: str) -> bool:
+        """Whether one more request of ours may arrive `at`; refused ones count."""
+        self._catch_up(at)
+        fits, full = self._admits(at)
+        self.sent.append(Sent(at / SECOND, kind, refused=not fits, full=full))
+        return fits
+
+    def gave_up(self, ref: int, at: int) -> None:
+        """We ask no longer: what was not created cost nothing, what has no lease is lost."""
+        if ref not in self.tasks:
+            self.unsent.add(ref)
+        elif at - self.seen[ref] > LEASE:
+            self.lost.add(ref)
+
+    def _catch_up(self, now: int) -> None:
+        """Let all that others send before `now` arrive."""
+        while self._others and self._others[0][0] <= now:
+            at, _, tries, other, times = heapq.heappop(self._others)
+            if tries == other.retries:
+                self._next(other, times)
+            self.others.append(at / SECOND)
+            if not self._admits(at)[0] and tries:
+                self._push(at + round(other.pause * SECOND), tries - 1, other, times)
+
+    def _next(self, other: Foreign, times: Iterator[int]) -> None:
+        if (at := next(times, None)) is not None:
+            self._push(at, other.retries, other, times)
+
+    def _push(self, at: int, tries: int, other: Foreign, times: Iterator[int]) -> None:
+        self._order += 1
+        heapq.heappush(self._others, (at, self._order, tries, other, times))
+
+    def _admits(self, at: int) -> tuple[bool, bool]:
+        """Whether a request may arrive `at`, and whether the window is full."""
         period = round(self.limits.period * SECOND)
         while self.arrivals and self.arrivals[0] <= at - period:
             self.arrivals.popleft()
-        second = sum(1 for other in self.arrivals if other > at - SECOND)
-        fits = len(self.arrivals) < self.limits.requests and second < self.limits.per_second
+        second = 0
+        for other in reversed(self.arrivals):
+            if other <= at - SECOND:
+                break
+            second += 1
+        full = len(self.arrivals) >= self.limits.requests
         self.arrivals.append(at)
-        self.refused += not fits
-        return fits
+        return not full and second < self.limits.per_second, full
 
 
 def simulate(
@@ -190,8 +290,11 @@ def simulate(
     polling: Polling | None = None,
     known: Sequence[float] = (),
     slowdown: Slowdown | None = None,
+    foreign: Sequence[Foreign] = (),
+    until: float = math.inf,
 ) -> Outcome:
-    """Run one load through a fresh scheduler.
+    """Run one load through a fresh scheduler, beside `foreign` clients, for `until` seconds at
+    most.
 
     It has seen tasks of the durations `known` before, in a batch that ended a window earlier; what
     they took does not count, but what was lost of them does.
@@ -199,14 +302,17 @@ def simulate(
     durations, measured = [*known, *durations], durations
     limits, polling = limits or Limits(), polling or Polling()
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
-    vendor = Vendor(limits, rng)
+    vendor = Vendor(limits, rng, foreign)
     vendor.slowdown = None if known else slowdown
+    assumed = [(0.0, limits.requests)]
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
     order, now, requests, done, fed = 0, 0, 0, 0, 0
     began, spent = 0, 0
     answers: dict[int, ev.Answer] = {}
-    while done < len(durations):
+    while done < len(durations) and now < until * SECOND:
         statistics = scheduler.statistics()
+        if statistics.window_limit != assumed[-1][1]:
+            assumed.append((now / SECOND, statistics.window_limit))
         if known and done == len(known) and not queue:
             # A window later nothing of the first batch is left but what was learned.
             known, now = (), now + round(limits.period + LEASE / SECOND) * SECOND
@@ -223,6 +329,8 @@ def simulate(
             scheduler.receive(ev.Issued(command), now)
             if isinstance(command, ev.Settle):
                 done += 1
+                if not isinstance(command.ending, ev.Succeeded):
+                    vendor.gave_up(command.ref, now)
                 break
             order += 1
             takes = ROUND_TRIP if not isinstance(command, ev.Upload) else 2 * ROUND_TRIP
@@ -248,9 +356,19 @@ def simulate(
         bound(measured),
         requests - spent,
         dict(scheduler.statistics().requests),
-        done - len(vendor.lost),
+        done - len(vendor.lost) - len(vendor.unsent),
         len(vendor.lost),
         vendor.refused,
+        tuple(vendor.tasks[ref][0] / SECOND for ref in sorted(vendor.lost)),
+        tuple(
+            vendor.tasks[ref][0] / SECOND if ref in vendor.tasks else math.inf
+            for ref in range(len(durations))
+        ),
+        tuple(vendor.sent),
+        tuple(vendor.others),
+        tuple(assumed),
+        scheduler.statistics().units_at_stake,
+        done == len(durations),
     )
 
 
@@ -259,7 +377,7 @@ def _answer(
 ) -> ev.Answer:
     if isinstance(request, ev.Upload):
         return ev.Uploaded(request)
-    if not vendor.admits(at):
+    if not vendor.admits(at, type(request).__name__):
         return ev.Limited(request, RateLimited("Too many requests"))
     match request:
         case ev.Register():
