@@ -32,6 +32,9 @@ _SILENT: Final = 3
 """So many creations may be silent for longer than the patience before no other leaves."""
 _TREMBLE: Final = 2 * SLOT
 """The guard shrinks only by so much at once."""
+_NOTHING: Final = 4
+"""So few requests of ours in a window are none."""
+_PROBING: Final = 30 * SECOND
 _GROW: Final = 30 * SECOND
 """The least time between two plans: growing can wait, shrinking is tried each second."""
 
@@ -46,7 +49,7 @@ class Pace:
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
         self.network = RoundTrips()
-        self.allowance = Allowance(limits.requests)
+        self.allowance = Allowance(limits.requests, round(limits.period * SECOND))
         self.table = Timetable(
             requests=limits.requests,
             period=round(limits.period * SECOND),
@@ -82,7 +85,15 @@ class Pace:
 
     def limit(self, now: int) -> int:
         """How many requests of a window creations may count on."""
-        return self.allowance.limit(now) - self.reserve()
+        limit, reserve = self.allowance.limit(now), self.reserve()
+        least = min(self._requests, self._alone() + reserve)
+        if limit < least and self.allowance.quiet(now):
+            # Not even one task can be insured for as long as it may run. One is tried all the same
+            # where half of the limit is free, since most tasks need far less, or next to nothing of
+            # ours is in the window, since who sends nothing learns nothing.
+            free = self.table.occupied(now) <= max(limit // 2, _NOTHING)
+            limit = least if free else limit
+        return limit - reserve
 
     def plenty(self, now: int) -> bool:
         """Whether more than half of the window is free."""
@@ -91,6 +102,12 @@ class Pace:
     def paused_until(self) -> int:
         """Before this nothing is sent but what keeps tasks alive."""
         return max(self.hold, self.allowance.paused_until)
+
+    def silent(self, now: int, *, asking: bool) -> bool:
+        """Whether nothing at all is sent: the window was full, and one request at a time asks
+        whether it still is; `asking` is whether one is under way.
+        """
+        return now < self.allowance.silent_until or (self.allowance.full and asking)
 
     def created(self, number: int, now: int) -> None:
         """Creation `number` leaves."""
@@ -130,14 +147,20 @@ class Pace:
             case _:
                 self._outage = 0
                 self.network.answered(took)
-                self.allowance.accepted()
-        if isinstance(event.command, ev.Poll):
+                own = self.table.occupied(now) if self.allowance.full else 0
+                self.allowance.accepted(now, own)
+        if isinstance(event.command, ev.Poll) and not isinstance(event, ev.Limited):
+            # A 429 tells nothing about the network: polling more often for it, as on a bad
+            # network, would only make more of them.
             self.table.spared = 2 if self.network.failing >= _POOR else 1
-            failed = isinstance(event, ev.NotSent | ev.NoAnswer | ev.Limited | ev.Refused)
+            failed = isinstance(event, ev.NotSent | ev.NoAnswer | ev.Refused)
             self.network.polled(failed=failed)
 
     def cut(self, now: int) -> None:
         """Give the timetable the cycle and the guard that suit the network, where that fits."""
+        if self.allowance.probing(now):
+            # Whoever tries what may be refused polls in mid-lease, where that costs no task.
+            self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
         cycle, guard = self._wanted_cycle(), self._wanted_guard()
         worse = cycle < self.table.cycle or guard > self.table.guard
         if (cycle, guard) == (self.table.cycle, self.table.guard):
@@ -147,7 +170,6 @@ class Pace:
             # Nothing new is promised by a plan that the network no longer allows.
             self.cramped = not fitted and worse
             self._cut_at = now + (SECOND if self.cramped else _GROW)
-        self.allowance.least = self._alone() + self.reserve()
 
     def lends(self, now: int) -> bool:
         """Whether what nobody was promised may leave now, and all tries still come in time."""

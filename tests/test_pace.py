@@ -132,6 +132,63 @@ def test_refusals_are_counted() -> None:
     assert here.plenty(2 * SECOND)
 
 
+def test_refusals_are_no_bad_network() -> None:
+    """A 429 makes neither the cycle shorter nor the reserve larger: more polls would be refused."""
+    here = pace()
+    polled(here, 300)
+    for second in range(100):
+        here.learn(ev.Limited(POLL, NO), 1000, second * SECOND)
+    here.cut(200 * SECOND)
+    assert 8_800_000 == here.table.cycle * SLOT
+    assert 4 == here.reserve()
+
+
+def refused(pace: Pace, own: int) -> None:
+    """The window is full, with `own` requests of ours, the last of them now."""
+    for number in range(own):
+        now = 300 * SECOND * number // own
+        pace.table.leave(number, now, SECOND)
+        pace.table.answered(number, now)
+    for now in (298 * SECOND, 300 * SECOND):
+        pace.learn(ev.Limited(POLL, NO), 1000, now)
+
+
+def test_one_task_is_tried_where_none_can_be_insured() -> None:
+    """After a quiet time, and where half of the limit is free, the plan may hold one task."""
+    here = pace(Limits(requests=40, period=300.0))
+    here.cut(0)
+    refused(here, 10)
+    assert 8 == here.allowance.limit(300 * SECOND)
+    assert 9 - 1 == here.limit(329 * SECOND)
+    # Quiet, but ours are still in the window.
+    assert 9 - 1 == here.limit(331 * SECOND)
+    assert 4 == here.table.occupied(480 * SECOND)
+    assert here._alone() == here.limit(480 * SECOND)
+
+
+def test_silence() -> None:
+    """In a full window one request at a time asks, when the silence is over."""
+    here = pace()
+    assert not here.silent(0, asking=True)
+    refused(here, 200)
+    assert here.silent(300 * SECOND, asking=False)
+    assert not here.silent(301 * SECOND, asking=False)
+    assert here.silent(301 * SECOND, asking=True)
+    here.learn(ev.Running(POLL), 1000, 302 * SECOND)
+    assert not here.silent(302 * SECOND, asking=True)
+
+
+def test_polls_are_sooner_while_more_is_tried() -> None:
+    """Whoever tries more than was seen to fit wants polls in mid-lease."""
+    here = pace()
+    refused(here, 200)
+    here.learn(ev.Running(POLL), 1000, 301 * SECOND)
+    here.cut(700 * SECOND)
+    assert 420 * SECOND == here.allowance.wary_until
+    here.cut(1000 * SECOND)
+    assert 1030 * SECOND == here.allowance.wary_until
+
+
 @pytest.mark.parametrize("took", [150_000, 300_000, 700_000, 5 * SECOND])
 def test_a_trembling_network_keeps_the_guard(took: int) -> None:
     """The guard is never below the jitter and does not move for small changes."""
