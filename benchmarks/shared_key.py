@@ -215,17 +215,25 @@ def draw(outcome: Outcome, title: str, path: Path) -> None:
     accepted = [sent.at for sent in outcome.sent if not sent.refused]
     times = [10.0 * k for k in range(int(outcome.makespan / 10) + 1)]
     held = [bisect_right(accepted, at) - bisect_right(accepted, at - LIMITS.period) for at in times]
+    others = [
+        LIMITS.requests
+        - bisect_right(outcome.others, at)
+        + bisect_right(outcome.others, at - LIMITS.period)
+        for at in times
+    ]
     axes.plot(times, held, label="ours, accepted, of the last 300 s")
+    axes.plot(times, others, color="gray", linestyle=":", label="left by the other")
     steps = [*outcome.assumed, (outcome.makespan, outcome.assumed[-1][1])]
     axes.step(
         [at for at, _ in steps], [limit for _, limit in steps], where="post", label="assumed limit"
     )
     refused = [sent.at for sent in outcome.sent if sent.refused]
     axes.plot(refused, [0.0] * len(refused), "|", color="tab:red", label="refused")
-    for created in outcome.losses:
-        axes.axvline(created, color="tab:red", alpha=0.3, linewidth=0.8)
+    for number, created in enumerate(outcome.losses):
+        label = "creation of a task that was lost" if not number else None
+        axes.axvline(created, color="tab:red", alpha=0.3, linewidth=0.8, label=label)
     axes.set(title=title, xlabel="seconds", ylabel="requests", ylim=(-8, 260))
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -96,8 +96,11 @@ class Pace:
         return limit - reserve
 
     def plenty(self, now: int) -> bool:
-        """Whether more than half of the window is free."""
-        return self.table.account.spare(now) > self._requests // 2
+        """Whether more than half of the window is free, or there is room for as many tasks again as
+        run: so a single one is asked at its interval for as long as another could still be created.
+        """
+        again = (self._alone() + self.reserve()) * max(1, len(self.table))
+        return self.table.account.spare(now) > min(self._requests // 2, again)
 
     def paused_until(self) -> int:
         """Before this nothing is sent but what keeps tasks alive."""
