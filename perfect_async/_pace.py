@@ -35,6 +35,7 @@ _TREMBLE: Final = 2 * SLOT
 _NOTHING: Final = 4
 """So few requests of ours in a window are none."""
 _PROBING: Final = 30 * SECOND
+"""For how long polls are wanted in mid-lease after news that came while more was tried."""
 _GROW: Final = 30 * SECOND
 """The least time between two plans: growing can wait, shrinking is tried each second."""
 
