@@ -129,7 +129,7 @@ def test_no_early_poll_at_the_promise() -> None:
 def test_thrift() -> None:
     """Where requests are scarce a seventh of the task's age passes before an early poll."""
     desk = Desk()
-    for number in range(130):
+    for number in range(220):
         desk.pace.table.leave(number, 0, SECOND)
     desk.repolls.left(desk.job, SECOND)
     desk.repolls.renewed(desk.job, SECOND, None, 28 * SECOND, SECOND)
