@@ -1,6 +1,7 @@
 """How soon a single run hears of the end, and that it sends nothing which is missed later."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,13 @@ async def test_an_early_poll_keeps_nobody_waiting() -> None:
 def test_the_benchmark(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """It prints a row for each case, draws them, and fails where a target is missed."""
     picture = tmp_path / "latency.png"
-    assert 0 == latency.main([1], picture, cases=CASES[:1], runs=6)
-    assert "smile, 2 s (ours)" in capsys.readouterr().out
+    # So few runs are no median, but they know whether one of them was late.
+    latency.main([1], picture, cases=CASES[:1], runs=6)
+    told = capsys.readouterr().out
+    assert "smile, 2 s (ours)" in told
+    assert re.search(r"\d late|problems", told) is None
     assert picture.read_bytes().startswith(b"\x89PNG")
     # Nobody asks every second where the vendor says 5.
     slow = Case("ai-avatar", 1.0, 5000)
     assert 1 == latency.main([1], None, cases=[slow], runs=4)
-    assert "late" in capsys.readouterr().out
+    assert re.search(r"\d late", capsys.readouterr().out)
