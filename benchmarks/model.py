@@ -215,6 +215,7 @@ class Vendor:
         self.unsent: set[int] = set()
         self.sent: list[Sent] = []
         self.others: list[float] = []
+        self.assumed = [(0.0, limits.requests)]
         # What others send next: when, in which order, how many tries are left, who, and what they
         # send after it.
         self._others: list[tuple[int, int, int, Foreign, Iterator[int]]] = []
@@ -242,12 +243,17 @@ class Vendor:
         self.sent.append(Sent(at / SECOND, kind, refused=not fits, full=full))
         return fits
 
-    def gave_up(self, ref: int, at: int) -> None:
+    def settled(self, command: ev.Settle, at: int) -> None:
         """We ask no longer: what was not created cost nothing, what has no lease is lost."""
-        if ref not in self.tasks:
-            self.unsent.add(ref)
-        elif at - self.seen[ref] > LEASE:
-            self.lost.add(ref)
+        if command.ref not in self.tasks:
+            self.unsent.add(command.ref)
+        elif not isinstance(command.ending, ev.Succeeded) and at - self.seen[command.ref] > LEASE:
+            self.lost.add(command.ref)
+
+    def note(self, limit: int, now: int) -> None:
+        """Write down what we assume that a window holds for us."""
+        if limit != self.assumed[-1][1]:
+            self.assumed.append((now / SECOND, limit))
 
     def _catch_up(self, now: int) -> None:
         """Let all that others send before `now` arrive."""
@@ -304,15 +310,13 @@ def simulate(
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
     vendor = Vendor(limits, rng, foreign)
     vendor.slowdown = None if known else slowdown
-    assumed = [(0.0, limits.requests)]
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
     order, now, requests, done, fed = 0, 0, 0, 0, 0
     began, spent = 0, 0
     answers: dict[int, ev.Answer] = {}
     while done < len(durations) and now < until * SECOND:
         statistics = scheduler.statistics()
-        if statistics.window_limit != assumed[-1][1]:
-            assumed.append((now / SECOND, statistics.window_limit))
+        vendor.note(statistics.window_limit, now)
         if known and done == len(known) and not queue:
             # A window later nothing of the first batch is left but what was learned.
             known, now = (), now + round(limits.period + LEASE / SECOND) * SECOND
@@ -329,8 +333,7 @@ def simulate(
             scheduler.receive(ev.Issued(command), now)
             if isinstance(command, ev.Settle):
                 done += 1
-                if not isinstance(command.ending, ev.Succeeded):
-                    vendor.gave_up(command.ref, now)
+                vendor.settled(command, now)
                 break
             order += 1
             takes = ROUND_TRIP if not isinstance(command, ev.Upload) else 2 * ROUND_TRIP
@@ -366,7 +369,7 @@ def simulate(
         ),
         tuple(vendor.sent),
         tuple(vendor.others),
-        tuple(assumed),
+        tuple(vendor.assumed),
         scheduler.statistics().units_at_stake,
         done == len(durations),
     )
