@@ -114,6 +114,10 @@ class Timetable:
         self._second.answered(flying.ends, flying.late, now)
         return now - flying.left
 
+    def asking(self, since: int) -> bool:
+        """Whether a request that left after `since` is unanswered."""
+        return any(flying.left > since for flying in self._flying.values())
+
     def occupied(self, now: int) -> int:
         """Requests that occupy the window now."""
         return self.account.occupied(now) + len(self._flying)

@@ -127,7 +127,10 @@ class Scheduler:
         if book.ready or book.questions:
             times.append(book.pace.paused_until())
         soon = [at for at in times if at > now]
-        if len(soon) < len(times):
+        if self._silent(now):
+            # The end of the silence, or the answer of what asks, is all that counts.
+            soon.append(max(book.pace.allowance.silent_until, now + SLOT))
+        elif len(soon) < len(times):
             # Something is due but does not fit. The second and the phases free in slots, the window
             # in buckets.
             crowded = (
@@ -212,10 +215,10 @@ class Scheduler:
         if book.ages and book.ages[0][0] <= now:
             job = book.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
-        room = book.table.room(now)
+        room = book.table.room(now) and not self._silent(now)
         first = book.table.first(slot)
         owed = first is not None and first[0] <= slot
-        if first is not None and owed and (room or first[0] == slot):
+        if first is not None and owed and (room or (first[0] == slot and not self._silent(now))):
             return ev.Poll(number, first[1])
         again = book.repolls.next_try()
         if (
@@ -224,6 +227,7 @@ class Scheduler:
             and not owed
             and book.table.account.spare(now) > 0
             # A lease is at stake: a poll that hangs is counted where it left, not where it may be.
+            and not self._silent(now)
             and (room or book.table.room(now, urgent=True))
         ):
             return ev.Poll(number, again[1])
@@ -231,17 +235,21 @@ class Scheduler:
             return ev.Upload(number, ref)
         return self._unpromised(number, now) if room and not owed and book.pace.lends(now) else None
 
+    def _silent(self, now: int) -> bool:
+        """Whether the window is full with requests of others, and it is not the time to ask."""
+        pace = self._book.pace
+        return pace.silent(now, asking=self._book.table.asking(now - pace.network.patience))
+
     def _unpromised(self, number: int, now: int) -> ev.Command | None:
         """A request that nobody was promised: it leaves where every window holds."""
         book, pace, slot = self._book, self._book.pace, now // SLOT
-        spare = book.table.account.spare(now)
+        limit = pace.limit(now)
+        spare = book.table.account.spare(now) - (self._limits.requests - limit)
         if (
             pace.allowance.wary_until > now
             and (poll := self._early(number, now, spare)) is not None
         ):
             return poll
-        limit = pace.limit(now)
-        spare -= self._limits.requests - limit
         if now < pace.paused_until() or spare <= 0:
             return None
         question = book.questions.first
