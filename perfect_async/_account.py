@@ -43,6 +43,7 @@ class Account:
         self._left: list[int] = []
         self._promised: list[int] = []
         self._total = 0
+        self._seen = -1
         self._spare: tuple[int, int, int] | None = None
 
     @property
@@ -61,8 +62,8 @@ class Account:
     # What left.
 
     def answered(self, now: int) -> None:
-        """A request was answered; it counts here from now on."""
-        self._left[self.index(now // SLOT)] += 1
+        """A request was answered; it counts here from now on. After `forget` at the same time."""
+        self._left[now // SLOT // self._bucket - self._base] += 1
         self._total += 1
         self._spare = None
 
@@ -93,7 +94,10 @@ class Account:
 
     def forget(self, now: int) -> None:
         """Drop what no window from now on can hold."""
-        old = self.bucket(now) - 2 * self._run - self._base
+        here = self.bucket(now)
+        if here == self._seen:
+            return
+        self._seen, old = here, here - 2 * self._run - self._base
         if self._left and old > self._run // 2:
             self._total -= sum(self._left[:old])
             overdue = sum(self._promised[:old])
@@ -111,10 +115,25 @@ class Account:
             return
         self.index(polls[-1])
         promised, base, bucket = self._promised, self._base, self._bucket
-        for slot in polls:
-            # An overdue promise may lie before what is still remembered.
-            promised[max(0, slot // bucket - base)] += by
+        if polls[0] // bucket >= base:
+            for slot in polls:
+                promised[slot // bucket - base] += by
+        else:
+            # An overdue promise lies before what is still remembered.
+            for slot in polls:
+                promised[max(0, slot // bucket - base)] += by
         self._total += by * len(polls)
+        self._spare = None
+
+    def move(self, polls: range, to: range) -> None:
+        """What is promised at `polls` is promised at `to`, which are later and not more."""
+        self.index(to[-1])
+        promised, base, bucket = self._promised, self._base, self._bucket
+        for slot in polls:
+            promised[max(0, slot // bucket - base)] -= 1
+        for slot in to:
+            promised[slot // bucket - base] += 1
+        self._total += len(to) - len(polls)
         self._spare = None
 
     # What fits.

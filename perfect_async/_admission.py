@@ -37,8 +37,8 @@ _RATHER: Final = 0.8
 """The chance of having ended from which an early poll is worth its request."""
 _MOURNING: Final = 30
 """Tasks to end after a loss before evidence is believed again."""
-_WORTH: Final = SECOND // SLOT
-"""Slots by which a promise is worth moving."""
+_WORTH: Final = 5 * SECOND // (2 * SLOT)
+"""Slots by which a promise is worth moving: not at each of several early polls."""
 _KINDS: Final = 64
 """Kinds of tasks whose durations are remembered."""
 
@@ -57,7 +57,7 @@ class _Kind:
     def stale(self) -> bool:
         """Whether so much is new that it is worth looking at the durations again."""
         known = max(len(self.durations), len(self.young) + len(self.old))
-        return self.news >= max(1, known // 16)
+        return self.news >= max(1, known // 8)
 
 
 @attrs.define(eq=False)

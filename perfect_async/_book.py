@@ -220,7 +220,11 @@ class Book:
         """A command ended in `event`."""
         command = event.command
         sent = self._sent.get(command.number)
-        if sent is None or sent[0] != command or type(event) not in ANSWERS[type(command)]:
+        if (
+            sent is None
+            or (sent[0] is not command and sent[0] != command)
+            or type(event) not in ANSWERS[type(command)]
+        ):
             raise IllegalEvent(f"{event!r} answers nothing that was sent.")
         del self._sent[command.number]
         if isinstance(command, ev.Upload):

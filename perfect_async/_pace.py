@@ -9,10 +9,12 @@ nothing is created into an outage. All times are integer microseconds.
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Final
 
 from perfect_async import events as ev
-from perfect_async._network import Allowance, RoundTrips
+from perfect_async._allowance import Allowance
+from perfect_async._network import RoundTrips
 from perfect_async._second import SLOT
 from perfect_async._timetable import Timetable
 from perfect_async.events import SECOND
@@ -68,6 +70,9 @@ class Pace:
         self._creating: dict[int, int] = {}
         self._cut_at = 0
         self._gap = 0
+        self._cut_for = -1
+        self._settled = False
+        self._sized: tuple[float, int, int] = (0.0, 0, 0)
         if limits.per_second == 1:
             # A try leaves a second and the guard after the poll, however soon it is wanted.
             self._gap = SECOND
@@ -75,9 +80,11 @@ class Pace:
 
     def reserve(self) -> int:
         """Requests of a window that are never promised: for tries, and for polls that left late."""
-        share = max(_SPARE, 1.25 * self.network.failing)
-        most = max(1, min(self._requests // 4, self._requests - self._alone()))
-        return min(math.ceil(share * self._requests), most)
+        share, cycle = max(_SPARE, 1.25 * self.network.failing), self.table.cycle
+        if self._sized[:2] != (share, cycle):
+            most = max(1, min(self._requests // 4, self._requests - self._alone()))
+            self._sized = share, cycle, min(math.ceil(share * self._requests), most)
+        return self._sized[2]
 
     @property
     def firm(self) -> int:
@@ -87,6 +94,8 @@ class Pace:
     def limit(self, now: int) -> int:
         """How many requests of a window creations may count on."""
         limit, reserve = self.allowance.limit(now), self.reserve()
+        if limit == self._requests:
+            return limit - reserve
         least = min(self._requests, self._alone() + reserve)
         if limit < least and self.allowance.quiet(now):
             # Not even one task can be insured for as long as it may run. One is tried all the same
@@ -101,7 +110,8 @@ class Pace:
         run: so a single one is asked at its interval for as long as another could still be created.
         """
         again = (self._alone() + self.reserve()) * max(1, len(self.table))
-        return self.table.account.spare(now) > min(self._requests // 2, again)
+        most = min(self._requests // 2, again)
+        return self.table.account.fits(now, most + 1, self._requests)
 
     def paused_until(self) -> int:
         """Before this nothing is sent but what keeps tasks alive."""
@@ -124,7 +134,8 @@ class Pace:
         """
         if self._doubts:
             return now >= self._doubt_until and not self._creating
-        silent = sum(now - left > self.network.patience for left in self._creating.values())
+        oldest = islice(self._creating.values(), _SILENT)
+        silent = sum(now - left > self.network.patience for left in oldest)
         return silent < _SILENT and not self.cramped
 
     def learn(self, event: ev.Answer, took: int, now: int) -> None:
@@ -165,10 +176,15 @@ class Pace:
         if self.allowance.probing(now):
             # Whoever tries what may be refused polls in mid-lease, where that costs no task.
             self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
+        waits = len(self.table) > 0 and now < self._cut_at
+        if self._cut_for == self.network.changes and (self._settled or waits):
+            # Nothing is asked for that was not asked for then.
+            return
+        self._cut_for, self._settled = self.network.changes, False
         cycle, guard = self._wanted_cycle(), self._wanted_guard()
         worse = cycle < self.table.cycle or guard > self.table.guard
         if (cycle, guard) == (self.table.cycle, self.table.guard):
-            self.cramped = False
+            self.cramped, self._settled = False, True
         elif not len(self.table) or now >= self._cut_at:
             fitted = self.table.recut(cycle, guard, now, self.firm)
             # Nothing new is promised by a plan that the network no longer allows.
@@ -177,6 +193,8 @@ class Pace:
 
     def lends(self, now: int) -> bool:
         """Whether what nobody was promised may leave now, and all tries still come in time."""
+        if self.table.ample(now) or self.table.room(now, kept=1):
+            return True
         left = self._lease - self.table.cycle * SLOT - self.table.guard
         spent = (self.network.tries - 2) * self.network.patience
         return self.table.lends(now, max(0, left - spent) // SLOT - 1)

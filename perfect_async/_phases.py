@@ -35,6 +35,10 @@ class Phases:
         self._count -= 1
         self._taken = None
 
+    def within(self, run: int) -> int:
+        """No `run` of slots holds more polls than this."""
+        return self._count * -(-run // self.cycle)
+
     def ahead(self, slot: int, run: int) -> list[int]:
         """How many polls the `run` slots from `slot` on hold, each."""
         start = slot % self.cycle

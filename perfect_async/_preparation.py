@@ -46,6 +46,9 @@ class Preparation:
         self._waiting: deque[Job] = deque()
         self._since = 0
         self._registering: dict[int, tuple[Job, ...]] = {}
+        self._sent = 0
+        # Pictures that are being registered or uploaded, or are between the two.
+        self.under_way = 0
         self._queued: list[tuple[int, int, Job]] = []
         self._uploading: dict[int, Job] = {}
         # Uploads without an answer since the last that had one, and when the next may leave.
@@ -55,11 +58,11 @@ class Preparation:
     def __len__(self) -> int:
         return len(self._waiting) + self.under_way
 
-    @property
-    def under_way(self) -> int:
-        """Pictures that are being registered or uploaded, or are between the two."""
-        registering = sum(len(jobs) for jobs in self._registering.values())
-        return registering + len(self._queued) + len(self._uploading)
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self.under_way)
+
+    def _count(self) -> None:
+        self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
     def add(self, job: Job, now: int) -> None:
         """A job whose picture must be registered and uploaded."""
@@ -73,6 +76,7 @@ class Preparation:
         self._waiting = deque(job for job in self._waiting if job.ref not in gone)
         self._queued = [entry for entry in self._queued if entry[2].ref not in gone]
         heapq.heapify(self._queued)
+        self._count()
 
     def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
         """The files to register now and the feature whose path to use, None for the universal one.
@@ -120,6 +124,7 @@ class Preparation:
                     (jobs if job.ref in refs else others).append(job)
                 self._waiting.extendleft(reversed(others))
                 self._registering[command.number] = tuple(jobs)
+                self._sent += len(jobs)
                 self._since = now
                 for job in jobs:
                     job.move(command, State.REGISTERING)
@@ -129,12 +134,19 @@ class Preparation:
                 job.move(command, State.UPLOADING)
             case _:
                 assert_never(command)
+        self._count()
 
     def hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
         """`command` ended in `event`."""
+        news = self._hear(command, event, now)
+        self._count()
+        return news
+
+    def _hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
         if isinstance(command, ev.Register):
             # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
             jobs = self._registering.pop(command.number)
+            self._sent -= len(jobs)
             left = [job for job in jobs if job.state is State.REGISTERING]
             return self._registered(left, command, event, now)
         if isinstance(event, ev.NotSent | ev.NoAnswer):

@@ -5,7 +5,6 @@ Times are integer microseconds; slots are what the timetable cuts time into.
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import accumulate
 from typing import Final
 
@@ -22,15 +21,18 @@ class Second:
     """
 
     def __init__(self) -> None:
-        self._ends: Counter[int] = Counter()
-        self._late: Counter[int] = Counter()
+        self._ends: dict[int, int] = {}
+        self._late: dict[int, int] = {}
+        self._from = 0
+        self._count = 0
 
     def leave(self, now: int, guard: int, patience: int) -> tuple[int, int]:
         """A request leaves; gives both of its last slots."""
         ends = (now + guard + SECOND) // SLOT
         late = (now + max(patience, guard) + SECOND) // SLOT
-        self._ends[ends] += 1
-        self._late[late] += 1
+        self._ends[ends] = self._ends.get(ends, 0) + 1
+        self._late[late] = self._late.get(late, 0) + 1
+        self._count += 1
         return ends, late
 
     def answered(self, ends: int, late: int, now: int) -> None:
@@ -39,14 +41,29 @@ class Second:
         for counts, end in ((self._ends, ends), (self._late, late)):
             if at < end:
                 counts[end] -= 1
-                counts[at] += 1
+                counts[at] = counts.get(at, 0) + 1
 
     def remember(self, age: int, guard: int, count: int) -> None:
         """`count` requests were answered `age` before time 0."""
         ends = (guard + SECOND - age) // SLOT
         if count and ends >= 0:
-            self._ends[ends] += count
-            self._late[ends] += count
+            self._ends[ends] = self._ends.get(ends, 0) + count
+            self._late[ends] = self._late.get(ends, 0) + count
+            self._count += count
+
+    def count(self, slot: int) -> int:
+        """How many of them count in `slot` or later, the late ones late; drops what does not."""
+        if slot - self._from > len(self._late):
+            gone = [end for end in self._late if end < slot]
+            gone_early = [end for end in self._ends if end < slot]
+        else:
+            gone = gone_early = [*range(self._from, slot)]
+        for end in gone:
+            self._count -= self._late.pop(end, 0)
+        for end in gone_early:
+            self._ends.pop(end, None)
+        self._from = slot
+        return self._count
 
     def held(self, slot: int, run: int, *, urgent: bool = True) -> list[int]:
         """How many of them count in each of the `run` slots from `slot` on."""
@@ -56,10 +73,3 @@ class Second:
                 held[min(end - slot, run - 1)] += count
         # From the last one back: what counts in a slot counts in those before.
         return [*accumulate(reversed(held))][::-1]
-
-    def forget(self, slot: int, most: int) -> None:
-        """Drop what counts in no slot from `slot` on, once more than `most` are known."""
-        if len(self._ends) + len(self._late) > most:
-            for counts in (self._ends, self._late):
-                for end in [end for end, count in counts.items() if end < slot or not count]:
-                    del counts[end]

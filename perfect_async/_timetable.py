@@ -34,6 +34,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from typing import NamedTuple
 
 import attrs
 
@@ -52,8 +53,7 @@ class _Promise:
     armed: bool = False
 
 
-@attrs.define
-class _Flying:
+class _Flying(NamedTuple):
     """A request that is not answered: what it counts, and the last slots that must respect it.
 
     `ends` is that slot if it arrived within the guard, `late` if within the patience.
@@ -100,7 +100,7 @@ class Timetable:
 
     def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
         """Request `number` leaves; it occupies the window until a period after its answer."""
-        self._forget(now)
+        self.account.forget(now)
         ends, late = self._second.leave(now, self.guard, patience)
         self._flying[number] = flying = _Flying(now, 2 if creates else 1, ends, late)
         self.account.unanswered += flying.weight
@@ -109,7 +109,7 @@ class Timetable:
         """Request `number` is answered or given up; returns how long it took."""
         flying = self._flying.pop(number)
         self.account.unanswered -= flying.weight
-        self._forget(now)
+        self.account.forget(now)
         self.account.answered(now)
         self._second.answered(flying.ends, flying.late, now)
         return now - flying.left
@@ -210,17 +210,19 @@ class Timetable:
         task = self._tasks[ref]
         if not task.next < to <= task.last:
             return
-        before = task.next
-        self.account.count(self._polls(task), -1)
-        self._phases.give(before)
-        task.next = to
-        fits = self.free(to) and self.account.holds(slot, self._polls(task), limit)
-        task.next = to if fits else before
-        self.account.count(self._polls(task), 1)
-        self._phases.take(task.next)
+        polls, moved = self._polls(task), range(to, task.last + 1, self.cycle)
+        self._phases.give(task.next)
+        fits = self.free(to)
+        if fits and not self.account.at_most(0, limit):
+            self.account.count(polls, -1)
+            fits = self.account.holds(slot, moved, limit)
+            self.account.count(polls, 1)
         if fits:
+            self.account.move(polls, moved)
+            task.next = to
             self._enqueue(ref, task)
-            self._tidy()
+        self._phases.take(task.next)
+        self._tidy()
 
     def next_poll(self, ref: int) -> int:
         """When the next promised poll of `ref` leaves, in microseconds."""
@@ -247,6 +249,11 @@ class Timetable:
         plan += [range(task.next, ends[ref] + 1, self.cycle) for ref, task in self._tasks.items()]
         return self.account.would_hold(slot, plan, limit, leaving=1)
 
+    def ample(self, now: int) -> bool:
+        """Whether the second does not bind: quick, and False tells nothing."""
+        held = self._second.count(now // SLOT)
+        return held + self._phases.within(self._reach) + 3 <= self.per_second
+
     def room(self, now: int, *, urgent: bool = False, creates: bool = False, kept: int = 0) -> bool:
         """Whether the second has room for one more request now, beside what is promised, and for
         `kept` others.
@@ -255,9 +262,8 @@ class Timetable:
         guard; for what is `urgent` it arrived within the guard, where it was counted all along,
         else two polls that hang would keep a third one's task from being tried again.
         """
-        slot = now // SLOT
-        held = self._second.held(slot, self._reach(), urgent=urgent)
-        most = self.per_second - kept
+        slot, most = now // SLOT, self.per_second - kept
+        held = self._second.held(slot, self._reach, urgent=urgent)
         if held[0] >= most:
             return False
         ahead = 1
@@ -268,17 +274,15 @@ class Timetable:
         return True
 
     def lends(self, now: int, slack: int) -> bool:
-        """Whether what nobody was promised may leave now and a try still finds its place.
+        """Whether what nobody was promised may take the last place of a second now.
 
-        The last place of a second belongs to tries. It is lent where no try can need it before it
+        It belongs to tries. It is lent where no try can need it before it
         is free again: nothing is unanswered, and what is promised next leaves so late that the try
         after it, which has `slack` slots, comes in time.
         """
-        if self.room(now, kept=1):
-            return True
         if self._flying or not self.room(now):
             return False
-        return not any(self._phases.ahead(now // SLOT, self._reach() - slack + 1)[1:])
+        return not any(self._phases.ahead(now // SLOT, self._reach - slack + 1)[1:])
 
     def free(self, slot: int) -> bool:
         """Whether a task may take the phase of `slot` and leave the rest to tries."""
@@ -341,20 +345,27 @@ class Timetable:
 
     def _seconds_hold(self, slot: int) -> bool:
         """Whether what left and what is promised next keep the second's limit together."""
-        held = self._second.held(slot, self._reach())
+        held = self._second.held(slot, self._reach)
         ahead = accumulate(self._phases.ahead(slot, len(held))[1:])
         return all(
             here + there <= self.per_second for here, there in zip(held[1:], ahead, strict=True)
         )
 
-    def _reach(self) -> int:
-        """Slots in a run that any two requests within a second of each other share."""
-        return -(-(SECOND + self.guard) // SLOT) + 1
+    @property
+    def guard(self) -> int:
+        """How long after leaving a request may arrive by the plan."""
+        return self._guard
+
+    @guard.setter
+    def guard(self, guard: int) -> None:
+        self._guard = guard
+        # Slots in a run that any two requests within a second of each other share.
+        self._reach = -(-(SECOND + guard) // SLOT) + 1
 
     def _bounds(self) -> tuple[int, int]:
         """The run in which promises are bounded, and by how many."""
         # At one request a second a try finds room between two promises only if both leave some.
-        run = self._reach() * (2 if self.per_second == 1 else 1)
+        run = self._reach * (2 if self.per_second == 1 else 1)
         return run, max(1, self.per_second - max(1, self.spared * self.per_second // 5))
 
     def _polls(self, task: _Promise) -> range:
@@ -367,11 +378,6 @@ class Timetable:
     def _count_all(self, by: int) -> None:
         for task in self._tasks.values():
             self.account.count(self._polls(task), by)
-
-    def _forget(self, now: int) -> None:
-        """Drop what no window from now on can hold."""
-        self._second.forget(now // SLOT, 4 * self._reach())
-        self.account.forget(now)
 
     def _tidy(self) -> None:
         """Keep the head of the queue true, so that asking for it changes nothing."""

@@ -87,7 +87,8 @@ class Scheduler:
         book = self._book
         match event:
             case ev.Issued():
-                if event.command != self.due(now):
+                due = self.due(now)
+                if event.command is not due and event.command != due:
                     raise IllegalEvent(f"{event.command!r} is not what is due.")
                 book.issue(event.command, now)
             case ev.Wanted():
@@ -215,42 +216,61 @@ class Scheduler:
         if book.ages and book.ages[0][0] <= now:
             job = book.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
-        room = book.table.room(now) and not self._silent(now)
-        first = book.table.first(slot)
+        table, tried = book.table, book.repolls.next_try()
+        first = table.first(slot)
         owed = first is not None and first[0] <= slot
-        if first is not None and owed and (room or (first[0] == slot and not self._silent(now))):
+        again = tried is not None and tried[0] <= now and not owed
+        upload = book.preparation.upload(now)
+        if not (owed or again or self._wanting(now)):
+            return None if upload is None else ev.Upload(number, upload)
+        silent = self._silent(now)
+        ample = table.ample(now)
+        room = not silent and (ample or table.room(now))
+        if first is not None and owed and (room or (first[0] == slot and not silent)):
             return ev.Poll(number, first[1])
-        again = book.repolls.next_try()
         if (
-            again is not None
-            and again[0] <= now
-            and not owed
-            and book.table.account.spare(now) > 0
+            tried is not None
+            and again
+            and not silent
+            and table.account.fits(now, 1, self._limits.requests)
             # A lease is at stake: a poll that hangs is counted where it left, not where it may be.
-            and not self._silent(now)
-            and (room or book.table.room(now, urgent=True))
+            and (room or table.room(now, urgent=True))
         ):
-            return ev.Poll(number, again[1])
-        if (ref := book.preparation.upload(now)) is not None:
-            return ev.Upload(number, ref)
-        return self._unpromised(number, now) if room and not owed and book.pace.lends(now) else None
+            return ev.Poll(number, tried[1])
+        if upload is not None:
+            return ev.Upload(number, upload)
+        if owed or not room or not (ample or book.pace.lends(now)):
+            return None
+        return self._unpromised(number, now, ample=ample)
+
+    def _wanting(self, now: int) -> bool:
+        """Whether there is anything that nobody was promised and that may want to leave."""
+        book = self._book
+        early, likely = book.repolls.next_early(), book.repolls.next_likely()
+        return bool(
+            book.ready
+            or book.questions
+            or book.preparation
+            or (early is not None and early[0] <= now)
+            or (likely is not None and likely[0] <= now)
+        )
 
     def _silent(self, now: int) -> bool:
         """Whether the window is full with requests of others, and it is not the time to ask."""
         pace = self._book.pace
+        if not pace.allowance.full and now >= pace.allowance.silent_until:
+            return False
         return pace.silent(now, asking=self._book.table.asking(now - pace.network.patience))
 
-    def _unpromised(self, number: int, now: int) -> ev.Command | None:
+    def _unpromised(self, number: int, now: int, *, ample: bool) -> ev.Command | None:
         """A request that nobody was promised: it leaves where every window holds."""
         book, pace, slot = self._book, self._book.pace, now // SLOT
         limit = pace.limit(now)
-        spare = book.table.account.spare(now) - (self._limits.requests - limit)
-        if (
-            pace.allowance.wary_until > now
-            and (poll := self._early(number, now, spare)) is not None
-        ):
+        if not book.table.account.fits(now, 1, limit):
+            return None
+        if pace.allowance.wary_until > now and (poll := self._early(number, now)) is not None:
             return poll
-        if now < pace.paused_until() or spare <= 0:
+        if now < pace.paused_until():
             return None
         question = book.questions.first
         if question is not None and now - question.since >= _PATIENT:
@@ -264,7 +284,7 @@ class Scheduler:
             book.ready
             and pace.may_create(now)
             and book.table.origin(slot) is not None
-            and book.table.room(now, creates=True)
+            and (ample or book.table.room(now, creates=True))
             and book.admission.admits(book.ready[0], now, limit)
         ):
             return ev.Submit(number, book.ready[0].ref)
@@ -273,7 +293,7 @@ class Scheduler:
         if question is not None:
             return ev.Ask(number, question.ref)
         work = len(book.ready) + len(book.preparation)
-        return self._likely(number, now, limit, work) if work else self._early(number, now, spare)
+        return self._likely(number, now, limit, work) if work else self._early(number, now)
 
     def _likely(self, number: int, now: int, limit: int, work: int) -> ev.Poll | None:
         """Ask a task that has rather ended than not: what it holds is free the sooner.
@@ -290,11 +310,7 @@ class Scheduler:
             return None
         return ev.Poll(number, likely[1])
 
-    def _early(self, number: int, now: int, spare: int) -> ev.Poll | None:
-        """Ask a task before its promise, where `spare` requests say that nothing else needs this
-        one.
-        """
+    def _early(self, number: int, now: int) -> ev.Poll | None:
+        """Ask a task before its promise, where nothing else waits."""
         early = self._book.repolls.next_early()
-        if not early or early[0] > now or spare <= 0:
-            return None
-        return ev.Poll(number, early[1])
+        return ev.Poll(number, early[1]) if early is not None and early[0] <= now else None

@@ -22,6 +22,7 @@ FLOORS = {
         *("_urls", "_reply", "_wire"),
         *(
             "_network",
+            "_allowance",
             "_second",
             "_account",
             "_phases",

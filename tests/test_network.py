@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._network import Allowance, RoundTrips
+from perfect_async._allowance import Allowance
+from perfect_async._network import RoundTrips
 from perfect_async.events import SECOND
 
 

@@ -320,7 +320,7 @@ class World:
             while slots[low] < at - run + 1:
                 low += 1
             assert high - low < self.limits.requests
-        short, low = table._reach(), 0
+        short, low = table._reach, 0
         ahead.sort()
         for high, at in enumerate(ahead):
             while ahead[low] < at - short + 1:
