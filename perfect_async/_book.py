@@ -17,13 +17,12 @@ from perfect_async._jobs import ANSWERS, IllegalEvent, Job, State
 from perfect_async._pace import Pace
 from perfect_async._preparation import Preparation
 from perfect_async._questions import Question, Questions
+from perfect_async._reasons import Reasons, abandoned, in_doubt
 from perfect_async._repolls import Repolls
 from perfect_async._second import SLOT
 from perfect_async.errors import (
     ClientClosed,
     PerfectError,
-    SubmissionInDoubt,
-    TaskAbandoned,
     twin,
 )
 from perfect_async.events import SECOND
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
     from perfect_async.models import Limits, Polling
 
-_POOR: Final = 60 * SECOND
-"""How long a refused balance is believed; then one job asks again."""
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 
@@ -70,9 +67,7 @@ class Book:
         self.charged = self.returned = self.at_stake = 0.0
         self.ended, self.lasted = 0, 0
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
-        self._closed: set[int] = set()
-        self._dead: PerfectError | None = None
-        self._poor: tuple[int, float, PerfectError] | None = None
+        self.reasons = Reasons()
 
     # What the deciding half asks.
 
@@ -82,17 +77,7 @@ class Book:
 
     def abandoned(self, job: Job) -> PerfectError:
         """Why a task that still runs is asked for no longer."""
-        message = f"The task had not ended after {self.give_up / SECOND:g} s and is abandoned."
-        if job.lane in self._closed:
-            message = "The client closed while the task was still running."
-        if job.trouble is not None:
-            message = f"{message} Last seen: {job.trouble.message}"
-        return TaskAbandoned(
-            message,
-            task_id=job.task_id,
-            request_id=getattr(job.trouble, "request_id", None),
-            units_at_stake=job.charged,
-        )
+        return abandoned(job, self.give_up, closed=job.lane in self.reasons.closed)
 
     # News from the driver about itself.
 
@@ -157,7 +142,7 @@ class Book:
             event.usual,
         )
         self.jobs[job.ref] = job
-        error = self._refusal(job, now)
+        error = self.reasons.refusal(job, now)
         if error is not None:
             self._end(job, error)
         elif event.uploads:
@@ -165,22 +150,12 @@ class Book:
         else:
             self.ready.append(job)
 
-    def _refusal(self, job: Job, now: int) -> PerfectError | None:
-        """Why the job need not even be sent."""
-        if job.lane in self._closed:
-            return ClientClosed("The client is closing.")
-        if self._dead is not None:
-            return self._dead
-        if self._poor is not None and now < self._poor[0] and job.units >= self._poor[1]:
-            return self._poor[2]
-        return None
-
     def ask(self, event: ev.Asked, now: int) -> None:
         """A question came in."""
         self._unknown(event.ref)
         question = Question(event.ref, event.lane, since=now, repeats=event.repeats)
         self.questions.add(question)
-        if event.lane in self._closed:
+        if event.lane in self.reasons.closed:
             self._close_questions(event.lane, ClientClosed("The client is closing."))
 
     def _unknown(self, ref: int) -> None:
@@ -196,7 +171,7 @@ class Book:
 
     def close(self, lane: int) -> None:
         """`lane` creates nothing more."""
-        self._closed.add(lane)
+        self.reasons.closed.add(lane)
         error = ClientClosed("The client closed before this was sent.")
         self._end_uncreated([job for job in self.jobs.values() if job.lane == lane], error)
         self._close_questions(lane, error)
@@ -212,7 +187,7 @@ class Book:
             if job.state is State.RUNNING:
                 self._end(job, self.abandoned(job), at_stake=job.charged)
             elif job.state is State.SUBMITTING:
-                self._end(job, self._in_doubt(job, None), at_stake=job.units)
+                self._end(job, in_doubt(job, None), at_stake=job.units)
 
     # News from the vendor.
 
@@ -239,13 +214,13 @@ class Book:
             case ev.Poll():
                 self._polled(command, event, sent, now)
             case ev.Ask():
-                lane_open = self.questions.lane(command.ref) not in self._closed
+                lane_open = self.questions.lane(command.ref) not in self.reasons.closed
                 if (end := self.questions.hear(command, event, again=lane_open)) is not None:
                     self.endings.append((ev.Settle(end[0].ref, end[1], 0.0), end[0]))
             case _:
                 assert_never(command)
-        if isinstance(event, ev.KeyRefused) and self._dead is None:
-            self._dead = event.error
+        if isinstance(event, ev.KeyRefused) and self.reasons.dead is None:
+            self.reasons.dead = event.error
             self._end_uncreated(list(self.jobs.values()), event.error)
 
     def _prepared(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> None:
@@ -270,33 +245,24 @@ class Book:
                 self.repolls.created(job)
                 self.repolls.hopes(job, self.admission.likely_end(job.ref))
             case ev.NoAnswer():
-                self._end(job, self._in_doubt(job, event.error), cause=event, at_stake=job.units)
+                self._end(job, in_doubt(job, event.error), cause=event, at_stake=job.units)
             case ev.NotSent() | ev.Limited():
                 job.failures += 1
                 most = _MOST_REFUSALS if isinstance(event, ev.Limited) else _MOST_FAILURES
-                refusal = self._refusal(job, now)
+                refusal = self.reasons.refusal(job, now)
                 if refusal is not None or not job.wanted or job.failures >= most:
                     self._end(job, refusal or event.error, cause=event)
                 else:
                     self._again(job, event)
             case ev.OutOfUnits():
                 self._end(job, event.error, cause=event)
-                least = job.units
-                if self._poor is not None and now < self._poor[0]:
-                    least = min(least, self._poor[1])
-                self._poor = now + _POOR, least, event.error
+                self.reasons.out_of_units(job, event.error, now)
                 dearer = [other for other in self.jobs.values() if other.units >= job.units]
                 self._end_uncreated(dearer, event.error)
             case ev.KeyRefused() | ev.Refused():
                 self._end(job, event.error, cause=event)
             case _:
                 assert_never(event)
-
-    def _in_doubt(self, job: Job, error: PerfectError | None) -> PerfectError:
-        why = "the client closed first." if error is None else error.message
-        message = f"The task's creation went out and no usable answer came back: {why}"
-        request_id = getattr(error, "request_id", None)
-        return SubmissionInDoubt(message, request_id=request_id, units_at_stake=job.units)
 
     def _again(self, job: Job, cause: ev.Answer) -> None:
         """Create the job (again) before those that came later."""
@@ -328,7 +294,7 @@ class Book:
                 self._lasted(job, now)
                 self.returned += job.charged
                 job.charged = 0.0
-                again = event.passing and job.wanted and self._refusal(job, now) is None
+                again = event.passing and job.wanted and self.reasons.refusal(job, now) is None
                 if again and job.engine_failures < self.engine_retries:
                     job.engine_failures += 1
                     self._again(job, event)

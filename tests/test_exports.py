@@ -67,7 +67,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
             (
                 "api_key=None, *, base_url=None, "
                 "limits=Limits(requests=250, period=300.0, per_second=5), "
-                "polling=Polling(lease=10.0, interval=2.0, give_up_after=600.0), "
+                "polling=Polling(lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0), "
                 "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
                 "transport=None, drain=30.0, engine_retries=1"
             ),
@@ -82,7 +82,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Client.close, "self"),
         (Limits, "requests=250, period=300.0, per_second=5"),
         (Limits.split, "self, parts"),
-        (Polling, "lease=10.0, interval=2.0, give_up_after=600.0"),
+        (Polling, "lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0"),
         (Smile, "source, expression='smile_with_teeth_visible', key=None"),
         (Avatar, "source, template_id, output_count=4, key=None"),
         (Result.save, "self, target"),

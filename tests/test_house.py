@@ -34,6 +34,7 @@ FLOORS = {
             "_preparation",
             "_questions",
             "_repolls",
+            "_reasons",
             "_book",
         ),
         "scheduler",

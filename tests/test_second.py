@@ -60,8 +60,21 @@ def test_forgetting_changes_no_count(left: list[int], at: int) -> None:
         for now in sorted(left):
             second.leave(now, GUARD, PATIENCE)
     slot = at * MICROS // SLOT
-    other.forget(slot, 0)
+    counted = other.count(slot)
     assert one.held(slot, RUN) == other.held(slot, RUN)
     assert one.held(slot, RUN, urgent=False) == other.held(slot, RUN, urgent=False)
-    one.forget(slot, 10_000)
-    assert one.held(0, RUN) >= other.held(0, RUN)
+    assert counted == other.count(slot) == one.held(slot, 1, urgent=False)[0]
+    assert counted == sum(1 for now in left if (now + PATIENCE + MICROS) // SLOT >= slot)
+
+
+@given(st.lists(st.integers(0, 20 * MICROS), max_size=50))
+def test_the_count_bounds_what_is_held(steps: list[int]) -> None:
+    """Slot by slot or at one leap, with answers between: no run holds more than the count."""
+    second, now = Second(), 0
+    for step in steps:
+        ends, late = second.leave(now, GUARD, PATIENCE)
+        second.answered(ends, late, now + min(step, PATIENCE))
+        now += step
+        count = second.count(now // SLOT)
+        assert second.held(now // SLOT, RUN)[0] <= count
+        assert second.held(now // SLOT, RUN, urgent=False)[0] == count
