@@ -12,9 +12,10 @@ All times are integer microseconds.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections import Counter, deque
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Final
 
 import attrs
@@ -36,29 +37,28 @@ class Outlook:
     """What the durations of one kind of task look like at one moment.
 
     `horizon` is the age that hardly any task outlasts: about 1.2 times the 95th percentile, more
-    while few are known. `steps` are (age, share that outlasts it), `lows` the ages at which those
-    that ended were last known to run, `middles` the middles of the intervals in which they ended;
-    all sorted.
+    while few are known. Of those that ended (`ended` in number): a share of `shares` outlasts each
+    of `ages`, and `middles` are the middles of the intervals in which they did; all sorted.
     """
 
     horizon: int
+    _ended: int
     _ages: list[int]
     _shares: list[float]
-    _lows: list[int]
     _middles: list[int]
     _known: dict[int, float] = attrs.field(factory=dict[int, float])
 
     def outlasts(self, age: int) -> float:
         """The chance that a task that runs at `age` still runs at the horizon.
 
-        At least one in all that ended, and two, outlasts the horizon: nobody has seen that it
-        cannot be (Laplace's rule of succession). Conditional on the age, so a task becomes the more
-        suspicious the older it is.
+        Half a task in all that ended and one more outlasts the horizon at least: nobody has seen
+        that it cannot be (the estimate of Krichevsky and Trofimov, 1981). Conditional on the age,
+        so a task becomes the more suspicious the older it is.
         """
         key = -(-age // _COARSE)
         if (known := self._known.get(key)) is None:
             here = self._share(key * _COARSE)
-            beyond = max(self._share(self.horizon), 0.5 / (len(self._lows) + 1))
+            beyond = max(self._share(self.horizon), 0.5 / (self._ended + 1))
             known = self._known[key] = min(1.0, beyond / here) if here else 1.0
         return known
 
@@ -109,24 +109,25 @@ class Durations:
         if not self._ended:
             return None
         seen = [*self._seen] if self._usual is None else [self._usual, *self._seen]
-        ends = [(low, high) for low, high in seen if high is not None]
+        ends = sorted(high for _, high in seen if high is not None)
         exits = sorted([*(low if high is None else high for low, high in seen), *running])
         ages: list[int] = []
         shares: list[float] = []
-        share = 1.0
-        for age, count in sorted(Counter(high for _, high in ends).items()):
-            share *= 1 - count / (len(exits) - bisect_left(exits, age))
+        share, gone, quantile = 1.0, 0, exits[-1]
+        for age, same in groupby(ends):
+            while exits[gone] < age:
+                gone += 1
+            before, share = share, share * (1 - sum(1 for _ in same) / (len(exits) - gone))
+            if before > _SHARE >= share:
+                quantile = age
             ages.append(age)
             shares.append(share)
-        quantile = next(
-            (age for age, share in zip(ages, shares, strict=True) if share <= _SHARE), exits[-1]
-        )
         return Outlook(
             round((_MARGIN + 1 / math.sqrt(self._ended)) * quantile) + cycle // 4,
+            len(ends),
             ages,
             shares,
-            sorted(low for low, _ in ends),
-            sorted((low + high) // 2 for low, high in ends),
+            sorted((low + high) // 2 for low, high in seen if high is not None),
         )
 
 

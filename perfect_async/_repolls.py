@@ -97,8 +97,10 @@ class Repolls:
         job.interval = self._interval
         if interval is not None:
             job.interval = min(max(interval, _LEAST_INTERVAL), table.cycle * SLOT)
-        thrift = 0 if self._pace.plenty(now) else age // 7
-        self._early_at(job, job.last_left + max(job.interval, thrift))
+        wait = max(job.interval, age // 7)
+        if wait > job.interval and self._pace.plenty(now):
+            wait = job.interval
+        self._early_at(job, job.last_left + wait)
 
     def hopes(self, job: Job, at: int | None) -> None:
         """By `at` the task has rather ended than not (None: nobody knows): worth asking then.
