@@ -212,10 +212,7 @@ class Driver:
         if picture is None:
             source = job.source
             ticket.source = source if isinstance(source, FileId) else picture_url(str(source))
-        wanted = ev.Wanted(
-            ticket.ref, job.feature, job.units, uploads=picture is not None, lane=lane.number
-        )
-        self._tell(wanted)
+        self._tell(ticket.wanted)
         self._tickets[ticket.ref] = ticket
         return ticket
 

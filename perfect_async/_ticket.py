@@ -54,6 +54,20 @@ class Ticket:
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
 
     @property
+    def wanted(self) -> ev.Wanted:
+        """What the scheduler is told of the job."""
+        usual = self.job.usual
+        return ev.Wanted(
+            self.ref,
+            self.job.feature,
+            self.job.units,
+            uploads=self.picture is not None,
+            lane=self.lane.number,
+            outputs=self.job.outputs,
+            usual=usual and (round(usual[0] * ev.SECOND), round(usual[1] * ev.SECOND)),
+        )
+
+    @property
     def duration(self) -> float | None:
         """Seconds from the creation to the end, as far as either was seen."""
         if self.created_at is None or self.ended_at is None:

@@ -106,6 +106,16 @@ class Job:
         """Units charged at creation by the documented prices (contract: Expiry and charging)."""
         return 1
 
+    @property
+    def usual(self) -> tuple[float, float] | None:
+        """From how many seconds to how many such a task lasts by what is documented, None where
+        nothing is.
+
+        A hint that weighs as much as one task that was seen to last so long (contract: Durations
+        seen).
+        """
+        return None
+
 
 @attrs.frozen
 class Smile(Job):
@@ -122,6 +132,11 @@ class Smile(Job):
     source: Source = attrs.field(repr=_shown)
     expression: Expression = attrs.field(default="smile_with_teeth_visible", validator=_expression)
     key: str | None = attrs.field(default=None, validator=_text_or_none)
+
+    @property
+    def usual(self) -> tuple[float, float]:
+        """5 to 20 s: none is recorded, so much is assumed (contract: Durations seen)."""
+        return 5.0, 20.0
 
 
 @attrs.frozen
@@ -151,6 +166,11 @@ class Avatar(Job):
     def units(self) -> int:
         """1 per 4 pictures, rounded up."""
         return -(-self.output_count // 4)
+
+    @property
+    def usual(self) -> tuple[float, float] | None:
+        """60 to 150 s for one picture, which is all that is recorded (contract: Durations seen)."""
+        return (60.0, 150.0) if self.output_count == 1 else None
 
 
 def must_be_job(thing: object) -> None:

@@ -6,7 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from perfect_async import Client, ClientClosed, Limits, Smile, SubmissionInDoubt, TaskAbandoned
+from perfect_async import (
+    Avatar,
+    Client,
+    ClientClosed,
+    Limits,
+    Smile,
+    SubmissionInDoubt,
+    TaskAbandoned,
+)
 from perfect_async import events as ev
 from perfect_async._driver import Driver
 from perfect_async._failures import given_up, kind, setback, warn_of
@@ -233,6 +241,35 @@ async def test_a_picture_that_goes_up_twice_is_not_held() -> None:
     assert result.images
     assert 1 == sandbox.ledger.requests["upload"]
     assert clock() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("count", "usual"), [(1, (60_000_000, 150_000_000)), (2, None)], ids=["one", "two"]
+)
+async def test_the_scheduler_hears_which_tasks_last_alike(
+    count: int, usual: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job comes in with its pictures and the durations that are documented, in microseconds."""
+    heard: list[ev.Wanted] = []
+    receive = Scheduler.receive
+
+    def listen(scheduler: Scheduler, event: ev.Event, now: int) -> None:
+        if isinstance(event, ev.Wanted):
+            heard.append(event)
+        receive(scheduler, event, now)
+
+    monkeypatch.setattr(Scheduler, "receive", listen)
+    async with client(vendor()) as c:
+        await c.run(Avatar(FACE, template_id="male_studio_00", output_count=count))
+        await c.run(smile())
+
+    avatar, smiling = heard
+    assert ("ai-avatar", count, usual) == (avatar.feature, avatar.outputs, avatar.usual)
+    assert ("ai-smile", 1, (5_000_000, 20_000_000)) == (
+        smiling.feature,
+        smiling.outputs,
+        smiling.usual,
+    )
 
 
 async def test_a_job_that_the_scheduler_refuses_is_not_kept(

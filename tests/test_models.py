@@ -145,5 +145,18 @@ def test_what_is_no_job(thing: object) -> None:
 
 
 def test_the_general_job_has_the_documented_price() -> None:
-    """A feature that says nothing else gives one picture for one unit."""
-    assert (1, 1) == (Job().outputs, Job().units)
+    """A feature that says nothing else gives one picture for one unit, and nobody knows when."""
+    assert (1, 1, None) == (Job().outputs, Job().units, Job().usual)
+
+
+@pytest.mark.parametrize(
+    ("job", "usual"),
+    [
+        (Smile("a.jpg"), (5.0, 20.0)),
+        (Avatar("a.jpg", template_id="male_1", output_count=1), (60.0, 150.0)),
+        (Avatar("a.jpg", template_id="male_1"), None),
+    ],
+)
+def test_what_is_documented_of_durations(job: Job, usual: tuple[float, float] | None) -> None:
+    """An avatar's duration is documented for one picture only, and nothing is made of it."""
+    assert usual == job.usual
