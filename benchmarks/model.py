@@ -11,35 +11,19 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
+from benchmarks.loads import SMILE, Slowdown, bound
 from perfect_async import events as ev
 from perfect_async.errors import RateLimited, TaskExpired
-from perfect_async.models import Limits, Polling
+from perfect_async.models import Job, Limits, Polling
 from perfect_async.scheduler import NEVER, Scheduler
 
 SECOND = 1_000_000
 ROUND_TRIP = 150_000
 LEASE = 10 * SECOND
-
-
-@attrs.frozen
-class Slowdown:
-    """From `at` seconds on every task lasts `lasts` seconds, those that run included."""
-
-    at: float
-    lasts: float
-
-
-@attrs.frozen
-class Load:
-    """Jobs by the duration of each in seconds; `slowdown` draws when everything slows down."""
-
-    name: str
-    durations: Callable[[random.Random], Sequence[float]]
-    slowdown: Callable[[random.Random], Slowdown] | None = None
 
 
 @attrs.frozen
@@ -108,98 +92,6 @@ class Outcome:
     def ratio(self) -> float:
         """Time over the clairvoyant lower bound."""
         return self.makespan / self.bound
-
-
-def lognormal(count: int, median: float, sigma: float) -> Callable[[random.Random], list[float]]:
-    """`count` durations around `median` seconds."""
-    return lambda rng: [rng.lognormvariate(math.log(median), sigma) for _ in range(count)]
-
-
-def mixed(count: int, *parts: tuple[float, float, float]) -> Callable[[random.Random], list[float]]:
-    """`count` durations, a share of them uniform in each (share, low, high) of `parts`."""
-
-    def draw(rng: random.Random) -> list[float]:
-        shares = [share for share, _, _ in parts]
-        return [rng.uniform(*rng.choices(parts, shares)[0][1:]) for _ in range(count)]
-
-    return draw
-
-
-def stuck(
-    count: int, median: float, sigma: float, share: float, lasts: float
-) -> Callable[[random.Random], list[float]]:
-    """Lognormal durations, a `share` of them `lasts` seconds instead."""
-
-    def draw(rng: random.Random) -> list[float]:
-        return [
-            lasts if rng.random() < share else rng.lognormvariate(math.log(median), sigma)
-            for _ in range(count)
-        ]
-
-    return draw
-
-
-LOADS: tuple[Load, ...] = (
-    Load("50 smiles", lognormal(50, 8, 0.35)),
-    Load("200 smiles", lognormal(200, 8, 0.35)),
-    Load("1000 smiles", lognormal(1000, 8, 0.35)),
-    Load("200 avatars", lognormal(200, 60, 0.4)),
-    Load("1000 avatars", lognormal(1000, 60, 0.4)),
-    Load("200 of 15-40 s", mixed(200, (1, 15, 40))),
-    Load("200, 5 % of 240 s", mixed(200, (0.95, 15, 40), (0.05, 240, 240))),
-    Load("200, 20 % of 60-90 s", mixed(200, (0.8, 5, 8), (0.2, 60, 90))),
-    Load("200 smiles, 2 % stuck", stuck(200, 8, 0.35, 0.02, 600)),
-)
-
-
-def drifting(
-    count: int, median: float, sigma: float, factor: float
-) -> Callable[[random.Random], list[float]]:
-    """Lognormal durations whose median grows to `factor` times itself, evenly over the jobs."""
-
-    def draw(rng: random.Random) -> list[float]:
-        steps = [math.log(median) + math.log(factor) * k / count for k in range(count)]
-        return [rng.lognormvariate(step, sigma) for step in steps]
-
-    return draw
-
-
-def first_long(
-    count: int, long: int, lasts: tuple[float, float], median: float, sigma: float
-) -> Callable[[random.Random], list[float]]:
-    """`long` jobs of `lasts` (from, to) seconds, then lognormal ones."""
-
-    def draw(rng: random.Random) -> list[float]:
-        head = [rng.uniform(*lasts) for _ in range(long)]
-        return head + [rng.lognormvariate(math.log(median), sigma) for _ in range(count - long)]
-
-    return draw
-
-
-def slowing(latest: float, lasts: float) -> Callable[[random.Random], Slowdown]:
-    """Everything slows down at a random moment up to `latest` seconds."""
-    return lambda rng: Slowdown(rng.uniform(0, latest), lasts)
-
-
-FOOLING: tuple[Load, ...] = (
-    Load("400 smiles, 5 x slower", drifting(400, 8, 0.35, 5)),
-    Load("200, the first 30 of 90-120 s", first_long(200, 30, (90, 120), 8, 0.35)),
-    Load("100 smiles, all at once 120 s", lognormal(100, 8, 0.35), slowing(90, 120)),
-    Load("200 of 15-40 s, at once 120 s", mixed(200, (1, 15, 40)), slowing(400, 120)),
-    Load("100 avatars, at once 120 s", lognormal(100, 60, 0.2), slowing(400, 120)),
-)
-"""Meant to fool who believes the durations seen so far."""
-
-
-def bound(durations: Sequence[float]) -> float:
-    """The clairvoyant lower bound on the time, polls at exactly 10 s (design: the scheduling
-    problem).
-    """
-    requests = len(durations) + math.ceil(len(durations) / 20)
-    requests += sum(max(1, math.ceil(duration / 10)) for duration in durations)
-    windows = (requests - 1) // 250
-    longest = max(durations)
-    return max(longest, requests / 5, windows * 300 + (requests - windows * 250) / 5)
 
 
 class Vendor:
@@ -294,13 +186,14 @@ def simulate(
     seed: int = 0,
     limits: Limits | None = None,
     polling: Polling | None = None,
+    job: Job = SMILE,
     known: Sequence[float] = (),
     slowdown: Slowdown | None = None,
     foreign: Sequence[Foreign] = (),
     until: float = math.inf,
 ) -> Outcome:
-    """Run one load through a fresh scheduler, beside `foreign` clients, for `until` seconds at
-    most.
+    """Run one load, each task of which is a `job`, through a fresh scheduler, beside `foreign`
+    clients, for `until` seconds at most.
 
     It has seen tasks of the durations `known` before, in a batch that ended a window earlier; what
     they took does not count, but what was lost of them does.
@@ -308,7 +201,15 @@ def simulate(
     durations, measured = [*known, *durations], durations
     limits, polling = limits or Limits(), polling or Polling()
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
-    vendor = Vendor(limits, rng, foreign)
+    vendor, usual = Vendor(limits, rng, foreign), job.usual
+    wanted = ev.Wanted(
+        0,
+        job.feature,
+        job.units,
+        uploads=True,
+        outputs=job.outputs,
+        usual=usual and (round(usual[0] * SECOND), round(usual[1] * SECOND)),
+    )
     vendor.slowdown = None if known else slowdown
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
     order, now, requests, done, fed = 0, 0, 0, 0, 0
@@ -326,7 +227,7 @@ def simulate(
         while fed < len(known or durations) and (
             statistics.waiting + statistics.preparing + statistics.ready < scheduler.appetite()
         ):
-            scheduler.receive(ev.Wanted(fed, "ai-smile", 1, uploads=True), now)
+            scheduler.receive(attrs.evolve(wanted, ref=fed), now)
             fed += 1
             statistics = scheduler.statistics()
         while (command := scheduler.due(now)) is not None:

@@ -10,7 +10,7 @@ takes, whoever creates it. All pictures are uploads. The peers are in `peers.py`
 "lost, paid" are tasks that were charged and expired; "failed" are pictures that never became a
 task; "refused" were answered 429. "req/picture" are the requests to the API, refused ones too, for
 each picture done. "x bound" is the time over that of a clairvoyant schedule that keeps every task
-(`bound` in `model.py`), in brackets where fewer than 99 % of the pictures were done in it. "warm"
+(`bound` in `loads.py`), in brackets where fewer than 99 % of the pictures were done in it. "warm"
 is a client that has run 150 smiles before and then waited until its window was empty; only what
 came after is counted. `--median` changes how long smiles take: no policy is told.
 """
@@ -36,7 +36,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.model import bound, lognormal
+from benchmarks.loads import bound, lognormal
 from benchmarks.peers import PEERS
 from perfect_async import Client, Polling, Smile
 from perfect_async.sandbox import Durations, Sandbox, portrait

@@ -41,7 +41,8 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.model import SECOND, Foreign, Outcome, lognormal, simulate
+from benchmarks.loads import lognormal
+from benchmarks.model import SECOND, Foreign, Outcome, simulate
 from perfect_async.models import Limits
 
 LIMITS = Limits()

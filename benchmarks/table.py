@@ -22,7 +22,8 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.model import LOADS, Outcome, simulate
+from benchmarks.loads import LOADS
+from benchmarks.model import Outcome, simulate
 
 # The strict column of the design's table, in the order of LOADS.
 REFERENCE = (4.52, 1.71, 1.08, 1.21, 1.14, 1.23, 1.32, 1.39, 1.66)

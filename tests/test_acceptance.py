@@ -5,7 +5,8 @@ import random
 import pytest
 
 from benchmarks.faults import night
-from benchmarks.model import LOADS, Load, bound, simulate
+from benchmarks.loads import LOADS, Load, bound
+from benchmarks.model import simulate
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

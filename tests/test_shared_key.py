@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from benchmarks import shared_key
-from benchmarks.model import SECOND, Foreign, Outcome, Sent, Vendor, lognormal, simulate
+from benchmarks.loads import lognormal
+from benchmarks.model import SECOND, Foreign, Outcome, Sent, Vendor, simulate
 from perfect_async import Failed, TaskExpired
 from perfect_async import Outcome as Ended
 from perfect_async.models import Limits
