@@ -1,12 +1,17 @@
 """What the SDK is for, whole: a bad night through client and sandbox, and the benchmarks."""
 
 import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
+from benchmarks import table
 from benchmarks.faults import night
-from benchmarks.loads import LOADS, Load, bound
-from benchmarks.model import simulate
+from benchmarks.loads import BEYOND, FOOLING, LOADS, Load, bound
+from benchmarks.table import COLUMNS, EVERY, Case, Run, fooled, one, ratios, ways
+from perfect_async.models import Polling
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -23,13 +28,122 @@ async def test_a_bad_night_costs_only_the_tasks_that_never_end(seed: int) -> Non
     assert 440 < result.outcomes["Done"]
 
 
-@pytest.mark.parametrize("load", [LOADS[0], LOADS[1], LOADS[8]], ids=lambda load: load.name)
-def test_the_strict_timetable_loses_nothing_and_is_not_refused(load: Load) -> None:
-    """Whatever the durations are, nothing is lost or refused, and the time is bounded."""
-    outcome = simulate(load.durations(random.Random(7)), seed=7)
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("load", [0, 1, 8], ids=lambda load: LOADS[load].name)
+def test_loads_that_stay_as_they_are_lose_nothing(load: int, name: str) -> None:
+    """However it is insured, nothing is lost or refused, and the time is near the reference."""
+    column = COLUMNS[name]
 
-    assert (0, 0) == (outcome.lost, outcome.refused)
-    assert 1.0 <= outcome.ratio < 5.5
+    run = one(Case(load, column.insured, column.warm, seed=7))
+
+    assert (0, 0) == (run.lost, run.refused)
+    assert 1.0 <= run.ratio < 1.25 * column.reference[load]
+    assert len(LOADS[load].durations(random.Random(7))) + 150 * column.warm == run.tasks
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("load", FOOLING, ids=lambda load: load.name)
+def test_the_default_loses_nothing_to_what_it_insures(load: Load, warm: bool) -> None:
+    """Durations that change up to 120 s fool nobody, whatever was seen before."""
+    run = one(Case(EVERY.index(load), Polling().insured, warm, seed=7))
+
+    assert (0, 0) == (run.lost, run.refused)
+
+
+@pytest.mark.parametrize("load", BEYOND, ids=lambda load: load.name)
+def test_the_strict_form_loses_nothing_to_anything(load: Load) -> None:
+    """Where every task is insured until it is given up, no slowdown costs one."""
+    run = one(Case(EVERY.index(load), Polling().give_up_after, warm=True, seed=7))
+
+    assert (0, 0) == (run.lost, run.refused)
+
+
+def test_the_durations_known_are_of_other_seeds() -> None:
+    """150 are known, as they were before the load, the same for a seed and never the load's own."""
+    for load in EVERY:
+        known = load.known(1)
+        assert 150 == len(known)
+        assert known == load.known(1) != load.known(2)
+        assert not {*known} & {*load.durations(random.Random(1))} - {600.0, 240.0}
+    assert 60 > max(FOOLING[1].known(1))
+
+
+def test_a_column_tells_what_is_not_as_it_should_be(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mean over the tolerance, a loss and a refusal are named; what is better is not."""
+    column = COLUMNS["strict"]
+    rows = [[Run(1.04 * mean, 50, 0, 0)] for mean in column.reference]
+    assert [] == ratios(column, rows)
+
+    rows[0] = [Run(4.0, 50, 0, 0), Run(5.52, 50, 0, 0)]
+    rows[1] = [Run(1.0, 200, 1, 0), Run(1.0, 200, 2, 4)]
+    wrong = ratios(column, rows)
+
+    assert [
+        "strict, 50 smiles: 4.760, which is over 4.746",
+        "strict, 200 smiles: 3 lost, 4 refused",
+    ] == wrong
+    assert (
+        "50 smiles                   4.760  5.520       4.52     1.053" in capsys.readouterr().out
+    )
+
+
+def test_only_the_small_batch_has_a_target_where_30_s_are_insured() -> None:
+    """The design's last column insured nothing, so only 50 smiles are held to a number."""
+    column = COLUMNS["30"]
+    rows = [[Run(1.64, 50, 0, 0)], *[[Run(9.0, 200, 0, 0)] for _ in LOADS[1:]]]
+
+    assert [] == ratios(column, rows)
+    assert 1 == len(ratios(column, [[Run(1.66, 50, 0, 0)], *rows[1:]]))
+
+
+def test_what_is_not_insured_may_be_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """A slowdown beyond what a column insures is reported, and no failure; a refusal is one."""
+    told = ways(["strict", "cold", "30"])
+    assert ["strict", "strict, warm", "insured 120, cold", "insured 30, warm"] == [
+        column.title for column in told
+    ]
+    lossy = [[Run(9.0, 100, 5, 0)] for _ in told]
+
+    wrong = fooled(told, [lossy for _ in (*FOOLING, *BEYOND)])
+
+    assert 3 * len(FOOLING) + 2 * len(BEYOND) == len(wrong)
+    assert [] == [line for line in wrong if line.startswith("insured 30")]
+    assert "5 of     100" in capsys.readouterr().out
+    refused = [[Run(9.0, 100, 0, 1)] for _ in told]
+    assert 4 * len(EVERY[9:]) == len(fooled(told, [refused for _ in EVERY[9:]]))
+
+
+def test_a_certificate_counts_the_tasks_of_every_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many seeds as make the tasks, none of which the table uses; one in 10,000 may be lost."""
+    asked: list[Case] = []
+    lossy = {0}
+
+    @contextmanager
+    def made(cases: Sequence[Case]) -> Iterator[Iterator[Run]]:
+        asked[:] = cases
+        yield (Run(1.5, 400, int(case.seed == 10_000 and case.load in lossy), 0) for case in cases)
+
+    monkeypatch.setattr(table, "measured", made)
+
+    assert 0 == table.main(["--certify", "1000"])
+    assert {(30, True)} == {(case.insured, case.warm) for case in asked}
+    assert [20, 5, 1, 5, 1, 5, 5, 5] == [*Counter(case.load for case in asked).values()]
+    assert 10_000 == min(case.seed for case in asked)
+    assert "all                            47    18800     1       0.532" in capsys.readouterr().out
+    lossy |= {1, 2}
+    assert 1 == table.main(["--certify", "1000"])
+    assert "not as it should be: more than 1 of 10,000" in capsys.readouterr().out
+
+
+def test_a_column_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """A column that the table does not have is refused before anything is measured."""
+    with pytest.raises(SystemExit) as left:
+        table.main(["--columns", "strict,loose"])
+
+    assert 2 == left.value.code
+    assert "'loose' is none of strict, cold, warm, 30" in capsys.readouterr().err
 
 
 def test_the_bound_is_what_the_design_says() -> None:
