@@ -216,3 +216,34 @@ def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -
         assert allowance.silent_until <= now + 30 * SECOND
     assert 250 == allowance.limit(now + 10_000 * SECOND)
     assert allowance.paused_until <= now + 40 * SECOND
+
+
+def test_a_few_slow_answers_are_no_jitter() -> None:
+    """With a hundred round trips known jitter is their 99th percentile, where that is less."""
+    for slow, jitter in ((250_000, 250_000), (900_000, 300_000)):
+        network = RoundTrips()
+        for took in [200_000] * 108 + [slow] * 4:
+            network.answered(took)
+        assert jitter == network.jitter
+
+
+def test_before_a_hundred_are_known() -> None:
+    """With fewer round trips jitter is the 95th percentile and half as much again."""
+    network = RoundTrips()
+    for _ in range(96):
+        network.answered(200_000)
+    assert 300_000 == network.jitter
+    for _ in range(16):
+        network.answered(200_000)
+    assert 200_000 == network.jitter
+
+
+@given(st.lists(st.integers(150_000, SECOND), min_size=400, max_size=600))
+def test_jitter_is_beyond_most(times: list[int]) -> None:
+    """Of the last 400, looked at every sixteenth time, 95 of 100 arrive within it, and hardly more."""
+    network = RoundTrips()
+    for took in times:
+        network.answered(took)
+    looked = times[: len(times) // 16 * 16][-400:]
+    assert sum(took <= network.jitter for took in looked) >= 0.95 * len(looked)
+    assert network.jitter <= max(looked)

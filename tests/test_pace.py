@@ -200,3 +200,51 @@ def test_a_trembling_network_keeps_the_guard(took: int) -> None:
     polled(here, 400, took * 9 // 10)
     here.cut(100 * SECOND)
     assert guard == here.table.guard
+
+
+def test_the_plan_is_not_cut_again_at_once() -> None:
+    """While tasks run a plan that grows waits for half a minute."""
+    here = pace()
+    polled(here, 300)
+    here.table.promise(1, 0, 2400)
+    here.cut(0)
+    good = here.table.cycle
+    for _ in range(20):
+        here.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
+    here.cut(20 * SECOND)
+    assert good == here.table.cycle
+    assert not here.cramped
+    here.cut(30 * SECOND)
+    assert good > here.table.cycle
+
+
+def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
+    """At one request a second, on a good network and in the middle of the cycle; not on a bad one,
+    whose tries need the rest of the lease.
+    """
+    here = pace(Limits(per_second=1))
+    polled(here, 300)
+    here.cut(0)
+    here.table.promise(1, 0, 2400)
+    cycle = here.table.cycle * SLOT
+    assert not here.table.room(cycle // 2, kept=1)
+    assert here.lends(cycle // 2)
+    lent = [slot for slot in range(here.table.cycle) if here.lends(slot * SLOT)]
+    for _ in range(40):
+        here.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
+    polled(here, 40, 2 * SECOND)
+    assert here.network.tries > 2
+    left = [slot for slot in range(here.table.cycle) if here.lends(slot * SLOT)]
+    assert set(left) < set(lent)
+    here.table.leave(1, cycle // 2, SECOND)
+    assert not here.lends(cycle // 2 + 2 * SECOND)
+
+
+def test_what_may_be_promised_to_those_that_run() -> None:
+    """All but what is never promised; under foreign use creations count on less."""
+    here = pace()
+    assert (246, 246) == (here.firm, here.limit(0))
+    for now in (0, 2 * SECOND):
+        here.learn(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
+    assert 246 == here.firm
+    assert here.limit(2 * SECOND) < 10

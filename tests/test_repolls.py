@@ -142,3 +142,84 @@ def test_wary() -> None:
     desk.pace.allowance.wary_until = 120 * SECOND
     desk.repolls.renewed(desk.job, 0, 8 * SECOND, 0, 0)
     assert 6 * SECOND == desk.job.early_at
+
+
+# Tasks that have rather ended than not.
+
+
+def test_a_poll_when_it_is_likely_to_have_ended() -> None:
+    """It is worth asking when the task has rather ended, and not before the interval."""
+    desk = Desk()
+    assert None is desk.repolls.next_likely()
+    desk.repolls.hopes(desk.job, 5 * SECOND)
+    assert (5 * SECOND, 1) == desk.repolls.next_likely()
+    desk.repolls.hopes(desk.job, SECOND)
+    desk.repolls.tidy()
+    assert (2 * SECOND, 1) == desk.repolls.next_likely()
+
+
+@pytest.mark.parametrize("before", [0, SECOND - 1])
+def test_a_promise_that_hears_it_soon_enough(before: int) -> None:
+    """What is promised within a second of the likely end needs no poll beside it."""
+    desk = Desk()
+    promised = desk.pace.table.next_poll(1)
+    desk.repolls.hopes(desk.job, promised - before)
+    assert None is desk.job.likely_at
+    assert None is desk.repolls.next_likely()
+    desk.repolls.hopes(desk.job, promised - SECOND)
+    assert (promised - SECOND, 1) == desk.repolls.next_likely()
+
+
+def test_hope_ends_with_a_poll_and_with_news() -> None:
+    """A poll that leaves, and not knowing any longer, take the likely one out of the queue."""
+    for polled in (True, False):
+        desk = Desk()
+        desk.repolls.hopes(desk.job, 5 * SECOND)
+        if polled:
+            desk.repolls.left(desk.job, 3 * SECOND)
+        else:
+            desk.repolls.hopes(desk.job, None)
+        desk.repolls.tidy()
+        assert None is desk.job.likely_at
+        assert None is desk.repolls.next_likely()
+
+
+def test_when_something_may_be_worth_asking() -> None:
+    """Of tries, early and likely polls the first of each may wake."""
+    desk = Desk()
+    assert [2 * SECOND] == desk.repolls.wakes()
+    desk.repolls.hopes(desk.job, 5 * SECOND)
+    assert [2 * SECOND, 5 * SECOND] == desk.repolls.wakes()
+    desk.pace.table.keep(1, desk.cycle)
+    desk.repolls.failed(desk.job, desk.cycle)
+    assert [desk.cycle, 2 * SECOND, 5 * SECOND] == desk.repolls.wakes()
+    desk.repolls.left(desk.job, desk.cycle)
+    desk.job.try_at = None
+    desk.repolls.tidy()
+    assert [] == desk.repolls.wakes()
+
+
+# Tasks that nothing is promised any longer.
+
+
+def test_a_task_without_a_promise_is_asked_where_there_is_room() -> None:
+    """Its next poll is a try a cycle after the last one, inside the lease."""
+    desk = Desk()
+    desk.pace.table.extend(1, 100, 0, 250)
+    desk.job.tries = 3
+    desk.repolls.left(desk.job, 4 * SECOND)
+    desk.repolls.renewed(desk.job, 4 * SECOND, None, 4 * SECOND, 4 * SECOND + 100_000)
+    desk.repolls.tidy()
+    assert (4 * SECOND + desk.cycle, 1) == desk.repolls.next_try()
+    assert 0 == desk.job.tries
+
+
+def test_a_late_answer_without_a_promise() -> None:
+    """Where the answer comes after the time of the next poll that leaves at once."""
+    desk = Desk()
+    desk.pace.table.extend(1, 100, 0, 250)
+    desk.repolls.left(desk.job, SECOND)
+    late = SECOND + desk.cycle + SECOND // 2
+    desk.repolls.renewed(desk.job, SECOND, None, SECOND, late)
+    desk.repolls.tidy()
+    assert (late, 1) == desk.repolls.next_try()

@@ -350,3 +350,208 @@ def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
     made.keep(1, 187 * SLOT)
     assert (196, 3) == made.first(187)
     assert 176 * 2 * SLOT == made.next_poll(1)
+
+
+# Promises that change.
+
+
+def test_longer_and_shorter() -> None:
+    """A task is promised more where it fits, and less at once; released it leaves no trace."""
+    made = table()
+    before = state(made)
+    made.promise(1, 0, 1000)
+    made.arm(1)
+    assert 5 == sum(made.account._promised)
+    assert made.extend(1, 12_000, 0, 250)
+    assert 68 == sum(made.account._promised)
+    assert made.extend(1, 400, 0, 250)
+    assert 2 == sum(made.account._promised)
+    assert (176, 1) == made.first()
+    made.release(1)
+    assert before == state(made)
+
+
+def test_longer_where_it_does_not_fit() -> None:
+    """Where the windows have no room for more nothing changes; for less there is always room."""
+    made = table()
+    fill(made)
+    made.promise(99, 5000, 5100)
+    before = state(made)
+    assert not made.extend(99, 12_000, 5000, 250)
+    assert before == state(made)
+    assert made.extend(99, 5000, 5000, 0)
+
+
+def test_nothing_is_promised_any_longer() -> None:
+    """A task whose last promise is used up has lapsed; it goes on in its phase, and ahead."""
+    made = table()
+    made.promise(1, 10, 200)
+    made.arm(1)
+    assert not made.lapsed(1)
+    made.keep(1, 186 * SLOT)
+    assert made.lapsed(1)
+    assert None is made.first()
+    assert made.extend(1, 2000, 1000, 250)
+    assert not made.lapsed(1)
+    assert (10 + 6 * 176, 1) == made.first()
+    assert 6 == sum(made.account._promised)
+
+
+def test_promised_less_than_its_next_poll() -> None:
+    """Where a task may be polled no longer its promise leaves the queue as well."""
+    made = table()
+    made.promise(1, 10, 1000)
+    made.arm(1)
+    assert made.extend(1, 100, 50, 250)
+    assert made.lapsed(1)
+    assert None is made.first()
+    assert 0 == sum(made.account._promised)
+    # One more, in its phase, as if nothing had been.
+    assert made.extend(1, 200, 50, 250)
+    assert (186, 1) == made.first()
+
+
+def test_a_promise_moves_later() -> None:
+    """A poll that was asked between two promises moves the next one, and the phase, behind it."""
+    made = table()
+    made.promise(1, 0, 12_000)
+    made.arm(1)
+    made.shift(1, 220, 100, 250)
+    assert (220, 1) == made.first()
+    assert made.free(176)
+    assert not made.free(220)
+    assert 1 == sum(made._phases._owners)
+    assert 67 == made.account._total
+
+
+@pytest.mark.parametrize("to", [100, 176, 2001])
+def test_a_promise_moves_only_later_and_not_beyond_the_last(to: int) -> None:
+    """Sooner, or behind the last promise, is no place for a poll."""
+    made = table()
+    made.promise(1, 0, 2000)
+    made.arm(1)
+    before = state(made)
+    made.shift(1, to, 50, 250)
+    assert before == state(made)
+
+
+def test_a_promise_stays_where_the_other_place_is_taken() -> None:
+    """Where another owns the phase, or the windows are full, nothing moves."""
+    made = table()
+    for ref, slot in ((1, 0), (2, 44)):
+        made.promise(ref, slot, 12_000)
+        made.arm(ref)
+    before = state(made)
+    made.shift(1, 220, 100, 250)
+    assert before == state(made)
+    made.shift(1, 230, 100, 20)
+    assert before == state(made)
+    made.shift(1, 230, 100, 250)
+    assert (220, 2) == made.first()
+
+
+@given(
+    st.integers(1, 400),
+    st.lists(st.tuples(st.sampled_from(["extend", "shift", "keep"]), st.integers(0, 900))),
+)
+def test_whatever_changes_the_account_is_true(last: int, moves: list[tuple[str, int]]) -> None:
+    """However promises change, what is counted is what is promised, and nothing stays behind."""
+    made = table(cycle=40, requests=30)
+    before, slot = state(made), 0
+    for ref in (1, 2):
+        made.promise(ref, ref * 12, ref * 12 + last)
+        made.arm(ref)
+    for what, by in moves:
+        slot += by % 7
+        if what == "extend":
+            made.extend(1, slot + by, slot, 30)
+        elif what == "shift":
+            made.shift(1, slot + by, slot, 30)
+        elif (first := made.first()) is not None:
+            slot = max(slot, first[0])
+            made.keep(first[1], slot * SLOT)
+        tasks = made._tasks.values()
+        assert sum(len(made._polls(task)) for task in tasks) == made.account._total
+        first = made.first()
+        assert min((task.next for task in tasks if task.next <= task.last), default=None) == (
+            first and first[0]
+        )
+    for ref in (1, 2):
+        made.release(ref)
+    assert before == state(made)
+
+
+# Where a task may begin.
+
+
+def test_the_origin_is_the_latest_free_phase() -> None:
+    """A task created in a slot takes its phase, or the nearest before it that is free."""
+    made = table()
+    assert 500 == made.origin(500)
+    made.promise(1, 500, 12_000)
+    assert 499 == made.origin(500)
+    for ref in range(2, 5):
+        place = made.origin(500)
+        assert place is not None
+        made.promise(ref, place, 12_000)
+    # Four in any second and guard: the next is as far before them.
+    reach = made._reach()
+    assert 500 - reach == made.origin(500)
+
+
+def test_no_origin() -> None:
+    """Farther than a quarter of the cycle before its creation no task begins."""
+    made = table()
+    taken = 0
+    while (place := made.origin(500)) is not None:
+        assert 500 - 44 <= place <= 500
+        made.promise(taken, place, 12_000)
+        taken += 1
+    assert 4 <= taken <= 8
+
+
+def test_what_another_plan_would_admit() -> None:
+    """The same task fits where those that run are taken to end sooner than they are promised."""
+    made = table()
+    count = fill(made)
+    slot = next(slot for slot in range(5000, 5200) if made.free(slot))
+    assert not made.admits(slot, slot, slot + 12_000, 250)
+    assert not made.would_admit(slot, slot, slot + 12_000, dict.fromkeys(range(count), 17_000), 250)
+    assert made.would_admit(slot, slot, slot + 12_000, dict.fromkeys(range(count), 5600), 250)
+    before = state(made)
+    made.would_admit(slot, slot, 40_000, dict.fromkeys(range(count), 40_000), 250)
+    assert before[:3] == state(made)[:3]
+
+
+# What is lent.
+
+
+def test_the_last_place_of_a_second_is_lent() -> None:
+    """At one request a second it is, where nothing is unanswered and no try can need it."""
+    made = table(per_second=1)
+    made.promise(1, 0, 12_000)
+    reach = made._reach()
+    assert not made.room(20 * SLOT, kept=1)
+    assert made.lends(20 * SLOT, 10)
+    # What is promised next leaves in time for its try, but not for one with less slack.
+    late = 176 - reach + 5
+    assert not made.room(late * SLOT)
+    assert made.lends((176 - reach) * SLOT, 10)
+    assert not made.lends((176 - reach) * SLOT, 0)
+    assert not made.lends(late * SLOT, 10)
+    made.leave(1, 20 * SLOT, SECOND)
+    assert not made.lends(50 * SLOT, 10)
+    made.answered(1, 21 * SLOT)
+    assert not made.lends(30 * SLOT, 10)
+    assert made.lends(60 * SLOT, 10)
+
+
+def test_more_than_one_place_needs_no_loan() -> None:
+    """Where two places of a second are free one of them may be used, whatever is unanswered."""
+    made = table()
+    for number in range(3):
+        made.leave(number, 0, SECOND)
+    assert made.lends(0, 0)
+    made.leave(4, 0, SECOND)
+    assert made.room(0)
+    assert not made.lends(0, 100)
