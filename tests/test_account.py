@@ -139,8 +139,11 @@ def test_the_peak_is_that_of_the_windows(moves: list[tuple[int, str, int, int]],
 
 @given(MOVES)
 def test_what_is_spare(moves: list[tuple[int, str, int, int]]) -> None:
-    """So many could leave now; asked twice, and after one more is sent, it is still true."""
+    """So many could leave now; asked twice, and after more is promised or sent, it is still true."""
     made, plain, slot = played(moves)
+    made.spare(slot * SLOT)
+    for account in (made, plain):
+        account.count(range(slot, slot + 10), 1)
     peak = plain.peak(slot, plain.beyond(slot))
     assert REQUESTS - peak == made.spare(slot * SLOT) == made.spare(slot * SLOT)
     made.unanswered += 1

@@ -274,6 +274,27 @@ def test_an_old_task_that_does_not_fit() -> None:
     assert 5 <= len(running) <= 7
 
 
+def test_room_belongs_to_the_old_first() -> None:
+    """Room that comes as time goes by is not for new tasks before old ones have their promises."""
+    desk = Desk()
+    desk.learn(100)
+    running = []
+    for _ in range(6):
+        created = desk.now
+        running.append(desk.create())
+        desk.now += 10 * SLOT
+    for number in range(1000, 1120):
+        desk.table.leave(number, desk.now, SECOND)
+        desk.table.answered(number, desk.now)
+    desk.wait(14)
+    assert desk.promised(running[-1], created) < 200 * SECOND
+    desk.now += 300 * SECOND
+    assert not desk.admits()
+    desk.wait(0)
+    assert GIVE_UP == desk.promised(running[-1], created)
+    assert desk.admits()
+
+
 def test_short_ones_get_one_more_poll() -> None:
     """A task whose promises are used up is promised its next poll, of those kept for tries if need
     be.
