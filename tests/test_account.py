@@ -139,7 +139,7 @@ def test_the_peak_is_that_of_the_windows(moves: list[tuple[int, str, int, int]],
 
 @given(MOVES)
 def test_what_is_spare(moves: list[tuple[int, str, int, int]]) -> None:
-    """So many could leave now; asked twice, and after more is promised or sent, it is still true."""
+    """So many could leave now, asked twice and after more is promised or sent."""
     made, plain, slot = played(moves)
     made.spare(slot * SLOT)
     for account in (made, plain):
