@@ -315,3 +315,21 @@ def test_the_past_by_age() -> None:
     assert [(18 * SLOT, 1), (8 * SLOT, 2), (0, 1)] == made.past(20 * SLOT)
     assert 4 == made.occupied(20 * SLOT)
     assert [] == made.past(10**9)
+
+
+@given(MOVES, POLLS, st.integers(0, 2))
+def test_what_holds_holds_in_every_window(
+    moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], leaving: int
+) -> None:
+    """Promises hold only where every window that holds one of them does."""
+    made, plain, slot = played(moves)
+    more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
+    peak = plain.peak(slot, plain.beyond(more[-1]), more, leaving)
+    assert made.holds(slot, more, peak, leaving=leaving)
+    assert not made.holds(slot, more, peak - 1, leaving=leaving)
+
+
+def test_a_plan_beyond_what_is_known() -> None:
+    """An account that holds nothing yet can be asked about any plan."""
+    made = Account(requests=10, period=3 * SECOND, horizon=4000 * SLOT)
+    assert made.would_hold(100, [range(100, 101)], 10)

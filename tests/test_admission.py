@@ -491,3 +491,31 @@ def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median:
             # An old task that is not promised all is known to be short.
             young = ref in task.kind.young
             assert young or task.last == task.cap or ref in desk.admission._short
+
+
+def test_after_oversleeping() -> None:
+    """Who wakes up when all that ran is too old long since goes on."""
+    desk = Desk()
+    desk.learn(100)
+    running = desk.fill()
+    desk.now += 1000 * SECOND
+    desk.table.leave(1000, desk.now, SECOND)
+    desk.admission.review(desk.now)
+    for ref in running:
+        desk.admission.release(ref)
+    assert desk.admits()
+
+
+def test_a_horizon_that_creeps() -> None:
+    """However slowly the horizon moves, a young task is promised polls up to it."""
+    desk = Desk(insured=20 * SECOND)
+    desk.learn(20, lasts=60)
+    began, running = desk.now, desk.fill()
+    last = running.pop()
+    task = desk.admission._tasks[last]
+    for number, ref in enumerate(running):
+        desk.now = max(desk.now, began + round((60 + 1.3 * number) * SECOND))
+        desk.end(ref)
+        promised = desk.promised(last, task.created)
+        assert task.kind.outlook is not None
+        assert task.kind.outlook.horizon <= promised or last in desk.admission._short

@@ -18,6 +18,7 @@ from benchmarks.model import (
     mixed,
     simulate,
     slowing,
+    stuck,
 )
 from perfect_async.models import Limits, Polling
 
@@ -188,3 +189,11 @@ def test_what_was_known_does_not_count() -> None:
     assert 8.0 == outcome.bound
     assert 8 < outcome.makespan < 20
     assert 3 <= outcome.requests < sum(outcome.kinds.values()) // 2
+
+
+@pytest.mark.parametrize("seed", [1, 2, 4])
+def test_nothing_is_refused_beside_stuck_tasks(seed: int) -> None:
+    """Where a few of sixty smiles hang for 600 s neither limit is overdrawn."""
+    outcome = simulate(stuck(60, 8, 0.35, 0.08, 600)(random.Random(seed)), seed=seed)
+
+    assert 0 == outcome.refused

@@ -555,3 +555,31 @@ def test_more_than_one_place_needs_no_loan() -> None:
     made.leave(4, 0, SECOND)
     assert made.room(0)
     assert not made.lends(0, 100)
+
+
+@pytest.mark.parametrize("asleep", [700, 1000, 3600])
+def test_longer_after_oversleeping(asleep: int) -> None:
+    """A task whose promises are all overdue by more than a window is promised more all the same."""
+    made = table()
+    for ref in range(7):
+        made.promise(ref, ref * 20, ref * 20 + 2400)
+        made.arm(ref)
+    now = asleep * SECOND
+    made.leave(100, now, SECOND)
+    for ref in range(7):
+        made.extend(ref, ref * 20 + 12_000, now // SLOT, 246)
+    for ref in range(7):
+        made.release(ref)
+    assert 0 == made.account._total == sum(made.account._promised)
+
+
+def test_a_short_promise_beside_long_ones() -> None:
+    """No run as long as a period holds more than the limit, beyond a task's last promise either."""
+    made = table()
+    for ref in range(7):
+        made.promise(ref, ref * 20, ref * 20 + 12_000)
+    ref, slot = 7, 140
+    while made.admits(slot, slot, slot + 2400, 246):
+        made.promise(ref, slot, slot + 2400)
+        ref, slot = ref + 1, slot + 20
+    assert 246 >= made.account.peak(slot, slot + 12_000)
