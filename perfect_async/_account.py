@@ -62,8 +62,8 @@ class Account:
     # What left.
 
     def answered(self, now: int) -> None:
-        """A request was answered; it counts here from now on. After `forget` at the same time."""
-        self._left[now // SLOT // self._bucket - self._base] += 1
+        """A request was answered; it counts here from now on."""
+        self._left[self.index(now // SLOT)] += 1
         self._total += 1
         self._spare = None
 
@@ -158,14 +158,16 @@ class Account:
         """Whether `polls` (and requests `leaving` in `slot`) fit beside what is promised."""
         if self.at_most(leaving + len(polls), limit):
             return True
-        here, last = slot // self._bucket, (polls[-1] if polls else slot) // self._bucket
-        return self._peak(here, max(here, last), polls, leaving=leaving) <= limit
+        here = slot // self._bucket
+        # A window that holds the last of them may end a period later.
+        last = max(here, (polls[-1] if polls else slot) // self._bucket) + self._run - 1
+        return self._peak(here, last, polls, leaving=leaving) <= limit
 
     def would_hold(self, slot: int, plan: Iterable[range], limit: int, *, leaving: int = 0) -> bool:
         """Whether `plan` would fit if it were all that is promised."""
         bucket, base = self._bucket, self._base
-        planned = [0] * len(self._promised)
         last = slot // bucket
+        planned = [0] * max(len(self._promised), last - base + 1)
         for polls in plan:
             if polls and (end := polls[-1] // bucket) > last:
                 last = end
@@ -198,7 +200,7 @@ class Account:
         if more:
             both.extend([0] * (high - low - len(both)))
             for poll in more:
-                both[poll // self._bucket - self._base - low] += 1
+                both[max(0, poll // self._bucket - self._base - low)] += 1
         # What is unanswered counts in every run that holds the present: none after it holds more.
         both.extend([0] * (here - self._base - low + 1 - len(both)))
         both[here - self._base - low] += self.unanswered + leaving

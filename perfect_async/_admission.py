@@ -45,11 +45,15 @@ _KINDS: Final = 64
 
 @attrs.define(eq=False)
 class _Kind:
-    """Tasks that last alike: of one feature with one number of outputs."""
+    """Tasks that last alike: of one feature with one number of outputs.
+
+    `placed` is the horizon by which all of them were last looked at.
+    """
 
     durations: Durations
     outlook: Outlook | None = None
     news: int = 0
+    placed: int = 0
     young: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
     old: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
 
@@ -238,12 +242,13 @@ class Admission:
 
     def _review(self, kind: _Kind, now: int, *, every: bool) -> None:
         if kind.stale:
-            before, kind.news = self._horizon(kind), 0
+            kind.news = 0
             running = [task.low for task in [*kind.old.values(), *kind.young.values()] if task.low]
             kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
             # A horizon that trembles moves nothing.
-            every |= abs(self._horizon(kind) - before) * 4 > self._table.cycle * SLOT
+            every |= abs(self._horizon(kind) - kind.placed) * 4 > self._table.cycle * SLOT
         if every:
+            kind.placed = self._horizon(kind)
             tasks = sorted(
                 [*kind.old.values(), *kind.young.values()], key=lambda task: task.created
             )

@@ -193,8 +193,6 @@ class Pace:
 
     def lends(self, now: int) -> bool:
         """Whether what nobody was promised may leave now, and all tries still come in time."""
-        if self.table.ample(now) or self.table.room(now, kept=1):
-            return True
         left = self._lease - self.table.cycle * SLOT - self.table.guard
         spent = (self.network.tries - 2) * self.network.patience
         return self.table.lends(now, max(0, left - spent) // SLOT - 1)

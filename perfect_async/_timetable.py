@@ -274,12 +274,14 @@ class Timetable:
         return True
 
     def lends(self, now: int, slack: int) -> bool:
-        """Whether what nobody was promised may take the last place of a second now.
+        """Whether what nobody was promised may leave now and a try still finds its place.
 
-        It belongs to tries. It is lent where no try can need it before it
+        The last place of a second belongs to tries. It is lent where no try can need it before it
         is free again: nothing is unanswered, and what is promised next leaves so late that the try
         after it, which has `slack` slots, comes in time.
         """
+        if self.room(now, kept=1):
+            return True
         if self._flying or not self.room(now):
             return False
         return not any(self._phases.ahead(now // SLOT, self._reach - slack + 1)[1:])

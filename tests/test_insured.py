@@ -6,20 +6,18 @@ from statistics import mean
 
 import pytest
 
-from benchmarks.model import (
+from benchmarks.loads import (
     FOOLING,
     Load,
-    Outcome,
     Slowdown,
-    Vendor,
     drifting,
     first_long,
     lognormal,
     mixed,
-    simulate,
     slowing,
     stuck,
 )
+from benchmarks.model import Outcome, Vendor, simulate
 from perfect_async.models import Limits, Polling
 
 SECOND = 1_000_000

@@ -241,7 +241,7 @@ def test_before_a_hundred_are_known() -> None:
 @settings(max_examples=30)
 @given(st.lists(st.integers(150_000, SECOND), min_size=300, max_size=500))
 def test_jitter_is_beyond_most(times: list[int]) -> None:
-    """Of the last 400, looked at every sixteenth time, 95 of 100 arrive within it, and hardly more."""
+    """Of the last 400, looked at every sixteenth time, 95 of 100 arrive within it."""
     network = RoundTrips()
     for took in times:
         network.answered(took)

@@ -495,7 +495,7 @@ def test_the_origin_is_the_latest_free_phase() -> None:
         assert place is not None
         made.promise(ref, place, 12_000)
     # Four in any second and guard: the next is as far before them.
-    reach = made._reach()
+    reach = made._reach
     assert 500 - reach == made.origin(500)
 
 
@@ -530,7 +530,7 @@ def test_the_last_place_of_a_second_is_lent() -> None:
     """At one request a second it is, where nothing is unanswered and no try can need it."""
     made = table(per_second=1)
     made.promise(1, 0, 12_000)
-    reach = made._reach()
+    reach = made._reach
     assert not made.room(20 * SLOT, kept=1)
     assert made.lends(20 * SLOT, 10)
     # What is promised next leaves in time for its try, but not for one with less slack.
