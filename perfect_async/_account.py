@@ -34,16 +34,16 @@ class Account:
         self.requests = requests
         self.unanswered = 0
         self._horizon = horizon // SLOT
-        self._bucket = max(
+        self._bucket: int = max(
             1, round(period / _SHARE / SLOT), -(-(period + horizon) // (_MOST_BUCKETS * SLOT))
         )
         # Two requests closer than a period and the latest arrival share a run of so many buckets.
-        self._run = -(-(period + _LATEST) // (self._bucket * SLOT)) + 1
-        self._base = 0
+        self._run: int = -(-(period + _LATEST) // (self._bucket * SLOT)) + 1
+        self._base: int = 0
         self._left: list[int] = []
         self._promised: list[int] = []
         self._total = 0
-        self._seen = -1
+        self._seen: int = -1
         self._spare: tuple[int, int, int] | None = None
 
     @property

@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import attrs
 import pytest
 
 from benchmarks import table
 from benchmarks.faults import night
 from benchmarks.loads import BEYOND, FOOLING, LOADS, Load, bound
+from benchmarks.model import Outcome, simulate
 from benchmarks.table import COLUMNS, EVERY, Case, Run, fooled, one, ratios, ways
 from perfect_async.models import Polling
 
@@ -41,11 +43,25 @@ def test_loads_that_stay_as_they_are_lose_nothing(load: int, name: str) -> None:
     assert len(LOADS[load].durations(random.Random(7))) + 150 * column.warm == run.tasks
 
 
-@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def some(load: Load, insured: float, *, known: int = 0) -> Outcome:
+    """The first forty jobs of a load."""
+    rng = random.Random(7)
+    durations = load.durations(rng)[:40]
+    return simulate(
+        durations,
+        seed=7,
+        polling=Polling(insured=insured),
+        job=load.job,
+        known=load.known(7, known),
+        slowdown=load.slowdown and attrs.evolve(load.slowdown(rng), at=20),
+    )
+
+
+@pytest.mark.parametrize("known", [0, 60], ids=["cold", "warm"])
 @pytest.mark.parametrize("load", FOOLING, ids=lambda load: load.name)
-def test_the_default_loses_nothing_to_what_it_insures(load: Load, warm: bool) -> None:
+def test_the_default_loses_nothing_to_what_it_insures(load: Load, known: int) -> None:
     """Durations that change up to 120 s fool nobody, whatever was seen before."""
-    run = one(Case(EVERY.index(load), Polling().insured, warm, seed=7))
+    run = some(load, Polling().insured, known=known)
 
     assert (0, 0) == (run.lost, run.refused)
 
@@ -53,7 +69,7 @@ def test_the_default_loses_nothing_to_what_it_insures(load: Load, warm: bool) ->
 @pytest.mark.parametrize("load", BEYOND, ids=lambda load: load.name)
 def test_the_strict_form_loses_nothing_to_anything(load: Load) -> None:
     """Where every task is insured until it is given up, no slowdown costs one."""
-    run = one(Case(EVERY.index(load), Polling().give_up_after, warm=True, seed=7))
+    run = some(load, Polling().give_up_after)
 
     assert (0, 0) == (run.lost, run.refused)
 

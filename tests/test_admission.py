@@ -278,7 +278,7 @@ def test_room_belongs_to_the_old_first() -> None:
     """Room that comes as time goes by is not for new tasks before old ones have their promises."""
     desk = Desk()
     desk.learn(100)
-    running = []
+    running, created = [], desk.now
     for _ in range(6):
         created = desk.now
         running.append(desk.create())
