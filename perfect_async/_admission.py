@@ -39,6 +39,7 @@ _MOURNING: Final = 30
 """Tasks to end after a loss before evidence is believed again."""
 _WORTH: Final = 5 * SECOND // (2 * SLOT)
 """Slots by which a promise is worth moving: not at each of several early polls."""
+_NEWCOMER: Final = -1
 _KINDS: Final = 64
 """Kinds of tasks whose durations are remembered."""
 
@@ -101,7 +102,7 @@ class Admission:
 
     def created(self, job: Job, now: int) -> None:
         """The creation of `job` leaves."""
-        kind = self._kind(job)
+        kind = self._remember(job)
         last = self._last(kind, now, now)
         cap = (now + self._give_up) // SLOT
         self._tasks[job.ref] = task = _Task(job.ref, kind, now, now, cap, last)
@@ -162,16 +163,25 @@ class Admission:
         last, origin = self._last(kind, now, now), self._table.origin(slot)
         if origin is None:
             return False
-        if self._table.admits(slot, origin, last, limit) and self._likely(
-            kind, now, origin, last, limit
-        ):
+        newcomer = _Task(_NEWCOMER, kind, now, now, (now + self._give_up) // SLOT, origin)
+        if self._table.admits(slot, origin, last, limit) and self._believable(now, limit, newcomer):
             return True
         # Less fits as nothing but time goes by only until the next bucket.
         self._full = here
         return False
 
-    def _likely(self, kind: _Kind, now: int, origin: int, last: int, limit: int) -> bool:
-        """Whether it fits if evidence is taken at its word but for the tail."""
+    def spares(self, now: int, limit: int) -> bool:
+        """Whether a request that nobody was promised leaves room for all that may still run long.
+
+        An early poll is no better than a creation: it must not take what a suspect may need.
+        """
+        return not self._short and self._believable(now, limit)
+
+    def _believable(self, now: int, limit: int, newcomer: _Task | None = None) -> bool:
+        """Whether one more request fits if evidence is taken at its word but for the tail.
+
+        `newcomer` is a task that it creates, whose `last` is its origin.
+        """
         if self._strict:
             return True
         table, slot = self._table, now // SLOT
@@ -180,31 +190,29 @@ class Admission:
             return True
         ends: dict[int, int] = {}
         suspects: list[tuple[float, int, int]] = []
-        mean = 0.0
-        newcomer = -1
-        for other in self._kinds.values():
-            for task in other.old.values():
-                ends[task.ref] = task.cap
-            if other.outlook is None:
+        mean, longest = 0.0, 0
+        for kind in self._kinds.values():
+            ends.update((task.ref, task.cap) for task in kind.old.values())
+            young_ones = [*kind.young.values()]
+            if newcomer is not None and newcomer.kind is kind:
+                young_ones.append(newcomer)
+            if kind.outlook is None:
+                ends.update((task.ref, task.cap) for task in young_ones)
                 continue
-            for task in other.young.values():
-                chance = other.outlook.outlasts(task.low)
+            longest = max(longest, kind.outlook.horizon)
+            for task in young_ones:
+                chance = kind.outlook.outlasts(task.low)
                 mean += chance
                 suspects.append((chance, task.ref, task.cap))
-                ends[task.ref] = (task.created + other.outlook.horizon) // SLOT
-        if kind.outlook is not None:
-            chance = kind.outlook.outlasts(0)
-            mean += chance
-            suspects.append((chance, newcomer, (now + self._give_up) // SLOT))
-            last = (now + kind.outlook.horizon) // SLOT
-        horizons = [other.outlook.horizon for other in self._kinds.values() if other.outlook]
-        chance = _INSURED_CHANCE if self._insured >= 2 * max(horizons, default=0) else _CHANCE
-        for _, ref, cap in heapq.nlargest(tail(mean, chance), suspects):
-            if ref == newcomer:
-                last = cap
-            else:
-                ends[ref] = cap
-        return table.would_admit(slot, origin, last, ends, limit)
+                ends[task.ref] = (task.created + kind.outlook.horizon) // SLOT
+        chance = _INSURED_CHANCE if self._insured >= 2 * longest else _CHANCE
+        worst = heapq.nlargest(tail(mean, chance), suspects)
+        ends.update((ref, cap) for _, ref, cap in worst)
+        if newcomer is None:
+            return table.would_keep(slot, ends, limit)
+        # One that is the first of its kind is not among them.
+        last = ends.pop(newcomer.ref, newcomer.cap)
+        return table.would_admit(slot, newcomer.last, last, ends, limit)
 
     def promised(self, now: int) -> int:
         """How many requests a task like the one created last keeps to itself when it is created."""
@@ -311,14 +319,14 @@ class Admission:
         return 0 if kind.outlook is None else kind.outlook.horizon
 
     def _kind(self, job: Job) -> _Kind:
-        name = job.feature, job.outputs
-        kind = self._kinds.pop(name, None)
-        if kind is None:
-            kind = _Kind(Durations(job.usual))
-            idle = [name for name, kind in self._kinds.items() if not kind.young and not kind.old]
-            for name in idle[: max(0, len(self._kinds) - _KINDS + 1)]:
-                del self._kinds[name]
-            name = job.feature, job.outputs
-        # The last one used is the last one forgotten.
-        self._kinds[name] = kind
+        return self._kinds.get((job.feature, job.outputs)) or _Kind(Durations(job.usual))
+
+    def _remember(self, job: Job) -> _Kind:
+        """The kind of `job`, which is the last one to be forgotten now."""
+        kind = self._kind(job)
+        self._kinds.pop((job.feature, job.outputs), None)
+        idle = [name for name, kind in self._kinds.items() if not kind.young and not kind.old]
+        for name in idle[: max(0, len(self._kinds) - _KINDS + 1)]:
+            del self._kinds[name]
+        self._kinds[job.feature, job.outputs] = kind
         return kind

@@ -4,7 +4,8 @@ We see ends only when we ask, so evidence comes as intervals: a task that was ru
 and had ended at the next lasted between both. A task that still runs, was lost or given up is
 evidence too (it lasted at least so long): long tasks end last, and whoever counts only ends takes
 the first short ones for all. So the share that outlasts an age is the product-limit estimate
-(Kaplan and Meier, 1958) with ends at their latest, which errs towards long.
+(Kaplan and Meier, 1958) with ends at their latest, and those that run at their next poll, which
+errs towards long: were they counted at their last poll, every cycle would end without them.
 
 All times are integer microseconds.
 """
@@ -110,7 +111,9 @@ class Durations:
             return None
         seen = [*self._seen] if self._usual is None else [self._usual, *self._seen]
         ends = sorted(high for _, high in seen if high is not None)
-        exits = sorted([*(low if high is None else high for low, high in seen), *running])
+        # Whoever runs is seen again a cycle later: till then neither kind has left.
+        exits = [low + cycle if high is None else high for low, high in seen]
+        exits = sorted([*exits, *(age + cycle for age in running)])
         ages: list[int] = []
         shares: list[float] = []
         share, gone, quantile = 1.0, 0, exits[-1]

@@ -186,15 +186,16 @@ class Timetable:
         `slot` is the present one. Where they do not fit nothing changes.
         """
         task = self._tasks[ref]
-        if lapsed := task.next > task.last:
+        following, lapsed = task.next, task.next > task.last
+        if lapsed:
             # In its phase, but not for what is over.
-            task.next += self.cycle * max(0, -(-(slot - task.next) // self.cycle))
-        kept = task.next + self.cycle * max(0, (task.last - task.next) // self.cycle + 1)
+            following += self.cycle * max(0, -(-(slot - following) // self.cycle))
+        kept = following + self.cycle * max(0, (task.last - following) // self.cycle + 1)
         more = range(kept, last + 1, self.cycle)
         if more and not self.account.holds(slot, more, limit):
             return False
         self.account.count(self._polls(task), -1)
-        task.last = last
+        task.next, task.last = following, last
         self.account.count(self._polls(task), 1)
         if lapsed:
             self._enqueue(ref, task)
@@ -245,9 +246,12 @@ class Timetable:
         self, slot: int, origin: int, last: int, ends: Mapping[int, int], limit: int
     ) -> bool:
         """The same if every task were polled until the slot that `ends` names for it."""
-        plan = [range(origin + self.cycle, last + 1, self.cycle)]
-        plan += [range(task.next, ends[ref] + 1, self.cycle) for ref, task in self._tasks.items()]
-        return self.account.would_hold(slot, plan, limit, leaving=1)
+        newcomer = range(origin + self.cycle, last + 1, self.cycle)
+        return self.account.would_hold(slot, [newcomer, *self._until(ends)], limit, leaving=1)
+
+    def would_keep(self, slot: int, ends: Mapping[int, int], limit: int) -> bool:
+        """Whether one more request fits in `slot` if every task were polled until its of `ends`."""
+        return self.account.would_hold(slot, self._until(ends), limit, leaving=1)
 
     def ample(self, now: int) -> bool:
         """Whether the second does not bind: quick, and False tells nothing."""
@@ -355,7 +359,6 @@ class Timetable:
 
     @property
     def guard(self) -> int:
-        """How long after leaving a request may arrive by the plan."""
         return self._guard
 
     @guard.setter
@@ -372,6 +375,9 @@ class Timetable:
 
     def _polls(self, task: _Promise) -> range:
         return range(task.next, task.last + 1, self.cycle)
+
+    def _until(self, ends: Mapping[int, int]) -> list[range]:
+        return [range(task.next, ends[ref] + 1, self.cycle) for ref, task in self._tasks.items()]
 
     def _enqueue(self, ref: int, task: _Promise) -> None:
         if task.armed and task.next <= task.last:

@@ -134,10 +134,12 @@ class Scheduler:
         elif len(soon) < len(times):
             # Something is due but does not fit. The second and the phases free in slots, the window
             # in buckets.
-            crowded = (
-                (first is not None and first[0] <= slot)
-                or not book.pace.lends(now)
-                or (book.ready and book.table.origin(slot) is None)
+            crowded = (first is not None and first[0] <= slot) or (
+                book.table.account.fits(now, 1, book.pace.limit(now))
+                and (
+                    not book.pace.lends(now)
+                    or (bool(book.ready) and book.table.origin(slot) is None)
+                )
             )
             soon.append((slot + 1) * SLOT if crowded else book.table.account.next_change(now))
         return min(soon, default=NEVER)
@@ -293,7 +295,8 @@ class Scheduler:
         if question is not None:
             return ev.Ask(number, question.ref)
         work = len(book.ready) + len(book.preparation)
-        return self._likely(number, now, limit, work) if work else self._early(number, now)
+        poll = self._likely(number, now, limit, work) if work else self._early(number, now)
+        return poll if poll is not None and book.admission.spares(now, limit) else None
 
     def _likely(self, number: int, now: int, limit: int, work: int) -> ev.Poll | None:
         """Ask a task that has rather ended than not: what it holds is free the sooner.

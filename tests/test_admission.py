@@ -520,3 +520,17 @@ def test_a_horizon_that_creeps() -> None:
         promised = desk.promised(last, task.created)
         assert task.kind.outlook is not None
         assert task.kind.outlook.horizon <= promised or last in desk.admission._short
+
+
+def test_an_early_poll_takes_nothing_from_a_suspect() -> None:
+    """What nobody was promised leaves while there is room for all that may run long, and never
+    beside an old task that has no promise to its end.
+    """
+    desk = Desk()
+    desk.learn(100)
+    assert desk.admission.spares(desk.now, 246)
+    desk.fill()
+    assert desk.admission.spares(desk.now, 246)
+    assert not desk.admission.spares(desk.now, 60)
+    desk.admission._short[1] = desk.admission._tasks[1]
+    assert not desk.admission.spares(desk.now, 100_000)

@@ -109,14 +109,29 @@ def test_the_product_limit_estimate() -> None:
     """A table from a textbook: 6, 6, 6, 7, 10, 13, 16, 22, 23 ended, 12 were lost from sight."""
     ended = [6, 6, 6, 7, 10, 13, 16, 22, 23]
     lost = [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
-    found = outlook(lasted(*ended), [10 * each for each in lost])
+    # Without cycles between polls, as there.
+    durations = Durations()
+    for each in ended:
+        durations.ended(each * SECOND, each * SECOND)
+    found = durations.outlook([each * SECOND for each in lost], 0)
+    assert found is not None
     # Freireich and others (1963), the remissions under 6-MP.
     expected = {6: 0.857, 7: 0.807, 10: 0.753, 13: 0.690, 16: 0.627, 22: 0.538, 23: 0.448}
     assert expected == {age: round(found._share(age * SECOND), 3) for age in expected}
     assert 0.857 == round(found._share(7 * SECOND - 1), 3)
     assert 1.0 == found._share(6 * SECOND - 1)
     # More than a twentieth outlasts all that is known: the longest of it is the quantile.
-    assert round((1.2 + 1 / 3) * 35 * SECOND) + CYCLE // 4 == found.horizon
+    assert round((1.2 + 1 / 3) * 35 * SECOND) == found.horizon
+
+
+def test_who_runs_is_counted_at_the_next_poll() -> None:
+    """Those that still run at a poll have not left before those that it saw to have ended."""
+    durations = Durations()
+    for _ in range(5):
+        durations.ended(0, CYCLE)
+    found = durations.outlook([CYCLE - SECOND] * 5, CYCLE)
+    assert found is not None
+    assert 0.5 == found._share(CYCLE)
 
 
 @given(ENDS, AGES, AGES)
