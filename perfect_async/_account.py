@@ -125,17 +125,6 @@ class Account:
         self._total += by * len(polls)
         self._spare = None
 
-    def move(self, polls: range, to: range) -> None:
-        """What is promised at `polls` is promised at `to`, which are later and not more."""
-        self.index(to[-1])
-        promised, base, bucket = self._promised, self._base, self._bucket
-        for slot in polls:
-            promised[max(0, slot // bucket - base)] -= 1
-        for slot in to:
-            promised[slot // bucket - base] += 1
-        self._total += len(to) - len(polls)
-        self._spare = None
-
     # What fits.
 
     def spare(self, now: int) -> int:
@@ -177,7 +166,7 @@ class Account:
         return self._peak(slot // bucket, last, leaving=leaving, promised=planned) <= limit
 
     def peak(self, slot: int, last: int) -> int:
-        """The most that a window holds, of those that hold `slot` or end by `last`."""
+        """The most that a window holds, of those that end in `slot` or later and by `last`."""
         return self._peak(slot // self._bucket, last // self._bucket)
 
     # Inside.

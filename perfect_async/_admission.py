@@ -59,6 +59,11 @@ class _Kind:
     old: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
 
     @property
+    def horizon(self) -> int:
+        """The age that hardly any of them outlasts, 0 while nothing is known."""
+        return 0 if self.outlook is None else self.outlook.horizon
+
+    @property
     def stale(self) -> bool:
         """Whether so much is new that it is worth looking at the durations again."""
         known = max(len(self.durations), len(self.young) + len(self.old))
@@ -106,9 +111,9 @@ class Admission:
         last = self._last(kind, now, now)
         cap = (now + self._give_up) // SLOT
         self._tasks[job.ref] = task = _Task(job.ref, kind, now, now, cap, last)
-        if self._young(task, now):
+        if self._young(kind, now, now):
             kind.young[job.ref] = task
-            self._review_at = min(self._review_at, now + self._horizon(kind))
+            self._review_at = min(self._review_at, now + kind.horizon)
         else:
             kind.old[job.ref] = task
         # It would not have been admitted without one.
@@ -254,21 +259,21 @@ class Admission:
             running = [task.low for task in [*kind.old.values(), *kind.young.values()] if task.low]
             kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
             # A horizon that trembles moves nothing.
-            every |= abs(self._horizon(kind) - kind.placed) * 4 > self._table.cycle * SLOT
+            every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT
         if every:
-            kind.placed = self._horizon(kind)
+            kind.placed = kind.horizon
             tasks = sorted(
                 [*kind.old.values(), *kind.young.values()], key=lambda task: task.created
             )
             kind.old.clear()
             kind.young.clear()
             for task in tasks:
-                (kind.young if self._young(task, now) else kind.old)[task.ref] = task
+                (kind.young if self._young(kind, task.created, now) else kind.old)[task.ref] = task
                 self._place(task, now)
         while kind.young:
             oldest = next(iter(kind.young.values()))
-            if self._young(oldest, now):
-                self._review_at = min(self._review_at, oldest.created + self._horizon(kind))
+            if self._young(kind, oldest.created, now):
+                self._review_at = min(self._review_at, oldest.created + kind.horizon)
                 break
             kind.old[oldest.ref] = kind.young.pop(oldest.ref)
             self._place(oldest, now)
@@ -306,17 +311,14 @@ class Admission:
     def _last(self, kind: _Kind, created: int, now: int) -> int:
         """The last slot that a task that was created then ought to be promised."""
         age = self._give_up
-        if not self._strict and kind.outlook is not None and now - created < kind.outlook.horizon:
+        if self._young(kind, created, now):
             # One poll after it: what has ended by then is heard, what has not becomes old.
             cycle = self._table.cycle * SLOT
-            age = min(age, max(self._insured, kind.outlook.horizon) + cycle)
+            age = min(age, max(self._insured, kind.horizon) + cycle)
         return (created + age) // SLOT
 
-    def _young(self, task: _Task, now: int) -> bool:
-        return not self._strict and now - task.created < self._horizon(task.kind)
-
-    def _horizon(self, kind: _Kind) -> int:
-        return 0 if kind.outlook is None else kind.outlook.horizon
+    def _young(self, kind: _Kind, created: int, now: int) -> bool:
+        return not self._strict and now - created < kind.horizon
 
     def _kind(self, job: Job) -> _Kind:
         return self._kinds.get((job.feature, job.outputs)) or _Kind(Durations(job.usual))

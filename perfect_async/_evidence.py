@@ -135,7 +135,7 @@ class Durations:
 
 
 def tail(mean: float, chance: float) -> int:
-    """The smallest r such that more than r rare things of so many on the `mean` have less `chance`.
+    """The smallest r so that more than r rare things, `mean` on the average, have `chance` at most.
 
     By Poisson's distribution, whose tail is above that of things that are not equally rare
     (Hoeffding, 1956).

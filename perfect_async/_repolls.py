@@ -23,7 +23,7 @@ _WORTH: Final = SECOND
 class Repolls:
     """Which tasks are to be asked again beside their promises, and when.
 
-    `lease` and `interval` as in `Polling`. The heads of both queues are true after `tidy`.
+    `lease` and `interval` as in `Polling`. The heads of the queues are true after `tidy`.
     """
 
     def __init__(self, pace: Pace, *, lease: int, interval: int) -> None:

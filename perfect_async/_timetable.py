@@ -213,15 +213,12 @@ class Timetable:
             return
         polls, moved = self._polls(task), range(to, task.last + 1, self.cycle)
         self._phases.give(task.next)
-        fits = self.free(to)
-        if fits and not self.account.at_most(0, limit):
+        if self.free(to):
             self.account.count(polls, -1)
-            fits = self.account.holds(slot, moved, limit)
+            if self.account.holds(slot, moved, limit):
+                polls, task.next = moved, to
+                self._enqueue(ref, task)
             self.account.count(polls, 1)
-        if fits:
-            self.account.move(polls, moved)
-            task.next = to
-            self._enqueue(ref, task)
         self._phases.take(task.next)
         self._tidy()
 

@@ -259,14 +259,13 @@ class Scheduler:
 
     def _silent(self, now: int) -> bool:
         """Whether the window is full with requests of others, and it is not the time to ask."""
-        pace = self._book.pace
-        if not pace.allowance.full and now >= pace.allowance.silent_until:
-            return False
-        return pace.silent(now, asking=self._book.table.asking(now - pace.network.patience))
+        pace, table = self._book.pace, self._book.table
+        asking = pace.allowance.full and table.asking(now - pace.network.patience)
+        return pace.silent(now, asking=asking)
 
     def _unpromised(self, number: int, now: int, *, ample: bool) -> ev.Command | None:
         """A request that nobody was promised: it leaves where every window holds."""
-        book, pace, slot = self._book, self._book.pace, now // SLOT
+        book, pace = self._book, self._book.pace
         limit = pace.limit(now)
         if not book.table.account.fits(now, 1, limit):
             return None
@@ -285,7 +284,6 @@ class Scheduler:
         if (
             book.ready
             and pace.may_create(now)
-            and book.table.origin(slot) is not None
             and (ample or book.table.room(now, creates=True))
             and book.admission.admits(book.ready[0], now, limit)
         ):
