@@ -13,7 +13,6 @@ violation.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import random
@@ -27,6 +26,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.arguments import seeded
 from perfect_async import Avatar, Client, Job, Outcome, Smile, Statistics, TaskAbandoned
 from perfect_async.sandbox import Faults, Ledger, Sandbox, portrait
 from tests.virtual_time import run
@@ -143,8 +143,5 @@ def main(seeds: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
+    parser = seeded(__doc__)
     sys.exit(main(parser.parse_args().seeds or list(range(20))))

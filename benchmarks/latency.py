@@ -15,7 +15,6 @@ was refused or lost.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import math
 import random
@@ -29,6 +28,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.arguments import seeded
 from perfect_async import Avatar, Client, Job, Smile
 from perfect_async.sandbox import Durations, Sandbox
 from tests.virtual_time import run
@@ -130,7 +130,7 @@ def draw(heard: Sequence[tuple[Case, Heard]], path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 (only who draws needs it)
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - only to draw
 
     intervals = sorted({case.interval for case, _ in heard})
     figure, panels = plt.subplots(
@@ -198,10 +198,7 @@ def main(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
+    parser = seeded(__doc__)
     parser.add_argument("--out", type=Path, metavar="PNG", help="draw the distributions")
     arguments = parser.parse_args()
     sys.exit(main(arguments.seeds or list(range(5)), arguments.out))

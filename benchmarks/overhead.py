@@ -18,7 +18,6 @@ Exit status 1 where a target is missed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from matplotlib import pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import decisions, loopback, memory
+from benchmarks.arguments import seeded
 
 PAIRS, GROWTH, BYTES, SHARE, IMPORT = 20.0, 2.5, 8_000.0, 0.85, 1.8
 """The targets: pairs a decision, its growth to 10,000 tasks, bytes a task, our share of the rate of
@@ -234,10 +234,7 @@ def main(seeds: Sequence[int], path: Path, *, quick: bool) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
+    parser = seeded(__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--png", type=Path, default=BESIDE, help="where to draw to")
     given = parser.parse_args()

@@ -17,7 +17,6 @@ came after is counted. `--median` changes how long smiles take: no policy is tol
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import random
@@ -36,10 +35,12 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.arguments import seeded
 from benchmarks.loads import bound, lognormal
 from benchmarks.peers import PEERS
 from perfect_async import Client, Polling, Smile
 from perfect_async.sandbox import Durations, Sandbox, portrait
+from tests import virtual_time
 from tests.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
@@ -74,12 +75,7 @@ class TickingLoop(VirtualTimeLoop):
 
 def run(main: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
     """Run `main(*args)` to its end in virtual time."""
-
-    async def body() -> T:
-        return await main(*args)
-
-    with asyncio.Runner(loop_factory=TickingLoop) as runner:
-        return runner.run(body())
+    return virtual_time.run(main, *args, loop_factory=TickingLoop)
 
 
 class Policy(Protocol):
@@ -278,8 +274,8 @@ def draw(loads: dict[int, list[Row]], path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - whoever only measures need not wait for it
 
     mpl.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-    from matplotlib.lines import Line2D  # noqa: PLC0415
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - only to draw
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - only to draw
 
     places = range(len(POLICIES))
     figure, axes = plt.subplots(
@@ -342,10 +338,7 @@ def main(seeds: Sequence[int], out: Path, median: float) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
+    parser = seeded(__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/policies.png"))
     parser.add_argument("--median", type=float, default=8.0, metavar="SECONDS")
     given = parser.parse_args()

@@ -25,7 +25,6 @@ saw.
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import sys
@@ -41,6 +40,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.arguments import seeded
 from benchmarks.loads import lognormal
 from benchmarks.model import SECOND, Foreign, Outcome, simulate
 from perfect_async.models import Limits
@@ -210,7 +210,7 @@ def draw(outcome: Outcome, title: str, path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 (only who draws needs it)
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - only to draw
 
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     accepted = [sent.at for sent in outcome.sent if not sent.refused]
@@ -271,10 +271,7 @@ def main(seeds: Sequence[int], companies: Sequence[Company], out: Path | None) -
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
+    parser = seeded(__doc__)
     parser.add_argument(
         "--out", type=Path, metavar="PNG", help="draw the first seed's run at 60 %%"
     )

@@ -44,6 +44,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.arguments import seeded
 from benchmarks.loads import BEYOND, FOOLING, LOADS
 from benchmarks.model import simulate
 from perfect_async.models import Polling
@@ -255,10 +256,7 @@ def _names(text: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
+    parser = seeded(__doc__)
     parser.add_argument("--columns", type=_names, default=[*COLUMNS], metavar="NAME,...")
     parser.add_argument("--certify", nargs="?", type=int, const=CERTIFIED, metavar="TASKS")
     given = parser.parse_args(arguments)

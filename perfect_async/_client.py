@@ -66,8 +66,8 @@ class Client:
         *,
         base_url: str | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
-        polling: Polling = Polling(),  # noqa: B008
-        timeouts: Timeouts = Timeouts(),  # noqa: B008
+        polling: Polling = Polling(),  # noqa: B008 - as above
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - as above
         transport: HttpTransport | None = None,
         drain: float = 30.0,
         engine_retries: int = 1,

@@ -203,7 +203,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return "\n".join(lines)
 
 
-def run(main: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
+def run(
+    main: Callable[[Unpack[Ts]], Awaitable[T]],
+    *args: *Ts,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = VirtualTimeLoop,
+) -> T:
     """Run `main(*args)` to its end in virtual time, on a loop of its own, and return its result.
 
     Needs no pytest. Raises what `main` raises, and `RuntimeError` on a deadlock.
@@ -212,5 +216,5 @@ def run(main: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
     async def body() -> T:
         return await main(*args)
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(body())
