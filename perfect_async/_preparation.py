@@ -38,16 +38,17 @@ class Preparation:
 
     `files_per_call` is how many files one registration holds at first; it is halved when the vendor
     refuses that many, and where the universal path is missing each feature registers for itself.
+    `waiting` are those that are not registered, `under_way` is how many are on their way to READY.
     """
 
     def __init__(self, files_per_call: int) -> None:
         self._files = self._files_most = files_per_call
         self._universal = True
-        self._waiting: deque[Job] = deque()
+        self.waiting: deque[Job] = deque()
         self._since = 0
         self._registering: dict[int, tuple[Job, ...]] = {}
         self._sent = 0
-        # Pictures that are being registered or uploaded, or are between the two.
+        # Pictures that are being registered or uploaded, or registered and not uploaded.
         self.under_way = 0
         self._queued: list[tuple[int, int, Job]] = []
         self._uploading: dict[int, Job] = {}
@@ -56,40 +57,41 @@ class Preparation:
         self._hold = 0
 
     def __len__(self) -> int:
-        return len(self._waiting) + self.under_way
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting or self.under_way)
+        return len(self.waiting) + self.under_way
 
     def _count(self) -> None:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
     def add(self, job: Job, now: int) -> None:
         """A job whose picture must be registered and uploaded."""
-        if not self._waiting:
+        if not self.waiting:
             self._since = now
-        self._waiting.append(job)
+        self.waiting.append(job)
 
     def remove(self, jobs: Iterable[Job]) -> None:
         """Nothing more is done for these; what is under way ends unheard."""
         gone = {job.ref for job in jobs}
-        self._waiting = deque(job for job in self._waiting if job.ref not in gone)
+        self.waiting = deque(job for job in self.waiting if job.ref not in gone)
         self._queued = [entry for entry in self._queued if entry[2].ref not in gone]
         heapq.heapify(self._queued)
         self._count()
+
+    def registers(self, now: int) -> bool:
+        """Whether files are to be registered now, if fewer than one call holds are worth it."""
+        count = len(self.waiting)
+        return count > 0 and (count >= self._files or now >= self._since + _LINGER)
 
     def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
         """The files to register now and the feature whose path to use, None for the universal one.
 
         `partly`: fewer files than one call holds are worth a call.
         """
-        full = len(self._waiting) >= self._files
-        if not self._waiting or not (full or (partly and now >= self._since + _LINGER)):
+        if not self.registers(now) or not (partly or len(self.waiting) >= self._files):
             return None
-        first = self._waiting[0]
+        first = self.waiting[0]
         feature = None if self._universal else first.feature
         refs: list[int] = []
-        for job in self._waiting:
+        for job in self.waiting:
             if job.lane == first.lane and feature in {None, job.feature}:
                 refs.append(job.ref)
                 if len(refs) == self._files:
@@ -109,7 +111,7 @@ class Preparation:
 
     def wakes(self) -> list[int]:
         """When there may be something to do without news."""
-        times = [self._since + _LINGER] if self._waiting else []
+        times = [self._since + _LINGER] if self.waiting else []
         if self._may_upload():
             times.append(max(self._queued[0][0], self._hold))
         return times
@@ -120,9 +122,9 @@ class Preparation:
             case ev.Register():
                 refs, jobs, others = set(command.refs), list[Job](), list[Job]()
                 while len(jobs) < len(refs):
-                    job = self._waiting.popleft()
+                    job = self.waiting.popleft()
                     (jobs if job.ref in refs else others).append(job)
-                self._waiting.extendleft(reversed(others))
+                self.waiting.extendleft(reversed(others))
                 self._registering[command.number] = tuple(jobs)
                 self._sent += len(jobs)
                 self._since = now
@@ -215,7 +217,7 @@ class Preparation:
         """Back to the head of those that wait, in their order."""
         for job in jobs:
             job.move(event, State.WAITING)
-        self._waiting.extendleft(reversed(jobs))
+        self.waiting.extendleft(reversed(jobs))
         self._since = now - _LINGER
         return [], []
 

@@ -29,22 +29,14 @@ class Question:
 
 
 class Questions:
-    """Those that wait, in the order in which they came, and those that are on their way."""
+    """Those that are `waiting`, in the order in which they came, and those on their way."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Question] = deque()
+        self.waiting: deque[Question] = deque()
         self._known: dict[int, Question] = {}
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def __contains__(self, ref: int) -> bool:
         return ref in self._known
-
-    @property
-    def first(self) -> Question | None:
-        """The one to send next."""
-        return self._waiting[0] if self._waiting else None
 
     def lane(self, ref: int) -> int:
         """Whose question `ref` is."""
@@ -53,11 +45,11 @@ class Questions:
     def add(self, question: Question) -> None:
         """A question came."""
         self._known[question.ref] = question
-        self._waiting.append(question)
+        self.waiting.append(question)
 
     def issued(self) -> None:
         """The first leaves."""
-        self._waiting.popleft()
+        self.waiting.popleft()
 
     def forget(self, question: Question) -> None:
         """It was told how it ended."""
@@ -79,7 +71,7 @@ class Questions:
                 and (question.repeats or not isinstance(event, ev.NoAnswer))
             ):
                 question.failures += 1
-                self._waiting.appendleft(question)
+                self.waiting.appendleft(question)
                 return None
             case ev.NotSent() | ev.NoAnswer() | ev.Limited() | ev.KeyRefused() | ev.Refused():
                 return question, event.error
@@ -92,14 +84,14 @@ class Questions:
         question = self._known.get(ref)
         if question is None:
             return
-        if question in self._waiting:
-            self._waiting.remove(question)
+        if question in self.waiting:
+            self.waiting.remove(question)
             self.forget(question)
         else:
             question.failures = _MOST_FAILURES
 
     def close(self, lane: int) -> list[Question]:
         """Those of `lane` that were not sent are not sent."""
-        ended = [question for question in self._waiting if question.lane == lane]
-        self._waiting = deque(question for question in self._waiting if question.lane != lane)
+        ended = [question for question in self.waiting if question.lane == lane]
+        self.waiting = deque(question for question in self.waiting if question.lane != lane)
         return ended

@@ -9,46 +9,40 @@ from __future__ import annotations
 import heapq
 from typing import Final
 
-from perfect_async._jobs import Job
+from perfect_async._jobs import Job, State
 from perfect_async._network import MOST_TRIES
 from perfect_async._pace import Pace
-from perfect_async._second import SLOT
+from perfect_async._second import NEVER, SLOT
 from perfect_async.events import SECOND
 
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
 """A poll that is early by less is not worth a request."""
+_LAST: Final = Job(-1, "", 0.0, uploads=False, lane=-1, state=State.TOLD)
+_LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
+"""Ends each queue, so that there is a first one always."""
 
 
 class Repolls:
     """Which tasks are to be asked again beside their promises, and when.
 
-    `lease` and `interval` as in `Polling`. The heads of the queues are true after `tidy`.
+    `lease` and `interval` as in `Polling`. `tries`, `early` and `likely` are heaps of when, which
+    task (by ref) and its job; their heads are true after `tidy`, at `NEVER` where there is none.
     """
 
     def __init__(self, pace: Pace, *, lease: int, interval: int) -> None:
         self._pace = pace
         self._lease = lease
         self._interval = interval
-        self._tries: list[tuple[int, int, Job]] = []
-        self._early: list[tuple[int, int, Job]] = []
-        self._likely: list[tuple[int, int, Job]] = []
-
-    def next_try(self) -> tuple[int, int] | None:
-        """When which task (by ref) is to be tried again, the first of them."""
-        return self._tries[0][:2] if self._tries else None
-
-    def next_early(self) -> tuple[int, int] | None:
-        """From when on which task (by ref) may be asked early, the first of them."""
-        return self._early[0][:2] if self._early else None
-
-    def next_likely(self) -> tuple[int, int] | None:
-        """From when on which task (by ref) has rather ended than not, the first of them."""
-        return self._likely[0][:2] if self._likely else None
+        # To be tried again; may be asked early; has rather ended than not.
+        self.tries: list[tuple[int, int, Job]] = [(NEVER, -1, _LAST)]
+        self.early: list[tuple[int, int, Job]] = [(NEVER, -1, _LAST)]
+        self.likely: list[tuple[int, int, Job]] = [(NEVER, -1, _LAST)]
 
     def wakes(self) -> list[int]:
         """When something may be worth asking."""
-        return [queue[0][0] for queue in (self._tries, self._early, self._likely) if queue]
+        heads = (self.tries[0][0], self.early[0][0], self.likely[0][0])
+        return [at for at in heads if at != NEVER]
 
     def created(self, job: Job) -> None:
         """The task exists; its first poll may come after the interval."""
@@ -76,7 +70,7 @@ class Repolls:
         )
         job.try_at = at if needed and at < end and job.tries < MOST_TRIES else None
         if job.try_at is not None:
-            heapq.heappush(self._tries, (at, job.ref, job))
+            heapq.heappush(self.tries, (at, job.ref, job))
 
     def renewed(self, job: Job, left: int, interval: int | None, age: int, now: int) -> None:
         """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
@@ -112,16 +106,17 @@ class Repolls:
             at = max(at, job.last_left + job.interval)
             if at + _WORTH <= self._pace.table.next_poll(job.ref):
                 job.likely_at = at
-                heapq.heappush(self._likely, (at, job.ref, job))
+                heapq.heappush(self.likely, (at, job.ref, job))
 
     def tidy(self) -> None:
         """Drop from the heads of the queues what no longer holds."""
-        while self._tries and self._tries[0][2].try_at != self._tries[0][0]:
-            heapq.heappop(self._tries)
-        while self._early and self._early[0][2].early_at != self._early[0][0]:
-            heapq.heappop(self._early)
-        while self._likely and self._likely[0][2].likely_at != self._likely[0][0]:
-            heapq.heappop(self._likely)
+        tries, early, likely = self.tries, self.early, self.likely
+        while tries[0][2].try_at != tries[0][0]:
+            heapq.heappop(tries)
+        while early[0][2].early_at != early[0][0]:
+            heapq.heappop(early)
+        while likely[0][2].likely_at != likely[0][0]:
+            heapq.heappop(likely)
 
     def _early_at(self, job: Job, at: int) -> None:
         """Allow a poll before the promise; under foreign use, want one in mid-lease."""
@@ -129,4 +124,4 @@ class Repolls:
             at = min(at, job.accepted + self._lease * 6 // 10)
         job.early_at = at if at < self._pace.table.next_poll(job.ref) else None
         if job.early_at is not None:
-            heapq.heappush(self._early, (at, job.ref, job))
+            heapq.heappush(self.early, (at, job.ref, job))

@@ -10,6 +10,8 @@ from typing import Final
 
 from perfect_async.events import SECOND
 
+NEVER: Final = 2**63 - 1
+"""The time at which only news can wake the scheduler."""
 SLOT: Final = 50_000
 """Fine enough that waiting for one is not felt, coarse enough that a wake-up lands in it."""
 

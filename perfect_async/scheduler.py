@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from perfect_async import events as ev
 from perfect_async._book import Book
 from perfect_async._jobs import IllegalEvent, State
-from perfect_async._second import SLOT
+from perfect_async._second import NEVER, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.events import SECOND
 from perfect_async.models import Statistics
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from perfect_async.models import Limits, Polling
 
 __all__ = ["NEVER", "IllegalEvent", "Scheduler"]
-
-NEVER: Final = 2**63 - 1
-"""The time at which only news can wake the scheduler."""
 
 _AHEAD: Final = 4
 """Pictures ready or on their way there, below which registering comes before creating (or a
@@ -125,7 +122,7 @@ class Scheduler:
         times += [age for age, _, _ in book.ages[:1]]
         if (first := book.table.first()) is not None:
             times.append(first[0] * SLOT)
-        if book.ready or book.questions:
+        if book.ready or book.questions.waiting:
             times.append(book.pace.paused_until())
         soon = [at for at in times if at > now]
         if self._silent(now):
@@ -218,21 +215,20 @@ class Scheduler:
         if book.ages and book.ages[0][0] <= now:
             job = book.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
-        table, tried = book.table, book.repolls.next_try()
+        table, tried = book.table, book.repolls.tries[0]
         first = table.first(slot)
         owed = first is not None and first[0] <= slot
-        again = tried is not None and tried[0] <= now and not owed
+        again = tried[0] <= now and not owed
         upload = book.preparation.upload(now)
         if not (owed or again or self._wanting(now)):
             return None if upload is None else ev.Upload(number, upload)
-        silent = self._silent(now)
+        silent = book.pace.allowance.full and self._silent(now)
         ample = table.ample(now)
         room = not silent and (ample or table.room(now))
         if first is not None and owed and (room or (first[0] == slot and not silent)):
             return ev.Poll(number, first[1])
         if (
-            tried is not None
-            and again
+            again
             and not silent
             and table.account.fits(now, 1, self._limits.requests)
             # A lease is at stake: a poll that hangs is counted where it left, not where it may be.
@@ -247,15 +243,14 @@ class Scheduler:
 
     def _wanting(self, now: int) -> bool:
         """Whether there is anything that nobody was promised and that may want to leave."""
-        book = self._book
-        early, likely = book.repolls.next_early(), book.repolls.next_likely()
-        return bool(
-            book.ready
-            or book.questions
-            or book.preparation
-            or (early is not None and early[0] <= now)
-            or (likely is not None and likely[0] <= now)
-        )
+        book, repolls = self._book, self._book.repolls
+        if book.ready or book.questions.waiting or book.preparation.registers(now):
+            return True
+        # As below: early polls are for when nothing else waits, likely ones for when it does.
+        if book.preparation.under_way or book.preparation.waiting:
+            wary = repolls.early[0][0] <= now < book.pace.allowance.wary_until
+            return repolls.likely[0][0] <= now or wary
+        return repolls.early[0][0] <= now
 
     def _silent(self, now: int) -> bool:
         """Whether the window is full with requests of others, and it is not the time to ask."""
@@ -273,7 +268,7 @@ class Scheduler:
             return poll
         if now < pace.paused_until():
             return None
-        question = book.questions.first
+        question = book.questions.waiting[0] if book.questions.waiting else None
         if question is not None and now - question.since >= _PATIENT:
             return ev.Ask(number, question.ref)
         ahead = book.preparation.under_way + len(book.ready)
@@ -302,9 +297,9 @@ class Scheduler:
         Where the window holds all the work there is: where it does not, requests are time.
         """
         book = self._book
-        likely = book.repolls.next_likely()
+        likely = book.repolls.likely[0]
         # The source may have more than we know of.
-        if likely is None or likely[0] > now or work >= self.appetite() - _AHEAD:
+        if likely[0] > now or work >= self.appetite() - _AHEAD:
             return None
         needed = book.table.occupied(now) + _REQUESTS_PER_JOB * work + 2 * len(book.table)
         if needed > limit:
@@ -313,5 +308,5 @@ class Scheduler:
 
     def _early(self, number: int, now: int) -> ev.Poll | None:
         """Ask a task before its promise, where nothing else waits."""
-        early = self._book.repolls.next_early()
-        return ev.Poll(number, early[1]) if early is not None and early[0] <= now else None
+        at, ref, _ = self._book.repolls.early[0]
+        return ev.Poll(number, ref) if at <= now else None

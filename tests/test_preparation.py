@@ -235,3 +235,13 @@ def test_a_picture_to_blame() -> None:
     upload = desk.upload()
     assert upload is not None
     assert ([], [(0, gone)]) == desk.hear(ev.Refused(upload, gone, 0))
+
+
+def test_when_there_is_anything_to_register() -> None:
+    """A full call is worth making at once, a smaller one after a tenth of a second, none never."""
+    preparation = Desk(2, files=3).preparation
+    assert not preparation.registers(99_999)
+    assert preparation.registers(100_000)
+    full = Desk(3, files=3).preparation
+    assert full.registers(0)
+    assert not Desk(0).preparation.registers(SECOND)

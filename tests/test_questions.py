@@ -19,14 +19,13 @@ def asked(*refs: int) -> Questions:
 def test_in_order() -> None:
     """The first that came is the first to be sent, and an answered one is forgotten."""
     questions = asked(4, 5)
-    assert 2 == len(questions)
+    assert 2 == len(questions.waiting)
     assert 0 == questions.lane(4)
     questions.issued()
     command = ev.Ask(1, 4)
     assert None is questions.hear(command, ev.Answered(command), again=True)
     assert 4 not in questions
-    assert questions.first is not None
-    assert 5 == questions.first.ref
+    assert 5 == questions.waiting[0].ref
 
 
 @pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer, ev.Limited])
@@ -46,7 +45,7 @@ def test_asked_again(kind: type[ev.NotSent | ev.NoAnswer | ev.Limited]) -> None:
     command = ev.Ask(2, 5)
     ended = questions.hear(command, kind(command, DOWN), again=False)
     assert ended is not None
-    assert None is questions.first
+    assert not questions.waiting
 
 
 def test_refused() -> None:
@@ -63,4 +62,4 @@ def test_closed() -> None:
     """A closing lane ends its questions that were not sent, and no others."""
     questions = asked(1, 2, 3)
     assert [1, 3] == [question.ref for question in questions.close(1)]
-    assert 1 == len(questions)
+    assert 1 == len(questions.waiting)

@@ -5,7 +5,7 @@ import pytest
 from perfect_async._jobs import Job, State
 from perfect_async._pace import Pace
 from perfect_async._repolls import Repolls
-from perfect_async._second import SLOT
+from perfect_async._second import NEVER, SLOT
 from perfect_async.models import Limits
 
 SECOND = 1_000_000
@@ -23,11 +23,17 @@ class Desk:
         self.patience = self.pace.network.patience
 
 
+def first(queue: list[tuple[int, int, Job]]) -> tuple[int, int] | None:
+    """When which task (by ref) is the first of a queue, None where there is none."""
+    at, ref, _ = queue[0]
+    return None if at == NEVER else (at, ref)
+
+
 def test_an_early_poll_after_the_interval() -> None:
     """The first early poll may come an interval after the creation."""
     desk = Desk()
-    assert (2 * SECOND, 1) == desk.repolls.next_early()
-    assert None is desk.repolls.next_try()
+    assert (2 * SECOND, 1) == first(desk.repolls.early)
+    assert None is first(desk.repolls.tries)
 
 
 def test_a_silent_promised_poll_is_tried_again() -> None:
@@ -37,7 +43,7 @@ def test_a_silent_promised_poll_is_tried_again() -> None:
     assert None is desk.job.try_at
     desk.pace.table.keep(1, desk.cycle)
     desk.repolls.left(desk.job, desk.cycle)
-    assert (desk.cycle + desk.patience, 1) == desk.repolls.next_try()
+    assert (desk.cycle + desk.patience, 1) == first(desk.repolls.tries)
 
 
 def test_a_short_cycle_is_cut_for_its_tries() -> None:
@@ -72,7 +78,7 @@ def test_tries_are_spread_over_the_lease() -> None:
     desk.pace.table.keep(1, desk.cycle)
     desk.repolls.left(desk.job, desk.cycle)
     desk.repolls.failed(desk.job, desk.cycle)
-    while (found := desk.repolls.next_try()) is not None:
+    while (found := first(desk.repolls.tries)) is not None:
         left.append(found[0])
         desk.job.tries += 1
         desk.repolls.left(desk.job, found[0])
@@ -90,7 +96,7 @@ def test_an_answer_ends_the_tries() -> None:
     desk.repolls.left(desk.job, desk.cycle)
     desk.repolls.renewed(desk.job, desk.cycle, None, desk.cycle, desk.cycle + 100_000)
     desk.repolls.tidy()
-    assert None is desk.repolls.next_try()
+    assert None is first(desk.repolls.tries)
     assert desk.cycle == desk.job.accepted
 
 
@@ -102,7 +108,7 @@ def test_an_old_answer_keeps_the_try() -> None:
     desk.repolls.renewed(desk.job, 2 * SECOND, None, desk.cycle, desk.cycle + 100_000)
     desk.repolls.tidy()
     assert 2 * SECOND == desk.job.accepted
-    assert (desk.cycle + desk.patience, 1) == desk.repolls.next_try()
+    assert (desk.cycle + desk.patience, 1) == first(desk.repolls.tries)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,7 @@ def test_the_vendors_interval(said: int | None, kept: int) -> None:
     desk.repolls.left(desk.job, 3 * SECOND)
     desk.repolls.renewed(desk.job, 3 * SECOND, said, 3 * SECOND, 3 * SECOND)
     desk.repolls.tidy()
-    assert (3 * SECOND + kept, 1) == desk.repolls.next_early()
+    assert (3 * SECOND + kept, 1) == first(desk.repolls.early)
 
 
 def test_no_early_poll_at_the_promise() -> None:
@@ -123,7 +129,7 @@ def test_no_early_poll_at_the_promise() -> None:
     desk.repolls.renewed(desk.job, 3 * SECOND, 10**15, 3 * SECOND, 3 * SECOND)
     assert None is desk.job.early_at
     desk.repolls.tidy()
-    assert None is desk.repolls.next_early()
+    assert None is first(desk.repolls.early)
 
 
 def test_thrift() -> None:
@@ -150,12 +156,12 @@ def test_wary() -> None:
 def test_a_poll_when_it_is_likely_to_have_ended() -> None:
     """It is worth asking when the task has rather ended, and not before the interval."""
     desk = Desk()
-    assert None is desk.repolls.next_likely()
+    assert None is first(desk.repolls.likely)
     desk.repolls.hopes(desk.job, 5 * SECOND)
-    assert (5 * SECOND, 1) == desk.repolls.next_likely()
+    assert (5 * SECOND, 1) == first(desk.repolls.likely)
     desk.repolls.hopes(desk.job, SECOND)
     desk.repolls.tidy()
-    assert (2 * SECOND, 1) == desk.repolls.next_likely()
+    assert (2 * SECOND, 1) == first(desk.repolls.likely)
 
 
 @pytest.mark.parametrize("before", [0, SECOND - 1])
@@ -165,9 +171,9 @@ def test_a_promise_that_hears_it_soon_enough(before: int) -> None:
     promised = desk.pace.table.next_poll(1)
     desk.repolls.hopes(desk.job, promised - before)
     assert None is desk.job.likely_at
-    assert None is desk.repolls.next_likely()
+    assert None is first(desk.repolls.likely)
     desk.repolls.hopes(desk.job, promised - SECOND)
-    assert (promised - SECOND, 1) == desk.repolls.next_likely()
+    assert (promised - SECOND, 1) == first(desk.repolls.likely)
 
 
 def test_hope_ends_with_a_poll_and_with_news() -> None:
@@ -181,7 +187,7 @@ def test_hope_ends_with_a_poll_and_with_news() -> None:
             desk.repolls.hopes(desk.job, None)
         desk.repolls.tidy()
         assert None is desk.job.likely_at
-        assert None is desk.repolls.next_likely()
+        assert None is first(desk.repolls.likely)
 
 
 def test_when_something_may_be_worth_asking() -> None:
@@ -210,7 +216,7 @@ def test_a_task_without_a_promise_is_asked_where_there_is_room() -> None:
     desk.repolls.left(desk.job, 4 * SECOND)
     desk.repolls.renewed(desk.job, 4 * SECOND, None, 4 * SECOND, 4 * SECOND + 100_000)
     desk.repolls.tidy()
-    assert (4 * SECOND + desk.cycle, 1) == desk.repolls.next_try()
+    assert (4 * SECOND + desk.cycle, 1) == first(desk.repolls.tries)
     assert 0 == desk.job.tries
 
 
@@ -222,4 +228,4 @@ def test_a_late_answer_without_a_promise() -> None:
     late = SECOND + desk.cycle + SECOND // 2
     desk.repolls.renewed(desk.job, SECOND, None, SECOND, late)
     desk.repolls.tidy()
-    assert (late, 1) == desk.repolls.next_try()
+    assert (late, 1) == first(desk.repolls.tries)
