@@ -21,6 +21,7 @@ _LATEST: Final = 2 * SECOND
 _SHARE: Final = 600
 """Buckets a period."""
 _MOST_BUCKETS: Final = 4_000
+_NOTHING: Final = range(0)
 
 
 class Account:
@@ -42,6 +43,10 @@ class Account:
         self._base: int = 0
         self._left: list[int] = []
         self._promised: list[int] = []
+        # By task: what is promised, what of it is in the buckets, and where the two may differ.
+        self._plans: dict[int, range] = {}
+        self._counted: dict[int, range] = {}
+        self._changed: set[int] = set()
         self._total = 0
         self._seen: int = -1
         self._spare: tuple[int, int, int] | None = None
@@ -99,6 +104,7 @@ class Account:
             return
         self._seen, old = here, here - 2 * self._run - self._base
         if self._left and old > self._run // 2:
+            self._settle()
             self._total -= sum(self._left[:old])
             overdue = sum(self._promised[:old])
             del self._left[:old], self._promised[:old]
@@ -109,8 +115,38 @@ class Account:
 
     # What is promised.
 
-    def count(self, polls: range, by: int) -> None:
-        """Polls are promised (`by` 1) or no longer (-1)."""
+    def promise(self, ref: int, polls: range) -> None:
+        """Task `ref` is promised `polls` from now on, and nothing else."""
+        # Buckets are for windows that may be full. Where all that there is fits into any window
+        # nobody looks at them, and a task may come, move and go without being counted there.
+        self._total += len(polls) - len(self._plans.get(ref, _NOTHING))
+        self._spare = None
+        if polls:
+            self._plans[ref] = polls
+            self._changed.add(ref)
+        else:
+            self._plans.pop(ref, None)
+            if ref in self._counted:
+                self._changed.add(ref)
+            else:
+                self._changed.discard(ref)
+
+    def _settle(self) -> None:
+        """Count in the buckets what is promised now."""
+        for ref in self._changed:
+            before, after = self._counted.pop(ref, _NOTHING), self._plans.get(ref, _NOTHING)
+            if after:
+                self._counted[ref] = after
+            if after and before and before[-1] == after[-1] and before.step == after.step:
+                # The usual case: of the polls some have left.
+                self._count(range(before[0], after[0], after.step), -1)
+                self._count(range(after[0], before[0], after.step), 1)
+            else:
+                self._count(before, -1)
+                self._count(after, 1)
+        self._changed.clear()
+
+    def _count(self, polls: range, by: int) -> None:
         if not polls:
             return
         self.index(polls[-1])
@@ -122,8 +158,6 @@ class Account:
             # An overdue promise lies before what is still remembered.
             for slot in polls:
                 promised[max(0, slot // bucket - base)] += by
-        self._total += by * len(polls)
-        self._spare = None
 
     # What fits.
 
@@ -175,17 +209,19 @@ class Account:
         self,
         here: int,
         last: int,
-        more: range = range(0),
+        more: range = _NOTHING,
         *,
         leaving: int = 0,
         promised: Sequence[int] | None = None,
     ) -> int:
         low = max(here - self._run + 1 - self._base, 0)
         high = max(last, here) + 1 - self._base
-        ahead = self._promised if promised is None else promised
-        both = [*map(add, self._left[low:high], ahead[low:high])]
+        if promised is None:
+            self._settle()
+            promised = self._promised
+        both = [*map(add, self._left[low:high], promised[low:high])]
         # Beyond what has left so far there are only promises.
-        both.extend(ahead[low + len(both) : high])
+        both.extend(promised[low + len(both) : high])
         if more:
             both.extend([0] * (high - low - len(both)))
             for poll in more:

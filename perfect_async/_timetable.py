@@ -155,7 +155,7 @@ class Timetable:
         self.account.index(slot)
         self._tasks[ref] = task = _Promise(slot + self.cycle, last)
         self._phases.take(slot)
-        self.account.count(self._polls(task), 1)
+        self.account.promise(ref, self._polls(task))
 
     def arm(self, ref: int) -> None:
         """Task `ref` has an id and can be polled from now on."""
@@ -168,7 +168,7 @@ class Timetable:
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
-        self.account.count(range(before, min(task.next, task.last + 1), self.cycle), -1)
+        self.account.promise(ref, self._polls(task))
         self._enqueue(ref, task)
         # What was promised before no longer holds, wherever it stands in the queue.
         self._tidy()
@@ -176,7 +176,7 @@ class Timetable:
     def release(self, ref: int) -> None:
         """Task `ref` ended: its promises go."""
         task = self._tasks.pop(ref)
-        self.account.count(self._polls(task), -1)
+        self.account.promise(ref, range(0))
         self._phases.give(task.next)
         self._tidy()
 
@@ -194,9 +194,8 @@ class Timetable:
         more = range(kept, last + 1, self.cycle)
         if more and not self.account.holds(slot, more, limit):
             return False
-        self.account.count(self._polls(task), -1)
         task.next, task.last = following, last
-        self.account.count(self._polls(task), 1)
+        self.account.promise(ref, self._polls(task))
         if lapsed:
             self._enqueue(ref, task)
         self._tidy()
@@ -214,11 +213,11 @@ class Timetable:
         polls, moved = self._polls(task), range(to, task.last + 1, self.cycle)
         self._phases.give(task.next)
         if self.free(to):
-            self.account.count(polls, -1)
+            self.account.promise(ref, range(0))
             if self.account.holds(slot, moved, limit):
                 polls, task.next = moved, to
                 self._enqueue(ref, task)
-            self.account.count(polls, 1)
+            self.account.promise(ref, polls)
         self._phases.take(task.next)
         self._tidy()
 
@@ -313,7 +312,6 @@ class Timetable:
         places = {ref: task.next for ref, task in self._tasks.items()}
         horizon = max(slot, *(task.last for task in self._tasks.values()))
         peak = self.account.peak(slot, horizon)
-        self._count_all(-1)
         self.cycle, self.guard = cycle, guard
         self._phases = Phases(cycle, self._per_slot)
         fits = True
@@ -329,7 +327,7 @@ class Timetable:
             task.next = at
             self._phases.take(at)
         if fits:
-            self._count_all(1)
+            self._promise_all()
             # A limit that has shrunk under what was promised is no reason to keep the old plan.
             if self.account.peak(slot, horizon) <= max(limit, peak) and self._seconds_hold(slot):
                 self._queue = [
@@ -337,11 +335,10 @@ class Timetable:
                 ]
                 heapq.heapify(self._queue)
                 return True
-            self._count_all(-1)
         self.cycle, self.guard, self._phases = before
         for ref, task in self._tasks.items():
             task.next = places[ref]
-        self._count_all(1)
+        self._promise_all()
         return False
 
     # Inside.
@@ -380,9 +377,9 @@ class Timetable:
         if task.armed and task.next <= task.last:
             heapq.heappush(self._queue, (task.next, ref))
 
-    def _count_all(self, by: int) -> None:
-        for task in self._tasks.values():
-            self.account.count(self._polls(task), by)
+    def _promise_all(self) -> None:
+        for ref, task in self._tasks.items():
+            self.account.promise(ref, self._polls(task))
 
     def _tidy(self) -> None:
         """Keep the head of the queue true, so that asking for it changes nothing."""

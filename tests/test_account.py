@@ -37,6 +37,12 @@ def account(*, requests: int = REQUESTS, period: int = 3 * SECOND, horizon: int 
     return made
 
 
+def promised(made: Account) -> list[int]:
+    """What is promised, by bucket."""
+    made._settle()
+    return list(made._promised)
+
+
 class Plain:
     """The same, counted one window after another."""
 
@@ -79,7 +85,7 @@ def played(
             made.answered(slot * SLOT)
             plain.left[slot // plain.bucket] += 1
         elif what == "promised":
-            made.count(range(slot, slot + length, step), 1)
+            made.promise(len(made._plans), range(slot, slot + length, step))
             plain.count(range(slot, slot + length, step), 1)
         else:
             made.unanswered += 1
@@ -142,8 +148,8 @@ def test_what_is_spare(moves: list[tuple[int, str, int, int]]) -> None:
     """So many could leave now, asked twice and after more is promised or sent."""
     made, plain, slot = played(moves)
     made.spare(slot * SLOT)
-    for account in (made, plain):
-        account.count(range(slot, slot + 10), 1)
+    made.promise(-1, range(slot, slot + 10))
+    plain.count(range(slot, slot + 10), 1)
     peak = plain.peak(slot, plain.beyond(slot))
     assert REQUESTS - peak == made.spare(slot * SLOT) == made.spare(slot * SLOT)
     made.unanswered += 1
@@ -189,7 +195,7 @@ def test_what_another_plan_would_hold(
 ) -> None:
     """Another plan is held against what left, not against what is promised, and changes nothing."""
     made, plain, slot = played(moves)
-    before = made.spare(slot * SLOT), made._total, list(made._promised)
+    before = made.spare(slot * SLOT), made._total, promised(made)
     more = [range(slot + after, slot + after + length, step) for after, length, step in plan]
     plain.promised.clear()
     polls = [poll for some in more for poll in some]
@@ -198,7 +204,7 @@ def test_what_another_plan_would_hold(
     assert not made.would_hold(slot, more, peak - 1, leaving=leaving)
     assert made.would_hold(slot, more, peak + near, leaving=leaving)
     assert before[:2] == (made.spare(slot * SLOT), made._total)
-    assert before[2] == made._promised[: len(before[2])]
+    assert before[2] == promised(made)[: len(before[2])]
 
 
 @given(MOVES, POLLS, LIMITS)
@@ -226,7 +232,7 @@ def test_the_quick_answer_is_true(
 def test_a_promise_of_nothing() -> None:
     """No polls change nothing, and hold where a request that leaves does."""
     made = account(requests=1)
-    made.count(range(5, 5), 1)
+    made.promise(1, range(5, 5))
     assert 0 == made._total
     assert made.holds(0, range(5, 5), 1, leaving=1)
     made.answered(0)
@@ -245,19 +251,74 @@ def test_windows_that_have_gone_by_are_full_no_longer() -> None:
 # What is promised, what left.
 
 
-@given(MOVES, POLLS)
+@given(MOVES, POLLS, st.booleans())
 def test_a_promise_taken_back_leaves_no_trace(
-    moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int]
+    moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], looked: bool
 ) -> None:
-    """Counted and counted off, everything is as it was."""
+    """Promised and taken back, seen in between or not, everything is as it was."""
     made, _, slot = played(moves)
     more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
     made.index(more[-1])
-    before = made._total, list(made._promised), made.spare(slot * SLOT)
-    made.count(more, 1)
+    before = made._total, promised(made), made.spare(slot * SLOT)
+    made.promise(-1, more)
     assert before[0] + len(more) == made._total
-    made.count(more, -1)
-    assert before == (made._total, list(made._promised), made.spare(slot * SLOT))
+    if looked:
+        made.spare(slot * SLOT)
+    made.promise(-1, range(0))
+    assert before == (made._total, promised(made), made.spare(slot * SLOT))
+
+
+# What happens to the promises of a few tasks: whose, from which slot on, so many, every so many of
+# them, and whether anybody looks at the buckets afterwards.
+PLANS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.integers(0, 60),
+        st.integers(0, 12),
+        st.sampled_from([3, 7]),
+        st.booleans(),
+    ),
+    max_size=30,
+)
+
+
+@given(PLANS)
+def test_the_last_promise_counts(plans: list[tuple[int, int, int, int, bool]]) -> None:
+    """However often the promises of a task change, seen or not, the buckets hold the last ones."""
+    made, last = account(), dict[int, range]()
+    for ref, first, count, step, looked in plans:
+        last[ref] = range(first, first + count * step, step)
+        made.promise(ref, last[ref])
+        assert sum(len(polls) for polls in last.values()) == made._total
+        if looked:
+            made.spare(0)
+    expected = Counter(slot // made._bucket for polls in last.values() for slot in polls)
+    assert expected == Counter({at: count for at, count in enumerate(promised(made)) if count})
+
+
+@given(PLANS)
+def test_some_of_the_promises_have_left(plans: list[tuple[int, int, int, int, bool]]) -> None:
+    """Promises that lose their first ones, or get them back, count as they are."""
+    made, last = account(), dict[int, range]()
+    for ref, first, _, _, looked in plans:
+        last[ref] = range(7 * (first % 9), 63, 7)
+        made.promise(ref, last[ref])
+        if looked:
+            made.spare(0)
+    expected = Counter(slot // made._bucket for polls in last.values() for slot in polls)
+    assert expected == Counter({at: count for at, count in enumerate(promised(made)) if count})
+
+
+def test_what_nobody_looks_at_is_not_kept() -> None:
+    """Tasks that come and go while everything fits anywhere leave nothing behind."""
+    made = account()
+    for ref in range(100):
+        made.promise(ref, range(10, 400, 7))
+        made.promise(ref, range(17, 400, 7))
+        assert made.fits(0, 1, 10**6)
+        made.promise(ref, range(0))
+    assert (0, 0, 0) == (len(made._plans), len(made._counted), len(made._changed))
+    assert not any(made._promised)
 
 
 @given(MOVES, st.integers(0, 300), POLLS, LIMITS)
@@ -280,14 +341,14 @@ def test_forgetting_changes_no_answer(
 def test_what_is_old_is_dropped() -> None:
     """The account stays small, and a promise that was overdue can still be taken back."""
     made = account()
-    made.count(range(10, 20, 5), 1)
+    made.promise(1, range(10, 20, 5))
     made.answered(0)
     for second in range(0, 600, 5):
         made.forget(second * SECOND)
         assert 4 * made._run > len(made._left)
-    assert 2 == made._total == sum(made._promised)
-    made.count(range(10, 20, 5), -1)
-    assert 0 == made._total == sum(made._promised)
+    assert 2 == made._total == sum(promised(made))
+    made.promise(1, range(0))
+    assert 0 == made._total == sum(promised(made))
     made.forget(10**6 * SECOND)
     assert 0 == made._total
     assert REQUESTS == made.spare(10**6 * SECOND)

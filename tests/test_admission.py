@@ -458,6 +458,7 @@ def test_it_ends_without_a_trace() -> None:
     for ref in running:
         desk.end(ref)
     kind = next(iter(desk.admission._kinds.values()))
+    desk.table.account._settle()
     assert (0, 0, 0, 0) == (
         sum(desk.table.account._promised),
         len(desk.admission._short),
