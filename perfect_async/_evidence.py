@@ -13,10 +13,11 @@ All times are integer microseconds.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections import deque
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import accumulate
+from operator import mul, neg
 from typing import Final
 
 import attrs
@@ -112,19 +113,21 @@ class Durations:
         seen = [*self._seen] if self._usual is None else [self._usual, *self._seen]
         ends = sorted(high for _, high in seen if high is not None)
         # Whoever runs is seen again a cycle later: till then neither kind has left.
-        exits = [low + cycle if high is None else high for low, high in seen]
-        exits = sorted([*exits, *(age + cycle for age in running)])
-        ages: list[int] = []
-        shares: list[float] = []
-        share, gone, quantile = 1.0, 0, exits[-1]
-        for age, same in groupby(ends):
-            while exits[gone] < age:
-                gone += 1
-            before, share = share, share * (1 - sum(1 for _ in same) / (len(exits) - gone))
-            if before > _SHARE >= share:
-                quantile = age
-            ages.append(age)
-            shares.append(share)
+        unseen = [low for low, high in seen if high is None]
+        unseen = sorted(age + cycle for age in (*unseen, *running))
+        known = len(ends) + len(unseen)
+        at_ages = Counter(ends)
+        ages = [*at_ages]
+        stays = [
+            1 - ended / (known - before - bisect_left(unseen, age))
+            for (age, ended), before in zip(
+                at_ages.items(), accumulate(at_ages.values(), initial=0), strict=False
+            )
+        ]
+        shares = [*accumulate(stays, mul)]
+        # The first age that hardly any outlasts, else the last that any was seen at.
+        place = bisect_left(shares, -_SHARE, key=neg)
+        quantile = ages[place] if place < len(ages) else max(ends[-1:] + unseen[-1:])
         return Outlook(
             round((_MARGIN + 1 / math.sqrt(self._ended)) * quantile) + cycle // 4,
             len(ends),

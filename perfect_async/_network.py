@@ -8,7 +8,7 @@ microseconds.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from typing import Final
 
@@ -24,7 +24,7 @@ MOST_TRIES: Final = 6
 _FAILING: Final = tuple(_LOSS ** (1 / k) for k in range(2, MOST_TRIES))
 """The shares of failing polls from which 3, 4, 5 and 6 tries are needed."""
 _FEW = 20
-"""So few round trips are sorted at every answer."""
+"""So few round trips are looked at after every answer, more only now and then."""
 _MANY = 100
 """So many round trips have a 99th percentile."""
 _PRIOR_FAILED, _PRIOR_POLLS = 0.2, 20.0
@@ -47,18 +47,21 @@ class RoundTrips:
     failing: float = _PRIOR_FAILED / _PRIOR_POLLS
     tries: int = 3
     changes: int = 0
-    _times: deque[int] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED))
-    _failed: deque[bool] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED))
+    _times: deque[int] = attrs.field(factory=deque[int])
+    _sorted: list[int] = attrs.field(factory=list[int])
+    _failed: deque[bool] = attrs.field(factory=deque[bool])
     _failures: int = 0
     _count: int = 0
 
     def answered(self, took: int) -> None:
         """An answer came after `took`."""
+        times = self._sorted
+        if len(times) == _REMEMBERED:
+            del times[bisect_left(times, self._times.popleft())]
         self._times.append(took)
+        insort(times, took)
         self._count += 1
         if self._count <= _FEW or self._count % 16 == 0:
-            # Sorting 400 numbers at every answer would be most of the scheduler's work.
-            times = sorted(self._times)
             p95 = times[math.ceil(0.95 * len(times)) - 1]
             late = p95 * 3 // 2
             if len(times) >= _MANY:
@@ -73,12 +76,15 @@ class RoundTrips:
 
     def polled(self, *, failed: bool) -> None:
         """A poll ended, with or without an answer that says how the task is."""
-        if len(self._failed) == _REMEMBERED:
-            self._failures -= self._failed[0]
         self._failed.append(failed)
         self._failures += failed
-        self.failing = (self._failures + _PRIOR_FAILED) / (len(self._failed) + _PRIOR_POLLS)
-        tries = 2 + bisect_right(_FAILING, self.failing)
+        if len(self._failed) > _REMEMBERED:
+            self._failures -= self._failed.popleft()
+        failing = (self._failures + _PRIOR_FAILED) / (len(self._failed) + _PRIOR_POLLS)
+        if failing == self.failing:
+            return
+        self.failing = failing
+        tries = 2 + bisect_right(_FAILING, failing)
         if tries != self.tries:
             self.tries = tries
             self.changes += 1

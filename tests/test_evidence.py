@@ -284,3 +284,25 @@ def test_a_few_tails() -> None:
     """Of nothing nothing; of a tenth on the mean, two."""
     assert [0, 2, 5, 10] == [tail(mean, 1e-3) for mean in (0, 0.1, 1, 3)]
     assert all(a < b for a, b in pairwise(tail(mean, 1e-4) for mean in range(0, 50, 5)))
+
+
+@given(ENDS, AGES, AGES)
+def test_the_estimate_step_by_step(
+    ends: list[tuple[int, int]], lost: list[int], running: list[int]
+) -> None:
+    """At each age at which some ended, the share that stays is of those that were there till then;
+    the quantile is the first age that a twentieth outlasts at most.
+    """
+    found = outlook(ends, lost, running)
+    highs = sorted((low + width) * SECOND // 10 for low, width in ends)
+    exits = highs + [age * SECOND // 10 + CYCLE for age in (*lost, *running)]
+    share, quantile = Fraction(1), max(exits)
+    for age in sorted(set(highs)):
+        there = sum(one >= age for one in exits)
+        before, share = share, share * (1 - Fraction(highs.count(age), there))
+        assert float(share) == pytest.approx(found._share(age), abs=1e-9)
+        if before > Fraction(1, 20) >= share:
+            quantile = age
+    # Floats may take a share of just a twentieth for more.
+    expected = round((1.2 + 1 / math.sqrt(len(ends))) * quantile) + CYCLE // 4
+    assert expected <= found.horizon

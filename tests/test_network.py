@@ -1,5 +1,7 @@
 """What round trips, failed polls and refusals make plausible."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -248,3 +250,17 @@ def test_jitter_is_beyond_most(times: list[int]) -> None:
     looked = times[: len(times) // 16 * 16][-400:]
     assert sum(took <= network.jitter for took in looked) >= 0.95 * len(looked)
     assert network.jitter <= max(looked)
+
+
+@given(st.lists(st.integers(50_000, 900_000), min_size=1, max_size=40), st.integers(1, 60))
+def test_only_the_last_round_trips_count(times: list[int], again: int) -> None:
+    """Patience and jitter are those of the last 400 round trips when they were looked at."""
+    network, told = RoundTrips(), times * again
+    for took in told:
+        network.answered(took)
+    looked = len(told) if len(told) <= 20 else max(20, len(told) // 16 * 16)
+    last = sorted(told[:looked][-400:])
+    p95 = last[math.ceil(0.95 * len(last)) - 1]
+    p99 = last[math.ceil(0.99 * len(last)) - 1] if len(last) >= 100 else p95 * 2
+    assert min(max(3 * p95, 300_000), 2 * SECOND) == network.patience
+    assert min(max(min(p95 * 3 // 2, p99), 150_000), SECOND) == network.jitter
