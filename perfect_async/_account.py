@@ -28,18 +28,20 @@ class Account:
     """Requests over time: `requests` in a `period`; promises reach `horizon` ahead at most.
 
     `unanswered` is the weight of what has left and was not answered: more than one for what is to
-    keep a request free beside its own.
+    keep a request free beside its own. `reach` is how many slots of a task's promises can be in one
+    window.
     """
 
     def __init__(self, *, requests: int, period: int, horizon: int) -> None:
         self.requests = requests
         self.unanswered = 0
-        self._horizon = horizon // SLOT
         self._bucket: int = max(
             1, round(period / _SHARE / SLOT), -(-(period + horizon) // (_MOST_BUCKETS * SLOT))
         )
+        self._length = self._bucket * SLOT
         # Two requests closer than a period and the latest arrival share a run of so many buckets.
         self._run: int = -(-(period + _LATEST) // (self._bucket * SLOT)) + 1
+        self.reach = min(self._run * self._bucket, horizon // SLOT)
         self._base: int = 0
         self._left: list[int] = []
         self._promised: list[int] = []
@@ -51,14 +53,9 @@ class Account:
         self._seen: int = -1
         self._spare: tuple[int, int, int] | None = None
 
-    @property
-    def reach(self) -> int:
-        """Slots of a task's promises that can be in one window."""
-        return min(self._run * self._bucket, self._horizon)
-
     def bucket(self, now: int) -> int:
         """The number of the bucket of `now`."""
-        return now // SLOT // self._bucket
+        return now // self._length
 
     def next_change(self, now: int) -> int:
         """When a window that is full now may have room again: the next bucket's start."""
@@ -99,7 +96,7 @@ class Account:
 
     def forget(self, now: int) -> None:
         """Drop what no window from now on can hold."""
-        here = self.bucket(now)
+        here = now // self._length
         if here == self._seen:
             return
         self._seen, old = here, here - 2 * self._run - self._base

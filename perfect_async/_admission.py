@@ -94,6 +94,7 @@ class Admission:
         self._table = pace.table
         self._insured = insured
         self._give_up = give_up
+        self._never_believes = insured >= give_up
         self._kinds: dict[tuple[str, int], _Kind] = {}
         self._tasks: dict[int, _Task] = {}
         self._short: dict[int, _Task] = {}
@@ -168,9 +169,10 @@ class Admission:
         last, origin = self._last(kind, now, now), self._table.origin(slot)
         if origin is None:
             return False
-        newcomer = _Task(_NEWCOMER, kind, now, now, (now + self._give_up) // SLOT, origin)
-        if self._table.admits(slot, origin, last, limit) and self._believable(now, limit, newcomer):
-            return True
+        if self._table.admits(slot, origin, last, limit):
+            newcomer = _Task(_NEWCOMER, kind, now, now, (now + self._give_up) // SLOT, origin)
+            if self._believable(now, limit, newcomer):
+                return True
         # Less fits as nothing but time goes by only until the next bucket.
         self._full = here
         return False
@@ -190,8 +192,9 @@ class Admission:
         if self._strict:
             return True
         table, slot = self._table, now // SLOT
-        young = 1 + sum(len(kind.young) for kind in self._kinds.values())
-        if table.account.at_most(1 + young * (table.account.reach // table.cycle + 1), limit):
+        each = table.account.reach // table.cycle + 1
+        if table.account.at_most(1 + (1 + len(self._tasks)) * each, limit):
+            # Whoever runs may be polled for as long as any window lasts.
             return True
         ends: dict[int, int] = {}
         suspects: list[tuple[float, int, int]] = []
@@ -241,9 +244,7 @@ class Admission:
     def review(self, now: int) -> None:
         """After any news: who is old, and who is promised what."""
         strict = (
-            self._insured >= self._give_up
-            or self._strict_for > 0
-            or self._pace.allowance.wary_until > now
+            self._never_believes or self._strict_for > 0 or self._pace.allowance.wary_until > now
         )
         if strict != self._strict or now >= self._review_at:
             every, self._strict = strict != self._strict, strict

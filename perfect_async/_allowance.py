@@ -101,18 +101,20 @@ class Allowance:
 
     def limit(self, now: int) -> int:
         """Requests that the window is assumed to hold."""
+        if self._met_at is None:
+            return self.requests
         grown = self._assumed + _GROWTH * (now - self._since) / SECOND
-        if self._met_at is not None:
-            # What was refused is not tried again before the hold is over, and then ever faster.
-            past = max(0, now - self._held_until)
-            top = max(self._assumed, _TOP * self._ceiling)
-            grown = min(grown, top) + _GROWTH * past / SECOND * (1 + past / (2 * self.period))
+        # What was refused is not tried again before the hold is over, and then ever faster.
+        past = max(0, now - self._held_until)
+        top = max(self._assumed, _TOP * self._ceiling)
+        grown = min(grown, top) + _GROWTH * past / SECOND * (1 + past / (2 * self.period))
         return min(self.requests, int(grown))
 
     def probing(self, now: int) -> bool:
         """Whether more is tried than was seen to fit."""
-        more = self._met_at is not None and now > self._held_until
-        return more and self.limit(now) < self.requests
+        return (
+            self._met_at is not None and now > self._held_until and self.limit(now) < self.requests
+        )
 
     def quiet(self, now: int) -> bool:
         """Whether no window was full for a while: 30 s, twice as long each time, at most 5 minutes.

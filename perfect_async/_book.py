@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 
+_RUNNING: Final = State.RUNNING
+_AT_STAKE: Final = frozenset({State.SUBMITTING, State.RUNNING})
 _CREATED: Final = frozenset({State.SUBMITTING, State.RUNNING, State.ENDED, State.TOLD})
 
 
@@ -83,31 +85,38 @@ class Book:
 
     def issue(self, command: ev.Command, now: int) -> None:
         """`command`, which was due, is being performed."""
+        task = 0
         match command:
+            case ev.Poll():
+                kind, job = "poll", self.jobs[command.ref]
+                task = job.task
+                self._poll(job, now)
             case ev.Settle():
                 self._settled(command)
                 return
-            case ev.Register() | ev.Upload():
-                self.preparation.issued(command, now)
             case ev.Submit():
+                # Unlike any other task's number, of this job or of another by the same ref.
+                kind, task = "submit", command.number
                 self._submit(self.ready.popleft(), command, now)
-            case ev.Poll():
-                self._poll(self.jobs[command.ref], now)
+            case ev.Register():
+                kind = "register"
+                self.preparation.issued(command, now)
+            case ev.Upload():
+                kind = ""
+                self.preparation.issued(command, now)
             case ev.Ask():
+                kind = "ask"
                 self.questions.issued()
             case _:
                 assert_never(command)
-        self.number = command.number
-        task = self.jobs[command.ref].task if isinstance(command, ev.Poll | ev.Submit) else 0
-        self._sent[command.number] = command, now, task
-        if not isinstance(command, ev.Upload):
-            creates = isinstance(command, ev.Submit)
-            self.table.leave(command.number, now, self.pace.network.patience, creates=creates)
-            self.kinds[type(command).__name__.lower()] += 1
+        self.number = number = command.number
+        self._sent[number] = command, now, task
+        if kind:
+            self.table.leave(number, now, self.pace.network.patience, creates=kind == "submit")
+            self.kinds[kind] += 1
 
     def _submit(self, job: Job, command: ev.Submit, now: int) -> None:
         job.move(command, State.SUBMITTING)
-        # Unlike any other task's number, of this job or of another by the same ref.
         job.task = command.number
         self.pace.created(command.number, now)
         job.task_id, job.doubted, job.tries, job.try_at, job.early_at = None, False, 0, None, None
@@ -207,12 +216,12 @@ class Book:
             return
         self.pace.learn(event, self.table.answered(command.number, now), now)
         match command:
-            case ev.Register():
-                self._prepared(command, event, now)
-            case ev.Submit():
-                self._submitted(command, event, now)
             case ev.Poll():
                 self._polled(command, event, sent, now)
+            case ev.Submit():
+                self._submitted(command, event, now)
+            case ev.Register():
+                self._prepared(command, event, now)
             case ev.Ask():
                 lane_open = self.questions.lane(command.ref) not in self.reasons.closed
                 if (end := self.questions.hear(command, event, again=lane_open)) is not None:
@@ -275,7 +284,7 @@ class Book:
         self, command: ev.Poll, event: ev.Answer, sent: tuple[object, int, int], now: int
     ) -> None:
         job, (_, left, task) = self.jobs.get(command.ref), sent
-        if job is None or job.state is not State.RUNNING or job.task != task:
+        if job is None or job.state is not _RUNNING or job.task != task:
             # A hedged poll, a task that was given up or made anew: what comes second changes
             # nothing.
             return
@@ -324,11 +333,9 @@ class Book:
     def after(self, now: int) -> None:
         """After any news: true heads of the queues, and a plan that suits the network."""
         self.heard = now
-        while self.ages and (
-            self.ages[0][2].state is not State.RUNNING
-            or self.ages[0][2].given_up != self.ages[0][0]
-        ):
-            heapq.heappop(self.ages)
+        ages = self.ages
+        while ages and (ages[0][2].state is not _RUNNING or ages[0][2].given_up != ages[0][0]):
+            heapq.heappop(ages)
         self.repolls.tidy()
         self.pace.cut(now)
         self.admission.review(now)
@@ -359,7 +366,7 @@ class Book:
 
         `ended` is when its task was seen to have ended well.
         """
-        created = job.state in {State.SUBMITTING, State.RUNNING}
+        created = job.state in _AT_STAKE
         if cause is None:
             job.state = State.ENDED
         else:

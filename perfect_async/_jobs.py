@@ -34,6 +34,10 @@ class IllegalEvent(Exception):
 class State(Enum):
     """Where a job is."""
 
+    # Each state is one object; Enum's own hash is of the name, which costs as much as a decision's
+    # other look-ups together.
+    __hash__ = object.__hash__
+
     WAITING = auto()
     REGISTERING = auto()
     REGISTERED = auto()
@@ -49,12 +53,14 @@ S = State
 
 _FAILURES = (ev.NotSent, ev.NoAnswer, ev.Limited, ev.KeyRefused, ev.Refused)
 
-ANSWERS: Final[Mapping[type, tuple[type, ...]]] = {
-    ev.Register: (ev.Registered, *_FAILURES),
-    ev.Upload: (ev.Uploaded, ev.NotSent, ev.NoAnswer, ev.Refused),
-    ev.Submit: (ev.Accepted, ev.OutOfUnits, *_FAILURES),
-    ev.Poll: (ev.Running, ev.Succeeded, ev.EngineFailed, ev.TaskUnknown, ev.TimedOut, *_FAILURES),
-    ev.Ask: (ev.Answered, *_FAILURES),
+ANSWERS: Final[Mapping[type, frozenset[type]]] = {
+    ev.Register: frozenset({ev.Registered, *_FAILURES}),
+    ev.Upload: frozenset({ev.Uploaded, ev.NotSent, ev.NoAnswer, ev.Refused}),
+    ev.Submit: frozenset({ev.Accepted, ev.OutOfUnits, *_FAILURES}),
+    ev.Poll: frozenset(
+        {ev.Running, ev.Succeeded, ev.EngineFailed, ev.TaskUnknown, ev.TimedOut, *_FAILURES}
+    ),
+    ev.Ask: frozenset({ev.Answered, *_FAILURES}),
 }
 """What may answer a command; each command is answered once."""
 

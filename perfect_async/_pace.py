@@ -34,6 +34,8 @@ _SILENT: Final = 3
 """So many creations may be silent for longer than the patience before no other leaves."""
 _TREMBLE: Final = 2 * SLOT
 """The guard shrinks only by so much at once."""
+_FAILED: Final = (ev.NotSent, ev.NoAnswer, ev.Refused)
+"""What may come of a poll that tells nothing of its task."""
 _NOTHING: Final = 4
 """So few requests of ours in a window are none."""
 _PROBING: Final = 30 * SECOND
@@ -72,7 +74,8 @@ class Pace:
         self._gap = 0
         self._cut_for = -1
         self._settled = False
-        self._sized: tuple[float, int, int] = (0.0, 0, 0)
+        self._sized: tuple[float, int] = (0.0, 0)
+        self._reserve = 0
         if limits.per_second == 1:
             # A try leaves a second and the guard after the poll, however soon it is wanted.
             self._gap = SECOND
@@ -80,11 +83,12 @@ class Pace:
 
     def reserve(self) -> int:
         """Requests of a window that are never promised: for tries, and for polls that left late."""
-        share, cycle = max(_SPARE, 1.25 * self.network.failing), self.table.cycle
-        if self._sized[:2] != (share, cycle):
+        sized = self.network.failing, self.table.cycle
+        if self._sized != sized:
+            self._sized, share = sized, max(_SPARE, 1.25 * self.network.failing)
             most = max(1, min(self._requests // 4, self._requests - self._alone()))
-            self._sized = share, cycle, min(math.ceil(share * self._requests), most)
-        return self._sized[2]
+            self._reserve = min(math.ceil(share * self._requests), most)
+        return self._reserve
 
     @property
     def firm(self) -> int:
@@ -140,17 +144,18 @@ class Pace:
 
     def learn(self, event: ev.Answer, took: int, now: int) -> None:
         """What an answer after `took` tells about the network and the key."""
+        polled = isinstance(event.command, ev.Poll)
         if isinstance(event.command, ev.Submit):
             self._creating.pop(event.command.number)
             if isinstance(event, ev.NoAnswer):
                 self._doubts += 1
                 pause = _DOUBT * 3 ** min(self._doubts - 1, 10)
                 self._doubt_until = now + min(pause, _LONGEST_DOUBT)
-            elif not isinstance(event, ev.NotSent | ev.Limited):
+            elif not isinstance(event, (ev.NotSent, ev.Limited)):
                 self._doubts = 0
         match event:
             case ev.NotSent() | ev.NoAnswer():
-                if not isinstance(event.command, ev.Poll):
+                if not polled:
                     # Creating into an outage buys doubts: pause, longer each time.
                     self._outage += 1
                     pause = SECOND * 2 ** min(self._outage - 1, 10) // 2
@@ -164,20 +169,20 @@ class Pace:
                 self.network.answered(took)
                 own = self.table.occupied(now) if self.allowance.full else 0
                 self.allowance.accepted(now, own)
-        if isinstance(event.command, ev.Poll) and not isinstance(event, ev.Limited):
+        if polled and not isinstance(event, ev.Limited):
             # A 429 tells nothing about the network: polling more often for it, as on a bad
             # network, would only make more of them.
             self.table.spared = 2 if self.network.failing >= _POOR else 1
-            failed = isinstance(event, ev.NotSent | ev.NoAnswer | ev.Refused)
-            self.network.polled(failed=failed)
+            self.network.polled(failed=isinstance(event, _FAILED))
 
     def cut(self, now: int) -> None:
         """Give the timetable the cycle and the guard that suit the network, where that fits."""
         if self.allowance.probing(now):
             # Whoever tries what may be refused polls in mid-lease, where that costs no task.
             self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
-        waits = len(self.table) > 0 and now < self._cut_at
-        if self._cut_for == self.network.changes and (self._settled or waits):
+        if self._cut_for == self.network.changes and (
+            self._settled or (len(self.table) > 0 and now < self._cut_at)
+        ):
             # Nothing is asked for that was not asked for then.
             return
         self._cut_for, self._settled = self.network.changes, False

@@ -34,7 +34,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
-from typing import NamedTuple
 
 import attrs
 
@@ -51,18 +50,6 @@ class _Promise:
     next: int
     last: int
     armed: bool = False
-
-
-class _Flying(NamedTuple):
-    """A request that is not answered: what it counts, and the last slots that must respect it.
-
-    `ends` is that slot if it arrived within the guard, `late` if within the patience.
-    """
-
-    left: int
-    weight: int
-    ends: int
-    late: int
 
 
 class Timetable:
@@ -82,7 +69,9 @@ class Timetable:
         self.spared = 1
         self._tasks: dict[int, _Promise] = {}
         self._queue: list[tuple[int, int]] = []
-        self._flying: dict[int, _Flying] = {}
+        # What is not answered: when it left, what it counts, and the last slots that must respect
+        # it if it arrived within the guard and if within the patience.
+        self._flying: dict[int, tuple[int, int, int, int]] = {}
         self._second = Second()
         self._per_slot = -(-per_second // (SECOND // SLOT))
         self._phases = Phases(1, self._per_slot)
@@ -102,21 +91,22 @@ class Timetable:
         """Request `number` leaves; it occupies the window until a period after its answer."""
         self.account.forget(now)
         ends, late = self._second.leave(now, self.guard, patience)
-        self._flying[number] = flying = _Flying(now, 2 if creates else 1, ends, late)
-        self.account.unanswered += flying.weight
+        weight = 2 if creates else 1
+        self._flying[number] = now, weight, ends, late
+        self.account.unanswered += weight
 
     def answered(self, number: int, now: int) -> int:
         """Request `number` is answered or given up; returns how long it took."""
-        flying = self._flying.pop(number)
-        self.account.unanswered -= flying.weight
+        left, weight, ends, late = self._flying.pop(number)
+        self.account.unanswered -= weight
         self.account.forget(now)
         self.account.answered(now)
-        self._second.answered(flying.ends, flying.late, now)
-        return now - flying.left
+        self._second.answered(ends, late, now)
+        return now - left
 
     def asking(self, since: int) -> bool:
         """Whether a request that left after `since` is unanswered."""
-        return any(flying.left > since for flying in self._flying.values())
+        return any(left > since for left, _, _, _ in self._flying.values())
 
     def occupied(self, now: int) -> int:
         """Requests that occupy the window now."""
