@@ -128,6 +128,16 @@ class Account:
             else:
                 self._changed.discard(ref)
 
+    def replace(self, ref: int, polls: range, slot: int, limit: int) -> bool:
+        """Promise `ref` these polls and no others, if they fit; `slot` is the present one."""
+        before = self._plans.get(ref, _NOTHING)
+        fits = self._total - len(before) + self.unanswered + len(polls) <= limit
+        if not fits:
+            self.promise(ref, _NOTHING)
+            fits = self.holds(slot, polls, limit)
+        self.promise(ref, polls if fits else before)
+        return fits
+
     def _settle(self) -> None:
         """Count in the buckets what is promised now."""
         for ref in self._changed:

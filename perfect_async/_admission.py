@@ -100,7 +100,8 @@ class Admission:
         self._short: dict[int, _Task] = {}
         self._strict_for = 0
         self._strict = True
-        self._review_at = 0
+        # When the kinds are to be looked at again, and when `review` has anything to do at all.
+        self._review_at = self._restless_at = 0
         self._full: tuple[int, int] | None = None
         self._news = 0
 
@@ -114,7 +115,7 @@ class Admission:
         self._tasks[job.ref] = task = _Task(job.ref, kind, now, now, cap, last)
         if self._young(kind, now, now):
             kind.young[job.ref] = task
-            self._review_at = min(self._review_at, now + kind.horizon)
+            self._review_by(now + kind.horizon)
         else:
             kind.old[job.ref] = task
         # It would not have been admitted without one.
@@ -154,7 +155,9 @@ class Admission:
         kind.news += 1
         self._news += 1
         if kind.stale:
-            self._review_at = 0
+            self._review_by(0)
+        elif self._strict_for or self._strict:
+            self._restless_at = 0
 
     # What is asked.
 
@@ -170,6 +173,8 @@ class Admission:
         if origin is None:
             return False
         if self._table.admits(slot, origin, last, limit):
+            if self._certain(limit):
+                return True
             newcomer = _Task(_NEWCOMER, kind, now, now, (now + self._give_up) // SLOT, origin)
             if self._believable(now, limit, newcomer):
                 return True
@@ -182,20 +187,24 @@ class Admission:
 
         An early poll is no better than a creation: it must not take what a suspect may need.
         """
-        return not self._short and self._believable(now, limit)
+        return not self._short and (self._certain(limit) or self._believable(now, limit))
+
+    def _certain(self, limit: int) -> bool:
+        """Whether no evidence is needed: all are promised polls for as long as they may run, or
+        whoever runs may be polled for as long as any window lasts.
+        """
+        if self._strict:
+            return True
+        account = self._table.account
+        each = account.reach // self._table.cycle + 1
+        return account.at_most(1 + (1 + len(self._tasks)) * each, limit)
 
     def _believable(self, now: int, limit: int, newcomer: _Task | None = None) -> bool:
         """Whether one more request fits if evidence is taken at its word but for the tail.
 
         `newcomer` is a task that it creates, whose `last` is its origin.
         """
-        if self._strict:
-            return True
         table, slot = self._table, now // SLOT
-        each = table.account.reach // table.cycle + 1
-        if table.account.at_most(1 + (1 + len(self._tasks)) * each, limit):
-            # Whoever runs may be polled for as long as any window lasts.
-            return True
         ends: dict[int, int] = {}
         suspects: list[tuple[float, int, int]] = []
         mean, longest = 0.0, 0
@@ -243,9 +252,10 @@ class Admission:
 
     def review(self, now: int) -> None:
         """After any news: who is old, and who is promised what."""
-        strict = (
-            self._never_believes or self._strict_for > 0 or self._pace.allowance.wary_until > now
-        )
+        wary_until = self._pace.allowance.wary_until
+        if now < self._restless_at and not wary_until:
+            return
+        strict = self._never_believes or self._strict_for > 0 or wary_until > now
         if strict != self._strict or now >= self._review_at:
             every, self._strict = strict != self._strict, strict
             self._review_at = now + self._give_up
@@ -253,6 +263,11 @@ class Admission:
                 self._review(kind, now, every=every)
         if self._short:
             self._lengthen(now)
+        self._restless_at = 0 if self._short else self._review_at
+
+    def _review_by(self, at: int) -> None:
+        self._review_at = min(self._review_at, at)
+        self._restless_at = min(self._restless_at, at)
 
     def _review(self, kind: _Kind, now: int, *, every: bool) -> None:
         if kind.stale:
@@ -274,7 +289,7 @@ class Admission:
         while kind.young:
             oldest = next(iter(kind.young.values()))
             if self._young(kind, oldest.created, now):
-                self._review_at = min(self._review_at, oldest.created + kind.horizon)
+                self._review_by(oldest.created + kind.horizon)
                 break
             kind.old[oldest.ref] = kind.young.pop(oldest.ref)
             self._place(oldest, now)

@@ -94,6 +94,8 @@ class Allowance:
 
     def accepted(self, now: int, own: int) -> None:
         """An answer that was no 429 came, while `own` requests of ours occupy the window."""
+        if not self._running:
+            return
         if self.full:
             self._extrapolate(now, (self._theirs + self.requests - own) / 2)
         self._running = self.silent_until = 0
@@ -109,6 +111,11 @@ class Allowance:
         top = max(self._assumed, _TOP * self._ceiling)
         grown = min(grown, top) + _GROWTH * past / SECOND * (1 + past / (2 * self.period))
         return min(self.requests, int(grown))
+
+    @property
+    def met(self) -> bool:
+        """Whether a window was ever full with requests that are not ours."""
+        return self._met_at is not None
 
     def probing(self, now: int) -> bool:
         """Whether more is tried than was seen to fit."""

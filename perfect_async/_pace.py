@@ -71,6 +71,8 @@ class Pace:
         self._doubt_until = 0
         self._creating: dict[int, int] = {}
         self._cut_at = 0
+        # No plan is cut as long as nothing tells of another network or another user of the key.
+        self._calm = False
         self._gap = 0
         self._cut_for = -1
         self._settled = False
@@ -164,6 +166,7 @@ class Pace:
                 self.refused += 1
                 own = self.table.occupied(now)
                 self.allowance.refused(now, now - took, own, event.retry_after)
+                self._calm = False
             case _:
                 self._outage = 0
                 self.network.answered(took)
@@ -172,19 +175,25 @@ class Pace:
         if polled and not isinstance(event, ev.Limited):
             # A 429 tells nothing about the network: polling more often for it, as on a bad
             # network, would only make more of them.
-            self.table.spared = 2 if self.network.failing >= _POOR else 1
+            spared = 2 if self.network.failing >= _POOR else 1
+            if self.table.spared != spared:
+                self.table.spared = spared
             self.network.polled(failed=isinstance(event, _FAILED))
 
     def cut(self, now: int) -> None:
         """Give the timetable the cycle and the guard that suit the network, where that fits."""
+        if self._calm and self._cut_for == self.network.changes:
+            return
         if self.allowance.probing(now):
             # Whoever tries what may be refused polls in mid-lease, where that costs no task.
             self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
-        if self._cut_for == self.network.changes and (
-            self._settled or (len(self.table) > 0 and now < self._cut_at)
-        ):
-            # Nothing is asked for that was not asked for then.
-            return
+        waits = len(self.table) > 0 and now < self._cut_at
+        if self._cut_for != self.network.changes or not (self._settled or waits):
+            # Else nothing is asked for that was not asked for then.
+            self._recut(now)
+        self._calm = self._settled and not self.allowance.met
+
+    def _recut(self, now: int) -> None:
         self._cut_for, self._settled = self.network.changes, False
         cycle, guard = self._wanted_cycle(), self._wanted_guard()
         worse = cycle < self.table.cycle or guard > self.table.guard

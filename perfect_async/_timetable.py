@@ -200,14 +200,11 @@ class Timetable:
         task = self._tasks[ref]
         if not task.next < to <= task.last:
             return
-        polls, moved = self._polls(task), range(to, task.last + 1, self.cycle)
+        moved = range(to, task.last + 1, self.cycle)
         self._phases.give(task.next)
-        if self.free(to):
-            self.account.promise(ref, range(0))
-            if self.account.holds(slot, moved, limit):
-                polls, task.next = moved, to
-                self._enqueue(ref, task)
-            self.account.promise(ref, polls)
+        if self.free(to) and self.account.replace(ref, moved, slot, limit):
+            task.next = to
+            self._enqueue(ref, task)
         self._phases.take(task.next)
         self._tidy()
 

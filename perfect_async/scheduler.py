@@ -134,7 +134,7 @@ class Scheduler:
             crowded = (first is not None and first[0] <= slot) or (
                 book.table.account.fits(now, 1, book.pace.limit(now))
                 and (
-                    not book.pace.lends(now)
+                    not (book.table.ample(now) or book.pace.lends(now))
                     or (bool(book.ready) and book.table.origin(slot) is None)
                 )
             )
