@@ -65,6 +65,8 @@ class Account:
 
     def answered(self, now: int) -> None:
         """A request was answered; it counts here from now on."""
+        if now // self._length != self._seen:
+            self.forget(now)
         self._left[self.index(now // SLOT)] += 1
         self._total += 1
         self._spare = None

@@ -277,7 +277,7 @@ class Book:
         """Create the job (again) before those that came later."""
         self.admission.release(job.ref)
         job.move(cause, State.READY)
-        job.try_at = job.early_at = job.likely_at = None
+        self._stop_polling(job)
         self.ready.appendleft(job)
 
     def _polled(
@@ -333,9 +333,6 @@ class Book:
     def after(self, now: int) -> None:
         """After any news: true heads of the queues, and a plan that suits the network."""
         self.heard = now
-        ages = self.ages
-        while ages and (ages[0][2].state is not _RUNNING or ages[0][2].given_up != ages[0][0]):
-            heapq.heappop(ages)
         self.repolls.tidy()
         self.pace.cut(now)
         self.admission.review(now)
@@ -373,9 +370,15 @@ class Book:
             job.move(cause, State.ENDED)
         if created:
             self.admission.release(job.ref, ended=ended, lost=isinstance(cause, ev.TaskUnknown))
-        job.try_at = job.early_at = job.likely_at = None
+            self._stop_polling(job)
         self.at_stake += at_stake
         self.endings.append((ev.Settle(job.ref, ending, job.charged), job))
+
+    def _stop_polling(self, job: Job) -> None:
+        job.try_at = job.early_at = job.likely_at = None
+        ages = self.ages
+        while ages and (ages[0][2].state is not _RUNNING or ages[0][2].given_up != ages[0][0]):
+            heapq.heappop(ages)
 
     def _settled(self, command: ev.Settle) -> None:
         if self.endings:

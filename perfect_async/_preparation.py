@@ -78,8 +78,9 @@ class Preparation:
 
     def registers(self, now: int) -> bool:
         """Whether files are to be registered now, if fewer than one call holds are worth it."""
-        count = len(self.waiting)
-        return count > 0 and (count >= self._files or now >= self._since + _LINGER)
+        return bool(self.waiting) and (
+            now >= self._since + _LINGER or len(self.waiting) >= self._files
+        )
 
     def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
         """The files to register now and the feature whose path to use, None for the universal one.
@@ -100,9 +101,10 @@ class Preparation:
 
     def upload(self, now: int) -> int | None:
         """The picture to upload now."""
-        if self._may_upload() and max(self._queued[0][0], self._hold) <= now:
-            return self._queued[0][1]
-        return None
+        if not self._queued or not self._may_upload() or now < self._hold:
+            return None
+        at, ref, _ = self._queued[0]
+        return ref if at <= now else None
 
     def _may_upload(self) -> bool:
         """While the other host answers nothing, one upload at a time finds out when it does."""

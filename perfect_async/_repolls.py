@@ -64,13 +64,15 @@ class Repolls:
         # The next promise renews in time unless the one before it failed: short as the cycle may
         # be, its tries come at once, as the cycle was cut for them.
         table = self._pace.table
-        needed = (
-            table.lapsed(job.ref)
-            or table.next_poll(job.ref) > job.accepted + (table.cycle + 1) * SLOT
-        )
-        job.try_at = at if needed and at < end and job.tries < MOST_TRIES else None
-        if job.try_at is not None:
+        if (
+            at < end
+            and job.tries < MOST_TRIES
+            and not table.polled_by(job.ref, job.accepted + (table.cycle + 1) * SLOT)
+        ):
+            job.try_at = at
             heapq.heappush(self.tries, (at, job.ref, job))
+        else:
+            job.try_at = None
 
     def renewed(self, job: Job, left: int, interval: int | None, age: int, now: int) -> None:
         """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
@@ -122,6 +124,8 @@ class Repolls:
         """Allow a poll before the promise; under foreign use, want one in mid-lease."""
         if self._pace.allowance.wary_until > job.last_left:
             at = min(at, job.accepted + self._lease * 6 // 10)
-        job.early_at = at if at < self._pace.table.next_poll(job.ref) else None
-        if job.early_at is not None:
+        if at < self._pace.table.next_poll(job.ref):
+            job.early_at = at
             heapq.heappush(self.early, (at, job.ref, job))
+        else:
+            job.early_at = None

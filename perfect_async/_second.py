@@ -40,10 +40,12 @@ class Second:
     def answered(self, ends: int, late: int, now: int) -> None:
         """It has arrived by now: what it occupies of the second may end earlier."""
         at = (now + SECOND) // SLOT
-        for counts, end in ((self._ends, ends), (self._late, late)):
-            if at < end:
-                counts[end] -= 1
-                counts[at] = counts.get(at, 0) + 1
+        if at < ends:
+            self._ends[ends] -= 1
+            self._ends[at] = self._ends.get(at, 0) + 1
+        if at < late:
+            self._late[late] -= 1
+            self._late[at] = self._late.get(at, 0) + 1
 
     def remember(self, age: int, guard: int, count: int) -> None:
         """`count` requests were answered `age` before time 0."""
@@ -55,6 +57,8 @@ class Second:
 
     def count(self, slot: int) -> int:
         """How many of them count in `slot` or later, the late ones late; drops what does not."""
+        if slot == self._from:
+            return self._count
         if slot - self._from > len(self._late):
             gone = [end for end in self._late if end < slot]
             gone_early = [end for end in self._ends if end < slot]

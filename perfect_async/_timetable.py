@@ -99,7 +99,6 @@ class Timetable:
         """Request `number` is answered or given up; returns how long it took."""
         left, weight, ends, late = self._flying.pop(number)
         self.account.unanswered -= weight
-        self.account.forget(now)
         self.account.answered(now)
         self._second.answered(ends, late, now)
         return now - left
@@ -216,6 +215,11 @@ class Timetable:
         """Whether nothing is promised to `ref` any longer."""
         task = self._tasks[ref]
         return task.next > task.last
+
+    def polled_by(self, ref: int, at: int) -> bool:
+        """Whether the next poll of `ref` is promised, to leave by `at`."""
+        task = self._tasks[ref]
+        return task.next <= task.last and task.next * SLOT <= at
 
     # What fits.
 

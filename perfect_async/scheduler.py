@@ -60,10 +60,13 @@ class Scheduler:
         self, limits: Limits, polling: Polling, *, engine_retries: int = 1, files_per_call: int = 20
     ) -> None:
         self._limits = limits
+        self._few = max(_AHEAD, limits.per_second)
         self._book = book = Book(
             limits, polling, engine_retries=engine_retries, files_per_call=files_per_call
         )
-        self._answer: tuple[int, ev.Command | None] | None = None
+        # What was answered last and when, None where there was news since.
+        self._answer: ev.Command | None = None
+        self._answered: int | None = None
         if not book.table.admits(0, 0, book.last(0), book.pace.limit(0)):
             message = (
                 f"{limits!r} cannot keep even one task alive that is polled every "
@@ -101,14 +104,14 @@ class Scheduler:
             case _:
                 book.hear(event, now)
         book.after(now)
-        self._answer = None
+        self._answered = None
 
     def due(self, now: int) -> ev.Command | None:
         """What to do at `now`, None for nothing. Say `Issued` before asking again."""
         # Remembered, since saying Issued asks once more; only news makes the answer another.
-        if self._answer is None or self._answer[0] != now:
-            self._answer = now, self._due(now)
-        return self._answer[1]
+        if self._answered != now:
+            self._answer, self._answered = self._due(now), now
+        return self._answer
 
     def wakes_at(self, now: int) -> int:
         """When `due`, which had nothing to do at `now`, may have something without news; after
@@ -244,13 +247,17 @@ class Scheduler:
     def _wanting(self, now: int) -> bool:
         """Whether there is anything that nobody was promised and that may want to leave."""
         book, repolls = self._book, self._book.repolls
-        if book.ready or book.questions.waiting or book.preparation.registers(now):
+        preparation = book.preparation
+        if book.ready or book.questions.waiting:
             return True
+        if not (preparation.waiting or preparation.under_way):
+            return repolls.early[0][0] <= now
         # As below: early polls are for when nothing else waits, likely ones for when it does.
-        if book.preparation.under_way or book.preparation.waiting:
-            wary = repolls.early[0][0] <= now < book.pace.allowance.wary_until
-            return repolls.likely[0][0] <= now or wary
-        return repolls.early[0][0] <= now
+        return (
+            preparation.registers(now)
+            or repolls.likely[0][0] <= now
+            or repolls.early[0][0] <= now < book.pace.allowance.wary_until
+        )
 
     def _silent(self, now: int) -> bool:
         """Whether the window is full with requests of others, and it is not the time to ask."""
@@ -271,11 +278,12 @@ class Scheduler:
         question = book.questions.waiting[0] if book.questions.waiting else None
         if question is not None and now - question.since >= _PATIENT:
             return ev.Ask(number, question.ref)
-        ahead = book.preparation.under_way + len(book.ready)
-        low = ahead < max(_AHEAD, self._limits.per_second)
-        registration = book.preparation.registration(now, partly=low)
-        if registration is not None and low:
-            return ev.Register(number, *registration)
+        registration = None
+        if book.preparation.waiting:
+            low = book.preparation.under_way + len(book.ready) < self._few
+            registration = book.preparation.registration(now, partly=low)
+            if registration is not None and low:
+                return ev.Register(number, *registration)
         if (
             book.ready
             and pace.may_create(now)
@@ -287,7 +295,7 @@ class Scheduler:
             return ev.Register(number, *registration)
         if question is not None:
             return ev.Ask(number, question.ref)
-        work = len(book.ready) + len(book.preparation)
+        work = len(book.ready) + len(book.preparation.waiting) + book.preparation.under_way
         poll = self._likely(number, now, limit, work) if work else self._early(number, now)
         return poll if poll is not None and book.admission.spares(now, limit) else None
 
