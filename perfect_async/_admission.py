@@ -48,20 +48,17 @@ _KINDS: Final = 64
 class _Kind:
     """Tasks that last alike: of one feature with one number of outputs.
 
-    `placed` is the horizon by which all of them were last looked at.
+    `horizon` is the age that hardly any of them outlasts, 0 while nothing is known; by `placed` all
+    of them were last looked at.
     """
 
     durations: Durations
     outlook: Outlook | None = None
+    horizon: int = 0
     news: int = 0
     placed: int = 0
     young: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
     old: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
-
-    @property
-    def horizon(self) -> int:
-        """The age that hardly any of them outlasts, 0 while nothing is known."""
-        return 0 if self.outlook is None else self.outlook.horizon
 
     @property
     def stale(self) -> bool:
@@ -274,6 +271,7 @@ class Admission:
             kind.news = 0
             running = [task.low for task in [*kind.old.values(), *kind.young.values()] if task.low]
             kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
+            kind.horizon = 0 if kind.outlook is None else kind.outlook.horizon
             # A horizon that trembles moves nothing.
             every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT
         if every:
@@ -326,12 +324,11 @@ class Admission:
 
     def _last(self, kind: _Kind, created: int, now: int) -> int:
         """The last slot that a task that was created then ought to be promised."""
-        age = self._give_up
-        if self._young(kind, created, now):
-            # One poll after it: what has ended by then is heard, what has not becomes old.
-            cycle = self._table.cycle * SLOT
-            age = min(age, max(self._insured, kind.horizon) + cycle)
-        return (created + age) // SLOT
+        if not self._young(kind, created, now):
+            return (created + self._give_up) // SLOT
+        # One poll after it: what has ended by then is heard, what has not becomes old.
+        insured = max(self._insured, kind.horizon) + self._table.cycle * SLOT
+        return (created + min(self._give_up, insured)) // SLOT
 
     def _young(self, kind: _Kind, created: int, now: int) -> bool:
         return not self._strict and now - created < kind.horizon
@@ -343,8 +340,9 @@ class Admission:
         """The kind of `job`, which is the last one to be forgotten now."""
         kind = self._kind(job)
         self._kinds.pop((job.feature, job.outputs), None)
-        idle = [name for name, kind in self._kinds.items() if not kind.young and not kind.old]
-        for name in idle[: max(0, len(self._kinds) - _KINDS + 1)]:
-            del self._kinds[name]
+        if len(self._kinds) >= _KINDS:
+            idle = [name for name, kind in self._kinds.items() if not kind.young and not kind.old]
+            for name in idle[: len(self._kinds) - _KINDS + 1]:
+                del self._kinds[name]
         self._kinds[job.feature, job.outputs] = kind
         return kind

@@ -140,9 +140,12 @@ class Pace:
         """
         if self._doubts:
             return now >= self._doubt_until and not self._creating
+        if self.cramped:
+            return False
         oldest = islice(self._creating.values(), _SILENT)
-        silent = sum(now - left > self.network.patience for left in oldest)
-        return silent < _SILENT and not self.cramped
+        return len(self._creating) < _SILENT or any(
+            now - left <= self.network.patience for left in oldest
+        )
 
     def learn(self, event: ev.Answer, took: int, now: int) -> None:
         """What an answer after `took` tells about the network and the key."""
@@ -175,9 +178,7 @@ class Pace:
         if polled and not isinstance(event, ev.Limited):
             # A 429 tells nothing about the network: polling more often for it, as on a bad
             # network, would only make more of them.
-            spared = 2 if self.network.failing >= _POOR else 1
-            if self.table.spared != spared:
-                self.table.spared = spared
+            self.table.spared = 2 if self.network.failing >= _POOR else 1
             self.network.polled(failed=isinstance(event, _FAILED))
 
     def cut(self, now: int) -> None:

@@ -57,8 +57,10 @@ class Phases:
 
     def latest(self, slot: int, back: int, run: int, most: int) -> int | None:
         """The latest slot up to `slot`, `back` before it at most, whose phase is free."""
-        places = range(slot, slot - back - 1, -1)
-        return next((place for place in places if self.free(place, run, most)), None)
+        for place in range(slot, slot - back - 1, -1):
+            if self.free(place, run, most):
+                return place
+        return None
 
     def _full(self, run: int, most: int) -> list[bool]:
         """By phase, whether some run that holds it is full."""

@@ -64,9 +64,8 @@ class Timetable:
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
         self.account = Account(requests=requests, period=period, horizon=horizon)
         self.per_second = per_second
-        self.guard = 0
+        self._guard, self._spared = 0, 1
         self.cycle = 1
-        self.spared = 1
         self._tasks: dict[int, _Promise] = {}
         self._queue: list[tuple[int, int]] = []
         # What is not answered: when it left, what it counts, and the last slots that must respect
@@ -75,6 +74,7 @@ class Timetable:
         self._second = Second()
         self._per_slot = -(-per_second // (SECOND // SLOT))
         self._phases = Phases(1, self._per_slot)
+        self._bound()
 
     def __repr__(self) -> str:
         return (
@@ -90,7 +90,7 @@ class Timetable:
     def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
         """Request `number` leaves; it occupies the window until a period after its answer."""
         self.account.forget(now)
-        ends, late = self._second.leave(now, self.guard, patience)
+        ends, late = self._second.leave(now, self._guard, patience)
         weight = 2 if creates else 1
         self._flying[number] = now, weight, ends, late
         self.account.unanswered += weight
@@ -279,7 +279,7 @@ class Timetable:
 
     def free(self, slot: int) -> bool:
         """Whether a task may take the phase of `slot` and leave the rest to tries."""
-        return self._phases.free(slot, *self._bounds())
+        return self._phases.free(slot, *self._bounds)
 
     def origin(self, slot: int) -> int | None:
         """The latest slot with a free phase, up to a quarter of a cycle before `slot`.
@@ -287,7 +287,7 @@ class Timetable:
         A task created in `slot` and polled every cycle after that one is polled sooner than it must
         be, by as much, once.
         """
-        return self._phases.latest(slot, self.cycle // 4, *self._bounds())
+        return self._phases.latest(slot, self.cycle // 4, *self._bounds)
 
     def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
         """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.
@@ -311,7 +311,7 @@ class Timetable:
             overdue = task.next <= slot
             latest = min(task.next, slot + cycle)
             earliest = latest - cycle if overdue else max(slot, latest - cycle)
-            at = self._phases.latest(latest, latest - earliest - 1, *self._bounds())
+            at = self._phases.latest(latest, latest - earliest - 1, *self._bounds)
             if at is None:
                 fits = False
                 break
@@ -349,14 +349,26 @@ class Timetable:
     @guard.setter
     def guard(self, guard: int) -> None:
         self._guard = guard
-        # Slots in a run that any two requests within a second of each other share.
-        self._reach = -(-(SECOND + guard) // SLOT) + 1
+        self._bound()
 
-    def _bounds(self) -> tuple[int, int]:
-        """The run in which promises are bounded, and by how many."""
-        # At one request a second a try finds room between two promises only if both leave some.
+    @property
+    def spared(self) -> int:
+        return self._spared
+
+    @spared.setter
+    def spared(self, spared: int) -> None:
+        if spared != self._spared:
+            self._spared = spared
+            self._bound()
+
+    def _bound(self) -> None:
+        # Slots in a run that any two requests within a second of each other share.
+        self._reach = -(-(SECOND + self._guard) // SLOT) + 1
+        # The run in which promises are bounded, and by how many. At one request a second a try
+        # finds room between two promises only if both leave some.
         run = self._reach * (2 if self.per_second == 1 else 1)
-        return run, max(1, self.per_second - max(1, self.spared * self.per_second // 5))
+        most = max(1, self.per_second - max(1, self._spared * self.per_second // 5))
+        self._bounds = run, most
 
     def _polls(self, task: _Promise) -> range:
         return range(task.next, task.last + 1, self.cycle)
@@ -374,9 +386,7 @@ class Timetable:
 
     def _tidy(self) -> None:
         """Keep the head of the queue true, so that asking for it changes nothing."""
-        while self._queue:
-            if self._holds(*self._queue[0]):
-                return
+        while self._queue and not self._holds(*self._queue[0]):
             heapq.heappop(self._queue)
 
     def _holds(self, slot: int, ref: int) -> bool:
