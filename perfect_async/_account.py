@@ -65,9 +65,10 @@ class Account:
 
     def answered(self, now: int) -> None:
         """A request was answered; it counts here from now on."""
-        if now // self._length != self._seen:
+        here = now // self._length
+        if here != self._seen:
             self.forget(now)
-        self._left[self.index(now // SLOT)] += 1
+        self._left[max(0, here - self._base)] += 1
         self._total += 1
         self._spare = None
 

@@ -84,7 +84,10 @@ class _Task:
 
 
 class Admission:
-    """The plan of who is polled until when; `insured` and `give_up` as in `Polling`."""
+    """The plan of who is polled until when; `insured` and `give_up` as in `Polling`.
+
+    Before `acts_at` there is nothing to `review`, unless the key seems to be used elsewhere.
+    """
 
     def __init__(self, pace: Pace, *, insured: int, give_up: int) -> None:
         self._pace = pace
@@ -97,8 +100,7 @@ class Admission:
         self._short: dict[int, _Task] = {}
         self._strict_for = 0
         self._strict = True
-        # When the kinds are to be looked at again, and when `review` has anything to do at all.
-        self._review_at = self._restless_at = 0
+        self._review_at = self.acts_at = 0
         self._full: tuple[int, int] | None = None
         self._news = 0
 
@@ -154,7 +156,7 @@ class Admission:
         if kind.stale:
             self._review_by(0)
         elif self._strict_for or self._strict:
-            self._restless_at = 0
+            self.acts_at = 0
 
     # What is asked.
 
@@ -249,10 +251,9 @@ class Admission:
 
     def review(self, now: int) -> None:
         """After any news: who is old, and who is promised what."""
-        wary_until = self._pace.allowance.wary_until
-        if now < self._restless_at and not wary_until:
-            return
-        strict = self._never_believes or self._strict_for > 0 or wary_until > now
+        strict = (
+            self._never_believes or self._strict_for > 0 or self._pace.allowance.wary_until > now
+        )
         if strict != self._strict or now >= self._review_at:
             every, self._strict = strict != self._strict, strict
             self._review_at = now + self._give_up
@@ -260,11 +261,11 @@ class Admission:
                 self._review(kind, now, every=every)
         if self._short:
             self._lengthen(now)
-        self._restless_at = 0 if self._short else self._review_at
+        self.acts_at = 0 if self._short else self._review_at
 
     def _review_by(self, at: int) -> None:
         self._review_at = min(self._review_at, at)
-        self._restless_at = min(self._restless_at, at)
+        self.acts_at = min(self.acts_at, at)
 
     def _review(self, kind: _Kind, now: int, *, every: bool) -> None:
         if kind.stale:

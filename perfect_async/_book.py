@@ -334,8 +334,10 @@ class Book:
         """After any news: true heads of the queues, and a plan that suits the network."""
         self.heard = now
         self.repolls.tidy()
-        self.pace.cut(now)
-        self.admission.review(now)
+        if not self.pace.calm:
+            self.pace.cut(now)
+        if now >= self.admission.acts_at or self.pace.allowance.wary_until:
+            self.admission.review(now)
 
     # How things end.
 

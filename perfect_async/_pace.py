@@ -49,7 +49,8 @@ class Pace:
 
     `lease` and `horizon` (how long a task is promised polls) in microseconds. `hold` is the time
     before which nothing new is sent; `cramped` is True while the plan is cut for a better network
-    than there is, and nothing new must be promised.
+    than there is, and nothing new must be promised. While `calm`, `cut` would change nothing at any
+    time: the plan suits the network, and nobody else was met on the key.
     """
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
@@ -64,6 +65,7 @@ class Pace:
         self.hold = 0
         self.cramped = False
         self.refused = 0
+        self.calm = False
         self._requests = limits.requests
         self._lease = lease
         self._outage = 0
@@ -71,8 +73,6 @@ class Pace:
         self._doubt_until = 0
         self._creating: dict[int, int] = {}
         self._cut_at = 0
-        # No plan is cut as long as nothing tells of another network or another user of the key.
-        self._calm = False
         self._gap = 0
         self._cut_for = -1
         self._settled = False
@@ -169,7 +169,6 @@ class Pace:
                 self.refused += 1
                 own = self.table.occupied(now)
                 self.allowance.refused(now, now - took, own, event.retry_after)
-                self._calm = False
             case _:
                 self._outage = 0
                 self.network.answered(took)
@@ -180,11 +179,11 @@ class Pace:
             # network, would only make more of them.
             self.table.spared = 2 if self.network.failing >= _POOR else 1
             self.network.polled(failed=isinstance(event, _FAILED))
+        if self._cut_for != self.network.changes or self.allowance.met:
+            self.calm = False
 
     def cut(self, now: int) -> None:
         """Give the timetable the cycle and the guard that suit the network, where that fits."""
-        if self._calm and self._cut_for == self.network.changes:
-            return
         if self.allowance.probing(now):
             # Whoever tries what may be refused polls in mid-lease, where that costs no task.
             self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
@@ -192,7 +191,7 @@ class Pace:
         if self._cut_for != self.network.changes or not (self._settled or waits):
             # Else nothing is asked for that was not asked for then.
             self._recut(now)
-        self._calm = self._settled and not self.allowance.met
+        self.calm = self._settled and not self.allowance.met
 
     def _recut(self, now: int) -> None:
         self._cut_for, self._settled = self.network.changes, False

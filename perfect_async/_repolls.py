@@ -90,12 +90,11 @@ class Repolls:
             self.failed(job, max(now, job.last_left + table.cycle * SLOT))
         elif job.try_at is not None:
             self.failed(job, job.try_at)
-        job.interval = self._interval
+        job.interval = wait = self._interval
         if interval is not None:
-            job.interval = min(max(interval, _LEAST_INTERVAL), table.cycle * SLOT)
-        wait = max(job.interval, age // 7)
-        if wait > job.interval and self._pace.plenty(now):
-            wait = job.interval
+            job.interval = wait = min(max(interval, _LEAST_INTERVAL), table.cycle * SLOT)
+        if age // 7 > wait and not self._pace.plenty(now):
+            wait = age // 7
         self._early_at(job, job.last_left + wait)
 
     def hopes(self, job: Job, at: int | None) -> None:

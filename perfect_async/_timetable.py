@@ -57,7 +57,8 @@ class Timetable:
 
     `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's promises
     reach at most. `guard` is how long after leaving a request may arrive by the plan; `spared` how
-    many fifths of a second's requests are never promised. Asking (`first`, `spare`, `admits`,
+    many fifths of a second's requests are never promised. `queue` is a heap of promised polls as
+    (slot, ref), whose head is true. Asking (`first`, `spare`, `admits`,
     `room`) changes nothing.
     """
 
@@ -67,7 +68,7 @@ class Timetable:
         self._guard, self._spared = 0, 1
         self.cycle = 1
         self._tasks: dict[int, _Promise] = {}
-        self._queue: list[tuple[int, int]] = []
+        self.queue: list[tuple[int, int]] = []
         # What is not answered: when it left, what it counts, and the last slots that must respect
         # it if it arrived within the guard and if within the patience.
         self._flying: dict[int, tuple[int, int, int, int]] = {}
@@ -130,13 +131,13 @@ class Timetable:
         One whose slot is `slot` comes before those that are overdue: it leaves whatever happens, so
         they must see it when they look for room.
         """
-        if not self._queue:
+        if not self.queue:
             return None
-        if slot is not None and self._queue[0][0] < slot:
-            for at, ref in self._queue:
+        if slot is not None and self.queue[0][0] < slot:
+            for at, ref in self.queue:
                 if at == slot and self._holds(at, ref):
                     return at, ref
-        return self._queue[0]
+        return self.queue[0]
 
     def promise(self, ref: int, slot: int, last: int) -> None:
         """Task `ref` is polled every cycle after `slot` until slot `last`."""
@@ -321,10 +322,10 @@ class Timetable:
             self._promise_all()
             # A limit that has shrunk under what was promised is no reason to keep the old plan.
             if self.account.peak(slot, horizon) <= max(limit, peak) and self._seconds_hold(slot):
-                self._queue = [
+                self.queue = [
                     (t.next, ref) for ref, t in self._tasks.items() if t.armed and t.next <= t.last
                 ]
-                heapq.heapify(self._queue)
+                heapq.heapify(self.queue)
                 return True
         self.cycle, self.guard, self._phases = before
         for ref, task in self._tasks.items():
@@ -378,7 +379,7 @@ class Timetable:
 
     def _enqueue(self, ref: int, task: _Promise) -> None:
         if task.armed and task.next <= task.last:
-            heapq.heappush(self._queue, (task.next, ref))
+            heapq.heappush(self.queue, (task.next, ref))
 
     def _promise_all(self) -> None:
         for ref, task in self._tasks.items():
@@ -386,8 +387,8 @@ class Timetable:
 
     def _tidy(self) -> None:
         """Keep the head of the queue true, so that asking for it changes nothing."""
-        while self._queue and not self._holds(*self._queue[0]):
-            heapq.heappop(self._queue)
+        while self.queue and not self._holds(*self.queue[0]):
+            heapq.heappop(self.queue)
 
     def _holds(self, slot: int, ref: int) -> bool:
         """Whether what the queue says is still promised."""

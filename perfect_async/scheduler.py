@@ -87,7 +87,7 @@ class Scheduler:
         book = self._book
         match event:
             case ev.Issued():
-                due = self.due(now)
+                due = self._answer if self._answered == now else self.due(now)
                 if event.command is not due and event.command != due:
                     raise IllegalEvent(f"{event.command!r} is not what is due.")
                 book.issue(event.command, now)
@@ -219,8 +219,8 @@ class Scheduler:
             job = book.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
         table, tried = book.table, book.repolls.tries[0]
-        first = table.first(slot)
-        owed = first is not None and first[0] <= slot
+        first = table.first(slot) if table.queue and table.queue[0][0] <= slot else None
+        owed = first is not None
         again = tried[0] <= now and not owed
         upload = book.preparation.upload(now)
         if not (owed or again or self._wanting(now)):
@@ -228,7 +228,7 @@ class Scheduler:
         silent = book.pace.allowance.full and self._silent(now)
         ample = table.ample(now)
         room = not silent and (ample or table.room(now))
-        if first is not None and owed and (room or (first[0] == slot and not silent)):
+        if first is not None and (room or (first[0] == slot and not silent)):
             return ev.Poll(number, first[1])
         if (
             again

@@ -37,7 +37,7 @@ def state(made: Timetable) -> tuple[object, ...]:
         made.account._total,
         sum(made._phases._owners),
     )
-    return made.cycle, made.guard, tasks, sums, list(made._queue), list(made._phases._owners)
+    return made.cycle, made.guard, tasks, sums, list(made.queue), list(made._phases._owners)
 
 
 def fill(made: Timetable, *, start: int = 0, last: int = 12_000, limit: int = 250) -> int:
