@@ -190,13 +190,16 @@ class Admission:
 
     def _certain(self, limit: int) -> bool:
         """Whether no evidence is needed: all are promised polls for as long as they may run, or
-        whoever runs may be polled for as long as any window lasts.
+        whoever is young may be polled for as long as any window lasts (and, quicker, whoever runs).
         """
         if self._strict:
             return True
         account = self._table.account
         each = account.reach // self._table.cycle + 1
-        return account.at_most(1 + (1 + len(self._tasks)) * each, limit)
+        if account.at_most(1 + (1 + len(self._tasks)) * each, limit):
+            return True
+        young = 1 + sum(len(kind.young) for kind in self._kinds.values())
+        return account.at_most(1 + young * each, limit)
 
     def _believable(self, now: int, limit: int, newcomer: _Task | None = None) -> bool:
         """Whether one more request fits if evidence is taken at its word but for the tail.
