@@ -32,6 +32,7 @@ from perfect_async.errors import (
     Unauthorized,
     UnitsExhausted,
     WaitTimeout,
+    WebhookRejected,
 )
 from perfect_async.models import (
     Avatar,
@@ -89,6 +90,7 @@ __all__ = [
     "Units",
     "UnitsExhausted",
     "WaitTimeout",
+    "WebhookRejected",
 ]
 
 # Objects say where people import them from, not which file holds them.

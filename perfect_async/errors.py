@@ -12,6 +12,7 @@
     │   ├── ServiceUnavailable  time: no usable answer came back
     │   └── BadAnswer           the vendor: an answer that is not to be believed or followed
     ├── UnitsExhausted          you, at the balance
+    ├── WebhookRejected         nobody, or you: at the webhook's secret or this machine's clock
     └── TaskError               (task_id)
         ├── TaskFailed          depends on `code`: mostly the picture
         ├── TaskExpired         nobody: the vendor dropped it
@@ -200,6 +201,23 @@ class UnitsExhausted(PerfectError):
     def __init__(self, message: str, *, request_id: str | None = None) -> None:
         super().__init__(message)
         self.request_id = request_id
+
+
+class WebhookRejected(PerfectError):
+    """A request at the webhook is not proven to be the vendor's, or is not fresh; nothing changed.
+
+    `reason` is for your log, never for the sender. It quotes nothing of the request and says
+    nothing of the secret.
+    """
+
+    mend = (
+        "Refuse it; if the vendor sent it, compare the webhook's secret and this machine's clock."
+    )
+
+    @property
+    def reason(self) -> str:
+        """Why it was not believed."""
+        return self.message
 
 
 class TaskError(PerfectError):

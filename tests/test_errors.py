@@ -30,6 +30,7 @@ from perfect_async.errors import (
     Unauthorized,
     UnitsExhausted,
     WaitTimeout,
+    WebhookRejected,
     quoted,
     twin,
 )
@@ -47,6 +48,7 @@ MAKE: dict[type[PerfectError], Callable[[str], PerfectError]] = {
     ServiceUnavailable: lambda text: ServiceUnavailable(text, never_sent=True),
     BadAnswer: BadAnswer,
     UnitsExhausted: lambda text: UnitsExhausted(text, request_id="7"),
+    WebhookRejected: WebhookRejected,
     TaskError: lambda text: TaskError(text, task_id="t"),
     TaskFailed: lambda text: TaskFailed(text, code="error_pose", passing=False, task_id="t"),
     TaskExpired: lambda text: TaskExpired(text, task_id="t", units_at_stake=1.0),
@@ -168,6 +170,11 @@ def test_a_twin_keeps_the_cause_and_not_the_traceback() -> None:
     assert cause is other.__cause__
     assert None is other.__traceback__
     assert None is twin(ClientClosed("gone.")).__cause__
+
+
+def test_a_rejection_has_a_reason() -> None:
+    """What a log wants of a rejected notification is why, without the mend."""
+    assert "stale." == WebhookRejected("stale.").reason
 
 
 def test_what_the_vendor_knows_it_by() -> None:

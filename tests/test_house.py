@@ -36,6 +36,7 @@ FLOORS = {
             "_repolls",
             "_reasons",
             "_book",
+            "_notices",
         ),
         "scheduler",
     },
@@ -63,6 +64,7 @@ ONE_FILE = {
     "imagesize": {"_pictures"},
     "rich": {"_terminal"},
     "sqlite3": {"_journal"},
+    "standardwebhooks": {"webhooks"},
     "starlette": {NEIGHBOUR},
     "uvicorn": {NEIGHBOUR},
 }
