@@ -1,0 +1,664 @@
+"""Notifications are believed only if they are the vendor's and fresh, and the endpoint answers."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import math
+from collections import UserDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from perfect_async import ConfigurationError, WebhookRejected
+from perfect_async.webhooks import Notification, Secrets, WebhookApp, verify
+
+KEY = bytes(range(200, 224))
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+OTHER = "whsec_" + base64.b64encode(b"another secret of 24 byte").decode()
+NOW = 1761112850
+BODY = b'{"created_at":1761112848,"data":{"task_id":"abc","task_status":"success"}}'
+SAID = Notification("msg_1", datetime(2025, 10, 22, 6, 0, 48, tzinfo=UTC), "abc", "success")
+
+ids = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=256)
+keys = st.binary(min_size=1, max_size=64)
+
+
+def signature(key: bytes, webhook_id: str, timestamp: str, body: bytes) -> str:
+    """As the scheme has it, by hand."""
+    content = f"{webhook_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+
+
+def signed(
+    body: bytes = BODY, *, key: bytes = KEY, webhook_id: str = "msg_1", timestamp: object = NOW
+) -> dict[str, str]:
+    """The three headers of a genuine notification."""
+    return {
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(key, webhook_id, str(timestamp), body),
+    }
+
+
+def rejected(
+    body: object = BODY,
+    headers: object = None,
+    secrets: object = SECRET,
+    now: object = NOW,
+) -> str:
+    """The reason why this is not believed."""
+    given = signed() if headers is None else headers
+    with pytest.raises(WebhookRejected) as caught:
+        verify(body, given, secrets, now)  # type: ignore[arg-type]
+    assert None is caught.value.__cause__
+    assert caught.value.reason.isascii()
+    assert caught.value.reason.isprintable()
+    return caught.value.reason
+
+
+# What is believed.
+
+
+def test_a_genuine_notification() -> None:
+    """Signed with the secret and fresh, it is believed, and says what its body says."""
+    assert SAID == verify(BODY, signed(), SECRET, NOW)
+    assert SAID == verify(BODY, signed(), Secrets(SECRET), float(NOW))
+
+
+def test_the_example_of_the_scheme() -> None:
+    """A signature that the scheme's own libraries test with is the one that is made here."""
+    body = b'{"test": 2432232314}'
+    headers = {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    found = verify(body, headers, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", 1614265330)
+
+    assert "msg_p5jXN8AQM9LWM0D4loKWxJek" == found.id
+    assert "data is missing" == found.flaw
+
+
+SHAPES: dict[str, Callable[[dict[str, str]], object]] = {
+    "upper case": lambda h: {name.upper(): value for name, value in h.items()},
+    "bytes": lambda h: {name.title().encode(): value.encode() for name, value in h.items()},
+    "pairs": lambda h: list(h.items()),
+    "pairs of bytes": lambda h: [(name.encode(), value.encode()) for name, value in h.items()],
+    "an iterator": lambda h: iter(h.items()),
+    "lists": lambda h: [[name, value] for name, value in h.items()],
+    "a mapping": UserDict,
+    "httpx": httpx.Headers,
+    "httpx, raw": lambda h: httpx.Headers(h).raw,
+    "among others": lambda h: [
+        *h.items(),
+        ("x", "ü"),
+        ("webhoo\N{KELVIN SIGN}-id", "no"),
+        (b"\xff", b"\xff"),
+    ],
+    "among nonsense": lambda h: [*h.items(), ("x", 1), (None, None), ("x", "again")],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_headers_of_any_framework(shape: Callable[[dict[str, str]], object]) -> None:
+    """A mapping or pairs, of text or bytes, in any case, among others of any kind."""
+    assert SAID == verify(BODY, shape(signed()), SECRET, NOW)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        SECRET,
+        SECRET.removeprefix("whsec_"),
+        f" {SECRET}\n",
+        [OTHER, SECRET],
+        (SECRET, OTHER),
+        iter([SECRET]),
+    ],
+)
+def test_secrets_as_people_have_them(written: str | list[str]) -> None:
+    """With or without prefix, with white space, alone or with others."""
+    assert SAID == verify(BODY, signed(), written, NOW)
+
+
+@given(keys, st.booleans(), st.booleans(), ids, st.binary())
+def test_what_is_signed_is_believed(
+    key: bytes, prefixed: bool, padded: bool, webhook_id: str, body: bytes
+) -> None:
+    """Any body under any secret, padded or not, passes with the signature made for it."""
+    secret = base64.b64encode(key).decode()
+    secret = secret if padded else secret.rstrip("=")
+
+    found = verify(
+        body,
+        signed(body, key=key, webhook_id=webhook_id),
+        "whsec_" + secret if prefixed else secret,
+        NOW,
+    )
+
+    assert webhook_id == found.id
+
+
+@given(keys, ids, st.text(), st.integers(-300, 300))
+def test_the_library_signs_alike(key: bytes, webhook_id: str, body: str, off: int) -> None:
+    """What `standardwebhooks` signs is believed here: its signature is the judge of ours."""
+    at = datetime.fromtimestamp(NOW + off, UTC)
+    headers = {
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(NOW + off),
+        "webhook-signature": Webhook(key).sign(webhook_id, at, body),
+    }
+
+    found = verify(body.encode(), headers, base64.b64encode(key).decode(), NOW)
+
+    assert webhook_id == found.id
+
+
+@given(st.integers(-400, 400), st.booleans(), st.booleans())
+def test_the_library_judges_alike(off: int, right: bool, known: bool) -> None:
+    """Where its clock is the wall's, ours agrees on fresh, stale, genuine and forged."""
+    assume(abs(abs(off) - 300) > 30)
+    now = datetime.now(UTC).timestamp()
+    headers = signed(BODY if right else b"{}", key=KEY if known else b"?", timestamp=int(now) + off)
+
+    def theirs() -> bool:
+        try:
+            Webhook(SECRET).verify(BODY, headers)
+        except WebhookVerificationError:
+            return False
+        return True
+
+    def ours() -> bool:
+        try:
+            verify(BODY, headers, SECRET, now)
+        except WebhookRejected:
+            return False
+        return True
+
+    assert theirs() == ours()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{good} {bad}",
+        "{bad} {good}",
+        "v1a,xyz {good}",
+        "{good} v2,{bad}",
+        "garbage {good}",
+        " {good} ",
+    ],
+)
+def test_one_signature_of_several_is_enough(around: str) -> None:
+    """While a secret is replaced there are two signatures; other versions may stand beside them."""
+    headers = signed()
+    bad = signature(b"other", "msg_1", str(NOW), BODY)
+    headers["webhook-signature"] = around.format(good=headers["webhook-signature"], bad=bad)
+
+    assert SAID == verify(BODY, headers, SECRET, NOW)
+
+
+@pytest.mark.parametrize("off", [-300, -299.5, 0, 299.5, 300])
+def test_five_minutes_either_way_are_fresh(off: float) -> None:
+    """Exactly at the bound it is believed still, whatever the wall clock of this test is."""
+    assert SAID == verify(BODY, signed(), SECRET, NOW + off)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[]", b'{"data":{"task_id":7}}'])
+def test_genuine_and_not_understood(body: bytes) -> None:
+    """What the vendor signed is not rejected for making no sense: it comes with its flaw."""
+    found = verify(body, signed(body), SECRET, NOW)
+
+    assert None is found.task_id
+    assert found.flaw
+
+
+# What is not.
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_missing_header(name: str) -> None:
+    """Each of the three must be there, and must not be empty."""
+    headers = signed()
+
+    assert f"{name} is malformed." == rejected(headers={**headers, name: ""})
+    del headers[name]
+    assert f"{name} is missing." == rejected(headers=headers)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_repeated_header(name: str) -> None:
+    """Of two of a kind nobody knows which was meant, even if they are equal."""
+    headers = signed()
+    reason = f"{name} is there more than once."
+
+    assert reason == rejected(headers=[*headers.items(), (name.upper(), headers[name])])
+    assert reason == rejected(headers=[*headers.items(), (name.encode(), b"")])
+    assert reason == rejected(headers={**headers, name.title(): headers[name]})
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+@pytest.mark.parametrize(
+    "value",
+    ["ü", b"\xff", "\ud800", "a\nb", "a\0", "a" * 5000, " ", None, 7, [], ["x"], True],
+)
+def test_a_malformed_header(name: str, value: object) -> None:
+    """Not ASCII, with control characters, overlong, or no text at all."""
+    assert rejected(headers={**signed(), name: value})
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        *("-1", "+1761112850", "01761112850", " 1761112850", "1761112850 ", "1761112850\n"),
+        *("1_761_112_850", "1761112850.0", "1.76111285e9", "1e3", "0x68f86f52", "nan", "inf"),
+        *("١٧٦١١١٢٨٥٠", "1²", "9" * 12, "9" * 5000, "", "now", "None"),
+        *("0", "1761112850000", "99999999999"),
+    ],
+)
+def test_absurd_timestamps(timestamp: str) -> None:
+    """A time that is signed, but is no plain number of seconds or far away, is not believed."""
+    assert "webhook-timestamp" in rejected(headers=signed(timestamp=timestamp))
+
+
+@pytest.mark.parametrize("off", [-301, -300.001, 300.001, 301, 1e12, -1e300, 10**400])
+def test_stale_or_from_the_future(off: float) -> None:
+    """Just past the bound, and as far as clocks go."""
+    assert "either way are fresh" in rejected(now=NOW + off)
+
+
+@pytest.mark.parametrize("now", [math.nan, math.inf, -math.inf, None, "1761112850", True, [NOW]])
+def test_a_clock_that_is_none(now: object) -> None:
+    """Without a time nothing is fresh."""
+    assert rejected(now=now)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "v1",
+        "v1,",
+        ",",
+        "{sig}",
+        "v1{sig}",
+        "v1 {sig}",
+        "v1,,{sig}",
+        "v1, {sig}",
+        "v0,{sig}",
+        "V1,{sig}",
+        "v1a,{sig}",
+        "v2,{sig}",
+        "v1,{sig}=",
+        "v1,{bare}",
+        "v1,{bare}*=",
+        "v1,{sig},v1",
+        "v1,{sig};",
+        "v1,{sig}\tv1,{sig}",
+        "v1,!!!!",
+        "v1,AAAA",
+        "v1," + "A" * 4000,
+        "v1," * 1000,
+    ],
+)
+def test_signatures_that_are_none(written: str) -> None:
+    """No comma, no base64, another version, another spelling of the right bytes."""
+    headers = signed()
+    good = headers["webhook-signature"].removeprefix("v1,")
+    headers["webhook-signature"] = written.format(sig=good, bare=good.rstrip("="))
+
+    assert "webhook-signature" in rejected(headers=headers)
+
+
+def test_the_wrong_secret() -> None:
+    """A signature by another secret, or by one that is taken out, is none."""
+    assert "by one of the secrets" in rejected(secrets=OTHER)
+    assert "by one of the secrets" in rejected(headers=signed(key=b"x"), secrets=[OTHER, SECRET])
+
+
+@pytest.mark.parametrize(
+    "body", [BODY.decode(), bytearray(BODY), None, 7, json.loads(BODY), [BODY]]
+)
+def test_a_body_that_is_not_raw(body: object) -> None:
+    """Only bytes were signed: a body that a framework has read may be other ones."""
+    assert "The body is not bytes as they came." == rejected(body=body)
+
+
+@pytest.mark.parametrize("headers", [7, "abc", b"xyz", [1], [("a",)], [("a", "b", "c")], object()])
+def test_headers_that_are_none(headers: object) -> None:
+    """What is neither a mapping nor pairs holds no headers."""
+    assert "The headers are neither a mapping nor pairs." == rejected(headers=headers)
+
+
+@given(st.data())
+def test_any_change_is_noticed(data: st.DataObject) -> None:
+    """One changed byte of body, id, timestamp or signature, and it is not believed."""
+    parts = {name: value.encode() for name, value in signed().items()}
+    parts["body"] = BODY
+    name = data.draw(st.sampled_from(sorted(parts)))
+    place = data.draw(st.integers(0, len(parts[name]) - 1))
+    byte = data.draw(st.integers(0, 255))
+    assume(byte != parts[name][place])
+    parts[name] = parts[name][:place] + bytes([byte]) + parts[name][place + 1 :]
+
+    rejected(parts.pop("body"), parts)
+
+
+@given(
+    st.binary() | st.just(BODY),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["webhook-id", "Webhook-Timestamp", b"webhook-signature", "x"])
+            | st.text()
+            | st.binary(),
+            st.sampled_from(list(signed().values())) | st.text() | st.binary() | st.none(),
+        )
+    )
+    | st.dictionaries(st.text() | st.binary(), st.text() | st.binary())
+    | st.dictionaries(st.sampled_from(list(signed())), st.text() | st.sampled_from(["v1,a v1"]))
+    | st.text()
+    | st.binary()
+    | st.none(),
+    st.floats() | st.integers() | st.just(NOW),
+)
+@example(BODY, signed(), NOW)
+def test_nothing_else_is_raised(body: bytes, headers: object, now: float) -> None:
+    """Whatever comes, it is rejected or it is a value."""
+    try:
+        found = verify(body, headers, SECRET, now)  # type: ignore[arg-type]
+    except WebhookRejected:
+        return
+    assert SAID == found
+
+
+def test_reasons_quote_nothing() -> None:
+    """Neither what came nor the secret is in what is logged."""
+    marked = "marked\x1b[31m"
+    said = [
+        rejected(headers={**signed(), "webhook-id": marked}),
+        rejected(headers={**signed(), "webhook-timestamp": marked}),
+        rejected(headers={**signed(), "webhook-signature": marked}),
+        rejected(headers={**signed(), "webhook-signature": "v1,marked"}),
+        rejected(body=b"marked"),
+        rejected(headers=[("webhook-id", "marked")] * 2),
+    ]
+
+    assert [] == [reason for reason in said if "marked" in reason or SECRET[8:16] in reason]
+
+
+# The secrets.
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        "",
+        "whsec_",
+        "whsec_====",
+        [],
+        (),
+        [""],
+        [SECRET, ""],
+        "abcde",
+        "s3cret!",
+        "s3-cret_",
+        "whsec_s3cr et",
+        "s3crét",
+        "whsec_whsec_s3cret",
+        [b"s3cret"],
+        [None],
+        [7],
+    ],
+)
+def test_a_secret_that_is_none(secrets: list[str]) -> None:
+    """A wrong secret is found when it is set, and is not repeated, nor kept by the traceback."""
+    with pytest.raises(ConfigurationError) as caught:
+        Secrets(secrets)
+
+    trace = caught.value.__traceback__
+    assert trace is not None
+    assert trace.tb_next is not None
+    assert {"self"} == set(trace.tb_next.tb_frame.f_locals)
+
+    assert "whsec_ and base64 after it" in str(caught.value)
+    assert "s3" not in str(caught.value)
+    assert None is caught.value.__cause__
+    with pytest.raises(ConfigurationError):
+        verify(BODY, signed(), secrets, NOW)
+
+
+def test_secrets_do_not_show() -> None:
+    """What is printed of secrets is how many they are."""
+    assert "<Secrets: 2>" == repr(Secrets([SECRET, OTHER])) == str(Secrets([SECRET, OTHER]))
+
+
+# The endpoint.
+
+
+class Desk:
+    """A receiver that verifies as a client does, and fails on request."""
+
+    def __init__(self) -> None:
+        self.taken: list[Notification] = []
+        self.fails: Exception | None = None
+
+    async def deliver(self, body: bytes, headers: list[tuple[str, str]]) -> None:
+        if self.fails is not None:
+            raise self.fails
+        self.taken.append(verify(body, headers, SECRET, NOW))
+
+
+def calls(app: WebhookApp | Starlette) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://shop.example")
+
+
+async def test_a_notification_is_taken_in() -> None:
+    """A genuine POST is answered with an empty 204, and so is the same again."""
+    desk = Desk()
+    async with calls(WebhookApp(desk)) as http:
+        answers = [await http.post("/any/path", content=BODY, headers=signed()) for _ in range(2)]
+
+    assert [(204, b""), (204, b"")] == [(each.status_code, each.content) for each in answers]
+    assert "content-length" not in answers[0].headers
+    assert [SAID, SAID] == desk.taken
+    assert "<WebhookApp for Desk>" == repr(WebhookApp(desk))
+
+
+async def test_a_forgery_learns_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A rejected POST is an empty 400; why is in the log, below what a person must read."""
+    caplog.set_level(logging.INFO, "perfect_async")
+    async with calls(WebhookApp(Desk())) as http:
+        answer = await http.post("/", content=BODY, headers=signed(key=b"x"))
+
+    assert (400, b"", "0") == (
+        answer.status_code,
+        answer.content,
+        answer.headers["content-length"],
+    )
+    (record,) = [each for each in caplog.records if each.name == "perfect_async"]
+    assert logging.INFO == record.levelno
+    assert "by one of the secrets" in record.getMessage()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
+async def test_only_posts(method: str) -> None:
+    """Every other method is told which one is meant."""
+    async with calls(WebhookApp(Desk())) as http:
+        answer = await http.request(method, "/")
+
+    assert (405, "POST", b"") == (answer.status_code, answer.headers["allow"], answer.content)
+
+
+async def test_mounted_in_starlette() -> None:
+    """As a route of Starlette it answers at its path alone, methods included."""
+    desk = Desk()
+    app = Starlette(routes=[Route("/webhooks/youcam", WebhookApp(desk))])
+    async with calls(app) as http:
+        good = await http.post("/webhooks/youcam", content=BODY, headers=signed())
+        bad = await http.post("/webhooks/youcam", content=BODY)
+        wrong = await http.get("/webhooks/youcam")
+        elsewhere = await http.post("/webhooks", content=BODY, headers=signed())
+
+    assert [204, 400, 405, 404] == [each.status_code for each in (good, bad, wrong, elsewhere)]
+    assert [SAID] == desk.taken
+
+
+async def test_a_failure_of_ours_asks_for_another_try(caplog: pytest.LogCaptureFixture) -> None:
+    """What fails here is a 503, told once at ERROR by its type until it has worked again."""
+    caplog.set_level(logging.WARNING, "perfect_async")
+    desk = Desk()
+    statuses: list[int] = []
+    async with calls(WebhookApp(desk)) as http:
+        for fails in (OSError("https://signed?url"), ValueError(), None, OSError()):
+            desk.fails = fails
+            answer = await http.post("/", content=BODY, headers=signed())
+            statuses.append(answer.status_code)
+            assert b"" == answer.content
+
+    assert [503, 503, 204, 503] == statuses
+    assert [
+        (logging.ERROR, "Notifications cannot be taken in: 'OSError'. They come again."),
+        (logging.ERROR, "Notifications cannot be taken in: 'OSError'. They come again."),
+    ] == [(each.levelno, each.getMessage()) for each in caplog.records]
+    assert [None, None] == [each.exc_info for each in caplog.records]
+
+
+# By hand, as a server calls it.
+
+Message = MutableMapping[str, Any]
+
+
+async def exchange(
+    app: Callable[..., Awaitable[None]], messages: list[Message], **scope: object
+) -> tuple[list[Message], int]:
+    """Call the app with these messages; what it sent, and how many it left unread."""
+    waiting = list(messages)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return waiting.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app({"type": "http", "method": "POST", "headers": [], **scope}, receive, send)
+    return sent, len(waiting)
+
+
+def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def part(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def test_a_body_in_parts() -> None:
+    """Parts are put together, and keys that ASGI lets a server leave out are."""
+    desk = Desk()
+    parts: list[Message] = [part(BODY[:9]), part(b""), {"type": "http.request", "body": BODY[9:]}]
+
+    sent, _ = await exchange(WebhookApp(desk), parts, headers=raw(signed()))
+
+    assert [
+        {"type": "http.response.start", "status": 204, "headers": []},
+        {"type": "http.response.body", "body": b""},
+    ] == sent
+    assert [SAID] == desk.taken
+
+
+async def test_a_body_of_64_kb_and_one_byte_more() -> None:
+    """64 KB are read; at the first byte more the reading stops, whatever was promised."""
+    desk = Desk()
+    most = b"{}" + b" " * (64 * 1024 - 2)
+    headers = raw({**signed(most), "content-length": "5"})
+
+    full, _ = await exchange(WebhookApp(desk), [part(most, more=False)], headers=headers)
+    over, unread = await exchange(
+        WebhookApp(desk), [part(most), part(b" "), part(b" ", more=False)], headers=headers
+    )
+
+    assert 204 == full[0]["status"]
+    assert (413, 1) == (over[0]["status"], unread)
+    assert 1 == len(desk.taken)
+
+
+@pytest.mark.parametrize(
+    ("promised", "status"),
+    [
+        (b"65536", 204),
+        (b"65537", 413),
+        (b"9" * 5000, 413),
+        (b"0065537", 413),
+        (b"0000000007", 204),
+        (b"-1", 204),
+        (b"1e9", 204),
+        (b"\xb2", 204),
+        (b"", 204),
+    ],
+)
+async def test_what_is_promised(promised: bytes, status: int) -> None:
+    """A body that is announced as too large is not read; nonsense announces nothing."""
+    headers = [*raw(signed()), (b"Content-Length", promised)]
+
+    sent, unread = await exchange(WebhookApp(Desk()), [part(BODY, more=False)], headers=headers)
+
+    assert (status, status == 413) == (sent[0]["status"], unread == 1)
+
+
+async def test_a_sender_that_hangs_up() -> None:
+    """Gone in the middle of its body, it is answered nothing, and nothing is taken in."""
+    desk = Desk()
+
+    sent, _ = await exchange(
+        WebhookApp(desk), [part(BODY), {"type": "http.disconnect"}], headers=raw(signed())
+    )
+
+    assert ([], []) == (sent, desk.taken)
+
+
+async def test_a_cancelled_delivery_stays_cancelled() -> None:
+    """A server that cancels a request is not answered with a status."""
+
+    class Slow:
+        async def deliver(self, body: bytes, headers: object) -> None:
+            await asyncio.sleep(3600)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await exchange(WebhookApp(Slow()), [part(BODY, more=False)])
+
+
+async def test_the_lifespan_of_a_bare_server() -> None:
+    """Startup and shutdown are answered, since a server may serve nothing but this."""
+    sent, _ = await exchange(
+        WebhookApp(Desk()),
+        [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}],
+        type="lifespan",
+    )
+
+    assert ["lifespan.startup.complete", "lifespan.shutdown.complete"] == [m["type"] for m in sent]
+
+
+async def test_a_websocket_is_closed() -> None:
+    """Closed before it was accepted, which a server answers with 403."""
+    sent, _ = await exchange(WebhookApp(Desk()), [{"type": "websocket.connect"}], type="websocket")
+
+    assert [{"type": "websocket.close"}] == sent
+
+
+async def test_no_other_protocol() -> None:
+    """What ASGI may come to carry is refused by name, as ASGI asks for."""
+    with pytest.raises(RuntimeError, match="a webhook is HTTP, not telepathy"):
+        await exchange(WebhookApp(Desk()), [], type="telepathy")
