@@ -20,9 +20,10 @@ except ImportError as error:
 from ._app import Sandbox
 from ._durations import Durations
 from ._faults import ENGINE_ERROR_CODES, KINDS, Faults, Scripted
-from ._ledger import Ledger, LogEntry, TaskRecord
+from ._ledger import Ledger, LogEntry, TaskRecord, WebhookRecord
 from ._portraits import portrait
 from ._serve import run, serve
+from ._webhooks import WebhookFaults
 
 del PIL, starlette, uvicorn
 
@@ -36,11 +37,14 @@ __all__ = [
     "Sandbox",
     "Scripted",
     "TaskRecord",
+    "WebhookFaults",
+    "WebhookRecord",
     "portrait",
     "run",
     "serve",
 ]
 
 # Objects say where people import them from, not which file holds them.
-for _thing in (Durations, Faults, Ledger, LogEntry, Sandbox, TaskRecord, portrait, run, serve):
-    _thing.__module__ = __name__
+for _thing in [value for name, value in globals().items() if name in __all__]:
+    if callable(_thing):
+        _thing.__module__ = __name__

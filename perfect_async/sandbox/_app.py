@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
+import httpx
+from anyio import AsyncContextManagerMixin
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,13 +25,14 @@ from ._tasks import TaskIds, Tasks
 from ._transport import SandboxTransport
 from ._units import Purse
 from ._vendor import Vendor
+from ._webhooks import RETRIES, Deliver, Postman, WebhookFaults, keys_of, postman
 from ._wire import Call
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 
-class Sandbox:
+class Sandbox(AsyncContextManagerMixin):
     """The vendor's API in this process, with its limits, its lease and its prices.
 
     The only clock is the running loop's, so under a loop with virtual time a day takes no time.
@@ -53,6 +57,21 @@ class Sandbox:
     `origin` (`"http://127.0.0.1:8787"`) is for a real port: presigned URLs are paths of it.
     Without it they are on two other hosts, told apart by the Host header. `seed` fixes every
     chance, and `epoch` the wall clock at the first use (seconds since 1970; `None` reads it).
+
+    A webhook (contract: Webhooks). The sandbox sends from a task of its own, so it has to be open:
+    `async with sandbox:`, or a server that sends ASGI's lifespan.
+
+    - `webhook_url` is where it is, reached through `webhook_transport` (an
+      `httpx.AsyncBaseTransport`, such as `httpx.ASGITransport(app)`; by default the network);
+      `webhook` is an `async def deliver(body, headers)` in this process instead.
+    - `webhook_secret`: `whsec_...`, or several of them, each of which signs.
+    - `webhook_faults`: what goes wrong; `webhook_retries`: seconds after each attempt that was not
+      answered 2xx within 15 s.
+    - `webhook_lifts_lease`: whether tasks need no polls any longer. The vendor's own flow has none
+      between creation and notification, and yet nobody wrote that a webhook lifts the 10 s rule:
+      by default it does not.
+
+    `ledger.webhooks` has what was sent. A task that nobody kept alive is not announced.
     """
 
     def __init__(
@@ -79,6 +98,13 @@ class Sandbox:
         api_keys: Collection[str] | None = None,
         url_lifetime: float = 7200.0,
         epoch: float | None = None,
+        webhook: Deliver | None = None,
+        webhook_url: str | None = None,
+        webhook_transport: httpx.AsyncBaseTransport | None = None,
+        webhook_secret: str | Sequence[str] | None = None,
+        webhook_faults: WebhookFaults | None = None,
+        webhook_retries: Sequence[float] = RETRIES,
+        webhook_lifts_lease: bool = False,
     ) -> None:
         given = {} if durations is None else dict(durations)
         if not given.keys() <= FEATURES.keys():
@@ -98,6 +124,18 @@ class Sandbox:
         # The ledger reads the tasks, and the files write violations into the ledger.
         self._ledger = Ledger(lambda: tasks.records(), lambda: purse.balance)  # noqa: PLW0108 - not made yet
         files = Files(links, chance, self._ledger, most=files_per_call, style=header_style)
+        self._postman = postman(
+            clock,
+            chance,
+            self._ledger,
+            deliver=webhook,
+            url=webhook_url,
+            transport=webhook_transport,
+            secret=webhook_secret,
+            faults=webhook_faults,
+            retries=webhook_retries,
+        )
+        lifted = webhook_lifts_lease and self._postman is not None
         tasks = Tasks(
             clock=clock,
             chance=chance,
@@ -105,9 +143,10 @@ class Sandbox:
             links=links,
             purse=purse,
             durations={**DEFAULT_DURATIONS, **given},
-            lease=lease,
+            lease=None if lifted else lease,
             polling_interval=polling_interval,
             ids=task_ids,
+            announce=None if self._postman is None else self._postman.announce,
         )
         self._vendor = Vendor(
             clock=clock,
@@ -121,7 +160,14 @@ class Sandbox:
             purse=purse,
             api_keys=api_keys,
             universal_path=universal_path,
+            postman=self._postman,
         )
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        """Send webhooks until the end of the block; without a webhook there is nothing to open."""
+        async with nullcontext() if self._postman is None else self._postman.open():
+            yield self
 
     @property
     def ledger(self) -> Ledger:
@@ -136,6 +182,24 @@ class Sandbox:
     @faults.setter
     def faults(self, faults: Faults) -> None:
         self._vendor.fates.faults = faults
+
+    @property
+    def webhook_faults(self) -> WebhookFaults:
+        """What goes wrong with the notifications of tasks created from now on; assign another."""
+        return self._sender().faults
+
+    @webhook_faults.setter
+    def webhook_faults(self, faults: WebhookFaults) -> None:
+        self._sender().faults = faults
+
+    def rotate_webhook_secret(self, secret: str | Sequence[str]) -> None:
+        """Sign with this secret, or with each of these, from now on, retries too."""
+        self._sender().keys = keys_of(secret)
+
+    def _sender(self) -> Postman:
+        if self._postman is None:
+            raise ValueError("this sandbox has no webhook: give webhook or webhook_url")
+        return self._postman
 
     def script(self, kind: str, *answers: Scripted) -> None:
         """Prepare the next answers to calls of one kind, in the order in which they leave.
@@ -165,7 +229,13 @@ class Sandbox:
     def transport(
         self, *, latency: float | None = None, jitter: float | None = None
     ) -> SandboxTransport:
-        """An `httpx.AsyncBaseTransport` into this sandbox; seconds, by default the sandbox's."""
+        """An `httpx.AsyncBaseTransport` into this sandbox; seconds, by default the sandbox's.
+
+        Raises `RuntimeError` if the sandbox has a webhook and is not open.
+        """
+        if self._postman is not None:
+            # A client that meets this at its first call tells no more than that a call failed.
+            self._postman.check()
         return SandboxTransport(
             self._vendor,
             latency=self._latency if latency is None else latency,
@@ -175,7 +245,7 @@ class Sandbox:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection: HTTP and lifespan."""
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await self._live(receive, send)
             return
         if scope["type"] != "http":
             raise RuntimeError(f"the sandbox speaks HTTP, not {scope['type']}")
@@ -195,6 +265,15 @@ class Sandbox:
         response = Response(answer.body, answer.status, headers)
         await response(scope, receive, send)
 
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Be open from the startup to the shutdown, unless somebody opened it already."""
+        await receive()
+        opened = self._postman is not None and self._postman.opened
+        async with nullcontext() if opened else self:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
     def __repr__(self) -> str:
         """For a person."""
         return f"<perfect_async.sandbox.Sandbox {self._ledger!r}>"
@@ -213,12 +292,3 @@ async def _read(request: Request) -> Call:
         headers=headers,
         body=await request.body(),
     )
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    """Answer the lifespan messages; there is nothing to open or close."""
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -43,7 +43,8 @@ ENGINE_ERROR_CODES = (
 )
 
 
-def _check_share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+def check_share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    """Raise `ValueError` for what is no probability."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{attribute.name} is a probability between 0 and 1, not {value}")
 
@@ -90,18 +91,18 @@ class Faults:
     A poll that meets any of these renews no lease, which is the pessimistic reading.
     """
 
-    engine_errors: float = attrs.field(default=0.0, validator=_check_share)
+    engine_errors: float = attrs.field(default=0.0, validator=check_share)
     engine_error_codes: tuple[str, ...] = ENGINE_ERROR_CODES
     by_picture: Mapping[str, str] = attrs.field(factory=dict[str, str])
-    stuck: float = attrs.field(default=0.0, validator=_check_share)
-    timeouts: float = attrs.field(default=0.0, validator=_check_share)
+    stuck: float = attrs.field(default=0.0, validator=check_share)
+    timeouts: float = attrs.field(default=0.0, validator=check_share)
     refused_connections: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     dropped: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     hang: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     hang_seconds: float = 30.0
     bad_gateway: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     malformed: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
-    lost_creations: float = attrs.field(default=0.0, validator=_check_share)
+    lost_creations: float = attrs.field(default=0.0, validator=check_share)
 
 
 class Fates:

@@ -50,6 +50,24 @@ class TaskRecord:
     error: str | None = None
 
 
+@attrs.frozen
+class WebhookRecord:
+    """One attempt to send a notification; `time` is the loop's, in seconds, at its leaving.
+
+    `webhook_id` is the same for a duplicate and at every `attempt`, which counts from 1. `answer`
+    is the HTTP status: 0 if none came in time, 204 and 500 for a receiver inside the process that
+    returns and raises. `error` is what it or the way to it raised, as text.
+    """
+
+    time: float
+    webhook_id: str
+    task_id: str = attrs.field(repr=lambda text: f"{text[:8]!r}...")
+    task_status: str
+    attempt: int
+    answer: int
+    error: str | None = None
+
+
 @attrs.define(eq=False, repr=False)
 class Ledger:
     """Live: every reading is as of now (outside a running loop, as of the last arrival).
@@ -57,6 +75,7 @@ class Ledger:
     - `requests`, `refused`: calls that arrived, and those answered 429, by kind.
     - `violations`: one sentence for everything that a correct client never does.
     - `log`: every arrival in order, for checks of windows.
+    - `webhooks`: every attempt to send a notification, in the order in which they ended.
     """
 
     _tasks: Callable[[], tuple[TaskRecord, ...]]
@@ -65,6 +84,7 @@ class Ledger:
     refused: Counter[str] = attrs.field(factory=Counter[str])
     violations: list[str] = attrs.field(factory=list[str])
     log: list[LogEntry] = attrs.field(factory=list[LogEntry])
+    webhooks: list[WebhookRecord] = attrs.field(factory=list[WebhookRecord])
 
     @property
     def tasks(self) -> tuple[TaskRecord, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 
 import anyio
 import uvicorn
@@ -20,17 +21,25 @@ async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> 
     """
     # Its log configuration would take over the root of the embedding program's logging.
     config = uvicorn.Config(
-        sandbox, host=host, port=port, access_log=False, log_config=None, log_level="warning"
+        sandbox,
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        # Opened below: a server that is cancelled leaves its lifespan where it is.
+        lifespan="off",
     )
     server = uvicorn.Server(config)
-    try:
-        await server.serve()
-    finally:
-        # Cancelled, uvicorn leaves its sockets open; after an orderly end this does nothing.
-        if server.started:
-            server.force_exit = True
-            with anyio.CancelScope(shield=True):
-                await server.shutdown()
+    async with sandbox:
+        try:
+            await server.serve()
+        finally:
+            # Cancelled, uvicorn leaves its sockets open; after an orderly end this does nothing.
+            if server.started:
+                server.force_exit = True
+                with anyio.CancelScope(shield=True):
+                    await server.shutdown()
 
 
 def run(
@@ -42,11 +51,14 @@ def run(
     lease: float = 10.0,
     engine_errors: float = 0.0,
     speed: float = 1.0,
+    webhook_url: str | None = None,
+    webhook_secret: str | Sequence[str] | None = None,
 ) -> None:
     """Serve a sandbox until Ctrl-C; the entry point of a command line.
 
     `speed` divides the engine's durations, `engine_errors` is the share of tasks that fail.
-    The origin of presigned URLs is the address served.
+    The origin of presigned URLs is the address served. `webhook_url` and `webhook_secret` as in
+    `Sandbox`: notifications go there from the moment at which the engine is done.
     """
     origin = f"http://{host}:{port}"
     sandbox = Sandbox(
@@ -59,6 +71,8 @@ def run(
             "ai-smile": Durations(8.0 / speed, 0.35),
             "ai-avatar": Durations(60.0 / speed, 0.4),
         },
+        webhook_url=webhook_url,
+        webhook_secret=webhook_secret,
     )
     print(f"sandbox on {origin} (any Bearer key; Ctrl-C to stop)", file=sys.stderr)  # noqa: T201
     try:

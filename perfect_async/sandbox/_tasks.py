@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -19,6 +20,7 @@ from ._ledger import TaskRecord, TaskState
 from ._links import Links, no_such_key
 from ._templates import TEMPLATE_IDS
 from ._units import DAY, Purse
+from ._webhooks import News
 from ._wire import MICROSECONDS, Refused
 
 TaskIds = Literal["urlsafe", "base64"]
@@ -88,9 +90,10 @@ class Tasks:
         links: Links,
         purse: Purse,
         durations: dict[str, Durations],
-        lease: float,
+        lease: float | None,
         polling_interval: int | None,
         ids: TaskIds,
+        announce: Callable[[News], None] | None = None,
     ) -> None:
         self._clock = clock
         self._chance = chance
@@ -98,7 +101,9 @@ class Tasks:
         self._links = links
         self._purse = purse
         self._durations = durations
-        self._lease = round(lease * MICROSECONDS)
+        # None: tasks need no polls, which a webhook may mean.
+        self._lease = None if lease is None else round(lease * MICROSECONDS)
+        self._announce = announce
         self._polling_interval = polling_interval
         self._ids: TaskIds = ids
         self._by_id: dict[str, Task] = {}
@@ -125,6 +130,8 @@ class Tasks:
             raise Refused(400, "The units are not enough.", "CreditInsufficiency")
         task = self._add(feature, params, picture, units, faults)
         self._purse.charge(units, task.id, self._clock.wall(task.created))
+        if self._announce is not None:
+            self._announce(self._news(task))
         return {"task_id": task.id}
 
     def poll(self, feature: Feature, task_id: str) -> object:
@@ -242,9 +249,26 @@ class Tasks:
 
     def _settle(self, task: Task, now: int) -> None:
         """Let go of a task whose lease ran out, even if processing finished meanwhile."""
-        if task.state == "running" and now - task.kept > self._lease:
+        lease = self._lease
+        if lease is not None and task.state == "running" and now - task.kept > lease:
             task.state = "expired"
-            task.ended = task.kept + self._lease
+            task.ended = task.kept + lease
+
+    def _news(self, task: Task) -> News:
+        def alive() -> bool:
+            self._settle(task, self._clock.now())
+            return task.state not in {"expired", "deleted"}
+
+        # What a webhook says of a task that timed out is open; its statuses are these two.
+        fails = task.times_out or task.failure is not None
+        ends = not math.isinf(task.duration)
+        return News(
+            task_id=task.id,
+            status="error" if fails else "success",
+            created=task.created,
+            ended=task.created + math.ceil(task.duration * MICROSECONDS) if ends else None,
+            alive=alive,
+        )
 
     def _report(self, task: Task, now: int) -> None:
         task.ended = now

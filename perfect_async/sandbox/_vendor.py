@@ -24,6 +24,7 @@ from ._links import Links, StorageError, no_such_key
 from ._tasks import Tasks
 from ._templates import TEMPLATES, THUMBS
 from ._units import Purse, price_list
+from ._webhooks import Postman
 from ._wire import (
     MICROSECONDS,
     Answer,
@@ -96,6 +97,7 @@ class Vendor:
         purse: Purse,
         api_keys: Collection[str] | None,
         universal_path: bool,
+        postman: Postman | None = None,
     ) -> None:
         self.clock = clock
         self.chance = chance
@@ -108,9 +110,15 @@ class Vendor:
         self._purse = purse
         self._api_keys = None if api_keys is None else frozenset(api_keys)
         self._universal_path = universal_path
+        self.postman = postman
 
     def leave(self, call: Call) -> Fate | None:
-        """The fate fixed when the call leaves: prepared, `"refuse"`, or `None` for chance."""
+        """The fate fixed when the call leaves: prepared, `"refuse"`, or `None` for chance.
+
+        Raises `RuntimeError` if it sends webhooks and is not open.
+        """
+        if self.postman is not None:
+            self.postman.check()
         kind = self._route(call).kind
         prepared = self.fates.scripted(kind)
         if prepared is None and not self.fates.connects(kind):
