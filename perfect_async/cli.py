@@ -41,6 +41,7 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130
 
 OUT: Final = Path("perfect-async-out")
+WEBHOOK_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"
 
 _HELP: Final = """Perfect Corp's YouCam API in bulk; no task is bought that cannot be kept alive.
 
@@ -205,6 +206,8 @@ def sandbox(
     lease: float = 10.0,
     fail: float = 0.0,
     speed: float = 1.0,
+    webhook_url: str | None = None,
+    webhook_secret_file: Path | None = None,
 ) -> None:
     """Serve a stand-in for the vendor on a port until Ctrl-C, for any client in any language.
 
@@ -226,6 +229,11 @@ def sandbox(
         The share of tasks that the engine fails, 0 to 1.
     speed
         Divides the time that the engine takes.
+    webhook_url
+        Where to announce tasks that ended; signed with the secret that the variable
+        YOUCAM_WEBHOOK_SECRET holds, or with several, separated by white space.
+    webhook_secret_file
+        A file that holds the secret instead.
     """
     _check_share(fail)
     if not 0 < speed < float("inf") or not lease > 0:
@@ -234,6 +242,7 @@ def sandbox(
         from perfect_async.sandbox import run
     except ImportError as exc:
         raise ConfigurationError(_missing(exc)) from exc
+    secrets = None if webhook_url is None else _secrets(webhook_url, webhook_secret_file)
     if not 0 < port < 2**16:
         raise ConfigurationError(f"--port is {port}; it must be from 1 to 65535.")
     try:
@@ -246,7 +255,17 @@ def sandbox(
         "perfect-async smile PICTURES",
         file=sys.stderr,
     )
-    run(host=host, port=port, seed=seed, units=units, lease=lease, engine_errors=fail, speed=speed)
+    run(
+        host=host,
+        port=port,
+        seed=seed,
+        units=units,
+        lease=lease,
+        engine_errors=fail,
+        speed=speed,
+        webhook_url=webhook_url,
+        webhook_secret=secrets,
+    )
 
 
 def demo(
@@ -340,6 +359,27 @@ def _ready(folder: Path) -> None:
 def _check_share(fail: float) -> None:
     if not 0 <= fail <= 1:
         raise ConfigurationError(f"--fail is {fail:g}; it must be a share from 0 to 1.")
+
+
+def _secrets(url: str, path: Path | None) -> list[str]:
+    """The secrets of the sandbox's webhook; never on the command line, which anybody may list."""
+    from perfect_async.webhooks import Secrets
+
+    if not url.lower().startswith(("http://", "https://")):
+        raise ConfigurationError(f"--webhook-url is {quoted(url)}; it must be http:// or https://.")
+    try:
+        text = os.environ.get(WEBHOOK_VARIABLE, "") if path is None else path.read_text("utf-8")
+    except (OSError, ValueError) as exc:
+        # Of an error in decoding only that it is one: its text quotes the file.
+        why = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        raise ConfigurationError(f"--webhook-secret-file cannot be read: {why}.") from None
+    found = text.split()
+    if not found:
+        raise ConfigurationError(
+            f"--webhook-url needs a secret: set {WEBHOOK_VARIABLE} or pass --webhook-secret-file."
+        )
+    Secrets(found)
+    return found
 
 
 def _missing(error: ImportError) -> str:

@@ -386,7 +386,71 @@ def test_sandbox_settings(
         "lease": 10.0,
         "engine_errors": 0.1,
         "speed": 4.0,
+        "webhook_url": None,
+        "webhook_secret": None,
     } == given
+
+
+@pytest.mark.parametrize(
+    ("said", "written", "expected"),
+    [
+        ("whsec_c2VjcmV0", None, ["whsec_c2VjcmV0"]),
+        ("c2VjcmV0\twhsec_bmV3", None, ["c2VjcmV0", "whsec_bmV3"]),
+        ("", "whsec_bmV3\n", ["whsec_bmV3"]),
+        ("whsec_c2VjcmV0", "whsec_bmV3\n", ["whsec_bmV3"]),
+    ],
+)
+def test_the_sandboxs_webhook(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    said: str,
+    written: str | None,
+    expected: list[str],
+) -> None:
+    """The secret comes from the environment or a file, several of them while one is replaced."""
+    given: dict[str, object] = {}
+    monkeypatch.setattr(perfect_async.sandbox, "run", lambda **settings: given.update(settings))
+    monkeypatch.setenv("YOUCAM_WEBHOOK_SECRET", said)
+    options = ["--webhook-url", "http://127.0.0.1:8000/hook", "--port", str(free_port())]
+    if written is not None:
+        (tmp_path / "secret").write_text(written)
+        options += ["--webhook-secret-file", str(tmp_path / "secret")]
+
+    assert 0 == cli.main(["sandbox", *options])
+    assert ("http://127.0.0.1:8000/hook", expected) == (
+        given["webhook_url"],
+        given["webhook_secret"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "options", "said"),
+    [
+        ("shop.example", "whsec_c2VjcmV0", [], "--webhook-url is 'shop.example'"),
+        ("https://shop.example", "", [], "set YOUCAM_WEBHOOK_SECRET or pass"),
+        ("https://shop.example", "s3cret!", [], "not what the vendor's console shows"),
+        ("https://shop.example", "", ["--webhook-secret-file", "no"], "No such file"),
+        ("https://shop.example", "", ["--webhook-secret-file", "binary"], "it is not text"),
+    ],
+)
+def test_a_webhook_that_cannot_be(  # noqa: PLR0917 - a table of cases
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    url: str,
+    secret: str,
+    options: list[str],
+    said: str,
+) -> None:
+    """Half a webhook is status 2 before the server starts, and no secret is shown."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOUCAM_WEBHOOK_SECRET", secret)
+    (tmp_path / "binary").write_bytes(b"s3cret\xff")
+
+    assert 2 == cli.main(["sandbox", "--webhook-url", url, *options])
+    told = capsys.readouterr().err
+    assert said in " ".join(told.split())
+    assert "s3cret" not in told
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The sandbox on a real port."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -9,13 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
 from perfect_async.sandbox import Durations, Faults, Sandbox, serve
+from perfect_async.webhooks import Notification, WebhookApp, verify
 from tests.sandbox.customer import FACE, TEETH, data_of
 
 pytestmark = pytest.mark.real_time
@@ -78,6 +82,39 @@ async def test_a_whole_picture_over_a_socket(caplog: pytest.LogCaptureFixture) -
     assert "X-Amz" not in caplog.text
 
 
+async def test_a_notification_over_a_socket() -> None:
+    """A served sandbox calls a served endpoint of ours, once a task has ended."""
+    secret = "whsec_" + base64.b64encode(b"of the served sandbox").decode()
+    told = asyncio.Event()
+    said: list[Notification] = []
+
+    class Desk:
+        async def deliver(self, body: bytes, headers: list[tuple[str, str]]) -> None:
+            said.append(verify(body, headers, secret, time.time()))
+            told.set()
+
+    shop, port = free_port(), free_port()
+    config = uvicorn.Config(WebhookApp(Desk()), port=shop, log_config=None)
+    endpoint = uvicorn.Server(config)
+    sandbox = Sandbox(
+        origin=f"http://127.0.0.1:{port}",
+        durations={"ai-smile": Durations.fixed(0.05)},
+        webhook_url=f"http://127.0.0.1:{shop}/webhooks/youcam",
+        webhook_secret=secret,
+        webhook_retries=[0.05] * 100,  # the endpoint may be up only later
+    )
+    async with asyncio.TaskGroup() as group:
+        shop_task = group.create_task(endpoint.serve())
+        async with served(sandbox, port) as http:
+            body = {"src_file_url": "https://p.example/a.jpg", "expression_type": TEETH}
+            task = data_of(await http.post("/s2s/v2.0/task/ai-smile", json=body))["task_id"]
+            await told.wait()
+        endpoint.should_exit = True
+        await shop_task
+
+    assert [(task, "success")] == [(each.task_id, each.status) for each in said]
+
+
 async def test_a_lost_answer_over_a_socket() -> None:
     """The connection is cut before the answer is whole."""
     port = free_port()
@@ -104,10 +141,13 @@ async def test_cancelled_before_it_started() -> None:
         await server
 
 
-def test_from_the_command_line() -> None:
-    """`run` serves until Ctrl-C, says where on stderr, and ends with the ledger."""
+@pytest.mark.parametrize(
+    "more", ["", ", webhook_url='http://127.0.0.1:9/', webhook_secret='whsec_c2VjcmV0'"]
+)
+def test_from_the_command_line(more: str) -> None:
+    """`run` serves until Ctrl-C, says where on stderr, and ends with the ledger, webhook or not."""
     port = free_port()
-    code = f"from perfect_async.sandbox import run; run(port={port}, speed=100.0, units=7)"
+    code = f"from perfect_async.sandbox import run; run(port={port}, speed=100.0, units=7{more})"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stderr=subprocess.PIPE,
@@ -128,5 +168,6 @@ def test_from_the_command_line() -> None:
     assert f"sandbox on http://127.0.0.1:{port}" in first
     assert 7 == sum(grant["amount_dec"] for grant in json.loads(answer.text)["results"])
     assert "7 left" in rest
+    assert "Traceback" not in rest
     assert "a-secret-key" not in first + rest
     assert 0 == process.returncode
