@@ -42,7 +42,9 @@ _SHAPES: Final = {
     # starts with `{` is no notification: refusing the stop could cost real ones.
     "webhook-id": re.compile(r"[\x21-\x7e]{1,256}"),
     "webhook-timestamp": re.compile(r"0|[1-9][0-9]{0,10}"),
-    "webhook-signature": re.compile(r"[\x20-\x7e]{1,4096}"),
+    # `version,value`, separated by single spaces. A framework that joins repeated headers does so
+    # with a comma and a space, which fits nowhere.
+    "webhook-signature": re.compile(r"(?=[\x20-\x7e]{1,4096}\Z)[^ ,]+,[^ ,]+(?: [^ ,]+,[^ ,]+)*"),
 }
 
 

@@ -195,9 +195,8 @@ def test_the_library_judges_alike(off: int, right: bool, known: bool) -> None:
         "{good} {bad}",
         "{bad} {good}",
         "v1a,xyz {good}",
-        "{good} v2,{bad}",
-        "garbage {good}",
-        " {good} ",
+        "{good} v2,xyz",
+        "{good} v1,AAAA",
     ],
 )
 def test_one_signature_of_several_is_enough(around: str) -> None:
@@ -246,6 +245,14 @@ def test_a_repeated_header(name: str) -> None:
     assert reason == rejected(headers=[*headers.items(), (name.upper(), headers[name])])
     assert reason == rejected(headers=[*headers.items(), (name.encode(), b"")])
     assert reason == rejected(headers={**headers, name.title(): headers[name]})
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_repeated_header_that_was_joined(name: str) -> None:
+    """Some frameworks make one header of two before anybody can count them."""
+    headers = httpx.Headers([*signed().items(), (name, signed()[name])])
+
+    assert f"{name} is malformed." == rejected(headers=headers)
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
@@ -310,6 +317,14 @@ def test_a_clock_that_is_none(now: object) -> None:
         "v1,AAAA",
         "v1," + "A" * 4000,
         "v1," * 1000,
+        "v1,{sig} ",
+        " v1,{sig}",
+        "v1,{sig}  v1,{sig}",
+        "v1,{sig} garbage",
+        "garbage v1,{sig}",
+        "v1,{sig}," + "A" * 10,
+        "v1,{sig}, v1,{sig}",
+        "v1,{sig}" + " v1,{sig}" * 200,
     ],
 )
 def test_signatures_that_are_none(written: str) -> None:
