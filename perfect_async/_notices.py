@@ -23,7 +23,7 @@ _LONGEST_ID: Final = 1024
 """Characters of a task's id; ~107 were seen."""
 
 MOST: Final = 4096
-"""Entries of a memory: some minutes of the busiest key, and well under a megabyte."""
+"""Entries of a memory: hours of a key with the usual limits, in about a megabyte."""
 
 SEEN_FOR: Final = 24 * 3600 * SECOND
 """A genuine notification passes as fresh for 2 * 300 s, from its being ahead of our clock to its

@@ -6,12 +6,14 @@ so that a type that became looser fails the check.
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, assert_never, assert_type
 
 import httpx
+from starlette.types import ASGIApp
 
 from perfect_async import (
     ApiError,
@@ -53,8 +55,18 @@ from perfect_async import (
     Units,
     UnitsExhausted,
     WaitTimeout,
+    WebhookRejected,
 )
-from perfect_async.sandbox import Durations, Faults, Ledger, Sandbox, portrait
+from perfect_async.sandbox import (
+    Durations,
+    Faults,
+    Ledger,
+    Sandbox,
+    WebhookFaults,
+    WebhookRecord,
+    portrait,
+)
+from perfect_async.webhooks import Headers, Notification, Secrets, WebhookApp, verify
 
 
 def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
@@ -339,6 +351,7 @@ def tree() -> None:
         ConfigurationError,
         ClientClosed,
         UnitsExhausted,
+        WebhookRejected,
     ]
     print(top)
 
@@ -359,3 +372,36 @@ async def sandboxes() -> None:
 
     Sandbox(1)  # type: ignore[call-arg]
     Faults(0.05)  # type: ignore[call-arg]
+
+
+async def webhooks(headers: httpx.Headers, scope: list[tuple[bytes, bytes]]) -> None:
+    """Headers as frameworks have them, a receiver of one's own, an app for any of them."""
+    secrets = Secrets(["whsec_c2VjcmV0", "bmV3"])
+    found = verify(b"{}", headers, secrets, time.time())
+    verify(b"{}", scope, "whsec_c2VjcmV0", 1761112848)
+    verify(b"{}", {"webhook-id": "msg_1"}, ["whsec_c2VjcmV0"], 1761112848)
+    assert_type(found, Notification)
+    assert_type(found.task_id, str | None)
+    assert_type(found.status, Literal["success", "error"] | None)
+    assert_type(found.created_at, datetime | None)
+
+    class Desk:
+        async def deliver(self, body: bytes, headers: Headers) -> None:
+            verify(body, headers, secrets, time.time())
+
+    app: ASGIApp = WebhookApp(Desk())
+    async with Sandbox(
+        webhook_url="http://127.0.0.1:8000/webhooks/youcam",
+        webhook_transport=httpx.ASGITransport(app),
+        webhook_secret="whsec_c2VjcmV0",
+        webhook_faults=WebhookFaults(lost=0.1),
+    ) as sandbox:
+        assert_type(sandbox, Sandbox)
+        assert_type(sandbox.ledger.webhooks, list[WebhookRecord])
+
+    verify("{}", headers, secrets, time.time())  # type: ignore[arg-type]
+    WebhookApp(object())  # type: ignore[arg-type]
+    try:
+        pass
+    except WebhookRejected as error:
+        assert_type(error.reason, str)
