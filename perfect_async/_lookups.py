@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import suppress
 from typing import Final, TypeAlias, TypeVar
 
-from perfect_async import _wire
+from perfect_async import _enquiries, _wire
 from perfect_async._batch import each
 from perfect_async.errors import BadAnswer, RequestRefused, ServiceUnavailable
-from perfect_async.models import Estimate, Job, must_be_job
+from perfect_async.models import Job, must_be_job
+from perfect_async.reports import Estimate
 
 T = TypeVar("T")
 
@@ -38,10 +39,10 @@ async def pages(
 
 async def estimated(ask: Ask, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
     """What `jobs` would cost, by the vendor's price list where it names the feature."""
-    prices: dict[str, _wire.Price] = {}
+    prices: dict[str, _enquiries.Price] = {}
     # A list that cannot be had is no reason to tell nothing: the documented prices stand in.
     with suppress(BadAnswer, RequestRefused, ServiceUnavailable):
-        async for listed in pages(ask, _wire.feature_costs, _wire.read_feature_costs):
+        async for listed in pages(ask, _enquiries.feature_costs, _enquiries.read_feature_costs):
             prices[listed.feature] = listed
     costs: dict[str, float] = {}
     count, documented = 0, False

@@ -1,4 +1,4 @@
-"""JSON <-> models and events: with `_reply`, the only place that knows the vendor's key names.
+"""JSON <-> models and events: with `_reply` and `_enquiries`, all that knows the vendor's keys.
 
 What is built here is a `Call`; what is read is a `Reply`. An answer to a command becomes an
 `events.Answer`, whatever its bytes are; the `read_*` functions, which have no command, raise. Keys,
@@ -10,25 +10,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Final, Literal
 
 import attrs
 
 from perfect_async import events
 from perfect_async._reply import (
-    Credits,
     File,
-    Page,
     Reply,
     Results,
-    Sku,
     State,
-    TemplateRow,
     as_delay,
     as_interval,
-    as_moment,
-    as_text,
     bad,
     outer_interval,
     read,
@@ -37,7 +30,7 @@ from perfect_async._reply import (
     told,
     unsigned,
 )
-from perfect_async._urls import encoded, followed, percent
+from perfect_async._urls import percent
 from perfect_async.errors import (
     BadAnswer,
     JobRefused,
@@ -50,29 +43,21 @@ from perfect_async.errors import (
     UnitsExhausted,
     quoted,
 )
-from perfect_async.models import Avatar, FileId, Grant, Job, Smile, Template, Units
+from perfect_async.models import Avatar, FileId, Job, Smile
 
 __all__ = [
+    "FEATURES",
     "Call",
     "FileFacts",
-    "Price",
     "Reply",
     "asked",
-    "delete",
-    "feature_costs",
     "poll",
     "polled",
-    "read_deleted",
-    "read_feature_costs",
-    "read_templates",
-    "read_units",
     "refusal",
     "register",
     "registered",
     "submit",
     "submitted",
-    "templates",
-    "units",
 ]
 
 # The fields of a job as the vendor calls them. A new feature is a line here.
@@ -86,14 +71,14 @@ _PASSING: Final = frozenset(
     {"error_inference", "error_upload", "error_download_image", "unknown_internal_error"}
 )
 
-# The most that a page of templates or prices may hold.
-_PAGE: Final = 20
 _LONGEST_ID: Final = 1024
-# Beyond, it is no number of units any more.
-_MOST_UNITS: Final = 1e15
 _HTTP: Final = re.compile(r"https?://", re.IGNORECASE)
 # A segment that percent-encoding leaves as it is, and that does not climb.
 _PLAIN: Final = re.compile(r"(?=.*[A-Za-z0-9_~-])[A-Za-z0-9._~-]+")
+
+
+FEATURES: Final[dict[str, type[Job]]] = {kind.feature: kind for kind in _PARAMETERS}
+"""The kinds of jobs that can be sent, by the vendor's names for their features."""
 
 
 @attrs.frozen
@@ -113,16 +98,6 @@ class FileFacts:
     content_type: str
     file_name: str
     file_size: int
-
-
-@attrs.frozen
-class Price:
-    """`amount` units per `per` of `unit` ("result_image", "second") for `feature`."""
-
-    feature: str
-    amount: float
-    per: int
-    unit: str
 
 
 def _setback(
@@ -151,8 +126,8 @@ def register(files: Sequence[FileFacts], feature: str | None) -> Call:
         }
         for file in files
     ]
-    path = "/s2s/v2.0/file" if feature is None else f"/s2s/v2.0/file/{_segment(feature)}"
-    return Call("POST", path, content=_json({"files": rows}))
+    path = "/s2s/v2.0/file" if feature is None else f"/s2s/v2.0/file/{segment(feature)}"
+    return Call("POST", path, content=as_json({"files": rows}))
 
 
 def registered(command: events.Register, reply: Reply) -> events.Answer:
@@ -195,7 +170,7 @@ def submit(job: Job, source: FileId | str) -> Call:
         # Left out rather than null, which is a 400.
         if value is not None:
             body[key] = value
-    return Call("POST", f"/s2s/v2.0/task/{_segment(job.feature)}", content=_json(body))
+    return Call("POST", f"/s2s/v2.0/task/{segment(job.feature)}", content=as_json(body))
 
 
 def submitted(command: events.Submit, reply: Reply) -> events.Answer:
@@ -219,7 +194,7 @@ def submitted(command: events.Submit, reply: Reply) -> events.Answer:
 
 def poll(feature: str, task_id: str) -> Call:
     """Ask for the state of a task (contract: the flow, 4)."""
-    return Call("GET", f"/s2s/v2.0/task/{_segment(feature)}/{_segment(task_id)}")
+    return Call("GET", f"/s2s/v2.0/task/{segment(feature)}/{segment(task_id)}")
 
 
 def polled(command: events.Poll, reply: Reply, *, task_id: str, units: float) -> events.Answer:
@@ -302,85 +277,7 @@ def asked(command: events.Ask, reply: Reply) -> events.Answer:
     return events.Answered(command) if reply.good else _setback(command, reply)
 
 
-def templates(feature: str, token: str | None) -> Call:
-    """A page of templates; `token` is the one before's (contract: Other calls)."""
-    return Call("GET", f"/s2s/v2.0/task/template/{_segment(feature)}", _page(token))
-
-
-def read_templates(reply: Reply) -> tuple[tuple[Template, ...], str | None]:
-    """A page's templates and the next page's token, None on the last. Raises `ApiError`s."""
-    rows = read(reply, list[TemplateRow], "data", "templates")
-    found = tuple(
-        Template(row.id, row.title or "", row.category_name or "", _thumb(row.thumb))
-        for row in rows
-    )
-    return found, read(reply, Page, "data").next_token or None
-
-
-def _thumb(url: object) -> str | None:
-    try:
-        return followed(encoded(as_text(url)), base_url="https://vendor.invalid")
-    except (ValueError, BadAnswer):
-        return None
-
-
-def units() -> Call:
-    """The balance (contract: Other calls)."""
-    return Call("GET", "/s2s/v1.0/client/credit")
-
-
-def read_units(reply: Reply) -> Units:
-    """The balance and its grants; none at all mean that it is unknown. Raises `ApiError`s."""
-    rows = read(reply, Credits).results or []
-    grants: list[Grant] = []
-    for place, row in enumerate(rows):
-        amount = row.amount if row.amount_dec is None else row.amount_dec
-        if amount is None or abs(amount) > _MOST_UNITS:
-            raise bad(reply, f"results[{place}].amount_dec is no amount")
-        grants.append(Grant(row.id, row.type or "", amount, as_moment(row.expiry)))
-    # As decimals, so that 10.1 and 5.2 are 15.3.
-    balance = float(sum(Decimal(str(grant.amount)) for grant in grants)) if grants else None
-    return Units(balance, tuple(grants))
-
-
-def feature_costs(token: str | None) -> Call:
-    """A page of prices; `token` is the one before's (contract: Other calls)."""
-    return Call("GET", "/s2s/v2.0/credit/feature-cost", _page(token))
-
-
-def read_feature_costs(reply: Reply) -> tuple[tuple[Price, ...], str | None]:
-    """A page's prices and the next page's token, None on the last. Raises `ApiError`s.
-
-    A price without a task's URL is for something that this SDK does not run, and is left out.
-    """
-    prices: list[Price] = []
-    for place, row in enumerate(read(reply, list[Sku], "result", "skus")):
-        feature = re.split(r"[?#]", row.run_task_url or "")[0].rstrip("/").rpartition("/")[2]
-        if row.proc_unit < 1 or row.amount < 0:
-            raise bad(reply, f"result.skus[{place}] is no price")
-        if feature:
-            prices.append(Price(feature, row.amount, row.proc_unit, row.unit or ""))
-    return tuple(prices), read(reply, Page, "result").next_token or None
-
-
-def delete(task_id: str) -> Call:
-    """Delete a finished task, its outputs and its input files (contract: Other calls)."""
-    return Call("POST", "/s2s/v2.0/task/delete", content=_json({"task_id": task_id}))
-
-
-def read_deleted(reply: Reply) -> None:
-    """Nothing, when the task is deleted; the status alone says so. Raises `ApiError`s."""
-    if not reply.good:
-        raise refusal(reply)
-
-
-def _page(token: str | None) -> tuple[tuple[str, str], ...]:
-    # The literal null as a token is a 400: left out on the first page.
-    size = ("page_size", str(_PAGE))
-    return (size,) if token is None else (size, ("starting_token", token))
-
-
-def _segment(text: str) -> str:
+def segment(text: str) -> str:
     """`text` as one segment of a path; also "." and "..", which would climb if left as they are."""
     if _PLAIN.fullmatch(text):
         return text
@@ -390,5 +287,5 @@ def _segment(text: str) -> str:
     return percent(text.encode(errors="replace").decode())
 
 
-def _json(value: object) -> bytes:
+def as_json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()

@@ -10,27 +10,29 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perfect_async._wire import (
-    Call,
-    FileFacts,
+from perfect_async._enquiries import (
     Price,
-    Reply,
-    asked,
     delete,
     feature_costs,
-    poll,
-    polled,
     read_deleted,
     read_feature_costs,
     read_templates,
     read_units,
+    templates,
+    units,
+)
+from perfect_async._wire import (
+    Call,
+    FileFacts,
+    Reply,
+    asked,
+    poll,
+    polled,
     refusal,
     register,
     registered,
     submit,
     submitted,
-    templates,
-    units,
 )
 from perfect_async.errors import (
     BadAnswer,
@@ -66,7 +68,8 @@ from perfect_async.events import (
     TaskUnknown,
     TimedOut,
 )
-from perfect_async.models import Avatar, FileId, Grant, Job, Smile, Source, Template, Units
+from perfect_async.models import Avatar, FileId, Grant, Job, Smile, Source, Units
+from perfect_async.reports import Template
 from tests.test_reply import bodies, json_values, replies
 
 REGISTER = Register(1, (7, 8), None)
