@@ -104,7 +104,7 @@ def _problems(
     if not expired <= set(stuck):
         yield f"{len(expired - set(stuck))} tasks expired that would have ended"
     at_stake = sum(outcome.error.units_at_stake for outcome in outcomes if outcome.error)
-    counts = {"wasted": ledger.units_wasted, "told": at_stake, "counted": statistics.units_at_stake}
+    counts = {"wasted": ledger.units_wasted, "told": at_stake, "counted": statistics.units.at_stake}
     for name, units in counts.items():
         if units != sum(stuck.values()):
             yield f"{sum(stuck.values()):g} units were at stake, {units:g} {name}"
@@ -116,10 +116,10 @@ def _problems(
         yield f"{most} requests in a window"
     if (most := ledger.max_in_window(1)) > 5:
         yield f"{most} requests in a second"
-    if statistics.units_charged != ledger.units_charged:
-        yield f"{ledger.units_charged:g} units charged, {statistics.units_charged:g} counted"
-    if statistics.units_returned != ledger.units_returned:
-        yield f"{ledger.units_returned:g} units returned, {statistics.units_returned:g} counted"
+    if statistics.units.charged != ledger.units_charged:
+        yield f"{ledger.units_charged:g} units charged, {statistics.units.charged:g} counted"
+    if statistics.units.returned != ledger.units_returned:
+        yield f"{ledger.units_returned:g} units returned, {statistics.units.returned:g} counted"
 
 
 def main(seeds: list[int]) -> int:

@@ -271,7 +271,7 @@ def simulate(
         tuple(vendor.sent),
         tuple(vendor.others),
         tuple(vendor.assumed),
-        scheduler.statistics().units_at_stake,
+        scheduler.statistics().units.at_stake,
         done == len(durations),
     )
 

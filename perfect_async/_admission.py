@@ -107,19 +107,19 @@ class Admission:
     # What happens to tasks.
 
     def created(self, job: Job, now: int) -> None:
-        """The creation of `job` leaves."""
+        """The creation of `job` leaves, or the first poll of a task that existed before."""
         kind = self._remember(job)
-        last = self._last(kind, now, now)
-        cap = (now + self._give_up) // SLOT
+        last, cap = self._last(kind, now, now), job.given_up // SLOT
         self._tasks[job.ref] = task = _Task(job.ref, kind, now, now, cap, last)
         if self._young(kind, now, now):
             kind.young[job.ref] = task
             self._review_by(now + kind.horizon)
         else:
             kind.old[job.ref] = task
-        # It would not have been admitted without one.
-        origin = self._table.origin(now // SLOT) or 0
-        self._table.promise(job.ref, origin, last)
+        # It would not have been admitted without a free phase; but what exists already is polled
+        # wherever there is room.
+        origin = self._table.origin(now // SLOT)
+        self._table.promise(job.ref, now // SLOT if origin is None else origin, last)
         self._news += 1
 
     def accepted(self, ref: int, now: int) -> None:

@@ -7,19 +7,19 @@ All times are integer microseconds.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, assert_never, cast
 
 from perfect_async import events as ev
-from perfect_async._admission import Admission
+from perfect_async._endings import Endings
 from perfect_async._jobs import ANSWERS, IllegalEvent, Job, State
+from perfect_async._keeping import Asks, keepers
 from perfect_async._pace import Pace
 from perfect_async._preparation import Preparation
 from perfect_async._questions import Question, Questions
 from perfect_async._reasons import Reasons, abandoned, in_doubt
-from perfect_async._repolls import Repolls
 from perfect_async._second import SLOT
+from perfect_async._spending import Units
 from perfect_async.errors import (
     ClientClosed,
     PerfectError,
@@ -36,8 +36,9 @@ _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 
 _RUNNING: Final = State.RUNNING
-_AT_STAKE: Final = frozenset({State.SUBMITTING, State.RUNNING})
-_CREATED: Final = frozenset({State.SUBMITTING, State.RUNNING, State.ENDED, State.TOLD})
+_CREATED: Final = frozenset(
+    {State.SUBMITTING, State.ADOPTED, State.RUNNING, State.ENDED, State.TOLD}
+)
 
 
 class Book:
@@ -51,22 +52,23 @@ class Book:
         self.engine_retries = engine_retries
         self.pace = Pace(limits, lease=self.lease, horizon=self.give_up)
         self.table = self.pace.table
-        insured = round(polling.insured * SECOND)
-        self.admission = Admission(self.pace, insured=insured, give_up=self.give_up)
+        self.asks = Asks()
+        keeping, self.keeper = keepers(self.pace, self.asks, polling)
+        # Without polls in between there is nothing to promise, and nothing to admit by.
+        self.kept = self.keeper is keeping
+        self.admission, self.repolls = keeping.admission, keeping.repolls
+        self.counts = keeping.counts
         self.jobs: dict[int, Job] = {}
         self.preparation = Preparation(files_per_call)
         self.ready: deque[Job] = deque()
         self.questions = Questions()
-        self.endings: deque[tuple[ev.Settle, Job | Question]] = deque()
-        self.ages: list[tuple[int, int, Job]] = []
-        self.repolls = Repolls(
-            self.pace, lease=self.lease, interval=round(polling.interval * SECOND)
-        )
         self.number = 0
         self.heard = 0
-        self.counts: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
-        self.charged = self.returned = self.at_stake = 0.0
+        self.units = Units()
+        self.endings = Endings(self.jobs, self.keeper, self.units, self.counts)
+        self.adoptions: deque[Job] = deque()
+        self._creating: dict[int, str] = {}
         self.ended, self.lasted = 0, 0
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
         self.reasons = Reasons()
@@ -76,6 +78,13 @@ class Book:
     def last(self, now: int) -> int:
         """The last slot that may hold a poll of a task created now."""
         return (now + self.give_up) // SLOT
+
+    def creation(self) -> Job | None:
+        """The job to create next, None where there is none or it has to wait for another."""
+        job = self.ready[0] if self.ready else None
+        if job is not None and job.alone and job.feature in self._creating.values():
+            return None
+        return job
 
     def abandoned(self, job: Job) -> PerfectError:
         """Why a task that still runs is asked for no longer."""
@@ -89,10 +98,12 @@ class Book:
         match command:
             case ev.Poll():
                 kind, job = "poll", self.jobs[command.ref]
+                if job.state is State.ADOPTED:
+                    self._take_over(self.adoptions.popleft(), command, now)
                 task = job.task
-                self._poll(job, now)
+                self.keeper.left(job, now)
             case ev.Settle():
-                self._settled(command)
+                self.endings.settled(command, self.questions)
                 return
             case ev.Submit():
                 # Unlike any other task's number, of this job or of another by the same ref.
@@ -117,59 +128,73 @@ class Book:
 
     def _submit(self, job: Job, command: ev.Submit, now: int) -> None:
         job.move(command, State.SUBMITTING)
+        self._creating[command.number] = job.feature
+        self.units.reserve(job)
+        if job.purses:
+            self._end_unaffordable(job.purses)
         job.task = command.number
         self.pace.created(command.number, now)
         job.task_id, job.doubted, job.tries, job.try_at, job.early_at = None, False, 0, None, None
+        job.announced = 0
         job.trouble = None
         job.accepted = job.last_left = now
         job.given_up = now + self.give_up
-        self.admission.created(job, now)
+        self.keeper.created(job, now)
 
-    def _poll(self, job: Job, now: int) -> None:
-        first = self.table.first(now // SLOT)
-        if first is not None and first[1] == job.ref and first[0] <= now // SLOT:
-            self.counts["late"] += first[0] < now // SLOT
-            self.table.keep(job.ref, now)
-            job.tries = 0
-        elif job.try_at is not None and job.try_at <= now:
-            self.counts["tries"] += 1
-            job.tries += 1
-        self.repolls.left(job, now)
+    def _take_over(self, job: Job, command: ev.Poll, now: int) -> None:
+        """The first poll of a task that was created by somebody else leaves."""
+        job.move(command, State.RUNNING)
+        job.task = command.number
+        # Nobody knows how much of its lease is left: a silent poll is tried again at once.
+        job.accepted, job.last_left = now - self.lease // 2, now
+        self.keeper.created(job, now)
+        self._runs(job, now)
 
-    def want(self, event: ev.Wanted, now: int) -> None:
-        """A job came in."""
-        self._unknown(event.ref)
-        state = State.WAITING if event.uploads else State.READY
-        job = Job(
-            event.ref,
-            event.feature,
-            event.units,
-            event.uploads,
-            event.lane,
-            state,
-            event.outputs,
-            event.usual,
-        )
+    def _runs(self, job: Job, now: int) -> None:
+        self.keeper.accepted(job, now)
+        self.endings.expect(job)
+
+    def take_in(self, event: ev.Wanted | ev.Adopted | ev.Forgone | ev.Asked, now: int) -> None:
+        """A job or a question came in."""
+        if event.ref in self.jobs or event.ref in self.questions:
+            raise IllegalEvent(f"{event.ref} is known already.")
+        match event:
+            case ev.Wanted():
+                self._want(Job.of(event), now)
+            case ev.Adopted():
+                # However old it is: once it is asked for, and kept for a while if it runs.
+                given_up = max(now + 2 * self.lease, now - event.age + self.give_up)
+                self.jobs[event.ref] = job = Job.adopting(event, given_up)
+                self.units.charge(job)
+                self.adoptions.append(job)
+            case ev.Forgone():
+                self.jobs[event.ref] = job = Job.forgone(event)
+                self.endings.end(job, event.error, at_stake=job.units)
+            case ev.Asked():
+                self.questions.add(
+                    Question(event.ref, event.lane, now, event.repeats, event.urgent)
+                )
+                if event.lane in self.reasons.closed:
+                    self._close_questions(event.lane, ClientClosed("The client is closing."))
+            case _:
+                assert_never(event)
+
+    def _want(self, job: Job, now: int) -> None:
         self.jobs[job.ref] = job
-        error = self.reasons.refusal(job, now)
+        error = self.reasons.refusal(job, now) or self.units.refusal(job)
         if error is not None:
-            self._end(job, error)
-        elif event.uploads:
+            self.endings.end(job, error)
+        elif job.uploads:
             self.preparation.add(job, now)
         else:
             self.ready.append(job)
 
-    def ask(self, event: ev.Asked, now: int) -> None:
-        """A question came in."""
-        self._unknown(event.ref)
-        question = Question(event.ref, event.lane, since=now, repeats=event.repeats)
-        self.questions.add(question)
-        if event.lane in self.reasons.closed:
-            self._close_questions(event.lane, ClientClosed("The client is closing."))
-
-    def _unknown(self, ref: int) -> None:
-        if ref in self.jobs or ref in self.questions:
-            raise IllegalEvent(f"{ref} is known already.")
+    def announce(self, ref: int, now: int) -> None:
+        """The vendor says that the task of `ref` has ended."""
+        job = self.jobs.get(ref)
+        if job is not None and job.state is _RUNNING:
+            job.announced = 1
+            self.asks.put(job, now)
 
     def withdraw(self, ref: int) -> None:
         """Nobody waits for `ref`: what was not created ends, what was is not tried again."""
@@ -187,16 +212,18 @@ class Book:
 
     def _close_questions(self, lane: int, error: PerfectError) -> None:
         for question in self.questions.close(lane):
-            self.endings.append((ev.Settle(question.ref, error, 0.0), question))
+            self.endings.answer(question, error)
 
     def drop(self, lane: int) -> None:
         """`lane` ends now, with all that runs in it."""
         self.close(lane)
         for job in [job for job in self.jobs.values() if job.lane == lane]:
-            if job.state is State.RUNNING:
-                self._end(job, self.abandoned(job), at_stake=job.charged)
+            if job.state in {State.ADOPTED, State.RUNNING}:
+                if job.state is State.ADOPTED:
+                    self.adoptions.remove(job)
+                self.endings.end(job, self.abandoned(job), at_stake=job.charged)
             elif job.state is State.SUBMITTING:
-                self._end(job, in_doubt(job, None), at_stake=job.units)
+                self.endings.end(job, in_doubt(job, None), at_stake=job.units)
 
     # News from the vendor.
 
@@ -225,7 +252,7 @@ class Book:
             case ev.Ask():
                 lane_open = self.questions.lane(command.ref) not in self.reasons.closed
                 if (end := self.questions.hear(command, event, again=lane_open)) is not None:
-                    self.endings.append((ev.Settle(end[0].ref, end[1], 0.0), end[0]))
+                    self.endings.answer(*end)
             case _:
                 assert_never(command)
         if isinstance(event, ev.KeyRefused) and self.reasons.dead is None:
@@ -236,9 +263,10 @@ class Book:
         ready, failed = self.preparation.hear(command, event, now)
         self.ready.extend(ready)
         for job, error in failed:
-            self._end(job, error, cause=event)
+            self.endings.end(job, error, cause=event)
 
     def _submitted(self, command: ev.Submit, event: ev.Answer, now: int) -> None:
+        del self._creating[command.number]
         job = self.jobs.get(command.ref)
         if job is None or job.state is not State.SUBMITTING:
             return
@@ -246,38 +274,36 @@ class Book:
         match event:
             case ev.Accepted():
                 job.move(event, State.RUNNING)
-                job.task_id, job.charged, job.failures = event.task_id, job.units, 0
-                self.charged += job.units
-                self.table.arm(job.ref)
-                self.admission.accepted(job.ref, now)
-                heapq.heappush(self.ages, (job.given_up, job.ref, job))
-                self.repolls.created(job)
-                self.repolls.hopes(job, self.admission.likely_end(job.ref))
+                job.task_id, job.failures = event.task_id, 0
+                self.units.charge(job)
+                self._runs(job, now)
             case ev.NoAnswer():
-                self._end(job, in_doubt(job, event.error), cause=event, at_stake=job.units)
+                error = in_doubt(job, event.error)
+                self.endings.end(job, error, cause=event, at_stake=error.units_at_stake)
             case ev.NotSent() | ev.Limited():
                 job.failures += 1
                 most = _MOST_REFUSALS if isinstance(event, ev.Limited) else _MOST_FAILURES
                 refusal = self.reasons.refusal(job, now)
                 if refusal is not None or not job.wanted or job.failures >= most:
-                    self._end(job, refusal or event.error, cause=event)
+                    self.endings.end(job, refusal or event.error, cause=event)
                 else:
                     self._again(job, event)
             case ev.OutOfUnits():
-                self._end(job, event.error, cause=event)
+                self.endings.end(job, event.error, cause=event)
                 self.reasons.out_of_units(job, event.error, now)
                 dearer = [other for other in self.jobs.values() if other.units >= job.units]
                 self._end_uncreated(dearer, event.error)
             case ev.KeyRefused() | ev.Refused():
-                self._end(job, event.error, cause=event)
+                self.endings.end(job, event.error, cause=event)
             case _:
                 assert_never(event)
 
     def _again(self, job: Job, cause: ev.Answer) -> None:
         """Create the job (again) before those that came later."""
-        self.admission.release(job.ref)
+        self.keeper.release(job, ended=None, lost=False)
+        self.units.release(job)
         job.move(cause, State.READY)
-        self._stop_polling(job)
+        self.endings.tidy()
         self.ready.appendleft(job)
 
     def _polled(
@@ -292,48 +318,49 @@ class Book:
         match event:
             case ev.Running():
                 job.trouble = None
-                self.admission.runs(job.ref, left, now)
-                age = now - job.given_up + self.give_up
-                self.repolls.renewed(job, left, event.polling_interval, age, now)
-                self.repolls.hopes(job, self.admission.likely_end(job.ref))
+                self.keeper.runs(job, left, event.polling_interval, now)
             case ev.Succeeded():
-                self._lasted(job, now)
-                self._end(job, event, cause=event, ended=now)
+                self.endings.end(job, event, cause=event, ended=self._lasted(job, now))
             case ev.EngineFailed():
                 self._lasted(job, now)
-                self.returned += job.charged
-                job.charged = 0.0
-                again = event.passing and job.wanted and self.reasons.refusal(job, now) is None
+                self.units.give_back(job)
+                mine = job.wanted and not job.adopted
+                again = event.passing and mine and self.reasons.refusal(job, now) is None
                 if again and job.engine_failures < self.engine_retries:
                     job.engine_failures += 1
                     self._again(job, event)
                 else:
-                    self._end(job, event.error, cause=event)
+                    self.endings.end(job, event.error, cause=event)
             case ev.TaskUnknown() if not job.doubted and left < job.accepted + self.lease:
                 # By our account the lease held: ask once more before believing it.
                 job.doubted = True
-                self.repolls.failed(job, now)
+                self.keeper.failed(job, now)
             case ev.TaskUnknown() | ev.TimedOut() | ev.KeyRefused():
                 # A twin: the same error may be told to others who have nothing at stake.
                 error = twin(event.error)
                 error.units_at_stake = job.charged
-                self._end(job, error, cause=event, at_stake=job.charged)
+                self.endings.end(job, error, cause=event, at_stake=job.charged)
             case ev.Limited():
-                self.repolls.failed(job, now + SECOND)
+                self.keeper.failed(job, now + SECOND)
             case ev.NotSent() | ev.NoAnswer() | ev.Refused():
                 job.trouble = event.error
-                self.repolls.failed(job, now)
+                self.keeper.failed(job, now)
             case _:
                 assert_never(event)
 
-    def _lasted(self, job: Job, now: int) -> None:
+    def _lasted(self, job: Job, now: int) -> int | None:
+        """The task ended by `now`: evidence, if its creation was seen."""
+        if job.adopted:
+            return None
         self.ended += 1
         self.lasted += now - (job.given_up - self.give_up)
+        return now
 
     def after(self, now: int) -> None:
         """After any news: true heads of the queues, and a plan that suits the network."""
         self.heard = now
         self.repolls.tidy()
+        self.asks.tidy()
         if not self.pace.calm:
             self.pace.cut(now)
         if now >= self.admission.acts_at or self.pace.allowance.wary_until:
@@ -345,55 +372,17 @@ class Book:
         gone = [job for job in jobs if job.state not in _CREATED]
         self._discard(gone)
         for job in gone:
-            self._end(job, error)
+            self.endings.end(job, error)
+
+    def _end_unaffordable(self, purses: tuple[int, ...]) -> None:
+        """What no longer fits under the ceilings of `purses` is not prepared either."""
+        uncreated = (job for job in self.jobs.values() if job.state not in _CREATED)
+        poor = self.units.poor(uncreated, purses)
+        self._discard([job for job, _ in poor])
+        for job, error in poor:
+            self.endings.end(job, error)
 
     def _discard(self, jobs: list[Job]) -> None:
         self.preparation.remove(jobs)
         gone = {job.ref for job in jobs}
         self.ready = deque(job for job in self.ready if job.ref not in gone)
-
-    def _end(
-        self,
-        job: Job,
-        ending: ev.Succeeded | PerfectError,
-        *,
-        cause: ev.Answer | None = None,
-        ended: int | None = None,
-        at_stake: float = 0.0,
-    ) -> None:
-        """The job ends, by the table where the vendor's answer is the `cause`.
-
-        `ended` is when its task was seen to have ended well.
-        """
-        created = job.state in _AT_STAKE
-        if cause is None:
-            job.state = State.ENDED
-        else:
-            job.move(cause, State.ENDED)
-        if created:
-            self.admission.release(job.ref, ended=ended, lost=isinstance(cause, ev.TaskUnknown))
-            self._stop_polling(job)
-        self.at_stake += at_stake
-        self.endings.append((ev.Settle(job.ref, ending, job.charged), job))
-
-    def _stop_polling(self, job: Job) -> None:
-        job.try_at = job.early_at = job.likely_at = None
-        ages = self.ages
-        while ages and (ages[0][2].state is not _RUNNING or ages[0][2].given_up != ages[0][0]):
-            heapq.heappop(ages)
-
-    def _settled(self, command: ev.Settle) -> None:
-        if self.endings:
-            _, ended = self.endings.popleft()
-        else:
-            # Too old: nobody asks for it any longer, so the promises go and the units are lost.
-            ended = heapq.heappop(self.ages)[2]
-            self._end(ended, command.ending, at_stake=ended.charged)
-            self.endings.clear()
-        if isinstance(ended, Question):
-            self.questions.forget(ended)
-            return
-        ended.state = State.TOLD
-        if not isinstance(command.ending, ClientClosed):
-            self.counts["done" if isinstance(command.ending, ev.Succeeded) else "failed"] += 1
-        del self.jobs[ended.ref]

@@ -4,13 +4,14 @@ leads.
     WAITING ── Issued ──> REGISTERING ── Registered ──> REGISTERED
     REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> READY
     READY ── Issued ──> SUBMITTING ── Accepted ──> RUNNING
+    ADOPTED ── Issued ──> RUNNING
     RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> TOLD
 
-A job whose picture is at a URL or at the vendor starts READY. Failures that may pass lead back to
-the state before; final ones, from anywhere, to ENDED. What happens to the client (it closes, the
-key is refused, the balance is exhausted, nobody waits any longer) may end a job in any state and is
-not in the table. TOLD is a job whose waiter knows and of which a hedged poll is still unanswered:
-what it says changes nothing.
+A job whose picture is at a URL or at the vendor starts READY, one that has a task already ADOPTED.
+Failures that may pass lead back to the state before; final ones, from anywhere, to ENDED. What
+happens to the client (it closes, the key is refused, the balance is exhausted, nobody waits any
+longer) may end a job in any state and is not in the table. TOLD is a job whose waiter knows and of
+which a hedged poll is still unanswered: what it says changes nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class State(Enum):
     UPLOADING = auto()
     READY = auto()
     SUBMITTING = auto()
+    ADOPTED = auto()
     RUNNING = auto()
     ENDED = auto()
     TOLD = auto()
@@ -78,6 +80,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type], frozenset[State]]] = {
     (S.UPLOADING, ev.NoAnswer): frozenset({S.REGISTERED, S.ENDED}),
     (S.UPLOADING, ev.Refused): frozenset({S.WAITING, S.ENDED}),
     (S.READY, ev.Submit): frozenset({S.SUBMITTING}),
+    (S.ADOPTED, ev.Poll): frozenset({S.RUNNING}),
     (S.SUBMITTING, ev.Accepted): frozenset({S.RUNNING}),
     (S.SUBMITTING, ev.OutOfUnits): frozenset({S.ENDED}),
     (S.SUBMITTING, ev.NotSent): frozenset({S.READY, S.ENDED}),
@@ -109,7 +112,10 @@ class Job:
     last alike. `given_up` is the time at which the task is abandoned, `accepted` when the last poll
     that renewed the lease (or the creation) left, `try_at` when a poll that failed or is silent is
     sent again, `early_at` when another poll may leave before its promise, `likely_at` when its task
-    has rather ended than not.
+    has rather ended than not. `adopted`: its creation was not seen, so how long it lasts will not
+    be known. `ask_at` is when it is asked for whatever is promised, `announced` how often it was
+    since the vendor said that it ended. `reserved` units count against the ceilings of its
+    `purses`.
     """
 
     ref: int
@@ -120,6 +126,9 @@ class Job:
     state: State
     outputs: int = 1
     usual: tuple[int, int] | None = None
+    purses: tuple[int, ...] = ()
+    alone: bool = False
+    adopted: bool = False
     wanted: bool = True
     failures: int = 0
     engine_failures: int = 0
@@ -131,11 +140,55 @@ class Job:
     interval: int = 0
     tries: int = 0
     try_at: int | None = None
+    ask_at: int | None = None
+    announced: int = 0
     early_at: int | None = None
     likely_at: int | None = None
     doubted: bool = False
     trouble: PerfectError | None = None
     charged: float = 0.0
+    reserved: float = 0.0
+
+    @classmethod
+    def of(cls, event: ev.Wanted) -> Job:
+        """A job that is to be created."""
+        return cls(
+            event.ref,
+            event.feature,
+            event.units,
+            event.uploads,
+            event.lane,
+            State.WAITING if event.uploads else State.READY,
+            event.outputs,
+            event.usual,
+            event.purses,
+            event.alone,
+        )
+
+    @classmethod
+    def adopting(cls, event: ev.Adopted, given_up: int) -> Job:
+        """A job whose task exists."""
+        return cls(
+            event.ref,
+            event.feature,
+            event.units,
+            uploads=False,
+            lane=event.lane,
+            state=State.ADOPTED,
+            outputs=event.outputs,
+            usual=event.usual,
+            adopted=True,
+            task_id=event.task_id,
+            given_up=given_up,
+            # What the vendor does not know is believed at once: by no account of ours it must.
+            doubted=True,
+        )
+
+    @classmethod
+    def forgone(cls, event: ev.Forgone) -> Job:
+        """A job whose end is known already."""
+        units = event.error.units_at_stake
+        return cls(event.ref, "", units, uploads=False, lane=event.lane, state=State.READY)
 
     def move(self, cause: ev.Answer | ev.Command, state: State) -> None:
         """Go to `state` because of `cause`; raises `IllegalEvent` where no way leads."""

@@ -19,12 +19,15 @@ _MOST_FAILURES: Final = 6
 
 @attrs.define(eq=False)
 class Question:
-    """One question; `since` is when it came, `repeats` whether it may be asked twice."""
+    """One question; `since` is when it came, `repeats` whether it may be asked twice, `urgent`
+    whether it leaves before those that came sooner and before any creation.
+    """
 
     ref: int
     lane: int
     since: int
     repeats: bool = True
+    urgent: bool = False
     failures: int = 0
 
 
@@ -45,7 +48,10 @@ class Questions:
     def add(self, question: Question) -> None:
         """A question came."""
         self._known[question.ref] = question
-        self.waiting.append(question)
+        if question.urgent:
+            self.waiting.appendleft(question)
+        else:
+            self.waiting.append(question)
 
     def issued(self) -> None:
         """The first leaves."""

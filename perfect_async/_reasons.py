@@ -57,7 +57,12 @@ def abandoned(job: Job, give_up: int, *, closed: bool) -> PerfectError:
 
 
 def in_doubt(job: Job, error: PerfectError | None) -> PerfectError:
-    """Why nobody knows whether the job has a task; `error` None: the client closed first."""
+    """Why nobody knows whether the job has a task; `error` None: the client closed first.
+
+    An `error` that says so itself has looked into the unit history, and knows what is at stake.
+    """
+    if isinstance(error, SubmissionInDoubt):
+        return error
     why = "the client closed first." if error is None else error.message
     message = f"The task's creation went out and no usable answer came back: {why}"
     request_id = getattr(error, "request_id", None)

@@ -33,7 +33,7 @@ class Repolls:
     def __init__(self, pace: Pace, *, lease: int, interval: int) -> None:
         self._pace = pace
         self._lease = lease
-        self._interval = interval
+        self.interval = interval
         # To be tried again; may be asked early; has rather ended than not.
         self.tries: list[tuple[int, int, Job]] = [(NEVER, -1, _LAST)]
         self.early: list[tuple[int, int, Job]] = [(NEVER, -1, _LAST)]
@@ -46,7 +46,7 @@ class Repolls:
 
     def created(self, job: Job) -> None:
         """The task exists; its first poll may come after the interval."""
-        job.interval = self._interval
+        job.interval = self.interval
         self._early_at(job, job.accepted + job.interval)
 
     def left(self, job: Job, now: int) -> None:
@@ -90,7 +90,7 @@ class Repolls:
             self.failed(job, max(now, job.last_left + table.cycle * SLOT))
         elif job.try_at is not None:
             self.failed(job, job.try_at)
-        job.interval = wait = self._interval
+        job.interval = wait = self.interval
         if interval is not None:
             job.interval = wait = min(max(interval, _LEAST_INTERVAL), table.cycle * SLOT)
         if age // 7 > wait and not self._pace.plenty(now):

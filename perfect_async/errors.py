@@ -2,9 +2,11 @@
 
     PerfectError
     ├── ConfigurationError      you, in the program or its environment
+    │   └── JournalError        you, at the journal's path or its disk
     ├── ClientClosed            nobody: the job was not sent
     ├── JobRefused              you, in the parameters of this job
-    │   └── PictureRefused      you, in this picture
+    │   ├── PictureRefused      you, in this picture
+    │   └── SourceLost          you: the picture is to be given again
     ├── ApiError                (status, code, request_id)
     │   ├── Unauthorized        you, at the key
     │   ├── RequestRefused      you or we: the vendor read the request and said no
@@ -12,12 +14,14 @@
     │   ├── ServiceUnavailable  time: no usable answer came back
     │   └── BadAnswer           the vendor: an answer that is not to be believed or followed
     ├── UnitsExhausted          you, at the balance
+    │   └── CeilingReached      you, at `max_units`
     ├── WebhookRejected         nobody, or you: at the webhook's secret or this machine's clock
     └── TaskError               (task_id)
         ├── TaskFailed          depends on `code`: mostly the picture
         ├── TaskExpired         nobody: the vendor dropped it
         ├── TaskTimedOut        nobody: the vendor's own limit
         ├── TaskAbandoned       you, if the task is still wanted
+        ├── NotSaved            you, at the disk: the picture is made and can still be fetched
         ├── WaitTimeout         you, if you still want to wait (also a TimeoutError)
         └── SubmissionInDoubt   you: only you can agree to a second charge
 
@@ -97,6 +101,15 @@ class ConfigurationError(PerfectError):
     mend = "Nothing was sent; correct the setting named here."
 
 
+class JournalError(ConfigurationError):
+    """The journal cannot be opened or written: its path, its format, the disk, or another process.
+
+    Nothing is created that it could not note.
+    """
+
+    mend = "Nothing was bought; mend what is named here."
+
+
 class ClientClosed(PerfectError):
     """The client closed before this job was sent; nothing was bought."""
 
@@ -113,6 +126,15 @@ class PictureRefused(JobRefused):
     """A picture is outside what the vendor takes (contract: Input pictures); nothing was sent."""
 
     mend = "Nothing was sent; use another picture or convert this one."
+
+
+class SourceLost(JobRefused):
+    """A job of a former process was not created yet, and its picture is no longer known.
+
+    It was given as bytes, as a signed URL, or as a file that is another one now.
+    """
+
+    mend = "Nothing was bought for this job; run it again with its picture."
 
 
 class ApiError(PerfectError):
@@ -203,6 +225,12 @@ class UnitsExhausted(PerfectError):
         self.request_id = request_id
 
 
+class CeilingReached(UnitsExhausted):
+    """The job would cost more than `max_units` leaves; it was not sent."""
+
+    mend = "Nothing was charged; raise `max_units` to go on."
+
+
 class WebhookRejected(PerfectError):
     """A request at the webhook is not proven to be the vendor's, or is not fresh; nothing changed.
 
@@ -281,6 +309,15 @@ class TaskAbandoned(TaskError):
     """We stopped asking: the task still ran at `Polling.give_up_after`, or at the closing."""
 
     mend = "The units are taken; a task that nobody polls is lost after its lease."
+
+
+class NotSaved(TaskError):
+    """The pictures were made and paid for, and could not be written to the folder they belong in.
+
+    The vendor keeps them for a day at least; `__cause__` is what went wrong.
+    """
+
+    mend = "Mend the cause, then save them: by resuming the journal, or attach() with the task id."
 
 
 class WaitTimeout(TaskError, TimeoutError):

@@ -82,7 +82,9 @@ class Wanted:
     `lane`: files are registered together only within one lane (one client, one transport).
     `uploads`: its picture must be registered and uploaded. `units`: its documented price.
     `outputs`: pictures that come back. `usual`: the shortest and longest duration that are
-    documented, None where none are.
+    documented, None where none are. `purses`: whose ceilings it counts against (`Opened`). `alone`:
+    it is created while no other creation of its feature is under way, so that the unit history can
+    tell what became of one without an answer.
     """
 
     ref: int
@@ -92,6 +94,57 @@ class Wanted:
     lane: int = 0
     outputs: int = 1
     usual: tuple[int, int] | None = None
+    purses: tuple[int, ...] = ()
+    alone: bool = False
+
+
+@attrs.frozen
+class Adopted:
+    """A task came in that exists already: it is asked for now, since its lease is unknown.
+
+    `age` is how long ago it was created, in microseconds, as far as anybody knows; the rest as in
+    `Wanted`.
+    """
+
+    ref: int
+    feature: str
+    units: float
+    task_id: str
+    lane: int = 0
+    outputs: int = 1
+    usual: tuple[int, int] | None = None
+    age: int = 0
+
+
+@attrs.frozen
+class Forgone:
+    """A job came in whose end is known already: `error`, which says what is at stake."""
+
+    ref: int
+    error: PerfectError
+    lane: int = 0
+
+
+@attrs.frozen
+class Opened:
+    """Jobs with `purse` among their purses may be charged `most` units together."""
+
+    purse: int
+    most: float
+
+
+@attrs.frozen
+class Emptied:
+    """No job with `purse` comes any more."""
+
+    purse: int
+
+
+@attrs.frozen
+class Notified:
+    """The vendor says that the task of `ref` has ended; it has to be asked."""
+
+    ref: int
 
 
 @attrs.frozen
@@ -105,12 +158,14 @@ class Withdrawn:
 class Asked:
     """A question came in; `ref` is its own, `lane` the client's.
 
-    `repeats`: it may be asked again where no answer came.
+    `repeats`: it may be asked again where no answer came. `urgent`: units depend on the answer, so
+    that it leaves before what is not promised.
     """
 
     ref: int
     lane: int = 0
     repeats: bool = True
+    urgent: bool = False
 
 
 @attrs.frozen
@@ -289,4 +344,17 @@ Answer: TypeAlias = (
 Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
 OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
 OfPoll: TypeAlias = Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Failure
-Event: TypeAlias = Wanted | Withdrawn | Asked | Closed | Dropped | Issued | Answer
+Event: TypeAlias = (
+    Wanted
+    | Adopted
+    | Forgone
+    | Opened
+    | Emptied
+    | Notified
+    | Withdrawn
+    | Asked
+    | Closed
+    | Dropped
+    | Issued
+    | Answer
+)

@@ -9,14 +9,11 @@ import math
 import os
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
 from perfect_async.errors import ConfigurationError, JobRefused, quoted
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
@@ -81,12 +78,13 @@ class Job:
     """What every feature has in common; use `Smile` or `Avatar`.
 
     `feature` is the vendor's name in the path; `formats` the picture types it takes, by their first
-    bytes; `longest_side` in pixels and `largest` in bytes bound the picture. (contract: Input
-    pictures)
+    bytes; `longest_side` in pixels and `largest` in bytes bound the picture (contract: Input
+    pictures). `reusable`: an equal job that is finished is fetched again rather than bought again.
     """
 
     feature: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
+    reusable: ClassVar[bool] = True
     longest_side: ClassVar[int] = 4096
     largest: ClassVar[int] = 10 * 1024 * 1024
 
@@ -151,6 +149,8 @@ class Avatar(Job):
 
     feature: ClassVar[str] = "ai-avatar"
     formats: ClassVar[tuple[str, ...]] = ("jpg", "png")
+    # Another try gives other pictures, and is often what is wanted.
+    reusable: ClassVar[bool] = False
 
     source: Source = attrs.field(repr=_shown)
     template_id: str = attrs.field(validator=_text)
@@ -218,6 +218,16 @@ class Limits:
         )
 
 
+Completion: TypeAlias = Literal["poll", "webhook", "both"]
+
+
+def _completion(_instance: object, _attribute: object, value: object) -> None:
+    if value not in {None, "poll", "webhook", "both"}:
+        raise ConfigurationError(
+            f'Polling.completion is {quoted(value)}; it must be "poll", "webhook" or "both".'
+        )
+
+
 @attrs.frozen
 class Polling:
     """How tasks are kept alive; seconds.
@@ -234,6 +244,14 @@ class Polling:
     durations, at about twice the time for 50 pictures and the same for 1000. Less than the default
     is faster for some dozens of pictures and bets on the engine's staying as it is: what is in
     flight when it slows down beyond `insured` is at stake.
+
+    `completion`: how the end of a task is heard of. "poll": by asking alone. "both": polls go on
+    keeping tasks alive, and a notification ends the wait; the default with a `webhook_secret`.
+    "webhook": nothing is asked between the creation and the notification, as in the vendor's own
+    description; a picture then costs two requests, and a task that is long overdue is asked for all
+    the same. The vendor has written nowhere that a webhook lifts the rule that a task which nobody
+    polls for 10 s is lost, so this bets units on it: try it with a few tasks that run for longer.
+
     Raises `ConfigurationError` for what cannot work. (contract: Expiry and charging)
     """
 
@@ -241,6 +259,7 @@ class Polling:
     interval: float = attrs.field(default=2.0, validator=_positive)
     insured: float = attrs.field(default=120.0, validator=_positive)
     give_up_after: float = attrs.field(default=600.0, validator=_positive)
+    completion: Completion | None = attrs.field(default=None, validator=_completion)
 
     def __attrs_post_init__(self) -> None:
         if self.lease < 1:
@@ -309,63 +328,3 @@ class Units:
 
     balance: float | None
     grants: tuple[Grant, ...]
-
-
-@attrs.frozen
-class Template:
-    """A style for `Avatar`: `id` goes into `template_id`; `thumb` is a safe https URL or None.
-
-    (contract: Other calls)
-    """
-
-    id: str
-    title: str
-    category: str
-    thumb: str | None
-
-
-@attrs.frozen
-class Estimate:
-    """What so many `jobs` would cost: `units` in all and `by_feature`.
-
-    `documented` is True where the vendor's price list did not name every feature and the documented
-    prices (contract: Expiry and charging) filled in.
-    """
-
-    jobs: int
-    units: float
-    by_feature: Mapping[str, float]
-    documented: bool
-
-
-@attrs.frozen
-class Statistics:
-    """How the client is; counts since it opened unless said otherwise, times in seconds.
-
-    `waiting`, `preparing` (registering or uploading), `ready`, `running`: jobs now.
-    `requests_in_window`: requests that occupy the limit's window now; `window_limit`: what is
-    assumed to be allowed in it (below `Limits.requests` after signs of foreign use). `requests`:
-    sent, by kind; `refused`: 429s; `tries`: polls sent again inside a lease; `late`: polls that
-    left after their slot. `cycle`: seconds between two polls of one task; `patience`: seconds until
-    a silent poll is asked beside. Units: `units_charged`, `units_returned` (by the engine's
-    failures), `units_at_stake` (charged or perhaps charged with nothing to show: lost, abandoned,
-    in doubt).
-    """
-
-    waiting: int
-    preparing: int
-    ready: int
-    running: int
-    done: int
-    failed: int
-    requests_in_window: int
-    window_limit: int
-    requests: Mapping[str, int]
-    refused: int
-    tries: int
-    late: int
-    cycle: float
-    patience: float
-    units_charged: float
-    units_returned: float
-    units_at_stake: float

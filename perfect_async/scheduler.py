@@ -8,6 +8,8 @@ a new command that it may or may not afford. In order of rank:
 1. telling who waits how a job ended, and giving up what is too old: costs nothing;
 2. promised polls, each in its slot; one that is overdue leaves as soon as the second has room;
 3. tries: a poll that failed or is silent is sent again inside its lease, from the unpromised rest;
+   the first polls of tasks that are taken over, whose lease nobody knows; tasks that the vendor
+   has announced to have ended, or that are long overdue;
 4. uploads: cost no request;
 5. a question that has waited long, creations, and registrations so far ahead that no creation
    waits;
@@ -28,7 +30,7 @@ from perfect_async._jobs import IllegalEvent, State
 from perfect_async._second import NEVER, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.events import SECOND
-from perfect_async.models import Statistics
+from perfect_async.reports import Statistics
 
 if TYPE_CHECKING:
     from perfect_async.models import Limits, Polling
@@ -67,7 +69,7 @@ class Scheduler:
         # What was answered last and when, None where there was news since.
         self._answer: ev.Command | None = None
         self._answered: int | None = None
-        if not book.table.admits(0, 0, book.last(0), book.pace.limit(0)):
+        if book.kept and not book.table.admits(0, 0, book.last(0), book.pace.limit(0)):
             message = (
                 f"{limits!r} cannot keep even one task alive that is polled every "
                 f"{book.table.cycle * SLOT / SECOND:g} s for up to {polling.give_up_after:g} s."
@@ -91,16 +93,18 @@ class Scheduler:
                 if event.command is not due and event.command != due:
                     raise IllegalEvent(f"{event.command!r} is not what is due.")
                 book.issue(event.command, now)
-            case ev.Wanted():
-                book.want(event, now)
+            case ev.Wanted() | ev.Adopted() | ev.Forgone() | ev.Asked():
+                book.take_in(event, now)
+            case ev.Notified():
+                book.announce(event.ref, now)
             case ev.Withdrawn():
                 book.withdraw(event.ref)
-            case ev.Asked():
-                book.ask(event, now)
             case ev.Closed():
                 book.close(event.lane)
             case ev.Dropped():
                 book.drop(event.lane)
+            case ev.Opened() | ev.Emptied():
+                book.units.hear(event)
             case _:
                 book.hear(event, now)
         book.after(now)
@@ -122,7 +126,10 @@ class Scheduler:
         book, slot = self._book, now // SLOT
         times = book.preparation.wakes()
         times += book.repolls.wakes()
-        times += [age for age, _, _ in book.ages[:1]]
+        times += [age for age, _, _ in book.endings.ages[:1]]
+        times += [now] * bool(book.adoptions)
+        if (asked := book.asks.first()) is not None:
+            times.append(asked[0])
         if (first := book.table.first()) is not None:
             times.append(first[0] * SLOT)
         if book.ready or book.questions.waiting:
@@ -152,7 +159,7 @@ class Scheduler:
             waiting=states[State.WAITING],
             preparing=book.preparation.under_way,
             ready=states[State.READY],
-            running=states[State.SUBMITTING] + states[State.RUNNING],
+            running=states[State.SUBMITTING] + states[State.ADOPTED] + states[State.RUNNING],
             done=book.counts["done"],
             failed=book.counts["failed"],
             requests_in_window=book.table.occupied(book.heard),
@@ -163,9 +170,7 @@ class Scheduler:
             late=book.counts["late"],
             cycle=book.table.cycle * SLOT / SECOND,
             patience=book.pace.network.patience / SECOND,
-            units_charged=book.charged,
-            units_returned=book.returned,
-            units_at_stake=book.at_stake,
+            units=book.units.totals(),
         )
 
     def appetite(self) -> int:
@@ -188,7 +193,8 @@ class Scheduler:
         at_once = max(1.0, limit * book.table.cycle * SLOT / SECOND / self._limits.period)
         if needed <= free:
             # The window holds all of it: as many beside each other as their promises allow.
-            at_once = max(at_once, (free - needed / 2) / book.admission.promised(book.heard))
+            promised = book.admission.promised(book.heard) if book.kept else 1
+            at_once = max(at_once, (free - needed / 2) / promised)
         budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
         return max(budget, left * lasts / at_once) + lasts / 2
 
@@ -207,16 +213,17 @@ class Scheduler:
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
         """Before anything else: the key was used before time 0, as `past` of another told."""
-        self._book.table.remember(past)
+        period = round(self._limits.period * SECOND)
+        self._book.table.remember((age, count) for age, count in past if age < period)
 
     # What leaves next.
 
     def _due(self, now: int) -> ev.Command | None:
         book, number, slot = self._book, self._book.number + 1, now // SLOT
-        if book.endings:
-            return book.endings[0][0]
-        if book.ages and book.ages[0][0] <= now:
-            job = book.ages[0][2]
+        if book.endings.queue:
+            return book.endings.queue[0][0]
+        if book.endings.ages and book.endings.ages[0][0] <= now:
+            job = book.endings.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
         table, tried = book.table, book.repolls.tries[0]
         first = table.first(slot) if table.queue and table.queue[0][0] <= slot else None
@@ -238,6 +245,23 @@ class Scheduler:
             and (room or table.room(now, urgent=True))
         ):
             return ev.Poll(number, tried[1])
+        if (
+            book.adoptions
+            and not owed
+            and room
+            and table.account.fits(now, 1, self._limits.requests)
+        ):
+            # Nobody knows how much of its lease is left: sooner than anything that can wait.
+            return ev.Poll(number, book.adoptions[0].ref)
+        asked = book.asks.first()
+        if (
+            asked is not None
+            and asked[0] <= now
+            and room
+            and not owed
+            and table.account.fits(now, 1, book.pace.limit(now))
+        ):
+            return ev.Poll(number, asked[1])
         if upload is not None:
             return ev.Upload(number, upload)
         if owed or not room or not (ample or book.pace.lends(now)):
@@ -248,7 +272,9 @@ class Scheduler:
         """Whether there is anything that nobody was promised and that may want to leave."""
         book, repolls = self._book, self._book.repolls
         preparation = book.preparation
-        if book.ready or book.questions.waiting:
+        if book.ready or book.questions.waiting or book.adoptions:
+            return True
+        if (asked := book.asks.first()) is not None and asked[0] <= now:
             return True
         if not (preparation.waiting or preparation.under_way):
             return repolls.early[0][0] <= now
@@ -276,7 +302,7 @@ class Scheduler:
         if now < pace.paused_until():
             return None
         question = book.questions.waiting[0] if book.questions.waiting else None
-        if question is not None and now - question.since >= _PATIENT:
+        if question is not None and (question.urgent or now - question.since >= _PATIENT):
             return ev.Ask(number, question.ref)
         registration = None
         if book.preparation.waiting:
@@ -284,13 +310,14 @@ class Scheduler:
             registration = book.preparation.registration(now, partly=low)
             if registration is not None and low:
                 return ev.Register(number, *registration)
+        job = book.creation()
         if (
-            book.ready
+            job is not None
             and pace.may_create(now)
             and (ample or book.table.room(now, creates=True))
-            and book.admission.admits(book.ready[0], now, limit)
+            and book.keeper.admits(job, now, limit)
         ):
-            return ev.Submit(number, book.ready[0].ref)
+            return ev.Submit(number, job.ref)
         if registration is not None:
             return ev.Register(number, *registration)
         if question is not None:

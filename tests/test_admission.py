@@ -31,11 +31,19 @@ class Desk:
         self.admission = Admission(self.pace, insured=insured, give_up=give_up)
         self.cycle = self.table.cycle * SLOT
         self.now = self.ref = 0
+        self.give_up = give_up
 
     def job(self, feature: str = "ai-smile", outputs: int = 1) -> Job:
         self.ref += 1
         return Job(
-            self.ref, feature, 1.0, uploads=False, lane=0, state=State.READY, outputs=outputs
+            self.ref,
+            feature,
+            1.0,
+            uploads=False,
+            lane=0,
+            state=State.READY,
+            outputs=outputs,
+            given_up=self.now + self.give_up,
         )
 
     def create(self, feature: str = "ai-smile", outputs: int = 1) -> int:
@@ -371,6 +379,7 @@ def test_what_a_job_says_of_its_kind() -> None:
         desk = Desk()
         for ref in (1, 2):
             job = Job(ref, "ai-smile", 1.0, uploads=False, lane=0, state=State.READY, usual=usual)
+            job.given_up = 600 * SECOND
             desk.admission.created(job, 0)
         desk.now = 8 * SECOND
         desk.end(1)

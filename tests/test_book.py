@@ -17,7 +17,7 @@ def book() -> Book:
 
 
 def running(here: Book, ref: int = 1, number: int = 1, now: int = 0) -> None:
-    here.want(ev.Wanted(ref, "ai-smile", 2.0, uploads=False), now)
+    here.take_in(ev.Wanted(ref, "ai-smile", 2.0, uploads=False), now)
     command = ev.Submit(number, ref)
     here.issue(command, now)
     here.hear(ev.Accepted(command, f"task-{number}"), now + 100_000)
@@ -27,11 +27,11 @@ def test_a_task_is_charged_and_settled() -> None:
     """What was charged is told with the ending, and the job is forgotten once it is told."""
     here = book()
     running(here)
-    assert 2.0 == here.charged
+    assert 2.0 == here.units.totals().charged
     poll = ev.Poll(2, 1)
     here.issue(poll, 5 * SECOND)
     here.hear(ev.Succeeded(poll, ("u",)), 6 * SECOND)
-    settle, job = here.endings[0]
+    settle, job = here.endings.queue[0]
     assert 2.0 == settle.units
     assert State.ENDED is getattr(job, "state", None)
     here.issue(settle, 6 * SECOND)
@@ -49,10 +49,10 @@ def test_a_hedged_poll_comes_second() -> None:
         here.issue(poll, 5 * SECOND)
     here.hear(ev.Succeeded(polls[0], ("u",)), 6 * SECOND)
     here.hear(ev.TaskUnknown(polls[1], TaskExpired("x")), 6 * SECOND)
-    here.issue(here.endings[0][0], 6 * SECOND)
+    here.issue(here.endings.queue[0][0], 6 * SECOND)
     here.hear(ev.NoAnswer(polls[2], NO), 7 * SECOND)
-    assert not here.endings
-    assert 0.0 == here.at_stake
+    assert not here.endings.queue
+    assert 0.0 == here.units.totals().at_stake
 
 
 def test_a_number_used_again() -> None:
@@ -63,7 +63,7 @@ def test_a_number_used_again() -> None:
     here.issue(old, 5 * SECOND)
     here.issue(new, 5 * SECOND)
     here.hear(ev.Succeeded(new, ("u",)), 6 * SECOND)
-    here.issue(here.endings[0][0], 6 * SECOND)
+    here.issue(here.endings.queue[0][0], 6 * SECOND)
     running(here, number=4, now=7 * SECOND)
     here.hear(ev.Succeeded(old, ("wrong",)), 8 * SECOND)
     assert State.RUNNING is here.jobs[1].state
@@ -73,10 +73,10 @@ def test_a_closed_lane_takes_nothing() -> None:
     """A closed lane ends what is not created and what comes later, and is counted as neither."""
     here = book()
     here.close(0)
-    here.want(ev.Wanted(1, "ai-smile", 1.0, uploads=True), 0)
-    here.ask(ev.Asked(2), 0)
-    assert 2 == len(here.endings)
-    for settle in [settle for settle, _ in here.endings]:
+    here.take_in(ev.Wanted(1, "ai-smile", 1.0, uploads=True), 0)
+    here.take_in(ev.Asked(2), 0)
+    assert 2 == len(here.endings.queue)
+    for settle in [settle for settle, _ in here.endings.queue]:
         assert isinstance(settle.ending, ClientClosed)
         here.issue(settle, 0)
     assert not here.counts
@@ -86,13 +86,13 @@ def test_a_closed_lane_takes_nothing() -> None:
 def test_known_numbers() -> None:
     """A number that is known cannot come in again, as a job or as a question."""
     here = book()
-    here.want(ev.Wanted(1, "ai-smile", 1.0, uploads=True), 0)
-    here.ask(ev.Asked(2), 0)
+    here.take_in(ev.Wanted(1, "ai-smile", 1.0, uploads=True), 0)
+    here.take_in(ev.Asked(2), 0)
     for event in (1, 2):
         with pytest.raises(IllegalEvent, match="is known already"):
-            here.ask(ev.Asked(event), 0)
+            here.take_in(ev.Asked(event), 0)
     here.withdraw(99)
-    assert not here.endings
+    assert not here.endings.queue
 
 
 def test_abandoned_after_closing() -> None:

@@ -300,7 +300,7 @@ class World:
         jobs = self.scheduler._book.jobs.values()
         charged = sum(each.units for each in self.settled.values())
         charged += sum(job.charged for job in jobs)
-        assert round(charged, 6) == round(statistics.units_charged - statistics.units_returned, 6)
+        assert round(charged, 6) == round(statistics.units.charged - statistics.units.returned, 6)
 
     def promises_hold(self) -> None:
         """Every task in flight has a promise within a cycle, and the plan is inside the limits."""
@@ -748,7 +748,7 @@ def test_a_passing_failure_is_tried_again() -> None:
     settle = desk.settle()
     assert isinstance(settle.ending, TaskFailed)
     assert 0.0 == settle.units
-    assert 2.0 == desk.scheduler.statistics().units_returned
+    assert 2.0 == desk.scheduler.statistics().units.returned
 
 
 @pytest.mark.parametrize("how", ["final", "withdrawn", "closed", "no retries"])
@@ -774,7 +774,7 @@ def test_unknown_is_asked_once_more() -> None:
     settle = desk.settle()
     assert isinstance(settle.ending, TaskExpired)
     assert 1.0 == settle.ending.units_at_stake == settle.units
-    assert 1.0 == desk.scheduler.statistics().units_at_stake
+    assert 1.0 == desk.scheduler.statistics().units.at_stake
 
 
 def test_a_late_answer_leaves_the_try_in_place() -> None:
@@ -805,7 +805,7 @@ def test_dropped() -> None:
     assert isinstance(endings[3], ClientClosed)
     desk.tell(ev.Accepted(submit, "late"))
     assert None is desk.scheduler.due(desk.now)
-    assert 4.0 == desk.scheduler.statistics().units_at_stake
+    assert 4.0 == desk.scheduler.statistics().units.at_stake
 
 
 def test_abandoned_at_its_deadline() -> None:
@@ -817,7 +817,7 @@ def test_abandoned_at_its_deadline() -> None:
     assert isinstance(command, ev.Settle)
     assert isinstance(command.ending, TaskAbandoned)
     assert 120 * SECOND == desk.now
-    assert 1.0 == desk.scheduler.statistics().units_at_stake
+    assert 1.0 == desk.scheduler.statistics().units.at_stake
 
 
 def test_out_of_units() -> None:
@@ -874,7 +874,7 @@ def test_how_often_a_creation_is_sent(answer: Callable[..., ev.Answer], most: in
         desk.now += SECOND // 10
         desk.tell(answer(command, FULL, *more))
     assert most == sent
-    assert 0.0 == desk.scheduler.statistics().units_charged
+    assert 0.0 == desk.scheduler.statistics().units.charged
 
 
 @pytest.mark.parametrize("polling_interval", [None, 1, -3, 5 * SECOND, 10**15])

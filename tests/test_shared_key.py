@@ -66,7 +66,7 @@ async def test_what_is_lost_is_told_and_nobody_is_locked_out() -> None:
     assert 0 < len(lost) <= 15
     assert {TaskExpired} == {type(outcome.error) for outcome in lost}
     assert ledger.units_wasted == sum(outcome.error.units_at_stake for outcome in lost)
-    assert ledger.units_wasted == during.units_at_stake
+    assert ledger.units_wasted == during.units.at_stake
     assert silence(sandbox) <= 360
     assert 40 <= during.window_limit <= 130
     assert 250 == after.window_limit

@@ -1,0 +1,230 @@
+"""How tasks that exist are asked for: kept alive by promised polls, or left until announced.
+
+`Keeping` is what the contract's lease demands: polls promised in the timetable, tries inside the
+lease, early polls where they pay. `Waking` is the vendor's own flow with webhooks, which has no
+polls between the creation and the notification: a task holds nothing but its last request, and is
+asked for when a notification comes, or when it is long overdue. Either is told the same news. All
+times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from typing import Final, Protocol
+
+from perfect_async._admission import Admission
+from perfect_async._jobs import Job, State
+from perfect_async._pace import Pace
+from perfect_async._repolls import Repolls
+from perfect_async._second import SLOT
+from perfect_async.events import SECOND
+from perfect_async.models import Polling
+
+_OVERDUE: Final = 2
+"""So many times as long as it usually lasts, a task is long overdue."""
+_UNKNOWN: Final = 120 * SECOND
+"""How long a task may last of which nothing is known."""
+_LONGEST: Final = 60 * SECOND
+"""The longest pause between two polls of a task that was announced and still runs."""
+_SOON: Final = 5 * SECOND
+"""When a poll that failed is sent again where no lease runs."""
+
+
+class Keeper(Protocol):
+    """What either does at each piece of news about a task."""
+
+    def admits(self, job: Job, now: int, limit: int) -> bool:
+        """Whether `job` may be created now beside those that exist; changes nothing."""
+        ...
+
+    def created(self, job: Job, now: int) -> None:
+        """Its creation leaves, or the first poll of a task that existed before."""
+        ...
+
+    def accepted(self, job: Job, now: int) -> None:
+        """Its task exists and can be polled."""
+        ...
+
+    def left(self, job: Job, now: int) -> None:
+        """A poll of it leaves."""
+        ...
+
+    def runs(self, job: Job, left: int, interval: int | None, now: int) -> None:
+        """A poll that left at `left` found it running."""
+        ...
+
+    def failed(self, job: Job, at: int) -> None:
+        """A poll of it failed; from `at` on another may leave."""
+        ...
+
+    def release(self, job: Job, *, ended: int | None, lost: bool) -> None:
+        """It is asked for no longer: it `ended`, or was `lost`, or nobody knows."""
+        ...
+
+
+class Asks:
+    """Tasks that are to be asked for beside all promises, by when: notified, or overdue."""
+
+    def __init__(self) -> None:
+        self._queue: list[tuple[int, int, Job]] = []
+
+    def put(self, job: Job, at: int) -> None:
+        """Ask for the task of `job` at `at`, and not at another time."""
+        job.ask_at = at
+        heapq.heappush(self._queue, (at, job.ref, job))
+
+    def first(self) -> tuple[int, int] | None:
+        """When which task (by ref) is to be asked for next."""
+        return self._queue[0][:2] if self._queue else None
+
+    def tidy(self) -> None:
+        """Drop from the head what no longer holds."""
+        while self._queue and (
+            self._queue[0][2].ask_at != self._queue[0][0]
+            or self._queue[0][2].state is not State.RUNNING
+        ):
+            heapq.heappop(self._queue)
+
+
+class Keeping:
+    """Keeps tasks alive whatever their durations: see `Admission`, `Timetable` and `Repolls`.
+
+    `lease`, `interval`, `insured` and `give_up` as in `Polling`; `counts` tells of polls.
+    """
+
+    def __init__(
+        self, pace: Pace, asks: Asks, *, interval: int, insured: int, lease: int, give_up: int
+    ) -> None:
+        self._table = pace.table
+        self._asks = asks
+        self._give_up = give_up
+        self.admission = Admission(pace, insured=insured, give_up=give_up)
+        self.repolls = Repolls(pace, lease=lease, interval=interval)
+        self.counts: Counter[str] = Counter()
+
+    def admits(self, job: Job, now: int, limit: int) -> bool:
+        """Whether all of its polls fit that are to be promised."""
+        return self.admission.admits(job, now, limit)
+
+    def created(self, job: Job, now: int) -> None:
+        """Its polls are promised."""
+        self.admission.created(job, now)
+
+    def accepted(self, job: Job, now: int) -> None:
+        """Its promises count from now on."""
+        self._table.arm(job.ref)
+        self.admission.accepted(job.ref, now)
+        self.repolls.created(job)
+        if not job.adopted:
+            self.repolls.hopes(job, self.admission.likely_end(job.ref))
+
+    def left(self, job: Job, now: int) -> None:
+        """A poll leaves: for its promise, as a try, or beside."""
+        first = self._table.first(now // SLOT)
+        if first is not None and first[1] == job.ref and first[0] <= now // SLOT:
+            self.counts["late"] += first[0] < now // SLOT
+            self._table.keep(job.ref, now)
+            job.tries = 0
+        elif job.try_at is not None and job.try_at <= now:
+            self.counts["tries"] += 1
+            job.tries += 1
+        job.ask_at = None
+        self.repolls.left(job, now)
+
+    def runs(self, job: Job, left: int, interval: int | None, now: int) -> None:
+        """Its lease is renewed; one that was announced is asked again at its interval."""
+        self.admission.runs(job.ref, left, now)
+        age = now - job.given_up + self._give_up
+        self.repolls.renewed(job, left, interval, age, now)
+        self.repolls.hopes(job, self.admission.likely_end(job.ref))
+        if job.announced:
+            again(self._asks, job, now)
+
+    def failed(self, job: Job, at: int) -> None:
+        """Another leaves inside the lease, if the next promise comes too late."""
+        self.repolls.failed(job, at)
+
+    def release(self, job: Job, *, ended: int | None, lost: bool) -> None:
+        """Its promises go."""
+        self.admission.release(job.ref, ended=ended, lost=lost)
+        job.try_at = job.early_at = job.likely_at = job.ask_at = None
+
+
+class Waking:
+    """Leaves tasks alone until they are announced; nothing here renews a lease.
+
+    A task holds the one request that asks for its result. Where no notification comes it is asked
+    for once it has lasted twice as long as the longest of its kind seen (or documented), and ever
+    more rarely from then on.
+    """
+
+    def __init__(self, pace: Pace, asks: Asks, *, interval: int) -> None:
+        self._account = pace.table.account
+        self._asks = asks
+        self._interval = interval
+        self._tasks: dict[int, int] = {}
+        self._longest: dict[tuple[str, int], int] = {}
+
+    def admits(self, job: Job, now: int, limit: int) -> bool:  # noqa: ARG002 - another's business
+        """Whether its creation and its result fit beside the results of those that exist."""
+        return self._account.fits(now, 2 + len(self._tasks), limit)
+
+    def created(self, job: Job, now: int) -> None:
+        """It holds one request."""
+        self._tasks[job.ref] = now
+
+    def accepted(self, job: Job, now: int) -> None:
+        """It is long overdue after a while."""
+        job.interval = self._interval
+        longest = self._longest.get((job.feature, job.outputs), 0)
+        usual = _UNKNOWN if job.usual is None else job.usual[1]
+        self._asks.put(job, now + _OVERDUE * (longest or usual))
+
+    def left(self, job: Job, now: int) -> None:
+        """A poll leaves; should its answer never come, another leaves after a while."""
+        job.last_left = now
+        self._asks.put(job, now + 2 * _SOON)
+
+    def runs(self, job: Job, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
+        """It was announced too early, or is slow."""
+        job.doubted = False
+        if job.announced:
+            again(self._asks, job, now)
+        else:
+            self._asks.put(job, now + max(_UNKNOWN, (now - self._tasks[job.ref]) // 2))
+
+    def failed(self, job: Job, at: int) -> None:
+        """Asked again soon."""
+        self._asks.put(job, at + _SOON)
+
+    def release(self, job: Job, *, ended: int | None, lost: bool) -> None:  # noqa: ARG002 - as above
+        """What it lasted tells when others are overdue."""
+        began = self._tasks.pop(job.ref)
+        job.ask_at = None
+        if ended is not None:
+            kind = job.feature, job.outputs
+            self._longest[kind] = max(self._longest.get(kind, 0), ended - began)
+
+
+def keepers(pace: Pace, asks: Asks, polling: Polling) -> tuple[Keeping, Keeper]:
+    """The one that keeps tasks alive, and the one that is to be used, by `Polling.completion`."""
+    interval = round(polling.interval * SECOND)
+    keeping = Keeping(
+        pace,
+        asks,
+        interval=interval,
+        insured=round(polling.insured * SECOND),
+        lease=round(polling.lease * SECOND),
+        give_up=round(polling.give_up_after * SECOND),
+    )
+    if polling.completion != "webhook":
+        return keeping, keeping
+    return keeping, Waking(pace, asks, interval=interval)
+
+
+def again(asks: Asks, job: Job, now: int) -> None:
+    """Ask once more for a task that was announced and still runs, ever more rarely."""
+    pause = job.interval * 2 ** min(job.announced - 1, 10)
+    job.announced += 1
+    asks.put(job, now + min(pause, _LONGEST))
