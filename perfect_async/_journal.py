@@ -1,0 +1,315 @@
+"""The journal's file: words on a disk that survive a crash. The only place that knows sqlite3.
+
+One transaction at a time, each on the disk when it returns (WAL, synchronous=FULL). Words about
+jobs that are over leave with the word that ends them; of those that may be fetched again one line
+stays, so that opening reads what is alive and nothing else. Everything here blocks and runs in a
+worker thread. All times are UTC microseconds since 1970.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import stat
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, cast
+
+import attrs
+
+from perfect_async._memory import Damaged, IllegalWord, Known, Memory, Word, decode, encode
+from perfect_async.errors import JournalError, quoted
+
+_SECOND: Final = 1_000_000
+_APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
+_FORMAT: Final = 1
+_KEPT: Final = 30 * 24 * 3600 * _SECOND
+"""How long a finished job may be fetched at most (contract: the flow, 5): then it is forgotten."""
+_REMEMBERED: Final = 3600
+"""Seconds of requests that are remembered: longer than any period that is sold."""
+_UNSEEN: Final = 3
+_MOST: Final = 5
+"""Requests are written down every two seconds at least: a process that ended without a word may
+have sent so many more, in so many seconds each (contract: Limits).
+"""
+
+_SCHEMA: Final = """
+CREATE TABLE words (
+    seq INTEGER PRIMARY KEY, job INTEGER NOT NULL, at INTEGER NOT NULL,
+    kind TEXT NOT NULL, text TEXT NOT NULL
+);
+CREATE INDEX words_of_job ON words (job);
+CREATE TABLE finished (
+    identity BLOB NOT NULL, task_id TEXT NOT NULL, created INTEGER NOT NULL
+);
+CREATE INDEX finished_as ON finished (identity);
+CREATE INDEX finished_at ON finished (created);
+CREATE TABLE window (second INTEGER PRIMARY KEY, requests INTEGER NOT NULL);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+INSERT INTO facts VALUES ('seq', 0), ('job', 0), ('wrote', 0), ('clean', 1);
+"""
+
+
+@attrs.frozen
+class Entry:
+    """A word to be written, by its place in the journal, and what its job has come to."""
+
+    seq: int
+    word: Word
+    known: Known
+
+    @property
+    def finished(self) -> bool:
+        """Whether its job is over and can be fetched again."""
+        known = self.known
+        return known.over and known.how == "done" and known.order.sure and not known.deleted
+
+
+class JournalFile:
+    """An open journal: nobody else has it. Raises `JournalError` for all that is wrong with one.
+
+    `memory` is what its words come to, `seq` the place of the last one, `job` the last number of a
+    job, `past` the requests of the former process as (age in microseconds, number), oldest first.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], now: int) -> None:
+        self._lock = threading.Lock()
+        self.path = _path(path)
+        with _telling(self.path):
+            if not os.path.lexists(self.path):
+                _make(self.path)
+            _private(self.path)
+            self._db = sqlite3.connect(
+                self.path, timeout=0, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._begin(now)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _begin(self, now: int) -> None:
+        _claim(self._db, self.path)
+        problem = self._one("PRAGMA quick_check(1)")
+        if problem != "ok":
+            raise JournalError(f"The journal {quoted(self.path)} is damaged: {quoted(problem)}.")
+        self.memory = self._remembered()
+        facts = dict(cast("list[tuple[str, int]]", self._all("SELECT name, value FROM facts")))
+        self.seq, self.job = facts["seq"], max(facts["job"], self.memory.last)
+        self.past = tuple(self._window(now, facts))
+        with self._transaction():
+            self._db.execute("DELETE FROM finished WHERE created < ?", (now - _KEPT,))
+            self._fact("clean", 0)
+
+    def _remembered(self) -> Memory:
+        memory, seq = Memory(), cast("object", 0)
+        try:
+            for row in self._all("SELECT seq, job, at, kind, text FROM words ORDER BY seq"):
+                seq = row[0]
+                memory.receive(decode(*row[1:]))
+        except (Damaged, IllegalWord) as exc:
+            raise JournalError(
+                f"The journal {quoted(self.path)} is damaged at word {seq}: {exc}."
+            ) from None
+        return memory
+
+    def _window(self, now: int, facts: dict[str, int]) -> Iterator[tuple[int, int]]:
+        rows = cast("list[tuple[int, int]]", self._all("SELECT * FROM window ORDER BY second"))
+        ages = [(max(0, now - second * _SECOND), requests) for second, requests in rows]
+        if rows and not facts["clean"]:
+            since = max(0, now - facts["wrote"])
+            ages += [(max(0, since - after * _SECOND), _MOST) for after in range(_UNSEEN)]
+        yield from ((age, requests) for age, requests in ages if age < _REMEMBERED * _SECOND)
+
+    # What is written.
+
+    def commit(self, entries: Iterable[Entry], window: Iterable[tuple[int, int]], now: int) -> None:
+        """Write `entries` in order, and the `window` as of `now`: all of it is on the disk then.
+
+        Writing an entry again changes nothing: who was cancelled need not know how far it came.
+        """
+        with self._lock, _telling(self.path), self._transaction():
+            last = cast("int", self._one("SELECT value FROM facts WHERE name = 'seq'"))
+            for entry in entries:
+                if entry.seq > last:
+                    self._write(entry)
+                    last = entry.seq
+                    self._fact("job", entry.word.job, at_least=True)
+            self._fact("seq", last)
+            self._fact("wrote", now)
+            seconds: Counter[int] = Counter()
+            for age, requests in window:
+                seconds[(now - age) // _SECOND] += requests
+            self._db.execute("DELETE FROM window")
+            self._db.executemany("INSERT INTO window VALUES (?, ?)", seconds.items())
+
+    def _write(self, entry: Entry) -> None:
+        known, word = entry.known, (entry.seq, *encode(entry.word))
+        if not known.over:
+            self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?, ?)", word)
+            return
+        self._db.execute("DELETE FROM words WHERE job = ?", (known.job,))
+        if entry.finished:
+            identity = bytes.fromhex(known.order.identity)
+            row = identity, known.task_id, known.since
+            self._db.execute("INSERT INTO finished VALUES (?, ?, ?)", row)
+
+    def _fact(self, name: str, value: int, *, at_least: bool = False) -> None:
+        kept = "max(value, ?)" if at_least else "?"
+        self._db.execute(f"UPDATE facts SET value = {kept} WHERE name = ?", (value, name))  # noqa: S608
+
+    # What is asked.
+
+    def lookup(self, identity: str, since: int) -> str | None:
+        """The task of the latest finished job of that identity created at `since` or later."""
+        with self._lock, _telling(self.path):
+            found = self._one(
+                "SELECT task_id FROM finished WHERE identity = ? AND created >= ? "
+                "ORDER BY created DESC LIMIT 1",
+                bytes.fromhex(identity),
+                since,
+            )
+        return None if found is None else str(found)
+
+    def ids(self, since: int) -> frozenset[str]:
+        """The tasks of finished jobs created at `since` or later."""
+        with self._lock, _telling(self.path):
+            rows = self._all("SELECT task_id FROM finished WHERE created >= ?", since)
+        return frozenset(str(task_id) for (task_id,) in rows)
+
+    def drop(self, task_id: str) -> None:
+        """The pictures of this task can no longer be fetched."""
+        with self._lock, _telling(self.path), self._transaction():
+            self._db.execute("DELETE FROM finished WHERE task_id = ?", (task_id,))
+
+    def forget(self) -> int:
+        """Purge what is known of finished jobs, also from the file's free pages; how many."""
+        with self._lock, _telling(self.path):
+            with self._transaction():
+                gone = self._db.execute("DELETE FROM finished").rowcount
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
+
+    def close(self) -> None:
+        """Let go of it: from now on somebody else may have it."""
+        with self._lock, _telling(self.path):
+            try:
+                self._fact("clean", 1)
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                self._db.close()
+
+    # Inside.
+
+    @contextmanager
+    def _transaction(self) -> Generator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _all(self, query: str, *values: object) -> list[tuple[object, ...]]:
+        return self._db.execute(query, values).fetchall()
+
+    def _one(self, query: str, *values: object) -> object:
+        row = cast("tuple[object, ...] | None", self._db.execute(query, values).fetchone())
+        return None if row is None else row[0]
+
+
+# Opening.
+
+
+def _path(path: object) -> str:
+    """`path` as an absolute one: sqlite would read meaning into ":memory:" and "file:..."."""
+    given, shown = cast("object", None), quoted(path)
+    if isinstance(path, str | os.PathLike):
+        given = os.fspath(cast("str | os.PathLike[str]", path))
+    if not isinstance(given, str) or not given or "\0" in given:
+        raise JournalError(f"The journal's path is {shown}; it must name a file.")
+    return str(Path(given).absolute())
+
+
+def _make(path: str) -> None:
+    """A new journal at `path`, there whole or not at all: it may be killed in between."""
+    part = f"{path}.{secrets.token_hex(4)}.new"
+    # Before sqlite sees it, so that it is private from its first byte.
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        db = sqlite3.connect(part, isolation_level=None)
+        try:
+            db.executescript(
+                f"PRAGMA synchronous = FULL; BEGIN; PRAGMA application_id = {_APPLICATION}; "
+                f"PRAGMA user_version = {_FORMAT}; {_SCHEMA} COMMIT;"
+            )
+        finally:
+            db.close()
+        # Not over a file that somebody else has made meanwhile.
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        Path(part).unlink()
+
+
+def _private(path: str) -> None:
+    """See that `path` is a file that nobody else may read. Raises `JournalError` and `OSError`."""
+    found = Path(path).stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise JournalError(f"The journal {quoted(path)} is no regular file.")
+    if found.st_size == 0:
+        raise JournalError(
+            f"The journal {quoted(path)} is empty: it was truncated, or never was a journal. "
+            "Remove it to begin a new one."
+        )
+    if found.st_mode & 0o077:
+        Path(path).chmod(0o600)
+
+
+def _claim(db: sqlite3.Connection, path: str) -> None:
+    """See that the file is a journal of ours and of nobody else's, before anything is changed."""
+    # In this mode the first read takes the lock and keeps it until the file is closed.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION:
+        raise JournalError(f"{quoted(path)} is no journal of perfect_async.")
+    if version != _FORMAT:
+        raise JournalError(
+            f"The journal {quoted(path)} has format {version}; this version reads {_FORMAT}. "
+            "Use the version of perfect_async that wrote it, or a newer one."
+        )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = ON")
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("COMMIT")
+
+
+@contextmanager
+def _telling(path: str) -> Generator[None]:
+    """Raise `JournalError` for what sqlite and the system say about the file."""
+    try:
+        yield
+    except OSError as exc:
+        why = exc.strerror or type(exc).__name__
+        raise JournalError(f"The journal {quoted(path)} cannot be opened: {why}.") from exc
+    except sqlite3.Error as exc:
+        name = getattr(exc, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise JournalError(
+                f"The journal {quoted(path)} is in use by another client or process."
+            ) from exc
+        if name.startswith("SQLITE_NOTADB"):
+            raise JournalError(f"{quoted(path)} is no journal of perfect_async.") from exc
+        if name.startswith("SQLITE_CORRUPT"):
+            raise JournalError(f"The journal {quoted(path)} is damaged: {exc}.") from exc
+        raise JournalError(f"The journal {quoted(path)} cannot be written: {exc}.") from exc
