@@ -21,15 +21,17 @@ import anyio
 import attrs
 from anyio.abc import TaskGroup
 
-from perfect_async import _names, _wire
+from perfect_async import _exchanges, _wire
 from perfect_async import events as ev
-from perfect_async._failures import LOG, closed, given_up, kind, setback
-from perfect_async._pictures import Picture
+from perfect_async._creation import Creations
+from perfect_async._failures import LOG, closed, kind, setback
+from perfect_async._intake import Intake
+from perfect_async._notices import Early, Status
+from perfect_async._records import Records
 from perfect_async._ticket import Lane, Ticket
 from perfect_async._transport import Transport
-from perfect_async._urls import picture_url
 from perfect_async.errors import PerfectError, ServiceUnavailable, twin
-from perfect_async.models import FileId, Job, Timeouts
+from perfect_async.models import Timeouts
 from perfect_async.scheduler import NEVER, Scheduler
 
 _MICRO: Final = 1_000_000
@@ -47,7 +49,8 @@ class _Question:
 class Driver:
     """The hands of one scheduler, at work from when the first client joins until the last leaves.
 
-    `who` names the key (hashed) and the host that it serves; `failure` is why it ended by itself.
+    `who` names the key (hashed) and the host that it serves; `failure` is why it ended by itself;
+    `intake` takes jobs in.
     """
 
     def __init__(self, scheduler: Scheduler, who: tuple[str, str]) -> None:
@@ -63,7 +66,9 @@ class Driver:
         self._numbers = itertools.count(1)
         self._lanes: set[Lane] = set()
         self._over = anyio.Event()
-        self._tickets: dict[int, Ticket] = {}
+        self.creations = Creations(partial(self.ask, urgent=True), self)
+        self.intake = Intake(self._refs, self._tell, self.start, self.creations, self)
+        self._early = Early()
         self._questions: dict[int, _Question] = {}
         self._news = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -71,13 +76,25 @@ class Driver:
         self._group: TaskGroup | None = None
 
     def __repr__(self) -> str:
-        return f"<Driver {len(self._tickets)} jobs {self.scheduler!r}>"
+        return f"<Driver {len(self.intake)} jobs {self.scheduler!r}>"
 
     # The clock.
 
     def now(self) -> datetime:
         """The time in UTC, moving with the loop's clock."""
         return self._began_at + timedelta(seconds=self._loop.time() - self._began)
+
+    def utc(self) -> int:
+        """UTC microseconds, moving with the loop's clock."""
+        return round(self._began_at.timestamp() * _MICRO) + self._micros()
+
+    def seconds(self) -> float:
+        """The loop's time."""
+        return self._loop.time()
+
+    def past(self) -> tuple[tuple[int, int], ...]:
+        """What of the window is spent: (age in microseconds, requests), the oldest first."""
+        return self.scheduler.past(self._micros())
 
     def _micros(self) -> int:
         return round((self._loop.time() - self._began) * _MICRO)
@@ -129,23 +146,20 @@ class Driver:
 
     def _give_up(self) -> None:
         """Nobody hangs: whoever still waits is told, and why."""
-        tickets, questions = list(self._tickets.values()), list(self._questions.values())
-        self._tickets.clear()
+        self.intake.give_up(self.failure)
+        questions = list(self._questions.values())
         self._questions.clear()
-        for ticket in tickets:
-            error = given_up(ticket, self.failure)
-            units = 0.0 if ticket.task_id is None else ticket.at_stake
-            ticket.end(error, units, self._loop.time())
         for question in questions:
             question.error = closed(self.failure)
             question.done.set()
 
     # What the door asks for.
 
-    async def join(self, transport: Transport, timeouts: Timeouts) -> Lane:
+    async def join(self, transport: Transport, timeouts: Timeouts, records: Records) -> Lane:
         """A lane for one more client; the first one starts the host task."""
-        lane = Lane(next(self._numbers), transport, timeouts)
+        lane = Lane(next(self._numbers), transport, timeouts, records)
         self._lanes.add(lane)
+        self.intake.alone = any(each.records for each in self._lanes)
         if self._host is None:
             # The one task that no task group owns: a group that a client entered in one task could
             # not be left in another (fixtures, notebooks, containers). `leave` is its closing
@@ -161,19 +175,21 @@ class Driver:
             if not self._lanes:
                 self._scope.cancel()
             raise
-        self._check()
+        self.check()
         return lane
 
     async def leave(self, lane: Lane) -> None:
         """Let go of what is left in `lane`; the last one ends the host task and waits for it."""
         try:
             if self.alive:
+                self.intake.drop(lane)
                 self._tell(ev.Dropped(lane.number))
                 # What that ends is settled at the driver's next turn, without a wait in between.
                 while self.left(lane) and self.alive:  # noqa: ASYNC110
                     await asyncio.sleep(0)
         finally:
             self._lanes.discard(lane)
+            self.intake.alone = any(each.records for each in self._lanes)
             if not self._lanes:
                 self._scope.cancel()
             try:
@@ -184,7 +200,7 @@ class Driver:
 
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run `work` beside the commands, in the context of the caller; its failing is its own."""
-        self._check()
+        self.check()
         self._tasks.start_soon(self._beside, work)
 
     async def _beside(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
@@ -197,36 +213,45 @@ class Driver:
         except Exception as exc:  # noqa: BLE001 - nor does a mistake in it
             LOG.error("What ran beside the driver failed: %s.", kind(exc))
 
-    def enter(
-        self,
-        lane: Lane,
-        job: Job,
-        picture: Picture | None,
-        heard: Callable[[], None],
-    ) -> Ticket:
-        """Take a job in; its end comes to the ticket, whoever waits. Raises `JobRefused`."""
-        self._check()
-        # Named now: what cannot be named is refused before anything is bought for it.
-        stem, identity = _names.stem(job), _names.identity(job, picture)
-        ticket = Ticket(next(self._refs), job, lane, picture, stem, identity, heard)
-        if picture is None:
-            source = job.source
-            ticket.source = source if isinstance(source, FileId) else picture_url(str(source))
-        self._tell(ticket.wanted)
-        self._tickets[ticket.ref] = ticket
-        return ticket
+    def purse(self, most: float) -> int:
+        """A purse whose jobs may be charged `most` units together; empty it at the end."""
+        purse = next(self._numbers)
+        self._tell(ev.Opened(purse, most))
+        return purse
+
+    def empty(self, purse: int) -> None:
+        """No job of `purse` comes any more."""
+        if self.alive:
+            self._tell(ev.Emptied(purse))
+
+    def check(self) -> None:
+        """Raises `ClientClosed` where nothing is performed any more."""
+        if self.failure is not None or not self.alive:
+            raise closed(self.failure)
+
+    def notify(self, task_id: str, status: Status) -> None:
+        """The vendor says that a task has ended: it is asked for soon, now or when it is known."""
+        ticket = self.intake.of_task(task_id)
+        if ticket is not None:
+            self._tell(ev.Notified(ticket.ref))
+        else:
+            self._early.put(task_id, status, self._micros())
 
     def withdraw(self, ticket: Ticket) -> None:
         """Nobody waits for `ticket`: it is not created; what was created is kept to its end."""
         if ticket.ending is None and self.alive:
-            self._tell(ev.Withdrawn(ticket.ref))
+            self.intake.withdraw(ticket)
 
-    async def ask(self, lane: Lane, call: _wire.Call) -> _wire.Reply:
-        """Send a question when the window has room. Raises what came instead of an answer."""
-        self._check()
+    async def ask(self, lane: Lane, call: _wire.Call, *, urgent: bool = False) -> _wire.Reply:
+        """Send a question when the window has room; `urgent`: before all that is not promised.
+
+        Raises what came instead of an answer.
+        """
+        self.check()
         ref, question = next(self._refs), _Question(lane, call)
         # What changes something at the vendor is not done again where it may have been done.
-        self._tell(ev.Asked(ref, lane.number, repeats=call.method == "GET"))
+        repeats = call.method == "GET"
+        self._tell(ev.Asked(ref, lane.number, repeats=repeats, urgent=urgent))
         self._questions[ref] = question
         try:
             await question.done.wait()
@@ -252,11 +277,7 @@ class Driver:
 
     def left(self, lane: Lane) -> list[Ticket]:
         """The jobs of `lane` that have not ended."""
-        return [ticket for ticket in self._tickets.values() if ticket.lane is lane]
-
-    def _check(self) -> None:
-        if self.failure is not None or not self.alive:
-            raise closed(self.failure)
+        return self.intake.left(lane)
 
     # The loop.
 
@@ -271,6 +292,9 @@ class Driver:
             if command is not None:
                 self.scheduler.receive(ev.Issued(command), now)
                 self._perform(command)
+                if isinstance(command, ev.Request):
+                    for lane in self._lanes:
+                        lane.records.used()
                 continue
             wake = self.scheduler.wakes_at(now)
             self._news = anyio.Event()
@@ -287,17 +311,15 @@ class Driver:
             case ev.Settle():
                 self._settle(command)
             case ev.Register():
-                tickets = [self._tickets[ref] for ref in command.refs]
-                self._start(command, partial(self._register, command, tickets))
+                tickets = [self.intake[ref] for ref in command.refs]
+                self._start(command, partial(_exchanges.register, command, tickets))
             case ev.Upload():
-                self._start(command, partial(self._upload, command, self._tickets[command.ref]))
+                self._start(command, partial(_exchanges.upload, command, self.intake[command.ref]))
             case ev.Submit():
-                ticket = self._tickets[command.ref]
-                ticket.creating(self._loop.time())
-                self._start(command, partial(self._submit, command, ticket))
+                self._start(command, partial(self._submit, command, self.intake[command.ref]))
             case ev.Poll():
-                ticket = self._tickets[command.ref]
-                self._start(command, partial(self._poll, command, ticket, str(ticket.task_id)))
+                ticket = self.intake[command.ref]
+                self._start(command, partial(_exchanges.poll, command, ticket, str(ticket.task_id)))
             case ev.Ask():
                 self._start(command, partial(self._answer, command, self._questions[command.ref]))
             case _:
@@ -313,9 +335,9 @@ class Driver:
         if (question := self._questions.pop(command.ref, None)) is not None:
             question.error = command.ending
             question.done.set()
-        elif (ticket := self._tickets.pop(command.ref, None)) is not None:
+        else:
             # Else it was a question that nobody waits for any longer.
-            ticket.end(command.ending, command.units, self._loop.time())
+            self.intake.settle(command)
 
     # One command each.
 
@@ -332,11 +354,14 @@ class Driver:
         except Exception as exc:  # noqa: BLE001 - a transport is the user's
             event = setback(command, exc)
         if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
-            ticket = self._tickets.get(command.ref)
+            ticket = self.intake.get(command.ref)
             if ticket is not None:
                 ticket.refused()
+                ticket.record.not_created()
         with self._blaming():
             self._tell(event)
+            if isinstance(event, ev.Accepted) and self._early.take(event.task_id, self._micros()):
+                self._tell(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
             self._warn()
 
@@ -351,46 +376,18 @@ class Driver:
                 "with Limits().split(n)."
             )
 
-    async def _register(self, command: ev.Register, tickets: list[Ticket]) -> ev.Answer:
-        facts = [ticket.picture.facts for ticket in tickets if ticket.picture is not None]
-        reply = await self._call(tickets[0].lane, _wire.register(facts, command.feature))
-        event = _wire.registered(command, reply)
-        if isinstance(event, ev.Registered):
-            for ticket, grant in zip(tickets, event.grants, strict=True):
-                ticket.grant, ticket.source = grant, FileId(grant.file_id)
-        return event
-
-    async def _upload(self, command: ev.Upload, ticket: Ticket) -> ev.Answer:
-        if ticket.grant is None or ticket.picture is None:
-            raise AssertionError(ticket)
-        await ticket.lane.transport.upload(ticket.grant, ticket.picture.chunks)
-        return ev.Uploaded(command)
-
     async def _submit(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
-        if ticket.source is None:
-            raise AssertionError(ticket)
-        reply = await self._call(ticket.lane, _wire.submit(ticket.job, ticket.source))
-        event = _wire.submitted(command, reply)
+        event = await self.creations.create(command, ticket)
         if isinstance(event, ev.Accepted):
+            self.creations.know(event.task_id)
             ticket.created(event.task_id)
         return event
 
-    async def _poll(self, command: ev.Poll, ticket: Ticket, task_id: str) -> ev.Answer:
-        reply = await self._call(ticket.lane, _wire.poll(ticket.job.feature, task_id))
-        event = _wire.polled(command, reply, task_id=task_id, units=float(ticket.job.units))
-        if isinstance(event, ev.EngineFailed):
-            ticket.failed(task_id)
-        return event
-
     async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
-        reply = await self._call(question.lane, question.call)
+        reply = await _exchanges.call(question.lane, question.call)
         event = _wire.asked(command, reply)
         if isinstance(event, ev.Answered):
             question.reply = reply
             self._questions.pop(command.ref, None)
             question.done.set()
         return event
-
-    @staticmethod
-    async def _call(lane: Lane, call: _wire.Call) -> _wire.Reply:
-        return await lane.transport.call(call, within=lane.timeouts.request)

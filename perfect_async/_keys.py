@@ -56,11 +56,16 @@ _former: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _For
 
 
 def driver_for(
-    key: str, base_url: str, scheduler: Scheduler, transport: HttpTransport | None = None
+    key: str,
+    base_url: str,
+    scheduler: Scheduler,
+    transport: HttpTransport | None = None,
+    past: tuple[tuple[int, int], ...] = (),
 ) -> Driver:
     """The driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
 
-    A new one takes over what was spent by the one before it. Only where `transport` is of somebody
+    A new one takes over what was spent by the one before it, or else by a former process: `past`
+    as (age in microseconds, requests). Only where `transport` is of somebody
     else's making must it be the same: another may lead to another vendor.
     """
     loop = asyncio.get_running_loop()
@@ -82,7 +87,9 @@ def driver_for(
     if transport is not None and not isinstance(transport, NetworkTransport):
         reference = ref(transport)
     if former is not None and former.transport == reference:
-        scheduler.remember(former.scheduler.past(round((now - former.began) * 1_000_000)))
+        past = former.scheduler.past(round((now - former.began) * 1_000_000))
+    if past:
+        scheduler.remember(past)
     formers[who] = _Former(scheduler, now, reference)
     driver = _drivers[(*who, id(loop))] = Driver(scheduler, who)
     return driver

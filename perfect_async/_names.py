@@ -76,6 +76,17 @@ def is_url(source: Source) -> bool:
     return isinstance(source, str) and _URL.match(source) is not None
 
 
+def signed(source: Source) -> bool:
+    """Whether `source` is a URL that is signed for a while: another one for the same picture is
+    signed otherwise, and what is the same but for the signature may be another picture.
+    """
+    if not isinstance(source, str) or not is_url(source):
+        return False
+    query = source.strip().partition("#")[0].partition("?")[2]
+    names = {pair.partition("=")[0] for pair in query.split("&")}
+    return any(_SIGNING.fullmatch(name) for name in names) or {"sv", "sig"} <= names
+
+
 def identity(job: Job, picture: Looked | None) -> str:
     """What makes `job` the same job another day, as 64 hex digits (SHA-256).
 
@@ -88,7 +99,13 @@ def identity(job: Job, picture: Looked | None) -> str:
     if job.key is not None:
         told = ["key", job.feature, job.key]
     else:
-        told = ["job", job.feature, sorted(_parameters(job)), *_origin(job.source, picture)]
+        told = ["job", job.feature, sorted(parameters(job)), *_origin(job.source, picture)]
+    return hashlib.sha256(json.dumps(told).encode("ascii")).hexdigest()
+
+
+def of_task(feature: type[Job], task_id: str) -> str:
+    """The identity of a job of which nothing but its task is known, as `identity` gives it."""
+    told = ["task", feature.feature, task_id]
     return hashlib.sha256(json.dumps(told).encode("ascii")).hexdigest()
 
 
@@ -148,10 +165,13 @@ def as_file(path: Path, kind: str, number: int | None = None) -> Path:
     return path.with_name(f"{stem}{tail}{suffix}")
 
 
-def _parameters(job: Job) -> list[tuple[str, object]]:
+def parameters(job: Job) -> list[tuple[str, str | int]]:
+    """What `job` asks for beside its picture, by the names of its fields."""
     feature = type(job)
     names = [field.name for field in attrs.fields(feature)] if attrs.has(feature) else []
-    values = [(name, getattr(job, name)) for name in names if name not in {"source", "key"}]
+    values: list[tuple[str, str | int | None]] = [
+        (name, getattr(job, name)) for name in names if name not in {"source", "key"}
+    ]
     # None is left out on the wire too: a parameter that a later version adds changes no identity.
     return [(name, value) for name, value in values if value is not None]
 

@@ -85,6 +85,11 @@ class Picture:
     height: int
     _source: Path | bytes = attrs.field(repr=False, eq=False, alias="source")
 
+    @property
+    def path(self) -> Path | None:
+        """Where its file is (absolute), None where it was given as bytes."""
+        return None if isinstance(self._source, bytes) else self._source
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The picture's bytes in pieces of 64 KiB: exactly `facts.file_size` of them.
 

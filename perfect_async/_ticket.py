@@ -8,10 +8,11 @@ import anyio
 import attrs
 
 from perfect_async import events as ev
-from perfect_async._pictures import Picture
+from perfect_async._errand import Errand
+from perfect_async._records import Record, Records
 from perfect_async._transport import Transport
 from perfect_async.errors import PerfectError, twin
-from perfect_async.models import FileId, Job, Timeouts
+from perfect_async.models import FileId, Timeouts
 
 
 @attrs.frozen(eq=False)
@@ -21,6 +22,7 @@ class Lane:
     number: int
     transport: Transport
     timeouts: Timeouts
+    records: Records
 
 
 def _nobody() -> None:
@@ -31,17 +33,16 @@ def _nobody() -> None:
 class Ticket:
     """One job on its way: what the driver knows of it, and what its waiter looks at.
 
-    `stem` and `identity` name its results. `task_id` is that of the task that runs now;
-    `submitting` is True while a creation is out whose answer is not known. `heard` is called
-    whenever either of them or `ending` has changed. Times are the loop's, in seconds.
+    `task_id` is that of the task that runs now; `submitting` is True while a creation is out whose
+    answer is not known. `heard` is called whenever either of them or `ending` has changed. A job
+    that equals one on its way has a ticket of its own among the `followers` of that one's: one task
+    with several ends, of which the first is charged. Times are the loop's, in seconds.
     """
 
     ref: int
-    job: Job
+    errand: Errand
     lane: Lane
-    picture: Picture | None
-    stem: str
-    identity: str
+    record: Record
     heard: Callable[[], None] = attrs.field(default=_nobody, repr=False)
     source: FileId | str | None = attrs.field(default=None, repr=False)
     grant: ev.FileGrant | None = None
@@ -49,23 +50,12 @@ class Ticket:
     ended_at: float | None = None
     task_id: str | None = None
     submitting: bool = False
+    wanted: bool = True
     ending: ev.Succeeded | PerfectError | None = None
     units: float = 0.0
+    leader: Ticket | None = attrs.field(default=None, repr=False)
+    followers: list[Ticket] = attrs.field(factory=list["Ticket"], repr=False)
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
-
-    @property
-    def wanted(self) -> ev.Wanted:
-        """What the scheduler is told of the job."""
-        usual = self.job.usual
-        return ev.Wanted(
-            self.ref,
-            self.job.feature,
-            self.job.units,
-            uploads=self.picture is not None,
-            lane=self.lane.number,
-            outputs=self.job.outputs,
-            usual=usual and (round(usual[0] * ev.SECOND), round(usual[1] * ev.SECOND)),
-        )
 
     @property
     def duration(self) -> float | None:
@@ -77,28 +67,36 @@ class Ticket:
     @property
     def at_stake(self) -> float:
         """Units that are charged for it now, or may be."""
-        return float(self.job.units) if self.task_id is not None or self.submitting else 0.0
+        return self.errand.units if self.task_id is not None or self.submitting else 0.0
+
+    def follow(self, leader: Ticket) -> None:
+        """Its job is the same as that of `leader`, which has not ended."""
+        self.leader = leader
+        leader.followers.append(self)
+        self._copy(leader)
 
     def creating(self, at: float) -> None:
         """The creation leaves."""
         self.submitting, self.task_id, self.created_at = True, None, at
-        self.heard()
+        self._told()
 
     def created(self, task_id: str) -> None:
         """The task exists."""
         self.submitting, self.task_id = False, task_id
-        self.heard()
+        self.record.created(task_id)
+        self._told()
 
     def refused(self) -> None:
         """The creation was certainly not executed."""
         self.submitting, self.created_at = False, None
-        self.heard()
+        self._told()
 
     def failed(self, task_id: str) -> None:
         """The engine gave up on `task_id`, whose units come back; there may be another task."""
         if self.task_id == task_id:
             self.task_id = None
-            self.heard()
+            self.record.returned()
+            self._told()
 
     def end(self, ending: ev.Succeeded | PerfectError, units: float, at: float) -> None:
         """Tell the waiter."""
@@ -107,5 +105,18 @@ class Ticket:
         self.submitting, self.units, self.ended_at = False, units, at
         self.done.set()
         self.heard()
+        for follower in self.followers:
+            follower.end(ending, 0.0, at)
         # Who heard it may hold the ticket: let go, or only a garbage collection frees its picture.
-        self.heard = _nobody
+        self.heard, self.leader = _nobody, None
+        self.followers.clear()
+
+    def _told(self) -> None:
+        self.heard()
+        for follower in self.followers:
+            follower._copy(self)  # noqa: SLF001 - another ticket
+            follower.heard()
+
+    def _copy(self, leader: Ticket) -> None:
+        self.task_id, self.submitting = leader.task_id, leader.submitting
+        self.created_at, self.source = leader.created_at, leader.source

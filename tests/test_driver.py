@@ -17,8 +17,10 @@ from perfect_async import (
 )
 from perfect_async import events as ev
 from perfect_async._driver import Driver
+from perfect_async._errand import PLAIN, Errand
 from perfect_async._failures import given_up, kind, setback, warn_of
 from perfect_async._keys import driver_for, flaw
+from perfect_async._records import Records
 from perfect_async._ticket import Lane, Ticket
 from perfect_async._transport import Transport
 from perfect_async.errors import (
@@ -32,6 +34,7 @@ from perfect_async.models import Polling, Timeouts
 from perfect_async.scheduler import Scheduler
 from tests.sandboxed import FACE, KEY, client, clock, smile, smiles, vendor
 
+ERRAND = Errand.of(smile(), None, PLAIN)
 POLL = ev.Poll(1, 1)
 UPLOAD = ev.Upload(1, 1)
 
@@ -43,12 +46,13 @@ async def lane(number: int = 1) -> Lane:
     transport = Transport(
         "https://v.example", KEY, timeouts=timeouts, transport=sandbox.transport()
     )
-    return Lane(number, transport, timeouts)
+    return Lane(number, transport, timeouts, Records(None, lambda: 0))
 
 
 async def ticket(**known: object) -> Ticket:
     """A ticket of a job for 1 unit."""
-    made = Ticket(1, smile(), await lane(), None, "a", "0" * 64)
+    here = await lane()
+    made = Ticket(1, ERRAND, here, here.records.nothing())
     for name, value in known.items():
         setattr(made, name, value)
     return made
@@ -166,11 +170,10 @@ async def test_the_clock_moves_with_the_loop() -> None:
 async def test_a_driver_that_nobody_joined_takes_nothing() -> None:
     """Without a client there is no host, and so nobody who would do the work."""
     driver = Driver(Scheduler(Limits(), Polling()), ("who", "where"))
-    nowhere = await lane()
 
     assert not driver.alive
     with pytest.raises(ClientClosed):
-        driver.enter(nowhere, smile(), None, lambda: None)
+        driver.check()
     with pytest.raises(ClientClosed):
         driver.start(asyncio.Event().wait)  # type: ignore[arg-type]
 
@@ -191,7 +194,7 @@ async def test_a_host_that_is_cancelled_before_it_begins() -> None:
     """Nobody waits for a host task that will never run."""
     driver = Driver(Scheduler(Limits(), Polling()), ("who", "where"))
     nowhere = await lane()
-    joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts()))
+    joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts(), nowhere.records))
     await asyncio.sleep(0)
     host = next(task for task in asyncio.all_tasks() if task.get_name() == "perfect_async driver")
     host.cancel()
@@ -281,7 +284,8 @@ async def test_a_job_that_the_scheduler_refuses_is_not_kept(
         assert c._desk is not None
         with monkeypatch.context() as patch:
             patch.setattr(c._desk.driver.scheduler, "receive", lambda *_: 1 / 0)
+            here = c._desk.lane
             with pytest.raises(ZeroDivisionError):
-                c._desk.driver.enter(c._desk.lane, smile(), None, lambda: None)
+                c._desk.driver.intake.enter(here, ERRAND, here.records.nothing(), lambda: None)
         began = clock()
     assert began == clock()

@@ -50,7 +50,7 @@ async def test_a_caller_that_is_cancelled_costs_nothing() -> None:
         with pytest.raises(asyncio.CancelledError):
             await caller
         await asyncio.sleep(20)
-        assert (1, 0.0) == (c.statistics().done, c.statistics().units_at_stake)
+        assert (1, 0.0) == (c.statistics().done, c.statistics().units.at_stake)
 
     assert {"success": 1} == dict(sandbox.ledger.tasks_by_state)
     assert 0 == sandbox.ledger.units_wasted
@@ -198,7 +198,7 @@ async def test_no_drain(caplog: pytest.LogCaptureFixture) -> None:
     c = await client(sandbox, drain=0).open()
     callers = [asyncio.ensure_future(c.run(smile(n))) for n in range(40)]
     assert c._desk is not None
-    tickets = c._desk.driver._tickets.values()
+    tickets = c._desk.driver.intake._tickets.values()
     await asyncio.sleep(1)
     while {True, False} != {t.submitting for t in tickets if t.at_stake}:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
@@ -213,7 +213,7 @@ async def test_no_drain(caplog: pytest.LogCaptureFixture) -> None:
     assert began == clock()
     assert {TaskAbandoned, SubmissionInDoubt, ClientClosed} == kinds - {Result}
     kept = sandbox.ledger.units_charged - c.statistics().done
-    assert at_stake == c.statistics().units_at_stake >= kept > 0
+    assert at_stake == c.statistics().units.at_stake >= kept > 0
     assert "(creation under way)" in caplog.text
     assert f"{at_stake:g} units are at stake" in caplog.text
     assert isinstance((await asyncio.gather(question, return_exceptions=True))[0], ClientClosed)
@@ -223,7 +223,7 @@ async def test_many_tasks_left_are_not_all_named(caplog: pytest.LogCaptureFixtur
     """The warning names twenty tasks and counts the others."""
     sandbox = vendor(requests=100_000, per_second=100)
     c = await client(sandbox, drain=0, limits=Limits(100_000, 300, 100)).open()
-    callers = [asyncio.ensure_future(c.run(avatar())) for _ in range(30)]
+    callers = [asyncio.ensure_future(c.run(avatar(key=str(n)))) for n in range(30)]
     await asyncio.sleep(5)
     await c.close()
     await asyncio.gather(*callers, return_exceptions=True)
