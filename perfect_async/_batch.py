@@ -11,10 +11,13 @@ import anyio
 import attrs
 from anyio.abc import TaskGroup
 
+from perfect_async._errand import PLAIN, Terms
+from perfect_async._leftovers import Leftover
+from perfect_async._records import Record
 from perfect_async._result import Failed, Outcome
 from perfect_async._ticket import Ticket
 from perfect_async.errors import ClientClosed, ConfigurationError, PerfectError, quoted, twin
-from perfect_async.models import Job, Progress
+from perfect_async.models import FileId, Job, Progress
 
 if TYPE_CHECKING:
     from perfect_async._desk import Desk
@@ -29,12 +32,22 @@ _GRACE: Final = 5.0
 
 @attrs.define(eq=False)
 class _Place:
-    """One job's place in the batch: `units` are those of its task that runs, `outcome` its end."""
+    """One job's place in the batch: `running` while its task runs (whose `units` it pays), `kept`
+    from then on until its pictures are saved, `outcome` its end.
+    """
 
-    job: Job
+    item: Job | Leftover
     ticket: Ticket | None = None
     running: bool = False
+    kept: bool = False
+    units: float = 0.0
+    record: Record | None = None
     outcome: Outcome | None = None
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        return self.item.job if isinstance(self.item, Leftover) else self.item
 
 
 class Batch:
@@ -50,11 +63,16 @@ class Batch:
     def __init__(
         self,
         desk: Callable[[], Desk],
-        jobs: Iterable[Job] | AsyncIterable[Job],
+        jobs: Iterable[Job | Leftover] | AsyncIterable[Job | Leftover],
         *,
-        ordered: bool,
+        ordered: bool = False,
+        terms: Terms = PLAIN,
+        max_units: float | None = None,
     ) -> None:
         _must_be_iterable(jobs)
+        self._terms = terms
+        self._max_units = max_units
+        self._files: set[FileId] = set()
         self._open_desk = desk
         self._desk: Desk | None = None
         self._jobs = jobs
@@ -79,6 +97,9 @@ class Batch:
         if self._desk is not None:
             raise ConfigurationError("A batch is entered once; make another.")
         desk = self._open_desk()
+        if self._max_units is not None:
+            purse = desk.driver.purse(self._max_units)
+            self._terms = attrs.evolve(self._terms, purses=(purse,))
         # A group of the driver's, not one of this block: an error in the block stays that error.
         desk.start(lambda: self._feed(desk))
         desk.batches.add(self)
@@ -159,6 +180,8 @@ class Batch:
         else:
             return None
         self._held -= 1
+        if place.record is not None:
+            place.record.told()
         return place.outcome
 
     def _pulse(self) -> None:
@@ -167,24 +190,46 @@ class Batch:
 
     def _withdraw(self) -> None:
         for place in list(self._live):
-            if place.ticket is not None and self._desk is not None:
-                self._desk.withdraw(place.ticket)
+            ticket = place.ticket
+            if ticket is not None and ticket.ending is None and self._desk is not None:
+                self._desk.withdraw(ticket)
 
     def _heard(self, place: _Place) -> None:
         """The ticket of `place` has news."""
         ticket = place.ticket
-        if ticket is None or place.outcome is not None or self._desk is None:
+        desk = self._desk
+        if ticket is None or place.outcome is not None or desk is None or place.kept:
             return
-        runs = ticket.task_id is not None and ticket.ending is None
+        if ticket.ending is None:
+            self._count(place, runs=ticket.task_id is not None)
+            self._pulse()
+        elif ticket.errand.terms.save_to is None or not desk.driver.alive:
+            self._end(place, desk.outcome(ticket))
+        else:
+            place.kept = True
+            desk.custody.begin(ticket)
+            desk.start(lambda: self._keep(desk, place, ticket))
+
+    def _count(self, place: _Place, *, runs: bool) -> None:
         if runs is not place.running:
             place.running = runs
             self._running += 1 if runs else -1
-            self._units_running += place.job.units if runs else -place.job.units
-        if ticket.ending is not None:
-            self._end(place, self._desk.outcome(ticket))
-        self._pulse()
+            self._units_running += place.units if runs else -place.units
+
+    async def _keep(self, desk: Desk, place: _Place, ticket: Ticket) -> None:
+        """Save what the job of `place` gave, and only then tell of it."""
+        try:
+            self._end(place, await desk.keep(ticket))
+        finally:
+            if place.outcome is None:
+                # The driver ends: made and not saved, which the journal knows.
+                self._end(place, desk.outcome(ticket))
+            desk.sweep()
 
     def _end(self, place: _Place, outcome: Outcome) -> None:
+        self._count(place, runs=False)
+        if place.ticket is not None:
+            place.record = place.ticket.record
         place.outcome, place.ticket = outcome, None
         self._live.discard(place)
         if not self._ordered:
@@ -194,6 +239,16 @@ class Batch:
         self._failed += not outcome.ok
         self._units += outcome.units
         self._pulse()
+        self._over()
+
+    def _over(self) -> None:
+        """Once nothing more comes: let go of what was held for all of it."""
+        if self._stopped.is_set() and not self._live and self._desk is not None:
+            for purse in self._terms.purses:
+                self._desk.driver.empty(purse)
+            self._desk.custody.let_go(self._files)
+            self._files.clear()
+            self._desk.sweep()
 
     def _refuse(self, place: _Place, error: PerfectError) -> None:
         self._end(place, Failed(place.job, error, None, 0.0, None))
@@ -228,6 +283,7 @@ class Batch:
             desk.batches.discard(self)
             self._stopped.set()
             self._pulse()
+            self._over()
 
     async def _read_all(self, desk: Desk, group: TaskGroup) -> None:
         source = each(self._jobs)
@@ -239,6 +295,7 @@ class Batch:
                     job = await self._next(desk, source)
                     self._read += 1
                     place = _Place(job)
+                    self._hold(desk, job)
                     self._live.add(place)
                     if self._ordered:
                         self._order.append(place)
@@ -255,7 +312,14 @@ class Batch:
             except Exception as exc:  # noqa: BLE001 - as above
                 self._failure = self._failure or exc
 
-    async def _next(self, desk: Desk, source: AsyncGenerator[Job]) -> Job:
+    def _hold(self, desk: Desk, job: Job | Leftover) -> None:
+        """A file that one job names may be named by another that is not read yet."""
+        source = getattr(job, "source", None)
+        if self._terms.delete and isinstance(source, FileId) and source not in self._files:
+            self._files.add(source)
+            desk.custody.hold(source)
+
+    async def _next(self, desk: Desk, source: AsyncGenerator[Job | Leftover]) -> Job | Leftover:
         try:
             return await anext(source)
         except anyio.get_cancelled_exc_class() as exc:
@@ -276,7 +340,7 @@ class Batch:
             # Its outcome comes when the feeding ends.
             return
         try:
-            place.ticket = await desk.enter(place.job, lambda: self._heard(place))
+            place.ticket = await desk.enter(place.item, lambda: self._heard(place), self._terms)
         except ClientClosed as exc:
             # Nor will any other job be taken: the rest of the source stays unread.
             self._failure = self._failure or exc
@@ -285,6 +349,7 @@ class Batch:
         except PerfectError as exc:
             self._refuse(place, exc)
         else:
+            place.units = 0.0 if place.ticket.leader is not None else place.job.units
             self._heard(place)
             if self._cut_short():
                 # Stopped while its picture was looked at.

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
 
-from perfect_async import _wire
+from perfect_async import _checks, _enquiries
 from perfect_async._batch import Batch
 from perfect_async._desk import Desk, running_loop
+from perfect_async._errand import Terms
 from perfect_async._failures import warn_of
 from perfect_async._keys import KEY_VARIABLE, driver_for, flaw
 from perfect_async._lookups import estimated, pages
+from perfect_async._receiver import Webhooks, secrets_of
+from perfect_async._records import open_records
 from perfect_async._result import Result
 from perfect_async._ticket import Ticket
 from perfect_async._transport import HttpTransport, Transport
 from perfect_async._urls import normalised_base, redacted
+from perfect_async._wire import FEATURES
 from perfect_async.errors import ConfigurationError, WaitTimeout, quoted
-from perfect_async.models import (
-    Avatar,
-    Estimate,
-    Job,
-    Limits,
-    Polling,
-    Statistics,
-    Template,
-    Timeouts,
-    Units,
-)
+from perfect_async.models import Avatar, Job, Limits, Polling, Timeouts, Units
+from perfect_async.reports import Estimate, Statistics, Template
 from perfect_async.scheduler import Scheduler
 
 BASE_URL: Final = "https://yce-api-01.makeupar.com"
 URL_VARIABLE: Final = "YOUCAM_BASE_URL"
+SECRET_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"  # noqa: S105 - its name
 
 
 class Client:
@@ -50,7 +45,20 @@ class Client:
     (for a proxy or a private CA: `httpx.AsyncHTTPTransport(...)`); it is closed with the client.
     `drain`: seconds for which closing goes on polling what runs. `engine_retries`: how often a
     failure of the engine that may pass is tried again as a new task (the vendor returns the units
-    of the failed one).
+    of the failed one). `max_units`: the most that all jobs together may be charged; what would cost
+    more fails with `CeilingReached`, unsent.
+
+    `journal`: the path of a file (made where it is missing, one client at a time) that makes money
+    safe: every creation is on the disk before it is sent, a job that was finished within a day is
+    fetched again rather than bought again (`reuse`: True for all kinds of jobs, False for none,
+    None for all but avatars), a creation whose answer never came is settled from the unit history,
+    and after a crash `resume()` goes on where the last process was. It holds paths, URLs that are
+    not signed, ids and times; no pictures, no key, no signed URLs. Opening raises `JournalError`
+    for a file that cannot be used.
+
+    `webhook_secret`: the secret of the webhook in the vendor's console (several while one is
+    replaced), else YOUCAM_WEBHOOK_SECRET. Tasks then end as soon as the vendor says so, by `both`
+    polls and notifications unless `Polling.completion` says otherwise.
 
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
@@ -71,10 +79,15 @@ class Client:
         transport: HttpTransport | None = None,
         drain: float = 30.0,
         engine_retries: int = 1,
+        max_units: float | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        reuse: bool | None = None,
+        webhook_secret: str | Iterable[str] | None = None,
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = False
         self._desk: Desk | None = None
+        self._webhooks: Webhooks | None = None
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
         problem = flaw(key)
         self._key = "" if problem is not None or key is None else key
@@ -83,20 +96,30 @@ class Client:
         if problem is not None:
             raise ConfigurationError(problem)
         self._base_url = normalised_base(self._base_url if base_url is None else base_url)
-        _kind("limits", limits, Limits)
-        _kind("polling", polling, Polling)
-        _kind("timeouts", timeouts, Timeouts)
+        _checks.kind("limits", limits, Limits)
+        _checks.kind("polling", polling, Polling)
+        _checks.kind("timeouts", timeouts, Timeouts)
         if transport is not None:
-            _kind("transport", transport, HttpTransport)
+            _checks.kind("transport", transport, HttpTransport)
         self._timeouts = timeouts
         self._given = transport
-        self._drain = _number("drain", drain)
+        self._drain = _checks.number("drain", drain)
         if type(engine_retries) is not int or engine_retries < 0:
             raise ConfigurationError(
                 f"engine_retries is {quoted(engine_retries)}; it must be a whole number from 0."
             )
+        self._max_units = None if max_units is None else _checks.units(max_units)
+        self._journal = journal
+        self._reuse = reuse
+        given = webhook_secret or os.environ.get(SECRET_VARIABLE) or None
+        self._secrets = secrets_of(given)
+        del webhook_secret, given
         # Settings that cannot work are refused here, not when the first picture waits.
         self._scheduler = Scheduler(limits, polling, engine_retries=engine_retries)
+        if polling.completion in {"webhook", "both"} and self._secrets is None:
+            raise ConfigurationError(
+                f'Polling(completion="{polling.completion}") needs a webhook_secret.'
+            )
 
     def __repr__(self) -> str:
         state = "unopened" if self._desk is None else "closed" if self._desk.closed else "open"
@@ -132,13 +155,17 @@ class Client:
             transport = Transport(
                 self._base_url, self._key, timeouts=self._timeouts, transport=self._given
             )
-            driver = driver_for(self._key, self._base_url, self._scheduler, self._given)
-            try:
-                self._desk = Desk(driver, await driver.join(transport, self._timeouts))
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await transport.aclose()
-                raise
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(_shielded, transport.aclose)
+                records = await open_records(self._journal)
+                undo.push_async_callback(_shielded, records.aclose)
+                driver = driver_for(
+                    self._key, self._base_url, self._scheduler, self._given, records.past()
+                )
+                lane = await driver.join(transport, self._timeouts, records)
+                undo.pop_all()
+            self._desk = Desk(driver, lane, max_units=self._max_units, reuse=self._reuse)
+            self._desk.begin()
         finally:
             self._opening = False
         return self
@@ -156,16 +183,21 @@ class Client:
         desk.at_home()
         desk.close()
         driver, lane = desk.driver, desk.lane
+        lane.records.closing = True
         # Shielded, since the units of what runs are spent; bounded, since somebody waits.
         with anyio.CancelScope(shield=True):
             driver.closing(lane)
             try:
                 with anyio.move_on_after(self._drain):
                     await driver.drain(lane)
+                    await desk.drain()
             finally:
                 # Also where asyncio itself cancels us, which goes through every shield.
                 warn_of(driver.left(lane), self._drain)
-                await driver.leave(lane)
+                try:
+                    await driver.leave(lane)
+                finally:
+                    await lane.records.aclose()
 
     # The main job.
 
@@ -178,12 +210,33 @@ class Client:
         `perfect_async.errors`).
         """
         desk = self._ready()
+        return await self._wait(desk, lambda: desk.enter(job, lambda: None), timeout)
+
+    async def attach(
+        self, feature: type[Job], task_id: str, timeout: float | None = None
+    ) -> Result:
+        """Wait for a task that exists: of this client, of another process, of a former one.
+
+        `feature` is `Smile` or `Avatar`, `task_id` as in `WaitTimeout` or `Failed`. A task that
+        runs is kept alive from now on, for up to `Polling.give_up_after`; one that is finished is
+        fetched for one request. Nothing is created and nothing charged. Raises as `run` does;
+        `TaskExpired` where the vendor does not know the task (any longer).
+        """
+        desk = self._ready()
+        if getattr(feature, "feature", None) not in FEATURES:
+            raise ConfigurationError(f"{quoted(feature)} is no feature: pass Smile or Avatar.")
+        known = _checks.task_id(task_id)
+        return await self._wait(desk, lambda: desk.attach(feature, known, lambda: None), timeout)
+
+    async def _wait(
+        self, desk: Desk, enter: Callable[[], Awaitable[Ticket]], timeout: float | None
+    ) -> Result:
         if timeout is not None:
-            _number("timeout", timeout)
+            _checks.number("timeout", timeout)
         ticket: Ticket | None = None
         try:
             with anyio.move_on_after(timeout):
-                ticket = await desk.enter(job, lambda: None)
+                ticket = await enter()
                 await ticket.done.wait()
         finally:
             if ticket is not None:
@@ -194,24 +247,58 @@ class Client:
                 task_id=None if ticket is None else ticket.task_id,
                 units_at_stake=0.0 if ticket is None else ticket.at_stake,
             )
-        return desk.outcome(ticket).unwrap()
+        ticket.record.told()
+        return desk.result(ticket)
 
-    def batch(self, jobs: Iterable[Job] | AsyncIterable[Job], *, ordered: bool = False) -> Batch:
+    def batch(
+        self,
+        jobs: Iterable[Job] | AsyncIterable[Job],
+        *,
+        max_units: float | None = None,
+        ordered: bool = False,
+        save_to: str | os.PathLike[str] | None = None,
+        delete: bool = False,
+    ) -> Batch:
         """Many jobs: an async context manager, then an async iterator of `Outcome`.
 
         `jobs` is read lazily, a few dozen ahead of what is created; it must not block the event
         loop. Outcomes come as they end, or in the order of `jobs` with `ordered`. A consumer that
         is slow stops the creating, not the polling; leaving the block early creates nothing more.
         What `jobs` itself raises comes after the outcomes of the jobs before.
+
+        `max_units`: the most that the jobs may be charged; what would cost more fails with
+        `CeilingReached`, unsent. `save_to`: a folder in which each result is saved as part of its
+        job (names as in `Result.save`): a job is done when its files are on the disk, and
+        `Done.files` names them; `Failed` with `NotSaved` says why they are not. `delete`: then the
+        vendor's copies, the face and its result, are deleted, once no other job uses the same file.
         """
-        return Batch(self._ready, jobs, ordered=ordered)
+        terms = Terms(_checks.folder(save_to), delete)
+        if delete and save_to is None:
+            raise ConfigurationError("delete needs save_to: what is not saved is not deleted.")
+        most = None if max_units is None else _checks.units(max_units)
+        return Batch(self._ready, jobs, ordered=ordered, terms=terms, max_units=most)
+
+    def resume(self) -> Batch:
+        """What the former process on this journal left, as a batch: empty on a new journal.
+
+        Tasks that were in flight are asked for at once and kept alive (`TaskExpired` where their
+        lease had ended); finished ones that nobody was told of are fetched; a creation without an
+        answer is settled from the unit history, or `SubmissionInDoubt`; what had not been created
+        is created, or `SourceLost` where its picture is not known any longer. What was to be saved
+        is saved where it was to be. Raises `ConfigurationError` without a journal.
+        """
+        if self._journal is None:
+            raise ConfigurationError("resume needs a journal: Client(journal=...).")
+        return Batch(self._ready, self._ready().leftovers.all())
 
     # The other calls.
 
     async def templates(self, feature: type[Job] = Avatar) -> AsyncIterator[Template]:
         """The styles that `feature` offers; one request for 20 of them (contract: Other calls)."""
         found = pages(
-            self._ready().ask, partial(_wire.templates, feature.feature), _wire.read_templates
+            self._ready().ask,
+            partial(_enquiries.templates, feature.feature),
+            _enquiries.read_templates,
         )
         async with aclosing(found):
             async for template in found:
@@ -219,7 +306,7 @@ class Client:
 
     async def units(self) -> Units:
         """The balance of units; one request. A balance of None is unknown, not zero."""
-        return _wire.read_units(await self._ready().ask(_wire.units()))
+        return _enquiries.read_units(await self._ready().ask(_enquiries.units()))
 
     async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
         """What `jobs` would cost, by the vendor's price list where it names the feature.
@@ -236,7 +323,24 @@ class Client:
         units are not returned (contract: Other calls). Raises `RequestRefused` for a task that is
         not finished, `ConfigurationError` for what is no task id.
         """
-        _wire.read_deleted(await self._ready().ask(_wire.delete(_task_id(task_id))))
+        await self._ready().forget(_checks.task_id(task_id))
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Where the vendor's notifications go: `await client.webhooks.deliver(body, headers)`.
+
+        `perfect_async.webhooks.WebhookApp(client.webhooks)` is an endpoint for any ASGI framework.
+        Raises `ConfigurationError` without a `webhook_secret`, and where the client is not open.
+        """
+        desk = self._ready()
+        if self._secrets is None:
+            raise ConfigurationError(
+                "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
+                f"or {SECRET_VARIABLE}."
+            )
+        if self._webhooks is None:
+            self._webhooks = Webhooks(desk, self._secrets)
+        return self._webhooks
 
     def statistics(self) -> Statistics:
         """How the key's scheduler is: jobs by state, the window, units; see `Statistics`."""
@@ -251,18 +355,6 @@ class Client:
         return self._desk
 
 
-def _kind(name: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be of type {kind.__name__}.")
-
-
-def _task_id(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{quoted(value)} is no task id.")
-    return value
-
-
-def _number(name: str, value: float) -> float:
-    if type(value) not in {int, float} or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be seconds from 0.")
-    return float(value)
+async def _shielded(undo: Callable[[], Awaitable[None]]) -> None:
+    with anyio.CancelScope(shield=True):
+        await undo()

@@ -9,10 +9,15 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from perfect_async import _wire
+import attrs
+
+from perfect_async import _enquiries, _wire
 from perfect_async import events as ev
+from perfect_async._custody import Copy, Custody
 from perfect_async._driver import Driver
+from perfect_async._errand import PLAIN, Errand, Terms
 from perfect_async._failures import closed, kind
+from perfect_async._leftovers import Leftover, Leftovers
 from perfect_async._pictures import inspect
 from perfect_async._reply import same_code
 from perfect_async._result import Done, Failed, Outcome, Result, ResultImage
@@ -45,13 +50,20 @@ class Desk:
     """One open client's place at a driver; also the `Store` of its results.
 
     It belongs to the loop and the process in which it was made. `closed`: takes nothing more in.
+    `max_units` and `reuse` as in `Client`.
     """
 
-    def __init__(self, driver: Driver, lane: Lane) -> None:
+    def __init__(
+        self, driver: Driver, lane: Lane, *, max_units: float | None, reuse: bool | None
+    ) -> None:
         self.driver = driver
         self.lane = lane
         self.closed = False
         self.batches: set[Cut] = set()
+        self._purses = purses = () if max_units is None else (driver.purse(max_units),)
+        self._reuse = reuse
+        self.custody = Custody(self._forget, driver.intake.uses)
+        self.leftovers = Leftovers(driver.intake, lane, purses)
         self._home = asyncio.get_running_loop(), os.getpid()
 
     def at_home(self) -> None:
@@ -74,19 +86,87 @@ class Desk:
 
     # Jobs.
 
-    async def enter(self, job: Job, heard: Callable[[], None]) -> Ticket:
-        """Look at the job's picture and take it in; raises `JobRefused` and `ClientClosed`."""
+    async def enter(
+        self, job: Job | Leftover, heard: Callable[[], None], terms: Terms = PLAIN
+    ) -> Ticket:
+        """Look at the job's picture and take it in; raises `JobRefused` and `ClientClosed`.
+
+        A job that equals one on its way, one of the former process or one that is finished and can
+        be fetched again, is not created a second time.
+        """
+        if isinstance(job, Leftover):
+            self.ready()
+            self.driver.check()
+            return await self.leftovers.resume(job, heard)
         must_be_job(job)
         self.ready()
         try:
             picture = await inspect(job.source, type(job))
             self.ready()
-            return self.driver.enter(self.lane, job, picture, heard)
+            terms = attrs.evolve(terms, purses=(*self._purses, *terms.purses))
+            return await self._enter(Errand.of(job, picture, terms), heard)
         except PerfectError:
             raise
         except Exception as exc:
             # A path of the user's own making may raise anything; it is one job's matter.
             raise JobRefused(f"the job cannot be looked at ({kind(exc)}).") from exc
+
+    async def _enter(self, errand: Errand, heard: Callable[[], None]) -> Ticket:
+        intake, records = self.driver.intake, self.lane.records
+        if errand.sure and records:
+            former = intake.equal(self.lane, errand, heard) or self.leftovers.equal(errand, heard)
+            former = former or await self._finished(errand, heard)
+            if former is not None:
+                return former
+            self.ready()
+        self.driver.check()
+        # Asked last, and without a wait in between: two that are equal may come at once.
+        equal = intake.equal(self.lane, errand, heard)
+        return equal or intake.enter(self.lane, errand, records.enter(errand), heard)
+
+    async def _finished(self, errand: Errand, heard: Callable[[], None]) -> Ticket | None:
+        """The end of an equal job whose pictures the vendor still has; one request, no unit."""
+        reusable = errand.job is not None and errand.job.reusable
+        if not (reusable if self._reuse is None else self._reuse):
+            return None
+        records = self.lane.records
+        task_id = await records.finished(errand.identity)
+        if task_id is None:
+            return None
+        try:
+            event = await self._again(errand.feature, task_id)
+        except TaskError:
+            # It cannot be fetched any longer, whatever the journal says.
+            await records.drop(task_id)
+            return None
+        ticket = Ticket(0, errand, self.lane, records.nothing(), heard, source=errand.source)
+        ticket.task_id = task_id
+        ticket.end(event, 0.0, self.driver.seconds())
+        return ticket
+
+    async def attach(self, feature: type[Job], task_id: str, heard: Callable[[], None]) -> Ticket:
+        """Wait beside whoever keeps the task `task_id`, or keep it from now on."""
+        intake, errand = self.driver.intake, Errand.attached(feature, task_id)
+        if (leader := intake.of_task(task_id)) is not None:
+            return intake.follow(leader, attrs.evolve(leader.errand, terms=Terms()), heard)
+        if (former := self.leftovers.of_task(task_id, heard)) is not None:
+            return former
+        self.driver.check()
+        return intake.adopt(self.lane, errand, self.lane.records.nothing(), (task_id, 0), heard)
+
+    async def keep(self, ticket: Ticket) -> Outcome:
+        """How the job of `ticket`, which has ended, ended: saved, if it was to be."""
+        outcome = self.outcome(ticket)
+        try:
+            outcome = await self.custody.keep(ticket, outcome)
+        finally:
+            self.custody.end(ticket, outcome)
+        return outcome
+
+    def sweep(self) -> None:
+        """Delete what was to be deleted and is needed by nobody any more."""
+        if (copies := self.custody.free()) and self.driver.alive:
+            self.start(lambda: self.custody.erase(copies))
 
     def withdraw(self, ticket: Ticket) -> None:
         """Nobody waits for `ticket`: it is not created; what was created is kept to its end."""
@@ -112,22 +192,33 @@ class Desk:
 
     def outcome(self, ticket: Ticket) -> Outcome:
         """How the job of `ticket`, which has ended, ended."""
-        job = ticket.job
-        if isinstance(ticket.ending, ev.Succeeded):
-            result = Result(
-                str(ticket.task_id),
-                self._images(ticket.ending),
-                feature=job.feature,
-                stem=ticket.stem,
-                identity=ticket.identity,
-                store=self,
-            )
-            return Done(job, result, result.task_id, ticket.units, ticket.duration)
-        if ticket.ending is None:
+        job = ticket.errand.job
+        if job is None or ticket.ending is None:
             raise AssertionError(ticket)
+        if isinstance(ticket.ending, ev.Succeeded):
+            result = self.result(ticket)
+            return Done(job, result, result.task_id, ticket.units, ticket.duration)
         error = ticket.ending
         task_id = error.task_id if isinstance(error, TaskError) else ticket.task_id
         return Failed(job, error, task_id, ticket.units, ticket.duration)
+
+    def result(self, ticket: Ticket) -> Result:
+        """The pictures of `ticket`, which has ended; raises why there are none."""
+        errand = ticket.errand
+        match ticket.ending:
+            case ev.Succeeded() as event:
+                return Result(
+                    str(ticket.task_id),
+                    self._images(event),
+                    feature=errand.feature,
+                    stem=errand.stem,
+                    identity=errand.identity,
+                    store=self,
+                )
+            case None:
+                raise AssertionError(ticket)
+            case error:
+                raise error
 
     # Questions, and what results ask for.
 
@@ -135,6 +226,25 @@ class Desk:
         """Send a question; raises what came instead of an answer."""
         self.ready()
         return await self.driver.ask(self.lane, call)
+
+    def begin(self) -> None:
+        """Write in the background, and delete what a former process had saved and not deleted."""
+        records, driver = self.lane.records, self.driver
+        if records.journal is None:
+            return
+        records.journal.window = driver.past
+        driver.start(records.journal.run)
+        copies = [
+            Copy(str(known.task_id), records.resume(known)) for known in self.leftovers.copies()
+        ]
+        if copies:
+            driver.start(lambda: self.custody.erase(copies))
+
+    async def drain(self) -> None:
+        """Wait until what has ended is saved, and deleted if that was asked for."""
+        self.sweep()
+        while not self.custody.idle:
+            await self.custody.change()
 
     def close(self) -> None:
         """Take nothing more in, and stop those who read jobs."""
@@ -144,6 +254,9 @@ class Desk:
 
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
         """Fresh URLs for a finished task's pictures; one request. `TaskExpired` after a day."""
+        return self._images(await self._again(feature, task_id))
+
+    async def _again(self, feature: str, task_id: str) -> ev.Succeeded:
         try:
             reply = await self.ask(_wire.poll(feature, task_id))
         except RequestRefused as exc:
@@ -153,11 +266,21 @@ class Desk:
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
         match _wire.polled(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
-                return self._images(event)
+                return event
             case ev.EngineFailed(error=error) | ev.NoAnswer(error=error):
                 raise error
             case _:
                 raise BadAnswer("a task that had ended runs again.")
+
+    async def forget(self, task_id: str) -> None:
+        """Delete a finished task at the vendor; the journal no longer offers it."""
+        _enquiries.read_deleted(await self.ask(_enquiries.delete(task_id)))
+        await self.lane.records.drop(task_id)
+
+    async def _forget(self, task_id: str) -> None:
+        # Also while the client closes: what was to be deleted is deleted while it drains.
+        reply = await self.driver.ask(self.lane, _enquiries.delete(task_id))
+        _enquiries.read_deleted(reply)
 
     def download(self, url: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bytes behind a result URL, in pieces; costs no request of the window."""

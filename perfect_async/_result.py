@@ -172,8 +172,9 @@ class Result:
 class Done:
     """A job that is done: `result` has its pictures.
 
-    `units` were charged for it, tries of ours included; `duration` is the seconds from its creation
-    to its end, None where the creation was not seen.
+    `units` were charged for it, tries of ours included: 0.0 where an equal job paid for the task;
+    `duration` is the seconds from its creation to its end, None where the creation was not seen.
+    `files` are where the pictures were saved, if the batch was to save them (`save_to`).
     """
 
     job: Job
@@ -181,6 +182,7 @@ class Done:
     task_id: str
     units: float
     duration: float | None
+    files: tuple[Path, ...] = attrs.field(default=(), kw_only=True)
     ok: Literal[True] = attrs.field(default=True, init=False, repr=False)
     error: None = attrs.field(default=None, init=False, repr=False)
 
@@ -202,6 +204,7 @@ class Failed:
     task_id: str | None
     units: float
     duration: float | None
+    files: tuple[Path, ...] = attrs.field(default=(), init=False, repr=False)
     ok: Literal[False] = attrs.field(default=False, init=False, repr=False)
     result: None = attrs.field(default=None, init=False, repr=False)
 

@@ -51,9 +51,10 @@ async def later(jobs: Iterator[Job]) -> AsyncIterator[Job]:
         yield job
 
 
-def avatar(pictures: int = 4) -> Avatar:
+def avatar(pictures: int = 4, key: str | None = None) -> Avatar:
     """An avatar of a picture at a URL."""
-    return Avatar("https://pictures.example/a.jpg", template_id=STYLE, output_count=pictures)
+    url = "https://pictures.example/a.jpg"
+    return Avatar(url, template_id=STYLE, output_count=pictures, key=key)
 
 
 def clock() -> float:

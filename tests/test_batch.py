@@ -76,6 +76,8 @@ async def test_a_million_jobs_are_read_a_few_dozen_ahead(kind: str) -> None:
                 assert outcome.ok
                 assert created <= source.read <= created + 53
                 if taken == 20:
+                    # Between two readings: what is cancelled in one cleans up as it can.
+                    await asyncio.sleep(0.01)
                     break
         read = source.read
 

@@ -363,7 +363,7 @@ async def test_the_one_that_stays_keeps_what_is_its_own() -> None:
         await lost
     assert (await kept).images
     assert None is not (await never).balance
-    assert 1.0 == stays.statistics().units_at_stake
+    assert 1.0 == stays.statistics().units.at_stake
     await stays.close()
 
 
@@ -705,7 +705,7 @@ async def test_statistics() -> None:
         found = c.statistics()
 
     assert (4, 1, 0) == (found.done, found.failed, found.running)
-    assert (5.0, 1.0, 0.0) == (found.units_charged, found.units_returned, found.units_at_stake)
+    assert (5.0, 1.0, 0.0) == (found.units.charged, found.units.returned, found.units.at_stake)
     assert sandbox.ledger.requests["poll"] == found.requests["poll"]
     assert 5 == found.requests["submit"]
 
@@ -720,7 +720,7 @@ async def test_an_engine_that_says_no(code: str) -> None:
     async with client(sandbox, engine_retries=2) as c:
         with pytest.raises(TaskFailed) as caught:
             await c.run(smile())
-        assert 0.0 == c.statistics().units_at_stake
+        assert 0.0 == c.statistics().units.at_stake
 
     assert (code.lower(), False) == (caught.value.code, caught.value.passing)
     assert sandbox.ledger.tasks[0].task_id == caught.value.task_id
@@ -755,7 +755,7 @@ async def test_a_task_that_is_unknown_is_asked_for_once_more() -> None:
         with pytest.raises(TaskExpired, match="may have been charged") as caught:
             await c.run(smile())
 
-        assert 1.0 == caught.value.units_at_stake == c.statistics().units_at_stake
+        assert 1.0 == caught.value.units_at_stake == c.statistics().units.at_stake
     assert 1 == sandbox.ledger.tasks_by_state["success"]
 
 
@@ -810,7 +810,7 @@ async def test_a_creation_whose_answer_is_lost(trick: Trick) -> None:
             await c.run(avatar(5))
         await asyncio.sleep(100)
 
-        assert 2.0 == caught.value.units_at_stake == c.statistics().units_at_stake
+        assert 2.0 == caught.value.units_at_stake == c.statistics().units.at_stake
     assert 1 == sandbox.ledger.requests["task"]
 
 
@@ -947,7 +947,7 @@ async def test_a_hanging_upload_host_delays_no_poll() -> None:
     """Polls find a connection while every upload hangs."""
     sandbox = vendor(faults=Faults(hang={"upload": 1.0}, hang_seconds=500.0))
     async with client(sandbox, drain=0) as c:
-        hanging = [asyncio.ensure_future(c.run(Smile(FACE, key=str(n)))) for n in range(20)]
+        hanging = [asyncio.ensure_future(c.run(Smile(FACE, key=f"slow {n}"))) for n in range(20)]
         await asyncio.sleep(1)
         results = await asyncio.gather(*(c.run(smile(n)) for n in range(5)))
         assert 5 == len(results)

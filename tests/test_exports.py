@@ -67,13 +67,20 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
             (
                 "api_key=None, *, base_url=None, "
                 "limits=Limits(requests=250, period=300.0, per_second=5), "
-                "polling=Polling(lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0), "
+                "polling=Polling(lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0, "
+                "completion=None), "
                 "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
-                "transport=None, drain=30.0, engine_retries=1"
+                "transport=None, drain=30.0, engine_retries=1, max_units=None, journal=None, "
+                "reuse=None, webhook_secret=None"
             ),
         ),
         (Client.run, "self, job, timeout=None"),
-        (Client.batch, "self, jobs, *, ordered=False"),
+        (
+            Client.batch,
+            "self, jobs, *, max_units=None, ordered=False, save_to=None, delete=False",
+        ),
+        (Client.resume, "self"),
+        (Client.attach, "self, feature, task_id, timeout=None"),
         (Client.estimate, "self, jobs"),
         (Client.delete, "self, task_id"),
         (Client.units, "self"),
@@ -82,7 +89,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Client.close, "self"),
         (Limits, "requests=250, period=300.0, per_second=5"),
         (Limits.split, "self, parts"),
-        (Polling, "lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0"),
+        (Polling, "lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0, completion=None"),
         (Smile, "source, expression='smile_with_teeth_visible', key=None"),
         (Avatar, "source, template_id, output_count=4, key=None"),
         (Result.save, "self, target"),
@@ -99,8 +106,8 @@ def test_signatures_are_promises(function: object, expected: str) -> None:
         (Progress, ["total", "done", "failed", "running", "waiting", "units", "eta"]),
         (Units, ["balance", "grants"]),
         (ResultImage, ["url", "expires_at"]),
-        (Done, ["job", "result", "task_id", "units", "duration", "ok", "error"]),
-        (Failed, ["job", "error", "task_id", "units", "duration", "ok", "result"]),
+        (Done, ["job", "result", "task_id", "units", "duration", "files", "ok", "error"]),
+        (Failed, ["job", "error", "task_id", "units", "duration", "files", "ok", "result"]),
     ],
 )
 def test_fields_are_promises(kind: type[attrs.AttrsInstance], fields: list[str]) -> None:

@@ -17,9 +17,9 @@ PACKAGE = ROOT / "perfect_async"
 
 # From the ground up. A file imports from its own floor and from those before it.
 FLOORS = {
-    "words": {"errors", "events", "models"},
+    "words": {"errors", "events", "models", "reports"},
     "thought": {
-        *("_urls", "_reply", "_wire"),
+        *("_urls", "_reply", "_wire", "_enquiries"),
         *(
             "_network",
             "_allowance",
@@ -29,23 +29,41 @@ FLOORS = {
             "_timetable",
             "_pace",
             "_jobs",
+            "_spending",
             "_evidence",
             "_admission",
             "_preparation",
             "_questions",
             "_repolls",
+            "_keeping",
+            "_endings",
             "_reasons",
             "_book",
             "_notices",
+            "_memory",
+            "_doubt",
         ),
         "scheduler",
     },
     "hands": {
         *("_quiet", "_streams", "_transport", "_names", "_pictures"),
-        *("_journal", "webhooks", "_ticket", "_failures", "_driver", "_keys"),
+        *("_journal", "_scribe", "_errand", "_records", "_creation", "_intake"),
+        *("webhooks", "_ticket", "_failures", "_exchanges", "_driver", "_keys"),
     },
     "door": {
-        *("__init__", "__main__", "_batch", "_client", "_desk", "_lookups", "_result"),
+        *(
+            "__init__",
+            "__main__",
+            "_batch",
+            "_checks",
+            "_client",
+            "_custody",
+            "_desk",
+            "_leftovers",
+            "_lookups",
+            "_receiver",
+            "_result",
+        ),
         *("_sources", "_terminal", "_bulk", "_demo", "cli"),
     },
 }

@@ -85,6 +85,7 @@ def diagram() -> str:
                 causes.setdefault((before, state), []).append(cause.__name__)
     lines = ["stateDiagram-v2", "    [*] --> WAITING: a picture of yours"]
     lines.append("    [*] --> READY: a URL or a FileId")
+    lines.append("    [*] --> ADOPTED: a task that exists")
     lines += [
         f"    {before.name} --> {after.name}: {', '.join(names)}"
         for (before, after), names in causes.items()

@@ -91,7 +91,8 @@ def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     Client(api_key=b"key")  # type: ignore[arg-type]
     Client(limits=250)  # type: ignore[arg-type]
     Client(transport=httpx.HTTPTransport())  # type: ignore[arg-type]
-    Client(max_units=10)  # type: ignore[call-arg]
+    Client(max_units=10, journal="jobs.db", reuse=True)
+    Client(max_unit=10)  # type: ignore[call-arg]
 
 
 def settings(limits: Limits, polling: Polling) -> None:
@@ -278,7 +279,7 @@ async def other_calls(client: Client) -> None:
     assert_type(client.statistics(), Statistics)
     assert_type(client.statistics().running, int)
     assert_type(client.statistics().requests, Mapping[str, int])
-    assert_type(client.statistics().units_at_stake, float)
+    assert_type(client.statistics().units.at_stake, float)
 
     await client.templates()  # type: ignore[misc]
     await client.delete(7)  # type: ignore[arg-type]

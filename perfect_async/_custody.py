@@ -1,0 +1,166 @@
+"""Pictures that are saved as part of their jobs, and the vendor's copies that are deleted then.
+
+A job that is to be saved counts as done when its files are on the disk. Only then, and only when no
+other job uses the same file at the vendor, are the vendor's copies deleted: deleting a task deletes
+its input files as well (contract: Other calls).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import anyio
+import attrs
+
+from perfect_async._failures import LOG, kind
+from perfect_async._records import Record
+from perfect_async._reply import same_code
+from perfect_async._result import Done, Failed, Outcome
+from perfect_async._ticket import Ticket
+from perfect_async.errors import NotSaved, PerfectError, RequestRefused
+from perfect_async.models import FileId
+
+_MOST_SAVES: Final = 8
+"""Results downloaded at once; what they wait for, keeps its URL for two hours."""
+_PAUSES: Final = (0.0, 1.0, 5.0, 20.0)
+"""Seconds before each try of a deletion."""
+_GONE: Final = ("OperationNotSupport", "InvalidTaskId")
+"""What the vendor says to the deletion of a task that is deleted already."""
+
+
+@attrs.frozen
+class Copy:
+    """The vendor's copy of one finished task, that is to be deleted; `file` went into it."""
+
+    task_id: str
+    record: Record
+    file: FileId | None = None
+
+
+class Custody:
+    """Saves and deletes for one client.
+
+    `delete` asks the vendor to forget a task; `used` tells whether a job on its way needs a file.
+    """
+
+    def __init__(
+        self, delete: Callable[[str], Awaitable[None]], used: Callable[[FileId], bool]
+    ) -> None:
+        self._delete = delete
+        self._used = used
+        self._saves = anyio.Semaphore(_MOST_SAVES)
+        self._saving: set[Ticket] = set()
+        # Files that a source of jobs may name again, and what waits until nobody needs its file.
+        self._held: Counter[FileId] = Counter()
+        self._waiting: list[Copy] = []
+        self._erasing = 0
+        self._changed = anyio.Event()
+
+    # Who needs what.
+
+    def hold(self, source: object) -> None:
+        """Whoever reads jobs may meet the file `source` again (anything but a `FileId` is none)."""
+        if isinstance(source, FileId):
+            self._held[source] += 1
+
+    def let_go(self, sources: Iterable[object]) -> None:
+        """It will not."""
+        self._held.subtract([source for source in sources if isinstance(source, FileId)])
+        self._held += Counter()
+
+    def begin(self, ticket: Ticket) -> None:
+        """`ticket` has ended, and is to be kept."""
+        self._saving.add(ticket)
+
+    def end(self, ticket: Ticket, outcome: Outcome) -> None:
+        """It is kept, or could not be; what its terms want deleted waits for its turn."""
+        self._saving.discard(ticket)
+        self._pulse()
+        if ticket.errand.terms.delete and isinstance(outcome, Done) and outcome.files:
+            file = ticket.source if isinstance(ticket.source, FileId) else None
+            self._waiting.append(Copy(outcome.task_id, ticket.record, file))
+
+    def free(self) -> list[Copy]:
+        """What can be deleted now: nobody needs its file any more. Each is given once."""
+        free = [copy for copy in self._waiting if copy.file is None or not self._busy(copy.file)]
+        self._waiting = [copy for copy in self._waiting if copy not in free]
+        return free
+
+    def _busy(self, file: FileId) -> bool:
+        saving = any(ticket.source == file for ticket in self._saving)
+        return saving or self._held[file] > 0 or self._used(file)
+
+    async def change(self) -> None:
+        """Wait until something is saved or deleted."""
+        await self._changed.wait()
+
+    def _pulse(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being saved or deleted."""
+        return not self._saving and not self._erasing
+
+    # Saving and deleting.
+
+    async def keep(self, ticket: Ticket, outcome: Outcome) -> Outcome:
+        """Save the pictures of `outcome`, which is that of `ticket`, as its terms say.
+
+        The outcome with its `files`, or `Failed` with `NotSaved` where they cannot be written.
+        """
+        folder = ticket.errand.terms.save_to
+        if folder is None or not isinstance(outcome, Done):
+            return outcome
+        async with self._saves:
+            try:
+                # The separator says that a folder is meant, also where somebody has removed it.
+                files = await outcome.result.save(os.path.join(folder, ""))  # noqa: PTH118
+            except (PerfectError, OSError) as exc:
+                why = exc.message if isinstance(exc, PerfectError) else str(exc)
+                error = NotSaved(
+                    f"The pictures were made, but not saved: {why}",
+                    task_id=outcome.task_id,
+                    units_at_stake=outcome.units,
+                )
+                error.__cause__ = exc.with_traceback(None)
+                return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
+        ticket.record.saved()
+        return attrs.evolve(outcome, files=tuple(files))
+
+    async def erase(self, copies: Iterable[Copy]) -> None:
+        """Delete the vendor's copies, one after another, each tried several times."""
+        self._erasing += 1
+        try:
+            for copy in copies:
+                await self._erase(copy)
+        finally:
+            self._erasing -= 1
+            self._pulse()
+
+    async def _erase(self, copy: Copy) -> None:
+        why: PerfectError | None = None
+        for pause in _PAUSES:
+            await anyio.sleep(pause)
+            try:
+                await self._delete(copy.task_id)
+            except RequestRefused as exc:
+                if any(same_code(exc.code, code) for code in _GONE):
+                    break
+                why = exc
+            except PerfectError as exc:
+                why = exc
+            else:
+                break
+        else:
+            LOG.warning(
+                "The vendor's copies of a task were not deleted (%s); a client with the same "
+                "journal tries again when it opens.",
+                "" if why is None else kind(why),
+            )
+            return
+        copy.record.deleted()

@@ -1,0 +1,129 @@
+"""What a former process left in the journal, and how it goes on: adopted, settled, or created.
+
+Nobody knows how much of a lease is left, so a task that may run is asked for at once; a creation
+without an answer is settled from the unit history; what was not created yet is created, if its
+picture can still be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from perfect_async._errand import Errand
+from perfect_async._intake import Intake
+from perfect_async._memory import Known, Phase
+from perfect_async._pictures import inspect
+from perfect_async._ticket import Lane, Ticket
+from perfect_async.errors import ClientClosed, JobRefused, RequestRefused, SourceLost, quoted
+from perfect_async.models import Job
+
+_RANK: Final = {
+    Phase.RUNNING: 0,
+    Phase.CREATING: 1,
+    Phase.DONE: 2,
+    Phase.ENDED: 3,
+    Phase.ENTERED: 4,
+}
+"""What comes first: leases run."""
+
+Heard = Callable[[], None]
+
+
+@attrs.frozen
+class Leftover:
+    """One job of a former process, by its number in the journal."""
+
+    number: int
+    job: Job
+
+
+class Leftovers:
+    """The jobs of a former process that nobody has taken up, for the client on `lane`."""
+
+    def __init__(self, intake: Intake, lane: Lane, purses: tuple[int, ...]) -> None:
+        self._purses = purses
+        self._intake = intake
+        self._lane = lane
+        self._records = lane.records
+
+    def all(self) -> list[Leftover]:
+        """Those whose outcome nobody has heard, the most urgent first."""
+        left = [known for known in self._records.leftovers.values() if not known.told]
+        left.sort(key=lambda known: (_RANK[known.phase], known.job))
+        return [Leftover(known.job, Errand.job_of(known.order, known.file_id)) for known in left]
+
+    def copies(self) -> list[Known]:
+        """Those that were told, and whose copies at the vendor are still to be deleted."""
+        told = [known for known in self._records.leftovers.values() if known.told]
+        return [known for known in map(self._records.take, [k.job for k in told]) if known]
+
+    # Taking up.
+
+    async def resume(self, leftover: Leftover, heard: Heard) -> Ticket:
+        """The job goes on. Raises `JobRefused`, and `ClientClosed` where somebody has taken it."""
+        known = self._records.take(leftover.number)
+        if known is None:
+            raise ClientClosed("This job of the former process is taken up elsewhere.")
+        errand = self._errand(known)
+        if (ticket := self._taken(known, errand, heard)) is not None:
+            return ticket
+        try:
+            errand = await self._looked_at(known, errand)
+        except JobRefused as exc:
+            record = self._records.resume(known)
+            record.ended(exc)
+            record.told()
+            raise
+        return self._intake.enter(self._lane, errand, self._records.resume(known), heard)
+
+    def equal(self, errand: Errand, heard: Heard) -> Ticket | None:
+        """The former process was at the same job: it goes on, with the picture of `errand`."""
+        known = self._records.equal(errand.identity)
+        if known is None:
+            return None
+        # Its results are called as they would have been, and go where they are wanted now.
+        ticket = self._taken(known, attrs.evolve(errand, stem=known.order.stem), heard)
+        if ticket is not None:
+            return ticket
+        return self._intake.enter(self._lane, errand, self._records.resume(known), heard)
+
+    def of_task(self, task_id: str, heard: Heard) -> Ticket | None:
+        """The job of a former process whose task this is, taken up."""
+        known = self._records.of_task(task_id)
+        return None if known is None else self._taken(known, self._errand(known), heard)
+
+    def _taken(self, known: Known, errand: Errand, heard: Heard) -> Ticket | None:
+        """A ticket for what was created or may have been; None for what is to be created."""
+        record, lane = self._records.resume(known), self._lane
+        if known.phase is Phase.CREATING or known.how == "doubt":
+            return self._intake.doubt(lane, errand, record, known.since, heard)
+        if known.task_id is not None:
+            age = self._records.now() - known.since
+            return self._intake.adopt(lane, errand, record, (known.task_id, age), heard)
+        if known.how == "failed":
+            refused = RequestRefused("The job had failed before the former process ended.")
+            return self._intake.forgo(lane, errand, record, refused, heard)
+        return None
+
+    def _errand(self, known: Known) -> Errand:
+        return Errand.recalled(known.order, known.file_id, self._purses)
+
+    @staticmethod
+    async def _looked_at(known: Known, errand: Errand) -> Errand:
+        """The errand with its picture, if it has to be uploaded and is still the same."""
+        order, job = known.order, errand.job
+        if errand.source is not None:
+            return errand
+        if job is None or order.kind != "path":
+            what = "as bytes" if order.kind == "bytes" else "by a signed URL"
+            raise SourceLost(
+                f"The picture was given {what}, which no journal keeps, and was not uploaded "
+                "before the former process ended."
+            )
+        picture = await inspect(job.source, type(job))
+        if picture is None or picture.digest != order.digest:
+            raise SourceLost(f"{quoted(order.place)} is another picture than it was.")
+        return attrs.evolve(errand, picture=picture)

@@ -1,0 +1,59 @@
+"""What a client does with the vendor's notifications: believe, remember, and ask for the task.
+
+A notification is hearsay until the task was asked, so whichever comes first, second or never
+changes nothing but when we ask (contract: Webhooks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from perfect_async._desk import Desk
+from perfect_async._failures import LOG
+from perfect_async._notices import Seen
+from perfect_async.webhooks import Headers, Secrets, verify
+
+_MICRO: Final = 1_000_000
+
+
+class Webhooks:
+    """`client.webhooks`: where an endpoint takes what the vendor sends."""
+
+    def __init__(self, desk: Desk, secrets: Secrets) -> None:
+        self._desk = desk
+        self._secrets = secrets
+        self._seen = Seen()
+        self._puzzled = False
+
+    async def deliver(self, body: bytes, headers: Headers) -> None:
+        """Take in one notification: the request's raw `body` and all of its `headers`.
+
+        Returns once it may be acknowledged: what it is about is on the disk, if there is a journal.
+        Double, late, early and out of order it is harmless, and so is one for a task of somebody
+        else; one that overtakes the answer to its creation is kept for ten minutes. Raises
+        `WebhookRejected` for what is not the vendor's or not fresh, `JournalError` where the
+        journal cannot be written, and `ClientClosed`; the sender tries again.
+        """
+        desk = self._desk
+        desk.ready()
+        now = desk.driver.utc()
+        notification = verify(body, headers, self._secrets, now / _MICRO)
+        if self._seen.knows(notification.id, now):
+            return
+        await desk.lane.records.settled()
+        if notification.task_id is not None and notification.status is not None:
+            desk.driver.notify(notification.task_id, notification.status)
+        elif not self._puzzled:
+            self._puzzled = True
+            LOG.warning(
+                "A genuine notification of the vendor's is not understood: %s. It and others like "
+                "it are acknowledged; tasks are asked for as without webhooks.",
+                notification.flaw,
+            )
+        self._seen.add(notification.id, now)
+
+
+def secrets_of(secret: str | Iterable[str] | None) -> Secrets | None:
+    """The secrets that a user gave; raises `ConfigurationError` for what is none."""
+    return None if secret is None else Secrets(secret)
