@@ -94,8 +94,6 @@ class Allowance:
 
     def accepted(self, now: int, own: int) -> None:
         """An answer that was no 429 came, while `own` requests of ours occupy the window."""
-        if not self._running:
-            return
         if self.full:
             self._extrapolate(now, (self._theirs + self.requests - own) / 2)
         self._running = self.silent_until = 0
@@ -111,6 +109,11 @@ class Allowance:
         top = max(self._assumed, _TOP * self._ceiling)
         grown = min(grown, top) + _GROWTH * past / SECOND * (1 + past / (2 * self.period))
         return min(self.requests, int(grown))
+
+    @property
+    def doubted(self) -> bool:
+        """Whether the last answer was a 429."""
+        return self._running > 0
 
     @property
     def met(self) -> bool:

@@ -66,9 +66,10 @@ class Outlook:
 
     def likely(self, age: int, chance: float) -> int | None:
         """The age at which a task that runs at `age` has ended with `chance`; None if unknown."""
-        first = bisect_right(self._middles, age)
-        place = first + math.ceil(chance * (len(self._middles) - first)) - 1
-        return self._middles[place] if place >= first else None
+        middles = self._middles
+        first = bisect_right(middles, age)
+        place = first + math.ceil(chance * (len(middles) - first)) - 1
+        return middles[place] if place >= first else None
 
     def _share(self, age: int) -> float:
         step = bisect_right(self._ages, age)

@@ -8,7 +8,7 @@ microseconds.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_right
 from collections import deque
 from typing import Final
 
@@ -47,21 +47,18 @@ class RoundTrips:
     failing: float = _PRIOR_FAILED / _PRIOR_POLLS
     tries: int = 3
     changes: int = 0
-    _times: deque[int] = attrs.field(factory=deque[int])
-    _sorted: list[int] = attrs.field(factory=list[int])
+    _times: deque[int] = attrs.field(factory=lambda: deque(maxlen=_REMEMBERED))
     _failed: deque[bool] = attrs.field(factory=deque[bool])
     _failures: int = 0
     _count: int = 0
 
     def answered(self, took: int) -> None:
         """An answer came after `took`."""
-        times = self._sorted
-        if len(times) == _REMEMBERED:
-            del times[bisect_left(times, self._times.popleft())]
         self._times.append(took)
-        insort(times, took)
         self._count += 1
         if self._count <= _FEW or self._count % 16 == 0:
+            # Every 16th: less than it takes to keep 400 numbers in order.
+            times = sorted(self._times)
             p95 = times[math.ceil(0.95 * len(times)) - 1]
             late = p95 * 3 // 2
             if len(times) >= _MANY:

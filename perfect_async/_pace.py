@@ -169,17 +169,19 @@ class Pace:
                 self.refused += 1
                 own = self.table.occupied(now)
                 self.allowance.refused(now, now - took, own, event.retry_after)
+                self.calm = False
             case _:
                 self._outage = 0
                 self.network.answered(took)
-                own = self.table.occupied(now) if self.allowance.full else 0
-                self.allowance.accepted(now, own)
+                if self.allowance.doubted:
+                    own = self.table.occupied(now) if self.allowance.full else 0
+                    self.allowance.accepted(now, own)
         if polled and not isinstance(event, ev.Limited):
             # A 429 tells nothing about the network: polling more often for it, as on a bad
             # network, would only make more of them.
             self.table.spared = 2 if self.network.failing >= _POOR else 1
             self.network.polled(failed=isinstance(event, _FAILED))
-        if self._cut_for != self.network.changes or self.allowance.met:
+        if self._cut_for != self.network.changes:
             self.calm = False
 
     def cut(self, now: int) -> None:
