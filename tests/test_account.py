@@ -394,3 +394,25 @@ def test_a_plan_beyond_what_is_known() -> None:
     """An account that holds nothing yet can be asked about any plan."""
     made = Account(requests=10, period=3 * SECOND, horizon=4000 * SLOT)
     assert made.would_hold(100, [range(100, 101)], 10)
+
+
+@given(PLANS, POLLS, LIMITS)
+def test_replaced_where_it_fits(
+    plans: list[tuple[int, int, int, int, bool]], polls: tuple[int, int, int], limit: int
+) -> None:
+    """A task is promised other polls where they fit without its own, else what it was promised."""
+    made, other = account(), account()
+    for ref, first, count, step, _ in plans:
+        for each in (made, other):
+            each.promise(ref, range(first, first + count * step, step))
+    before = made._total, promised(made)
+    more = range(polls[0], polls[0] + polls[1], polls[2])
+    other.promise(0, range(0))
+    fits = other.holds(0, more, limit)
+    assert fits == made.replace(0, more, 0, limit)
+    if fits:
+        other.promise(0, more)
+        assert (other._total, other.peak(0, 900)) == (made._total, made.peak(0, 900))
+    else:
+        made.index(len(before[1]) * made._bucket)
+        assert before == (made._total, promised(made)[: len(before[1])])

@@ -57,3 +57,9 @@ def test_every_answer_is_in_the_table() -> None:
 def test_no_money_is_spent_twice() -> None:
     """A creation without an answer ends the job; nothing leads from it to another creation."""
     assert frozenset({State.ENDED}) == TRANSITIONS[State.SUBMITTING, ev.NoAnswer]
+
+
+def test_states_are_told_apart_by_identity() -> None:
+    """Each state is one object, and is found by its name as such."""
+    assert len(State) == len({*State}) == len({hash(state) for state in State})
+    assert all(State[state.name] is state for state in State)

@@ -248,3 +248,30 @@ def test_what_may_be_promised_to_those_that_run() -> None:
         here.learn(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
     assert 246 == here.firm
     assert here.limit(2 * SECOND) < 10
+
+
+def calm(here: Pace) -> bool:
+    """Asked by a call, since mypy does not know that `cut` changes it."""
+    return here.calm
+
+
+def test_it_is_calm_while_nothing_changes() -> None:
+    """With the plan cut and the network as it was there is nothing to cut; news of another network
+    and refusals end that, and a key that others use is never calm.
+    """
+    here = pace()
+    assert not calm(here)
+    here.cut(0)
+    assert calm(here)
+    polled(here, 1, 9 * SECOND)
+    assert not calm(here)
+    # The first cuts, the second finds that all is as it should be.
+    here.cut(SECOND)
+    here.cut(SECOND)
+    assert calm(here)
+    for now in (2 * SECOND, 9 * SECOND):
+        here.learn(ev.Limited(POLL, NO), 100_000, now)
+        assert not calm(here)
+        here.cut(now)
+    assert here.allowance.met
+    assert not calm(here)

@@ -589,3 +589,28 @@ def test_a_short_promise_beside_long_ones() -> None:
         made.promise(ref, slot, slot + 2400)
         ref, slot = ref + 1, slot + 20
     assert 246 >= made.account.peak(slot, slot + 12_000)
+
+
+def test_more_is_spared_at_once() -> None:
+    """Where another fifth of a second is kept for tries, fewer phases are free from then on."""
+    made = table()
+    for ref, slot in enumerate((0, 2, 4)):
+        made.promise(ref, slot, 12_000)
+    assert made.free(6)
+    made.spared = 2
+    assert 2 == made.spared
+    assert not made.free(6)
+    made.spared = 1
+    assert made.free(6)
+
+
+def test_whether_a_poll_is_promised_by_a_time() -> None:
+    """The next promise counts where it leaves by then, and where there is one."""
+    made = table()
+    made.promise(1, 0, 200)
+    assert made.polled_by(1, 176 * SLOT)
+    assert not made.polled_by(1, 176 * SLOT - 1)
+    made.arm(1)
+    made.keep(1, 176 * SLOT)
+    assert made.lapsed(1)
+    assert not made.polled_by(1, 1000 * SLOT)
