@@ -147,6 +147,9 @@ class Keeping:
 
     def release(self, job: Job, *, ended: int | None, lost: bool) -> None:
         """Its promises go."""
+        if ended is not None:
+            # The vendor tells of ends by itself, or it does not (any longer).
+            self.repolls.eager = not job.announced
         self.admission.release(job.ref, ended=ended, lost=lost)
         job.try_at = job.early_at = job.likely_at = job.ask_at = None
 

@@ -34,6 +34,8 @@ class Repolls:
         self._pace = pace
         self._lease = lease
         self.interval = interval
+        # Whether asking is the way to hear of an end: not while the vendor tells it by itself.
+        self.eager = True
         # To be tried again; may be asked early; has rather ended than not.
         self.tries: list[tuple[int, int, Job]] = [(NEVER, -1, _LAST)]
         self.early: list[tuple[int, int, Job]] = [(NEVER, -1, _LAST)]
@@ -103,7 +105,7 @@ class Repolls:
         But not for what the promised poll hears soon enough.
         """
         job.likely_at = None
-        if at is not None:
+        if at is not None and self.eager:
             at = max(at, job.last_left + job.interval)
             if at + _WORTH <= self._pace.table.next_poll(job.ref):
                 job.likely_at = at
@@ -121,9 +123,10 @@ class Repolls:
 
     def _early_at(self, job: Job, at: int) -> None:
         """Allow a poll before the promise; under foreign use, want one in mid-lease."""
-        if self._pace.allowance.wary_until > job.last_left:
+        wary = self._pace.allowance.wary_until > job.last_left
+        if wary:
             at = min(at, job.accepted + self._lease * 6 // 10)
-        if at < self._pace.table.next_poll(job.ref):
+        if (self.eager or wary) and at < self._pace.table.next_poll(job.ref):
             job.early_at = at
             heapq.heappush(self.early, (at, job.ref, job))
         else:
