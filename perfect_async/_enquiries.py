@@ -27,7 +27,7 @@ from perfect_async._reply import (
     refusal,
 )
 from perfect_async._urls import encoded, followed
-from perfect_async._wire import Call, as_json, segment
+from perfect_async._wire import Call, as_json, segment, usable
 from perfect_async.errors import BadAnswer
 from perfect_async.models import Grant, Units
 from perfect_async.reports import Template
@@ -149,19 +149,26 @@ def read_history(reply: Reply) -> tuple[tuple[Movement, ...], str | None]:
     """A page's movements and the next page's token, None on the last.
 
     Raises `BadAnswer` where a line has no time: whoever asks must not miss one. A line without a
-    task (units that were bought) is left out.
+    task (units that were bought) is left out, whether its task is null, absent or blank.
     """
     found: list[Movement] = []
     for place, row in enumerate(read(reply, list[_HistoryRow], "result", "history")):
-        if row.target_id is None:
+        if row.target_id is None or (isinstance(row.target_id, str) and not row.target_id.strip()):
             continue
-        try:
-            at, task_id = as_whole(row.timestamp), as_text(row.target_id)
-        except Wrong:
-            raise bad(reply, f"result.history[{place}] has no time or no task") from None
-        action = re.sub(r"[\W_]+", "-", str(row.action or "").lower()).strip("-")
-        found.append(Movement(at * 1000, action, task_id))
+        movement = _movement(row)
+        if movement is None:
+            raise bad(reply, f"result.history[{place}] has no time or no task")
+        found.append(movement)
     return tuple(found), read(reply, Page, "result").next_token or None
+
+
+def _movement(row: _HistoryRow) -> Movement | None:
+    try:
+        at, task_id = as_whole(row.timestamp), as_text(row.target_id)
+    except Wrong:
+        return None
+    action = re.sub(r"[\W_]+", "-", str(row.action or "").lower()).strip("-")
+    return Movement(at * 1000, action, task_id) if usable(task_id) else None
 
 
 def _page(token: str | None, size: int) -> tuple[tuple[str, str], ...]:

@@ -58,6 +58,7 @@ __all__ = [
     "registered",
     "submit",
     "submitted",
+    "usable",
 ]
 
 # The fields of a job as the vendor calls them. A new feature is a line here.
@@ -185,11 +186,17 @@ def submitted(command: events.Submit, reply: Reply) -> events.Answer:
         return setback
     try:
         task_id = read(reply, str, "data", "task_id")
-        if not 1 <= len(task_id) <= _LONGEST_ID or not task_id.isprintable() or task_id.isspace():
+        if not usable(task_id):
             raise bad(reply, "data.task_id is no usable id")
     except BadAnswer as error:
         return events.NoAnswer(command, error)
     return events.Accepted(command, task_id)
+
+
+def usable(task_id: str) -> bool:
+    """Whether this can be a task's id: opaque, but neither blank nor endless, and fit to print."""
+    fits = 1 <= len(task_id) <= _LONGEST_ID
+    return fits and task_id.isprintable() and not task_id.isspace()
 
 
 def poll(feature: str, task_id: str) -> Call:
