@@ -39,10 +39,12 @@ class Inquiry:
 
     def __init__(self, feature: str, features: Collection[str], sent: int) -> None:
         self._feature = feature
-        self._others = [name for name in features if name != feature]
+        self._features = tuple(features)
         self._since = sent - SKEW
         self._found: set[str] = set()
-        self._last: int | None = None
+        # Of the times read so far: the first, the lowest and the last.
+        self._first: int | None = None
+        self._lowest = self._last = 0
         self._descends = True
 
     @property
@@ -56,12 +58,22 @@ class Inquiry:
         Pages come newest first by all that is known; where they do not, all of them are read.
         """
         for row in rows:
-            if self._last is not None and row.at > self._last + SKEW:
-                self._descends = False
-            self._last = row.at
-            if row.at >= self._since and not any(name in row.action for name in self._others):
+            if self._first is None:
+                self._first = self._lowest = row.at
+            # Against the lowest: oldest first, each may be but a little later than the one before.
+            self._descends = self._descends and row.at <= self._lowest + SKEW
+            self._lowest, self._last = min(self._lowest, row.at), row.at
+            if row.at >= self._since and self._may_be(row.action):
                 self._found.add(row.task_id)
-        return not (self._descends and self._last is not None and self._last < self._since)
+        if self._first is None or not self._descends:
+            return True
+        return self._last >= self._since or self._first < self._last
+
+    def _may_be(self, action: str) -> bool:
+        named = [name for name in self._features if name in action]
+        # One name may hold another: the longer one is meant.
+        meant = [name for name in named if not any(name in other != name for other in named)]
+        return not meant or self._feature in meant
 
     def verdict(self, known: Callable[[str], bool]) -> str | Unsettled:
         """The task, if there is exactly one that nobody here knows."""
