@@ -7,7 +7,7 @@ given back, is free again. A job that does not fit under a ceiling is not sent.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
+from typing import Final, assert_never
 
 import attrs
 
@@ -15,6 +15,9 @@ from perfect_async import events as ev
 from perfect_async._jobs import Job
 from perfect_async.errors import CeilingReached, PerfectError
 from perfect_async.reports import Spending
+
+_ROUNDING: Final = 1e-6
+"""Of units: how far sums of prices may be off, as floats add; far below any price."""
 
 
 @attrs.define
@@ -50,7 +53,7 @@ class Units:
         """Why `job` cannot be paid for, None where it can."""
         for name in job.purses:
             purse = self._purses.get(name)
-            if purse is not None and purse.spent + job.units > purse.most:
+            if purse is not None and purse.spent + job.units > purse.most + _ROUNDING:
                 return CeilingReached(
                     f"The job costs {job.units:g} units; of max_units={purse.most:g} there are "
                     f"{purse.spent:g} spent or reserved."

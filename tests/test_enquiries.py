@@ -23,7 +23,8 @@ from perfect_async._enquiries import (
 )
 from perfect_async._wire import Call, Reply
 from perfect_async.errors import BadAnswer, PerfectError, RequestRefused, ServiceUnavailable
-from perfect_async.models import Grant, Template, Units
+from perfect_async.models import Grant, Units
+from perfect_async.reports import Template
 from tests.test_reply import bodies, json_values
 
 
