@@ -1,59 +1,43 @@
-"""Many pictures from a terminal: run, save, show, and stop when asked."""
+"""Many pictures from a terminal: run, show, and stop when asked."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import shlex
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import anyio
 import attrs
 
-from perfect_async import Batch, Client, Done, Job, Outcome, PerfectError
+from perfect_async import Batch, Client, Done, Outcome
 from perfect_async._terminal import Screen, Tally, Told, shown
 
-# Enough to keep up with any limits: saving costs no requests, and holds up nobody's polls.
-_SAVES: Final = 4
 
-
-class NotSaved(PerfectError):
-    """A picture was made, and then not saved."""
-
-    mend = (
-        "Its units are spent. The vendor keeps the picture for a day at least; mend the cause "
-        "before you run it again, which is charged again."
-    )
-
-
-async def process(client: Client, jobs: Sequence[Job], out: Path, screen: Screen) -> Tally:
-    """Run `jobs` on an unopened `client`, save what comes in the folder `out`, and tell all of it.
+async def process(
+    client: Client, start: Callable[[Client], Batch], screen: Screen, journal: Path | None = None
+) -> Tally:
+    """Run the batch that `start` makes on `client`, which it opens, and tell all of it.
 
     The first Ctrl-C creates nothing more and stays until what runs has ended and is saved; the
-    second raises `KeyboardInterrupt`.
+    second raises `KeyboardInterrupt`. `journal` is the client's: what is left behind can be resumed
+    with it.
     """
     began = anyio.current_time()
     told: list[Told] = []
-    slots = anyio.Semaphore(_SAVES)
-
-    async def settle(outcome: Outcome) -> None:
-        try:
-            found = await _saved(outcome, out)
-        finally:
-            slots.release()
-        told.append(found)
-        if found.sent:
-            screen.tell(found)
+    later = (
+        None if journal is None else f"perfect-async resume --journal {shlex.quote(str(journal))}"
+    )
 
     def tick() -> None:
         # What was not sent has not failed.
         progress, unsent = batch.progress, sum(not one.sent for one in told)
-        failed, total = progress.failed - unsent, len(jobs) - unsent
+        failed, total = progress.failed - unsent, jobs - unsent
         screen.tick(attrs.evolve(progress, failed=failed, total=total), client.statistics())
 
     async def watch() -> None:
@@ -61,51 +45,45 @@ async def process(client: Client, jobs: Sequence[Job], out: Path, screen: Screen
             tick()
             await anyio.sleep(screen.every)
 
-    async with client, client.batch(jobs) as batch:
-        with _interrupts(lambda: _stop(batch, screen), lambda: _leave(batch, screen)):
+    async with client, start(client) as batch:
+        # Known from the start: both kinds of batches come from lists.
+        jobs = batch.progress.total or 0
+        with _interrupts(lambda: _stop(batch, screen, later), lambda: _leave(batch, screen, later)):
             async with anyio.create_task_group() as group:
                 group.start_soon(watch)
-                async with anyio.create_task_group() as saves:
-                    async for outcome in batch:
-                        await slots.acquire()
-                        saves.start_soon(settle, outcome)
+                async for outcome in batch:
+                    told.append(_told(outcome))
+                    if told[-1].sent:
+                        screen.tell(told[-1])
                 group.cancel_scope.cancel()
         tick()
-    return Tally(told, len(jobs), anyio.current_time() - began)
+    return Tally(told, jobs, anyio.current_time() - began)
 
 
-async def _saved(outcome: Outcome, out: Path) -> Told:
-    files: list[Path] = []
-    error: PerfectError | None = outcome.error
-    if isinstance(outcome, Done):
-        try:
-            # The separator says that a folder is meant, also where somebody has removed it.
-            files = await outcome.result.save(os.path.join(out, ""))  # noqa: PTH118 - Path drops it
-        except (PerfectError, OSError) as exc:
-            # The mend of a refused download ("nothing was charged") would be wrong here.
-            what = exc.message if isinstance(exc, PerfectError) else str(exc)
-            error = NotSaved(f"made, but not saved: {what}", units_at_stake=outcome.units)
+def _told(outcome: Outcome) -> Told:
     return Told(
         shown(outcome.job.source),
-        error is None,
+        outcome.ok,
         outcome.task_id,
         outcome.units,
         outcome.duration,
-        tuple(files),
-        error,
+        outcome.files if isinstance(outcome, Done) else (),
+        outcome.error,
     )
 
 
-def _stop(batch: Batch, screen: Screen) -> None:
+def _stop(batch: Batch, screen: Screen, later: str | None) -> None:
     batch.stop()
+    rest = ", and their units are lost" if later is None else f"; then go on with {later}"
     screen.say(
         f"Stopping: nothing more is sent; {batch.progress.running} running tasks are kept to their "
-        "end and saved. Ctrl-C again leaves at once, and their units are lost."
+        f"end and saved. Ctrl-C again leaves at once{rest}."
     )
 
 
-def _leave(batch: Batch, screen: Screen) -> NoReturn:
-    screen.say(f"Left at once: {batch.progress.running} tasks were running.")
+def _leave(batch: Batch, screen: Screen, later: str | None) -> NoReturn:
+    rest = "" if later is None else f"; go on with {later}, and soon: their leases are seconds"
+    screen.say(f"Left at once: {batch.progress.running} tasks were running{rest}.")
     raise KeyboardInterrupt
 
 

@@ -90,7 +90,8 @@ class Demo:
             limits=LIMITS,
             polling=POLLING,
         )
-        return await process(client, [Smile(one) for one in self._pictures], self.results, screen)
+        jobs = [Smile(one) for one in self._pictures]
+        return await process(client, lambda one: one.batch(jobs, save_to=self.results), screen)
 
     def report(self, tally: Tally) -> list[Path]:
         """Write the contact sheet and the summary, and give the places worth a look."""

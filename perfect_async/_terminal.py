@@ -244,14 +244,16 @@ class Screen:
             else:
                 write(line)
 
-    def close(self, tally: Tally, where: Path) -> None:
-        """The failures, each with its mend, and the whole in one line."""
+    def close(self, tally: Tally, where: Path | None) -> None:
+        """The failures, each with its mend, and the whole in one line; `where` it was saved, if in
+        one place.
+        """
         failures = tally.failures
         if failures:
             self._console.print(_failures(failures[:_MOST_ROWS]))
         if len(failures) > _MOST_ROWS:
             self.say(f"and {len(failures) - _MOST_ROWS} more failures; --json tells all of them")
-        self.say(f"{tally}; saved in {where}" if tally.done else str(tally))
+        self.say(f"{tally}; saved in {where}" if tally.done and where else str(tally))
 
 
 def _line(progress: Progress, statistics: Statistics) -> str:

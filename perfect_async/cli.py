@@ -5,43 +5,31 @@ Exit status: 0 all done, 1 some failed, 2 usage or configuration, 130 left at on
 
 from __future__ import annotations
 
-import asyncio
-import json as json_
-import os
-import socket
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Final
 
 from perfect_async import (
     Avatar,
+    Batch,
     Client,
     ConfigurationError,
     Job,
     JobRefused,
     PerfectError,
+    Polling,
     Smile,
-    Template,
     Unauthorized,
-    Units,
+    _commands,
+    _program,
 )
+from perfect_async._program import FAILED, INTERRUPTED, USAGE, missing
 from perfect_async._sources import expand
-from perfect_async.errors import quoted
 from perfect_async.models import Expression
 
-if TYPE_CHECKING:
-    from perfect_async._terminal import Tally
-
-T = TypeVar("T")
-
-FAILED: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130
-
 OUT: Final = Path("perfect-async-out")
-WEBHOOK_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"
 
 _HELP: Final = """Perfect Corp's YouCam API in bulk; no task is bought that cannot be kept alive.
 
@@ -56,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         from perfect_async._terminal import complain, tolerant
     except ImportError as exc:
-        print(f"perfect-async: {_missing(exc)}", file=sys.stderr)
+        print(f"perfect-async: {missing(exc)}", file=sys.stderr)
         return USAGE
     app = App(
         name="perfect-async",
@@ -65,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
-    for command in (smile, avatar, templates, units, sandbox, demo):
+    asking = (_commands.templates, _commands.units, _commands.forget)
+    for command in (smile, avatar, resume, *asking, _commands.sandbox, _commands.demo):
         app.command(command)
     tolerant()
     try:
@@ -96,6 +85,10 @@ def smile(
     expression: Expression = "smile_with_teeth_visible",
     out: Path = OUT,
     json: bool = False,
+    journal: Path | None = None,
+    delete: bool = False,
+    max_units: float | None = None,
+    insured: float | None = None,
 ) -> int:
     """Make portraits smile: 1 unit each.
 
@@ -109,9 +102,23 @@ def smile(
         Folder for the results; made where it is missing.
     json
         Print one line of JSON per picture on stdout, not the paths of the results.
+    journal
+        A file, made where it is missing, that makes money safe: after a crash `resume` goes on
+        where this was, and what was finished within a day is not bought again.
+    delete
+        Once a picture is saved, delete the vendor's copies: the face and its result.
+    max_units
+        The most that all of it may be charged; what would cost more is not sent.
+    insured
+        Seconds for which every task in flight can be kept alive whatever happens, 120 otherwise:
+        600 loses nothing however slow the vendor gets, and takes longer.
     """
-    found = expand(pictures, Smile.formats, out)
-    return _bulk([Smile(source, expression) for source in found], out, as_json=json)
+    jobs: list[Job] = [Smile(one, expression) for one in expand(pictures, Smile.formats, out)]
+
+    def start(client: Client) -> Batch:
+        return client.batch(jobs, max_units=max_units, save_to=out, delete=delete)
+
+    return _bulk(start, out, journal, insured, as_json=json)
 
 
 def avatar(
@@ -122,6 +129,10 @@ def avatar(
     count: int = 4,
     out: Path = OUT,
     json: bool = False,
+    journal: Path | None = None,
+    delete: bool = False,
+    max_units: float | None = None,
+    insured: float | None = None,
 ) -> int:
     """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
 
@@ -137,187 +148,64 @@ def avatar(
         Folder for the results; made where it is missing.
     json
         Print one line of JSON per picture on stdout, not the paths of the results.
+    journal
+        A file, made where it is missing, that makes money safe: after a crash `resume` goes on
+        where this was.
+    delete
+        Once a picture is saved, delete the vendor's copies: the face and its result.
+    max_units
+        The most that all of it may be charged; what would cost more is not sent.
+    insured
+        Seconds for which every task in flight can be kept alive whatever happens, 120 otherwise:
+        600 loses nothing however slow the vendor gets, and takes longer.
     """
-    found = expand(pictures, Avatar.formats, out)
-    return _bulk(
-        [Avatar(source, template_id=template, output_count=count) for source in found],
-        out,
-        as_json=json,
-    )
-
-
-def templates(*, json: bool = False) -> None:
-    """List the styles for avatars.
-
-    Parameters
-    ----------
-    json
-        Print one line of JSON per style.
-    """
-    from perfect_async._terminal import table, write
-
-    async def ask() -> list[Template]:
-        async with _client() as client:
-            return [template async for template in client.templates()]
-
-    found = _run(ask)
-    if json:
-        for one in found:
-            facts = {"id": one.id, "title": one.title, "category": one.category, "thumb": one.thumb}
-            write(json_.dumps(facts))
-    else:
-        table(["id", "title", "category"], [(one.id, one.title, one.category) for one in found])
-
-
-def units(*, json: bool = False) -> None:
-    """Show the balance of units and where it comes from.
-
-    Parameters
-    ----------
-    json
-        Print one line of JSON.
-    """
-    from perfect_async._terminal import table, write
-
-    async def ask() -> Units:
-        async with _client() as client:
-            return await client.units()
-
-    found = _run(ask)
-    grants = [
-        (one.kind, one.amount, None if one.expires_at is None else one.expires_at.isoformat())
-        for one in found.grants
+    jobs: list[Job] = [
+        Avatar(one, template_id=template, output_count=count)
+        for one in expand(pictures, Avatar.formats, out)
     ]
-    if json:
-        named = [dict(zip(("kind", "amount", "expires_at"), one, strict=True)) for one in grants]
-        write(json_.dumps({"balance": found.balance, "grants": named}))
-        return
-    rows = [(kind, f"{amount:g}", expires or "never") for kind, amount, expires in grants]
-    balance = "unknown" if found.balance is None else f"{found.balance:g}"
-    table(["units", "amount", "until"], [("balance", balance, ""), *rows])
+
+    def start(client: Client) -> Batch:
+        return client.batch(jobs, max_units=max_units, save_to=out, delete=delete)
+
+    return _bulk(start, out, journal, insured, as_json=json)
 
 
-def sandbox(
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8787,
-    seed: int = 0,
-    units: float = 1000.0,
-    lease: float = 10.0,
-    fail: float = 0.0,
-    speed: float = 1.0,
-    webhook_url: str | None = None,
-    webhook_secret_file: Path | None = None,
-) -> None:
-    """Serve a stand-in for the vendor on a port until Ctrl-C, for any client in any language.
+def resume(*, journal: Path, json: bool = False) -> int:
+    """Go on where the last run with this journal was, and save where it was to be saved.
 
-    It has the vendor's rules, limits and prices, takes any key, and ends with its ledger.
+    Pictures that run are kept alive, finished ones are fetched, and what was not sent is sent; a
+    picture whose sending was cut off is looked up in the unit history, and never sent twice.
 
     Parameters
     ----------
-    host
-        The address to listen on.
-    port
-        The port to listen on, 1 to 65535.
-    seed
-        Fixes every chance.
-    units
-        The balance to begin with.
-    lease
-        Seconds after which a running task that nobody polled is lost.
-    fail
-        The share of tasks that the engine fails, 0 to 1.
-    speed
-        Divides the time that the engine takes.
-    webhook_url
-        Where to announce tasks that ended; signed with the secret that the variable
-        YOUCAM_WEBHOOK_SECRET holds, or with several, separated by white space.
-    webhook_secret_file
-        A file that holds the secret instead.
+    journal
+        The journal's file.
+    json
+        Print one line of JSON per picture on stdout, not the paths of the results.
     """
-    _check_share(fail)
-    if not 0 < speed < float("inf") or not lease > 0:
-        raise ConfigurationError("--speed and --lease must be above 0.")
-    try:
-        from perfect_async.sandbox import run
-    except ImportError as exc:
-        raise ConfigurationError(_missing(exc)) from exc
-    secrets = None if webhook_url is None else _secrets(webhook_url, webhook_secret_file)
-    if not 0 < port < 2**16:
-        raise ConfigurationError(f"--port is {port}; it must be from 1 to 65535.")
-    try:
-        # The server itself would end the process in a way of its own.
-        socket.create_server((host, port)).close()
-    except OSError as exc:
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {exc}.") from exc
-    print(
-        f"In another terminal: YOUCAM_BASE_URL=http://{host}:{port} YOUCAM_API_KEY=anything "
-        "perfect-async smile PICTURES",
-        file=sys.stderr,
-    )
-    run(
-        host=host,
-        port=port,
-        seed=seed,
-        units=units,
-        lease=lease,
-        engine_errors=fail,
-        speed=speed,
-        webhook_url=webhook_url,
-        webhook_secret=secrets,
-    )
+    _program.there(journal)
+    return _bulk(Client.resume, None, journal, None, as_json=json)
 
 
-def demo(
-    pictures: list[str] | None = None,
-    /,
+def _bulk(
+    start: Callable[[Client], Batch],
+    out: Path | None,
+    journal: Path | None,
+    insured: float | None,
     *,
-    out: Path = Path("perfect-async-demo"),
-    fail: float = 0.0,
-    seed: int = 0,
+    as_json: bool,
 ) -> int:
-    """Make 24 drawn portraits smile, on a sandbox inside this process: no key, no network.
+    from perfect_async._bulk import process
+    from perfect_async._terminal import Screen
 
-    Parameters
-    ----------
-    pictures
-        Your own files, folders and patterns instead; they stay on this machine.
-    out
-        Folder for the pictures, a contact sheet and a summary; made where it is missing.
-    fail
-        The share of pictures that the engine fails, 0 to 1; the exit status is then 1.
-    seed
-        Which portraits are drawn, and which pictures fail.
-    """
-    from perfect_async._terminal import Screen, write
-
-    _check_share(fail)
-    found = None if pictures is None else expand(pictures, Smile.formats, out)
-    try:
-        from perfect_async._demo import Demo
-
-        _ready(out)
-        show = Demo(out, found, fail=fail, seed=seed)
-    except ImportError as exc:
-        raise ConfigurationError(_missing(exc)) from exc
-    screen = Screen("nothing")
-    screen.say(show.announcement)
+    client = _program.client(journal, None if insured is None else Polling(insured=insured))
+    if out is not None:
+        _program.ready(out)
+    screen = Screen("json" if as_json else "paths")
     with screen:
-        tally = _run(lambda: show.run(screen))
-    screen.close(tally, show.results)
-    for path in show.report(tally):
-        write(str(path))
-    return _status(tally)
-
-
-def _client() -> Client:
-    """Make the client of a command; tests put another in its place."""
-    return Client()
-
-
-def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a command's loop; tests put virtual time in its place."""
-    return asyncio.run(main())
+        tally = _program.run(lambda: process(client, start, screen, journal))
+    screen.close(tally, out)
+    return _program.status(tally)
 
 
 def _version() -> str:
@@ -325,68 +213,3 @@ def _version() -> str:
         return version("perfect_async")
     except PackageNotFoundError:
         return "unknown: not installed"
-
-
-def _bulk(jobs: Sequence[Job], out: Path, *, as_json: bool) -> int:
-    from perfect_async._bulk import process
-    from perfect_async._terminal import Screen
-
-    client = _client()
-    _ready(out)
-    screen = Screen("json" if as_json else "paths")
-    with screen:
-        tally = _run(lambda: process(client, jobs, out, screen))
-    screen.close(tally, out)
-    return _status(tally)
-
-
-def _status(tally: Tally) -> int:
-    if any(isinstance(told.error, Unauthorized) for told in tally.told):
-        return USAGE
-    return FAILED if tally.done < tally.jobs else 0
-
-
-def _ready(folder: Path) -> None:
-    """Make the folder for results: before anything is bought that could then not be saved."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"--out {quoted(folder)} cannot be made: {exc}.") from exc
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"--out {quoted(folder)} cannot be written to.")
-
-
-def _check_share(fail: float) -> None:
-    if not 0 <= fail <= 1:
-        raise ConfigurationError(f"--fail is {fail:g}; it must be a share from 0 to 1.")
-
-
-def _secrets(url: str, path: Path | None) -> list[str]:
-    """The secrets of the sandbox's webhook; never on the command line, which anybody may list."""
-    from perfect_async.webhooks import Secrets
-
-    if not url.lower().startswith(("http://", "https://")):
-        raise ConfigurationError(f"--webhook-url is {quoted(url)}; it must be http:// or https://.")
-    try:
-        text = os.environ.get(WEBHOOK_VARIABLE, "") if path is None else path.read_text("utf-8")
-    except (OSError, ValueError) as exc:
-        # Of an error in decoding only that it is one: its text quotes the file.
-        why = exc.strerror if isinstance(exc, OSError) else "it is not text"
-        raise ConfigurationError(f"--webhook-secret-file cannot be read: {why}.") from None
-    found = text.split()
-    if not found:
-        raise ConfigurationError(
-            f"--webhook-url needs a secret: set {WEBHOOK_VARIABLE} or pass --webhook-secret-file."
-        )
-    Secrets(found)
-    return found
-
-
-def _missing(error: ImportError) -> str:
-    """What to say where an extra is not installed; another defect of an import is raised."""
-    library = (error.name or "perfect_async").partition(".")[0]
-    if library == "perfect_async":
-        raise error
-    return (
-        f"this command needs {library}, which is not installed: pip install 'perfect_async[demo]'"
-    )

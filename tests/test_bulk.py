@@ -9,9 +9,10 @@ from typing import NoReturn, cast
 
 import pytest
 
-from perfect_async import Avatar, Client, Job, Progress, Smile, Statistics
-from perfect_async._bulk import NotSaved, _interrupts, process
+from perfect_async import Avatar, Client, Job, Progress, Smile, Statistics, _bulk
+from perfect_async._bulk import _interrupts
 from perfect_async._terminal import Screen, Tally, Told
+from perfect_async.errors import NotSaved
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests import virtual_time
 
@@ -47,6 +48,10 @@ class Notes(Screen):
 
 def client(sandbox: Sandbox) -> Client:
     return Client("key", base_url="https://sandbox.example", transport=sandbox.transport())
+
+
+async def process(on: Client, jobs: Sequence[Job], out: Path, screen: Screen) -> Tally:
+    return await _bulk.process(on, lambda one: one.batch(jobs, save_to=out), screen)
 
 
 def smiles(number: int) -> list[Job]:
@@ -107,8 +112,8 @@ async def test_what_cannot_be_saved_has_failed(tmp_path: Path) -> None:
     (told,) = tally.told
     assert isinstance(told.error, NotSaved)
     assert not told.ok
-    assert told.error.message.startswith("made, but not saved: ")
-    assert "Its units are spent." in told.error.mend
+    assert told.error.message.startswith("The pictures were made, but not saved: ")
+    assert told.task_id == told.error.task_id
     assert (1.0, 1.0) == (told.units, told.error.units_at_stake)
 
 
@@ -122,7 +127,7 @@ async def test_what_cannot_be_fetched_has_failed(tmp_path: Path) -> None:
     (told,) = tally.told
     assert "Nothing was charged" not in str(told.error)
     assert told.error is not None
-    assert told.error.message.startswith("made, but not saved: ")
+    assert told.error.message.startswith("The pictures were made, but not saved: ")
 
 
 async def test_ctrl_c_creates_nothing_more(tmp_path: Path) -> None:

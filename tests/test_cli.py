@@ -1,5 +1,6 @@
 """The terminal program: its commands, its exit statuses, and what it prints where."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -8,14 +9,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 import perfect_async.sandbox
-from perfect_async import Client, cli
+from perfect_async import Batch, Client, Polling, _bulk, _program, cli
+from perfect_async._journal import JournalFile
+from perfect_async._terminal import Screen, Told
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests import virtual_time
 
@@ -36,11 +40,17 @@ def at(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Sandbox:
     """Let the commands reach a sandbox in virtual time."""
     sandbox = Sandbox(**settings)  # type: ignore[arg-type]
     monkeypatch.setattr(
-        cli,
-        "_client",
-        lambda: Client("key", base_url="https://sandbox.example", transport=sandbox.transport()),
+        _program,
+        "client",
+        lambda journal=None, polling=None: Client(
+            "key",
+            base_url="https://sandbox.example",
+            transport=sandbox.transport(),
+            polling=polling or Polling(),
+            journal=journal,
+        ),
     )
-    monkeypatch.setattr(cli, "_run", virtual_time.run)
+    monkeypatch.setattr(_program, "run", virtual_time.run)
     return sandbox
 
 
@@ -145,8 +155,6 @@ def test_ctrl_c_twice(
 
 def press_at(monkeypatch: pytest.MonkeyPatch, *outcomes: int) -> None:
     """Press Ctrl-C at these outcomes, counted from 1."""
-    from perfect_async._terminal import Screen, Told
-
     told: list[Told] = []
 
     def tell(_: Screen, one: Told) -> None:
@@ -155,6 +163,182 @@ def press_at(monkeypatch: pytest.MonkeyPatch, *outcomes: int) -> None:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Screen, "tell", tell)
+
+
+# Money.
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the next command begin so long after the first one's beginning: each has a new loop."""
+    monkeypatch.setattr(virtual_time, "START", virtual_time.START + seconds)
+
+
+def test_what_is_finished_is_not_bought_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a journal the same command again gives the same files for no unit."""
+    sandbox = at(monkeypatch)
+
+    assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
+    first = capsys.readouterr()
+    later(monkeypatch, 100)
+    assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
+    again = capsys.readouterr()
+
+    assert sorted(first.out.splitlines()) == sorted(again.out.splitlines())
+    assert "3 done, 0 failed, 0 units" in again.err
+    assert 3 == sandbox.ledger.units_charged
+
+
+def test_nothing_to_resume(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a run that ended in order there is nothing to go on with: status 0."""
+    at(monkeypatch)
+    assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
+    capsys.readouterr()
+
+    assert 0 == cli.main(["resume", "--journal", "jobs.db"])
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert "0 done, 0 failed, 0 units" in err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_resume_after_leaving(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_json: bool,
+) -> None:
+    """Ctrl-C twice says how to go on, and going on saves what ran where it was to be saved."""
+    sandbox = at(monkeypatch, durations={"ai-smile": Durations.uniform(5.0, 40.0)})
+    urls = [f"https://x/{number}.jpg" for number in range(30)]
+    left: list[float] = []
+
+    with monkeypatch.context() as patch:
+        press_at(patch, 1, 2)
+        # The vendor's clock goes on where the first process left it.
+        patch.setattr(_bulk, "_leave", noting(left))
+        assert 130 == cli.main(["smile", *urls, "--journal", "my jobs.db", "--out", "here"])
+    err = capsys.readouterr().err
+    assert 2 == err.count("go on with perfect-async resume --journal 'my jobs.db'")
+    running = int(err.partition("Left at once: ")[2].split()[0])
+    done = len(list(Path("here").iterdir()))
+    later(monkeypatch, left[0] - virtual_time.START + 1)
+    assert running > 1
+
+    assert 0 == cli.main(["resume", "--journal", "my jobs.db", *["--json"] * as_json])
+    out, err = capsys.readouterr()
+
+    assert f"{running} done, 0 failed" in err
+    assert "saved in" not in err
+    files = out.splitlines()
+    if as_json:
+        files = [path for line in files for path in json.loads(line)["files"]]
+    assert running == len(files)
+    assert {Path("here")} == {Path(path).parent for path in files}
+    assert done + running == len(list(Path("here").iterdir())) == sandbox.ledger.units_charged
+    assert {"success": done + running} == dict(sandbox.ledger.tasks_by_state)
+
+
+def noting(times: list[float]) -> Callable[[Batch, Screen, str | None], NoReturn]:
+    """`_bulk._leave`, noting the loop's time."""
+    leave = _bulk._leave
+
+    def left(batch: Batch, screen: Screen, later: str | None) -> NoReturn:
+        times.append(asyncio.get_running_loop().time())
+        leave(batch, screen, later)
+
+    return left
+
+
+def test_the_vendors_copies_are_deleted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--delete` leaves the pictures here and nothing at the vendor, with and without a journal."""
+    sandbox = at(monkeypatch)
+
+    assert 0 == cli.main(["smile", "in/0.jpg", "in/1.jpg", "--delete"])
+    later(monkeypatch, 100)
+    assert 0 == cli.main(["smile", "in/2.jpg", "--delete", "--journal", "jobs.db"])
+
+    assert {"deleted": 3} == dict(sandbox.ledger.tasks_by_state)
+    assert 3 == len([line for line in capsys.readouterr().out.splitlines() if Path(line).is_file()])
+
+
+def test_a_ceiling(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would cost more than `--max-units` is not sent: status 1."""
+    sandbox = at(monkeypatch)
+
+    assert 1 == cli.main(["smile", "in", "--max-units", "2"])
+    err = capsys.readouterr().err
+    assert "2 done, 1 failed, 2 units" in err
+    assert "max_units=2" in err
+    assert 2 == sandbox.ledger.units_charged
+
+
+def test_insured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--insured` reaches the client, which otherwise has its own default."""
+    given: list[Polling | None] = []
+    at(monkeypatch)
+    make = _program.client
+
+    def client(journal: Path | None = None, polling: Polling | None = None) -> Client:
+        given.append(polling)
+        return make(journal, polling)
+
+    monkeypatch.setattr(_program, "client", client)
+
+    assert 0 == cli.main(["smile", "in", "--insured", "600"])
+    later(monkeypatch, 100)
+    assert 0 == cli.main(["smile", "in"])
+    assert [Polling(insured=600.0), None] == given
+
+
+def test_forget(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is finished is purged and counted; the second time there is nothing left."""
+    at(monkeypatch)
+    assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
+    capsys.readouterr()
+
+    assert 0 == cli.main(["forget", "--journal", "jobs.db"])
+    assert "3 finished jobs forgotten\n" == capsys.readouterr().out
+    assert 0 == cli.main(["forget", "--journal", "jobs.db"])
+    assert "0 finished jobs forgotten\n" == capsys.readouterr().out
+
+
+def test_a_journal_in_use(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process at the journal is status 2, and nothing is sent or forgotten."""
+    sandbox = at(monkeypatch)
+    owner = JournalFile("jobs.db", 0)
+    try:
+        for command in (["smile", "in"], ["resume"], ["forget"]):
+            assert 2 == cli.main([*command, "--journal", "jobs.db"])
+            assert "is in use by another client or process" in capsys.readouterr().err
+    finally:
+        owner.close()
+    assert 0 == sum(sandbox.ledger.requests.values())
+
+
+@pytest.mark.real_time
+def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Outside of tests a command's client has the key of the environment and a loop of its own."""
+    monkeypatch.setenv("YOUCAM_API_KEY", "key")
+    client = _program.client(tmp_path / "jobs.db", Polling(insured=600.0))
+
+    async def main() -> int:
+        async with client:
+            return 3
+
+    assert 3 == _program.run(main)
+    assert (tmp_path / "jobs.db").is_file()
 
 
 # Questions.
@@ -230,6 +414,14 @@ def test_a_vendor_that_is_away(
         (["avatar", "in"], "--template"),
         (["avatar", "in", "--template", "x", "--count", "201"], "not a whole number from 1 to 200"),
         (["avatar", "in", "--template", " "], "template_id"),
+        (["smile", "in", "--max-units", "-1"], "max_units is '-1.0'"),
+        (["smile", "in", "--insured", "0"], "Polling.insured is '0.0'"),
+        (["smile", "in", "--journal", "in/0.jpg"], "is no journal of perfect_async"),
+        (["smile", "in", "--journal", "in"], "is no regular file"),
+        (["resume"], "--journal"),
+        (["resume", "--journal", "nowhere.db"], "There is no journal 'nowhere.db'"),
+        (["forget", "--journal", "nowhere.db"], "There is no journal 'nowhere.db'"),
+        (["forget", "--journal", "in/0.jpg"], "is no journal of perfect_async"),
         (["nope"], 'Unknown command "nope"'),
         (["demo", "--fail", "1.5"], "--fail is 1.5"),
         (["demo", "--fail", "nan"], "--fail is nan"),
@@ -313,12 +505,12 @@ def test_without_the_extras(  # noqa: PLR0917 - a table of cases
 def test_our_own_import_errors_are_not_hidden() -> None:
     """A broken import of ours is a defect, not a missing extra."""
     with pytest.raises(ImportError, match="broken"):
-        cli._missing(ImportError("broken", name="perfect_async._wire"))
+        _program.missing(ImportError("broken", name="perfect_async._wire"))
 
 
 def test_defects_have_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody expected is raised as it is."""
-    monkeypatch.setattr(cli, "_client", lambda: 1 / 0)
+    monkeypatch.setattr(_program, "client", lambda: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         cli.main(["units"])
@@ -337,7 +529,11 @@ def test_version_and_help(
     text = capsys.readouterr().out
     assert "YOUCAM_API_KEY" in text
     assert all(
-        f" {name} " in text for name in ("smile", "avatar", "templates", "units", "sandbox", "demo")
+        f" {name} " in text
+        for name in (
+            *("smile", "avatar", "resume", "templates", "units", "forget"),
+            *("sandbox", "demo"),
+        )
     )
 
 
@@ -357,7 +553,7 @@ def test_a_copy_that_is_not_installed(
 
 def test_the_key_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
     """A key on a command line would stay in the shell's history."""
-    for command in ("smile", "avatar", "templates", "units"):
+    for command in ("smile", "avatar", "resume", "templates", "units", "forget"):
         assert 0 == cli.main([command, "--help"])
         assert "key" not in capsys.readouterr().out.lower()
 
@@ -465,7 +661,7 @@ def test_demo(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The demo is status 0 and says where to look; with failures it is status 1."""
-    monkeypatch.setattr(cli, "_run", virtual_time.run)
+    monkeypatch.setattr(_program, "run", virtual_time.run)
 
     assert 0 == cli.main(["demo"])
     out, err = capsys.readouterr()

@@ -64,14 +64,14 @@ FLOORS = {
             "_receiver",
             "_result",
         ),
-        *("_sources", "_terminal", "_bulk", "_demo", "cli"),
+        *("_sources", "_terminal", "_bulk", "_demo", "_program", "_commands", "cli"),
     },
 }
 
 # The vendor, rebuilt: it imports nothing of ours, so that a wrong key name cannot be wrong
 # on both sides. Only the terminal program starts it.
 NEIGHBOUR = "sandbox"
-KNOWS_THE_NEIGHBOUR = {"_demo", "cli"}
+KNOWS_THE_NEIGHBOUR = {"_demo", "_commands"}
 
 # One outside library, one file: a move to another library is a move of that file.
 ONE_FILE = {

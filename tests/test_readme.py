@@ -260,7 +260,9 @@ def test_every_command_is_told() -> None:
     """The README shows each command of the terminal program."""
     told = {call[0] for call in words()}
 
-    assert {"avatar", "demo", "sandbox", "smile", "templates", "units"} == told
+    assert {
+        *("avatar", "demo", "forget", "resume", "sandbox", "smile", "templates", "units")
+    } == told
 
 
 # Names and links.
