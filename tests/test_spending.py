@@ -9,7 +9,7 @@ from perfect_async import events as ev
 from perfect_async._jobs import Job, State
 from perfect_async._spending import Units
 from perfect_async.errors import CeilingReached
-from perfect_async.models import Spending
+from perfect_async.reports import Spending
 
 
 def job(units: float = 1.0, *purses: int, ref: int = 1) -> Job:
