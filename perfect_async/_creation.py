@@ -2,20 +2,23 @@
 
 Creating is billed and has no idempotency key. With a journal the intent is on the disk before the
 request leaves, and at most one creation per feature is under way on the key: so the history's only
-unknown task of that feature is the one in doubt. Without a journal nothing can be settled so.
+unknown task of that feature is the one in doubt, unless others that left here are in doubt too.
+Without a journal nothing can be settled so.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import anyio
+import attrs
 
 from perfect_async import _enquiries, _wire
 from perfect_async import events as ev
-from perfect_async._doubt import SKEW, Inquiry, Unsettled
+from perfect_async._doubt import NEAR, Inquiry, Unsettled
 from perfect_async._failures import setback
 from perfect_async._ticket import Lane, Ticket
 from perfect_async.errors import (
@@ -51,6 +54,20 @@ class Clock(Protocol):
         ...
 
 
+@attrs.define(eq=False)
+class _Flight:
+    """One creation of `feature` that left at `sent` (UTC microseconds), for job `number`.
+
+    `answered`: an answer came, or none can come any more. `lost`: nobody knows what became of it.
+    """
+
+    feature: str
+    sent: int
+    number: int
+    lost: bool = False
+    answered: anyio.Event = attrs.field(factory=anyio.Event)
+
+
 class Creations:
     """How tasks come to be, on one key and host. `ask` asks a question before anything else."""
 
@@ -59,6 +76,7 @@ class Creations:
         self._clock = clock
         self._turns: dict[str, anyio.Lock] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
+        self._flights: list[_Flight] = []
 
     def know(self, task_id: str) -> None:
         """A task that is somebody's here: it is not the one in doubt."""
@@ -69,50 +87,72 @@ class Creations:
     async def create(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
         """Send the creation of `ticket`, and tell what came of it."""
         if not ticket.record:
-            ticket.creating(self._clock.seconds())
-            return await self._sent(command, ticket)
+            with self._flight(ticket, self._clock.utc()) as flight:
+                return await self._sent(command, ticket, flight)
         began = self._clock.seconds()
         async with self._turn(ticket.errand.feature):
-            try:
-                await ticket.record.creating()
-            except JournalError as exc:
-                return ev.Refused(command, exc, 0)
-            if self._clock.seconds() > began + _SLOW:
-                # It stays written down, so that the next try need not wait for the disk.
-                ticket.record.ahead = True
-                late = ServiceUnavailable("The journal's disk was slow.", never_sent=True)
-                return ev.NotSent(command, late)
-            return await self._certain(command, ticket)
+            with self._flight(ticket, self._clock.utc()) as flight:
+                try:
+                    await ticket.record.creating()
+                except JournalError as exc:
+                    return ev.Refused(command, exc, 0)
+                if self._clock.seconds() > began + _SLOW:
+                    # It stays written down, so that the next try need not wait for the disk.
+                    ticket.record.ahead = True
+                    late = ServiceUnavailable("The journal's disk was slow.", never_sent=True)
+                    return ev.NotSent(command, late)
+                return await self._certain(command, ticket, flight)
 
     async def settle(self, ticket: Ticket, sent: int) -> str | PerfectError:
         """The task of `ticket`, whose creation left at `sent` (UTC microseconds), or why nobody
         knows it.
         """
-        async with self._turn(ticket.errand.feature):
-            return await self._settled(ticket, sent, None)
+        with self._flight(ticket, sent) as flight:
+            flight.lost = True
+            flight.answered.set()
+            async with self._turn(ticket.errand.feature):
+                found = await self._settled(ticket, flight, None)
+            flight.lost = not isinstance(found, str)
+            return found
 
     def _turn(self, feature: str) -> anyio.Lock:
         """Held by the one creation of `feature` that is under way, or is being settled."""
         return self._turns.setdefault(feature, anyio.Lock())
 
-    async def _certain(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
+    @contextmanager
+    def _flight(self, ticket: Ticket, sent: int) -> Generator[_Flight]:
+        """The creation of `ticket`, from its leaving on; known on while it is in doubt."""
+        flight = _Flight(ticket.errand.feature, sent, ticket.record.number)
+        self._flights.append(flight)
+        try:
+            yield flight
+        finally:
+            flight.answered.set()
+            near = self._clock.utc() - NEAR
+            self._flights = [
+                other
+                for other in self._flights
+                if (other.lost and other.sent >= near) or not other.answered.is_set()
+            ]
+
+    async def _certain(self, command: ev.Submit, ticket: Ticket, flight: _Flight) -> ev.Answer:
         """Create, and ask the history beside where the answer keeps us waiting."""
-        sent = self._clock.utc()
-        ticket.creating(self._clock.seconds())
         answers: list[ev.Answer] = []
 
         async def answer() -> None:
-            try:
-                answers.append(await self._sent(command, ticket))
-            except Exception as exc:  # noqa: BLE001 - a transport is the user's
-                answers.append(setback(command, exc))
+            answers.append(await self._sent(command, ticket, flight))
             group.cancel_scope.cancel()
 
         async def look() -> None:
-            await anyio.sleep(_SILENT)
-            found = await self._look(ticket, sent)
+            # Again while there is nothing: it may be executed only now, and its lease begin.
+            found: str | Unsettled | PerfectError = Unsettled.NOTHING
+            for pause in (_SILENT, *_PAUSES[1:]):
+                await anyio.sleep(pause)
+                found = await self._look(ticket, flight)
+                if found is not Unsettled.NOTHING:
+                    break
             if isinstance(found, str) and not answers:
-                answers.append(ev.Accepted(command, found))
+                answers.append(self._found(command, found, flight))
                 group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
@@ -121,28 +161,46 @@ class Creations:
         silent = ServiceUnavailable("the transport cancelled the request.")
         event = answers[0] if answers else ev.NoAnswer(command, silent)
         if isinstance(event, ev.NoAnswer):
-            found = await self._settled(ticket, sent, event.error)
+            found = await self._settled(ticket, flight, event.error)
             if isinstance(found, str):
-                return ev.Accepted(command, found)
+                return self._found(command, found, flight)
             return ev.NoAnswer(command, found)
         return event
 
-    async def _sent(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
+    async def _sent(self, command: ev.Submit, ticket: Ticket, flight: _Flight) -> ev.Answer:
         if ticket.source is None or ticket.errand.job is None:
             raise AssertionError(ticket)
         lane, call = ticket.lane, _wire.submit(ticket.errand.job, ticket.source)
-        reply = await lane.transport.call(call, within=lane.timeouts.request)
-        return _wire.submitted(command, reply)
+        ticket.creating(self._clock.seconds())
+        flight.lost = True
+        event: ev.Answer
+        try:
+            reply = await lane.transport.call(call, within=lane.timeouts.request)
+            event = _wire.submitted(command, reply)
+        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+            event = setback(command, exc)
+        finally:
+            flight.answered.set()
+        flight.lost = isinstance(event, ev.NoAnswer)
+        if isinstance(event, ev.Accepted):
+            # At once: whoever reads the history beside must not take it for another's.
+            self.know(event.task_id)
+        return event
+
+    def _found(self, command: ev.Submit, task_id: str, flight: _Flight) -> ev.Accepted:
+        flight.lost = False
+        self.know(task_id)
+        return ev.Accepted(command, task_id)
 
     # Doubt.
 
     async def _settled(
-        self, ticket: Ticket, sent: int, error: PerfectError | None
+        self, ticket: Ticket, flight: _Flight, error: PerfectError | None
     ) -> str | PerfectError:
         found: str | Unsettled | PerfectError = Unsettled.NOTHING
         for pause in _PAUSES:
             await anyio.sleep(pause)
-            found = await self._look(ticket, sent)
+            found = await self._look(ticket, flight)
             if found is not Unsettled.NOTHING:
                 break
         if isinstance(found, str):
@@ -162,9 +220,10 @@ class Creations:
             units_at_stake=units,
         )
 
-    async def _look(self, ticket: Ticket, sent: int) -> str | Unsettled | PerfectError:
-        """What the history tells about the creation that left at `sent`."""
-        inquiry = Inquiry(ticket.errand.feature, _wire.FEATURES, sent)
+    async def _look(self, ticket: Ticket, flight: _Flight) -> str | Unsettled | PerfectError:
+        """What the history tells about the creation of `ticket`, which is in `flight`."""
+        inquiry = Inquiry(ticket.errand.feature, _wire.FEATURES, flight.sent)
+        records, near = ticket.lane.records, flight.sent - NEAR
         token: str | None = None
         try:
             for _ in range(_MOST_PAGES):
@@ -175,7 +234,21 @@ class Creations:
                 token = following
             else:
                 return Unsettled.AMBIGUOUS
-            known = await ticket.lane.records.ids(sent - 2 * SKEW)
+            # Whose tasks may stand in what was read, beside this one's.
+            others = [other for other in self._flights if other is not flight]
+            doubtful = records.doubtful(near, {each.number for each in self._flights})
+            ours = await records.ids(near)
         except PerfectError as exc:
             return exc
-        return inquiry.verdict(lambda task_id: task_id in known or task_id in self._known)
+
+        def known(task_id: str) -> bool:
+            return task_id in ours or task_id in self._known
+
+        if inquiry.verdict(known) is Unsettled.NOTHING:
+            return Unsettled.NOTHING
+        for other in others:
+            await other.answered.wait()
+        doubtful += [other.feature for other in others if other.lost and other.sent >= near]
+        if "" in ours or inquiry.shared(known):
+            return Unsettled.AMBIGUOUS
+        return inquiry.verdict(known, doubtful)

@@ -2,7 +2,8 @@
 
 The history's rows name a task and an action, and no picture: a wrong guess would hand one person's
 face to another. So a task is taken for the one in doubt only if it is the only one that it can be:
-one id that nobody here knows, of this feature, between the sending and now. What is not read to
+one id that nobody here knows, of this feature, between the sending and now, and nothing else here
+is in doubt that it may be as well, and nobody else seems to create on the key. What is not read to
 that point, or looks otherwise, stays in doubt.
 
 What the vendor calls the actions is open (contract: Other calls): one that names another feature is
@@ -20,6 +21,10 @@ from perfect_async.events import SECOND
 
 SKEW: Final = 60 * SECOND
 """How far the vendor's clock and ours may be apart; ids of ours in that time are known anyway."""
+NEAR: Final = 240 * SECOND
+"""How long before the sending others count: a creation in doubt, whose task may come as late, or a
+task of nobody here, whose owner may have created another one since.
+"""
 
 
 class Unsettled(Enum):
@@ -41,7 +46,10 @@ class Inquiry:
         self._feature = feature
         self._features = tuple(features)
         self._since = sent - SKEW
-        self._found: set[str] = set()
+        self._near = sent - NEAR + SKEW
+        # Whether the action names the feature, by the task.
+        self._found: dict[str, bool] = {}
+        self._before: set[str] = set()
         # Of the times read so far: the first, the lowest and the last.
         self._first: int | None = None
         self._lowest = self._last = 0
@@ -63,21 +71,36 @@ class Inquiry:
             # Against the lowest: oldest first, each may be but a little later than the one before.
             self._descends = self._descends and row.at <= self._lowest + SKEW
             self._lowest, self._last = min(self._lowest, row.at), row.at
-            if row.at >= self._since and self._may_be(row.action):
-                self._found.add(row.task_id)
+            if row.at < self._since:
+                if row.at >= self._near:
+                    self._before.add(row.task_id)
+            elif (named := self._named(row.action)) is not None:
+                self._found[row.task_id] = named or self._found.get(row.task_id, False)
         if self._first is None or not self._descends:
             return True
         return self._last >= self._since or self._first < self._last
 
-    def _may_be(self, action: str) -> bool:
+    def _named(self, action: str) -> bool | None:
+        """Whether `action` names the feature; None where it names another."""
         named = [name for name in self._features if name in action]
         # One name may hold another: the longer one is meant.
         meant = [name for name in named if not any(name in other != name for other in named)]
-        return not meant or self._feature in meant
+        return None if meant and self._feature not in meant else bool(meant)
 
-    def verdict(self, known: Callable[[str], bool]) -> str | Unsettled:
-        """The task, if there is exactly one that nobody here knows."""
+    def shared(self, known: Callable[[str], bool]) -> bool:
+        """Whether somebody else created on the key shortly before, as far as was read."""
+        return any(not known(task_id) for task_id in self._before - self._found.keys())
+
+    def verdict(
+        self, known: Callable[[str], bool], doubtful: Collection[str] = ()
+    ) -> str | Unsettled:
+        """The task, if there is exactly one that nobody here knows.
+
+        `doubtful` are the features of the other creations here of which nobody knows what became.
+        """
         unknown = [task_id for task_id in self._found if not known(task_id)]
-        if len(unknown) == 1:
-            return unknown[0]
-        return Unsettled.AMBIGUOUS if unknown else Unsettled.NOTHING
+        if not unknown:
+            return Unsettled.NOTHING
+        task_id = unknown[0]
+        others = any(name == self._feature or not self._found[task_id] for name in doubtful)
+        return Unsettled.AMBIGUOUS if others or len(unknown) > 1 else task_id

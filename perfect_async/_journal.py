@@ -22,7 +22,16 @@ from typing import Final, cast
 
 import attrs
 
-from perfect_async._memory import Damaged, IllegalWord, Known, Memory, Word, decode, encode
+from perfect_async._memory import (
+    Created,
+    Damaged,
+    IllegalWord,
+    Known,
+    Memory,
+    Word,
+    decode,
+    encode,
+)
 from perfect_async.errors import JournalError, quoted
 
 _SECOND: Final = 1_000_000
@@ -30,6 +39,8 @@ _APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
 _FORMAT: Final = 1
 _KEPT: Final = 30 * 24 * 3600 * _SECOND
 """How long a finished job may be fetched at most (contract: the flow, 5): then it is forgotten."""
+_OURS: Final = 24 * 3600 * _SECOND
+"""How long the tasks of all other jobs are known as ours: as long as one may be looked for."""
 _REMEMBERED: Final = 3600
 """Seconds of requests that are remembered: longer than any period that is sold."""
 _UNSEEN: Final = 3
@@ -104,6 +115,7 @@ class JournalFile:
         self.past = tuple(self._window(now, facts))
         with self._transaction():
             self._db.execute("DELETE FROM finished WHERE created < ?", (now - _KEPT,))
+            self._purge(now)
             self._fact("clean", 0)
 
     def _remembered(self) -> Memory:
@@ -150,14 +162,34 @@ class JournalFile:
 
     def _write(self, entry: Entry) -> None:
         known, word = entry.known, (entry.seq, *encode(entry.word))
+        if isinstance(entry.word, Created):
+            # Ours, whatever becomes of it: without an identity nobody fetches it again.
+            self._finish(b"", entry.word.task_id, known.since)
+            if not entry.seq % 1000:
+                self._purge(entry.word.at)
         if not known.over:
             self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?, ?)", word)
             return
         self._db.execute("DELETE FROM words WHERE job = ?", (known.job,))
         if entry.finished:
-            identity = bytes.fromhex(known.order.identity)
-            row = identity, known.task_id, known.since
-            self._db.execute("INSERT INTO finished VALUES (?, ?, ?)", row)
+            self._db.execute(
+                "DELETE FROM finished WHERE created = ? AND identity = x'' AND task_id = ?",
+                (known.since, known.task_id),
+            )
+            self._finish(bytes.fromhex(known.order.identity), str(known.task_id), known.since)
+        elif known.how == "doubt":
+            # A task that nobody knows may be this one's.
+            self._finish(b"", "", known.since)
+
+    def _finish(self, identity: bytes, task_id: str, created: int) -> None:
+        row = identity, task_id, created
+        self._db.execute("INSERT INTO finished VALUES (?, ?, ?)", row)
+
+    def _purge(self, now: int) -> None:
+        """Forget the tasks that nobody fetches again once nobody may look for them."""
+        self._db.execute(
+            "DELETE FROM finished WHERE identity = x'' AND created < ?", (now - _OURS,)
+        )
 
     def _fact(self, name: str, value: int, *, at_least: bool = False) -> None:
         kept = "max(value, ?)" if at_least else "?"
@@ -177,7 +209,10 @@ class JournalFile:
         return None if found is None else str(found)
 
     def ids(self, since: int) -> frozenset[str]:
-        """The tasks of finished jobs created at `since` or later."""
+        """The tasks of jobs that are over or run, created at `since` or later.
+
+        "" is among them if one stayed in doubt.
+        """
         with self._lock, _telling(self.path):
             rows = self._all("SELECT task_id FROM finished WHERE created >= ?", since)
         return frozenset(str(task_id) for (task_id,) in rows)
@@ -185,13 +220,15 @@ class JournalFile:
     def drop(self, task_id: str) -> None:
         """The pictures of this task can no longer be fetched."""
         with self._lock, _telling(self.path), self._transaction():
-            self._db.execute("DELETE FROM finished WHERE task_id = ?", (task_id,))
+            # Still known as ours.
+            self._db.execute("UPDATE finished SET identity = x'' WHERE task_id = ?", (task_id,))
 
     def forget(self) -> int:
         """Purge what is known of finished jobs, also from the file's free pages; how many."""
         with self._lock, _telling(self.path):
             with self._transaction():
-                gone = self._db.execute("DELETE FROM finished").rowcount
+                gone = self._db.execute("DELETE FROM finished WHERE identity != x''").rowcount
+                self._db.execute("DELETE FROM finished")
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone

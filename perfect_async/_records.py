@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -132,6 +132,7 @@ class Records:
         self.now = now
         self.closing = False
         self.leftovers: dict[int, Known] = {} if journal is None else dict(journal.memory.live)
+        self._former = frozenset(self.leftovers)
         self._done: dict[str, int] = {}
         self._untold: dict[int, str] = {}
         self._numbers = {
@@ -234,8 +235,24 @@ class Records:
             self.journal.used()
 
     async def ids(self, since: int) -> frozenset[str]:
-        """Every task that the journal knows from `since` on."""
+        """Every task that the journal knows from `since` on; "" if one stayed in doubt."""
         return frozenset() if self.journal is None else await self.journal.ids(since)
+
+    def doubtful(self, since: int, but: Container[int]) -> list[str]:
+        """The features of the former process's creations of which nobody knows yet what became.
+
+        Those from `since` on, without the jobs `but`.
+        """
+        if self.journal is None:
+            return []
+        return [
+            known.order.feature
+            for known in self.journal.memory.live.values()
+            if known.job in self._former
+            and known.job not in but
+            and (known.phase is Phase.CREATING or known.how == "doubt")
+            and known.since >= since
+        ]
 
 
 _NOWHERE: Final = Records(None, lambda: 0)

@@ -143,7 +143,10 @@ class Journal:
         return await self._in_thread(self._file.lookup, identity, since)
 
     async def ids(self, since: int) -> frozenset[str]:
-        """Every task that is known here and was created at `since` or later."""
+        """Every task that is known here and was created at `since` or later.
+
+        "" is among them if a creation since then stayed in doubt.
+        """
         live = {known.task_id for known in self.memory.live.values() if known.task_id is not None}
         fresh = {task_id for task_id, _ in self._finished.values()}
         return await self._in_thread(self._file.ids, since) | live | fresh
