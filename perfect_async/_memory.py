@@ -12,12 +12,15 @@ deleted if they were to be) is known no longer. All times are UTC microseconds s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, cast, get_args
 
 import attrs
+
+_ENDLESS: Final = 1e15  # units
 
 
 class Phase(Enum):
@@ -252,14 +255,15 @@ class Memory:
         if known is None:
             raise IllegalWord(f"{type(word).__name__} of job {word.job}, which is not known.")
         if isinstance(word, Ended):
-            if word.how not in _ENDS[known.phase]:
+            # Without a task there is no result.
+            if word.how not in _ENDS[known.phase] or (word.how == "done" and not known.task_id):
                 raise _illegal(word, known)
             phase = Phase.DONE if word.how == "done" else Phase.ENDED
             return attrs.evolve(known, phase=phase, how=word.how)
-        phase = _LEADS.get((known.phase, type(word)), Phase.ENTERED)
-        if (known.phase, type(word)) not in _LEADS:
+        leads = _LEADS.get((known.phase, type(word)))
+        if leads is None:
             raise _illegal(word, known)
-        return _step(attrs.evolve(known, phase=phase), word, known)
+        return _step(attrs.evolve(known, phase=leads), word, known)
 
 
 def _illegal(word: Word, known: Known) -> IllegalWord:
@@ -272,7 +276,9 @@ def _step(known: Known, word: Word, before: Known) -> Known:
         case Uploaded():
             return attrs.evolve(known, file_id=word.file_id)
         case Creating():
-            return attrs.evolve(known, since=word.at, task_id=None, how=None)
+            # Another task has other pictures, and other copies at the vendor.
+            anew = attrs.evolve(known, task_id=None, how=None, saved=False, deleted=False)
+            return attrs.evolve(anew, since=word.at)
         case Created():
             return attrs.evolve(known, task_id=word.task_id, how=None)
         case Returned():
@@ -335,10 +341,16 @@ def _order(value: object) -> Order:
         raise Damaged("order is no object")
     held = cast("dict[str, object]", value)
     units, outputs = held.get("units"), held.get("outputs")
-    if type(units) not in {int, float} or type(outputs) is not int:
-        raise Damaged("units or outputs is no number")
+    # NaN is in no range, and not every int becomes a float.
+    if type(units) not in {int, float} or not 0 <= cast("float", units) < _ENDLESS:
+        raise Damaged("units is no number of units")
+    if type(outputs) is not int or outputs < 1:
+        raise Damaged("outputs is no number of pictures")
+    identity = _text(held, "identity")
+    if not re.fullmatch(r"([0-9a-f]{2})+", identity):
+        raise Damaged("identity is no digest")
     return Order(
-        identity=_text(held, "identity"),
+        identity,
         sure=_flag(held, "sure"),
         stem=_text(held, "stem", empty=True),
         feature=_text(held, "feature"),
