@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 from anyio import AsyncContextManagerMixin
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ._clock import Chance, Clock, waits
@@ -249,7 +249,11 @@ class Sandbox(AsyncContextManagerMixin):
             return
         if scope["type"] != "http":
             raise RuntimeError(f"the sandbox speaks HTTP, not {scope['type']}")
-        call = await _read(Request(scope, receive))
+        try:
+            call = await _read(Request(scope, receive))
+        except ClientDisconnect:
+            # Half a request is none.
+            return
         prepared = self._vendor.leave(call)
         before, after = waits(self._latency, self._jitter, self._chance.stream("latency"))
         await asyncio.sleep(before)

@@ -145,3 +145,31 @@ def test_unnamed_features_keep_their_durations() -> None:
 
     assert "0 units charged" in repr(sandbox)
     assert Faults() == sandbox.faults
+
+
+async def test_a_client_that_dies_while_it_asks() -> None:
+    """A request that did not arrive whole is none: nothing is answered, counted or raised."""
+    sandbox = roomy()
+    received: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b'{"src_', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/s2s/v2.0/task/ai-smile",
+        "query_string": b"",
+        "headers": [(b"Authorization", b"Bearer a-key")],
+    }
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return received.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await sandbox(scope, receive, send)
+
+    assert [] == sent
+    assert [] == sandbox.ledger.log
