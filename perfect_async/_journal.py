@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import attrs
 
@@ -48,6 +48,8 @@ _MOST: Final = 5
 """Requests are written down every two seconds at least: a process that ended without a word may
 have sent so many more, in so many seconds each (contract: Limits).
 """
+
+_EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
 
 _SCHEMA: Final = """
 CREATE TABLE words (
@@ -90,6 +92,7 @@ class JournalFile:
 
     def __init__(self, path: str | os.PathLike[str], now: int) -> None:
         self._lock = threading.Lock()
+        self._clean = True
         self.path = _path(path)
         with _telling(self.path):
             if not os.path.lexists(self.path):
@@ -110,12 +113,16 @@ class JournalFile:
         if problem != "ok":
             raise JournalError(f"The journal {quoted(self.path)} is damaged: {quoted(problem)}.")
         self.memory = self._remembered()
-        facts = dict(cast("list[tuple[str, int]]", self._all("SELECT name, value FROM facts")))
+        facts = self._numbers("SELECT name, value FROM facts")
+        if not facts.keys() >= {"seq", "job", "wrote", "clean"}:
+            raise JournalError(f"The journal {quoted(self.path)} is damaged: facts are missing.")
         self.seq, self.job = facts["seq"], max(facts["job"], self.memory.last)
         self.past = tuple(self._window(now, facts))
         with self._transaction():
             self._db.execute("DELETE FROM finished WHERE created < ?", (now - _KEPT,))
             self._purge(now)
+            # Whoever is killed before the first commit leaves behind what is known now.
+            self._remember(self.past, now)
             self._fact("clean", 0)
 
     def _remembered(self) -> Memory:
@@ -130,13 +137,22 @@ class JournalFile:
             ) from None
         return memory
 
-    def _window(self, now: int, facts: dict[str, int]) -> Iterator[tuple[int, int]]:
-        rows = cast("list[tuple[int, int]]", self._all("SELECT * FROM window ORDER BY second"))
-        ages = [(max(0, now - second * _SECOND), requests) for second, requests in rows]
-        if rows and not facts["clean"]:
+    def _window(self, now: int, facts: dict[Any, int]) -> Iterator[tuple[int, int]]:
+        rows = self._numbers("SELECT second, requests FROM window ORDER BY second")
+        # By the end of its second: nothing is taken for older than it is.
+        ages = [(max(0, now - (at + 1) * _SECOND + 1), count) for at, count in rows.items()]
+        if not facts["clean"]:
             since = max(0, now - facts["wrote"])
             ages += [(max(0, since - after * _SECOND), _MOST) for after in range(_UNSEEN)]
         yield from ((age, requests) for age, requests in ages if age < _REMEMBERED * _SECOND)
+
+    def _numbers(self, query: str) -> dict[Any, int]:
+        rows = self._all(query)
+        if not all(type(number) is int and number >= 0 for _, number in rows):
+            raise JournalError(
+                f"The journal {quoted(self.path)} is damaged: a number in it is none."
+            )
+        return dict(cast("list[tuple[Any, int]]", rows))
 
     # What is written.
 
@@ -145,7 +161,7 @@ class JournalFile:
 
         Writing an entry again changes nothing: who was cancelled need not know how far it came.
         """
-        with self._lock, _telling(self.path), self._transaction():
+        with self._lock, _telling(self.path), self._written(), self._transaction():
             last = cast("int", self._one("SELECT value FROM facts WHERE name = 'seq'"))
             for entry in entries:
                 if entry.seq > last:
@@ -153,12 +169,15 @@ class JournalFile:
                     last = entry.seq
                     self._fact("job", entry.word.job, at_least=True)
             self._fact("seq", last)
-            self._fact("wrote", now)
-            seconds: Counter[int] = Counter()
-            for age, requests in window:
-                seconds[(now - age) // _SECOND] += requests
-            self._db.execute("DELETE FROM window")
-            self._db.executemany("INSERT INTO window VALUES (?, ?)", seconds.items())
+            self._remember(window, now)
+
+    def _remember(self, window: Iterable[tuple[int, int]], now: int) -> None:
+        seconds: Counter[int] = Counter()
+        for age, requests in window:
+            seconds[(now - age) // _SECOND] += requests
+        self._db.execute("DELETE FROM window")
+        self._db.executemany("INSERT INTO window VALUES (?, ?)", seconds.items())
+        self._fact("wrote", now)
 
     def _write(self, entry: Entry) -> None:
         known, word = entry.known, (entry.seq, *encode(entry.word))
@@ -237,12 +256,19 @@ class JournalFile:
         """Let go of it: from now on somebody else may have it."""
         with self._lock, _telling(self.path):
             try:
-                self._fact("clean", 1)
+                self._fact("clean", int(self._clean))
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 self._db.close()
 
     # Inside.
+
+    @contextmanager
+    def _written(self) -> Generator[None]:
+        """What fails here leaves a window on the disk that is not all of it."""
+        self._clean = False
+        yield
+        self._clean = True
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
@@ -278,6 +304,13 @@ def _path(path: object) -> str:
 
 def _make(path: str) -> None:
     """A new journal at `path`, there whole or not at all: it may be killed in between."""
+    for left in (f"{path}-wal", f"{path}-journal"):
+        if os.path.lexists(left):
+            # sqlite would take it for the new file's, and write what is in it into that.
+            raise JournalError(
+                f"{quoted(left)} is what is left of a journal whose file is gone. Put "
+                f"{quoted(path)} back, or remove this as well to begin a new one."
+            )
     part = f"{path}.{secrets.token_hex(4)}.new"
     # Before sqlite sees it, so that it is private from its first byte.
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -290,11 +323,24 @@ def _make(path: str) -> None:
             )
         finally:
             db.close()
-        # Not over a file that somebody else has made meanwhile.
+        # Not over a file that somebody else has made meanwhile. The folder's entry is on the disk
+        # with the first thing that sqlite writes, since it makes a file of its own for that.
         with contextlib.suppress(FileExistsError):
-            os.link(part, path)
+            _name(part, path)
     finally:
-        Path(part).unlink()
+        Path(part).unlink(missing_ok=True)
+
+
+def _name(part: str, path: str) -> None:
+    """Call `part` `path`. Raises `FileExistsError` where that is somebody else's name."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links here (FAT, some shares): whoever makes an empty file first may replace it.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        Path(part).replace(path)
 
 
 def _private(path: str) -> None:
@@ -305,10 +351,19 @@ def _private(path: str) -> None:
     if found.st_size == 0:
         raise JournalError(
             f"The journal {quoted(path)} is empty: it was truncated, or never was a journal. "
-            "Remove it to begin a new one."
+            "Remove it, and what else begins with its name, to begin a new one."
         )
-    if found.st_mode & 0o077:
-        Path(path).chmod(0o600)
+    # Asked, not opened: closing it again would drop the locks of another client in this process.
+    if not os.access(path, os.W_OK, effective_ids=_EFFECTIVE_IDS):
+        raise JournalError(f"The journal {quoted(path)} cannot be written: it is read-only.")
+    for part in (path, f"{path}-wal"):
+        if os.path.lexists(part) and Path(part).stat().st_mode & 0o077:
+            try:
+                Path(part).chmod(0o600)
+            except OSError as exc:
+                raise JournalError(
+                    f"The journal {quoted(part)} is somebody else's, and others may read it."
+                ) from exc
 
 
 def _claim(db: sqlite3.Connection, path: str) -> None:
@@ -339,6 +394,8 @@ def _telling(path: str) -> Generator[None]:
     except OSError as exc:
         why = exc.strerror or type(exc).__name__
         raise JournalError(f"The journal {quoted(path)} cannot be opened: {why}.") from exc
+    except UnicodeError as exc:
+        raise JournalError(f"The journal {quoted(path)} is damaged: it holds no text.") from exc
     except sqlite3.Error as exc:
         name = getattr(exc, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -347,6 +404,8 @@ def _telling(path: str) -> Generator[None]:
             ) from exc
         if name.startswith("SQLITE_NOTADB"):
             raise JournalError(f"{quoted(path)} is no journal of perfect_async.") from exc
-        if name.startswith("SQLITE_CORRUPT"):
+        # A table that is missing, and text that is none, which Python finds and sqlite does not.
+        torn = isinstance(exc, sqlite3.OperationalError) and name in {"", "SQLITE_ERROR"}
+        if torn or name.startswith("SQLITE_CORRUPT"):
             raise JournalError(f"The journal {quoted(path)} is damaged: {exc}.") from exc
         raise JournalError(f"The journal {quoted(path)} cannot be written: {exc}.") from exc

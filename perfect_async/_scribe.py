@@ -7,6 +7,7 @@ hangs holds up whoever awaits it, and nobody else.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, Self, TypeVar
@@ -80,7 +81,7 @@ class Journal:
         def purge() -> int:
             if not os.path.lexists(path):
                 raise JournalError(f"There is no journal {path!r}.")
-            file = JournalFile(path, 0)
+            file = JournalFile(path, time.time_ns() // 1000)
             try:
                 return file.forget()
             finally:
