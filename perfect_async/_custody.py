@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.to_thread
 import attrs
 
+from perfect_async import _names
 from perfect_async._failures import LOG, kind
 from perfect_async._records import Record
 from perfect_async._reply import same_code
@@ -117,6 +120,9 @@ class Custody:
         if folder is None or not isinstance(outcome, Done):
             return outcome
         async with self._saves:
+            known = ticket.record.known
+            if known is not None and known.saved and (found := await _found(outcome, ticket)):
+                return attrs.evolve(outcome, files=tuple(found))
             try:
                 # The separator says that a folder is meant, also where somebody has removed it.
                 files = await outcome.result.save(os.path.join(folder, ""))  # noqa: PTH118
@@ -164,3 +170,18 @@ class Custody:
             )
             return
         copy.record.deleted()
+
+
+async def _found(outcome: Done, ticket: Ticket) -> list[Path]:
+    """The files of a job that a former process has saved; none where one of them is gone."""
+    errand, count = ticket.errand, len(outcome.result.images)
+    folder, kinds = Path(errand.terms.save_to or ""), sorted(set(_names.SUFFIXES.values()))
+
+    def look() -> list[Path]:
+        found: list[Path] = []
+        for number in range(1, count + 1) if count > 1 else [None]:
+            names = (_names.in_folder(errand.stem, errand.identity, kind, number) for kind in kinds)
+            found += [folder / name for name in names if (folder / name).is_file()][:1]
+        return found if len(found) == count else []
+
+    return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)

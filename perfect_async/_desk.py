@@ -293,8 +293,9 @@ class Desk:
         return self.driver.now()
 
     def _images(self, event: ev.Succeeded) -> tuple[ResultImage, ...]:
-        expires = self.driver.now() + _RESULT_LIVES
-        return tuple(ResultImage(url, expires) for url in event.urls)
+        now = self.driver.now()
+        # A URL that nobody has asked for yet is one that ended.
+        return tuple(ResultImage(url, now + _RESULT_LIVES if url else now) for url in event.urls)
 
 
 def running_loop() -> asyncio.AbstractEventLoop:

@@ -118,6 +118,19 @@ class Intake:
         self._start(partial(self._settle_doubt, ticket, sent))
         return ticket
 
+    def ended(
+        self, lane: Lane, errand: Errand, record: Record, task: tuple[str, int], heard: Heard
+    ) -> Ticket:
+        """A job whose `task` was done, of which so many pictures are: its id, and how many.
+
+        Nothing is asked for: the result has no URLs until it is saved once more.
+        """
+        ticket, (task_id, pictures) = self._ticket(lane, errand, record, heard), task
+        ticket.task_id = task_id
+        done = ev.Succeeded(ev.Poll(0, ticket.ref), ("",) * pictures)
+        ticket.end(done, errand.units, self._clock.seconds())
+        return ticket
+
     def forgo(
         self, lane: Lane, errand: Errand, record: Record, error: PerfectError, heard: Heard
     ) -> Ticket:

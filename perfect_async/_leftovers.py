@@ -100,6 +100,10 @@ class Leftovers:
         record, lane = self._records.resume(known), self._lane
         if known.phase is Phase.CREATING or known.how == "doubt":
             return self._intake.doubt(lane, errand, record, known.since, heard)
+        if known.saved and known.task_id is not None:
+            # Done, also where the vendor has nothing of it any longer.
+            task = known.task_id, known.order.outputs
+            return self._intake.ended(lane, errand, record, task, heard)
         if known.task_id is not None:
             age = self._records.now() - known.since
             return self._intake.adopt(lane, errand, record, (known.task_id, age), heard)
