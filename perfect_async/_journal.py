@@ -180,25 +180,29 @@ class JournalFile:
         self._fact("wrote", now)
 
     def _write(self, entry: Entry) -> None:
-        known, word = entry.known, (entry.seq, *encode(entry.word))
-        if isinstance(entry.word, Created):
-            # Ours, whatever becomes of it: without an identity nobody fetches it again.
-            self._finish(b"", entry.word.task_id, known.since)
-            if not entry.seq % 1000:
-                self._purge(entry.word.at)
+        known = entry.known
         if not known.over:
+            word = entry.seq, *encode(entry.word)
             self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?, ?)", word)
             return
+        # Its tasks are ours whatever became of them: without an identity nobody fetches them again.
+        for task_id, at in self._created("job = ?", known.job):
+            if not (entry.finished and task_id == known.task_id):
+                self._finish(b"", task_id, at)
         self._db.execute("DELETE FROM words WHERE job = ?", (known.job,))
         if entry.finished:
-            self._db.execute(
-                "DELETE FROM finished WHERE created = ? AND identity = x'' AND task_id = ?",
-                (known.since, known.task_id),
-            )
             self._finish(bytes.fromhex(known.order.identity), str(known.task_id), known.since)
         elif known.how == "doubt":
             # A task that nobody knows may be this one's.
             self._finish(b"", "", known.since)
+        if not known.job % 1000:
+            self._purge(entry.word.at)
+
+    def _created(self, where: str, value: int) -> list[tuple[str, int]]:
+        """The tasks of jobs that are not over, and when they came to be."""
+        query = f"SELECT job, at, kind, text FROM words WHERE {where} AND kind = 'Created'"  # noqa: S608
+        found = (decode(*row) for row in self._all(query, value))
+        return [(word.task_id, word.at) for word in found if isinstance(word, Created)]
 
     def _finish(self, identity: bytes, task_id: str, created: int) -> None:
         row = identity, task_id, created
@@ -234,7 +238,8 @@ class JournalFile:
         """
         with self._lock, _telling(self.path):
             rows = self._all("SELECT task_id FROM finished WHERE created >= ?", since)
-        return frozenset(str(task_id) for (task_id,) in rows)
+            live = self._created("at >= ?", since)
+        return frozenset([*(str(task_id) for (task_id,) in rows), *(task for task, _ in live)])
 
     def drop(self, task_id: str) -> None:
         """The pictures of this task can no longer be fetched."""
