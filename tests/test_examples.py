@@ -1,4 +1,4 @@
-"""The programs in examples/, each against the sandbox."""
+"""The programs in examples/ against the sandbox; the web app has a file of its own."""
 
 import functools
 import os
@@ -6,17 +6,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
-import httpx
 import pytest
 
-from examples import bulk_folder, script, webapp
+from examples import bulk_folder, script
 from perfect_async import Client, Polling
-from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
+from perfect_async.sandbox import Durations, Sandbox, portrait
 
 ROOT = Path(__file__).parents[1]
 
@@ -135,7 +132,7 @@ def sandbox() -> Sandbox:
 
 @pytest.fixture
 def patched(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
-    for module in (bulk_folder, script, webapp):
+    for module in (bulk_folder, script):
         made = functools.partial(
             Client, "key", transport=sandbox.transport(), polling=Polling(give_up_after=300.0)
         )
@@ -170,127 +167,3 @@ async def test_a_result_that_cannot_be_saved(
     assert 1 == status
     assert 3 == capsys.readouterr().err.count("is done and not saved")
     assert 3 == sandbox.ledger.tasks_by_state["success"]
-
-
-@asynccontextmanager
-async def browser() -> AsyncIterator[httpx.AsyncClient]:
-    """A browser in front of the running web app."""
-    async with (
-        webapp.app.router.lifespan_context(webapp.app),
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(webapp.app), base_url="http://app.test"
-        ) as http,
-    ):
-        yield http
-
-
-async def send(http: httpx.AsyncClient, content: bytes) -> httpx.Response:
-    return await http.post("/smiles", files={"picture": ("me.jpg", content)}, timeout=None)
-
-
-@pytest.mark.usefixtures("patched")
-async def test_the_web_app_answers_with_the_picture(sandbox: Sandbox) -> None:
-    """An upload comes back smiling, with the type of its bytes."""
-    async with browser() as http:
-        answer = await send(http, portrait(1))
-
-    assert (200, "image/jpeg") == (answer.status_code, answer.headers["content-type"])
-    assert answer.content.startswith(b"\xff\xd8\xff")
-    assert [] == sandbox.ledger.violations
-
-
-@pytest.mark.usefixtures("patched")
-async def test_many_requests_share_the_window(sandbox: Sandbox) -> None:
-    """Thirty uploads at once are all served, and the vendor refuses none."""
-    answers: list[int] = []
-
-    async def one(http: httpx.AsyncClient, number: int) -> None:
-        answers.append((await send(http, portrait(number, 64))).status_code)
-
-    async with browser() as http, anyio.create_task_group() as group:
-        for number in range(30):
-            group.start_soon(one, http, number)
-
-    assert [200] * 30 == answers
-    assert 0 == sandbox.ledger.refused.total()
-    assert 0 == sandbox.ledger.units_wasted
-
-
-@pytest.mark.usefixtures("patched")
-async def test_uploads_that_are_no_picture(sandbox: Sandbox) -> None:
-    """What is seen at once costs nothing: no picture, no file, no length, too long."""
-
-    async def nameless() -> AsyncIterator[bytes]:
-        yield b"picture="
-
-    async with browser() as http:
-        refused = await send(http, b"not a picture")
-        without = await http.post("/smiles", data={"picture": "a word"})
-        chunked = await http.post("/smiles", content=nameless())
-        large = await send(http, bytes(webapp.LARGEST + webapp.FORM))
-
-    assert (422, "PictureRefused") == (refused.status_code, refused.json()["error"])
-    assert "jpg, png, heic" in refused.json()["message"]
-    assert [400, 411, 413] == [answer.status_code for answer in (without, chunked, large)]
-    assert 0 == sandbox.ledger.requests.total()
-
-
-@pytest.mark.usefixtures("patched")
-async def test_a_picture_without_a_face(sandbox: Sandbox) -> None:
-    """What the engine cannot do is 422, with the vendor's code."""
-    sandbox.faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
-
-    async with browser() as http:
-        answer = await send(http, portrait(1))
-
-    assert (422, "TaskFailed") == (answer.status_code, answer.json()["error"])
-    assert "error_no_face" in answer.json()["message"]
-
-
-@pytest.mark.usefixtures("patched")
-async def test_a_task_that_takes_too_long(sandbox: Sandbox) -> None:
-    """After two minutes the answer is 504 with the task's id."""
-    sandbox.faults = Faults(stuck=1.0)
-
-    async with browser() as http:
-        answer = await send(http, portrait(1))
-        [task] = sandbox.ledger.tasks
-
-    assert 504 == answer.status_code
-    assert {"error": "WaitTimeout", "task_id": task.task_id} == answer.json()
-
-
-@pytest.mark.usefixtures("patched")
-@pytest.mark.parametrize(
-    ("kind", "status", "body", "expected"),
-    [
-        ("task", 400, {"error": "x", "error_code": "CreditInsufficiency"}, (503, "UnitsExhausted")),
-        ("task", 401, {"error": "x", "error_code": "InvalidApiKey"}, (503, "Unauthorized")),
-        ("task", 400, {"error": "x", "error_code": "BadRequest"}, (502, "RequestRefused")),
-        ("task", 500, "<html>", (502, "SubmissionInDoubt")),
-        ("poll", 500, {"error": "Task execution timed out"}, (502, "TaskTimedOut")),
-    ],
-)
-async def test_what_the_visitor_cannot_mend(
-    sandbox: Sandbox, kind: str, status: int, body: object, expected: tuple[int, str]
-) -> None:
-    """Troubles of key, balance and vendor are 5xx without details."""
-    sandbox.script(kind, (status, body))
-
-    async with browser() as http:
-        answer = await send(http, portrait(1))
-
-    assert expected == (answer.status_code, answer.json()["error"])
-    assert "message" not in answer.json()
-
-
-@pytest.mark.usefixtures("patched")
-async def test_a_visitor_who_leaves_loses_nothing(sandbox: Sandbox) -> None:
-    """The task of a request that was cancelled is polled to its end."""
-    async with browser() as http:
-        with anyio.move_on_after(3.0):
-            await send(http, portrait(1))
-        assert 1 == sandbox.ledger.tasks_by_state["running"]
-
-    assert 1 == sandbox.ledger.tasks_by_state["success"]
-    assert 0 == sandbox.ledger.units_wasted
