@@ -1,13 +1,14 @@
 """A web app that makes its visitors' portraits smile.
 
-    YOUCAM_API_KEY=... uvicorn --timeout-graceful-shutdown 5 examples.webapp:app
+    YOUCAM_API_KEY=... uvicorn --no-access-log --timeout-graceful-shutdown 5 examples.webapp:app
     curl -i -H 'Content-Type: image/jpeg' --data-binary @selfie.jpg http://127.0.0.1:8000/smiles
 
 - The work belongs to the app, not to a request: whoever goes away and comes back finds the result,
   and what is in flight when the app dies is finished by the next one, from the journal.
 - With YOUCAM_WEBHOOK_SECRET the vendor's notifications are taken at /webhook.
 - An upload is in memory until its job has ended, and nowhere else. A result is on the disk for an
-  hour, in SMILES_FOLDER, behind an id that nobody can guess; the vendor's copies are deleted.
+  hour, in SMILES_FOLDER, behind an id that nobody can guess; the vendor's copies are deleted. An
+  access log would hold the ids.
 - Who may upload is yours to say: put your login in front. It is one process: one keeps the request
   budget of a key, and one at a time has the journal.
 """
