@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
+import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 
@@ -268,6 +270,10 @@ class Batch:
         over = False
         try:
             with self._scope:
+                if self._terms.save_to is not None:
+                    # The folder that is meant now, also by the process that resumes it elsewhere.
+                    folder = await anyio.to_thread.run_sync(os.path.abspath, self._terms.save_to)
+                    self._terms = attrs.evolve(self._terms, save_to=folder)
                 async with anyio.create_task_group() as group:
                     await self._read_all(desk, group)
                 over = True

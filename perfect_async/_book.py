@@ -171,9 +171,9 @@ class Book:
                 self.jobs[event.ref] = job = Job.forgone(event)
                 self.endings.end(job, event.error, at_stake=job.units)
             case ev.Asked():
-                self.questions.add(
-                    Question(event.ref, event.lane, now, event.repeats, event.urgent)
-                )
+                question = Question(event.ref, event.lane, now, event.repeats, event.urgent)
+                question.lasting = event.lasting
+                self.questions.add(question)
                 if event.lane in self.reasons.closed:
                     self._close_questions(event.lane, ClientClosed("The client is closing."))
             case _:
@@ -210,13 +210,14 @@ class Book:
         self._end_uncreated([job for job in self.jobs.values() if job.lane == lane], error)
         self._close_questions(lane, error)
 
-    def _close_questions(self, lane: int, error: PerfectError) -> None:
-        for question in self.questions.close(lane):
+    def _close_questions(self, lane: int, error: PerfectError, *, dropped: bool = False) -> None:
+        for question in self.questions.close(lane, dropped=dropped):
             self.endings.answer(question, error)
 
     def drop(self, lane: int) -> None:
         """`lane` ends now, with all that runs in it."""
         self.close(lane)
+        self._close_questions(lane, ClientClosed("The client is closed."), dropped=True)
         for job in [job for job in self.jobs.values() if job.lane == lane]:
             if job.state in {State.ADOPTED, State.RUNNING}:
                 if job.state is State.ADOPTED:

@@ -192,6 +192,7 @@ class Client:
                     await driver.drain(lane)
                     await desk.drain()
             finally:
+                desk.left = True
                 # Also where asyncio itself cancels us, which goes through every shield.
                 warn_of(driver.left(lane), self._drain)
                 try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -46,11 +47,14 @@ class Copy:
 class Custody:
     """Saves and deletes for one client.
 
-    `delete` asks the vendor to forget a task; `used` tells whether a job on its way needs a file.
+    `delete` asks the vendor to forget a task; `used` tells whether a job on its way needs a task or
+    its file.
     """
 
     def __init__(
-        self, delete: Callable[[str], Awaitable[None]], used: Callable[[FileId], bool]
+        self,
+        delete: Callable[[str], Awaitable[None]],
+        used: Callable[[str, FileId | None], bool],
     ) -> None:
         self._delete = delete
         self._used = used
@@ -59,6 +63,8 @@ class Custody:
         # Files that a source of jobs may name again, and what waits until nobody needs its file.
         self._held: Counter[FileId] = Counter()
         self._waiting: list[Copy] = []
+        self._fetching: Counter[str] = Counter()
+        self._going: set[str] = set()
         self._erasing = 0
         self._changed = anyio.Event()
 
@@ -74,6 +80,20 @@ class Custody:
         self._held.subtract([source for source in sources if isinstance(source, FileId)])
         self._held += Counter()
 
+    @contextmanager
+    def fetching(self, task_id: str) -> Generator[bool]:
+        """Somebody asks for the task of a job that is over; False if it is being deleted."""
+        self._fetching[task_id] += 1
+        try:
+            yield task_id not in self._going
+        finally:
+            self._fetching[task_id] -= 1
+            self._fetching += Counter()
+
+    def delete(self, copies: Iterable[Copy]) -> None:
+        """They are to be deleted, once nobody needs them."""
+        self._waiting.extend(copies)
+
     def begin(self, ticket: Ticket) -> None:
         """`ticket` has ended, and is to be kept."""
         self._saving.add(ticket)
@@ -84,17 +104,26 @@ class Custody:
         self._pulse()
         if ticket.errand.terms.delete and isinstance(outcome, Done) and outcome.files:
             file = ticket.source if isinstance(ticket.source, FileId) else None
-            self._waiting.append(Copy(outcome.task_id, ticket.record, file))
+            self.delete([Copy(outcome.task_id, ticket.record, file)])
 
     def free(self) -> list[Copy]:
-        """What can be deleted now: nobody needs its file any more. Each is given once."""
-        free = [copy for copy in self._waiting if copy.file is None or not self._busy(copy.file)]
+        """What can be deleted now, to be erased: nobody needs it or its file any more.
+
+        Each is given once.
+        """
+        free = [copy for copy in self._waiting if not self._busy(copy)]
         self._waiting = [copy for copy in self._waiting if copy not in free]
+        self._erasing += bool(free)
         return free
 
-    def _busy(self, file: FileId) -> bool:
-        saving = any(ticket.source == file for ticket in self._saving)
-        return saving or self._held[file] > 0 or self._used(file)
+    def _busy(self, copy: Copy) -> bool:
+        task_id, file = copy.task_id, copy.file
+        saving = any(
+            ticket.task_id == task_id or (file is not None and ticket.source == file)
+            for ticket in self._saving
+        )
+        held = file is not None and self._held[file] > 0
+        return saving or held or self._fetching[task_id] > 0 or self._used(task_id, file)
 
     async def change(self) -> None:
         """Wait until something is saved or deleted."""
@@ -139,8 +168,7 @@ class Custody:
         return attrs.evolve(outcome, files=tuple(files))
 
     async def erase(self, copies: Iterable[Copy]) -> None:
-        """Delete the vendor's copies, one after another, each tried several times."""
-        self._erasing += 1
+        """Delete what is `free`, one after another, each tried several times."""
         try:
             for copy in copies:
                 await self._erase(copy)
@@ -149,6 +177,17 @@ class Custody:
             self._pulse()
 
     async def _erase(self, copy: Copy) -> None:
+        if self._busy(copy):
+            # Meanwhile somebody wants it again.
+            self.delete([copy])
+            return
+        self._going.add(copy.task_id)
+        try:
+            await self._ask(copy)
+        finally:
+            self._going.discard(copy.task_id)
+
+    async def _ask(self, copy: Copy) -> None:
         why: PerfectError | None = None
         for pause in _PAUSES:
             await anyio.sleep(pause)

@@ -32,7 +32,7 @@ from perfect_async.errors import (
     TaskError,
     TaskExpired,
 )
-from perfect_async.models import Job, must_be_job
+from perfect_async.models import FileId, Job, must_be_job
 
 _RESULT_LIVES: Final = timedelta(seconds=7200)
 """How long a result URL lives (contract: The flow of one picture, 5)."""
@@ -49,7 +49,8 @@ class Cut(Protocol):
 class Desk:
     """One open client's place at a driver; also the `Store` of its results.
 
-    It belongs to the loop and the process in which it was made. `closed`: takes nothing more in.
+    It belongs to the loop and the process in which it was made. `closed`: takes nothing more in;
+    `left`: nor does it save what came of it.
     `max_units` and `reuse` as in `Client`.
     """
 
@@ -58,11 +59,11 @@ class Desk:
     ) -> None:
         self.driver = driver
         self.lane = lane
-        self.closed = False
+        self.closed = self.left = False
         self.batches: set[Cut] = set()
         self._purses = purses = () if max_units is None else (driver.purse(max_units),)
         self._reuse = reuse
-        self.custody = Custody(self._forget, driver.intake.uses)
+        self.custody = Custody(self._forget, self._uses)
         self.leftovers = Leftovers(driver.intake, lane, purses)
         self._home = asyncio.get_running_loop(), os.getpid()
 
@@ -80,8 +81,12 @@ class Desk:
 
     def ready(self) -> None:
         """As `at_home`, and raises `ClientClosed`."""
+        self._here(self.closed)
+
+    def _here(self, closed: bool = False) -> None:  # noqa: FBT001, FBT002 - private
+        """As `ready`, but a client that closes still saves what it has."""
         self.at_home()
-        if self.closed:
+        if closed or self.left:
             raise ClientClosed("This client is closed; its results are saved while it is open.")
 
     # Jobs.
@@ -133,16 +138,22 @@ class Desk:
         task_id = await records.finished(errand.identity)
         if task_id is None:
             return None
-        try:
-            event = await self._again(errand.feature, task_id)
-        except TaskError:
-            # It cannot be fetched any longer, whatever the journal says.
-            await records.drop(task_id)
-            return None
-        ticket = Ticket(0, errand, self.lane, records.nothing(), heard, source=errand.source)
-        ticket.task_id = task_id
-        ticket.end(event, 0.0, self.driver.seconds())
-        return ticket
+        with self.custody.fetching(task_id) as there:
+            if not there:
+                return None
+            try:
+                event = await self._again(errand.feature, task_id)
+            except TaskError:
+                # It cannot be fetched any longer, whatever the journal says.
+                await records.drop(task_id)
+                return None
+            ticket = Ticket(0, errand, self.lane, records.nothing(), heard, source=errand.source)
+            ticket.task_id = task_id
+            ticket.end(event, 0.0, self.driver.seconds())
+            if errand.terms.save_to is not None:
+                # Here and now, since what is to be saved must not be deleted in between.
+                self.custody.begin(ticket)
+            return ticket
 
     async def attach(self, feature: type[Job], task_id: str, heard: Callable[[], None]) -> Ticket:
         """Wait beside whoever keeps the task `task_id`, or keep it from now on."""
@@ -165,7 +176,7 @@ class Desk:
 
     def sweep(self) -> None:
         """Delete what was to be deleted and is needed by nobody any more."""
-        if (copies := self.custody.free()) and self.driver.alive:
+        if self.driver.alive and (copies := self.custody.free()):
             self.start(lambda: self.custody.erase(copies))
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -234,11 +245,11 @@ class Desk:
             return
         records.journal.window = driver.past
         driver.start(records.journal.run)
-        copies = [
-            Copy(str(known.task_id), records.resume(known)) for known in self.leftovers.copies()
-        ]
-        if copies:
-            driver.start(lambda: self.custody.erase(copies))
+        self.custody.delete(
+            Copy(str(known.task_id), records.resume(known), file)
+            for known, file in self.leftovers.copies()
+        )
+        self.sweep()
 
     async def drain(self) -> None:
         """Wait until what has ended is saved, and deleted if that was asked for."""
@@ -257,8 +268,9 @@ class Desk:
         return self._images(await self._again(feature, task_id))
 
     async def _again(self, feature: str, task_id: str) -> ev.Succeeded:
+        self._here()
         try:
-            reply = await self.ask(_wire.poll(feature, task_id))
+            reply = await self.driver.ask(self.lane, _wire.poll(feature, task_id), lasting=True)
         except RequestRefused as exc:
             if not same_code(exc.code, "InvalidTaskId"):
                 raise
@@ -279,17 +291,21 @@ class Desk:
 
     async def _forget(self, task_id: str) -> None:
         # Also while the client closes: what was to be deleted is deleted while it drains.
-        reply = await self.driver.ask(self.lane, _enquiries.delete(task_id))
+        reply = await self.driver.ask(self.lane, _enquiries.delete(task_id), lasting=True)
         _enquiries.read_deleted(reply)
+
+    def _uses(self, task_id: str, file: FileId | None) -> bool:
+        former = file is not None and self.leftovers.uses(file)
+        return former or self.driver.intake.uses(task_id, file)
 
     def download(self, url: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bytes behind a result URL, in pieces; costs no request of the window."""
-        self.ready()
+        self._here()
         return self.lane.transport.download(url)
 
     def now(self) -> datetime:
         """The time in UTC by the client's clock."""
-        self.ready()
+        self._here()
         return self.driver.now()
 
     def _images(self, event: ev.Succeeded) -> tuple[ResultImage, ...]:

@@ -66,7 +66,7 @@ class Driver:
         self._numbers = itertools.count(1)
         self._lanes: set[Lane] = set()
         self._over = anyio.Event()
-        self.creations = Creations(partial(self.ask, urgent=True), self)
+        self.creations = Creations(partial(self.ask, urgent=True, lasting=True), self)
         self.intake = Intake(self._refs, self._tell, self.start, self.creations, self)
         self._early = Early()
         self._questions: dict[int, _Question] = {}
@@ -242,16 +242,18 @@ class Driver:
         if ticket.ending is None and self.alive:
             self.intake.withdraw(ticket)
 
-    async def ask(self, lane: Lane, call: _wire.Call, *, urgent: bool = False) -> _wire.Reply:
+    async def ask(
+        self, lane: Lane, call: _wire.Call, *, urgent: bool = False, lasting: bool = False
+    ) -> _wire.Reply:
         """Send a question when the window has room; `urgent`: before all that is not promised.
 
-        Raises what came instead of an answer.
+        `lasting`: also while the client closes. Raises what came instead of an answer.
         """
         self.check()
         ref, question = next(self._refs), _Question(lane, call)
         # What changes something at the vendor is not done again where it may have been done.
         repeats = call.method == "GET"
-        self._tell(ev.Asked(ref, lane.number, repeats=repeats, urgent=urgent))
+        self._tell(ev.Asked(ref, lane.number, repeats=repeats, urgent=urgent, lasting=lasting))
         self._questions[ref] = question
         try:
             await question.done.wait()

@@ -60,9 +60,12 @@ class Intake:
         """The jobs of `lane` that have not ended."""
         return [ticket for ticket in self._tickets.values() if ticket.lane is lane]
 
-    def uses(self, file: FileId) -> bool:
-        """Whether a job that has not ended needs this file at the vendor."""
-        return any(ticket.source == file for ticket in self._tickets.values())
+    def uses(self, task_id: str, file: FileId | None) -> bool:
+        """Whether a job that has not ended needs this task, or this file at the vendor."""
+        return any(
+            ticket.task_id == task_id or (file is not None and ticket.source == file)
+            for ticket in self._tickets.values()
+        )
 
     def of_task(self, task_id: str) -> Ticket | None:
         """The job whose task this is."""

@@ -18,7 +18,7 @@ from perfect_async._memory import Known, Phase
 from perfect_async._pictures import inspect
 from perfect_async._ticket import Lane, Ticket
 from perfect_async.errors import ClientClosed, JobRefused, RequestRefused, SourceLost, quoted
-from perfect_async.models import Job
+from perfect_async.models import FileId, Job
 
 _RANK: Final = {
     Phase.RUNNING: 0,
@@ -55,10 +55,18 @@ class Leftovers:
         left.sort(key=lambda known: (_RANK[known.phase], known.job))
         return [Leftover(known.job, Errand.job_of(known.order, known.file_id)) for known in left]
 
-    def copies(self) -> list[Known]:
-        """Those that were told, and whose copies at the vendor are still to be deleted."""
+    def copies(self) -> list[tuple[Known, FileId | None]]:
+        """Those that were told, and whose copies at the vendor are still to be deleted.
+
+        Each with the file that went in.
+        """
         told = [known for known in self._records.leftovers.values() if known.told]
-        return [known for known in map(self._records.take, [k.job for k in told]) if known]
+        taken = [known for known in map(self._records.take, [k.job for k in told]) if known]
+        return [(known, _file(known)) for known in taken]
+
+    def uses(self, file: FileId) -> bool:
+        """Whether a job that nobody has taken up needs this file at the vendor."""
+        return any(_file(known) == file for known in self._records.leftovers.values())
 
     # Taking up.
 
@@ -131,3 +139,9 @@ class Leftovers:
         if picture is None or picture.digest != order.digest:
             raise SourceLost(f"{quoted(order.place)} is another picture than it was.")
         return attrs.evolve(errand, picture=picture)
+
+
+def _file(known: Known) -> FileId | None:
+    """What went into the task of `known`, if it is a file at the vendor."""
+    file_id = known.order.place if known.order.kind == "file" else known.file_id
+    return None if file_id is None else FileId(file_id)

@@ -180,7 +180,7 @@ class Known:
     @property
     def over(self) -> bool:
         """Whether nothing is left to do for it."""
-        copies = self.how == "done" and self.order.delete and not self.deleted
+        copies = self.saved and self.order.delete and not self.deleted
         return self.told and not copies
 
 

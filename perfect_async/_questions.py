@@ -20,7 +20,8 @@ _MOST_FAILURES: Final = 6
 @attrs.define(eq=False)
 class Question:
     """One question; `since` is when it came, `repeats` whether it may be asked twice, `urgent`
-    whether it leaves before those that came sooner and before any creation.
+    whether it leaves before those that came sooner and before any creation, `lasting` whether it is
+    asked while its lane closes.
     """
 
     ref: int
@@ -28,6 +29,7 @@ class Question:
     since: int
     repeats: bool = True
     urgent: bool = False
+    lasting: bool = False
     failures: int = 0
 
 
@@ -72,7 +74,7 @@ class Questions:
         question = self._known[command.ref]
         match event:
             case ev.NotSent() | ev.NoAnswer() | ev.Limited() if (
-                again
+                (again or question.lasting)
                 and question.failures < _MOST_FAILURES
                 and (question.repeats or not isinstance(event, ev.NoAnswer))
             ):
@@ -96,8 +98,10 @@ class Questions:
         else:
             question.failures = _MOST_FAILURES
 
-    def close(self, lane: int) -> list[Question]:
-        """Those of `lane` that were not sent are not sent."""
-        ended = [question for question in self.waiting if question.lane == lane]
-        self.waiting = deque(question for question in self.waiting if question.lane != lane)
+    def close(self, lane: int, *, dropped: bool = False) -> list[Question]:
+        """What was not sent of `lane` is not sent; what lasts is not once it is `dropped`."""
+        for question in self._known.values():
+            question.lasting &= question.lane != lane or not dropped
+        ended = [each for each in self.waiting if each.lane == lane and not each.lasting]
+        self.waiting = deque(each for each in self.waiting if each not in ended)
         return ended

@@ -104,10 +104,13 @@ class Record:
         """Its pictures are on the disk."""
         self._note(words.Saved)
 
-    def told(self) -> None:
-        """Whoever waited knows."""
+    def told(self, *, unsaved: bool = False) -> None:
+        """Whoever waited knows; what was to be saved and is not, goes on unless `unsaved` says."""
         known = self.known
-        if known is not None and known.phase in {Phase.DONE, Phase.ENDED}:
+        if known is None or known.phase not in {Phase.DONE, Phase.ENDED}:
+            return
+        to_save = known.phase is Phase.DONE and known.order.save_to is not None and not known.saved
+        if unsaved or not to_save:
             self._note(words.Told)
 
     def deleted(self) -> None:
@@ -208,7 +211,7 @@ class Records:
         number = next(iter(self._untold), 0)
         known = journal.memory.live.get(number)
         if known is not None and known.since < self.now() - _FETCHABLE:
-            Record(self, number).told()
+            Record(self, number).told(unsaved=True)
 
     async def drop(self, task_id: str) -> None:
         """The vendor no longer has the pictures of this task."""

@@ -159,13 +159,14 @@ class Asked:
     """A question came in; `ref` is its own, `lane` the client's.
 
     `repeats`: it may be asked again where no answer came. `urgent`: units depend on the answer, so
-    that it leaves before what is not promised.
+    that it leaves before what is not promised. `lasting`: it is asked also while its lane closes.
     """
 
     ref: int
     lane: int = 0
     repeats: bool = True
     urgent: bool = False
+    lasting: bool = False
 
 
 @attrs.frozen

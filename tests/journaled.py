@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime, tzinfo
 from functools import cache
@@ -142,6 +143,10 @@ class Shop:
         given: dict[str, object] = {"journal": self.path, "transport": self.wire, **settings}
         return client(self.sandbox, **given)
 
+    def plain(self) -> Client:
+        """One without a journal."""
+        return self.client(journal=None)
+
     async def crash(self, victim: Client) -> None:
         """End the process of `victim`: what is on the disk now is all that is left of it."""
         desk = victim._desk
@@ -241,6 +246,13 @@ def paid(outcomes: Iterable[Outcome], sandbox: Sandbox) -> None:
     assert delivered + sure <= net <= delivered + sure + doubt
     sources = [task.source for task in ledger.tasks if task.state in {"success", "deleted"}]
     assert len(sources) == len(set(sources))
+
+
+def drawn(sandbox: Sandbox) -> Counter[int]:
+    """How many tasks that gave a picture were charged, by the face that went in."""
+    tasks = sandbox._vendor._tasks._by_id.values()
+    good = [task for task in tasks if task.state in {"success", "deleted"}]
+    return Counter(seen_in(task.picture.data) for task in good if task.picture.data is not None)
 
 
 async def until(holds: Callable[[], bool], *, every: float = 0.01) -> None:

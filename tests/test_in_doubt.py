@@ -178,8 +178,8 @@ async def test_one_at_a_time(tmp_path: Path, monkeypatch: MP) -> None:
             finally:
                 flying -= 1
 
-        settings: dict[str, object] = {} if journal else {"journal": None}
-        async with shop.client(count, **settings) as c:
+        made = shop.client(count) if journal else shop.client(count, journal=None)
+        async with made as c:
             outcomes = await all_of(c.batch([smile(n) for n in range(20)]))
             adds_up(c, shop.sandbox)
         assert 20 == len(done(outcomes))
