@@ -18,7 +18,14 @@ from perfect_async._leftovers import Leftover
 from perfect_async._records import Record
 from perfect_async._result import Failed, Outcome
 from perfect_async._ticket import Ticket
-from perfect_async.errors import ClientClosed, ConfigurationError, PerfectError, quoted, twin
+from perfect_async.errors import (
+    ClientClosed,
+    ConfigurationError,
+    NotSaved,
+    PerfectError,
+    quoted,
+    twin,
+)
 from perfect_async.models import FileId, Job, Progress
 
 if TYPE_CHECKING:
@@ -182,9 +189,11 @@ class Batch:
         else:
             return None
         self._held -= 1
-        if place.record is not None:
+        outcome = place.outcome
+        if place.record is not None and not isinstance(outcome and outcome.error, NotSaved):
+            # What is made and not saved is told again by whoever resumes, until it is.
             place.record.told()
-        return place.outcome
+        return outcome
 
     def _pulse(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
