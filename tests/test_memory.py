@@ -163,13 +163,12 @@ def test_words_come_to_this(expected: Known, line: str) -> None:
         (True, False, "Entered Creating Created done Told"),
         (True, False, "Entered Creating Created done Saved Told"),
         (True, True, "Entered Creating Created failed Told"),
-        (False, True, "Entered Creating Created done Told"),
+        # What was never saved is never deleted.
+        (True, True, "Entered Creating Created done Told"),
         (False, True, "Entered Creating Created done Saved Told"),
         (False, True, "Entered Creating Created done Saved Deleted"),
         (True, True, "Entered Creating Created done Saved Deleted Told"),
-        (True, True, "Entered Creating Created done Told Saved Deleted"),
-        # It was told, and turns out to be gone: nothing is left to be deleted.
-        (True, True, "Entered Creating Created done Told lost"),
+        (True, True, "Entered Creating Created done Saved Told Deleted"),
     ],
 )
 def test_a_job_is_over_when_nothing_is_left_to_do(over: bool, delete: bool, line: str) -> None:

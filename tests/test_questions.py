@@ -63,3 +63,15 @@ def test_closed() -> None:
     questions = asked(1, 2, 3)
     assert [1, 3] == [question.ref for question in questions.close(1)]
     assert 1 == len(questions.waiting)
+
+
+def test_lasting() -> None:
+    """Some are sent, and sent again, while their lane closes, and end when it is dropped."""
+    questions = asked(1)
+    questions.add(Question(3, lane=1, since=0, lasting=True))
+    assert [1] == [question.ref for question in questions.close(1)]
+    questions.issued()
+    command = ev.Ask(1, 3)
+    assert None is questions.hear(command, ev.NotSent(command, DOWN), again=False)
+    assert [3] == [question.ref for question in questions.close(1, dropped=True)]
+    assert not questions.waiting
