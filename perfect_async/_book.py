@@ -192,9 +192,11 @@ class Book:
     def announce(self, ref: int, now: int) -> None:
         """The vendor says that the task of `ref` has ended."""
         job = self.jobs.get(ref)
-        if job is not None and job.state is _RUNNING:
+        # Announced once, it is about to be asked for, or is being: again adds nothing.
+        if job is not None and job.state in {State.ADOPTED, _RUNNING} and job.announced != 1:
             job.announced = 1
-            self.asks.put(job, now)
+            if job.state is _RUNNING:
+                self.asks.put(job, now)
 
     def withdraw(self, ref: int) -> None:
         """Nobody waits for `ref`: what was not created ends, what was is not tried again."""
@@ -203,20 +205,24 @@ class Book:
             job.wanted = False
             self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
 
-    def close(self, lane: int) -> None:
+    def close(self, lane: int, now: int) -> None:
         """`lane` creates nothing more."""
         self.reasons.closed.add(lane)
         error = ClientClosed("The client closed before this was sent.")
         self._end_uncreated([job for job in self.jobs.values() if job.lane == lane], error)
         self._close_questions(lane, error)
+        if not self.kept:
+            # Who closes has no time to wait for what is announced late, or no longer to anybody.
+            for ref in [job.ref for job in self.jobs.values() if job.lane == lane]:
+                self.announce(ref, now)
 
     def _close_questions(self, lane: int, error: PerfectError, *, dropped: bool = False) -> None:
         for question in self.questions.close(lane, dropped=dropped):
             self.endings.answer(question, error)
 
-    def drop(self, lane: int) -> None:
+    def drop(self, lane: int, now: int) -> None:
         """`lane` ends now, with all that runs in it."""
-        self.close(lane)
+        self.close(lane, now)
         self._close_questions(lane, ClientClosed("The client is closed."), dropped=True)
         for job in [job for job in self.jobs.values() if job.lane == lane]:
             if job.state in {State.ADOPTED, State.RUNNING}:

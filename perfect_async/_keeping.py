@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from math import isqrt
 from typing import Final, Protocol
 
 from perfect_async._admission import Admission
@@ -28,11 +29,22 @@ _UNKNOWN: Final = 120 * SECOND
 _LONGEST: Final = 60 * SECOND
 """The longest pause between two polls of a task that was announced and still runs."""
 _SOON: Final = 5 * SECOND
-"""When a poll that failed is sent again where no lease runs."""
+"""When a poll that failed is sent again where no lease runs; longer each time it fails again."""
+_SUPPOSED: Final = 5
+"""So many tasks are supposed to have been asked for twice, before anything is known of any."""
+_OF_LATE: Final = 200
+"""Of so many tasks that ended at the most it is known how often they were asked for in vain."""
+_MOST_IN_VAIN: Final = 3
+"""No more requests than that are held for a task beside the one for its result."""
 
 
 class Keeper(Protocol):
     """What either does at each piece of news about a task."""
+
+    @property
+    def held(self) -> int:
+        """Requests that its tasks will need and that no promise in the timetable holds."""
+        ...
 
     def admits(self, job: Job, now: int, limit: int) -> bool:
         """Whether `job` may be created now beside those that exist; changes nothing."""
@@ -103,6 +115,11 @@ class Keeping:
         self.repolls = Repolls(pace, lease=lease, interval=interval)
         self.counts: Counter[str] = Counter()
 
+    @property
+    def held(self) -> int:
+        """None: what its tasks need is promised."""
+        return 0
+
     def admits(self, job: Job, now: int, limit: int) -> bool:
         """Whether all of its polls fit that are to be promised."""
         return self.admission.admits(job, now, limit)
@@ -139,11 +156,14 @@ class Keeping:
         self.repolls.renewed(job, left, interval, age, now)
         self.repolls.hopes(job, self.admission.likely_end(job.ref))
         if job.announced:
-            again(self._asks, job, now)
+            self._asks.put(job, now + pause(job))
 
     def failed(self, job: Job, at: int) -> None:
         """Another leaves inside the lease, if the next promise comes too late."""
         self.repolls.failed(job, at)
+        if job.announced:
+            # Its end is near: whoever waits need not wait for the next promise.
+            self._asks.put(job, at + pause(job))
 
     def release(self, job: Job, *, ended: int | None, lost: bool) -> None:
         """Its promises go."""
@@ -157,9 +177,10 @@ class Keeping:
 class Waking:
     """Leaves tasks alone until they are announced; nothing here renews a lease.
 
-    A task holds the one request that asks for its result. Where no notification comes it is asked
-    for once it has lasted twice as long as the longest of its kind seen (or documented), and ever
-    more rarely from then on.
+    A task holds the request that asks for its result, or more of them where tasks are announced too
+    early. Where no notification comes it is asked for once it has lasted twice as long as the
+    longest of its kind that was announced of late (at first: that is documented), ever more rarely
+    from then on, and once more before it is given up.
     """
 
     def __init__(self, pace: Pace, asks: Asks, *, interval: int) -> None:
@@ -168,46 +189,73 @@ class Waking:
         self._interval = interval
         self._tasks: dict[int, int] = {}
         self._longest: dict[tuple[str, int], int] = {}
+        self._vain, self._ended = 0, 0
+
+    @property
+    def held(self) -> int:
+        """A request for each task's result, and those that are sent in vain.
+
+        As many of these for each task as of late, and what that may be off by for so few; one until
+        more is known.
+        """
+        count, known = len(self._tasks), self._ended + _SUPPOSED
+        vain = min(-(-count * (self._vain + _SUPPOSED) // known), _MOST_IN_VAIN * count)
+        return count + vain + 2 * isqrt(vain)
 
     def admits(self, job: Job, now: int, limit: int) -> bool:  # noqa: ARG002 - another's business
         """Whether its creation and its result fit beside the results of those that exist."""
-        return self._account.fits(now, 2 + len(self._tasks), limit)
+        return self._account.fits(now, 2 + self.held, limit)
 
     def created(self, job: Job, now: int) -> None:
-        """It holds one request."""
+        """It holds a request."""
         self._tasks[job.ref] = now
 
     def accepted(self, job: Job, now: int) -> None:
         """It is long overdue after a while."""
         job.interval = self._interval
-        longest = self._longest.get((job.feature, job.outputs), 0)
-        usual = _UNKNOWN if job.usual is None else job.usual[1]
-        self._asks.put(job, now + _OVERDUE * (longest or usual))
+        self._ask(job, now + _OVERDUE * self._lasts(job), now)
 
     def left(self, job: Job, now: int) -> None:
         """A poll leaves; should its answer never come, another leaves after a while."""
-        job.last_left = now
-        self._asks.put(job, now + 2 * _SOON)
+        job.accepted = job.last_left = now
+        self._ask(job, now + 2 * _SOON, now)
 
     def runs(self, job: Job, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
         """It was announced too early, or is slow."""
-        job.doubted = False
-        if job.announced:
-            again(self._asks, job, now)
-        else:
-            self._asks.put(job, now + max(_UNKNOWN, (now - self._tasks[job.ref]) // 2))
+        self._vain += job.announced > 0
+        job.doubted, job.tries = False, 0
+        lasted = now - self._tasks[job.ref]
+        self._ask(job, now + (pause(job) if job.announced else max(_UNKNOWN, lasted // 2)), now)
 
     def failed(self, job: Job, at: int) -> None:
-        """Asked again soon."""
-        self._asks.put(job, at + _SOON)
+        """Asked again soon, and ever more rarely: an outage must not cost the window."""
+        self._vain += 1
+        job.tries += 1
+        self._ask(job, at + min(_SOON << min(job.tries - 1, 10), _LONGEST), at)
 
     def release(self, job: Job, *, ended: int | None, lost: bool) -> None:  # noqa: ARG002 - as above
-        """What it lasted tells when others are overdue."""
+        """What it lasted tells when others are overdue, if it is known."""
         began = self._tasks.pop(job.ref)
-        job.ask_at = None
-        if ended is not None:
+        job.ask_at, job.tries = None, 0
+        self._ended += 1
+        if self._ended >= _OF_LATE:
+            self._ended, self._vain = self._ended // 2, self._vain // 2
+        if ended is not None and job.announced:
+            # Else it was found when it was asked for, and may have ended long before. The first
+            # that end are the shortest, so what is documented fades, too.
             kind = job.feature, job.outputs
-            self._longest[kind] = max(self._longest.get(kind, 0), ended - began)
+            self._longest[kind] = max(self._lasts(job) * 63 // 64, ended - began)
+
+    def _lasts(self, job: Job) -> int:
+        """How long tasks like that of `job` last at the most."""
+        usual = _UNKNOWN if job.usual is None else job.usual[1]
+        return self._longest.get((job.feature, job.outputs), usual)
+
+    def _ask(self, job: Job, at: int, now: int) -> None:
+        """Ask at `at`, or sooner, while it is not given up and there is time for another try."""
+        half = max((job.given_up - now) // 2, self._interval)
+        last = max(job.given_up - 2 * _SOON, now + half)
+        self._asks.put(job, min(at, last))
 
 
 def keepers(pace: Pace, asks: Asks, polling: Polling) -> tuple[Keeping, Keeper]:
@@ -226,8 +274,7 @@ def keepers(pace: Pace, asks: Asks, polling: Polling) -> tuple[Keeping, Keeper]:
     return keeping, Waking(pace, asks, interval=interval)
 
 
-def again(asks: Asks, job: Job, now: int) -> None:
-    """Ask once more for a task that was announced and still runs, ever more rarely."""
-    pause = job.interval * 2 ** min(job.announced - 1, 10)
+def pause(job: Job) -> int:
+    """How long to leave alone a task that was announced and still runs: longer each time."""
     job.announced += 1
-    asks.put(job, now + min(pause, _LONGEST))
+    return min(job.interval << min(job.announced - 2, 10), _LONGEST)

@@ -100,9 +100,9 @@ class Scheduler:
             case ev.Withdrawn():
                 book.withdraw(event.ref)
             case ev.Closed():
-                book.close(event.lane)
+                book.close(event.lane, now)
             case ev.Dropped():
-                book.drop(event.lane)
+                book.drop(event.lane, now)
             case ev.Opened() | ev.Emptied():
                 book.units.hear(event)
             case _:
@@ -190,10 +190,12 @@ class Scheduler:
         per_job = book.kinds.total() / book.ended if book.ended >= _KNOWN else _REQUESTS_PER_JOB
         lasts = book.lasted / book.ended / SECOND
         needed, free = left * per_job, limit - book.table.occupied(book.heard)
-        at_once = max(1.0, limit * book.table.cycle * SLOT / SECOND / self._limits.period)
-        if needed <= free:
+        # Without promises a task holds its creation and its result; else a poll each cycle.
+        share = book.table.cycle * SLOT / SECOND / self._limits.period if book.kept else 0.5
+        at_once = max(1.0, limit * share)
+        if needed <= free and book.kept:
             # The window holds all of it: as many beside each other as their promises allow.
-            promised = book.admission.promised(book.heard) if book.kept else 1
+            promised = book.admission.promised(book.heard)
             at_once = max(at_once, (free - needed / 2) / promised)
         budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
         return max(budget, left * lasts / at_once) + lasts / 2
@@ -295,7 +297,7 @@ class Scheduler:
         """A request that nobody was promised: it leaves where every window holds."""
         book, pace = self._book, self._book.pace
         limit = pace.limit(now)
-        if not book.table.account.fits(now, 1, limit):
+        if not book.table.account.fits(now, 1 + book.keeper.held, limit):
             return None
         if pace.allowance.wary_until > now and (poll := self._early(number, now)) is not None:
             return poll

@@ -72,7 +72,7 @@ def test_a_number_used_again() -> None:
 def test_a_closed_lane_takes_nothing() -> None:
     """A closed lane ends what is not created and what comes later, and is counted as neither."""
     here = book()
-    here.close(0)
+    here.close(0, 0)
     here.take_in(ev.Wanted(1, "ai-smile", 1.0, uploads=True), 0)
     here.take_in(ev.Asked(2), 0)
     assert 2 == len(here.endings.queue)
@@ -100,7 +100,7 @@ def test_abandoned_after_closing() -> None:
     here = book()
     running(here)
     assert "after 120 s" in str(here.abandoned(here.jobs[1]))
-    here.close(0)
+    here.close(0, 0)
     assert "client closed" in str(here.abandoned(here.jobs[1]))
 
 
