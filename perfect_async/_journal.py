@@ -1,8 +1,9 @@
 """The journal's file: words on a disk that survive a crash. The only place that knows sqlite3.
 
 One transaction at a time, each on the disk when it returns (WAL, synchronous=FULL). Words about
-jobs that are over leave with the word that ends them; of those that may be fetched again one line
-stays, so that opening reads what is alive and nothing else. Everything here blocks and runs in a
+jobs that are over leave with the word that ends them; of each task one line stays, so that it is
+known as ours, with its job's identity if it may be fetched again. So opening reads what is alive
+and nothing else. Everything here blocks and runs in a
 worker thread. All times are UTC microseconds since 1970.
 """
 
@@ -18,29 +19,19 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, TypeVar, cast
 
 import attrs
 
-from perfect_async._memory import (
-    Created,
-    Damaged,
-    IllegalWord,
-    Known,
-    Memory,
-    Word,
-    decode,
-    encode,
-)
+from perfect_async._memory import Created, Damaged, IllegalWord, Known, Memory, Word, decode, encode
 from perfect_async.errors import JournalError, quoted
 
+_K = TypeVar("_K")
 _SECOND: Final = 1_000_000
 _APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
 _FORMAT: Final = 1
 _KEPT: Final = 30 * 24 * 3600 * _SECOND
 """How long a finished job may be fetched at most (contract: the flow, 5): then it is forgotten."""
-_OURS: Final = 24 * 3600 * _SECOND
-"""How long the tasks of all other jobs are known as ours: as long as one may be looked for."""
 _REMEMBERED: Final = 3600
 """Seconds of requests that are remembered: longer than any period that is sold."""
 _UNSEEN: Final = 3
@@ -57,11 +48,11 @@ CREATE TABLE words (
     kind TEXT NOT NULL, text TEXT NOT NULL
 );
 CREATE INDEX words_of_job ON words (job);
-CREATE TABLE finished (
+CREATE TABLE tasks (
     identity BLOB NOT NULL, task_id TEXT NOT NULL, created INTEGER NOT NULL
 );
-CREATE INDEX finished_as ON finished (identity);
-CREATE INDEX finished_at ON finished (created);
+CREATE INDEX tasks_as ON tasks (identity, created);
+CREATE INDEX tasks_at ON tasks (created);
 CREATE TABLE window (second INTEGER PRIMARY KEY, requests INTEGER NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO facts VALUES ('seq', 0), ('job', 0), ('wrote', 0), ('clean', 1);
@@ -90,12 +81,14 @@ class JournalFile:
     job, `past` the requests of the former process as (age in microseconds, number), oldest first.
     """
 
-    def __init__(self, path: str | os.PathLike[str], now: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], now: int, *, make: bool = True) -> None:
         self._lock = threading.Lock()
         self._clean = True
         self.path = _path(path)
         with _telling(self.path):
             if not os.path.lexists(self.path):
+                if not make:
+                    raise JournalError(f"There is no journal {quoted(self.path)}.")
                 _make(self.path)
             _private(self.path)
             self._db = sqlite3.connect(
@@ -113,14 +106,13 @@ class JournalFile:
         if problem != "ok":
             raise JournalError(f"The journal {quoted(self.path)} is damaged: {quoted(problem)}.")
         self.memory = self._remembered()
-        facts = self._numbers("SELECT name, value FROM facts")
+        facts = self._numbers("SELECT name, value FROM facts", str)
         if not facts.keys() >= {"seq", "job", "wrote", "clean"}:
             raise JournalError(f"The journal {quoted(self.path)} is damaged: facts are missing.")
         self.seq, self.job = facts["seq"], max(facts["job"], self.memory.last)
         self.past = tuple(self._window(now, facts))
         with self._transaction():
-            self._db.execute("DELETE FROM finished WHERE created < ?", (now - _KEPT,))
-            self._purge(now)
+            self._db.execute("DELETE FROM tasks WHERE created < ?", (now - _KEPT,))
             # Whoever is killed before the first commit leaves behind what is known now.
             self._remember(self.past, now)
             self._fact("clean", 0)
@@ -137,8 +129,8 @@ class JournalFile:
             ) from None
         return memory
 
-    def _window(self, now: int, facts: dict[Any, int]) -> Iterator[tuple[int, int]]:
-        rows = self._numbers("SELECT second, requests FROM window ORDER BY second")
+    def _window(self, now: int, facts: dict[str, int]) -> Iterator[tuple[int, int]]:
+        rows = self._numbers("SELECT second, requests FROM window ORDER BY second", int)
         # By the end of its second: nothing is taken for older than it is.
         ages = [(max(0, now - (at + 1) * _SECOND + 1), count) for at, count in rows.items()]
         if not facts["clean"]:
@@ -146,13 +138,11 @@ class JournalFile:
             ages += [(max(0, since - after * _SECOND), _MOST) for after in range(_UNSEEN)]
         yield from ((age, requests) for age, requests in ages if age < _REMEMBERED * _SECOND)
 
-    def _numbers(self, query: str) -> dict[Any, int]:
+    def _numbers(self, query: str, kind: type[_K]) -> dict[_K, int]:
         rows = self._all(query)
-        if not all(type(number) is int and number >= 0 for _, number in rows):
-            raise JournalError(
-                f"The journal {quoted(self.path)} is damaged: a number in it is none."
-            )
-        return dict(cast("list[tuple[Any, int]]", rows))
+        if not all(type(key) is kind and type(value) is int and value >= 0 for key, value in rows):
+            raise JournalError(f"The journal {quoted(self.path)} is damaged: a number is none.")
+        return dict(cast("list[tuple[_K, int]]", rows))
 
     # What is written.
 
@@ -180,39 +170,22 @@ class JournalFile:
         self._fact("wrote", now)
 
     def _write(self, entry: Entry) -> None:
-        known = entry.known
+        known, word = entry.known, (entry.seq, *encode(entry.word))
+        if isinstance(entry.word, Created):
+            self._db.execute(
+                "INSERT INTO tasks VALUES (x'', ?, ?)", (entry.word.task_id, known.since)
+            )
         if not known.over:
-            word = entry.seq, *encode(entry.word)
             self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?, ?)", word)
             return
-        # Its tasks are ours whatever became of them: without an identity nobody fetches them again.
-        for task_id, at in self._created("job = ?", known.job):
-            if not (entry.finished and task_id == known.task_id):
-                self._finish(b"", task_id, at)
         self._db.execute("DELETE FROM words WHERE job = ?", (known.job,))
         if entry.finished:
-            self._finish(bytes.fromhex(known.order.identity), str(known.task_id), known.since)
-        elif known.how == "doubt":
-            # A task that nobody knows may be this one's.
-            self._finish(b"", "", known.since)
-        if not known.job % 1000:
-            self._purge(entry.word.at)
-
-    def _created(self, where: str, value: int) -> list[tuple[str, int]]:
-        """The tasks of jobs that are not over, and when they came to be."""
-        query = f"SELECT job, at, kind, text FROM words WHERE {where} AND kind = 'Created'"  # noqa: S608
-        found = (decode(*row) for row in self._all(query, value))
-        return [(word.task_id, word.at) for word in found if isinstance(word, Created)]
-
-    def _finish(self, identity: bytes, task_id: str, created: int) -> None:
-        row = identity, task_id, created
-        self._db.execute("INSERT INTO finished VALUES (?, ?, ?)", row)
-
-    def _purge(self, now: int) -> None:
-        """Forget the tasks that nobody fetches again once nobody may look for them."""
-        self._db.execute(
-            "DELETE FROM finished WHERE identity = x'' AND created < ?", (now - _OURS,)
-        )
+            row = bytes.fromhex(known.order.identity), known.task_id, known.since
+            self._db.execute(
+                "UPDATE tasks SET identity = ?1 "
+                "WHERE identity = x'' AND task_id = ?2 AND created = ?3",
+                row,
+            )
 
     def _fact(self, name: str, value: int, *, at_least: bool = False) -> None:
         kept = "max(value, ?)" if at_least else "?"
@@ -224,7 +197,7 @@ class JournalFile:
         """The task of the latest finished job of that identity created at `since` or later."""
         with self._lock, _telling(self.path):
             found = self._one(
-                "SELECT task_id FROM finished WHERE identity = ? AND created >= ? "
+                "SELECT task_id FROM tasks WHERE identity = ? AND created >= ? "
                 "ORDER BY created DESC LIMIT 1",
                 bytes.fromhex(identity),
                 since,
@@ -232,27 +205,24 @@ class JournalFile:
         return None if found is None else str(found)
 
     def ids(self, since: int) -> frozenset[str]:
-        """The tasks of jobs that are over or run, created at `since` or later.
-
-        "" is among them if one stayed in doubt.
-        """
+        """All tasks that were created at `since` or later, whatever became of them."""
         with self._lock, _telling(self.path):
-            rows = self._all("SELECT task_id FROM finished WHERE created >= ?", since)
-            live = self._created("at >= ?", since)
-        return frozenset([*(str(task_id) for (task_id,) in rows), *(task for task, _ in live)])
+            rows = self._all("SELECT task_id FROM tasks WHERE created >= ?", since)
+        return frozenset(str(task_id) for (task_id,) in rows)
 
     def drop(self, task_id: str) -> None:
         """The pictures of this task can no longer be fetched."""
         with self._lock, _telling(self.path), self._transaction():
-            # Still known as ours.
-            self._db.execute("UPDATE finished SET identity = x'' WHERE task_id = ?", (task_id,))
+            self._db.execute("UPDATE tasks SET identity = x'' WHERE task_id = ?", (task_id,))
 
     def forget(self) -> int:
-        """Purge what is known of finished jobs, also from the file's free pages; how many."""
+        """Purge what is known of finished jobs, also from the file's free pages; tells how many
+        could have been fetched again.
+        """
         with self._lock, _telling(self.path):
             with self._transaction():
-                gone = self._db.execute("DELETE FROM finished WHERE identity != x''").rowcount
-                self._db.execute("DELETE FROM finished")
+                gone = cast("int", self._one("SELECT count(*) FROM tasks WHERE identity != x''"))
+                self._db.execute("DELETE FROM tasks")
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
