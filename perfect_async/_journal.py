@@ -186,6 +186,9 @@ class JournalFile:
                 "WHERE identity = x'' AND task_id = ?2 AND created = ?3",
                 row,
             )
+        elif known.how == "doubt":
+            # A task that nobody knows may be this one's.
+            self._db.execute("INSERT INTO tasks VALUES (x'', '', ?)", (known.since,))
 
     def _fact(self, name: str, value: int, *, at_least: bool = False) -> None:
         kept = "max(value, ?)" if at_least else "?"
@@ -205,7 +208,10 @@ class JournalFile:
         return None if found is None else str(found)
 
     def ids(self, since: int) -> frozenset[str]:
-        """All tasks that were created at `since` or later, whatever became of them."""
+        """All tasks that were created at `since` or later, whatever became of them.
+
+        "" is among them if a creation stayed in doubt.
+        """
         with self._lock, _telling(self.path):
             rows = self._all("SELECT task_id FROM tasks WHERE created >= ?", since)
         return frozenset(str(task_id) for (task_id,) in rows)

@@ -18,7 +18,7 @@ import attrs
 
 from perfect_async._failures import LOG
 from perfect_async._journal import Entry, JournalFile
-from perfect_async._memory import Memory, Word
+from perfect_async._memory import Created, Memory, Word
 from perfect_async.errors import JournalError, PerfectError
 
 T = TypeVar("T")
@@ -31,11 +31,14 @@ _SOON: Final = 2.0
 
 @attrs.define(eq=False)
 class _Waiting:
-    """A word on its way to the disk; somebody waits for it if there is a `done`."""
+    """A word on its way to the disk; somebody waits for it if there is a `done`. `holds`: it is in
+    the memory already.
+    """
 
     entry: Entry
     done: anyio.Event | None = None
     error: JournalError | None = None
+    holds: bool = True
 
 
 def _nothing() -> tuple[tuple[int, int], ...]:
@@ -58,11 +61,15 @@ class Journal:
         self.window: Callable[[], Iterable[tuple[int, int]]] = _nothing
         self._seq, self._number = file.seq, file.job
         self._waiting: list[_Waiting] = []
+        # Of each job the word that somebody waits for, if there is one.
+        self._awaited: dict[int, _Waiting] = {}
+        # By their tasks: identities and when they were created.
         self._finished: dict[str, tuple[str, int]] = {}
         self._news = anyio.Event()
-        self._used = False
         self._failing = False
         self._flushed = anyio.Event()
+        # One transaction at a time: another's failure refuses nothing that this one writes.
+        self._flushing = anyio.Lock()
         # One thread: sqlite takes one at a time anyway, and a disk that hangs holds no other.
         self._limiter = anyio.CapacityLimiter(1)
 
@@ -79,9 +86,7 @@ class Journal:
         """
 
         def purge() -> int:
-            if not os.path.lexists(path):
-                raise JournalError(f"There is no journal {path!r}.")
-            file = JournalFile(path, time.time_ns() // 1000)
+            file = JournalFile(path, time.time_ns() // 1000, make=False)
             try:
                 return file.forget()
             finally:
@@ -98,11 +103,12 @@ class Journal:
 
     def note(self, word: Word) -> None:
         """`word` holds from now on, and is written soon. Raises `IllegalWord`."""
+        self._catch_up(word.job)
         self._seq += 1
         entry = Entry(self._seq, word, self.memory.receive(word))
         if entry.finished:
-            order = entry.known.order
-            self._finished[order.identity] = str(entry.known.task_id), entry.known.since
+            known = entry.known
+            self._finished[str(known.task_id)] = known.order.identity, known.since
         self._put(_Waiting(entry))
 
     async def write(self, word: Word) -> None:
@@ -110,11 +116,13 @@ class Journal:
 
         Raises `JournalError` where they cannot be written, and then it was never said.
         """
+        self._catch_up(word.job)
         self._seq += 1
-        waiting = _Waiting(Entry(self._seq, word, self.memory.after(word)), anyio.Event())
+        done = anyio.Event()
+        entry = Entry(self._seq, word, self.memory.after(word))
+        waiting = self._awaited[word.job] = _Waiting(entry, done, holds=False)
         self._put(waiting)
-        assert waiting.done is not None  # noqa: S101 - made above
-        await waiting.done.wait()
+        await done.wait()
         if waiting.error is not None:
             raise waiting.error
 
@@ -127,8 +135,14 @@ class Journal:
 
     def used(self) -> None:
         """Requests were sent: what is left of the window is written soon."""
-        self._used = True
         self._news.set()
+
+    def _catch_up(self, job: int) -> None:
+        """More is said of `job`: what is on its way to the disk comes before, so it holds."""
+        waiting = self._awaited.pop(job, None)
+        if waiting is not None:
+            waiting.holds = True
+            self.memory.receive(waiting.entry.word)
 
     def _put(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
@@ -138,9 +152,9 @@ class Journal:
 
     async def lookup(self, identity: str, since: int) -> str | None:
         """The task of the latest finished job of that identity created at `since` or later."""
-        task_id, created = self._finished.get(identity, ("", 0))
-        if task_id and created >= since:
-            return task_id
+        for task_id, (of, created) in reversed(self._finished.items()):
+            if of == identity and created >= since:
+                return task_id
         return await self._in_thread(self._file.lookup, identity, since)
 
     async def ids(self, since: int) -> frozenset[str]:
@@ -149,7 +163,8 @@ class Journal:
         "" is among them if a creation since then stayed in doubt.
         """
         live = {known.task_id for known in self.memory.live.values() if known.task_id is not None}
-        fresh = {task_id for task_id, _ in self._finished.values()}
+        words = (one.entry.word for one in self._waiting)
+        fresh = {word.task_id for word in words if isinstance(word, Created)}
         return await self._in_thread(self._file.ids, since) | live | fresh
 
     async def drop(self, task_id: str) -> None:
@@ -173,23 +188,32 @@ class Journal:
             await self._flush()
             if self._waiting and self._failing:
                 with anyio.move_on_after(_AGAIN):
-                    await self._news.wait()
+                    # Who waits is told at once; nobody else makes a disk that fails work more.
+                    while all(one.done is None for one in self._waiting):
+                        await self._news.wait()
+                        self._news = anyio.Event()
                 self._news.set()
 
     async def aclose(self, grace: float = 5.0) -> None:
         """Write what is left, for up to `grace` seconds, and let go of the file."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
             await self._flush()
-            await self._in_thread(self._file.close)
+            try:
+                await self._in_thread(self._file.close)
+            except JournalError as exc:
+                LOG.error("Closing the journal: %s", exc)
         if self._waiting:
             LOG.error("Closing the journal: %d words were not written.", len(self._waiting))
-            self._refuse(JournalError("The client closed before the journal was written."))
+            self._refuse("The client closed before the journal was written.")
 
     async def _flush(self) -> None:
         """One transaction with all that waits."""
-        batch, self._used = list(self._waiting), False
-        if not batch and self._failing:
-            return
+        async with self._flushing:
+            batch = list(self._waiting)
+            if batch or not self._failing:
+                await self._commit(batch)
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
         commit = partial(
             self._file.commit, [one.entry for one in batch], list(self.window()), self._now()
         )
@@ -206,26 +230,29 @@ class Journal:
             if not self._failing:
                 LOG.error("%s What is known already is kept in memory and tried again.", exc)
             self._failing = True
-            self._refuse(JournalError(exc.message))
+            self._refuse(exc.message)
             return
         self._failing = False
         written = set(map(id, batch))
         self._waiting = [one for one in self._waiting if id(one) not in written]
         for one in batch:
+            if not one.holds:
+                self._catch_up(one.entry.word.job)
             if one.done is not None:
-                if not one.done.is_set():
-                    self.memory.receive(one.entry.word)
-                    one.done.set()
-            elif one.entry.finished:
-                self._finished.pop(one.entry.known.order.identity, None)
+                one.done.set()
+            if one.entry.finished:
+                self._finished.pop(str(one.entry.known.task_id), None)
 
-    def _refuse(self, error: JournalError) -> None:
+    def _refuse(self, why: str) -> None:
         """Nothing is created that could not be written down; what happened stays to be written."""
         for one in self._waiting:
             if one.done is not None:
-                one.error = error
+                one.error = JournalError(why)
                 one.done.set()
-        self._waiting = [one for one in self._waiting if one.done is None]
+                one.done = None
+            if not one.holds:
+                del self._awaited[one.entry.word.job]
+        self._waiting = [one for one in self._waiting if one.holds]
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         # Abandoned on cancellation, so that a disk that hangs holds nobody: writing again what was
