@@ -52,6 +52,7 @@ from perfect_async.webhooks import WebhookApp
 
 FOLDER = Path(os.environ.get("SMILES_FOLDER", "smiles"))
 MOST_UNITS = 1000.0  # what visitors may cost until somebody starts the app anew
+PATIENCE = 120.0  # seconds for an upload, which has a place in memory
 MOMENT = 0.5  # seconds in which it shows what is wrong with a picture, or with us
 STREAM = 30  # seconds after which a browser asks for its events again
 
@@ -98,10 +99,13 @@ async def create(request: Request) -> Response:
     orders: Orders = request.app.state.orders
     try:
         with orders.begin() as order:
-            content = await body(request)
+            with anyio.fail_after(PATIENCE):
+                content = await body(request)
     except Full:
         soon = {"Retry-After": "30"}
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "Too many at once.", soon) from None
+    except TimeoutError:
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, "It took too long.") from None
     except ClientDisconnect:
         return Response(status_code=HTTPStatus.BAD_REQUEST)  # which nobody reads
     orders.run(order, content)

@@ -243,6 +243,25 @@ async def test_an_upload_without_a_length(site: Site) -> None:
     assert sent < 12 * 1024 * 1024
 
 
+async def test_an_upload_that_never_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever trickles has the place for two minutes, not for ever."""
+    monkeypatch.setattr(webapp_orders, "MOST", 1)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            yield b"\xff"
+            await anyio.sleep(10)
+
+    async with site() as http:
+        began = anyio.current_time()
+        slow = await http.post("/smiles", content=trickle(), headers=JPEG)
+        lasted = anyio.current_time() - began
+        taken = await upload(http)
+
+    assert [408, 202] == [slow.status_code, taken.status_code]
+    assert webapp.PATIENCE == pytest.approx(lasted)
+
+
 async def test_more_than_visitors_may_cost(
     site: Site, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
