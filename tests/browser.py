@@ -1,6 +1,6 @@
 """Headless Chromium over its DevTools protocol, by two pipes: no port, no WebSocket, no library.
 
-    with Browser(program) as browser:
+    with Browser(program, patience=10.0) as browser:
         page = browser.page(width=1000, height=800)
         page.go("http://127.0.0.1:8000/")
         page.until("document.title === 'Smile'")
@@ -48,7 +48,7 @@ class Refused(AssertionError):
 class Browser:
     """A browser and a profile of its own, both gone after the block."""
 
-    def __init__(self, program: str, patience: float = 10.0) -> None:
+    def __init__(self, program: str, patience: float) -> None:
         # Whatever a helper of it still writes there when it is killed is left to the system.
         self._profile = TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         profile = self._profile.name

@@ -27,7 +27,10 @@ ROOT = Path(__file__).parents[1]
 SECRET = "whsec_" + base64.b64encode(b"the secret of the console").decode()
 FACE = portrait(7)
 
-pytestmark = pytest.mark.real_time
+# Five seconds on two idle cores, twenty where six others want them as well.
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(60)]
+
+PATIENCE = 20.0
 
 
 def free_port() -> int:
@@ -50,7 +53,7 @@ def process(
         ) as started,
     ):
         try:
-            until = time.monotonic() + 10
+            until = time.monotonic() + PATIENCE
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -84,7 +87,8 @@ class Town:
             self.vendor,
             self.vendor_log,
             *("perfect_async", "sandbox", "--port", str(self.vendor), "--speed", str(self.speed)),
-            *("--webhook-url", f"{self.url}/webhook"),
+            # A machine that is slow to start the app again is not what is tested.
+            *("--webhook-url", f"{self.url}/webhook", "--lease", "60"),
             YOUCAM_WEBHOOK_SECRET=SECRET,
         ):
             yield
@@ -130,7 +134,7 @@ def test_somebody_with_a_browser(chromium: str, tmp_path: Path) -> None:
     tops = "['#before', '#after'].map(s => document.querySelector(s).offsetTop)"
     words = "document.querySelector('#news').innerText"
 
-    with town.sandbox(), town.app(), Browser(chromium) as browser:
+    with town.sandbox(), town.app(), Browser(chromium, PATIENCE) as browser:
         page = browser.page(width=1000, height=760)
         page.go(f"{town.url}/")
         page.value(
@@ -194,7 +198,7 @@ def test_somebody_who_leaves_and_an_app_that_is_killed(tmp_path: Path) -> None:
             app.send_signal(signal.SIGKILL)
             app.wait(5)
         with town.app():
-            told = httpx.get(f"{town.url}{taken}/events", timeout=15).text
+            told = httpx.get(f"{town.url}{taken}/events", timeout=PATIENCE).text
             picture = httpx.get(f"{town.url}{taken}/result")
             until(lambda: 2 == len(list((town.folder / "smiles" / "results").glob("*/*.jpg"))))
 
@@ -204,7 +208,7 @@ def test_somebody_who_leaves_and_an_app_that_is_killed(tmp_path: Path) -> None:
 
 
 def until(true: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < limit
         time.sleep(0.25)
@@ -220,7 +224,7 @@ def balance(town: Town) -> float:
 
 def post(town: Town) -> str:
     answer = httpx.post(
-        f"{town.url}/smiles", content=FACE, headers={"Content-Type": "image/jpeg"}, timeout=5
+        f"{town.url}/smiles", content=FACE, headers={"Content-Type": "image/jpeg"}, timeout=PATIENCE
     )
     assert 202 == answer.status_code, answer.text
     place: str = answer.headers["location"]
