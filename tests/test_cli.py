@@ -766,18 +766,24 @@ def test_ctrl_c_twice_for_real(tmp_path: Path) -> None:
     assert [] == list(tmp_path.rglob(".*"))
 
 
-@pytest.mark.real_time
-def test_one_process_serves_another(tmp_path: Path) -> None:
-    """`smile` in one process is served by `sandbox` in another, which ends with its ledger."""
-    (tmp_path / "me.jpg").write_bytes(portrait(1))
+@contextlib.contextmanager
+def vendor(cwd: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """The command `sandbox` as a process, once it answers: its URL, and the process."""
     port = free_port()
-    with program("sandbox", "--port", str(port), "--speed", "20", cwd=tmp_path) as server:
+    with program("sandbox", "--port", str(port), "--speed", "20", cwd=cwd) as server:
         read_until(server, "sandbox on")
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
-        url = f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", server
+
+
+@pytest.mark.real_time
+def test_one_process_serves_another(tmp_path: Path) -> None:
+    """`smile` in one process is served by `sandbox` in another, which ends with its ledger."""
+    (tmp_path / "me.jpg").write_bytes(portrait(1))
+    with vendor(tmp_path) as (url, server):
         with program(
             *("smile", "me.jpg", "--json"),
             cwd=tmp_path,
@@ -796,3 +802,43 @@ def test_one_process_serves_another(tmp_path: Path) -> None:
     assert "1 units charged, 0 returned, 0 wasted" in ledger
     assert "a-secret-key" not in out + err + ledger
     assert "Amz" not in out + err + ledger
+
+
+@pytest.mark.real_time
+@pytest.mark.timeout(60)
+def test_killed_and_resumed(tmp_path: Path) -> None:
+    """After `kill -9` the command `resume` saves what was paid for; nothing is paid twice."""
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(portrait(number))
+    with vendor(tmp_path) as (url, server):
+        key = {"YOUCAM_BASE_URL": url, "YOUCAM_API_KEY": "a-secret-key"}
+        journal = ("--journal", "jobs.db")
+        with program("smile", "in", *journal, cwd=tmp_path, **key) as process:
+            until = time.monotonic() + 10
+            while not (tmp_path / "jobs.db").exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            # Some are running now, or on their way; it makes no difference to what comes.
+            time.sleep(0.7)
+            process.kill()
+            process.communicate()
+        with program("resume", *journal, "--json", cwd=tmp_path, **key) as process:
+            out, err = process.communicate()
+        # 1 where the kill came between the note of a creation and its sending: it stays in doubt.
+        assert process.returncode in {0, 1}, err
+        with program("resume", *journal, cwd=tmp_path, **key) as process:
+            again, _ = process.communicate()
+        with program("smile", "in", *journal, cwd=tmp_path, **key) as process:
+            same, _ = process.communicate()
+        server.send_signal(signal.SIGINT)
+        _, ledger = server.communicate()
+
+    told = [json.loads(line) for line in out.splitlines()]
+    files = [path for one in told for path in one["files"]]
+    assert "" == again
+    assert 4 == len(same.splitlines())
+    assert set(files) <= set(same.splitlines())
+    assert all((tmp_path / path).is_file() for path in same.splitlines())
+    assert "4 units charged, 0 returned, 0 wasted" in ledger
+    assert "a-secret-key" not in out + err
+    assert b"a-secret-key" not in (tmp_path / "jobs.db").read_bytes()
