@@ -211,7 +211,7 @@ class Creations:
             case Unsettled.NOTHING:
                 told, units = "the unit history shows no charge for it.", 0.0
             case Unsettled.AMBIGUOUS:
-                told = "the unit history shows more than one task that it may be."
+                told = "the unit history does not tell which task it is, if any."
             case _:
                 told = f"the unit history could not be read: {found.message}"
         return SubmissionInDoubt(

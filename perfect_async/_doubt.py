@@ -4,7 +4,8 @@ The history's rows name a task and an action, and no picture: a wrong guess woul
 face to another. So a task is taken for the one in doubt only if it is the only one that it can be:
 one id that nobody here knows, of this feature, between the sending and now, and nothing else here
 is in doubt that it may be as well, and nobody else seems to create on the key. What is not read to
-that point, or looks otherwise, stays in doubt.
+that point, or looks otherwise, stays in doubt: an unknown task from shortly before the sending too,
+for then somebody else uses the account, or the clocks are too far apart to tell.
 
 What the vendor calls the actions is open (contract: Other calls): one that names another feature is
 another's, one that names none may be anybody's. All times are UTC microseconds.
@@ -26,6 +27,9 @@ NEAR: Final = 240 * SECOND
 task of nobody here, whose owner may have created another one since.
 """
 
+_APART: Final = 5 * SECOND
+"""How far before the sending, by the vendor's clock, a task may be ours and nobody else's."""
+
 
 class Unsettled(Enum):
     """Why no task is taken for the one in doubt."""
@@ -45,10 +49,11 @@ class Inquiry:
     def __init__(self, feature: str, features: Collection[str], sent: int) -> None:
         self._feature = feature
         self._features = tuple(features)
+        self._sent = sent
         self._since = sent - SKEW
         self._near = sent - NEAR + SKEW
-        # Whether the action names the feature, by the task.
-        self._found: dict[str, bool] = {}
+        # Whether the action names the feature, and when it first moved: a failure gives back later.
+        self._found: dict[str, tuple[bool, int]] = {}
         self._before: set[str] = set()
         # Of the times read so far: the first, the lowest and the last.
         self._first: int | None = None
@@ -75,7 +80,8 @@ class Inquiry:
                 if row.at >= self._near:
                     self._before.add(row.task_id)
             elif (named := self._named(row.action)) is not None:
-                self._found[row.task_id] = named or self._found.get(row.task_id, False)
+                before, first = self._found.get(row.task_id, (False, row.at))
+                self._found[row.task_id] = named or before, min(first, row.at)
         if self._first is None or not self._descends:
             return True
         return self._last >= self._since or self._first < self._last
@@ -101,6 +107,8 @@ class Inquiry:
         unknown = [task_id for task_id in self._found if not known(task_id)]
         if not unknown:
             return Unsettled.NOTHING
-        task_id = unknown[0]
-        others = any(name == self._feature or not self._found[task_id] for name in doubtful)
-        return Unsettled.AMBIGUOUS if others or len(unknown) > 1 else task_id
+        named, first = self._found[unknown[0]]
+        others = any(name == self._feature or not named for name in doubtful)
+        if others or len(unknown) > 1 or first < self._sent - _APART:
+            return Unsettled.AMBIGUOUS
+        return unknown[0]
