@@ -333,14 +333,16 @@ class Client:
         `perfect_async.webhooks.WebhookApp(client.webhooks)` is an endpoint for any ASGI framework.
         Raises `ConfigurationError` without a `webhook_secret`, and where the client is not open.
         """
+        if self._webhooks is not None:
+            # Also while it closes: what runs is still waited for.
+            return self._webhooks
         desk = self._ready()
         if self._secrets is None:
             raise ConfigurationError(
                 "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
                 f"or {SECRET_VARIABLE}."
             )
-        if self._webhooks is None:
-            self._webhooks = Webhooks(desk, self._secrets)
+        self._webhooks = Webhooks(desk, self._secrets)
         return self._webhooks
 
     def statistics(self) -> Statistics:

@@ -224,9 +224,10 @@ class Driver:
         if self.alive:
             self._tell(ev.Emptied(purse))
 
-    def check(self) -> None:
-        """Raises `ClientClosed` where nothing is performed any more."""
-        if self.failure is not None or not self.alive:
+    def check(self, lane: Lane | None = None) -> None:
+        """Raises `ClientClosed` where nothing is performed any more (for `lane`)."""
+        left = lane is not None and lane not in self._lanes
+        if left or self.failure is not None or not self.alive:
             raise closed(self.failure)
 
     def notify(self, task_id: str, status: Status) -> None:

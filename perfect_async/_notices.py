@@ -135,8 +135,7 @@ class _Fading(Generic[V]):
 class Seen:
     """The `webhook-id`s that were taken in: the last `most`, for `age` microseconds.
 
-    `add` is apart from the question: whoever could not take a notification in (a journal that is
-    full) leaves it out, so that the sender's retry is no duplicate.
+    `add` is apart from the question, so that whoever fails to take one in can leave it out.
     """
 
     def __init__(self, most: int = MOST, age: int = SEEN_FOR) -> None:

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import anyio
+
 from perfect_async._desk import Desk
 from perfect_async._failures import LOG
-from perfect_async._notices import Seen
+from perfect_async._notices import Notification, Seen
+from perfect_async.errors import JournalError
 from perfect_async.webhooks import Headers, Secrets, verify
 
 _MICRO: Final = 1_000_000
+_PATIENCE: Final = 10.0
+"""Seconds for the journal; senders of the scheme wait for 15 to 30, and then try again."""
 
 
 class Webhooks:
@@ -29,21 +34,32 @@ class Webhooks:
     async def deliver(self, body: bytes, headers: Headers) -> None:
         """Take in one notification: the request's raw `body` and all of its `headers`.
 
-        Returns once it may be acknowledged: what it is about is on the disk, if there is a journal.
-        Double, late, early and out of order it is harmless, and so is one for a task of somebody
-        else; one that overtakes the answer to its creation is kept for ten minutes. Raises
-        `WebhookRejected` for what is not the vendor's or not fresh, `JournalError` where the
-        journal cannot be written, and `ClientClosed`; the sender tries again.
+        Its task is asked for at once. Returns when it may be acknowledged: what it is about is on
+        the disk, if there is a journal. Double, late, early and out of order it is harmless, and so
+        is one for a task of somebody else; one that overtakes the answer to its creation is kept
+        for ten minutes. Raises `WebhookRejected` for what is not the vendor's or not fresh,
+        `JournalError` where the journal is not written within 10 s, and `ClientClosed` once the
+        client has closed; the sender tries again.
         """
         desk = self._desk
-        desk.ready()
+        desk.at_home()
+        # Not `ready`: while it closes, what still runs is waited for.
+        desk.driver.check(desk.lane)
         now = desk.driver.utc()
         notification = verify(body, headers, self._secrets, now / _MICRO)
-        if self._seen.knows(notification.id, now):
-            return
-        await desk.lane.records.settled()
+        if not self._seen.knows(notification.id, now):
+            self._seen.add(notification.id, now)
+            self._take(notification)
+        # After the task was woken, since no poll waits for a disk; and for what came twice, too,
+        # since the first may not have been acknowledged.
+        with anyio.move_on_after(_PATIENCE) as scope:
+            await desk.lane.records.settled()
+        if scope.cancelled_caught:
+            raise JournalError(f"The journal was not written within {_PATIENCE:g} s.")
+
+    def _take(self, notification: Notification) -> None:
         if notification.task_id is not None and notification.status is not None:
-            desk.driver.notify(notification.task_id, notification.status)
+            self._desk.driver.notify(notification.task_id, notification.status)
         elif not self._puzzled:
             self._puzzled = True
             LOG.warning(
@@ -51,7 +67,6 @@ class Webhooks:
                 "it are acknowledged; tasks are asked for as without webhooks.",
                 notification.flaw,
             )
-        self._seen.add(notification.id, now)
 
 
 def secrets_of(secret: str | Iterable[str] | None) -> Secrets | None:
