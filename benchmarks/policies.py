@@ -121,7 +121,9 @@ class Ours:
             return await self._done(client, pictures)
 
     async def _done(self, client: Client, pictures: Sequence[bytes]) -> int:
-        async with client.batch(Smile(picture) for picture in pictures) as batch:
+        # A key for each: else equal pictures would be one job.
+        jobs = (Smile(picture, key=str(number)) for number, picture in enumerate(pictures))
+        async with client.batch(jobs) as batch:
             return sum([outcome.ok async for outcome in batch])
 
 
