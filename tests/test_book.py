@@ -4,8 +4,8 @@ import pytest
 
 from perfect_async import events as ev
 from perfect_async._book import Book
-from perfect_async._jobs import IllegalEvent, State
-from perfect_async.errors import ClientClosed, PerfectError, TaskExpired
+from perfect_async._jobs import IllegalEvent, Job, State
+from perfect_async.errors import ClientClosed, PerfectError, TaskAbandoned, TaskExpired
 from perfect_async.models import Limits, Polling
 
 SECOND = 1_000_000
@@ -115,3 +115,51 @@ def test_a_try_is_counted() -> None:
     assert 1 == here.counts["late"]
     here.issue(ev.Poll(3, 1), at + here.pace.network.patience)
     assert 1 == here.counts["tries"] == here.jobs[1].tries
+
+
+def adopted(here: Book, now: int = 0) -> Job:
+    here.take_in(ev.Adopted(1, "ai-smile", 1.0, "t1"), now)
+    return here.jobs[1]
+
+
+def test_a_task_that_was_not_asked_for_yet_is_dropped() -> None:
+    """What is taken over and has not left is abandoned with its client, and asked for no longer."""
+    here = book()
+    job = adopted(here)
+    here.drop(0, 0)
+    assert (State.ENDED, 0) == (job.state, len(here.adoptions))
+    assert isinstance(here.endings.queue[0][0].ending, TaskAbandoned)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_announcement_is_heard_once(times: int) -> None:
+    """Until its answer, a second one asks for nothing more."""
+    here = book()
+    running(here)
+    job = here.jobs[1]
+    for now in range(times):
+        here.announce(1, now)
+    assert (1, 0) == (job.announced, job.ask_at)
+    assert (0, 1) == here.asks.first()
+
+
+def test_an_announcement_after_a_vain_poll() -> None:
+    """One that comes when the task was found running asks at once."""
+    here = book()
+    running(here)
+    job = here.jobs[1]
+    here.announce(1, 0)
+    job.announced, job.ask_at = 3, 60
+    here.announce(1, 5)
+    assert (1, 5) == (job.announced, job.ask_at)
+    here.announce(99, 6)
+    here.asks.tidy()
+    assert (5, 1) == here.asks.first()
+
+
+def test_what_is_taken_over_remembers_its_announcement() -> None:
+    """It is asked for at once in any case."""
+    here = book()
+    job = adopted(here)
+    here.announce(1, 0)
+    assert (1, None, None) == (job.announced, job.ask_at, here.asks.first())
