@@ -66,7 +66,7 @@ class Journal:
         # By their tasks: identities and when they were created.
         self._finished: dict[str, tuple[str, int]] = {}
         self._news = anyio.Event()
-        self._failing = False
+        self._failing = self._closed = False
         self._flushed = anyio.Event()
         # One transaction at a time: another's failure refuses nothing that this one writes.
         self._flushing = anyio.Lock()
@@ -175,13 +175,13 @@ class Journal:
     # The writer.
 
     async def run(self) -> None:
-        """Write what there is to be written, until cancelled."""
-        while True:
+        """Write what there is to be written, until cancelled or closed."""
+        while not self._closed:
             await self._news.wait()
             if not self._waiting:
                 # Nothing but requests: several of them are one line.
                 with anyio.move_on_after(_SOON):
-                    while not self._waiting:
+                    while not self._waiting and not self._closed:
                         self._news = anyio.Event()
                         await self._news.wait()
             self._news = anyio.Event()
@@ -196,6 +196,8 @@ class Journal:
 
     async def aclose(self, grace: float = 5.0) -> None:
         """Write what is left, for up to `grace` seconds, and let go of the file."""
+        self._closed = True
+        self._news.set()
         with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
             await self._flush()
             try:
