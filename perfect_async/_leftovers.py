@@ -17,7 +17,7 @@ from perfect_async._intake import Intake
 from perfect_async._memory import Known, Phase
 from perfect_async._pictures import inspect
 from perfect_async._ticket import Lane, Ticket
-from perfect_async.errors import ClientClosed, JobRefused, RequestRefused, SourceLost, quoted
+from perfect_async.errors import JobRefused, RequestRefused, SourceLost, quoted
 from perfect_async.models import FileId, Job
 
 _RANK: Final = {
@@ -48,6 +48,7 @@ class Leftovers:
         self._intake = intake
         self._lane = lane
         self._records = lane.records
+        self._taken_up: dict[int, tuple[Ticket, Errand]] = {}
 
     def all(self) -> list[Leftover]:
         """Those whose outcome nobody has heard, the most urgent first."""
@@ -71,10 +72,13 @@ class Leftovers:
     # Taking up.
 
     async def resume(self, leftover: Leftover, heard: Heard) -> Ticket:
-        """The job goes on. Raises `JobRefused`, and `ClientClosed` where somebody has taken it."""
+        """The job goes on: beside whoever has taken it up already, if somebody has.
+
+        Raises `JobRefused`.
+        """
         known = self._records.take(leftover.number)
         if known is None:
-            raise ClientClosed("This job of the former process is taken up elsewhere.")
+            return self._beside(leftover, heard)
         errand = self._errand(known)
         if (ticket := self._taken(known, errand, heard)) is not None:
             return ticket
@@ -85,7 +89,29 @@ class Leftovers:
             record.ended(exc)
             record.told()
             raise
-        return self._intake.enter(self._lane, errand, self._records.resume(known), heard)
+        return self._enter(known, errand, heard)
+
+    def _beside(self, leftover: Leftover, heard: Heard) -> Ticket:
+        """A ticket beside the one that goes on with the job, or has."""
+        taken = self._taken_up.get(leftover.number)
+        if taken is None:
+            raise JobRefused("this job of the former process was ended by somebody else.")
+        leader, errand = taken
+        if leader.ending is None:
+            return self._intake.follow(leader, errand, heard)
+        ticket = Ticket(0, errand, self._lane, self._records.nothing(), heard)
+        ticket.source, ticket.task_id = leader.source, leader.task_id
+        ticket.end(leader.ending, 0.0, leader.ended_at or 0.0)
+        return ticket
+
+    def _enter(self, known: Known, errand: Errand, heard: Heard) -> Ticket:
+        ticket = self._intake.enter(self._lane, errand, self._records.resume(known), heard)
+        return self._remember(known, ticket)
+
+    def _remember(self, known: Known, ticket: Ticket) -> Ticket:
+        # As it was asked for then: whoever resumes it beside wants it where it was to go.
+        self._taken_up[known.job] = ticket, self._errand(known)
+        return ticket
 
     def equal(self, errand: Errand, heard: Heard) -> Ticket | None:
         """The former process was at the same job: it goes on, with the picture of `errand`."""
@@ -96,7 +122,7 @@ class Leftovers:
         ticket = self._taken(known, attrs.evolve(errand, stem=known.order.stem), heard)
         if ticket is not None:
             return ticket
-        return self._intake.enter(self._lane, errand, self._records.resume(known), heard)
+        return self._enter(known, errand, heard)
 
     def of_task(self, task_id: str, heard: Heard) -> Ticket | None:
         """The job of a former process whose task this is, taken up."""
@@ -107,17 +133,20 @@ class Leftovers:
         """A ticket for what was created or may have been; None for what is to be created."""
         record, lane = self._records.resume(known), self._lane
         if known.phase is Phase.CREATING or known.how == "doubt":
-            return self._intake.doubt(lane, errand, record, known.since, heard)
+            ticket = self._intake.doubt(lane, errand, record, known.since, heard)
+            return self._remember(known, ticket)
         if known.saved and known.task_id is not None:
             # Done, also where the vendor has nothing of it any longer.
             task = known.task_id, known.order.outputs
             return self._intake.ended(lane, errand, record, task, heard)
         if known.task_id is not None:
             age = self._records.now() - known.since
-            return self._intake.adopt(lane, errand, record, (known.task_id, age), heard)
+            ticket = self._intake.adopt(lane, errand, record, (known.task_id, age), heard)
+            return self._remember(known, ticket)
         if known.how == "failed":
             refused = RequestRefused("The job had failed before the former process ended.")
-            return self._intake.forgo(lane, errand, record, refused, heard)
+            ticket = self._intake.forgo(lane, errand, record, refused, heard)
+            return self._remember(known, ticket)
         return None
 
     def _errand(self, known: Known) -> Errand:

@@ -147,8 +147,11 @@ class Shop:
         """One without a journal."""
         return self.client(journal=None)
 
-    async def crash(self, victim: Client) -> None:
-        """End the process of `victim`: what is on the disk now is all that is left of it."""
+    async def crash(self, victim: Client, *working: Awaitable[object]) -> None:
+        """End the process of `victim`: what is on the disk now is all that is left of it.
+
+        `working` is what ran in it, and ends with it.
+        """
         desk = victim._desk
         assert desk is not None
         journal = desk.lane.records.journal
@@ -168,6 +171,7 @@ class Shop:
         await asyncio.wait([host])
         with file._lock:
             file._db.close()
+        await asyncio.gather(*working, return_exceptions=True)
 
 
 def hung(seconds: float, *, times: int = 1) -> Callable[[Sandbox], Change]:

@@ -318,8 +318,7 @@ async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
         patch.setattr(Creations, "create", forever)
         waiting = asyncio.ensure_future(c.run(Smile(file, expression="closed_mouth_smile")))
         await asyncio.sleep(5)
-        await shop.crash(c)
-        await asyncio.gather(waiting, return_exceptions=True)
+        await shop.crash(c, waiting)
     async with shop.client() as c:
         await asyncio.sleep(30)
         assert "deleted" not in states(shop)

@@ -383,8 +383,7 @@ async def test_two_in_doubt_after_a_crash(tmp_path: Path, monkeypatch: MP) -> No
     await stop.stopped.wait()
     # The first has ended in doubt, and nobody has heard of it yet.
     await asyncio.sleep(0.3)
-    await shop.crash(c)
-    await asyncio.gather(*waiting, return_exceptions=True)
+    await shop.crash(c, *waiting)
     async with shop.client() as c:
         outcomes = await resumed(c)
         adds_up(c, shop.sandbox, elsewhere=1)
@@ -424,8 +423,7 @@ async def test_tasks_that_are_over(tmp_path: Path, monkeypatch: MP, how: str) ->
     second = asyncio.ensure_future(c.run(jobs[1]))
     await stop.stopped.wait()
     await asyncio.sleep(0.1)
-    await shop.crash(c)
-    await asyncio.gather(second, return_exceptions=True)
+    await shop.crash(c, second)
     async with shop.client() as c:
         outcomes = await resumed(c)
     assert [SubmissionInDoubt] == errors(outcomes)
@@ -442,8 +440,7 @@ async def test_a_failed_try_of_the_same_job(tmp_path: Path, monkeypatch: MP) -> 
     await until(lambda: shop.sandbox.ledger.units_returned > 0)
     shop.sandbox.faults = Faults()
     await stop.stopped.wait()
-    await shop.crash(c)
-    await asyncio.gather(waiting, return_exceptions=True)
+    await shop.crash(c, waiting)
     async with shop.client() as c:
         outcomes = await resumed(c)
     assert 1 == len(done(outcomes))
@@ -456,8 +453,7 @@ async def test_it_arrives_after_the_crash(tmp_path: Path, monkeypatch: MP) -> No
     c = await shop.client().open()
     waiting = asyncio.ensure_future(c.run(smile(1)))
     await until(lambda: bool(shop.wire.sent))
-    await shop.crash(c)
-    await asyncio.gather(waiting, return_exceptions=True)
+    await shop.crash(c, waiting)
     async with shop.client() as c:
         outcomes = await resumed(c)
         adds_up(c, shop.sandbox)
