@@ -22,6 +22,7 @@ from perfect_async._doubt import NEAR, Inquiry, Unsettled
 from perfect_async._failures import setback
 from perfect_async._ticket import Lane, Ticket
 from perfect_async.errors import (
+    ClientClosed,
     JournalError,
     PerfectError,
     ServiceUnavailable,
@@ -171,6 +172,9 @@ class Creations:
         if ticket.source is None or ticket.errand.job is None:
             raise AssertionError(ticket)
         lane, call = ticket.lane, _wire.submit(ticket.errand.job, ticket.source)
+        if not ticket.awaited:
+            # It waited for the disk, or for another creation, and nobody waits for it any more.
+            return ev.NotSent(command, ClientClosed("Nobody waits for this job."))
         ticket.creating(self._clock.seconds())
         flight.lost = True
         event: ev.Answer

@@ -77,7 +77,10 @@ class Intake:
     def equal(self, lane: Lane, errand: Errand, heard: Heard) -> Ticket | None:
         """A ticket beside the equal job that is on its way, if there is one."""
         leader = self._equal.get((lane.number, errand.identity)) if errand.sure else None
-        return None if leader is None else self.follow(leader, errand, heard)
+        if leader is None or not (leader.awaited or leader.at_stake):
+            # Nobody waits for that one, and it has not left: it will not.
+            return None
+        return self.follow(leader, errand, heard)
 
     def follow(self, leader: Ticket, errand: Errand, heard: Heard) -> Ticket:
         """A ticket beside `leader`."""
@@ -191,7 +194,7 @@ class Intake:
         if ticket is not leader and ticket.task_id is None and not ticket.submitting:
             leader.followers.remove(ticket)
             ticket.end(ClientClosed("Nobody waits for this job."), 0.0, self._clock.seconds())
-        if not any(one.wanted for one in (leader, *leader.followers)):
+        if not leader.awaited:
             self._tell(ev.Withdrawn(leader.ref))
 
     def settle(self, command: ev.Settle) -> bool:

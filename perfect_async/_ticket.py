@@ -69,6 +69,11 @@ class Ticket:
         """Units that are charged for it now, or may be."""
         return self.errand.units if self.task_id is not None or self.submitting else 0.0
 
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for it, or beside it."""
+        return any(one.wanted for one in (self, *self.followers))
+
     def follow(self, leader: Ticket) -> None:
         """Its job is the same as that of `leader`, which has not ended."""
         self.leader = leader
