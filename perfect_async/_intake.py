@@ -167,7 +167,8 @@ class Intake:
         adopted = ev.Adopted(
             ticket.ref,
             errand.feature,
-            errand.units,
+            # Of a task that is known by its id alone somebody else was charged, or we were before.
+            0.0 if errand.job is None else errand.units,
             task_id,
             lane=ticket.lane.number,
             outputs=errand.outputs,
