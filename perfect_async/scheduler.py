@@ -141,11 +141,16 @@ class Scheduler:
         elif len(soon) < len(times):
             # Something is due but does not fit. The second and the phases free in slots, the window
             # in buckets.
-            crowded = (first is not None and first[0] <= slot) or (
-                book.table.account.fits(now, 1, book.pace.limit(now))
-                and (
-                    not (book.table.ample(now) or book.pace.lends(now))
-                    or (bool(book.ready) and book.table.origin(slot) is None)
+            taking_over = bool(book.adoptions) and self._fits(now)
+            crowded = (
+                (first is not None and first[0] <= slot)
+                or taking_over
+                or (
+                    book.table.account.fits(now, 1, book.pace.limit(now))
+                    and (
+                        not (book.table.ample(now) or book.pace.lends(now))
+                        or (bool(book.ready) and book.table.origin(slot) is None)
+                    )
                 )
             )
             soon.append((slot + 1) * SLOT if crowded else book.table.account.next_change(now))
@@ -242,17 +247,12 @@ class Scheduler:
         if (
             again
             and not silent
-            and table.account.fits(now, 1, self._limits.requests)
+            and self._fits(now)
             # A lease is at stake: a poll that hangs is counted where it left, not where it may be.
             and (room or table.room(now, urgent=True))
         ):
             return ev.Poll(number, tried[1])
-        if (
-            book.adoptions
-            and not owed
-            and room
-            and table.account.fits(now, 1, self._limits.requests)
-        ):
+        if book.adoptions and not owed and room and self._fits(now):
             # Nobody knows how much of its lease is left: sooner than anything that can wait.
             return ev.Poll(number, book.adoptions[0].ref)
         asked = book.asks.first()
@@ -269,6 +269,19 @@ class Scheduler:
         if owed or not room or not (ample or book.pace.lends(now)):
             return None
         return self._unpromised(number, now, ample=ample)
+
+    def _fits(self, now: int) -> bool:
+        """Whether a lease that is at stake may have a request of the window.
+
+        Of tasks that were taken over there may be more than the plan has room for: a former process
+        knew how long they last, and admitted as many. Then the window as it is counts: most end
+        long before the end of their promises, and what is not asked for now is lost for certain.
+        """
+        book, most = self._book, self._limits.requests
+        if book.table.account.fits(now, 1, most):
+            return True
+        former = any(job.adopted for job in book.jobs.values())
+        return former and book.table.occupied(now) < most
 
     def _wanting(self, now: int) -> bool:
         """Whether there is anything that nobody was promised and that may want to leave."""

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from perfect_async import Avatar, FileId, Job, Smile
 from perfect_async._errand import PLAIN, Errand, Terms
-from perfect_async._memory import Order, decode, encode
-from perfect_async._memory import Entered
+from perfect_async._memory import Entered, Order, decode, encode
 from perfect_async._pictures import inspect
 from perfect_async.errors import JobRefused
 from tests.journaled import face

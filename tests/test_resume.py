@@ -414,3 +414,17 @@ async def test_closed_before_the_creation(tmp_path: Path, monkeypatch: MP) -> No
     async with shop.client() as c:
         assert [] == await resumed(c)
     assert created == shop.sandbox.ledger.units_charged
+
+
+async def test_as_many_as_the_former_process_had(tmp_path: Path, monkeypatch: MP) -> None:
+    """All that ran are kept alive, though a new process would not have created as many."""
+    shop = Shop(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(12.0)})
+    c = await shop.client().open()
+    working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(60)])))
+    await until(lambda: shop.sandbox.ledger.tasks_by_state["running"] >= 12, every=0.5)
+    await shop.crash(c, working)
+    async with shop.client() as c:
+        outcomes = await resumed(c)
+    assert 12 <= len(done(outcomes))
+    assert [] == errors(outcomes)
+    assert 0 == shop.sandbox.ledger.units_wasted
