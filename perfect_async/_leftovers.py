@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 
 from perfect_async._errand import Errand
+from perfect_async._failures import LOG
 from perfect_async._intake import Intake
 from perfect_async._memory import Known, Phase
 from perfect_async._pictures import inspect
@@ -54,7 +55,16 @@ class Leftovers:
         """Those whose outcome nobody has heard, the most urgent first."""
         left = [known for known in self._records.leftovers.values() if not known.told]
         left.sort(key=lambda known: (_RANK[known.phase], known.job))
-        return [Leftover(known.job, Errand.job_of(known.order, known.file_id)) for known in left]
+        return [leftover for leftover in map(self._leftover, left) if leftover is not None]
+
+    @staticmethod
+    def _leftover(known: Known) -> Leftover | None:
+        try:
+            return Leftover(known.job, Errand.job_of(known.order, known.file_id))
+        except JobRefused as exc:
+            # Others may have a lease that runs.
+            LOG.warning("A job of the journal is left there as it is: %s", exc.message)
+            return None
 
     def copies(self) -> list[tuple[Known, FileId | None]]:
         """Those that were told, and whose copies at the vendor are still to be deleted.
