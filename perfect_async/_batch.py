@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _ORDERED_MOST: Final = 256
 """Outcomes that wait for their turn: one stuck job may hold up that many that came after it."""
-_GRACE: Final = 5.0
+GRACE: Final = 5.0
 """Seconds that a source which is closed, or the reading that stops, may take."""
 
 
@@ -123,7 +123,7 @@ class Batch:
     ) -> None:
         self._scope.cancel()
         self._withdraw()
-        with anyio.move_on_after(2 * _GRACE, shield=True):
+        with anyio.move_on_after(2 * GRACE, shield=True):
             await self._stopped.wait()
 
     def __aiter__(self) -> Self:
@@ -165,6 +165,11 @@ class Batch:
     @property
     def progress(self) -> Progress:
         """How it stands now."""
+        return self._stand()
+
+    # Inside.
+
+    def _stand(self) -> Progress:
         ended = self._done + self._failed
         total = None if self._total is None else max(self._total, self._read)
         if self._stopped.is_set():
@@ -175,8 +180,6 @@ class Batch:
             eta = self._desk.eta(waiting, self._running)
         units = self._units + self._units_running
         return Progress(total, self._done, self._failed, self._running, waiting, units, eta)
-
-    # Inside.
 
     def _take(self) -> Outcome | None:
         """The outcome to give next, if there is one; it is let go of."""
@@ -301,7 +304,7 @@ class Batch:
             self._over()
 
     async def _read_all(self, desk: Desk, group: TaskGroup) -> None:
-        source = each(self._jobs)
+        source = self._source()
         try:
             with self._reading:
                 while not self._cancelled():
@@ -322,10 +325,13 @@ class Batch:
             self._failure = exc
         finally:
             try:
-                with anyio.move_on_after(_GRACE, shield=True):
+                with anyio.move_on_after(GRACE, shield=True):
                     await source.aclose()
             except Exception as exc:  # noqa: BLE001 - as above
                 self._failure = self._failure or exc
+
+    def _source(self) -> AsyncGenerator[Job | Leftover]:
+        return each(self._jobs)
 
     def _hold(self, desk: Desk, job: Job | Leftover) -> None:
         """A file that one job names may be named by another that is not read yet."""

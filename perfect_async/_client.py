@@ -13,10 +13,13 @@ from typing import Final, Self
 import anyio
 
 from perfect_async import _checks, _enquiries
+from perfect_async._apart import Apart
 from perfect_async._batch import Batch
-from perfect_async._desk import Desk, running_loop
+from perfect_async._desk import Desk
 from perfect_async._errand import Terms
 from perfect_async._failures import warn_of
+from perfect_async._home import Here, Home, running_loop
+from perfect_async._isolated import IsolatedBatch
 from perfect_async._keys import KEY_VARIABLE, driver_for, flaw
 from perfect_async._lookups import estimated, pages
 from perfect_async._receiver import Webhooks, secrets_of
@@ -26,7 +29,7 @@ from perfect_async._ticket import Ticket
 from perfect_async._transport import HttpTransport, Transport
 from perfect_async._urls import normalised_base, redacted
 from perfect_async._wire import FEATURES
-from perfect_async.errors import ConfigurationError, WaitTimeout, quoted
+from perfect_async.errors import ClientClosed, ConfigurationError, quoted
 from perfect_async.models import Avatar, Job, Limits, Polling, Timeouts, Units
 from perfect_async.reports import Estimate, Statistics, Template
 from perfect_async.scheduler import Scheduler
@@ -60,6 +63,12 @@ class Client:
     replaced), else YOUCAM_WEBHOOK_SECRET. Tasks then end as soon as the vendor says so, by `both`
     polls and notifications unless `Polling.completion` says otherwise.
 
+    `isolated`: keep tasks alive in a thread of its own, for programs that block the event loop now
+    and then: a loop that is blocked for longer than `Polling.lease` loses what is running, unless
+    it is another one. All calls are the same, and any event loop of the process may make them;
+    `jobs` of a batch are read in the loop that entered it, which is to leave it in the same task. A
+    `transport` is used in that thread only. Isolated clients of one process share the thread.
+
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
     event loop; a second one that is opened on the same key and host in that loop shares the first
@@ -83,9 +92,10 @@ class Client:
         journal: str | os.PathLike[str] | None = None,
         reuse: bool | None = None,
         webhook_secret: str | Iterable[str] | None = None,
+        isolated: bool = False,
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
-        self._opening = False
+        self._opening = self._closing = False
         self._desk: Desk | None = None
         self._webhooks: Webhooks | None = None
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
@@ -114,6 +124,8 @@ class Client:
         given = webhook_secret or os.environ.get(SECRET_VARIABLE) or None
         self._secrets = secrets_of(given)
         del webhook_secret, given
+        self._home: Home = Apart() if isolated else Here()
+        self._batch = IsolatedBatch if isolated else Batch
         # Settings that cannot work are refused here, not when the first picture waits.
         self._scheduler = Scheduler(limits, polling, engine_retries=engine_retries)
         if polling.completion in {"webhook", "both"} and self._secrets is None:
@@ -152,23 +164,33 @@ class Client:
             raise ConfigurationError("This client is open already.")
         self._opening = True
         try:
-            transport = Transport(
-                self._base_url, self._key, timeouts=self._timeouts, transport=self._given
-            )
-            async with AsyncExitStack() as undo:
-                undo.push_async_callback(_shielded, transport.aclose)
-                records = await open_records(self._journal)
-                undo.push_async_callback(_shielded, records.aclose)
-                driver = driver_for(
-                    self._key, self._base_url, self._scheduler, self._given, records.past()
-                )
-                lane = await driver.join(transport, self._timeouts, records)
-                undo.pop_all()
-            self._desk = Desk(driver, lane, max_units=self._max_units, reuse=self._reuse)
-            self._desk.begin()
+            await self._home.open()
+            try:
+                await self._home.call(self._open)
+            except BaseException:
+                await _shielded(self.close)
+                await _shielded(self._home.close)
+                raise
         finally:
             self._opening = False
         return self
+
+    async def _open(self) -> None:
+        transport = Transport(
+            self._base_url, self._key, timeouts=self._timeouts, transport=self._given
+        )
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(_shielded, transport.aclose)
+            records = await open_records(self._journal)
+            undo.push_async_callback(_shielded, records.aclose)
+            driver = driver_for(
+                self._key, self._base_url, self._scheduler, self._given, records.past()
+            )
+            lane = await driver.join(transport, self._timeouts, records)
+            undo.pop_all()
+        most, reuse = self._max_units, self._reuse
+        self._desk = Desk(self._home, driver, lane, max_units=most, reuse=reuse)
+        self._desk.begin()
 
     async def close(self) -> None:
         """Create nothing more, keep what runs for up to `drain` seconds, and let go.
@@ -178,9 +200,21 @@ class Client:
         again does nothing. Raises `ConfigurationError` in another loop or process.
         """
         desk = self._desk
-        if desk is None or desk.closed:
+        if desk is None or desk.closed or self._closing:
             return
-        desk.at_home()
+        self._home.check()
+        self._closing = True
+        # Shielded for the same reason as what it does there.
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._home.call(partial(self._close, desk))
+            except ClientClosed:
+                # Its thread has ended already.
+                desk.closed = True
+            finally:
+                await self._home.close()
+
+    async def _close(self, desk: Desk) -> None:
         desk.close()
         driver, lane = desk.driver, desk.lane
         lane.records.closing = True
@@ -234,21 +268,9 @@ class Client:
     ) -> Result:
         if timeout is not None:
             _checks.number("timeout", timeout)
-        ticket: Ticket | None = None
-        try:
-            with anyio.move_on_after(timeout):
-                ticket = await enter()
-                await ticket.done.wait()
-        finally:
-            if ticket is not None:
-                desk.withdraw(ticket)
-        if ticket is None or ticket.ending is None:
-            raise WaitTimeout(
-                f"The job had not ended after {timeout:g} s.",
-                task_id=None if ticket is None else ticket.task_id,
-                units_at_stake=0.0 if ticket is None else ticket.at_stake,
-            )
-        ticket.record.told()
+        ticket = await self._home.call(partial(desk.wait, enter, timeout))
+        # Only now: before, whoever waits may be cancelled, and has not heard of it.
+        self._home.soon(ticket.record.told)
         return desk.result(ticket)
 
     def batch(
@@ -277,7 +299,7 @@ class Client:
         if delete and save_to is None:
             raise ConfigurationError("delete needs save_to: what is not saved is not deleted.")
         most = None if max_units is None else _checks.units(max_units)
-        return Batch(self._ready, jobs, ordered=ordered, terms=terms, max_units=most)
+        return self._batch(self._ready, jobs, ordered=ordered, terms=terms, max_units=most)
 
     def resume(self) -> Batch:
         """What the former process on this journal left, as a batch: empty on a new journal.
@@ -290,7 +312,7 @@ class Client:
         """
         if self._journal is None:
             raise ConfigurationError("resume needs a journal: Client(journal=...).")
-        return Batch(self._ready, self._ready().leftovers.all())
+        return self._batch(self._ready, self._home.ask(self._ready().leftovers.all))
 
     # The other calls.
 
@@ -324,7 +346,7 @@ class Client:
         units are not returned (contract: Other calls). Raises `RequestRefused` for a task that is
         not finished, `ConfigurationError` for what is no task id.
         """
-        await self._ready().forget(_checks.task_id(task_id))
+        await self._home.call(partial(self._ready().forget, _checks.task_id(task_id)))
 
     @property
     def webhooks(self) -> Webhooks:
@@ -347,7 +369,8 @@ class Client:
 
     def statistics(self) -> Statistics:
         """How the key's scheduler is: jobs by state, the window, units; see `Statistics`."""
-        return (self._scheduler if self._desk is None else self._desk.driver.scheduler).statistics()
+        scheduler = self._scheduler if self._desk is None else self._desk.driver.scheduler
+        return self._home.ask(scheduler.statistics)
 
     def _ready(self) -> Desk:
         if self._desk is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
+import anyio
 import attrs
 
 from perfect_async import _enquiries, _wire
@@ -17,6 +17,7 @@ from perfect_async._custody import Copy, Custody
 from perfect_async._driver import Driver
 from perfect_async._errand import PLAIN, Errand, Terms
 from perfect_async._failures import closed, kind
+from perfect_async._home import Home
 from perfect_async._leftovers import Leftover, Leftovers
 from perfect_async._pictures import inspect
 from perfect_async._reply import same_code
@@ -25,14 +26,16 @@ from perfect_async._ticket import Lane, Ticket
 from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
-    ConfigurationError,
     JobRefused,
     PerfectError,
     RequestRefused,
     TaskError,
     TaskExpired,
+    WaitTimeout,
 )
 from perfect_async.models import FileId, Job, must_be_job
+
+T = TypeVar("T")
 
 _RESULT_LIVES: Final = timedelta(seconds=7200)
 """How long a result URL lives (contract: The flow of one picture, 5)."""
@@ -49,14 +52,15 @@ class Cut(Protocol):
 class Desk:
     """One open client's place at a driver; also the `Store` of its results.
 
-    It belongs to the loop and the process in which it was made. `closed`: takes nothing more in;
-    `left`: nor does it save what came of it.
-    `max_units` and `reuse` as in `Client`.
+    It belongs to its home, where all of it is to be called but `ready`, `ask` and `result`.
+    `closed`: takes nothing more in; `left`: nor does it save what came of it. `max_units` and
+    `reuse` as in `Client`.
     """
 
     def __init__(
-        self, driver: Driver, lane: Lane, *, max_units: float | None, reuse: bool | None
+        self, home: Home, driver: Driver, lane: Lane, *, max_units: float | None, reuse: bool | None
     ) -> None:
+        self.home = home
         self.driver = driver
         self.lane = lane
         self.closed = self.left = False
@@ -65,27 +69,14 @@ class Desk:
         self._reuse = reuse
         self.custody = Custody(self._forget, self._uses)
         self.leftovers = Leftovers(driver.intake, lane, purses)
-        self._home = asyncio.get_running_loop(), os.getpid()
-
-    def at_home(self) -> None:
-        """Raises `ConfigurationError` in another loop or process than its own."""
-        loop, process = self._home
-        if os.getpid() != process:
-            raise ConfigurationError(
-                "This client was opened before a fork: open one in each process."
-            )
-        if running_loop() is not loop:
-            raise ConfigurationError(
-                "This client was opened in another event loop: open one in each."
-            )
 
     def ready(self) -> None:
-        """As `at_home`, and raises `ClientClosed`."""
+        """Raises `ConfigurationError` as its home does, and `ClientClosed`."""
         self._here(self.closed)
 
     def _here(self, closed: bool = False) -> None:  # noqa: FBT001, FBT002 - private
         """As `ready`, but a client that closes still saves what it has."""
-        self.at_home()
+        self.home.check()
         if closed or self.left:
             raise ClientClosed("This client is closed; its results are saved while it is open.")
 
@@ -165,6 +156,24 @@ class Desk:
         self.driver.check()
         return intake.adopt(self.lane, errand, self.lane.records.nothing(), (task_id, 0), heard)
 
+    async def wait(self, enter: Callable[[], Awaitable[Ticket]], timeout: float | None) -> Ticket:
+        """The ticket that `enter` gives, once it has ended; raises `WaitTimeout`."""
+        ticket: Ticket | None = None
+        try:
+            with anyio.move_on_after(timeout):
+                ticket = await enter()
+                await ticket.done.wait()
+        finally:
+            if ticket is not None:
+                self.withdraw(ticket)
+        if ticket is None or ticket.ending is None:
+            raise WaitTimeout(
+                f"The job had not ended after {timeout:g} s.",
+                task_id=None if ticket is None else ticket.task_id,
+                units_at_stake=0.0 if ticket is None else ticket.at_stake,
+            )
+        return ticket
+
     async def keep(self, ticket: Ticket) -> Outcome:
         """How the job of `ticket`, which has ended, ended: saved, if it was to be."""
         outcome = self.outcome(ticket)
@@ -236,7 +245,7 @@ class Desk:
     async def ask(self, call: _wire.Call) -> _wire.Reply:
         """Send a question; raises what came instead of an answer."""
         self.ready()
-        return await self.driver.ask(self.lane, call)
+        return await self.home.call(partial(self.driver.ask, self.lane, call))
 
     def begin(self) -> None:
         """Write in the background, and delete what a former process had saved and not deleted."""
@@ -262,6 +271,10 @@ class Desk:
         self.closed = True
         for batch in list(self.batches):
             batch.cut()
+
+    async def at_home(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work` where the client's connections are."""
+        return await self.home.call(work)
 
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
         """Fresh URLs for a finished task's pictures; one request. `TaskExpired` after a day."""
@@ -312,11 +325,3 @@ class Desk:
         now = self.driver.now()
         # A URL that nobody has asked for yet is one that ended.
         return tuple(ResultImage(url, now + _RESULT_LIVES if url else now) for url in event.urls)
-
-
-def running_loop() -> asyncio.AbstractEventLoop:
-    """The loop that runs this. Raises `ConfigurationError` where none does (trio, plain code)."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise ConfigurationError("perfect_async needs a running asyncio event loop.") from None

@@ -54,6 +54,13 @@ _former: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _For
 )
 """Clients that are opened one after another spend one window: what the last one spent counts."""
 
+_apart: Final[dict[tuple[str, str], _Former]] = {}
+
+
+def share_past(loop: asyncio.AbstractEventLoop) -> None:
+    """`loop` runs in a thread of ours, as those before it did: one clock, and one past."""
+    _former[loop] = _apart
+
 
 def driver_for(
     key: str,

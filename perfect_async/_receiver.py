@@ -7,6 +7,7 @@ changes nothing but when we ask (contract: Webhooks).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 import anyio
@@ -41,8 +42,11 @@ class Webhooks:
         `JournalError` where the journal is not written within 10 s, and `ClientClosed` once the
         client has closed; the sender tries again.
         """
+        self._desk.home.check()
+        await self._desk.home.call(partial(self._deliver, body, headers))
+
+    async def _deliver(self, body: bytes, headers: Headers) -> None:
         desk = self._desk
-        desk.at_home()
         # Not `ready`: while it closes, what still runs is waited for.
         desk.driver.check(desk.lane)
         now = desk.driver.utc()

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
@@ -62,6 +62,10 @@ class ResultImage:
 class Store(Protocol):
     """What a result needs from the client that it came from."""
 
+    async def at_home(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work` where the client's connections are; the rest is to be called from there."""
+        ...
+
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
         """Ask for the task again: the same pictures in the same order, with fresh URLs."""
         ...
@@ -110,7 +114,10 @@ class Result:
         picture, `RequestRefused` and `ServiceUnavailable` (after three tries) where nothing comes,
         `ConfigurationError` for an empty `target` or a NUL in it, and `OSError` as the disk does.
         """
-        place = await _in_thread(_Place.of, os.fspath(target))
+        return await self._store.at_home(partial(self._save_all, os.fspath(target)))
+
+    async def _save_all(self, target: str) -> list[Path]:
+        place = await _in_thread(_Place.of, target)
         images = self.images
         paths: list[Path] = []
         for index in range(len(images)):

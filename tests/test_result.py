@@ -6,10 +6,11 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import attrs
@@ -30,6 +31,8 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Smile
 from tests.virtual_time import hanging
+
+T = TypeVar("T")
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 IDENTITY = "0123abcd" + "f" * 56
@@ -56,6 +59,9 @@ class FakeStore:
         self.downloads = Counter[str]()
         self.refreshes: list[tuple[str, str]] = []
         self.open = 0
+
+    async def at_home(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await work()
 
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
         self.refreshes.append((feature, task_id))
