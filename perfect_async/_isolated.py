@@ -105,9 +105,9 @@ class _Source(Generic[T]):
                     self._tell(self.cancel)
                     with anyio.move_on_after(GRACE, shield=True):
                         await until(wish)
-                    if not wish.done() or wish.cancelled() or wish.exception() is not None:
+                    if not wish.done() or wish.cancelled():
                         raise
-                    # It was read all the same, and is told of.
+                    # It was read all the same, or failed, and that is told of.
                 if wish.cancelled():
                     raise asyncio.CancelledError
                 try:
