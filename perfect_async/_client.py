@@ -369,8 +369,9 @@ class Client:
 
     def statistics(self) -> Statistics:
         """How the key's scheduler is: jobs by state, the window, units; see `Statistics`."""
-        scheduler = self._scheduler if self._desk is None else self._desk.driver.scheduler
-        return self._home.ask(scheduler.statistics)
+        if self._desk is None:
+            return self._scheduler.statistics()
+        return self._home.ask(self._desk.statistics)
 
     def _ready(self) -> Desk:
         if self._desk is None:

@@ -34,6 +34,7 @@ from perfect_async.errors import (
     WaitTimeout,
 )
 from perfect_async.models import FileId, Job, must_be_job
+from perfect_async.reports import Statistics
 
 T = TypeVar("T")
 
@@ -203,6 +204,10 @@ class Desk:
     def eta(self, waiting: int, running: int) -> float | None:
         """Seconds until so many jobs more have ended, None where nothing is known."""
         return self.driver.scheduler.eta(waiting, running)
+
+    def statistics(self) -> Statistics:
+        """How the scheduler is, and the loop it runs in."""
+        return self.driver.watch.noted(self.driver.scheduler.statistics())
 
     def cut_off(self) -> ClientClosed:
         """The error for jobs that will not be read or sent any more."""

@@ -30,6 +30,7 @@ from perfect_async._notices import Early, Status
 from perfect_async._records import Records
 from perfect_async._ticket import Lane, Ticket
 from perfect_async._transport import Transport
+from perfect_async._watch import Watch
 from perfect_async.errors import PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import NEVER, Scheduler
@@ -59,6 +60,7 @@ class Driver:
         self._allowed = scheduler.statistics().window_limit
         self._warned = -math.inf
         self.failure: BaseException | None = None
+        self.watch = Watch()
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._began_at = datetime.now(UTC)
@@ -306,6 +308,7 @@ class Driver:
             else:
                 with anyio.CancelScope(deadline=self._began + wake / _MICRO):
                     await self._news.wait()
+                self.watch.woke(self._micros() - wake)
 
     def _perform(self, command: ev.Command) -> None:
         # Whom a command is about is looked up now: by the time it is on its way a hedged answer may

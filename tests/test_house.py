@@ -48,7 +48,7 @@ FLOORS = {
     "hands": {
         *("_quiet", "_streams", "_transport", "_names", "_pictures"),
         *("_journal", "_scribe", "_errand", "_records", "_creation", "_intake"),
-        *("webhooks", "_ticket", "_failures", "_exchanges", "_driver", "_keys"),
+        *("webhooks", "_ticket", "_failures", "_exchanges", "_watch", "_driver", "_keys"),
     },
     "door": {
         *(
