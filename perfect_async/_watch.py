@@ -8,7 +8,7 @@ import attrs
 
 from perfect_async import events as ev
 from perfect_async._failures import LOG
-from perfect_async.models import Statistics
+from perfect_async.reports import Statistics
 
 _TOLERATED: Final = ev.SECOND // 2
 """A busy loop wakes some hundredths of a second late; what is later than this was blocked."""

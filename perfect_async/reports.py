@@ -60,10 +60,10 @@ class Statistics:
     `requests_in_window`: requests that occupy the limit's window now; `window_limit`: what is
     assumed to be allowed in it (below `Limits.requests` after signs of foreign use). `requests`:
     sent, by kind; `refused`: 429s; `tries`: polls sent again inside a lease; `late`: polls that
-    left after their slot, however little. `cycle`: seconds between two polls of one task; `patience`: seconds until
-    a silent poll is asked beside. `units`: what was spent. `blocked`: how often the event loop woke
-    more than half a second late, with or without a poll to send: other code had blocked it, which
-    `Client(isolated=True)` makes harmless.
+    left after their slot, however little. `cycle`: seconds between two polls of one task;
+    `patience`: seconds until a silent poll is asked beside. `units`: what was spent. `blocked`: how
+    often the event loop woke more than half a second late, with or without a poll to send: other
+    code had blocked it, which `Client(isolated=True)` makes harmless.
     """
 
     waiting: int
