@@ -193,7 +193,7 @@ class Records:
         return await self.journal.lookup(identity, since)
 
     def look(self, number: int) -> None:
-        """Something was written about job `number`: keep those findable whose end nobody heard."""
+        """Something was written about job `number`: keep track of those whose end nobody heard."""
         if self.journal is None:
             return
         known = self.journal.memory.live.get(number)
@@ -202,9 +202,10 @@ class Records:
             identity = self._untold.pop(number, "")
             if self._done.get(identity) == number:
                 del self._done[identity]
-        elif known.phase is Phase.DONE and known.order.sure:
+        elif known.phase in {Phase.DONE, Phase.ENDED}:
             self._untold[number] = known.order.identity
-            self._done[known.order.identity] = number
+            if known.phase is Phase.DONE and known.order.sure:
+                self._done[known.order.identity] = number
 
     def _retire(self, journal: Journal) -> None:
         """The oldest end that nobody heard is told to nobody once it can no longer be fetched."""
