@@ -68,7 +68,7 @@ class Book:
         self.units = Units()
         self.endings = Endings(self.jobs, self.keeper, self.units, self.counts)
         self.adoptions: deque[Job] = deque()
-        self._creating: dict[int, str] = {}
+        self._creating: set[int] = set()
         self.ended, self.lasted = 0, 0
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
         self.reasons = Reasons()
@@ -82,7 +82,7 @@ class Book:
     def creation(self) -> Job | None:
         """The job to create next, None where there is none or it has to wait for another."""
         job = self.ready[0] if self.ready else None
-        if job is not None and job.alone and job.feature in self._creating.values():
+        if job is not None and job.alone and self._creating:
             return None
         return job
 
@@ -128,7 +128,7 @@ class Book:
 
     def _submit(self, job: Job, command: ev.Submit, now: int) -> None:
         job.move(command, State.SUBMITTING)
-        self._creating[command.number] = job.feature
+        self._creating.add(command.number)
         self.units.reserve(job)
         if job.purses:
             self._end_unaffordable(job.purses)
@@ -273,7 +273,7 @@ class Book:
             self.endings.end(job, error, cause=event)
 
     def _submitted(self, command: ev.Submit, event: ev.Answer, now: int) -> None:
-        del self._creating[command.number]
+        self._creating.discard(command.number)
         job = self.jobs.get(command.ref)
         if job is None or job.state is not State.SUBMITTING:
             return

@@ -1,9 +1,9 @@
 """Creating a task: written down before, and settled from the unit history where no answer comes.
 
 Creating is billed and has no idempotency key. With a journal the intent is on the disk before the
-request leaves, and at most one creation per feature is under way on the key: so the history's only
-unknown task of that feature is the one in doubt, unless others that left here are in doubt too.
-Without a journal nothing can be settled so.
+request leaves, and at most one creation is under way on the key, of whatever feature, since the
+history's actions need not name one: so its only unknown task is the one in doubt, unless others
+that left here are in doubt too. Without a journal nothing can be settled so.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Creations:
     def __init__(self, ask: Ask, clock: Clock) -> None:
         self._ask = ask
         self._clock = clock
-        self._turns: dict[str, anyio.Lock] = {}
+        # Held by the one creation that is under way, or is being settled.
+        self._turn = anyio.Lock()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._flights: list[_Flight] = []
 
@@ -91,7 +92,7 @@ class Creations:
             with self._flight(ticket, self._clock.utc()) as flight:
                 return await self._sent(command, ticket, flight)
         began = self._clock.seconds()
-        async with self._turn(ticket.errand.feature):
+        async with self._turn:
             with self._flight(ticket, self._clock.utc()) as flight:
                 try:
                     await ticket.record.creating()
@@ -111,14 +112,10 @@ class Creations:
         with self._flight(ticket, sent) as flight:
             flight.lost = True
             flight.answered.set()
-            async with self._turn(ticket.errand.feature):
+            async with self._turn:
                 found = await self._settled(ticket, flight, None)
             flight.lost = not isinstance(found, str)
             return found
-
-    def _turn(self, feature: str) -> anyio.Lock:
-        """Held by the one creation of `feature` that is under way, or is being settled."""
-        return self._turns.setdefault(feature, anyio.Lock())
 
     @contextmanager
     def _flight(self, ticket: Ticket, sent: int) -> Generator[_Flight]:

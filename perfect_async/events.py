@@ -83,8 +83,8 @@ class Wanted:
     `uploads`: its picture must be registered and uploaded. `units`: its documented price.
     `outputs`: pictures that come back. `usual`: the shortest and longest duration that are
     documented, None where none are. `purses`: whose ceilings it counts against (`Opened`). `alone`:
-    it is created while no other creation of its feature is under way, so that the unit history can
-    tell what became of one without an answer.
+    it is created while no other creation is under way, so that the unit history can tell what
+    became of one without an answer.
     """
 
     ref: int

@@ -14,7 +14,7 @@ from perfect_async._pictures import inspect
 from perfect_async.errors import JobRefused
 from tests.journaled import face
 
-KEYS = st.none() | st.text(min_size=1, max_size=20)
+KEYS = st.none() | st.text(min_size=1, max_size=20).filter(str.strip)
 URLS = st.sampled_from(["https://a.example/b.jpg", "http://a.example/c?x=1"])
 PLACES = URLS | st.builds(FileId, st.text("abc/+=", min_size=1, max_size=9))
 SMILES = st.builds(

@@ -279,7 +279,7 @@ async def test_a_key_that_others_use(tmp_path: Path, monkeypatch: MP) -> None:
         shop.sandbox.script("task", "pass", "drop")
         await other.run(job(99))
         async with shop.client() as c:
-            with pytest.raises(SubmissionInDoubt, match="more than one"):
+            with pytest.raises(SubmissionInDoubt, match="does not tell"):
                 await c.run(job(1))
             adds_up(c, shop.sandbox, elsewhere=2)
 

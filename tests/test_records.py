@@ -110,7 +110,8 @@ async def test_a_disk_that_hangs_at_the_end(
     go()
     await asyncio.sleep(1)
     assert "not written" in caplog.text
-    journal_of(c)._db.close()
+    with journal_of(c)._lock:
+        journal_of(c)._db.close()
 
 
 async def test_a_crash_while_the_disk_hangs(tmp_path: Path, monkeypatch: MP) -> None:

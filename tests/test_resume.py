@@ -13,6 +13,7 @@ from perfect_async import (
     Failed,
     FileId,
     Job,
+    JobRefused,
     Limits,
     Outcome,
     PictureRefused,
@@ -428,3 +429,28 @@ async def test_as_many_as_the_former_process_had(tmp_path: Path, monkeypatch: MP
     assert 12 <= len(done(outcomes))
     assert [] == errors(outcomes)
     assert 0 == shop.sandbox.ledger.units_wasted
+
+
+async def test_taken_up_before_its_creation(tmp_path: Path, monkeypatch: MP) -> None:
+    """What was not created goes on with the picture that is submitted again, resumed or not."""
+    shop = Shop(tmp_path, monkeypatch)
+    await frozen(shop, [job(4)], monkeypatch)
+    async with shop.client() as c:
+        batch = c.resume()
+        result = await c.run(job(4))
+        assert [4] == faces(await result.save(shop.out))
+        [outcome] = done(await all_of(batch))
+        assert result.task_id == outcome.task_id
+        adds_up(c, shop.sandbox)
+        assert [] == await resumed(c)
+    assert 1 == shop.sandbox.ledger.units_charged
+
+
+async def test_resumed_twice(tmp_path: Path, monkeypatch: MP) -> None:
+    """Two that resume get the same ends; what can only be told once is told to the first."""
+    shop = Shop(tmp_path, monkeypatch)
+    await frozen(shop, [job(4)], monkeypatch)
+    async with shop.client() as c:
+        first, second = c.resume(), c.resume()
+        assert [SourceLost] == errors(await all_of(first))
+        assert [JobRefused] == errors(await all_of(second))

@@ -50,7 +50,7 @@ async def test_what_is_lost_is_told_and_nobody_is_locked_out() -> None:
     async with client(sandbox) as ours, asyncio.TaskGroup() as group:
         group.create_task(later(sandbox, ours_end := asyncio.Event()))
         ended: list[Ended] = []
-        async with ours.batch(avatar() for _ in range(60)) as batch:
+        async with ours.batch(avatar(key=str(n)) for n in range(60)) as batch:
             ended.extend([outcome async for outcome in batch])
         during = ours.statistics()
         ours_end.set()
