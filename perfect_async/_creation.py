@@ -114,7 +114,7 @@ class Creations:
             flight.answered.set()
             async with self._turn:
                 found = await self._settled(ticket, flight, None)
-            flight.lost = not isinstance(found, str)
+            flight.lost = _open(found)
             return found
 
     @contextmanager
@@ -162,6 +162,7 @@ class Creations:
             found = await self._settled(ticket, flight, event.error)
             if isinstance(found, str):
                 return self._found(command, found, flight)
+            flight.lost = _open(found)
             return ev.NoAnswer(command, found)
         return event
 
@@ -253,3 +254,8 @@ class Creations:
         if "" in ours or inquiry.shared(known):
             return Unsettled.AMBIGUOUS
         return inquiry.verdict(known, doubtful)
+
+
+def _open(found: str | PerfectError) -> bool:
+    """Whether a task in the history may still be this one's: not where it shows none at all."""
+    return isinstance(found, PerfectError) and found.units_at_stake > 0

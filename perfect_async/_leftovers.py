@@ -154,7 +154,7 @@ class Leftovers:
             ticket = self._intake.adopt(lane, errand, record, (known.task_id, age), heard)
             return self._remember(known, ticket)
         if known.how == "failed":
-            refused = RequestRefused("The job had failed before the former process ended.")
+            refused = RequestRefused("The job failed, uncharged, before the former process ended.")
             ticket = self._intake.forgo(lane, errand, record, refused, heard)
             return self._remember(known, ticket)
         return None

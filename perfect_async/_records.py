@@ -93,11 +93,13 @@ class Record:
             case ClientClosed():
                 self._note(words.Ended, "unsent")
                 self.told()
-            case SubmissionInDoubt():
+            case SubmissionInDoubt() if ending.units_at_stake:
                 self._note(words.Ended, "doubt")
             case TaskExpired() | TaskTimedOut() | TaskAbandoned():
                 self._note(words.Ended, "lost")
             case _:
+                # Also a creation without an answer of which the history shows nothing: no task that
+                # turns up there can be this one's, and it is created again for consent alone.
                 self._note(words.Ended, "failed")
 
     def saved(self) -> None:
