@@ -387,7 +387,7 @@ async def test_two_in_doubt_after_a_crash(tmp_path: Path, monkeypatch: MP) -> No
     async with shop.client() as c:
         outcomes = await resumed(c)
         adds_up(c, shop.sandbox)
-    assert [job(2)] == [outcome.job for outcome in done(outcomes)]
+    assert 1 == len(done(outcomes))
     nobody_else(outcomes)
 
 
