@@ -236,7 +236,7 @@ def wanted(ref: int, feature: str = "ai-smile", **facts: object) -> ev.Wanted:
 
 
 def test_alone() -> None:
-    """A creation waits for that of its own feature, until it is answered in whatever way."""
+    """A creation waits for the one before it, until that is answered in whatever way."""
     desk = Desk()
     for ref in range(1, 5):
         desk.tell(wanted(ref))
@@ -257,12 +257,24 @@ def test_alone() -> None:
     assert 4 == sum(desk.scheduler.statistics().requests.values()) + 1
 
 
-def test_not_alone() -> None:
-    """Other features do not wait, nor do jobs that need not be alone."""
+def test_alone_whatever_the_feature() -> None:
+    """The history's actions need not name one, so another feature's creation waits as well."""
     desk = Desk()
     desk.tell(wanted(1))
     desk.tell(wanted(2, "ai-avatar"))
-    desk.tell(ev.Wanted(3, "ai-smile", 1.0, uploads=False))
+    first = desk.take()
+    assert isinstance(first, ev.Submit)
+    desk.now += SECOND
+    assert None is desk.scheduler.due(desk.now)
+    desk.tell(ev.Accepted(first, "t"))
+    assert 2 == getattr(desk.take(), "ref", None)
+
+
+def test_not_alone() -> None:
+    """Jobs that need not be alone wait for none."""
+    desk = Desk()
+    for ref in (1, 2, 3):
+        desk.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
     assert [1, 2, 3] == [getattr(desk.take(), "ref", None) for _ in range(3)]
 
 

@@ -48,7 +48,7 @@ async def test_closed_while_it_is_settled(tmp_path: Path, monkeypatch: MP, pause
 
 
 async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
-    """Who stops waiting for it changes nothing about it."""
+    """Who stops waiting for it changes nothing about it: the next process tells that it failed."""
     shop = Shop(tmp_path, monkeypatch)
     await in_doubt(shop)
     async with shop.client() as c:
@@ -57,7 +57,7 @@ async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) ->
         await asyncio.sleep(30)
         adds_up(c, shop.sandbox)
     async with shop.client() as c:
-        assert [SubmissionInDoubt] == errors(await resumed(c))
+        assert [RequestRefused] == errors(await resumed(c))
 
 
 async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
@@ -73,7 +73,10 @@ async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> 
 
 
 async def test_the_driver_fails_meanwhile(tmp_path: Path, monkeypatch: MP) -> None:
-    """Where the driver ends by itself nobody hangs, and the next process goes on."""
+    """Where the driver ends by itself nobody hangs, and the next process goes on.
+
+    The avatar was created after the doubt was settled, and told of.
+    """
     shop = Shop(tmp_path, monkeypatch)
     await in_doubt(shop)
     c = await shop.client().open()
@@ -87,7 +90,7 @@ async def test_the_driver_fails_meanwhile(tmp_path: Path, monkeypatch: MP) -> No
         await running
     async with shop.client() as c:
         outcomes = await resumed(c)
-    assert (1, 1) == (len(done(outcomes)), len(errors(outcomes)))
+    assert (1, 0) == (len(done(outcomes)), len(errors(outcomes)))
 
 
 async def test_jobs_of_another_version(
