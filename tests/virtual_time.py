@@ -108,6 +108,9 @@ class _Clockwork(selectors.DefaultSelector):
         if self.watched > 1 or self.loop.threads_busy(hanging_too=True):
             # Only I/O or a thread can bring news, and there is no timer to jump to.
             return super().select(_GLANCE)
+        # Between the two looks a thread that hung may have gone on and finished.
+        if ready := super().select(0):
+            return ready
         raise RuntimeError(f"deadlock in virtual time: {self.loop.whereabouts()}")
 
 
