@@ -9,7 +9,7 @@ that left here are in doubt too. Without a journal nothing can be settled so.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -142,13 +142,7 @@ class Creations:
             group.cancel_scope.cancel()
 
         async def look() -> None:
-            # Again while there is nothing: it may be executed only now, and its lease begin.
-            found: str | Unsettled | PerfectError = Unsettled.NOTHING
-            for pause in (_SILENT, *_PAUSES[1:]):
-                await anyio.sleep(pause)
-                found = await self._look(ticket, flight)
-                if found is not Unsettled.NOTHING:
-                    break
+            found = await self._look_again(ticket, flight, (_SILENT, *_PAUSES[1:]))
             if isinstance(found, str) and not answers:
                 answers.append(self._found(command, found, flight))
                 group.cancel_scope.cancel()
@@ -199,12 +193,7 @@ class Creations:
     async def _settled(
         self, ticket: Ticket, flight: _Flight, error: PerfectError | None
     ) -> str | PerfectError:
-        found: str | Unsettled | PerfectError = Unsettled.NOTHING
-        for pause in _PAUSES:
-            await anyio.sleep(pause)
-            found = await self._look(ticket, flight)
-            if found is not Unsettled.NOTHING:
-                break
+        found = await self._look_again(ticket, flight, _PAUSES)
         if isinstance(found, str):
             return found
         why = "The process ended while it was under way." if error is None else error.message
@@ -221,6 +210,18 @@ class Creations:
             request_id=getattr(error, "request_id", None),
             units_at_stake=units,
         )
+
+    async def _look_again(
+        self, ticket: Ticket, flight: _Flight, pauses: Iterable[float]
+    ) -> str | Unsettled | PerfectError:
+        """As `_look`, after each of `pauses` while there is nothing: it may only be under way."""
+        found: str | Unsettled | PerfectError = Unsettled.NOTHING
+        for pause in pauses:
+            await anyio.sleep(pause)
+            found = await self._look(ticket, flight)
+            if found is not Unsettled.NOTHING:
+                break
+        return found
 
     async def _look(self, ticket: Ticket, flight: _Flight) -> str | Unsettled | PerfectError:
         """What the history tells about the creation of `ticket`, which is in `flight`."""
