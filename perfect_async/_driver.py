@@ -385,7 +385,6 @@ class Driver:
     async def _submit(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
         event = await self.creations.create(command, ticket)
         if isinstance(event, ev.Accepted):
-            self.creations.know(event.task_id)
             ticket.created(event.task_id)
         return event
 
