@@ -68,7 +68,6 @@ class Book:
         self.units = Units()
         self.endings = Endings(self.jobs, self.keeper, self.units, self.counts)
         self.adoptions: deque[Job] = deque()
-        self._creating: set[int] = set()
         self.ended, self.lasted = 0, 0
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
         self.reasons = Reasons()
@@ -82,7 +81,7 @@ class Book:
     def creation(self) -> Job | None:
         """The job to create next, None where there is none or it has to wait for another."""
         job = self.ready[0] if self.ready else None
-        if job is not None and job.alone and self._creating:
+        if job is not None and job.alone and self.pace.creating:
             return None
         return job
 
@@ -128,7 +127,6 @@ class Book:
 
     def _submit(self, job: Job, command: ev.Submit, now: int) -> None:
         job.move(command, State.SUBMITTING)
-        self._creating.add(command.number)
         self.units.reserve(job)
         if job.purses:
             self._end_unaffordable(job.purses)
@@ -171,9 +169,8 @@ class Book:
                 self.jobs[event.ref] = job = Job.forgone(event)
                 self.endings.end(job, event.error, at_stake=job.units)
             case ev.Asked():
-                question = Question(event.ref, event.lane, now, event.repeats, event.urgent)
-                question.lasting = event.lasting
-                self.questions.add(question)
+                asked = event.repeats, event.urgent, event.lasting
+                self.questions.add(Question(event.ref, event.lane, now, *asked))
                 if event.lane in self.reasons.closed:
                     self._close_questions(event.lane, ClientClosed("The client is closing."))
             case _:
@@ -273,7 +270,6 @@ class Book:
             self.endings.end(job, error, cause=event)
 
     def _submitted(self, command: ev.Submit, event: ev.Answer, now: int) -> None:
-        self._creating.discard(command.number)
         job = self.jobs.get(command.ref)
         if job is None or job.state is not State.SUBMITTING:
             return

@@ -129,6 +129,11 @@ class Pace:
         """
         return now < self.allowance.silent_until or (self.allowance.full and asking)
 
+    @property
+    def creating(self) -> bool:
+        """Whether a creation is under way."""
+        return bool(self._creating)
+
     def created(self, number: int, now: int) -> None:
         """Creation `number` leaves."""
         self._creating[number] = now
