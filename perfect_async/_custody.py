@@ -118,10 +118,7 @@ class Custody:
 
     def _busy(self, copy: Copy) -> bool:
         task_id, file = copy.task_id, copy.file
-        saving = any(
-            ticket.task_id == task_id or (file is not None and ticket.source == file)
-            for ticket in self._saving
-        )
+        saving = any(ticket.needs(task_id, file) for ticket in self._saving)
         held = file is not None and self._held[file] > 0
         return saving or held or self._fetching[task_id] > 0 or self._used(task_id, file)
 

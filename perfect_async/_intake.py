@@ -43,7 +43,7 @@ class Intake:
         self._tickets: dict[int, Ticket] = {}
         self._equal: dict[tuple[int, str], Ticket] = {}
         self._settling: set[int] = set()
-        # Whether some client has a journal: creations of a feature then go one by one.
+        # Whether some client has a journal: creations then go one by one.
         self.alone = False
 
     def __len__(self) -> int:
@@ -62,10 +62,7 @@ class Intake:
 
     def uses(self, task_id: str, file: FileId | None) -> bool:
         """Whether a job that has not ended needs this task, or this file at the vendor."""
-        return any(
-            ticket.task_id == task_id or (file is not None and ticket.source == file)
-            for ticket in self._tickets.values()
-        )
+        return any(ticket.needs(task_id, file) for ticket in self._tickets.values())
 
     def of_task(self, task_id: str) -> Ticket | None:
         """The job whose task this is."""

@@ -74,6 +74,10 @@ class Ticket:
         """Whether anybody waits for it, or beside it."""
         return any(one.wanted for one in (self, *self.followers))
 
+    def needs(self, task_id: str, file: FileId | None) -> bool:
+        """Whether it needs this task, or this file at the vendor."""
+        return self.task_id == task_id or (file is not None and self.source == file)
+
     def follow(self, leader: Ticket) -> None:
         """Its job is the same as that of `leader`, which has not ended."""
         self.leader = leader
