@@ -59,12 +59,11 @@ class Errand:
         if picture is None:
             given = job.source
             source = given if isinstance(given, FileId) else picture_url(str(given))
-        usual = job.usual
         return cls(
             job.feature,
             float(job.units),
             job.outputs,
-            usual and (round(usual[0] * ev.SECOND), round(usual[1] * ev.SECOND)),
+            _usual(job),
             _names.stem(job),
             _names.identity(job, picture),
             job,
@@ -87,13 +86,13 @@ class Errand:
         version cannot make such a job.
         """
         job = cls.job_of(order, file_id)
-        given, usual = job.source, job.usual
+        given = job.source
         source = given if isinstance(given, FileId) else None
         return cls(
             order.feature,
             order.units,
             order.outputs,
-            usual and (round(usual[0] * ev.SECOND), round(usual[1] * ev.SECOND)),
+            _usual(job),
             order.stem,
             order.identity,
             job,
@@ -150,3 +149,9 @@ class Errand:
             save_to=self.terms.save_to,
             delete=self.terms.delete,
         )
+
+
+def _usual(job: Job) -> tuple[int, int] | None:
+    """From how long to how long such a task lasts, in microseconds."""
+    usual = job.usual
+    return usual and (round(usual[0] * ev.SECOND), round(usual[1] * ev.SECOND))
