@@ -7,13 +7,11 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Final
 
 from perfect_async import ConfigurationError, Smile, Template, Units, _program
+from perfect_async._client import SECRET_VARIABLE
 from perfect_async._sources import expand
 from perfect_async.errors import quoted
-
-WEBHOOK_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"
 
 
 def templates(*, json: bool = False) -> None:
@@ -211,7 +209,7 @@ def _secrets(url: str, path: Path | None) -> list[str]:
     if not url.lower().startswith(("http://", "https://")):
         raise ConfigurationError(f"--webhook-url is {quoted(url)}; it must be http:// or https://.")
     try:
-        text = os.environ.get(WEBHOOK_VARIABLE, "") if path is None else path.read_text("utf-8")
+        text = os.environ.get(SECRET_VARIABLE, "") if path is None else path.read_text("utf-8")
     except (OSError, ValueError) as exc:
         # Of an error in decoding only that it is one: its text quotes the file.
         why = exc.strerror if isinstance(exc, OSError) else "it is not text"
@@ -219,7 +217,7 @@ def _secrets(url: str, path: Path | None) -> list[str]:
     found = text.split()
     if not found:
         raise ConfigurationError(
-            f"--webhook-url needs a secret: set {WEBHOOK_VARIABLE} or pass --webhook-secret-file."
+            f"--webhook-url needs a secret: set {SECRET_VARIABLE} or pass --webhook-secret-file."
         )
     Secrets(found)
     return found
