@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.arguments import seeded
 from perfect_async import Avatar, Client, Job, Outcome, Smile, Statistics, TaskAbandoned
 from perfect_async.sandbox import Faults, Ledger, Sandbox, portrait
-from tests.virtual_time import run
+from tests.support.virtual_time import run
 
 JOBS = 500
 FAULTS = Faults(

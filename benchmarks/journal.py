@@ -33,8 +33,17 @@ from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from perfect_async._journal import Entry, JournalFile
-from perfect_async._memory import Created, Creating, Ended, Entered, Order, Told, Uploaded, Word
+from perfect_async._journal.model import (
+    Created,
+    Creating,
+    Ended,
+    Entered,
+    Order,
+    Told,
+    Uploaded,
+    Word,
+)
+from perfect_async._journal.sqlite import Entry, JournalFile
 
 JOBS: Final = (1_000, 10_000, 30_000, 100_000)
 MOST_BYTES: Final = 600.0

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.arguments import seeded
 from perfect_async import Avatar, Client, Job, Smile
 from perfect_async.sandbox import Durations, Sandbox
-from tests.virtual_time import run
+from tests.support.virtual_time import run
 
 ROUND_TRIP = 0.15
 RUNS = 40

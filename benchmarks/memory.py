@@ -23,7 +23,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from perfect_async import Client, Limits, Polling, Smile
-from tests.virtual_time import run
+from tests.support.virtual_time import run
 
 UNBOUND: Final = Limits(requests=10**9, period=300.0, per_second=10**6)
 _PATHLIB: Final = pathlib.__file__

@@ -35,7 +35,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from perfect_async import Client, Limits, Smile, TaskFailed
-from tests.virtual_time import run
+from tests.support.virtual_time import run
 
 UNBOUND: Final = Limits(requests=10**6, period=300.0, per_second=2_000)
 CHUNK: Final = 100

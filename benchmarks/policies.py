@@ -40,8 +40,8 @@ from benchmarks.loads import bound, lognormal
 from benchmarks.peers import PEERS
 from perfect_async import Client, Polling, Smile
 from perfect_async.sandbox import Durations, Sandbox, portrait
-from tests import virtual_time
-from tests.virtual_time import VirtualTimeLoop
+from tests.support import virtual_time
+from tests.support.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -37,7 +37,7 @@ from benchmarks.loads import lognormal
 from perfect_async import Avatar, Client, Job, Polling, Smile
 from perfect_async.models import Completion
 from perfect_async.sandbox import Durations, Sandbox, WebhookFaults, portrait
-from tests import virtual_time
+from tests.support import virtual_time
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - the scheme's own example
 LEASE = 10.0

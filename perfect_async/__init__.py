@@ -9,9 +9,9 @@ The README tells the rest; `perfect_async.errors` draws the tree of what can go 
 
 from __future__ import annotations
 
-from perfect_async._batch import Batch
-from perfect_async._client import Client
-from perfect_async._result import Done, Failed, Outcome, Result, ResultImage
+from perfect_async._client.batch import Batch
+from perfect_async._client.client import Client
+from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
 from perfect_async.errors import (
     ApiError,
     BadAnswer,

@@ -8,13 +8,11 @@ too). Times are integer microseconds, here and in all of the thought.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
 from perfect_async.errors import PerfectError
-
-SECOND: Final = 1_000_000
 
 # Imperative: what the scheduler asks for.
 

@@ -6,9 +6,9 @@ Seconds, units and counts only; nothing here knows the wire, a clock or a loop.
 from __future__ import annotations
 
 import math
-import os
 import re
 from datetime import datetime
+from os import PathLike
 from typing import ClassVar, Final, Literal, TypeAlias
 
 import attrs
@@ -60,7 +60,7 @@ class FileId:
     value: str = attrs.field(validator=_text)
 
 
-Source: TypeAlias = "str | os.PathLike[str] | bytes | FileId"
+Source: TypeAlias = "str | PathLike[str] | bytes | FileId"
 
 
 def _shown(source: Source) -> str:

@@ -18,8 +18,8 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 from standardwebhooks.webhooks import hmac_data
 
-from perfect_async._failures import LOG, kind
-from perfect_async._notices import Notification, read_notification
+from perfect_async._api.notices import Notification, read_notification
+from perfect_async._log import LOG, type_name
 from perfect_async.errors import ConfigurationError, WebhookRejected
 
 __all__ = ["Headers", "Notification", "Receiver", "Secrets", "WebhookApp", "verify"]
@@ -277,7 +277,9 @@ class WebhookApp:
             return 400
         except Exception as error:  # noqa: BLE001 -- the sender cannot mend what fails here
             if not self._failing:
-                LOG.error("Notifications cannot be taken in: %s. They come again.", kind(error))
+                LOG.error(
+                    "Notifications cannot be taken in: %s. They come again.", type_name(error)
+                )
             self._failing = True
             return 503
         self._failing = False

@@ -9,7 +9,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
-from tests.virtual_time import VirtualTimeLoop
+from tests.support.virtual_time import VirtualTimeLoop
 
 # No deadline anywhere: it measures the machine. On CI the examples are the same each time,
 # so that a red run can be repeated; at a desk they are new each time and find new things.
@@ -50,7 +50,7 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         # httpx offers no other way.
         function.can_block_in("httpx/_config.py", {"create_ssl_context"})
         # What is asked of an isolated client without waiting takes one turn of its thread's loop.
-        function.can_block_in("perfect_async/_apart.py", {"ask"})
+        function.can_block_in("perfect_async/_runtime/apart.py", {"ask"})
         # Coverage has a lock of its own, which two threads that are measured may both want.
         function.can_block_in("coverage/collector.py", {"lock_data", "unlock_data"})
     blockbuster.activate()

@@ -1,0 +1,1 @@
+"""The vendor's JSON: requests as it wants them and answers read with tolerance, without any I/O."""

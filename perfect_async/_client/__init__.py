@@ -1,0 +1,1 @@
+"""Everything behind `Client`: settings, session, batches, results and recovery."""

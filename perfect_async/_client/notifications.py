@@ -1,0 +1,78 @@
+"""What a client does with the vendor's notifications: believe, remember, and ask for the task.
+
+A notification is hearsay until the task was asked, so whichever comes first, second or never
+changes nothing but when we ask (contract: Webhooks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Final
+
+import anyio
+
+from perfect_async._api.notices import Notification, Seen
+from perfect_async._client.session import Desk
+from perfect_async._log import LOG
+from perfect_async.errors import JournalError
+from perfect_async.webhooks import Headers, Secrets, verify
+
+_MICRO: Final = 1_000_000
+_PATIENCE: Final = 10.0
+"""Seconds for the journal; senders of the scheme wait for 15 to 30, and then try again."""
+
+
+class Webhooks:
+    """`client.webhooks`: where an endpoint takes what the vendor sends."""
+
+    def __init__(self, desk: Desk, secrets: Secrets) -> None:
+        self._desk = desk
+        self._secrets = secrets
+        self._seen = Seen()
+        self._puzzled = False
+
+    async def deliver(self, body: bytes, headers: Headers) -> None:
+        """Take in one notification: the request's raw `body` and all of its `headers`.
+
+        Its task is asked for at once. Returns when it may be acknowledged: what it is about is on
+        the disk, if there is a journal. Double, late, early and out of order it is harmless, and so
+        is one for a task of somebody else; one that overtakes the answer to its creation is kept
+        for ten minutes. Raises `WebhookRejected` for what is not the vendor's or not fresh,
+        `JournalError` where the journal is not written within 10 s, and `ClientClosed` once the
+        client has closed; the sender tries again.
+        """
+        self._desk.home.check()
+        await self._desk.home.call(partial(self._deliver, body, headers))
+
+    async def _deliver(self, body: bytes, headers: Headers) -> None:
+        desk = self._desk
+        # Not `ready`: while it closes, what still runs is waited for.
+        desk.driver.check(desk.lane)
+        now = desk.driver.utc()
+        notification = verify(body, headers, self._secrets, now / _MICRO)
+        if not self._seen.knows(notification.id, now):
+            self._seen.add(notification.id, now)
+            self._take(notification)
+        # After the task was woken, since no poll waits for a disk; and for what came twice, too,
+        # since the first may not have been acknowledged.
+        with anyio.move_on_after(_PATIENCE) as scope:
+            await desk.lane.records.settled()
+        if scope.cancelled_caught:
+            raise JournalError(f"The journal was not written within {_PATIENCE:g} s.")
+
+    def _take(self, notification: Notification) -> None:
+        if notification.task_id is not None and notification.status is not None:
+            self._desk.driver.notify(notification.task_id, notification.status)
+        elif not self._puzzled:
+            self._puzzled = True
+            LOG.warning(
+                "A genuine notification of the vendor's is not understood: %s. It and others like "
+                "it are acknowledged; tasks are asked for as without webhooks.",
+                notification.flaw,
+            )
+
+
+def secrets_of(secret: str | Iterable[str] | None) -> Secrets | None:
+    """The secrets that a user gave; raises `ConfigurationError` for what is none."""
+    return None if secret is None else Secrets(secret)

@@ -1,0 +1,1 @@
+"""Pictures on their way in, and result files on their way out."""

@@ -1,0 +1,395 @@
+"""Look at a picture, refuse it early, stream its bytes (contract: Input pictures).
+
+Nothing here decodes a picture: type by the first bytes, width and height by the header, a digest of
+all bytes. A picture is not kept open and not kept in memory while it waits for its upload.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import BinaryIO, Final, Literal, TypeAlias, TypeVar
+
+import anyio
+import anyio.to_thread
+import attrs
+from anyio.lowlevel import RunVar
+
+from perfect_async._api.tasks import FileFacts
+from perfect_async._api.urls import picture_url
+from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
+from perfect_async.errors import PictureRefused, quoted
+from perfect_async.models import FileId, Job, Source
+
+T = TypeVar("T")
+
+Kind: TypeAlias = Literal["jpg", "png", "heic"]
+"""What the vendor takes, by the suffix that we give it."""
+
+# "image/jpg" is taken as well; HEIC's type is open (contract: Input pictures).
+_CONTENT_TYPES: Final[dict[Kind, str]] = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "heic": "image/heic",
+}
+
+PIECE: Final = 64 * 1024
+"""Bytes of one piece of `Picture.chunks`."""
+
+HEAD: Final = 64
+"""Bytes that `sniff` needs: more than any brand list seen."""
+
+_BLOCK: Final = 8 * PIECE  # bytes per visit of a worker thread
+
+# Brands of ISO media files (ISO/IEC 23008-12 annexes): HEVC pictures; other codecs in the same box;
+# and the two that only say "some picture, look at the others".
+_HEVC: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_AVIF: Final = {b"avif", b"avis"}
+_OTHERS: Final = {b"avci", b"avcs", b"jpeg", b"jpgs", b"j2ki", b"j2is", b"vvic", b"vvis", b"evbi"}
+_ANY_CODEC: Final = {b"mif1", b"msf1"}
+
+_MAGIC: Final = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+    (b"BM", "bmp"),
+    (b"%PDF", "pdf"),
+)
+
+# Pictures are looked at by few threads, so that a slow disk leaves the others to the journal and to
+# the program around us. One limiter per event loop, since a limiter belongs to one.
+_THREADS: Final = 4
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("perfect_async._files.images")
+
+
+@attrs.frozen
+class Picture:
+    """A picture that was looked at and may be sent.
+
+    `facts` is what its registration says; `digest` the SHA-256 of its bytes in hex; `width` and
+    `height` in pixels as stored (an EXIF orientation may swap them).
+    """
+
+    facts: FileFacts
+    digest: str
+    kind: Kind
+    width: int
+    height: int
+    _source: Path | bytes = attrs.field(repr=False, eq=False, alias="source")
+
+    @property
+    def path(self) -> Path | None:
+        """Where its file is (absolute), None where it was given as bytes."""
+        return None if isinstance(self._source, bytes) else self._source
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The picture's bytes in pieces of 64 KiB: exactly `facts.file_size` of them.
+
+        Raises `PictureRefused` where the file is gone or no longer what was looked at; its last
+        block is held back until the digest agrees, so another picture never goes up whole. May be
+        called again for another try.
+        """
+        size = self.facts.file_size
+        if isinstance(self._source, bytes):
+            for at in range(0, size, PIECE):
+                yield self._source[at : at + PIECE]
+            return
+        seen = hashlib.sha256()
+        for start in range(0, size, _BLOCK):
+            # Opened anew for each block: no handle waits for the network, none leaks when the
+            # upload is cancelled while a thread opens it.
+            block = await _in_thread(_block, self._source, start, size, seen.update)
+            if start + len(block) == size and seen.hexdigest() != self.digest:
+                raise PictureRefused(f"{quoted(self._source)} {_CHANGED}")
+            for at in range(0, len(block), PIECE):
+                yield block[at : at + PIECE]
+
+
+_CHANGED: Final = "changed after it was looked at."
+
+
+async def inspect(source: Source, job_type: type[Job]) -> Picture | None:
+    """Look at `source` for a job of `job_type`; None for a URL or a `FileId`, out of our sight.
+
+    Reads the file once, in a worker thread, a block at a time. Raises `PictureRefused`, naming
+    limit and value, for a missing or unreadable file, a folder or device, a format that the feature
+    does not take (by the first bytes), `job_type.largest` bytes or more, a long side over
+    `job_type.longest_side` pixels, an empty picture or one whose header ends early, a URL that
+    `picture_url` refuses, and a source of another type. (contract: Input pictures)
+    """
+    match source:
+        case FileId():
+            return None
+        case str() if is_url(source):
+            picture_url(source)
+            return None
+        case bytes():
+            return await _in_thread(_look_at_bytes, source, job_type)
+        case str() | os.PathLike():
+            return await _in_thread(_look_at_file, os.fsdecode(source), job_type)
+        case _:
+            raise PictureRefused(
+                f"a picture cannot come from {quoted(type(source).__name__)}: pass a path, bytes "
+                f"(of a file: its `read()` in binary mode), an http(s) URL or a FileId."
+            )
+
+
+def sniff(head: bytes) -> str | None:
+    """The type of a picture by its first `HEAD` bytes, as a suffix without the dot, or None.
+
+    One of jpg, png, heic, gif, webp, avif, tiff, bmp, and pdf, which people send.
+    """
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[4:8] == b"ftyp":
+        return _codec(head)
+    return None
+
+
+def _codec(head: bytes) -> str | None:
+    """HEIC or AVIF: both are ISO media files, and both say `mif1` as often as not."""
+    end = min(int.from_bytes(head[:4], "big"), len(head) - len(head) % 4)
+    major = head[8:12]
+    brands = {major, *(head[at : at + 4] for at in range(16, end, 4))}
+    if major in _HEVC:
+        return "heic"
+    if major in _AVIF:
+        return "avif"
+    if major not in _ANY_CODEC and not brands & _ANY_CODEC:
+        return None
+    if brands & _HEVC:
+        return "heic"
+    if brands & _AVIF:
+        return "avif"
+    return None if brands & _OTHERS else "heic"
+
+
+async def _in_thread(function: Callable[..., T], *args: object) -> T:
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(_THREADS)
+        _limiter.set(limiter)
+    # Abandoned on cancellation: these functions only read, and close what they open.
+    return await anyio.to_thread.run_sync(
+        partial(function, *args), abandon_on_cancel=True, limiter=limiter
+    )
+
+
+def _look_at_bytes(source: bytes, job_type: type[Job]) -> Picture:
+    name = f"<{len(source)} bytes>"
+    return _look(io.BytesIO(source), len(source), name, source, job_type)
+
+
+def _look_at_file(path: str, job_type: type[Job]) -> Picture:
+    name = quoted(path)
+    if not path:
+        raise PictureRefused("the path of the picture is empty.")
+    try:
+        with _opened(path, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            # Absolute, since the program may change its folder before the upload.
+            return _look(file, size, name, Path(path).absolute(), job_type)
+    except OSError as exc:
+        raise _unreadable(name, exc) from exc
+
+
+def _opened(path: str, name: str) -> BinaryIO:
+    """`path` open for reading; a pipe or a device is refused before and after it is opened.
+
+    Before, since opening some devices does something; after, since the name may lead elsewhere by
+    then. Raises `PictureRefused` and `OSError`.
+    """
+
+    def regular(path: str, flags: int) -> int:
+        # A pipe without a writer would hold the thread for ever; a file does not mind the flag.
+        handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        try:
+            _regular(os.fstat(handle).st_mode, name)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+    try:
+        _regular(Path(path).stat().st_mode, name)
+        return open(path, "rb", opener=regular)
+    except ValueError as exc:  # NUL or half a surrogate pair
+        raise PictureRefused(f"{name} is no path that the system knows.") from exc
+
+
+def _regular(mode: int, name: str) -> None:
+    if stat.S_ISDIR(mode):
+        raise PictureRefused(f"{name} is a folder; pass the pictures in it one by one.")
+    if not stat.S_ISREG(mode):
+        raise PictureRefused(f"{name} is no regular file.")
+
+
+def _unreadable(name: str, exc: OSError) -> PictureRefused:
+    return PictureRefused(f"{name} cannot be read: {exc.strerror or type(exc).__name__}.")
+
+
+def _look(
+    file: BinaryIO, size: int, name: str, source: Path | bytes, job_type: type[Job]
+) -> Picture:
+    if size == 0:
+        raise PictureRefused(f"{name} is empty.")
+    if size >= job_type.largest:
+        raise PictureRefused(
+            f"{name} has {size} bytes; {job_type.feature} takes less than {job_type.largest}."
+        )
+    found = sniff(file.read(HEAD))
+    kind = _taken(found, job_type)
+    if kind is None:
+        raise PictureRefused(
+            f"{name} is {found or 'of an unknown type'} by its first bytes; "
+            f"{job_type.feature} takes {', '.join(job_type.formats)}."
+        )
+    digest = _digest(file, size, name)
+    width, height = _dimensions(file, kind, size)
+    if width < 1 or height < 1:
+        raise PictureRefused(f"{name} begins as {kind}, but its header names no width and height.")
+    if max(width, height) > job_type.longest_side:
+        raise PictureRefused(
+            f"{name} is {width} x {height} px; the long side may have {job_type.longest_side} px "
+            f"for {job_type.feature}."
+        )
+    # A file's name is personal data too: no more of it goes out than the vendor's console needs.
+    called = source.stem if isinstance(source, Path) else FALLBACK
+    file_name = f"{clean(called, LONGEST - len('.heic'))}.{kind}"
+    facts = FileFacts(content_type=_CONTENT_TYPES[kind], file_name=file_name, file_size=size)
+    return Picture(facts, digest, kind, width, height, source)
+
+
+def _taken(found: str | None, job_type: type[Job]) -> Kind | None:
+    kinds: tuple[Kind, ...] = ("jpg", "png", "heic")
+    return next((kind for kind in kinds if kind == found and kind in job_type.formats), None)
+
+
+def _digest(file: BinaryIO, size: int, name: str) -> str:
+    """SHA-256 in hex of exactly `size` bytes; memory is one block whatever the size."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    left = size
+    while left and (block := file.read(min(left, _BLOCK))):
+        digest.update(block)
+        left -= len(block)
+    if left or file.read(1):
+        raise PictureRefused(f"{name} changed while it was read.")
+    return digest.hexdigest()
+
+
+def _block(path: Path, start: int, size: int, told: Callable[[bytes], object]) -> bytes:
+    """The block of `path` that begins at `start`, also `told`; `size` is the whole file's."""
+    name = quoted(path)
+    wanted = min(_BLOCK, size - start)
+    try:
+        with _opened(str(path), name) as file:
+            same = os.fstat(file.fileno()).st_size == size
+            file.seek(start)
+            block = file.read(wanted)
+    except OSError as exc:
+        raise _unreadable(name, exc) from exc
+    if not same or len(block) != wanted:
+        raise PictureRefused(f"{name} {_CHANGED}")
+    told(block)
+    return block
+
+
+def _dimensions(file: BinaryIO, kind: Kind, size: int) -> tuple[int, int]:
+    """Width and height in pixels as stored; neither is above 0 where the header does not tell."""
+    rationed = _Rationed(file)
+    if kind == "heic":
+        return _largest_item(rationed, size)
+    # Without the orientation imagesize leaves EXIF unread; the long side is the same either way.
+    # It answers (-1, -1) to every exception of its own.
+    return _size()(rationed, exif_rotation=False)
+
+
+@cache
+def _size() -> Callable[..., tuple[int, int]]:
+    """The `get` of imagesize, loaded with the first picture: it brings an XML parser along.
+
+    The library has annotations and says neither so (py.typed) nor how its PathLike is filled.
+    """
+    import imagesize  # type: ignore[import-untyped] # noqa: PLC0415 # pyright: ignore[reportMissingTypeStubs]
+
+    return imagesize.get  # type: ignore[no-any-return] # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+class _Rationed:
+    """A file for header readers that gives so many bytes in so many reads and then ends.
+
+    imagesize follows a JPEG's segments wherever they lead, byte by byte through whatever lies
+    between, and boxes can be many. Real headers need some hundred reads; what needs more is a trap.
+    """
+
+    _READS: Final = 10_000
+    _BYTES: Final = 1024 * 1024
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._reads = self._READS
+        self._bytes = self._BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._bytes if size < 0 else min(size, self._bytes)
+        self._reads -= 1
+        data = self._file.read(wanted) if self._reads >= 0 else b""
+        self._bytes -= len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+
+def _largest_item(file: _Rationed, size: int) -> tuple[int, int]:
+    """Width and height of the largest item in a HEIC (ISO/IEC 23008-12), (0, 0) if none has any.
+
+    That is the picture itself: the others are its tiles, its thumbnail, its depth. imagesize 2.0.1
+    gives up on every HEIC that names a rotation (it wants five bytes where `irot` has one), which
+    phones' pictures do.
+    """
+    spans = [(0, size)]
+    for name, skipped in ((b"meta", 4), (b"iprp", 0), (b"ipco", 0), (b"ispe", 4)):
+        spans = [
+            (start + skipped, end)
+            for span in spans
+            for found, start, end in _boxes(file, *span)
+            if found == name
+        ]
+    items = [(0, 0)]
+    for start, _ in spans:
+        file.seek(start)
+        extent = file.read(8)
+        if len(extent) == 8:  # noqa: PLR2004 - two numbers of four bytes
+            items.append((int.from_bytes(extent[:4], "big"), int.from_bytes(extent[4:], "big")))
+    return max(items, key=lambda item: (min(item) > 0, max(item)))
+
+
+def _boxes(file: _Rationed, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of the content of each box in `start`..`end`, up to a broken one."""
+    while True:
+        file.seek(start)
+        head = file.read(16)
+        size, name = int.from_bytes(head[:4], "big"), head[4:8]
+        content = start + 8
+        if size == 1:  # a box beyond 4 GiB, or one that says so
+            size, content = int.from_bytes(head[8:16], "big"), start + 16
+        elif size == 0:  # the last box of a file
+            size = end - start
+        if not content <= start + size <= end:
+            return
+        yield name, content, start + size
+        start += size

@@ -1,0 +1,1 @@
+"""One driver per key and host: performs what the scheduler decides."""

@@ -1,0 +1,262 @@
+"""Creating a task: written down before, and settled from the unit history where no answer comes.
+
+Creating is billed and has no idempotency key. With a journal the intent is on the disk before the
+request leaves, and at most one creation is under way on the key, of whatever feature, since the
+history's actions need not name one: so its only unknown task is the one in doubt, unless others
+that left here are in doubt too. Without a journal nothing can be settled so.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import anyio
+import attrs
+
+from perfect_async import events as ev
+from perfect_async._api import account, tasks
+from perfect_async._api.doubt import NEAR, Inquiry, Unsettled
+from perfect_async._runtime.failures import setback
+from perfect_async._runtime.handle import Lane, Ticket
+from perfect_async.errors import (
+    ClientClosed,
+    JournalError,
+    PerfectError,
+    ServiceUnavailable,
+    SubmissionInDoubt,
+)
+
+_SLOW: Final = 1.0
+"""Seconds after which a creation that waited for the disk no longer leaves in the place that it was
+given: the second's limit would not hold.
+"""
+_SILENT: Final = 4.0
+"""Seconds without an answer after which the history is asked: the task's lease is running."""
+_PAUSES: Final = (0.0, 2.0, 4.0)
+"""Seconds before each look into the history: what is executed now may not stand there yet."""
+_MOST_PAGES: Final = 20
+_MOST_KNOWN: Final = 10_000
+
+Ask = Callable[[Lane, tasks.Call], Awaitable[tasks.Reply]]
+
+
+class Clock(Protocol):
+    """The driver's clock."""
+
+    def utc(self) -> int:
+        """UTC microseconds, moving with the loop's clock."""
+        ...
+
+    def seconds(self) -> float:
+        """The loop's time."""
+        ...
+
+
+@attrs.define(eq=False)
+class _Flight:
+    """One creation of `feature` that left at `sent` (UTC microseconds), for job `number`.
+
+    `answered`: an answer came, or none can come any more. `lost`: nobody knows what became of it.
+    """
+
+    feature: str
+    sent: int
+    number: int
+    lost: bool = False
+    answered: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+class Creations:
+    """How tasks come to be, on one key and host. `ask` asks a question before anything else."""
+
+    def __init__(self, ask: Ask, clock: Clock) -> None:
+        self._ask = ask
+        self._clock = clock
+        # Held by the one creation that is under way, or is being settled.
+        self._turn = anyio.Lock()
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._flights: list[_Flight] = []
+
+    def know(self, task_id: str) -> None:
+        """A task that is somebody's here: it is not the one in doubt."""
+        self._known[task_id] = None
+        while len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+
+    async def create(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
+        """Send the creation of `ticket`, and tell what came of it."""
+        if not ticket.record:
+            with self._flight(ticket, self._clock.utc()) as flight:
+                return await self._sent(command, ticket, flight)
+        began = self._clock.seconds()
+        async with self._turn:
+            with self._flight(ticket, self._clock.utc()) as flight:
+                try:
+                    await ticket.record.creating()
+                except JournalError as exc:
+                    return ev.Refused(command, exc, 0)
+                if self._clock.seconds() > began + _SLOW:
+                    # It stays written down, so that the next try need not wait for the disk.
+                    ticket.record.ahead = True
+                    late = ServiceUnavailable("The journal's disk was slow.", never_sent=True)
+                    return ev.NotSent(command, late)
+                return await self._certain(command, ticket, flight)
+
+    async def settle(self, ticket: Ticket, sent: int) -> str | PerfectError:
+        """The task of `ticket`, whose creation left at `sent` (UTC microseconds), or why nobody
+        knows it.
+        """
+        with self._flight(ticket, sent) as flight:
+            flight.lost = True
+            flight.answered.set()
+            async with self._turn:
+                found = await self._settled(ticket, flight, None)
+            flight.lost = _open(found)
+            return found
+
+    @contextmanager
+    def _flight(self, ticket: Ticket, sent: int) -> Generator[_Flight]:
+        """The creation of `ticket`, from its leaving on; known on while it is in doubt."""
+        flight = _Flight(ticket.errand.feature, sent, ticket.record.number)
+        self._flights.append(flight)
+        try:
+            yield flight
+        finally:
+            flight.answered.set()
+            near = self._clock.utc() - NEAR
+            self._flights = [
+                other
+                for other in self._flights
+                if (other.lost and other.sent >= near) or not other.answered.is_set()
+            ]
+
+    async def _certain(self, command: ev.Submit, ticket: Ticket, flight: _Flight) -> ev.Answer:
+        """Create, and ask the history beside where the answer keeps us waiting."""
+        answers: list[ev.Answer] = []
+
+        async def answer() -> None:
+            answers.append(await self._sent(command, ticket, flight))
+            group.cancel_scope.cancel()
+
+        async def look() -> None:
+            found = await self._look_again(ticket, flight, (_SILENT, *_PAUSES[1:]))
+            if isinstance(found, str) and not answers:
+                answers.append(self._found(command, found, flight))
+                group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(answer)
+            group.start_soon(look)
+        silent = ServiceUnavailable("the transport cancelled the request.")
+        event = answers[0] if answers else ev.NoAnswer(command, silent)
+        if isinstance(event, ev.NoAnswer):
+            found = await self._settled(ticket, flight, event.error)
+            if isinstance(found, str):
+                return self._found(command, found, flight)
+            flight.lost = _open(found)
+            return ev.NoAnswer(command, found)
+        return event
+
+    async def _sent(self, command: ev.Submit, ticket: Ticket, flight: _Flight) -> ev.Answer:
+        if ticket.source is None or ticket.errand.job is None:
+            raise AssertionError(ticket)
+        lane, call = ticket.lane, tasks.submit(ticket.errand.job, ticket.source)
+        if not ticket.awaited:
+            # It waited for the disk, or for another creation, and nobody waits for it any more.
+            return ev.NotSent(command, ClientClosed("Nobody waits for this job."))
+        ticket.creating(self._clock.seconds())
+        flight.lost = True
+        event: ev.Answer
+        try:
+            reply = await lane.transport.call(call, within=lane.timeouts.request)
+            event = tasks.submitted(command, reply)
+        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+            event = setback(command, exc)
+        finally:
+            flight.answered.set()
+        flight.lost = isinstance(event, ev.NoAnswer)
+        if isinstance(event, ev.Accepted):
+            # At once: whoever reads the history beside must not take it for another's.
+            self.know(event.task_id)
+        return event
+
+    def _found(self, command: ev.Submit, task_id: str, flight: _Flight) -> ev.Accepted:
+        flight.lost = False
+        self.know(task_id)
+        return ev.Accepted(command, task_id)
+
+    # Doubt.
+
+    async def _settled(
+        self, ticket: Ticket, flight: _Flight, error: PerfectError | None
+    ) -> str | PerfectError:
+        found = await self._look_again(ticket, flight, _PAUSES)
+        if isinstance(found, str):
+            return found
+        why = "The process ended while it was under way." if error is None else error.message
+        units = ticket.errand.units
+        match found:
+            case Unsettled.NOTHING:
+                told, units = "the unit history shows no charge for it.", 0.0
+            case Unsettled.AMBIGUOUS:
+                told = "the unit history does not tell which task it is, if any."
+            case _:
+                told = f"the unit history could not be read: {found.message}"
+        return SubmissionInDoubt(
+            f"The creation's answer never came, and {told} {why}",
+            request_id=getattr(error, "request_id", None),
+            units_at_stake=units,
+        )
+
+    async def _look_again(
+        self, ticket: Ticket, flight: _Flight, pauses: Iterable[float]
+    ) -> str | Unsettled | PerfectError:
+        """As `_look`, after each of `pauses` while there is nothing: it may only be under way."""
+        found: str | Unsettled | PerfectError = Unsettled.NOTHING
+        for pause in pauses:
+            await anyio.sleep(pause)
+            found = await self._look(ticket, flight)
+            if found is not Unsettled.NOTHING:
+                break
+        return found
+
+    async def _look(self, ticket: Ticket, flight: _Flight) -> str | Unsettled | PerfectError:
+        """What the history tells about the creation of `ticket`, which is in `flight`."""
+        inquiry = Inquiry(ticket.errand.feature, tasks.FEATURES, flight.sent)
+        records, near = ticket.lane.records, flight.sent - NEAR
+        token: str | None = None
+        try:
+            for _ in range(_MOST_PAGES):
+                reply = await self._ask(ticket.lane, account.history(token))
+                rows, following = account.read_history(reply)
+                if not inquiry.read(rows) or following in {None, token}:
+                    break
+                token = following
+            else:
+                return Unsettled.AMBIGUOUS
+            # Whose tasks may stand in what was read, beside this one's.
+            others = [other for other in self._flights if other is not flight]
+            doubtful = records.doubtful(near, {each.number for each in self._flights})
+            ours = await records.ids(near)
+        except PerfectError as exc:
+            return exc
+
+        def known(task_id: str) -> bool:
+            return task_id in ours or task_id in self._known
+
+        if inquiry.verdict(known) is Unsettled.NOTHING:
+            return Unsettled.NOTHING
+        for other in others:
+            await other.answered.wait()
+        doubtful += [other.feature for other in others if other.lost and other.sent >= near]
+        if "" in ours or inquiry.shared(known):
+            return Unsettled.AMBIGUOUS
+        return inquiry.verdict(known, doubtful)
+
+
+def _open(found: str | PerfectError) -> bool:
+    """Whether a task in the history may still be this one's: not where it shows none at all."""
+    return isinstance(found, PerfectError) and found.units_at_stake > 0

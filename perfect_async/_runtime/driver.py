@@ -1,0 +1,402 @@
+"""Performs what the scheduler asks for, feeds back what came of it, and keeps the clock.
+
+One driver serves one key on one host in one event loop, however many clients are open on them: the
+request window is the key's. It runs in a host task of its own, so that whoever asked for a picture
+may be cancelled, slow or gone: from `Accepted` on the task is kept alive all the same. Nothing is
+decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final, assert_never
+
+import anyio
+import attrs
+from anyio.abc import TaskGroup
+
+from perfect_async import events as ev
+from perfect_async._api import tasks
+from perfect_async._api.notices import Early, Status
+from perfect_async._journal.journal import Records
+from perfect_async._log import LOG, type_name
+from perfect_async._runtime import exchanges
+from perfect_async._runtime.clock import Watch
+from perfect_async._runtime.commands import Creations
+from perfect_async._runtime.failures import closed, setback
+from perfect_async._runtime.handle import Lane, Ticket
+from perfect_async._runtime.registry import Intake
+from perfect_async._transport.transport import Transport
+from perfect_async.errors import PerfectError, ServiceUnavailable, twin
+from perfect_async.models import Timeouts
+from perfect_async.scheduler import NEVER, Scheduler
+
+_MICRO: Final = 1_000_000
+
+
+@attrs.define(eq=False)
+class _Question:
+    lane: Lane
+    call: tasks.Call
+    reply: tasks.Reply | None = None
+    error: ev.Succeeded | PerfectError | None = None
+    done: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+class Driver:
+    """The hands of one scheduler, at work from when the first client joins until the last leaves.
+
+    `who` names the key (hashed) and the host that it serves; `failure` is why it ended by itself;
+    `intake` takes jobs in.
+    """
+
+    def __init__(self, scheduler: Scheduler, who: tuple[str, str]) -> None:
+        self.scheduler = scheduler
+        self.who = who
+        self._allowed = scheduler.statistics().window_limit
+        self._warned = -math.inf
+        self.failure: BaseException | None = None
+        self.watch = Watch()
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._began_at = datetime.now(UTC)
+        self._refs = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._lanes: set[Lane] = set()
+        self._over = anyio.Event()
+        self.creations = Creations(partial(self.ask, urgent=True, lasting=True), self)
+        self.intake = Intake(self._refs, self._tell, self.start, self.creations, self)
+        self._early = Early()
+        self._questions: dict[int, _Question] = {}
+        self._news = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._host: asyncio.Task[None] | None = None
+        self._group: TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        return f"<Driver {len(self.intake)} jobs {self.scheduler!r}>"
+
+    # The clock.
+
+    def now(self) -> datetime:
+        """The time in UTC, moving with the loop's clock."""
+        return self._began_at + timedelta(seconds=self._loop.time() - self._began)
+
+    def utc(self) -> int:
+        """UTC microseconds, moving with the loop's clock."""
+        return round(self._began_at.timestamp() * _MICRO) + self._micros()
+
+    def seconds(self) -> float:
+        """The loop's time."""
+        return self._loop.time()
+
+    def past(self) -> tuple[tuple[int, int], ...]:
+        """What of the window is spent: (age in microseconds, requests), the oldest first."""
+        return self.scheduler.past(self._micros())
+
+    def _micros(self) -> int:
+        return round((self._loop.time() - self._began) * _MICRO)
+
+    # Opening and closing.
+
+    @property
+    def alive(self) -> bool:
+        """Whether it performs anything; False from when the last client has left."""
+        return bool(self._lanes) and not self._over.is_set() and not self._loop.is_closed()
+
+    @property
+    def _tasks(self) -> TaskGroup:
+        if self._group is None:
+            raise AssertionError(self)
+        return self._group
+
+    @property
+    def ending(self) -> bool:
+        """Whether the host task is being stopped, from outside or by a failure in it."""
+        group = self._group
+        return group is None or group.cancel_scope.cancel_called or self._scope.cancel_called
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as self._group:
+                    with self._blaming():
+                        await self._drive()
+        except BaseException as exc:
+            self.failure = self.failure or exc
+            if not isinstance(exc, asyncio.CancelledError):
+                # No traceback: it may hold what no log may. The waiters get it as their cause.
+                LOG.error(
+                    "The driver failed: %s. Its tasks are no longer kept alive.", type_name(exc)
+                )
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            self._over.set()
+            self._give_up()
+
+    @contextmanager
+    def _blaming(self) -> Generator[None]:
+        """Note what fails in here at once: those whom it cancels tell it before the group ends."""
+        try:
+            yield
+        except Exception as exc:
+            self.failure = self.failure or exc
+            raise
+
+    def _give_up(self) -> None:
+        """Nobody hangs: whoever still waits is told, and why."""
+        self.intake.give_up(self.failure)
+        questions = list(self._questions.values())
+        self._questions.clear()
+        for question in questions:
+            question.error = closed(self.failure)
+            question.done.set()
+
+    # What the door asks for.
+
+    async def join(self, transport: Transport, timeouts: Timeouts, records: Records) -> Lane:
+        """A lane for one more client; the first one starts the host task."""
+        lane = Lane(next(self._numbers), transport, timeouts, records)
+        self._lanes.add(lane)
+        self.intake.alone = any(each.records for each in self._lanes)
+        if self._host is None:
+            # The one task that no task group owns: a group that a client entered in one task could
+            # not be left in another (fixtures, notebooks, containers). `leave` is its closing
+            # brace, and it ends with the loop.
+            self._host = self._loop.create_task(self._run(), name="perfect_async driver")
+            self._host.add_done_callback(lambda _: self._over.set())
+        try:
+            # One turn of the loop, whoever of us runs first.
+            while self._group is None and not self._over.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        except BaseException:
+            self._lanes.discard(lane)
+            if not self._lanes:
+                self._scope.cancel()
+            raise
+        self.check()
+        return lane
+
+    async def leave(self, lane: Lane) -> None:
+        """Let go of what is left in `lane`; the last one ends the host task and waits for it."""
+        try:
+            if self.alive:
+                self.intake.drop(lane)
+                self._tell(ev.Dropped(lane.number))
+                # What that ends is settled at the driver's next turn, without a wait in between.
+                while self.left(lane) and self.alive:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        finally:
+            self._lanes.discard(lane)
+            self.intake.alone = any(each.records for each in self._lanes)
+            if not self._lanes:
+                self._scope.cancel()
+            try:
+                if not self._lanes:
+                    await self._over.wait()
+            finally:
+                await lane.transport.aclose()
+
+    def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run `work` beside the commands, in the context of the caller; its failing is its own."""
+        self.check()
+        self._tasks.start_soon(self._beside, work)
+
+    async def _beside(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        try:
+            await work()
+        except asyncio.CancelledError:
+            # Code of the user's that is cancelled on its own takes no task along.
+            if self.ending:
+                raise
+        except Exception as exc:  # noqa: BLE001 - nor does a mistake in it
+            LOG.error("What ran beside the driver failed: %s.", type_name(exc))
+
+    def purse(self, most: float) -> int:
+        """A purse whose jobs may be charged `most` units together; empty it at the end."""
+        purse = next(self._numbers)
+        self._tell(ev.Opened(purse, most))
+        return purse
+
+    def empty(self, purse: int) -> None:
+        """No job of `purse` comes any more."""
+        if self.alive:
+            self._tell(ev.Emptied(purse))
+
+    def check(self, lane: Lane | None = None) -> None:
+        """Raises `ClientClosed` where nothing is performed any more (for `lane`)."""
+        left = lane is not None and lane not in self._lanes
+        if left or self.failure is not None or not self.alive:
+            raise closed(self.failure)
+
+    def notify(self, task_id: str, status: Status) -> None:
+        """The vendor says that a task has ended: it is asked for soon, now or when it is known."""
+        ticket = self.intake.of_task(task_id)
+        if ticket is not None:
+            self._tell(ev.Notified(ticket.ref))
+        else:
+            self._early.put(task_id, status, self._micros())
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Nobody waits for `ticket`: it is not created; what was created is kept to its end."""
+        if ticket.ending is None and self.alive:
+            self.intake.withdraw(ticket)
+
+    async def ask(
+        self, lane: Lane, call: tasks.Call, *, urgent: bool = False, lasting: bool = False
+    ) -> tasks.Reply:
+        """Send a question when the window has room; `urgent`: before all that is not promised.
+
+        `lasting`: also while the client closes. Raises what came instead of an answer.
+        """
+        self.check()
+        ref, question = next(self._refs), _Question(lane, call)
+        # What changes something at the vendor is not done again where it may have been done.
+        repeats = call.method == "GET"
+        self._tell(ev.Asked(ref, lane.number, repeats=repeats, urgent=urgent, lasting=lasting))
+        self._questions[ref] = question
+        try:
+            await question.done.wait()
+        except BaseException:
+            # Nobody waits for the answer: what has not left does not leave.
+            if self._questions.pop(ref, None) is not None and self.alive:
+                self._tell(ev.Withdrawn(ref))
+            raise
+        if question.reply is None:
+            wrong = AssertionError(question)
+            raise twin(question.error) if isinstance(question.error, PerfectError) else wrong
+        return question.reply
+
+    def closing(self, lane: Lane) -> None:
+        """Create nothing more for `lane`."""
+        if self.alive:
+            self._tell(ev.Closed(lane.number))
+
+    async def drain(self, lane: Lane) -> None:
+        """Wait until every job of `lane` has ended."""
+        while tickets := self.left(lane):
+            await tickets[0].done.wait()
+
+    def left(self, lane: Lane) -> list[Ticket]:
+        """The jobs of `lane` that have not ended."""
+        return self.intake.left(lane)
+
+    # The loop.
+
+    def _tell(self, event: ev.Event) -> None:
+        self.scheduler.receive(event, self._micros())
+        self._news.set()
+
+    async def _drive(self) -> None:
+        while True:
+            now = self._micros()
+            command = self.scheduler.due(now)
+            if command is not None:
+                self.scheduler.receive(ev.Issued(command), now)
+                self._perform(command)
+                if isinstance(command, ev.Request):
+                    for lane in self._lanes:
+                        lane.records.used()
+                continue
+            wake = self.scheduler.wakes_at(now)
+            self._news = anyio.Event()
+            if wake == NEVER:
+                await self._news.wait()
+            else:
+                with anyio.CancelScope(deadline=self._began + wake / _MICRO):
+                    await self._news.wait()
+                self.watch.woke(self._micros() - wake)
+
+    def _perform(self, command: ev.Command) -> None:
+        # Whom a command is about is looked up now: by the time it is on its way a hedged answer may
+        # have ended them.
+        match command:
+            case ev.Settle():
+                self._settle(command)
+            case ev.Register():
+                tickets = [self.intake[ref] for ref in command.refs]
+                self._start(command, partial(exchanges.register, command, tickets))
+            case ev.Upload():
+                self._start(command, partial(exchanges.upload, command, self.intake[command.ref]))
+            case ev.Submit():
+                self._start(command, partial(self._submit, command, self.intake[command.ref]))
+            case ev.Poll():
+                ticket = self.intake[command.ref]
+                self._start(command, partial(exchanges.poll, command, ticket, str(ticket.task_id)))
+            case ev.Ask():
+                self._start(command, partial(self._answer, command, self._questions[command.ref]))
+            case _:
+                assert_never(command)
+
+    def _start(
+        self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
+    ) -> None:
+        name = f"perfect_async {type(command).__name__} {command.number}"
+        self._tasks.start_soon(self._do, command, work, name=name)
+
+    def _settle(self, command: ev.Settle) -> None:
+        if (question := self._questions.pop(command.ref, None)) is not None:
+            question.error = command.ending
+            question.done.set()
+        else:
+            # Else it was a question that nobody waits for any longer.
+            self.intake.settle(command)
+
+    # One command each.
+
+    async def _do(
+        self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
+    ) -> None:
+        try:
+            event = await work()
+        except asyncio.CancelledError:
+            if self.ending:
+                raise
+            # Not ours: something inside of the transport was cancelled, and its answer is lost.
+            event = ev.NoAnswer(command, ServiceUnavailable("the transport cancelled the request."))
+        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+            event = setback(command, exc)
+        if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
+            ticket = self.intake.get(command.ref)
+            if ticket is not None:
+                ticket.refused()
+                ticket.record.not_created()
+        with self._blaming():
+            self._tell(event)
+            if isinstance(event, ev.Accepted) and self._early.take(event.task_id, self._micros()):
+                self._tell(ev.Notified(event.command.ref))
+        if isinstance(event, ev.Limited):
+            self._warn()
+
+    def _warn(self) -> None:
+        """Say once in five minutes that somebody else uses the key."""
+        statistics, now = self.scheduler.statistics(), self._loop.time()
+        if statistics.window_limit < self._allowed and now >= self._warned + 300:
+            self._warned = now
+            LOG.warning(
+                "The key is used elsewhere: the vendor refuses requests that our own account "
+                "allows. Fewer tasks are created for a while; give each user of the key its share "
+                "with Limits().split(n)."
+            )
+
+    async def _submit(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
+        event = await self.creations.create(command, ticket)
+        if isinstance(event, ev.Accepted):
+            ticket.created(event.task_id)
+        return event
+
+    async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
+        reply = await exchanges.call(question.lane, question.call)
+        event = tasks.asked(command, reply)
+        if isinstance(event, ev.Answered):
+            question.reply = reply
+            self._questions.pop(command.ref, None)
+            question.done.set()
+        return event

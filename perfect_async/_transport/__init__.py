@@ -1,0 +1,1 @@
+"""Sends one request and returns one answer. The only package that imports httpx."""

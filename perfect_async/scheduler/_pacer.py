@@ -1,0 +1,238 @@
+"""How fast we may go: what the answers say about the network and the key, and what follows for the
+plan.
+
+From round trips and failures come the cycle of the timetable and the requests that are never
+promised; from 429s the limit that is assumed; from requests without an answer a pause, so that
+nothing is created into an outage. All times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from typing import Final
+
+from perfect_async import events as ev
+from perfect_async._ratelimit.adaptive import Allowance
+from perfect_async._ratelimit.network import RoundTrips
+from perfect_async._ratelimit.timetable import Timetable
+from perfect_async._time import SECOND, SLOT
+from perfect_async.models import Limits
+
+_STEP: Final = 4
+"""Cycles are cut in steps of so many slots, so that trembling round trips do not move the plan."""
+_POOR: Final = 0.02
+"""A share of failed polls from which two tries in one second are to be expected."""
+_SPARE: Final = 0.016
+"""The share of a window that is not promised on a good network: 4 of 250."""
+_LONGEST_PAUSE: Final = 30 * SECOND
+_DOUBT: Final = 2 * SECOND
+_LONGEST_DOUBT: Final = 120 * SECOND
+"""Pauses after creations without an answer: each may cost units, they grow fast, to 2 minutes."""
+_SILENT: Final = 3
+"""So many creations may be silent for longer than the patience before no other leaves."""
+_TREMBLE: Final = 2 * SLOT
+"""The guard shrinks only by so much at once."""
+_FAILED: Final = (ev.NotSent, ev.NoAnswer, ev.Refused)
+"""What may come of a poll that tells nothing of its task."""
+_NOTHING: Final = 4
+"""So few requests of ours in a window are none."""
+_PROBING: Final = 30 * SECOND
+"""For how long polls are wanted in mid-lease after news that came while more was tried."""
+_GROW: Final = 30 * SECOND
+"""The least time between two plans: growing can wait, shrinking is tried each second."""
+
+
+class Pace:
+    """The evidence about network and key, and the timetable that is cut by it.
+
+    `lease` and `horizon` (how long a task is promised polls) in microseconds. `hold` is the time
+    before which nothing new is sent; `cramped` is True while the plan is cut for a better network
+    than there is, and nothing new must be promised. While `calm`, `cut` would change nothing at any
+    time: the plan suits the network, and nobody else was met on the key.
+    """
+
+    def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
+        self.network = RoundTrips()
+        self.allowance = Allowance(limits.requests, round(limits.period * SECOND))
+        self.table = Timetable(
+            requests=limits.requests,
+            period=round(limits.period * SECOND),
+            per_second=limits.per_second,
+            horizon=horizon,
+        )
+        self.hold = 0
+        self.cramped = False
+        self.refused = 0
+        self.calm = False
+        self._requests = limits.requests
+        self._lease = lease
+        self._outage = 0
+        self._doubts = 0
+        self._doubt_until = 0
+        self._creating: dict[int, int] = {}
+        self._cut_at = 0
+        self._gap = 0
+        self._cut_for = -1
+        self._settled = False
+        self._sized: tuple[float, int] = (0.0, 0)
+        self._reserve = 0
+        if limits.per_second == 1:
+            # A try leaves a second and the guard after the poll, however soon it is wanted.
+            self._gap = SECOND
+        self.table.recut(self._wanted_cycle(), self._wanted_guard(), 0, limits.requests)
+
+    def reserve(self) -> int:
+        """Requests of a window that are never promised: for tries, and for polls that left late."""
+        sized = self.network.failing, self.table.cycle
+        if self._sized != sized:
+            self._sized, share = sized, max(_SPARE, 1.25 * self.network.failing)
+            most = max(1, min(self._requests // 4, self._requests - self._alone()))
+            self._reserve = min(math.ceil(share * self._requests), most)
+        return self._reserve
+
+    @property
+    def firm(self) -> int:
+        """How many requests of a window may be promised to tasks that run."""
+        return self._requests - self.reserve()
+
+    def limit(self, now: int) -> int:
+        """How many requests of a window creations may count on."""
+        limit, reserve = self.allowance.limit(now), self.reserve()
+        if limit == self._requests:
+            return limit - reserve
+        least = min(self._requests, self._alone() + reserve)
+        if limit < least and self.allowance.quiet(now):
+            # Not even one task can be insured for as long as it may run. One is tried all the same
+            # where half of the limit is free, since most tasks need far less, or next to nothing of
+            # ours is in the window, since who sends nothing learns nothing.
+            free = self.table.occupied(now) <= max(limit // 2, _NOTHING)
+            limit = least if free else limit
+        return limit - reserve
+
+    def plenty(self, now: int) -> bool:
+        """Whether more than half of the window is free, or there is room for as many tasks again as
+        run: so a single one is asked at its interval for as long as another could still be created.
+        """
+        again = (self._alone() + self.reserve()) * max(1, len(self.table))
+        most = min(self._requests // 2, again)
+        return self.table.account.fits(now, most + 1, self._requests)
+
+    def paused_until(self) -> int:
+        """Before this nothing is sent but what keeps tasks alive."""
+        return max(self.hold, self.allowance.paused_until)
+
+    def silent(self, now: int, *, asking: bool) -> bool:
+        """Whether nothing at all is sent: the window was full, and one request at a time asks
+        whether it still is; `asking` is whether one is under way.
+        """
+        return now < self.allowance.silent_until or (self.allowance.full and asking)
+
+    @property
+    def creating(self) -> bool:
+        """Whether a creation is under way."""
+        return bool(self._creating)
+
+    def created(self, number: int, now: int) -> None:
+        """Creation `number` leaves."""
+        self._creating[number] = now
+
+    def may_create(self, now: int) -> bool:
+        """Whether a creation may be expected to be answered: one without an answer may be charged.
+
+        After one in doubt the next waits, and goes alone until one is answered again.
+        """
+        if self._doubts:
+            return now >= self._doubt_until and not self._creating
+        if self.cramped:
+            return False
+        oldest = islice(self._creating.values(), _SILENT)
+        return len(self._creating) < _SILENT or any(
+            now - left <= self.network.patience for left in oldest
+        )
+
+    def learn(self, event: ev.Answer, took: int, now: int) -> None:
+        """What an answer after `took` tells about the network and the key."""
+        polled = isinstance(event.command, ev.Poll)
+        if isinstance(event.command, ev.Submit):
+            self._creating.pop(event.command.number)
+            if isinstance(event, ev.NoAnswer):
+                self._doubts += 1
+                pause = _DOUBT * 3 ** min(self._doubts - 1, 10)
+                self._doubt_until = now + min(pause, _LONGEST_DOUBT)
+            elif not isinstance(event, (ev.NotSent, ev.Limited)):
+                self._doubts = 0
+        match event:
+            case ev.NotSent() | ev.NoAnswer():
+                if not polled:
+                    # Creating into an outage buys doubts: pause, longer each time.
+                    self._outage += 1
+                    pause = SECOND * 2 ** min(self._outage - 1, 10) // 2
+                    self.hold = now + min(pause, _LONGEST_PAUSE)
+            case ev.Limited():
+                self.refused += 1
+                own = self.table.occupied(now)
+                self.allowance.refused(now, now - took, own, event.retry_after)
+                self.calm = False
+            case _:
+                self._outage = 0
+                self.network.answered(took)
+                if self.allowance.doubted:
+                    own = self.table.occupied(now) if self.allowance.full else 0
+                    self.allowance.accepted(now, own)
+        if polled and not isinstance(event, ev.Limited):
+            # A 429 tells nothing about the network: polling more often for it, as on a bad
+            # network, would only make more of them.
+            self.table.spared = 2 if self.network.failing >= _POOR else 1
+            self.network.polled(failed=isinstance(event, _FAILED))
+        if self._cut_for != self.network.changes:
+            self.calm = False
+
+    def cut(self, now: int) -> None:
+        """Give the timetable the cycle and the guard that suit the network, where that fits."""
+        if self.allowance.probing(now):
+            # Whoever tries what may be refused polls in mid-lease, where that costs no task.
+            self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
+        waits = len(self.table) > 0 and now < self._cut_at
+        if self._cut_for != self.network.changes or not (self._settled or waits):
+            # Else nothing is asked for that was not asked for then.
+            self._recut(now)
+        self.calm = self._settled and not self.allowance.met
+
+    def _recut(self, now: int) -> None:
+        self._cut_for, self._settled = self.network.changes, False
+        cycle, guard = self._wanted_cycle(), self._wanted_guard()
+        worse = cycle < self.table.cycle or guard > self.table.guard
+        if (cycle, guard) == (self.table.cycle, self.table.guard):
+            self.cramped, self._settled = False, True
+        elif not len(self.table) or now >= self._cut_at:
+            fitted = self.table.recut(cycle, guard, now, self.firm)
+            # Nothing new is promised by a plan that the network no longer allows.
+            self.cramped = not fitted and worse
+            self._cut_at = now + (SECOND if self.cramped else _GROW)
+
+    def lends(self, now: int) -> bool:
+        """Whether what nobody was promised may leave now, and all tries still come in time."""
+        left = self._lease - self.table.cycle * SLOT - self.table.guard
+        spent = (self.network.tries - 2) * self.network.patience
+        return self.table.lends(now, max(0, left - spent) // SLOT - 1)
+
+    def _alone(self) -> int:
+        """Requests of a window that one task needs: its creation, counted twice, and its polls."""
+        return -(-self.table.account.reach // self.table.cycle) + 2
+
+    def _wanted_guard(self) -> int:
+        guard, wanted = self.table.guard, -(-self.network.jitter // SLOT) * SLOT
+        return guard if guard - _TREMBLE < wanted <= guard else wanted
+
+    def _wanted_cycle(self) -> int:
+        """Slots between two polls: as late as the last try still arrives in the lease.
+
+        Not so early that not even one task could be polled: worse tries are better than nothing.
+        """
+        apart = max(self.network.patience, self._gap and self._gap + self.table.guard)
+        tries = (self.network.tries - 1) * apart + self.network.jitter
+        cycle = max(min(self._lease - tries, self._lease * 88 // 100), self._lease * 4 // 10)
+        polls = self._requests - math.ceil(_SPARE * self._requests) - 2
+        least = min(-(-self.table.account.reach // max(1, polls)), self._lease * 88 // 100 // SLOT)
+        return max(1, least, cycle // SLOT // _STEP * _STEP)

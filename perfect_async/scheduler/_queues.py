@@ -1,0 +1,229 @@
+"""From a job to a picture at the vendor: registering files together, then uploading each.
+
+One call registers up to 20 files and costs one request of the window, so a picture costs a
+twentieth of one here; the bytes go to another host and cost none (contract: The flow of one
+picture). Neither spends units, so both are simply done again when they fail. All times are integer
+microseconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from perfect_async import events as ev
+from perfect_async._time import SECOND
+from perfect_async.errors import JobRefused, PerfectError
+from perfect_async.scheduler._job import Job, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LINGER = SECOND // 10
+"""How long a registration waits for company."""
+_MOST_FAILURES = 6
+_MOST_UPLOADS = 24
+"""Uploads at once: the other host may be slow, and each holds a piece of a picture in memory."""
+_LONGEST_PAUSE = 30 * SECOND
+_DOUBLINGS = 10
+"""Pauses double from half a second; more often than this they are at their longest."""
+
+News: TypeAlias = tuple[list[Job], list[tuple[Job, PerfectError]]]
+"""Jobs that became ready, and jobs that ended with why."""
+
+
+class Preparation:
+    """The jobs whose pictures are not at the vendor yet.
+
+    `files_per_call` is how many files one registration holds at first; it is halved when the vendor
+    refuses that many, and where the universal path is missing each feature registers for itself.
+    `waiting` are those that are not registered, `under_way` is how many are on their way to READY.
+    """
+
+    def __init__(self, files_per_call: int) -> None:
+        self._files = self._files_most = files_per_call
+        self._universal = True
+        self.waiting: deque[Job] = deque()
+        self._since = 0
+        self._registering: dict[int, tuple[Job, ...]] = {}
+        self._sent = 0
+        # Pictures that are being registered or uploaded, or registered and not uploaded.
+        self.under_way = 0
+        self._queued: list[tuple[int, int, Job]] = []
+        self._uploading: dict[int, Job] = {}
+        # Uploads without an answer since the last that had one, and when the next may leave.
+        self._troubles = 0
+        self._hold = 0
+
+    def __len__(self) -> int:
+        return len(self.waiting) + self.under_way
+
+    def _count(self) -> None:
+        self.under_way = self._sent + len(self._queued) + len(self._uploading)
+
+    def add(self, job: Job, now: int) -> None:
+        """A job whose picture must be registered and uploaded."""
+        if not self.waiting:
+            self._since = now
+        self.waiting.append(job)
+
+    def remove(self, jobs: Iterable[Job]) -> None:
+        """Nothing more is done for these; what is under way ends unheard."""
+        gone = {job.ref for job in jobs}
+        self.waiting = deque(job for job in self.waiting if job.ref not in gone)
+        self._queued = [entry for entry in self._queued if entry[2].ref not in gone]
+        heapq.heapify(self._queued)
+        self._count()
+
+    def registers(self, now: int) -> bool:
+        """Whether files are to be registered now, if fewer than one call holds are worth it."""
+        return bool(self.waiting) and (
+            now >= self._since + _LINGER or len(self.waiting) >= self._files
+        )
+
+    def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
+        """The files to register now and the feature whose path to use, None for the universal one.
+
+        `partly`: fewer files than one call holds are worth a call.
+        """
+        if not self.registers(now) or not (partly or len(self.waiting) >= self._files):
+            return None
+        first = self.waiting[0]
+        feature = None if self._universal else first.feature
+        refs: list[int] = []
+        for job in self.waiting:
+            if job.lane == first.lane and feature in {None, job.feature}:
+                refs.append(job.ref)
+                if len(refs) == self._files:
+                    break
+        return tuple(refs), feature
+
+    def upload(self, now: int) -> int | None:
+        """The picture to upload now."""
+        if not self._queued or not self._may_upload() or now < self._hold:
+            return None
+        at, ref, _ = self._queued[0]
+        return ref if at <= now else None
+
+    def _may_upload(self) -> bool:
+        """While the other host answers nothing, one upload at a time finds out when it does."""
+        most = 1 if self._troubles else _MOST_UPLOADS
+        return bool(self._queued) and len(self._uploading) < most
+
+    def wakes(self) -> list[int]:
+        """When there may be something to do without news."""
+        times = [self._since + _LINGER] if self.waiting else []
+        if self._may_upload():
+            times.append(max(self._queued[0][0], self._hold))
+        return times
+
+    def issued(self, command: ev.Register | ev.Upload, now: int) -> None:
+        """A registration or an upload leaves."""
+        match command:
+            case ev.Register():
+                refs, jobs, others = set(command.refs), list[Job](), list[Job]()
+                while len(jobs) < len(refs):
+                    job = self.waiting.popleft()
+                    (jobs if job.ref in refs else others).append(job)
+                self.waiting.extendleft(reversed(others))
+                self._registering[command.number] = tuple(jobs)
+                self._sent += len(jobs)
+                self._since = now
+                for job in jobs:
+                    job.move(command, State.REGISTERING)
+            case ev.Upload():
+                _, _, job = heapq.heappop(self._queued)
+                self._uploading[command.number] = job
+                job.move(command, State.UPLOADING)
+            case _:
+                assert_never(command)
+        self._count()
+
+    def hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+        """`command` ended in `event`."""
+        news = self._hear(command, event, now)
+        self._count()
+        return news
+
+    def _hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+        if isinstance(command, ev.Register):
+            # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
+            jobs = self._registering.pop(command.number)
+            self._sent -= len(jobs)
+            left = [job for job in jobs if job.state is State.REGISTERING]
+            return self._registered(left, command, event, now)
+        if isinstance(event, ev.NotSent | ev.NoAnswer):
+            self._troubles += 1
+            pause = SECOND * 2 ** min(self._troubles - 1, _DOUBLINGS) // 2
+            self._hold = now + min(pause, _LONGEST_PAUSE)
+        else:
+            self._troubles = 0
+        return self._uploaded(self._uploading.pop(command.number), event, now)
+
+    def _registered(
+        self, jobs: list[Job], command: ev.Register, event: ev.Answer, now: int
+    ) -> News:
+        match event:
+            case ev.Registered():
+                for job in jobs:
+                    job.move(event, State.REGISTERED)
+                    heapq.heappush(self._queued, (now, job.ref, job))
+                return [], []
+            case ev.Refused(status=404) if command.feature is None:
+                self._universal = False
+            case ev.Refused() if len(command.refs) > 1:
+                # Too many for one call, or one of them is not taken: fewer will tell.
+                self._files = max(1, min(self._files, len(command.refs) // 2))
+            case ev.Refused() | ev.KeyRefused():
+                # It was the file, not the number of them.
+                self._files = self._files_most
+                return [], self._ended(jobs, event)
+            case ev.NotSent() | ev.NoAnswer():
+                # An outage is not the pictures' fault: the first alone pays for the attempt.
+                if jobs:
+                    jobs[0].failures += 1
+                    if jobs[0].failures >= _MOST_FAILURES:
+                        self._again(jobs[1:], event, now)
+                        return [], self._ended(jobs[:1], event)
+            case _:
+                pass
+        return self._again(jobs, event, now)
+
+    def _uploaded(self, job: Job, event: ev.Answer, now: int) -> News:
+        if job.state is not State.UPLOADING:
+            return [], []
+        match event:
+            case ev.Uploaded():
+                job.failures = 0
+                job.move(event, State.READY)
+                return [job], []
+            case ev.Refused(error=JobRefused()):
+                return [], self._ended([job], event)
+            case ev.Refused():
+                # The signed URL no longer serves (it lives two hours): register again.
+                job.failures += 1
+                if job.failures >= _MOST_FAILURES:
+                    return [], self._ended([job], event)
+                return self._again([job], event, now)
+            case _:
+                job.failures += 1
+                if job.failures >= _MOST_FAILURES:
+                    return [], self._ended([job], event)
+                job.move(event, State.REGISTERED)
+                # Behind those that were not tried yet.
+                heapq.heappush(self._queued, (now, job.ref, job))
+                return [], []
+
+    def _again(self, jobs: list[Job], event: ev.Answer, now: int) -> News:
+        """Back to the head of those that wait, in their order."""
+        for job in jobs:
+            job.move(event, State.WAITING)
+        self.waiting.extendleft(reversed(jobs))
+        self._since = now - _LINGER
+        return [], []
+
+    @staticmethod
+    def _ended(jobs: list[Job], event: ev.Answer) -> list[tuple[Job, PerfectError]]:
+        error = getattr(event, "error", None)
+        return [(job, error) for job in jobs if isinstance(error, PerfectError)]

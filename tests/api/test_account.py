@@ -1,0 +1,344 @@
+"""The other calls as the vendor wants them, and what their answers say."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async._api.account import (
+    Movement,
+    Price,
+    delete,
+    feature_costs,
+    history,
+    read_deleted,
+    read_feature_costs,
+    read_history,
+    read_templates,
+    read_units,
+    templates,
+    units,
+)
+from perfect_async._api.tasks import Call, Reply
+from perfect_async.errors import BadAnswer, PerfectError, RequestRefused, ServiceUnavailable
+from perfect_async.models import Grant, Units
+from perfect_async.reports import Template
+from tests.api.test_responses import bodies, json_values
+
+
+def reply(value: object, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(value).encode(), "17")
+
+
+@pytest.mark.parametrize(
+    ("expected", "call"),
+    [
+        (Call("GET", "/s2s/v1.0/client/credit"), units()),
+        (
+            Call("GET", "/s2s/v2.0/task/template/ai-avatar", (("page_size", "20"),)),
+            templates("ai-avatar", None),
+        ),
+        (
+            Call(
+                "GET",
+                "/s2s/v2.0/task/template/ai-avatar",
+                (("page_size", "20"), ("starting_token", "a&b")),
+            ),
+            templates("ai-avatar", "a&b"),
+        ),
+        (
+            Call("GET", "/s2s/v2.0/credit/feature-cost", (("page_size", "20"),)),
+            feature_costs(None),
+        ),
+        (Call("GET", "/s2s/v1.0/client/credit/history", (("page_size", "30"),)), history(None)),
+        (Call("POST", "/s2s/v2.0/task/delete", (), b'{"task_id":"a\\"b"}'), delete('a"b')),
+    ],
+    ids=repr,
+)
+def test_questions(expected: Call, call: Call) -> None:
+    """Each question has its call; the first page names no token, since a null is a 400."""
+    assert expected == call
+
+
+def test_templates_are_read() -> None:
+    """A page gives its templates, thumbs made safe, and the next page's token."""
+    rows = [
+        {
+            "id": "male_1",
+            "thumb": "https://cdn.example/头 像/a.jpg?v=1",
+            "title": "Suit",
+            "category_name": "Business",
+        },
+        {"id": 7, "thumb": None, "title": None},
+    ]
+
+    found = read_templates(reply({"data": {"templates": rows, "next_token": "n"}}))
+
+    thumb = "https://cdn.example/%E5%A4%B4%20%E5%83%8F/a.jpg?v=1"
+    assert (
+        (Template("male_1", "Suit", "Business", thumb), Template("7", "", "", None)),
+        "n",
+    ) == found
+
+
+@pytest.mark.parametrize("token", [None, "", ...])
+def test_the_last_page_has_no_token(token: object) -> None:
+    """null, empty and absent all mean that there is no further page."""
+    data = {"templates": []} | ({} if token is ... else {"next_token": token})
+
+    assert ((), None) == read_templates(reply({"data": data}))
+
+
+@pytest.mark.parametrize(
+    "thumb",
+    [
+        *(None, 1, [], "", "javascript:alert(1)", "http://a.example/b", "https://10.0.0.1/a"),
+        *(
+            "https://u:p@a.example/",
+            "https://localhost/a",
+            "https://a.example/\n",
+            "/a.jpg",
+            "\ud800",
+        ),
+        "https://a.example/\ud800",
+    ],
+    ids=repr,
+)
+def test_unsafe_thumbs_are_none(thumb: object) -> None:
+    """A thumb that nobody should open is left out; the template stays."""
+    (found,), _ = read_templates(reply({"data": {"templates": [{"id": "a", "thumb": thumb}]}}))
+
+    assert Template("a", "", "", None) == found
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        ("data is missing", {}),
+        ("data.templates is missing", {"data": {}}),
+        (r"data.templates\[1\].id is missing", {"data": {"templates": [{"id": "a"}, {}]}}),
+        (r"data.templates\[0\] is not an object", {"data": {"templates": ["a"]}}),
+        ("data.next_token is not text", {"data": {"templates": [], "next_token": {}}}),
+    ],
+    ids=repr,
+)
+def test_wrong_templates_are_named(expected: str, value: object) -> None:
+    """A page that is not as documented says where."""
+    with pytest.raises(BadAnswer, match=expected):
+        read_templates(reply(value))
+
+
+def test_units_are_summed() -> None:
+    """The balance is the sum of the grants; the exact amount counts before the deprecated one."""
+    rows = [
+        {
+            "id": 9007199254740993,
+            "type": "ApiSubsToken",
+            "amount": 10,
+            "amount_dec": 10.1,
+            "expiry": 1790812800000,
+        },
+        {"id": "2", "type": "ApiPaygToken", "amount": 5, "amount_dec": None, "expiry": None},
+        {"id": 3, "amount_dec": "0.2"},
+    ]
+
+    found = read_units(reply({"status": 200, "results": rows}))
+
+    end = datetime(2026, 10, 1, tzinfo=UTC)
+    assert 15.3 == found.balance
+    assert (
+        Grant(9007199254740993, "ApiSubsToken", 10.1, end),
+        Grant(2, "ApiPaygToken", 5.0, None),
+        Grant(3, "", 0.2, None),
+    ) == found.grants
+
+
+@pytest.mark.parametrize("value", [{"results": []}, {"results": None}, {}], ids=repr)
+def test_no_grants_mean_that_the_balance_is_unknown(value: object) -> None:
+    """An empty list is not a balance of zero."""
+    assert Units(None, ()) == read_units(reply(value))
+
+
+@pytest.mark.parametrize(
+    ("expected", "row"),
+    [
+        (r"results\[0\].amount_dec is no amount", {"id": 1}),
+        (r"results\[0\].amount_dec is no amount", {"id": 1, "amount_dec": 1e308}),
+        (r"results\[0\].amount is not a finite number", {"id": 1, "amount": 10**400}),
+        (r"results\[0\].id is missing", {"amount": 1}),
+        (r"results\[0\].id is not a whole number", {"id": 1.5, "amount": 1}),
+        (r"results\[0\] is not an object", []),
+    ],
+    ids=repr,
+)
+def test_wrong_grants_are_named(expected: str, row: object) -> None:
+    """A grant without an amount or an id is not guessed at."""
+    with pytest.raises(BadAnswer, match=expected):
+        read_units(reply({"results": [row]}))
+
+
+def test_prices_are_read() -> None:
+    """A price belongs to the feature at the end of its task's URL; others are left out."""
+    task = "https://yce-api-01.makeupar.com/s2s/v2.0/task/"
+    sku = {"description": "x", "amount": 1, "unit": "result_image", "proc_unit": 4}
+    rows = [
+        sku | {"run_task_url": task + "ai-avatar"},
+        sku | {"run_task_url": "/s2s/v2.0/task/ai-smile/?a=b/c#d", "proc_unit": "1", "unit": None},
+        sku | {"run_task_url": None},
+        sku | {"run_task_url": ""},
+        sku,
+    ]
+
+    found = read_feature_costs(reply({"result": {"skus": rows, "next_token": "n"}}))
+
+    prices = (Price("ai-avatar", 1.0, 4, "result_image"), Price("ai-smile", 1.0, 1, ""))
+    assert (prices, "n") == found
+
+
+@pytest.mark.parametrize(
+    ("expected", "row"),
+    [
+        (r"result.skus\[0\] is no price", {"amount": 1, "proc_unit": 0}),
+        (r"result.skus\[0\] is no price", {"amount": -1, "proc_unit": 1}),
+        (r"result.skus\[0\].proc_unit is missing", {"amount": 1}),
+        (r"result.skus\[0\].amount is not a finite number", {"amount": "x", "proc_unit": 1}),
+    ],
+    ids=repr,
+)
+def test_wrong_prices_are_named(expected: str, row: object) -> None:
+    """A price that cannot be reckoned with is not taken."""
+    with pytest.raises(BadAnswer, match=expected):
+        read_feature_costs(reply({"result": {"skus": [row]}}))
+
+
+@pytest.mark.parametrize("content", [b'{"status":200}', b"", b"<html>"])
+def test_a_deletion_is_its_status(content: bytes) -> None:
+    """A success is a deletion, whatever its body says."""
+    read_deleted(Reply(200, content))
+
+
+def test_a_refused_deletion_is_raised() -> None:
+    """A task that has not ended cannot be deleted, and the vendor's code says so."""
+    with pytest.raises(RequestRefused) as caught:
+        read_deleted(reply({"error": "no", "error_code": "OperationInvalid"}, 400))
+
+    assert "OperationInvalid" == caught.value.code
+
+
+@pytest.mark.parametrize("read", [read_templates, read_units, read_feature_costs, read_history])
+def test_readers_raise_what_a_reply_is(read: object) -> None:
+    """A reader that is handed a refusal raises it."""
+    assert callable(read)
+    with pytest.raises(ServiceUnavailable):
+        read(reply({}, 503))
+
+
+def movement(**changes: object) -> dict[str, object]:
+    moved = [{"id": 1, "amount": -1, "amount_dec": -1.0}]
+    told = {"id": 9, "timestamp": 1_790_812_800_123, "action": "AI Smile", "target_id": "t"}
+    return told | {"info": {"credits": moved}} | changes
+
+
+def test_the_history_is_read() -> None:
+    """A page gives when units of which task moved, in microseconds, and the next page's token."""
+    rows = [
+        movement(),
+        movement(timestamp="1790812800000", action=" ai_avatar--create ", target_id=7),
+        movement(action=None),
+    ]
+
+    found = read_history(reply({"result": {"history": rows, "next_token": "n"}}))
+
+    assert (
+        (
+            Movement(1_790_812_800_123_000, "ai-smile", "t"),
+            Movement(1_790_812_800_000_000, "ai-avatar-create", "7"),
+            Movement(1_790_812_800_123_000, "", "t"),
+        ),
+        "n",
+    ) == found
+
+
+@pytest.mark.parametrize("target_id", [None, "", "  ", ...], ids=repr)
+def test_what_is_no_tasks_movement_is_left_out(target_id: object) -> None:
+    """Units that were bought or ran out have no task, whether that is null, empty or absent."""
+    row = movement(target_id=target_id, timestamp=None)
+    if target_id is ...:
+        del row["target_id"]
+
+    found = read_history(reply({"result": {"history": [row, movement()], "next_token": ""}}))
+
+    assert ((Movement(1_790_812_800_123_000, "ai-smile", "t"),), None) == found
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        ("result is missing", {}),
+        ("result.history is missing", {"result": {}}),
+        (r"result.history\[0\] is not an object", {"result": {"history": ["a"]}}),
+        *(
+            (
+                r"result.history\[1\] has no time or no task",
+                {"result": {"history": [movement(), row]}},
+            )
+            for row in (
+                movement(timestamp=None),
+                movement(timestamp="soon"),
+                movement(timestamp=1.5),
+                movement(target_id=[]),
+                movement(target_id="a\nb"),
+                movement(target_id="a" * 1025),
+            )
+        ),
+    ],
+)
+def test_a_history_with_a_gap_is_no_history(expected: str, value: object) -> None:
+    """Who looks for a task must not miss one: a line that cannot be read spoils the page."""
+    with pytest.raises(BadAnswer, match=expected):
+        read_history(reply(value))
+
+
+movements = st.fixed_dictionaries(
+    {"timestamp": json_values | st.integers(), "action": json_values, "target_id": json_values}
+)
+
+
+@given(st.lists(movements))
+def test_any_history_is_read_whole_or_refused(rows: list[dict[str, object]]) -> None:
+    """Of a history that is read, only lines without a task are missing."""
+    try:
+        found, _ = read_history(reply({"result": {"history": rows}}))
+    except BadAnswer:
+        return
+
+    tasks = [row for row in rows if str(row["target_id"] or "").strip() or row["target_id"] == 0]
+    assert len(tasks) == len(found)
+    assert all(line.action.strip("-") == line.action for line in found)
+
+
+@given(
+    st.sampled_from([200, 400, 503]),
+    bodies
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "data": st.fixed_dictionaries({"templates": json_values}),
+            "results": st.lists(
+                st.fixed_dictionaries({"id": st.integers(), "amount": json_values})
+            ),
+            "result": st.fixed_dictionaries(
+                {"skus": json_values, "history": json_values | st.lists(movements)}
+            ),
+        },
+    ).map(lambda value: json.dumps(value).encode()),
+)
+def test_any_page_is_read_or_refused(status: int, content: bytes) -> None:
+    """Whatever the bytes, a reader gives its values or an error of ours."""
+    for read in (read_templates, read_units, read_feature_costs, read_deleted, read_history):
+        try:
+            read(Reply(status, content))
+        except PerfectError as error:
+            assert error.__context__ is None  # noqa: PT017 -- it may also not raise

@@ -1,0 +1,551 @@
+"""What an answer says, read with tolerance; what a refusal is."""
+
+import json
+import math
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from perfect_async._api.responses import (
+    Credit,
+    File,
+    Headers,
+    Page,
+    Put,
+    Reply,
+    State,
+    Wrong,
+    as_delay,
+    as_interval,
+    as_moment,
+    as_number,
+    as_text,
+    as_whole,
+    bad,
+    outer_interval,
+    read,
+    refusal,
+    same_code,
+    shaped,
+    told,
+    unsigned,
+)
+from perfect_async.errors import (
+    ApiError,
+    BadAnswer,
+    PerfectError,
+    RateLimited,
+    RequestRefused,
+    ServiceUnavailable,
+    Unauthorized,
+    UnitsExhausted,
+)
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["error", "InvalidTaskId", "CreditInsufficiency", "https://a.example/b?c"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["error", "error_code", "data", "files", "polling_interval"])
+            | st.text(),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+bodies = st.binary() | json_values.map(lambda value: json.dumps(value).encode())
+replies = st.builds(
+    Reply,
+    status=st.sampled_from([*range(200, 206), 301, 400, 401, 403, 404, 408, 425, 429, 500, 502])
+    | st.integers(100, 999),
+    content=bodies,
+    request_id=st.none() | st.text(),
+    retry_after=st.none() | st.text() | st.integers().map(str) | st.floats().map(str),
+)
+
+
+def body(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def test_a_replys_repr_tells_no_content() -> None:
+    """A body, which may hold signed URLs, shows by its length."""
+    assert "<6 bytes>" in repr(Reply(200, b"secret"))
+    assert "secret" not in repr(Reply(200, b"secret"))
+
+
+@pytest.mark.parametrize(
+    ("good", "denied", "status"),
+    [
+        *((False, False, 199), (True, False, 200), (True, False, 299), (False, False, 300)),
+        *((False, False, 399), (False, True, 400), (False, True, 499), (False, False, 500)),
+    ],
+    ids=repr,
+)
+def test_a_status_belongs_to_a_class(good: bool, denied: bool, status: int) -> None:
+    """2xx is good, 4xx is denied, the rest is neither."""
+    assert (good, denied) == (Reply(status, b"").good, Reply(status, b"").denied)
+
+
+@pytest.mark.parametrize(
+    ("expected", "header"),
+    [
+        ("864691128455135232", "864691128455135232"),
+        ("aZ_9-", "aZ_9-"),
+        ("a" * 64, "a" * 64),
+        *((None, text) for text in ("", "a" * 65, "a b", "a\n", "\x1b[0m", "é", "1, 2")),
+        (None, None),
+    ],
+    ids=repr,
+)
+def test_only_a_request_id_is_one(expected: str | None, header: str | None) -> None:
+    """An `x-request-id` is kept if it is short and plain."""
+    assert expected == Reply(200, b"", header).identity
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [("a", "a"), ("", ""), ("29490", 29490), ("1.5", 1.5), ("9007199254740993", 9007199254740993)],
+)
+def test_text_may_be_a_number(expected: str, value: object) -> None:
+    """Text stays, a number becomes text: header values are numbers in the docs."""
+    assert expected == as_text(value)
+
+
+@pytest.mark.parametrize("value", [None, True, False, [], {}], ids=repr)
+def test_text_is_nothing_else(value: object) -> None:
+    """A truth value, a list or an object is no text."""
+    with pytest.raises(Wrong, match="is not text"):
+        as_text(value)
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [(1.0, 1), (1.5, "1.5"), (-2.0, " -2 "), (0.0, 0), (1e3, "1e3")],
+    ids=repr,
+)
+def test_numbers_may_be_text(expected: float, value: object) -> None:
+    """A number may come as text."""
+    assert expected == as_number(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, "", "a", "nan", "inf", math.nan, math.inf, -math.inf, 10**400, "1e400", [], {}],
+    ids=repr,
+)
+def test_numbers_are_finite(value: object) -> None:
+    """What is no finite number is none."""
+    with pytest.raises(Wrong, match="is not a finite number"):
+        as_number(value)
+
+
+@given(st.integers(-(2**100), 2**100))
+def test_whole_numbers_are_exact(value: int) -> None:
+    """Ids beyond 2^53 keep every digit, as numbers and as text."""
+    assert value == as_whole(value)
+    assert value == as_whole(str(value))
+
+
+@pytest.mark.parametrize(("expected", "value"), [(3, 3.0), (3, "3.0"), (-1, "-1")], ids=repr)
+def test_whole_numbers_may_be_written_otherwise(expected: int, value: object) -> None:
+    """3.0 is 3."""
+    assert expected == as_whole(value)
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5, "1.5", "a", math.nan, "9" * 400, []], ids=repr)
+def test_whole_numbers_are_nothing_else(value: object) -> None:
+    """A fraction, a truth value or no number at all is no whole number."""
+    with pytest.raises(Wrong, match="number"):
+        as_whole(value)
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        (datetime(2026, 10, 1, tzinfo=UTC), 1790812800000),
+        (datetime(2026, 10, 1, tzinfo=UTC), "1790812800000"),
+        (datetime(1970, 1, 1, tzinfo=UTC), 0),
+        *((None, v) for v in (None, "soon", 1e300, -1e300, 10**400, math.nan, True, ["0"])),
+    ],
+    ids=repr,
+)
+def test_moments(expected: datetime | None, value: object) -> None:
+    """Milliseconds since 1970 are a time in UTC; nonsense is none."""
+    assert expected == as_moment(value)
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [
+        (1_000_000, (1000,)),
+        (1_000_000, ("1000",)),
+        (1_500, (1.5,)),
+        (1, (1e-9,)),
+        (3_600_000_000, (1e308,)),
+        (3_600_000_000, (10**300,)),
+        (2_000_000, (None, 2000)),
+        (2_000_000, (0, 2000)),
+        (2_000_000, (-1, "nonsense", math.nan, [], {}, True, 2000, 3000)),
+        *((None, (v,)) for v in (None, 0, -1, math.nan, math.inf, "NaN", "-Infinity", 10**400)),
+        (None, ()),
+    ],
+    ids=repr,
+)
+def test_polling_intervals(expected: int | None, said: tuple[object, ...]) -> None:
+    """Milliseconds become microseconds, at most an hour; the first that means something counts."""
+    assert expected == as_interval(*said)
+
+
+@given(st.lists(json_values).map(tuple))
+def test_polling_intervals_are_none_or_sane(said: tuple[object, ...]) -> None:
+    """Whatever is said, an interval is None or from a microsecond to an hour."""
+    found = as_interval(*said)
+
+    assert found is None or (type(found) is int and 1 <= found <= 3_600_000_000)
+
+
+@pytest.mark.parametrize(
+    ("expected", "header"),
+    [
+        (0, "0"),
+        (30_000_000, "30"),
+        (1_500_000, " 1.5 "),
+        (2_000_000, "2."),
+        (3_600_000_000, "3601"),
+        (3_600_000_000, "9" * 500),
+        *(
+            (None, h)
+            for h in (None, "", "-1", "+1", "1e3", "nan", "inf", ".5", "\u0661", "1 2", "0x1")
+        ),
+        (None, "Wed, 21 Oct 2026 07:28:00 GMT"),
+    ],
+    ids=repr,
+)
+def test_retry_after(expected: int | None, header: str | None) -> None:
+    """Seconds become microseconds, at most an hour; a date would need a clock."""
+    assert expected == as_delay(header)
+
+
+@given(st.none() | st.text() | st.floats().map(str) | st.integers().map(str))
+def test_any_retry_after_is_none_or_sane(header: str | None) -> None:
+    """Whatever the header, the delay is None or from nothing to an hour."""
+    found = as_delay(header)
+
+    assert found is None or (type(found) is int and 0 <= found <= 3_600_000_000)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "image/jpeg", "Content-Length": "29490"},
+        {"Content-Type": "image/jpeg", "Content-Length": 29490},
+        [
+            {"key": "Content-Type", "value": "image/jpeg"},
+            {"name": "Content-Length", "value": 29490, "extra": None},
+        ],
+    ],
+    ids=repr,
+)
+def test_upload_headers_in_three_shapes(headers: object) -> None:
+    """An object of text, one of numbers, and a list of names and values are the same headers."""
+    expected = Put(
+        "u", "PUT", Headers((("Content-Type", "image/jpeg"), ("Content-Length", "29490")))
+    )
+
+    assert expected == shaped(body({"url": "u", "method": "PUT", "headers": headers}), Put)
+
+
+@pytest.mark.parametrize(
+    "value", [{"url": "u"}, {"url": "u", "headers": None, "method": None}], ids=repr
+)
+def test_upload_headers_may_be_missing(value: object) -> None:
+    """null is as good as absent."""
+    assert Put("u") == shaped(body(value), Put)
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        ("data.files[1].requests[0].url is missing", [{}, {"requests": [{}]}]),
+        ("data.files[1].requests[0].url is not text", [{}, {"requests": [{"url": []}]}]),
+        ("data.files[1].requests[0].url is not text", [{}, {"requests": [{"url": None}]}]),
+        ("data.files[1].requests[0] is not an object", [{}, {"requests": ["u"]}]),
+        ("data.files[1].requests has a wrong shape", [{}, {"requests": 1}]),
+        ("data.files[1].requests is missing", [{}, {"requests": ...}]),
+        ("data.files[1].file_id is not text", [{}, {"file_id": False}]),
+        ("data.files[1] is not an object", [{}, None]),
+        (
+            "data.files[1].requests[0].headers is neither an object nor a list",
+            [{}, {"requests": [{"url": "u", "headers": 1}]}],
+        ),
+        ("data.files is missing", None),
+        ("data.files has a wrong shape", 1),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_is_named_by_its_path(
+    expected: str, value: list[dict[str, object] | None] | int | None
+) -> None:
+    """A wrong field deep in an answer is named as one would write it, and not quoted."""
+    right: dict[str, object] = {"file_id": "f", "requests": [{"url": "u"}]}
+    files: object = value
+    if isinstance(value, list):
+        rows = [row if row is None else right | row for row in value]
+        files = [
+            row if row is None else {k: v for k, v in row.items() if v is not ...} for row in rows
+        ]
+
+    found = shaped(body({"data": {"files": files}}), list[File], "data", "files")
+
+    assert isinstance(found, Wrong)
+    assert expected == str(found)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"A": []}, [{"key": "A"}], ["A"], [{"value": "v", "key": 1.5}, 2]]
+)
+def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
+    """What is wrong inside headers is looked for there."""
+    found = shaped(body({"url": "u", "headers": wrong}), Put)
+
+    assert isinstance(found, Wrong)
+    assert str(found).startswith("headers")
+
+
+@pytest.mark.parametrize(
+    ("expected", "content"),
+    [
+        ("the answer is not JSON", b""),
+        ("the answer is not JSON", b"<html>502 Bad Gateway</html>"),
+        ("the answer is not JSON", b"\xff\xfe"),
+        ("the answer is not JSON", b'{"next_token":"a"'),
+        ("the answer is not JSON", b"[" * 100_000),
+        ("the answer is not JSON", b'{"a":' * 100_000),
+        ("the answer is not JSON", b"9" * 10_000),
+        ("the answer is not an object", b"[]"),
+        ("the answer is not an object", b"null"),
+        ("the answer is not an object", b'"next_token"'),
+        ("next_token is not text", b'{"next_token":[]}'),
+    ],
+    ids=repr,
+)
+def test_what_is_no_answer_at_all(expected: str, content: bytes) -> None:
+    """HTML, no UTF-8, endless nesting, and a list where an object belongs are wrong."""
+    found = shaped(content, Page)
+
+    assert isinstance(found, Wrong)
+    assert expected == str(found)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"1", b'{"data":[]}', b'{"data":{}}', b'{"data":null}'], ids=repr
+)
+def test_keys_on_the_way_must_be_there(content: bytes) -> None:
+    """What stands above the wanted is checked as well."""
+    assert isinstance(shaped(content, Page, "data", "page"), Wrong)
+
+
+@pytest.mark.parametrize(
+    ("expected", "content"),
+    [
+        (Page("b"), b'{"next_token":"a","next_token":"b"}'),
+        (Page("a"), b'\xef\xbb\xbf{"next_token":"a","other":{"x":[1]}}'),
+        (Page(None), b"{}"),
+        (Page("\ud800"), b'{"next_token":"\\ud800"}'),
+        (Page("7"), b'{"next_token":7,"x":NaN,"y":-Infinity}'),
+    ],
+    ids=repr,
+)
+def test_tolerance(expected: Page, content: bytes) -> None:
+    """Unknown and repeated keys, a byte order mark, NaN and lone surrogates do no harm."""
+    assert expected == shaped(content, Page)
+
+
+def test_big_ids_are_exact() -> None:
+    """An id above 2^53 is not rounded."""
+    assert Credit(9007199254740993) == shaped(b'{"id":9007199254740993}', Credit)
+
+
+def test_raw_values_stay_raw() -> None:
+    """What is judged where it is used comes as it is."""
+    content = body({"task_status": "running", "error": {"a": 1}, "polling_interval": "x"})
+
+    assert State("running", {"a": 1}, None, "x") == shaped(content, State)
+
+
+def test_read_gives_what_is_there() -> None:
+    """A good reply gives the wanted shape."""
+    assert "t" == read(Reply(200, b'{"data":{"task_id":"t"}}'), str, "data", "task_id")
+
+
+def test_read_raises_with_the_path() -> None:
+    """A good reply with a wrong field is a BadAnswer that names the field and the request id."""
+    with pytest.raises(BadAnswer, match=r"data\.task_id is missing") as caught:
+        read(Reply(200, b'{"data":{}}', "17"), str, "data", "task_id")
+
+    assert (200, "17") == (caught.value.status, caught.value.request_id)
+    assert (None, None) == (caught.value.__cause__, caught.value.__context__)
+
+
+def test_read_raises_the_refusal() -> None:
+    """A reply that is no success is read as what it is."""
+    with pytest.raises(Unauthorized):
+        read(Reply(401, b"{}"), str, "data")
+
+
+def test_no_error_holds_a_successful_body() -> None:
+    """A broken answer that holds a signed URL brings it neither into the text nor the chain."""
+    content = b'{"data":{"files":[{"url":"https://s.example/a?X-Amz-Signature=abc"'
+
+    with pytest.raises(BadAnswer) as caught:
+        read(Reply(200, content), list[File], "data", "files")
+
+    assert "Signature" not in f"{caught.value}{caught.value.args}{caught.value.__context__}"
+
+
+def test_an_outer_interval_is_found() -> None:
+    """`polling_interval` may stand beside `data`."""
+    assert 5 == outer_interval(Reply(200, b'{"polling_interval":5,"data":{}}'))
+    assert outer_interval(Reply(200, b"[]")) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        (("'Too many requests'", None), {"status": 429, "error": "Too many requests"}),
+        (("'no'", "InvalidTaskId"), {"error": "no", "error_code": "InvalidTaskId"}),
+        (("", "A"), {"error": None, "error_code": "A"}),
+        (("\"{'a': 1}\"", None), {"error": {"a": 1}, "error_code": {"b": 2}}),
+        (("", None), {"error_code": "two words"}),
+        (("", None), {"error_code": "A" * 65}),
+        (("", None), {"error_code": "\x1b[0m"}),
+        (("'\\x1b[0m'", None), {"error": "\x1b[0m"}),
+        (("", None), []),
+        (("", None), "error"),
+    ],
+    ids=repr,
+)
+def test_what_the_vendor_wrote(expected: tuple[str, str | None], value: object) -> None:
+    """An envelope's text is quoted, and its code kept if it is a word."""
+    assert expected == told(Reply(400, body(value)))
+
+
+def test_codes_are_compared_without_case() -> None:
+    """The vendor writes codes in more than one way."""
+    assert same_code("invalidTASKid", "InvalidTaskId")
+    assert not same_code("InvalidTask", "InvalidTaskId")
+    assert not same_code(None, "InvalidTaskId")
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        ("'plain'", "plain"),
+        (
+            "'cannot load https://s.example/a of it'",
+            "cannot load https://s.example/a?X=1&Y=2 of it",
+        ),
+        ("'https://s.example/a'", "https://s.example/a#b"),
+        ("'s3://b/c d://e'", "s3://b/c?secret d://e?secret"),
+        ("'what? yes'", "what? yes"),
+    ],
+    ids=repr,
+)
+def test_urls_in_texts_lose_what_signs_them(expected: str, text: str) -> None:
+    """The vendor may repeat the URL of a picture, which is the user's and may be signed."""
+    assert expected == unsigned(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        (Unauthorized, 401, "InvalidApiKey"),
+        (Unauthorized, 401, None),
+        (RateLimited, 429, None),
+        (UnitsExhausted, 400, "CreditInsufficiency"),
+        (UnitsExhausted, 402, "creditinsufficiency"),
+        (RequestRefused, 400, "InvalidParameters"),
+        (RequestRefused, 400, None),
+        (RequestRefused, 403, None),
+        (RequestRefused, 404, None),
+        (RequestRefused, 499, None),
+        (ServiceUnavailable, 408, None),
+        (ServiceUnavailable, 425, None),
+        (ServiceUnavailable, 500, None),
+        (ServiceUnavailable, 503, "CreditInsufficiency"),
+        (ServiceUnavailable, 599, None),
+        *((BadAnswer, status, None) for status in (100, 200, 204, 301, 302, 304, 399, 600, 999)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("html", [False, True])
+def test_refusals(kind: type[PerfectError], status: int, code: str | None, html: bool) -> None:
+    """The status says who must act, the code only where the units are exhausted."""
+    if html and kind is UnitsExhausted:
+        kind = RequestRefused
+    content = b"<html>no</html>" if html else body({"error": "no", "error_code": code})
+
+    error = refusal(Reply(status, content, "17"))
+
+    assert kind is type(error)
+    assert "17" == getattr(error, "request_id", None)
+    if isinstance(error, ApiError):
+        assert status == error.status
+        assert (None if html or kind is BadAnswer else code) == error.code
+    if isinstance(error, ServiceUnavailable):
+        assert not error.never_sent
+
+
+def test_a_refusal_quotes_the_vendor() -> None:
+    """What the vendor says about a request is in the message."""
+    content = body({"error": "template_id is required.", "error_code": "InvalidParameters"})
+
+    assert "'template_id is required.'" in str(refusal(Reply(400, content)))
+    assert "'template_id is required.'" in str(refusal(Reply(503, content)))
+    assert "'template_id is required.'" in str(refusal(Reply(429, content)))
+
+
+def test_an_answer_about_a_key_is_not_quoted() -> None:
+    """A 401 may repeat the key; its text stays out of the message, its code goes in."""
+    content = body({"error": "key sk-secret is not valid", "error_code": "InvalidApiKey"})
+
+    text = str(refusal(Reply(401, content)))
+
+    assert "secret" not in text
+    assert "InvalidApiKey" in text
+
+
+def test_bad_names_the_problem() -> None:
+    """The error for an unusable answer says what is wrong with it, and its status."""
+    error = bad(Reply(200, b"", "17"), "data is missing")
+
+    assert "data is missing" in str(error)
+    assert (200, "17") == (error.status, error.request_id)
+
+
+@given(replies)
+@example(Reply(400, b'{"error":' * 50_000))
+def test_any_reply_is_some_refusal(reply: Reply) -> None:
+    """Whatever came back, reading it as a refusal gives an error of ours that prints."""
+    error = refusal(reply)
+
+    assert isinstance(error, PerfectError)
+    assert str(error).isprintable() or "…" in str(error)
+
+
+@given(replies, st.sampled_from([list[File], State, Put, Credit, Page, str, list[Credit]]))
+def test_any_reply_is_read_or_refused(reply: Reply, shape: type[object]) -> None:
+    """Whatever came back, reading it gives the shape or an error of ours."""
+    try:
+        read(reply, shape)
+    except PerfectError as error:
+        assert "" != str(error)  # noqa: PT017 -- most replies do not raise

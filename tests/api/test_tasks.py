@@ -1,0 +1,644 @@
+"""Calls as the vendor wants them, and answers as the scheduler wants them."""
+
+import json
+from typing import ClassVar, get_args
+from urllib.parse import unquote
+
+import attrs
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from perfect_async._api.tasks import (
+    Call,
+    FileFacts,
+    Reply,
+    asked,
+    poll,
+    polled,
+    refusal,
+    register,
+    registered,
+    submit,
+    submitted,
+)
+from perfect_async.errors import (
+    BadAnswer,
+    JobRefused,
+    PerfectError,
+    RateLimited,
+    RequestRefused,
+    ServiceUnavailable,
+    TaskExpired,
+    TaskFailed,
+    TaskTimedOut,
+    Unauthorized,
+    UnitsExhausted,
+)
+from perfect_async.events import (
+    Accepted,
+    Answer,
+    Answered,
+    Ask,
+    EngineFailed,
+    FileGrant,
+    KeyRefused,
+    Limited,
+    NoAnswer,
+    OutOfUnits,
+    Poll,
+    Refused,
+    Register,
+    Registered,
+    Running,
+    Submit,
+    Succeeded,
+    TaskUnknown,
+    TimedOut,
+)
+from perfect_async.models import Avatar, FileId, Job, Smile, Source
+from tests.api.test_responses import json_values, replies
+
+REGISTER = Register(1, (7, 8), None)
+SUBMIT = Submit(2, 7)
+POLL = Poll(3, 7)
+ASK = Ask(4, 9)
+SIGNED = "https://results.example/a.jpg?X-Amz-Signature=secret"
+
+
+def reply(value: object, status: int = 200, retry_after: str | None = None) -> Reply:
+    return Reply(status, json.dumps(value).encode(), "17", retry_after)
+
+
+def polling(value: object, status: int = 200) -> Answer:
+    return polled(POLL, reply(value, status), task_id="t", units=3.0)
+
+
+def said(call: Call) -> object:
+    assert call.content is not None
+    return json.loads(call.content)
+
+
+def error_of(answer: Answer) -> PerfectError:
+    error = getattr(answer, "error", None)
+    assert isinstance(error, PerfectError)
+    return error
+
+
+# What every command may meet.
+
+SETBACKS = [
+    (KeyRefused, Unauthorized, 401, {"error": "no", "error_code": "InvalidApiKey"}),
+    (Limited, RateLimited, 429, {"status": 429, "error": "Too many requests"}),
+    (Refused, RequestRefused, 400, {"error": "no", "error_code": "InvalidParameters"}),
+    (Refused, RequestRefused, 403, "forbidden"),
+    (Refused, RequestRefused, 404, {"error": "Not Found"}),
+    (NoAnswer, ServiceUnavailable, 408, None),
+    (NoAnswer, ServiceUnavailable, 500, {"error": "Internal Server Error"}),
+    (NoAnswer, ServiceUnavailable, 502, "<html>"),
+    (NoAnswer, ServiceUnavailable, 503, {}),
+    (NoAnswer, BadAnswer, 302, {}),
+    (NoAnswer, BadAnswer, 999, {}),
+]
+
+
+@pytest.mark.parametrize(("event", "error", "status", "value"), SETBACKS, ids=repr)
+def test_setbacks_are_the_same_for_all_commands(
+    event: type[Answer], error: type[PerfectError], status: int, value: object
+) -> None:
+    """The common refusals mean the same whatever was asked, and carry their command."""
+    answered = reply(value, status)
+
+    for command, answer in (
+        (REGISTER, registered(REGISTER, answered)),
+        (SUBMIT, submitted(SUBMIT, answered)),
+        (POLL, polled(POLL, answered, task_id="t", units=1.0)),
+        (ASK, asked(ASK, answered)),
+    ):
+        assert event is type(answer)
+        assert command is getattr(answer, "command", None)
+        assert error is type(error_of(answer))
+        assert "17" == getattr(error_of(answer), "request_id", None)
+        if isinstance(answer, Refused):
+            assert status == answer.status
+
+
+@pytest.mark.parametrize(
+    ("expected", "header"),
+    [(None, None), (7_000_000, "7"), (None, "Wed, 21 Oct 2026 07:28:00 GMT"), (None, "-1")],
+)
+def test_retry_after_goes_with_a_limit(expected: int | None, header: str | None) -> None:
+    """A 429 hands over its delay in microseconds, if it names one."""
+    answer = submitted(SUBMIT, reply({}, 429, header))
+
+    assert Limited(SUBMIT, error_of(answer), expected) == answer
+
+
+# Registration.
+
+
+def test_registering_several_files_is_one_call() -> None:
+    """The files stand in the order given, on the universal path."""
+    files = [FileFacts("image/jpeg", "me.jpg", 29490), FileFacts("image/heic", "b", 1)]
+
+    call = register(files, None)
+
+    assert ("POST", "/s2s/v2.0/file", ()) == (call.method, call.path, call.query)
+    assert {
+        "files": [
+            {"content_type": "image/jpeg", "file_name": "me.jpg", "file_size": 29490},
+            {"content_type": "image/heic", "file_name": "b", "file_size": 1},
+        ]
+    } == said(call)
+
+
+def test_a_feature_has_a_path_of_its_own() -> None:
+    """Where the universal path is missing, the feature's serves."""
+    assert "/s2s/v2.0/file/ai-smile" == register([], "ai-smile").path
+
+
+@pytest.mark.parametrize(
+    ("expected", "name"),
+    [
+        ("me.jpg", "me.jpg"),
+        ("my photo-1.jpg", "my photo-1.jpg"),
+        ("___.jpg", "фот.jpg"),
+        (".._etc_passwd", "../etc/passwd"),
+        ("a__b", "a\r\nb"),
+        ("picture", ""),
+        ("a" * 76 + ".jpg", "a" * 300 + ".jpg"),
+    ],
+)
+def test_file_names_are_plain(expected: str, name: str) -> None:
+    """A name that the caller did not clean is cleaned here; its end, the suffix, is kept."""
+    body = said(register([FileFacts("image/jpeg", name, 1)], None))
+
+    assert {
+        "files": [{"content_type": "image/jpeg", "file_name": expected, "file_size": 1}]
+    } == body
+
+
+@given(st.lists(st.builds(FileFacts, st.text(), st.text(), st.integers(0)), max_size=3), st.text())
+def test_any_files_can_be_registered(files: list[FileFacts], feature: str) -> None:
+    """Whatever the facts, the call is ASCII JSON with as many files on one segment of path."""
+    call = register(files, feature)
+
+    assert call.content is not None
+    assert call.content.isascii()
+    assert len(files) == len(json.loads(call.content)["files"])
+    assert call.path.isascii()
+    assert 4 == call.path.count("/")
+
+
+def file(name: str = "f", **changes: object) -> dict[str, object]:
+    put = {
+        "method": "PUT",
+        "url": "https://up.example/a?s",
+        "headers": {"Content-Type": "image/jpeg"},
+    }
+    return {"file_id": name, "requests": [put], "content_type": "image/jpeg"} | changes
+
+
+def test_grants_come_in_order() -> None:
+    """An answer gives each file its grant, unknown fields or not."""
+    answer = registered(
+        REGISTER, reply({"status": 200, "data": {"files": [file("a/+="), file("b")]}})
+    )
+
+    headers = (("Content-Type", "image/jpeg"),)
+    first = FileGrant("a/+=", "PUT", "https://up.example/a?s", headers)
+    second = FileGrant("b", "PUT", "https://up.example/a?s", headers)
+    assert Registered(REGISTER, (first, second)) == answer
+
+
+def test_the_method_defaults_to_put() -> None:
+    """A registration that names no method means PUT."""
+    put = {"url": "https://up.example/a"}
+
+    answer = registered(Register(1, (7,), None), reply({"data": {"files": [file(requests=[put])]}}))
+
+    assert isinstance(answer, Registered)
+    assert FileGrant("f", "PUT", "https://up.example/a", ()) == answer.grants[0]
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        ("not JSON", ...),
+        ("the answer is not an object", []),
+        ("data is missing", {}),
+        ("data.files is missing", {"data": {}}),
+        ("data.files has 0 entries for 2 files", {"data": {"files": []}}),
+        ("data.files has 1 entries for 2 files", {"data": {"files": [file()]}}),
+        ("data.files has 3 entries for 2 files", {"data": {"files": [file()] * 3}}),
+        ("data.files[1].file_id is empty", {"data": {"files": [file(), file("")]}}),
+        (
+            "data.files[1].requests[0] is missing",
+            {"data": {"files": [file(), file(requests=[])]}},
+        ),
+        (
+            "data.files[1].requests[0].url is missing",
+            {"data": {"files": [file(), file(requests=[{}])]}},
+        ),
+    ],
+    ids=repr,
+)
+def test_a_registration_that_cannot_be_used_is_no_answer(expected: str, value: object) -> None:
+    """A grant too few, too many or incomplete registers nothing, and the message says where."""
+    answered = Reply(200, b"<html>") if value is ... else reply(value)
+
+    answer = registered(REGISTER, answered)
+
+    assert isinstance(answer, NoAnswer)
+    assert BadAnswer is type(answer.error)
+    assert expected in str(answer.error)
+
+
+# Creation.
+
+
+@pytest.mark.parametrize(
+    ("expected", "job"),
+    [
+        ({"expression_type": "smile_with_teeth_visible"}, Smile("x")),
+        ({"expression_type": "closed_mouth_smile"}, Smile("x", "closed_mouth_smile", key="k")),
+        ({"template_id": "male_1", "output_count": 4}, Avatar("x", "male_1")),
+        ({"template_id": "male_1", "output_count": 200}, Avatar("x", "male_1", 200)),
+    ],
+)
+def test_a_task_has_one_source_and_its_parameters(expected: dict[str, object], job: Job) -> None:
+    """A file's id or a URL, the feature's own fields, and nothing else: never a null."""
+    assert expected | {"src_file_id": "a/+="} == said(submit(job, FileId("a/+=")))
+    assert expected | {"src_file_url": SIGNED} == said(submit(job, SIGNED))
+    assert f"/s2s/v2.0/task/{job.feature}" == submit(job, SIGNED).path
+    assert "POST" == submit(job, SIGNED).method
+
+
+def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optional field without a value is not sent, since null is a 400."""
+
+    @attrs.frozen
+    class Older(Job):
+        feature: ClassVar[str] = "ai-older"
+        source: Source
+        key: str | None = None
+        age: int | None = None
+
+    monkeypatch.setitem(submit.__globals__["_PARAMETERS"], Older, {"age": "target_age"})
+
+    assert {"src_file_url": "u"} == said(submit(Older("u"), "u"))
+    assert {"src_file_url": "u", "target_age": 80} == said(submit(Older("u", age=80), "u"))
+
+
+def test_a_users_kind_of_smile_is_a_smile() -> None:
+    """A subclass of a job is sent as that job."""
+
+    class Grin(Smile):
+        pass
+
+    assert said(submit(Smile("x"), "u")) == said(submit(Grin("x"), "u"))
+
+
+def test_a_job_without_parameters_here_is_refused() -> None:
+    """A job that no line of the table knows is refused before anything is sent."""
+
+    @attrs.frozen
+    class Frown(Job):
+        feature: ClassVar[str] = "ai-frown"
+        source: Source
+        key: str | None = None
+
+    with pytest.raises(JobRefused, match="Frown"):
+        submit(Frown(source="x"), "u")
+
+
+@pytest.mark.parametrize(
+    "task_id", ["a", "a" * 107, "a" * 1024, "a/b+c=", "идентификатор", "..", "a b", 42]
+)
+def test_an_accepted_task_has_an_id(task_id: object) -> None:
+    """The id is opaque: any alphabet, up to 1024 characters."""
+    assert Accepted(SUBMIT, str(task_id)) == submitted(
+        SUBMIT, reply({"data": {"task_id": task_id}})
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({}, [], None, "t", {"data": None}, {"data": {}}, {"data": "t"}, {"task_id": "t"}),
+        *({"data": {"task_id": bad}} for bad in ("", " ", "a" * 1025, "a\nb", "a\x00", "\ud800")),
+        *({"data": {"task_id": bad}} for bad in (None, True, ["t"])),
+    ],
+    ids=repr,
+)
+def test_a_creation_without_a_usable_id_is_in_doubt(value: object) -> None:
+    """A success that names no task may have created one all the same: no answer."""
+    answer = submitted(SUBMIT, reply(value))
+
+    assert isinstance(answer, NoAnswer)
+    assert BadAnswer is type(answer.error)
+
+
+@pytest.mark.parametrize("code", ["CreditInsufficiency", "creditinsufficiency"])
+def test_a_creation_beyond_the_balance(code: str) -> None:
+    """Not enough units has an event of its own, and only for a creation."""
+    answered = reply({"status": 400, "error": "no", "error_code": code}, 400)
+
+    answer = submitted(SUBMIT, answered)
+
+    assert OutOfUnits(SUBMIT, error_of(answer)) == answer
+    assert UnitsExhausted is type(error_of(answer))
+    assert Refused is type(asked(ASK, answered))
+    assert UnitsExhausted is type(error_of(asked(ASK, answered)))
+
+
+# Polling.
+
+
+@given(st.text(min_size=1).filter(str.isprintable), st.sampled_from(["ai-smile", "ai-avatar"]))
+@example("a/b?c#d%2F+ é", "ai-smile")
+def test_a_tasks_id_is_one_segment(task_id: str, feature: str) -> None:
+    """Whatever an id holds, it stays one segment of the path and comes out as it went in."""
+    call = poll(feature, task_id)
+
+    head, _, last = call.path.rpartition("/")
+    assert ("GET", (), None) == (call.method, call.query, call.content)
+    assert f"/s2s/v2.0/task/{feature}" == head
+    assert task_id == unquote(last)
+    assert last.strip(".")
+    assert call.path.isascii()
+    assert not set("?#") & set(call.path)
+
+
+def test_a_strange_id_of_a_users_can_be_asked_for() -> None:
+    """An id that has no UTF-8 is no reason to raise; the vendor will not know it."""
+    assert "/s2s/v2.0/task/ai-smile/a%3F" == poll("ai-smile", "a\ud800").path
+
+
+@pytest.mark.parametrize(
+    "status", ["running", "RUNNING", "queued", "", "pending", "successful", "failed", 7]
+)
+@pytest.mark.parametrize("beside", [{}, {"error": None, "results": None}, {"results": {"url": 1}}])
+def test_what_has_not_ended_runs(status: object, beside: dict[str, object]) -> None:
+    """An unknown status is running, and partial results are not looked at."""
+    assert Running(POLL) == polling({"data": {"task_status": status} | beside})
+
+
+@pytest.mark.parametrize(
+    ("expected", "inside", "outside"),
+    [
+        (1_000_000, 1000, None),
+        (1_000_000, "1000", 2000),
+        (2_500, None, 2.5),
+        (2_000_000, "nonsense", 2000),
+        (2_000_000, -1, 2000),
+        (None, 0, None),
+        (3_600_000_000, 10**300, None),
+        (None, [], {}),
+    ],
+)
+def test_a_running_task_may_name_an_interval(
+    expected: int | None, inside: object, outside: object
+) -> None:
+    """`polling_interval` beside the status, or beside `data`, in milliseconds, if it is one."""
+    data = {"task_status": "running", "polling_interval": inside}
+
+    assert Running(POLL, expected) == polling({"data": data, "polling_interval": outside})
+
+
+@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"null"])
+def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
+    """What JSON forbids and Python reads does no harm to the poll."""
+    content = b'{"data":{"task_status":"running","polling_interval":' + constant + b"}}"
+
+    assert Running(POLL) == polled(POLL, Reply(200, content), task_id="t", units=1.0)
+
+
+@pytest.mark.parametrize(
+    ("expected", "results"),
+    [
+        ((SIGNED,), {"url": SIGNED}),
+        ((SIGNED,), {"url": SIGNED, "output": None}),
+        ((SIGNED,), {"url": SIGNED, "output": []}),
+        ((SIGNED, "http://b"), {"output": [{"url": SIGNED}, {"url": "http://b", "x": 1}]}),
+        ((SIGNED,), {"url": "https://other", "output": [{"url": SIGNED}]}),
+        ((SIGNED,), {"output": [{"url": None}, {}, {"url": 1}, {"url": ""}, {"url": SIGNED}]}),
+        (("HTTPS://a",), {"url": "HTTPS://a"}),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("status", ["success", "Success"])
+def test_a_success_has_urls(expected: tuple[str, ...], results: object, status: str) -> None:
+    """One URL for a smile, one per output for an avatar; an output without one is left out."""
+    answer = polling({"data": {"task_status": status, "error": None, "results": results}})
+
+    assert Succeeded(POLL, expected) == answer
+    assert "secret" not in repr(answer)
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        *(
+            None,
+            {},
+            [],
+            "https://a",
+            {"url": None},
+            {"url": ""},
+            {"url": "ftp://a"},
+            {"url": ["x"]},
+        ),
+        *({"url": "a"}, {"output": {}}, {"output": [{}]}, {"output": ["https://a"]}, {"output": 1}),
+    ],
+    ids=repr,
+)
+def test_a_success_without_a_url_is_asked_again(results: object) -> None:
+    """A success that shows no picture is no answer: the next poll may show it."""
+    answer = polling({"data": {"task_status": "success", "results": results}})
+
+    assert isinstance(answer, NoAnswer)
+    assert "data.results" in str(answer.error)
+
+
+@pytest.mark.parametrize(
+    ("code", "passing", "error"),
+    [
+        ("error_no_face", False, "error_no_face"),
+        ("error_no_face", False, "ERROR_NO_FACE"),
+        ("error_inference", True, "error_inference"),
+        ("error_inference", True, " Error_Inference "),
+        ("error_upload", True, "error_upload"),
+        ("error_download_image", True, "error_download_image"),
+        ("unknown_internal_error", True, "UNKNOWN_INTERNAL_ERROR"),
+        ("error_download_mask", False, "error_download_mask"),
+        ("face alignment failed", False, "face alignment failed"),
+        ("a b [31m", False, "a\nb\x1b[31m"),
+        ("a" * 100, False, "A" * 500),
+        ("7", False, 7),
+        ("unspecified", False, None),
+        ("unspecified", False, ""),
+        ("{'code': 1}", False, {"code": 1}),
+    ],
+)
+def test_an_engine_error_has_a_code(code: str, passing: bool, error: object) -> None:
+    """The code is lower case and fit to print; four of them may pass on another try."""
+    answer = polling({"data": {"task_status": "error", "error": error, "results": None}})
+
+    assert isinstance(answer, EngineFailed)
+    assert isinstance(answer.error, TaskFailed)
+    assert (code, passing, passing) == (answer.error.code, answer.error.passing, answer.passing)
+    assert ("t", "17", 0.0) == (
+        answer.error.task_id,
+        answer.error.request_id,
+        answer.error.units_at_stake,
+    )
+
+
+def test_an_engine_error_quotes_its_message() -> None:
+    """What the engine says is in the message, without what signs a URL in it."""
+    data = {
+        "task_status": "error",
+        "error": "error_download_image",
+        "error_message": f"no {SIGNED}\n",
+    }
+
+    text = str(error_of(polling({"data": data})))
+
+    assert "error_download_image" in text
+    assert "no https://results.example/a.jpg" in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+@pytest.mark.parametrize("code", ["InvalidTaskId", "invalidtaskid"])
+def test_an_unknown_task_may_have_been_charged(status: int, code: str) -> None:
+    """InvalidTaskId puts the task's units at stake and says which task it is."""
+    answer = polling({"status": status, "error": "no", "error_code": code}, status)
+
+    assert isinstance(answer, TaskUnknown)
+    assert TaskExpired is type(answer.error)
+    assert 3.0 == answer.error.units_at_stake
+    assert "task 't'" in str(answer.error)
+    assert "charged" in str(answer.error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"status":500,"error":"Task execution timed out"}',
+        b'{"status":500,"error":"TASK EXECUTION TIMED OUT.","error_code":null}',
+        b"Task execution timed out",
+    ],
+)
+def test_the_vendors_own_time_limit_is_final(content: bytes) -> None:
+    """This one 500 is no passing failure, in whatever case or envelope it comes."""
+    answer = polled(POLL, Reply(500, content, "17"), task_id="t", units=3.0)
+
+    assert isinstance(answer, TimedOut)
+    assert isinstance(answer.error, TaskTimedOut)
+    assert ("t", "17", 3.0) == (
+        answer.error.task_id,
+        answer.error.request_id,
+        answer.error.units_at_stake,
+    )
+
+
+def test_a_time_limit_with_another_status_is_not_final() -> None:
+    """The same words from a gateway's 504 say nothing about the task."""
+    assert NoAnswer is type(polling({"error": "Task execution timed out"}, 504))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"null", b"[]", b"{}", b'{"data":null}', b'{"data":{}}', b"<html>", b"\xff"),
+        *(b'{"data":{"task_status":null}}', b'{"data":{"task_status":[]}}', b"[" * 100_000),
+    ],
+    ids=lambda content: repr(content[:40]),
+)
+def test_a_malformed_poll_is_asked_again(content: bytes) -> None:
+    """A 200 that does not say how the task stands is no answer."""
+    answer = polled(POLL, Reply(200, content), task_id="t", units=1.0)
+
+    assert NoAnswer is type(answer)
+    assert BadAnswer is type(error_of(answer))
+
+
+# Questions.
+
+
+def test_a_good_reply_answers_a_question() -> None:
+    """The body is for the reader; the scheduler needs to know only that it came."""
+    assert Answered(ASK) == asked(ASK, reply(None))
+
+
+# Whatever comes.
+
+
+def judged(answer: Answer) -> None:
+    """Every answer is of the union, and its error, if it has one, prints and holds no secret."""
+    assert isinstance(answer, get_args(Answer))
+    match answer:
+        case (
+            NoAnswer()
+            | Limited()
+            | KeyRefused()
+            | Refused()
+            | OutOfUnits()
+            | EngineFailed()
+            | TaskUnknown()
+            | TimedOut()
+        ):
+            assert "" != str(answer.error)
+            assert answer.error.__context__ is None
+            assert answer.error.__cause__ is None
+        case Running():
+            interval = answer.polling_interval
+            assert interval is None or 1 <= interval <= 3_600_000_000
+        case Succeeded():
+            assert answer.urls
+        case Registered():
+            assert len(answer.command.refs) == len(answer.grants)
+        case Accepted():
+            assert answer.task_id
+            assert answer.task_id.isprintable()
+        case Answered():
+            pass
+        case _:
+            pytest.fail(f"{answer!r} is no answer of the wire's")
+
+
+@given(replies)
+@example(Reply(200, b'{"data":{"task_status":"success","results":' + b'{"output":[' * 20_000))
+def test_any_reply_is_an_answer(answered: Reply) -> None:
+    """Whatever the status, headers and bytes, each command gets one of its answers."""
+    judged(registered(REGISTER, answered))
+    judged(submitted(SUBMIT, answered))
+    judged(polled(POLL, answered, task_id="t", units=1.0))
+    judged(asked(ASK, answered))
+
+
+data_values = st.dictionaries(
+    st.sampled_from(["task_id", "task_status", "error", "error_message", "results", "files"]),
+    json_values
+    | st.sampled_from(["success", "error", "running"])
+    | st.lists(
+        st.fixed_dictionaries({"file_id": json_values, "requests": json_values}), max_size=2
+    ),
+)
+
+
+@given(data_values)
+def test_any_data_is_an_answer(data: dict[str, object]) -> None:
+    """Whatever stands in `data`, a success is read or refused, and never raises."""
+    answered = reply({"data": data})
+
+    judged(registered(REGISTER, answered))
+    judged(submitted(SUBMIT, answered))
+    judged(polled(POLL, answered, task_id="t", units=1.0))
+
+
+def test_refusal_is_part_of_the_wire() -> None:
+    """What a foreign reply is can be asked here as well."""
+    assert RequestRefused is type(refusal(Reply(404, b"")))

@@ -1,0 +1,540 @@
+"""Which URLs are followed, sent and shown."""
+
+import ipaddress
+import string
+from collections.abc import Callable
+from urllib.parse import quote, urlsplit
+
+import httpx
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from perfect_async._api.urls import (
+    encoded,
+    followed,
+    normalised_base,
+    percent,
+    picture_url,
+    redacted,
+)
+from perfect_async.errors import BadAnswer, ConfigurationError, PerfectError, PictureRefused
+
+BASE = "https://yce-api-01.makeupar.com"
+SIGNED = (
+    "https://bucket.s3-accelerate.amazonaws.com/a/b%20c/d.jpg"
+    "?X-Amz-Credential=AKIA%2F20261001&X-Amz-Signature=0123abcd"
+)
+
+# What URLs are made of, the parts that parsers disagree about above all.
+pieces = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                *(
+                    "https://",
+                    "http://",
+                    "HTTPS://",
+                    "//",
+                    "/",
+                    "\\",
+                    "@",
+                    ":",
+                    "?",
+                    "#",
+                    "%",
+                    ".",
+                    "[",
+                    "]",
+                ),
+                *(
+                    "127.0.0.1",
+                    "0x7f.1",
+                    "2130706433",
+                    "::1",
+                    "::ffff:10.0.0.1",
+                    "localhost",
+                    "a.example",
+                ),
+                *(
+                    "user:pass",
+                    "%2f",
+                    "%40",
+                    "。",
+                    "\u2024",
+                    "\uff11\uff12\uff17",
+                    "\t",
+                    "\n",
+                    " ",
+                    "\x00",
+                    "\ud800",
+                ),
+                *("xn--a", ":443", ":0", ":99999", "0", "..", "//", "é"),
+            ]
+        ),
+        st.text(max_size=3),
+    ),
+    max_size=8,
+)
+urls = st.one_of(pieces.map("".join), pieces.map(lambda parts: "https://" + "".join(parts)))
+names = st.from_regex(r"[a-z][a-z0-9-]{0,8}[a-z]\.example\.(com|org)", fullmatch=True)
+
+
+def refused(url: str, base_url: str = BASE) -> BadAnswer:
+    with pytest.raises(BadAnswer) as caught:
+        followed(url, base_url=base_url)
+    return caught.value
+
+
+def raised(function: Callable[[], object]) -> PerfectError | None:
+    try:
+        function()
+    except PerfectError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        SIGNED,
+        "https://bucket.s3.amazonaws.com:443/a?b#c",
+        "https://BUCKET.Example.COM/a",
+        "https://bucket.example.com./a",
+        "https://bucket.example.com",
+        "https://xn--bcher-kva.example/a",
+        "https://under_score.example.com/a",
+        "https://93.184.216.34/a",
+        "https://[2606:2800:220:1:248:1893:25c8:1946]/a",
+        "https://1.example.com/a",
+        "https://a.example/café/名.jpg",
+        "https://a.example/a/@b:c",
+    ],
+)
+def test_honest_urls_are_followed_as_they_are(url: str) -> None:
+    """A URL on a public host comes back unchanged: its signature is over every character."""
+    assert url == followed(url, base_url=BASE)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "127.0.0.1.", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1"),
+        *("0x7F.0.0.1", "0177.0.0.1", "017700000001", "0", "0.0.0.0", "0x", "00", "127.0.0.01"),
+        *("10.0.0.1", "10.1", "172.16.0.1", "172.31.255.255", "192.168.0.1", "169.254.169.254"),
+        *("100.64.0.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"),
+        *("192.0.2.1", "198.51.100.1", "203.0.113.1", "198.18.0.1", "192.0.0.1"),
+        *(
+            "[::]",
+            "[::1]",
+            "[fe80::1]",
+            "[fc00::1]",
+            "[fd12:3456::1]",
+            "[ff02::1]",
+            "[::127.0.0.1]",
+        ),
+        *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::ffff:93.184.216.34]", "[::FFFF:10.0.0.1]"),
+        *("[64:ff9b::7f00:1]", "[64:ff9b::10.0.0.1]", "[64:ff9b:1::a00:1]", "[2002:7f00:1::]"),
+        *("[2002:a00:1::1]", "[2001:0:7f00:1::]", "[2001:db8::1]", "[100::1]", "[0:0:0:0:0:0:0:1]"),
+    ],
+)
+def test_special_addresses_are_not_followed(host: str) -> None:
+    """No private, loopback, link-local or other special address, in whatever spelling."""
+    for url in (f"https://{host}/a", f"https://{host}:8443/a", f"HTTPS://{host.upper()}"):
+        assert "address" in refused(url).message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("8.8.2056", "0x08080808", "134744072", "010.8.8.8", "08.8.8.8", "8.8.8", "8.8.8.8.8"),
+        *("256.1.1.1", "1.2.3.256", "4294967296", "0xfg", "1.2.0x1ffff", "[2606:2800:0220::1]"),
+        *("1..2.3", "0x100000000", "a.1", "a.0x1"),
+    ],
+)
+def test_unusual_spellings_of_addresses_are_not_followed(host: str) -> None:
+    """An address that two parsers may read differently is refused, public or not."""
+    assert isinstance(refused(f"https://{host}/a"), BadAnswer)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LOCALHOST", "localhost.", "a.localhost", "a.LocalHost.", "printer.local"),
+        *("metadata.google.internal", "a.internal.", "db.lan", "a.home.arpa", "a.localdomain"),
+        *("intranet", "metadata", "wiki.intranet"),
+    ],
+)
+def test_names_from_inside_a_network_are_not_followed(host: str) -> None:
+    """A name that means something only here is refused, also with a trailing dot or in capitals."""
+    assert "inside a network" in refused(f"https://{host}/a").message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "https://",
+        "https:///a",
+        "https:a.example",
+        "https:/a.example/b",
+        "//a.example/b",
+        "/b",
+        "a.example/b",
+        "ftp://a.example/b",
+        "file:///etc/passwd",
+        "data:,x",
+        "javascript:alert(1)",
+        " https://a.example/b",
+        "https://a.example/b ",
+        "https://a.example/b c",
+        "https://a.example/b\tc",
+        "https://a.example/b\r\nHost: c",
+        "https://a.example/b\x00",
+        "https://a.example/\u202eb",
+        "https://a.example/\u2028b",
+        "https://a.example/\ud800",
+        "https://a.example\\@b.example/",
+        "https://a.example/b\\c",
+        "https://a.example?b\\c",
+        "https://a.example#b\\c",
+        "https://user@a.example/b",
+        "https://user:pass@a.example/b",
+        "https://@a.example/b",
+        "https://127.0.0.1@a.example/b",
+        "https://a.example@127.0.0.1/b",
+        "https://a.example%2f@127.0.0.1/b",
+        "https://a.example:/b",
+        "https://a.example:0/b",
+        "https://a.example:65536/b",
+        "https://a.example:123456/b",
+        "https://a.example:8a/b",
+        "https://a.example:-1/b",
+        "https://a.example:٤٤٣/b",
+        "https://a.example:80:80/b",
+        "https://\uff11\uff12\uff17.0.0.1/b",
+        "https://127。0。0。1/b",
+        "https://ⓔxample.com/b",
+        "https://bücher.example/b",
+        "https://%31%32%37.0.0.1/b",
+        "https://a%2eexample/b",
+        "https://a..example/b",
+        "https://.example/b",
+        "https://a.example../b",
+        "https://-a.example/b",
+        "https://a-.example/b",
+        "https://a b.example/b",
+        "https://[::1/b",
+        "https://::1/b",
+        "https://[]/b",
+        "https://[fe80::1%25eth0]/b",
+        "https://[fe80::1%eth0]/b",
+        "https://[::1]a/b",
+        "https://[1:2]/b",
+        "https://[v1.a]/b",
+        "https://" + "a" * 64 + ".example/b",
+        "https://" + "a." * 130 + "example/b",
+        "https://a.example/" + "b" * 16_384,
+    ],
+)
+def test_crooked_urls_are_not_followed(url: str) -> None:
+    """What is no plain https URL, or what parsers read differently, is refused."""
+    assert isinstance(refused(url), BadAnswer)
+
+
+@pytest.mark.parametrize(
+    ("url", "base_url"),
+    [
+        ("http://127.0.0.1:8787/_uploads/a", "http://127.0.0.1:8787"),
+        ("http://127.0.0.1:9999/a", "http://127.0.0.1:8787"),
+        ("https://127.0.0.1/a", "http://127.0.0.1:8787"),
+        ("http://127.1/a", "http://127.0.0.1"),
+        ("http://127.0.0.1./a", "http://127.0.0.1"),
+        ("http://2130706433/a", "http://127.0.0.1"),
+        ("http://[::1]/a", "http://[0:0:0:0:0:0:0:1]:8787"),
+        ("https://LOCALHOST./a", "https://localhost:8443"),
+        ("https://sandbox:1/a", "https://sandbox"),
+    ],
+)
+def test_the_base_urls_own_host_is_followed(url: str, base_url: str) -> None:
+    """What the user has chosen as the API's host may also hold the files, at any port."""
+    assert url == followed(url, base_url=base_url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.2/a", "http://localhost/a", "http://[::1]/a"])
+def test_only_the_own_host_is_excepted(url: str) -> None:
+    """A base on one inner address opens no other."""
+    assert isinstance(refused(url, "http://127.0.0.1:8787"), BadAnswer)
+
+
+def test_http_needs_an_http_base() -> None:
+    """Plain http is followed only where the user chose it for the API."""
+    assert "is not https" in refused("http://a.example/b").message
+    assert "http://a.example/b" == followed("http://a.example/b", base_url="http://c.example")
+
+
+@given(
+    st.sampled_from(["http://a.example/{}", "https://u:{}@a.example/", "https://10.0.0.1/{}?{}"]),
+    st.from_regex(r"[A-Za-z0-9]{24}", fullmatch=True),
+)
+def test_a_refusal_names_the_host_at_most(form: str, secret: str) -> None:
+    """Neither path nor query nor credentials of a refused URL are in the message."""
+    assert secret not in str(refused(form.replace("{}", secret)))
+
+
+@given(urls, st.sampled_from([BASE, "http://127.0.0.1:8787"]))
+@example("https://a.example\\@127.0.0.1/", BASE)
+@example("https://a.example:@127.0.0.1/", BASE)
+def test_what_is_followed_leads_where_it_was_read_to_lead(url: str, base_url: str) -> None:
+    """httpx and the standard library see the very host in a followed URL that was judged."""
+    try:
+        same = followed(url, base_url=base_url)
+    except BadAnswer:
+        return
+
+    host = httpx.URL(same).host
+    assert url == same
+    assert host == urlsplit(same).hostname
+    assert "" == httpx.URL(same).userinfo.decode()
+    if base_url == BASE:
+        assert "." in host.rstrip(".") or ":" in host
+        assert not host.rstrip(".").endswith((".localhost", ".local", ".internal"))
+
+
+@given(st.integers(0, 2**32 - 1), st.data())
+def test_every_spelling_of_an_inner_ipv4_address_is_seen_through(
+    value: int, data: st.DataObject
+) -> None:
+    """Decimal, octal and hex, in one to four parts: none leads to an address that is not global."""
+    address = ipaddress.IPv4Address(value)
+    parts = data.draw(st.integers(1, 4), label="parts")
+    octets = list(address.packed)
+    numbers = [*octets[: parts - 1], int.from_bytes(bytes(octets[parts - 1 :]), "big")]
+    spell = st.sampled_from(["{:d}", "0x{:x}", "0{:o}", "0X{:X}"])
+    host = ".".join(data.draw(spell).format(number) for number in numbers)
+
+    try:
+        followed(f"https://{host}/a", base_url=BASE)
+    except BadAnswer:
+        followable = False
+    else:
+        followable = True
+
+    if followable:
+        assert str(address) == host
+        assert address.is_global
+        assert not address.is_multicast
+    assert f"http://{host}/" == followed(f"http://{host}/", base_url=f"http://{address}")
+
+
+@given(st.integers(0, 2**128 - 1))
+@example(int(ipaddress.IPv6Address("2002:7f00:1::")))
+@example(int(ipaddress.IPv6Address("::ffff:8.8.8.8")))
+def test_ipv6_addresses_are_followed_only_where_they_are_plain_and_global(value: int) -> None:
+    """No IPv6 address that is special or wraps an IPv4 address is followed."""
+    address = ipaddress.IPv6Address(value)
+
+    try:
+        followed(f"https://[{address}]/a", base_url=BASE)
+    except BadAnswer:
+        return
+
+    assert address.is_global
+    assert not (address.ipv4_mapped)
+    assert not (address.sixtofour)
+    assert not (address.teredo)
+    assert not (address.is_multicast)
+    assert not (address.is_reserved)
+
+
+@given(names, st.one_of(st.none(), st.integers(1, 65535)), st.text(string.ascii_letters + "/%=&?-"))
+def test_signed_urls_on_public_names_are_always_followed(
+    name: str, port: int | None, rest: str
+) -> None:
+    """Nothing honest is refused."""
+    url = f"https://{name}{'' if port is None else f':{port}'}/{rest}"
+
+    assert url == followed(url, base_url=BASE)
+
+
+@pytest.mark.parametrize(
+    ("expected", "url"),
+    [
+        ("https://a.example/b.jpg?c=d", "https://a.example/b.jpg?c=d"),
+        ("http://a.example/b", "http://a.example/b"),
+        ("https://a.example/%E5%90%8D%20b.jpg?q=%C3%A9#f", "https://a.example/名 b.jpg?q=é#f"),
+        ("https://a.example/%20%2F", "https://a.example/%20%2F"),
+        ("http://127.0.0.1:8787/a.jpg", "http://127.0.0.1:8787/a.jpg"),
+    ],
+)
+def test_pictures_may_be_anywhere(expected: str, url: str) -> None:
+    """A picture's URL is the vendor's to fetch; only its spelling is mended."""
+    assert expected == picture_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://a.example/b", "file:///etc/passwd", "https://", "https:///b", "a.example/b", ""),
+        *(
+            "https://user:secret@a.example/b",
+            "https://secret@a.example/b",
+            "https://bücher.example",
+        ),
+        *(
+            "https://a.example/\n",
+            "https://a.example/\ud800",
+            "https://a b.example/",
+            "https://a:0/",
+        ),
+    ],
+)
+def test_a_pictures_url_is_http_and_carries_no_credentials(url: str) -> None:
+    """What the vendor could not or should not fetch is refused, without showing credentials."""
+    with pytest.raises(PictureRefused) as caught:
+        picture_url(url)
+
+    assert "secret" not in str(caught.value)
+
+
+@given(urls)
+def test_picture_urls_settle(url: str) -> None:
+    """Whatever the text, it is refused as a picture or becomes ASCII that is taken as it is."""
+    try:
+        once = picture_url(url)
+    except PictureRefused:
+        return
+
+    assert once.isascii()
+    assert once == picture_url(once)
+
+
+@pytest.mark.parametrize(
+    ("expected", "url"),
+    [
+        (BASE, BASE),
+        (BASE, BASE + "/"),
+        (BASE, "HTTPS://YCE-API-01.MAKEUPAR.COM./"),
+        ("http://127.0.0.1:8787", "http://127.0.0.1:8787/"),
+        ("http://[::1]:80", "http://[::1]:80"),
+        ("https://gate.example/YouCam", "https://gate.example/YouCam//"),
+        ("http://localhost", "http://localhost"),
+    ],
+)
+def test_a_base_is_normalised(expected: str, url: str) -> None:
+    """Scheme and host are lower case, and no slash is at the end."""
+    assert expected == normalised_base(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "",
+            "yce-api-01.makeupar.com",
+            "ftp://a.example",
+            "https://",
+            "https://a b",
+            "https://a:0",
+        ),
+        *("https://user:secret@a.example", "https://a.example?secret", "https://a.example/#secret"),
+        *(
+            "https://a.example/?",
+            "https://bücher.example",
+            "https://a.example\n",
+            "https://300.1.1.1",
+        ),
+    ],
+)
+def test_a_base_is_a_bare_http_url(url: str) -> None:
+    """A base with credentials, a query, a fragment or no host is a ConfigurationError."""
+    with pytest.raises(ConfigurationError) as caught:
+        normalised_base(url)
+
+    assert "secret" not in str(caught.value)
+
+
+@given(urls)
+def test_bases_settle(url: str) -> None:
+    """Whatever the text, it is refused as a base or stays as it came out; both know one host."""
+    try:
+        once = normalised_base(url)
+    except ConfigurationError:
+        return
+
+    assert once == normalised_base(once)
+    assert f"{once}/x" == followed(f"{once}/x", base_url=once)
+
+
+@pytest.mark.parametrize(
+    ("expected", "url"),
+    [
+        ("https://bucket.s3-accelerate.amazonaws.com/a/b%20c/d.jpg", SIGNED),
+        ("https://a.example/b", "https://user:secret@a.example/b#secret"),
+        ("https://a.example/b@c", "https://a.example/b@c"),
+        ("https://b.example", "https://a.example:secret@b.example?secret"),
+        ("https://b\\\\@c", "https://secret@b\\@c"),
+        ("a.example/b", "secret@a.example/b?secret"),
+        ("//a.example/b", "//secret@a.example/b"),
+        ("https:/a.example/b", "https:/secret@a.example/b"),
+        ("https://a.example/\\n\\x1b[0m\\ud800", "https://a.example/\n\x1b[0m\ud800"),
+        ("", ""),
+        ("", "?secret"),
+        ("https://a.example/" + "b" * 181 + "…", "https://a.example/" + "b" * 300),
+    ],
+)
+def test_urls_are_shown_without_what_signs_them(expected: str, url: str) -> None:
+    """Query, fragment and credentials are gone, control characters escaped, the length bounded."""
+    assert expected == redacted(url)
+
+
+@given(urls)
+def test_any_text_can_be_shown(url: str) -> None:
+    """Whatever a URL is, showing it neither fails nor breaks a line nor grows."""
+    shown = redacted(url)
+
+    assert len(shown) <= 200
+    assert shown.isprintable()
+    assert not set("?#") & set(shown)
+
+
+@given(
+    st.sampled_from(["https://", "HTTP://", "https:/", "//", "ftp://", ""]),
+    st.from_regex(r"[A-Za-z0-9]{12}(:[A-Za-z0-9@]{0,6})?", fullmatch=True),
+    names,
+)
+def test_credentials_are_never_shown(scheme: str, credentials: str, host: str) -> None:
+    """What stands before an @ in front of the host is dropped, however the URL begins."""
+    assert credentials not in redacted(f"{scheme}{credentials}@{host}/a?b")
+
+
+@given(st.text())
+def test_percent_encoding_is_the_standard_librarys(text: str) -> None:
+    """Our few lines do what `urllib.parse.quote` does."""
+    assume(not any("\ud800" <= c <= "\udfff" for c in text))
+
+    assert quote(text, safe="") == percent(text)
+    assert quote(text, safe="/%") == percent(text, kept="/%")
+
+
+@given(urls)
+def test_encoding_leaves_hosts_and_strange_texts_alone(url: str) -> None:
+    """Only what follows the host is encoded; encoding again changes nothing."""
+    try:
+        once = encoded(url)
+    except ValueError:
+        assert not url.isprintable()
+        return
+
+    assert once == encoded(once)
+
+
+@given(urls)
+def test_only_errors_of_ours_come_out(url: str) -> None:
+    """Any text at all is followed, taken, normalised, or refused with the right error."""
+    for error in (
+        raised(lambda: followed(url, base_url=BASE)),
+        raised(lambda: picture_url(url)),
+        raised(lambda: normalised_base(url)),
+    ):
+        assert error is None or str(error).isprintable()

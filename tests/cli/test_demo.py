@@ -1,0 +1,160 @@
+"""The demo: what it draws, what it leaves on the disk, and what it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from perfect_async import PictureRefused
+from perfect_async.cli._demo import Demo, _sheet
+from perfect_async.cli._display import Screen, Tally, Told
+from perfect_async.cli._inputs import Found
+from perfect_async.sandbox import portrait
+from tests.support import virtual_time
+
+HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
+
+
+def run(demo: Demo) -> Tally:
+    return virtual_time.run(lambda: demo.run(Screen("nothing")))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a demo with failing pictures has run."""
+    folder = tmp_path_factory.mktemp("demo")
+    demo = Demo(folder, None, fail=0.05, seed=0)
+    tally = run(demo)
+    assert (23, 1) == (tally.done, len(tally.failures))
+    assert [
+        *(folder / name for name in ("contact-sheet.png", "summary.md", "summary.json")),
+        folder / "results",
+    ] == demo.report(tally)
+    return folder
+
+
+def test_everything_is_left_in_the_folder(folder: Path) -> None:
+    """Originals, results, a sheet and two summaries."""
+    assert ["contact-sheet.png", "originals", "results", "summary.json", "summary.md"] == sorted(
+        path.name for path in folder.iterdir()
+    )
+    assert 24 == len(list((folder / "originals").glob("portrait-*.jpg")))
+    assert 23 == len(list((folder / "results").glob("portrait-*")))
+
+
+def test_the_summary_has_both_accounts(folder: Path) -> None:
+    """What the client did, and what the sandbox's ledger says: nothing wasted, refused or wrong."""
+    facts = json.loads((folder / "summary.json").read_text())
+    outcomes = facts.pop("outcomes")
+    calls = facts.pop("requests")
+    assert facts.pop("seconds") < 15
+
+    assert {
+        "pictures": 24,
+        "done": 23,
+        "failed": 1,
+        "not_sent": 0,
+        "units_charged": 24,
+        "units_returned": 1,
+        "units_wasted": 0,
+        "requests_refused": 0,
+        "violations": [],
+    } == facts
+    assert (24, 23) == (calls["task"], calls["result"])
+    assert ["error_no_face"] == [one["error"]["code"] for one in outcomes if not one["ok"]]
+
+
+def test_the_summary_can_be_read(folder: Path) -> None:
+    """A person finds the numbers, the sheet, and what failed with its mend."""
+    text = (folder / "summary.md").read_text()
+
+    assert "23 done, 1 failed, 23 units, in 0:0" in text
+    assert "ledger: 24 charged, 1 returned for\n  failures, 0 wasted." in text
+    assert "contact-sheet.png; the pictures: results/" in text
+    assert "error_no_face" in text
+    assert "use another picture" in text
+
+
+def test_the_sheet_shows_before_and_after(folder: Path) -> None:
+    """A pair of squares for each portrait, the second one another picture than the first."""
+    with Image.open(folder / "contact-sheet.png") as sheet:
+        before = sheet.crop((12, 64, 124, 176))
+        after = sheet.crop((124, 64, 236, 176))
+        assert (1004, 928) == sheet.size
+
+    assert before.tobytes() != after.tobytes()
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    """The same seed gives the same portraits and failures, another one others."""
+
+    def failed(seed: int) -> list[str]:
+        tally = run(Demo(tmp_path / str(seed), None, fail=0.1, seed=seed))
+        return sorted(Path(told.source).name for told in tally.failures)
+
+    first = failed(3)
+
+    assert 2 == len(first)
+    assert first == failed(3)
+    assert first != failed(4)
+    assert {path.name for path in (tmp_path / "3" / "originals").iterdir()}.isdisjoint(
+        path.name for path in (tmp_path / "4" / "originals").iterdir()
+    )
+
+
+def test_a_perfect_demo(tmp_path: Path) -> None:
+    """Without failures nothing is announced and nothing failed; all fails where all should."""
+    demo = Demo(tmp_path, None, fail=0.0, seed=0)
+    tally = run(demo)
+    demo.report(tally)
+
+    assert (24, []) == (tally.done, tally.failures)
+    assert "will fail" not in demo.announcement
+    assert "24 drawn portraits, on a sandbox in this process: no key" in demo.announcement
+    assert "Failed" not in (tmp_path / "summary.md").read_text()
+
+    all_fail = Demo(tmp_path, None, fail=1.0, seed=0)
+    assert "24 of which the engine will fail" in all_fail.announcement
+    assert 24 == len(run(all_fail).failures)
+
+
+def test_pictures_of_ones_own(tmp_path: Path) -> None:
+    """Any pictures work: a photo, one whose type Pillow cannot read, a URL, and none at all."""
+    photo, heic, text = (tmp_path / name for name in ("photo.jpg", "new.heic", "notes.txt"))
+    Image.new("RGB", (300, 100), "#336699").save(photo)
+    heic.write_bytes(HEIC)
+    text.write_bytes(b"hello")
+    pictures: list[Found] = [photo, heic, text, tmp_path / "gone.jpg", "https://x/y.jpg?z=1"]
+    demo = Demo(tmp_path / "out", pictures, fail=0.0, seed=0)
+
+    tally = run(demo)
+    demo.report(tally)
+
+    sources = {told.source for told in tally.told if told.ok}
+    assert {str(photo), "https://x/y.jpg"} <= sources
+    refused = {told.source for told in tally.failures if isinstance(told.error, PictureRefused)}
+    assert {str(text), str(tmp_path / "gone.jpg")} <= refused
+    assert "5 of your pictures" in demo.announcement
+    assert not (tmp_path / "out" / "originals").exists()
+
+
+def test_a_big_sheet_is_cut(tmp_path: Path) -> None:
+    """Past 80 pairs the sheet ends, and the summary says so."""
+    pictures: list[Found] = [f"https://x/{number}.jpg" for number in range(100)]
+    demo = Demo(tmp_path, pictures, fail=0.0, seed=0)
+    tally = Tally([], 100, 1.0)
+
+    demo.report(tally)
+
+    assert "contact-sheet.png (the first 80)" in (tmp_path / "summary.md").read_text()
+    assert _sheet(pictures[:80], tally).size == _sheet(pictures, tally).size
+
+
+def test_a_small_sheet_has_room_for_its_title(tmp_path: Path) -> None:
+    """One pair is wide enough; a long or foreign name is cut from its front."""
+    path = tmp_path / f"{'long-' * 20}古.jpg"
+    path.write_bytes(portrait(1, 64))
+    told = Told(str(path), False, None, 0.0, None, (), PictureRefused("x"))
+
+    assert (496, 208) == _sheet([path], Tally([told], 1, 1.0)).size

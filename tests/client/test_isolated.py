@@ -1,0 +1,746 @@
+"""A client on a thread of its own: the same calls, and nothing that blocks the caller's loop hurts.
+
+In real time, since two loops and the operating system's threads are what it is about.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from perfect_async import (
+    Client,
+    ClientClosed,
+    ConfigurationError,
+    Job,
+    JobRefused,
+    Limits,
+    Outcome,
+    Polling,
+    RequestRefused,
+    ResultImage,
+    Smile,
+    TaskAbandoned,
+    TaskFailed,
+    WaitTimeout,
+)
+from perfect_async._client.batch import Batch
+from perfect_async._client.threaded_batch import IsolatedBatch
+from perfect_async._runtime.apart import _threads
+from perfect_async.sandbox import Durations, Faults, Sandbox, serve
+from tests.support.sandboxed import FACE, KEY, Between, avatar, client, clock, smile, smiles
+
+pytestmark = pytest.mark.real_time
+
+WIDE = Limits(100_000, 300.0, 500)
+QUICK = Polling(interval=0.05)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Whatever a test does with its clients, the thread ends with the last of them."""
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name == "perfect_async"]
+    assert not _threads
+
+
+def vendor(*, lasts: float = 0.1, faults: Faults | None = None, **settings: object) -> Sandbox:
+    """A sandbox that is fast enough for real time."""
+    durations = {"ai-smile": Durations.fixed(lasts), "ai-avatar": Durations.fixed(lasts)}
+    return Sandbox(
+        **{  # type: ignore[arg-type]
+            "requests": 100_000,
+            "per_second": 500,
+            "durations": durations,
+            "latency": 0.005,
+            "faults": faults,
+            **settings,
+        }
+    )
+
+
+def isolated(sandbox: Sandbox, **settings: object) -> Client:
+    """A client on `sandbox` in a thread of its own, unopened."""
+    return client(sandbox, isolated=True, limits=WIDE, polling=QUICK, **settings)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+async def till(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - another thread makes it true
+        await asyncio.sleep(0.01)
+
+
+async def taken(batch: Batch, error: type[Exception]) -> list[Outcome]:
+    """Iterate until `error` is raised."""
+    outcomes = list[Outcome]()
+    with contextlib.suppress(error):
+        while True:
+            outcomes.append(await anext(batch))
+    return outcomes
+
+
+class Spy:
+    """A change of requests that notes in which threads they leave."""
+
+    def __init__(self) -> None:
+        self.threads: set[str] = set()
+        self.paths: list[str] = []
+        self.hold: Callable[[httpx.Request], bool] = lambda _: False
+        self.fail: Callable[[httpx.Request], BaseException | None] = lambda _: None
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response | None:
+        self.threads.add(threading.current_thread().name)
+        self.paths.append(request.url.path)
+        if (error := self.fail(request)) is not None:
+            raise error
+        await till(lambda: not self.hold(request))
+        return None
+
+
+# The same calls.
+
+
+async def test_every_call_is_made_in_the_thread(tmp_path: Path) -> None:
+    """Jobs, results, questions and deletions give what they give anywhere, by way of the thread."""
+    sandbox, spy = vendor(), Spy()
+    c = isolated(sandbox, transport=Between(sandbox.transport(), spy))
+
+    async with c as same:
+        assert same is c
+        result = await c.run(Smile(FACE, key="me"))
+        (path,) = await result.save(tmp_path)
+        again = await c.attach(Smile, result.task_id)
+        styles = [template.id async for template in c.templates()]
+        units = await c.units()
+        estimate = await c.estimate([smile(), avatar()])
+        await c.delete(result.task_id)
+        with pytest.raises(RequestRefused):
+            await c.delete(result.task_id)
+        statistics = c.statistics()
+
+    assert path.parent == tmp_path
+    assert path.stat().st_size
+    assert result.task_id == again.task_id
+    assert len(styles) > 20
+    assert 999 == units.balance
+    assert 2 == estimate.units
+    assert 2 == statistics.done
+    assert {"perfect_async"} == spy.threads
+    assert statistics == c.statistics()
+
+
+async def test_errors_are_as_they_are(tmp_path: Path) -> None:
+    """What the thread raises is what the caller gets: the type, the message and the facts."""
+    sandbox = vendor(faults=Faults(engine_errors=1.0))
+
+    async with isolated(sandbox, engine_retries=0) as c:
+        with pytest.raises(TaskFailed) as failed:
+            await c.run(smile())
+        with pytest.raises(JobRefused):
+            await c.run("no job")  # type: ignore[arg-type]
+        with pytest.raises(JobRefused):
+            await c.run(Smile(tmp_path / "none.jpg"))
+        with pytest.raises(ConfigurationError, match="timeout"):
+            await c.run(smile(), timeout=-1)
+        with pytest.raises(ConfigurationError, match="no task id"):
+            await c.delete("")
+        with pytest.raises(ConfigurationError, match="journal"):
+            c.resume()
+
+    assert failed.value.task_id in {task.task_id for task in sandbox.ledger.tasks}
+
+
+async def test_a_result_is_not_saved_when_the_client_is_closed(tmp_path: Path) -> None:
+    """Saving later says that the client is closed, as in one loop."""
+    async with isolated(vendor()) as c:
+        result = await c.run(smile())
+
+    with pytest.raises(ClientClosed):
+        await result.save(tmp_path)
+    assert isinstance(result.images[0], ResultImage)
+
+
+async def test_unopened_opened_twice_and_closed() -> None:
+    """Each wrong use has the error that it has in one loop; closing again does nothing."""
+    c = isolated(vendor())
+
+    for batch in (c.batch([smile()]), c.batch(smiles(1))):
+        with pytest.raises(ConfigurationError, match="not open"):
+            async with batch:
+                pass
+        with pytest.raises(ConfigurationError, match="Enter the batch"):
+            await anext(batch)
+        batch.stop()
+        assert 0 == batch.progress.done
+    with pytest.raises(ConfigurationError, match="not open"):
+        await c.run(smile())
+    assert 0 == c.statistics().done
+    await c.close()
+
+    await c.open()
+    with pytest.raises(ConfigurationError, match="open already"):
+        await c.open()
+    assert "open>" in repr(c)
+    await c.close()
+    await c.close()
+    assert "closed>" in repr(c)
+    with pytest.raises(ConfigurationError, match="was closed"):
+        await c.open()
+    with pytest.raises(ClientClosed):
+        await c.run(smile())
+
+
+async def test_opening_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """A journal that cannot be used is told from `open`, and the thread is gone again."""
+    (tmp_path / "jobs.db").write_bytes(b"no journal" * 100)
+    c = isolated(vendor(), journal=tmp_path / "jobs.db")
+
+    with pytest.raises(Exception, match="journal"):
+        await c.open()
+
+    assert not _threads
+
+
+async def test_opening_that_is_cancelled_leaves_nothing() -> None:
+    """Whenever the opening is cancelled, neither thread nor driver is left."""
+    for turns in range(12):
+        c = isolated(vendor())
+        async with anyio.create_task_group() as group:
+            group.start_soon(c.open)
+            for _ in range(turns):
+                await asyncio.sleep(0.0005)
+            group.cancel_scope.cancel()
+        await c.close()
+        assert not _threads
+
+
+def test_no_loop_no_client() -> None:
+    """Without a running event loop there is nothing to wait in."""
+
+    def step() -> None:
+        with (
+            contextlib.closing(isolated(vendor()).open()) as opening,
+            pytest.raises(ConfigurationError, match="event loop"),
+        ):
+            opening.send(None)
+
+    step()
+
+
+def test_another_loop_of_the_process_may_go_on() -> None:
+    """The loop that opened the client may end: its task runs on, and another loop closes."""
+    sandbox = vendor(lasts=0.3)
+    c = isolated(sandbox)
+
+    async def begin() -> str:
+        await c.open()
+        with pytest.raises(WaitTimeout) as caught:
+            await c.run(smile(), timeout=0.15)
+        return str(caught.value.task_id)
+
+    async def go_on(task_id: str) -> None:
+        try:
+            assert task_id == (await c.attach(Smile, task_id)).task_id
+        finally:
+            await c.close()
+
+    task_id = asyncio.run(begin())
+    asyncio.run(go_on(task_id))
+
+    assert ["success"] == [task.state for task in sandbox.ledger.tasks]
+    assert 1 == c.statistics().done
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_not_after_a_fork() -> None:
+    """In a forked child there is no such thread: that is said, and nobody waits for it."""
+    async with isolated(vendor()) as c:
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - the child
+            code = 1
+            try:
+                c.statistics()
+                c._ready()
+            except ConfigurationError as exc:
+                code = 0 if "fork" in str(exc) else 2
+            finally:
+                os._exit(code)
+        assert 0 == os.waitpid(pid, 0)[1]  # noqa: ASYNC222 - it ends at once
+
+
+# One thread for all.
+
+
+async def test_two_clients_share_the_thread_and_the_ledger() -> None:
+    """Clients on one key in one process spend one window; the last one ends the thread."""
+    sandbox = vendor()
+    one, two = isolated(sandbox), isolated(sandbox)
+
+    async with one:
+        (thread,) = _threads
+        async with two:
+            assert [thread] == _threads
+            await two.run(smile())
+        assert [thread] == _threads
+        assert 1 == one.statistics().done
+        await one.run(smile(1))
+
+    assert thread.over
+    assert not _threads
+
+
+async def test_the_next_client_knows_what_the_last_one_spent() -> None:
+    """The window is the key's, also when the thread was another one."""
+    sandbox = vendor()
+    async with isolated(sandbox) as one:
+        await one.run(smile())
+        spent = one.statistics().requests_in_window
+
+    # Over the network, as a client without a transport: nothing is sent.
+    async with isolated(sandbox, transport=one._given) as two:
+        assert spent == two.statistics().requests_in_window
+    assert spent > 1
+
+
+# Waiting is not owning.
+
+
+async def test_cancelling_the_caller_cancels_the_waiting() -> None:
+    """A caller who is cancelled leaves a task that is kept alive to its end."""
+    sandbox = vendor(lasts=0.3)
+
+    async with isolated(sandbox) as c:
+        async with anyio.create_task_group() as group:
+            group.start_soon(c.run, smile())
+            await till(lambda: c.statistics().running == 1)
+            group.cancel_scope.cancel()
+        assert 1 == c.statistics().running
+
+    assert ["success"] == [task.state for task in sandbox.ledger.tasks]
+    assert 1 == c.statistics().done
+
+
+async def test_what_is_cancelled_early_is_not_created() -> None:
+    """A job whose caller has gone before it was sent costs nothing."""
+    sandbox = vendor()
+    closed = Between(sandbox.transport(), spy := Spy())
+    spy.hold = lambda request: request.method == "PUT"
+
+    async with isolated(sandbox, transport=closed) as c:
+        job = asyncio.ensure_future(c.run(Smile(FACE)))
+        await till(lambda: bool(spy.paths))
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        spy.hold = lambda _: False
+
+    assert [] == list(sandbox.ledger.tasks)
+
+
+async def test_a_cancelled_save_is_swept(tmp_path: Path) -> None:
+    """A save whose caller is cancelled leaves no file, and another one works."""
+    sandbox = vendor()
+    spy = Spy()
+    spy.hold = lambda request: request.url.path.endswith(".jpg")
+
+    async with isolated(sandbox, transport=Between(sandbox.transport(), spy)) as c:
+        result = await c.run(smile())
+        with anyio.move_on_after(0.2) as scope:
+            await result.save(tmp_path)
+        assert scope.cancelled_caught
+        assert set() == names(tmp_path)
+        spy.hold = lambda _: False
+        assert 1 == len(await result.save(tmp_path))
+
+
+async def test_closing_lets_what_runs_end_unless_the_caller_is_cancelled_outright() -> None:
+    """Closing drains in the thread, through a cancelled scope; `Task.cancel` ends the draining."""
+    sandbox = vendor(lasts=0.4)
+    async with isolated(sandbox) as c:
+        with contextlib.suppress(WaitTimeout):
+            await c.run(smile(), timeout=0.1)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await c.close()
+    assert ["success"] == [task.state for task in sandbox.ledger.tasks]
+
+    sandbox = vendor(lasts=5.0)
+    c = await isolated(sandbox).open()
+    with contextlib.suppress(WaitTimeout):
+        await c.run(smile(), timeout=0.1)
+    closing = asyncio.ensure_future(c.close())
+    began = clock()
+    await asyncio.sleep(0.1)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert clock() - began < 2
+    assert "closed>" in repr(c)
+
+
+# Many.
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("kind", ["list", "generator", "async"])
+async def test_batches_of_all_kinds(kind: str, ordered: bool, tmp_path: Path) -> None:
+    """Every job has its outcome, saved in the thread, whatever the source and the order."""
+    sandbox, count = vendor(), 30
+
+    async def asynchronous() -> AsyncIterator[Job]:
+        for job in smiles(count):
+            await asyncio.sleep(0)
+            yield job
+
+    sources: dict[str, Iterable[Job] | AsyncIterable[Job]]
+    sources = {"list": list(smiles(count)), "generator": smiles(count), "async": asynchronous()}
+    async with isolated(sandbox) as c:
+        async with c.batch(sources[kind], ordered=ordered, save_to=tmp_path) as batch:
+            assert isinstance(batch, IsolatedBatch)
+            assert (count if kind == "list" else None) == batch.progress.total
+            keys = [outcome.job.key async for outcome in batch if outcome.ok]
+        progress = batch.progress
+
+    expected = [str(number) for number in range(count)]
+    assert expected == (keys if ordered else sorted(keys, key=lambda key: int(str(key))))
+    assert (count, count, 0) == (progress.total, progress.done, progress.running)
+    assert count == len(names(tmp_path))
+    assert "done=30" in repr(batch)
+
+
+WHO: contextvars.ContextVar[str] = contextvars.ContextVar("WHO", default="nobody")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_jobs_are_read_where_the_caller_is(asynchronous: bool) -> None:
+    """The source runs in the caller's loop and context, in one task, and is closed there."""
+    seen: list[tuple[object, str, object]] = []
+    here = asyncio.get_running_loop()
+
+    def note() -> None:
+        seen.append((asyncio.get_running_loop(), WHO.get(), asyncio.current_task()))
+
+    def plain() -> Iterator[Job]:
+        for job in smiles(3):
+            note()
+            yield job
+
+    async def waiting() -> AsyncIterator[Job]:
+        try:
+            # A scope across a yield is what a source of others may have.
+            async with asyncio.timeout(10):
+                for job in smiles(3):
+                    note()
+                    await asyncio.sleep(0)
+                    yield job
+        finally:
+            note()
+
+    async with isolated(vendor()) as c:
+        WHO.set("me")
+        async with c.batch(waiting() if asynchronous else plain()) as batch:
+            assert 3 == len([outcome async for outcome in batch if outcome.ok])
+
+    assert {(here, "me")} == {(loop, who) for loop, who, _ in seen}
+    assert 1 == len({task for _, _, task in seen})
+    assert (4 if asynchronous else 3) == len(seen)
+
+
+async def test_the_source_is_read_lazily() -> None:
+    """An endless source is read a few dozen ahead, and no further after the block."""
+    read = 0
+
+    def endless() -> Iterator[Job]:
+        nonlocal read
+        while True:
+            read += 1
+            yield smile(read)
+
+    async with isolated(vendor()) as c:
+        async with c.batch(endless()) as batch:
+            await anext(batch)
+            await asyncio.sleep(0.1)
+        before = read
+        await asyncio.sleep(0.05)
+
+    assert before == read < 5_000
+
+
+async def test_what_the_source_raises_comes_last() -> None:
+    """An error of the source is told after the outcomes of the jobs before, as it is."""
+
+    def broken() -> Iterator[Job]:
+        yield from smiles(2)
+        raise KeyError("mine")
+
+    async with isolated(vendor()) as c, c.batch(broken()) as batch:
+        outcomes = [await anext(batch), await anext(batch)]
+        with pytest.raises(KeyError, match="mine"):
+            await anext(batch)
+        with pytest.raises(StopAsyncIteration):
+            await anext(batch)
+
+    assert all(outcome.ok for outcome in outcomes)
+
+
+async def test_a_source_that_is_cancelled_from_within() -> None:
+    """It ends the reading with `ClientClosed`; what was read is done."""
+
+    async def cancelled() -> AsyncIterator[Job]:
+        yield smile()
+        raise asyncio.CancelledError
+
+    async with isolated(vendor()) as c, c.batch(cancelled()) as batch:
+        assert (await anext(batch)).ok
+        with pytest.raises(ClientClosed, match="cancelled from within"):
+            await anext(batch)
+
+
+async def test_a_source_whose_closing_fails() -> None:
+    """Its error is told where the outcomes end."""
+
+    async def clumsy() -> AsyncIterator[Job]:
+        try:
+            for job in smiles(1000):
+                await asyncio.sleep(0.001)
+                yield job
+        finally:
+            raise KeyError("closing")
+
+    async with isolated(vendor()) as c, c.batch(clumsy()) as batch:
+        await anext(batch)
+        batch.stop()
+        await taken(batch, KeyError)
+
+
+async def test_an_error_in_the_block_stays_what_it_is() -> None:
+    """No group of exceptions is made of it; what was created is kept."""
+    sandbox = vendor(lasts=0.2)
+
+    async with isolated(sandbox) as c:
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what it is about
+            async with c.batch(smiles(3)):
+                await till(lambda: c.statistics().running == 3)
+                raise ZeroDivisionError
+
+    assert 3 == [task.state for task in sandbox.ledger.tasks].count("success")
+
+
+async def test_a_stopped_batch_tells_of_all_that_was_read() -> None:
+    """What was read and not sent comes as `Failed`; the source waits for nobody."""
+    sandbox = vendor(lasts=0.3)
+    read = 0
+
+    async def slowly() -> AsyncIterator[Job]:
+        nonlocal read
+        for job in smiles(10_000):
+            await asyncio.sleep(0.001)
+            read += 1
+            yield job
+
+    async with isolated(sandbox) as c, c.batch(slowly()) as batch:
+        outcomes = [await anext(batch)]
+        batch.stop()
+        batch.stop()
+        outcomes += [outcome async for outcome in batch]
+        assert batch.progress.total == read
+
+    assert read == len(outcomes) < 10_000
+
+
+async def test_no_outcome_is_lost_to_a_cancelled_consumer() -> None:
+    """A consumer that gives up waiting again and again still gets every outcome once."""
+    sandbox, keys = vendor(lasts=0.02), list[str | None]()
+
+    async with isolated(sandbox) as c, c.batch(smiles(150)) as batch:
+        while len(keys) < 150:
+            with anyio.move_on_after(0.0005 * (len(keys) % 5)):
+                keys.append((await anext(batch)).job.key)
+        with pytest.raises(StopAsyncIteration):
+            await anext(batch)
+
+    assert sorted(str(number) for number in range(150)) == sorted(map(str, keys))
+
+
+async def test_entering_that_is_cancelled_buys_nothing_more() -> None:
+    """A batch whose entering was cancelled reads nothing."""
+    sandbox = vendor()
+
+    async with isolated(sandbox) as c:
+        for turns in range(8):
+            batch = c.batch(smiles(5))
+            with anyio.move_on_after(0.0002 * turns) as scope:
+                async with batch:
+                    scope.cancel()
+        with pytest.raises(ConfigurationError, match="entered once"):
+            async with c.batch(smiles(1)) as batch, batch:
+                pass
+        assert 0 == c.statistics().waiting
+
+
+async def test_a_batch_that_outlives_its_client() -> None:
+    """Outcomes that had come are given, and then it is said that the client is closed."""
+    c = await isolated(vendor()).open()
+
+    async with c.batch(smiles(100_000)) as batch:
+        await till(lambda: batch.progress.done >= 5)
+        await c.close()
+        outcomes = await taken(batch, ClientClosed)
+
+    assert len([outcome for outcome in outcomes if outcome.ok]) >= 5
+
+
+def test_resuming_what_a_former_client_left(tmp_path: Path) -> None:
+    """With a journal an isolated client goes on where another one was."""
+    sandbox, journal = vendor(lasts=1.0), tmp_path / "jobs.db"
+    keys: list[str | None] = []
+
+    async def first() -> None:
+        async with isolated(sandbox, journal=journal, drain=0.0) as c:
+            with pytest.raises(WaitTimeout):
+                await c.run(smile(7), timeout=0.3)
+
+    async def second() -> None:
+        async with isolated(sandbox, journal=journal) as c:
+            async with c.resume() as batch:
+                keys.extend([outcome.job.key async for outcome in batch if outcome.ok])
+            async with c.resume() as batch:
+                assert [] == [outcome async for outcome in batch]
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+    assert ["7"] == keys
+    assert 1.0 == sandbox.ledger.units_charged
+
+
+async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> None:
+    """What came for a caller who had been cancelled counts as not heard."""
+    sandbox, journal = vendor(lasts=0.2), tmp_path / "jobs.db"
+
+    async with isolated(sandbox, journal=journal) as c:
+        with contextlib.suppress(WaitTimeout):
+            await c.run(smile(7), timeout=0.15)
+        await till(lambda: c.statistics().done == 1)
+        await c.run(smile(8))
+
+    async with isolated(sandbox, journal=journal) as c, c.resume() as batch:
+        assert ["7"] == [outcome.job.key async for outcome in batch]
+
+
+# When the thread fails.
+
+
+async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever waits gets `ClientClosed` from the cause, in a batch with the tasks at stake."""
+    sandbox, spy = vendor(lasts=30.0), Spy()
+    c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
+    waiting = asyncio.ensure_future(c.run(smile(9)))
+
+    async with c.batch(smiles(3)) as batch:
+        await till(lambda: c.statistics().running == 4)
+        # Until the answers to all creations are there.
+        await asyncio.sleep(0.1)
+        (thread,) = _threads
+        spy.fail = lambda _: SystemExit(3)
+        asking = asyncio.ensure_future(c.units())
+        outcomes = await taken(batch, ClientClosed)
+        for call in (waiting, asking, c.run(smile())):
+            with pytest.raises(ClientClosed) as caught:
+                await call
+            assert isinstance(caught.value.__cause__, SystemExit)
+
+    assert [TaskAbandoned] * 3 == [type(outcome.error) for outcome in outcomes]
+    assert thread.over
+    assert c.statistics().requests["submit"] == 4
+    await c.close()
+    assert "closed>" in repr(c)
+    assert "The thread of isolated clients failed: 'SystemExit'." in caplog.text
+
+
+async def test_a_client_after_a_crash_has_a_new_thread() -> None:
+    """The thread that failed is no longer handed out, whoever still has it open."""
+    sandbox, spy = vendor(), Spy()
+    one = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
+    spy.fail = lambda _: SystemExit(3)
+    with pytest.raises(ClientClosed):
+        await one.units()
+
+    async with isolated(sandbox) as two:
+        await one.close()
+        assert 1 == len((await two.run(smile())).images)
+
+
+async def test_a_client_that_is_forgotten_says_so() -> None:
+    """A client that was never closed is warned of, as in one loop."""
+    c = await isolated(vendor()).open()
+    home, known = c._home, weakref.ref(c)
+
+    with pytest.warns(ResourceWarning, match="never closed"):  # noqa: PT031 - nor has it one
+        del c
+        gc.collect()
+
+    assert known() is None
+    await home.close()
+
+
+# What it is for.
+
+
+@contextlib.contextmanager
+def served(*, lasts: float, lease: float) -> Iterator[tuple[Sandbox, str]]:
+    """A sandbox on a real port, in a thread of its own, and its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    origin = f"http://127.0.0.1:{port}"
+    sandbox = vendor(origin=origin, latency=0.0, lasts=lasts, lease=lease)
+    with start_blocking_portal() as portal:
+        serving = portal.start_task_soon(serve, sandbox, "127.0.0.1", port)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.02)
+        yield sandbox, origin
+        serving.cancel()
+
+
+async def blocking(apart: bool, origin: str) -> list[Outcome]:
+    """Four tasks of 5 s in a loop that is blocked for 2 s again and again; the lease is 1.5 s."""
+    polling = Polling(lease=1.5, interval=0.5)
+    c = Client(KEY, base_url=origin, isolated=apart, limits=WIDE, polling=polling)
+    async with c, c.batch(smiles(4)) as batch:
+        await till(lambda: c.statistics().running == 4)
+        for _ in range(2):
+            time.sleep(2.0)  # noqa: ASYNC251 - what others do
+            await asyncio.sleep(0.1)
+        return [outcome async for outcome in batch]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+async def test_a_blocked_loop_loses_nothing(apart: bool) -> None:
+    """With the caller's loop blocked for longer than the lease no task is lost; else they are."""
+    with served(lasts=5.0, lease=1.5) as (sandbox, origin):
+        outcomes = await blocking(apart, origin)
+        states = [task.state for task in sandbox.ledger.tasks]
+
+    assert 4 == len(outcomes)
+    assert apart == all(outcome.ok for outcome in outcomes)
+    assert ["success" if apart else "expired"] * 4 == states

@@ -1,0 +1,699 @@
+"""What came back: outcomes, and pictures on the disk, whole or not at all."""
+
+import asyncio
+import errno
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import attrs
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async._client import results
+from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage, _Part
+from perfect_async.errors import (
+    BadAnswer,
+    ConfigurationError,
+    PerfectError,
+    RequestRefused,
+    ServiceUnavailable,
+    TaskExpired,
+)
+from perfect_async.models import Smile
+from tests.support.virtual_time import hanging
+
+T = TypeVar("T")
+
+NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
+IDENTITY = "0123abcd" + "f" * 56
+
+JPG = b"\xff\xd8\xff\xe0" + bytes(200)
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(200)
+WEBP = b"RIFF\0\0\0\0WEBPVP8 " + bytes(200)
+GIF = b"GIF89a" + bytes(200)
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+AVIF = b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + bytes(200)
+
+Answer = bytes | Sequence[bytes | Exception] | Exception
+
+
+class FakeStore:
+    """A client that has pictures for some URLs; each URL's last answer stays."""
+
+    def __init__(self, **answers: Answer | list[Answer]) -> None:
+        self.answers = {
+            url: list(each) if isinstance(each, list) else [each] for url, each in answers.items()
+        }
+        self.fresh: tuple[ResultImage, ...] = ()
+        self.time = NOON
+        self.downloads = Counter[str]()
+        self.refreshes: list[tuple[str, str]] = []
+        self.open = 0
+
+    async def at_home(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await work()
+
+    async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+        self.refreshes.append((feature, task_id))
+        await checkpoint()
+        return self.fresh
+
+    @asynccontextmanager
+    async def download(self, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.downloads[url] += 1
+        answers = self.answers[url]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        await checkpoint()
+        if isinstance(answer, Exception):
+            raise answer
+        pieces = [answer] if isinstance(answer, bytes) else answer
+        self.open += 1
+        try:
+            yield self._pieces(pieces)
+        finally:
+            self.open -= 1
+
+    async def _pieces(self, pieces: Sequence[bytes | Exception]) -> AsyncIterator[bytes]:
+        for piece in pieces:
+            await checkpoint()
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def now(self) -> datetime:
+        return self.time
+
+
+def image(url: str, expires_in: float = 7200) -> ResultImage:
+    return ResultImage(url, NOON + timedelta(seconds=expires_in))
+
+
+def result(store: FakeStore, *urls: str, stem: str = "me", expires_in: float = 7200) -> Result:
+    return Result(
+        "task-1",
+        tuple(image(url, expires_in) for url in urls or store.answers),
+        feature="ai-smile",
+        stem=stem,
+        identity=IDENTITY,
+        store=store,
+    )
+
+
+def names(folder: Path) -> set[str]:
+    """List everything below a folder, hidden files too."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    """A folder that must hold no half of a file when the test is over."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    yield folder
+    assert [] == list(folder.rglob("*.part"))
+
+
+class TestOutcomes:
+    """`Done` and `Failed`, as people take them apart."""
+
+    done = Done(Smile("a.jpg"), result(FakeStore(a=JPG)), "task-1", 1.0, 8.5)
+    failed = Failed(Smile("b.jpg"), TaskExpired("it is gone.", task_id="t"), "t", 1.0, None)
+
+    def test_a_done_job_unwraps_to_its_result(self) -> None:
+        """`unwrap` gives the result; `ok` and `error` say that there is one."""
+        assert self.done.result is self.done.unwrap()
+        assert (True, None) == (self.done.ok, self.done.error)
+
+    def test_a_failed_job_raises_its_error(self) -> None:
+        """`unwrap` raises the very error that `error` is, each time."""
+        for _ in range(2):
+            with pytest.raises(TaskExpired) as caught:
+                self.failed.unwrap()
+            assert self.failed.error is caught.value
+        assert (False, None) == (self.failed.ok, self.failed.result)
+
+    def test_outcomes_match_by_class_and_by_place(self) -> None:
+        """A `match` tells them apart and takes job, then result or error."""
+
+        def told(outcome: Outcome) -> object:
+            match outcome:
+                case Done(job, found, task_id, units, duration):
+                    return job, found, task_id, units, duration
+                case Failed(job, error):
+                    return job, error
+
+        assert (self.done.job, self.done.result, "task-1", 1.0, 8.5) == told(self.done)
+        assert (self.failed.job, self.failed.error) == told(self.failed)
+
+    def test_outcomes_are_values(self) -> None:
+        """They are frozen, comparable and hashable."""
+        assert attrs.evolve(self.done, units=1.0) == self.done
+        assert attrs.evolve(self.done, units=2.0) != self.done
+        assert 2 == len({self.done, self.failed})
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            self.done.units = 2.0  # type: ignore[misc]
+
+    def test_no_repr_holds_a_signature(self) -> None:
+        """A result's URLs are signed: reprs show them without their query, and nothing of ours."""
+        signed = ResultImage("https://s3.example.com/a.jpg?X-Amz-Signature=secret", NOON)
+        found = attrs.evolve(self.done.result, images=(signed,))
+        shown = repr(attrs.evolve(self.done, result=found))
+
+        assert "https://s3.example.com/a.jpg" in shown
+        assert "secret" not in shown
+        assert "FakeStore" not in shown
+        assert IDENTITY not in shown
+
+    def test_a_result_is_its_task_and_its_images(self) -> None:
+        """Who holds it and what it was made from make no other result."""
+        one, other = FakeStore(a=JPG), FakeStore(a=PNG)
+
+        assert result(one) == result(other, stem="you")
+        assert hash(result(one)) == hash(result(other))
+        assert ("task_id", "images") == Result.__match_args__
+
+
+class TestNames:
+    """Where pictures go and what they are called."""
+
+    async def test_a_folder_gets_a_name_of_its_own(self, out: Path) -> None:
+        """In a folder the name says source, job and type."""
+        found = await result(FakeStore(a=JPG)).save(out)
+
+        assert [out / "me-0123abcd.jpg"] == found
+        assert JPG == found[0].read_bytes()
+        assert {"me-0123abcd.jpg"} == names(out)
+
+    async def test_several_pictures_are_numbered(self, out: Path) -> None:
+        """Numbers from 1, in the order of the images, each with its own type."""
+        store = FakeStore(a=JPG, b=PNG, c=GIF)
+
+        found = await result(store).save(str(out))
+
+        tails = ["1.jpg", "2.png", "3.gif"]
+        assert [out / f"me-0123abcd-{tail}" for tail in tails] == found
+        assert [JPG, PNG, GIF] == [path.read_bytes() for path in found]
+        assert [JPG, PNG] == [
+            path.read_bytes() for path in await result(store, "a", "b").save(out / "x.png")
+        ]
+        assert {"x-1.jpg", "x-2.png"} < names(out)
+
+    @pytest.mark.parametrize("tail", ["new/", "a/b/c/", "new/.", "new/..", "."])
+    async def test_what_ends_in_a_separator_is_a_folder(self, out: Path, tail: str) -> None:
+        """A folder is made where it is missing, with its parents."""
+        if tail == "new/..":
+            (out / "new").mkdir()
+
+        found = await result(FakeStore(a=JPG)).save(f"{out}/{tail}")
+
+        assert [Path(f"{out}/{tail}") / "me-0123abcd.jpg"] == found
+        assert found[0].is_file()
+
+    @pytest.mark.parametrize(
+        ("expected", "target", "data"),
+        [
+            ("smiling.jpg", "smiling.jpg", JPG),
+            ("smiling.jpeg", "smiling.jpeg", JPG),
+            ("smiling.png", "smiling.jpg", PNG),
+            ("smiling.webp", "smiling.jpg", WEBP),
+            ("smiling.gif", "smiling.gif", GIF),
+            ("smiling.heic", "smiling.png", HEIC),
+            ("new/folder/smiling.jpg", "new/folder/smiling.png", JPG),
+        ],
+    )
+    async def test_a_file_gets_the_type_of_its_bytes(
+        self, out: Path, expected: str, target: str, data: bytes
+    ) -> None:
+        """A path that is no folder is the file's, but for the suffix."""
+        found = await result(FakeStore(a=data)).save(out / target)
+
+        assert [out / expected] == found
+        assert data == found[0].read_bytes()
+
+    async def test_a_path_without_a_suffix_is_a_folder(self, out: Path) -> None:
+        """A batch that saves to a folder that is not there yet does not overwrite one file."""
+        for folder in ("new", "run.1", "2026.11"):
+            first = await result(FakeStore(a=JPG)).save(out / folder)
+            second = await result(FakeStore(a=PNG), stem="you").save(out / folder)
+
+            assert [out / folder / "me-0123abcd.jpg"] == first
+            assert [out / folder / "you-0123abcd.png"] == second
+
+    async def test_a_relative_target_stays_relative(
+        self, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was given comes back, with the name."""
+        monkeypatch.chdir(out)
+
+        assert [Path("x.jpg")] == await result(FakeStore(a=JPG)).save("x.jpg")
+        assert [Path("me-0123abcd.jpg")] == await result(FakeStore(a=JPG)).save(".")
+
+    @given(stem=st.text())
+    async def test_no_stem_leaves_the_folder(
+        self, stem: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """Whatever the source was called, one file appears in the folder and nowhere else."""
+        base = tmp_path_factory.mktemp("stem")
+        (found,) = await result(FakeStore(a=JPG), stem=stem).save(base / "out.png")
+        (inside,) = await result(FakeStore(a=JPG), stem=stem).save(f"{base}/in/")
+
+        assert {"out.jpg", "in", f"in/{inside.name}"} == names(base)
+        assert base / "out.jpg" == found
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*-0123abcd\.jpg", inside.name)
+
+    async def test_the_url_says_nothing_about_the_place(self, out: Path) -> None:
+        """A result URL with a path of its own has no say in where the file goes."""
+        url = "https://example.com/../../etc/passwd?name=/etc/x.jpg"
+
+        found = await result(FakeStore(**{url: JPG})).save(out)
+
+        assert [out / "me-0123abcd.jpg"] == found
+
+    @pytest.mark.parametrize("target", ["", "a\0b"])
+    async def test_an_impossible_target_is_refused_before_the_download(self, target: str) -> None:
+        """Nothing is asked for where nothing can be written."""
+        store = FakeStore(a=JPG)
+
+        with pytest.raises(ConfigurationError, match="cannot write"):
+            await result(store).save(target)
+        assert not store.downloads
+
+    async def test_no_pictures_are_no_files(self, out: Path) -> None:
+        """A result without images saves as nothing."""
+        assert [] == await Result(
+            "t", (), feature="f", stem="s", identity=IDENTITY, store=FakeStore()
+        ).save(out)
+
+
+class TestAtOnce:
+    """A file appears whole or not at all."""
+
+    async def test_a_file_is_replaced_at_the_end(self, out: Path) -> None:
+        """Until the last byte is there the old file is."""
+        target = out / "x.jpg"
+        target.write_bytes(b"old")
+        seen: list[bytes] = []
+
+        class Watching(FakeStore):
+            async def _pieces(self, pieces: Sequence[bytes | Exception]) -> AsyncIterator[bytes]:
+                async for piece in super()._pieces(pieces):
+                    yield piece
+                    seen.append(await anyio.Path(target).read_bytes())
+
+        await result(Watching(a=(JPG[:100], b"", JPG[100:]))).save(target)
+
+        assert [b"old"] * 3 == seen
+        assert JPG == target.read_bytes()
+
+    async def test_saving_again_gives_the_same_file(self, out: Path) -> None:
+        """The second time replaces the first."""
+        one = result(FakeStore(a=JPG))
+
+        assert await one.save(out) == await one.save(out)
+        assert {"me-0123abcd.jpg"} == names(out)
+
+    async def test_a_link_is_replaced_and_not_followed(self, out: Path, tmp_path: Path) -> None:
+        """What a link leads to stays as it was."""
+        (tmp_path / "precious").write_bytes(b"precious")
+        for name in ("x.jpg", "me-0123abcd.jpg"):
+            (out / name).symlink_to(tmp_path / "precious")
+
+        await result(FakeStore(a=JPG)).save(out / "x.jpg")
+        await result(FakeStore(a=JPG)).save(out)
+
+        assert b"precious" == (tmp_path / "precious").read_bytes()
+        assert {"x.jpg": False, "me-0123abcd.jpg": False} == {
+            name: (out / name).is_symlink() for name in names(out)
+        }
+
+    async def test_files_have_the_usual_rights(self, out: Path) -> None:
+        """A picture is as readable as any other file that the program writes."""
+        (out / "usual").touch()
+
+        (found,) = await result(FakeStore(a=JPG)).save(out)
+
+        assert (out / "usual").stat().st_mode == found.stat().st_mode
+
+    async def test_many_saves_at_once_keep_apart(self, out: Path) -> None:
+        """Twenty savers of one result leave one whole file."""
+        one = result(FakeStore(a=tuple(JPG[at : at + 10] for at in range(0, len(JPG), 10))))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(one.save, out)
+
+        assert {"me-0123abcd.jpg"} == names(out)
+        assert JPG == (out / "me-0123abcd.jpg").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("answer", "said"),
+        [
+            (b"", "is empty"),
+            ((), "is empty"),
+            ((b"", b""), "is empty"),
+            (b"<html><body>" + bytes(100), "no picture but begins with"),
+            (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "<?xml version"),
+            ((b"<", b"h1>"), "no picture"),
+            (AVIF, "no picture"),
+            (b"%PDF-1.7", "%PDF"),
+            (b"\x1b[31m\n", r"'\\x1b\[31m\\n'"),
+        ],
+    )
+    async def test_what_is_no_picture_is_not_written(
+        self, out: Path, answer: Answer, said: str
+    ) -> None:
+        """An empty body, an error page or another type leaves nothing, and is not tried again."""
+        store = FakeStore(a=answer)
+
+        with pytest.raises(BadAnswer, match=said.replace("?", r"\?")) as caught:
+            await result(store).save(out)
+
+        assert caught.value.message.isprintable()
+        assert set() == names(out)
+        assert (1, 0) == (store.downloads["a"], store.open)
+
+    async def test_an_error_page_is_not_read_to_its_end(self, out: Path) -> None:
+        """The first bytes suffice."""
+        store = FakeStore(a=(b"<html>" * 20, AssertionError("read on")))
+
+        with pytest.raises(BadAnswer):
+            await result(store).save(out)
+
+    async def test_the_first_bytes_may_come_one_by_one(self, out: Path) -> None:
+        """A type is known however the network cut it."""
+        store = FakeStore(a=tuple(bytes([byte]) for byte in HEIC))
+
+        (found,) = await result(store).save(out)
+
+        assert ("me-0123abcd.heic", HEIC) == (found.name, found.read_bytes())
+
+    async def test_pictures_before_a_failing_one_stay(self, out: Path) -> None:
+        """The third one's failure takes the first two from nobody."""
+        store = FakeStore(a=JPG, b=PNG, c=b"<html>")
+
+        with pytest.raises(BadAnswer):
+            await result(store).save(out)
+
+        assert {"me-0123abcd-1.jpg", "me-0123abcd-2.png"} == names(out)
+
+    async def test_a_full_disk_leaves_nothing(
+        self, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The system's error comes through, and the old file stays."""
+        (out / "x.jpg").write_bytes(b"old")
+
+        def full(handle: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            await result(FakeStore(a=JPG)).save(out / "x.jpg")
+
+        assert errno.ENOSPC == caught.value.errno
+        assert {"x.jpg"} == names(out)
+        assert b"old" == (out / "x.jpg").read_bytes()
+
+    async def test_a_folder_in_the_way_is_left_alone(self, out: Path) -> None:
+        """Where the name with its suffix is a folder, nothing is written beside it."""
+        (out / "x.png").mkdir()
+
+        with pytest.raises(OSError):
+            await result(FakeStore(a=PNG)).save(out / "x.jpg")
+
+        assert {"x.png"} == names(out)
+
+    async def test_a_file_in_the_way_of_a_folder_is_left_alone(self, out: Path) -> None:
+        """A folder cannot be made where a file is, and nothing is downloaded for it."""
+        (out / "x").touch()
+        store = FakeStore(a=PNG)
+
+        with pytest.raises(OSError):
+            await result(store).save(f"{out}/x/")
+        assert not store.downloads
+
+
+class TestCancelled:
+    """Leaving in the middle of a save."""
+
+    @pytest.mark.parametrize("sent", [0, 1, 2])
+    @pytest.mark.parametrize("native", [True, False])
+    async def test_a_cancelled_download_leaves_nothing(
+        self, out: Path, sent: int, native: bool
+    ) -> None:
+        """By a scope or by the task itself, before the first byte and after."""
+        waiting = anyio.Event()
+
+        class Stalling(FakeStore):
+            async def _pieces(self, pieces: Sequence[bytes | Exception]) -> AsyncIterator[bytes]:
+                async for piece in super()._pieces(pieces[:sent]):
+                    yield piece
+                waiting.set()
+                await anyio.sleep_forever()
+
+        store = Stalling(a=(JPG, JPG, JPG))
+        if native:
+            task = asyncio.create_task(result(store).save(out))
+            await waiting.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            async with anyio.create_task_group() as group:
+                group.start_soon(result(store).save, out)
+                await waiting.wait()
+                group.cancel_scope.cancel()
+
+        assert (set(), 0) == (names(out), store.open)
+
+    @pytest.mark.parametrize("method", ["write", "become"])
+    @pytest.mark.parametrize("late", [True, False])
+    async def test_a_thread_that_was_left_behind_cleans_up(
+        self, out: Path, monkeypatch: pytest.MonkeyPatch, method: str, late: bool
+    ) -> None:
+        """A disk that answers after the cancellation makes no file any more, or a whole one."""
+        begun, go, over = threading.Event(), threading.Event(), threading.Event()
+        original: Callable[..., None] = getattr(_Part, method)
+
+        def slow(part: _Part, *args: object) -> None:
+            if not late:
+                original(part, *args)
+            with hanging():
+                begun.set()
+                go.wait()
+            if late:
+                original(part, *args)
+            over.set()
+
+        monkeypatch.setattr(_Part, method, slow)
+        task = asyncio.create_task(result(FakeStore(a=JPG)).save(out))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+        await asyncio.to_thread(over.wait)
+
+        whole = method == "become" and not late
+        assert ({"me-0123abcd.jpg"} if whole else set()) == names(out)
+
+    async def test_a_disk_that_hangs_holds_nobody_for_long(
+        self, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever leaves waits for the sweeping a few seconds; the thread does it later."""
+        begun, go, over = threading.Event(), threading.Event(), threading.Event()
+        write, discard = _Part.write, _Part.discard
+
+        def slow(part: _Part, data: bytes) -> None:
+            write(part, data)
+            with part._lock, hanging():
+                begun.set()
+                go.wait()
+
+        def noted(part: _Part) -> None:
+            with hanging():
+                discard(part)
+            over.set()
+
+        monkeypatch.setattr(_Part, "write", slow)
+        monkeypatch.setattr(_Part, "discard", noted)
+        task = asyncio.create_task(result(FakeStore(a=JPG)).save(out))
+        await asyncio.to_thread(begun.wait)
+        start = anyio.current_time()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        waited = anyio.current_time() - start
+        go.set()
+        await asyncio.to_thread(over.wait)
+
+        assert results._SWEEP == waited
+        assert set() == names(out)
+
+    def test_a_part_that_is_over_stays_over(self, out: Path) -> None:
+        """Every order of write, become and discard ends in a whole file or in none."""
+        part = _Part(out / "a.part")
+        part.discard()
+        part.write(JPG)
+        part.become(out / "a.jpg")
+        part.discard()
+        assert set() == names(out)
+
+        part = _Part(out / "b.part")
+        part.become(out / "b.jpg")
+        part.write(JPG)
+        part.become(out / "b.jpg")
+        part.discard()
+        part.discard()
+        assert {"b.jpg"} == names(out)
+
+    def test_a_part_never_writes_into_another_file(self, out: Path) -> None:
+        """A name that is taken, by a link too, is an error and is left alone."""
+        (out / "a.part").write_bytes(b"somebody's")
+        part = _Part(out / "a.part")
+
+        with pytest.raises(FileExistsError):
+            part.write(JPG)
+        part.discard()
+
+        assert b"somebody's" == (out / "a.part").read_bytes()
+        (out / "a.part").unlink()
+
+
+class TestFreshUrls:
+    """URLs end after two hours; results do not."""
+
+    @pytest.mark.parametrize(
+        ("expected", "expires_in"), [(0, 7200), (0, 61), (1, 60), (1, 0), (1, -86400)]
+    )
+    async def test_an_ended_url_is_not_tried(
+        self, out: Path, expected: int, expires_in: float
+    ) -> None:
+        """Within a minute of its end a URL is asked for again before the download."""
+        store = FakeStore(old=JPG, new=PNG)
+        store.fresh = (image("new"),)
+
+        (found,) = await result(store, "old", expires_in=expires_in).save(out)
+
+        assert [("ai-smile", "task-1")] * expected == store.refreshes
+        assert Counter({"new" if expected else "old": 1}) == store.downloads
+        assert ".png" if expected else ".jpg" == found.suffix
+
+    @pytest.mark.parametrize("status", [400, 403, 404, 410])
+    async def test_a_refused_url_is_asked_for_again(self, out: Path, status: int) -> None:
+        """A host that knows better than our clock is believed once."""
+        store = FakeStore(old=RequestRefused("gone.", status=status), new=JPG)
+        store.fresh = (image("new"),)
+
+        await result(store, "old").save(out)
+
+        assert Counter(old=1, new=1) == store.downloads
+        assert 1 == len(store.refreshes)
+
+    async def test_a_fresh_url_that_is_refused_is_final(self, out: Path) -> None:
+        """One refresh per picture, whether it came before or after a try."""
+        store = FakeStore(old=RequestRefused("gone.", status=403))
+        store.fresh = (image("old"),)
+
+        for expires_in in (7200, 0):
+            with pytest.raises(RequestRefused):
+                await result(store, "old", expires_in=expires_in).save(out)
+
+        assert 2 == len(store.refreshes)
+        assert 3 == store.downloads["old"]
+        assert set() == names(out)
+
+    async def test_other_refusals_are_final(self, out: Path) -> None:
+        """A method or a header that is not allowed does not get better with a fresh URL."""
+        store = FakeStore(a=RequestRefused("no.", status=405))
+
+        with pytest.raises(RequestRefused):
+            await result(store).save(out)
+
+        assert [] == store.refreshes
+
+    async def test_fresh_urls_serve_the_pictures_that_follow(self, out: Path) -> None:
+        """One refresh brings all URLs; the result itself stays as it was."""
+        store = FakeStore(a=JPG, b=PNG)
+        store.fresh = (image("a"), image("b"))
+        one = result(store, "old-a", "old-b", expires_in=0)
+
+        found = await one.save(out)
+
+        assert [JPG, PNG] == [path.read_bytes() for path in found]
+        assert 1 == len(store.refreshes)
+        assert ("old-a", "old-b") == tuple(each.url for each in one.images)
+
+    @pytest.mark.parametrize("fresh", [(), ("a",), ("a", "b", "c")])
+    async def test_another_number_of_pictures_is_not_believed(
+        self, out: Path, fresh: tuple[str, ...]
+    ) -> None:
+        """A task that had two pictures has two, or its answer is bad."""
+        store = FakeStore(a=JPG, b=JPG, c=JPG)
+        store.fresh = tuple(map(image, fresh))
+
+        with pytest.raises(BadAnswer, match=f"had 2 pictures, and has {len(fresh)}"):
+            await result(store, "a", "b", expires_in=0).save(out)
+
+    async def test_a_failing_refresh_comes_through(self, out: Path) -> None:
+        """What the vendor says of the task is what `save` says."""
+
+        class Forgetful(FakeStore):
+            async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+                raise TaskExpired("it is gone.", task_id=task_id)
+
+        with pytest.raises(TaskExpired):
+            await result(Forgetful(a=JPG), expires_in=0).save(out)
+
+
+class TestTries:
+    """Downloads that break off."""
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            ServiceUnavailable("dropped."),
+            (JPG[:50], ServiceUnavailable("dropped half-way.")),
+            (JPG, ServiceUnavailable("dropped at the end.")),
+        ],
+    )
+    async def test_a_download_is_tried_three_times(self, out: Path, broken: Answer) -> None:
+        """The third try is as good as the first, from its own beginning, after short pauses."""
+        store = FakeStore(a=[broken, broken, PNG])
+        start = anyio.current_time()
+
+        (found,) = await result(store).save(out)
+
+        assert PNG == found.read_bytes()
+        assert {"me-0123abcd.png"} == names(out)
+        assert 2.5 == anyio.current_time() - start
+
+    async def test_the_third_failure_is_final(self, out: Path) -> None:
+        """Then the error comes through, nothing is left, and no URL is asked for."""
+        store = FakeStore(a=(JPG, ServiceUnavailable("dropped.", status=503)))
+
+        with pytest.raises(ServiceUnavailable):
+            await result(store).save(out)
+
+        assert 3 == store.downloads["a"]
+        assert (set(), []) == (names(out), store.refreshes)
+
+    @pytest.mark.parametrize("error", [BadAnswer("too large."), PerfectError("?"), ValueError("!")])
+    async def test_other_errors_are_not_tried_again(self, out: Path, error: Exception) -> None:
+        """Only what may pass is worth a second download."""
+        store = FakeStore(a=(JPG, error))
+
+        with pytest.raises(type(error)):
+            await result(store).save(out)
+
+        assert 1 == store.downloads["a"]
+        assert set() == names(out)

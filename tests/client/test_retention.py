@@ -1,0 +1,368 @@
+"""Pictures are saved as part of their jobs, and the vendor's copies are deleted after that."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from perfect_async import Avatar, Client, ConfigurationError, Done, Failed, FileId, Job, Smile
+from perfect_async._runtime.commands import Creations
+from perfect_async._transport import transport as transports
+from perfect_async.errors import NotSaved
+from tests.support.journaled import (
+    Shop,
+    adds_up,
+    all_of,
+    done,
+    errors,
+    face,
+    faces,
+    job,
+    paid,
+    resumed,
+    until,
+)
+from tests.support.sandboxed import STYLE, smile
+
+MP = pytest.MonkeyPatch
+
+
+def states(shop: Shop) -> dict[str, int]:
+    """How many tasks are in each state."""
+    return dict(shop.sandbox.ledger.tasks_by_state)
+
+
+async def file_of(c: Client, shop: Shop, number: int) -> FileId:
+    """A file at the vendor with this face, which one task has used."""
+    await c.run(job(number))
+    return FileId(shop.sandbox.ledger.tasks[-1].source)
+
+
+async def forever(*_: object) -> None:
+    """Do not get any further."""
+    await asyncio.sleep(1e6)
+
+
+# Saving.
+
+
+@pytest.mark.parametrize("journal", [True, False])
+async def test_saved_when_done(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
+    """A job that is done has its own files on the disk, and says where they are."""
+    shop = Shop(tmp_path, monkeypatch)
+    jobs: list[Job] = [job(n) for n in range(5)]
+    jobs.append(Avatar(face(5), STYLE, output_count=3, key="5"))
+    async with (
+        (shop.client if journal else shop.plain)() as c,
+        c.batch(jobs, save_to=shop.out) as batch,
+    ):
+        async for outcome in batch:
+            assert isinstance(outcome, Done)
+            assert outcome.job.outputs == len(outcome.files)
+            if isinstance(outcome.job, Smile):
+                assert [int(str(outcome.job.key))] == faces(outcome.files)
+    adds_up(c, shop.sandbox)
+    assert 8 == len(list(shop.out.iterdir()))
+
+
+async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
+    """At most eight results are downloaded at once, and polls go on beside."""
+    # A transport that was given, as the sandbox's is, carries no more than six.
+    monkeypatch.setattr(transports, "_FEW_PLACES", 24)
+    shop = Shop(tmp_path, monkeypatch)
+    now, most = 0, 0
+    inner = shop.sandbox.transport()
+
+    async def slow(request: httpx.Request) -> httpx.Response | None:
+        nonlocal now, most
+        if not request.url.host.startswith("results"):
+            return None
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(90)
+        now -= 1
+        return await inner.handle_async_request(request)
+
+    async with shop.client(slow) as c:
+        outcomes = await all_of(c.batch([job(n) for n in range(30)], save_to=shop.out))
+    adds_up(c, shop.sandbox)
+    assert 8 == most
+    assert 30 == len(done(outcomes))
+    assert 0 == shop.sandbox.ledger.units_wasted
+
+
+@pytest.mark.parametrize("delete", [True, False])
+async def test_what_cannot_be_saved(tmp_path: Path, monkeypatch: MP, delete: bool) -> None:
+    """A full disk fails the job with `NotSaved`; nothing is deleted, and resuming saves it."""
+    shop = Shop(tmp_path, monkeypatch)
+    # A file where the folder should be is as good as a full disk.
+    shop.out.write_bytes(b"full")
+    async with shop.client() as c:
+        outcomes = await all_of(c.batch([job(1), job(2)], save_to=shop.out, delete=delete))
+        adds_up(c, shop.sandbox)
+    assert [NotSaved] * 2 == errors(outcomes)
+    assert {1.0} == {o.error.units_at_stake for o in outcomes if isinstance(o, Failed)}
+    async with shop.client():
+        await asyncio.sleep(60)
+    assert {"success": 2} == states(shop)
+
+    shop.out.unlink()
+    async with shop.client() as c:
+        again = await resumed(c)
+    assert [1, 2] == sorted(faces(path for outcome in done(again) for path in outcome.files))
+    assert ({"deleted": 2} if delete else {"success": 2}) == states(shop)
+    assert 2 == shop.sandbox.ledger.units_charged
+    async with shop.client() as c:
+        assert [] == await resumed(c)
+
+
+async def test_never_saved(tmp_path: Path, monkeypatch: MP) -> None:
+    """What could not be saved until the vendor had it no longer is lost, and told so once."""
+    shop = Shop(tmp_path, monkeypatch)
+    shop.out.write_bytes(b"full")
+    async with shop.client() as c:
+        assert [NotSaved] == errors(await all_of(c.batch([job(1)], save_to=shop.out)))
+    await asyncio.sleep(31 * 3600)
+    async with shop.client() as c:
+        assert 1 == len(errors(await resumed(c)))
+        assert [] == await resumed(c)
+    async with shop.client() as c:
+        assert [] == await resumed(c)
+
+
+async def test_saved_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> None:
+    """A crash between success and download loses nothing."""
+    shop = Shop(tmp_path, monkeypatch)
+
+    async def hang(request: httpx.Request) -> httpx.Response | None:
+        if request.url.host.startswith("results"):
+            await asyncio.sleep(1e6)
+        return None
+
+    c = await shop.client(hang).open()
+    async with c.batch([job(1), job(2)], save_to=shop.out):
+        await until(lambda: {"success": 2} == states(shop))
+        await asyncio.sleep(1)
+        await shop.crash(c)
+    async with shop.client() as c:
+        outcomes = await resumed(c)
+    assert [1, 2] == sorted(faces(path for outcome in done(outcomes) for path in outcome.files))
+    paid(outcomes, shop.sandbox)
+
+
+async def test_a_relative_folder(tmp_path: Path, monkeypatch: MP) -> None:
+    """A folder that was given relatively is the same one for the next process, wherever that is."""
+    shop = Shop(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    c = await shop.client().open()
+    async with c.batch([job(1)], save_to="here"):
+        await until(lambda: len(shop.sandbox.ledger.tasks) > 0)
+        await asyncio.sleep(1)
+        await shop.crash(c)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    async with shop.client() as c:
+        [outcome] = done(await resumed(c))
+    assert [tmp_path / "here"] == [path.parent for path in outcome.files]
+
+
+async def test_two_folders(tmp_path: Path, monkeypatch: MP) -> None:
+    """Equal jobs of two batches are one task, saved to both folders."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with shop.client() as c:
+        both = [
+            c.batch([job(1)], save_to=tmp_path / "a"),
+            c.batch([job(1)], save_to=tmp_path / "b"),
+        ]
+        first, second = await asyncio.gather(*map(all_of, both))
+        adds_up(c, shop.sandbox)
+    files = [path for outcome in done([*first, *second]) for path in outcome.files]
+    assert [tmp_path / "a", tmp_path / "b"] == [path.parent for path in files]
+    assert [1, 1] == faces(files)
+    assert [1.0, 0.0] == sorted((o.units for o in [*first, *second]), reverse=True)
+    assert 1 == shop.sandbox.ledger.units_charged
+
+
+# Deleting.
+
+
+@pytest.mark.parametrize("journal", [True, False])
+async def test_deleted_when_saved(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
+    """With `delete` the vendor keeps nothing, and the files are there."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with (shop.client if journal else shop.plain)() as c:
+        outcomes = await all_of(c.batch([job(n) for n in range(4)], save_to=shop.out, delete=True))
+    adds_up(c, shop.sandbox)
+    assert [0, 1, 2, 3] == sorted(faces(p for o in done(outcomes) for p in o.files))
+    assert {"deleted": 4} == states(shop)
+    if journal:
+        async with shop.client() as c:
+            assert [] == await resumed(c)
+        assert 4 == shop.sandbox.ledger.requests["delete"]
+
+
+async def test_what_is_not_saved_is_not_deleted(tmp_path: Path, monkeypatch: MP) -> None:
+    """`delete` without `save_to` is refused, before anything is sent."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with shop.client() as c:
+        with pytest.raises(ConfigurationError, match="save_to"):
+            c.batch([job(1)], delete=True)
+    assert not shop.wire.sent
+
+
+async def test_deletion_is_tried_again(
+    tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A deletion that fails is tried four times, then by the next process on the journal."""
+    shop = Shop(tmp_path, monkeypatch)
+    no = (400, {"status": 400, "error": "no", "error_code": "OperationInvalid"})
+    shop.sandbox.script("delete", no, (502, "<html>"), no, no)
+    async with shop.client(drain=100) as c:
+        outcomes = await all_of(c.batch([job(1)], save_to=shop.out, delete=True))
+    assert 1 == len(done(outcomes))
+    assert {"success": 1} == states(shop)
+    assert ["WARNING"] == [each.levelname for each in caplog.records]
+    assert "not deleted" in caplog.text
+
+    async with shop.client():
+        await asyncio.sleep(10)
+    assert {"deleted": 1} == states(shop)
+    async with shop.client() as c:
+        await asyncio.sleep(10)
+        assert [] == await resumed(c)
+    assert 5 == shop.sandbox.ledger.requests["delete"]
+
+
+async def test_a_deletion_whose_answer_is_lost(tmp_path: Path, monkeypatch: MP) -> None:
+    """A deletion that was executed and not answered is over once the vendor says so."""
+    shop = Shop(tmp_path, monkeypatch)
+    shop.sandbox.script("delete", "lose")
+    async with shop.client() as c:
+        await all_of(c.batch([job(1)], save_to=shop.out, delete=True))
+    assert {"deleted": 1} == states(shop)
+    assert 2 == shop.sandbox.ledger.requests["delete"]
+    async with shop.client():
+        await asyncio.sleep(10)
+    assert 2 == shop.sandbox.ledger.requests["delete"]
+
+
+async def test_deleted_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> None:
+    """A crash between saving and deleting leaves the deletion to the next process."""
+    shop = Shop(tmp_path, monkeypatch)
+
+    async def hang(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/task/delete"):
+            await asyncio.sleep(1e6)
+        return None
+
+    c = await shop.client(hang).open()
+    assert 2 == len(done(await all_of(c.batch([job(1), job(2)], save_to=shop.out, delete=True))))
+    await asyncio.sleep(3)
+    await shop.crash(c)
+    async with shop.client() as c:
+        # Their outcomes were told.
+        assert [] == await resumed(c)
+        await asyncio.sleep(10)
+    assert {"deleted": 2} == states(shop)
+
+
+async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
+    """Nothing is deleted while a job of this or another batch still uses its file."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with shop.client() as c:
+        file = await file_of(c, shop, 7)
+        jobs: list[Job] = [
+            Smile(file),
+            Avatar(file, STYLE, output_count=2),
+            *(smile(n) for n in range(10, 70)),
+            Smile(file, expression="closed_mouth_smile"),
+        ]
+        later = c.batch([Avatar(file, STYLE, output_count=1)], save_to=tmp_path / "b")
+        outcomes, others = await asyncio.gather(
+            all_of(c.batch(jobs, save_to=shop.out, delete=True)), all_of(later)
+        )
+    adds_up(c, shop.sandbox)
+    assert [] == errors([*outcomes, *others])
+    sevens = [outcome for outcome in done(outcomes) if outcome.job.source == file]
+    assert 3 == len(sevens)
+    smiling = [outcome for outcome in sevens if isinstance(outcome.job, Smile)]
+    assert [7, 7] == faces(path for outcome in smiling for path in outcome.files)
+    # The first one and the other batch's were not to be deleted.
+    assert {"deleted": 63, "success": 2} == states(shop)
+
+
+async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
+    """Nor while a job of the former process, which nobody has resumed yet, uses it."""
+    shop = Shop(tmp_path, monkeypatch)
+
+    async def hang(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/task/delete"):
+            await asyncio.sleep(1e6)
+        return None
+
+    c = await shop.client(hang).open()
+    file = await file_of(c, shop, 7)
+    assert [] == errors(await all_of(c.batch([Smile(file)], save_to=shop.out, delete=True)))
+    # The next job comes in, and does not get any further.
+    with monkeypatch.context() as patch:
+        patch.setattr(Creations, "create", forever)
+        waiting = asyncio.ensure_future(c.run(Smile(file, expression="closed_mouth_smile")))
+        await asyncio.sleep(5)
+        await shop.crash(c, waiting)
+    async with shop.client() as c:
+        await asyncio.sleep(30)
+        assert "deleted" not in states(shop)
+        outcomes = await resumed(c)
+        assert [] == errors(outcomes)
+        [path] = await done(outcomes)[0].result.save(shop.out)
+        await asyncio.sleep(10)
+    assert [7] == faces([path])
+
+
+async def test_wanted_again_while_it_is_deleted(tmp_path: Path, monkeypatch: MP) -> None:
+    """An equal job gets the pictures before they are deleted, or buys its own."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with shop.client() as c:
+        for pause in range(12):
+            one = job(100 + pause)
+            first = await all_of(c.batch([one], save_to=tmp_path / "a", delete=True))
+            await asyncio.sleep(pause / 20)
+            second = await all_of(c.batch([one], save_to=tmp_path / "b"))
+            assert [] == errors([*first, *second])
+            files = [path for outcome in done([*first, *second]) for path in outcome.files]
+            assert [100 + pause] * 2 == faces(files)
+    adds_up(c, shop.sandbox)
+
+
+async def test_two_batches_of_which_one_deletes(tmp_path: Path, monkeypatch: MP) -> None:
+    """What one batch deletes, is deleted after an equal job of another one has saved it."""
+    shop = Shop(tmp_path, monkeypatch)
+    first = True
+    inner = shop.sandbox.transport()
+
+    async def change(request: httpx.Request) -> httpx.Response | None:
+        nonlocal first
+        if request.url.host.startswith("results") and not first:
+            await asyncio.sleep(5)
+        first = first and not request.url.host.startswith("results")
+        return await inner.handle_async_request(request)
+
+    async with shop.client(change) as c:
+        both = await asyncio.gather(
+            all_of(c.batch([smile(1)], save_to=tmp_path / "a", delete=True)),
+            all_of(c.batch([smile(1)], save_to=tmp_path / "b")),
+        )
+    assert [] == errors([*both[0], *both[1]])
+    assert {"deleted": 1} == states(shop)
+
+
+async def test_leaving_saves_and_deletes(tmp_path: Path, monkeypatch: MP) -> None:
+    """Closing waits for what is being saved, and deletes it."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with shop.client() as c:
+        batch = c.batch([job(1)], save_to=shop.out, delete=True)
+        async with batch:
+            await until(lambda: len(shop.sandbox.ledger.tasks) > 0)
+    assert [1] == faces(shop.out.iterdir())
+    assert {"deleted": 1} == states(shop)

@@ -1,0 +1,1145 @@
+"""The journal's file: what is on a disk, and what may happen to it there."""
+
+import os
+import random
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from perfect_async._journal import sqlite as journal_sqlite
+from perfect_async._journal.model import (
+    Created,
+    Creating,
+    Deleted,
+    Ended,
+    Entered,
+    IllegalWord,
+    Memory,
+    Order,
+    Phase,
+    Returned,
+    Saved,
+    Told,
+    Uploaded,
+    Word,
+)
+from perfect_async._journal.sqlite import Entry, JournalFile
+from perfect_async.errors import JournalError
+from tests.journal.test_model import ORDER, order, words
+
+ROOT = Path(__file__).parents[2]
+SECOND = 1_000_000
+NOW = 1_790_000_000 * SECOND
+DAY = 24 * 3600 * SECOND
+LIVES = "Entered Uploaded Creating Created"
+
+
+class Pen:
+    """A journal's file and the memory of whoever writes it."""
+
+    def __init__(self, path: Path, now: int = NOW) -> None:
+        self.file = JournalFile(path, now)
+        self.memory = Memory.fold(())
+        for known in self.file.memory.live.values():
+            self.memory._live[known.job] = known
+        self.seq = self.file.seq
+        self.number = self.file.job
+
+    def entries(self, said: Iterable[Word]) -> list[Entry]:
+        made: list[Entry] = []
+        for word in said:
+            self.seq += 1
+            made.append(Entry(self.seq, word, self.memory.receive(word)))
+        return made
+
+    def write(
+        self, *said: Word, now: int = NOW, window: Iterable[tuple[int, int]] = ()
+    ) -> list[Entry]:
+        made = self.entries(said)
+        self.file.commit(made, window, now)
+        return made
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def life(
+    job: int, given: Order = ORDER, at: int = NOW, task_id: str = "", *, end: bool = True
+) -> list[Word]:
+    """The words of a job that goes well, up to its end or its task."""
+    begins: list[Word] = [
+        Entered(job, at, given),
+        Uploaded(job, at, "file"),
+        Creating(job, at),
+        Created(job, at, task_id or f"task-{job}"),
+    ]
+    return [*begins, Ended(job, at, "done"), Saved(job, at), Told(job, at)] if end else begins
+
+
+@contextmanager
+def opened(path: Path, now: int = NOW) -> Iterator[JournalFile]:
+    file = JournalFile(path, now)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def killed(path: Path, to: Path) -> Path:
+    """A copy of the journal as a process leaves it that is killed now."""
+    to.mkdir()
+    for part in (path, Path(f"{path}-wal")):
+        if part.exists():
+            shutil.copy(part, to / part.name)
+    return to / path.name
+
+
+def refused(path: Path | str, now: int = NOW) -> str:
+    """What is said about a journal that does not open."""
+    with pytest.raises(JournalError) as caught:
+        JournalFile(path, now)
+    return str(caught.value)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+# What is written is there.
+
+
+def test_a_new_journal_is_empty_and_private(path: Path) -> None:
+    """It is made where there is none, for its owner alone, and nothing else stays in the folder."""
+    with opened(path) as file:
+        assert ({}, 0, 0, ()) == (file.memory.live, file.seq, file.job, file.past)
+        assert {"jobs.db", "jobs.db-wal"} == {found.name for found in path.parent.iterdir()}
+        modes = [stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()]
+        assert [0o600, 0o600] == modes
+
+    assert [path] == list(path.parent.iterdir())
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_journal_that_others_could_read_is_made_private(path: Path) -> None:
+    """As copied by hand, after a crash: the file and what was not yet taken over into it."""
+    pen = Pen(path)
+    pen.write(*life(1, end=False))
+    copy = killed(path, path.parent / "copy")
+    pen.close()
+    for part in copy.parent.iterdir():
+        part.chmod(0o644)
+
+    with opened(copy) as file:
+        assert [1] == list(file.memory.live)
+        modes = {stat.S_IMODE(found.stat().st_mode) for found in copy.parent.iterdir()}
+        assert {0o600} == modes
+
+
+def test_what_was_committed_is_remembered(path: Path) -> None:
+    """Live jobs come back as they were; those that are over do not."""
+    pen = Pen(path)
+    pen.write(*life(1, end=False), *life(2), Entered(3, NOW, order(place="/a/\udcff.jpg")))
+    pen.close()
+
+    with opened(path) as file:
+        assert pen.memory == file.memory
+        assert [1, 3] == list(file.memory.live)
+        assert (pen.seq, 3) == (file.seq, file.job)
+
+
+def test_what_was_committed_survives_a_kill(path: Path) -> None:
+    """It is on the disk when the commit returns, not when the file is closed."""
+    pen = Pen(path)
+    pen.write(*life(1, end=False))
+    copy = killed(path, path.parent / "copy")
+    pen.close()
+
+    with opened(copy) as file:
+        assert pen.memory == file.memory
+
+
+def test_writing_twice_changes_nothing(path: Path) -> None:
+    """Who does not know how far a commit came writes it again, also as part of more."""
+    pen = Pen(path)
+    first = pen.write(*life(1))
+    second = pen.entries(life(2, end=False))
+    pen.file.commit(first, (), NOW)
+    pen.file.commit(first + second, (), NOW)
+    pen.file.commit(second, (), NOW)
+    pen.file.commit(first, (), NOW)
+    pen.close()
+
+    with opened(path) as file:
+        assert pen.memory == file.memory
+        assert pen.seq == file.seq
+        assert frozenset({"task-1", "task-2"}) == file.ids(0)
+
+
+def test_a_jobs_number_is_never_used_again(path: Path) -> None:
+    """Not even when nothing else is left of the job that had it."""
+    pen = Pen(path)
+    pen.write(*life(1, order(sure=False)), *life(7, order(sure=False)), *life(2))
+    pen.close()
+
+    for _ in range(2):
+        with opened(path) as file:
+            assert ({}, 7) == (file.memory.live, file.job)
+            file.forget()
+
+
+# Finished jobs.
+
+
+def test_a_finished_job_is_found_by_its_identity(path: Path) -> None:
+    """The latest that was created since; only what is surely the same, and is not deleted."""
+    other = "cd" * 32
+    pen = Pen(path)
+    pen.write(*life(1, at=NOW), *life(2, at=NOW + 5), *life(3, at=NOW + 3))
+    pen.write(*life(4, order(identity=other, sure=False)))
+    gone = order(identity=other, delete=True)
+    pen.write(*life(5, gone)[:-1], Deleted(5, NOW), Told(5, NOW))
+    pen.write(Entered(6, NOW, order(identity=other)), Ended(6, NOW, "failed"), Told(6, NOW))
+    file = pen.file
+
+    assert "task-2" == file.lookup(ORDER.identity, NOW)
+    assert "task-2" == file.lookup(ORDER.identity, NOW + 5)
+    assert file.lookup(ORDER.identity, NOW + 6) is None
+    assert file.lookup(other, 0) is None
+    assert frozenset({"task-1", "task-2", "task-3", "task-4", "task-5"}) == file.ids(NOW)
+    assert frozenset({"task-2"}) == file.ids(NOW + 4)
+    file.drop("task-2")
+    file.drop("unknown")
+    assert "task-3" == file.lookup(ORDER.identity, 0)
+    pen.close()
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        [],
+        [Ended(1, NOW, "lost"), Told(1, NOW)],
+        [Ended(1, NOW, "failed"), Told(1, NOW)],
+        [Ended(1, NOW, "done"), Told(1, NOW)],
+        [Ended(1, NOW, "done"), Saved(1, NOW), Deleted(1, NOW), Told(1, NOW)],
+        [Returned(1, NOW), Ended(1, NOW, "failed"), Told(1, NOW)],
+        [Returned(1, NOW), Creating(1, NOW), Created(1, NOW, "another")],
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("sure", [True, False])
+def test_every_task_is_known_as_ours(ends: list[Word], sure: bool, path: Path) -> None:
+    """Whatever became of it: after a kill it must not be taken for the task of a creation whose
+    answer never came, which may be another person's.
+    """
+    pen = Pen(path)
+    pen.write(*life(1, order(sure=sure), end=False))
+    pen.write(*ends)
+    pen.file.drop("task-1")
+    copy = killed(path, path.parent / "copy")
+    pen.close()
+
+    with opened(copy) as file:
+        assert "task-1" in file.ids(NOW)
+        assert file.lookup(ORDER.identity, 0) is None
+
+
+def test_a_finished_job_is_forgotten_when_it_cannot_be_fetched(path: Path) -> None:
+    """After 30 days its task is of no use to anybody."""
+    pen = Pen(path)
+    pen.write(*life(1, at=NOW), *life(2, at=NOW + DAY))
+    pen.close()
+
+    with opened(path, NOW + 30 * DAY) as file:
+        assert frozenset({"task-1", "task-2"}) == file.ids(0)
+    with opened(path, NOW + 30 * DAY + 1) as file:
+        assert frozenset({"task-2"}) == file.ids(0)
+
+
+SECRETS = ("/photos/anna-miller.jpg", "order-4711", "anna-miller", "task-of-anna", "file-of-anna")
+
+
+def anna(job: int) -> list[Word]:
+    place, key, stem, task_id, file_id = SECRETS
+    given = order(identity="5e" * 32, place=place, key=key, stem=stem)
+    return [
+        attrs.evolve(word, file_id=file_id) if isinstance(word, Uploaded) else word
+        for word in life(job, given, task_id=task_id)
+    ]
+
+
+def traces(folder: Path) -> set[str]:
+    """What of a job of Anna's stands in the bytes of any file."""
+    held = b"".join(part.read_bytes() for part in folder.iterdir())
+    looked = {secret: secret.encode() for secret in SECRETS} | {"identity": b"\x5e" * 32}
+    return {name for name, secret in looked.items() if secret in held}
+
+
+def test_forgetting_leaves_no_trace(path: Path) -> None:
+    """Paths, names and ids of finished jobs are in no byte of the files; what runs is kept."""
+    pen = Pen(path)
+    pen.write(*life(1, end=False))
+    for word in anna(2):
+        pen.write(word)
+    assert set(SECRETS) | {"identity"} == traces(path.parent)
+
+    assert 1 == pen.file.forget()
+
+    assert set() == traces(path.parent)
+    pen.close()
+    assert set() == traces(path.parent)
+    with opened(path) as file:
+        assert pen.memory == file.memory
+        assert 0 == file.forget()
+
+
+def test_forgetting_after_a_kill_leaves_no_trace(path: Path) -> None:
+    """What the killed process had written and not taken over is purged, too."""
+    pen = Pen(path)
+    pen.write(*anna(1))
+    copy = killed(path, path.parent / "copy")
+    pen.close()
+
+    with opened(copy) as file:
+        assert 1 == file.forget()
+
+    assert set() == traces(copy.parent)
+
+
+def test_what_is_over_is_zeroed(path: Path) -> None:
+    """Of a job that is over no path and no name stays in the file, even without forgetting."""
+    pen = Pen(path)
+    pen.write(*anna(1))
+    pen.close()
+
+    assert {"task-of-anna", "identity"} == traces(path.parent)
+
+
+def test_finished_jobs_are_small(path: Path) -> None:
+    """100,000 with ids as long as the vendor's are to be under 60 MB; a tenth of them here."""
+    pen = Pen(path)
+    for start in range(0, 10_000, 1_000):
+        said: list[Word] = []
+        for job in range(start + 1, start + 1_001):
+            identity = random.Random(job).randbytes(32).hex()
+            said += life(job, order(identity=identity), task_id=f"{job:0107d}")
+        pen.write(*said)
+    pen.close()
+
+    assert path.stat().st_size < 6_000_000
+    with opened(path) as file:
+        assert 10_000 == len(file.ids(0))
+
+
+# The window.
+
+
+def test_the_window_is_remembered(path: Path) -> None:
+    """Requests come back with their ages, counted by the second and never older than they are."""
+    pen = Pen(path)
+    window = [(250 * SECOND, 3), (1_500_000, 2), (900_000, 4), (0, 1)]
+    pen.write(now=NOW + 400_000, window=window)
+    pen.close()
+
+    later = NOW + 10 * SECOND + 400_000
+    with opened(path, later) as file:
+        past = file.past
+
+    assert 10 == sum(count for _, count in past)
+    assert [age for age, _ in past] == sorted((age for age, _ in past), reverse=True)
+    for (age, count), (was, expected) in zip(past, [(250, 3), (2, 2), (1, 4), (0, 1)], strict=True):
+        assert expected == count
+        assert (was + 9) * SECOND < age <= (was + 10) * SECOND + 400_000
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 900 * SECOND), st.integers(1, 9)), max_size=20),
+    st.integers(0, SECOND),
+    st.integers(0, 900 * SECOND),
+)
+@settings(max_examples=25)
+def test_no_request_of_the_window_is_taken_for_older(
+    window: list[tuple[int, int]], part: int, pause: int
+) -> None:
+    """At any moment at least as many requests are younger as were, and a second more at most."""
+    now, later = NOW + part, NOW + part + pause
+    with tempfile() as folder:
+        pen = Pen(folder / "jobs.db")
+        pen.write(now=now, window=window)
+        pen.close()
+        with opened(folder / "jobs.db", later) as file:
+            past = file.past
+    for bound in {age + pause for age, _ in window}:
+        was = sum(count for age, count in window if age + pause <= bound)
+        assert was <= sum(count for age, count in past if age <= bound)
+        assert was >= sum(count for age, count in past if age <= bound - SECOND)
+
+
+@contextmanager
+def tempfile() -> Iterator[Path]:
+    import tempfile as temporary
+
+    with temporary.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_a_window_is_replaced_by_the_next(path: Path) -> None:
+    """What the account no longer holds is not on the disk either."""
+    pen = Pen(path)
+    pen.write(window=[(5 * SECOND, 7)])
+    pen.write(window=[(0, 2)])
+    pen.close()
+
+    with opened(path) as file:
+        assert [2] == [count for _, count in file.past]
+
+
+def test_old_requests_are_no_ones_window(path: Path) -> None:
+    """Beyond an hour they bind nobody."""
+    pen = Pen(path)
+    pen.write(window=[(0, 7)])
+    pen.close()
+
+    with opened(path, NOW + 3599 * SECOND) as file:
+        assert 7 == sum(count for _, count in file.past)
+    with opened(path, NOW + 3602 * SECOND) as file:
+        assert () == file.past
+
+
+def test_a_clock_that_was_set_back_makes_requests_young(path: Path) -> None:
+    """What seems to be sent in the future counts as sent now."""
+    pen = Pen(path)
+    pen.write(window=[(0, 7), (10 * SECOND, 1)])
+    pen.close()
+
+    with opened(path, NOW - DAY) as file:
+        assert 8 == sum(count for _, count in file.past)
+        assert {0} == {age for age, _ in file.past}
+
+
+UNSEEN = [(0, 5), (0, 5), (0, 5)]
+
+
+def test_a_process_that_was_killed_may_have_sent_more(path: Path) -> None:
+    """What it had not written down yet is counted as the second's limit allows."""
+    pen = Pen(path)
+    pen.write(window=[(0, 7)], now=NOW)
+    copy = killed(path, path.parent / "copy")
+    pen.close()
+
+    with opened(copy, NOW + 60 * SECOND) as file:
+        assert 7 + 15 == sum(count for _, count in file.past)
+        assert all(57 * SECOND <= age <= 60 * SECOND for age, _ in file.past)
+    with opened(path, NOW + 60 * SECOND) as file:
+        assert 7 == sum(count for _, count in file.past)
+
+
+def test_a_process_that_was_killed_at_once_may_have_sent_some(path: Path) -> None:
+    """Before it wrote anything down: counted from when it opened the journal."""
+    pen = Pen(path, NOW)
+    copy = killed(path, path.parent / "copy")
+    pen.close()
+
+    with opened(copy, NOW + 4 * SECOND) as file:
+        assert 15 == sum(count for _, count in file.past)
+        assert all(SECOND <= age <= 4 * SECOND for age, _ in file.past)
+
+
+def test_forgetting_does_not_hide_what_a_killed_process_sent(path: Path) -> None:
+    """Whoever opens and closes the journal without a request of his own knows no more than it."""
+    pen = Pen(path)
+    pen.write(window=[(0, 7)], now=NOW)
+    copy = killed(path, path.parent / "copy")
+    pen.close()
+
+    with opened(copy, NOW + SECOND) as file:
+        file.forget()
+
+    with opened(copy, NOW + 2 * SECOND) as file:
+        assert 7 + 15 == sum(count for _, count in file.past)
+
+
+def test_a_window_that_could_not_be_written_is_not_clean(path: Path) -> None:
+    """Closing says that all is on the disk only where it is."""
+    pen = Pen(path)
+    pen.write(window=[(0, 7)], now=NOW)
+    with full(pen.file), pytest.raises(JournalError):
+        pen.write(*(big(job) for job in range(1, 60)), now=NOW + SECOND, window=[(0, 9)])
+    pen.close()
+
+    with opened(path, NOW + 2 * SECOND) as file:
+        assert 7 + 15 == sum(count for _, count in file.past)
+
+
+# Disks.
+
+
+def big(job: int) -> Entered:
+    return Entered(job, NOW, order(place="/photos/" + "x" * 4_000))
+
+
+@contextmanager
+def full(file: JournalFile) -> Iterator[None]:
+    """A disk on which the file cannot grow."""
+    (pages,) = file._db.execute("PRAGMA page_count").fetchone()
+    file._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    try:
+        yield
+    finally:
+        file._db.execute("PRAGMA max_page_count = 1000000")
+
+
+def test_a_full_disk_loses_nothing(path: Path) -> None:
+    """A commit that does not fit is not there at all, and is there when it fits again."""
+    pen = Pen(path)
+    pen.write(*life(1, end=False))
+    before = Memory.fold(life(1, end=False))
+    made = pen.entries(big(job) for job in range(2, 60))
+    with full(pen.file):
+        for _ in range(2):
+            with pytest.raises(JournalError, match="cannot be written: database or disk is full"):
+                pen.file.commit(made, (), NOW)
+        copy = killed(path, path.parent / "copy")
+        with opened(copy) as file:
+            assert before == file.memory
+            assert (4, 1) == (file.seq, file.job)
+        assert pen.file.lookup(ORDER.identity, 0) is None
+    pen.file.commit(made, (), NOW)
+    pen.close()
+
+    with opened(path) as file:
+        assert pen.memory == file.memory
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Another process that runs `code` with what this module has."""
+    begins = "import sys; from pathlib import Path; from tests.test_journal import *\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", begins + textwrap.dedent(code), *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said_by(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=15)
+    assert 0 == process.returncode, err
+    return out.strip()
+
+
+def test_a_limit_of_the_system_loses_nothing(path: Path) -> None:
+    """Where the system refuses to let the files grow, the error says so, and the rest is kept."""
+    out = said_by(
+        python(
+            """
+            import resource
+            pen = Pen(Path(sys.argv[1]))
+            pen.write(*life(1, end=False))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, resource.RLIM_INFINITY))
+            told = []
+            for job in range(2, 60):
+                try:
+                    pen.write(big(job))
+                except JournalError as exc:
+                    told.append(str(exc))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            print(len(told), told[-1])
+            pen.file._db.close()
+            """,
+            path,
+        )
+    )
+
+    count, _, why = out.partition(" ")
+    assert "cannot be written" in why
+    assert 10 < int(count) < 58
+    with opened(path) as file:
+        assert list(range(1, 60 - int(count))) == list(file.memory.live)
+
+
+def test_another_process_has_it(path: Path) -> None:
+    """One writer: a second process is told so, and may when the first one is gone, even killed."""
+    other = python(
+        """
+        pen = Pen(Path(sys.argv[1]))
+        pen.write(*life(1, end=False))
+        print("open", flush=True)
+        sys.stdin.read()
+        time.sleep(60)
+        """.replace("sys.stdin.read()\n", "import time\n"),
+        path,
+    )
+    with other:
+        assert other.stdout is not None
+        assert "open\n" == other.stdout.readline()
+
+        said = refused(path)
+
+        other.kill()
+    assert "in use by another client or process" in said
+    assert "jobs.db" in said
+    with opened(path) as file:
+        assert [1] == list(file.memory.live)
+
+
+def test_another_client_in_this_process_has_it(path: Path) -> None:
+    """The same, by whatever name; and what the first one writes is written."""
+    pen = Pen(path)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+
+    for name in (path, link, path.parent / "." / "jobs.db"):
+        assert "in use by another client or process" in refused(name)
+
+    pen.write(*life(1, end=False))
+    pen.close()
+    with opened(link) as file:
+        assert [1] == list(file.memory.live)
+
+
+def test_a_file_that_may_only_be_read_is_refused() -> None:
+    """A journal that cannot be written is of no use, and says so before anything is bought."""
+    with tempfile() as folder:
+        with opened(folder / "jobs.db"):
+            pass
+        (folder / "jobs.db").chmod(0o400)
+        if os.geteuid() == 0:
+            # Root may write whatever he likes: somebody else tries.
+            os.chown(folder / "jobs.db", 65534, -1)
+            folder.chmod(0o777)
+            os.seteuid(65534)
+            try:
+                said = refused(folder / "jobs.db")
+            finally:
+                os.seteuid(0)
+        else:
+            said = refused(folder / "jobs.db")
+
+    assert "cannot be written" in said
+    assert "read-only" in said
+
+
+def test_a_file_that_cannot_be_made_private_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's, that others may read, is not written to."""
+    with opened(path):
+        pass
+    path.chmod(0o666)
+
+    def chmod(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+
+    assert "others may read it" in refused(path)
+
+
+# What is no journal.
+
+
+@pytest.mark.parametrize(
+    ("expected", "content"),
+    [
+        ("is no journal of perfect_async", b"GIF89a" * 100),
+        ("is no journal of perfect_async", b"x"),
+        ("is no journal of perfect_async", b"\0" * 4096),
+        ("is empty", b""),
+    ],
+    ids=["a picture", "a byte", "zeros", "nothing"],
+)
+def test_what_is_no_journal_is_refused_and_kept(expected: str, content: bytes, path: Path) -> None:
+    """It is not overwritten, and never taken for a new journal."""
+    path.write_bytes(content)
+
+    assert expected in refused(path)
+
+    assert content == path.read_bytes()
+    assert [path] == list(path.parent.iterdir())
+
+
+def test_another_programs_database_is_refused_and_kept(path: Path) -> None:
+    """A database is no journal, whatever its tables are called."""
+    db = sqlite3.connect(path)
+    db.executescript("CREATE TABLE words (seq INTEGER); INSERT INTO words VALUES (1)")
+    db.close()
+    before = path.read_bytes()
+
+    assert "is no journal of perfect_async" in refused(path)
+
+    assert before == path.read_bytes()
+
+
+@pytest.mark.parametrize("version", [0, journal_sqlite._FORMAT + 1, 2**31 - 1])
+def test_another_format_is_refused_and_kept(version: int, path: Path) -> None:
+    """A journal of a later version is left to that version."""
+    with opened(path):
+        pass
+    changed(path, f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+
+    said = refused(path)
+
+    assert f"has format {version}" in said
+    assert "newer" in said
+    assert before == path.read_bytes()
+
+
+def changed(path: Path, *statements: str) -> None:
+    """Somebody else writes into the file."""
+    db = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        db.execute(statement)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM facts",
+        "UPDATE facts SET name = 7 WHERE name = 'job'",
+        "DELETE FROM facts WHERE name = 'wrote'",
+        "UPDATE facts SET value = 'x' WHERE name = 'job'",
+        "UPDATE facts SET value = -1 WHERE name = 'seq'",
+        "UPDATE facts SET value = NULL",
+        "UPDATE window SET requests = 'x'",
+        "UPDATE window SET requests = -5",
+        "UPDATE words SET text = '{}' WHERE kind = 'Created'",
+        "UPDATE words SET text = '{\"task_id\":' WHERE kind = 'Created'",
+        "UPDATE words SET text = CAST(x'ff' AS TEXT) WHERE kind = 'Created'",
+        "UPDATE words SET kind = 'Gone' WHERE kind = 'Created'",
+        "UPDATE words SET job = 'x'",
+        "UPDATE words SET at = 1.5",
+        "DELETE FROM words WHERE kind = 'Creating'",
+        "DELETE FROM words WHERE kind = 'Entered'",
+        "DROP TABLE words",
+        "DROP TABLE facts",
+        "DROP TABLE window",
+        "DROP TABLE tasks",
+    ],
+)
+def test_a_damaged_record_is_told(statement: str, path: Path) -> None:
+    """A journal that was tampered with is refused as a whole and left as it is."""
+    pen = Pen(path)
+    pen.write(*life(1, end=False), window=[(0, 7)])
+    pen.close()
+    if "NULL" in statement:
+        changed(path, "ALTER TABLE facts RENAME TO old", "CREATE TABLE facts (name, value)")
+        changed(path, "INSERT INTO facts SELECT * FROM old", "DROP TABLE old")
+    changed(path, statement)
+    before = path.read_bytes()
+
+    said = refused(path)
+
+    assert "is damaged" in said
+    assert "jobs.db" in said
+    assert "/photos" not in said
+    assert before == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("expected", "given"),
+    [
+        ("must name a file", ""),
+        ("must name a file", "a\0b"),
+        ("must name a file", 7),
+        ("must name a file", None),
+        ("must name a file", b"jobs.db"),
+    ],
+    ids=repr,
+)
+def test_what_names_no_file_is_refused(expected: str, given: object) -> None:
+    """A path is text or a path."""
+    assert expected in refused(given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", [":memory:", "file:x?mode=memory", "file::memory:", "a b.db", "ä.db", "a'b.db", "a%41"]
+)
+def test_any_name_is_a_files(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sqlite would read more into is a file of that name."""
+    monkeypatch.chdir(path.parent)
+    pen = Pen(Path(name))
+    pen.write(*life(1, end=False))
+    pen.close()
+
+    assert [path.with_name(name)] == list(path.parent.iterdir())
+    file = JournalFile(name, NOW)
+    assert [1] == list(file.memory.live)
+    monkeypatch.chdir("/")
+    # Where it is does not depend on where the process goes.
+    file.forget()
+    file.close()
+    assert [path.with_name(name)] == list(path.parent.iterdir())
+
+
+def test_a_place_that_can_hold_no_journal_is_told(path: Path) -> None:
+    """A folder, a missing folder, a loop of links, a link to nowhere, a pipe."""
+    folder, loop, nowhere = (path.with_name(name) for name in ("folder", "loop", "nowhere"))
+    folder.mkdir()
+    loop.symlink_to(loop)
+    nowhere.symlink_to("/nowhere/at/all")
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)
+
+    assert "is no regular file" in refused(folder)
+    assert "is no regular file" in refused(pipe)
+    assert "cannot be opened: No such file or directory" in refused(folder / "sub" / "jobs.db")
+    assert "cannot be opened: Not a directory" in refused(pipe / "jobs.db")
+    assert "cannot be opened: Too many levels" in refused(loop)
+    assert "cannot be opened: No such file" in refused(nowhere)
+    assert "cannot be opened: File name too long" in refused(path.with_name("x" * 300))
+    assert [] == list(folder.iterdir())
+
+
+# What is damaged.
+
+
+def journal_of(path: Path, commits: int = 13) -> list[Memory]:
+    """Make a journal as a kill leaves it, with one commit after another in its log; gives what it
+    knew after each, the first of them being nothing.
+    """
+    made = path.with_name("made.db")
+    pen = Pen(made)
+    states = [Memory()]
+    for job in range(1, commits + 1):
+        pen.write(*life(job, end=job % 3 == 0))
+        states.append(Memory.fold(word for n in range(1, job + 1) for word in kept(n)))
+    for part in ("", "-wal"):
+        shutil.copy(f"{made}{part}", f"{path}{part}")
+    pen.close()
+    made.unlink()
+    return states
+
+
+def kept(job: int) -> list[Word]:
+    return [] if job % 3 == 0 else life(job, end=False)
+
+
+@pytest.mark.parametrize("ended", [0, 3, 39], ids=repr)
+def test_a_main_file_that_was_cut_off_is_damaged(ended: int, path: Path) -> None:
+    """At whatever length: an error and no change, never an empty start, never half of it. Only of
+    a last page that was free nothing is missed.
+    """
+    pen = Pen(path)
+    over = [job for job in range(1, 40) if ended and job % ended == 0]
+    for job in range(1, 40):
+        pen.write(*life(job, end=job in over))
+    pen.close()
+    whole = path.read_bytes()
+    pages = len(whole) - 4096
+    lengths = {0, 1, 15, 16, 50, 99, 100, 101, 511, 512, 1024, *range(4096, pages, 1013)}
+
+    for length in sorted(lengths | {*range(pages, len(whole), 97)}):
+        path.write_bytes(whole[:length])
+        try:
+            file = JournalFile(path, NOW)
+        except JournalError as exc:
+            why = str(exc)
+            assert "is damaged" in why or "is no journal" in why or "is empty" in why
+            assert whole[:length] == path.read_bytes()
+        else:
+            assert length > pages
+            assert pen.memory == file.memory
+            assert frozenset(f"task-{job}" for job in range(1, 40)) == file.ids(0)
+            file.close()
+    path.write_bytes(whole)
+    with opened(path) as file:
+        assert pen.memory == file.memory
+
+
+def test_a_log_that_was_cut_off_or_garbled_is_a_prefix(path: Path) -> None:
+    """Wherever what was not yet taken over ends, what stands before it is what is known."""
+    states = journal_of(path)
+    log = Path(f"{path}-wal")
+    main, whole = path.read_bytes(), log.read_bytes()
+    chance = random.Random(4)
+    cuts = {0, 1, 31, 32, 33, len(whole) - 1, *chance.sample(range(len(whole)), 40)}
+    places = [*sorted(cuts), len(whole)]
+    seen: list[int] = []
+
+    for place in places:
+        for torn in (whole[:place], whole[:place] + b"\xa5" * 100 + whole[place + 100 :]):
+            path.write_bytes(main)
+            log.write_bytes(torn[: len(whole)])
+            with opened(path) as file:
+                assert file.memory in states
+                seen.append(states.index(file.memory))
+
+    assert max(seen) == len(states) - 1
+    assert len(set(seen)) > 5
+    assert seen[::2] == sorted(seen[::2])
+
+
+def test_a_log_without_its_file_is_no_new_journal(path: Path) -> None:
+    """Whoever removed the file alone is told of what is left of it: a new one would be mixed up."""
+    states = journal_of(path)
+    main = path.read_bytes()
+    path.unlink()
+
+    said = refused(path)
+
+    assert "jobs.db-wal" in said
+    assert [Path(f"{path}-wal")] == list(path.parent.iterdir())
+    path.write_bytes(main)
+    with opened(path) as file:
+        assert states[-1] == file.memory
+
+
+@pytest.mark.parametrize("garbage", [b"\x80", b"X", b"\0"])
+@pytest.mark.parametrize("what", [b"CREATE TABLE words", b"tasks", b"facts"])
+def test_a_damaged_schema_is_told(what: bytes, garbage: bytes, path: Path) -> None:
+    """What sqlite quotes of it need not even be text."""
+    assert what in SAMPLE
+    path.write_bytes(SAMPLE.replace(what, garbage + what[1:]))
+
+    said = refused(path)
+
+    assert "is damaged" in said
+    assert "jobs.db" in said
+
+
+@given(st.integers(0, 2**30), st.binary(min_size=1, max_size=64))
+@settings(max_examples=150)
+def test_any_damage_is_told_or_does_no_harm(place: int, garbage: bytes) -> None:
+    """Bytes that were overwritten anywhere raise nothing but the error for that."""
+    with tempfile() as folder:
+        path = folder / "jobs.db"
+        path.write_bytes(SAMPLE)
+        with path.open("r+b") as file:
+            file.seek(place % (len(SAMPLE) - len(garbage)))
+            file.write(garbage)
+        try:
+            with opened(path) as found:
+                found.ids(0)
+                found.lookup(ORDER.identity, 0)
+        except JournalError as exc:
+            assert "jobs.db" in str(exc)  # noqa: PT017 -- it may also not raise
+
+
+def sample() -> bytes:
+    with tempfile() as folder:
+        pen = Pen(folder / "jobs.db")
+        said = [word for job in range(1, 12) for word in life(job, end=job % 3 == 0)]
+        pen.write(*said, window=[(0, 7)])
+        pen.close()
+        return (folder / "jobs.db").read_bytes()
+
+
+SAMPLE = sample()
+
+
+# Making one.
+
+
+def test_file_systems_without_links_can_have_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT and some shares know no hard links; a journal is made there all the same."""
+
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+
+    pen = Pen(path)
+    pen.write(*life(1, end=False))
+    pen.close()
+
+    assert [path] == list(path.parent.iterdir())
+    with opened(path) as file:
+        assert [1] == list(file.memory.live)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_two_that_make_one_do_not_overwrite_each_other(
+    links: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes second meets the first one's file."""
+    first: list[Pen] = []
+    link = os.link
+
+    def slow(source: str, target: str) -> None:
+        if not first:
+            monkeypatch.setattr(os, "link", link)
+            first.append(Pen(path))
+            first[0].write(*life(1, end=False))
+        if not links:
+            raise PermissionError(1, "Operation not permitted")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", slow)
+
+    assert "in use" in refused(path)
+
+    first[0].close()
+    assert [path] == list(path.parent.iterdir())
+    with opened(path) as file:
+        assert [1] == list(file.memory.live)
+
+
+def test_a_making_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a journal nor a part of one."""
+    monkeypatch.setattr(journal_sqlite, "_SCHEMA", "CREATE NONSENSE;")
+
+    assert "jobs.db" in refused(path)
+
+    assert [] == list(path.parent.iterdir())
+
+
+def test_closing_lets_go_even_if_nothing_can_be_written(path: Path) -> None:
+    """Whoever comes next can open it."""
+    pen = Pen(path)
+    pen.write(*life(1, end=False))
+    pen.file._db.execute("PRAGMA query_only = ON")
+
+    with pytest.raises(JournalError, match="cannot be written"):
+        pen.close()
+
+    with opened(path) as file:
+        assert pen.memory == file.memory
+
+
+# Killed.
+
+
+WRITER = """
+    pen = Pen(Path(sys.argv[1]))
+    job = pen.number
+    while True:
+        job += 1
+        for word in life(job, end=job % 3 == 0):
+            pen.write(word)
+            print(pen.seq, flush=True)
+    """
+
+
+def test_a_process_killed_at_any_point_loses_nothing_that_it_was_told_of(path: Path) -> None:
+    """What a commit said that it wrote is there; at most the one under way is there, too."""
+    chance = random.Random(1)
+    expected = 0
+    for kills in range(1, 6):
+        with python(WRITER, path) as process:
+            assert process.stdout is not None
+            for _ in range(chance.randint(1, 60)):
+                expected = int(process.stdout.readline())
+            process.kill()
+            # What it said after we had stopped listening.
+            expected = max([expected, *map(int, process.stdout.read().split())])
+        with opened(path) as file:
+            assert file.seq in {expected, expected + 1}
+            # Each kill may have come before its job had a task.
+            assert len(file.ids(0)) <= file.job <= len(file.ids(0)) + kills
+            for known in file.memory.live.values():
+                assert known.phase is not Phase.ENDED
+        expected = file.seq
+
+
+class Disks(RuleBasedStateMachine):
+    """Any legal history, written in any portions by processes that close or are killed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scope = tempfile()
+        self.folder = self.scope.__enter__()
+        self.copies = 0
+        self.at = NOW
+        self.waiting: list[Entry] = []
+
+    @initialize()
+    def begins(self) -> None:
+        self.path = self.folder / "jobs.db"
+        self.pen = Pen(self.path)
+        self.written = Memory()
+
+    @rule(job=st.integers(0, 2), place=st.integers(0, 99))
+    def says(self, job: int, place: int) -> None:
+        """Take one of the words that may follow, of a job that lives or a new one."""
+        live = list(self.pen.memory.live)
+        number = live[job] if job < len(live) else max(self.pen.memory.last, self.pen.number) + 1
+        self.at += SECOND
+        given = order(delete=place % 2 == 1, sure=place % 3 > 0)
+        may = [word for word in words(number, self.at, given) if self._legal(word)]
+        self.waiting += self.pen.entries([may[place % len(may)]])
+
+    def _legal(self, word: Word) -> bool:
+        try:
+            self.pen.memory.after(word)
+        except IllegalWord:
+            return False
+        return True
+
+    @rule()
+    def commits(self) -> None:
+        self.pen.file.commit(self.waiting, (), self.at)
+        self.waiting = []
+
+    @rule()
+    def commits_twice(self) -> None:
+        for _ in range(2):
+            self.pen.file.commit(self.waiting, (), self.at)
+        self.waiting = []
+
+    @rule()
+    def fails(self) -> None:
+        """All of it goes wrong at the last moment, and is tried again."""
+        self.pen.file._db.execute("PRAGMA query_only = ON")
+        with pytest.raises(JournalError):
+            self.pen.file.commit(self.waiting, (), self.at)
+        self.pen.file._db.execute("PRAGMA query_only = OFF")
+
+    @rule()
+    def reopens(self) -> None:
+        self.commits()
+        self._again(close=True)
+
+    @rule()
+    def is_killed(self) -> None:
+        self.waiting = []
+        self._again(close=False)
+
+    def _again(self, *, close: bool) -> None:
+        self.copies += 1
+        if close:
+            self.pen.close()
+            self.pen = Pen(self.path)
+            return
+        there = killed(self.path, self.folder / str(self.copies))
+        self.pen.file._db.close()
+        self.path = there
+        self.pen = Pen(there)
+
+    @invariant()
+    def the_disk_folds_to_the_live_memory(self) -> None:
+        if not hasattr(self, "pen") or self.waiting:
+            return
+        with tempfile() as elsewhere:
+            copy = killed(self.path, elsewhere / "copy")
+            with opened(copy, self.at) as file:
+                assert self.pen.memory == file.memory
+                assert list(self.pen.memory.live) == list(file.memory.live)
+                assert self.pen.seq == file.seq
+                assert max(self.pen.memory.last, self.pen.number) == file.job
+
+    def teardown(self) -> None:
+        if hasattr(self, "pen"):
+            self.pen.file._db.close()
+        self.scope.__exit__(None, None, None)
+
+
+TestDisks = Disks.TestCase
+TestDisks.settings = settings(max_examples=15, stateful_step_count=25)

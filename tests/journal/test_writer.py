@@ -1,0 +1,719 @@
+"""The journal's writer: what waits for the disk, what does not, and what a bad disk leaves."""
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perfect_async import Client
+from perfect_async._journal import writer
+from perfect_async._journal.model import (
+    Created,
+    Creating,
+    Deleted,
+    Ended,
+    Entered,
+    IllegalWord,
+    Memory,
+    Phase,
+    Saved,
+    Told,
+    Uploaded,
+    Word,
+)
+from perfect_async._journal.sqlite import Entry, JournalFile
+from perfect_async._journal.writer import Journal
+from perfect_async.errors import JournalError
+from tests.journal.test_model import ORDER, order
+from tests.journal.test_sqlite import NOW, SECOND, tempfile
+from tests.support import virtual_time
+from tests.support.sandboxed import client, vendor
+from tests.support.virtual_time import hanging
+
+
+def clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def now() -> int:
+    return NOW + round((clock() - virtual_time.START) * SECOND)
+
+
+class Disk:
+    """In place of a `JournalFile`: a disk that fails or hangs when it is told to."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.past = ((SECOND, 3),)
+        self.seq = self.job = 7
+        self.words: list[Word] = []
+        self.windows: list[list[tuple[int, int]]] = []
+        self.commits: list[int] = []
+        self.finished: dict[str, tuple[str, int]] = {}
+        self.tasks: dict[str, int] = {}
+        self.failing: str | None = None
+        self.free = threading.Event()
+        self.free.set()
+        self.closed = False
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with hanging():
+            self.lock.acquire()
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    async def let_go(self) -> None:
+        """It hangs no longer; returns when it has done what it was about to do."""
+        self.free.set()
+
+        def through() -> None:
+            with self.lock:
+                pass
+
+        await anyio.to_thread.run_sync(through)
+        await settled()
+
+    def _wait(self) -> None:
+        if not self.free.is_set():
+            with hanging():
+                self.free.wait()
+        if self.failing is not None:
+            raise JournalError(self.failing)
+
+    def commit(self, entries: Iterable[Entry], window: Iterable[tuple[int, int]], _: int) -> None:
+        with self._alone():
+            self._wait()
+            fresh = [entry for entry in entries if entry.seq > self.seq]
+            for entry in fresh:
+                self.seq = entry.seq
+                self.words.append(entry.word)
+                if isinstance(entry.word, Created):
+                    self.tasks[entry.word.task_id] = entry.known.since
+                if entry.finished:
+                    order = entry.known.order
+                    self.finished[order.identity] = str(entry.known.task_id), entry.known.since
+            self.commits.append(len(fresh))
+            self.windows.append(list(window))
+
+    def lookup(self, identity: str, since: int) -> str | None:
+        with self._alone():
+            self._wait()
+            task_id, created = self.finished.get(identity, (None, 0))
+            return task_id if created >= since else None
+
+    def ids(self, since: int) -> frozenset[str]:
+        with self._alone():
+            self._wait()
+            return frozenset(one for one, created in self.tasks.items() if created >= since)
+
+    def drop(self, task_id: str) -> None:
+        with self._alone():
+            self._wait()
+            self.finished = {k: v for k, v in self.finished.items() if v[0] != task_id}
+
+    def close(self) -> None:
+        with self._alone():
+            self._wait()
+            self.closed = True
+
+    def disk(self) -> Memory:
+        """What the words on it come to."""
+        return Memory.fold(self.words)
+
+
+@asynccontextmanager
+async def scribe(disk: Disk | JournalFile) -> AsyncIterator[Journal]:
+    """A journal on `disk` whose writer runs."""
+    journal = Journal(disk, now)  # type: ignore[arg-type]
+    async with anyio.create_task_group() as group:
+        group.start_soon(journal.run)
+        try:
+            yield journal
+        finally:
+            group.cancel_scope.cancel()
+
+
+async def settled() -> None:
+    """Until nothing more happens without time passing."""
+    await asyncio.sleep(0.001)
+
+
+def enter(journal: Journal) -> int:
+    number = journal.number()
+    journal.note(Entered(number, now(), ORDER))
+    return number
+
+
+async def create(journal: Journal, number: int) -> None:
+    await journal.write(Creating(number, now()))
+    journal.note(Created(number, now(), f"task-{number}"))
+
+
+def finish(journal: Journal, number: int) -> None:
+    journal.note(Ended(number, now(), "done"))
+    journal.note(Told(number, now()))
+
+
+# What waits and what does not.
+
+
+async def test_what_must_be_on_the_disk_is_awaited() -> None:
+    """`write` returns when its word and all before it are there; then it holds."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        number = enter(journal)
+        writing = asyncio.ensure_future(journal.write(Creating(number, now())))
+        await asyncio.sleep(0)
+        assert Phase.ENTERED is journal.memory.live[number].phase
+        await writing
+
+        assert [Entered, Creating] == [type(word) for word in disk.words]
+        assert Phase.CREATING is journal.memory.live[number].phase
+        assert journal.memory == disk.disk()
+
+
+async def test_the_rest_is_written_soon() -> None:
+    """`note` holds at once and waits for nothing; what is noted together is one transaction."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        numbers = [enter(journal) for _ in range(5)]
+        assert [8, 9, 10, 11, 12] == numbers == list(journal.memory.live)
+        assert [] == disk.words
+        await settled()
+
+    assert [5] == disk.commits
+    assert journal.memory == disk.disk()
+
+
+async def test_a_word_that_cannot_follow_is_not_written() -> None:
+    """It raises where it is said, and nothing of it comes to the disk."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        number = enter(journal)
+        with pytest.raises(IllegalWord):
+            journal.note(Told(number, now()))
+        with pytest.raises(IllegalWord):
+            await journal.write(Saved(number, now()))
+        await create(journal, number)
+        await settled()
+
+    assert journal.memory == disk.disk()
+    assert [Entered, Creating, Created] == [type(word) for word in disk.words]
+
+
+async def test_requests_are_written_within_two_seconds() -> None:
+    """The window follows by itself, not at every request."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        journal.window = lambda: [(0, 4)]
+        began = clock()
+        for _ in range(20):
+            journal.used()
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(3)
+
+    assert began + 7 == pytest.approx(clock())
+    assert 2 <= len(disk.windows) <= 3
+    assert all([(0, 4)] == window for window in disk.windows)
+    assert [] == disk.words
+
+
+async def test_a_word_does_not_wait_for_requests() -> None:
+    """Requests may wait, what is said beside them may not."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        journal.used()
+        await asyncio.sleep(0.5)
+        began = clock()
+        number = enter(journal)
+        await create(journal, number)
+        assert began == clock()
+
+
+async def test_what_the_former_process_used_is_handed_on() -> None:
+    """The window as it was, and the last number, are the file's."""
+    journal = Journal(Disk(), now)  # type: ignore[arg-type]
+
+    assert ((SECOND, 3),) == journal.past
+    assert 8 == journal.number()
+    assert [] == list(journal.window())
+
+
+# Finished jobs.
+
+
+async def test_a_finished_job_is_known_before_it_is_written() -> None:
+    """Asked for at once, its task is found; afterwards by what is on the disk."""
+    disk = Disk()
+    disk.free.clear()
+    async with scribe(disk) as journal:
+        number = enter(journal)
+        since = now()
+        creating = asyncio.ensure_future(create(journal, number))
+        await settled()
+        disk.free.set()
+        await creating
+        await settled()
+        disk.free.clear()
+        finish(journal, number)
+        assert "task-8" == await journal.lookup(ORDER.identity, since)
+        other = asyncio.ensure_future(journal.lookup("ab", since))
+        await settled()
+        disk.free.set()
+        assert await other is None
+        assert frozenset({"task-8"}) == await journal.ids(since)
+        await settled()
+
+        assert "task-8" == await journal.lookup(ORDER.identity, since)
+        assert await journal.lookup(ORDER.identity, since + 60 * SECOND) is None
+        assert {} == journal._finished
+
+
+async def test_living_tasks_are_known() -> None:
+    """`ids` names what runs as well as what has ended."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        one, two = enter(journal), enter(journal)
+        await create(journal, one)
+        assert frozenset({"task-8"}) == await journal.ids(0)
+        await create(journal, two)
+        finish(journal, one)
+        assert frozenset({"task-8", "task-9"}) == await journal.ids(0)
+
+
+async def test_a_dropped_task_is_not_found() -> None:
+    """Also one that had just ended."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        number = enter(journal)
+        await create(journal, number)
+        finish(journal, number)
+        await journal.drop("task-8")
+
+        assert await journal.lookup(ORDER.identity, 0) is None
+        assert frozenset({"task-8"}) == await journal.ids(0)
+
+
+async def test_what_is_deleted_is_not_found() -> None:
+    """A job whose copies at the vendor are gone leaves nothing to be fetched."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        number = journal.number()
+        journal.note(Entered(number, now(), order(delete=True)))
+        await create(journal, number)
+        for word in (Ended(number, now(), "done"), Saved(number, now()), Deleted(number, now())):
+            journal.note(word)
+        journal.note(Told(number, now()))
+
+        assert await journal.lookup(ORDER.identity, 0) is None
+        assert {} == journal.memory.live
+
+
+# A disk that hangs.
+
+
+async def test_a_disk_that_hangs_holds_up_who_awaits_it_and_nobody_else() -> None:
+    """For a minute nothing is created; what is noted, asked and polled goes on."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        number, other = enter(journal), enter(journal)
+        await create(journal, number)
+        disk.free.clear()
+        began = clock()
+        waits = asyncio.ensure_future(journal.write(Creating(other, now())))
+        for _ in range(60):
+            await asyncio.sleep(1)
+            journal.used()
+            assert not waits.done()
+        # Polled for and ended meanwhile, at its time.
+        journal.note(Ended(number, now(), "done"))
+        assert began + 60 == clock()
+        await disk.let_go()
+        await waits
+        await settled()
+
+    assert journal.memory == disk.disk()
+    assert [Ended, Creating] == sorted(
+        {type(word) for word in disk.words[-2:]}, key=lambda kind: kind.__name__, reverse=True
+    )
+
+
+async def test_who_no_longer_waits_changes_nothing() -> None:
+    """A cancelled write is written all the same, and holds then: it may be in the disk's hands."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        number = enter(journal)
+        await settled()
+        disk.free.clear()
+        with anyio.move_on_after(5):
+            await journal.write(Creating(number, now()))
+        assert Phase.ENTERED is journal.memory.live[number].phase
+        await disk.let_go()
+
+        assert Phase.CREATING is journal.memory.live[number].phase
+        assert journal.memory == disk.disk()
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_job_may_end_while_its_creation_is_being_written(told: bool, fails: bool) -> None:
+    """Its client went: what is said after the write follows it, on the disk as in memory."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        number = enter(journal)
+        await settled()
+        disk.free.clear()
+        if fails:
+            disk.failing = "The disk is full."
+        with anyio.move_on_after(5):
+            await journal.write(Creating(number, now()))
+        journal.note(Ended(number, now(), "unsent"))
+        if told:
+            journal.note(Told(number, now()))
+        await disk.let_go()
+        disk.failing = None
+        await asyncio.sleep(10)
+
+        assert journal.memory == disk.disk()
+        assert told == (number not in journal.memory.live)
+        other = enter(journal)
+        await create(journal, other)
+
+
+async def test_closing_does_not_wait_for_ever() -> None:
+    """A disk that hangs gets five seconds, then whoever waits is told, and it is logged."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        number = enter(journal)
+        await settled()
+        disk.free.clear()
+        waits = asyncio.ensure_future(journal.write(Creating(number, now())))
+        await asyncio.sleep(1)
+    began = clock()
+
+    await journal.aclose()
+
+    assert began + 5 == clock()
+    with pytest.raises(JournalError, match="closed before"):
+        await waits
+    await disk.let_go()
+
+
+async def test_closing_waits_although_it_is_cancelled() -> None:
+    """What is left is written on the way out, too."""
+    disk = Disk()
+    journal = Journal(disk, now)  # type: ignore[arg-type]
+    async with anyio.create_task_group() as group:
+        enter(journal)
+        group.cancel_scope.cancel()
+        await journal.aclose()
+
+    assert disk.closed
+    assert journal.memory == disk.disk()
+
+
+async def test_what_was_written_as_the_writer_went_is_not_written_twice() -> None:
+    """The writer is cancelled while the disk has its words; closing writes them again."""
+    disk = Disk()
+    disk.free.clear()
+    async with scribe(disk) as journal:
+        enter(journal)
+        await asyncio.sleep(1)
+    enter(journal)
+    disk.free.set()
+    await journal.aclose()
+
+    assert [8, 9] == [word.job for word in disk.words]
+    assert 2 == sum(disk.commits)
+    assert disk.closed
+
+
+# A disk that fails.
+
+
+async def test_nothing_is_created_that_cannot_be_written_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`write` raises, and it was never said; what happened is kept, and written when it can be."""
+    disk = Disk()
+    caplog.set_level(logging.ERROR)
+    async with scribe(disk) as journal:
+        number, other = enter(journal), enter(journal)
+        await create(journal, number)
+        disk.failing = "The disk is full."
+        for _ in range(3):
+            with pytest.raises(JournalError, match="The disk is full"):
+                await journal.write(Creating(other, now()))
+            assert Phase.ENTERED is journal.memory.live[other].phase
+        journal.note(Ended(number, now(), "done"))
+        assert 1 == len(caplog.records)
+        disk.failing = None
+        await asyncio.sleep(5.1)
+        assert journal.memory == disk.disk()
+
+        await create(journal, other)
+        await settled()
+        assert journal.memory == disk.disk()
+        disk.failing = "The disk is full again."
+        with pytest.raises(JournalError, match="full again"):
+            await journal.write(Creating(enter(journal), now()))
+    assert 2 == len(caplog.records)
+
+
+async def test_every_refusal_is_an_error_of_its_own() -> None:
+    """Two that wait get the same words, not the same exception with both their stacks."""
+    disk = Disk()
+    disk.failing = "The disk is full."
+    async with scribe(disk) as journal:
+        numbers = [enter(journal), enter(journal)]
+        waits = [asyncio.ensure_future(journal.write(Creating(n, now()))) for n in numbers]
+        errors = await asyncio.gather(*waits, return_exceptions=True)
+
+    assert [JournalError, JournalError] == [type(error) for error in errors]
+    assert errors[0] is not errors[1]
+
+
+async def test_a_failing_disk_is_not_asked_all_the_time() -> None:
+    """Words that wait are tried again every five seconds."""
+    disk = Disk()
+    tries: list[float] = []
+    commit = disk.commit
+
+    def counted(*args: object) -> None:
+        tries.append(clock_of.time())
+        commit(*args)  # type: ignore[arg-type]
+
+    disk.commit = counted  # type: ignore[method-assign,assignment]
+    clock_of = asyncio.get_running_loop()
+    disk.failing = "The disk is full."
+    async with scribe(disk) as journal:
+        enter(journal)
+        for _ in range(120):
+            await asyncio.sleep(0.5)
+            journal.used()
+
+    assert 10 <= len(tries) <= 16
+
+
+async def test_one_that_fails_beside_another_does_not_refuse_it() -> None:
+    """Two transactions never run beside each other: what the second one writes, it tells."""
+    disk = Disk()
+    async with scribe(disk) as journal:
+        one, two = enter(journal), enter(journal)
+        await settled()
+        disk.free.clear()
+        disk.failing = "The disk is full."
+        first = asyncio.ensure_future(journal.write(Creating(one, now())))
+        await settled()
+        second = asyncio.ensure_future(journal.write(Creating(two, now())))
+        dropping = asyncio.ensure_future(journal.drop("task-1"))
+        await settled()
+        await disk.let_go()
+        disk.failing = None
+        await asyncio.gather(first, second, dropping, return_exceptions=True)
+        await asyncio.sleep(10)
+
+        assert journal.memory == disk.disk()
+
+
+async def test_closing_on_a_full_disk_is_told_and_raises_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The client's end is no place for a surprise: how many words were lost is logged."""
+    disk = Disk()
+    caplog.set_level(logging.ERROR)
+    async with scribe(disk) as journal:
+        number = enter(journal)
+        await settled()
+    disk.failing = "The disk is full."
+    journal.note(Ended(number, now(), "unsent"))
+    journal.note(Told(number, now()))
+
+    await journal.aclose()
+
+    assert "2 words were not written" in caplog.text
+
+
+# On a file.
+
+
+async def test_a_journal_is_opened_once(tmp_path: Path) -> None:
+    """A second one on the same file is refused, and the first goes on."""
+    journal = await Journal.open(tmp_path / "jobs.db", now=now)
+    number = enter(journal)
+
+    for path in (tmp_path / "jobs.db", str(tmp_path / "jobs.db")):
+        with pytest.raises(JournalError, match="in use by another client"):
+            await Journal.open(path, now=now)
+    with pytest.raises(JournalError, match="in use by another client"):
+        await Journal.forget(tmp_path / "jobs.db")
+
+    await journal.aclose()
+    again = await Journal.open(tmp_path / "jobs.db", now=now)
+    assert [number] == list(again.memory.live)
+    assert number + 1 == again.number()
+    await again.aclose()
+
+
+async def test_two_clients_in_one_process_do_not_share_a_journal(tmp_path: Path) -> None:
+    """Not even on the same key, on which they share all else; and the first goes on."""
+    sandbox = vendor()
+    async with client(sandbox, journal=tmp_path / "jobs.db") as first:
+        with pytest.raises(JournalError, match="in use by another client"):
+            async with client(sandbox, journal=str(tmp_path / "jobs.db")):
+                pytest.fail("opened")
+        await first.units()
+    async with client(sandbox, journal=tmp_path / "jobs.db") as second:
+        assert isinstance(second, Client)
+        await second.units()
+
+
+async def test_forgetting_counts_what_it_forgot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and nothing where there is no journal: none is made."""
+    path = tmp_path / "jobs.db"
+    monkeypatch.setattr(writer, "time", SimpleNamespace(time_ns=lambda: NOW * 1000))
+    journal = await Journal.open(path, now=now)
+    async with anyio.create_task_group() as group:
+        group.start_soon(journal.run)
+        for _ in range(3):
+            number = enter(journal)
+            await create(journal, number)
+            finish(journal, number)
+        group.cancel_scope.cancel()
+    await journal.aclose()
+
+    assert 3 == await Journal.forget(path)
+    assert 0 == await Journal.forget(str(path))
+    with pytest.raises(JournalError, match="There is no journal"):
+        await Journal.forget(tmp_path / "none.db")
+    assert not await anyio.Path(tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize("path", [7, None, b"jobs.db", "", "a\0b"], ids=repr)
+async def test_a_journal_that_cannot_be_named_cannot_be_forgotten(path: object) -> None:
+    """What names no file is an error of ours here as well."""
+    with pytest.raises(JournalError):
+        await Journal.forget(path)  # type: ignore[arg-type]
+
+
+async def test_forgetting_leaves_the_window_as_it_is(tmp_path: Path) -> None:
+    """The requests that were sent are sent, whoever sent them is forgotten or not."""
+    path = tmp_path / "jobs.db"
+    moment = time.time_ns() // 1000
+
+    def sent() -> None:
+        file = JournalFile(path, moment)
+        file.commit((), [(10 * SECOND, 9)], moment)
+        file.close()
+
+    def found() -> tuple[tuple[int, int], ...]:
+        file = JournalFile(path, moment + SECOND)
+        file.close()
+        return file.past
+
+    await anyio.to_thread.run_sync(sent)
+    await Journal.forget(path)
+    past = await anyio.to_thread.run_sync(found)
+
+    assert 9 == sum(count for _, count in past)
+    assert all(9 * SECOND <= age <= 12 * SECOND for age, _ in past)
+
+
+# Whatever happens.
+
+
+async def whatever(seed: int, disk: Disk, steps: int) -> Journal:
+    """Jobs on their ways, on a disk that now and then hangs or fails, with people who leave."""
+    chance = random.Random(seed)
+    async with scribe(disk) as journal:
+
+        async def job() -> None:
+            await asyncio.sleep(chance.random() * 10)
+            number = enter(journal)
+            try:
+                if chance.random() < 0.5:
+                    journal.note(Uploaded(number, now(), "file"))
+                with anyio.fail_after(chance.choice([0.5, 5, 100])):
+                    await journal.write(Creating(number, now()))
+                await asyncio.sleep(chance.random() * 5)
+                journal.note(Created(number, now(), f"task-{number}"))
+                await asyncio.sleep(chance.random() * 5)
+                how = chance.choice(["done", "failed", "lost"])
+                journal.note(Ended(number, now(), how))  # type: ignore[arg-type]
+            except (JournalError, TimeoutError):
+                journal.note(Ended(number, now(), "unsent"))
+            if chance.random() < 0.7:
+                journal.note(Told(number, now()))
+
+        async def weather() -> None:
+            for _ in range(6):
+                await asyncio.sleep(chance.random() * 4)
+                match chance.randrange(4):
+                    case 0:
+                        disk.free.clear()
+                    case 1:
+                        disk.failing = "The disk is full."
+                    case _:
+                        disk.failing = None
+                        await disk.let_go()
+                if chance.random() < 0.3:
+                    journal.used()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(weather)
+            for _ in range(steps):
+                group.start_soon(job)
+            await asyncio.sleep(40)
+            disk.failing = None
+            await disk.let_go()
+        await asyncio.sleep(10)
+    return journal
+
+
+@given(st.integers(0, 2**32), st.integers(1, 8))
+@settings(max_examples=40)
+def test_the_disk_comes_to_what_is_known(seed: int, steps: int) -> None:
+    """Whatever fails, hangs and is cancelled: in the end the disk folds to the live memory."""
+    disk = Disk()
+
+    journal = virtual_time.run(whatever, seed, disk, steps)
+
+    assert journal.memory == disk.disk()
+    assert [] == journal._waiting
+    assert {} == journal._finished
+
+
+async def test_what_a_real_disk_holds_is_what_is_known() -> None:
+    """The same with a file, opened again."""
+    with tempfile() as folder:
+        journal = await Journal.open(folder / "jobs.db", now=now)
+        async with anyio.create_task_group() as group:
+            group.start_soon(journal.run)
+            for place in range(12):
+                number = enter(journal)
+                if place % 2:
+                    await create(journal, number)
+                if place % 3 == 0 and place % 2:
+                    finish(journal, number)
+            group.cancel_scope.cancel()
+        await journal.aclose()
+        again = await Journal.open(folder / "jobs.db", now=now)
+        await again.aclose()
+
+    assert journal.memory == again.memory

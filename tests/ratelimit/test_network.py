@@ -1,0 +1,266 @@
+"""What round trips, failed polls and refusals make plausible."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perfect_async._ratelimit.adaptive import Allowance
+from perfect_async._ratelimit.network import RoundTrips
+from perfect_async._time import SECOND
+
+
+def test_before_anything_is_seen() -> None:
+    """A network that nobody knows is taken for a fair one."""
+    network = RoundTrips()
+    assert 3 == network.tries
+    assert 600_000 == network.patience
+    assert 300_000 == network.jitter
+
+
+@pytest.mark.parametrize(
+    ("took", "patience", "jitter"),
+    [(1_000, 300_000, 150_000), (150_000, 450_000, 225_000), (9 * SECOND, 2 * SECOND, SECOND)],
+)
+def test_patience_follows_the_round_trips(took: int, patience: int, jitter: int) -> None:
+    """Patience is three times the 95th percentile and jitter half as much, both inside bounds."""
+    network = RoundTrips()
+    for _ in range(100):
+        network.answered(took)
+    assert patience == network.patience
+    assert jitter == network.jitter
+
+
+@given(st.lists(st.integers(0, 60 * SECOND), max_size=600))
+def test_a_twentieth_may_be_slow(times: list[int]) -> None:
+    """Whatever the round trips are, patience and jitter stay inside their bounds."""
+    network = RoundTrips()
+    for took in times:
+        network.answered(took)
+    assert 300_000 <= network.patience <= 2 * SECOND
+    assert 150_000 <= network.jitter <= SECOND
+
+
+@pytest.mark.parametrize(
+    ("clean", "failed", "tries"), [(200, 0, 2), (100, 3, 4), (0, 50, 6), (400, 400, 6)]
+)
+def test_tries_follow_the_failures(clean: int, failed: int, tries: int) -> None:
+    """The lease holds as many tries as the share of failures asks for, from 2 to 6."""
+    network = RoundTrips()
+    for lost in [False] * clean + [True] * failed:
+        network.polled(failed=lost)
+    assert tries == network.tries
+
+
+@given(st.lists(st.booleans(), max_size=1000))
+def test_old_polls_are_forgotten(polls: list[bool]) -> None:
+    """Only the last 400 polls count."""
+    network = RoundTrips()
+    for failed in polls:
+        network.polled(failed=failed)
+    last = polls[-400:]
+    assert (sum(last) + 0.2) / (len(last) + 20) == network.failing
+
+
+def test_one_refusal_is_a_second() -> None:
+    """One 429 may be the second's limit: a pause of a second and nothing else."""
+    allowance = Allowance(250)
+    allowance.refused(10 * SECOND, 10 * SECOND, 100, None)
+    assert 11 * SECOND == allowance.paused_until
+    assert 250 == allowance.limit(10 * SECOND)
+    assert 0 == allowance.wary_until
+
+
+def full(allowance: Allowance, now: int, own: int) -> None:
+    """The window is full at `now`, while `own` requests of ours are in it."""
+    allowance.refused(now - 2 * SECOND, now - 2 * SECOND, own, None)
+    allowance.refused(now, now, own, None)
+
+
+def test_two_running_are_the_window() -> None:
+    """Two 429s running: 0.8 of our own, a pause of 40 s, two wary minutes, slow growth to 0.9,
+    and after ten minutes beyond.
+    """
+    allowance, now = Allowance(250), 10 * SECOND
+    full(allowance, now, 100)
+    assert 80 == allowance.limit(now)
+    assert now + 40 * SECOND == allowance.paused_until
+    assert now + 120 * SECOND == allowance.wary_until
+    assert 85 == allowance.limit(now + 100 * SECOND)
+    assert 90 == allowance.limit(now + 600 * SECOND)
+    assert not allowance.probing(now + 600 * SECOND)
+    assert 91 == allowance.limit(now + 620 * SECOND)
+    assert allowance.probing(now + 620 * SECOND)
+    assert 250 == allowance.limit(now + 10_000 * SECOND)
+    assert not allowance.probing(now + 10_000 * SECOND)
+
+
+def test_growth_is_faster_while_nothing_is_refused() -> None:
+    """Where the other left, each window brings more than the one before."""
+    allowance = Allowance(250)
+    full(allowance, 0, 50)
+    limits = [allowance.limit((600 + 300 * window) * SECOND) for window in range(6)]
+    assert [45, 67, 105, 157, 225, 250] == limits
+
+
+def test_more_that_is_refused_is_held_for_longer() -> None:
+    """What was tried beyond and refused is not tried again for twice as long, an hour at most."""
+    allowance, now = Allowance(250), 10 * SECOND
+    full(allowance, now, 100)
+    tried = 600
+    for hold in (1200, 2400, 3600, 3600):
+        allowance.accepted(now, 100)
+        now += (tried + 200) * SECOND
+        tried = hold
+        full(allowance, now, 100)
+        assert 90 == allowance.limit(now + hold * SECOND)
+        assert 90 < allowance.limit(now + (hold + 30) * SECOND)
+
+
+def test_who_came_just_now_will_take_more() -> None:
+    """What others took between contact and the next answer is taken for their rate."""
+    allowance = Allowance(250)
+    full(allowance, 0, 246)
+    # 30 s later they hold between 4 + 14 and 4 + 16: 0.5 a second, 150 in a window.
+    allowance.refused(29 * SECOND, 29 * SECOND, 232, None)
+    allowance.accepted(30 * SECOND, 230)
+    assert 86 == allowance.limit(30 * SECOND)
+    assert allowance.limit(300 * SECOND) <= 90
+
+
+def test_who_was_there_before_takes_no_more() -> None:
+    """Where others hold as much later as at contact, the ceiling stands."""
+    allowance = Allowance(250)
+    full(allowance, 0, 100)
+    allowance.accepted(60 * SECOND, 100)
+    assert 80 <= allowance.limit(60 * SECOND)
+    assert 90 == allowance.limit(400 * SECOND)
+
+
+def test_silence_grows_while_the_window_is_full() -> None:
+    """One request asks after 1, 2, 4 and at most 30 s whether the window is still full."""
+    allowance, now, silences = Allowance(250), 10 * SECOND, []
+    full(allowance, now, 100)
+    for _ in range(7):
+        assert allowance.full
+        silences.append((allowance.silent_until - now) // SECOND)
+        now = allowance.silent_until
+        allowance.refused(now, now, 100, None)
+    assert [1, 2, 4, 8, 16, 30, 30] == silences
+    allowance.accepted(now, 100)
+    assert not allowance.full
+    assert 0 == allowance.silent_until
+    # Not long after, one 429 is enough to be silent.
+    allowance.refused(now + SECOND, now + SECOND, 100, None)
+    assert now + 2 * SECOND == allowance.silent_until
+
+
+def test_one_refusal_is_no_silence() -> None:
+    """One 429 out of nowhere may be the second's limit: what keeps tasks alive goes on."""
+    allowance = Allowance(250)
+    allowance.refused(10 * SECOND, 10 * SECOND, 100, None)
+    assert 0 == allowance.silent_until
+    assert not allowance.full
+
+
+def test_what_was_under_way_tells_no_more() -> None:
+    """Many 429s to requests that left before the pause after the first are one."""
+    allowance = Allowance(250)
+    for number in range(5):
+        allowance.refused(10 * SECOND + number, 9 * SECOND + number, 100, None)
+    assert 250 == allowance.limit(10 * SECOND)
+    assert 11 * SECOND + 4 == allowance.paused_until
+
+
+def test_quiet_times() -> None:
+    """The window is quiet 30 s after it was full, and each time later, 5 minutes at most."""
+    allowance = Allowance(250)
+    assert allowance.quiet(0)
+    full(allowance, 2 * SECOND, 1)
+    assert not allowance.quiet(31 * SECOND)
+    assert allowance.quiet(32 * SECOND)
+    allowance.accepted(32 * SECOND, 1)
+    full(allowance, 40 * SECOND, 3)
+    assert not allowance.quiet(99 * SECOND)
+    assert allowance.quiet(100 * SECOND)
+    allowance.accepted(100 * SECOND, 1)
+    full(allowance, 10_000 * SECOND, 3)
+    assert allowance.quiet(10_030 * SECOND)
+
+
+def test_an_accepted_request_between() -> None:
+    """Two 429s with an accepted request between them are not running."""
+    allowance = Allowance(250)
+    allowance.refused(0, 0, 100, None)
+    allowance.accepted(0, 0)
+    allowance.refused(5 * SECOND, 5 * SECOND, 100, None)
+    assert 250 == allowance.limit(5 * SECOND)
+
+
+def test_retry_after_is_honoured() -> None:
+    """A longer pause that the vendor asks for is kept; a shorter one is not."""
+    allowance = Allowance(250)
+    allowance.refused(0, 0, 100, 40 * SECOND)
+    assert 40 * SECOND == allowance.paused_until
+    allowance.refused(0, 0, 100, 1)
+    assert 40 * SECOND == allowance.paused_until
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 300)), max_size=60))
+def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -> None:
+    """After any refusals the assumed limit is inside the real one and comes back to it."""
+    allowance, now = Allowance(250), 0
+    for after, own in refusals:
+        now += after * SECOND
+        allowance.refused(now, now, own, None)
+        assert 0 <= allowance.limit(now) <= 250
+        assert allowance.silent_until <= now + 30 * SECOND
+    assert 250 == allowance.limit(now + 10_000 * SECOND)
+    assert allowance.paused_until <= now + 40 * SECOND
+
+
+def test_a_few_slow_answers_are_no_jitter() -> None:
+    """With a hundred round trips known jitter is their 99th percentile, where that is less."""
+    for slow, jitter in ((250_000, 250_000), (900_000, 300_000)):
+        network = RoundTrips()
+        for took in [200_000] * 108 + [slow] * 4:
+            network.answered(took)
+        assert jitter == network.jitter
+
+
+def test_before_a_hundred_are_known() -> None:
+    """With fewer round trips jitter is the 95th percentile and half as much again."""
+    network = RoundTrips()
+    for _ in range(96):
+        network.answered(200_000)
+    assert 300_000 == network.jitter
+    for _ in range(16):
+        network.answered(200_000)
+    assert 200_000 == network.jitter
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(150_000, SECOND), min_size=300, max_size=500))
+def test_jitter_is_beyond_most(times: list[int]) -> None:
+    """Of the last 400, looked at every sixteenth time, 95 of 100 arrive within it."""
+    network = RoundTrips()
+    for took in times:
+        network.answered(took)
+    looked = times[: len(times) // 16 * 16][-400:]
+    assert sum(took <= network.jitter for took in looked) >= 0.95 * len(looked)
+    assert network.jitter <= max(looked)
+
+
+@given(st.lists(st.integers(50_000, 900_000), min_size=1, max_size=40), st.integers(1, 60))
+def test_only_the_last_round_trips_count(times: list[int], again: int) -> None:
+    """Patience and jitter are those of the last 400 round trips when they were looked at."""
+    network, told = RoundTrips(), times * again
+    for took in told:
+        network.answered(took)
+    looked = len(told) if len(told) <= 20 else max(20, len(told) // 16 * 16)
+    last = sorted(told[:looked][-400:])
+    p95 = last[math.ceil(0.95 * len(last)) - 1]
+    p99 = last[math.ceil(0.99 * len(last)) - 1] if len(last) >= 100 else p95 * 2
+    assert min(max(3 * p95, 300_000), 2 * SECOND) == network.patience
+    assert min(max(min(p95 * 3 // 2, p99), 150_000), SECOND) == network.jitter

@@ -1,0 +1,101 @@
+"""Whose turn it is: a phase is free where every run that holds it has room."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async._ratelimit.slots import Phases
+
+# Slots that own their phases in a cycle of 12.
+CYCLE = 12
+OWNED = st.lists(st.integers(0, 200), max_size=10)
+
+
+def phases(owned: list[int], *, cycle: int = CYCLE, per_slot: int = 1) -> Phases:
+    made = Phases(cycle, per_slot)
+    for slot in owned:
+        made.take(slot)
+    return made
+
+
+def polls(owned: list[int], slot: int, run: int, cycle: int = CYCLE) -> int:
+    """How many polls the `run` slots from `slot` on hold, one slot after another."""
+    return sum((at - one) % cycle == 0 for at in range(slot, slot + run) for one in owned)
+
+
+def overfull(owned: list[int], slot: int, run: int, most: int) -> bool:
+    """Whether some run that holds `slot` holds more than `most`."""
+    return any(polls(owned, first, run) > most for first in range(slot - run + 1, slot + 1))
+
+
+@given(OWNED, st.integers(0, 60), st.integers(1, 40))
+def test_what_is_ahead(owned: list[int], slot: int, run: int) -> None:
+    """Each slot ahead holds as many polls as tasks own its phase."""
+    expected = [polls(owned, at, 1) for at in range(slot, slot + run)]
+    assert expected == phases(owned).ahead(slot, run)
+
+
+@given(OWNED, st.integers(0, 60), st.integers(1, CYCLE), st.integers(1, 5), st.integers(1, 3))
+def test_free_is_where_every_run_has_room(
+    owned: list[int], slot: int, run: int, most: int, per_slot: int
+) -> None:
+    """A phase is free where nobody owns it and no run that holds it would hold too much."""
+    made = phases(owned, per_slot=per_slot)
+    alone = polls(owned, slot, 1) < per_slot
+    expected = alone and not overfull([*owned, slot], slot, run, most)
+    assert expected == made.free(slot, run, most) == made.free(slot + CYCLE, run, most)
+
+
+@given(OWNED, st.integers(0, 60), st.integers(CYCLE, 3 * CYCLE), st.integers(1, 9))
+def test_a_run_longer_than_the_cycle(owned: list[int], slot: int, run: int, most: int) -> None:
+    """Where a run holds a phase more than once what is free has room for all of its polls."""
+    if phases(owned, per_slot=9).free(slot, run, most):
+        assert not overfull([*owned, slot], slot, run, most)
+
+
+def test_a_run_that_holds_a_phase_twice() -> None:
+    """In a run of two cycles one task counts twice: two fit into five, not three."""
+    assert phases([0]).free(1, 2 * CYCLE, 5)
+    assert not phases([0, 1]).free(2, 2 * CYCLE, 5)
+
+
+@given(OWNED, st.integers(20, 60), st.integers(0, 15), st.integers(1, CYCLE), st.integers(1, 4))
+def test_the_latest_is_the_nearest_free_one(
+    owned: list[int], slot: int, back: int, run: int, most: int
+) -> None:
+    """Of the free slots up to one, and so many before it, it is the last."""
+    made = phases(owned)
+    free = [at for at in range(slot - back, slot + 1) if made.free(at, run, most)]
+    assert max(free, default=None) == made.latest(slot, back, run, most)
+
+
+@given(OWNED, st.lists(st.integers(0, 200), max_size=10), st.integers(1, 4))
+def test_taken_and_given_back(owned: list[int], more: list[int], most: int) -> None:
+    """What was taken and is given back leaves no trace, asked before or not."""
+    made = phases(owned, per_slot=2)
+    before = made.ahead(0, CYCLE), [made.free(slot, 5, most) for slot in range(CYCLE)]
+    for slot in more:
+        made.take(slot)
+        made.free(slot, 5, most)
+    for slot in more:
+        made.give(slot + 7 * CYCLE)
+    after = made.ahead(0, CYCLE), [made.free(slot, 5, most) for slot in range(CYCLE)]
+    assert before == after
+
+
+def test_another_question_has_another_answer() -> None:
+    """What is remembered of one run and bound is not told of another."""
+    made = phases([0, 3])
+    assert not made.free(4, 5, 2)
+    assert made.free(4, 5, 3)
+    assert made.free(4, 4, 2)
+    assert not made.free(4, 5, 2)
+
+
+@pytest.mark.parametrize("cycle", [1, 2, 176])
+def test_an_empty_cycle_is_free(cycle: int) -> None:
+    """Where nobody owns anything every phase is free, and the nearest is the one asked for."""
+    made = phases([], cycle=cycle)
+    assert all(made.free(slot, 1, 1) for slot in range(2 * cycle))
+    assert 5 * cycle == made.latest(5 * cycle, cycle // 4, 1, 1)
+    assert None is made.latest(5 * cycle, cycle // 4, 1, 0)

@@ -1,0 +1,616 @@
+"""Slots, phases and promises: what fits stays inside both limits."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async._ratelimit.timetable import Timetable
+from perfect_async._time import SLOT
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+
+
+def table(
+    *, requests: int = 250, per_second: int = 5, cycle: int = 176, guard: int = 150_000
+) -> Timetable:
+    made = Timetable(
+        requests=requests, period=300 * SECOND, per_second=per_second, horizon=600 * SECOND
+    )
+    assert made.recut(cycle, guard, 0, requests)
+    return made
+
+
+def promised(made: Timetable) -> int:
+    """How many polls the account's buckets hold."""
+    made.account._settle()
+    return sum(made.account._promised)
+
+
+def state(made: Timetable) -> tuple[object, ...]:
+    tasks = {ref: (task.next, task.last) for ref, task in made._tasks.items()}
+    sums = (
+        sum(made.account._left),
+        promised(made),
+        made.account._total,
+        sum(made._phases._owners),
+    )
+    return made.cycle, made.guard, tasks, sums, list(made.queue), list(made._phases._owners)
+
+
+def fill(made: Timetable, *, start: int = 0, last: int = 12_000, limit: int = 250) -> int:
+    """Promise tasks until no more are admitted; returns how many."""
+    count, slot = 0, start
+    while made.admits(slot, slot, slot + last, limit):
+        if made.free(slot):
+            made.promise(count, slot, slot + last)
+            made.arm(count)
+            count += 1
+        slot += 1
+    return count
+
+
+def test_seven_tasks_fit() -> None:
+    """The vendor's limits keep seven tasks alive at a poll every 8.8 s."""
+    assert 7 == fill(table())
+
+
+def test_promises_leave_in_order() -> None:
+    """The next promise is the first that can be polled; kept, it moves a cycle on."""
+    made = table()
+    made.promise(1, 10, 1000)
+    made.promise(2, 5, 1000)
+    assert None is made.first()
+    made.arm(1)
+    assert (186, 1) == made.first()
+    made.arm(2)
+    assert (181, 2) == made.first()
+    made.keep(2, 181 * SLOT)
+    assert (186, 1) == made.first()
+    assert 357 * SLOT == made.next_poll(2)
+
+
+@pytest.mark.parametrize("late", [0, 1, 175, 176, 177, 1000])
+def test_a_late_poll_keeps_its_phase(late: int) -> None:
+    """However late a poll leaves, the next is in the task's phase and in the future."""
+    made = table()
+    made.promise(1, 10, 100_000)
+    made.arm(1)
+    made.keep(1, (186 + late) * SLOT)
+    first = made.first()
+    assert first is not None
+    assert 10 == first[0] % 176
+    assert 186 + late < first[0] <= 186 + late + 176
+
+
+def test_nothing_after_the_last_slot() -> None:
+    """A task has no promise past its end, and ends without a trace."""
+    made = table()
+    before = state(made)
+    made.promise(1, 10, 100)
+    made.arm(1)
+    assert None is made.first()
+    made.release(1)
+    made.promise(2, 10, 200)
+    made.arm(2)
+    made.keep(2, 186 * SLOT)
+    assert None is made.first()
+    made.release(2)
+    assert before == state(made)
+    assert 0 == len(made)
+
+
+def test_a_window_is_taken_until_a_period_after_the_answer() -> None:
+    """A request occupies the window while it is unanswered and a period (and the guard) longer."""
+    made = table()
+    made.leave(1, 0, SECOND)
+    assert 1 == made.occupied(0)
+    assert 30 * SECOND == made.answered(1, 30 * SECOND)
+    assert 249 == made.account.spare(329 * SECOND)
+    assert 250 == made.account.spare(340 * SECOND)
+    assert 0 == made.occupied(340 * SECOND)
+
+
+def test_a_creation_counts_twice_until_its_answer() -> None:
+    """The poll that leaves late when a creation is answered late has its place."""
+    made = table()
+    made.leave(1, 0, SECOND, creates=True)
+    assert 248 == made.account.spare(0)
+    made.answered(1, SECOND)
+    assert 249 == made.account.spare(SECOND)
+
+
+def test_the_second() -> None:
+    """Five requests fill a second until a second after their answers."""
+    made = table()
+    for number in range(5):
+        assert made.room(0)
+        made.leave(number, 0, SECOND)
+    assert not made.room(0)
+    for number in range(5):
+        made.answered(number, 50_000)
+    assert not made.room(SECOND)
+    assert made.room(SECOND + 2 * SLOT)
+
+
+def test_the_second_beside_a_silent_request() -> None:
+    """A silent request counts for its patience, and for what is urgent for the guard only."""
+    made = table(per_second=1)
+    made.leave(1, 0, 2 * SECOND)
+    assert not made.room(2 * SECOND)
+    assert made.room(3 * SECOND + SLOT)
+    assert not made.room(SECOND, urgent=True)
+    assert made.room(SECOND + 4 * SLOT, urgent=True)
+
+
+def test_the_second_beside_promises() -> None:
+    """What leaves now must leave room for what is promised within the second, its own polls too."""
+    made = table(per_second=2)
+    made.promise(1, 10, 10_000)
+    made.promise(2, 12, 10_000)
+    assert not made.room(180 * SLOT)
+    assert made.room(200 * SLOT)
+    tight = table(per_second=2, cycle=8)
+    tight.promise(1, 3, 10_000)
+    assert not tight.room(8 * SLOT, creates=True)
+
+
+def test_one_request_a_second_leaves_room_for_tries() -> None:
+    """At one request a second two phases are so far apart that a try fits between them."""
+    made = table(per_second=1)
+    made.promise(1, 0, 10_000)
+    assert not made.free(40)
+    assert made.free(60)
+
+
+def test_crowded_slots_and_seconds() -> None:
+    """A slot has one phase, a second four of five, and three where tries need two."""
+    made = table()
+    made.promise(1, 0, 10_000)
+    assert not made.free(176)
+    for ref, slot in ((2, 4), (3, 8)):
+        made.promise(ref, slot, 10_000)
+    assert made.free(12)
+    made.spared = 2
+    assert not made.free(12)
+
+
+def test_growing_and_shrinking_the_cycle() -> None:
+    """A new cycle moves no promise later, keeps one owner a phase, and leaves nothing behind."""
+    made = table(cycle=160)
+    fill(made, limit=200)
+    before = {ref: task.next for ref, task in made._tasks.items()}
+    for cycle in (176, 140):
+        assert made.recut(cycle, 300_000, 5 * SECOND, 250)
+        assert all(before[ref] >= task.next > 100 for ref, task in made._tasks.items())
+        assert all(task.next <= 100 + cycle for task in made._tasks.values())
+        assert 1 == max(made._phases._owners)
+        assert len(made) == sum(made._phases._owners)
+    for ref in list(before):
+        made.release(ref)
+    assert 0 == made.account._total == promised(made)
+
+
+def test_a_plan_that_does_not_fit_changes_nothing() -> None:
+    """Where a shorter cycle overdraws the window the plan stays as it was."""
+    made = table()
+    fill(made)
+    before = state(made)
+    assert not made.recut(80, 150_000, 15 * SECOND, 246)
+    assert before == state(made)
+
+
+def test_a_plan_without_room_for_the_phases() -> None:
+    """Where a cycle has no phase for every task the plan stays as it was."""
+    made = table(requests=10_000)
+    for ref in range(12):
+        made.promise(ref, ref * 12, 10_000)
+    before = state(made)
+    assert not made.recut(30, SECOND, 145 * SLOT, 10_000)
+    assert before == state(made)
+
+
+def test_a_plan_against_what_just_left() -> None:
+    """A plan that moves polls beside requests that just left is not taken."""
+    made = table(cycle=176, per_second=2, requests=10_000)
+    for ref in range(2):
+        made.promise(ref, ref * 40, 10_000)
+    now = 60 * SLOT
+    for number in range(2):
+        made.leave(number, now, SECOND)
+    before = state(made)
+    assert not made.recut(10, 150_000, now, 10_000)
+    assert before == state(made)
+
+
+def test_overdue_promises_get_a_phase_of_their_own() -> None:
+    """After oversleeping, overdue tasks leave at once and share no phase with others."""
+    made = table(requests=1000, cycle=176)
+    for ref in range(10):
+        made.promise(ref, ref * 15, 12_000)
+        made.arm(ref)
+    now = 400 * SLOT
+    assert made.recut(120, 150_000, now, 1000)
+    assert 1 == max(made._phases._owners)
+    for _ in range(10):
+        first = made.first()
+        assert first is not None
+        assert first[0] <= 400
+        made.keep(first[1], now)
+    assert 10 == len({task.next % 120 for task in made._tasks.values()})
+
+
+@pytest.mark.parametrize("gap", [10, 600, 36_000, 10**12])
+def test_idle(gap: int) -> None:
+    """However long nothing happens, the account stays small and true."""
+    made = table()
+    for number in range(100):
+        made.leave(number, 0, SECOND)
+        made.answered(number, SECOND)
+    now = gap * SECOND
+    made.leave(1000, now, SECOND)
+    assert (149 if gap < 300 else 249) == made.account.spare(now)
+    assert 6_000 > len(made.account._left)
+
+
+def test_overdue_for_long() -> None:
+    """A promise that is older than all that is remembered is kept and released all the same."""
+    made = table()
+    made.promise(1, 10, 200)
+    made.promise(2, 10, 190)
+    made.arm(1)
+    for minutes in (30, 60, 90):
+        made.leave(minutes, minutes * MINUTE, SECOND)
+    made.keep(1, 90 * MINUTE)
+    made.release(2)
+    made.release(1)
+    assert 0 == promised(made)
+    assert 3 == made.occupied(90 * MINUTE)
+
+
+def test_the_next_change_is_ahead() -> None:
+    """A full window may change at the next bucket, which is after now."""
+    made = table()
+    for now in (0, 499_999, 500_000, 123_456_789):
+        assert now < made.account.next_change(now) <= now + SECOND
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 5, 8, 40]), st.sampled_from([8, 40, 176]))
+def test_any_history_keeps_the_second(seed: int, per_second: int, cycle: int) -> None:
+    """Whatever leaves where there is room, beside promises kept, no second holds more."""
+    rng = random.Random(seed)
+    made = table(per_second=per_second, cycle=cycle, requests=10**6)
+    left: list[int] = []
+    number = ref = 0
+    for slot in range(400):
+        now = slot * SLOT
+        while (first := made.first()) is not None and first[0] <= slot:
+            assert first[0] == slot
+            made.keep(first[1], now)
+            number += 1
+            made.leave(number, now, SECOND)
+            left.append(now)
+        if rng.random() < 0.5 and made.room(now, creates=True) and made.free(slot):
+            ref, number = ref + 1, number + 1
+            made.leave(number, now, SECOND, creates=True)
+            made.promise(ref, slot, slot + 12_000)
+            made.arm(ref)
+            left.append(now)
+        elif rng.random() < 0.5 and made.room(now):
+            number += 1
+            made.leave(number, now, SECOND)
+            left.append(now)
+    span = SECOND + made.guard
+    for at in left:
+        assert per_second >= sum(at <= other < at + span for other in left)
+
+
+def test_shown() -> None:
+    """The repr says how many tasks are polled how often."""
+    made = table()
+    made.leave(1, 0, SECOND)
+    assert "<Timetable 0 tasks every 8.8 s, 1 requests unanswered>" == repr(made)
+
+
+def test_what_was_spent_before_is_remembered() -> None:
+    """A new account that is told the past of another has the same room, in window and second."""
+    before, after = table(), table()
+    for number in range(200):
+        before.leave(number, number * SECOND, 450_000)
+        before.answered(number, number * SECOND + 100_000)
+    for number in range(200, 205):
+        before.leave(number, 210 * SECOND, 450_000)
+    before.answered(200, 210 * SECOND + 100_000)
+    now = 210 * SECOND + 200_000
+    after.remember(before.past(now))
+
+    assert before.occupied(now) == after.occupied(0)
+    assert before.account.spare(now) == after.account.spare(0)
+    assert not after.room(0)
+    assert after.room(2 * SECOND)
+    assert 250 == after.account.spare(330 * SECOND)
+
+
+def test_nothing_was_spent_before() -> None:
+    """An account that was never used has no past."""
+    assert ((0, 0),) == table().past(5 * SECOND)
+    fresh = table()
+    fresh.remember(())
+    assert 250 == fresh.account.spare(0)
+
+
+def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
+    """The poll whose slot it is leaves first, so that one that is overdue sees it."""
+    made = table()
+    for ref, slot in ((1, 0), (2, 10), (3, 20)):
+        made.promise(ref, slot, 12_000)
+        made.arm(ref)
+    assert (176, 1) == made.first()
+    assert (176, 1) == made.first(176)
+    assert (186, 2) == made.first(186)
+    assert (176, 1) == made.first(187)
+    made.keep(2, 186 * SLOT)
+    assert (176, 1) == made.first(186)
+    made.keep(1, 187 * SLOT)
+    assert (196, 3) == made.first(187)
+    assert 176 * 2 * SLOT == made.next_poll(1)
+
+
+# Promises that change.
+
+
+def test_longer_and_shorter() -> None:
+    """A task is promised more where it fits, and less at once; released it leaves no trace."""
+    made = table()
+    before = state(made)
+    made.promise(1, 0, 1000)
+    made.arm(1)
+    assert 5 == promised(made)
+    assert made.extend(1, 12_000, 0, 250)
+    assert 68 == promised(made)
+    assert made.extend(1, 400, 0, 250)
+    assert 2 == promised(made)
+    assert (176, 1) == made.first()
+    made.release(1)
+    assert before == state(made)
+
+
+def test_longer_where_it_does_not_fit() -> None:
+    """Where the windows have no room for more nothing changes; for less there is always room."""
+    made = table()
+    fill(made)
+    made.promise(99, 5000, 5100)
+    before = state(made)
+    assert not made.extend(99, 12_000, 5000, 250)
+    assert before == state(made)
+    assert made.extend(99, 5000, 5000, 0)
+
+
+def test_nothing_is_promised_any_longer() -> None:
+    """A task whose last promise is used up has lapsed; it goes on in its phase, and ahead."""
+    made = table()
+    made.promise(1, 10, 200)
+    made.arm(1)
+    assert not made.lapsed(1)
+    made.keep(1, 186 * SLOT)
+    assert made.lapsed(1)
+    assert None is made.first()
+    assert made.extend(1, 2000, 1000, 250)
+    assert not made.lapsed(1)
+    assert (10 + 6 * 176, 1) == made.first()
+    assert 6 == promised(made)
+
+
+def test_promised_less_than_its_next_poll() -> None:
+    """Where a task may be polled no longer its promise leaves the queue as well."""
+    made = table()
+    made.promise(1, 10, 1000)
+    made.arm(1)
+    assert made.extend(1, 100, 50, 250)
+    assert made.lapsed(1)
+    assert None is made.first()
+    assert 0 == promised(made)
+    # One more, in its phase, as if nothing had been.
+    assert made.extend(1, 200, 50, 250)
+    assert (186, 1) == made.first()
+
+
+def test_a_promise_moves_later() -> None:
+    """A poll that was asked between two promises moves the next one, and the phase, behind it."""
+    made = table()
+    made.promise(1, 0, 12_000)
+    made.arm(1)
+    made.shift(1, 220, 100, 250)
+    assert (220, 1) == made.first()
+    assert made.free(176)
+    assert not made.free(220)
+    assert 1 == sum(made._phases._owners)
+    assert 67 == made.account._total
+
+
+@pytest.mark.parametrize("to", [100, 176, 2001])
+def test_a_promise_moves_only_later_and_not_beyond_the_last(to: int) -> None:
+    """Sooner, or behind the last promise, is no place for a poll."""
+    made = table()
+    made.promise(1, 0, 2000)
+    made.arm(1)
+    before = state(made)
+    made.shift(1, to, 50, 250)
+    assert before == state(made)
+
+
+def test_a_promise_stays_where_the_other_place_is_taken() -> None:
+    """Where another owns the phase, or the windows are full, nothing moves."""
+    made = table()
+    for ref, slot in ((1, 0), (2, 44)):
+        made.promise(ref, slot, 12_000)
+        made.arm(ref)
+    before = state(made)
+    made.shift(1, 220, 100, 250)
+    assert before == state(made)
+    made.shift(1, 230, 100, 20)
+    assert before == state(made)
+    made.shift(1, 230, 100, 250)
+    assert (220, 2) == made.first()
+
+
+@given(
+    st.integers(1, 400),
+    st.lists(st.tuples(st.sampled_from(["extend", "shift", "keep"]), st.integers(0, 900))),
+)
+def test_whatever_changes_the_account_is_true(last: int, moves: list[tuple[str, int]]) -> None:
+    """However promises change, what is counted is what is promised, and nothing stays behind."""
+    made = table(cycle=40, requests=30)
+    before, slot = state(made), 0
+    for ref in (1, 2):
+        made.promise(ref, ref * 12, ref * 12 + last)
+        made.arm(ref)
+    for what, by in moves:
+        slot += by % 7
+        if what == "extend":
+            made.extend(1, slot + by, slot, 30)
+        elif what == "shift":
+            made.shift(1, slot + by, slot, 30)
+        elif (first := made.first()) is not None:
+            slot = max(slot, first[0])
+            made.keep(first[1], slot * SLOT)
+        tasks = made._tasks.values()
+        assert sum(len(made._polls(task)) for task in tasks) == made.account._total
+        first = made.first()
+        assert min((task.next for task in tasks if task.next <= task.last), default=None) == (
+            first and first[0]
+        )
+    for ref in (1, 2):
+        made.release(ref)
+    assert before == state(made)
+
+
+# Where a task may begin.
+
+
+def test_the_origin_is_the_latest_free_phase() -> None:
+    """A task created in a slot takes its phase, or the nearest before it that is free."""
+    made = table()
+    assert 500 == made.origin(500)
+    made.promise(1, 500, 12_000)
+    assert 499 == made.origin(500)
+    for ref in range(2, 5):
+        place = made.origin(500)
+        assert place is not None
+        made.promise(ref, place, 12_000)
+    # Four in any second and guard: the next is as far before them.
+    reach = made._reach
+    assert 500 - reach == made.origin(500)
+
+
+def test_no_origin() -> None:
+    """Farther than a quarter of the cycle before its creation no task begins."""
+    made = table()
+    taken = 0
+    while (place := made.origin(500)) is not None:
+        assert 500 - 44 <= place <= 500
+        made.promise(taken, place, 12_000)
+        taken += 1
+    assert 4 <= taken <= 8
+
+
+def test_what_another_plan_would_admit() -> None:
+    """The same task fits where those that run are taken to end sooner than they are promised."""
+    made = table()
+    count = fill(made)
+    slot = next(slot for slot in range(5000, 5200) if made.free(slot))
+    assert not made.admits(slot, slot, slot + 12_000, 250)
+    assert not made.would_admit(slot, slot, slot + 12_000, dict.fromkeys(range(count), 17_000), 250)
+    assert made.would_admit(slot, slot, slot + 12_000, dict.fromkeys(range(count), 5600), 250)
+    before = state(made)
+    made.would_admit(slot, slot, 40_000, dict.fromkeys(range(count), 40_000), 250)
+    assert before[:3] == state(made)[:3]
+
+
+# What is lent.
+
+
+def test_the_last_place_of_a_second_is_lent() -> None:
+    """At one request a second it is, where nothing is unanswered and no try can need it."""
+    made = table(per_second=1)
+    made.promise(1, 0, 12_000)
+    reach = made._reach
+    assert not made.room(20 * SLOT, kept=1)
+    assert made.lends(20 * SLOT, 10)
+    # What is promised next leaves in time for its try, but not for one with less slack.
+    late = 176 - reach + 5
+    assert not made.room(late * SLOT)
+    assert made.lends((176 - reach) * SLOT, 10)
+    assert not made.lends((176 - reach) * SLOT, 0)
+    assert not made.lends(late * SLOT, 10)
+    made.leave(1, 20 * SLOT, SECOND)
+    assert not made.lends(50 * SLOT, 10)
+    made.answered(1, 21 * SLOT)
+    assert not made.lends(30 * SLOT, 10)
+    assert made.lends(60 * SLOT, 10)
+
+
+def test_more_than_one_place_needs_no_loan() -> None:
+    """Where two places of a second are free one of them may be used, whatever is unanswered."""
+    made = table()
+    for number in range(3):
+        made.leave(number, 0, SECOND)
+    assert made.lends(0, 0)
+    made.leave(4, 0, SECOND)
+    assert made.room(0)
+    assert not made.lends(0, 100)
+
+
+@pytest.mark.parametrize("asleep", [700, 1000, 3600])
+def test_longer_after_oversleeping(asleep: int) -> None:
+    """A task whose promises are all overdue by more than a window is promised more all the same."""
+    made = table()
+    for ref in range(7):
+        made.promise(ref, ref * 20, ref * 20 + 2400)
+        made.arm(ref)
+    now = asleep * SECOND
+    made.leave(100, now, SECOND)
+    for ref in range(7):
+        made.extend(ref, ref * 20 + 12_000, now // SLOT, 246)
+    for ref in range(7):
+        made.release(ref)
+    assert 0 == made.account._total == promised(made)
+
+
+def test_a_short_promise_beside_long_ones() -> None:
+    """No run as long as a period holds more than the limit, beyond a task's last promise either."""
+    made = table()
+    for ref in range(7):
+        made.promise(ref, ref * 20, ref * 20 + 12_000)
+    ref, slot = 7, 140
+    while made.admits(slot, slot, slot + 2400, 246):
+        made.promise(ref, slot, slot + 2400)
+        ref, slot = ref + 1, slot + 20
+    assert 246 >= made.account.peak(slot, slot + 12_000)
+
+
+def test_more_is_spared_at_once() -> None:
+    """Where another fifth of a second is kept for tries, fewer phases are free from then on."""
+    made = table()
+    for ref, slot in enumerate((0, 2, 4)):
+        made.promise(ref, slot, 12_000)
+    assert made.free(6)
+    made.spared = 2
+    assert 2 == made.spared
+    assert not made.free(6)
+    made.spared = 1
+    assert made.free(6)
+
+
+def test_whether_a_poll_is_promised_by_a_time() -> None:
+    """The next promise counts where it leaves by then, and where there is one."""
+    made = table()
+    made.promise(1, 0, 200)
+    assert made.polled_by(1, 176 * SLOT)
+    assert not made.polled_by(1, 176 * SLOT - 1)
+    made.arm(1)
+    made.keep(1, 176 * SLOT)
+    assert made.lapsed(1)
+    assert not made.polled_by(1, 1000 * SLOT)

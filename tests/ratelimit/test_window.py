@@ -1,0 +1,418 @@
+"""The period's limit, in buckets: what is asked agrees with counting one window after another."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async._ratelimit.window import Account
+from perfect_async._time import SLOT
+
+SECOND = 1_000_000
+LATEST = 2 * SECOND
+REQUESTS = 20
+
+# What happened: (slots since what was before, what, how many slots a promise is long, every so
+# many of them).
+MOVES = st.lists(
+    st.tuples(
+        st.integers(0, 90),
+        st.sampled_from(["answered", "promised", "unanswered"]),
+        st.integers(1, 400),
+        st.integers(1, 60),
+    ),
+    max_size=25,
+)
+POLLS = st.tuples(st.integers(0, 60), st.integers(1, 400), st.integers(1, 60))
+LIMITS = st.integers(0, 40)
+NEAR = st.integers(0, 2)
+
+
+def account(*, requests: int = REQUESTS, period: int = 3 * SECOND, horizon: int = 4000) -> Account:
+    """An account of buckets of two slots, which begins at 0; `horizon` is in slots."""
+    made = Account(requests=requests, period=period, horizon=horizon * SLOT)
+    made.index(0)
+    return made
+
+
+def promised(made: Account) -> list[int]:
+    """What is promised, by bucket."""
+    made._settle()
+    return list(made._promised)
+
+
+class Plain:
+    """The same, counted one window after another."""
+
+    def __init__(self, made: Account) -> None:
+        self.bucket, self.run = made._bucket, made._run
+        self.left: Counter[int] = Counter()
+        self.promised: Counter[int] = Counter()
+        self.unanswered = 0
+
+    def count(self, polls: range, by: int) -> None:
+        for slot in polls:
+            self.promised[slot // self.bucket] += by
+
+    def peak(self, slot: int, last: int, polls: Sequence[int] = (), leaving: int = 0) -> int:
+        """The most in a window, with `polls` and `leaving`, of those that end from `slot` on and by
+        `last`.
+        """
+        here, last = slot // self.bucket, max(slot, last) // self.bucket
+        counts = self.left + self.promised + Counter(poll // self.bucket for poll in polls)
+        counts[here] += self.unanswered + leaving
+        return max(
+            sum(counts[bucket] for bucket in range(first, first + self.run))
+            for first in range(here - self.run + 1, last - self.run + 2)
+        )
+
+    def beyond(self, last: int) -> int:
+        """A slot in the last bucket of the windows that hold `last`."""
+        return last + (self.run - 1) * self.bucket
+
+
+def played(
+    moves: Sequence[tuple[int, str, int, int]], *, forgets: bool = False
+) -> tuple[Account, Plain, int]:
+    """An account, the same counted plainly, and the slot in which `moves` ended."""
+    made = account()
+    plain, slot = Plain(made), 0
+    for gap, what, length, step in moves:
+        slot += gap
+        if what == "answered":
+            made.answered(slot * SLOT)
+            plain.left[slot // plain.bucket] += 1
+        elif what == "promised":
+            made.promise(len(made._plans), range(slot, slot + length, step))
+            plain.count(range(slot, slot + length, step), 1)
+        else:
+            made.unanswered += 1
+            plain.unanswered += 1
+        if forgets:
+            made.forget(slot * SLOT)
+    return made, plain, slot
+
+
+# Windows.
+
+
+@pytest.mark.parametrize(("period", "horizon"), [(3, 4000), (300, 12_000), (300, 2400), (1, 200)])
+def test_two_requests_within_a_period_share_a_window(period: int, horizon: int) -> None:
+    """What is closer than a period and the latest arrival is in one run, and hardly more is."""
+    made = account(period=period * SECOND, horizon=horizon)
+    span = (period * SECOND + LATEST) // SLOT
+    for first in range(made._bucket):
+        buckets = (first + span) // made._bucket - first // made._bucket
+        assert buckets < made._run
+    assert (made._run - 2) * made._bucket < span
+
+
+@pytest.mark.parametrize(("period", "horizon"), [(300, 600), (86_400, 600), (300, 86_400), (1, 1)])
+def test_there_are_not_too_many_buckets(period: int, horizon: int) -> None:
+    """However long the period and the promises are, some thousands of buckets hold them."""
+    made = Account(requests=250, period=period * SECOND, horizon=horizon * SECOND)
+    assert 4001 >= (period + horizon) * SECOND // (made._bucket * SLOT)
+
+
+def test_what_of_a_task_is_in_a_window() -> None:
+    """A window holds no more of a task's promises than there are, and than it is long."""
+    assert 20 == account(period=300 * SECOND, horizon=20).reach
+    made = account()
+    assert made._run * made._bucket == made.reach
+    assert (3 * SECOND + LATEST) // SLOT <= made.reach
+
+
+def test_the_next_change_is_the_next_bucket() -> None:
+    """Until then, and not longer, the present bucket is the same."""
+    made = account()
+    for now in (0, SLOT, 2 * SLOT - 1, 2 * SLOT, 12_345_678):
+        later = made.next_change(now)
+        assert now < later <= now + 2 * SLOT
+        assert made.bucket(now) == made.bucket(later - 1) == made.bucket(later) - 1
+
+
+@given(MOVES, st.integers(600, 1000))
+def test_the_peak_is_that_of_the_windows(moves: list[tuple[int, str, int, int]], to: int) -> None:
+    """The most in a window, of those that hold a slot and those after it."""
+    made, plain, slot = played(moves)
+    assert plain.peak(slot, slot + to) == made.peak(slot, slot + to)
+
+
+# What fits.
+
+
+@given(MOVES)
+def test_what_is_spare(moves: list[tuple[int, str, int, int]]) -> None:
+    """So many could leave now, asked twice and after more is promised or sent."""
+    made, plain, slot = played(moves)
+    made.spare(slot * SLOT)
+    made.promise(-1, range(slot, slot + 10))
+    plain.count(range(slot, slot + 10), 1)
+    peak = plain.peak(slot, plain.beyond(slot))
+    assert REQUESTS - peak == made.spare(slot * SLOT) == made.spare(slot * SLOT)
+    made.unanswered += 1
+    assert REQUESTS - peak - 1 == made.spare(slot * SLOT)
+    made.answered(slot * SLOT)
+    assert REQUESTS - peak - 2 == made.spare(slot * SLOT)
+
+
+@given(MOVES, st.integers(0, 10), LIMITS)
+def test_what_fits_now(moves: list[tuple[int, str, int, int]], count: int, limit: int) -> None:
+    """More fit now where every window that holds the present has room for them."""
+    made, plain, slot = played(moves)
+    peak = plain.peak(slot, plain.beyond(slot))
+    assert (peak + count <= limit) == made.fits(slot * SLOT, count, limit)
+
+
+@given(MOVES, POLLS, st.integers(0, 2), NEAR)
+def test_what_holds(
+    moves: list[tuple[int, str, int, int]],
+    polls: tuple[int, int, int],
+    leaving: int,
+    near: int,
+) -> None:
+    """Promises hold only where every window up to the last of them does, and are turned down only
+    for a window that holds one of them.
+    """
+    made, plain, slot = played(moves)
+    more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
+    by, beyond = (
+        plain.peak(slot, last, more, leaving) for last in (more[-1], plain.beyond(more[-1]))
+    )
+    assert by <= beyond
+    assert not made.holds(slot, more, by - 1, leaving=leaving)
+    assert made.holds(slot, more, beyond + near, leaving=leaving)
+
+
+@given(MOVES, st.lists(POLLS, max_size=4), st.integers(0, 2), NEAR)
+def test_what_another_plan_would_hold(
+    moves: list[tuple[int, str, int, int]],
+    plan: list[tuple[int, int, int]],
+    leaving: int,
+    near: int,
+) -> None:
+    """Another plan is held against what left, not against what is promised, and changes nothing."""
+    made, plain, slot = played(moves)
+    before = made.spare(slot * SLOT), made._total, promised(made)
+    more = [range(slot + after, slot + after + length, step) for after, length, step in plan]
+    plain.promised.clear()
+    polls = [poll for some in more for poll in some]
+    made.index(slot)
+    peak = plain.peak(slot, plain.beyond(max(polls, default=slot)), polls, leaving)
+    assert not made.would_hold(slot, more, peak - 1, leaving=leaving)
+    assert made.would_hold(slot, more, peak + near, leaving=leaving)
+    assert before[:2] == (made.spare(slot * SLOT), made._total)
+    assert before[2] == promised(made)[: len(before[2])]
+
+
+@given(MOVES, POLLS, LIMITS)
+def test_what_holds_alone_would_hold(
+    moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], limit: int
+) -> None:
+    """Where nothing is promised both questions have one answer."""
+    made, _, slot = played([move for move in moves if move[1] != "promised"])
+    more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
+    made.index(slot)
+    assert made.would_hold(slot, [more], limit) == made.holds(slot, more, limit)
+
+
+@given(MOVES, st.integers(0, 10), LIMITS)
+def test_the_quick_answer_is_true(
+    moves: list[tuple[int, str, int, int]], count: int, limit: int
+) -> None:
+    """What fits wherever it is fits everywhere."""
+    made, plain, slot = played(moves)
+    if made.at_most(count, limit):
+        assert made.fits(slot * SLOT, count, limit)
+        assert plain.peak(slot, slot + 600) + count <= limit
+
+
+def test_a_promise_of_nothing() -> None:
+    """No polls change nothing, and hold where a request that leaves does."""
+    made = account(requests=1)
+    made.promise(1, range(5, 5))
+    assert 0 == made._total
+    assert made.holds(0, range(5, 5), 1, leaving=1)
+    made.answered(0)
+    assert not made.holds(0, range(5, 5), 1, leaving=1)
+
+
+def test_windows_that_have_gone_by_are_full_no_longer() -> None:
+    """A window is full until the first request is a period and the latest arrival old."""
+    made = account(requests=3)
+    for _ in range(3):
+        made.answered(0)
+    assert not made.fits((3 * SECOND + LATEST), 1, 3)
+    assert made.fits(3 * SECOND + LATEST + 2 * 2 * SLOT, 3, 3)
+
+
+# What is promised, what left.
+
+
+@given(MOVES, POLLS, st.booleans())
+def test_a_promise_taken_back_leaves_no_trace(
+    moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], looked: bool
+) -> None:
+    """Promised and taken back, seen in between or not, everything is as it was."""
+    made, _, slot = played(moves)
+    more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
+    made.index(more[-1])
+    before = made._total, promised(made), made.spare(slot * SLOT)
+    made.promise(-1, more)
+    assert before[0] + len(more) == made._total
+    if looked:
+        made.spare(slot * SLOT)
+    made.promise(-1, range(0))
+    assert before == (made._total, promised(made), made.spare(slot * SLOT))
+
+
+# What happens to the promises of a few tasks: whose, from which slot on, so many, every so many of
+# them, and whether anybody looks at the buckets afterwards.
+PLANS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.integers(0, 60),
+        st.integers(0, 12),
+        st.sampled_from([3, 7]),
+        st.booleans(),
+    ),
+    max_size=30,
+)
+
+
+@given(PLANS)
+def test_the_last_promise_counts(plans: list[tuple[int, int, int, int, bool]]) -> None:
+    """However often the promises of a task change, seen or not, the buckets hold the last ones."""
+    made, last = account(), dict[int, range]()
+    for ref, first, count, step, looked in plans:
+        last[ref] = range(first, first + count * step, step)
+        made.promise(ref, last[ref])
+        assert sum(len(polls) for polls in last.values()) == made._total
+        if looked:
+            made.spare(0)
+    expected = Counter(slot // made._bucket for polls in last.values() for slot in polls)
+    assert expected == Counter({at: count for at, count in enumerate(promised(made)) if count})
+
+
+@given(PLANS)
+def test_some_of_the_promises_have_left(plans: list[tuple[int, int, int, int, bool]]) -> None:
+    """Promises that lose their first ones, or get them back, count as they are."""
+    made, last = account(), dict[int, range]()
+    for ref, first, _, _, looked in plans:
+        last[ref] = range(7 * (first % 9), 63, 7)
+        made.promise(ref, last[ref])
+        if looked:
+            made.spare(0)
+    expected = Counter(slot // made._bucket for polls in last.values() for slot in polls)
+    assert expected == Counter({at: count for at, count in enumerate(promised(made)) if count})
+
+
+def test_what_nobody_looks_at_is_not_kept() -> None:
+    """Tasks that come and go while everything fits anywhere leave nothing behind."""
+    made = account()
+    for ref in range(100):
+        made.promise(ref, range(10, 400, 7))
+        made.promise(ref, range(17, 400, 7))
+        assert made.fits(0, 1, 10**6)
+        made.promise(ref, range(0))
+    assert (0, 0, 0) == (len(made._plans), len(made._counted), len(made._changed))
+    assert not any(made._promised)
+
+
+@given(MOVES, st.integers(0, 300), POLLS, LIMITS)
+def test_forgetting_changes_no_answer(
+    moves: list[tuple[int, str, int, int]], later: int, polls: tuple[int, int, int], limit: int
+) -> None:
+    """What is dropped is in no window from now on."""
+    made, _, slot = played(moves)
+    other, _, _ = played(moves, forgets=True)
+    slot += later
+    more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
+    assert made.spare(slot * SLOT) == other.spare(slot * SLOT)
+    assert made.occupied(slot * SLOT) == other.occupied(slot * SLOT)
+    assert made.past(slot * SLOT) == other.past(slot * SLOT)
+    assert made.peak(slot, slot + 400) == other.peak(slot, slot + 400)
+    assert made.fits(slot * SLOT, 1, limit) <= other.fits(slot * SLOT, 1, limit)
+    assert made.holds(slot, more, limit) <= other.holds(slot, more, limit)
+
+
+def test_what_is_old_is_dropped() -> None:
+    """The account stays small, and a promise that was overdue can still be taken back."""
+    made = account()
+    made.promise(1, range(10, 20, 5))
+    made.answered(0)
+    for second in range(0, 600, 5):
+        made.forget(second * SECOND)
+        assert 4 * made._run > len(made._left)
+    assert 2 == made._total == sum(promised(made))
+    made.promise(1, range(0))
+    assert 0 == made._total == sum(promised(made))
+    made.forget(10**6 * SECOND)
+    assert 0 == made._total
+    assert REQUESTS == made.spare(10**6 * SECOND)
+
+
+@given(MOVES, st.integers(0, 2 * SLOT - 1), st.integers(0, 200))
+def test_what_is_told_is_no_less(
+    moves: list[tuple[int, str, int, int]], part: int, later: int
+) -> None:
+    """An account that is told the past of another counts all of it, and for as long."""
+    made, _, slot = played([move for move in moves if move[1] == "answered"])
+    now = slot * SLOT + part
+    told = Account(requests=REQUESTS, period=3 * SECOND, horizon=4000 * SLOT)
+    told.remember(made.past(now))
+    assert made.occupied(now) == told.occupied(0) == told._total
+    assert made.occupied(now + later * SLOT) <= told.occupied(later * SLOT)
+    assert 0 == told.occupied(3 * SECOND + LATEST + 3 * 2 * SLOT)
+
+
+def test_the_past_by_age() -> None:
+    """The oldest come first, with how long ago they were answered at least."""
+    made = account()
+    for now in (0, 10 * SLOT, 11 * SLOT, 20 * SLOT):
+        made.answered(now)
+    assert [(18 * SLOT, 1), (8 * SLOT, 2), (0, 1)] == made.past(20 * SLOT)
+    assert 4 == made.occupied(20 * SLOT)
+    assert [] == made.past(10**9)
+
+
+@given(MOVES, POLLS, st.integers(0, 2))
+def test_what_holds_holds_in_every_window(
+    moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], leaving: int
+) -> None:
+    """Promises hold only where every window that holds one of them does."""
+    made, plain, slot = played(moves)
+    more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
+    peak = plain.peak(slot, plain.beyond(more[-1]), more, leaving)
+    assert made.holds(slot, more, peak, leaving=leaving)
+    assert not made.holds(slot, more, peak - 1, leaving=leaving)
+
+
+def test_a_plan_beyond_what_is_known() -> None:
+    """An account that holds nothing yet can be asked about any plan."""
+    made = Account(requests=10, period=3 * SECOND, horizon=4000 * SLOT)
+    assert made.would_hold(100, [range(100, 101)], 10)
+
+
+@given(PLANS, POLLS, LIMITS)
+def test_replaced_where_it_fits(
+    plans: list[tuple[int, int, int, int, bool]], polls: tuple[int, int, int], limit: int
+) -> None:
+    """A task is promised other polls where they fit without its own, else what it was promised."""
+    made, other = account(), account()
+    for ref, first, count, step, _ in plans:
+        for each in (made, other):
+            each.promise(ref, range(first, first + count * step, step))
+    before = made._total, promised(made)
+    more = range(polls[0], polls[0] + polls[1], polls[2])
+    other.promise(0, range(0))
+    fits = other.holds(0, more, limit)
+    assert fits == made.replace(0, more, 0, limit)
+    if fits:
+        other.promise(0, more)
+        assert (other._total, other.peak(0, 900)) == (made._total, made.peak(0, 900))
+    else:
+        made.index(len(before[1]) * made._bucket)
+        assert before == (made._total, promised(made)[: len(before[1])])

@@ -1,0 +1,64 @@
+"""A loop that other people's code blocks is noticed, counted and told of once."""
+
+import asyncio
+import logging
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async._runtime.clock import Watch
+from perfect_async._time import SECOND
+from tests.support.sandboxed import client, smile, vendor
+
+
+@given(st.lists(st.integers(-10 * SECOND, 10 * SECOND)))
+def test_what_is_late_is_counted(lates: list[int]) -> None:
+    """Half a second and less is a busy loop; more is a blocked one."""
+    watch = Watch()
+
+    for late in lates:
+        watch.woke(late)
+
+    assert len([late for late in lates if late > SECOND / 2]) == watch.blocked
+
+
+def test_it_is_said_once_and_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning, whatever happens afterwards, that says for how long and what to do."""
+    watch = Watch()
+
+    for late in (100_000, 3_200_000, 9_000_000):
+        watch.woke(late)
+
+    (record,) = caplog.records
+    assert ("perfect_async", logging.WARNING) == (record.name, record.levelno)
+    assert "blocked for 3.2 s" in record.getMessage()
+    assert "Client(isolated=True)" in record.getMessage()
+    assert "asyncio.to_thread" in record.getMessage()
+
+
+async def test_nothing_is_noticed_where_nothing_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    """A client at its ordinary work never wakes late."""
+    async with client(vendor()) as c:
+        await c.run(smile())
+        assert 0 == c.statistics().blocked
+
+    assert [] == caplog.records
+
+
+@pytest.mark.real_time
+async def test_a_blocked_loop_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    """A poll that was due while the loop was blocked shows that it was, in number and in words."""
+    async with client(vendor(durations={})) as c:
+        task = asyncio.ensure_future(c.run(smile(), timeout=0.5))
+        await asyncio.sleep(0.45)
+        # The scheduler looks again within two seconds.
+        time.sleep(3.0)  # noqa: ASYNC251 - what others do
+        await asyncio.wait([task])
+        await asyncio.sleep(0.1)
+        assert 1 == c.statistics().blocked
+        c._drain = 0.0
+        assert task.exception() is not None
+
+    assert 1 == len([record for record in caplog.records if "blocked for" in record.getMessage()])

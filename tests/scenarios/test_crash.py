@@ -1,0 +1,205 @@
+"""Killed at any point, again and again: nothing paid is lost, nothing is paid twice.
+
+Real processes, real sockets, a real disk, and SIGKILL. CRASH_KILLS says how often (40), CRASH_SEED
+where; both are printed.
+"""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from perfect_async.sandbox._engine import Picture as Seen
+from perfect_async.sandbox._engine import render
+from tests.support import crashing
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("CRASH_KILLS", "40"))
+SEED = int(os.environ.get("CRASH_SEED", str(random.randrange(10**6))))
+MANY = 200
+OPEN = 8
+"""Pictures that a process has before it."""
+
+
+@contextmanager
+def program(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process of `tests.crashing`; it is gone afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.crashing", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def asked(url: str) -> crashing.Told:
+    """What the vendor tells, once it is there."""
+    until = time.monotonic() + 15
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                told: crashing.Told = json.load(answer)
+                return told
+        except OSError:
+            if time.monotonic() > until:
+                raise
+
+
+@attrs.define
+class Story:
+    """What happened: the diary that all processes of the user have written."""
+
+    told: list[crashing.Line]
+    left: list[crashing.Line]
+
+    @classmethod
+    def of(cls, path: Path) -> "Story":
+        lines: list[crashing.Line] = []
+        if path.exists():
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+        told = [line for line in lines if line.get("picture")]
+        return cls(told, [line for line in lines if line.get("left")])
+
+    @property
+    def done(self) -> dict[str, list[str]]:
+        """The files of each picture that is done, by its identity."""
+        return {line["picture"]: line["files"] for line in self.told if line["error"] is None}
+
+    @property
+    def at_stake(self) -> float:
+        """Units that were said to be lost. A process that died while telling tells it again."""
+        last = {line["number"] or -index: line["at_stake"] for index, line in enumerate(self.told)}
+        return sum(last.values())
+
+    @property
+    def phases(self) -> Counter[str]:
+        """Where jobs were when a process began."""
+        return Counter(label for line in self.left for label in line["left"].values())
+
+
+@attrs.define
+class Crashes:
+    """The user: starts processes, which are killed, until all is done."""
+
+    folder: Path
+    url: str
+    chance: random.Random
+    nursery: "subprocess.Popen[str]"
+    pictures: list[crashing.Picture] = attrs.field(factory=list)
+    points: list[str] = attrs.field(factory=list)
+    processes: int = 0
+    kills: int = 0
+
+    def left(self) -> list[int]:
+        done = Story.of(self.folder / "diary").done
+        return [one.number for one in self.pictures if one.identity(self.folder) not in done]
+
+    def process(self, *, killed: bool) -> int:
+        """One process: its exit status, below 0 where it was killed."""
+        left = self.left()
+        while killed and len(left) < OPEN:
+            self.pictures.append(crashing.Picture(len(self.pictures)))
+            left.append(self.pictures[-1].number)
+        self.processes += 1
+        if not self.points:
+            self.points = self.chance.sample(crashing.POINTS, len(crashing.POINTS))
+        fuse = self.points.pop(), min(9, int(self.chance.expovariate(0.4)) + 1)
+        plan: crashing.Plan = {
+            "number": self.processes,
+            "folder": str(self.folder),
+            "url": self.url,
+            "pictures": left,
+            "delete": fuse[0].endswith("delete") or self.chance.random() < 0.5,
+            "dawdles": self.chance.choice([0.0, 0.0, 0.1]),
+            # Now and then what runs is lost before the next process comes.
+            "late": crashing.LEASE + 0.2 if self.chance.random() < 0.07 else 0.0,
+            "fuse": fuse if killed else ("never", 1),
+            "after": self.chance.uniform(0.05, 1.3) if killed else 30.0,
+        }
+        assert self.nursery.stdin is not None
+        assert self.nursery.stdout is not None
+        self.nursery.stdin.write(json.dumps(plan) + "\n")
+        self.nursery.stdin.flush()
+        status = int(self.nursery.stdout.readline())
+        self.kills += status < 0
+        assert status in {0, -9}, f"process {self.processes} ended with {status}"
+        return status
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def results(picture: crashing.Picture) -> list[set[bytes]]:
+    """What the vendor makes of a picture: each of its results as JPEG or PNG."""
+    seen = Seen("", None, picture.data)
+    feature = "ai-smile" if picture.outputs == 1 else "ai-avatar"
+    parameters = {
+        "expression_type": "smile_with_teeth_visible",
+        "template_id": crashing.TEMPLATE,
+        "output_count": picture.outputs,
+    }
+    return [
+        {render(feature, parameters, seen, index, png=png) for png in (False, True)}
+        for index in range(picture.outputs)
+    ]
+
+
+@pytest.mark.real_time
+@pytest.mark.timeout(60 + 2 * KILLS)
+def test_killed_at_any_point(tmp_path: Path) -> None:
+    """Every picture has its own result once, and what was charged for nothing is told."""
+    print(f"CRASH_KILLS={KILLS} CRASH_SEED={SEED}")
+    began, port = time.monotonic(), free_port()
+    url = f"http://127.0.0.1:{port}"
+    with program("vendor", str(port), str(SEED)), program("nursery") as nursery:
+        asked(f"{url}/ledger")
+        crashes = Crashes(tmp_path, url, random.Random(SEED), nursery)
+        while crashes.kills < KILLS:
+            crashes.process(killed=True)
+        assert 0 == crashes.process(killed=False)
+        ledger = asked(f"{url}/ledger")
+    story = Story.of(tmp_path / "diary")
+    print(f"{crashes.processes} processes, {time.monotonic() - began:.1f} s", dict(story.phases))
+    print(Counter(str(line["error"]) for line in story.told))
+
+    pictures = {one.identity(tmp_path): one for one in crashes.pictures}
+    assert pictures.keys() == story.done.keys()
+    for identity, files in story.done.items():
+        kept = [Path(path).read_bytes() for path in files]
+        expected = results(pictures[identity])
+        assert len(expected) == len(kept)
+        assert all(one in either for one, either in zip(kept, expected, strict=True)), files
+    # A process that is killed while it downloads leaves its part behind.
+    saved = list((tmp_path / "out").glob("[!.]*"))
+    assert sum(one.outputs for one in crashes.pictures) == len(saved)
+
+    successes = Counter(
+        task["picture"] for task in ledger["tasks"] if task["state"] in {"success", "deleted"}
+    )
+    assert {one.number: 1 for one in crashes.pictures} == dict(successes)
+    charged = sum(task["units"] for task in ledger["tasks"] if task["state"] != "error")
+    assert len(pictures) + story.at_stake == charged
+    assert [] == ledger["violations"]
+    assert 0 == ledger["refused"]
+    # Kills have met jobs wherever they can be; the rarer places in a long run for sure.
+    rare = {"saved", "told", "ended"} if KILLS >= MANY else set[str]()
+    assert {"entered", "uploaded", "creating", "running", "done"} | rare <= story.phases.keys()

@@ -1,0 +1,65 @@
+"""The life of a job is a table."""
+
+import attrs
+import pytest
+
+from perfect_async import events as ev
+from perfect_async.errors import PerfectError
+from perfect_async.scheduler._job import ANSWERS, TRANSITIONS, IllegalEvent, Job, State
+
+POLL = ev.Poll(1, 1)
+EVENTS: dict[type, object] = {
+    ev.Poll: POLL,
+    ev.Running: ev.Running(POLL),
+    ev.Succeeded: ev.Succeeded(POLL, ()),
+    ev.Accepted: ev.Accepted(ev.Submit(1, 1), "task"),
+    ev.NoAnswer: ev.NoAnswer(POLL, PerfectError("x")),
+    ev.Settle: ev.Settle(1, PerfectError("x"), 0.0),
+}
+
+
+def job(state: State) -> Job:
+    return Job(1, "ai-smile", 1.0, uploads=True, lane=0, state=state)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("kind", EVENTS)
+def test_the_table_decides(state: State, kind: type) -> None:
+    """A job goes where the table leads, and nowhere else: there it raises and stays as it was."""
+    for target in State:
+        here = job(state)
+        before = attrs.asdict(here)
+        if target in TRANSITIONS.get((state, kind), ()):
+            here.move(EVENTS[kind], target)  # type: ignore[arg-type]
+            assert target is here.state
+        else:
+            with pytest.raises(IllegalEvent, match="does not lead from"):
+                here.move(EVENTS[kind], target)  # type: ignore[arg-type]
+            assert before == attrs.asdict(here)
+
+
+def test_every_state_is_reached_and_left() -> None:
+    """Every state is reached but where jobs begin, and left but where the waiter knows."""
+    reached = {target for targets in TRANSITIONS.values() for target in targets}
+    left = {state for state, _ in TRANSITIONS}
+    assert {State.WAITING, State.READY} <= reached
+    assert {State.ADOPTED} == set(State) - reached
+    assert {State.TOLD} == set(State) - left
+
+
+def test_every_answer_is_in_the_table() -> None:
+    """Whatever may answer a command of a job is news that some state may hear."""
+    known = {kind for _, kind in TRANSITIONS}
+    heard = {kind for command, kinds in ANSWERS.items() if command is not ev.Ask for kind in kinds}
+    assert heard <= known
+
+
+def test_no_money_is_spent_twice() -> None:
+    """A creation without an answer ends the job; nothing leads from it to another creation."""
+    assert frozenset({State.ENDED}) == TRANSITIONS[State.SUBMITTING, ev.NoAnswer]
+
+
+def test_states_are_told_apart_by_identity() -> None:
+    """Each state is one object, and is found by its name as such."""
+    assert len(State) == len({*State}) == len({hash(state) for state in State})
+    assert all(State[state.name] is state for state in State)

@@ -1,0 +1,277 @@
+"""How fast it may go: the cycle, the guard, the reserve, and pauses."""
+
+import pytest
+
+from perfect_async import events as ev
+from perfect_async._time import SLOT
+from perfect_async.errors import PerfectError
+from perfect_async.models import Limits
+from perfect_async.scheduler._pacer import Pace
+
+SECOND = 1_000_000
+NO = PerfectError("no")
+POLL = ev.Poll(1, 1)
+
+
+def pace(limits: Limits | None = None) -> Pace:
+    return Pace(limits or Limits(), lease=10 * SECOND, horizon=120 * SECOND)
+
+
+def polled(pace: Pace, count: int, took: int = 100_000) -> None:
+    for _ in range(count):
+        pace.learn(ev.Running(POLL), took, 0)
+
+
+def test_the_cycle_follows_the_network() -> None:
+    """A good network is polled late, a bad one so early that the tries fit into the lease."""
+    good = pace()
+    polled(good, 300)
+    good.cut(60 * SECOND)
+    assert 8_800_000 == good.table.cycle * SLOT
+    assert 150_000 == good.table.guard
+    for _ in range(200):
+        good.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
+    good.cut(61 * SECOND)
+    assert 8_200_000 >= good.table.cycle * SLOT
+    polled(good, 300, 5 * SECOND)
+    good.cut(62 * SECOND)
+    assert 4_000_000 == good.table.cycle * SLOT
+    assert 1_000_000 == good.table.guard
+
+
+def test_one_request_a_second() -> None:
+    """Where tries leave a second apart the lease keeps more time for them."""
+    assert pace(Limits(per_second=1)).table.cycle < pace().table.cycle
+
+
+def test_nothing_new_on_a_plan_for_a_better_network() -> None:
+    """While the plan cannot follow a network that got worse nothing new is created."""
+    here = pace(Limits(25, 30.0, 5))
+    polled(here, 100)
+    here.cut(60 * SECOND)
+    slot, ref = 60 * SECOND // SLOT, 0
+    while here.table.admits(slot, slot, slot + 2400, here.limit(0)):
+        if here.table.free(slot):
+            ref += 1
+            here.table.promise(ref, slot, slot + 2400)
+        slot += 1
+    assert here.may_create(0)
+    polled(here, 300, 5 * SECOND)
+    here.cut(100 * SECOND)
+    assert here.cramped
+    assert not here.may_create(0)
+    for each in range(1, ref + 1):
+        here.table.release(each)
+    here.cut(100 * SECOND)
+    here.cut(100 * SECOND)
+    assert here.may_create(0)
+
+
+def test_the_reserve_follows_the_failures() -> None:
+    """A few requests of a window are never promised, more on a bad network, a quarter at most."""
+    here = pace()
+    assert 4 == here.reserve()
+    for _ in range(400):
+        here.learn(ev.Refused(POLL, NO, 502), 100_000, 0)
+    assert 62 == here.reserve()
+    assert 188 == here.limit(0)
+
+
+def test_pauses_grow_in_an_outage() -> None:
+    """What is not a poll and stays unanswered pauses the rest, longer each time."""
+    here, ask, holds = pace(), ev.Ask(1, 1), []
+    for _ in range(9):
+        here.learn(ev.NotSent(ask, NO), 1000, 0)
+        holds.append(here.paused_until())
+    assert [SECOND // 2, SECOND, 2 * SECOND] == holds[:3]
+    assert 30 * SECOND == holds[-1]
+    here.learn(ev.Answered(ask), 1000, 0)
+    here.learn(ev.NoAnswer(ask, NO), 1000, 100 * SECOND)
+    assert 100 * SECOND + SECOND // 2 == here.paused_until()
+    here.learn(ev.NoAnswer(POLL, NO), 1000, 200 * SECOND)
+    assert 100 * SECOND + SECOND // 2 == here.paused_until()
+
+
+def test_creations_after_a_doubt() -> None:
+    """After a creation in doubt the next waits and goes alone, until one is answered."""
+    here, now = pace(), 0
+    for number, wait in enumerate((2, 6, 18, 54, 120, 120)):
+        command = ev.Submit(number, 1)
+        here.created(number, now)
+        here.learn(ev.NoAnswer(command, NO), 1000, now)
+        assert not here.may_create(now + wait * SECOND - 1)
+        now += wait * SECOND
+        assert here.may_create(now)
+    here.created(9, now)
+    assert not here.may_create(now)
+    here.learn(ev.NotSent(ev.Submit(9, 1), NO), 1000, now)
+    assert here.may_create(now)
+    here.created(10, now)
+    here.learn(ev.Accepted(ev.Submit(10, 1), "task"), 1000, now)
+    here.created(11, now)
+    assert here.may_create(now)
+
+
+def test_silent_creations() -> None:
+    """Where three creations are silent for longer than the patience no fourth is sent."""
+    here = pace()
+    for number in range(3):
+        here.created(number, 0)
+    assert here.may_create(here.network.patience)
+    assert not here.may_create(here.network.patience + 1)
+
+
+def test_refusals_are_counted() -> None:
+    """429s go into the allowance and the statistics."""
+    here = pace()
+    for now in (0, 2 * SECOND):
+        here.table.leave(now, now, SECOND)
+        here.learn(ev.Limited(POLL, NO), 1000, now)
+    assert 2 == here.refused
+    assert 1 == here.allowance.limit(2 * SECOND)
+    assert here.plenty(2 * SECOND)
+
+
+def test_refusals_are_no_bad_network() -> None:
+    """A 429 makes neither the cycle shorter nor the reserve larger: more polls would be refused."""
+    here = pace()
+    polled(here, 300)
+    for second in range(100):
+        here.learn(ev.Limited(POLL, NO), 1000, second * SECOND)
+    here.cut(200 * SECOND)
+    assert 8_800_000 == here.table.cycle * SLOT
+    assert 4 == here.reserve()
+
+
+def refused(pace: Pace, own: int) -> None:
+    """The window is full, with `own` requests of ours, the last of them now."""
+    for number in range(own):
+        now = 300 * SECOND * number // own
+        pace.table.leave(number, now, SECOND)
+        pace.table.answered(number, now)
+    for now in (298 * SECOND, 300 * SECOND):
+        pace.learn(ev.Limited(POLL, NO), 1000, now)
+
+
+def test_one_task_is_tried_where_none_can_be_insured() -> None:
+    """After a quiet time, and where half of the limit is free, the plan may hold one task."""
+    here = pace(Limits(requests=40, period=300.0))
+    here.cut(0)
+    refused(here, 10)
+    assert 8 == here.allowance.limit(300 * SECOND)
+    assert 9 - 1 == here.limit(329 * SECOND)
+    # Quiet, but ours are still in the window.
+    assert 9 - 1 == here.limit(331 * SECOND)
+    assert 4 == here.table.occupied(480 * SECOND)
+    assert here._alone() == here.limit(480 * SECOND)
+
+
+def test_silence() -> None:
+    """In a full window one request at a time asks, when the silence is over."""
+    here = pace()
+    assert not here.silent(0, asking=True)
+    refused(here, 200)
+    assert here.silent(300 * SECOND, asking=False)
+    assert not here.silent(301 * SECOND, asking=False)
+    assert here.silent(301 * SECOND, asking=True)
+    here.learn(ev.Running(POLL), 1000, 302 * SECOND)
+    assert not here.silent(302 * SECOND, asking=True)
+
+
+def test_polls_are_sooner_while_more_is_tried() -> None:
+    """Whoever tries more than was seen to fit wants polls in mid-lease."""
+    here = pace()
+    refused(here, 200)
+    here.learn(ev.Running(POLL), 1000, 301 * SECOND)
+    here.cut(700 * SECOND)
+    assert 420 * SECOND == here.allowance.wary_until
+    here.cut(1000 * SECOND)
+    assert 1030 * SECOND == here.allowance.wary_until
+
+
+@pytest.mark.parametrize("took", [150_000, 300_000, 700_000, 5 * SECOND])
+def test_a_trembling_network_keeps_the_guard(took: int) -> None:
+    """The guard is never below the jitter and does not move for small changes."""
+    here = pace()
+    polled(here, 400, took)
+    here.cut(60 * SECOND)
+    guard = here.table.guard
+    assert guard >= here.network.jitter
+    polled(here, 400, took * 9 // 10)
+    here.cut(100 * SECOND)
+    assert guard == here.table.guard
+
+
+def test_the_plan_is_not_cut_again_at_once() -> None:
+    """While tasks run a plan that grows waits for half a minute."""
+    here = pace()
+    polled(here, 300)
+    here.table.promise(1, 0, 2400)
+    here.cut(0)
+    good = here.table.cycle
+    for _ in range(20):
+        here.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
+    here.cut(20 * SECOND)
+    assert good == here.table.cycle
+    assert not here.cramped
+    here.cut(30 * SECOND)
+    assert good > here.table.cycle
+
+
+def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
+    """At one request a second, on a good network and in the middle of the cycle; not on a bad one,
+    whose tries need the rest of the lease.
+    """
+    here = pace(Limits(per_second=1))
+    polled(here, 300)
+    here.cut(0)
+    here.table.promise(1, 0, 2400)
+    cycle = here.table.cycle * SLOT
+    assert not here.table.room(cycle // 2, kept=1)
+    assert here.lends(cycle // 2)
+    lent = [slot for slot in range(here.table.cycle) if here.lends(slot * SLOT)]
+    for _ in range(40):
+        here.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
+    polled(here, 40, 2 * SECOND)
+    assert here.network.tries > 2
+    left = [slot for slot in range(here.table.cycle) if here.lends(slot * SLOT)]
+    assert set(left) < set(lent)
+    here.table.leave(1, cycle // 2, SECOND)
+    assert not here.lends(cycle // 2 + 2 * SECOND)
+
+
+def test_what_may_be_promised_to_those_that_run() -> None:
+    """All but what is never promised; under foreign use creations count on less."""
+    here = pace()
+    assert (246, 246) == (here.firm, here.limit(0))
+    for now in (0, 2 * SECOND):
+        here.learn(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
+    assert 246 == here.firm
+    assert here.limit(2 * SECOND) < 10
+
+
+def calm(here: Pace) -> bool:
+    """Asked by a call, since mypy does not know that `cut` changes it."""
+    return here.calm
+
+
+def test_it_is_calm_while_nothing_changes() -> None:
+    """With the plan cut and the network as it was there is nothing to cut; news of another network
+    and refusals end that, and a key that others use is never calm.
+    """
+    here = pace()
+    assert not calm(here)
+    here.cut(0)
+    assert calm(here)
+    polled(here, 1, 9 * SECOND)
+    assert not calm(here)
+    # The first cuts, the second finds that all is as it should be.
+    here.cut(SECOND)
+    here.cut(SECOND)
+    assert calm(here)
+    for now in (2 * SECOND, 9 * SECOND):
+        here.learn(ev.Limited(POLL, NO), 100_000, now)
+        assert not calm(here)
+        here.cut(now)
+    assert here.allowance.met
+    assert not calm(here)

@@ -1,0 +1,580 @@
+"""How tasks that exist are asked for: what a notification changes, and what it must not."""
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, rule
+
+from perfect_async import events as ev
+from perfect_async.errors import RateLimited, ServiceUnavailable, TaskExpired, TaskFailed
+from perfect_async.models import Completion, Limits, Polling
+from perfect_async.scheduler import NEVER, Scheduler
+from perfect_async.scheduler._job import Job, State
+from perfect_async.scheduler._pacer import Pace
+from perfect_async.scheduler._polling import Asks, Keeping, Waking, keepers
+from tests.scheduler import test_scheduler
+from tests.scheduler.test_scheduler import SECOND, Flight, World, dump
+
+WEBHOOK = Polling(completion="webhook")
+BOTH = Polling(completion="both")
+DOWN = ServiceUnavailable("down")
+
+
+class Told(World):
+    """A world whose vendor tells of ends; `offsets(end)` are when it does, in microseconds.
+
+    With completion="webhook" a lease is no matter.
+    """
+
+    def __init__(self, *given: Limits | Polling | None, **more: object) -> None:
+        super().__init__(*given, **more)  # type: ignore[arg-type]
+        self.offsets: Callable[[random.Random], Iterable[int]] = lambda _: (0,)
+        self.lifted = self.polling.completion == "webhook"
+        self.told: list[tuple[int, int]] = []
+
+    def vendor(self, command: ev.Request | ev.Upload) -> ev.Answer:
+        if self.lifted and isinstance(command, ev.Poll):
+            self.tasks[command.ref].seen = self.now
+        answer = super().vendor(command)
+        if isinstance(command, ev.Submit) and isinstance(answer, ev.Accepted):
+            for offset in self.offsets(self.rng):
+                at = max(self.now, self.tasks[command.ref].ends + offset)
+                self.order += 1
+                note = Flight(command, self.now, 0, 0)
+                heapq.heappush(self.queue, (at, self.order, "told", note, None))
+        return answer
+
+    def happen(self) -> None:
+        if self.queue[0][2] == "told":
+            command = heapq.heappop(self.queue)[3].command
+            assert isinstance(command, ev.Submit)
+            self.notify(command.ref)
+        else:
+            super().happen()
+
+    def notify(self, ref: int) -> None:
+        self.told.append((self.now, ref))
+        self.tell(ev.Notified(ref))
+
+    def polls(self, ref: int = 1) -> list[float]:
+        """When the task was asked for, in seconds from its creation's answer on."""
+        created = next(
+            at for at, each in self.sent if isinstance(each, ev.Submit) and each.ref == ref
+        )
+        return [
+            round((at - created) / SECOND, 1)
+            for at, each in self.sent
+            if isinstance(each, ev.Poll) and each.ref == ref
+        ]
+
+
+def told(
+    polling: Polling = WEBHOOK, lasts: float = 30.0, offsets: Iterable[float] = (0.0,)
+) -> Told:
+    """A world of one task of `lasts` seconds, announced at these offsets from its end."""
+    world = Told(None, polling)
+    given = [round(each * SECOND) for each in offsets]
+    world.offsets, world.duration = lambda _: given, lambda _: lasts
+    world.round_trip = lambda _: 100_000
+    world.want(uploads=False)
+    return world
+
+
+# One task.
+
+
+def test_two_requests_where_the_vendor_tells() -> None:
+    """Nothing is asked between the creation and the notification, however long that is."""
+    world = told(lasts=200)
+    world.finish()
+
+    assert Counter(Submit=1, Poll=1, Settle=1) == world.kinds()
+    assert [200.1] == pytest.approx(world.polls(), abs=0.2)
+
+
+def test_a_notification_ends_the_wait() -> None:
+    """With both, polls keep the task alive, and the end is heard of when it is announced."""
+    world = told(BOTH, lasts=20)
+    world.finish()
+
+    assert 20.1 == pytest.approx(world.polls()[-1], abs=0.2)
+    assert world.polls()[0] < 10
+    assert ev.Succeeded is type(world.settled[1].ending)
+
+
+@pytest.mark.parametrize("polling", [WEBHOOK, BOTH])
+def test_an_early_notification(polling: Polling) -> None:
+    """A task that still runs is asked for again with growing pauses."""
+    world = told(polling, lasts=60, offsets=[-40.0])
+    world.finish()
+    asked = [at for at in world.polls() if at > 19.9]
+
+    assert ev.Succeeded is type(world.settled[1].ending)
+    if polling is WEBHOOK:
+        assert [20.1, 22.2, 26.3, 34.4, 50.5, 82.6] == pytest.approx(asked, abs=0.6)
+
+
+@pytest.mark.parametrize("polling", [WEBHOOK, BOTH])
+@pytest.mark.parametrize("offsets", [(0, 0), (0, 0.05), (0, 5, 500), (0,) * 30])
+def test_double_and_late(polling: Polling, offsets: tuple[float, ...]) -> None:
+    """What comes again costs at most a poll or two, however often, and after the end nothing."""
+    world = told(polling, offsets=offsets)
+    world.finish()
+    polls = [at for at in world.polls() if at > 29]
+    world.run(world.now + 1000 * SECOND)
+
+    assert 1 <= len(polls) <= 2 + (polling is BOTH)
+    assert len(polls) == len([at for at in world.polls() if at > 29])
+
+
+def test_what_comes_second_changes_nothing() -> None:
+    """A notification of a job that has ended, is not known or was not created leaves no trace."""
+    world = told()
+    world.finish()
+    world.tell(ev.Wanted(7, "ai-smile", 1.0, uploads=True))
+    world.perform()
+    world.scheduler.due(world.now)
+    before = dump(world.scheduler)
+    for ref in (1, 7, 99):
+        world.tell(ev.Notified(ref))
+        world.scheduler.due(world.now)
+        assert before == dump(world.scheduler)
+
+
+@pytest.mark.parametrize(
+    ("usual", "lasts", "expected"),
+    [(20.0, 10.0, [40.1]), (20.0, 300.0, [40.1, 160, 280, 420]), (None, 10.0, [240.1])],
+)
+def test_a_lost_notification(usual: float | None, lasts: float, expected: list[float]) -> None:
+    """Long overdue, a task is asked for all the same, and ever more rarely."""
+    world = told(lasts=lasts, offsets=())
+    job = world.scheduler._book.jobs[1]
+    job.usual = None if usual is None else (0, round(usual * SECOND))
+    world.finish()
+
+    assert expected == pytest.approx(world.polls(), abs=1.5)
+    assert ev.Succeeded is type(world.settled[1].ending)
+
+
+@pytest.mark.parametrize("give_up", [10, 60, 120, 600])
+def test_once_more_before_it_is_given_up(give_up: int) -> None:
+    """A task that nobody announced is asked for while there is time for another try."""
+    polling = Polling(completion="webhook", give_up_after=give_up)
+    world = told(polling, lasts=give_up / 3, offsets=())
+    world.finish()
+    stuck = told(polling, lasts=10_000, offsets=())
+    stuck.finish()
+
+    assert ev.Succeeded is type(world.settled[1].ending)
+    assert ["TaskAbandoned"] == list(stuck.endings())
+    assert give_up - 10 <= stuck.polls()[-2] < stuck.polls()[-1] < give_up
+    assert len(stuck.polls()) < 10
+
+
+def test_polls_that_fail_come_again_ever_more_rarely() -> None:
+    """Where no lease runs, an outage of ten minutes costs a dozen polls, not the window."""
+    world = told(Polling(completion="webhook", give_up_after=1200), lasts=20)
+    world.fate = lambda command: (
+        ev.NoAnswer(command, DOWN)
+        if isinstance(command, ev.Poll) and world.now < 600 * SECOND
+        else None
+    )
+    world.finish()
+    polls = world.polls()
+
+    assert ev.Succeeded is type(world.settled[1].ending)
+    assert [20.1, 25.2, 35.3, 55.4, 95.5, 155.6] == pytest.approx(polls[:6], abs=1)
+    assert len(polls) < 15
+
+
+def test_a_refused_poll_comes_again() -> None:
+    """A 429 to the poll that was announced delays the result by seconds."""
+    world = told(lasts=20)
+    full = RateLimited("Too many requests", status=429)
+    refused = iter([True])
+    world.fate = lambda command: (
+        ev.Limited(command, full) if isinstance(command, ev.Poll) and next(refused, None) else None
+    )
+    world.finish()
+
+    assert [20.1, 26.2] == pytest.approx(world.polls(), abs=0.6)
+
+
+def test_an_announced_poll_that_fails_does_not_wait_for_the_next_promise() -> None:
+    """With both, the result comes seconds after the notification, though the first poll failed."""
+    world = told(BOTH, lasts=20)
+    world.fate = lambda command: (
+        ev.NoAnswer(command, DOWN)
+        if isinstance(command, ev.Poll) and 20 * SECOND <= world.now <= 20.2 * SECOND
+        else None
+    )
+    world.finish()
+
+    assert world.settled_at[1] < 24.5 * SECOND
+
+
+def test_an_answer_that_never_comes() -> None:
+    """A poll that hangs is followed by another; its answer, when it comes, changes nothing."""
+    world = told(lasts=20)
+    slow = iter([40_000_000])
+    world.round_trip = lambda command: (
+        next(slow, 100_000) if isinstance(command, ev.Poll) else 100_000
+    )
+    world.finish()
+    ended = world.settled_at[1]
+    world.run(world.now + 100 * SECOND)
+
+    assert [20.1, 30.2] == pytest.approx(world.polls(), abs=0.6)
+    assert ended < 31 * SECOND
+
+
+def test_an_unknown_task_is_asked_for_once_more() -> None:
+    """ "Unknown" of a task that is left alone on purpose is believed the second time."""
+    world = told(lasts=60)
+    world.fate = lambda command: (
+        ev.TaskUnknown(command, TaskExpired("unknown")) if isinstance(command, ev.Poll) else None
+    )
+    world.finish()
+
+    assert {"TaskExpired": 1} == world.endings()
+    assert [60.1, 65.2] == pytest.approx(world.polls(), abs=0.6)
+
+
+def test_a_failure_of_the_engine_is_tried_again() -> None:
+    """An announced failure that may pass is made anew, and the new task waits for its own word."""
+    world = told(lasts=30)
+    failures = iter([True])
+    failed = TaskFailed("x", code="error_inference", passing=True)
+    world.fate = lambda command: (
+        ev.EngineFailed(command, failed, True)
+        if isinstance(command, ev.Poll) and next(failures, None)
+        else None
+    )
+    world.finish()
+
+    assert Counter(Submit=2, Poll=2, Settle=1) == world.kinds()
+    assert {"Succeeded": 1} == world.endings()
+    assert 61 * SECOND > world.now
+
+
+@pytest.mark.parametrize("completion", ["webhook", "both"])
+def test_a_task_that_is_taken_over(completion: Completion) -> None:
+    """It is asked for at once; what was announced before is asked for again soon."""
+    world = told(Polling(completion=completion))
+    world.tasks[5] = test_scheduler.Task(3 * SECOND, 0)
+    world.jobs[5] = 1.0
+    world.tell(ev.Adopted(5, "ai-smile", 1.0, "task-5", age=60 * SECOND))
+    world.tell(ev.Notified(5))
+    world.finish()
+
+    assert ev.Succeeded is type(world.settled[5].ending)
+    assert world.settled_at[5] < 7 * SECOND
+
+
+def test_an_old_task_that_is_taken_over_is_asked_for_again() -> None:
+    """Even one that is about to be given up is asked for a second time."""
+    world = told()
+    world.tasks[5] = test_scheduler.Task(8 * SECOND, 0)
+    world.jobs[5] = 1.0
+    world.tell(ev.Adopted(5, "ai-smile", 1.0, "task-5", age=3600 * SECOND))
+    world.finish()
+
+    assert ev.Succeeded is type(world.settled[5].ending)
+
+
+def test_who_closes_asks() -> None:
+    """What runs when the client closes is asked for at once, since there is no time to wait."""
+    world = told(lasts=12, offsets=[60])
+    world.run(5 * SECOND)
+    world.tell(ev.Closed(0))
+    world.finish()
+
+    assert [5.0, 7.1, 11.2, 19.3] == pytest.approx(world.polls(), abs=0.6)
+
+
+def test_dropped_tasks_are_asked_for_no_longer() -> None:
+    """When a client has ended, a notification of what it left asks for nothing."""
+    world = told(lasts=12)
+    world.run(5 * SECOND)
+    world.tell(ev.Dropped(0))
+    world.run(100 * SECOND)
+
+    assert {"TaskAbandoned": 1} == world.endings()
+    assert [] == world.polls()
+
+
+# Many tasks.
+
+
+@pytest.mark.parametrize("early", [0.0, 0.3])
+@pytest.mark.parametrize("lasts", [8.0, 60.0])
+def test_results_do_not_wait_for_a_period(lasts: float, early: float) -> None:
+    """The window is never filled with creations, also where the vendor tells too early."""
+    world = Told(None, WEBHOOK, seed=3)
+    world.duration = lambda rng: lasts * rng.lognormvariate(0, 0.35)
+    world.offsets = lambda rng: (-3 * SECOND if rng.random() < early else 0,)
+    for _ in range(300):
+        world.want()
+    world.finish()
+    waits = sorted(at - world.tasks[ref].ends for ref, at in world.settled_at.items())
+
+    assert {"Succeeded": 300} == world.endings()
+    assert waits[284] < 6 * SECOND
+    assert early or waits[-1] < 3 * SECOND
+    assert early or world.kinds()["Poll"] <= 303
+    # Two for each, 250 in 300 s.
+    assert early or world.now < (700 if lasts == 8 else 830) * SECOND
+
+
+def test_questions_do_not_take_what_results_need() -> None:
+    """However much is asked, what was created is asked for when it is announced."""
+    world = Told(None, WEBHOOK)
+    world.duration = lambda _: 40.0
+    for _ in range(60):
+        world.want()
+    for number in range(400):
+        world.tell(ev.Asked(1_000_000 + number))
+    world.finish(100)
+    waits = [
+        at - world.tasks[ref].ends for ref, at in world.settled_at.items() if ref in world.tasks
+    ]
+
+    assert 60 == len(waits)
+    assert max(waits) < 15 * SECOND
+
+
+@pytest.mark.parametrize("lost", [0.1, 1.0])
+def test_lost_notifications_do_not_feed_on_themselves(lost: float) -> None:
+    """What was found late says nothing of how long tasks last: none is given up for it."""
+    world = Told(None, WEBHOOK, seed=5)
+    world.duration = lambda _: 60.0
+    world.offsets = lambda rng: () if rng.random() < lost else (0,)
+    for _ in range(200):
+        world.want(uploads=False)
+    world.finish()
+    waits = [at - world.tasks[ref].ends for ref, at in world.settled_at.items()]
+
+    assert {"Succeeded": 200} == world.endings()
+    assert max(waits) < 200 * SECOND
+
+
+def test_what_is_overdue_is_learned() -> None:
+    """After many that were announced, a lost one is found sooner than by what is documented."""
+    world = Told(None, WEBHOOK)
+    world.duration = lambda _: 8.0
+    for _ in range(400):
+        world.want(uploads=False)
+    world.finish()
+    world.offsets = lambda _: ()
+    last = world.want(uploads=False)
+    world.finish()
+
+    # Nothing is documented of these: 240 s.
+    assert [16.5] == pytest.approx(world.polls(last), abs=1)
+
+
+def test_the_end_is_foreseen() -> None:
+    """With webhooks the forecast reckons with two requests for each, not with polls."""
+    world = Told(None, WEBHOOK)
+    world.duration = lambda _: 60.0
+    for _ in range(60):
+        world.want(uploads=False)
+    world.finish()
+    eta = world.scheduler.eta(1000, 0)
+
+    assert eta is not None
+    assert 2000 < eta < 3000
+    assert (0.0, None) == (world.scheduler.eta(0, 0), Scheduler(Limits(), WEBHOOK).eta(1, 0))
+
+
+def test_the_forecast_of_a_few() -> None:
+    """What the window holds at once takes as long as one of them."""
+    world = told(lasts=60)
+    world.finish()
+    world.run(world.now + 400 * SECOND)
+    eta = world.scheduler.eta(50, 0)
+
+    assert eta is not None
+    assert 30 < eta < 70
+
+
+# The keepers by themselves.
+
+
+class Bench:
+    """A `Waking` and jobs for it."""
+
+    def __init__(self) -> None:
+        self.pace = Pace(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
+        self.asks = Asks()
+        self.waking = Waking(self.pace, self.asks, interval=2 * SECOND)
+
+    def job(self, ref: int, now: int = 0) -> Job:
+        job = Job(ref, "ai-smile", 1.0, uploads=False, lane=0, state=State.RUNNING)
+        job.given_up = now + 600 * SECOND
+        self.waking.created(job, now)
+        self.waking.accepted(job, now)
+        return job
+
+
+def test_what_is_held() -> None:
+    """A request for each task, one more until it is known how many are in vain, and a margin."""
+    bench = Bench()
+    assert 0 == bench.waking.held
+    jobs = [bench.job(ref) for ref in range(100)]
+    assert 100 + 100 + 20 == bench.waking.held
+    for job in jobs[:95]:
+        job.announced = 1
+        bench.waking.release(job, ended=SECOND, lost=False)
+    assert 5 + 1 + 2 == bench.waking.held
+
+
+def test_no_more_than_three_in_vain() -> None:
+    """However many polls failed in an outage, a task does not hold the window."""
+    bench = Bench()
+    jobs = [bench.job(ref) for ref in range(9)]
+    for _ in range(100):
+        bench.waking.failed(jobs[0], 0)
+    assert 9 + 27 + 10 == bench.waking.held
+
+
+def test_what_was_in_vain_is_forgotten() -> None:
+    """After some hundred tasks that were asked for once, little is held for another poll."""
+    bench = Bench()
+    jobs = [bench.job(ref) for ref in range(1000)]
+    for _ in range(300):
+        bench.waking.failed(jobs[0], 0)
+    for job in jobs[:900]:
+        bench.waking.release(job, ended=None, lost=False)
+    assert bench.waking.held < 100 + 30 + 12
+
+
+def test_asks_come_in_their_order() -> None:
+    """The last word on a job counts, and one that no longer runs is dropped."""
+    bench, asks = Bench(), Asks()
+    first, second = bench.job(1), bench.job(2)
+    assert None is asks.first()
+    asks.put(first, 30)
+    asks.put(second, 20)
+    asks.put(first, 10)
+    asks.put(first, 40)
+    asks.tidy()
+    assert (20, 2) == asks.first()
+    second.state = State.ENDED
+    asks.tidy()
+    assert (40, 1) == asks.first()
+
+
+@pytest.mark.parametrize(
+    ("completion", "kept"), [(None, True), ("poll", True), ("both", True), ("webhook", False)]
+)
+def test_which_keeper(completion: Completion | None, kept: bool) -> None:
+    """Only where the vendor's word is all there is are tasks left alone."""
+    pace = Pace(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
+    keeping, keeper = keepers(pace, Asks(), Polling(completion=completion))
+
+    assert isinstance(keeping, Keeping)
+    assert kept is (keeper is keeping)
+    assert 0 == keeping.held
+    assert kept is not isinstance(keeper, Waking)
+
+
+def test_limits_that_could_keep_nothing_alive() -> None:
+    """Where no polls are needed, ten requests a period are enough."""
+    limits = Limits(10, 300.0, 1)
+    world = Told(limits, WEBHOOK)
+    world.round_trip = lambda _: 100_000
+    for _ in range(8):
+        world.want(uploads=False)
+    world.finish()
+
+    assert {"Succeeded": 8} == world.endings()
+
+
+# Anything in any order.
+
+
+SETTINGS = tuple(
+    (limits, Polling(lease=lease, give_up_after=give_up, completion=completion))
+    for limits, lease, give_up in (
+        (Limits(), 10, 120),
+        (Limits(60, 30.0, 2), 6, 30),
+        (Limits(300, 60.0, 7), 5, 20),
+    )
+    for completion in ("webhook", "both")
+)
+
+
+class Notifying(test_scheduler.Machine):
+    """As without webhooks, and any notification may come at any time."""
+
+    @initialize(
+        setting=st.sampled_from(SETTINGS),
+        seed=st.integers(0, 2**32),
+        faults=st.sampled_from(["none", "network", "all"]),
+        notes=st.sampled_from(["all", "none", "wild"]),
+    )
+    def begin(self, setting: tuple[Limits, Polling], seed: int, faults: str, notes: str) -> None:
+        self.world = world = Told(*setting, seed=seed)
+        self.faults, self.rng = faults, world.rng
+        self.lanes, self.asked = set(), 0
+        if faults != "none":
+            world.round_trip, world.fate = self.round_trip, self.fate
+        insured = setting[1].insured
+        world.duration = lambda rng: min(rng.lognormvariate(2, 0.6), insured)
+        if notes != "all":
+            world.offsets = lambda rng: [
+                round(rng.uniform(-20, 60) * SECOND)
+                for _ in range(rng.randrange(4) * (notes == "wild"))
+            ]
+
+    @rule(data=st.data())
+    def notified(self, data: st.DataObject) -> None:
+        """For a job in whatever state, or for none."""
+        ref = data.draw(st.integers(1, len(self.world.jobs) + 3))
+        self.world.tell(ev.Notified(ref))
+        self.world.perform()
+
+    @invariant()
+    def asks_hold(self) -> None:
+        """What runs with webhooks is to be asked for some day before it is given up."""
+        if not hasattr(self, "world"):
+            return
+        book = self.world.scheduler._book
+        if not book.kept:
+            for job in book.jobs.values():
+                if job.state is State.RUNNING:
+                    assert job.ask_at is not None
+                    assert job.ask_at < max(job.given_up, self.world.now) + 4 * SECOND
+
+
+TestNotifying = Notifying.TestCase
+TestNotifying.settings = settings(max_examples=25, stateful_step_count=20)
+TestNotifying.pytestmark = [pytest.mark.timeout(120)]  # type: ignore[attr-defined]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    lost=st.sampled_from([0.0, 0.5, 1.0]),
+    completion=st.sampled_from(["webhook", "both"]),
+    count=st.integers(1, 60),
+)
+def test_nothing_hangs(seed: int, lost: float, completion: Completion, count: int) -> None:
+    """Whichever notifications come, each task is found while it is not given up."""
+    world = Told(None, Polling(completion=completion), seed=seed)
+    world.offsets = lambda rng: (
+        () if rng.random() < lost else (round(rng.uniform(-10, 30) * SECOND),)
+    )
+    world.duration = lambda rng: min(rng.lognormvariate(3, 0.7), 110)
+    for _ in range(count):
+        world.want()
+    world.finish()
+
+    assert {"Succeeded": count} == world.endings()
+    assert NEVER > world.now

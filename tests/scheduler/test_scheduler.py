@@ -1,0 +1,927 @@
+"""The scheduler against a vendor and a driver that do their worst, and its decisions one by one."""
+
+import heapq
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+import attrs
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from perfect_async import events as ev
+from perfect_async._time import SLOT
+from perfect_async.errors import (
+    ClientClosed,
+    ConfigurationError,
+    JobRefused,
+    RateLimited,
+    RequestRefused,
+    ServiceUnavailable,
+    SubmissionInDoubt,
+    TaskAbandoned,
+    TaskExpired,
+    TaskFailed,
+    Unauthorized,
+    UnitsExhausted,
+)
+from perfect_async.models import Limits, Polling
+from perfect_async.scheduler import NEVER, IllegalEvent, Scheduler
+
+SECOND = 1_000_000
+DOWN = ServiceUnavailable("down")
+NEVER_SENT = ServiceUnavailable("not connected", never_sent=True)
+FULL = RateLimited("Too many requests", status=429)
+LEAST = 1_000
+GRANT = ev.FileGrant("f", "PUT", "https://up.example/1", ())
+
+
+def dump(thing: object, seen: set[int] | None = None) -> object:
+    """Everything that `thing` holds, as values that can be compared; what comes again is named."""
+    if isinstance(thing, int | float | str | None | Enum | BaseException | range | type):
+        return repr(thing)
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return type(thing).__name__
+    seen.add(id(thing))
+    if isinstance(thing, Mapping):
+        return sorted((repr(dump(key, seen)), dump(each, seen)) for key, each in thing.items())
+    if isinstance(thing, set | frozenset):
+        return sorted(map(repr, thing))
+    if isinstance(thing, list | tuple | deque):
+        return [dump(each, seen) for each in thing]
+    fields = getattr(thing, "__attrs_attrs__", None)
+    names = [field.name for field in fields] if fields else list(vars(thing))
+    return [type(thing).__name__, *((name, dump(getattr(thing, name), seen)) for name in names)]
+
+
+@attrs.define
+class Flight:
+    """One request or upload on its way."""
+
+    command: ev.Request | ev.Upload
+    left: int
+    # The latest arrival by the fault model, in the period's and in the second's limit.
+    latest: int
+    soonest: int
+    answered: int | None = None
+
+
+@attrs.define
+class Task:
+    """One task at the vendor."""
+
+    ends: int
+    seen: int
+    lost: bool = False
+
+
+class World:
+    """A driver that is awake when it should be, and a vendor whose answers `fate` decides.
+
+    `fate(command, arrives)` says what happens to what left: the round trip in microseconds, where
+    in it the request arrives, and the answer, or None for what the vendor would say.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        polling: Polling | None = None,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        engine_retries: int = 1,
+        duration: Callable[[random.Random], float] = lambda rng: rng.lognormvariate(2, 0.4),
+    ) -> None:
+        # Strict where nothing else is said: what is proved holds whatever the durations are.
+        self.limits, self.polling = limits or Limits(), polling or Polling(insured=600)
+        self.scheduler = Scheduler(self.limits, self.polling, engine_retries=engine_retries)
+        self.rng, self.now, self.duration = random.Random(seed), start, duration
+        self.order = 0
+        self.queue: list[tuple[int, int, str, Flight, ev.Answer | None]] = []
+        self.said: dict[int, ev.Answer] = {}
+        self.flights: dict[int, Flight] = {}
+        self.past: deque[Flight] = deque()
+        self.sent: list[tuple[int, ev.Command]] = []
+        self.arrivals: deque[int] = deque()
+        self.foreign: deque[int] = deque()
+        self.tasks: dict[int, Task] = {}
+        self.jobs: dict[int, float] = {}
+        self.settled: dict[int, ev.Settle] = {}
+        self.settled_at: dict[int, int] = {}
+        self.doubtful: set[int] = set()
+        self._slow: set[int] = set()
+        self.on_time = True
+        self.pure = True
+        self.fate: Callable[[ev.Request | ev.Upload], ev.Answer | None] = lambda _: None
+        self.round_trip: Callable[[ev.Request | ev.Upload], int] = lambda _: self.rng.randint(
+            20_000, 140_000
+        )
+
+    # What comes in.
+
+    def want(self, *, uploads: bool = True, lane: int = 0, units: float = 1.0) -> int:
+        ref = len(self.jobs) + 1
+        self.jobs[ref] = units
+        feature = "ai-smile" if ref % 2 else "ai-avatar"
+        self.tell(ev.Wanted(ref, feature, units, uploads, lane))
+        return ref
+
+    def tell(self, event: ev.Event) -> None:
+        self.scheduler.receive(event, self.now)
+
+    # The driver.
+
+    def perform(self) -> None:
+        for _ in range(100_000):
+            command = self.scheduler.due(self.now)
+            assert command == self.scheduler.due(self.now)
+            if command is None:
+                assert self.now < self.scheduler.wakes_at(self.now)
+                return
+            self.promise_kept(command)
+            self.tell(ev.Issued(command))
+            self.sent.append((self.now, command))
+            if isinstance(command, ev.Settle):
+                assert command.ref not in self.settled
+                self.settled[command.ref] = command
+                self.settled_at[command.ref] = self.now
+            else:
+                self.leave(command)
+        raise AssertionError("it never rests")
+
+    def promise_kept(self, command: ev.Command) -> None:
+        """A promised poll leaves in its slot, if its task had an id by then, we were awake, and the
+        window was not full with requests of others.
+        """
+        if isinstance(command, ev.Poll) and self.on_time:
+            first = self.scheduler._book.table.first(self.now // SLOT)
+            if first is not None and first[1] == command.ref and first[0] < self.now // SLOT:
+                wary = self.now < self.scheduler._book.pace.allowance.wary_until
+                assert wary or command.ref in self.slow
+
+    @property
+    def slow(self) -> set[int]:
+        """Tasks whose creation was answered after their first promise."""
+        return self._slow
+
+    def leave(self, command: ev.Request | ev.Upload) -> None:
+        if isinstance(command, ev.Submit):
+            assert command.ref not in self.doubtful
+        table = self.scheduler._book.table
+        flight = Flight(command, self.now, self.now + 2 * SECOND, self.now + table.guard)
+        takes = max(LEAST, self.round_trip(command))
+        arrives = self.now + self.rng.randint(0, min(takes, table.guard))
+        answer = self.fate(command)
+        self.order += 1
+        heapq.heappush(self.queue, (arrives, self.order, "arrives", flight, answer))
+        self.order += 1
+        heapq.heappush(self.queue, (self.now + takes, self.order, "answers", flight, answer))
+        if not isinstance(command, ev.Upload):
+            self.flights[command.number] = flight
+            if self.pure:
+                self.windows_hold()
+
+    def windows_hold(self) -> None:
+        """No window is overdrawn wherever between leaving and answer each request arrived."""
+        period = round(self.limits.period * SECOND)
+        while self.past and (self.past[0].answered or 0) < self.now - period:
+            self.past.popleft()
+        known = [*self.past, *self.flights.values()]
+        for flight in known:
+            if flight.answered is not None:
+                flight.latest = min(flight.latest, flight.answered)
+                flight.soonest = min(flight.soonest, flight.answered)
+        held = sum(flight.latest > self.now - period for flight in known)
+        assert held <= self.limits.requests
+        if len(known) > self.limits.per_second:
+            second = sum(flight.soonest > self.now - SECOND for flight in known)
+            assert second <= self.limits.per_second
+
+    def run(self, until: int, *, stop: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass, awake whenever there is something to do."""
+        self.perform()
+        while not stop():
+            wake = self.scheduler.wakes_at(self.now)
+            at = self.queue[0][0] if self.queue else NEVER
+            if min(wake, at) > until:
+                break
+            self.now = max(self.now, min(wake, at))
+            if at <= wake:
+                self.happen()
+            self.perform()
+        else:
+            return
+        self.now = max(self.now, until)
+
+    def happen(self) -> None:
+        _, _, what, flight, answer = heapq.heappop(self.queue)
+        command = flight.command
+        if what == "arrives":
+            if not isinstance(answer, ev.NotSent):
+                self.said[command.number] = self.vendor(command)
+            return
+        said = self.said.pop(command.number, None)
+        event = answer if answer is not None else said
+        assert event is not None
+        if isinstance(said, ev.Limited) and not isinstance(answer, ev.NoAnswer | ev.NotSent):
+            event = said
+        if not isinstance(command, ev.Upload):
+            del self.flights[command.number]
+            flight.answered = self.now
+            self.past.append(flight)
+        if isinstance(command, ev.Submit):
+            if isinstance(event, ev.NoAnswer):
+                self.doubtful.add(command.ref)
+            cycle = self.scheduler._book.table.cycle * SLOT
+            if self.now > flight.left + cycle - SLOT:
+                self.slow.add(command.ref)
+        self.tell(event)
+
+    def finish(self, within: float = 3600) -> None:
+        self.run(
+            self.now + round(within * SECOND), stop=lambda: len(self.settled) >= len(self.jobs)
+        )
+
+    # The vendor.
+
+    def admits(self) -> bool:
+        period = round(self.limits.period * SECOND)
+        while self.arrivals and self.arrivals[0] <= self.now - period:
+            self.arrivals.popleft()
+        second = 0
+        for at in reversed(self.arrivals):
+            if at <= self.now - SECOND:
+                break
+            second += 1
+        fits = len(self.arrivals) < self.limits.requests and second < self.limits.per_second
+        self.arrivals.append(self.now)
+        return fits
+
+    def vendor(self, command: ev.Request | ev.Upload) -> ev.Answer:
+        if isinstance(command, ev.Upload):
+            return ev.Uploaded(command)
+        if not self.admits():
+            assert not self.pure
+            return ev.Limited(command, FULL)
+        match command:
+            case ev.Register():
+                return ev.Registered(command, (GRANT,) * len(command.refs))
+            case ev.Submit():
+                lasts = round(self.duration(self.rng) * SECOND)
+                self.tasks[command.ref] = Task(self.now + lasts, self.now)
+                return ev.Accepted(command, f"task-{command.number}")
+            case ev.Ask():
+                return ev.Answered(command)
+            case ev.Poll():
+                task = self.tasks[command.ref]
+                task.lost |= self.now - task.seen > round(self.polling.lease * SECOND)
+                if task.lost:
+                    return ev.TaskUnknown(command, TaskExpired("lost"))
+                task.seen = self.now
+                if self.now >= task.ends:
+                    return ev.Succeeded(command, ("https://results.example/1",))
+                return ev.Running(command)
+
+    # What is to be seen.
+
+    def endings(self) -> Counter[str]:
+        return Counter(type(each.ending).__name__ for each in self.settled.values())
+
+    def kinds(self) -> Counter[str]:
+        return Counter(type(command).__name__ for _, command in self.sent)
+
+    def units_add_up(self) -> None:
+        statistics = self.scheduler.statistics()
+        jobs = self.scheduler._book.jobs.values()
+        charged = sum(each.units for each in self.settled.values())
+        charged += sum(job.charged for job in jobs)
+        assert round(charged, 6) == round(statistics.units.charged - statistics.units.returned, 6)
+
+    def promises_hold(self) -> None:
+        """Every task in flight has a promise within a cycle, and the plan is inside the limits."""
+        table, slot = self.scheduler._book.table, self.now // SLOT
+        for task in table._tasks.values():
+            assert task.next <= slot + table.cycle + 1 or task.next > task.last
+        left = [flight.left // SLOT for flight in (*self.past, *self.flights.values())]
+        ahead = [
+            at
+            for task in table._tasks.values()
+            for at in range(max(task.next, slot), task.last + 1, table.cycle)
+        ]
+        run = (round(self.limits.period * SECOND) + 2 * SECOND) // SLOT
+        slots = sorted(left + ahead)
+        low = 0
+        for high, at in enumerate(slots):
+            while slots[low] < at - run + 1:
+                low += 1
+            assert high - low < self.limits.requests
+        short, low = table._reach, 0
+        ahead.sort()
+        for high, at in enumerate(ahead):
+            while ahead[low] < at - short + 1:
+                low += 1
+            assert high - low < self.limits.per_second
+
+
+SETTINGS = (
+    (Limits(), Polling(give_up_after=120)),
+    (Limits(), Polling()),
+    (Limits(), Polling(insured=600)),
+    (Limits(), Polling(insured=20, give_up_after=90)),
+    (Limits().split(4), Polling(give_up_after=60)),
+    (Limits(60, 30.0, 2), Polling(lease=6, give_up_after=30)),
+    (Limits(30, 10.0, 5), Polling(lease=2, give_up_after=8)),
+    (Limits(2000, 300.0, 40), Polling(give_up_after=60)),
+    (Limits(1000, 300.0, 1), Polling(give_up_after=40)),
+    (Limits(300, 60.0, 7), Polling(lease=5, interval=0.5, give_up_after=20)),
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """Anything may happen at any time; the promises of the scheduler hold all the same."""
+
+    @initialize(
+        setting=st.sampled_from(SETTINGS),
+        seed=st.integers(0, 2**32),
+        faults=st.sampled_from(["none", "network", "all"]),
+        start=st.sampled_from([0, 12_345_678_901]),
+    )
+    def begin(self, setting: tuple[Limits, Polling], seed: int, faults: str, start: int) -> None:
+        self.world = world = World(*setting, seed=seed, start=start)
+        self.faults, self.rng = faults, world.rng
+        self.lanes: set[int] = set()
+        self.asked = 0
+        if faults != "none":
+            world.round_trip = self.round_trip
+            world.fate = self.fate
+        lasts: list[Callable[[random.Random], float]] = [
+            lambda rng: rng.uniform(0, 3),
+            lambda rng: rng.lognormvariate(2, 0.6),
+            lambda rng: rng.choice([1, 1000]),
+        ]
+        drawn = self.rng.choice(lasts)
+        insured, given_up = setting[1].insured, setting[1].give_up_after
+        # What lasts no longer than that is insured, whatever the scheduler has seen before.
+        longest = insured if insured < given_up else math.inf
+        world.duration = lambda rng: min(drawn(rng), longest)
+
+    def round_trip(self, command: ev.Request | ev.Upload) -> int:
+        if self.rng.random() < 0.03:
+            return self.rng.randint(SECOND // 2, 30 * SECOND)
+        return self.rng.randint(5_000, 150_000)
+
+    def fate(self, command: ev.Request | ev.Upload) -> ev.Answer | None:
+        rng, no = self.rng, ServiceUnavailable("502", status=502)
+        if rng.random() < 0.04:
+            return ev.NotSent(command, no) if rng.random() < 0.5 else ev.NoAnswer(command, no)
+        if self.faults == "all" and rng.random() < 0.08:
+            return self.strange(command)
+        return None
+
+    def strange(self, command: ev.Request | ev.Upload) -> ev.Answer | None:
+        rng, refused = self.rng, RequestRefused("no", status=400)
+        match command:
+            case ev.Register():
+                return ev.Refused(command, refused, rng.choice([400, 404, 403]))
+            case ev.Upload():
+                return ev.Refused(command, rng.choice([JobRefused("gone"), refused]), 403)
+            case ev.Submit():
+                if rng.random() < 0.1:
+                    return ev.OutOfUnits(command, UnitsExhausted("poor"))
+                return ev.Refused(command, refused, 400)
+            case ev.Ask():
+                return ev.Refused(command, refused, 400)
+            case ev.Poll():
+                news: list[ev.Answer] = [
+                    ev.Running(command, rng.choice([0, -5, 10**12, 700_000, 3_000_000])),
+                    ev.EngineFailed(command, TaskFailed("x", code="x", passing=True), True),
+                    ev.EngineFailed(command, TaskFailed("x", code="x", passing=False), False),
+                    ev.TaskUnknown(command, TaskExpired("unknown")),
+                    ev.TimedOut(command, TaskExpired("timed out")),
+                    ev.Refused(command, refused, 409),
+                ]
+                return rng.choice(news)
+
+    @rule(count=st.integers(1, 60), uploads=st.booleans(), lane=st.integers(0, 2))
+    def jobs_come(self, count: int, uploads: bool, lane: int) -> None:
+        for _ in range(count):
+            self.world.want(uploads=uploads, lane=lane, units=self.rng.choice([1.0, 2.0]))
+        self.world.perform()
+
+    @rule(count=st.sampled_from([1, 7, 40, 200]))
+    def questions(self, count: int) -> None:
+        for _ in range(count):
+            self.asked += 1
+            self.world.tell(ev.Asked(1_000_000 + self.asked, self.rng.randint(0, 2)))
+        self.world.perform()
+
+    @rule(seconds=st.floats(0, 90))
+    def time_passes(self, seconds: float) -> None:
+        self.world.run(self.world.now + round(seconds * SECOND))
+
+    @precondition(lambda self: self.rng.random() < 0.1)
+    @rule(seconds=st.sampled_from([0.2, 3, 60, 40_000]))
+    def overslept(self, seconds: float) -> None:
+        """The loop was blocked; what is proved for a driver that is awake no longer binds."""
+        world = self.world
+        world.on_time = world.pure = False
+        world.now += round(seconds * SECOND)
+        while world.queue and world.queue[0][0] <= world.now:
+            world.happen()
+        world.perform()
+
+    @rule()
+    def withdrawn(self) -> None:
+        self.world.tell(ev.Withdrawn(self.rng.randint(1, len(self.world.jobs) + 3)))
+        self.world.perform()
+
+    @precondition(lambda self: self.rng.random() < 0.15)
+    @rule(event=st.sampled_from([ev.Closed, ev.Dropped]), lane=st.integers(0, 2))
+    def lane_ends(self, event: type[ev.Closed | ev.Dropped], lane: int) -> None:
+        self.world.tell(event(lane))
+        self.world.perform()
+
+    @rule()
+    def illegal(self) -> None:
+        """News that cannot be raises and changes nothing."""
+        world, scheduler = self.world, self.world.scheduler
+        scheduler.due(world.now)
+        poll, upload = ev.Poll(10**9, 1), ev.Upload(10**9, 1)
+        news: list[ev.Event] = [
+            ev.Issued(poll),
+            ev.Issued(ev.Settle(1, ClientClosed("x"), 1.0)),
+            ev.Running(poll),
+            ev.Uploaded(upload),
+            *(ev.Wanted(ref, "ai-smile", 1, True) for ref in list(scheduler._book.jobs)[:1]),
+        ]
+        for flight in world.flights.values():
+            command = flight.command
+            news.append(ev.Uploaded(attrs.evolve(upload, number=command.number)))
+            wrong = ev.Running if not isinstance(command, ev.Poll) else ev.Accepted
+            news.append(wrong(command, 1))  # type: ignore[arg-type]
+            news.append(ev.Issued(command))
+        news += [ev.NoAnswer(flight.command, DOWN) for flight in list(world.past)[-3:]]
+        before = dump(scheduler)
+        for event in news:
+            with pytest.raises(IllegalEvent):
+                scheduler.receive(event, world.now)
+            assert before == dump(scheduler)
+
+    @rule()
+    def only_a_question(self) -> None:
+        """Asking changes nothing, what it remembers of the answer aside."""
+        world, scheduler = self.world, self.world.scheduler
+        scheduler.due(world.now)
+        scheduler.wakes_at(world.now)
+        before = dump(scheduler)
+        scheduler.due(world.now)
+        scheduler.wakes_at(world.now)
+        scheduler.statistics()
+        scheduler.eta(10, 1)
+        repr(scheduler)
+        assert before == dump(scheduler)
+
+    @invariant()
+    def holds(self) -> None:
+        world = self.world
+        world.units_add_up()
+        assert len(world.sent) < 200_000
+        if world.on_time and world.pure:
+            world.promises_hold()
+        if self.faults == "none" and world.on_time:
+            assert not any(task.lost for task in world.tasks.values())
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        give_up = self.world.polling.give_up_after
+        for lane in range(3):
+            world.tell(ev.Closed(lane))
+        world.run(world.now + round((2 * give_up + 100) * SECOND))
+        jobs = {ref for ref in world.jobs if ref < 1_000_000}
+        assert jobs == jobs & set(world.settled)
+        self.holds()
+        assert not world.scheduler._book.jobs
+        assert 0 == len(world.scheduler._book.table)
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=40, stateful_step_count=25)
+# A failure that is being shrunk must not outlast the gate.
+TestMachine.pytestmark = [pytest.mark.timeout(120)]  # type: ignore[attr-defined]
+
+
+# Bad days, each told in one piece.
+
+
+def busy(jobs: int = 120, *, uploads: bool = False, seed: int = 1) -> World:
+    """A world a minute into its work."""
+    world = World(seed=seed)
+    for _ in range(jobs):
+        world.want(uploads=uploads)
+    world.run(60 * SECOND)
+    return world
+
+
+@pytest.mark.parametrize("uploads", [True, False])
+@pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer])
+def test_an_outage_costs_what_was_in_flight(
+    kind: type[ev.NotSent | ev.NoAnswer], uploads: bool
+) -> None:
+    """Ten minutes without an answer end a handful of jobs, and few requests are sent."""
+    world = busy(uploads=uploads)
+    sent = len(world.sent)
+    world.fate = lambda command: kind(command, DOWN)
+    if kind is ev.NoAnswer:
+        world.round_trip = lambda _: 30 * SECOND
+    world.run(660 * SECOND)
+    during = Counter(type(command).__name__ for _, command in world.sent[sent:])
+    world.fate = lambda _: None
+    world.round_trip = lambda _: SECOND // 10
+    world.finish()
+    assert 120 == len(world.settled)
+    assert 8 >= 120 - world.endings()["Succeeded"]
+    assert 30 >= during["Submit"] + during["Register"] + during["Upload"]
+    world.units_add_up()
+
+
+def test_creations_alone_fail() -> None:
+    """While polls are answered and creations are not, few creations are put in doubt."""
+    world = busy()
+    world.duration = lambda _: 5.0
+    world.fate = lambda command: (
+        ev.NoAnswer(command, DOWN) if isinstance(command, ev.Submit) else None
+    )
+    world.run(660 * SECOND)
+    assert 10 >= world.endings()["SubmissionInDoubt"] >= 1
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_somebody_else_uses_the_key(share: float) -> None:
+    """Creations adapt, losses are few, and nobody is locked out for good."""
+    world = World(seed=1)
+    world.pure = False
+    for _ in range(90):
+        world.want(uploads=False)
+    gap, following, vendor = round(300 * SECOND / 250 / share), 0, world.vendor
+
+    def shared(command: ev.Request | ev.Upload) -> ev.Answer:
+        nonlocal following
+        now = world.now
+        while following <= now:
+            world.now, following = following, following + gap
+            world.admits()
+        world.now = now
+        return vendor(command)
+
+    world.vendor = shared  # type: ignore[method-assign]
+    world.run(3600 * SECOND)
+    before = world.endings()["Succeeded"]
+    assert 8 >= len(world.settled) - before
+    assert before >= {0.3: 80, 0.6: 80, 0.9: 50}[share]
+    assert 500 >= world.scheduler.statistics().refused
+    assert world.scheduler.statistics().window_limit <= 250
+    world.run(5 * 3600 * SECOND, stop=lambda: len(world.settled) == 90)
+    assert world.endings()["Succeeded"] > before or 90 == len(world.settled)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 3, 60])
+def test_overslept(seconds: float) -> None:
+    """Overdue polls leave first and within the second's limit, keep their phases, are counted."""
+    world = busy()
+    world.duration = lambda _: 500.0
+    world.run(120 * SECOND)
+    table = world.scheduler._book.table
+    phases = {ref: task.next % table.cycle for ref, task in table._tasks.items()}
+    world.on_time = world.pure = False
+    first = table.first()
+    assert first is not None
+    at = first[0] * SLOT + SLOT + round(seconds * SECOND)
+    while world.queue and world.queue[0][0] <= first[0] * SLOT - LEAST:
+        world.now = world.queue[0][0]
+        world.happen()
+    world.now, sent = at, len(world.sent)
+    world.perform()
+    leaving = [command for _, command in world.sent[sent:] if not isinstance(command, ev.Settle)]
+    assert leaving
+    assert isinstance(leaving[0], ev.Poll)
+    assert leaving[0].ref == first[1]
+    assert 5 >= len(leaving)
+    assert world.scheduler.statistics().late >= 1
+    after = {ref: task.next % table.cycle for ref, task in table._tasks.items()}
+    assert {ref: phases[ref] for ref in after if ref in phases} == {
+        ref: after[ref] for ref in after if ref in phases
+    }
+
+
+def test_a_creation_answered_after_its_first_promise() -> None:
+    """A creation that hung is polled at once when it is known, and no window is overdrawn."""
+    world = World(seed=2)
+    world.round_trip = lambda command: (
+        12 * SECOND if isinstance(command, ev.Submit) else SECOND // 10
+    )
+    for _ in range(12):
+        world.want(uploads=False)
+    world.finish()
+    assert 12 == len(world.settled)
+    created = next(at for at, command in world.sent if isinstance(command, ev.Submit))
+    polled = next(at for at, command in world.sent if isinstance(command, ev.Poll))
+    assert 12 * SECOND == polled - created
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(per_second=1), Limits(10**6, 300.0, 10**4), Limits(40, 300.0, 5)]
+)
+def test_limits_of_any_size(limits: Limits) -> None:
+    """From hardly one task to ten thousand requests a second, everything ends well."""
+    world = World(limits, Polling(give_up_after=60), seed=3)
+    count = 400 if limits.per_second > 5 else 8
+    for _ in range(count):
+        world.want(uploads=True)
+    world.finish()
+    assert Counter(Succeeded=count) == world.endings()
+    assert NEVER == world.scheduler.wakes_at(world.now + SECOND)
+
+
+def test_limits_too_small() -> None:
+    """Where not one task could be kept alive the settings are refused."""
+    with pytest.raises(ConfigurationError, match="cannot keep even one task alive"):
+        Scheduler(Limits(10), Polling())
+
+
+def test_idle_for_long() -> None:
+    """After years without news the account starts afresh and small."""
+    world = World(seed=4)
+    world.want()
+    world.finish()
+    world.now += 10**15
+    world.want()
+    world.finish()
+    assert Counter(Succeeded=2) == world.endings()
+    assert 5_000 > len(world.scheduler._book.table.account._left)
+
+
+def test_a_scheduler_after_another_knows_the_window() -> None:
+    """What one scheduler has spent leaves the next one less."""
+    world = World(seed=6)
+    for _ in range(40):
+        world.want()
+    world.finish()
+    after = Scheduler(Limits(), Polling())
+    after.remember(world.scheduler.past(world.now))
+    told = [count for _, count in world.scheduler.past(world.now)]
+    assert told == [count for _, count in after.past(0)]
+    assert 80 < sum(told) < 250
+
+
+def test_waiting_time_is_honest() -> None:
+    """The estimate of a long batch comes from the budget and is right within a third."""
+    world = World(seed=5)
+    assert 0.0 == world.scheduler.eta(0, 0)
+    assert None is world.scheduler.eta(5, 0)
+    for _ in range(400):
+        world.want(uploads=False)
+    world.run(3600 * SECOND, stop=lambda: len(world.settled) >= 100)
+    eta, began = world.scheduler.eta(300, 0), world.now
+    world.finish()
+    assert eta is not None
+    assert 0.67 < (world.now - began) / SECOND / eta < 1.5
+
+
+# One decision each.
+
+
+class Desk:
+    """A scheduler by hand: what is due is taken and answered in the test."""
+
+    def __init__(self, **settings: object) -> None:
+        polling = Polling(give_up_after=120)
+        self.scheduler = Scheduler(Limits(), polling, **settings)  # type: ignore[arg-type]
+        self.now = 0
+
+    def tell(self, event: ev.Event) -> None:
+        self.scheduler.receive(event, self.now)
+
+    def take(self) -> ev.Command:
+        """What is due next, whenever that is."""
+        while (command := self.scheduler.due(self.now)) is None:
+            self.now = self.scheduler.wakes_at(self.now)
+        self.tell(ev.Issued(command))
+        return command
+
+    def running(self, ref: int = 1, *, units: float = 1.0) -> None:
+        self.tell(ev.Wanted(ref, "ai-smile", units, uploads=False))
+        command = self.take()
+        assert isinstance(command, ev.Submit)
+        self.tell(ev.Accepted(command, f"task-{ref}"))
+
+    def poll(self) -> ev.Poll:
+        command = self.take()
+        assert isinstance(command, ev.Poll)
+        return command
+
+    def settle(self) -> ev.Settle:
+        command = self.take()
+        assert isinstance(command, ev.Settle)
+        return command
+
+
+def failed(command: ev.Poll, *, passing: bool = True) -> ev.EngineFailed:
+    return ev.EngineFailed(command, TaskFailed("x", code="x", passing=passing), passing)
+
+
+def test_a_passing_failure_is_tried_again() -> None:
+    """A failure of the engine that may pass is created anew as often as was said, then told."""
+    desk = Desk(engine_retries=1)
+    desk.running()
+    desk.tell(failed(desk.poll()))
+    again = desk.take()
+    assert isinstance(again, ev.Submit)
+    desk.tell(ev.Accepted(again, "task-2"))
+    desk.tell(failed(desk.poll()))
+    settle = desk.settle()
+    assert isinstance(settle.ending, TaskFailed)
+    assert 0.0 == settle.units
+    assert 2.0 == desk.scheduler.statistics().units.returned
+
+
+@pytest.mark.parametrize("how", ["final", "withdrawn", "closed", "no retries"])
+def test_a_failure_that_is_not_tried_again(how: str) -> None:
+    """A final failure, and any of a job that nobody waits for, is told at once."""
+    desk = Desk(engine_retries=0 if how == "no retries" else 1)
+    desk.running()
+    poll = desk.poll()
+    if how == "withdrawn":
+        desk.tell(ev.Withdrawn(1))
+    if how == "closed":
+        desk.tell(ev.Closed())
+    desk.tell(failed(poll, passing=how != "final"))
+    assert isinstance(desk.settle().ending, TaskFailed)
+
+
+def test_unknown_is_asked_once_more() -> None:
+    """An unknown task inside its lease is asked again, and only the second answer is believed."""
+    desk = Desk()
+    desk.running()
+    desk.tell(ev.TaskUnknown(desk.poll(), TaskExpired("unknown")))
+    desk.tell(ev.TaskUnknown(desk.poll(), TaskExpired("unknown")))
+    settle = desk.settle()
+    assert isinstance(settle.ending, TaskExpired)
+    assert 1.0 == settle.ending.units_at_stake == settle.units
+    assert 1.0 == desk.scheduler.statistics().units.at_stake
+
+
+def test_a_late_answer_leaves_the_try_in_place() -> None:
+    """A hung poll that answers at last renews its own lease, not that of a newer silent poll."""
+    desk = Desk()
+    desk.running()
+    old = desk.poll()
+    desk.poll()
+    desk.tell(ev.Running(old))
+    assert None is not desk.scheduler._book.jobs[1].try_at
+    before = desk.now
+    desk.poll()
+    assert SECOND > desk.now - before
+
+
+def test_dropped() -> None:
+    """A dropped lane ends at once: what runs is abandoned, what is being created is in doubt."""
+    desk = Desk()
+    desk.running(1)
+    desk.tell(ev.Wanted(2, "ai-smile", 3.0, uploads=False))
+    submit = desk.take()
+    assert isinstance(submit, ev.Submit)
+    desk.tell(ev.Wanted(3, "ai-smile", 1.0, uploads=True))
+    desk.tell(ev.Dropped())
+    endings = {settle.ref: settle.ending for settle in (desk.settle() for _ in range(3))}
+    assert isinstance(endings[1], TaskAbandoned)
+    assert isinstance(endings[2], SubmissionInDoubt)
+    assert isinstance(endings[3], ClientClosed)
+    desk.tell(ev.Accepted(submit, "late"))
+    assert None is desk.scheduler.due(desk.now)
+    assert 4.0 == desk.scheduler.statistics().units.at_stake
+
+
+def test_abandoned_at_its_deadline() -> None:
+    """A task that still runs at `give_up_after` is told as abandoned, its units at stake."""
+    desk = Desk()
+    desk.running()
+    while isinstance(command := desk.take(), ev.Poll):
+        desk.tell(ev.Running(command))
+    assert isinstance(command, ev.Settle)
+    assert isinstance(command.ending, TaskAbandoned)
+    assert 120 * SECOND == desk.now
+    assert 1.0 == desk.scheduler.statistics().units.at_stake
+
+
+def test_out_of_units() -> None:
+    """A refused balance ends unsent what costs as much, keeps the cheaper, and is asked again
+    later.
+    """
+    desk = Desk()
+    for ref, units in ((1, 5.0), (2, 9.0), (3, 1.0)):
+        desk.tell(ev.Wanted(ref, "ai-smile", units, uploads=False))
+    first, second = desk.take(), desk.take()
+    assert isinstance(first, ev.Submit)
+    assert isinstance(second, ev.Submit)
+    desk.tell(ev.OutOfUnits(first, UnitsExhausted("poor")))
+    desk.tell(ev.OutOfUnits(second, UnitsExhausted("poor")))
+    desk.tell(ev.Wanted(4, "ai-smile", 6.0, uploads=False))
+    assert {1, 2, 4} == {desk.settle().ref for _ in range(3)}
+    cheap = desk.take()
+    assert isinstance(cheap, ev.Submit)
+    assert 3 == cheap.ref
+    desk.tell(ev.Accepted(cheap, "task"))
+    desk.now += 61 * SECOND
+    desk.tell(ev.Wanted(5, "ai-smile", 6.0, uploads=False))
+    assert [5] == [job.ref for job in desk.scheduler._book.ready]
+
+
+@pytest.mark.parametrize("answer", [ev.Limited, ev.NotSent])
+def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSent]) -> None:
+    """401 ends everything that is not created, what comes later, and what is to repeat."""
+    desk = Desk()
+    for ref in (1, 2, 3):
+        desk.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
+    first, second = desk.take(), desk.take()
+    assert isinstance(first, ev.Submit)
+    assert isinstance(second, ev.Submit)
+    desk.tell(ev.KeyRefused(first, Unauthorized("no")))
+    desk.tell(answer(second, FULL))
+    desk.tell(ev.Wanted(4, "ai-smile", 1.0, uploads=True))
+    endings = [desk.settle().ending for _ in range(4)]
+    assert all(isinstance(ending, Unauthorized) for ending in endings)
+    assert not desk.scheduler._book.jobs
+
+
+@pytest.mark.parametrize(
+    ("answer", "most"), [(ev.NotSent, 8), (ev.Limited, 20), (ev.Refused, 1), (ev.KeyRefused, 1)]
+)
+def test_how_often_a_creation_is_sent(answer: Callable[..., ev.Answer], most: int) -> None:
+    """A creation that was certainly not executed is repeated so often; a refused one never."""
+    desk = Desk()
+    desk.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=False))
+    sent = 0
+    while isinstance(command := desk.take(), ev.Submit):
+        sent += 1
+        more = (400,) if answer is ev.Refused else ()
+        desk.now += SECOND // 10
+        desk.tell(answer(command, FULL, *more))
+    assert most == sent
+    assert 0.0 == desk.scheduler.statistics().units.charged
+
+
+@pytest.mark.parametrize("polling_interval", [None, 1, -3, 5 * SECOND, 10**15])
+def test_the_vendors_interval(polling_interval: int | None) -> None:
+    """The interval that an answer names is kept between half a second and the cycle."""
+    desk = Desk()
+    desk.running()
+    desk.tell(ev.Running(desk.poll(), polling_interval))
+    cycle = desk.scheduler._book.table.cycle * SLOT
+    wanted = 2 * SECOND if polling_interval is None else min(max(polling_interval, 500_000), cycle)
+    assert wanted == desk.scheduler._book.jobs[1].interval
+
+
+def test_questions_have_their_turn() -> None:
+    """A question that waited long comes before creations; what passes is asked again, then told."""
+    desk = Desk()
+    desk.tell(ev.Asked(90))
+    for _ in range(7):
+        ask = desk.take()
+        assert isinstance(ask, ev.Ask)
+        desk.tell(ev.NoAnswer(ask, DOWN))
+    assert DOWN is desk.settle().ending
+    desk.tell(ev.Closed(3))
+    desk.tell(ev.Asked(91, 3))
+    assert isinstance(desk.settle().ending, ClientClosed)
+    desk.tell(ev.Asked(1))
+    with pytest.raises(IllegalEvent):
+        desk.tell(ev.Asked(1))
+
+
+def test_a_picture_that_cannot_go_up() -> None:
+    """A picture that its upload refuses ends the job before anything was bought."""
+    desk = Desk()
+    desk.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=True))
+    register = desk.take()
+    assert isinstance(register, ev.Register)
+    desk.tell(ev.Registered(register, (GRANT,)))
+    upload = desk.take()
+    assert isinstance(upload, ev.Upload)
+    desk.tell(ev.Refused(upload, JobRefused("gone"), 0))
+    assert isinstance(desk.settle().ending, JobRefused)
+
+
+def test_shown() -> None:
+    """The repr says how many jobs are where and how the plan is cut."""
+    desk = Desk()
+    desk.running()
+    assert "<Scheduler {'running': 1} <Timetable 1 tasks every 8.8 s, 0 requests unanswered>>" == (
+        repr(desk.scheduler)
+    )

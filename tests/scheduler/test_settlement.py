@@ -1,0 +1,145 @@
+"""How jobs and questions end, who is told next, and what an end releases."""
+
+from collections import Counter
+
+import pytest
+
+from perfect_async import events as ev
+from perfect_async.errors import ClientClosed, TaskAbandoned, TaskExpired, TaskFailed
+from perfect_async.scheduler._job import IllegalEvent, Job, State
+from perfect_async.scheduler._questions import Question, Questions
+from perfect_async.scheduler._settlement import Endings
+from perfect_async.scheduler._units import Units
+
+SUCCEEDED = ev.Succeeded(ev.Poll(1, 1), ("https://results.example/1",))
+FAILED = TaskFailed("x", code="x", passing=False)
+
+
+class Keeper:
+    """A keeper that notes what is released."""
+
+    held = 0
+
+    def __init__(self) -> None:
+        self.released: list[tuple[int, int | None, bool]] = []
+
+    def admits(self, job: Job, now: int, limit: int) -> bool:
+        return True
+
+    def created(self, job: Job, now: int) -> None: ...
+
+    def accepted(self, job: Job, now: int) -> None: ...
+
+    def left(self, job: Job, now: int) -> None: ...
+
+    def runs(self, job: Job, left: int, interval: int | None, now: int) -> None: ...
+
+    def failed(self, job: Job, at: int) -> None: ...
+
+    def release(self, job: Job, *, ended: int | None, lost: bool) -> None:
+        self.released.append((job.ref, ended, lost))
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.keeper, self.units = Keeper(), Units()
+        self.counts: Counter[str] = Counter()
+        self.endings = Endings(self.jobs, self.keeper, self.units, self.counts)
+        self.questions = Questions()
+
+    def job(self, ref: int, state: State = State.RUNNING, given_up: int = 600) -> Job:
+        job = Job(ref, "ai-smile", 1.0, uploads=False, lane=0, state=state, given_up=given_up)
+        self.jobs[ref] = job
+        if state is State.RUNNING:
+            self.units.charge(job)
+            self.endings.expect(job)
+        return job
+
+    def settle(self) -> ev.Settle:
+        command = self.endings.queue[0][0]
+        self.endings.settled(command, self.questions)
+        return command
+
+
+def test_an_end_is_told_once() -> None:
+    """The job's waiter is told what it cost, and the job is forgotten."""
+    bench = Bench()
+    job = bench.job(1)
+    bench.endings.end(job, SUCCEEDED, cause=SUCCEEDED, ended=5)
+    assert State.ENDED is job.state
+    assert ev.Settle(1, SUCCEEDED, 1.0) == bench.settle()
+    assert (State.TOLD, {}, {"done": 1}) == (job.state, bench.jobs, bench.counts)
+    assert [(1, 5, False)] == bench.keeper.released
+
+
+def test_ends_are_told_in_their_order() -> None:
+    """First ended, first told; what fails counts as failed, what the client left as neither."""
+    bench = Bench()
+    failed, closed, done = bench.job(1), bench.job(2, State.READY), bench.job(3)
+    failure = ev.EngineFailed(ev.Poll(1, 1), FAILED, passing=False)
+    bench.endings.end(failed, FAILED, cause=failure)
+    bench.endings.end(closed, ClientClosed("closed"))
+    bench.endings.end(done, SUCCEEDED, cause=SUCCEEDED)
+    assert [1, 2, 3] == [bench.settle().ref for _ in range(3)]
+    assert {"done": 1, "failed": 1} == bench.counts
+    assert [1, 3] == [ref for ref, _, _ in bench.keeper.released]
+
+
+def test_a_task_that_the_vendor_lost() -> None:
+    """The keeper hears that it was lost, and its units are at stake."""
+    bench = Bench()
+    gone = TaskExpired("gone")
+    unknown = ev.TaskUnknown(ev.Poll(1, 1), gone)
+    bench.endings.end(bench.job(1), gone, cause=unknown, at_stake=1.0)
+    assert [(1, None, True)] == bench.keeper.released
+    assert 1.0 == bench.units.totals().at_stake
+
+
+def test_no_way_leads_there() -> None:
+    """An end that the table does not know is refused."""
+    bench = Bench()
+    job = bench.job(1, State.READY)
+    with pytest.raises(IllegalEvent):
+        bench.endings.end(job, SUCCEEDED, cause=SUCCEEDED)
+    assert State.READY is job.state
+    assert not bench.endings.queue
+
+
+def test_too_old() -> None:
+    """The oldest task is given up when that is said; nobody is told twice."""
+    bench = Bench()
+    young, old = bench.job(1, given_up=700), bench.job(2, given_up=600)
+    assert 600 == bench.endings.ages[0][0]
+    command = ev.Settle(2, TaskAbandoned("too old"), 1.0)
+    bench.endings.settled(command, bench.questions)
+    assert (State.TOLD, State.RUNNING) == (old.state, young.state)
+    assert [(2, None, False)] == bench.keeper.released
+    assert not bench.endings.queue
+    assert 1.0 == bench.units.totals().at_stake
+    assert [700] == [age for age, _, _ in bench.endings.ages]
+
+
+def test_the_ages_tell_the_truth() -> None:
+    """What has ended or got another time is not at the head."""
+    bench = Bench()
+    first, second, third = bench.job(1, given_up=1), bench.job(2, given_up=2), bench.job(3)
+    bench.endings.end(first, SUCCEEDED, cause=SUCCEEDED)
+    second.given_up = 900
+    bench.endings.expect(second)
+    bench.endings.tidy()
+    assert (600, third) == (bench.endings.ages[0][0], bench.endings.ages[0][2])
+    bench.endings.end(third, SUCCEEDED, cause=SUCCEEDED)
+    bench.endings.end(second, SUCCEEDED, cause=SUCCEEDED)
+    assert [] == bench.endings.ages
+
+
+def test_a_question_without_an_answer() -> None:
+    """Whoever asked is told, and the question is forgotten; it cost nothing."""
+    bench = Bench()
+    question = Question(7, 0, 0, repeats=True, urgent=False)
+    bench.questions.add(question)
+    bench.endings.answer(question, ClientClosed("closed"))
+    assert (7, 0.0) == (bench.settle().ref, bench.endings._units.totals().charged)
+    assert 7 not in bench.questions
+    assert {} == bench.counts

@@ -1,0 +1,264 @@
+"""What was charged, what came back, what is at stake, and the ceilings over it."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from perfect_async import events as ev
+from perfect_async.errors import CeilingReached
+from perfect_async.reports import Spending
+from perfect_async.scheduler._job import Job, State
+from perfect_async.scheduler._units import Units
+
+
+def job(units: float = 1.0, *purses: int, ref: int = 1) -> Job:
+    return Job(ref, "ai-smile", units, uploads=False, lane=1, state=State.READY, purses=purses)
+
+
+def purse(*ceilings: float) -> Units:
+    units = Units()
+    for number, most in enumerate(ceilings, 1):
+        units.hear(ev.Opened(number, most))
+    return units
+
+
+def refused(units: Units, one: Job) -> bool:
+    return units.refusal(one) is not None
+
+
+def test_nothing_is_spent_at_first() -> None:
+    """Without jobs there is nothing to tell, and without ceilings nothing is refused."""
+    assert Spending(0.0, 0.0, 0.0) == Units().totals()
+    assert not refused(Units(), job(1e9))
+
+
+def test_a_ceiling_is_reached_exactly() -> None:
+    """The last unit may be spent, the one after it not; the error says how it stands."""
+    units, first, second = purse(3.0), job(2.0, 1), job(1.0, 1, ref=2)
+    units.reserve(first)
+
+    assert not refused(units, second)
+    units.reserve(second)
+    error = units.refusal(job(1.0, 1, ref=3))
+
+    assert isinstance(error, CeilingReached)
+    assert "costs 1 units; of max_units=3 there are 3 spent or reserved" in str(error)
+    assert 0.0 == error.units_at_stake
+
+
+@pytest.mark.parametrize(("expected", "prices"), [(10, [0.1] * 11), (3, [0.6, 0.3, 0.1, 0.1])])
+def test_fractions_of_a_unit_add_up(expected: int, prices: list[float]) -> None:
+    """Ten tenths are one: what fits exactly is not refused for how floats are added."""
+    units, taken = purse(1.0), 0
+    for ref, price in enumerate(prices):
+        one = job(price, 1, ref=ref)
+        if not refused(units, one):
+            units.reserve(one)
+            taken += 1
+
+    assert expected == taken
+
+
+def test_any_of_several_ceilings_holds() -> None:
+    """A job under the client's and the batch's ceiling must fit under both."""
+    units = purse(10.0, 2.0)
+    units.reserve(job(2.0, 1, 2))
+
+    assert refused(units, job(1.0, 1, 2, ref=2))
+    assert not refused(units, job(8.0, 1, ref=3))
+    assert refused(units, job(9.0, 1, ref=3))
+
+
+def test_a_ceiling_that_is_gone_holds_nothing() -> None:
+    """When a batch is over, what still runs under it is nobody's reservation."""
+    units, one = purse(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.hear(ev.Emptied(1))
+    units.hear(ev.Emptied(1))
+
+    assert not refused(units, job(5.0, 1, ref=2))
+    units.charge(one)
+    units.end(one, 0.0)
+    assert Spending(1.0, 0.0, 0.0) == units.totals()
+
+
+def test_a_success_is_spent() -> None:
+    """What was charged with a result to show is not at stake, and stays under the ceiling."""
+    units, one = purse(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.charge(one)
+    units.end(one, 0.0)
+
+    assert Spending(1.0, 0.0, 0.0) == units.totals()
+    assert refused(units, job(1.0, 1, ref=2))
+
+
+def test_an_engine_failure_gives_its_units_back() -> None:
+    """They are free again for another, and returned once."""
+    units, one = purse(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.charge(one)
+    units.give_back(one)
+
+    assert not refused(units, job(1.0, 1, ref=2))
+    units.end(one, 0.0)
+    assert Spending(1.0, 1.0, 0.0) == units.totals()
+    assert not refused(units, job(1.0, 1, ref=2))
+
+
+def test_a_retry_reserves_again() -> None:
+    """A task that the engine failed is created again under the same ceiling."""
+    units, one = purse(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.charge(one)
+    units.give_back(one)
+    units.release(one)
+    units.reserve(one)
+    units.charge(one)
+    units.end(one, 0.0)
+
+    assert Spending(2.0, 1.0, 0.0) == units.totals()
+    assert refused(units, job(1.0, 1, ref=2))
+
+
+def test_a_creation_that_was_not_executed_costs_nothing() -> None:
+    """What was refused is neither reserved nor told."""
+    units, one = purse(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.release(one)
+    units.end(one, 0.0)
+
+    assert Spending(0.0, 0.0, 0.0) == units.totals()
+    assert not refused(units, job(1.0, 1, ref=2))
+
+
+def test_a_creation_in_doubt_stays_under_the_ceiling() -> None:
+    """It may have been charged: at stake, and not free for another."""
+    units, one = purse(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.end(one, 1.0)
+
+    assert Spending(0.0, 0.0, 1.0) == units.totals()
+    assert refused(units, job(1.0, 1, ref=2))
+
+
+def test_a_lost_task_is_charged_and_at_stake() -> None:
+    """Its units count once under the ceiling."""
+    units, one = purse(2.0), job(1.0, 1)
+    units.reserve(one)
+    units.charge(one)
+    units.end(one, 1.0)
+
+    assert Spending(1.0, 0.0, 1.0) == units.totals()
+    assert not refused(units, job(1.0, 1, ref=2))
+
+
+CEILINGS = (7.0, 4.0)
+
+
+class Ceilings(RuleBasedStateMachine):
+    """Jobs on their ways in any order, under two ceilings; what a ledger would say beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = purse(*CEILINGS)
+        self.refs = 0
+        self.waiting: list[Job] = []
+        self.sent: list[Job] = []
+        self.running: list[Job] = []
+        self.over: list[tuple[Job, float]] = []
+        self.charged = self.returned = self.at_stake = 0.0
+
+    @rule(units=st.sampled_from([1.0, 2.0, 3.0]), purses=st.sampled_from([(), (1,), (2,), (1, 2)]))
+    def comes(self, units: float, purses: tuple[int, ...]) -> None:
+        self.refs += 1
+        self.waiting.append(job(units, *purses, ref=self.refs))
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def leaves_or_is_refused(self) -> None:
+        one = self.waiting.pop(0)
+        if refused(self.units, one):
+            self._end(one, 0.0, 0.0)
+        else:
+            self.units.reserve(one)
+            self.sent.append(one)
+
+    @precondition(lambda self: self.sent)
+    @rule(what=st.sampled_from(["accepted", "again", "refused", "doubt", "settled"]))
+    def answers(self, what: str) -> None:
+        one = self.sent.pop(0)
+        match what:
+            case "accepted":
+                self.units.charge(one)
+                self.charged += one.units
+                self.running.append(one)
+            case "again":
+                self.units.release(one)
+                self.waiting.insert(0, one)
+            case "doubt":
+                self._end(one, one.units, one.units)
+            case _:
+                self._end(one, 0.0, 0.0)
+
+    @precondition(lambda self: self.running)
+    @rule(what=st.sampled_from(["done", "lost", "engine", "engine again"]))
+    def ends(self, what: str) -> None:
+        one = self.running.pop(0)
+        match what:
+            case "done":
+                self._end(one, 0.0, one.units)
+            case "lost":
+                self._end(one, one.charged, one.units)
+            case _:
+                self.units.give_back(one)
+                self.returned += one.units
+                if what == "engine":
+                    self._end(one, 0.0, 0.0)
+                else:
+                    self.units.release(one)
+                    self.waiting.insert(0, one)
+
+    def _end(self, one: Job, at_stake: float, spent: float) -> None:
+        self.units.end(one, at_stake)
+        self.at_stake += at_stake
+        self.over.append((one, spent))
+
+    @invariant()
+    def the_ceilings_hold(self) -> None:
+        for number, most in enumerate(CEILINGS, 1):
+            spent = self.units._purses[number].spent
+            runs = sum(one.units for one in self.sent + self.running if number in one.purses)
+            gone = sum(units for one, units in self.over if number in one.purses)
+            assert runs + gone == spent
+            assert 0.0 <= spent <= most
+
+    @invariant()
+    def the_totals_are_the_ledgers(self) -> None:
+        assert Spending(self.charged, self.returned, self.at_stake) == self.units.totals()
+
+    @invariant()
+    def only_what_runs_is_reserved(self) -> None:
+        assert all(not one.reserved for one in self.waiting)
+        assert all(one.reserved == one.units for one in self.sent + self.running)
+        assert all(one.reserved == spent for one, spent in self.over)
+
+
+TestCeilings = Ceilings.TestCase
+TestCeilings.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))
+@example([1, 2], 3)
+def test_a_ceiling_is_used_as_far_as_it_goes(tenths: list[int], most: int) -> None:
+    """Whatever the prices, what is refused would not have fitted, and what is taken does."""
+    units, taken = purse(most / 10), 0
+    for ref, price in enumerate(tenths):
+        one = job(price / 10, 1, ref=ref)
+        if refused(units, one):
+            assert taken + price > most
+        else:
+            units.reserve(one)
+            taken += price
+            assert taken <= most

@@ -1,0 +1,427 @@
+"""The processes of the crash test: a vendor that outlives all, and workers that are killed.
+
+    python -m tests.crashing vendor PORT     a sandbox with a lease of seconds; GET /ledger tells
+    python -m tests.crashing nursery         forks a worker for each plan (a line of JSON) on stdin
+
+The nursery has imported everything already, so that a kill costs no more than what was at work. It
+kills by the clock, and knows whom: a child that nobody has waited for keeps its number. A worker
+also kills itself, with the same signal, at the n-th passing of a point of its plan.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import anyio
+import attrs
+
+from perfect_async import (
+    Avatar,
+    Batch,
+    Client,
+    Done,
+    Job,
+    Limits,
+    Outcome,
+    Polling,
+    Smile,
+    Timeouts,
+)
+from perfect_async._api.tasks import Call, Reply
+from perfect_async._client import retention
+from perfect_async._client.batch import _Place
+from perfect_async._client.recovery import Leftover
+from perfect_async._client.results import _Part
+from perfect_async._files import names
+from perfect_async._journal.model import Known, Phase
+from perfect_async._journal.sqlite import Entry, JournalFile
+from perfect_async._runtime import commands
+from perfect_async._transport.transport import Transport
+from perfect_async.events import FileGrant
+from perfect_async.sandbox import Durations, Faults, Sandbox, portrait, serve
+from perfect_async.sandbox._portraits import seed_of
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+LEASE = 2.0
+LIMITS = Limits(requests=30_000, period=60.0, per_second=100)
+POLLING = Polling(lease=LEASE, interval=0.1, insured=15.0, give_up_after=15.0)
+TEMPLATE = "male_studio_00"
+OUTPUTS = 2
+SIDE = 64
+
+POINTS = (
+    *("opened", "told"),
+    *("before commit", "after commit"),
+    *("before register", "after register", "before upload", "after upload"),
+    *("before submit", "after submit", "before poll", "after poll"),
+    *("before history", "after history", "before delete", "after delete"),
+    *("before save", "after save"),
+)
+
+
+class Plan(TypedDict):
+    """One worker's life: what is left to do, and when it is killed at the latest."""
+
+    number: int
+    folder: str
+    url: str
+    pictures: list[int]
+    delete: bool
+    dawdles: float
+    late: float
+    fuse: tuple[str, int]
+    after: float
+
+
+class Line(TypedDict):
+    """A line of the diary; those of a start have a number and `left`, those of an end a number."""
+
+    picture: str
+    number: int | None
+    task_id: str | None
+    files: list[str]
+    error: str | None
+    said: str | None
+    at_stake: float
+    left: dict[str, str]
+
+
+class Task(TypedDict):
+    """A task of the ledger."""
+
+    task_id: str
+    state: str
+    units: int
+    picture: int | None
+
+
+class Told(TypedDict):
+    """The vendor's ledger."""
+
+    tasks: list[Task]
+    violations: list[str]
+    refused: int
+
+
+@attrs.frozen
+class Looked:
+    """A picture as far as its identity goes."""
+
+    digest: str
+
+
+@attrs.frozen
+class Picture:
+    """One picture of the test: its face, and how it is handed over."""
+
+    number: int
+
+    @property
+    def data(self) -> bytes:
+        return portrait(self.number, SIDE)
+
+    @property
+    def by_path(self) -> bool:
+        return self.number % 2 == 0
+
+    @property
+    def key(self) -> str | None:
+        return f"picture {self.number}" if self.number % 3 == 0 else None
+
+    @property
+    def outputs(self) -> int:
+        return OUTPUTS if self.number % 5 == 0 else 1
+
+    def job(self, folder: Path) -> Job:
+        source: Path | bytes = self.data
+        if self.by_path:
+            source = folder / f"{self.number}.jpg"
+            if not source.exists():
+                part = source.with_suffix(".part")
+                part.write_bytes(self.data)
+                part.replace(source)
+        if self.outputs == 1:
+            return Smile(source, key=self.key)
+        return Avatar(source, TEMPLATE, output_count=OUTPUTS, key=self.key)
+
+    def identity(self, folder: Path) -> str:
+        @attrs.frozen
+        class Looked:
+            digest: str
+
+        return names.identity(self.job(folder), Looked(hashlib.sha256(self.data).hexdigest()))
+
+
+# The vendor.
+
+
+class Vendor(Sandbox):
+    """A sandbox that tells its ledger over the wire."""
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http" or scope["path"] != "/ledger":
+            await super().__call__(scope, receive, send)
+            return
+        body = json.dumps(self.told()).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    def told(self) -> Told:
+        tasks = self._vendor._tasks._by_id
+        return {
+            "tasks": [
+                {
+                    "task_id": record.task_id,
+                    "state": record.state,
+                    "units": record.units,
+                    "picture": seed_of(tasks[record.task_id].picture.data or b""),
+                }
+                for record in self.ledger.tasks
+            ],
+            "violations": self.ledger.violations,
+            "refused": sum(self.ledger.refused.values()),
+        }
+
+
+def vendor(port: int, seed: int) -> None:
+    sandbox = Vendor(
+        seed=seed,
+        requests=100_000,
+        period=60.0,
+        per_second=1_000,
+        lease=LEASE,
+        durations={
+            "ai-smile": Durations.uniform(0.05, 0.6),
+            "ai-avatar": Durations.uniform(0.05, 0.9),
+        },
+        units=100_000.0,
+        faults=Faults(engine_errors=0.08, lost_creations=0.05),
+        latency=0.02,
+        jitter=0.02,
+        origin=f"http://127.0.0.1:{port}",
+    )
+    asyncio.run(serve(sandbox, port=port))
+
+
+# A worker.
+
+
+@attrs.define
+class Fuse:
+    """Kills this process at the `left`-th passing of `point`, in whatever thread."""
+
+    point: str
+    left: int
+
+    def passing(self, point: str) -> None:
+        if point == self.point:
+            self.left -= 1
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+                threading.Event().wait()  # it has not come yet
+
+    def lay(self) -> None:
+        """Put it where money moves."""
+        commit, become = JournalFile.commit, _Part.become
+        call, upload = Transport.call, Transport.upload
+
+        def committing(
+            file: JournalFile, entries: Iterable[Entry], window: list[tuple[int, int]], now: int
+        ) -> None:
+            self.passing("before commit")
+            commit(file, entries, window, now)
+            self.passing("after commit")
+
+        def becoming(part: _Part, target: Path) -> None:
+            self.passing("before save")
+            become(part, target)
+            self.passing("after save")
+
+        async def calling(way: Transport, one: Call, *, within: float) -> Reply:
+            kind = kind_of(one)
+            self.passing(f"before {kind}")
+            reply = await call(way, one, within=within)
+            self.passing(f"after {kind}")
+            return reply
+
+        async def uploading(
+            way: Transport, grant: FileGrant, chunks: Callable[[], AsyncIterator[bytes]]
+        ) -> None:
+            self.passing("before upload")
+            await upload(way, grant, chunks)
+            self.passing("after upload")
+
+        set_to(JournalFile, "commit", committing)
+        set_to(_Part, "become", becoming)
+        set_to(Transport, "call", calling)
+        set_to(Transport, "upload", uploading)
+
+
+def set_to(where: object, name: str, what: object) -> None:
+    setattr(where, name, what)
+
+
+def kind_of(call: Call) -> str:
+    if "history" in call.path:
+        return "history"
+    if call.path.endswith("/delete"):
+        return "delete"
+    if "/file" in call.path:
+        return "register"
+    return "submit" if call.method == "POST" else "poll"
+
+
+class Diary:
+    """What the worker's user knows: a line for each thing, which a kill does not take back."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+
+    def note(self, **facts: object) -> None:
+        os.write(self._file, json.dumps(facts).encode() + b"\n")
+
+
+def label(known: Known) -> str:
+    """Where a kill has left a job."""
+    if known.phase is Phase.ENTERED:
+        return "entered" if known.file_id is None else "uploaded"
+    if known.phase is Phase.DONE:
+        return "told" if known.told else "saved" if known.saved else "done"
+    return known.phase.name.lower()
+
+
+class Worker:
+    """One process's life: what the former one left, then what is left of the batch."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.folder = Path(plan["folder"])
+        self.diary = Diary(self.folder / "diary")
+        self.pictures = {
+            picture.identity(self.folder): picture for picture in map(Picture, plan["pictures"])
+        }
+        self.fuse = Fuse(*plan["fuse"])
+        self.former: dict[int, str] = {}
+        self.jobs: dict[Job, str] = {}
+
+    async def work(self) -> None:
+        client = Client(
+            "key",
+            base_url=self.plan["url"],
+            journal=self.folder / "jobs.db",
+            limits=LIMITS,
+            polling=POLLING,
+            timeouts=Timeouts(request=5.0),
+            reuse=True,
+        )
+        async with client:
+            assert client._desk is not None
+            journal = client._desk.lane.records.journal
+            assert journal is not None
+            left = dict(journal.memory.live)
+            labels = {number: label(known) for number, known in left.items()}
+            self.diary.note(start=self.plan["number"], left=labels)
+            self.fuse.passing("opened")
+            self.former = {number: known.order.identity for number, known in left.items()}
+            await self.tell(client.resume())
+            while self.pictures:
+                # Whatever went wrong was told, and is run again: the user's consent.
+                self.jobs = {one.job(self.folder): name for name, one in self.pictures.items()}
+                out, delete = self.folder / "out", self.plan["delete"]
+                await self.tell(client.batch(self.jobs, save_to=out, delete=delete))
+        self.diary.note(end=self.plan["number"])
+
+    async def tell(self, batch: Batch) -> None:
+        """What the user is told, written down before anything else happens."""
+        places: list[_Place] = []
+        take = batch._take
+
+        def taking() -> Outcome | None:
+            places[:] = list(batch._ended)[:1]
+            return take()
+
+        set_to(batch, "_take", taking)
+        async with batch:
+            async for outcome in batch:
+                self.note(places[0], outcome)
+                self.fuse.passing("told")
+                await anyio.sleep(self.plan["dawdles"])
+
+    def note(self, place: _Place, outcome: Outcome) -> None:
+        item, error = place.item, outcome.error
+        number = None if place.record is None else place.record.number or None
+        if isinstance(item, Leftover):
+            number, identity = item.number, self.former[item.number]
+        else:
+            identity = self.jobs[item]
+        self.diary.note(
+            picture=identity,
+            number=number,
+            task_id=outcome.task_id,
+            files=list(map(str, outcome.files)) if isinstance(outcome, Done) else [],
+            error=None if error is None else type(error).__name__,
+            said=None if error is None else str(error),
+            at_stake=0.0 if error is None else error.units_at_stake,
+        )
+        if outcome.ok:
+            self.pictures.pop(identity, None)
+
+
+def worker(plan: Plan) -> None:
+    """Live; everything that waits for the vendor's pace is quick."""
+    set_to(commands, "_SILENT", 1.0)
+    set_to(commands, "_PAUSES", (0.0, 0.1, 0.2))
+    set_to(retention, "_PAUSES", (0.0, 0.1, 0.2))
+    one = Worker(plan)
+    one.fuse.lay()
+    asyncio.run(one.work())
+
+
+# The nursery.
+
+
+def nursery() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    for line in sys.stdin:
+        plan: Plan = json.loads(line)
+        time.sleep(plan["late"])
+        child = os.fork()
+        if child == 0:
+            live(plan)
+        if signal.sigtimedwait([signal.SIGCHLD], plan["after"]) is None:
+            os.kill(child, signal.SIGKILL)
+            signal.sigwait([signal.SIGCHLD])
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def live(plan: Plan) -> None:
+    """The child's life, and its end, whatever happens."""
+    status = 1
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        worker(plan)
+        status = 0
+    except BaseException:  # noqa: BLE001 - a fork of the nursery does not go back into it
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "vendor":
+        vendor(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        nursery()

@@ -1,0 +1,267 @@
+"""A vendor, a journal, and clients on them that crash: what the tests of money safety share."""
+
+import asyncio
+import re
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import datetime, tzinfo
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+
+from perfect_async import Batch, Client, Done, Failed, Outcome, Smile, SubmissionInDoubt
+from perfect_async._journal import journal as journal_module
+from perfect_async._runtime import driver
+from perfect_async._transport.transport import HttpTransport
+from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
+from tests.support.sandboxed import client, clock, vendor
+from tests.support.virtual_time import START
+
+EPOCH = 1_800_000_000
+MINUTE, DAY = 60.0, 86_400.0
+_FACE = re.compile(rb"sandbox portrait (\d+)\.")
+
+Change = Callable[[httpx.Request], Awaitable[httpx.Response | None]]
+
+
+@cache
+def face(number: int) -> bytes:
+    """The portrait of this number, small; the vendor's result of it tells the number."""
+    return portrait(number, size=48)
+
+
+def seen_in(data: bytes) -> int:
+    """The number of the face in a result."""
+    found = _FACE.search(data[:4096])
+    assert found is not None
+    return int(found[1])
+
+
+def faces(paths: Iterable[Path]) -> list[int]:
+    """The numbers of the faces in these files."""
+    return [seen_in(path.read_bytes()) for path in paths]
+
+
+def job(number: int) -> Smile:
+    """A smile of this face, given as bytes."""
+    return Smile(face(number), key=str(number))
+
+
+def wall() -> float:
+    """Seconds since 1970 in a world whose clock is the loop's."""
+    return EPOCH + clock() - START
+
+
+class _Time:
+    """`time` for who asks the wall clock."""
+
+    time_ns = staticmethod(lambda: round(wall() * 1e9))
+
+
+class _Datetime(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(wall(), tz)
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """What has left arrives, also when its sender is gone.
+
+    `change` is asked for another answer first; None lets the vendor give it. `sent` holds what has
+    left: its time, method and path.
+    """
+
+    def __init__(self, inner: HttpTransport, change: Change | None) -> None:
+        self._inner = inner
+        self._change = change
+        self._tasks: set[asyncio.Future[httpx.Response]] = set()
+        self.sent: list[tuple[float, str, str]] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.sent.append((clock(), request.method, request.url.path))
+        answer = asyncio.ensure_future(self._answer(request))
+        self._tasks.add(answer)
+        answer.add_done_callback(self._over)
+        return await asyncio.shield(answer)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        changed = None if self._change is None else await self._change(request)
+        return await self._inner.handle_async_request(request) if changed is None else changed
+
+    def _over(self, answer: asyncio.Future[httpx.Response]) -> None:
+        self._tasks.discard(answer)
+        if not answer.cancelled():
+            answer.exception()
+
+
+class Shop:
+    """A sandbox, a journal and the clients on it, one after another; the wall clock is the loop's.
+
+    `path` is where the journal is now: each crash moves it, so that nothing that the dead client
+    still does reaches it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        faults: Faults | None = None,
+        **settings: object,
+    ) -> None:
+        monkeypatch.setattr(journal_module, "time", _Time)
+        monkeypatch.setattr(driver, "datetime", _Datetime)
+        self.folder = folder
+        self.sandbox = vendor(faults=faults, epoch=wall(), **settings)
+        # Its clock counts from its first use.
+        assert not self.sandbox.ledger.tasks
+        self.path = folder / "jobs.db"
+        self.crashes = 0
+        self.wire = Wire(self.sandbox.transport(), None)
+
+    @property
+    def out(self) -> Path:
+        """A folder for results."""
+        return self.folder / "out"
+
+    def client(self, change: Change | None = None, **settings: object) -> Client:
+        """A client with the journal, unopened."""
+        self.wire = Wire(self.sandbox.transport(), change)
+        given: dict[str, object] = {"journal": self.path, "transport": self.wire, **settings}
+        return client(self.sandbox, **given)
+
+    def plain(self) -> Client:
+        """One without a journal."""
+        return self.client(journal=None)
+
+    async def crash(self, victim: Client, *working: Awaitable[object]) -> None:
+        """End the process of `victim`: what is on the disk now is all that is left of it.
+
+        `working` is what ran in it, and ends with it.
+        """
+        desk = victim._desk
+        assert desk is not None
+        journal = desk.lane.records.journal
+        assert journal is not None
+        self.crashes += 1
+        after = self.folder / f"jobs-{self.crashes}.db"
+        file = journal._file
+        with file._lock:
+            shutil.copy(self.path, after)
+            if (wal := Path(f"{self.path}-wal")).exists():
+                shutil.copy(wal, f"{after}-wal")
+        self.path = after
+        desk.closed = True
+        host = desk.driver._host
+        assert host is not None
+        host.cancel()
+        await asyncio.wait([host])
+        with file._lock:
+            file._db.close()
+        await asyncio.gather(*working, return_exceptions=True)
+
+
+def hung(seconds: float, *, times: int = 1) -> Callable[[Sandbox], Change]:
+    """The answers to the first creations come so late, though the tasks exist."""
+
+    def on(sandbox: Sandbox) -> Change:
+        inner, left = sandbox.transport(), [times]
+
+        async def change(request: httpx.Request) -> httpx.Response | None:
+            if not creates(request) or not left[0]:
+                return None
+            left[0] -= 1
+            answer = await inner.handle_async_request(request)
+            await asyncio.sleep(seconds)
+            return answer
+
+        return change
+
+    return on
+
+
+def creates(request: httpx.Request) -> bool:
+    """Whether it is a creation."""
+    return request.method == "POST" and "/task/ai-" in request.url.path
+
+
+async def all_of(batch: Batch) -> list[Outcome]:
+    """Enter it and take what it gives."""
+    async with batch:
+        return [outcome async for outcome in batch]
+
+
+async def resumed(c: Client) -> list[Outcome]:
+    """What the former process left."""
+    return await all_of(c.resume())
+
+
+def errors(outcomes: Iterable[Outcome]) -> list[type[Exception]]:
+    """The types of what failed."""
+    return [type(outcome.error) for outcome in outcomes if isinstance(outcome, Failed)]
+
+
+def done(outcomes: Iterable[Outcome]) -> list[Done]:
+    """Those that are done."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Done)]
+
+
+def adds_up(c: Client, sandbox: Sandbox, *, elsewhere: float = 0.0) -> None:
+    """What the client says of its units agrees with the vendor's ledger, once nothing runs.
+
+    `elsewhere`: units charged by the vendor for what the client knows nothing of, or knows only as
+    a creation in doubt.
+    """
+    units, ledger = c.statistics().units, sandbox.ledger
+    assert ledger.units_charged - elsewhere == units.charged
+    assert ledger.units_returned == units.returned
+    kept = sum(task.units for task in ledger.tasks if task.state in {"success", "deleted"})
+    assert [] == ledger.violations
+    # What shows no picture is at stake; a creation in doubt may be as well.
+    assert ledger.units_charged - ledger.units_returned - kept <= units.at_stake + elsewhere
+
+
+def paid(outcomes: Iterable[Outcome], sandbox: Sandbox) -> None:
+    """Over all processes: the vendor took what was delivered for, and what was told to be at stake.
+
+    Nobody was charged twice for one picture. Of a job that was told twice (by a process that
+    crashed before it had written down so) the better outcome counts.
+    """
+    ledger = sandbox.ledger
+    outcomes = {o.job.key: o for o in sorted(outcomes, key=lambda o: o.ok)}.values()
+    net = ledger.units_charged - ledger.units_returned
+    delivered = sum(outcome.job.units for outcome in done(outcomes))
+    failed = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+    sure = sum(e.units_at_stake for e in failed if not isinstance(e, SubmissionInDoubt))
+    doubt = sum(e.units_at_stake for e in failed if isinstance(e, SubmissionInDoubt))
+    assert delivered + sure <= net <= delivered + sure + doubt
+    sources = [task.source for task in ledger.tasks if task.state in {"success", "deleted"}]
+    assert len(sources) == len(set(sources))
+
+
+def drawn(sandbox: Sandbox) -> Counter[int]:
+    """How many tasks that gave a picture were charged, by the face that went in."""
+    tasks = sandbox._vendor._tasks._by_id.values()
+    good = [task for task in tasks if task.state in {"success", "deleted"}]
+    return Counter(seen_in(task.picture.data) for task in good if task.picture.data is not None)
+
+
+async def until(holds: Callable[[], bool], *, every: float = 0.01) -> None:
+    """Wait until something holds, by looking."""
+    while not holds():  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(every)
+
+
+async def each(jobs: Iterable[Smile], pause: float = 0.0) -> AsyncIterator[Smile]:
+    """`jobs`, one after another."""
+    for one in jobs:
+        await asyncio.sleep(pause)
+        yield one
+
+
+FAST = {"ai-smile": Durations.fixed(3.0), "ai-avatar": Durations.fixed(20.0)}

@@ -1,0 +1,1126 @@
+"""One request out, one value or error back, against transports of all manners."""
+
+import asyncio
+import gzip
+import inspect
+import logging
+import socket
+import ssl
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError
+from types import ModuleType, TracebackType
+
+import anyio
+import httpcore
+import httpx
+import pytest
+import respx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async._api.tasks import Call, Reply
+from perfect_async._transport import transport as transports
+from perfect_async._transport.transport import Transport
+from perfect_async.errors import (
+    ApiError,
+    BadAnswer,
+    ConfigurationError,
+    PerfectError,
+    PictureRefused,
+    RequestRefused,
+    ServiceUnavailable,
+)
+from perfect_async.events import FileGrant
+from perfect_async.models import Timeouts
+from tests.support.virtual_time import run
+
+BASE = "https://api.example"
+KEY = "sk-the-secret-key"
+CALL = Call("GET", "/s2s/v2.0/task/ai-smile/a%2Fb")
+UPLOAD = "https://up.example/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F"
+DOWNLOAD = "https://down.example/r.jpg?X-Amz-Signature=signed-secret"
+
+Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+class Net(httpx.AsyncBaseTransport):
+    """A network by hand: remembers the requests and lets `handler` answer."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self.requests: list[httpx.Request] = []
+        self.bodies: list[bytes] = []
+        self.open = self.most = 0
+        self.closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            self.bodies.append(b"".join([chunk async for chunk in request.stream]))
+            return await self._handler(request)
+        finally:
+            self.open -= 1
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Body(httpx.AsyncByteStream):
+    """An answer's body: chunks, waits in seconds, and exceptions, in order."""
+
+    def __init__(self, *steps: bytes | float | Exception, closing: Exception | None = None) -> None:
+        self._steps = steps
+        self._closing = closing
+        self.read = 0
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for step in self._steps:
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, bytes):
+                self.read += 1
+                yield step
+            else:
+                await anyio.sleep(step)
+
+    async def aclose(self) -> None:
+        self.closed = True
+        if self._closing is not None:
+            raise self._closing
+
+
+def answering(*args: object, **kwargs: object) -> Net:
+    """A network that gives the same answer every time."""
+
+    async def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(*args, **kwargs)  # type: ignore[arg-type]
+
+    return Net(handler)
+
+
+def failing(error: BaseException) -> Net:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    return Net(handler)
+
+
+def silent(seconds: float = 1e6) -> Net:
+    async def handler(_: httpx.Request) -> httpx.Response:
+        await anyio.sleep(seconds)
+        return httpx.Response(200)
+
+    return Net(handler)
+
+
+def over(net: httpx.AsyncBaseTransport | None, base: str = BASE, bulk: int = 6) -> Transport:
+    timeouts = Timeouts(upload=60, download=60)
+    return Transport(base, KEY, timeouts=timeouts, transport=net, bulk=bulk)
+
+
+def grant(url: str = UPLOAD, method: str = "PUT", **headers: str) -> FileGrant:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    given = named or {"Content-Type": "image/jpeg", "Content-Length": "5"}
+    return FileGrant("f", method, url, tuple(given.items()))
+
+
+async def picture() -> AsyncIterator[bytes]:
+    yield b"abc"
+    yield b"de"
+
+
+async def fetched(transport: Transport, url: str = DOWNLOAD, limit: int = 1000) -> bytes:
+    async with transport.download(url, limit=limit) as pieces:
+        return b"".join([piece async for piece in pieces])
+
+
+def sent(request: httpx.Request) -> dict[str, str]:
+    return dict(request.headers)
+
+
+def everything_about(error: BaseException) -> str:
+    """What a traceback with the values of all local variables shows, causes and contexts too."""
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(shown.format()) + repr(error) + repr(vars(error))
+
+
+def assert_clean(error: BaseException) -> None:
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    ours = everything_about(error.with_traceback(inner(error)))
+    assert "secret" not in ours, ours
+
+
+def inner(error: BaseException) -> TracebackType | None:
+    """The traceback from the first frame inside the package on: tests hold the secrets too."""
+    step = error.__traceback__
+    while step is not None and "perfect_async" not in step.tb_frame.f_globals["__name__"]:
+        step = step.tb_next
+    return step
+
+
+# API calls.
+
+
+async def test_a_call_says_what_is_needed_and_no_more() -> None:
+    """A GET carries the key, our name, and no body; its path is sent as it was encoded."""
+    net = answering(200, content=b"{}")
+
+    await over(net).call(CALL, within=1)
+
+    (request,) = net.requests
+    assert {
+        "host": "api.example",
+        "authorization": f"Bearer {KEY}",
+        "user-agent": transports._USER_AGENT,
+        "accept": "application/json",
+        "accept-encoding": "identity",
+    } == sent(request)
+    assert ("GET", b"/s2s/v2.0/task/ai-smile/a%2Fb") == (request.method, request.url.raw_path)
+    assert request.headers["user-agent"].startswith("perfect_async/")
+
+
+async def test_a_post_carries_its_json() -> None:
+    """A body goes out as it is, with its type and length."""
+    net = answering(200)
+
+    await over(net).call(Call("POST", "/s2s/v2.0/file", (), b'{"files":[]}'), within=1)
+
+    assert [b'{"files":[]}'] == net.bodies
+    assert "application/json" == net.requests[0].headers["content-type"]
+    assert "12" == net.requests[0].headers["content-length"]
+
+
+async def test_a_query_is_encoded() -> None:
+    """Tokens of the vendor's go back to it whatever they hold."""
+    net = answering(200)
+
+    await over(net).call(Call("GET", "/a", (("page_size", "20"), ("t", "a&b= +/é"))), within=1)
+
+    assert b"/a?page_size=20&t=a%26b%3D%20%2B%2F%C3%A9" == net.requests[0].url.raw_path
+
+
+async def test_a_base_may_have_a_port_and_a_path() -> None:
+    """A gateway in front of the API is a base like any other."""
+    net = answering(200)
+
+    await over(net, "http://gate.example:8080/youcam/").call(CALL, within=1)
+
+    assert "http://gate.example:8080/youcam/s2s/v2.0/task/ai-smile/a%2Fb" == str(
+        net.requests[0].url
+    )
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 302, 307, 400, 401, 404, 429, 500, 503])
+async def test_any_status_is_a_reply(status: int) -> None:
+    """What a status means is not decided here; nothing is followed and nothing is repeated."""
+    headers = {"X-Request-Id": "17", "Retry-After": "3", "Location": "https://evil.example/"}
+    net = answering(status, headers=headers, content=b"{}")
+
+    assert Reply(status, b"{}", "17", "3") == await over(net).call(CALL, within=1)
+    assert 1 == len(net.requests)
+
+
+@given(
+    st.sampled_from(
+        ["https://xn--a.example/", "https://xn--/", "http://[", "//\x7f", "a:b", "//a:b"]
+    )
+    | st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"))
+)
+def test_any_location_is_left_alone(location: str) -> None:
+    """Where a redirect leads is not looked at, nor may httpx fall over it."""
+    net = answering(302, headers=[(b"Location", location.encode("latin-1"))])
+
+    try:
+        reply = run(lambda: over(net).call(CALL, within=1))
+    except ApiError:
+        reply = Reply(302, b"")
+
+    assert Reply(302, b"") == reply
+    assert 1 == len(net.requests)
+
+
+async def test_a_reply_need_not_have_our_headers() -> None:
+    """A gateway's answer has no request id."""
+    assert Reply(502, b"<html>") == await over(answering(502, content=b"<html>")).call(
+        CALL, within=1
+    )
+
+
+async def test_cookies_are_not_kept() -> None:
+    """What a gateway wants to remember about us is not sent back."""
+    net = answering(200, headers={"Set-Cookie": "a=b; Path=/; Max-Age=1000"})
+    transport = over(net)
+
+    await transport.call(CALL, within=1)
+    await transport.call(CALL, within=1)
+
+    assert "cookie" not in sent(net.requests[1])
+
+
+@pytest.mark.parametrize("mock", [True, False])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
+async def test_a_compressed_answer_is_inflated_once(encoding: str, mock: bool) -> None:
+    """gzip is undone although it was not asked for, also from httpx's own mock; others are bad."""
+    content = gzip.compress(b"{}")
+    headers = {"Content-Encoding": encoding}
+
+    def respond(_: httpx.Request) -> httpx.Response:
+        stream = httpx.ByteStream(content)
+        return httpx.Response(200, headers=headers, stream=stream)
+
+    net = (
+        httpx.MockTransport(respond)
+        if mock
+        else answering(200, headers=headers, stream=Body(content))
+    )
+    call = over(net).call(CALL, within=1)
+
+    if "," in encoding or encoding == "br":
+        with pytest.raises(BadAnswer, match="encoding"):
+            await call
+    else:
+        assert Reply(200, b"{}") == await call
+
+
+async def test_httpx_s_mock_transport_serves() -> None:
+    """Responses that were read before they are returned are read all the same."""
+    net = httpx.MockTransport(lambda _: httpx.Response(200, json={"a": 1}))
+
+    assert b'{"a":1}' == (await over(net).call(CALL, within=1)).content
+
+
+async def test_an_answer_is_bounded() -> None:
+    """5 MB are read, one byte more is not, and the rest is never fetched."""
+    chunk = bytes(1_000_000)
+    body = Body(*[chunk] * 5, b"x", chunk, chunk)
+
+    assert 5_000_000 == len(
+        (await over(answering(200, content=chunk * 5)).call(CALL, within=1)).content
+    )
+    with pytest.raises(BadAnswer, match="larger than 5000000 bytes") as caught:
+        await over(answering(200, stream=body)).call(CALL, within=1)
+
+    assert (6, True) == (body.read, body.closed)
+    assert_clean(caught.value)
+
+
+async def test_a_bomb_is_bounded() -> None:
+    """What inflates beyond 5 MB is given up, however small it came."""
+    net = answering(
+        200, headers={"Content-Encoding": "gzip"}, stream=Body(gzip.compress(bytes(9_000_000)))
+    )
+
+    with pytest.raises(BadAnswer, match="larger"):
+        await over(net).call(CALL, within=1)
+
+
+@pytest.mark.parametrize(
+    "net", [silent(), answering(200, stream=Body(b"{", 0.6, b'"a"', 0.6, b":1}"))]
+)
+async def test_a_call_takes_no_longer_than_allowed(net: Net) -> None:
+    """A transport that ignores timeouts, and an answer that drips, are cut off in time."""
+    begun = anyio.current_time()
+
+    with pytest.raises(ServiceUnavailable, match="TimeoutError") as caught:
+        await over(net).call(CALL, within=1)
+
+    assert 1 == anyio.current_time() - begun
+    assert not caught.value.never_sent
+    assert_clean(caught.value)
+
+
+async def test_cancellation_goes_through() -> None:
+    """A cancelled call ends as cancelled, and closes what it had opened."""
+    body = Body(b"{", 1e6)
+    transport = over(answering(200, stream=body))
+
+    with anyio.move_on_after(1) as scope:
+        await transport.call(CALL, within=10)
+
+    assert scope.cancelled_caught
+    assert body.closed
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), KeyError("x"), RuntimeError("x")])
+async def test_programming_errors_go_through(error: Exception) -> None:
+    """A mistake in somebody's transport is not taken for a bad network."""
+    with pytest.raises(type(error)) as caught:
+        await over(failing(error)).call(CALL, within=1)
+
+    assert error is caught.value
+
+
+# Errors.
+
+
+def exceptions_of(module: ModuleType) -> list[type[Exception]]:
+    found = {
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Exception)
+    }
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+NEVER_SENT = {
+    *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"),
+    "ConnectionNotAvailable",
+}
+NOT_BELIEVED = {"CookieConflict", "DecodingError", "InvalidURL", "TooManyRedirects"}
+
+
+def made(kind: type[Exception]) -> Exception:
+    request = httpx.Request("GET", UPLOAD, headers={"Authorization": f"Bearer {KEY}"})
+    if kind is httpx.HTTPStatusError:
+        return httpx.HTTPStatusError(UPLOAD, request=request, response=httpx.Response(500))
+    if kind in {
+        httpx.ResponseNotRead,
+        httpx.RequestNotRead,
+        httpx.StreamClosed,
+        httpx.StreamConsumed,
+    }:
+        return kind()
+    if issubclass(kind, httpx.RequestError):
+        return kind(UPLOAD, request=request)
+    return kind(UPLOAD)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [*exceptions_of(httpx), *exceptions_of(httpcore)],
+    ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
+)
+@pytest.mark.parametrize("way", ["call", "body", "upload", "download", "pieces"])
+async def test_no_exception_of_httpx_is_forgotten(kind: type[Exception], way: str) -> None:
+    """Each becomes one of ours that tells whether the vendor saw the request, and no secret."""
+    if way in {"body", "pieces"}:
+        net = answering(200, stream=Body(b"x", made(kind)))
+    else:
+        net = failing(made(kind))
+    transport = over(net)
+
+    match way:
+        case "call" | "body":
+            exchange: Awaitable[object] = transport.call(CALL, within=1)
+        case "upload":
+            exchange = transport.upload(grant(), picture)
+        case _:
+            exchange = fetched(transport)
+
+    with pytest.raises(ApiError) as caught:
+        await exchange
+
+    error = caught.value
+    assert (BadAnswer if kind.__name__ in NOT_BELIEVED else ServiceUnavailable) is type(error)
+    assert kind.__name__ in str(error)
+    assert (kind.__name__ in NEVER_SENT) is getattr(error, "never_sent", False)
+    assert error.status is None
+    assert_clean(error)
+
+
+def test_the_table_of_exceptions_says_what_is_in_it() -> None:
+    """Every name in the lists above is an exception of httpx or httpcore."""
+    known = {kind.__name__ for kind in (*exceptions_of(httpx), *exceptions_of(httpcore))}
+
+    assert set() == (NEVER_SENT | NOT_BELIEVED) - known
+
+
+def chained(outer: Exception, *causes: BaseException) -> Exception:
+    step: BaseException = outer
+    for cause in causes:
+        step.__cause__ = cause
+        step = cause
+    return outer
+
+
+def certificate() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "CERTIFICATE_VERIFY_FAILED")
+    error.verify_message = "certificate has expired"
+    return error
+
+
+def handshake() -> ssl.SSLError:
+    error = ssl.SSLError(1, "x")
+    error.reason = "WRONG_VERSION_NUMBER"
+    return error
+
+
+def endless() -> Exception:
+    error = httpx.ReadError("x")
+    error.__cause__ = error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("expected", "error"),
+    [
+        ("(ConnectionResetError: Connection reset by peer)", ConnectionResetError(104, "secret")),
+        ("(BrokenPipeError: Broken pipe)", BrokenPipeError(32, "secret")),
+        ("(OSError)", OSError("secret")),
+        ("(TimeoutError)", TimeoutError("secret")),
+        ("(gaierror: the name was not found)", socket.gaierror(-2, "secret")),
+        ("(SSLError: TLS, 'WRONG_VERSION_NUMBER')", handshake()),
+        ("(BrokenResourceError)", anyio.BrokenResourceError("secret")),
+        ("(ClosedResourceError)", anyio.ClosedResourceError("secret")),
+        ("(EndOfStream)", anyio.EndOfStream("secret")),
+        (
+            "(ConnectError: Connection refused)",
+            chained(
+                httpx.ConnectError("secret"),
+                httpcore.ConnectError("secret"),
+                OSError("secret"),
+                ExceptionGroup("secret", [ConnectionRefusedError(111, "secret")]),
+            ),
+        ),
+        (
+            "(ConnectError: certificate refused, 'certificate has expired')",
+            chained(httpx.ConnectError("secret"), httpcore.ConnectError("secret"), certificate()),
+        ),
+        ("(ReadError)", chained(httpx.ReadError("secret"), ValueError("secret"))),
+        ("(ReadError)", endless()),
+    ],
+    ids=repr,
+)
+async def test_the_reason_is_the_systems(expected: str, error: Exception) -> None:
+    """Why it failed is told by number, never by a text that may hold a URL; nothing is attached."""
+    with pytest.raises(ServiceUnavailable) as caught:
+        await over(failing(error)).call(CALL, within=1)
+
+    assert expected in str(caught.value)
+    assert ("refused" in expected) is caught.value.never_sent
+    assert_clean(caught.value)
+
+
+# Uploads.
+
+
+async def test_an_upload_is_exactly_what_was_granted() -> None:
+    """The URL as signed, the granted headers and the host; no key, no name, nothing chunked."""
+    net = answering(200)
+
+    await over(net).upload(grant(), picture)
+
+    (request,) = net.requests
+    assert {"host": "up.example", "content-type": "image/jpeg", "content-length": "5"} == sent(
+        request
+    )
+    assert b"/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F" == request.url.raw_path
+    assert ("PUT", [b"abcde"]) == (request.method, net.bodies)
+
+
+async def test_a_length_that_is_not_granted_is_counted() -> None:
+    """Storage takes nothing chunked, so the picture is read once more to know its length."""
+    net = answering(200)
+
+    await over(net).upload(grant(content_type="image/jpeg"), picture)
+
+    assert "5" == net.requests[0].headers["content-length"]
+    assert "transfer-encoding" not in net.requests[0].headers
+    assert [b"abcde"] == net.bodies
+
+
+@pytest.mark.parametrize(
+    ("expected", "given"),
+    [
+        ("'POST' instead of PUT", grant(method="POST")),
+        ("'get' instead of PUT", grant(method="get")),
+        ("upload header 'Authorization'", grant(Authorization="x")),
+        ("upload header 'Host'", grant(Host="x")),
+        ("is not https", grant("http://up.example/a?secret")),
+        ("special address", grant("https://10.0.0.1/a?secret")),
+        ("credentials", grant("https://u:secret@up.example/a")),
+        ("InvalidCodepoint", grant("https://xn--a.example/a?secret")),
+    ],
+    ids=repr,
+)
+async def test_a_grant_may_be_refused(expected: str, given: FileGrant) -> None:
+    """What must not be followed is not, and nothing is sent."""
+    net = answering(200)
+
+    with pytest.raises(BadAnswer, match=expected) as caught:
+        await over(net).upload(given, picture)
+
+    assert [] == net.requests
+    assert_clean(caught.value)
+
+
+async def test_put_may_be_written_small() -> None:
+    """The method is compared without case."""
+    await over(answering(200)).upload(grant(method="put"), picture)
+
+
+STATUSES = [
+    *((RequestRefused, status) for status in (400, 401, 403, 404, 410)),
+    *((ServiceUnavailable, status) for status in (408, 429, 500, 503)),
+    *((BadAnswer, status) for status in (301, 302, 304, 307)),
+]
+
+
+@pytest.mark.parametrize(("kind", "status"), STATUSES)
+async def test_an_upload_that_is_refused(kind: type[ApiError], status: int) -> None:
+    """Storage's statuses are told apart by who must act; redirects are not followed."""
+    net = answering(
+        status, headers={"Location": "https://other.example/"}, content=b"<Error>secret"
+    )
+
+    with pytest.raises(kind) as caught:
+        await over(net).upload(grant(), picture)
+
+    assert (kind, status) == (type(caught.value), caught.value.status)
+    assert 1 == len(net.requests)
+    assert_clean(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+async def test_any_2xx_is_an_upload(status: int) -> None:
+    """Storage may say more than 200."""
+    await over(answering(status)).upload(grant(), picture)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        Body(b"", closing=httpx.ReadError("x")),
+        Body(httpx.ReadError("x")),
+        Body(1e6),
+        Body(*[bytes(50_000)] * 9),
+        Body(b"\xff", closing=OSError("x")),
+    ],
+    ids=["closing", "broken", "late", "long", "odd"],
+)
+async def test_how_an_uploads_answer_ends_does_not_matter(body: Body) -> None:
+    """Once storage said 200 the picture is there, whatever becomes of the connection."""
+    begun = anyio.current_time()
+
+    await over(answering(200, stream=body)).upload(grant(), picture)
+
+    assert body.closed
+    assert anyio.current_time() - begun <= 2
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), PictureRefused("x"), ValueError("x")])
+async def test_a_failing_picture_is_not_a_failing_network(error: Exception) -> None:
+    """What reading the picture raises comes out as it is."""
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"abc"
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await over(answering(200)).upload(grant(), broken)
+
+    assert error is caught.value
+
+
+@pytest.mark.parametrize("length", ["4", "6"])
+async def test_a_picture_of_another_length_is_refused(length: str) -> None:
+    """A picture that changed after its registration is not sent to its end."""
+    with pytest.raises(PictureRefused, match=f"the {length} bytes"):
+        await over(answering(200)).upload(grant(Content_Length=length), picture)
+
+
+async def test_an_upload_takes_no_longer_than_allowed() -> None:
+    """Slow storage is given up after `timeouts.upload`."""
+    begun = anyio.current_time()
+
+    with pytest.raises(ServiceUnavailable):
+        await over(silent()).upload(grant(), picture)
+
+    assert 60 == anyio.current_time() - begun
+
+
+async def test_few_go_up_and_down_at_a_time() -> None:
+    """Uploads and downloads share their places, waiting for one costs no time, calls need none."""
+    net = silent(50)
+    transport = over(net, bulk=3)
+    begun = anyio.current_time()
+    most = 0
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(transport.upload, grant(), picture)
+            group.start_soon(fetched, transport)
+        await anyio.wait_all_tasks_blocked()
+        most = net.most
+        with pytest.raises(ServiceUnavailable):
+            await transport.call(CALL, within=1)
+        assert 4 == net.most
+
+    assert 3 == most
+    assert 150 == anyio.current_time() - begun
+
+
+@pytest.mark.parametrize("url", [UPLOAD, "http://10.0.0.1/"])
+async def test_a_place_is_given_back(url: str) -> None:
+    """Failures, refusals and cancellation leave no place taken."""
+    transport = over(silent(), bulk=1)
+
+    for _ in range(3):
+        with anyio.move_on_after(1), pytest.raises(PerfectError):
+            await transport.upload(grant(url), picture)
+        with anyio.move_on_after(1), pytest.raises(PerfectError):
+            await fetched(transport, url)
+
+    assert 1 == transport._slots.value
+
+
+# Downloads.
+
+
+async def test_a_download_says_next_to_nothing() -> None:
+    """The URL as signed and the host; no key and no name."""
+    net = answering(200, stream=Body(b"ab", b"c"))
+
+    assert b"abc" == await fetched(over(net))
+    assert {"host": "down.example", "accept-encoding": "identity"} == sent(net.requests[0])
+    assert DOWNLOAD == str(net.requests[0].url)
+
+
+@pytest.mark.parametrize(("kind", "status"), [*STATUSES, (BadAnswer, 204), (BadAnswer, 206)])
+async def test_a_download_that_is_refused(kind: type[ApiError], status: int) -> None:
+    """Only a 200 holds the picture; redirects are not followed."""
+    body = Body(b"secret")
+    net = answering(status, headers={"Location": "https://other.example/"}, stream=body)
+
+    with pytest.raises(kind) as caught:
+        await fetched(over(net))
+
+    assert (kind, status) == (type(caught.value), caught.value.status)
+    assert (0, True, 1) == (body.read, body.closed, len(net.requests))
+    assert_clean(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://down.example/?secret",
+        "https://127.0.0.1/?secret",
+        "https://localhost/?secret",
+        "secret",
+    ],
+)
+async def test_a_url_may_be_refused(url: str) -> None:
+    """A result is not fetched from where it must not be."""
+    net = answering(200)
+
+    with pytest.raises(BadAnswer) as caught:
+        await fetched(over(net), url)
+
+    assert [] == net.requests
+    assert_clean(caught.value)
+
+
+async def test_a_download_is_bounded() -> None:
+    """As many bytes as the limit pass, one more does not."""
+    body = Body(b"abc", b"d", b"e")
+
+    assert b"abc" == await fetched(over(answering(200, content=b"abc")), limit=3)
+    with pytest.raises(BadAnswer, match="larger than 3 bytes") as caught:
+        await fetched(over(answering(200, stream=body)), limit=3)
+
+    assert (2, True) == (body.read, body.closed)
+    assert_clean(caught.value)
+
+
+async def test_the_whole_download_is_bounded_in_time() -> None:
+    """Drips and a slow consumer count together; the time is up when the next piece is wanted."""
+    body = Body(b"a", 25.0, b"b", 1e6)
+    transport = over(answering(200, stream=body))
+    begun = anyio.current_time()
+
+    async with transport.download(DOWNLOAD) as pieces:
+        assert b"a" == await anext(pieces)
+        await anyio.sleep(25)
+        assert b"b" == await anext(pieces)
+        with pytest.raises(ServiceUnavailable, match="TimeoutError"):
+            await anext(pieces)
+
+    assert 60 == anyio.current_time() - begun
+    assert body.closed
+
+
+async def test_leaving_a_download_early_closes_it() -> None:
+    """Whoever has seen enough leaves; an error in the block goes through."""
+    body = Body(b"a", b"b")
+    transport = over(answering(200, stream=body))
+
+    async def saved() -> None:
+        async with transport.download(DOWNLOAD) as pieces:
+            await anext(pieces)
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        await saved()
+
+    assert (1, True) == (body.read, body.closed)
+
+
+async def test_a_cancelled_download_is_closed() -> None:
+    """Cancellation closes the answer, also where closing has to wait."""
+    body = Body(b"a", 1e6)
+    transport = over(answering(200, stream=body))
+
+    with anyio.move_on_after(1) as scope:
+        await fetched(transport)
+
+    assert scope.cancelled_caught
+    assert body.closed
+
+
+# Logs, pools and the rest.
+
+
+@pytest.mark.parametrize("way", ["given", "respx"])
+async def test_no_log_holds_the_key_or_a_signed_url(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the root logger at DEBUG nothing of our traffic is logged, and others' is as ever."""
+    caplog.set_level(logging.DEBUG)
+    net = answering(200, content=b"{}") if way == "given" else None
+
+    with respx.mock(assert_all_called=False) as router:
+        router.route().respond(200, content=b"{}", headers={"Location": UPLOAD})
+        transport = over(net)
+        await transport.call(CALL, within=1)
+        await transport.upload(grant(), picture)
+        async with transport.download(DOWNLOAD) as pieces:
+            async with httpx.AsyncClient() as theirs:
+                await theirs.get("https://theirs.example/")
+            assert [b"{}"] == [piece async for piece in pieces]
+        await transport.aclose()
+
+    assert "https://theirs.example/" in caplog.text
+    for secret in ("secret", "api.example", "up.example", "down.example"):
+        assert secret not in caplog.text
+
+
+def test_a_base_that_is_no_host_is_refused() -> None:
+    """Punycode that decodes to nothing is found at construction, not with every call."""
+    with pytest.raises(ConfigurationError, match="xn--a") as caught:
+        over(answering(200), "https://xn--a.example")
+
+    assert caught.value.__context__ is None
+
+
+def test_a_repr_holds_no_key() -> None:
+    """A transport says where it leads and nothing else."""
+    assert "<Transport to https://api.example>" == repr(over(answering(200)))
+
+
+async def test_calls_and_pictures_have_pools_of_their_own() -> None:
+    """Without a transport, the API's connections are not those of the pictures."""
+    transport = over(None)
+
+    assert transport._api is not transport._bulk
+    with respx.mock() as router:
+        router.get("https://api.example/s2s/v2.0/task/ai-smile/a%2Fb").respond(200, content=b"{}")
+        router.put("https://up.example/a%20b/c.jpg").respond(200)
+        router.get("https://down.example/r.jpg").respond(200, content=b"abc")
+        assert Reply(200, b"{}") == await transport.call(CALL, within=1)
+        await transport.upload(grant(), picture)
+        assert b"abc" == await fetched(transport)
+    await transport.aclose()
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["socks5://user:secret@proxy", "gopher://user:secret@proxy", "http://user:secret@proxy:port"],
+)
+async def test_a_bad_proxy_in_the_environment_is_named(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy setting that cannot be used is a ConfigurationError that does not quote it."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+
+    with pytest.raises(ConfigurationError, match="proxy or certificate") as caught:
+        over(None)
+
+    assert "secret" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+async def test_a_given_transport_is_closed_with_us() -> None:
+    """As with httpx, who is handed a transport closes it; a failure to close changes nothing."""
+    net = answering(200)
+
+    await over(net).aclose()
+
+    assert net.closed
+
+
+async def test_closing_is_not_held_up() -> None:
+    """A transport that is slow to close and then fails holds nobody up, even when cancelled."""
+
+    class Stubborn(Net):
+        async def aclose(self) -> None:
+            self.closed = True
+            await anyio.sleep(1)
+            raise httpx.ReadError("x")
+
+    async def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200)
+
+    net = Stubborn(handler)
+    begun = anyio.current_time()
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await over(net).aclose()
+
+    assert net.closed
+    assert 1 == anyio.current_time() - begun
+
+
+def test_the_version_is_known_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that was never installed has no version, and still a name."""
+
+    def missing(_: str) -> str:
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(transports, "version", lambda _: "1.2.3")
+    assert "perfect_async/1.2.3" == transports._user_agent()
+    monkeypatch.setattr(transports, "version", missing)
+    assert "perfect_async/0" == transports._user_agent()
+
+
+# On a real socket, where the wire is real.
+
+
+class Server:
+    """Answers each request on a connection with the next of its raw answers; None hangs up."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        self._answers = list(answers)
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.port = 0
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        while self._answers:
+            head = await reader.readuntil(b"\r\n\r\n")
+            found = [line for line in head.lower().split(b"\r\n") if b"content-length" in line]
+            length = int(found[0].partition(b":")[2]) if found else 0
+            self.requests.append(head + await reader.readexactly(length))
+            answer = self._answers.pop(0)
+            if answer is None:
+                break
+            writer.write(answer)
+            await writer.drain()
+
+
+@asynccontextmanager
+async def listening(
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncGenerator[int]:
+    """Serve on a free port, and see every connection to its end before leaving."""
+    tasks: list[asyncio.Task[object] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.append(asyncio.current_task())
+        try:
+            await handler(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        yield server.sockets[0].getsockname()[1]
+    # Every client is closed by now, so the handlers read the end and return.
+    await asyncio.gather(*(task for task in tasks if task is not None))
+
+
+@asynccontextmanager
+async def serving(*answers: bytes | None) -> AsyncGenerator[Server]:
+    server = Server(*answers)
+    async with listening(server) as server.port:
+        yield server
+
+
+OK = b"HTTP/1.1 200 OK\r\nx-request-id: 17\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_what_is_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
+    """The bytes of a call, an upload and a download, with nothing in any log at DEBUG."""
+    caplog.set_level(logging.DEBUG)
+    async with serving(OK, OK, OK, OK, OK) as server:
+        transport = over(None, server.base)
+        url = f"{server.base}/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F"
+        reply = await transport.call(Call("POST", "/s2s/v2.0/file", (), b"[]"), within=5)
+        await transport.call(CALL, within=5)
+        await transport.upload(grant(url), picture)
+        await transport.upload(grant(url), picture)
+        picture_bytes = await fetched(transport, url)
+        async with httpx.AsyncClient() as theirs:
+            with pytest.raises(httpx.TransportError):
+                await theirs.get(f"{server.base}/theirs")
+        await transport.aclose()
+
+    post, get, put, again, download = server.requests
+    host = b"Host: 127.0.0.1:%d\r\n" % server.port
+    agent = transports._USER_AGENT.encode()
+    own = b"Authorization: Bearer " + KEY.encode() + b"\r\nUser-Agent: " + agent + b"\r\n"
+    accept = b"Accept: application/json\r\nAccept-Encoding: identity\r\n"
+    assert Reply(200, b"{}", "17") == reply
+    assert (
+        b"POST /s2s/v2.0/file HTTP/1.1\r\n"
+        + host
+        + own
+        + accept
+        + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n[]"
+    ) == post
+    assert b"GET /s2s/v2.0/task/ai-smile/a%2Fb HTTP/1.1\r\n" + host + own + accept + b"\r\n" == get
+    path = b"/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F"
+    assert (
+        b"PUT " + path + b" HTTP/1.1\r\n" + host + b"content-type: image/jpeg\r\n"
+        b"content-length: 5\r\n\r\nabcde"
+    ) == put
+    assert put == again
+    assert (
+        b"GET " + path + b" HTTP/1.1\r\n" + host + b"Accept-Encoding: identity\r\n\r\n" == download
+    )
+    assert b"{}" == picture_bytes
+    # One connection for calls, one for pictures (both uploads and the download), one of theirs.
+    assert 3 == server.connections
+    assert {"httpcore.connection", "httpcore.http11"} <= {said.name for said in caplog.records}
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_nobody_listens() -> None:
+    """A refused connection is a request that was never sent."""
+    async with serving() as server:
+        base = server.base
+
+    with pytest.raises(ServiceUnavailable, match=r"ConnectError: Connect.*refused") as caught:
+        await over(None, base).call(CALL, within=5)
+
+    assert caught.value.never_sent
+    assert_clean(caught.value)
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_no_tls_where_it_is_spoken() -> None:
+    """A server that does not speak TLS has not seen the request."""
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"220 who are you?\r\n")
+        await writer.drain()
+
+    async with listening(plain) as port:
+        transport = over(None, f"https://127.0.0.1:{port}")
+        with pytest.raises(ServiceUnavailable, match=r"ConnectError: TLS") as caught:
+            await transport.call(CALL, within=5)
+        await transport.aclose()
+
+    assert caught.value.never_sent
+    assert_clean(caught.value)
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+@pytest.mark.parametrize(
+    ("expected", "answer"),
+    [
+        ("RemoteProtocolError", None),
+        ("RemoteProtocolError", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}"),
+        ("RemoteProtocolError", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\n{"),
+        ("RemoteProtocolError", b"no HTTP at all\r\n\r\n"),
+        ("RemoteProtocolError", b"HTTP/1.1 200 OK\r\nsecret\x00: x\r\n\r\n"),
+    ],
+)
+async def test_an_answer_that_breaks_off(
+    expected: str, answer: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hung up, cut short or no HTTP: no answer, and the vendor may have seen the request."""
+    caplog.set_level(logging.DEBUG)
+    async with serving(answer) as server:
+        transport = over(None, server.base)
+        with pytest.raises(ServiceUnavailable, match=expected) as caught:
+            await transport.call(CALL, within=5)
+        await transport.aclose()
+
+    assert not caught.value.never_sent
+    assert 1 == len(server.requests)
+    assert "secret" not in caplog.text
+    assert_clean(caught.value)
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_a_silent_server_is_given_up_and_its_connection_dropped() -> None:
+    """A call that timed out does not leave its connection for the next one."""
+    async with serving(b"", OK) as server:
+        transport = over(None, server.base)
+        with pytest.raises(ServiceUnavailable, match="TimeoutError"):
+            await transport.call(CALL, within=0.1)
+        await transport.call(CALL, within=5)
+        await transport.aclose()
+
+    assert 2 == server.connections
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_storage_may_refuse_before_it_has_read() -> None:
+    """An early refusal is heard although the picture is still being sent."""
+    refusal = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 5\r\nconnection: close\r\n\r\n<Err>"
+
+    async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(refusal)
+        await writer.drain()
+        while await reader.read(65536):
+            pass
+
+    async def large() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield bytes(65536)
+
+    async with listening(hasty) as port:
+        base = f"http://127.0.0.1:{port}"
+        transport = over(None, base)
+        with pytest.raises(RequestRefused) as caught:
+            await transport.upload(grant(f"{base}/a", Content_Length=str(64 * 65536)), large)
+        await transport.aclose()
+
+    assert 403 == caught.value.status
+
+
+@pytest.mark.real_time
+async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a transport of the user's, HTTP_PROXY carries calls, and NO_PROXY is kept to."""
+    async with serving(OK) as proxy, serving(OK) as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy.base)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        transport = over(None, "http://api.example")
+        assert Reply(200, b"{}", "17") == await transport.call(CALL, within=5)
+        await transport.aclose()
+        transport = over(None, server.base)
+        assert Reply(200, b"{}", "17") == await transport.call(CALL, within=5)
+        await transport.aclose()
+
+    assert proxy.requests[0].startswith(b"GET http://api.example/s2s/v2.0/task/ai-smile/a%2Fb HTTP")
+    assert (1, 1) == (len(proxy.requests), len(server.requests))
