@@ -38,12 +38,12 @@ from perfect_async._journal.model import (
     Creating,
     Ended,
     Entered,
-    Order,
+    JournalEntry,
+    StoredJob,
     Told,
     Uploaded,
-    Word,
 )
-from perfect_async._journal.sqlite import Entry, JournalFile
+from perfect_async._journal.sqlite import Entry, SqliteJournal
 
 JOBS: Final = (1_000, 10_000, 30_000, 100_000)
 MOST_BYTES: Final = 600.0
@@ -68,10 +68,10 @@ class Pen:
     """Writes the words of jobs into a journal."""
 
     def __init__(self, path: Path) -> None:
-        self.file = JournalFile(path, NOW)
+        self.file = SqliteJournal(path, NOW)
         self._seq, self._rng = self.file.seq, random.Random(0)
 
-    def entries(self, words: Sequence[Word]) -> list[Entry]:
+    def entries(self, words: Sequence[JournalEntry]) -> list[Entry]:
         """`words` in their places."""
         made: list[Entry] = []
         for word in words:
@@ -82,7 +82,7 @@ class Pen:
     def job(self, number: int, *, over: bool) -> list[Entry]:
         """The words of one job."""
         task_id = "".join(self._rng.choices("abcdefghijklmnopqrstuvwxyz-_0123456789", k=107))
-        order = Order(
+        order = StoredJob(
             identity=self._rng.randbytes(32).hex(),
             sure=True,
             stem=f"DSC_{number:06}",
@@ -97,13 +97,13 @@ class Pen:
             save_to="/home/somebody/pictures/smiling",
             delete=False,
         )
-        begins: list[Word] = [
+        begins: list[JournalEntry] = [
             Entered(number, NOW, order),
             Uploaded(number, NOW, "v2/" + task_id),
             Creating(number, NOW + number),
             Created(number, NOW + number, task_id),
         ]
-        ends: list[Word] = [Ended(number, NOW, "done"), Told(number, NOW)]
+        ends: list[JournalEntry] = [Ended(number, NOW, "done"), Told(number, NOW)]
         return self.entries(begins + ends if over else begins)
 
 
@@ -119,7 +119,7 @@ def filled(path: Path, jobs: int) -> Row:
     times: list[float] = []
     for _ in range(5):
         began = time.perf_counter()
-        file = JournalFile(path, NOW)
+        file = SqliteJournal(path, NOW)
         times.append(time.perf_counter() - began)
         if len(file.memory.live) != UNDER_WAY or len(file.ids(0)) != jobs + UNDER_WAY:
             raise AssertionError(path)

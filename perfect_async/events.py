@@ -77,7 +77,7 @@ Command: TypeAlias = Request | Upload | Settle
 class Wanted:
     """A job came in.
 
-    `lane`: files are registered together only within one lane (one client, one transport).
+    `channel`: files are registered together only within one lane (one client, one transport).
     `uploads`: its picture must be registered and uploaded. `units`: its documented price.
     `outputs`: pictures that come back. `usual`: the shortest and longest duration that are
     documented, None where none are. `purses`: whose ceilings it counts against (`Opened`). `alone`:
@@ -89,7 +89,7 @@ class Wanted:
     feature: str
     units: float
     uploads: bool
-    lane: int = 0
+    channel: int = 0
     outputs: int = 1
     usual: tuple[int, int] | None = None
     purses: tuple[int, ...] = ()
@@ -108,7 +108,7 @@ class Adopted:
     feature: str
     units: float
     task_id: str
-    lane: int = 0
+    channel: int = 0
     outputs: int = 1
     usual: tuple[int, int] | None = None
     age: int = 0
@@ -120,22 +120,22 @@ class Forgone:
 
     ref: int
     error: PerfectError
-    lane: int = 0
+    channel: int = 0
 
 
 @attrs.frozen
 class Opened:
-    """Jobs with `purse` among their purses may be charged `most` units together."""
+    """Jobs with `ceiling` among their purses may be charged `most` units together."""
 
-    purse: int
+    ceiling: int
     most: float
 
 
 @attrs.frozen
 class Emptied:
-    """No job with `purse` comes any more."""
+    """No job with `ceiling` comes any more."""
 
-    purse: int
+    ceiling: int
 
 
 @attrs.frozen
@@ -154,14 +154,14 @@ class Withdrawn:
 
 @attrs.frozen
 class Asked:
-    """A question came in; `ref` is its own, `lane` the client's.
+    """A question came in; `ref` is its own, `channel` the client's.
 
     `repeats`: it may be asked again where no answer came. `urgent`: units depend on the answer, so
     that it leaves before what is not promised. `lasting`: it is asked also while its lane closes.
     """
 
     ref: int
-    lane: int = 0
+    channel: int = 0
     repeats: bool = True
     urgent: bool = False
     lasting: bool = False
@@ -169,16 +169,16 @@ class Asked:
 
 @attrs.frozen
 class Closed:
-    """Lane `lane` creates nothing more; what runs in it is kept."""
+    """Lane `channel` creates nothing more; what runs in it is kept."""
 
-    lane: int = 0
+    channel: int = 0
 
 
 @attrs.frozen
 class Dropped:
-    """Lane `lane` ends now: nothing of it is polled any longer, what runs is abandoned."""
+    """Lane `channel` ends now: nothing of it is polled any longer, what runs is abandoned."""
 
-    lane: int = 0
+    channel: int = 0
 
 
 @attrs.frozen

@@ -1,6 +1,6 @@
 """The other calls: templates, units, their history, prices, deletion (contract: Other calls).
 
-As in `_wire`, what is built here is a `Call` and what is read is a `Reply`; `read_*` raise
+As in `_wire`, what is built here is a `Request` and what is read is a `Response`; `read_*` raise
 `ApiError`s.
 """
 
@@ -14,11 +14,11 @@ import attrs
 
 from perfect_async._api.responses import (
     Credits,
+    Malformed,
     Page,
-    Reply,
+    Response,
     Sku,
     TemplateRow,
-    Wrong,
     as_moment,
     as_text,
     as_whole,
@@ -26,7 +26,7 @@ from perfect_async._api.responses import (
     read,
     refusal,
 )
-from perfect_async._api.tasks import Call, as_json, segment, usable
+from perfect_async._api.tasks import Request, as_json, segment, usable
 from perfect_async._api.urls import encoded, followed
 from perfect_async.errors import BadAnswer
 from perfect_async.models import Grant, Units
@@ -49,12 +49,12 @@ class Price:
     unit: str
 
 
-def templates(feature: str, token: str | None) -> Call:
+def templates(feature: str, token: str | None) -> Request:
     """A page of templates; `token` is the one before's (contract: Other calls)."""
-    return Call("GET", f"/s2s/v2.0/task/template/{segment(feature)}", _page(token, _PAGE))
+    return Request("GET", f"/s2s/v2.0/task/template/{segment(feature)}", _page(token, _PAGE))
 
 
-def read_templates(reply: Reply) -> tuple[tuple[Template, ...], str | None]:
+def read_templates(reply: Response) -> tuple[tuple[Template, ...], str | None]:
     """A page's templates and the next page's token, None on the last. Raises `ApiError`s."""
     rows = read(reply, list[TemplateRow], "data", "templates")
     found = tuple(
@@ -71,12 +71,12 @@ def _thumb(url: object) -> str | None:
         return None
 
 
-def units() -> Call:
+def units() -> Request:
     """The balance (contract: Other calls)."""
-    return Call("GET", "/s2s/v1.0/client/credit")
+    return Request("GET", "/s2s/v1.0/client/credit")
 
 
-def read_units(reply: Reply) -> Units:
+def read_units(reply: Response) -> Units:
     """The balance and its grants; none at all mean that it is unknown. Raises `ApiError`s."""
     rows = read(reply, Credits).results or []
     grants: list[Grant] = []
@@ -90,12 +90,12 @@ def read_units(reply: Reply) -> Units:
     return Units(balance, tuple(grants))
 
 
-def feature_costs(token: str | None) -> Call:
+def feature_costs(token: str | None) -> Request:
     """A page of prices; `token` is the one before's (contract: Other calls)."""
-    return Call("GET", "/s2s/v2.0/credit/feature-cost", _page(token, _PAGE))
+    return Request("GET", "/s2s/v2.0/credit/feature-cost", _page(token, _PAGE))
 
 
-def read_feature_costs(reply: Reply) -> tuple[tuple[Price, ...], str | None]:
+def read_feature_costs(reply: Response) -> tuple[tuple[Price, ...], str | None]:
     """A page's prices and the next page's token, None on the last. Raises `ApiError`s.
 
     A price without a task's URL is for something that this SDK does not run, and is left out.
@@ -110,12 +110,12 @@ def read_feature_costs(reply: Reply) -> tuple[tuple[Price, ...], str | None]:
     return tuple(prices), read(reply, Page, "result").next_token or None
 
 
-def delete(task_id: str) -> Call:
+def delete(task_id: str) -> Request:
     """Delete a finished task, its outputs and its input files (contract: Other calls)."""
-    return Call("POST", "/s2s/v2.0/task/delete", content=as_json({"task_id": task_id}))
+    return Request("POST", "/s2s/v2.0/task/delete", content=as_json({"task_id": task_id}))
 
 
-def read_deleted(reply: Reply) -> None:
+def read_deleted(reply: Response) -> None:
     """Nothing, when the task is deleted; the status alone says so. Raises `ApiError`s."""
     if not reply.good:
         raise refusal(reply)
@@ -140,12 +140,12 @@ class _HistoryRow:
     target_id: object = None
 
 
-def history(token: str | None) -> Call:
+def history(token: str | None) -> Request:
     """A page of the unit history; `token` is the one before's."""
-    return Call("GET", "/s2s/v1.0/client/credit/history", _page(token, _HISTORY_PAGE))
+    return Request("GET", "/s2s/v1.0/client/credit/history", _page(token, _HISTORY_PAGE))
 
 
-def read_history(reply: Reply) -> tuple[tuple[Movement, ...], str | None]:
+def read_history(reply: Response) -> tuple[tuple[Movement, ...], str | None]:
     """A page's movements and the next page's token, None on the last.
 
     Raises `BadAnswer` where a line has no time: whoever asks must not miss one. A line without a
@@ -165,7 +165,7 @@ def read_history(reply: Reply) -> tuple[tuple[Movement, ...], str | None]:
 def _movement(row: _HistoryRow) -> Movement | None:
     try:
         at, task_id = as_whole(row.timestamp), as_text(row.target_id)
-    except Wrong:
+    except Malformed:
         return None
     action = re.sub(r"[\W_]+", "-", str(row.action or "").lower()).strip("-")
     return Movement(at * 1000, action, task_id) if usable(task_id) else None

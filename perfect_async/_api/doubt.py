@@ -31,7 +31,7 @@ _APART: Final = 5 * SECOND
 """How far before the sending, by the vendor's clock, a task may be ours and nobody else's."""
 
 
-class Unsettled(Enum):
+class Unresolved(Enum):
     """Why no task is taken for the one in doubt."""
 
     NOTHING = auto()
@@ -40,7 +40,7 @@ class Unsettled(Enum):
     """There are several, or one may have been missed."""
 
 
-class Inquiry:
+class HistorySearch:
     """What the history says of one creation of `feature`, sent at `sent`, page by page.
 
     `features` are the names of all features: what an action may name.
@@ -99,16 +99,16 @@ class Inquiry:
 
     def verdict(
         self, known: Callable[[str], bool], doubtful: Collection[str] = ()
-    ) -> str | Unsettled:
+    ) -> str | Unresolved:
         """The task, if there is exactly one that nobody here knows.
 
         `doubtful` are the features of the other creations here of which nobody knows what became.
         """
         unknown = [task_id for task_id in self._found if not known(task_id)]
         if not unknown:
-            return Unsettled.NOTHING
+            return Unresolved.NOTHING
         named, first = self._found[unknown[0]]
         others = any(name == self._feature or not named for name in doubtful)
         if others or len(unknown) > 1 or first < self._sent - _APART:
-            return Unsettled.AMBIGUOUS
+            return Unresolved.AMBIGUOUS
         return unknown[0]

@@ -12,7 +12,7 @@ from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from perfect_async._api.responses import Wrong, as_moment, as_number, shaped
+from perfect_async._api.responses import Malformed, as_moment, as_number, structure
 from perfect_async._time import SECOND
 
 V = TypeVar("V")
@@ -68,8 +68,8 @@ class _Body:
 
 def read_notification(webhook_id: str, body: bytes) -> Notification:
     """What `body`, known to be genuine, says. Whatever its bytes are, nothing is raised."""
-    found = shaped(body, _Body)
-    if isinstance(found, Wrong):
+    found = structure(body, _Body)
+    if isinstance(found, Malformed):
         return Notification(webhook_id, flaw=str(found).replace("the answer", "the body"))
     created_at = _moment(found.created_at)
     task_id = found.data.task_id
@@ -94,7 +94,7 @@ def read_notification(webhook_id: str, body: bytes) -> Notification:
 def _moment(seconds: object) -> datetime | None:
     try:
         return as_moment(as_number(seconds) * 1000)
-    except Wrong:
+    except Malformed:
         return None
 
 

@@ -42,7 +42,7 @@ _TOO_MANY_REQUESTS: Final = 429
 
 
 @attrs.frozen
-class Reply:
+class Response:
     """An answer of the API's host as it came: headers as text; its repr tells the body's length."""
 
     status: int
@@ -175,21 +175,21 @@ class _Envelope:
 # Single values.
 
 
-class Wrong(ValueError):
+class Malformed(ValueError):
     """What is wrong with a value or an answer; goes into messages and quotes nothing."""
 
 
 def as_text(value: object, _: object = None) -> str:
-    """Text, also from a number (contract: the flow, 1). Raises `Wrong`."""
+    """Text, also from a number (contract: the flow, 1). Raises `Malformed`."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise Wrong("is not text")
+    raise Malformed("is not text")
 
 
 def as_number(value: object, _: object = None) -> float:
-    """A finite number, also from text (docs and wire differ on which it is). Raises `Wrong`."""
+    """A finite number, also from text (docs and wire differ on which it is). Raises `Malformed`."""
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -197,11 +197,11 @@ def as_number(value: object, _: object = None) -> float:
             number = math.nan
         if math.isfinite(number):
             return number
-    raise Wrong("is not a finite number")
+    raise Malformed("is not a finite number")
 
 
 def as_whole(value: object, _: object = None) -> int:
-    """A whole number, also from text; exact, since ids go beyond 2^53. Raises `Wrong`."""
+    """A whole number, also from text; exact, since ids go beyond 2^53. Raises `Malformed`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,40}", value):
@@ -209,7 +209,7 @@ def as_whole(value: object, _: object = None) -> int:
     number = as_number(value)
     if number.is_integer():
         return int(number)
-    raise Wrong("is not a whole number")
+    raise Malformed("is not a whole number")
 
 
 def as_moment(value: object) -> datetime | None:
@@ -228,7 +228,7 @@ def as_interval(*said: object) -> int | None:
     for value in said:
         try:
             milliseconds = as_number(value)
-        except Wrong:
+        except Malformed:
             continue
         if milliseconds > 0:
             return max(1, round(min(milliseconds * 1000, _HOUR)))
@@ -242,7 +242,7 @@ def as_delay(header: str | None) -> int | None:
 
 
 def _as_headers(value: object, _: object = None) -> Headers:
-    """Upload headers in any of the three shapes known (contract: the flow, 1). Raises `Wrong`."""
+    """Read upload headers in any of three shapes (contract: the flow, 1). Raises `Malformed`."""
     if value is None:
         return Headers(())
     if isinstance(value, list):
@@ -250,7 +250,7 @@ def _as_headers(value: object, _: object = None) -> Headers:
         return Headers(tuple((row.key or row.name or "", row.value) for row in rows))
     if isinstance(value, dict):
         return Headers(tuple(_converter.structure(cast("object", value), dict[str, str]).items()))
-    raise Wrong("is neither an object nor a list")
+    raise Malformed("is neither an object nor a list")
 
 
 # Whole answers.
@@ -262,7 +262,7 @@ def _objects_only(kind: type[object], converter: Converter) -> Callable[[object,
 
     def structure(value: object, shape: object) -> object:
         if not isinstance(value, dict):
-            raise Wrong("is not an object")
+            raise Malformed("is not an object")
         return inner(cast("dict[str, object]", value), shape)
 
     return structure
@@ -279,7 +279,7 @@ _converter.register_structure_hook_factory(attrs.has, _objects_only)
 
 def _described(error: BaseException, _: type | None) -> str:
     match error:
-        case Wrong():
+        case Malformed():
             return str(error)
         case KeyError():
             return "is missing"
@@ -287,42 +287,42 @@ def _described(error: BaseException, _: type | None) -> str:
             return "has a wrong shape"
 
 
-def shaped(content: bytes, shape: type[_T], *at: str) -> _T | Wrong:
+def structure(content: bytes, shape: type[_T], *at: str) -> _T | Malformed:
     """What stands in `content` under the keys `at`, as `shape`, or what is wrong with it."""
     path = ""
     try:
         value = cast("object", json.loads(content.decode("utf-8-sig")))
     except (ValueError, RecursionError):
-        return Wrong("the answer is not JSON")
+        return Malformed("the answer is not JSON")
     for key in at:
         if not isinstance(value, dict):
-            return Wrong(f"{path or 'the answer'} is not an object")
+            return Malformed(f"{path or 'the answer'} is not an object")
         path = f"{path}.{key}".lstrip(".")
         value = cast("dict[str, object]", value).get(key)
         if value is None:
-            return Wrong(f"{path} is missing")
+            return Malformed(f"{path} is missing")
     try:
         return _converter.structure(value, shape)
     except Exception as error:  # noqa: BLE001 -- cattrs raises groups of whatever a hook raises
         what, _, where = transform_error(error, path, _described)[0].rpartition(" @ ")
-        return Wrong(f"{where.lstrip('.') or 'the answer'} {what}")
+        return Malformed(f"{where.lstrip('.') or 'the answer'} {what}")
 
 
-def read(reply: Reply, shape: type[_T], *at: str) -> _T:
-    """As `shaped`. Raises `BadAnswer` naming the path that is wrong, or the refusal that it is.
+def read(reply: Response, shape: type[_T], *at: str) -> _T:
+    """As `structure`. Raises `BadAnswer` naming the path that is wrong, or the refusal that it is.
 
     The body is taken apart in a frame that is gone when this raises, and no exception of a parser
     is kept as a cause: a JSONDecodeError holds the whole document.
     """
     if not reply.good:
         raise refusal(reply)
-    found = shaped(reply.content, shape, *at)
-    if isinstance(found, Wrong):
+    found = structure(reply.content, shape, *at)
+    if isinstance(found, Malformed):
         raise bad(reply, str(found))
     return found
 
 
-def bad(reply: Reply, problem: str) -> BadAnswer:
+def bad(reply: Response, problem: str) -> BadAnswer:
     """The error for an answer that cannot be used; `problem` quotes nothing of it."""
     return BadAnswer(
         f"an answer of the vendor is not as documented: {problem}.",
@@ -331,19 +331,19 @@ def bad(reply: Reply, problem: str) -> BadAnswer:
     )
 
 
-def outer_interval(reply: Reply) -> object:
+def outer_interval(reply: Response) -> object:
     """`polling_interval` beside `data`, where an answer could also have it; raw."""
-    found = shaped(reply.content, _Envelope)
-    return None if isinstance(found, Wrong) else found.polling_interval
+    found = structure(reply.content, _Envelope)
+    return None if isinstance(found, Malformed) else found.polling_interval
 
 
-def told(reply: Reply) -> tuple[str, str | None]:
+def error_details(reply: Response) -> tuple[str, str | None]:
     """What the vendor wrote into an error envelope: its text, quoted, and its `error_code`.
 
     A code that is not a plain word is dropped, since it goes into messages as it is.
     """
-    found = shaped(reply.content, _Envelope)
-    if isinstance(found, Wrong):
+    found = structure(reply.content, _Envelope)
+    if isinstance(found, Malformed):
         return "", None
     code = found.error_code if isinstance(found.error_code, str) else ""
     known = re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", code)
@@ -360,14 +360,14 @@ def unsigned(text: object) -> str:
     return quoted(re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", str(text)))
 
 
-def refusal(reply: Reply) -> PerfectError:
+def refusal(reply: Response) -> PerfectError:
     """The error that `reply` is, whatever it answers (contract: Errors).
 
     401 `Unauthorized`, 429 `RateLimited`, 4xx CreditInsufficiency `UnitsExhausted`, other 4xx
     `RequestRefused`, 5xx `ServiceUnavailable`, anything else `BadAnswer`. 408 and 425 are a
     gateway's and say that nobody read the request to its end: `ServiceUnavailable`.
     """
-    text, code = told(reply)
+    text, code = error_details(reply)
     said = f": {text}" if text else ""
     status, identity = reply.status, reply.identity
     if status == _UNAUTHORIZED:

@@ -1,6 +1,6 @@
 """JSON <-> models and events: with `_reply` and `_enquiries`, all that knows the vendor's keys.
 
-What is built here is a `Call`; what is read is a `Reply`. An answer to a command becomes an
+What is built here is a `Request`; what is read is a `Response`. An answer to a command becomes an
 `events.Answer`, whatever its bytes are; the `read_*` functions, which have no command, raise. Keys,
 paths and the numbers of steps are those of the contract page throughout.
 """
@@ -17,17 +17,17 @@ import attrs
 from perfect_async import events
 from perfect_async._api.responses import (
     File,
-    Reply,
+    Response,
     Results,
     State,
     as_delay,
     as_interval,
     bad,
+    error_details,
     outer_interval,
     read,
     refusal,
     same_code,
-    told,
     unsigned,
 )
 from perfect_async._api.urls import percent
@@ -47,9 +47,9 @@ from perfect_async.models import Avatar, FileId, Job, Smile
 
 __all__ = [
     "FEATURES",
-    "Call",
     "FileFacts",
-    "Reply",
+    "Request",
+    "Response",
     "asked",
     "poll",
     "polled",
@@ -83,7 +83,7 @@ FEATURES: Final[dict[str, type[Job]]] = {kind.feature: kind for kind in _PARAMET
 
 
 @attrs.frozen
-class Call:
+class Request:
     """A request to the API's host: `path` from the root, percent-encoded; `content` is JSON."""
 
     method: Literal["GET", "POST"]
@@ -102,7 +102,7 @@ class FileFacts:
 
 
 def _setback(
-    command: events.Request, reply: Reply
+    command: events.Request, reply: Response
 ) -> events.KeyRefused | events.Limited | events.NoAnswer | events.Refused:
     """What `reply`, no success, means for any command."""
     error = refusal(reply)
@@ -117,7 +117,7 @@ def _setback(
             return events.NoAnswer(command, error)
 
 
-def register(files: Sequence[FileFacts], feature: str | None) -> Call:
+def register(files: Sequence[FileFacts], feature: str | None) -> Request:
     """Register `files` in order, on the path of `feature` or the universal one (the flow, 1)."""
     rows = [
         {
@@ -128,10 +128,10 @@ def register(files: Sequence[FileFacts], feature: str | None) -> Call:
         for file in files
     ]
     path = "/s2s/v2.0/file" if feature is None else f"/s2s/v2.0/file/{segment(feature)}"
-    return Call("POST", path, content=as_json({"files": rows}))
+    return Request("POST", path, content=as_json({"files": rows}))
 
 
-def registered(command: events.Register, reply: Reply) -> events.Answer:
+def registered(command: events.Register, reply: Response) -> events.Answer:
     """`Registered` with a grant per ref, or `Refused`, `Limited`, `KeyRefused`, `NoAnswer`."""
     if not reply.good:
         return _setback(command, reply)
@@ -146,7 +146,7 @@ def registered(command: events.Register, reply: Reply) -> events.Answer:
         return events.NoAnswer(command, error)
 
 
-def _grant(reply: Reply, place: int, file: File) -> events.FileGrant:
+def _grant(reply: Response, place: int, file: File) -> events.FileGrant:
     if not file.file_id:
         raise bad(reply, f"data.files[{place}].file_id is empty")
     if not file.requests:
@@ -155,7 +155,7 @@ def _grant(reply: Reply, place: int, file: File) -> events.FileGrant:
     return events.FileGrant(file.file_id, put.method or "PUT", put.url, put.headers)
 
 
-def submit(job: Job, source: FileId | str) -> Call:
+def submit(job: Job, source: FileId | str) -> Request:
     """Create the task of `job` on `source`, a file's id or a URL (contract: the flow, 3).
 
     Raises `JobRefused` for a kind of job that has no line in the table here.
@@ -171,10 +171,10 @@ def submit(job: Job, source: FileId | str) -> Call:
         # Left out rather than null, which is a 400.
         if value is not None:
             body[key] = value
-    return Call("POST", f"/s2s/v2.0/task/{segment(job.feature)}", content=as_json(body))
+    return Request("POST", f"/s2s/v2.0/task/{segment(job.feature)}", content=as_json(body))
 
 
-def submitted(command: events.Submit, reply: Reply) -> events.Answer:
+def submitted(command: events.Submit, reply: Response) -> events.Answer:
     """`Accepted`, `OutOfUnits`, `Refused`, `Limited` or `KeyRefused`.
 
     `NoAnswer` leaves open whether the task exists: a 5xx, or a success without a usable task id.
@@ -199,12 +199,12 @@ def usable(task_id: str) -> bool:
     return fits and task_id.isprintable() and not task_id.isspace()
 
 
-def poll(feature: str, task_id: str) -> Call:
+def poll(feature: str, task_id: str) -> Request:
     """Ask for the state of a task (contract: the flow, 4)."""
-    return Call("GET", f"/s2s/v2.0/task/{segment(feature)}/{segment(task_id)}")
+    return Request("GET", f"/s2s/v2.0/task/{segment(feature)}/{segment(task_id)}")
 
 
-def polled(command: events.Poll, reply: Reply, *, task_id: str, units: float) -> events.Answer:
+def polled(command: events.Poll, reply: Response, *, task_id: str, units: float) -> events.Answer:
     """How the task stands; `units` is what is at stake if the vendor no longer knows it.
 
     `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown`, `TimedOut`, or as for any command
@@ -228,7 +228,7 @@ def polled(command: events.Poll, reply: Reply, *, task_id: str, units: float) ->
 
 
 def _ended(
-    command: events.Poll, reply: Reply, task_id: str, units: float
+    command: events.Poll, reply: Response, task_id: str, units: float
 ) -> events.TaskUnknown | events.TimedOut | None:
     """The two refusals that are about the task and not about the request (contract: Errors)."""
     if reply.status == 500 and b"task execution timed out" in reply.content.lower():  # noqa: PLR2004
@@ -239,7 +239,7 @@ def _ended(
             units_at_stake=units,
         )
         return events.TimedOut(command, timeout)
-    if reply.denied and same_code(told(reply)[1], "InvalidTaskId"):
+    if reply.denied and same_code(error_details(reply)[1], "InvalidTaskId"):
         expired = TaskExpired(
             "the vendor does not know the task: it expired, and its units may have been charged.",
             task_id=task_id,
@@ -250,7 +250,9 @@ def _ended(
     return None
 
 
-def _failed(command: events.Poll, reply: Reply, state: State, task_id: str) -> events.EngineFailed:
+def _failed(
+    command: events.Poll, reply: Response, state: State, task_id: str
+) -> events.EngineFailed:
     # A missing code is not taken for one that may pass: a further try costs units and requests.
     said = str(state.error).strip() if state.error else "unspecified"
     code = "".join(c if c.isprintable() else " " for c in said.lower())[:100]
@@ -266,7 +268,7 @@ def _failed(command: events.Poll, reply: Reply, state: State, task_id: str) -> e
     return events.EngineFailed(command, error, passing)
 
 
-def _urls(reply: Reply) -> tuple[str, ...]:
+def _urls(reply: Response) -> tuple[str, ...]:
     """The pictures' URLs: `output[].url` where there is an output, else `url` (the flow, 4).
 
     An entry without a usable URL is left out, so that it does not take the others along.
@@ -279,7 +281,7 @@ def _urls(reply: Reply) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def asked(command: events.Ask, reply: Reply) -> events.Answer:
+def asked(command: events.Ask, reply: Response) -> events.Answer:
     """`Answered` for a success, whose body a `read_*` function reads; else as any command."""
     return events.Answered(command) if reply.good else _setback(command, reply)
 

@@ -13,11 +13,11 @@ import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 
-from perfect_async._client.recovery import Leftover
+from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Failed, Outcome
-from perfect_async._journal.journal import Record
-from perfect_async._runtime.handle import Ticket
-from perfect_async._runtime.spec import PLAIN, Terms
+from perfect_async._journal.journal import JobEntry
+from perfect_async._runtime.handle import JobHandle
+from perfect_async._runtime.spec import PLAIN, JobOptions
 from perfect_async.errors import (
     ClientClosed,
     ConfigurationError,
@@ -29,7 +29,7 @@ from perfect_async.errors import (
 from perfect_async.models import FileId, Job, Progress
 
 if TYPE_CHECKING:
-    from perfect_async._client.session import Desk
+    from perfect_async._client.session import ClientSession
 
 T = TypeVar("T")
 
@@ -45,18 +45,18 @@ class _Place:
     from then on until its pictures are saved, `outcome` its end.
     """
 
-    item: Job | Leftover
-    ticket: Ticket | None = None
+    item: Job | RecoveredJob
+    handle: JobHandle | None = None
     running: bool = False
     kept: bool = False
     units: float = 0.0
-    record: Record | None = None
+    record: JobEntry | None = None
     outcome: Outcome | None = None
 
     @property
     def job(self) -> Job:
         """The job."""
-        return self.item.job if isinstance(self.item, Leftover) else self.item
+        return self.item.job if isinstance(self.item, RecoveredJob) else self.item
 
 
 class Batch:
@@ -71,19 +71,19 @@ class Batch:
 
     def __init__(
         self,
-        desk: Callable[[], Desk],
-        jobs: Iterable[Job | Leftover] | AsyncIterable[Job | Leftover],
+        session: Callable[[], ClientSession],
+        jobs: Iterable[Job | RecoveredJob] | AsyncIterable[Job | RecoveredJob],
         *,
         ordered: bool = False,
-        terms: Terms = PLAIN,
+        options: JobOptions = PLAIN,
         max_units: float | None = None,
     ) -> None:
         _must_be_iterable(jobs)
-        self._terms = terms
+        self._options = options
         self._max_units = max_units
         self._files: set[FileId] = set()
-        self._open_desk = desk
-        self._desk: Desk | None = None
+        self._open_desk = session
+        self._session: ClientSession | None = None
         self._jobs = jobs
         self._ordered = ordered
         self._total = len(jobs) if isinstance(jobs, Sized) else None
@@ -103,16 +103,16 @@ class Batch:
         return f"<Batch {self.progress}>"
 
     async def __aenter__(self) -> Self:
-        if self._desk is not None:
+        if self._session is not None:
             raise ConfigurationError("A batch is entered once; make another.")
-        desk = self._open_desk()
+        session = self._open_desk()
         if self._max_units is not None:
-            purse = desk.driver.purse(self._max_units)
-            self._terms = attrs.evolve(self._terms, purses=(purse,))
+            ceiling = session.driver.ceiling(self._max_units)
+            self._options = attrs.evolve(self._options, purses=(ceiling,))
         # A group of the driver's, not one of this block: an error in the block stays that error.
-        desk.start(lambda: self._feed(desk))
-        desk.batches.add(self)
-        self._desk = desk
+        session.start(lambda: self._feed(session))
+        session.batches.add(self)
+        self._session = session
         return self
 
     async def __aexit__(
@@ -130,7 +130,7 @@ class Batch:
         return self
 
     async def __anext__(self) -> Outcome:
-        if self._desk is None:
+        if self._session is None:
             raise ConfigurationError(
                 "Enter the batch first: `async with client.batch(...) as batch:`."
             )
@@ -158,8 +158,8 @@ class Batch:
 
     def cut(self) -> None:
         """The client closes: no other job is read, and iterating ends with `ClientClosed`."""
-        if self._desk is not None and not self._stopped.is_set():
-            self._failure = self._failure or self._desk.cut_off()
+        if self._session is not None and not self._stopped.is_set():
+            self._failure = self._failure or self._session.cut_off()
             self._scope.cancel()
 
     @property
@@ -176,8 +176,8 @@ class Batch:
             total = self._read
         waiting = (self._read if total is None else total) - ended - self._running
         eta = None
-        if total is not None and self._desk is not None:
-            eta = self._desk.eta(waiting, self._running)
+        if total is not None and self._session is not None:
+            eta = self._session.eta(waiting, self._running)
         units = self._units + self._units_running
         return Progress(total, self._done, self._failed, self._running, waiting, units, eta)
 
@@ -204,25 +204,25 @@ class Batch:
 
     def _withdraw(self) -> None:
         for place in list(self._live):
-            ticket = place.ticket
-            if ticket is not None and ticket.ending is None and self._desk is not None:
-                self._desk.withdraw(ticket)
+            handle = place.handle
+            if handle is not None and handle.ending is None and self._session is not None:
+                self._session.withdraw(handle)
 
     def _heard(self, place: _Place) -> None:
         """The ticket of `place` has news."""
-        ticket = place.ticket
-        desk = self._desk
-        if ticket is None or place.outcome is not None or desk is None or place.kept:
+        handle = place.handle
+        session = self._session
+        if handle is None or place.outcome is not None or session is None or place.kept:
             return
-        if ticket.ending is None:
-            self._count(place, runs=ticket.task_id is not None)
+        if handle.ending is None:
+            self._count(place, runs=handle.task_id is not None)
             self._pulse()
-        elif ticket.errand.terms.save_to is None or not desk.driver.alive:
-            self._end(place, desk.outcome(ticket))
+        elif handle.spec.options.save_to is None or not session.driver.alive:
+            self._end(place, session.outcome(handle))
         else:
             place.kept = True
-            desk.custody.begin(ticket)
-            desk.start(lambda: self._keep(desk, place, ticket))
+            session.retention.begin(handle)
+            session.start(lambda: self._keep(session, place, handle))
 
     def _count(self, place: _Place, *, runs: bool) -> None:
         if runs is not place.running:
@@ -230,21 +230,21 @@ class Batch:
             self._running += 1 if runs else -1
             self._units_running += place.units if runs else -place.units
 
-    async def _keep(self, desk: Desk, place: _Place, ticket: Ticket) -> None:
+    async def _keep(self, session: ClientSession, place: _Place, handle: JobHandle) -> None:
         """Save what the job of `place` gave, and only then tell of it."""
         try:
-            self._end(place, await desk.keep(ticket))
+            self._end(place, await session.keep(handle))
         finally:
             if place.outcome is None:
                 # The driver ends: made and not saved, which the journal knows.
-                self._end(place, desk.outcome(ticket))
-            desk.sweep()
+                self._end(place, session.outcome(handle))
+            session.sweep()
 
     def _end(self, place: _Place, outcome: Outcome) -> None:
         self._count(place, runs=False)
-        if place.ticket is not None:
-            place.record = place.ticket.record
-        place.outcome, place.ticket = outcome, None
+        if place.handle is not None:
+            place.record = place.handle.record
+        place.outcome, place.handle = outcome, None
         self._live.discard(place)
         if not self._ordered:
             self._ended.append(place)
@@ -257,67 +257,67 @@ class Batch:
 
     def _over(self) -> None:
         """Once nothing more comes: let go of what was held for all of it."""
-        if self._stopped.is_set() and not self._live and self._desk is not None:
-            for purse in self._terms.purses:
-                self._desk.driver.empty(purse)
-            self._desk.custody.let_go(self._files)
+        if self._stopped.is_set() and not self._live and self._session is not None:
+            for ceiling in self._options.purses:
+                self._session.driver.empty(ceiling)
+            self._session.retention.let_go(self._files)
             self._files.clear()
-            self._desk.sweep()
+            self._session.sweep()
 
     def _refuse(self, place: _Place, error: PerfectError) -> None:
         self._end(place, Failed(place.job, error, None, 0.0, None))
 
-    async def _room(self, desk: Desk) -> None:
+    async def _room(self, session: ClientSession) -> None:
         """Wait until another job is worth reading.
 
         Jobs that are not created yet are what the scheduler likes to know ahead; outcomes that
         nobody has taken are held back in number too, so that a slow consumer stops the creating.
         """
-        most = desk.appetite()
+        most = session.appetite()
         held = _ORDERED_MOST if self._ordered else most
         while len(self._live) - self._running >= most or self._held >= held:
             await self._changed.wait()
 
-    async def _feed(self, desk: Desk) -> None:
+    async def _feed(self, session: ClientSession) -> None:
         over = False
         try:
             with self._scope:
-                if self._terms.save_to is not None:
+                if self._options.save_to is not None:
                     # The folder that is meant now, also by the process that resumes it elsewhere.
-                    folder = await anyio.to_thread.run_sync(os.path.abspath, self._terms.save_to)
-                    self._terms = attrs.evolve(self._terms, save_to=folder)
+                    folder = await anyio.to_thread.run_sync(os.path.abspath, self._options.save_to)
+                    self._options = attrs.evolve(self._options, save_to=folder)
                 async with anyio.create_task_group() as group:
-                    await self._read_all(desk, group)
+                    await self._read_all(session, group)
                 over = True
         finally:
-            error = desk.cut_off()
+            error = session.cut_off()
             if self._scope.cancel_called:
                 error = ClientClosed("The batch was stopped before this was sent.")
             elif not over and self._failure is None:
                 self._failure = error
             for place in list(self._live):
-                if place.ticket is None:
+                if place.handle is None:
                     self._refuse(place, twin(error))
-            desk.batches.discard(self)
+            session.batches.discard(self)
             self._stopped.set()
             self._pulse()
             self._over()
 
-    async def _read_all(self, desk: Desk, group: TaskGroup) -> None:
+    async def _read_all(self, session: ClientSession, group: TaskGroup) -> None:
         source = self._source()
         try:
             with self._reading:
                 while not self._cancelled():
-                    await self._room(desk)
-                    desk.ready()
-                    job = await self._next(desk, source)
+                    await self._room(session)
+                    session.ready()
+                    job = await self._next(session, source)
                     self._read += 1
                     place = _Place(job)
-                    self._hold(desk, job)
+                    self._hold(session, job)
                     self._live.add(place)
                     if self._ordered:
                         self._order.append(place)
-                    group.start_soon(self._enter, desk, place)
+                    group.start_soon(self._enter, session, place)
                     del job, place
         except StopAsyncIteration:
             pass
@@ -330,24 +330,26 @@ class Batch:
             except Exception as exc:  # noqa: BLE001 - as above
                 self._failure = self._failure or exc
 
-    def _source(self) -> AsyncGenerator[Job | Leftover]:
+    def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return each(self._jobs)
 
-    def _hold(self, desk: Desk, job: Job | Leftover) -> None:
+    def _hold(self, session: ClientSession, job: Job | RecoveredJob) -> None:
         """A file that one job names may be named by another that is not read yet."""
         source = getattr(job, "source", None)
-        if self._terms.delete and isinstance(source, FileId) and source not in self._files:
+        if self._options.delete and isinstance(source, FileId) and source not in self._files:
             self._files.add(source)
-            desk.custody.hold(source)
+            session.retention.hold(source)
 
-    async def _next(self, desk: Desk, source: AsyncGenerator[Job | Leftover]) -> Job | Leftover:
+    async def _next(
+        self, session: ClientSession, source: AsyncGenerator[Job | RecoveredJob]
+    ) -> Job | RecoveredJob:
         try:
             return await anext(source)
         except anyio.get_cancelled_exc_class() as exc:
-            if desk.driver.ending or self._cancelled():
+            if session.driver.ending or self._cancelled():
                 raise
             # Not ours, and nobody's here: as any error of the source.
-            raise desk.cut_off() from exc
+            raise session.cut_off() from exc
 
     def _cancelled(self) -> bool:
         """Whether nothing more is to be read. A scope tells it only where something waits."""
@@ -356,12 +358,14 @@ class Batch:
     def _cut_short(self) -> bool:
         return self._scope.cancel_called
 
-    async def _enter(self, desk: Desk, place: _Place) -> None:
+    async def _enter(self, session: ClientSession, place: _Place) -> None:
         if self._cut_short():
             # Its outcome comes when the feeding ends.
             return
         try:
-            place.ticket = await desk.enter(place.item, lambda: self._heard(place), self._terms)
+            place.handle = await session.enter(
+                place.item, lambda: self._heard(place), self._options
+            )
         except ClientClosed as exc:
             # Nor will any other job be taken: the rest of the source stays unread.
             self._failure = self._failure or exc
@@ -370,11 +374,11 @@ class Batch:
         except PerfectError as exc:
             self._refuse(place, exc)
         else:
-            place.units = 0.0 if place.ticket.leader is not None else place.job.units
+            place.units = 0.0 if place.handle.leader is not None else place.job.units
             self._heard(place)
             if self._cut_short():
                 # Stopped while its picture was looked at.
-                desk.withdraw(place.ticket)
+                session.withdraw(place.handle)
 
 
 def _must_be_iterable(jobs: object) -> None:

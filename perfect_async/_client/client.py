@@ -17,19 +17,19 @@ from perfect_async._api.tasks import FEATURES
 from perfect_async._api.urls import normalised_base, redacted
 from perfect_async._client import settings
 from perfect_async._client.batch import Batch
-from perfect_async._client.lookups import estimated, pages
-from perfect_async._client.notifications import Webhooks, secrets_of
+from perfect_async._client.lookups import estimate, paginate
+from perfect_async._client.notifications import WebhookReceiver, secrets_of
 from perfect_async._client.results import Result
-from perfect_async._client.session import Desk
-from perfect_async._client.threaded_batch import IsolatedBatch
-from perfect_async._journal.journal import open_records
-from perfect_async._runtime.apart import Apart
-from perfect_async._runtime.executors import Here, Home, running_loop
+from perfect_async._client.session import ClientSession
+from perfect_async._client.threaded_batch import ThreadedBatch
+from perfect_async._journal.journal import open_journal
+from perfect_async._runtime.apart import ThreadExecutor
+from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
 from perfect_async._runtime.failures import warn_of
-from perfect_async._runtime.handle import Ticket
+from perfect_async._runtime.handle import JobHandle
 from perfect_async._runtime.keys import KEY_VARIABLE, driver_for, flaw
-from perfect_async._runtime.spec import Terms
-from perfect_async._transport.transport import HttpTransport, Transport
+from perfect_async._runtime.spec import JobOptions
+from perfect_async._transport.transport import HttpTransport, VendorTransport
 from perfect_async.errors import ClientClosed, ConfigurationError, quoted
 from perfect_async.models import Avatar, Job, Limits, Polling, Timeouts, Units
 from perfect_async.reports import Estimate, Statistics, Template
@@ -97,8 +97,8 @@ class Client:
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
-        self._desk: Desk | None = None
-        self._webhooks: Webhooks | None = None
+        self._session: ClientSession | None = None
+        self._webhooks: WebhookReceiver | None = None
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
         problem = flaw(key)
         self._key = "" if problem is not None or key is None else key
@@ -125,8 +125,8 @@ class Client:
         given = webhook_secret or os.environ.get(SECRET_VARIABLE) or None
         self._secrets = secrets_of(given)
         del webhook_secret, given
-        self._home: Home = Apart() if isolated else Here()
-        self._batch = IsolatedBatch if isolated else Batch
+        self._home: Executor = ThreadExecutor() if isolated else LoopExecutor()
+        self._batch = ThreadedBatch if isolated else Batch
         # Settings that cannot work are refused here, not when the first picture waits.
         self._scheduler = Scheduler(limits, polling, engine_retries=engine_retries)
         if polling.completion in {"webhook", "both"} and self._secrets is None:
@@ -135,12 +135,14 @@ class Client:
             )
 
     def __repr__(self) -> str:
-        state = "unopened" if self._desk is None else "closed" if self._desk.closed else "open"
+        state = (
+            "unopened" if self._session is None else "closed" if self._session.closed else "open"
+        )
         return f"<Client {redacted(self._base_url)} {state}>"
 
     def __del__(self) -> None:
-        desk = getattr(self, "_desk", None)
-        if desk is not None and not desk.closed:
+        session = getattr(self, "_desk", None)
+        if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
 
     # Opening and closing.
@@ -159,9 +161,9 @@ class Client:
     async def open(self) -> Self:
         """Start keeping tasks alive; the same as entering `async with`. Gives the client itself."""
         running_loop()
-        if self._desk is not None and self._desk.closed:
+        if self._session is not None and self._session.closed:
             raise ConfigurationError("This client was closed; make a new one.")
-        if self._desk is not None or self._opening:
+        if self._session is not None or self._opening:
             raise ConfigurationError("This client is open already.")
         self._opening = True
         try:
@@ -177,21 +179,21 @@ class Client:
         return self
 
     async def _open(self) -> None:
-        transport = Transport(
+        transport = VendorTransport(
             self._base_url, self._key, timeouts=self._timeouts, transport=self._given
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_shielded, transport.aclose)
-            records = await open_records(self._journal)
+            records = await open_journal(self._journal)
             undo.push_async_callback(_shielded, records.aclose)
             driver = driver_for(
                 self._key, self._base_url, self._scheduler, self._given, records.past()
             )
-            lane = await driver.join(transport, self._timeouts, records)
+            channel = await driver.join(transport, self._timeouts, records)
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
-        self._desk = Desk(self._home, driver, lane, max_units=most, reuse=reuse)
-        self._desk.begin()
+        self._session = ClientSession(self._home, driver, channel, max_units=most, reuse=reuse)
+        self._session.begin()
 
     async def close(self) -> None:
         """Create nothing more, keep what runs for up to `drain` seconds, and let go.
@@ -200,40 +202,40 @@ class Client:
         are named in a warning of the logger `perfect_async`, with the units lost with them. Closing
         again does nothing. Raises `ConfigurationError` in another loop or process.
         """
-        desk = self._desk
-        if desk is None or desk.closed or self._closing:
+        session = self._session
+        if session is None or session.closed or self._closing:
             return
         self._home.check()
         self._closing = True
         # Shielded for the same reason as what it does there.
         with anyio.CancelScope(shield=True):
             try:
-                await self._home.call(partial(self._close, desk))
+                await self._home.call(partial(self._close, session))
             except ClientClosed:
                 # Its thread has ended already.
-                desk.closed = True
+                session.closed = True
             finally:
                 await self._home.close()
 
-    async def _close(self, desk: Desk) -> None:
-        desk.close()
-        driver, lane = desk.driver, desk.lane
-        lane.records.closing = True
+    async def _close(self, session: ClientSession) -> None:
+        session.close()
+        driver, channel = session.driver, session.channel
+        channel.records.closing = True
         # Shielded, since the units of what runs are spent; bounded, since somebody waits.
         with anyio.CancelScope(shield=True):
-            driver.closing(lane)
+            driver.closing(channel)
             try:
                 with anyio.move_on_after(self._drain):
-                    await driver.drain(lane)
-                    await desk.drain()
+                    await driver.drain(channel)
+                    await session.drain()
             finally:
-                desk.left = True
+                session.left = True
                 # Also where asyncio itself cancels us, which goes through every shield.
-                warn_of(driver.left(lane), self._drain)
+                warn_of(driver.left(channel), self._drain)
                 try:
-                    await driver.leave(lane)
+                    await driver.leave(channel)
                 finally:
-                    await lane.records.aclose()
+                    await channel.records.aclose()
 
     # The main job.
 
@@ -245,8 +247,8 @@ class Client:
         for a caller that is cancelled. Costs `job.units`; raises what `Failed.error` may be (see
         `perfect_async.errors`).
         """
-        desk = self._ready()
-        return await self._wait(desk, lambda: desk.enter(job, lambda: None), timeout)
+        session = self._ready()
+        return await self._wait(session, lambda: session.enter(job, lambda: None), timeout)
 
     async def attach(
         self, feature: type[Job], task_id: str, timeout: float | None = None
@@ -258,21 +260,26 @@ class Client:
         fetched for one request. Nothing is created and nothing charged. Raises as `run` does;
         `TaskExpired` where the vendor does not know the task (any longer).
         """
-        desk = self._ready()
+        session = self._ready()
         if getattr(feature, "feature", None) not in FEATURES:
             raise ConfigurationError(f"{quoted(feature)} is no feature: pass Smile or Avatar.")
         known = settings.task_id(task_id)
-        return await self._wait(desk, lambda: desk.attach(feature, known, lambda: None), timeout)
+        return await self._wait(
+            session, lambda: session.attach(feature, known, lambda: None), timeout
+        )
 
     async def _wait(
-        self, desk: Desk, enter: Callable[[], Awaitable[Ticket]], timeout: float | None
+        self,
+        session: ClientSession,
+        enter: Callable[[], Awaitable[JobHandle]],
+        timeout: float | None,
     ) -> Result:
         if timeout is not None:
             settings.number("timeout", timeout)
-        ticket = await self._home.call(partial(desk.wait, enter, timeout))
+        handle = await self._home.call(partial(session.wait, enter, timeout))
         # Only now: before, whoever waits may be cancelled, and has not heard of it.
-        self._home.soon(ticket.record.told)
-        return desk.result(ticket)
+        self._home.soon(handle.record.told)
+        return session.result(handle)
 
     def batch(
         self,
@@ -296,11 +303,11 @@ class Client:
         `Done.files` names them; `Failed` with `NotSaved` says why they are not. `delete`: then the
         vendor's copies, the face and its result, are deleted, once no other job uses the same file.
         """
-        terms = Terms(settings.folder(save_to), delete)
+        options = JobOptions(settings.folder(save_to), delete)
         if delete and save_to is None:
             raise ConfigurationError("delete needs save_to: what is not saved is not deleted.")
         most = None if max_units is None else settings.units(max_units)
-        return self._batch(self._ready, jobs, ordered=ordered, terms=terms, max_units=most)
+        return self._batch(self._ready, jobs, ordered=ordered, options=options, max_units=most)
 
     def resume(self) -> Batch:
         """What the former process on this journal left, as a batch: empty on a new journal.
@@ -313,13 +320,13 @@ class Client:
         """
         if self._journal is None:
             raise ConfigurationError("resume needs a journal: Client(journal=...).")
-        return self._batch(self._ready, self._home.ask(self._ready().leftovers.all))
+        return self._batch(self._ready, self._home.ask(self._ready().recovery.all))
 
     # The other calls.
 
     async def templates(self, feature: type[Job] = Avatar) -> AsyncIterator[Template]:
         """The styles that `feature` offers; one request for 20 of them (contract: Other calls)."""
-        found = pages(
+        found = paginate(
             self._ready().ask,
             partial(account.templates, feature.feature),
             account.read_templates,
@@ -338,7 +345,7 @@ class Client:
         Reads all of `jobs`, sends none of them; one request for 20 lines of the price list. Raises
         `JobRefused` for what is no job.
         """
-        return await estimated(self._ready().ask, jobs)
+        return await estimate(self._ready().ask, jobs)
 
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor, with its pictures and its input files; one request.
@@ -350,7 +357,7 @@ class Client:
         await self._home.call(partial(self._ready().forget, settings.task_id(task_id)))
 
     @property
-    def webhooks(self) -> Webhooks:
+    def webhooks(self) -> WebhookReceiver:
         """Where the vendor's notifications go: `await client.webhooks.deliver(body, headers)`.
 
         `perfect_async.webhooks.WebhookApp(client.webhooks)` is an endpoint for any ASGI framework.
@@ -359,28 +366,28 @@ class Client:
         if self._webhooks is not None:
             # Also while it closes: what runs is still waited for.
             return self._webhooks
-        desk = self._ready()
+        session = self._ready()
         if self._secrets is None:
             raise ConfigurationError(
                 "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
                 f"or {SECRET_VARIABLE}."
             )
-        self._webhooks = Webhooks(desk, self._secrets)
+        self._webhooks = WebhookReceiver(session, self._secrets)
         return self._webhooks
 
     def statistics(self) -> Statistics:
         """How the key's scheduler is: jobs by state, the window, units; see `Statistics`."""
-        if self._desk is None:
+        if self._session is None:
             return self._scheduler.statistics()
-        return self._home.ask(self._desk.statistics)
+        return self._home.ask(self._session.statistics)
 
-    def _ready(self) -> Desk:
-        if self._desk is None:
+    def _ready(self) -> ClientSession:
+        if self._session is None:
             raise ConfigurationError(
                 "This client is not open: use `async with Client() as client:`."
             )
-        self._desk.ready()
-        return self._desk
+        self._session.ready()
+        return self._session
 
 
 async def _shielded(undo: Callable[[], Awaitable[None]]) -> None:

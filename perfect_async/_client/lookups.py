@@ -14,16 +14,16 @@ from perfect_async.reports import Estimate
 
 T = TypeVar("T")
 
-Ask: TypeAlias = Callable[[tasks.Call], Awaitable[tasks.Reply]]
+Ask: TypeAlias = Callable[[tasks.Request], Awaitable[tasks.Response]]
 
 _MOST_PAGES: Final = 500
 """Twenty entries each; a list that is longer leads round in circles."""
 
 
-async def pages(
+async def paginate(
     ask: Ask,
-    call: Callable[[str | None], tasks.Call],
-    read: Callable[[tasks.Reply], tuple[tuple[T, ...], str | None]],
+    call: Callable[[str | None], tasks.Request],
+    read: Callable[[tasks.Response], tuple[tuple[T, ...], str | None]],
 ) -> AsyncGenerator[T]:
     """The entries of every page, one request a page; `BadAnswer` for a list without an end."""
     token: str | None = None
@@ -37,12 +37,12 @@ async def pages(
     raise BadAnswer(f"a list of the vendor's goes on after {_MOST_PAGES} pages.")
 
 
-async def estimated(ask: Ask, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
+async def estimate(ask: Ask, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
     """What `jobs` would cost, by the vendor's price list where it names the feature."""
     prices: dict[str, account.Price] = {}
     # A list that cannot be had is no reason to tell nothing: the documented prices stand in.
     with suppress(BadAnswer, RequestRefused, ServiceUnavailable):
-        async for listed in pages(ask, account.feature_costs, account.read_feature_costs):
+        async for listed in paginate(ask, account.feature_costs, account.read_feature_costs):
             prices[listed.feature] = listed
     costs: dict[str, float] = {}
     count, documented = 0, False

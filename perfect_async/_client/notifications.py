@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 
 from perfect_async._api.notices import Notification, Seen
-from perfect_async._client.session import Desk
+from perfect_async._client.session import ClientSession
 from perfect_async._log import LOG
 from perfect_async.errors import JournalError
 from perfect_async.webhooks import Headers, Secrets, verify
@@ -23,11 +23,11 @@ _PATIENCE: Final = 10.0
 """Seconds for the journal; senders of the scheme wait for 15 to 30, and then try again."""
 
 
-class Webhooks:
+class WebhookReceiver:
     """`client.webhooks`: where an endpoint takes what the vendor sends."""
 
-    def __init__(self, desk: Desk, secrets: Secrets) -> None:
-        self._desk = desk
+    def __init__(self, session: ClientSession, secrets: Secrets) -> None:
+        self._session = session
         self._secrets = secrets
         self._seen = Seen()
         self._puzzled = False
@@ -42,14 +42,14 @@ class Webhooks:
         `JournalError` where the journal is not written within 10 s, and `ClientClosed` once the
         client has closed; the sender tries again.
         """
-        self._desk.home.check()
-        await self._desk.home.call(partial(self._deliver, body, headers))
+        self._session.home.check()
+        await self._session.home.call(partial(self._deliver, body, headers))
 
     async def _deliver(self, body: bytes, headers: Headers) -> None:
-        desk = self._desk
+        session = self._session
         # Not `ready`: while it closes, what still runs is waited for.
-        desk.driver.check(desk.lane)
-        now = desk.driver.utc()
+        session.driver.check(session.channel)
+        now = session.driver.utc()
         notification = verify(body, headers, self._secrets, now / _MICRO)
         if not self._seen.knows(notification.id, now):
             self._seen.add(notification.id, now)
@@ -57,13 +57,13 @@ class Webhooks:
         # After the task was woken, since no poll waits for a disk; and for what came twice, too,
         # since the first may not have been acknowledged.
         with anyio.move_on_after(_PATIENCE) as scope:
-            await desk.lane.records.settled()
+            await session.channel.records.settled()
         if scope.cancelled_caught:
             raise JournalError(f"The journal was not written within {_PATIENCE:g} s.")
 
     def _take(self, notification: Notification) -> None:
         if notification.task_id is not None and notification.status is not None:
-            self._desk.driver.notify(notification.task_id, notification.status)
+            self._session.driver.notify(notification.task_id, notification.status)
         elif not self._puzzled:
             self._puzzled = True
             LOG.warning(

@@ -117,7 +117,7 @@ class Result:
         return await self._store.at_home(partial(self._save_all, os.fspath(target)))
 
     async def _save_all(self, target: str) -> list[Path]:
-        place = await _in_thread(_Place.of, target)
+        place = await _in_thread(SaveTarget.of, target)
         images = self.images
         paths: list[Path] = []
         for index in range(len(images)):
@@ -144,7 +144,7 @@ class Result:
             )
         return images
 
-    async def _save(self, image: ResultImage, place: _Place, number: int | None) -> Path:
+    async def _save(self, image: ResultImage, place: SaveTarget, number: int | None) -> Path:
         for pause in _PAUSES:
             try:
                 return await self._fetch(image.url, place, number)
@@ -152,8 +152,8 @@ class Result:
                 await anyio.sleep(pause)
         return await self._fetch(image.url, place, number)
 
-    async def _fetch(self, url: str, place: _Place, number: int | None) -> Path:
-        part = _Part(place.folder / f".{secrets.token_hex(8)}.part")
+    async def _fetch(self, url: str, place: SaveTarget, number: int | None) -> Path:
+        part = AtomicFile(place.folder / f".{secrets.token_hex(8)}.part")
         head = b""
         try:
             async with self._store.download(url) as pieces:
@@ -224,7 +224,7 @@ Outcome: TypeAlias = Done | Failed
 
 
 async def _in_thread(function: Callable[..., T], *args: object) -> T:
-    # Abandoned on cancellation, so that a disk that hangs holds nobody: `_Part` is made for it.
+    # Abandoned on cancellation: a disk that hangs holds up nobody, and `AtomicFile` allows it.
     return await anyio.to_thread.run_sync(partial(function, *args), abandon_on_cancel=True)
 
 
@@ -242,14 +242,14 @@ def _known(head: bytes) -> str:
 
 
 @attrs.frozen
-class _Place:
+class SaveTarget:
     """Where a result goes: `folder`, and the file's name in it if the user gave one."""
 
     folder: Path
     name: str | None
 
     @classmethod
-    def of(cls, target: str) -> _Place:
+    def of(cls, target: str) -> SaveTarget:
         """Read `target` as the user meant it, and make its folder. Raises what `save` does."""
         if not target or "\0" in target:
             raise ConfigurationError(f"save cannot write to {quoted(target)}.")
@@ -268,7 +268,7 @@ class _Place:
         return cls(folder, name)
 
 
-class _Part:
+class AtomicFile:
     """A file on its way: written beside its target, then put in its place or removed.
 
     Every method blocks and runs in a worker thread. A cancelled coroutine leaves its thread at

@@ -21,9 +21,9 @@ import attrs
 from perfect_async._api.responses import same_code
 from perfect_async._client.results import Done, Failed, Outcome
 from perfect_async._files import names as names_module
-from perfect_async._journal.journal import Record
+from perfect_async._journal.journal import JobEntry
 from perfect_async._log import LOG, type_name
-from perfect_async._runtime.handle import Ticket
+from perfect_async._runtime.handle import JobHandle
 from perfect_async.errors import NotSaved, PerfectError, RequestRefused
 from perfect_async.models import FileId
 
@@ -40,11 +40,11 @@ class Copy:
     """The vendor's copy of one finished task, that is to be deleted; `file` went into it."""
 
     task_id: str
-    record: Record
+    record: JobEntry
     file: FileId | None = None
 
 
-class Custody:
+class Retention:
     """Saves and deletes for one client.
 
     `delete` asks the vendor to forget a task; `used` tells whether a job on its way needs a task or
@@ -59,7 +59,7 @@ class Custody:
         self._delete = delete
         self._used = used
         self._saves = anyio.Semaphore(_MOST_SAVES)
-        self._saving: set[Ticket] = set()
+        self._saving: set[JobHandle] = set()
         # Files that a source of jobs may name again, and what waits until nobody needs its file.
         self._held: Counter[FileId] = Counter()
         self._waiting: list[Copy] = []
@@ -94,17 +94,17 @@ class Custody:
         """They are to be deleted, once nobody needs them."""
         self._waiting.extend(copies)
 
-    def begin(self, ticket: Ticket) -> None:
-        """`ticket` has ended, and is to be kept."""
-        self._saving.add(ticket)
+    def begin(self, handle: JobHandle) -> None:
+        """`handle` has ended, and is to be kept."""
+        self._saving.add(handle)
 
-    def end(self, ticket: Ticket, outcome: Outcome) -> None:
+    def end(self, handle: JobHandle, outcome: Outcome) -> None:
         """It is kept, or could not be; what its terms want deleted waits for its turn."""
-        self._saving.discard(ticket)
+        self._saving.discard(handle)
         self._pulse()
-        if ticket.errand.terms.delete and isinstance(outcome, Done) and outcome.files:
-            file = ticket.source if isinstance(ticket.source, FileId) else None
-            self.delete([Copy(outcome.task_id, ticket.record, file)])
+        if handle.spec.options.delete and isinstance(outcome, Done) and outcome.files:
+            file = handle.source if isinstance(handle.source, FileId) else None
+            self.delete([Copy(outcome.task_id, handle.record, file)])
 
     def free(self) -> list[Copy]:
         """What can be deleted now, to be erased: nobody needs it or its file any more.
@@ -118,7 +118,7 @@ class Custody:
 
     def _busy(self, copy: Copy) -> bool:
         task_id, file = copy.task_id, copy.file
-        saving = any(ticket.needs(task_id, file) for ticket in self._saving)
+        saving = any(handle.needs(task_id, file) for handle in self._saving)
         held = file is not None and self._held[file] > 0
         return saving or held or self._fetching[task_id] > 0 or self._used(task_id, file)
 
@@ -137,17 +137,17 @@ class Custody:
 
     # Saving and deleting.
 
-    async def keep(self, ticket: Ticket, outcome: Outcome) -> Outcome:
-        """Save the pictures of `outcome`, which is that of `ticket`, as its terms say.
+    async def keep(self, handle: JobHandle, outcome: Outcome) -> Outcome:
+        """Save the pictures of `outcome`, which is that of `handle`, as its terms say.
 
         The outcome with its `files`, or `Failed` with `NotSaved` where they cannot be written.
         """
-        folder = ticket.errand.terms.save_to
+        folder = handle.spec.options.save_to
         if folder is None or not isinstance(outcome, Done):
             return outcome
         async with self._saves:
-            known = ticket.record.known
-            if known is not None and known.saved and (found := await _found(outcome, ticket)):
+            known = handle.record.known
+            if known is not None and known.saved and (found := await _found(outcome, handle)):
                 return attrs.evolve(outcome, files=tuple(found))
             try:
                 # The separator says that a folder is meant, also where somebody has removed it.
@@ -161,7 +161,7 @@ class Custody:
                 )
                 error.__cause__ = exc.with_traceback(None)
                 return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
-        ticket.record.saved()
+        handle.record.saved()
         return attrs.evolve(outcome, files=tuple(files))
 
     async def erase(self, copies: Iterable[Copy]) -> None:
@@ -208,16 +208,16 @@ class Custody:
         copy.record.deleted()
 
 
-async def _found(outcome: Done, ticket: Ticket) -> list[Path]:
+async def _found(outcome: Done, handle: JobHandle) -> list[Path]:
     """The files of a job that a former process has saved; none where one of them is gone."""
-    errand, count = ticket.errand, len(outcome.result.images)
-    folder, kinds = Path(errand.terms.save_to or ""), sorted(set(names_module.SUFFIXES.values()))
+    spec, count = handle.spec, len(outcome.result.images)
+    folder, kinds = Path(spec.options.save_to or ""), sorted(set(names_module.SUFFIXES.values()))
 
     def look() -> list[Path]:
         found: list[Path] = []
         for number in range(1, count + 1) if count > 1 else [None]:
             names = (
-                names_module.in_folder(errand.stem, errand.identity, kind, number) for kind in kinds
+                names_module.in_folder(spec.stem, spec.identity, kind, number) for kind in kinds
             )
             found += [folder / name for name in names if (folder / name).is_file()][:1]
         return found if len(found) == count else []

@@ -14,16 +14,16 @@ import attrs
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
 from perfect_async._api.responses import same_code
-from perfect_async._client.recovery import Leftover, Leftovers
+from perfect_async._client.recovery import RecoveredJob, Recovery
 from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
-from perfect_async._client.retention import Copy, Custody
+from perfect_async._client.retention import Copy, Retention
 from perfect_async._files.images import inspect
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
-from perfect_async._runtime.executors import Home
+from perfect_async._runtime.executors import Executor
 from perfect_async._runtime.failures import closed
-from perfect_async._runtime.handle import Lane, Ticket
-from perfect_async._runtime.spec import PLAIN, Errand, Terms
+from perfect_async._runtime.handle import Channel, JobHandle
+from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec
 from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
@@ -51,7 +51,7 @@ class Cut(Protocol):
         ...
 
 
-class Desk:
+class ClientSession:
     """One open client's place at a driver; also the `Store` of its results.
 
     It belongs to its home, where all of it is to be called but `ready`, `ask` and `result`.
@@ -60,17 +60,23 @@ class Desk:
     """
 
     def __init__(
-        self, home: Home, driver: Driver, lane: Lane, *, max_units: float | None, reuse: bool | None
+        self,
+        home: Executor,
+        driver: Driver,
+        channel: Channel,
+        *,
+        max_units: float | None,
+        reuse: bool | None,
     ) -> None:
         self.home = home
         self.driver = driver
-        self.lane = lane
+        self.channel = channel
         self.closed = self.left = False
         self.batches: set[Cut] = set()
-        self._purses = purses = () if max_units is None else (driver.purse(max_units),)
+        self._purses = purses = () if max_units is None else (driver.ceiling(max_units),)
         self._reuse = reuse
-        self.custody = Custody(self._forget, self._uses)
-        self.leftovers = Leftovers(driver.intake, lane, purses)
+        self.retention = Retention(self._forget, self._uses)
+        self.recovery = Recovery(driver.registry, channel, purses)
 
     def ready(self) -> None:
         """Raises `ConfigurationError` as its home does, and `ClientClosed`."""
@@ -85,114 +91,120 @@ class Desk:
     # Jobs.
 
     async def enter(
-        self, job: Job | Leftover, heard: Callable[[], None], terms: Terms = PLAIN
-    ) -> Ticket:
+        self, job: Job | RecoveredJob, heard: Callable[[], None], options: JobOptions = PLAIN
+    ) -> JobHandle:
         """Look at the job's picture and take it in; raises `JobRefused` and `ClientClosed`.
 
         A job that equals one on its way, one of the former process or one that is finished and can
         be fetched again, is not created a second time.
         """
-        if isinstance(job, Leftover):
+        if isinstance(job, RecoveredJob):
             self.ready()
             self.driver.check()
-            return await self.leftovers.resume(job, heard)
+            return await self.recovery.resume(job, heard)
         must_be_job(job)
         self.ready()
         try:
             picture = await inspect(job.source, type(job))
             self.ready()
-            terms = attrs.evolve(terms, purses=(*self._purses, *terms.purses))
-            return await self._enter(Errand.of(job, picture, terms), heard)
+            options = attrs.evolve(options, purses=(*self._purses, *options.purses))
+            return await self._enter(JobSpec.of(job, picture, options), heard)
         except PerfectError:
             raise
         except Exception as exc:
             # A path of the user's own making may raise anything; it is one job's matter.
             raise JobRefused(f"the job cannot be looked at ({type_name(exc)}).") from exc
 
-    async def _enter(self, errand: Errand, heard: Callable[[], None]) -> Ticket:
-        intake, records = self.driver.intake, self.lane.records
-        if errand.sure and records:
-            former = intake.equal(self.lane, errand, heard) or self.leftovers.equal(errand, heard)
-            former = former or await self._finished(errand, heard)
+    async def _enter(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle:
+        registry, records = self.driver.registry, self.channel.records
+        if spec.sure and records:
+            former = registry.equal(self.channel, spec, heard) or self.recovery.equal(spec, heard)
+            former = former or await self._finished(spec, heard)
             if former is not None:
                 return former
             self.ready()
         self.driver.check()
         # Asked last, and without a wait in between: two that are equal may come at once.
-        equal = intake.equal(self.lane, errand, heard)
-        return equal or intake.enter(self.lane, errand, records.enter(errand), heard)
+        equal = registry.equal(self.channel, spec, heard)
+        return equal or registry.enter(self.channel, spec, records.enter(spec), heard)
 
-    async def _finished(self, errand: Errand, heard: Callable[[], None]) -> Ticket | None:
+    async def _finished(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle | None:
         """The end of an equal job whose pictures the vendor still has; one request, no unit."""
-        reusable = errand.job is not None and errand.job.reusable
+        reusable = spec.job is not None and spec.job.reusable
         if not (reusable if self._reuse is None else self._reuse):
             return None
-        records = self.lane.records
-        task_id = await records.finished(errand.identity)
+        records = self.channel.records
+        task_id = await records.finished(spec.identity)
         if task_id is None:
             return None
-        with self.custody.fetching(task_id) as there:
+        with self.retention.fetching(task_id) as there:
             if not there:
                 return None
             try:
-                event = await self._again(errand.feature, task_id)
+                event = await self._again(spec.feature, task_id)
             except TaskError:
                 # It cannot be fetched any longer, whatever the journal says.
                 await records.drop(task_id)
                 return None
-            ticket = Ticket(0, errand, self.lane, records.nothing(), heard, source=errand.source)
-            ticket.task_id = task_id
-            ticket.end(event, 0.0, self.driver.seconds())
-            if errand.terms.save_to is not None:
+            handle = JobHandle(0, spec, self.channel, records.nothing(), heard, source=spec.source)
+            handle.task_id = task_id
+            handle.end(event, 0.0, self.driver.seconds())
+            if spec.options.save_to is not None:
                 # Here and now, since what is to be saved must not be deleted in between.
-                self.custody.begin(ticket)
-            return ticket
+                self.retention.begin(handle)
+            return handle
 
-    async def attach(self, feature: type[Job], task_id: str, heard: Callable[[], None]) -> Ticket:
+    async def attach(
+        self, feature: type[Job], task_id: str, heard: Callable[[], None]
+    ) -> JobHandle:
         """Wait beside whoever keeps the task `task_id`, or keep it from now on."""
-        intake, errand = self.driver.intake, Errand.attached(feature, task_id)
-        if (leader := intake.of_task(task_id)) is not None:
-            return intake.follow(leader, attrs.evolve(leader.errand, terms=Terms()), heard)
-        if (former := self.leftovers.of_task(task_id, heard)) is not None:
+        registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
+        if (leader := registry.of_task(task_id)) is not None:
+            return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()), heard)
+        if (former := self.recovery.of_task(task_id, heard)) is not None:
             return former
         self.driver.check()
-        return intake.adopt(self.lane, errand, self.lane.records.nothing(), (task_id, 0), heard)
+        return registry.adopt(
+            self.channel, spec, self.channel.records.nothing(), (task_id, 0), heard
+        )
 
-    async def wait(self, enter: Callable[[], Awaitable[Ticket]], timeout: float | None) -> Ticket:
+    async def wait(
+        self, enter: Callable[[], Awaitable[JobHandle]], timeout: float | None
+    ) -> JobHandle:
         """The ticket that `enter` gives, once it has ended; raises `WaitTimeout`."""
-        ticket: Ticket | None = None
+        handle: JobHandle | None = None
         try:
             with anyio.move_on_after(timeout):
-                ticket = await enter()
-                await ticket.done.wait()
+                handle = await enter()
+                await handle.done.wait()
         finally:
-            if ticket is not None:
-                self.withdraw(ticket)
-        if ticket is None or ticket.ending is None:
+            if handle is not None:
+                self.withdraw(handle)
+        if handle is None or handle.ending is None:
             raise WaitTimeout(
                 f"The job had not ended after {timeout:g} s.",
-                task_id=None if ticket is None else ticket.task_id,
-                units_at_stake=0.0 if ticket is None else ticket.at_stake,
+                task_id=None if handle is None else handle.task_id,
+                units_at_stake=0.0 if handle is None else handle.at_stake,
             )
-        return ticket
+        return handle
 
-    async def keep(self, ticket: Ticket) -> Outcome:
-        """How the job of `ticket`, which has ended, ended: saved, if it was to be."""
-        outcome = self.outcome(ticket)
+    async def keep(self, handle: JobHandle) -> Outcome:
+        """How the job of `handle`, which has ended, ended: saved, if it was to be."""
+        outcome = self.outcome(handle)
         try:
-            outcome = await self.custody.keep(ticket, outcome)
+            outcome = await self.retention.keep(handle, outcome)
         finally:
-            self.custody.end(ticket, outcome)
+            self.retention.end(handle, outcome)
         return outcome
 
     def sweep(self) -> None:
         """Delete what was to be deleted and is needed by nobody any more."""
-        if self.driver.alive and (copies := self.custody.free()):
-            self.start(lambda: self.custody.erase(copies))
+        if self.driver.alive and (copies := self.retention.free()):
+            self.start(lambda: self.retention.erase(copies))
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Nobody waits for `ticket`: it is not created; what was created is kept to its end."""
-        self.driver.withdraw(ticket)
+    def withdraw(self, handle: JobHandle) -> None:
+        """Nobody waits for `handle`: it is not created; what was created is kept to its end."""
+        self.driver.withdraw(handle)
 
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run `work` beside the keeping, in the context of the caller."""
@@ -216,61 +228,61 @@ class Desk:
             return closed(self.driver.failure)
         return ClientClosed("The reading of the jobs was cancelled from within their source.")
 
-    def outcome(self, ticket: Ticket) -> Outcome:
-        """How the job of `ticket`, which has ended, ended."""
-        job = ticket.errand.job
-        if job is None or ticket.ending is None:
-            raise AssertionError(ticket)
-        if isinstance(ticket.ending, ev.Succeeded):
-            result = self.result(ticket)
-            return Done(job, result, result.task_id, ticket.units, ticket.duration)
-        error = ticket.ending
-        task_id = error.task_id if isinstance(error, TaskError) else ticket.task_id
-        return Failed(job, error, task_id, ticket.units, ticket.duration)
+    def outcome(self, handle: JobHandle) -> Outcome:
+        """How the job of `handle`, which has ended, ended."""
+        job = handle.spec.job
+        if job is None or handle.ending is None:
+            raise AssertionError(handle)
+        if isinstance(handle.ending, ev.Succeeded):
+            result = self.result(handle)
+            return Done(job, result, result.task_id, handle.units, handle.duration)
+        error = handle.ending
+        task_id = error.task_id if isinstance(error, TaskError) else handle.task_id
+        return Failed(job, error, task_id, handle.units, handle.duration)
 
-    def result(self, ticket: Ticket) -> Result:
-        """The pictures of `ticket`, which has ended; raises why there are none."""
-        errand = ticket.errand
-        match ticket.ending:
+    def result(self, handle: JobHandle) -> Result:
+        """The pictures of `handle`, which has ended; raises why there are none."""
+        spec = handle.spec
+        match handle.ending:
             case ev.Succeeded() as event:
                 return Result(
-                    str(ticket.task_id),
+                    str(handle.task_id),
                     self._images(event),
-                    feature=errand.feature,
-                    stem=errand.stem,
-                    identity=errand.identity,
+                    feature=spec.feature,
+                    stem=spec.stem,
+                    identity=spec.identity,
                     store=self,
                 )
             case None:
-                raise AssertionError(ticket)
+                raise AssertionError(handle)
             case error:
                 raise error
 
     # Questions, and what results ask for.
 
-    async def ask(self, call: tasks.Call) -> tasks.Reply:
+    async def ask(self, call: tasks.Request) -> tasks.Response:
         """Send a question; raises what came instead of an answer."""
         self.ready()
-        return await self.home.call(partial(self.driver.ask, self.lane, call))
+        return await self.home.call(partial(self.driver.ask, self.channel, call))
 
     def begin(self) -> None:
         """Write in the background, and delete what a former process had saved and not deleted."""
-        records, driver = self.lane.records, self.driver
+        records, driver = self.channel.records, self.driver
         if records.journal is None:
             return
         records.journal.window = driver.past
         driver.start(records.journal.run)
-        self.custody.delete(
+        self.retention.delete(
             Copy(str(known.task_id), records.resume(known), file)
-            for known, file in self.leftovers.copies()
+            for known, file in self.recovery.copies()
         )
         self.sweep()
 
     async def drain(self) -> None:
         """Wait until what has ended is saved, and deleted if that was asked for."""
         self.sweep()
-        while not self.custody.idle:
-            await self.custody.change()
+        while not self.retention.idle:
+            await self.retention.change()
 
     def close(self) -> None:
         """Take nothing more in, and stop those who read jobs."""
@@ -289,7 +301,7 @@ class Desk:
     async def _again(self, feature: str, task_id: str) -> ev.Succeeded:
         self._here()
         try:
-            reply = await self.driver.ask(self.lane, tasks.poll(feature, task_id), lasting=True)
+            reply = await self.driver.ask(self.channel, tasks.poll(feature, task_id), lasting=True)
         except RequestRefused as exc:
             if not same_code(exc.code, "InvalidTaskId"):
                 raise
@@ -306,21 +318,21 @@ class Desk:
     async def forget(self, task_id: str) -> None:
         """Delete a finished task at the vendor; the journal no longer offers it."""
         account.read_deleted(await self.ask(account.delete(task_id)))
-        await self.lane.records.drop(task_id)
+        await self.channel.records.drop(task_id)
 
     async def _forget(self, task_id: str) -> None:
         # Also while the client closes: what was to be deleted is deleted while it drains.
-        reply = await self.driver.ask(self.lane, account.delete(task_id), lasting=True)
+        reply = await self.driver.ask(self.channel, account.delete(task_id), lasting=True)
         account.read_deleted(reply)
 
     def _uses(self, task_id: str, file: FileId | None) -> bool:
-        former = file is not None and self.leftovers.uses(file)
-        return former or self.driver.intake.uses(task_id, file)
+        former = file is not None and self.recovery.uses(file)
+        return former or self.driver.registry.uses(task_id, file)
 
     def download(self, url: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bytes behind a result URL, in pieces; costs no request of the window."""
         self._here()
-        return self.lane.transport.download(url)
+        return self.channel.transport.download(url)
 
     def now(self) -> datetime:
         """The time in UTC by the client's clock."""

@@ -15,10 +15,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from perfect_async._client.batch import GRACE, Batch, each
-from perfect_async._client.recovery import Leftover
+from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Outcome
 from perfect_async._runtime.apart import settled, until
-from perfect_async._runtime.executors import Home, running_loop
+from perfect_async._runtime.executors import Executor, running_loop
 from perfect_async.errors import ClientClosed
 from perfect_async.models import Job, Progress
 
@@ -129,25 +129,25 @@ class _Source(Generic[T]):
         return True
 
 
-class IsolatedBatch(Batch):
+class ThreadedBatch(Batch):
     """A batch in the thread of an isolated client; it is left in the task that entered it."""
 
     _group: TaskGroup
-    _reader: _Source[Job | Leftover]
+    _reader: _Source[Job | RecoveredJob]
     _kept: deque[Outcome]
-    _home: Home | None = None
+    _home: Executor | None = None
 
     async def __aenter__(self) -> Self:
         home = self._open_desk().home
         reader = _Source(self._jobs)
 
         async def enter() -> None:
-            if self._desk is None:
+            if self._session is None:
                 self._reader = reader
             await Batch.__aenter__(self)
 
         try:
-            await home.call(enter, otherwise=lambda _: home.soon(super(IsolatedBatch, self).stop))
+            await home.call(enter, otherwise=lambda _: home.soon(super(ThreadedBatch, self).stop))
         except BaseException:
             reader.leave()
             raise
@@ -203,5 +203,5 @@ class IsolatedBatch(Batch):
     def _stand(self) -> Progress:
         return super()._stand() if self._home is None else self._home.ask(super()._stand)
 
-    def _source(self) -> AsyncGenerator[Job | Leftover]:
+    def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return self._reader.jobs()

@@ -39,7 +39,7 @@ _CONTENT_TYPES: Final[dict[Kind, str]] = {
 }
 
 PIECE: Final = 64 * 1024
-"""Bytes of one piece of `Picture.chunks`."""
+"""Bytes of one piece of `ImageFile.chunks`."""
 
 HEAD: Final = 64
 """Bytes that `sniff` needs: more than any brand list seen."""
@@ -71,7 +71,7 @@ _limiter: RunVar[anyio.CapacityLimiter] = RunVar("perfect_async._files.images")
 
 
 @attrs.frozen
-class Picture:
+class ImageFile:
     """A picture that was looked at and may be sent.
 
     `facts` is what its registration says; `digest` the SHA-256 of its bytes in hex; `width` and
@@ -116,7 +116,7 @@ class Picture:
 _CHANGED: Final = "changed after it was looked at."
 
 
-async def inspect(source: Source, job_type: type[Job]) -> Picture | None:
+async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
     """Look at `source` for a job of `job_type`; None for a URL or a `FileId`, out of our sight.
 
     Reads the file once, in a worker thread, a block at a time. Raises `PictureRefused`, naming
@@ -187,12 +187,12 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
     )
 
 
-def _look_at_bytes(source: bytes, job_type: type[Job]) -> Picture:
+def _look_at_bytes(source: bytes, job_type: type[Job]) -> ImageFile:
     name = f"<{len(source)} bytes>"
     return _look(io.BytesIO(source), len(source), name, source, job_type)
 
 
-def _look_at_file(path: str, job_type: type[Job]) -> Picture:
+def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
     name = quoted(path)
     if not path:
         raise PictureRefused("the path of the picture is empty.")
@@ -242,7 +242,7 @@ def _unreadable(name: str, exc: OSError) -> PictureRefused:
 
 def _look(
     file: BinaryIO, size: int, name: str, source: Path | bytes, job_type: type[Job]
-) -> Picture:
+) -> ImageFile:
     if size == 0:
         raise PictureRefused(f"{name} is empty.")
     if size >= job_type.largest:
@@ -269,7 +269,7 @@ def _look(
     called = source.stem if isinstance(source, Path) else FALLBACK
     file_name = f"{clean(called, LONGEST - len('.heic'))}.{kind}"
     facts = FileFacts(content_type=_CONTENT_TYPES[kind], file_name=file_name, file_size=size)
-    return Picture(facts, digest, kind, width, height, source)
+    return ImageFile(facts, digest, kind, width, height, source)
 
 
 def _taken(found: str | None, job_type: type[Job]) -> Kind | None:

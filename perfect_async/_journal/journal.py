@@ -16,8 +16,8 @@ import anyio
 
 from perfect_async import events as ev
 from perfect_async._journal import model as words
-from perfect_async._journal.model import Known, Phase
-from perfect_async._runtime.spec import Errand
+from perfect_async._journal.model import JobSnapshot, Phase
+from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import SECOND
 from perfect_async.errors import (
     ClientClosed,
@@ -29,7 +29,7 @@ from perfect_async.errors import (
 )
 
 if TYPE_CHECKING:
-    from perfect_async._journal.writer import Journal
+    from perfect_async._journal.writer import JournalWriter
 
 _FETCHABLE: Final = 24 * 3600 * SECOND
 """For how long the vendor gives a finished task's pictures again, at least (contract: the flow,
@@ -37,10 +37,10 @@ _FETCHABLE: Final = 24 * 3600 * SECOND
 """
 
 
-class Record:
+class JobEntry:
     """One job's line in the journal; without a journal it does nothing."""
 
-    def __init__(self, records: Records, number: int, phase: Phase | None = None) -> None:
+    def __init__(self, records: JobJournal, number: int, phase: Phase | None = None) -> None:
         self._records = records
         self._journal = records.journal
         self.number = number
@@ -52,7 +52,7 @@ class Record:
         return self._journal is not None
 
     @property
-    def known(self) -> Known | None:
+    def known(self) -> JobSnapshot | None:
         """What the journal knows of the job, None once it is over."""
         return None if self._journal is None else self._journal.memory.live.get(self.number)
 
@@ -120,68 +120,68 @@ class Record:
         """The vendor's copies are deleted."""
         self._note(words.Deleted)
 
-    def _note(self, word: Callable[..., words.Word], *facts: str) -> None:
+    def _note(self, word: Callable[..., words.JournalEntry], *facts: str) -> None:
         if self._journal is not None and self.known is not None:
             self._journal.note(word(self.number, self._records.now(), *facts))
             self._records.look(self.number)
 
 
-class Records:
+class JobJournal:
     """The journal of one client: `journal` None where it has none; `now` in UTC microseconds.
 
-    `leftovers` are the jobs of the former process that nobody has taken up yet. `closing`: tasks
+    `recovery` are the jobs of the former process that nobody has taken up yet. `closing`: tasks
     that are given up now live on in the journal.
     """
 
-    def __init__(self, journal: Journal | None, now: Callable[[], int]) -> None:
+    def __init__(self, journal: JournalWriter | None, now: Callable[[], int]) -> None:
         self.journal = journal
         self.now = now
         self.closing = False
-        self.leftovers: dict[int, Known] = {} if journal is None else dict(journal.memory.live)
-        self._former = frozenset(self.leftovers)
+        self.recovery: dict[int, JobSnapshot] = {} if journal is None else dict(journal.memory.live)
+        self._former = frozenset(self.recovery)
         self._done: dict[str, int] = {}
         self._untold: dict[int, str] = {}
         self._numbers = {
             known.order.identity: number
-            for number, known in self.leftovers.items()
+            for number, known in self.recovery.items()
             if known.order.sure
         }
 
     def __bool__(self) -> bool:
         return self.journal is not None
 
-    def enter(self, errand: Errand) -> Record:
+    def enter(self, spec: JobSpec) -> JobEntry:
         """A job comes in."""
         if self.journal is None:
-            return Record(self, 0)
+            return JobEntry(self, 0)
         self._retire(self.journal)
         number = self.journal.number()
-        self.journal.note(words.Entered(number, self.now(), errand.order()))
-        return Record(self, number)
+        self.journal.note(words.Entered(number, self.now(), spec.order()))
+        return JobEntry(self, number)
 
-    def resume(self, known: Known) -> Record:
+    def resume(self, known: JobSnapshot) -> JobEntry:
         """A job of the former process goes on."""
-        return Record(self, known.job, known.phase)
+        return JobEntry(self, known.job, known.phase)
 
-    def nothing(self) -> Record:
+    def nothing(self) -> JobEntry:
         """No record: of what is followed, fetched or attached, another one tells."""
-        return Record(_NOWHERE, 0)
+        return JobEntry(_NOWHERE, 0)
 
-    def take(self, number: int) -> Known | None:
+    def take(self, number: int) -> JobSnapshot | None:
         """Job `number` of the former process, if nobody else has taken it up."""
-        known = self.leftovers.pop(number, None)
+        known = self.recovery.pop(number, None)
         if known is not None and self._numbers.get(known.order.identity) == number:
             del self._numbers[known.order.identity]
         return known
 
-    def equal(self, identity: str) -> Known | None:
+    def equal(self, identity: str) -> JobSnapshot | None:
         """The job of the former process that is the same, if nobody else has taken it up."""
         number = self._numbers.get(identity)
         return None if number is None else self.take(number)
 
-    def of_task(self, task_id: str) -> Known | None:
+    def of_task(self, task_id: str) -> JobSnapshot | None:
         """The job of the former process whose task this is, if nobody else has taken it up."""
-        found = (number for number, known in self.leftovers.items() if known.task_id == task_id)
+        found = (number for number, known in self.recovery.items() if known.task_id == task_id)
         number = next(found, None)
         return None if number is None else self.take(number)
 
@@ -210,12 +210,12 @@ class Records:
             if known.phase is Phase.DONE and known.order.sure:
                 self._done[known.order.identity] = number
 
-    def _retire(self, journal: Journal) -> None:
+    def _retire(self, journal: JournalWriter) -> None:
         """The oldest end that nobody heard is told to nobody once it can no longer be fetched."""
         number = next(iter(self._untold), 0)
         known = journal.memory.live.get(number)
         if known is not None and known.since < self.now() - _FETCHABLE:
-            Record(self, number).told(unsaved=True)
+            JobEntry(self, number).told(unsaved=True)
 
     async def drop(self, task_id: str) -> None:
         """The vendor no longer has the pictures of this task."""
@@ -262,10 +262,10 @@ class Records:
         ]
 
 
-_NOWHERE: Final = Records(None, lambda: 0)
+_NOWHERE: Final = JobJournal(None, lambda: 0)
 
 
-async def open_records(path: str | os.PathLike[str] | None) -> Records:
+async def open_journal(path: str | os.PathLike[str] | None) -> JobJournal:
     """The records of a client with the journal at `path`. Raises `JournalError`."""
     began, began_at = anyio.current_time(), time.time_ns() // 1000
     loop = asyncio.get_running_loop()
@@ -275,8 +275,8 @@ async def open_records(path: str | os.PathLike[str] | None) -> Records:
         return began_at + round((loop.time() - began) * SECOND)
 
     if path is None:
-        return Records(None, now)
+        return JobJournal(None, now)
     # Loaded with the first journal: sqlite is no small import.
-    from perfect_async._journal.writer import Journal  # noqa: PLC0415
+    from perfect_async._journal.writer import JournalWriter  # noqa: PLC0415
 
-    return Records(await Journal.open(path, now=now), now)
+    return JobJournal(await JournalWriter.open(path, now=now), now)

@@ -37,7 +37,7 @@ How: TypeAlias = Literal["done", "failed", "lost", "doubt", "unsent"]
 Kind: TypeAlias = Literal["path", "url", "file", "bytes"]
 
 
-class IllegalWord(Exception):
+class IllegalEntry(Exception):
     """A word that cannot follow: a mistake of ours, or a journal that is damaged."""
 
 
@@ -46,7 +46,7 @@ class Damaged(ValueError):
 
 
 @attrs.frozen
-class Order:
+class StoredJob:
     """A job as it was asked for; nothing here is a picture, a key or a signed URL.
 
     `identity` and `stem` name its results, `sure` tells whether equal identities are equal jobs.
@@ -78,7 +78,7 @@ class Entered:
 
     job: int
     at: int
-    order: Order
+    order: StoredJob
 
 
 @attrs.frozen
@@ -156,18 +156,20 @@ class Deleted:
     at: int
 
 
-Word: TypeAlias = (
+JournalEntry: TypeAlias = (
     Entered | Uploaded | Creating | NotCreated | Created | Returned | Ended | Saved | Told | Deleted
 )
-WORDS: Final[Mapping[str, type[Word]]] = {kind.__name__: kind for kind in get_args(Word)}
+WORDS: Final[Mapping[str, type[JournalEntry]]] = {
+    kind.__name__: kind for kind in get_args(JournalEntry)
+}
 
 
 @attrs.frozen
-class Known:
+class JobSnapshot:
     """What the words about one job come to; `since` is when it was last about to be created."""
 
     job: int
-    order: Order
+    order: StoredJob
     phase: Phase = Phase.ENTERED
     file_id: str | None = attrs.field(default=None, repr=False)
     task_id: str | None = None
@@ -185,7 +187,7 @@ class Known:
 
 
 # Which word may follow in which phase, and to which it leads. `Ended` goes by how, below.
-_LEADS: Final[Mapping[tuple[Phase, type[Word]], Phase]] = {
+_LEADS: Final[Mapping[tuple[Phase, type[JournalEntry]], Phase]] = {
     (Phase.ENTERED, Uploaded): Phase.ENTERED,
     (Phase.ENTERED, Creating): Phase.CREATING,
     (Phase.CREATING, Creating): Phase.CREATING,
@@ -211,31 +213,31 @@ _ENDS: Final[Mapping[Phase, frozenset[How]]] = {
 }
 
 
-class Memory:
+class JournalState:
     """All jobs that are not over, by their numbers, in the order in which they came in."""
 
     def __init__(self) -> None:
-        self._live: dict[int, Known] = {}
-        self.live: Mapping[int, Known] = MappingProxyType(self._live)
+        self._live: dict[int, JobSnapshot] = {}
+        self.live: Mapping[int, JobSnapshot] = MappingProxyType(self._live)
         self.last = 0
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Memory) and self._live == other._live
+        return isinstance(other, JournalState) and self._live == other._live
 
     __hash__ = None  # type: ignore[assignment] # it changes
 
     @classmethod
-    def fold(cls, words: Iterable[Word]) -> Memory:
-        """What `words` come to. Raises `IllegalWord`."""
+    def fold(cls, words: Iterable[JournalEntry]) -> JournalState:
+        """What `words` come to. Raises `IllegalEntry`."""
         memory = cls()
         for word in words:
             memory.receive(word)
         return memory
 
-    def receive(self, word: Word) -> Known:
+    def receive(self, word: JournalEntry) -> JobSnapshot:
         """Take one word in, and give what is known of its job then: also of one that is over now.
 
-        Raises `IllegalWord` for one that cannot follow, and stays as it was.
+        Raises `IllegalEntry` for one that cannot follow, and stays as it was.
         """
         known = self.after(word)
         if known.over:
@@ -245,15 +247,15 @@ class Memory:
         self.last = max(self.last, word.job)
         return known
 
-    def after(self, word: Word) -> Known:
-        """What would be known of the job of `word` after it. Raises `IllegalWord`."""
+    def after(self, word: JournalEntry) -> JobSnapshot:
+        """What would be known of the job of `word` after it. Raises `IllegalEntry`."""
         known = self._live.get(word.job)
         if isinstance(word, Entered):
             if known is not None or word.job < 1:
-                raise IllegalWord(f"job {word.job} came in twice.")
-            return Known(word.job, word.order)
+                raise IllegalEntry(f"job {word.job} came in twice.")
+            return JobSnapshot(word.job, word.order)
         if known is None:
-            raise IllegalWord(f"{type(word).__name__} of job {word.job}, which is not known.")
+            raise IllegalEntry(f"{type(word).__name__} of job {word.job}, which is not known.")
         if isinstance(word, Ended):
             # Without a task there is no result.
             if word.how not in _ENDS[known.phase] or (word.how == "done" and not known.task_id):
@@ -266,11 +268,11 @@ class Memory:
         return _step(attrs.evolve(known, phase=leads), word, known)
 
 
-def _illegal(word: Word, known: Known) -> IllegalWord:
-    return IllegalWord(f"{type(word).__name__} of job {known.job}, which is {known.phase.name}.")
+def _illegal(word: JournalEntry, known: JobSnapshot) -> IllegalEntry:
+    return IllegalEntry(f"{type(word).__name__} of job {known.job}, which is {known.phase.name}.")
 
 
-def _step(known: Known, word: Word, before: Known) -> Known:
+def _step(known: JobSnapshot, word: JournalEntry, before: JobSnapshot) -> JobSnapshot:
     """`known`, which is in the phase that `word` leads to, with what else it says."""
     match word:
         case Uploaded():
@@ -298,14 +300,14 @@ def _step(known: Known, word: Word, before: Known) -> Known:
 # On the disk.
 
 
-def encode(word: Word) -> tuple[int, int, str, str]:
+def encode(word: JournalEntry) -> tuple[int, int, str, str]:
     """`word` as its job, its time, its kind and the rest as JSON."""
     facts = attrs.asdict(word)
     job, at = facts.pop("job"), facts.pop("at")
     return job, at, type(word).__name__, json.dumps(facts, separators=(",", ":"))
 
 
-def decode(job: object, at: object, kind: object, text: object) -> Word:
+def decode(job: object, at: object, kind: object, text: object) -> JournalEntry:
     """The word that `encode` took apart. Raises `Damaged`."""
     if type(job) is not int or type(at) is not int or job < 1:
         raise Damaged("a job or a time is no number")
@@ -330,13 +332,15 @@ def decode(job: object, at: object, kind: object, text: object) -> Word:
             case "Ended":
                 return Ended(job, at, cast("How", _one_of(held, "how", get_args(How))))
             case _:
-                simple: Callable[[int, int], Word] = cast("Callable[[int, int], Word]", made)
+                simple: Callable[[int, int], JournalEntry] = cast(
+                    "Callable[[int, int], JournalEntry]", made
+                )
                 return simple(job, at)
     except Damaged as exc:
         raise Damaged(f"{made.__name__} of job {job}: {exc}") from None
 
 
-def _order(value: object) -> Order:
+def _order(value: object) -> StoredJob:
     if not isinstance(value, dict):
         raise Damaged("order is no object")
     held = cast("dict[str, object]", value)
@@ -349,7 +353,7 @@ def _order(value: object) -> Order:
     identity = _text(held, "identity")
     if not re.fullmatch(r"([0-9a-f]{2})+", identity):
         raise Damaged("identity is no digest")
-    return Order(
+    return StoredJob(
         identity,
         sure=_flag(held, "sure"),
         stem=_text(held, "stem", empty=True),

@@ -26,10 +26,10 @@ import attrs
 from perfect_async._journal.model import (
     Created,
     Damaged,
-    IllegalWord,
-    Known,
-    Memory,
-    Word,
+    IllegalEntry,
+    JobSnapshot,
+    JournalEntry,
+    JournalState,
     decode,
     encode,
 )
@@ -73,8 +73,8 @@ class Entry:
     """A word to be written, by its place in the journal, and what its job has come to."""
 
     seq: int
-    word: Word
-    known: Known
+    word: JournalEntry
+    known: JobSnapshot
 
     @property
     def finished(self) -> bool:
@@ -83,7 +83,7 @@ class Entry:
         return known.over and known.how == "done" and known.order.sure and not known.deleted
 
 
-class JournalFile:
+class SqliteJournal:
     """An open journal: nobody else has it. Raises `JournalError` for all that is wrong with one.
 
     `memory` is what its words come to, `seq` the place of the last one, `job` the last number of a
@@ -126,13 +126,13 @@ class JournalFile:
             self._remember(self.past, now)
             self._fact("clean", 0)
 
-    def _remembered(self) -> Memory:
-        memory, seq = Memory(), cast("object", 0)
+    def _remembered(self) -> JournalState:
+        memory, seq = JournalState(), cast("object", 0)
         try:
             for row in self._all("SELECT seq, job, at, kind, text FROM words ORDER BY seq"):
                 seq = row[0]
                 memory.receive(decode(*row[1:]))
-        except (Damaged, IllegalWord) as exc:
+        except (Damaged, IllegalEntry) as exc:
             raise JournalError(
                 f"The journal {quoted(self.path)} is damaged at word {seq}: {exc}."
             ) from None

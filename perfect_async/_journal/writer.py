@@ -16,8 +16,8 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from perfect_async._journal.model import Created, Memory, Word
-from perfect_async._journal.sqlite import Entry, JournalFile
+from perfect_async._journal.model import Created, JournalEntry, JournalState
+from perfect_async._journal.sqlite import Entry, SqliteJournal
 from perfect_async._log import LOG
 from perfect_async.errors import JournalError, PerfectError
 
@@ -45,7 +45,7 @@ def _nothing() -> tuple[tuple[int, int], ...]:
     return ()
 
 
-class Journal:
+class JournalWriter:
     """One client's memory of its jobs; `memory` holds those that are not over.
 
     `past` is what the former process had spent of the window, as (age in microseconds, requests);
@@ -53,10 +53,10 @@ class Journal:
     and `aclose` be called at the end. Times are UTC microseconds, by `now`.
     """
 
-    def __init__(self, file: JournalFile, now: Callable[[], int]) -> None:
+    def __init__(self, file: SqliteJournal, now: Callable[[], int]) -> None:
         self._file = file
         self._now = now
-        self.memory: Memory = file.memory
+        self.memory: JournalState = file.memory
         self.past = file.past
         self.window: Callable[[], Iterable[tuple[int, int]]] = _nothing
         self._seq, self._number = file.seq, file.job
@@ -76,7 +76,7 @@ class Journal:
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, now: Callable[[], int]) -> Self:
         """The journal at `path`, made where it is missing. Raises `JournalError`."""
-        return cls(await anyio.to_thread.run_sync(JournalFile, path, now()), now)
+        return cls(await anyio.to_thread.run_sync(SqliteJournal, path, now()), now)
 
     @staticmethod
     async def forget(path: str | os.PathLike[str]) -> int:
@@ -86,7 +86,7 @@ class Journal:
         """
 
         def purge() -> int:
-            file = JournalFile(path, time.time_ns() // 1000, make=False)
+            file = SqliteJournal(path, time.time_ns() // 1000, make=False)
             try:
                 return file.forget()
             finally:
@@ -101,8 +101,8 @@ class Journal:
         self._number += 1
         return self._number
 
-    def note(self, word: Word) -> None:
-        """`word` holds from now on, and is written soon. Raises `IllegalWord`."""
+    def note(self, word: JournalEntry) -> None:
+        """`word` holds from now on, and is written soon. Raises `IllegalEntry`."""
         self._catch_up(word.job)
         self._seq += 1
         entry = Entry(self._seq, word, self.memory.receive(word))
@@ -111,7 +111,7 @@ class Journal:
             self._finished[str(known.task_id)] = known.order.identity, known.since
         self._put(_Waiting(entry))
 
-    async def write(self, word: Word) -> None:
+    async def write(self, word: JournalEntry) -> None:
         """`word` and all before it are on the disk when this returns.
 
         Raises `JournalError` where they cannot be written, and then it was never said.

@@ -32,7 +32,7 @@ _LONGEST_SILENCE: Final = 30 * SECOND
 
 
 @attrs.define
-class Allowance:
+class AdaptiveLimit:
     """How many requests a window may be assumed to hold when the key may be used elsewhere too.
 
     One 429 may be the per-second limit: creations pause a second. Two running mean that the window

@@ -35,7 +35,7 @@ _MANY: Final = 500.0
 
 
 @attrs.define
-class Outlook:
+class DurationModel:
     """What the durations of one kind of task look like at one moment.
 
     `horizon` is the age that hardly any task outlasts: about 1.2 times the 95th percentile, more
@@ -76,7 +76,7 @@ class Outlook:
         return self._shares[step - 1] if step else 1.0
 
 
-class Durations:
+class DurationEstimator:
     """The last 400 durations of one kind of task; `usual` is what its documentation says.
 
     What is documented weighs as much as one task that ended in that interval.
@@ -104,7 +104,7 @@ class Durations:
             self._ended -= self._seen[0][1] is not None
         self._seen.append((low, high))
 
-    def outlook(self, running: Iterable[int], cycle: int) -> Outlook | None:
+    def outlook(self, running: Iterable[int], cycle: int) -> DurationModel | None:
         """What is plausible while tasks are `running` at these ages; None before the first end.
 
         Polls come every `cycle`, a quarter of which is what seeing an end late adds.
@@ -129,7 +129,7 @@ class Durations:
         # The first age that hardly any outlasts, else the last that any was seen at.
         place = bisect_left(shares, -_SHARE, key=neg)
         quantile = ages[place] if place < len(ages) else max(ends[-1:] + unseen[-1:])
-        return Outlook(
+        return DurationModel(
             round((_MARGIN + 1 / math.sqrt(self._ended)) * quantile) + cycle // 4,
             len(ends),
             ages,

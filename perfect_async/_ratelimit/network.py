@@ -32,7 +32,7 @@ _PRIOR_FAILED, _PRIOR_POLLS = 0.2, 20.0
 
 
 @attrs.define
-class RoundTrips:
+class LatencyEstimator:
     """How long answers take and how often polls fail, over the last 400 of each.
 
     `patience`: how long a poll may be silent before another is sent beside it, 3 x p95, 0.3 to 2 s.

@@ -10,7 +10,7 @@ from itertools import accumulate
 from perfect_async._time import SECOND, SLOT
 
 
-class Second:
+class SecondWindow:
     """Requests that left, by the last slot in which something new must respect them.
 
     Twice: if they arrived within the guard, and if they arrive as late as the patience lasts.

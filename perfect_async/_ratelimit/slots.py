@@ -10,7 +10,7 @@ from itertools import accumulate
 from operator import sub
 
 
-class Phases:
+class PhaseTable:
     """The phases of a `cycle` and how many tasks own each; at most `per_slot` may.
 
     What is asked takes a `run` of slots and the `most` that any such run may hold.

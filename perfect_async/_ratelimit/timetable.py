@@ -24,7 +24,7 @@ every run while it is unanswered and at its answer afterwards, which is never be
 that what arrives as late as its answer is respected by all that is let in later. A creation counts
 twice while it is unanswered: when its answer comes after the first promise, that poll leaves late.
 A poll that leaves late keeps its phase, so that the later ones stay where admission saw them; what
-it shifts is covered by the requests that are never promised (`Pace.reserve`).
+it shifts is covered by the requests that are never promised (`Pacer.reserve`).
 
 All times are integer microseconds: adding 0.1 s ten times lets eleven requests into one second.
 """
@@ -37,9 +37,9 @@ from itertools import accumulate
 
 import attrs
 
-from perfect_async._ratelimit.second import Second
-from perfect_async._ratelimit.slots import Phases
-from perfect_async._ratelimit.window import Account
+from perfect_async._ratelimit.second import SecondWindow
+from perfect_async._ratelimit.slots import PhaseTable
+from perfect_async._ratelimit.window import SlidingWindow
 from perfect_async._time import SECOND, SLOT
 
 
@@ -63,7 +63,7 @@ class Timetable:
     """
 
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
-        self.account = Account(requests=requests, period=period, horizon=horizon)
+        self.account = SlidingWindow(requests=requests, period=period, horizon=horizon)
         self.per_second = per_second
         self._guard, self._spared = 0, 1
         self.cycle = 1
@@ -72,9 +72,9 @@ class Timetable:
         # What is not answered: when it left, what it counts, and the last slots that must respect
         # it if it arrived within the guard and if within the patience.
         self._flying: dict[int, tuple[int, int, int, int]] = {}
-        self._second = Second()
+        self._second = SecondWindow()
         self._per_slot = -(-per_second // (SECOND // SLOT))
-        self._phases = Phases(1, self._per_slot)
+        self._phases = PhaseTable(1, self._per_slot)
         self._bound()
 
     def __repr__(self) -> str:
@@ -297,7 +297,7 @@ class Timetable:
         """
         if not self._tasks:
             self.cycle, self.guard = cycle, guard
-            self._phases = Phases(cycle, self._per_slot)
+            self._phases = PhaseTable(cycle, self._per_slot)
             return True
         slot = now // SLOT
         before = self.cycle, self.guard, self._phases
@@ -305,7 +305,7 @@ class Timetable:
         horizon = max(slot, *(task.last for task in self._tasks.values()))
         peak = self.account.peak(slot, horizon)
         self.cycle, self.guard = cycle, guard
-        self._phases = Phases(cycle, self._per_slot)
+        self._phases = PhaseTable(cycle, self._per_slot)
         fits = True
         for task in sorted(self._tasks.values(), key=lambda task: task.next):
             # One that is overdue leaves at once all the same, and keeps the new phase afterwards.

@@ -23,7 +23,7 @@ _MOST_BUCKETS: Final = 4_000
 _NOTHING: Final = range(0)
 
 
-class Account:
+class SlidingWindow:
     """Requests over time: `requests` in a `period`; promises reach `horizon` ahead at most.
 
     `unanswered` is the weight of what has left and was not answered: more than one for what is to

@@ -213,7 +213,7 @@ def _let_go(thread: _Thread) -> bool:
         return last
 
 
-class Apart:
+class ThreadExecutor:
     """The loop of a thread of its own, as the home of one client (see `Home`)."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ _TOLERATED: Final = SECOND // 2
 """A busy loop wakes some hundredths of a second late; what is later than this was blocked."""
 
 
-class Watch:
+class LoopWatchdog:
     """How often a loop woke late; `blocked` counts."""
 
     def __init__(self) -> None:

@@ -18,9 +18,9 @@ import attrs
 
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
-from perfect_async._api.doubt import NEAR, Inquiry, Unsettled
-from perfect_async._runtime.failures import setback
-from perfect_async._runtime.handle import Lane, Ticket
+from perfect_async._api.doubt import NEAR, HistorySearch, Unresolved
+from perfect_async._runtime.failures import failure_event
+from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async.errors import (
     ClientClosed,
     JournalError,
@@ -40,7 +40,7 @@ _PAUSES: Final = (0.0, 2.0, 4.0)
 _MOST_PAGES: Final = 20
 _MOST_KNOWN: Final = 10_000
 
-Ask = Callable[[Lane, tasks.Call], Awaitable[tasks.Reply]]
+Ask = Callable[[Channel, tasks.Request], Awaitable[tasks.Response]]
 
 
 class Clock(Protocol):
@@ -69,7 +69,7 @@ class _Flight:
     answered: anyio.Event = attrs.field(factory=anyio.Event)
 
 
-class Creations:
+class Submitter:
     """How tasks come to be, on one key and host. `ask` asks a question before anything else."""
 
     def __init__(self, ask: Ask, clock: Clock) -> None:
@@ -86,41 +86,41 @@ class Creations:
         while len(self._known) > _MOST_KNOWN:
             self._known.popitem(last=False)
 
-    async def create(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
-        """Send the creation of `ticket`, and tell what came of it."""
-        if not ticket.record:
-            with self._flight(ticket, self._clock.utc()) as flight:
-                return await self._sent(command, ticket, flight)
+    async def create(self, command: ev.Submit, handle: JobHandle) -> ev.Answer:
+        """Send the creation of `handle`, and tell what came of it."""
+        if not handle.record:
+            with self._flight(handle, self._clock.utc()) as flight:
+                return await self._sent(command, handle, flight)
         began = self._clock.seconds()
         async with self._turn:
-            with self._flight(ticket, self._clock.utc()) as flight:
+            with self._flight(handle, self._clock.utc()) as flight:
                 try:
-                    await ticket.record.creating()
+                    await handle.record.creating()
                 except JournalError as exc:
                     return ev.Refused(command, exc, 0)
                 if self._clock.seconds() > began + _SLOW:
                     # It stays written down, so that the next try need not wait for the disk.
-                    ticket.record.ahead = True
+                    handle.record.ahead = True
                     late = ServiceUnavailable("The journal's disk was slow.", never_sent=True)
                     return ev.NotSent(command, late)
-                return await self._certain(command, ticket, flight)
+                return await self._certain(command, handle, flight)
 
-    async def settle(self, ticket: Ticket, sent: int) -> str | PerfectError:
-        """The task of `ticket`, whose creation left at `sent` (UTC microseconds), or why nobody
+    async def settle(self, handle: JobHandle, sent: int) -> str | PerfectError:
+        """The task of `handle`, whose creation left at `sent` (UTC microseconds), or why nobody
         knows it.
         """
-        with self._flight(ticket, sent) as flight:
+        with self._flight(handle, sent) as flight:
             flight.lost = True
             flight.answered.set()
             async with self._turn:
-                found = await self._settled(ticket, flight, None)
+                found = await self._settled(handle, flight, None)
             flight.lost = _open(found)
             return found
 
     @contextmanager
-    def _flight(self, ticket: Ticket, sent: int) -> Generator[_Flight]:
-        """The creation of `ticket`, from its leaving on; known on while it is in doubt."""
-        flight = _Flight(ticket.errand.feature, sent, ticket.record.number)
+    def _flight(self, handle: JobHandle, sent: int) -> Generator[_Flight]:
+        """The creation of `handle`, from its leaving on; known on while it is in doubt."""
+        flight = _Flight(handle.spec.feature, sent, handle.record.number)
         self._flights.append(flight)
         try:
             yield flight
@@ -133,16 +133,16 @@ class Creations:
                 if (other.lost and other.sent >= near) or not other.answered.is_set()
             ]
 
-    async def _certain(self, command: ev.Submit, ticket: Ticket, flight: _Flight) -> ev.Answer:
+    async def _certain(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
         """Create, and ask the history beside where the answer keeps us waiting."""
         answers: list[ev.Answer] = []
 
         async def answer() -> None:
-            answers.append(await self._sent(command, ticket, flight))
+            answers.append(await self._sent(command, handle, flight))
             group.cancel_scope.cancel()
 
         async def look() -> None:
-            found = await self._look_again(ticket, flight, (_SILENT, *_PAUSES[1:]))
+            found = await self._look_again(handle, flight, (_SILENT, *_PAUSES[1:]))
             if isinstance(found, str) and not answers:
                 answers.append(self._found(command, found, flight))
                 group.cancel_scope.cancel()
@@ -153,28 +153,28 @@ class Creations:
         silent = ServiceUnavailable("the transport cancelled the request.")
         event = answers[0] if answers else ev.NoAnswer(command, silent)
         if isinstance(event, ev.NoAnswer):
-            found = await self._settled(ticket, flight, event.error)
+            found = await self._settled(handle, flight, event.error)
             if isinstance(found, str):
                 return self._found(command, found, flight)
             flight.lost = _open(found)
             return ev.NoAnswer(command, found)
         return event
 
-    async def _sent(self, command: ev.Submit, ticket: Ticket, flight: _Flight) -> ev.Answer:
-        if ticket.source is None or ticket.errand.job is None:
-            raise AssertionError(ticket)
-        lane, call = ticket.lane, tasks.submit(ticket.errand.job, ticket.source)
-        if not ticket.awaited:
+    async def _sent(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
+        if handle.source is None or handle.spec.job is None:
+            raise AssertionError(handle)
+        channel, call = handle.channel, tasks.submit(handle.spec.job, handle.source)
+        if not handle.awaited:
             # It waited for the disk, or for another creation, and nobody waits for it any more.
             return ev.NotSent(command, ClientClosed("Nobody waits for this job."))
-        ticket.creating(self._clock.seconds())
+        handle.creating(self._clock.seconds())
         flight.lost = True
         event: ev.Answer
         try:
-            reply = await lane.transport.call(call, within=lane.timeouts.request)
+            reply = await channel.transport.call(call, within=channel.timeouts.request)
             event = tasks.submitted(command, reply)
         except Exception as exc:  # noqa: BLE001 - a transport is the user's
-            event = setback(command, exc)
+            event = failure_event(command, exc)
         finally:
             flight.answered.set()
         flight.lost = isinstance(event, ev.NoAnswer)
@@ -191,17 +191,17 @@ class Creations:
     # Doubt.
 
     async def _settled(
-        self, ticket: Ticket, flight: _Flight, error: PerfectError | None
+        self, handle: JobHandle, flight: _Flight, error: PerfectError | None
     ) -> str | PerfectError:
-        found = await self._look_again(ticket, flight, _PAUSES)
+        found = await self._look_again(handle, flight, _PAUSES)
         if isinstance(found, str):
             return found
         why = "The process ended while it was under way." if error is None else error.message
-        units = ticket.errand.units
+        units = handle.spec.units
         match found:
-            case Unsettled.NOTHING:
+            case Unresolved.NOTHING:
                 told, units = "the unit history shows no charge for it.", 0.0
-            case Unsettled.AMBIGUOUS:
+            case Unresolved.AMBIGUOUS:
                 told = "the unit history does not tell which task it is, if any."
             case _:
                 told = f"the unit history could not be read: {found.message}"
@@ -212,31 +212,31 @@ class Creations:
         )
 
     async def _look_again(
-        self, ticket: Ticket, flight: _Flight, pauses: Iterable[float]
-    ) -> str | Unsettled | PerfectError:
+        self, handle: JobHandle, flight: _Flight, pauses: Iterable[float]
+    ) -> str | Unresolved | PerfectError:
         """As `_look`, after each of `pauses` while there is nothing: it may only be under way."""
-        found: str | Unsettled | PerfectError = Unsettled.NOTHING
+        found: str | Unresolved | PerfectError = Unresolved.NOTHING
         for pause in pauses:
             await anyio.sleep(pause)
-            found = await self._look(ticket, flight)
-            if found is not Unsettled.NOTHING:
+            found = await self._look(handle, flight)
+            if found is not Unresolved.NOTHING:
                 break
         return found
 
-    async def _look(self, ticket: Ticket, flight: _Flight) -> str | Unsettled | PerfectError:
-        """What the history tells about the creation of `ticket`, which is in `flight`."""
-        inquiry = Inquiry(ticket.errand.feature, tasks.FEATURES, flight.sent)
-        records, near = ticket.lane.records, flight.sent - NEAR
+    async def _look(self, handle: JobHandle, flight: _Flight) -> str | Unresolved | PerfectError:
+        """What the history tells about the creation of `handle`, which is in `flight`."""
+        search = HistorySearch(handle.spec.feature, tasks.FEATURES, flight.sent)
+        records, near = handle.channel.records, flight.sent - NEAR
         token: str | None = None
         try:
             for _ in range(_MOST_PAGES):
-                reply = await self._ask(ticket.lane, account.history(token))
+                reply = await self._ask(handle.channel, account.history(token))
                 rows, following = account.read_history(reply)
-                if not inquiry.read(rows) or following in {None, token}:
+                if not search.read(rows) or following in {None, token}:
                     break
                 token = following
             else:
-                return Unsettled.AMBIGUOUS
+                return Unresolved.AMBIGUOUS
             # Whose tasks may stand in what was read, beside this one's.
             others = [other for other in self._flights if other is not flight]
             doubtful = records.doubtful(near, {each.number for each in self._flights})
@@ -247,14 +247,14 @@ class Creations:
         def known(task_id: str) -> bool:
             return task_id in ours or task_id in self._known
 
-        if inquiry.verdict(known) is Unsettled.NOTHING:
-            return Unsettled.NOTHING
+        if search.verdict(known) is Unresolved.NOTHING:
+            return Unresolved.NOTHING
         for other in others:
             await other.answered.wait()
         doubtful += [other.feature for other in others if other.lost and other.sent >= near]
-        if "" in ours or inquiry.shared(known):
-            return Unsettled.AMBIGUOUS
-        return inquiry.verdict(known, doubtful)
+        if "" in ours or search.shared(known):
+            return Unresolved.AMBIGUOUS
+        return search.verdict(known, doubtful)
 
 
 def _open(found: str | PerfectError) -> bool:

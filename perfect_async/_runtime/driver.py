@@ -24,15 +24,15 @@ from anyio.abc import TaskGroup
 from perfect_async import events as ev
 from perfect_async._api import tasks
 from perfect_async._api.notices import Early, Status
-from perfect_async._journal.journal import Records
+from perfect_async._journal.journal import JobJournal
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime import exchanges
-from perfect_async._runtime.clock import Watch
-from perfect_async._runtime.commands import Creations
-from perfect_async._runtime.failures import closed, setback
-from perfect_async._runtime.handle import Lane, Ticket
-from perfect_async._runtime.registry import Intake
-from perfect_async._transport.transport import Transport
+from perfect_async._runtime.clock import LoopWatchdog
+from perfect_async._runtime.commands import Submitter
+from perfect_async._runtime.failures import closed, failure_event
+from perfect_async._runtime.handle import Channel, JobHandle
+from perfect_async._runtime.registry import JobRegistry
+from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import NEVER, Scheduler
@@ -42,9 +42,9 @@ _MICRO: Final = 1_000_000
 
 @attrs.define(eq=False)
 class _Question:
-    lane: Lane
-    call: tasks.Call
-    reply: tasks.Reply | None = None
+    channel: Channel
+    call: tasks.Request
+    reply: tasks.Response | None = None
     error: ev.Succeeded | PerfectError | None = None
     done: anyio.Event = attrs.field(factory=anyio.Event)
 
@@ -53,7 +53,7 @@ class Driver:
     """The hands of one scheduler, at work from when the first client joins until the last leaves.
 
     `who` names the key (hashed) and the host that it serves; `failure` is why it ended by itself;
-    `intake` takes jobs in.
+    `registry` takes jobs in.
     """
 
     def __init__(self, scheduler: Scheduler, who: tuple[str, str]) -> None:
@@ -62,16 +62,16 @@ class Driver:
         self._allowed = scheduler.statistics().window_limit
         self._warned = -math.inf
         self.failure: BaseException | None = None
-        self.watch = Watch()
+        self.watch = LoopWatchdog()
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._began_at = datetime.now(UTC)
         self._refs = itertools.count(1)
         self._numbers = itertools.count(1)
-        self._lanes: set[Lane] = set()
+        self._channels: set[Channel] = set()
         self._over = anyio.Event()
-        self.creations = Creations(partial(self.ask, urgent=True, lasting=True), self)
-        self.intake = Intake(self._refs, self._tell, self.start, self.creations, self)
+        self.submitter = Submitter(partial(self.ask, urgent=True, lasting=True), self)
+        self.registry = JobRegistry(self._refs, self._tell, self.start, self.submitter, self)
         self._early = Early()
         self._questions: dict[int, _Question] = {}
         self._news = anyio.Event()
@@ -80,7 +80,7 @@ class Driver:
         self._group: TaskGroup | None = None
 
     def __repr__(self) -> str:
-        return f"<Driver {len(self.intake)} jobs {self.scheduler!r}>"
+        return f"<Driver {len(self.registry)} jobs {self.scheduler!r}>"
 
     # The clock.
 
@@ -108,7 +108,7 @@ class Driver:
     @property
     def alive(self) -> bool:
         """Whether it performs anything; False from when the last client has left."""
-        return bool(self._lanes) and not self._over.is_set() and not self._loop.is_closed()
+        return bool(self._channels) and not self._over.is_set() and not self._loop.is_closed()
 
     @property
     def _tasks(self) -> TaskGroup:
@@ -152,7 +152,7 @@ class Driver:
 
     def _give_up(self) -> None:
         """Nobody hangs: whoever still waits is told, and why."""
-        self.intake.give_up(self.failure)
+        self.registry.give_up(self.failure)
         questions = list(self._questions.values())
         self._questions.clear()
         for question in questions:
@@ -161,11 +161,13 @@ class Driver:
 
     # What the door asks for.
 
-    async def join(self, transport: Transport, timeouts: Timeouts, records: Records) -> Lane:
+    async def join(
+        self, transport: VendorTransport, timeouts: Timeouts, records: JobJournal
+    ) -> Channel:
         """A lane for one more client; the first one starts the host task."""
-        lane = Lane(next(self._numbers), transport, timeouts, records)
-        self._lanes.add(lane)
-        self.intake.alone = any(each.records for each in self._lanes)
+        channel = Channel(next(self._numbers), transport, timeouts, records)
+        self._channels.add(channel)
+        self.registry.alone = any(each.records for each in self._channels)
         if self._host is None:
             # The one task that no task group owns: a group that a client entered in one task could
             # not be left in another (fixtures, notebooks, containers). `leave` is its closing
@@ -177,32 +179,32 @@ class Driver:
             while self._group is None and not self._over.is_set():  # noqa: ASYNC110
                 await asyncio.sleep(0)
         except BaseException:
-            self._lanes.discard(lane)
-            if not self._lanes:
+            self._channels.discard(channel)
+            if not self._channels:
                 self._scope.cancel()
             raise
         self.check()
-        return lane
+        return channel
 
-    async def leave(self, lane: Lane) -> None:
-        """Let go of what is left in `lane`; the last one ends the host task and waits for it."""
+    async def leave(self, channel: Channel) -> None:
+        """Let go of what is left in `channel`; the last one ends the host task and waits for it."""
         try:
             if self.alive:
-                self.intake.drop(lane)
-                self._tell(ev.Dropped(lane.number))
+                self.registry.drop(channel)
+                self._tell(ev.Dropped(channel.number))
                 # What that ends is settled at the driver's next turn, without a wait in between.
-                while self.left(lane) and self.alive:  # noqa: ASYNC110
+                while self.left(channel) and self.alive:  # noqa: ASYNC110
                     await asyncio.sleep(0)
         finally:
-            self._lanes.discard(lane)
-            self.intake.alone = any(each.records for each in self._lanes)
-            if not self._lanes:
+            self._channels.discard(channel)
+            self.registry.alone = any(each.records for each in self._channels)
+            if not self._channels:
                 self._scope.cancel()
             try:
-                if not self._lanes:
+                if not self._channels:
                     await self._over.wait()
             finally:
-                await lane.transport.aclose()
+                await channel.transport.aclose()
 
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run `work` beside the commands, in the context of the caller; its failing is its own."""
@@ -219,48 +221,48 @@ class Driver:
         except Exception as exc:  # noqa: BLE001 - nor does a mistake in it
             LOG.error("What ran beside the driver failed: %s.", type_name(exc))
 
-    def purse(self, most: float) -> int:
+    def ceiling(self, most: float) -> int:
         """A purse whose jobs may be charged `most` units together; empty it at the end."""
-        purse = next(self._numbers)
-        self._tell(ev.Opened(purse, most))
-        return purse
+        ceiling = next(self._numbers)
+        self._tell(ev.Opened(ceiling, most))
+        return ceiling
 
-    def empty(self, purse: int) -> None:
-        """No job of `purse` comes any more."""
+    def empty(self, ceiling: int) -> None:
+        """No job of `ceiling` comes any more."""
         if self.alive:
-            self._tell(ev.Emptied(purse))
+            self._tell(ev.Emptied(ceiling))
 
-    def check(self, lane: Lane | None = None) -> None:
-        """Raises `ClientClosed` where nothing is performed any more (for `lane`)."""
-        left = lane is not None and lane not in self._lanes
+    def check(self, channel: Channel | None = None) -> None:
+        """Raises `ClientClosed` where nothing is performed any more (for `channel`)."""
+        left = channel is not None and channel not in self._channels
         if left or self.failure is not None or not self.alive:
             raise closed(self.failure)
 
     def notify(self, task_id: str, status: Status) -> None:
         """The vendor says that a task has ended: it is asked for soon, now or when it is known."""
-        ticket = self.intake.of_task(task_id)
-        if ticket is not None:
-            self._tell(ev.Notified(ticket.ref))
+        handle = self.registry.of_task(task_id)
+        if handle is not None:
+            self._tell(ev.Notified(handle.ref))
         else:
             self._early.put(task_id, status, self._micros())
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Nobody waits for `ticket`: it is not created; what was created is kept to its end."""
-        if ticket.ending is None and self.alive:
-            self.intake.withdraw(ticket)
+    def withdraw(self, handle: JobHandle) -> None:
+        """Nobody waits for `handle`: it is not created; what was created is kept to its end."""
+        if handle.ending is None and self.alive:
+            self.registry.withdraw(handle)
 
     async def ask(
-        self, lane: Lane, call: tasks.Call, *, urgent: bool = False, lasting: bool = False
-    ) -> tasks.Reply:
+        self, channel: Channel, call: tasks.Request, *, urgent: bool = False, lasting: bool = False
+    ) -> tasks.Response:
         """Send a question when the window has room; `urgent`: before all that is not promised.
 
         `lasting`: also while the client closes. Raises what came instead of an answer.
         """
         self.check()
-        ref, question = next(self._refs), _Question(lane, call)
+        ref, question = next(self._refs), _Question(channel, call)
         # What changes something at the vendor is not done again where it may have been done.
         repeats = call.method == "GET"
-        self._tell(ev.Asked(ref, lane.number, repeats=repeats, urgent=urgent, lasting=lasting))
+        self._tell(ev.Asked(ref, channel.number, repeats=repeats, urgent=urgent, lasting=lasting))
         self._questions[ref] = question
         try:
             await question.done.wait()
@@ -274,19 +276,19 @@ class Driver:
             raise twin(question.error) if isinstance(question.error, PerfectError) else wrong
         return question.reply
 
-    def closing(self, lane: Lane) -> None:
-        """Create nothing more for `lane`."""
+    def closing(self, channel: Channel) -> None:
+        """Create nothing more for `channel`."""
         if self.alive:
-            self._tell(ev.Closed(lane.number))
+            self._tell(ev.Closed(channel.number))
 
-    async def drain(self, lane: Lane) -> None:
-        """Wait until every job of `lane` has ended."""
-        while tickets := self.left(lane):
-            await tickets[0].done.wait()
+    async def drain(self, channel: Channel) -> None:
+        """Wait until every job of `channel` has ended."""
+        while handles := self.left(channel):
+            await handles[0].done.wait()
 
-    def left(self, lane: Lane) -> list[Ticket]:
-        """The jobs of `lane` that have not ended."""
-        return self.intake.left(lane)
+    def left(self, channel: Channel) -> list[JobHandle]:
+        """The jobs of `channel` that have not ended."""
+        return self.registry.left(channel)
 
     # The loop.
 
@@ -302,8 +304,8 @@ class Driver:
                 self.scheduler.receive(ev.Issued(command), now)
                 self._perform(command)
                 if isinstance(command, ev.Request):
-                    for lane in self._lanes:
-                        lane.records.used()
+                    for channel in self._channels:
+                        channel.records.used()
                 continue
             wake = self.scheduler.wakes_at(now)
             self._news = anyio.Event()
@@ -321,15 +323,15 @@ class Driver:
             case ev.Settle():
                 self._settle(command)
             case ev.Register():
-                tickets = [self.intake[ref] for ref in command.refs]
-                self._start(command, partial(exchanges.register, command, tickets))
+                handles = [self.registry[ref] for ref in command.refs]
+                self._start(command, partial(exchanges.register, command, handles))
             case ev.Upload():
-                self._start(command, partial(exchanges.upload, command, self.intake[command.ref]))
+                self._start(command, partial(exchanges.upload, command, self.registry[command.ref]))
             case ev.Submit():
-                self._start(command, partial(self._submit, command, self.intake[command.ref]))
+                self._start(command, partial(self._submit, command, self.registry[command.ref]))
             case ev.Poll():
-                ticket = self.intake[command.ref]
-                self._start(command, partial(exchanges.poll, command, ticket, str(ticket.task_id)))
+                handle = self.registry[command.ref]
+                self._start(command, partial(exchanges.poll, command, handle, str(handle.task_id)))
             case ev.Ask():
                 self._start(command, partial(self._answer, command, self._questions[command.ref]))
             case _:
@@ -347,7 +349,7 @@ class Driver:
             question.done.set()
         else:
             # Else it was a question that nobody waits for any longer.
-            self.intake.settle(command)
+            self.registry.settle(command)
 
     # One command each.
 
@@ -362,12 +364,12 @@ class Driver:
             # Not ours: something inside of the transport was cancelled, and its answer is lost.
             event = ev.NoAnswer(command, ServiceUnavailable("the transport cancelled the request."))
         except Exception as exc:  # noqa: BLE001 - a transport is the user's
-            event = setback(command, exc)
+            event = failure_event(command, exc)
         if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
-            ticket = self.intake.get(command.ref)
-            if ticket is not None:
-                ticket.refused()
-                ticket.record.not_created()
+            handle = self.registry.get(command.ref)
+            if handle is not None:
+                handle.refused()
+                handle.record.not_created()
         with self._blaming():
             self._tell(event)
             if isinstance(event, ev.Accepted) and self._early.take(event.task_id, self._micros()):
@@ -386,14 +388,14 @@ class Driver:
                 "with Limits().split(n)."
             )
 
-    async def _submit(self, command: ev.Submit, ticket: Ticket) -> ev.Answer:
-        event = await self.creations.create(command, ticket)
+    async def _submit(self, command: ev.Submit, handle: JobHandle) -> ev.Answer:
+        event = await self.submitter.create(command, handle)
         if isinstance(event, ev.Accepted):
-            ticket.created(event.task_id)
+            handle.created(event.task_id)
         return event
 
     async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
-        reply = await exchanges.call(question.lane, question.call)
+        reply = await exchanges.call(question.channel, question.call)
         event = tasks.asked(command, reply)
         if isinstance(event, ev.Answered):
             question.reply = reply

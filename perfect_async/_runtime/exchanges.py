@@ -9,42 +9,42 @@ from collections.abc import Sequence
 
 from perfect_async import events as ev
 from perfect_async._api import tasks
-from perfect_async._runtime.handle import Lane, Ticket
+from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async.models import FileId
 
 
-async def call(lane: Lane, call: tasks.Call) -> tasks.Reply:
-    """Send `call` along `lane`."""
-    return await lane.transport.call(call, within=lane.timeouts.request)
+async def call(channel: Channel, call: tasks.Request) -> tasks.Response:
+    """Send `call` along `channel`."""
+    return await channel.transport.call(call, within=channel.timeouts.request)
 
 
-async def register(command: ev.Register, tickets: Sequence[Ticket]) -> ev.Answer:
-    """Register the pictures of `tickets`, which are of one lane, in the order of the command."""
-    pictures = [ticket.errand.picture for ticket in tickets]
+async def register(command: ev.Register, handles: Sequence[JobHandle]) -> ev.Answer:
+    """Register the pictures of `handles`, which are of one lane, in the order of the command."""
+    pictures = [handle.spec.picture for handle in handles]
     facts = [picture.facts for picture in pictures if picture is not None]
-    reply = await call(tickets[0].lane, tasks.register(facts, command.feature))
+    reply = await call(handles[0].channel, tasks.register(facts, command.feature))
     event = tasks.registered(command, reply)
     if isinstance(event, ev.Registered):
-        for ticket, grant in zip(tickets, event.grants, strict=True):
-            ticket.grant, ticket.source = grant, FileId(grant.file_id)
+        for handle, grant in zip(handles, event.grants, strict=True):
+            handle.grant, handle.source = grant, FileId(grant.file_id)
     return event
 
 
-async def upload(command: ev.Upload, ticket: Ticket) -> ev.Answer:
-    """Put the picture of `ticket` where its registration said."""
-    grant, picture = ticket.grant, ticket.errand.picture
+async def upload(command: ev.Upload, handle: JobHandle) -> ev.Answer:
+    """Put the picture of `handle` where its registration said."""
+    grant, picture = handle.grant, handle.spec.picture
     if grant is None or picture is None:
-        raise AssertionError(ticket)
-    await ticket.lane.transport.upload(grant, picture.chunks)
-    ticket.record.uploaded(grant.file_id)
+        raise AssertionError(handle)
+    await handle.channel.transport.upload(grant, picture.chunks)
+    handle.record.uploaded(grant.file_id)
     return ev.Uploaded(command)
 
 
-async def poll(command: ev.Poll, ticket: Ticket, task_id: str) -> ev.Answer:
-    """Ask for the state of the task that `ticket` had when the command was given."""
-    errand = ticket.errand
-    reply = await call(ticket.lane, tasks.poll(errand.feature, task_id))
-    event = tasks.polled(command, reply, task_id=task_id, units=errand.units)
+async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
+    """Ask for the state of the task that `handle` had when the command was given."""
+    spec = handle.spec
+    reply = await call(handle.channel, tasks.poll(spec.feature, task_id))
+    event = tasks.polled(command, reply, task_id=task_id, units=spec.units)
     if isinstance(event, ev.EngineFailed):
-        ticket.failed(task_id)
+        handle.failed(task_id)
     return event

@@ -15,7 +15,7 @@ from perfect_async.errors import ConfigurationError
 T = TypeVar("T")
 
 
-class Home(Protocol):
+class Executor(Protocol):
     """The loop in which driver and transport run."""
 
     async def open(self) -> None:
@@ -52,7 +52,7 @@ class Home(Protocol):
         ...
 
 
-class Here:
+class LoopExecutor:
     """The loop that opens it: nothing is in the way."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perfect_async import events as ev
 from perfect_async._log import LOG, type_name
-from perfect_async._runtime.handle import Ticket
+from perfect_async._runtime.handle import JobHandle
 from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
@@ -18,7 +18,7 @@ from perfect_async.errors import (
 )
 
 
-def setback(command: ev.Request | ev.Upload, error: Exception) -> ev.Answer:
+def failure_event(command: ev.Request | ev.Upload, error: Exception) -> ev.Answer:
     """The news that `error` is for `command`.
 
     It goes on without its traceback, whose frames hold pictures. What is no error of ours came out
@@ -53,31 +53,31 @@ def closed(cause: BaseException | None) -> ClientClosed:
     return error
 
 
-def given_up(ticket: Ticket, cause: BaseException | None) -> PerfectError:
+def given_up(handle: JobHandle, cause: BaseException | None) -> PerfectError:
     """The error for a job that is looked after no longer."""
     error: PerfectError = closed(cause)
-    why, units = error.message, ticket.at_stake
-    if ticket.task_id is not None:
-        error = TaskAbandoned(why, task_id=ticket.task_id, units_at_stake=units)
-    elif ticket.submitting:
+    why, units = error.message, handle.at_stake
+    if handle.task_id is not None:
+        error = TaskAbandoned(why, task_id=handle.task_id, units_at_stake=units)
+    elif handle.submitting:
         error = SubmissionInDoubt(f"{why} The creation was under way.", units_at_stake=units)
     error.__cause__ = cause
     return error
 
 
-def warn_of(left: list[Ticket], drain: float) -> None:
+def warn_of(left: list[JobHandle], drain: float) -> None:
     """Say which tasks of a client that closes still run after `drain` seconds, if any do."""
-    left = [ticket for ticket in left if ticket.at_stake]
+    left = [handle for handle in left if handle.at_stake]
     if not left:
         return
     most = 20
-    named = ", ".join(quoted(ticket.task_id or "(creation under way)") for ticket in left[:most])
+    named = ", ".join(quoted(handle.task_id or "(creation under way)") for handle in left[:most])
     LOG.warning(
         "Closing after %g s of draining: %d tasks still run and are no longer kept alive, "
         "%g units are at stake: %s%s",
         drain,
         len(left),
-        sum(ticket.at_stake for ticket in left),
+        sum(handle.at_stake for handle in left),
         named,
         f" and {len(left) - most} more" if len(left) > most else "",
     )

@@ -8,21 +8,21 @@ import anyio
 import attrs
 
 from perfect_async import events as ev
-from perfect_async._journal.journal import Record, Records
-from perfect_async._runtime.spec import Errand
-from perfect_async._transport.transport import Transport
+from perfect_async._journal.journal import JobEntry, JobJournal
+from perfect_async._runtime.spec import JobSpec
+from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import PerfectError, twin
 from perfect_async.models import FileId, Timeouts
 
 
 @attrs.frozen(eq=False)
-class Lane:
+class Channel:
     """One client's way to the vendor, known to the scheduler by `number`."""
 
     number: int
-    transport: Transport
+    transport: VendorTransport
     timeouts: Timeouts
-    records: Records
+    records: JobJournal
 
 
 def _nobody() -> None:
@@ -30,7 +30,7 @@ def _nobody() -> None:
 
 
 @attrs.define(eq=False)
-class Ticket:
+class JobHandle:
     """One job on its way: what the driver knows of it, and what its waiter looks at.
 
     `task_id` is that of the task that runs now; `submitting` is True while a creation is out whose
@@ -40,9 +40,9 @@ class Ticket:
     """
 
     ref: int
-    errand: Errand
-    lane: Lane
-    record: Record
+    spec: JobSpec
+    channel: Channel
+    record: JobEntry
     heard: Callable[[], None] = attrs.field(default=_nobody, repr=False)
     source: FileId | str | None = attrs.field(default=None, repr=False)
     grant: ev.FileGrant | None = None
@@ -53,8 +53,8 @@ class Ticket:
     wanted: bool = True
     ending: ev.Succeeded | PerfectError | None = None
     units: float = 0.0
-    leader: Ticket | None = attrs.field(default=None, repr=False)
-    followers: list[Ticket] = attrs.field(factory=list["Ticket"], repr=False)
+    leader: JobHandle | None = attrs.field(default=None, repr=False)
+    followers: list[JobHandle] = attrs.field(factory=list["JobHandle"], repr=False)
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
 
     @property
@@ -67,7 +67,7 @@ class Ticket:
     @property
     def at_stake(self) -> float:
         """Units that are charged for it now, or may be."""
-        return self.errand.units if self.task_id is not None or self.submitting else 0.0
+        return self.spec.units if self.task_id is not None or self.submitting else 0.0
 
     @property
     def awaited(self) -> bool:
@@ -78,7 +78,7 @@ class Ticket:
         """Whether it needs this task, or this file at the vendor."""
         return self.task_id == task_id or (file is not None and self.source == file)
 
-    def follow(self, leader: Ticket) -> None:
+    def follow(self, leader: JobHandle) -> None:
         """Its job is the same as that of `leader`, which has not ended."""
         self.leader = leader
         leader.followers.append(self)
@@ -126,6 +126,6 @@ class Ticket:
             follower._copy(self)  # noqa: SLF001 - another ticket
             follower.heard()
 
-    def _copy(self, leader: Ticket) -> None:
+    def _copy(self, leader: JobHandle) -> None:
         self.task_id, self.submitting = leader.task_id, leader.submitting
         self.created_at, self.source = leader.created_at, leader.source

@@ -9,11 +9,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 
 from perfect_async import events as ev
-from perfect_async._journal.journal import Record
-from perfect_async._runtime.commands import Clock, Creations
+from perfect_async._journal.journal import JobEntry
+from perfect_async._runtime.commands import Clock, Submitter
 from perfect_async._runtime.failures import given_up
-from perfect_async._runtime.handle import Lane, Ticket
-from perfect_async._runtime.spec import Errand
+from perfect_async._runtime.handle import Channel, JobHandle
+from perfect_async._runtime.spec import JobSpec
 from perfect_async.errors import ClientClosed, PerfectError
 from perfect_async.models import FileId
 
@@ -21,7 +21,7 @@ Heard = Callable[[], None]
 Start = Callable[[Callable[[], Coroutine[object, object, None]]], None]
 
 
-class Intake:
+class JobRegistry:
     """The tickets of all jobs that have not ended, on one key and host.
 
     `refs` numbers jobs and questions, `tell` speaks to the scheduler, `start` runs beside it.
@@ -32,197 +32,199 @@ class Intake:
         refs: Iterator[int],
         tell: Callable[[ev.Event], None],
         start: Start,
-        creations: Creations,
+        submitter: Submitter,
         clock: Clock,
     ) -> None:
         self._refs = refs
         self._tell = tell
         self._start = start
-        self._creations = creations
+        self._submitter = submitter
         self._clock = clock
-        self._tickets: dict[int, Ticket] = {}
-        self._equal: dict[tuple[int, str], Ticket] = {}
+        self._handles: dict[int, JobHandle] = {}
+        self._equal: dict[tuple[int, str], JobHandle] = {}
         self._settling: set[int] = set()
         # Whether some client has a journal: creations then go one by one.
         self.alone = False
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self._handles)
 
-    def __getitem__(self, ref: int) -> Ticket:
-        return self._tickets[ref]
+    def __getitem__(self, ref: int) -> JobHandle:
+        return self._handles[ref]
 
-    def get(self, ref: int) -> Ticket | None:
+    def get(self, ref: int) -> JobHandle | None:
         """The ticket of a job that has not ended."""
-        return self._tickets.get(ref)
+        return self._handles.get(ref)
 
-    def left(self, lane: Lane) -> list[Ticket]:
-        """The jobs of `lane` that have not ended."""
-        return [ticket for ticket in self._tickets.values() if ticket.lane is lane]
+    def left(self, channel: Channel) -> list[JobHandle]:
+        """The jobs of `channel` that have not ended."""
+        return [handle for handle in self._handles.values() if handle.channel is channel]
 
     def uses(self, task_id: str, file: FileId | None) -> bool:
         """Whether a job that has not ended needs this task, or this file at the vendor."""
-        return any(ticket.needs(task_id, file) for ticket in self._tickets.values())
+        return any(handle.needs(task_id, file) for handle in self._handles.values())
 
-    def of_task(self, task_id: str) -> Ticket | None:
+    def of_task(self, task_id: str) -> JobHandle | None:
         """The job whose task this is."""
-        found = (ticket for ticket in self._tickets.values() if ticket.task_id == task_id)
+        found = (handle for handle in self._handles.values() if handle.task_id == task_id)
         return next(found, None)
 
     # Coming in.
 
-    def equal(self, lane: Lane, errand: Errand, heard: Heard) -> Ticket | None:
+    def equal(self, channel: Channel, spec: JobSpec, heard: Heard) -> JobHandle | None:
         """A ticket beside the equal job that is on its way, if there is one."""
-        leader = self._equal.get((lane.number, errand.identity)) if errand.sure else None
+        leader = self._equal.get((channel.number, spec.identity)) if spec.sure else None
         if leader is None or not (leader.awaited or leader.at_stake):
             # Nobody waits for that one, and it has not left: it will not.
             return None
-        return self.follow(leader, errand, heard)
+        return self.follow(leader, spec, heard)
 
-    def follow(self, leader: Ticket, errand: Errand, heard: Heard) -> Ticket:
+    def follow(self, leader: JobHandle, spec: JobSpec, heard: Heard) -> JobHandle:
         """A ticket beside `leader`."""
-        nothing = leader.lane.records.nothing()
-        ticket = Ticket(leader.ref, errand, leader.lane, nothing, heard)
-        ticket.follow(leader)
-        return ticket
+        nothing = leader.channel.records.nothing()
+        handle = JobHandle(leader.ref, spec, leader.channel, nothing, heard)
+        handle.follow(leader)
+        return handle
 
-    def enter(self, lane: Lane, errand: Errand, record: Record, heard: Heard) -> Ticket:
+    def enter(self, channel: Channel, spec: JobSpec, record: JobEntry, heard: Heard) -> JobHandle:
         """A job that is to be created."""
-        ticket = self._ticket(lane, errand, record, heard)
-        ticket.source = errand.source
+        handle = self._handle(channel, spec, record, heard)
+        handle.source = spec.source
         wanted = ev.Wanted(
-            ticket.ref,
-            errand.feature,
-            errand.units,
-            uploads=errand.picture is not None,
-            lane=lane.number,
-            outputs=errand.outputs,
-            usual=errand.usual,
-            purses=errand.terms.purses,
+            handle.ref,
+            spec.feature,
+            spec.units,
+            uploads=spec.picture is not None,
+            channel=channel.number,
+            outputs=spec.outputs,
+            usual=spec.usual,
+            purses=spec.options.purses,
             alone=self.alone,
         )
-        self._take(ticket, wanted)
-        return ticket
+        self._take(handle, wanted)
+        return handle
 
     def adopt(
-        self, lane: Lane, errand: Errand, record: Record, task: tuple[str, int], heard: Heard
-    ) -> Ticket:
+        self, channel: Channel, spec: JobSpec, record: JobEntry, task: tuple[str, int], heard: Heard
+    ) -> JobHandle:
         """A job whose `task` exists: its id, and how many microseconds ago it was created."""
-        ticket = self._ticket(lane, errand, record, heard)
-        self._adopt(ticket, *task)
-        return ticket
+        handle = self._handle(channel, spec, record, heard)
+        self._adopt(handle, *task)
+        return handle
 
-    def doubt(self, lane: Lane, errand: Errand, record: Record, sent: int, heard: Heard) -> Ticket:
+    def doubt(
+        self, channel: Channel, spec: JobSpec, record: JobEntry, sent: int, heard: Heard
+    ) -> JobHandle:
         """A job that may have a task: its creation left at `sent` (UTC microseconds)."""
-        ticket = self._ticket(lane, errand, record, heard)
-        ticket.submitting = True
-        self._known(ticket)
-        self._settling.add(ticket.ref)
-        self._start(partial(self._settle_doubt, ticket, sent))
-        return ticket
+        handle = self._handle(channel, spec, record, heard)
+        handle.submitting = True
+        self._known(handle)
+        self._settling.add(handle.ref)
+        self._start(partial(self._settle_doubt, handle, sent))
+        return handle
 
     def ended(
-        self, lane: Lane, errand: Errand, record: Record, task: tuple[str, int], heard: Heard
-    ) -> Ticket:
+        self, channel: Channel, spec: JobSpec, record: JobEntry, task: tuple[str, int], heard: Heard
+    ) -> JobHandle:
         """A job whose `task` was done, of which so many pictures are: its id, and how many.
 
         Nothing is asked for: the result has no URLs until it is saved once more.
         """
-        ticket, (task_id, pictures) = self._ticket(lane, errand, record, heard), task
-        ticket.task_id = task_id
-        done = ev.Succeeded(ev.Poll(0, ticket.ref), ("",) * pictures)
-        ticket.end(done, errand.units, self._clock.seconds())
-        return ticket
+        handle, (task_id, pictures) = self._handle(channel, spec, record, heard), task
+        handle.task_id = task_id
+        done = ev.Succeeded(ev.Poll(0, handle.ref), ("",) * pictures)
+        handle.end(done, spec.units, self._clock.seconds())
+        return handle
 
     def forgo(
-        self, lane: Lane, errand: Errand, record: Record, error: PerfectError, heard: Heard
-    ) -> Ticket:
+        self, channel: Channel, spec: JobSpec, record: JobEntry, error: PerfectError, heard: Heard
+    ) -> JobHandle:
         """A job whose end is known already."""
-        ticket = self._ticket(lane, errand, record, heard)
-        self._take(ticket, ev.Forgone(ticket.ref, error, lane.number))
-        return ticket
+        handle = self._handle(channel, spec, record, heard)
+        self._take(handle, ev.Forgone(handle.ref, error, channel.number))
+        return handle
 
-    async def _settle_doubt(self, ticket: Ticket, sent: int) -> None:
-        found = await self._creations.settle(ticket, sent)
-        if ticket.ref not in self._settling:
+    async def _settle_doubt(self, handle: JobHandle, sent: int) -> None:
+        found = await self._submitter.settle(handle, sent)
+        if handle.ref not in self._settling:
             return
-        self._settling.discard(ticket.ref)
+        self._settling.discard(handle.ref)
         if isinstance(found, PerfectError):
-            del self._tickets[ticket.ref]
-            self._take(ticket, ev.Forgone(ticket.ref, found, ticket.lane.number))
+            del self._handles[handle.ref]
+            self._take(handle, ev.Forgone(handle.ref, found, handle.channel.number))
         else:
-            ticket.created(found)
-            self._adopt(ticket, found, self._clock.utc() - sent)
+            handle.created(found)
+            self._adopt(handle, found, self._clock.utc() - sent)
 
-    def _ticket(self, lane: Lane, errand: Errand, record: Record, heard: Heard) -> Ticket:
-        return Ticket(next(self._refs), errand, lane, record, heard)
+    def _handle(self, channel: Channel, spec: JobSpec, record: JobEntry, heard: Heard) -> JobHandle:
+        return JobHandle(next(self._refs), spec, channel, record, heard)
 
-    def _adopt(self, ticket: Ticket, task_id: str, age: int) -> None:
-        errand = ticket.errand
-        ticket.task_id = task_id
-        self._creations.know(task_id)
+    def _adopt(self, handle: JobHandle, task_id: str, age: int) -> None:
+        spec = handle.spec
+        handle.task_id = task_id
+        self._submitter.know(task_id)
         adopted = ev.Adopted(
-            ticket.ref,
-            errand.feature,
+            handle.ref,
+            spec.feature,
             # Of a task that is known by its id alone somebody else was charged, or we were before.
-            0.0 if errand.job is None else errand.units,
+            0.0 if spec.job is None else spec.units,
             task_id,
-            lane=ticket.lane.number,
-            outputs=errand.outputs,
-            usual=errand.usual,
+            channel=handle.channel.number,
+            outputs=spec.outputs,
+            usual=spec.usual,
             age=max(0, age),
         )
-        self._take(ticket, adopted)
+        self._take(handle, adopted)
 
-    def _take(self, ticket: Ticket, event: ev.Event) -> None:
+    def _take(self, handle: JobHandle, event: ev.Event) -> None:
         self._tell(event)
-        self._known(ticket)
+        self._known(handle)
 
-    def _known(self, ticket: Ticket) -> None:
-        self._tickets[ticket.ref] = ticket
-        if ticket.errand.sure:
-            self._equal[ticket.lane.number, ticket.errand.identity] = ticket
+    def _known(self, handle: JobHandle) -> None:
+        self._handles[handle.ref] = handle
+        if handle.spec.sure:
+            self._equal[handle.channel.number, handle.spec.identity] = handle
 
     # Going out.
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Nobody waits for `ticket`: it is not created; what was created is kept to its end."""
-        ticket.wanted = False
-        leader = ticket.leader or ticket
-        if ticket is not leader and ticket.task_id is None and not ticket.submitting:
-            leader.followers.remove(ticket)
-            ticket.end(ClientClosed("Nobody waits for this job."), 0.0, self._clock.seconds())
+    def withdraw(self, handle: JobHandle) -> None:
+        """Nobody waits for `handle`: it is not created; what was created is kept to its end."""
+        handle.wanted = False
+        leader = handle.leader or handle
+        if handle is not leader and handle.task_id is None and not handle.submitting:
+            leader.followers.remove(handle)
+            handle.end(ClientClosed("Nobody waits for this job."), 0.0, self._clock.seconds())
         if not leader.awaited:
             self._tell(ev.Withdrawn(leader.ref))
 
     def settle(self, command: ev.Settle) -> bool:
         """Tell whoever waits how the job ended; False where it is no job of ours."""
-        ticket = self._tickets.pop(command.ref, None)
-        if ticket is None:
+        handle = self._handles.pop(command.ref, None)
+        if handle is None:
             return False
-        ticket.record.ended(command.ending)
-        self._end(ticket, command.ending, command.units)
+        handle.record.ended(command.ending)
+        self._end(handle, command.ending, command.units)
         return True
 
-    def drop(self, lane: Lane) -> None:
-        """`lane` ends: what is being settled in it is left as it is."""
-        for ticket in self.left(lane):
-            if ticket.ref in self._settling:
-                self._abandon(ticket, None)
+    def drop(self, channel: Channel) -> None:
+        """`channel` ends: what is being settled in it is left as it is."""
+        for handle in self.left(channel):
+            if handle.ref in self._settling:
+                self._abandon(handle, None)
 
     def give_up(self, cause: BaseException | None) -> None:
         """Nobody hangs: whoever still waits is told, and why."""
-        for ticket in list(self._tickets.values()):
-            self._abandon(ticket, cause)
+        for handle in list(self._handles.values()):
+            self._abandon(handle, cause)
 
-    def _abandon(self, ticket: Ticket, cause: BaseException | None) -> None:
-        del self._tickets[ticket.ref]
-        self._settling.discard(ticket.ref)
-        units = 0.0 if ticket.task_id is None else ticket.at_stake
+    def _abandon(self, handle: JobHandle, cause: BaseException | None) -> None:
+        del self._handles[handle.ref]
+        self._settling.discard(handle.ref)
+        units = 0.0 if handle.task_id is None else handle.at_stake
         # Not written down: what ends with us goes on in the next process.
-        self._end(ticket, given_up(ticket, cause), units)
+        self._end(handle, given_up(handle, cause), units)
 
-    def _end(self, ticket: Ticket, ending: ev.Succeeded | PerfectError, units: float) -> None:
-        if self._equal.get((ticket.lane.number, ticket.errand.identity)) is ticket:
-            del self._equal[ticket.lane.number, ticket.errand.identity]
-        ticket.end(ending, units, self._clock.seconds())
+    def _end(self, handle: JobHandle, ending: ev.Succeeded | PerfectError, units: float) -> None:
+        if self._equal.get((handle.channel.number, handle.spec.identity)) is handle:
+            del self._equal[handle.channel.number, handle.spec.identity]
+        handle.end(ending, units, self._clock.seconds())

@@ -10,15 +10,15 @@ import attrs
 from perfect_async._api.tasks import FEATURES
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
-from perfect_async._files.images import Picture
-from perfect_async._journal.model import Kind, Order
+from perfect_async._files.images import ImageFile
+from perfect_async._journal.model import Kind, StoredJob
 from perfect_async._time import SECOND
 from perfect_async.errors import JobRefused, quoted
 from perfect_async.models import FileId, Job
 
 
 @attrs.frozen
-class Terms:
+class JobOptions:
     """What a caller asks for beside the job: a folder for its pictures, whether the vendor's copies
     are deleted then, and the purses that pay.
     """
@@ -28,11 +28,11 @@ class Terms:
     purses: tuple[int, ...] = ()
 
 
-PLAIN: Final = Terms()
+PLAIN: Final = JobOptions()
 
 
 @attrs.frozen
-class Errand:
+class JobSpec:
     """One job on its way.
 
     `job` is None for a task that is known by its id alone. `stem` and `identity` name its results;
@@ -48,12 +48,12 @@ class Errand:
     identity: str
     job: Job | None = None
     sure: bool = False
-    picture: Picture | None = None
+    picture: ImageFile | None = None
     source: FileId | str | None = attrs.field(default=None, repr=False)
-    terms: Terms = PLAIN
+    options: JobOptions = PLAIN
 
     @classmethod
-    def of(cls, job: Job, picture: Picture | None, terms: Terms) -> Errand:
+    def of(cls, job: Job, picture: ImageFile | None, options: JobOptions) -> JobSpec:
         """The errand of `job`, which was looked at. Raises `JobRefused`."""
         source: FileId | str | None = None
         if picture is None:
@@ -70,16 +70,16 @@ class Errand:
             job.key is not None or not names.signed(job.source),
             picture,
             source,
-            terms,
+            options,
         )
 
     @classmethod
-    def attached(cls, feature: type[Job], task_id: str) -> Errand:
+    def attached(cls, feature: type[Job], task_id: str) -> JobSpec:
         """The errand of a task that somebody created: at least one unit is at stake in it."""
         return cls(feature.feature, 1.0, 1, None, names.FALLBACK, names.of_task(feature, task_id))
 
     @classmethod
-    def recalled(cls, order: Order, file_id: str | None, purses: tuple[int, ...]) -> Errand:
+    def recalled(cls, order: StoredJob, file_id: str | None, purses: tuple[int, ...]) -> JobSpec:
         """The errand of a job of a former process, as far as its journal holds it.
 
         A picture that is not at the vendor is not looked at here. Raises `JobRefused` where this
@@ -98,11 +98,11 @@ class Errand:
             job,
             order.sure,
             source=order.place if order.kind == "url" else source,
-            terms=Terms(order.save_to, order.delete, purses),
+            options=JobOptions(order.save_to, order.delete, purses),
         )
 
     @staticmethod
-    def job_of(order: Order, file_id: str | None) -> Job:
+    def job_of(order: StoredJob, file_id: str | None) -> Job:
         """The job of `order`; b"" is its source where that is not known any longer.
 
         Raises `JobRefused` where this version cannot make such a job.
@@ -122,7 +122,7 @@ class Errand:
         except TypeError as exc:
             raise JobRefused(f"{order.feature} has other parameters in this version.") from exc
 
-    def order(self) -> Order:
+    def order(self) -> StoredJob:
         """What a journal holds of it: no bytes, and no signed URL."""
         job, place = self.job, None
         kind: Kind = "bytes"
@@ -134,7 +134,7 @@ class Errand:
             kind, place = "url", None if names.signed(job.source) else self.source
         elif self.picture is not None and self.picture.path is not None:
             kind, place = "path", str(self.picture.path)
-        return Order(
+        return StoredJob(
             identity=self.identity,
             sure=self.sure,
             stem=self.stem,
@@ -146,8 +146,8 @@ class Errand:
             kind=kind,
             place=place,
             digest=None if self.picture is None else self.picture.digest,
-            save_to=self.terms.save_to,
-            delete=self.terms.delete,
+            save_to=self.options.save_to,
+            delete=self.options.delete,
         )
 
 

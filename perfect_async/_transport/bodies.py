@@ -26,7 +26,7 @@ from perfect_async.errors import (
 _STEP: Final = 64 * 1024
 
 
-class Source:
+class UploadBody:
     """A picture's bytes on their way up; `failure` is their own, apart from the network's.
 
     `chunks` gives them from the start, each time it is called.

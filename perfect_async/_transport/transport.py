@@ -24,9 +24,9 @@ from urllib.parse import quote, urlencode
 import anyio
 import httpx
 
-from perfect_async._api.tasks import Call, Reply
+from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import followed, redacted
-from perfect_async._transport.bodies import Source, decoded, refused, upload_headers
+from perfect_async._transport.bodies import UploadBody, decoded, refused, upload_headers
 from perfect_async._transport.quiet import keep_quiet, quiet
 from perfect_async.errors import (
     ApiError,
@@ -40,7 +40,7 @@ from perfect_async.models import Timeouts
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
-    from urllib.request import Request
+    from urllib import request as urllib_request
 
 _T = TypeVar("_T")
 
@@ -98,7 +98,7 @@ def _foreign() -> tuple[_Errors, _Errors]:
     )
 
 
-class Transport:
+class VendorTransport:
     """The way to the vendor: API calls, uploads and downloads, each sent once.
 
     `base_url` as from `_urls.normalised_base`. The key goes into the `Authorization` header of API
@@ -146,7 +146,7 @@ class Transport:
         for client in {self._api, self._bulk}:
             await _let_go(client)
 
-    async def call(self, call: Call, *, within: float) -> Reply:
+    async def call(self, call: Request, *, within: float) -> Response:
         """Send `call` to the API and read its answer, whatever its status, in `within` seconds.
 
         Raises `ServiceUnavailable` where none came (`never_sent` tells whether the vendor can have
@@ -166,7 +166,7 @@ class Transport:
         granted, `RequestRefused` for 4xx, `ServiceUnavailable` for 5xx, 408, 429 and no answer, and
         what `chunks` raises.
         """
-        source = Source(chunks)
+        source = UploadBody(chunks)
         async with self._slots:
             status = await _guarded(self._timeouts.upload, _STORE, self._put(grant, source))
         if source.failure is not None:
@@ -206,7 +206,7 @@ class Transport:
             finally:
                 await _let_go(response)
 
-    async def _exchange(self, call: Call) -> Reply:
+    async def _exchange(self, call: Request) -> Response:
         url = self._base_url + call.path
         if call.query:
             url += "?" + urlencode(call.query, quote_via=quote, safe="")
@@ -218,14 +218,14 @@ class Transport:
                 content = b"".join([piece async for piece in pieces])
         finally:
             await _let_go(response)
-        return Reply(
+        return Response(
             response.status_code,
             content,
             response.headers.get("x-request-id"),
             response.headers.get("retry-after"),
         )
 
-    async def _put(self, grant: FileGrant, source: Source) -> int:
+    async def _put(self, grant: FileGrant, source: UploadBody) -> int:
         if grant.method.upper() != "PUT":
             method = quoted(grant.method, 20)
             raise BadAnswer(f"the vendor asks for an upload by {method} instead of PUT.")
@@ -303,7 +303,7 @@ def _clients(
 class _NoCookies(CookieJar):
     """A jar that takes none: a gateway's cookies would otherwise go along with later calls."""
 
-    def extract_cookies(self, response: HTTPResponse, request: Request) -> None:
+    def extract_cookies(self, response: HTTPResponse, request: urllib_request.Request) -> None:
         """Take none. A policy that allows none costs more than reading the answer does."""
 
 

@@ -194,17 +194,17 @@ def _bulk(
     *,
     as_json: bool,
 ) -> int:
-    from perfect_async.cli._display import Screen
+    from perfect_async.cli._display import Display
     from perfect_async.cli._runner import process
 
     client = _program.client(journal, None if insured is None else Polling(insured=insured))
     if out is not None:
         _program.ready(out)
-    screen = Screen("json" if as_json else "paths")
+    screen = Display("json" if as_json else "paths")
     with screen:
-        tally = _program.run(lambda: process(client, start, screen, journal))
-    screen.close(tally, out)
-    return _program.status(tally)
+        summary = _program.run(lambda: process(client, start, screen, journal))
+    screen.close(summary, out)
+    return _program.status(summary)
 
 
 def _version() -> str:

@@ -77,11 +77,11 @@ def forget(*, journal: Path) -> None:
     journal
         The journal's file; nobody may be using it.
     """
-    from perfect_async._journal.writer import Journal
+    from perfect_async._journal.writer import JournalWriter
     from perfect_async.cli._display import write
 
     _program.there(journal)
-    gone = _program.run(lambda: Journal.forget(journal))
+    gone = _program.run(lambda: JournalWriter.forget(journal))
     write(f"{gone} finished jobs forgotten")
 
 
@@ -177,7 +177,7 @@ def demo(
     seed
         Which portraits are drawn, and which pictures fail.
     """
-    from perfect_async.cli._display import Screen, write
+    from perfect_async.cli._display import Display, write
 
     _check_share(fail)
     found = None if pictures is None else expand(pictures, Smile.formats, out)
@@ -188,14 +188,14 @@ def demo(
         show = Demo(out, found, fail=fail, seed=seed)
     except ImportError as exc:
         raise ConfigurationError(_program.missing(exc)) from exc
-    screen = Screen("nothing")
+    screen = Display("nothing")
     screen.say(show.announcement)
     with screen:
-        tally = _program.run(lambda: show.run(screen))
-    screen.close(tally, show.results)
-    for path in show.report(tally):
+        summary = _program.run(lambda: show.run(screen))
+    screen.close(summary, show.results)
+    for path in show.report(summary):
         write(str(path))
-    return _program.status(tally)
+    return _program.status(summary)
 
 
 def _check_share(fail: float) -> None:

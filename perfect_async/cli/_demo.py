@@ -16,7 +16,7 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from perfect_async import Client, Limits, Polling, Smile
-from perfect_async.cli._display import Screen, Tally, Told, clock, printable, shown
+from perfect_async.cli._display import Display, JobReport, RunSummary, clock, printable, shown
 from perfect_async.cli._inputs import Found
 from perfect_async.cli._runner import process
 
@@ -81,7 +81,7 @@ class Demo:
             "minute; the real one takes 5 to 20 s, and allows 250 in 5 minutes."
         )
 
-    async def run(self, screen: Screen) -> Tally:
+    async def run(self, screen: Display) -> RunSummary:
         """Make all of them smile, and save what comes."""
         client = Client(
             "demo",
@@ -93,24 +93,24 @@ class Demo:
         jobs = [Smile(one) for one in self._pictures]
         return await process(client, lambda one: one.batch(jobs, save_to=self.results), screen)
 
-    def report(self, tally: Tally) -> list[Path]:
+    def report(self, summary: RunSummary) -> list[Path]:
         """Write the contact sheet and the summary, and give the places worth a look."""
         paths = [self.out / name for name in ("contact-sheet.png", "summary.md", "summary.json")]
         sheet, text, data = paths
         self.out.mkdir(parents=True, exist_ok=True)
-        _sheet(self._pictures, tally).save(sheet)
-        text.write_text(self._summary(tally), encoding="utf-8")
-        data.write_text(json.dumps(self._facts(tally), indent=2) + "\n", encoding="utf-8")
+        _sheet(self._pictures, summary).save(sheet)
+        text.write_text(self._summary(summary), encoding="utf-8")
+        data.write_text(json.dumps(self._facts(summary), indent=2) + "\n", encoding="utf-8")
         return [*paths, self.results]
 
-    def _facts(self, tally: Tally) -> dict[str, object]:
+    def _facts(self, summary: RunSummary) -> dict[str, object]:
         ledger = self._sandbox.ledger
         return {
-            "pictures": tally.jobs,
-            "done": tally.done,
-            "failed": len(tally.failures),
-            "not_sent": tally.unsent,
-            "seconds": round(tally.seconds, 1),
+            "pictures": summary.jobs,
+            "done": summary.done,
+            "failed": len(summary.failures),
+            "not_sent": summary.unsent,
+            "seconds": round(summary.seconds, 1),
             # The vendor's side of it, not the client's.
             "units_charged": ledger.units_charged,
             "units_returned": ledger.units_returned,
@@ -118,29 +118,29 @@ class Demo:
             "requests": dict(ledger.requests),
             "requests_refused": sum(ledger.refused.values()),
             "violations": list(ledger.violations),
-            "outcomes": [told.as_dict() for told in tally.told],
+            "outcomes": [told.as_dict() for told in summary.told],
         }
 
-    def _summary(self, tally: Tally) -> str:
+    def _summary(self, summary: RunSummary) -> str:
         ledger = self._sandbox.ledger
         calls = ", ".join(f"{number} {kind}" for kind, number in sorted(ledger.requests.items()))
         text = f"""# A demo of perfect_async
 
-- {tally}.
+- {summary}.
 - The sandbox's ledger: {ledger.units_charged} charged, {ledger.units_returned} returned for
   failures, {ledger.units_wasted} wasted.
 - Calls: {calls}; {sum(ledger.refused.values())} refused by its limits.
-- Before and after: contact-sheet.png{_left_out(tally.jobs)}; the pictures: {self.results.name}/
+- Before and after: contact-sheet.png{_left_out(summary.jobs)}; the pictures: {self.results.name}/
 
 The results are drawn by the sandbox's engine, which takes the place of the vendor's: a drawn face
 is drawn again with a smile, any other picture gets a stamp.
 """
-        if not tally.failures:
+        if not summary.failures:
             return text
-        return "\n".join([text, "## Failed", "", *map(_failure, tally.failures), ""])
+        return "\n".join([text, "## Failed", "", *map(_failure, summary.failures), ""])
 
 
-def _failure(told: Told) -> str:
+def _failure(told: JobReport) -> str:
     error = told.error
     why = "" if error is None else f"{error.message} {error.mend}"
     return f"    {printable(told.source)}: {printable(why)}"
@@ -184,9 +184,9 @@ def _name(picture: Found) -> str:
 # The contact sheet.
 
 
-def _sheet(pictures: Sequence[Found], tally: Tally) -> Image.Image:
+def _sheet(pictures: Sequence[Found], summary: RunSummary) -> Image.Image:
     """Every picture before and after, side by side; what failed has a red frame."""
-    outcomes = {told.source: told for told in tally.told}
+    outcomes = {told.source: told for told in summary.told}
     shown_here = pictures[:_MOST]
     across = min(_ACROSS, len(shown_here))
     down = -(-len(shown_here) // across)
@@ -198,7 +198,7 @@ def _sheet(pictures: Sequence[Found], tally: Tally) -> Image.Image:
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 12), "perfect_async: before and after", _INK, ImageFont.load_default(20))
-    line = f"{tally.done} done, {len(tally.failures)} failed, in {clock(tally.seconds)}"
+    line = f"{summary.done} done, {len(summary.failures)} failed, in {clock(summary.seconds)}"
     draw.text((_GAP, 38), line, _INK, ImageFont.load_default(14))
     for index, picture in enumerate(shown_here):
         row, column = divmod(index, across)
@@ -216,7 +216,7 @@ def _sheet(pictures: Sequence[Found], tally: Tally) -> Image.Image:
     return sheet
 
 
-def _why(told: Told | None) -> str:
+def _why(told: JobReport | None) -> str:
     if told is None or not told.sent:
         return "not sent"
     return str(getattr(told.error, "code", None) or type(told.error).__name__)

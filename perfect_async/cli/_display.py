@@ -38,7 +38,7 @@ _LOG_WIDTH: Final = 120
 
 
 @attrs.frozen
-class Told:
+class JobReport:
     """What became of one job, saving included; `source` as it may be shown (`shown`)."""
 
     source: str
@@ -76,10 +76,10 @@ class Told:
 
 
 @attrs.frozen
-class Tally:
+class RunSummary:
     """A run of `jobs` jobs, when it is over: what was told, and the seconds it took."""
 
-    told: Sequence[Told]
+    told: Sequence[JobReport]
     jobs: int
     seconds: float
 
@@ -89,7 +89,7 @@ class Tally:
         return sum(told.ok for told in self.told)
 
     @property
-    def failures(self) -> list[Told]:
+    def failures(self) -> list[JobReport]:
         """Jobs that were tried and have no saved pictures."""
         return [told for told in self.told if not told.ok and told.sent]
 
@@ -171,7 +171,7 @@ def write(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Screen:
+class Display:
     """One run's face: enter it, `tick` every `every` seconds, `tell` each outcome, `close`.
 
     `results` is what goes to stdout for each outcome: the paths of its files, or a line of JSON.
@@ -226,7 +226,7 @@ class Screen:
         else:
             self._live.update(_picture(progress, statistics), refresh=True)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: JobReport) -> None:
         """One outcome, as a result on stdout."""
         match self._results:
             case "json":
@@ -244,16 +244,16 @@ class Screen:
             else:
                 write(line)
 
-    def close(self, tally: Tally, where: Path | None) -> None:
+    def close(self, summary: RunSummary, where: Path | None) -> None:
         """The failures, each with its mend, and the whole in one line; `where` it was saved, if in
         one place.
         """
-        failures = tally.failures
+        failures = summary.failures
         if failures:
             self._console.print(_failures(failures[:_MOST_ROWS]))
         if len(failures) > _MOST_ROWS:
             self.say(f"and {len(failures) - _MOST_ROWS} more failures; --json tells all of them")
-        self.say(f"{tally}; saved in {where}" if tally.done and where else str(tally))
+        self.say(f"{summary}; saved in {where}" if summary.done and where else str(summary))
 
 
 def _line(progress: Progress, statistics: Statistics) -> str:
@@ -282,7 +282,7 @@ def _picture(progress: Progress, statistics: Statistics) -> Group:
     return Group(bar, Text(", ".join(_facts(progress, statistics))))
 
 
-def _failures(failures: Iterable[Told]) -> Table:
+def _failures(failures: Iterable[JobReport]) -> Table:
     grid = Table(title="Failed", title_justify="left")
     grid.add_column("picture", overflow="fold", ratio=2)
     grid.add_column("what happened", overflow="fold", ratio=3)

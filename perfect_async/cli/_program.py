@@ -12,7 +12,7 @@ from perfect_async import Client, ConfigurationError, Polling, Unauthorized
 from perfect_async.errors import JournalError, quoted
 
 if TYPE_CHECKING:
-    from perfect_async.cli._display import Tally
+    from perfect_async.cli._display import RunSummary
 
 T = TypeVar("T")
 
@@ -31,11 +31,11 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(main())
 
 
-def status(tally: Tally) -> int:
+def status(summary: RunSummary) -> int:
     """The exit status of a run."""
-    if any(isinstance(told.error, Unauthorized) for told in tally.told):
+    if any(isinstance(told.error, Unauthorized) for told in summary.told):
         return USAGE
-    return FAILED if tally.done < tally.jobs else 0
+    return FAILED if summary.done < summary.jobs else 0
 
 
 def ready(folder: Path) -> None:

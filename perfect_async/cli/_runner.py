@@ -16,12 +16,12 @@ import anyio
 import attrs
 
 from perfect_async import Batch, Client, Done, Outcome
-from perfect_async.cli._display import Screen, Tally, Told, shown
+from perfect_async.cli._display import Display, JobReport, RunSummary, shown
 
 
 async def process(
-    client: Client, start: Callable[[Client], Batch], screen: Screen, journal: Path | None = None
-) -> Tally:
+    client: Client, start: Callable[[Client], Batch], screen: Display, journal: Path | None = None
+) -> RunSummary:
     """Run the batch that `start` makes on `client`, which it opens, and tell all of it.
 
     The first Ctrl-C creates nothing more and stays until what runs has ended and is saved; the
@@ -29,7 +29,7 @@ async def process(
     with it.
     """
     began = anyio.current_time()
-    told: list[Told] = []
+    told: list[JobReport] = []
     later = (
         None if journal is None else f"perfect-async resume --journal {shlex.quote(str(journal))}"
     )
@@ -57,11 +57,11 @@ async def process(
                         screen.tell(told[-1])
                 group.cancel_scope.cancel()
         tick()
-    return Tally(told, jobs, anyio.current_time() - began)
+    return RunSummary(told, jobs, anyio.current_time() - began)
 
 
-def _told(outcome: Outcome) -> Told:
-    return Told(
+def _told(outcome: Outcome) -> JobReport:
+    return JobReport(
         shown(outcome.job.source),
         outcome.ok,
         outcome.task_id,
@@ -72,7 +72,7 @@ def _told(outcome: Outcome) -> Told:
     )
 
 
-def _stop(batch: Batch, screen: Screen, later: str | None) -> None:
+def _stop(batch: Batch, screen: Display, later: str | None) -> None:
     batch.stop()
     rest = ", and their units are lost" if later is None else f"; then go on with {later}"
     screen.say(
@@ -81,7 +81,7 @@ def _stop(batch: Batch, screen: Screen, later: str | None) -> None:
     )
 
 
-def _leave(batch: Batch, screen: Screen, later: str | None) -> NoReturn:
+def _leave(batch: Batch, screen: Display, later: str | None) -> NoReturn:
     rest = "" if later is None else f"; go on with {later}, and soon: their leases are seconds"
     screen.say(f"Left at once: {batch.progress.running} tasks were running{rest}.")
     raise KeyboardInterrupt

@@ -1,7 +1,7 @@
 """Who may be created beside those that run, and until when each of them is promised polls.
 
-A task is *young* until the age that hardly any of its kind outlasts (`Outlook.horizon`), then old.
-The plan (the timetable) holds polls for old tasks until they are given up, for young ones until
+A task is *young* until the age that hardly any of its kind outlasts (`DurationModel.horizon`),
+then old. The plan (the timetable) holds polls for old tasks until they are given up, for young ones until
 `insured`, and never longer than that: so every task can be polled for `insured` whatever happens.
 A creation must fit into that plan and into a second one, which takes evidence at its word but for
 the tail: young tasks end by the horizon, but the r most suspicious of them run until they are given
@@ -21,10 +21,10 @@ from typing import Final
 
 import attrs
 
-from perfect_async._ratelimit.estimators import Durations, Outlook, tail
+from perfect_async._ratelimit.estimators import DurationEstimator, DurationModel, tail
 from perfect_async._time import SECOND, SLOT
-from perfect_async.scheduler._job import Job
-from perfect_async.scheduler._pacer import Pace
+from perfect_async.scheduler._job import ScheduledJob
+from perfect_async.scheduler._pacer import Pacer
 
 _CHANCE: Final = 1e-4
 """The chance that more tasks run long than there is room for, at one creation."""
@@ -51,8 +51,8 @@ class _Kind:
     of them were last looked at.
     """
 
-    durations: Durations
-    outlook: Outlook | None = None
+    durations: DurationEstimator
+    outlook: DurationModel | None = None
     horizon: int = 0
     news: int = 0
     placed: int = 0
@@ -82,15 +82,15 @@ class _Task:
     low: int = 0
 
 
-class Admission:
+class AdmissionController:
     """The plan of who is polled until when; `insured` and `give_up` as in `Polling`.
 
     Before `acts_at` there is nothing to `review`, unless the key seems to be used elsewhere.
     """
 
-    def __init__(self, pace: Pace, *, insured: int, give_up: int) -> None:
-        self._pace = pace
-        self._table = pace.table
+    def __init__(self, pacer: Pacer, *, insured: int, give_up: int) -> None:
+        self._pacer = pacer
+        self._table = pacer.table
         self._insured = insured
         self._give_up = give_up
         self._never_believes = insured >= give_up
@@ -105,7 +105,7 @@ class Admission:
 
     # What happens to tasks.
 
-    def created(self, job: Job, now: int) -> None:
+    def created(self, job: ScheduledJob, now: int) -> None:
         """The creation of `job` leaves, or the first poll of a task that existed before."""
         kind = self._remember(job)
         last, cap = self._last(kind, now, now), job.given_up // SLOT
@@ -133,7 +133,7 @@ class Admission:
         to = left // SLOT + self._table.cycle
         if to - self._table.next_poll(ref) // SLOT >= _WORTH:
             # Its lease was renewed between two promises: the next one can wait as long.
-            self._table.shift(ref, to, now // SLOT, self._pace.firm)
+            self._table.shift(ref, to, now // SLOT, self._pacer.firm)
 
     def release(self, ref: int, *, ended: int | None = None, lost: bool = False) -> None:
         """It is polled no longer: seen to have `ended`, or else nobody knows how long it lasts."""
@@ -159,7 +159,7 @@ class Admission:
 
     # What is asked.
 
-    def admits(self, job: Job, now: int, limit: int) -> bool:
+    def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
         """Whether `job` can be created now and kept alive as promised."""
         if self._short:
             return False
@@ -254,7 +254,7 @@ class Admission:
     def review(self, now: int) -> None:
         """After any news: who is old, and who is promised what."""
         strict = (
-            self._never_believes or self._strict_for > 0 or self._pace.allowance.wary_until > now
+            self._never_believes or self._strict_for > 0 or self._pacer.allowance.wary_until > now
         )
         if strict != self._strict or now >= self._review_at:
             every, self._strict = strict != self._strict, strict
@@ -303,20 +303,20 @@ class Admission:
         else:
             self._short.pop(task.ref, None)
             if last < task.last:
-                self._promise(task, last, self._pace.firm, now)
+                self._promise(task, last, self._pacer.firm, now)
 
     def _lengthen(self, now: int) -> None:
         """Promise more to those that ought to have more, the oldest first."""
         crowded = False
         for task in sorted(self._short.values(), key=lambda task: task.created):
             last = self._last(task.kind, task.created, now)
-            if not crowded and self._promise(task, last, self._pace.firm, now):
+            if not crowded and self._promise(task, last, self._pacer.firm, now):
                 del self._short[task.ref]
                 continue
             crowded = True
             if self._table.lapsed(task.ref):
                 # Its last promise is used up: one more poll, if need be of those kept for tries.
-                kept = (self._pace.firm + self._table.account.requests) // 2
+                kept = (self._pacer.firm + self._table.account.requests) // 2
                 self._promise(task, task.last + self._table.cycle, kept, now)
 
     def _promise(self, task: _Task, last: int, limit: int, now: int) -> bool:
@@ -336,10 +336,10 @@ class Admission:
     def _young(self, kind: _Kind, created: int, now: int) -> bool:
         return not self._strict and now - created < kind.horizon
 
-    def _kind(self, job: Job) -> _Kind:
-        return self._kinds.get((job.feature, job.outputs)) or _Kind(Durations(job.usual))
+    def _kind(self, job: ScheduledJob) -> _Kind:
+        return self._kinds.get((job.feature, job.outputs)) or _Kind(DurationEstimator(job.usual))
 
-    def _remember(self, job: Job) -> _Kind:
+    def _remember(self, job: ScheduledJob) -> _Kind:
         """The kind of `job`, which is the last one to be forgotten now."""
         kind = self._kind(job)
         self._kinds.pop((job.feature, job.outputs), None)

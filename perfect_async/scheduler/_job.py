@@ -32,7 +32,7 @@ class IllegalEvent(Exception):
     """News that cannot be: a mistake in the driver. The scheduler is as it was."""
 
 
-class State(Enum):
+class JobState(Enum):
     """Where a job is."""
 
     # Each state is one object; Enum's own hash is of the name, which costs as much as a decision's
@@ -51,7 +51,7 @@ class State(Enum):
     TOLD = auto()
 
 
-S = State
+S = JobState
 
 _FAILURES = (ev.NotSent, ev.NoAnswer, ev.Limited, ev.KeyRefused, ev.Refused)
 
@@ -66,7 +66,7 @@ ANSWERS: Final[Mapping[type, frozenset[type]]] = {
 }
 """What may answer a command; each command is answered once."""
 
-TRANSITIONS: Final[Mapping[tuple[State, type], frozenset[State]]] = {
+TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.WAITING, ev.Register): frozenset({S.REGISTERING}),
     (S.REGISTERING, ev.Registered): frozenset({S.REGISTERED}),
     (S.REGISTERING, ev.NotSent): frozenset({S.WAITING, S.ENDED}),
@@ -105,7 +105,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type], frozenset[State]]] = {
 
 
 @attrs.define(eq=False)
-class Job:
+class ScheduledJob:
     """What the scheduler knows of one job; times in microseconds.
 
     `outputs` (pictures that come back) and `usual` (durations that are documented) tell which tasks
@@ -122,8 +122,8 @@ class Job:
     feature: str
     units: float
     uploads: bool
-    lane: int
-    state: State
+    channel: int
+    state: JobState
     outputs: int = 1
     usual: tuple[int, int] | None = None
     purses: tuple[int, ...] = ()
@@ -150,15 +150,15 @@ class Job:
     reserved: float = 0.0
 
     @classmethod
-    def of(cls, event: ev.Wanted) -> Job:
+    def of(cls, event: ev.Wanted) -> ScheduledJob:
         """A job that is to be created."""
         return cls(
             event.ref,
             event.feature,
             event.units,
             event.uploads,
-            event.lane,
-            State.WAITING if event.uploads else State.READY,
+            event.channel,
+            JobState.WAITING if event.uploads else JobState.READY,
             event.outputs,
             event.usual,
             event.purses,
@@ -166,15 +166,15 @@ class Job:
         )
 
     @classmethod
-    def adopting(cls, event: ev.Adopted, given_up: int) -> Job:
+    def adopting(cls, event: ev.Adopted, given_up: int) -> ScheduledJob:
         """A job whose task exists."""
         return cls(
             event.ref,
             event.feature,
             event.units,
             uploads=False,
-            lane=event.lane,
-            state=State.ADOPTED,
+            channel=event.channel,
+            state=JobState.ADOPTED,
             outputs=event.outputs,
             usual=event.usual,
             adopted=True,
@@ -185,12 +185,12 @@ class Job:
         )
 
     @classmethod
-    def forgone(cls, event: ev.Forgone) -> Job:
+    def forgone(cls, event: ev.Forgone) -> ScheduledJob:
         """A job whose end is known already."""
         units = event.error.units_at_stake
-        return cls(event.ref, "", units, uploads=False, lane=event.lane, state=State.READY)
+        return cls(event.ref, "", units, uploads=False, channel=event.channel, state=JobState.READY)
 
-    def move(self, cause: ev.Answer | ev.Command, state: State) -> None:
+    def move(self, cause: ev.Answer | ev.Command, state: JobState) -> None:
         """Go to `state` because of `cause`; raises `IllegalEvent` where no way leads."""
         if state not in TRANSITIONS.get((self.state, type(cause)), ()):
             raise IllegalEvent(f"{cause!r} does not lead from {self.state.name} to {state.name}.")

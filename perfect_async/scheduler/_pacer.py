@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Final
 
 from perfect_async import events as ev
-from perfect_async._ratelimit.adaptive import Allowance
-from perfect_async._ratelimit.network import RoundTrips
+from perfect_async._ratelimit.adaptive import AdaptiveLimit
+from perfect_async._ratelimit.network import LatencyEstimator
 from perfect_async._ratelimit.timetable import Timetable
 from perfect_async._time import SECOND, SLOT
 from perfect_async.models import Limits
@@ -43,7 +43,7 @@ _GROW: Final = 30 * SECOND
 """The least time between two plans: growing can wait, shrinking is tried each second."""
 
 
-class Pace:
+class Pacer:
     """The evidence about network and key, and the timetable that is cut by it.
 
     `lease` and `horizon` (how long a task is promised polls) in microseconds. `hold` is the time
@@ -53,8 +53,8 @@ class Pace:
     """
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
-        self.network = RoundTrips()
-        self.allowance = Allowance(limits.requests, round(limits.period * SECOND))
+        self.network = LatencyEstimator()
+        self.allowance = AdaptiveLimit(limits.requests, round(limits.period * SECOND))
         self.table = Timetable(
             requests=limits.requests,
             period=round(limits.period * SECOND),

@@ -1,8 +1,8 @@
 """How tasks that exist are asked for: kept alive by promised polls, or left until announced.
 
-`Keeping` is what the contract's lease demands: polls promised in the timetable, tries inside the
-lease, early polls where they pay. `Waking` is the vendor's own flow with webhooks, which has no
-polls between the creation and the notification: a task holds nothing but its last request, and is
+`LeasePolling` is what the contract's lease demands: polls promised in the timetable, tries inside
+the lease, early polls where they pay. `WebhookPolling` is the vendor's own flow with webhooks, which
+has no polls between the creation and the notification: a task holds nothing but its last request, and is
 asked for when a notification comes, or when it is long overdue. Either is told the same news. All
 times are integer microseconds.
 """
@@ -16,10 +16,10 @@ from typing import Final, Protocol
 
 from perfect_async._time import SECOND, SLOT
 from perfect_async.models import Polling
-from perfect_async.scheduler._admission import Admission
-from perfect_async.scheduler._job import Job, State
-from perfect_async.scheduler._pacer import Pace
-from perfect_async.scheduler._repolls import Repolls
+from perfect_async.scheduler._admission import AdmissionController
+from perfect_async.scheduler._job import JobState, ScheduledJob
+from perfect_async.scheduler._pacer import Pacer
+from perfect_async.scheduler._repolls import ExtraPolls
 
 _OVERDUE: Final = 2
 """So many times as long as it usually lasts, a task is long overdue."""
@@ -37,7 +37,7 @@ _MOST_IN_VAIN: Final = 3
 """No more requests than that are held for a task beside the one for its result."""
 
 
-class Keeper(Protocol):
+class PollingStrategy(Protocol):
     """What either does at each piece of news about a task."""
 
     @property
@@ -45,42 +45,42 @@ class Keeper(Protocol):
         """Requests that its tasks will need and that no promise in the timetable holds."""
         ...
 
-    def admits(self, job: Job, now: int, limit: int) -> bool:
+    def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
         """Whether `job` may be created now beside those that exist; changes nothing."""
         ...
 
-    def created(self, job: Job, now: int) -> None:
+    def created(self, job: ScheduledJob, now: int) -> None:
         """Its creation leaves, or the first poll of a task that existed before."""
         ...
 
-    def accepted(self, job: Job, now: int) -> None:
+    def accepted(self, job: ScheduledJob, now: int) -> None:
         """Its task exists and can be polled."""
         ...
 
-    def left(self, job: Job, now: int) -> None:
+    def left(self, job: ScheduledJob, now: int) -> None:
         """A poll of it leaves."""
         ...
 
-    def runs(self, job: Job, left: int, interval: int | None, now: int) -> None:
+    def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
         """A poll that left at `left` found it running."""
         ...
 
-    def failed(self, job: Job, at: int) -> None:
+    def failed(self, job: ScheduledJob, at: int) -> None:
         """A poll of it failed; from `at` on another may leave."""
         ...
 
-    def release(self, job: Job, *, ended: int | None, lost: bool) -> None:
+    def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
         """It is asked for no longer: it `ended`, or was `lost`, or nobody knows."""
         ...
 
 
-class Asks:
+class PollQueue:
     """Tasks that are to be asked for beside all promises, by when: notified, or overdue."""
 
     def __init__(self) -> None:
-        self._queue: list[tuple[int, int, Job]] = []
+        self._queue: list[tuple[int, int, ScheduledJob]] = []
 
-    def put(self, job: Job, at: int) -> None:
+    def put(self, job: ScheduledJob, at: int) -> None:
         """Ask for the task of `job` at `at`, and not at another time."""
         job.ask_at = at
         heapq.heappush(self._queue, (at, job.ref, job))
@@ -93,25 +93,34 @@ class Asks:
         """Drop from the head what no longer holds."""
         while self._queue and (
             self._queue[0][2].ask_at != self._queue[0][0]
-            or self._queue[0][2].state is not State.RUNNING
+            or self._queue[0][2].state is not JobState.RUNNING
         ):
             heapq.heappop(self._queue)
 
 
-class Keeping:
-    """Keeps tasks alive whatever their durations: see `Admission`, `Timetable` and `Repolls`.
+class LeasePolling:
+    """Keeps tasks alive whatever their durations.
+
+    See `AdmissionController`, `Timetable` and `ExtraPolls`.
 
     `lease`, `interval`, `insured` and `give_up` as in `Polling`; `counts` tells of polls.
     """
 
     def __init__(
-        self, pace: Pace, asks: Asks, *, interval: int, insured: int, lease: int, give_up: int
+        self,
+        pacer: Pacer,
+        asks: PollQueue,
+        *,
+        interval: int,
+        insured: int,
+        lease: int,
+        give_up: int,
     ) -> None:
-        self._table = pace.table
+        self._table = pacer.table
         self._asks = asks
         self._give_up = give_up
-        self.admission = Admission(pace, insured=insured, give_up=give_up)
-        self.repolls = Repolls(pace, lease=lease, interval=interval)
+        self.admission = AdmissionController(pacer, insured=insured, give_up=give_up)
+        self.extra_polls = ExtraPolls(pacer, lease=lease, interval=interval)
         self.counts: Counter[str] = Counter()
 
     @property
@@ -119,23 +128,23 @@ class Keeping:
         """None: what its tasks need is promised."""
         return 0
 
-    def admits(self, job: Job, now: int, limit: int) -> bool:
+    def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
         """Whether all of its polls fit that are to be promised."""
         return self.admission.admits(job, now, limit)
 
-    def created(self, job: Job, now: int) -> None:
+    def created(self, job: ScheduledJob, now: int) -> None:
         """Its polls are promised."""
         self.admission.created(job, now)
 
-    def accepted(self, job: Job, now: int) -> None:
+    def accepted(self, job: ScheduledJob, now: int) -> None:
         """Its promises count from now on."""
         self._table.arm(job.ref)
         self.admission.accepted(job.ref, now)
-        self.repolls.created(job)
+        self.extra_polls.created(job)
         if not job.adopted:
-            self.repolls.hopes(job, self.admission.likely_end(job.ref))
+            self.extra_polls.hopes(job, self.admission.likely_end(job.ref))
 
-    def left(self, job: Job, now: int) -> None:
+    def left(self, job: ScheduledJob, now: int) -> None:
         """A poll leaves: for its promise, as a try, or beside."""
         first = self._table.first(now // SLOT)
         if first is not None and first[1] == job.ref and first[0] <= now // SLOT:
@@ -146,34 +155,34 @@ class Keeping:
             self.counts["tries"] += 1
             job.tries += 1
         job.ask_at = None
-        self.repolls.left(job, now)
+        self.extra_polls.left(job, now)
 
-    def runs(self, job: Job, left: int, interval: int | None, now: int) -> None:
+    def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
         """Its lease is renewed; one that was announced is asked again at its interval."""
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + self._give_up
-        self.repolls.renewed(job, left, interval, age, now)
-        self.repolls.hopes(job, self.admission.likely_end(job.ref))
+        self.extra_polls.renewed(job, left, interval, age, now)
+        self.extra_polls.hopes(job, self.admission.likely_end(job.ref))
         if job.announced:
             self._asks.put(job, now + pause(job))
 
-    def failed(self, job: Job, at: int) -> None:
+    def failed(self, job: ScheduledJob, at: int) -> None:
         """Another leaves inside the lease, if the next promise comes too late."""
-        self.repolls.failed(job, at)
+        self.extra_polls.failed(job, at)
         if job.announced:
             # Its end is near: whoever waits need not wait for the next promise.
             self._asks.put(job, at + pause(job))
 
-    def release(self, job: Job, *, ended: int | None, lost: bool) -> None:
+    def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
         """Its promises go."""
         if ended is not None:
             # The vendor tells of ends by itself, or it does not (any longer).
-            self.repolls.eager = not job.announced
+            self.extra_polls.eager = not job.announced
         self.admission.release(job.ref, ended=ended, lost=lost)
         job.try_at = job.early_at = job.likely_at = job.ask_at = None
 
 
-class Waking:
+class WebhookPolling:
     """Leaves tasks alone until they are announced; nothing here renews a lease.
 
     A task holds the request that asks for its result, or more of them where tasks are announced too
@@ -182,8 +191,8 @@ class Waking:
     from then on, and once more before it is given up.
     """
 
-    def __init__(self, pace: Pace, asks: Asks, *, interval: int) -> None:
-        self._account = pace.table.account
+    def __init__(self, pacer: Pacer, asks: PollQueue, *, interval: int) -> None:
+        self._account = pacer.table.account
         self._asks = asks
         self._interval = interval
         self._tasks: dict[int, int] = {}
@@ -201,38 +210,38 @@ class Waking:
         vain = min(-(-count * (self._vain + _SUPPOSED) // known), _MOST_IN_VAIN * count)
         return count + vain + 2 * isqrt(vain)
 
-    def admits(self, job: Job, now: int, limit: int) -> bool:  # noqa: ARG002 - another's business
+    def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:  # noqa: ARG002 - another's business
         """Whether its creation and its result fit beside the results of those that exist."""
         return self._account.fits(now, 2 + self.held, limit)
 
-    def created(self, job: Job, now: int) -> None:
+    def created(self, job: ScheduledJob, now: int) -> None:
         """It holds a request."""
         self._tasks[job.ref] = now
 
-    def accepted(self, job: Job, now: int) -> None:
+    def accepted(self, job: ScheduledJob, now: int) -> None:
         """It is long overdue after a while."""
         job.interval = self._interval
         self._ask(job, now + _OVERDUE * self._lasts(job), now)
 
-    def left(self, job: Job, now: int) -> None:
+    def left(self, job: ScheduledJob, now: int) -> None:
         """A poll leaves; should its answer never come, another leaves after a while."""
         job.accepted = job.last_left = now
         self._ask(job, now + 2 * _SOON, now)
 
-    def runs(self, job: Job, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
+    def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
         """It was announced too early, or is slow."""
         self._vain += job.announced > 0
         job.doubted, job.tries = False, 0
         lasted = now - self._tasks[job.ref]
         self._ask(job, now + (pause(job) if job.announced else max(_UNKNOWN, lasted // 2)), now)
 
-    def failed(self, job: Job, at: int) -> None:
+    def failed(self, job: ScheduledJob, at: int) -> None:
         """Asked again soon, and ever more rarely: an outage must not cost the window."""
         self._vain += 1
         job.tries += 1
         self._ask(job, at + min(_SOON << min(job.tries - 1, 10), _LONGEST), at)
 
-    def release(self, job: Job, *, ended: int | None, lost: bool) -> None:  # noqa: ARG002 - as above
+    def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:  # noqa: ARG002 - as above
         """What it lasted tells when others are overdue, if it is known."""
         began = self._tasks.pop(job.ref)
         job.ask_at, job.tries = None, 0
@@ -245,23 +254,25 @@ class Waking:
             kind = job.feature, job.outputs
             self._longest[kind] = max(self._lasts(job) * 63 // 64, ended - began)
 
-    def _lasts(self, job: Job) -> int:
+    def _lasts(self, job: ScheduledJob) -> int:
         """How long tasks like that of `job` last at the most."""
         usual = _UNKNOWN if job.usual is None else job.usual[1]
         return self._longest.get((job.feature, job.outputs), usual)
 
-    def _ask(self, job: Job, at: int, now: int) -> None:
+    def _ask(self, job: ScheduledJob, at: int, now: int) -> None:
         """Ask at `at`, or sooner, while it is not given up and there is time for another try."""
         half = max((job.given_up - now) // 2, self._interval)
         last = max(job.given_up - 2 * _SOON, now + half)
         self._asks.put(job, min(at, last))
 
 
-def keepers(pace: Pace, asks: Asks, polling: Polling) -> tuple[Keeping, Keeper]:
+def strategies(
+    pacer: Pacer, asks: PollQueue, polling: Polling
+) -> tuple[LeasePolling, PollingStrategy]:
     """The one that keeps tasks alive, and the one that is to be used, by `Polling.completion`."""
     interval = round(polling.interval * SECOND)
-    keeping = Keeping(
-        pace,
+    keeping = LeasePolling(
+        pacer,
         asks,
         interval=interval,
         insured=round(polling.insured * SECOND),
@@ -270,10 +281,10 @@ def keepers(pace: Pace, asks: Asks, polling: Polling) -> tuple[Keeping, Keeper]:
     )
     if polling.completion != "webhook":
         return keeping, keeping
-    return keeping, Waking(pace, asks, interval=interval)
+    return keeping, WebhookPolling(pacer, asks, interval=interval)
 
 
-def pause(job: Job) -> int:
+def pause(job: ScheduledJob) -> int:
     """How long to leave alone a task that was announced and still runs: longer each time."""
     job.announced += 1
     return min(job.interval << min(job.announced - 2, 10), _LONGEST)

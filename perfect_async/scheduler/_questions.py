@@ -18,14 +18,14 @@ _MOST_FAILURES: Final = 6
 
 
 @attrs.define(eq=False)
-class Question:
+class Query:
     """One question; `since` is when it came, `repeats` whether it may be asked twice, `urgent`
     whether it leaves before those that came sooner and before any creation, `lasting` whether it is
     asked while its lane closes.
     """
 
     ref: int
-    lane: int
+    channel: int
     since: int
     repeats: bool = True
     urgent: bool = False
@@ -33,21 +33,21 @@ class Question:
     failures: int = 0
 
 
-class Questions:
+class QueryQueue:
     """Those that are `waiting`, in the order in which they came, and those on their way."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Question] = deque()
-        self._known: dict[int, Question] = {}
+        self.waiting: deque[Query] = deque()
+        self._known: dict[int, Query] = {}
 
     def __contains__(self, ref: int) -> bool:
         return ref in self._known
 
-    def lane(self, ref: int) -> int:
+    def channel(self, ref: int) -> int:
         """Whose question `ref` is."""
-        return self._known[ref].lane
+        return self._known[ref].channel
 
-    def add(self, question: Question) -> None:
+    def add(self, question: Query) -> None:
         """A question came."""
         self._known[question.ref] = question
         if question.urgent:
@@ -59,13 +59,13 @@ class Questions:
         """The first leaves."""
         self.waiting.popleft()
 
-    def forget(self, question: Question) -> None:
+    def forget(self, question: Query) -> None:
         """It was told how it ended."""
         del self._known[question.ref]
 
     def hear(
         self, command: ev.Ask, event: ev.Answer, *, again: bool
-    ) -> tuple[Question, PerfectError] | None:
+    ) -> tuple[Query, PerfectError] | None:
         """The question of `command` came back; gives it and why where it ended without an answer.
 
         Asking costs nothing but the window, so what may pass is asked `again`, while the client is
@@ -98,10 +98,10 @@ class Questions:
         else:
             question.failures = _MOST_FAILURES
 
-    def close(self, lane: int, *, dropped: bool = False) -> list[Question]:
-        """What was not sent of `lane` is not sent; what lasts is not once it is `dropped`."""
+    def close(self, channel: int, *, dropped: bool = False) -> list[Query]:
+        """What was not sent of `channel` is not sent; what lasts is not once it is `dropped`."""
         for question in self._known.values():
-            question.lasting &= question.lane != lane or not dropped
-        ended = [each for each in self.waiting if each.lane == lane and not each.lasting]
+            question.lasting &= question.channel != channel or not dropped
+        ended = [each for each in self.waiting if each.channel == channel and not each.lasting]
         self.waiting = deque(each for each in self.waiting if each not in ended)
         return ended

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 from perfect_async import events as ev
 from perfect_async._time import SECOND
 from perfect_async.errors import JobRefused, PerfectError
-from perfect_async.scheduler._job import Job, State
+from perfect_async.scheduler._job import JobState, ScheduledJob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,11 +29,11 @@ _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10
 """Pauses double from half a second; more often than this they are at their longest."""
 
-News: TypeAlias = tuple[list[Job], list[tuple[Job, PerfectError]]]
+News: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, PerfectError]]]
 """Jobs that became ready, and jobs that ended with why."""
 
 
-class Preparation:
+class UploadQueue:
     """The jobs whose pictures are not at the vendor yet.
 
     `files_per_call` is how many files one registration holds at first; it is halved when the vendor
@@ -44,14 +44,14 @@ class Preparation:
     def __init__(self, files_per_call: int) -> None:
         self._files = self._files_most = files_per_call
         self._universal = True
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[ScheduledJob] = deque()
         self._since = 0
-        self._registering: dict[int, tuple[Job, ...]] = {}
+        self._registering: dict[int, tuple[ScheduledJob, ...]] = {}
         self._sent = 0
         # Pictures that are being registered or uploaded, or registered and not uploaded.
         self.under_way = 0
-        self._queued: list[tuple[int, int, Job]] = []
-        self._uploading: dict[int, Job] = {}
+        self._queued: list[tuple[int, int, ScheduledJob]] = []
+        self._uploading: dict[int, ScheduledJob] = {}
         # Uploads without an answer since the last that had one, and when the next may leave.
         self._troubles = 0
         self._hold = 0
@@ -62,13 +62,13 @@ class Preparation:
     def _count(self) -> None:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
-    def add(self, job: Job, now: int) -> None:
+    def add(self, job: ScheduledJob, now: int) -> None:
         """A job whose picture must be registered and uploaded."""
         if not self.waiting:
             self._since = now
         self.waiting.append(job)
 
-    def remove(self, jobs: Iterable[Job]) -> None:
+    def remove(self, jobs: Iterable[ScheduledJob]) -> None:
         """Nothing more is done for these; what is under way ends unheard."""
         gone = {job.ref for job in jobs}
         self.waiting = deque(job for job in self.waiting if job.ref not in gone)
@@ -93,7 +93,7 @@ class Preparation:
         feature = None if self._universal else first.feature
         refs: list[int] = []
         for job in self.waiting:
-            if job.lane == first.lane and feature in {None, job.feature}:
+            if job.channel == first.channel and feature in {None, job.feature}:
                 refs.append(job.ref)
                 if len(refs) == self._files:
                     break
@@ -122,7 +122,7 @@ class Preparation:
         """A registration or an upload leaves."""
         match command:
             case ev.Register():
-                refs, jobs, others = set(command.refs), list[Job](), list[Job]()
+                refs, jobs, others = set(command.refs), list[ScheduledJob](), list[ScheduledJob]()
                 while len(jobs) < len(refs):
                     job = self.waiting.popleft()
                     (jobs if job.ref in refs else others).append(job)
@@ -131,11 +131,11 @@ class Preparation:
                 self._sent += len(jobs)
                 self._since = now
                 for job in jobs:
-                    job.move(command, State.REGISTERING)
+                    job.move(command, JobState.REGISTERING)
             case ev.Upload():
                 _, _, job = heapq.heappop(self._queued)
                 self._uploading[command.number] = job
-                job.move(command, State.UPLOADING)
+                job.move(command, JobState.UPLOADING)
             case _:
                 assert_never(command)
         self._count()
@@ -151,7 +151,7 @@ class Preparation:
             # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
             jobs = self._registering.pop(command.number)
             self._sent -= len(jobs)
-            left = [job for job in jobs if job.state is State.REGISTERING]
+            left = [job for job in jobs if job.state is JobState.REGISTERING]
             return self._registered(left, command, event, now)
         if isinstance(event, ev.NotSent | ev.NoAnswer):
             self._troubles += 1
@@ -162,12 +162,12 @@ class Preparation:
         return self._uploaded(self._uploading.pop(command.number), event, now)
 
     def _registered(
-        self, jobs: list[Job], command: ev.Register, event: ev.Answer, now: int
+        self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Answer, now: int
     ) -> News:
         match event:
             case ev.Registered():
                 for job in jobs:
-                    job.move(event, State.REGISTERED)
+                    job.move(event, JobState.REGISTERED)
                     heapq.heappush(self._queued, (now, job.ref, job))
                 return [], []
             case ev.Refused(status=404) if command.feature is None:
@@ -190,13 +190,13 @@ class Preparation:
                 pass
         return self._again(jobs, event, now)
 
-    def _uploaded(self, job: Job, event: ev.Answer, now: int) -> News:
-        if job.state is not State.UPLOADING:
+    def _uploaded(self, job: ScheduledJob, event: ev.Answer, now: int) -> News:
+        if job.state is not JobState.UPLOADING:
             return [], []
         match event:
             case ev.Uploaded():
                 job.failures = 0
-                job.move(event, State.READY)
+                job.move(event, JobState.READY)
                 return [job], []
             case ev.Refused(error=JobRefused()):
                 return [], self._ended([job], event)
@@ -210,20 +210,22 @@ class Preparation:
                 job.failures += 1
                 if job.failures >= _MOST_FAILURES:
                     return [], self._ended([job], event)
-                job.move(event, State.REGISTERED)
+                job.move(event, JobState.REGISTERED)
                 # Behind those that were not tried yet.
                 heapq.heappush(self._queued, (now, job.ref, job))
                 return [], []
 
-    def _again(self, jobs: list[Job], event: ev.Answer, now: int) -> News:
+    def _again(self, jobs: list[ScheduledJob], event: ev.Answer, now: int) -> News:
         """Back to the head of those that wait, in their order."""
         for job in jobs:
-            job.move(event, State.WAITING)
+            job.move(event, JobState.WAITING)
         self.waiting.extendleft(reversed(jobs))
         self._since = now - _LINGER
         return [], []
 
     @staticmethod
-    def _ended(jobs: list[Job], event: ev.Answer) -> list[tuple[Job, PerfectError]]:
+    def _ended(
+        jobs: list[ScheduledJob], event: ev.Answer
+    ) -> list[tuple[ScheduledJob, PerfectError]]:
         error = getattr(event, "error", None)
         return [(job, error) for job in jobs if isinstance(error, PerfectError)]

@@ -9,13 +9,13 @@ from typing import Final
 
 from perfect_async._time import SECOND
 from perfect_async.errors import ClientClosed, PerfectError, SubmissionInDoubt, TaskAbandoned
-from perfect_async.scheduler._job import Job
+from perfect_async.scheduler._job import ScheduledJob
 
 _POOR: Final = 60 * SECOND
 """How long a refused balance is believed; then one job asks again."""
 
 
-class Reasons:
+class Refusals:
     """What speaks against creating anything: `closed` lanes, a `dead` key, too low a balance."""
 
     def __init__(self) -> None:
@@ -23,16 +23,16 @@ class Reasons:
         self.dead: PerfectError | None = None
         self._poor: tuple[int, float, PerfectError] | None = None
 
-    def out_of_units(self, job: Job, error: PerfectError, now: int) -> None:
+    def out_of_units(self, job: ScheduledJob, error: PerfectError, now: int) -> None:
         """The balance was too low for `job`, so it is for what costs as much."""
         least = job.units
         if self._poor is not None and now < self._poor[0]:
             least = min(least, self._poor[1])
         self._poor = now + _POOR, least, error
 
-    def refusal(self, job: Job, now: int) -> PerfectError | None:
+    def refusal(self, job: ScheduledJob, now: int) -> PerfectError | None:
         """Why the job need not even be sent."""
-        if job.lane in self.closed:
+        if job.channel in self.closed:
             return ClientClosed("The client is closing.")
         if self.dead is not None:
             return self.dead
@@ -41,7 +41,7 @@ class Reasons:
         return None
 
 
-def abandoned(job: Job, give_up: int, *, closed: bool) -> PerfectError:
+def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
     """Why a task that still runs is asked for no longer; `give_up` as in `Polling`."""
     message = f"The task had not ended after {give_up / SECOND:g} s and is abandoned."
     if closed:
@@ -56,7 +56,7 @@ def abandoned(job: Job, give_up: int, *, closed: bool) -> PerfectError:
     )
 
 
-def in_doubt(job: Job, error: PerfectError | None) -> PerfectError:
+def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
     """Why nobody knows whether the job has a task; `error` None: the client closed first.
 
     An `error` that says so itself has looked into the unit history, and knows what is at stake.

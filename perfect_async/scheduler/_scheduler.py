@@ -28,8 +28,8 @@ from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.reports import Statistics
-from perfect_async.scheduler._job import IllegalEvent, State
-from perfect_async.scheduler._state import Book
+from perfect_async.scheduler._job import IllegalEvent, JobState
+from perfect_async.scheduler._state import SchedulerState
 
 if TYPE_CHECKING:
     from perfect_async.models import Limits, Polling
@@ -62,13 +62,13 @@ class Scheduler:
     ) -> None:
         self._limits = limits
         self._few = max(_AHEAD, limits.per_second)
-        self._book = book = Book(
+        self._book = book = SchedulerState(
             limits, polling, engine_retries=engine_retries, files_per_call=files_per_call
         )
         # What was answered last and when, None where there was news since.
         self._answer: ev.Command | None = None
         self._answered: int | None = None
-        if book.kept and not book.table.admits(0, 0, book.last(0), book.pace.limit(0)):
+        if book.kept and not book.table.admits(0, 0, book.last(0), book.pacer.limit(0)):
             message = (
                 f"{limits!r} cannot keep even one task alive that is polled every "
                 f"{book.table.cycle * SLOT / SECOND:g} s for up to {polling.give_up_after:g} s."
@@ -99,9 +99,9 @@ class Scheduler:
             case ev.Withdrawn():
                 book.withdraw(event.ref)
             case ev.Closed():
-                book.close(event.lane, now)
+                book.close(event.channel, now)
             case ev.Dropped():
-                book.drop(event.lane, now)
+                book.drop(event.channel, now)
             case ev.Opened() | ev.Emptied():
                 book.units.hear(event)
             case _:
@@ -124,7 +124,7 @@ class Scheduler:
         """
         book, slot = self._book, now // SLOT
         times = book.preparation.wakes()
-        times += book.repolls.wakes()
+        times += book.extra_polls.wakes()
         times += [age for age, _, _ in book.endings.ages[:1]]
         times += [now] * bool(book.adoptions)
         if (asked := book.asks.first()) is not None:
@@ -132,11 +132,11 @@ class Scheduler:
         if (first := book.table.first()) is not None:
             times.append(first[0] * SLOT)
         if book.ready or book.questions.waiting:
-            times.append(book.pace.paused_until())
+            times.append(book.pacer.paused_until())
         soon = [at for at in times if at > now]
         if self._silent(now):
             # The end of the silence, or the answer of what asks, is all that counts.
-            soon.append(max(book.pace.allowance.silent_until, now + SLOT))
+            soon.append(max(book.pacer.allowance.silent_until, now + SLOT))
         elif len(soon) < len(times):
             # Something is due but does not fit. The second and the phases free in slots, the window
             # in buckets.
@@ -145,9 +145,9 @@ class Scheduler:
                 (first is not None and first[0] <= slot)
                 or taking_over
                 or (
-                    book.table.account.fits(now, 1, book.pace.limit(now))
+                    book.table.account.fits(now, 1, book.pacer.limit(now))
                     and (
-                        not (book.table.ample(now) or book.pace.lends(now))
+                        not (book.table.ample(now) or book.pacer.lends(now))
                         or (bool(book.ready) and book.table.origin(slot) is None)
                     )
                 )
@@ -160,20 +160,22 @@ class Scheduler:
         book = self._book
         states = Counter(job.state for job in book.jobs.values())
         return Statistics(
-            waiting=states[State.WAITING],
+            waiting=states[JobState.WAITING],
             preparing=book.preparation.under_way,
-            ready=states[State.READY],
-            running=states[State.SUBMITTING] + states[State.ADOPTED] + states[State.RUNNING],
+            ready=states[JobState.READY],
+            running=states[JobState.SUBMITTING]
+            + states[JobState.ADOPTED]
+            + states[JobState.RUNNING],
             done=book.counts["done"],
             failed=book.counts["failed"],
             requests_in_window=book.table.occupied(book.heard),
-            window_limit=book.pace.allowance.limit(book.heard),
+            window_limit=book.pacer.allowance.limit(book.heard),
             requests=dict(book.kinds),
-            refused=book.pace.refused,
+            refused=book.pacer.refused,
             tries=book.counts["tries"],
             late=book.counts["late"],
             cycle=book.table.cycle * SLOT / SECOND,
-            patience=book.pace.network.patience / SECOND,
+            patience=book.pacer.network.patience / SECOND,
             units=book.units.totals(),
         )
 
@@ -190,7 +192,7 @@ class Scheduler:
         book, left = self._book, waiting + running / 2
         if not book.ended or not left:
             return None if left else 0.0
-        limit = max(1, book.pace.allowance.limit(book.heard))
+        limit = max(1, book.pacer.allowance.limit(book.heard))
         per_job = book.kinds.total() / book.ended if book.ended >= _KNOWN else _REQUESTS_PER_JOB
         lasts = book.lasted / book.ended / SECOND
         needed, free = left * per_job, limit - book.table.occupied(book.heard)
@@ -211,7 +213,7 @@ class Scheduler:
             if requests <= 0:
                 return waits
             waits, requests = period - age / SECOND, requests - count
-        return waits + max(0.0, requests) * period / max(1, self._book.pace.allowance.requests)
+        return waits + max(0.0, requests) * period / max(1, self._book.pacer.allowance.requests)
 
     def past(self, now: int) -> tuple[tuple[int, int], ...]:
         """What of the window is spent, as (age in microseconds, requests), the oldest first."""
@@ -231,14 +233,14 @@ class Scheduler:
         if book.endings.ages and book.endings.ages[0][0] <= now:
             job = book.endings.ages[0][2]
             return ev.Settle(job.ref, book.abandoned(job), job.charged)
-        table, tried = book.table, book.repolls.tries[0]
+        table, tried = book.table, book.extra_polls.tries[0]
         first = table.first(slot) if table.queue and table.queue[0][0] <= slot else None
         owed = first is not None
         again = tried[0] <= now and not owed
         upload = book.preparation.upload(now)
         if not (owed or again or self._wanting(now)):
             return None if upload is None else ev.Upload(number, upload)
-        silent = book.pace.allowance.full and self._silent(now)
+        silent = book.pacer.allowance.full and self._silent(now)
         ample = table.ample(now)
         room = not silent and (ample or table.room(now))
         if first is not None and (room or (first[0] == slot and not silent)):
@@ -260,12 +262,12 @@ class Scheduler:
             and asked[0] <= now
             and room
             and not owed
-            and table.account.fits(now, 1, book.pace.limit(now))
+            and table.account.fits(now, 1, book.pacer.limit(now))
         ):
             return ev.Poll(number, asked[1])
         if upload is not None:
             return ev.Upload(number, upload)
-        if owed or not room or not (ample or book.pace.lends(now)):
+        if owed or not room or not (ample or book.pacer.lends(now)):
             return None
         return self._unpromised(number, now, ample=ample)
 
@@ -284,36 +286,36 @@ class Scheduler:
 
     def _wanting(self, now: int) -> bool:
         """Whether there is anything that nobody was promised and that may want to leave."""
-        book, repolls = self._book, self._book.repolls
+        book, extra_polls = self._book, self._book.extra_polls
         preparation = book.preparation
         if book.ready or book.questions.waiting or book.adoptions:
             return True
         if (asked := book.asks.first()) is not None and asked[0] <= now:
             return True
         if not (preparation.waiting or preparation.under_way):
-            return repolls.early[0][0] <= now
+            return extra_polls.early[0][0] <= now
         # As below: early polls are for when nothing else waits, likely ones for when it does.
         return (
             preparation.registers(now)
-            or repolls.likely[0][0] <= now
-            or repolls.early[0][0] <= now < book.pace.allowance.wary_until
+            or extra_polls.likely[0][0] <= now
+            or extra_polls.early[0][0] <= now < book.pacer.allowance.wary_until
         )
 
     def _silent(self, now: int) -> bool:
         """Whether the window is full with requests of others, and it is not the time to ask."""
-        pace, table = self._book.pace, self._book.table
-        asking = pace.allowance.full and table.asking(now - pace.network.patience)
-        return pace.silent(now, asking=asking)
+        pacer, table = self._book.pacer, self._book.table
+        asking = pacer.allowance.full and table.asking(now - pacer.network.patience)
+        return pacer.silent(now, asking=asking)
 
     def _unpromised(self, number: int, now: int, *, ample: bool) -> ev.Command | None:
         """A request that nobody was promised: it leaves where every window holds."""
-        book, pace = self._book, self._book.pace
-        limit = pace.limit(now)
-        if not book.table.account.fits(now, 1 + book.keeper.held, limit):
+        book, pacer = self._book, self._book.pacer
+        limit = pacer.limit(now)
+        if not book.table.account.fits(now, 1 + book.strategy.held, limit):
             return None
-        if pace.allowance.wary_until > now and (poll := self._early(number, now)) is not None:
+        if pacer.allowance.wary_until > now and (poll := self._early(number, now)) is not None:
             return poll
-        if now < pace.paused_until():
+        if now < pacer.paused_until():
             return None
         question = book.questions.waiting[0] if book.questions.waiting else None
         if question is not None and (question.urgent or now - question.since >= _PATIENT):
@@ -327,9 +329,9 @@ class Scheduler:
         job = book.creation()
         if (
             job is not None
-            and pace.may_create(now)
+            and pacer.may_create(now)
             and (ample or book.table.room(now, creates=True))
-            and book.keeper.admits(job, now, limit)
+            and book.strategy.admits(job, now, limit)
         ):
             return ev.Submit(number, job.ref)
         if registration is not None:
@@ -346,7 +348,7 @@ class Scheduler:
         Where the window holds all the work there is: where it does not, requests are time.
         """
         book = self._book
-        likely = book.repolls.likely[0]
+        likely = book.extra_polls.likely[0]
         # The source may have more than we know of.
         if likely[0] > now or work >= self.appetite() - _AHEAD:
             return None
@@ -357,5 +359,5 @@ class Scheduler:
 
     def _early(self, number: int, now: int) -> ev.Poll | None:
         """Ask a task before its promise, where nothing else waits."""
-        at, ref, _ = self._book.repolls.early[0]
+        at, ref, _ = self._book.extra_polls.early[0]
         return ev.Poll(number, ref) if at <= now else None

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Final
 
 from perfect_async import events as ev
 from perfect_async.errors import ClientClosed, PerfectError
-from perfect_async.scheduler._job import Job, State
-from perfect_async.scheduler._questions import Question, Questions
+from perfect_async.scheduler._job import JobState, ScheduledJob
+from perfect_async.scheduler._questions import Query, QueryQueue
 
 if TYPE_CHECKING:
-    from perfect_async.scheduler._polling import Keeper
-    from perfect_async.scheduler._units import Units
+    from perfect_async.scheduler._polling import PollingStrategy
+    from perfect_async.scheduler._units import UnitLedger
 
-_AT_STAKE: Final = frozenset({State.SUBMITTING, State.RUNNING})
+_AT_STAKE: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
 
 
-class Endings:
+class Settlements:
     """What has ended and was not told yet, and which task grows too old next.
 
     `queue` holds what is to be told, `ages` is a heap of when which task is given up; its head is
@@ -30,22 +30,26 @@ class Endings:
     """
 
     def __init__(
-        self, jobs: dict[int, Job], keeper: Keeper, units: Units, counts: Counter[str]
+        self,
+        jobs: dict[int, ScheduledJob],
+        strategy: PollingStrategy,
+        units: UnitLedger,
+        counts: Counter[str],
     ) -> None:
         self._jobs = jobs
-        self._keeper = keeper
+        self._strategy = strategy
         self._units = units
         self._counts = counts
-        self.queue: deque[tuple[ev.Settle, Job | Question]] = deque()
-        self.ages: list[tuple[int, int, Job]] = []
+        self.queue: deque[tuple[ev.Settle, ScheduledJob | Query]] = deque()
+        self.ages: list[tuple[int, int, ScheduledJob]] = []
 
-    def expect(self, job: Job) -> None:
+    def expect(self, job: ScheduledJob) -> None:
         """The task of `job` exists, and is given up at its time."""
         heapq.heappush(self.ages, (job.given_up, job.ref, job))
 
     def end(
         self,
-        job: Job,
+        job: ScheduledJob,
         ending: ev.Succeeded | PerfectError,
         *,
         cause: ev.Answer | None = None,
@@ -58,20 +62,20 @@ class Endings:
         """
         created = job.state in _AT_STAKE
         if cause is None:
-            job.state = State.ENDED
+            job.state = JobState.ENDED
         else:
-            job.move(cause, State.ENDED)
+            job.move(cause, JobState.ENDED)
         if created:
-            self._keeper.release(job, ended=ended, lost=isinstance(cause, ev.TaskUnknown))
+            self._strategy.release(job, ended=ended, lost=isinstance(cause, ev.TaskUnknown))
             self.tidy()
         self._units.end(job, at_stake)
         self.queue.append((ev.Settle(job.ref, ending, job.charged), job))
 
-    def answer(self, question: Question, error: PerfectError) -> None:
+    def answer(self, question: Query, error: PerfectError) -> None:
         """A question ends without an answer."""
         self.queue.append((ev.Settle(question.ref, error, 0.0), question))
 
-    def settled(self, command: ev.Settle, questions: Questions) -> None:
+    def settled(self, command: ev.Settle, questions: QueryQueue) -> None:
         """What was to be told next is told."""
         if self.queue:
             _, ended = self.queue.popleft()
@@ -80,10 +84,10 @@ class Endings:
             ended = heapq.heappop(self.ages)[2]
             self.end(ended, command.ending, at_stake=ended.charged)
             self.queue.clear()
-        if isinstance(ended, Question):
+        if isinstance(ended, Query):
             questions.forget(ended)
             return
-        ended.state = State.TOLD
+        ended.state = JobState.TOLD
         if not isinstance(command.ending, ClientClosed):
             self._counts["done" if isinstance(command.ending, ev.Succeeded) else "failed"] += 1
         del self._jobs[ended.ref]
@@ -91,5 +95,7 @@ class Endings:
     def tidy(self) -> None:
         """Drop from the head of `ages` what no longer holds."""
         ages = self.ages
-        while ages and (ages[0][2].state is not State.RUNNING or ages[0][2].given_up != ages[0][0]):
+        while ages and (
+            ages[0][2].state is not JobState.RUNNING or ages[0][2].given_up != ages[0][0]
+        ):
             heapq.heappop(ages)

@@ -17,14 +17,14 @@ from perfect_async.errors import (
     PerfectError,
     twin,
 )
-from perfect_async.scheduler._job import ANSWERS, IllegalEvent, Job, State
-from perfect_async.scheduler._pacer import Pace
-from perfect_async.scheduler._polling import Asks, keepers
-from perfect_async.scheduler._questions import Question, Questions
-from perfect_async.scheduler._queues import Preparation
-from perfect_async.scheduler._refusals import Reasons, abandoned, in_doubt
-from perfect_async.scheduler._settlement import Endings
-from perfect_async.scheduler._units import Units
+from perfect_async.scheduler._job import ANSWERS, IllegalEvent, JobState, ScheduledJob
+from perfect_async.scheduler._pacer import Pacer
+from perfect_async.scheduler._polling import PollQueue, strategies
+from perfect_async.scheduler._questions import Query, QueryQueue
+from perfect_async.scheduler._queues import UploadQueue
+from perfect_async.scheduler._refusals import Refusals, abandoned, in_doubt
+from perfect_async.scheduler._settlement import Settlements
+from perfect_async.scheduler._units import UnitLedger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 
-_RUNNING: Final = State.RUNNING
+_RUNNING: Final = JobState.RUNNING
 _CREATED: Final = frozenset(
-    {State.SUBMITTING, State.ADOPTED, State.RUNNING, State.ENDED, State.TOLD}
+    {JobState.SUBMITTING, JobState.ADOPTED, JobState.RUNNING, JobState.ENDED, JobState.TOLD}
 )
 
 
-class Book:
+class SchedulerState:
     """The jobs, the questions and the requests on one key and host."""
 
     def __init__(
@@ -49,27 +49,27 @@ class Book:
         self.lease = round(polling.lease * SECOND)
         self.give_up = round(polling.give_up_after * SECOND)
         self.engine_retries = engine_retries
-        self.pace = Pace(limits, lease=self.lease, horizon=self.give_up)
-        self.table = self.pace.table
-        self.asks = Asks()
-        keeping, self.keeper = keepers(self.pace, self.asks, polling)
+        self.pacer = Pacer(limits, lease=self.lease, horizon=self.give_up)
+        self.table = self.pacer.table
+        self.asks = PollQueue()
+        keeping, self.strategy = strategies(self.pacer, self.asks, polling)
         # Without polls in between there is nothing to promise, and nothing to admit by.
-        self.kept = self.keeper is keeping
-        self.admission, self.repolls = keeping.admission, keeping.repolls
+        self.kept = self.strategy is keeping
+        self.admission, self.extra_polls = keeping.admission, keeping.extra_polls
         self.counts = keeping.counts
-        self.jobs: dict[int, Job] = {}
-        self.preparation = Preparation(files_per_call)
-        self.ready: deque[Job] = deque()
-        self.questions = Questions()
+        self.jobs: dict[int, ScheduledJob] = {}
+        self.preparation = UploadQueue(files_per_call)
+        self.ready: deque[ScheduledJob] = deque()
+        self.questions = QueryQueue()
         self.number = 0
         self.heard = 0
         self.kinds: Counter[str] = Counter()
-        self.units = Units()
-        self.endings = Endings(self.jobs, self.keeper, self.units, self.counts)
-        self.adoptions: deque[Job] = deque()
+        self.units = UnitLedger()
+        self.endings = Settlements(self.jobs, self.strategy, self.units, self.counts)
+        self.adoptions: deque[ScheduledJob] = deque()
         self.ended, self.lasted = 0, 0
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
-        self.reasons = Reasons()
+        self.reasons = Refusals()
 
     # What the deciding half asks.
 
@@ -77,16 +77,16 @@ class Book:
         """The last slot that may hold a poll of a task created now."""
         return (now + self.give_up) // SLOT
 
-    def creation(self) -> Job | None:
+    def creation(self) -> ScheduledJob | None:
         """The job to create next, None where there is none or it has to wait for another."""
         job = self.ready[0] if self.ready else None
-        if job is not None and job.alone and self.pace.creating:
+        if job is not None and job.alone and self.pacer.creating:
             return None
         return job
 
-    def abandoned(self, job: Job) -> PerfectError:
+    def abandoned(self, job: ScheduledJob) -> PerfectError:
         """Why a task that still runs is asked for no longer."""
-        return abandoned(job, self.give_up, closed=job.lane in self.reasons.closed)
+        return abandoned(job, self.give_up, closed=job.channel in self.reasons.closed)
 
     # News from the driver about itself.
 
@@ -96,10 +96,10 @@ class Book:
         match command:
             case ev.Poll():
                 kind, job = "poll", self.jobs[command.ref]
-                if job.state is State.ADOPTED:
+                if job.state is JobState.ADOPTED:
                     self._take_over(self.adoptions.popleft(), command, now)
                 task = job.task
-                self.keeper.left(job, now)
+                self.strategy.left(job, now)
             case ev.Settle():
                 self.endings.settled(command, self.questions)
                 return
@@ -121,34 +121,34 @@ class Book:
         self.number = number = command.number
         self._sent[number] = command, now, task
         if kind:
-            self.table.leave(number, now, self.pace.network.patience, creates=kind == "submit")
+            self.table.leave(number, now, self.pacer.network.patience, creates=kind == "submit")
             self.kinds[kind] += 1
 
-    def _submit(self, job: Job, command: ev.Submit, now: int) -> None:
-        job.move(command, State.SUBMITTING)
+    def _submit(self, job: ScheduledJob, command: ev.Submit, now: int) -> None:
+        job.move(command, JobState.SUBMITTING)
         self.units.reserve(job)
         if job.purses:
             self._end_unaffordable(job.purses)
         job.task = command.number
-        self.pace.created(command.number, now)
+        self.pacer.created(command.number, now)
         job.task_id, job.doubted, job.tries, job.try_at, job.early_at = None, False, 0, None, None
         job.announced = 0
         job.trouble = None
         job.accepted = job.last_left = now
         job.given_up = now + self.give_up
-        self.keeper.created(job, now)
+        self.strategy.created(job, now)
 
-    def _take_over(self, job: Job, command: ev.Poll, now: int) -> None:
+    def _take_over(self, job: ScheduledJob, command: ev.Poll, now: int) -> None:
         """The first poll of a task that was created by somebody else leaves."""
-        job.move(command, State.RUNNING)
+        job.move(command, JobState.RUNNING)
         job.task = command.number
         # Nobody knows how much of its lease is left: a silent poll is tried again at once.
         job.accepted, job.last_left = now - self.lease // 2, now
-        self.keeper.created(job, now)
+        self.strategy.created(job, now)
         self._runs(job, now)
 
-    def _runs(self, job: Job, now: int) -> None:
-        self.keeper.accepted(job, now)
+    def _runs(self, job: ScheduledJob, now: int) -> None:
+        self.strategy.accepted(job, now)
         self.endings.expect(job)
 
     def take_in(self, event: ev.Wanted | ev.Adopted | ev.Forgone | ev.Asked, now: int) -> None:
@@ -157,25 +157,25 @@ class Book:
             raise IllegalEvent(f"{event.ref} is known already.")
         match event:
             case ev.Wanted():
-                self._want(Job.of(event), now)
+                self._want(ScheduledJob.of(event), now)
             case ev.Adopted():
                 # However old it is: once it is asked for, and kept for a while if it runs.
                 given_up = max(now + 2 * self.lease, now - event.age + self.give_up)
-                self.jobs[event.ref] = job = Job.adopting(event, given_up)
+                self.jobs[event.ref] = job = ScheduledJob.adopting(event, given_up)
                 self.units.charge(job)
                 self.adoptions.append(job)
             case ev.Forgone():
-                self.jobs[event.ref] = job = Job.forgone(event)
+                self.jobs[event.ref] = job = ScheduledJob.forgone(event)
                 self.endings.end(job, event.error, at_stake=job.units)
             case ev.Asked():
                 asked = event.repeats, event.urgent, event.lasting
-                self.questions.add(Question(event.ref, event.lane, now, *asked))
-                if event.lane in self.reasons.closed:
-                    self._close_questions(event.lane, ClientClosed("The client is closing."))
+                self.questions.add(Query(event.ref, event.channel, now, *asked))
+                if event.channel in self.reasons.closed:
+                    self._close_questions(event.channel, ClientClosed("The client is closing."))
             case _:
                 assert_never(event)
 
-    def _want(self, job: Job, now: int) -> None:
+    def _want(self, job: ScheduledJob, now: int) -> None:
         self.jobs[job.ref] = job
         error = self.reasons.refusal(job, now) or self.units.refusal(job)
         if error is not None:
@@ -189,7 +189,7 @@ class Book:
         """The vendor says that the task of `ref` has ended."""
         job = self.jobs.get(ref)
         # Announced once, it is about to be asked for, or is being: again adds nothing.
-        if job is not None and job.state in {State.ADOPTED, _RUNNING} and job.announced != 1:
+        if job is not None and job.state in {JobState.ADOPTED, _RUNNING} and job.announced != 1:
             job.announced = 1
             if job.state is _RUNNING:
                 self.asks.put(job, now)
@@ -201,31 +201,31 @@ class Book:
             job.wanted = False
             self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
 
-    def close(self, lane: int, now: int) -> None:
-        """`lane` creates nothing more."""
-        self.reasons.closed.add(lane)
+    def close(self, channel: int, now: int) -> None:
+        """`channel` creates nothing more."""
+        self.reasons.closed.add(channel)
         error = ClientClosed("The client closed before this was sent.")
-        self._end_uncreated([job for job in self.jobs.values() if job.lane == lane], error)
-        self._close_questions(lane, error)
+        self._end_uncreated([job for job in self.jobs.values() if job.channel == channel], error)
+        self._close_questions(channel, error)
         if not self.kept:
             # Who closes has no time to wait for what is announced late, or no longer to anybody.
-            for ref in [job.ref for job in self.jobs.values() if job.lane == lane]:
+            for ref in [job.ref for job in self.jobs.values() if job.channel == channel]:
                 self.announce(ref, now)
 
-    def _close_questions(self, lane: int, error: PerfectError, *, dropped: bool = False) -> None:
-        for question in self.questions.close(lane, dropped=dropped):
+    def _close_questions(self, channel: int, error: PerfectError, *, dropped: bool = False) -> None:
+        for question in self.questions.close(channel, dropped=dropped):
             self.endings.answer(question, error)
 
-    def drop(self, lane: int, now: int) -> None:
-        """`lane` ends now, with all that runs in it."""
-        self.close(lane, now)
-        self._close_questions(lane, ClientClosed("The client is closed."), dropped=True)
-        for job in [job for job in self.jobs.values() if job.lane == lane]:
-            if job.state in {State.ADOPTED, State.RUNNING}:
-                if job.state is State.ADOPTED:
+    def drop(self, channel: int, now: int) -> None:
+        """`channel` ends now, with all that runs in it."""
+        self.close(channel, now)
+        self._close_questions(channel, ClientClosed("The client is closed."), dropped=True)
+        for job in [job for job in self.jobs.values() if job.channel == channel]:
+            if job.state in {JobState.ADOPTED, JobState.RUNNING}:
+                if job.state is JobState.ADOPTED:
                     self.adoptions.remove(job)
                 self.endings.end(job, self.abandoned(job), at_stake=job.charged)
-            elif job.state is State.SUBMITTING:
+            elif job.state is JobState.SUBMITTING:
                 self.endings.end(job, in_doubt(job, None), at_stake=job.units)
 
     # News from the vendor.
@@ -244,7 +244,7 @@ class Book:
         if isinstance(command, ev.Upload):
             self._prepared(command, event, now)
             return
-        self.pace.learn(event, self.table.answered(command.number, now), now)
+        self.pacer.learn(event, self.table.answered(command.number, now), now)
         match command:
             case ev.Poll():
                 self._polled(command, event, sent, now)
@@ -253,7 +253,7 @@ class Book:
             case ev.Register():
                 self._prepared(command, event, now)
             case ev.Ask():
-                lane_open = self.questions.lane(command.ref) not in self.reasons.closed
+                lane_open = self.questions.channel(command.ref) not in self.reasons.closed
                 if (end := self.questions.hear(command, event, again=lane_open)) is not None:
                     self.endings.answer(*end)
             case _:
@@ -270,12 +270,12 @@ class Book:
 
     def _submitted(self, command: ev.Submit, event: ev.Answer, now: int) -> None:
         job = self.jobs.get(command.ref)
-        if job is None or job.state is not State.SUBMITTING:
+        if job is None or job.state is not JobState.SUBMITTING:
             return
         event = cast("ev.OfSubmit", event)
         match event:
             case ev.Accepted():
-                job.move(event, State.RUNNING)
+                job.move(event, JobState.RUNNING)
                 job.task_id, job.failures = event.task_id, 0
                 self.units.charge(job)
                 self._runs(job, now)
@@ -300,11 +300,11 @@ class Book:
             case _:
                 assert_never(event)
 
-    def _again(self, job: Job, cause: ev.Answer) -> None:
+    def _again(self, job: ScheduledJob, cause: ev.Answer) -> None:
         """Create the job (again) before those that came later."""
-        self.keeper.release(job, ended=None, lost=False)
+        self.strategy.release(job, ended=None, lost=False)
         self.units.release(job)
-        job.move(cause, State.READY)
+        job.move(cause, JobState.READY)
         self.endings.tidy()
         self.ready.appendleft(job)
 
@@ -320,7 +320,7 @@ class Book:
         match event:
             case ev.Running():
                 job.trouble = None
-                self.keeper.runs(job, left, event.polling_interval, now)
+                self.strategy.runs(job, left, event.polling_interval, now)
             case ev.Succeeded():
                 self.endings.end(job, event, cause=event, ended=self._lasted(job, now))
             case ev.EngineFailed():
@@ -336,21 +336,21 @@ class Book:
             case ev.TaskUnknown() if not job.doubted and left < job.accepted + self.lease:
                 # By our account the lease held: ask once more before believing it.
                 job.doubted = True
-                self.keeper.failed(job, now)
+                self.strategy.failed(job, now)
             case ev.TaskUnknown() | ev.TimedOut() | ev.KeyRefused():
                 # A twin: the same error may be told to others who have nothing at stake.
                 error = twin(event.error)
                 error.units_at_stake = job.charged
                 self.endings.end(job, error, cause=event, at_stake=job.charged)
             case ev.Limited():
-                self.keeper.failed(job, now + SECOND)
+                self.strategy.failed(job, now + SECOND)
             case ev.NotSent() | ev.NoAnswer() | ev.Refused():
                 job.trouble = event.error
-                self.keeper.failed(job, now)
+                self.strategy.failed(job, now)
             case _:
                 assert_never(event)
 
-    def _lasted(self, job: Job, now: int) -> int | None:
+    def _lasted(self, job: ScheduledJob, now: int) -> int | None:
         """The task ended by `now`: evidence, if its creation was seen."""
         if job.adopted:
             return None
@@ -361,16 +361,16 @@ class Book:
     def after(self, now: int) -> None:
         """After any news: true heads of the queues, and a plan that suits the network."""
         self.heard = now
-        self.repolls.tidy()
+        self.extra_polls.tidy()
         self.asks.tidy()
-        if not self.pace.calm:
-            self.pace.cut(now)
-        if now >= self.admission.acts_at or self.pace.allowance.wary_until:
+        if not self.pacer.calm:
+            self.pacer.cut(now)
+        if now >= self.admission.acts_at or self.pacer.allowance.wary_until:
             self.admission.review(now)
 
     # How things end.
 
-    def _end_uncreated(self, jobs: Iterable[Job], error: PerfectError) -> None:
+    def _end_uncreated(self, jobs: Iterable[ScheduledJob], error: PerfectError) -> None:
         gone = [job for job in jobs if job.state not in _CREATED]
         self._discard(gone)
         for job in gone:
@@ -384,7 +384,7 @@ class Book:
         for job, error in poor:
             self.endings.end(job, error)
 
-    def _discard(self, jobs: list[Job]) -> None:
+    def _discard(self, jobs: list[ScheduledJob]) -> None:
         self.preparation.remove(jobs)
         gone = {job.ref for job in jobs}
         self.ready = deque(job for job in self.ready if job.ref not in gone)

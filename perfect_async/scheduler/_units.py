@@ -14,25 +14,25 @@ import attrs
 from perfect_async import events as ev
 from perfect_async.errors import CeilingReached, PerfectError
 from perfect_async.reports import Spending
-from perfect_async.scheduler._job import Job
+from perfect_async.scheduler._job import ScheduledJob
 
 _ROUNDING: Final = 1e-6
 """Of units: how far sums of prices may be off, as floats add; far below any price."""
 
 
 @attrs.define
-class _Purse:
+class _Ceiling:
     """`most` units may be spent, `spent` of them are or may be."""
 
     most: float
     spent: float = 0.0
 
 
-class Units:
+class UnitLedger:
     """The units of all jobs on one key and host, and the purses that they come from."""
 
     def __init__(self) -> None:
-        self._purses: dict[int, _Purse] = {}
+        self._purses: dict[int, _Ceiling] = {}
         self._charged = self._returned = self._at_stake = 0.0
 
     def totals(self) -> Spending:
@@ -43,54 +43,56 @@ class Units:
         """A ceiling holds from now on, or nothing more comes under it."""
         match event:
             case ev.Opened():
-                self._purses[event.purse] = _Purse(event.most)
+                self._purses[event.ceiling] = _Ceiling(event.most)
             case ev.Emptied():
-                self._purses.pop(event.purse, None)
+                self._purses.pop(event.ceiling, None)
             case _:
                 assert_never(event)
 
-    def refusal(self, job: Job) -> PerfectError | None:
+    def refusal(self, job: ScheduledJob) -> PerfectError | None:
         """Why `job` cannot be paid for, None where it can."""
         for name in job.purses:
-            purse = self._purses.get(name)
-            if purse is not None and purse.spent + job.units > purse.most + _ROUNDING:
+            ceiling = self._purses.get(name)
+            if ceiling is not None and ceiling.spent + job.units > ceiling.most + _ROUNDING:
                 return CeilingReached(
-                    f"The job costs {job.units:g} units; of max_units={purse.most:g} there are "
-                    f"{purse.spent:g} spent or reserved."
+                    f"The job costs {job.units:g} units; of max_units={ceiling.most:g} there are "
+                    f"{ceiling.spent:g} spent or reserved."
                 )
         return None
 
-    def poor(self, jobs: Iterable[Job], purses: tuple[int, ...]) -> list[tuple[Job, PerfectError]]:
+    def poor(
+        self, jobs: Iterable[ScheduledJob], purses: tuple[int, ...]
+    ) -> list[tuple[ScheduledJob, PerfectError]]:
         """Those of `jobs` that one of `purses` cannot pay for any longer, and why."""
         paid = [job for job in jobs if not set(purses).isdisjoint(job.purses)]
         return [(job, error) for job in paid if (error := self.refusal(job)) is not None]
 
-    def reserve(self, job: Job) -> None:
+    def reserve(self, job: ScheduledJob) -> None:
         """The creation of `job` leaves."""
         self._move(job, job.units)
 
-    def charge(self, job: Job) -> None:
+    def charge(self, job: ScheduledJob) -> None:
         """Its task exists."""
         job.charged = job.units
         self._charged += job.units
 
-    def give_back(self, job: Job) -> None:
+    def give_back(self, job: ScheduledJob) -> None:
         """Its engine failed."""
         self._returned += job.charged
         job.charged = 0.0
         self._move(job, 0.0)
 
-    def release(self, job: Job) -> None:
+    def release(self, job: ScheduledJob) -> None:
         """Its creation was not executed."""
         self._move(job, 0.0)
 
-    def end(self, job: Job, at_stake: float) -> None:
+    def end(self, job: ScheduledJob, at_stake: float) -> None:
         """It ended; `at_stake` units are or may be charged for it with nothing to show."""
         self._at_stake += at_stake
         self._move(job, max(job.charged, at_stake))
 
-    def _move(self, job: Job, reserved: float) -> None:
+    def _move(self, job: ScheduledJob, reserved: float) -> None:
         for name in job.purses:
-            if (purse := self._purses.get(name)) is not None:
-                purse.spent += reserved - job.reserved
+            if (ceiling := self._purses.get(name)) is not None:
+                ceiling.spent += reserved - job.reserved
         job.reserved = reserved

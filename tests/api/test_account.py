@@ -21,27 +21,27 @@ from perfect_async._api.account import (
     templates,
     units,
 )
-from perfect_async._api.tasks import Call, Reply
+from perfect_async._api.tasks import Request, Response
 from perfect_async.errors import BadAnswer, PerfectError, RequestRefused, ServiceUnavailable
 from perfect_async.models import Grant, Units
 from perfect_async.reports import Template
 from tests.api.test_responses import bodies, json_values
 
 
-def reply(value: object, status: int = 200) -> Reply:
-    return Reply(status, json.dumps(value).encode(), "17")
+def reply(value: object, status: int = 200) -> Response:
+    return Response(status, json.dumps(value).encode(), "17")
 
 
 @pytest.mark.parametrize(
     ("expected", "call"),
     [
-        (Call("GET", "/s2s/v1.0/client/credit"), units()),
+        (Request("GET", "/s2s/v1.0/client/credit"), units()),
         (
-            Call("GET", "/s2s/v2.0/task/template/ai-avatar", (("page_size", "20"),)),
+            Request("GET", "/s2s/v2.0/task/template/ai-avatar", (("page_size", "20"),)),
             templates("ai-avatar", None),
         ),
         (
-            Call(
+            Request(
                 "GET",
                 "/s2s/v2.0/task/template/ai-avatar",
                 (("page_size", "20"), ("starting_token", "a&b")),
@@ -49,15 +49,15 @@ def reply(value: object, status: int = 200) -> Reply:
             templates("ai-avatar", "a&b"),
         ),
         (
-            Call("GET", "/s2s/v2.0/credit/feature-cost", (("page_size", "20"),)),
+            Request("GET", "/s2s/v2.0/credit/feature-cost", (("page_size", "20"),)),
             feature_costs(None),
         ),
-        (Call("GET", "/s2s/v1.0/client/credit/history", (("page_size", "30"),)), history(None)),
-        (Call("POST", "/s2s/v2.0/task/delete", (), b'{"task_id":"a\\"b"}'), delete('a"b')),
+        (Request("GET", "/s2s/v1.0/client/credit/history", (("page_size", "30"),)), history(None)),
+        (Request("POST", "/s2s/v2.0/task/delete", (), b'{"task_id":"a\\"b"}'), delete('a"b')),
     ],
     ids=repr,
 )
-def test_questions(expected: Call, call: Call) -> None:
+def test_questions(expected: Request, call: Request) -> None:
     """Each question has its call; the first page names no token, since a null is a 400."""
     assert expected == call
 
@@ -216,7 +216,7 @@ def test_wrong_prices_are_named(expected: str, row: object) -> None:
 @pytest.mark.parametrize("content", [b'{"status":200}', b"", b"<html>"])
 def test_a_deletion_is_its_status(content: bytes) -> None:
     """A success is a deletion, whatever its body says."""
-    read_deleted(Reply(200, content))
+    read_deleted(Response(200, content))
 
 
 def test_a_refused_deletion_is_raised() -> None:
@@ -339,6 +339,6 @@ def test_any_page_is_read_or_refused(status: int, content: bytes) -> None:
     """Whatever the bytes, a reader gives its values or an error of ours."""
     for read in (read_templates, read_units, read_feature_costs, read_deleted, read_history):
         try:
-            read(Reply(status, content))
+            read(Response(status, content))
         except PerfectError as error:
             assert error.__context__ is None  # noqa: PT017 -- it may also not raise

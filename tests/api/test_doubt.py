@@ -7,15 +7,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perfect_async._api.account import Movement
-from perfect_async._api.doubt import SKEW, Inquiry, Unsettled
+from perfect_async._api.doubt import SKEW, HistorySearch, Unresolved
 from perfect_async._time import SECOND
 
 SENT = 1_790_000_000 * SECOND
 FEATURES = ("ai-smile", "ai-avatar")
 
 
-def inquiry(feature: str = "ai-smile", features: tuple[str, ...] = FEATURES) -> Inquiry:
-    return Inquiry(feature, features, SENT)
+def search(feature: str = "ai-smile", features: tuple[str, ...] = FEATURES) -> HistorySearch:
+    return HistorySearch(feature, features, SENT)
 
 
 def row(task_id: str, after: float = 1.0, action: str = "ai-smile") -> Movement:
@@ -29,32 +29,32 @@ def nobody(task_id: str) -> bool:
 @pytest.mark.parametrize(
     ("expected", "rows", "known"),
     [
-        (Unsettled.NOTHING, [], ""),
+        (Unresolved.NOTHING, [], ""),
         ("a", [row("a")], ""),
         ("a", [row("a", -5)], ""),
-        (Unsettled.AMBIGUOUS, [row("a", -5.1)], ""),
-        (Unsettled.AMBIGUOUS, [row("a", -60)], ""),
-        (Unsettled.NOTHING, [row("a", -60.1)], ""),
-        (Unsettled.NOTHING, [row("a")], "a"),
+        (Unresolved.AMBIGUOUS, [row("a", -5.1)], ""),
+        (Unresolved.AMBIGUOUS, [row("a", -60)], ""),
+        (Unresolved.NOTHING, [row("a", -60.1)], ""),
+        (Unresolved.NOTHING, [row("a")], "a"),
         ("b", [row("b"), row("a")], "a"),
         ("a", [row("a", 9), row("a", 1)], ""),
-        (Unsettled.AMBIGUOUS, [row("b"), row("a")], ""),
-        (Unsettled.AMBIGUOUS, [row("c"), row("b"), row("a")], "b"),
-        (Unsettled.NOTHING, [row("a", action="ai-avatar")], ""),
-        (Unsettled.NOTHING, [row("a", action="create-ai-avatar-v2")], ""),
+        (Unresolved.AMBIGUOUS, [row("b"), row("a")], ""),
+        (Unresolved.AMBIGUOUS, [row("c"), row("b"), row("a")], "b"),
+        (Unresolved.NOTHING, [row("a", action="ai-avatar")], ""),
+        (Unresolved.NOTHING, [row("a", action="create-ai-avatar-v2")], ""),
         ("a", [row("a", action="")], ""),
         ("a", [row("a", action="run-task")], ""),
-        (Unsettled.AMBIGUOUS, [row("b"), row("a", action="run-task")], ""),
+        (Unresolved.AMBIGUOUS, [row("b"), row("a", action="run-task")], ""),
         ("b", [row("b"), row("a", action="ai-avatar")], ""),
         # The vendor's clock may be ahead of ours.
         ("a", [row("a", 3600)], ""),
     ],
 )
 def test_a_task_is_taken_only_if_it_is_the_only_one(
-    expected: str | Unsettled, rows: list[Movement], known: str
+    expected: str | Unresolved, rows: list[Movement], known: str
 ) -> None:
     """One unknown id of this feature between the sending and now, or none at all."""
-    asked = inquiry()
+    asked = search()
 
     asked.read(rows)
 
@@ -63,7 +63,7 @@ def test_a_task_is_taken_only_if_it_is_the_only_one(
 
 def test_known_tasks_are_found_as_well() -> None:
     """What was seen is told, whoever it belongs to."""
-    asked = inquiry()
+    asked = search()
     asked.read([row("b"), row("x", action="ai-avatar"), row("a"), row("old", -61)])
 
     assert frozenset({"a", "b"}) == asked.found
@@ -80,7 +80,7 @@ def test_known_tasks_are_found_as_well() -> None:
 )
 def test_a_feature_may_be_named_like_another(expected: bool, feature: str, action: str) -> None:
     """An action that names two features, one within the other, means the longer."""
-    asked = inquiry(feature, ("ai-smile", "ai-smile-pro", "ai-avatar"))
+    asked = search(feature, ("ai-smile", "ai-smile-pro", "ai-avatar"))
     asked.read([row("a", action=action)])
 
     assert expected == bool(asked.found)
@@ -88,10 +88,10 @@ def test_a_feature_may_be_named_like_another(expected: bool, feature: str, actio
 
 def test_an_action_that_names_two_features_may_be_either() -> None:
     """A task that might be of this feature must not be overlooked."""
-    asked = inquiry()
+    asked = search()
     asked.read([row("b", action="ai-avatar-from-ai-smile"), row("a")])
 
-    assert Unsettled.AMBIGUOUS is asked.verdict(nobody)
+    assert Unresolved.AMBIGUOUS is asked.verdict(nobody)
 
 
 # How far to read.
@@ -122,7 +122,7 @@ def test_an_action_that_names_two_features_may_be_either() -> None:
 )
 def test_pages_are_read_until_they_are_older(more: bool, pages: list[list[Movement]]) -> None:
     """Newest first, reading ends with a line before the sending; in another order it does not."""
-    asked = inquiry()
+    asked = search()
 
     told = [asked.read(page) for page in pages][-1]
 
@@ -136,9 +136,9 @@ histories = st.lists(
 )
 
 
-def read_all(rows: list[Movement], size: int) -> tuple[str | Unsettled, int]:
+def read_all(rows: list[Movement], size: int) -> tuple[str | Unresolved, int]:
     """Read page by page as long as that is asked for; the verdict, and how many lines it took."""
-    asked, taken = inquiry(), 0
+    asked, taken = search(), 0
     for start in range(0, len(rows), size):
         page = rows[start : start + size]
         taken += len(page)
@@ -164,7 +164,7 @@ def test_the_verdict_does_not_depend_on_pages_or_order(
     elif any(a.at >= b.at for a, b in itertools.pairwise(rows)):
         rows.sort(key=lambda line: line.at)
         rows = [line for i, line in enumerate(rows) if not i or line.at > rows[i - 1].at]
-    whole = inquiry()
+    whole = search()
     whole.read(rows)
 
     verdict, taken = read_all(rows, size)
@@ -184,20 +184,20 @@ def test_adopted_only_if_exactly_one_is_unknown(
         for line in rows
         if line.at >= SENT - SKEW and line.action != "ai-avatar" and line.task_id not in known
     }
-    asked = inquiry()
+    asked = search()
     asked.read(rows)
 
     verdict = asked.verdict(lambda task_id: task_id in known)
 
     match len(may_be):
         case 0:
-            assert Unsettled.NOTHING is verdict
+            assert Unresolved.NOTHING is verdict
         case 1:
             [task_id] = may_be
             first = min(
                 line.at for line in rows if line.task_id == task_id and line.at >= SENT - SKEW
             )
             early = first < SENT - 5 * SECOND
-            assert (Unsettled.AMBIGUOUS if early else task_id) == verdict
+            assert (Unresolved.AMBIGUOUS if early else task_id) == verdict
         case _:
-            assert Unsettled.AMBIGUOUS is verdict
+            assert Unresolved.AMBIGUOUS is verdict

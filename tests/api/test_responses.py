@@ -12,11 +12,11 @@ from perfect_async._api.responses import (
     Credit,
     File,
     Headers,
+    Malformed,
     Page,
     Put,
-    Reply,
+    Response,
     State,
-    Wrong,
     as_delay,
     as_interval,
     as_moment,
@@ -24,12 +24,12 @@ from perfect_async._api.responses import (
     as_text,
     as_whole,
     bad,
+    error_details,
     outer_interval,
     read,
     refusal,
     same_code,
-    shaped,
-    told,
+    structure,
     unsigned,
 )
 from perfect_async.errors import (
@@ -63,7 +63,7 @@ json_values = st.recursive(
 )
 bodies = st.binary() | json_values.map(lambda value: json.dumps(value).encode())
 replies = st.builds(
-    Reply,
+    Response,
     status=st.sampled_from([*range(200, 206), 301, 400, 401, 403, 404, 408, 425, 429, 500, 502])
     | st.integers(100, 999),
     content=bodies,
@@ -78,8 +78,8 @@ def body(value: object) -> bytes:
 
 def test_a_replys_repr_tells_no_content() -> None:
     """A body, which may hold signed URLs, shows by its length."""
-    assert "<6 bytes>" in repr(Reply(200, b"secret"))
-    assert "secret" not in repr(Reply(200, b"secret"))
+    assert "<6 bytes>" in repr(Response(200, b"secret"))
+    assert "secret" not in repr(Response(200, b"secret"))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_replys_repr_tells_no_content() -> None:
 )
 def test_a_status_belongs_to_a_class(good: bool, denied: bool, status: int) -> None:
     """2xx is good, 4xx is denied, the rest is neither."""
-    assert (good, denied) == (Reply(status, b"").good, Reply(status, b"").denied)
+    assert (good, denied) == (Response(status, b"").good, Response(status, b"").denied)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_status_belongs_to_a_class(good: bool, denied: bool, status: int) -> N
 )
 def test_only_a_request_id_is_one(expected: str | None, header: str | None) -> None:
     """An `x-request-id` is kept if it is short and plain."""
-    assert expected == Reply(200, b"", header).identity
+    assert expected == Response(200, b"", header).identity
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_text_may_be_a_number(expected: str, value: object) -> None:
 @pytest.mark.parametrize("value", [None, True, False, [], {}], ids=repr)
 def test_text_is_nothing_else(value: object) -> None:
     """A truth value, a list or an object is no text."""
-    with pytest.raises(Wrong, match="is not text"):
+    with pytest.raises(Malformed, match="is not text"):
         as_text(value)
 
 
@@ -144,7 +144,7 @@ def test_numbers_may_be_text(expected: float, value: object) -> None:
 )
 def test_numbers_are_finite(value: object) -> None:
     """What is no finite number is none."""
-    with pytest.raises(Wrong, match="is not a finite number"):
+    with pytest.raises(Malformed, match="is not a finite number"):
         as_number(value)
 
 
@@ -164,7 +164,7 @@ def test_whole_numbers_may_be_written_otherwise(expected: int, value: object) ->
 @pytest.mark.parametrize("value", [None, True, 1.5, "1.5", "a", math.nan, "9" * 400, []], ids=repr)
 def test_whole_numbers_are_nothing_else(value: object) -> None:
     """A fraction, a truth value or no number at all is no whole number."""
-    with pytest.raises(Wrong, match="number"):
+    with pytest.raises(Malformed, match="number"):
         as_whole(value)
 
 
@@ -261,7 +261,7 @@ def test_upload_headers_in_three_shapes(headers: object) -> None:
         "u", "PUT", Headers((("Content-Type", "image/jpeg"), ("Content-Length", "29490")))
     )
 
-    assert expected == shaped(body({"url": "u", "method": "PUT", "headers": headers}), Put)
+    assert expected == structure(body({"url": "u", "method": "PUT", "headers": headers}), Put)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_upload_headers_in_three_shapes(headers: object) -> None:
 )
 def test_upload_headers_may_be_missing(value: object) -> None:
     """null is as good as absent."""
-    assert Put("u") == shaped(body(value), Put)
+    assert Put("u") == structure(body(value), Put)
 
 
 @pytest.mark.parametrize(
@@ -304,9 +304,9 @@ def test_what_is_wrong_is_named_by_its_path(
             row if row is None else {k: v for k, v in row.items() if v is not ...} for row in rows
         ]
 
-    found = shaped(body({"data": {"files": files}}), list[File], "data", "files")
+    found = structure(body({"data": {"files": files}}), list[File], "data", "files")
 
-    assert isinstance(found, Wrong)
+    assert isinstance(found, Malformed)
     assert expected == str(found)
 
 
@@ -315,9 +315,9 @@ def test_what_is_wrong_is_named_by_its_path(
 )
 def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
     """What is wrong inside headers is looked for there."""
-    found = shaped(body({"url": "u", "headers": wrong}), Put)
+    found = structure(body({"url": "u", "headers": wrong}), Put)
 
-    assert isinstance(found, Wrong)
+    assert isinstance(found, Malformed)
     assert str(found).startswith("headers")
 
 
@@ -340,9 +340,9 @@ def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
 )
 def test_what_is_no_answer_at_all(expected: str, content: bytes) -> None:
     """HTML, no UTF-8, endless nesting, and a list where an object belongs are wrong."""
-    found = shaped(content, Page)
+    found = structure(content, Page)
 
-    assert isinstance(found, Wrong)
+    assert isinstance(found, Malformed)
     assert expected == str(found)
 
 
@@ -351,7 +351,7 @@ def test_what_is_no_answer_at_all(expected: str, content: bytes) -> None:
 )
 def test_keys_on_the_way_must_be_there(content: bytes) -> None:
     """What stands above the wanted is checked as well."""
-    assert isinstance(shaped(content, Page, "data", "page"), Wrong)
+    assert isinstance(structure(content, Page, "data", "page"), Malformed)
 
 
 @pytest.mark.parametrize(
@@ -367,30 +367,30 @@ def test_keys_on_the_way_must_be_there(content: bytes) -> None:
 )
 def test_tolerance(expected: Page, content: bytes) -> None:
     """Unknown and repeated keys, a byte order mark, NaN and lone surrogates do no harm."""
-    assert expected == shaped(content, Page)
+    assert expected == structure(content, Page)
 
 
 def test_big_ids_are_exact() -> None:
     """An id above 2^53 is not rounded."""
-    assert Credit(9007199254740993) == shaped(b'{"id":9007199254740993}', Credit)
+    assert Credit(9007199254740993) == structure(b'{"id":9007199254740993}', Credit)
 
 
 def test_raw_values_stay_raw() -> None:
     """What is judged where it is used comes as it is."""
     content = body({"task_status": "running", "error": {"a": 1}, "polling_interval": "x"})
 
-    assert State("running", {"a": 1}, None, "x") == shaped(content, State)
+    assert State("running", {"a": 1}, None, "x") == structure(content, State)
 
 
 def test_read_gives_what_is_there() -> None:
     """A good reply gives the wanted shape."""
-    assert "t" == read(Reply(200, b'{"data":{"task_id":"t"}}'), str, "data", "task_id")
+    assert "t" == read(Response(200, b'{"data":{"task_id":"t"}}'), str, "data", "task_id")
 
 
 def test_read_raises_with_the_path() -> None:
     """A good reply with a wrong field is a BadAnswer that names the field and the request id."""
     with pytest.raises(BadAnswer, match=r"data\.task_id is missing") as caught:
-        read(Reply(200, b'{"data":{}}', "17"), str, "data", "task_id")
+        read(Response(200, b'{"data":{}}', "17"), str, "data", "task_id")
 
     assert (200, "17") == (caught.value.status, caught.value.request_id)
     assert (None, None) == (caught.value.__cause__, caught.value.__context__)
@@ -399,7 +399,7 @@ def test_read_raises_with_the_path() -> None:
 def test_read_raises_the_refusal() -> None:
     """A reply that is no success is read as what it is."""
     with pytest.raises(Unauthorized):
-        read(Reply(401, b"{}"), str, "data")
+        read(Response(401, b"{}"), str, "data")
 
 
 def test_no_error_holds_a_successful_body() -> None:
@@ -407,15 +407,15 @@ def test_no_error_holds_a_successful_body() -> None:
     content = b'{"data":{"files":[{"url":"https://s.example/a?X-Amz-Signature=abc"'
 
     with pytest.raises(BadAnswer) as caught:
-        read(Reply(200, content), list[File], "data", "files")
+        read(Response(200, content), list[File], "data", "files")
 
     assert "Signature" not in f"{caught.value}{caught.value.args}{caught.value.__context__}"
 
 
 def test_an_outer_interval_is_found() -> None:
     """`polling_interval` may stand beside `data`."""
-    assert 5 == outer_interval(Reply(200, b'{"polling_interval":5,"data":{}}'))
-    assert outer_interval(Reply(200, b"[]")) is None
+    assert 5 == outer_interval(Response(200, b'{"polling_interval":5,"data":{}}'))
+    assert outer_interval(Response(200, b"[]")) is None
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_an_outer_interval_is_found() -> None:
 )
 def test_what_the_vendor_wrote(expected: tuple[str, str | None], value: object) -> None:
     """An envelope's text is quoted, and its code kept if it is a word."""
-    assert expected == told(Reply(400, body(value)))
+    assert expected == error_details(Response(400, body(value)))
 
 
 def test_codes_are_compared_without_case() -> None:
@@ -494,7 +494,7 @@ def test_refusals(kind: type[PerfectError], status: int, code: str | None, html:
         kind = RequestRefused
     content = b"<html>no</html>" if html else body({"error": "no", "error_code": code})
 
-    error = refusal(Reply(status, content, "17"))
+    error = refusal(Response(status, content, "17"))
 
     assert kind is type(error)
     assert "17" == getattr(error, "request_id", None)
@@ -509,16 +509,16 @@ def test_a_refusal_quotes_the_vendor() -> None:
     """What the vendor says about a request is in the message."""
     content = body({"error": "template_id is required.", "error_code": "InvalidParameters"})
 
-    assert "'template_id is required.'" in str(refusal(Reply(400, content)))
-    assert "'template_id is required.'" in str(refusal(Reply(503, content)))
-    assert "'template_id is required.'" in str(refusal(Reply(429, content)))
+    assert "'template_id is required.'" in str(refusal(Response(400, content)))
+    assert "'template_id is required.'" in str(refusal(Response(503, content)))
+    assert "'template_id is required.'" in str(refusal(Response(429, content)))
 
 
 def test_an_answer_about_a_key_is_not_quoted() -> None:
     """A 401 may repeat the key; its text stays out of the message, its code goes in."""
     content = body({"error": "key sk-secret is not valid", "error_code": "InvalidApiKey"})
 
-    text = str(refusal(Reply(401, content)))
+    text = str(refusal(Response(401, content)))
 
     assert "secret" not in text
     assert "InvalidApiKey" in text
@@ -526,15 +526,15 @@ def test_an_answer_about_a_key_is_not_quoted() -> None:
 
 def test_bad_names_the_problem() -> None:
     """The error for an unusable answer says what is wrong with it, and its status."""
-    error = bad(Reply(200, b"", "17"), "data is missing")
+    error = bad(Response(200, b"", "17"), "data is missing")
 
     assert "data is missing" in str(error)
     assert (200, "17") == (error.status, error.request_id)
 
 
 @given(replies)
-@example(Reply(400, b'{"error":' * 50_000))
-def test_any_reply_is_some_refusal(reply: Reply) -> None:
+@example(Response(400, b'{"error":' * 50_000))
+def test_any_reply_is_some_refusal(reply: Response) -> None:
     """Whatever came back, reading it as a refusal gives an error of ours that prints."""
     error = refusal(reply)
 
@@ -543,7 +543,7 @@ def test_any_reply_is_some_refusal(reply: Reply) -> None:
 
 
 @given(replies, st.sampled_from([list[File], State, Put, Credit, Page, str, list[Credit]]))
-def test_any_reply_is_read_or_refused(reply: Reply, shape: type[object]) -> None:
+def test_any_reply_is_read_or_refused(reply: Response, shape: type[object]) -> None:
     """Whatever came back, reading it gives the shape or an error of ours."""
     try:
         read(reply, shape)

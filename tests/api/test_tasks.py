@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perfect_async._api.tasks import (
-    Call,
     FileFacts,
-    Reply,
+    Request,
+    Response,
     asked,
     poll,
     polled,
@@ -66,15 +66,15 @@ ASK = Ask(4, 9)
 SIGNED = "https://results.example/a.jpg?X-Amz-Signature=secret"
 
 
-def reply(value: object, status: int = 200, retry_after: str | None = None) -> Reply:
-    return Reply(status, json.dumps(value).encode(), "17", retry_after)
+def reply(value: object, status: int = 200, retry_after: str | None = None) -> Response:
+    return Response(status, json.dumps(value).encode(), "17", retry_after)
 
 
 def polling(value: object, status: int = 200) -> Answer:
     return polled(POLL, reply(value, status), task_id="t", units=3.0)
 
 
-def said(call: Call) -> object:
+def said(call: Request) -> object:
     assert call.content is not None
     return json.loads(call.content)
 
@@ -245,7 +245,7 @@ def test_the_method_defaults_to_put() -> None:
 )
 def test_a_registration_that_cannot_be_used_is_no_answer(expected: str, value: object) -> None:
     """A grant too few, too many or incomplete registers nothing, and the message says where."""
-    answered = Reply(200, b"<html>") if value is ... else reply(value)
+    answered = Response(200, b"<html>") if value is ... else reply(value)
 
     answer = registered(REGISTER, answered)
 
@@ -411,7 +411,7 @@ def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
     """What JSON forbids and Python reads does no harm to the poll."""
     content = b'{"data":{"task_status":"running","polling_interval":' + constant + b"}}"
 
-    assert Running(POLL) == polled(POLL, Reply(200, content), task_id="t", units=1.0)
+    assert Running(POLL) == polled(POLL, Response(200, content), task_id="t", units=1.0)
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def test_an_unknown_task_may_have_been_charged(status: int, code: str) -> None:
 )
 def test_the_vendors_own_time_limit_is_final(content: bytes) -> None:
     """This one 500 is no passing failure, in whatever case or envelope it comes."""
-    answer = polled(POLL, Reply(500, content, "17"), task_id="t", units=3.0)
+    answer = polled(POLL, Response(500, content, "17"), task_id="t", units=3.0)
 
     assert isinstance(answer, TimedOut)
     assert isinstance(answer.error, TaskTimedOut)
@@ -559,7 +559,7 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
 )
 def test_a_malformed_poll_is_asked_again(content: bytes) -> None:
     """A 200 that does not say how the task stands is no answer."""
-    answer = polled(POLL, Reply(200, content), task_id="t", units=1.0)
+    answer = polled(POLL, Response(200, content), task_id="t", units=1.0)
 
     assert NoAnswer is type(answer)
     assert BadAnswer is type(error_of(answer))
@@ -610,8 +610,8 @@ def judged(answer: Answer) -> None:
 
 
 @given(replies)
-@example(Reply(200, b'{"data":{"task_status":"success","results":' + b'{"output":[' * 20_000))
-def test_any_reply_is_an_answer(answered: Reply) -> None:
+@example(Response(200, b'{"data":{"task_status":"success","results":' + b'{"output":[' * 20_000))
+def test_any_reply_is_an_answer(answered: Response) -> None:
     """Whatever the status, headers and bytes, each command gets one of its answers."""
     judged(registered(REGISTER, answered))
     judged(submitted(SUBMIT, answered))
@@ -641,4 +641,4 @@ def test_any_data_is_an_answer(data: dict[str, object]) -> None:
 
 def test_refusal_is_part_of_the_wire() -> None:
     """What a foreign reply is can be asked here as well."""
-    assert RequestRefused is type(refusal(Reply(404, b"")))
+    assert RequestRefused is type(refusal(Response(404, b"")))

@@ -18,9 +18,9 @@ import pytest
 
 import perfect_async.sandbox
 from perfect_async import Batch, Client, Polling, cli
-from perfect_async._journal.sqlite import JournalFile
+from perfect_async._journal.sqlite import SqliteJournal
 from perfect_async.cli import _program, _runner
-from perfect_async.cli._display import Screen, Told
+from perfect_async.cli._display import Display, JobReport
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support import virtual_time
 
@@ -156,14 +156,14 @@ def test_ctrl_c_twice(
 
 def press_at(monkeypatch: pytest.MonkeyPatch, *outcomes: int) -> None:
     """Press Ctrl-C at these outcomes, counted from 1."""
-    told: list[Told] = []
+    told: list[JobReport] = []
 
-    def tell(_: Screen, one: Told) -> None:
+    def tell(_: Display, one: JobReport) -> None:
         told.append(one)
         if len(told) in outcomes:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Screen, "tell", tell)
+    monkeypatch.setattr(Display, "tell", tell)
 
 
 # Money.
@@ -243,11 +243,11 @@ def test_resume_after_leaving(
     assert {"success": done + running} == dict(sandbox.ledger.tasks_by_state)
 
 
-def noting(times: list[float]) -> Callable[[Batch, Screen, str | None], NoReturn]:
+def noting(times: list[float]) -> Callable[[Batch, Display, str | None], NoReturn]:
     """`_runner._leave`, noting the loop's time."""
     leave = _runner._leave
 
-    def left(batch: Batch, screen: Screen, later: str | None) -> NoReturn:
+    def left(batch: Batch, screen: Display, later: str | None) -> NoReturn:
         times.append(asyncio.get_running_loop().time())
         leave(batch, screen, later)
 
@@ -318,7 +318,7 @@ def test_a_journal_in_use(
 ) -> None:
     """Another process at the journal is status 2, and nothing is sent or forgotten."""
     sandbox = at(monkeypatch)
-    owner = JournalFile("jobs.db", 0)
+    owner = SqliteJournal("jobs.db", 0)
     try:
         for command in (["smile", "in"], ["resume"], ["forget"]):
             assert 2 == cli.main([*command, "--journal", "jobs.db"])

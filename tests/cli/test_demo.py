@@ -8,7 +8,7 @@ from PIL import Image
 
 from perfect_async import PictureRefused
 from perfect_async.cli._demo import Demo, _sheet
-from perfect_async.cli._display import Screen, Tally, Told
+from perfect_async.cli._display import Display, JobReport, RunSummary
 from perfect_async.cli._inputs import Found
 from perfect_async.sandbox import portrait
 from tests.support import virtual_time
@@ -16,8 +16,8 @@ from tests.support import virtual_time
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
 
 
-def run(demo: Demo) -> Tally:
-    return virtual_time.run(lambda: demo.run(Screen("nothing")))
+def run(demo: Demo) -> RunSummary:
+    return virtual_time.run(lambda: demo.run(Display("nothing")))
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a demo with failing pictures has run."""
     folder = tmp_path_factory.mktemp("demo")
     demo = Demo(folder, None, fail=0.05, seed=0)
-    tally = run(demo)
-    assert (23, 1) == (tally.done, len(tally.failures))
+    summary = run(demo)
+    assert (23, 1) == (summary.done, len(summary.failures))
     assert [
         *(folder / name for name in ("contact-sheet.png", "summary.md", "summary.json")),
         folder / "results",
-    ] == demo.report(tally)
+    ] == demo.report(summary)
     return folder
 
 
@@ -90,8 +90,8 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     """The same seed gives the same portraits and failures, another one others."""
 
     def failed(seed: int) -> list[str]:
-        tally = run(Demo(tmp_path / str(seed), None, fail=0.1, seed=seed))
-        return sorted(Path(told.source).name for told in tally.failures)
+        summary = run(Demo(tmp_path / str(seed), None, fail=0.1, seed=seed))
+        return sorted(Path(told.source).name for told in summary.failures)
 
     first = failed(3)
 
@@ -106,10 +106,10 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 def test_a_perfect_demo(tmp_path: Path) -> None:
     """Without failures nothing is announced and nothing failed; all fails where all should."""
     demo = Demo(tmp_path, None, fail=0.0, seed=0)
-    tally = run(demo)
-    demo.report(tally)
+    summary = run(demo)
+    demo.report(summary)
 
-    assert (24, []) == (tally.done, tally.failures)
+    assert (24, []) == (summary.done, summary.failures)
     assert "will fail" not in demo.announcement
     assert "24 drawn portraits, on a sandbox in this process: no key" in demo.announcement
     assert "Failed" not in (tmp_path / "summary.md").read_text()
@@ -128,12 +128,12 @@ def test_pictures_of_ones_own(tmp_path: Path) -> None:
     pictures: list[Found] = [photo, heic, text, tmp_path / "gone.jpg", "https://x/y.jpg?z=1"]
     demo = Demo(tmp_path / "out", pictures, fail=0.0, seed=0)
 
-    tally = run(demo)
-    demo.report(tally)
+    summary = run(demo)
+    demo.report(summary)
 
-    sources = {told.source for told in tally.told if told.ok}
+    sources = {told.source for told in summary.told if told.ok}
     assert {str(photo), "https://x/y.jpg"} <= sources
-    refused = {told.source for told in tally.failures if isinstance(told.error, PictureRefused)}
+    refused = {told.source for told in summary.failures if isinstance(told.error, PictureRefused)}
     assert {str(text), str(tmp_path / "gone.jpg")} <= refused
     assert "5 of your pictures" in demo.announcement
     assert not (tmp_path / "out" / "originals").exists()
@@ -143,18 +143,18 @@ def test_a_big_sheet_is_cut(tmp_path: Path) -> None:
     """Past 80 pairs the sheet ends, and the summary says so."""
     pictures: list[Found] = [f"https://x/{number}.jpg" for number in range(100)]
     demo = Demo(tmp_path, pictures, fail=0.0, seed=0)
-    tally = Tally([], 100, 1.0)
+    summary = RunSummary([], 100, 1.0)
 
-    demo.report(tally)
+    demo.report(summary)
 
     assert "contact-sheet.png (the first 80)" in (tmp_path / "summary.md").read_text()
-    assert _sheet(pictures[:80], tally).size == _sheet(pictures, tally).size
+    assert _sheet(pictures[:80], summary).size == _sheet(pictures, summary).size
 
 
 def test_a_small_sheet_has_room_for_its_title(tmp_path: Path) -> None:
     """One pair is wide enough; a long or foreign name is cut from its front."""
     path = tmp_path / f"{'long-' * 20}古.jpg"
     path.write_bytes(portrait(1, 64))
-    told = Told(str(path), False, None, 0.0, None, (), PictureRefused("x"))
+    told = JobReport(str(path), False, None, 0.0, None, (), PictureRefused("x"))
 
-    assert (496, 208) == _sheet([path], Tally([told], 1, 1.0)).size
+    assert (496, 208) == _sheet([path], RunSummary([told], 1, 1.0)).size

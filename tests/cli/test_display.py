@@ -24,10 +24,10 @@ from perfect_async import (
 from perfect_async.cli._display import (
     PLAIN_TICK,
     TICK,
+    Display,
+    JobReport,
     Results,
-    Screen,
-    Tally,
-    Told,
+    RunSummary,
     clock,
     complain,
     printable,
@@ -43,17 +43,17 @@ HOSTILE = "[red]a\x1b[31m\u202eb\n"
 ESCAPED = "[red]a\\x1b[31m\\u202eb\\n"
 
 PROGRESS = Progress(total=24, done=10, failed=2, running=5, waiting=7, units=10.0, eta=75.4)
-DONE = Told("a.jpg", True, "t", 1.0, 2.0, (Path("o.png"),), None)
+DONE = JobReport("a.jpg", True, "t", 1.0, 2.0, (Path("o.png"),), None)
 
 
 def statistics() -> Statistics:
     return Scheduler(Limits(), Polling(), engine_retries=1).statistics()
 
 
-def failed(source: str = "b.jpg", *, units: float = 0.0, text: str = "No [b]face[/].") -> Told:
+def failed(source: str = "b.jpg", *, units: float = 0.0, text: str = "No [b]face[/].") -> JobReport:
     error = TaskFailed(text, code="error_no_face", passing=False, task_id="u")
     error.units_at_stake = units
-    return Told(source, False, "u", units, 1.23456, (), error)
+    return JobReport(source, False, "u", units, 1.23456, (), error)
 
 
 class Tty(io.StringIO):
@@ -107,13 +107,13 @@ def test_clock(seconds: float, text: str) -> None:
 
 def test_tally_counts() -> None:
     """Done, failed, not sent (told or not), units, and units at stake."""
-    unsent = Told("c.jpg", False, None, 0.0, None, (), ClientClosed("stopped"))
+    unsent = JobReport("c.jpg", False, None, 0.0, None, (), ClientClosed("stopped"))
     told = [DONE, failed(units=2.0), unsent]
-    tally = Tally(told, 5, 75.0)
+    summary = RunSummary(told, 5, 75.0)
 
-    assert "1 done, 1 failed, 3 not sent, 3 units, 2 at stake, in 1:15" == str(tally)
-    assert [told[1]] == tally.failures
-    assert "1 done, 0 failed, 1 units, in 0:01" == str(Tally([DONE], 1, 1.0))
+    assert "1 done, 1 failed, 3 not sent, 3 units, 2 at stake, in 1:15" == str(summary)
+    assert [told[1]] == summary.failures
+    assert "1 done, 0 failed, 1 units, in 0:01" == str(RunSummary([DONE], 1, 1.0))
 
 
 def test_json_of_a_failure() -> None:
@@ -154,7 +154,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """In a log each tick is a line without escape codes, whatever FORCE_COLOR says."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORCE_COLOR", "1")
-        screen = Screen()
+        screen = Display()
         with screen:
             screen.tick(PROGRESS, statistics())
             screen.tick(attrs.evolve(PROGRESS, eta=None), statistics())
@@ -167,7 +167,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_long_lines_stay_whole_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever greps a log wants one line."""
-    Screen().say("word " * 100)
+    Display().say("word " * 100)
 
     assert 1 == len(capsys.readouterr().err.splitlines())
 
@@ -184,7 +184,7 @@ def test_results_go_to_stdout(
     capsys: pytest.CaptureFixture[str], results: Results, out: str
 ) -> None:
     """Paths or JSON, and nothing of it on stderr."""
-    Screen(results).tell(DONE)
+    Display(results).tell(DONE)
 
     assert (out, "") == capsys.readouterr()
 
@@ -192,7 +192,7 @@ def test_results_go_to_stdout(
 def test_failures_have_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Picture, cause and mend; markup in them is text; then the whole in one line."""
     text = "The engine found [bold]no[/bold] face.\x1b[31m"
-    Screen().close(Tally([failed("[link=x]b.jpg", text=text), DONE], 2, 3.0), Path("out"))
+    Display().close(RunSummary([failed("[link=x]b.jpg", text=text), DONE], 2, 3.0), Path("out"))
     out, err = capsys.readouterr()
     words = " ".join(err.replace("│", " ").split())
 
@@ -206,7 +206,7 @@ def test_failures_have_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_many_failures_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
     """Past a hundred the table says how many are left out."""
-    Screen().close(Tally([failed(f"{n}.jpg") for n in range(103)], 103, 3.0), Path("out"))
+    Display().close(RunSummary([failed(f"{n}.jpg") for n in range(103)], 103, 3.0), Path("out"))
     err = capsys.readouterr().err
 
     assert "and 3 more failures; --json tells all of them" in err
@@ -217,7 +217,7 @@ def test_many_failures_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_failure_without_an_error_has_no_row(capsys: pytest.CaptureFixture[str]) -> None:
     """A table needs a cause for a row, and does not break without one."""
-    Screen().close(Tally([attrs.evolve(DONE, ok=False)], 1, 3.0), Path("out"))
+    Display().close(RunSummary([attrs.evolve(DONE, ok=False)], 1, 3.0), Path("out"))
 
     assert "a.jpg" not in capsys.readouterr().err
 
@@ -225,7 +225,7 @@ def test_a_failure_without_an_error_has_no_row(capsys: pytest.CaptureFixture[str
 def test_a_live_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal the picture is drawn over itself and gone at the end, results stay."""
     tty = on_a_tty(monkeypatch)
-    screen = Screen()
+    screen = Display()
     with screen:
         screen.tick(PROGRESS, statistics())
         first = tty.getvalue()
@@ -248,7 +248,7 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     tty = on_a_tty(monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
 
-    with Screen() as screen:
+    with Display() as screen:
         screen.tick(PROGRESS, statistics())
 
     assert tty.getvalue().startswith("12 of 24: ")
@@ -261,7 +261,7 @@ def test_results_of_a_live_run_can_be_piped(monkeypatch: pytest.MonkeyPatch) -> 
     piped = io.StringIO()
     monkeypatch.setattr("sys.stdout", piped)
 
-    with Screen() as screen:
+    with Display() as screen:
         screen.tell(DONE)
 
     assert "o.png\n" == piped.getvalue()
@@ -336,6 +336,6 @@ def test_a_reader_that_leaves() -> None:
 def test_units_at_stake_are_said() -> None:
     """An abandoned task counts its units among those at stake."""
     error = TaskAbandoned("late", task_id="t", units_at_stake=1.0)
-    told = Told("a.jpg", False, "t", 1.0, 600.0, (), error)
+    told = JobReport("a.jpg", False, "t", 1.0, 600.0, (), error)
 
-    assert "0 done, 1 failed, 1 units, 1 at stake, in 10:00" == str(Tally([told], 1, 600.0))
+    assert "0 done, 1 failed, 1 units, 1 at stake, in 10:00" == str(RunSummary([told], 1, 600.0))

@@ -11,7 +11,7 @@ import pytest
 
 from perfect_async import Avatar, Client, Job, Progress, Smile, Statistics
 from perfect_async.cli import _runner
-from perfect_async.cli._display import Screen, Tally, Told
+from perfect_async.cli._display import Display, JobReport, RunSummary
 from perfect_async.cli._runner import _interrupts
 from perfect_async.errors import NotSaved
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
@@ -20,14 +20,14 @@ from tests.support import virtual_time
 SMILES = {"ai-smile": Durations.fixed(8.0)}
 
 
-class Notes(Screen):
+class Notes(Display):
     """A screen that remembers; a live one if `every` is short."""
 
     def __init__(self, every: float = 10.0, presses: Sequence[int] = ()) -> None:
         super().__init__("nothing")
         self.progress: list[Progress] = []
         self.lines: list[str] = []
-        self.told: list[Told] = []
+        self.told: list[JobReport] = []
         self._every = every
         self._presses = presses
 
@@ -41,7 +41,7 @@ class Notes(Screen):
     def say(self, text: str) -> None:
         self.lines.append(text)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: JobReport) -> None:
         self.told.append(told)
         if len(self.told) in self._presses:
             signal.raise_signal(signal.SIGINT)
@@ -51,7 +51,7 @@ def client(sandbox: Sandbox) -> Client:
     return Client("key", base_url="https://sandbox.example", transport=sandbox.transport())
 
 
-async def process(on: Client, jobs: Sequence[Job], out: Path, screen: Screen) -> Tally:
+async def process(on: Client, jobs: Sequence[Job], out: Path, screen: Display) -> RunSummary:
     return await _runner.process(on, lambda one: one.batch(jobs, save_to=out), screen)
 
 
@@ -64,16 +64,16 @@ async def test_all_are_saved_and_told(tmp_path: Path) -> None:
     jobs = [*smiles(5), Avatar(portrait(9, 64), template_id="male_studio_00", output_count=2)]
     sandbox, screen = Sandbox(durations=SMILES), Notes()
 
-    tally = await process(client(sandbox), jobs, tmp_path / "not there yet", screen)
+    summary = await process(client(sandbox), jobs, tmp_path / "not there yet", screen)
 
     assert (6, 6, [], 0, 6.0) == (
-        *(tally.done, tally.jobs, tally.failures),
-        *(tally.unsent, tally.units),
+        *(summary.done, summary.jobs, summary.failures),
+        *(summary.unsent, summary.units),
     )
-    assert screen.told == list(tally.told)
-    files = [path for told in tally.told for path in told.files]
+    assert screen.told == list(summary.told)
+    files = [path for told in summary.told for path in told.files]
     assert 7 == len(set(files)) == len([path for path in files if path.is_file()])
-    assert tally.seconds > 8
+    assert summary.seconds > 8
     assert 0 == sandbox.ledger.units_wasted
 
 
@@ -81,12 +81,12 @@ async def test_it_is_watched_to_the_end(tmp_path: Path) -> None:
     """Progress is shown at once, every `every` seconds, and when all is over."""
     screen = Notes(every=1.0)
 
-    tally = await process(client(Sandbox(durations=SMILES)), smiles(3), tmp_path, screen)
+    summary = await process(client(Sandbox(durations=SMILES)), smiles(3), tmp_path, screen)
 
     first, last = screen.progress[0], screen.progress[-1]
     assert (3, 0, 3) == (first.total, first.done, first.waiting)
     assert (3, 3, 0, 0) == (last.total, last.done, last.running, last.waiting)
-    assert tally.seconds == pytest.approx(len(screen.progress), abs=2)
+    assert summary.seconds == pytest.approx(len(screen.progress), abs=2)
 
 
 async def test_failures_are_told_beside_the_rest(tmp_path: Path) -> None:
@@ -94,23 +94,23 @@ async def test_failures_are_told_beside_the_rest(tmp_path: Path) -> None:
     jobs = [*smiles(2), Smile(tmp_path / "missing.jpg"), Smile("https://x/bad.jpg?sig=s")]
     sandbox = Sandbox(faults=Faults(by_picture={"https://x/bad.jpg?sig=s": "error_no_face"}))
 
-    tally = await process(client(sandbox), jobs, tmp_path, Notes())
+    summary = await process(client(sandbox), jobs, tmp_path, Notes())
 
-    failures = {told.source: type(told.error).__name__ for told in tally.failures}
+    failures = {told.source: type(told.error).__name__ for told in summary.failures}
     assert {
         str(tmp_path / "missing.jpg"): "PictureRefused",
         "https://x/bad.jpg": "TaskFailed",
     } == failures
-    assert 2 == tally.done
+    assert 2 == summary.done
 
 
 async def test_what_cannot_be_saved_has_failed(tmp_path: Path) -> None:
     """A disk that refuses is a failure that says the units are spent."""
     (tmp_path / "file").write_bytes(b"")
 
-    tally = await process(client(Sandbox()), smiles(1), tmp_path / "file", Notes())
+    summary = await process(client(Sandbox()), smiles(1), tmp_path / "file", Notes())
 
-    (told,) = tally.told
+    (told,) = summary.told
     assert isinstance(told.error, NotSaved)
     assert not told.ok
     assert told.error.message.startswith("The pictures were made, but not saved: ")
@@ -123,9 +123,9 @@ async def test_what_cannot_be_fetched_has_failed(tmp_path: Path) -> None:
     sandbox = Sandbox()
     sandbox.script("result", *[(404, "gone")] * 2)
 
-    tally = await process(client(sandbox), smiles(1), tmp_path, Notes())
+    summary = await process(client(sandbox), smiles(1), tmp_path, Notes())
 
-    (told,) = tally.told
+    (told,) = summary.told
     assert "Nothing was charged" not in str(told.error)
     assert told.error is not None
     assert told.error.message.startswith("The pictures were made, but not saved: ")
@@ -136,15 +136,15 @@ async def test_ctrl_c_creates_nothing_more(tmp_path: Path) -> None:
     sandbox, screen = Sandbox(durations=SMILES), Notes(presses=[1])
     before = signal.getsignal(signal.SIGINT)
 
-    tally = await process(client(sandbox), smiles(200), tmp_path, screen)
+    summary = await process(client(sandbox), smiles(200), tmp_path, screen)
 
-    assert [] == tally.failures
-    assert 1 < tally.done < 40
-    assert 200 == tally.done + tally.unsent
-    assert tally.done == len(sandbox.ledger.tasks) == len(screen.told)
-    assert {"success": tally.done} == dict(sandbox.ledger.tasks_by_state)
+    assert [] == summary.failures
+    assert 1 < summary.done < 40
+    assert 200 == summary.done + summary.unsent
+    assert summary.done == len(sandbox.ledger.tasks) == len(screen.told)
+    assert {"success": summary.done} == dict(sandbox.ledger.tasks_by_state)
     assert screen.lines[0].startswith("Stopping: nothing more is sent; ")
-    assert (0, tally.done) == (screen.progress[-1].failed, screen.progress[-1].done)
+    assert (0, summary.done) == (screen.progress[-1].failed, screen.progress[-1].done)
     assert before is signal.getsignal(signal.SIGINT)
 
 
@@ -153,7 +153,7 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
     screen = Notes(presses=[1, 2])
     began, ended = [], []
 
-    async def main() -> Tally:
+    async def main() -> RunSummary:
         began.append(asyncio.get_running_loop().time())
         try:
             return await process(
@@ -203,7 +203,7 @@ async def test_an_ignored_ctrl_c_stays_ignored() -> None:
 
 def test_another_thread_gets_no_signals(tmp_path: Path) -> None:
     """Outside of the main thread a run works, and Ctrl-C is somebody else's."""
-    tallies: list[Tally] = []
+    tallies: list[RunSummary] = []
 
     def work() -> None:
         tallies.append(

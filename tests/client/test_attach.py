@@ -72,13 +72,13 @@ async def test_without_the_journal(tmp_path: Path, monkeypatch: MP) -> None:
     """So does a client that knows nothing but the id, beside the one that keeps the task."""
     shop = Shop(tmp_path, monkeypatch, durations=LONG)
     async with (
-        shop.client() as keeper,
+        shop.client() as strategy,
         client(shop.sandbox, base_url="https://yce-api-01.perfectcorp.com") as c,
     ):
-        task_id = await timed_out(keeper)
+        task_id = await timed_out(strategy)
         result = await c.attach(Smile, task_id)
         assert [1] == faces(await result.save(shop.out))
-        adds_up(keeper, shop.sandbox)
+        adds_up(strategy, shop.sandbox)
         # What somebody else was charged for is none of its charges.
         assert (0.0, 0.0, 0.0) == _units(c)
 
@@ -91,12 +91,12 @@ def _units(c: Client) -> tuple[float, float, float]:
 async def test_two_clients_on_one_key(tmp_path: Path, monkeypatch: MP) -> None:
     """Clients that share a ledger share the task too: nobody polls it twice."""
     shop = Shop(tmp_path, monkeypatch, durations=LONG)
-    async with shop.client() as keeper, shop.client(journal=None, transport=keeper._given) as c:
-        task_id = await timed_out(keeper)
+    async with shop.client() as strategy, shop.client(journal=None, transport=strategy._given) as c:
+        task_id = await timed_out(strategy)
         attached = asyncio.ensure_future(c.attach(Smile, task_id))
         await asyncio.sleep(1)
-        assert c._desk is not None
-        assert 1 == len(c._desk.driver.intake)
+        assert c._session is not None
+        assert 1 == len(c._session.driver.registry)
         await attached
         adds_up(c, shop.sandbox)
 

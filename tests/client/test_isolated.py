@@ -37,7 +37,7 @@ from perfect_async import (
     WaitTimeout,
 )
 from perfect_async._client.batch import Batch
-from perfect_async._client.threaded_batch import IsolatedBatch
+from perfect_async._client.threaded_batch import ThreadedBatch
 from perfect_async._runtime.apart import _threads
 from perfect_async.sandbox import Durations, Faults, Sandbox, serve
 from tests.support.sandboxed import FACE, KEY, Between, avatar, client, clock, smile, smiles
@@ -412,7 +412,7 @@ async def test_batches_of_all_kinds(kind: str, ordered: bool, tmp_path: Path) ->
     sources = {"list": list(smiles(count)), "generator": smiles(count), "async": asynchronous()}
     async with isolated(sandbox) as c:
         async with c.batch(sources[kind], ordered=ordered, save_to=tmp_path) as batch:
-            assert isinstance(batch, IsolatedBatch)
+            assert isinstance(batch, ThreadedBatch)
             assert (count if kind == "list" else None) == batch.progress.total
             keys = [outcome.job.key async for outcome in batch if outcome.ok]
         progress = batch.progress

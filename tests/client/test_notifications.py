@@ -19,7 +19,7 @@ from perfect_async import (
     TaskExpired,
     WebhookRejected,
 )
-from perfect_async._journal.sqlite import JournalFile
+from perfect_async._journal.sqlite import SqliteJournal
 from perfect_async.sandbox import Durations, WebhookFaults
 from perfect_async.webhooks import WebhookApp
 from tests.support.sandboxed import FACE, Between, client, clock, smile
@@ -232,9 +232,9 @@ async def test_when_the_driver_has_failed() -> None:
     """Nobody would ask, so it is not acknowledged."""
     here = shop(SILENT)
     async with opened(here) as c:
-        assert c._desk is not None
+        assert c._session is not None
         said = note(c, end_of("x"))
-        c._desk.driver.scheduler.due = None  # type: ignore[method-assign,assignment]
+        c._session.driver.scheduler.due = None  # type: ignore[method-assign,assignment]
         with pytest.raises(ClientClosed):
             await c.run(smile())
         with pytest.raises(ClientClosed):
@@ -259,14 +259,14 @@ async def test_a_disk_that_fails(
 ) -> None:
     """The result comes, no notification is acknowledged, and the sender's next attempt is."""
     here = shop(lifts=True, webhook_retries=[60.0])
-    commit, failing = JournalFile.commit, True
+    commit, failing = SqliteJournal.commit, True
 
-    def fails(self: JournalFile, *words: object) -> None:
+    def fails(self: SqliteJournal, *words: object) -> None:
         if failing and here.sandbox.ledger.tasks:
             raise JournalError("The disk is full.") from sqlite3.OperationalError()
         commit(self, *words)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(JournalFile, "commit", fails)
+    monkeypatch.setattr(SqliteJournal, "commit", fails)
     async with opened(here, "webhook", journal=tmp_path / "jobs.db") as c:
         began = clock()
         await c.run(Smile(FACE))
@@ -284,9 +284,9 @@ async def test_a_disk_that_fails(
 async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Poll and result do not wait for it; the sender is told after ten seconds to try again."""
     here = shop(lifts=True, webhook_retries=[60.0])
-    commit, goes_on, over = JournalFile.commit, threading.Event(), threading.Event()
+    commit, goes_on, over = SqliteJournal.commit, threading.Event(), threading.Event()
 
-    def hangs(self: JournalFile, *words: object) -> None:
+    def hangs(self: SqliteJournal, *words: object) -> None:
         if here.sandbox.ledger.tasks and not goes_on.is_set():
             with hanging():
                 goes_on.wait()
@@ -294,7 +294,7 @@ async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         if goes_on.is_set():
             over.set()
 
-    monkeypatch.setattr(JournalFile, "commit", hangs)
+    monkeypatch.setattr(SqliteJournal, "commit", hangs)
     try:
         async with opened(here, "webhook", journal=tmp_path / "jobs.db") as c:
             began = clock()
@@ -319,9 +319,9 @@ async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 async def test_the_endpoint_says_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mounted as an app, a disk that fails is a 503, a wrong secret a 400, and the rest 204."""
     here = shop(SILENT, lifts=True)
-    commit = JournalFile.commit
+    commit = SqliteJournal.commit
 
-    def fails(self: JournalFile, *words: object) -> None:
+    def fails(self: SqliteJournal, *words: object) -> None:
         if here.sandbox.ledger.tasks:
             raise JournalError("The disk is full.")
         commit(self, *words)  # type: ignore[arg-type]
@@ -336,11 +336,11 @@ async def test_the_endpoint_says_try_again(tmp_path: Path, monkeypatch: pytest.M
 
             assert 204 == await status()
             assert 400 == await status(secret=OTHER)
-            monkeypatch.setattr(JournalFile, "commit", fails)
+            monkeypatch.setattr(SqliteJournal, "commit", fails)
             waits = asyncio.ensure_future(c.run(Smile(FACE)))
             await asyncio.sleep(5)
             assert 503 == await status(webhook_id="msg_2")
-            monkeypatch.setattr(JournalFile, "commit", commit)
+            monkeypatch.setattr(SqliteJournal, "commit", commit)
             await asyncio.sleep(10)
             assert 204 == await status(webhook_id="msg_2")
             await waits

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfect_async._client import results
-from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage, _Part
+from perfect_async._client.results import AtomicFile, Done, Failed, Outcome, Result, ResultImage
 from perfect_async.errors import (
     BadAnswer,
     ConfigurationError,
@@ -482,9 +482,9 @@ class TestCancelled:
     ) -> None:
         """A disk that answers after the cancellation makes no file any more, or a whole one."""
         begun, go, over = threading.Event(), threading.Event(), threading.Event()
-        original: Callable[..., None] = getattr(_Part, method)
+        original: Callable[..., None] = getattr(AtomicFile, method)
 
-        def slow(part: _Part, *args: object) -> None:
+        def slow(part: AtomicFile, *args: object) -> None:
             if not late:
                 original(part, *args)
             with hanging():
@@ -494,7 +494,7 @@ class TestCancelled:
                 original(part, *args)
             over.set()
 
-        monkeypatch.setattr(_Part, method, slow)
+        monkeypatch.setattr(AtomicFile, method, slow)
         task = asyncio.create_task(result(FakeStore(a=JPG)).save(out))
         await asyncio.to_thread(begun.wait)
         task.cancel()
@@ -511,21 +511,21 @@ class TestCancelled:
     ) -> None:
         """Whoever leaves waits for the sweeping a few seconds; the thread does it later."""
         begun, go, over = threading.Event(), threading.Event(), threading.Event()
-        write, discard = _Part.write, _Part.discard
+        write, discard = AtomicFile.write, AtomicFile.discard
 
-        def slow(part: _Part, data: bytes) -> None:
+        def slow(part: AtomicFile, data: bytes) -> None:
             write(part, data)
             with part._lock, hanging():
                 begun.set()
                 go.wait()
 
-        def noted(part: _Part) -> None:
+        def noted(part: AtomicFile) -> None:
             with hanging():
                 discard(part)
             over.set()
 
-        monkeypatch.setattr(_Part, "write", slow)
-        monkeypatch.setattr(_Part, "discard", noted)
+        monkeypatch.setattr(AtomicFile, "write", slow)
+        monkeypatch.setattr(AtomicFile, "discard", noted)
         task = asyncio.create_task(result(FakeStore(a=JPG)).save(out))
         await asyncio.to_thread(begun.wait)
         start = anyio.current_time()
@@ -541,14 +541,14 @@ class TestCancelled:
 
     def test_a_part_that_is_over_stays_over(self, out: Path) -> None:
         """Every order of write, become and discard ends in a whole file or in none."""
-        part = _Part(out / "a.part")
+        part = AtomicFile(out / "a.part")
         part.discard()
         part.write(JPG)
         part.become(out / "a.jpg")
         part.discard()
         assert set() == names(out)
 
-        part = _Part(out / "b.part")
+        part = AtomicFile(out / "b.part")
         part.become(out / "b.jpg")
         part.write(JPG)
         part.become(out / "b.jpg")
@@ -559,7 +559,7 @@ class TestCancelled:
     def test_a_part_never_writes_into_another_file(self, out: Path) -> None:
         """A name that is taken, by a link too, is an error and is left alone."""
         (out / "a.part").write_bytes(b"somebody's")
-        part = _Part(out / "a.part")
+        part = AtomicFile(out / "a.part")
 
         with pytest.raises(FileExistsError):
             part.write(JPG)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from perfect_async import Avatar, Client, ConfigurationError, Done, Failed, FileId, Job, Smile
-from perfect_async._runtime.commands import Creations
+from perfect_async._runtime.commands import Submitter
 from perfect_async._transport import transport as transports
 from perfect_async.errors import NotSaved
 from tests.support.journaled import (
@@ -306,7 +306,7 @@ async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
     assert [] == errors(await all_of(c.batch([Smile(file)], save_to=shop.out, delete=True)))
     # The next job comes in, and does not get any further.
     with monkeypatch.context() as patch:
-        patch.setattr(Creations, "create", forever)
+        patch.setattr(Submitter, "create", forever)
         waiting = asyncio.ensure_future(c.run(Smile(file, expression="closed_mouth_smile")))
         await asyncio.sleep(5)
         await shop.crash(c, waiting)

@@ -21,8 +21,8 @@ async def test_what_nobody_heard_is_forgotten_after_a_day(
 
     c = client(sandbox, journal=tmp_path / "jobs.db", engine_retries=0)
     async with c:
-        assert c._desk is not None
-        journal = c._desk.lane.records.journal
+        assert c._session is not None
+        journal = c._session.channel.records.journal
         assert journal is not None
         with pytest.raises(WaitTimeout):
             await c.run(smile() if sure else signed, timeout=3)

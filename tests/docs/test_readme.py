@@ -21,7 +21,7 @@ import pytest
 import perfect_async
 from perfect_async import Client
 from perfect_async.sandbox import Faults, Sandbox, portrait
-from perfect_async.scheduler._job import TRANSITIONS, State
+from perfect_async.scheduler._job import TRANSITIONS, JobState
 from tests.support.virtual_time import VirtualTimeLoop, run
 
 T = TypeVar("T")
@@ -78,9 +78,9 @@ def of(language: str) -> list[Block]:
 
 def diagram() -> str:
     """The job's life as a mermaid state diagram, drawn from the table that the scheduler obeys."""
-    causes: dict[tuple[State, State], list[str]] = {}
+    causes: dict[tuple[JobState, JobState], list[str]] = {}
     for (before, cause), after in TRANSITIONS.items():
-        for state in State:
+        for state in JobState:
             if state in after:
                 causes.setdefault((before, state), []).append(cause.__name__)
     lines = ["stateDiagram-v2", "    [*] --> WAITING: a picture of yours"]

@@ -22,7 +22,7 @@ from PIL import Image
 
 from perfect_async._api.tasks import FileFacts
 from perfect_async._files import images
-from perfect_async._files.images import PIECE, Kind, Picture, inspect, sniff
+from perfect_async._files.images import PIECE, ImageFile, Kind, inspect, sniff
 from perfect_async.errors import JobRefused, PictureRefused
 from perfect_async.models import Avatar, FileId, Job, Smile, Source
 from tests.support.virtual_time import hanging, run
@@ -63,7 +63,7 @@ def heic(
 JPG, PNG, HEIC = drawn("jpg"), drawn("png"), heic()
 
 
-async def gathered(picture: Picture | None) -> bytes:
+async def gathered(picture: ImageFile | None) -> bytes:
     """Read all chunks of a picture."""
     assert picture is not None
     return b"".join([piece async for piece in picture.chunks()])
@@ -79,7 +79,7 @@ def opened() -> set[Path]:
     )
 
 
-async def looked(source: Source, job_type: type[Job] = Smile) -> Picture:
+async def looked(source: Source, job_type: type[Job] = Smile) -> ImageFile:
     """Inspect what must be a picture of ours."""
     picture = await inspect(source, job_type)
     assert picture is not None
@@ -530,7 +530,7 @@ class TestSniffing:
         }
 
 
-def looks(data: bytes, job_type: type[Job] = Smile) -> Picture | None:
+def looks(data: bytes, job_type: type[Job] = Smile) -> ImageFile | None:
     """Look at hostile bytes, without a thread: None where they are refused."""
     try:
         return images._look_at_bytes(data, job_type)

@@ -10,9 +10,9 @@ import pytest
 
 from perfect_async import Client, Smile
 from perfect_async._journal import model as words
-from perfect_async._journal.journal import Record, Records, open_records
-from perfect_async._journal.sqlite import JournalFile
-from perfect_async._runtime.spec import PLAIN, Errand
+from perfect_async._journal.journal import JobEntry, JobJournal, open_journal
+from perfect_async._journal.sqlite import SqliteJournal
+from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.errors import JournalError
 from perfect_async.sandbox import Durations, Faults
 from tests.support.journaled import Shop, adds_up, all_of, creates, done, errors, job, paid, resumed
@@ -22,15 +22,15 @@ from tests.support.virtual_time import hanging
 MP = pytest.MonkeyPatch
 
 
-def journal_of(c: Client) -> JournalFile:
+def journal_of(c: Client) -> SqliteJournal:
     """The file under an open client."""
-    assert c._desk is not None
-    journal = c._desk.lane.records.journal
+    assert c._session is not None
+    journal = c._session.channel.records.journal
     assert journal is not None
     return journal._file
 
 
-def blocking(file: JournalFile, monkeypatch: MP) -> Callable[[], None]:
+def blocking(file: SqliteJournal, monkeypatch: MP) -> Callable[[], None]:
     """From now on a worker thread that commits hangs; until what is given is called."""
     go = threading.Event()
     commit = file.commit
@@ -160,25 +160,25 @@ async def test_a_full_disk(
 # The records themselves.
 
 
-async def records(tmp_path: Path) -> Records:
+async def records(tmp_path: Path) -> JobJournal:
     """Records with a journal that nobody writes."""
-    return await open_records(tmp_path / "jobs.db")
+    return await open_journal(tmp_path / "jobs.db")
 
 
-def errand(number: int = 1) -> Errand:
+def spec(number: int = 1) -> JobSpec:
     """A smile's."""
-    return Errand.of(smile(number), None, PLAIN)
+    return JobSpec.of(smile(number), None, PLAIN)
 
 
-def phase_of(record: Record) -> str | None:
+def phase_of(record: JobEntry) -> str | None:
     """Where the journal has it."""
     return None if record.known is None else record.known.phase.name
 
 
 async def test_nothing_without_a_journal() -> None:
     """Without a journal there is no record, and everything that happens to it is nothing."""
-    none = await open_records(None)
-    record = none.enter(errand())
+    none = await open_journal(None)
+    record = none.enter(spec())
     assert not none
     assert not record
     assert None is record.known
@@ -205,7 +205,7 @@ async def test_nothing_without_a_journal() -> None:
 async def test_no_more_words_once_it_is_over(tmp_path: Path) -> None:
     """What happens to a job that is over is not written."""
     these = await records(tmp_path)
-    record = these.enter(errand())
+    record = these.enter(spec())
     journal = these.journal
     assert journal is not None
     journal.note(words.Creating(record.number, these.now()))
@@ -223,7 +223,7 @@ async def test_taken_once(tmp_path: Path) -> None:
     """A job of the former process is taken up once: by number, identity or task."""
     these = await records(tmp_path)
     for number in range(3):
-        record = these.enter(errand(number))
+        record = these.enter(spec(number))
         assert these.journal is not None
         these.journal.note(words.Creating(record.number, these.now()))
         record.created(f"t{number}")
@@ -233,22 +233,22 @@ async def test_taken_once(tmp_path: Path) -> None:
     assert known is not None
     assert "t0" == known.task_id
     assert None is those.take(1)
-    assert None is those.equal(errand(0).identity)
+    assert None is those.equal(spec(0).identity)
     assert None is those.of_task("t0")
-    assert None is not those.equal(errand(1).identity)
+    assert None is not those.equal(spec(1).identity)
     assert None is those.of_task("t1")
     assert None is not those.of_task("t2")
-    assert {} == those.leftovers
+    assert {} == those.recovery
     await those.aclose()
 
 
 async def test_not_executed(tmp_path: Path) -> None:
     """What was certainly not executed is written so, but where the next try is to be quick."""
     these = await records(tmp_path)
-    record = these.enter(errand())
+    record = these.enter(spec())
     assert these.journal is not None
     these.journal.note(words.Creating(record.number, these.now()))
-    again = Record(these, record.number, words.Phase.CREATING)
+    again = JobEntry(these, record.number, words.Phase.CREATING)
     again.ahead = True
     again.not_created()
     assert "CREATING" == phase_of(again)
@@ -287,5 +287,5 @@ async def test_failed_and_not_heard(tmp_path: Path, monkeypatch: MP) -> None:
 def test_the_key_is_the_identity() -> None:
     """Jobs of one key are equal whatever else they say; a task that is attached equals none."""
     other = Smile("https://a.example/b", key="1")
-    assert errand().identity == Errand.of(other, None, PLAIN).identity
-    assert not Errand.attached(Smile, "t").sure
+    assert spec().identity == JobSpec.of(other, None, PLAIN).identity
+    assert not JobSpec.attached(Smile, "t").sure

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from perfect_async._journal import model as words
-from perfect_async._journal.model import Memory, Order, Word
-from perfect_async._journal.sqlite import Entry, JournalFile
+from perfect_async._journal.model import JournalEntry, JournalState, StoredJob
+from perfect_async._journal.sqlite import Entry, SqliteJournal
 
 IDENTITY = "ab" * 32
 TOLD = words.Told(1, 9)
 
 
-def order(*, sure: bool = True, delete: bool = False) -> Order:
-    return Order(
+def order(*, sure: bool = True, delete: bool = False) -> StoredJob:
+    return StoredJob(
         identity=IDENTITY,
         sure=sure,
         stem="me",
@@ -34,14 +34,14 @@ def order(*, sure: bool = True, delete: bool = False) -> Order:
     )
 
 
-def written(path: Path, *said: Word, at_once: bool) -> JournalFile:
+def written(path: Path, *said: JournalEntry, at_once: bool) -> SqliteJournal:
     """A journal in which all of it was said, opened again."""
-    file, memory = JournalFile(path, 0), Memory()
+    file, memory = SqliteJournal(path, 0), JournalState()
     entries = [Entry(seq, word, memory.receive(word)) for seq, word in enumerate(said, 1)]
     for part in [entries] if at_once else [[entry] for entry in entries]:
         file.commit(part, [], 10)
     file.close()
-    return JournalFile(path, 10)
+    return SqliteJournal(path, 10)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -56,7 +56,7 @@ def written(path: Path, *said: Word, at_once: bool) -> JournalFile:
         pytest.param([words.Ended(1, 4, "done"), TOLD], id="done"),
     ],
 )
-def test_every_task_is_known(tmp_path: Path, rest: list[Word], at_once: bool) -> None:
+def test_every_task_is_known(tmp_path: Path, rest: list[JournalEntry], at_once: bool) -> None:
     """Whatever became of a task and of its job."""
     said = [words.Entered(1, 1, order()), words.Creating(1, 2), words.Created(1, 3, "t"), *rest]
     file = written(tmp_path / "jobs.db", *said, at_once=at_once)

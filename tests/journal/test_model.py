@@ -19,23 +19,23 @@ from perfect_async._journal.model import (
     Ended,
     Entered,
     How,
-    IllegalWord,
-    Known,
-    Memory,
+    IllegalEntry,
+    JobSnapshot,
+    JournalEntry,
+    JournalState,
     NotCreated,
-    Order,
     Phase,
     Returned,
     Saved,
+    StoredJob,
     Told,
     Uploaded,
-    Word,
     decode,
     encode,
 )
 from tests.api.test_responses import json_values
 
-ORDER = Order(
+ORDER = StoredJob(
     identity="ab" * 32,
     sure=True,
     stem="me",
@@ -53,14 +53,14 @@ ORDER = Order(
 HOWS: tuple[How, ...] = ("done", "failed", "lost", "doubt", "unsent")
 
 
-def order(**changes: object) -> Order:
+def order(**changes: object) -> StoredJob:
     return attrs.evolve(ORDER, **changes)  # type: ignore[arg-type]
 
 
 # Of any text: a path on Linux may hold bytes that are no UTF-8, which Python reads as surrogates.
 texts = st.text(st.characters(), min_size=1, max_size=20)
 orders = st.builds(
-    Order,
+    StoredJob,
     identity=st.binary(min_size=32, max_size=32).map(bytes.hex),
     sure=st.booleans(),
     stem=st.text(st.characters(), max_size=20),
@@ -77,7 +77,7 @@ orders = st.builds(
 )
 
 
-def words(job: int, at: int = 0, given: Order = ORDER) -> list[Word]:
+def words(job: int, at: int = 0, given: StoredJob = ORDER) -> list[JournalEntry]:
     """Every word that there is, about one job."""
     return [
         Entered(job, at, given),
@@ -99,9 +99,9 @@ any_words = st.builds(
 )
 
 
-def spelled(line: str, given: Order = ORDER) -> list[Word]:
+def spelled(line: str, given: StoredJob = ORDER) -> list[JournalEntry]:
     """The words of job 1 in a line: their names, those of an end by how it ended."""
-    named: dict[str, Word] = {}
+    named: dict[str, JournalEntry] = {}
     for word in words(1, 7, given):
         named[word.how if isinstance(word, Ended) else type(word).__name__] = word
     return [named[name] for name in line.split()]
@@ -113,43 +113,43 @@ def spelled(line: str, given: Order = ORDER) -> list[Word]:
 @pytest.mark.parametrize(
     ("expected", "line"),
     [
-        (Known(1, ORDER), "Entered"),
-        (Known(1, ORDER, file_id="file"), "Entered Uploaded"),
-        (Known(1, ORDER, Phase.CREATING, "file", since=7), "Entered Uploaded Creating"),
-        (Known(1, ORDER, Phase.CREATING, since=7), "Entered Creating Creating"),
-        (Known(1, ORDER, since=7), "Entered Creating NotCreated"),
-        (Known(1, ORDER, Phase.RUNNING, None, "task-1", 7), "Entered Creating Created"),
-        (Known(1, ORDER, since=7), "Entered Creating Created Returned"),
+        (JobSnapshot(1, ORDER), "Entered"),
+        (JobSnapshot(1, ORDER, file_id="file"), "Entered Uploaded"),
+        (JobSnapshot(1, ORDER, Phase.CREATING, "file", since=7), "Entered Uploaded Creating"),
+        (JobSnapshot(1, ORDER, Phase.CREATING, since=7), "Entered Creating Creating"),
+        (JobSnapshot(1, ORDER, since=7), "Entered Creating NotCreated"),
+        (JobSnapshot(1, ORDER, Phase.RUNNING, None, "task-1", 7), "Entered Creating Created"),
+        (JobSnapshot(1, ORDER, since=7), "Entered Creating Created Returned"),
         (
-            Known(1, ORDER, Phase.DONE, None, "task-1", 7, "done"),
+            JobSnapshot(1, ORDER, Phase.DONE, None, "task-1", 7, "done"),
             "Entered Creating Created done",
         ),
         (
-            Known(1, ORDER, Phase.DONE, None, "task-1", 7, "done", saved=True),
+            JobSnapshot(1, ORDER, Phase.DONE, None, "task-1", 7, "done", saved=True),
             "Entered Creating Created done Saved",
         ),
-        (Known(1, ORDER, Phase.ENDED, since=7, how="doubt"), "Entered Creating doubt"),
-        (Known(1, ORDER, Phase.ENDED, how="unsent"), "Entered unsent"),
+        (JobSnapshot(1, ORDER, Phase.ENDED, since=7, how="doubt"), "Entered Creating doubt"),
+        (JobSnapshot(1, ORDER, Phase.ENDED, how="unsent"), "Entered unsent"),
         (
-            Known(1, ORDER, Phase.RUNNING, None, "task-1", 7),
+            JobSnapshot(1, ORDER, Phase.RUNNING, None, "task-1", 7),
             "Entered Creating doubt Created",
         ),
-        (Known(1, ORDER, Phase.CREATING, since=7), "Entered Creating doubt Creating"),
-        (Known(1, ORDER, Phase.ENDED, "file", how="unsent"), "Entered unsent Uploaded"),
+        (JobSnapshot(1, ORDER, Phase.CREATING, since=7), "Entered Creating doubt Creating"),
+        (JobSnapshot(1, ORDER, Phase.ENDED, "file", how="unsent"), "Entered unsent Uploaded"),
         (
-            Known(1, ORDER, Phase.ENDED, None, "task-1", 7, "lost"),
+            JobSnapshot(1, ORDER, Phase.ENDED, None, "task-1", 7, "lost"),
             "Entered Creating Created done lost",
         ),
         (
-            Known(1, ORDER, Phase.DONE, None, "task-1", 7, "done"),
+            JobSnapshot(1, ORDER, Phase.DONE, None, "task-1", 7, "done"),
             "Entered Creating Created lost done",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_words_come_to_this(expected: Known, line: str) -> None:
+def test_words_come_to_this(expected: JobSnapshot, line: str) -> None:
     """A job is known as its words say, one after another."""
-    memory = Memory.fold(spelled(line))
+    memory = JournalState.fold(spelled(line))
 
     assert {1: expected} == memory.live
     assert 1 == memory.last
@@ -173,7 +173,7 @@ def test_words_come_to_this(expected: Known, line: str) -> None:
 )
 def test_a_job_is_over_when_nothing_is_left_to_do(over: bool, delete: bool, line: str) -> None:
     """Its end was told, and what was to be deleted is; then it is known no longer."""
-    memory = Memory.fold(spelled(line, order(delete=delete)))
+    memory = JournalState.fold(spelled(line, order(delete=delete)))
 
     assert over == (not memory.live)
     assert 1 == memory.last
@@ -181,7 +181,7 @@ def test_a_job_is_over_when_nothing_is_left_to_do(over: bool, delete: bool, line
 
 def test_what_is_over_is_told_once_more() -> None:
     """The last word gives what was known, for whoever keeps a finished job's task."""
-    memory = Memory.fold(spelled("Entered Creating Created done"))
+    memory = JournalState.fold(spelled("Entered Creating Created done"))
 
     known = memory.receive(Told(1, 9))
 
@@ -214,20 +214,20 @@ def test_what_is_over_is_told_once_more() -> None:
 def test_words_that_cannot_follow_change_nothing(line: str) -> None:
     """Such a word raises, and the memory is as it was."""
     *before, last = spelled(line)
-    memory = Memory.fold(before)
+    memory = JournalState.fold(before)
 
-    with pytest.raises(IllegalWord, match=str(last.job)):
+    with pytest.raises(IllegalEntry, match=str(last.job)):
         memory.receive(last)
 
-    assert Memory.fold(before) == memory
-    assert Memory.fold(before).last == memory.last
+    assert JournalState.fold(before) == memory
+    assert JournalState.fold(before).last == memory.last
 
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_jobs_are_numbered_from_one(number: int) -> None:
     """No other number comes in."""
-    with pytest.raises(IllegalWord):
-        Memory.fold([Entered(number, 0, ORDER)])
+    with pytest.raises(IllegalEntry):
+        JournalState.fold([Entered(number, 0, ORDER)])
 
 
 @pytest.mark.parametrize("end", ["lost", "failed"])
@@ -237,19 +237,19 @@ def test_another_task_has_other_pictures(end: str) -> None:
     """
     line = f"Entered Creating Created done Saved Deleted {end} Creating Created done"
 
-    memory = Memory.fold(spelled(line, order(delete=True)))
+    memory = JournalState.fold(spelled(line, order(delete=True)))
 
     assert (False, False) == (memory.live[1].saved, memory.live[1].deleted)
-    with pytest.raises(IllegalWord):
+    with pytest.raises(IllegalEntry):
         memory.receive(Deleted(1, 9))
 
 
 def test_memories_are_compared_by_what_lives() -> None:
     """Two that know the same are equal, however they came to it; nothing else equals one."""
-    told = Memory.fold([*spelled("Entered failed Told"), Entered(2, 0, ORDER)])
+    told = JournalState.fold([*spelled("Entered failed Told"), Entered(2, 0, ORDER)])
 
-    assert Memory.fold([Entered(2, 0, ORDER)]) == told
-    assert Memory() != told
+    assert JournalState.fold([Entered(2, 0, ORDER)]) == told
+    assert JournalState() != told
     assert told.live != told
     with pytest.raises(TypeError):
         hash(told)
@@ -257,7 +257,7 @@ def test_memories_are_compared_by_what_lives() -> None:
 
 def test_jobs_live_in_the_order_in_which_they_came() -> None:
     """Whatever is said of them later."""
-    memory = Memory.fold(Entered(number, 0, ORDER) for number in (2, 1, 3))
+    memory = JournalState.fold(Entered(number, 0, ORDER) for number in (2, 1, 3))
     memory.receive(Creating(1, 0))
     memory.receive(Uploaded(2, 0, "f"))
 
@@ -269,9 +269,9 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = Memory()
-        self.said: list[Word] = []
-        self.kept: list[Word] = []
+        self.memory = JournalState()
+        self.said: list[JournalEntry] = []
+        self.kept: list[JournalEntry] = []
 
     @rule(job=st.integers(1, 3), place=st.integers(0, 99))
     def says(self, job: int, place: int) -> None:
@@ -285,10 +285,10 @@ class Histories(RuleBasedStateMachine):
         if known.over:
             self.kept = [kept for kept in self.kept if kept.job != job]
 
-    def _legal(self, word: Word) -> bool:
+    def _legal(self, word: JournalEntry) -> bool:
         try:
             self.memory.after(word)
-        except IllegalWord:
+        except IllegalEntry:
             return False
         return True
 
@@ -298,19 +298,19 @@ class Histories(RuleBasedStateMachine):
         before, last = dict(self.memory.live), self.memory.last
         for word in words(job):
             if not self._legal(word):
-                with pytest.raises(IllegalWord):
+                with pytest.raises(IllegalEntry):
                     self.memory.receive(word)
         assert before == self.memory.live
         assert last == self.memory.last
 
     @invariant()
     def the_past_folds_to_the_present(self) -> None:
-        assert self.memory == Memory.fold(self.said)
+        assert self.memory == JournalState.fold(self.said)
 
     @invariant()
     def what_is_kept_folds_to_the_present(self) -> None:
-        assert self.memory == Memory.fold(decode(*encode(word)) for word in self.kept)
-        assert list(self.memory.live) == list(Memory.fold(self.kept).live)
+        assert self.memory == JournalState.fold(decode(*encode(word)) for word in self.kept)
+        assert list(self.memory.live) == list(JournalState.fold(self.kept).live)
 
     @invariant()
     def what_is_known_makes_sense(self) -> None:
@@ -333,7 +333,7 @@ TestHistories.settings = settings(max_examples=60, stateful_step_count=60)
 
 
 @given(any_words)
-def test_words_come_back_as_they_were(word: Word) -> None:
+def test_words_come_back_as_they_were(word: JournalEntry) -> None:
     """What is taken apart is put together again, and is plain ASCII meanwhile."""
     job, at, kind, text = encode(word)
 
@@ -441,7 +441,7 @@ def test_any_garbage_is_damage(job: object, at: object, kind: object, text: obje
     assert word == decode(*encode(word))
 
 
-@given(st.sampled_from([field.name for field in attrs.fields(Order)]), json_values)
+@given(st.sampled_from([field.name for field in attrs.fields(StoredJob)]), json_values)
 def test_any_garbage_in_an_order_is_damage(name: str, value: object) -> None:
     """Whatever one field of an order holds, it is one that can be put to use, or is damaged."""
     try:
@@ -455,7 +455,7 @@ def test_any_garbage_in_an_order_is_damage(name: str, value: object) -> None:
 
 
 @given(any_words, st.data())
-def test_a_torn_record_is_damage_or_a_word(word: Word, data: st.DataObject) -> None:
+def test_a_torn_record_is_damage_or_a_word(word: JournalEntry, data: st.DataObject) -> None:
     """A text that was cut off or overwritten is never half a word."""
     job, at, kind, text = encode(word)
     place = data.draw(st.integers(0, len(text) - 1))
@@ -465,13 +465,13 @@ def test_a_torn_record_is_damage_or_a_word(word: Word, data: st.DataObject) -> N
         decode(job, at, kind, torn)
 
 
-def known_places(memory: Memory) -> Iterable[str]:
+def known_places(memory: JournalState) -> Iterable[str]:
     return (repr(known) for known in memory.live.values())
 
 
 def test_a_repr_tells_no_path_and_no_file() -> None:
     """What goes into logs names neither where a picture lies nor what it is called there."""
-    shown = " ".join(known_places(Memory.fold(spelled("Entered Uploaded"))))
+    shown = " ".join(known_places(JournalState.fold(spelled("Entered Uploaded"))))
 
     assert "/photos" not in shown
     assert "'file'" not in shown

@@ -25,17 +25,17 @@ from perfect_async._journal.model import (
     Deleted,
     Ended,
     Entered,
-    IllegalWord,
-    Memory,
-    Order,
+    IllegalEntry,
+    JournalEntry,
+    JournalState,
     Phase,
     Returned,
     Saved,
+    StoredJob,
     Told,
     Uploaded,
-    Word,
 )
-from perfect_async._journal.sqlite import Entry, JournalFile
+from perfect_async._journal.sqlite import Entry, SqliteJournal
 from perfect_async.errors import JournalError
 from tests.journal.test_model import ORDER, order, words
 
@@ -50,14 +50,14 @@ class Pen:
     """A journal's file and the memory of whoever writes it."""
 
     def __init__(self, path: Path, now: int = NOW) -> None:
-        self.file = JournalFile(path, now)
-        self.memory = Memory.fold(())
+        self.file = SqliteJournal(path, now)
+        self.memory = JournalState.fold(())
         for known in self.file.memory.live.values():
             self.memory._live[known.job] = known
         self.seq = self.file.seq
         self.number = self.file.job
 
-    def entries(self, said: Iterable[Word]) -> list[Entry]:
+    def entries(self, said: Iterable[JournalEntry]) -> list[Entry]:
         made: list[Entry] = []
         for word in said:
             self.seq += 1
@@ -65,7 +65,7 @@ class Pen:
         return made
 
     def write(
-        self, *said: Word, now: int = NOW, window: Iterable[tuple[int, int]] = ()
+        self, *said: JournalEntry, now: int = NOW, window: Iterable[tuple[int, int]] = ()
     ) -> list[Entry]:
         made = self.entries(said)
         self.file.commit(made, window, now)
@@ -76,10 +76,10 @@ class Pen:
 
 
 def life(
-    job: int, given: Order = ORDER, at: int = NOW, task_id: str = "", *, end: bool = True
-) -> list[Word]:
+    job: int, given: StoredJob = ORDER, at: int = NOW, task_id: str = "", *, end: bool = True
+) -> list[JournalEntry]:
     """The words of a job that goes well, up to its end or its task."""
-    begins: list[Word] = [
+    begins: list[JournalEntry] = [
         Entered(job, at, given),
         Uploaded(job, at, "file"),
         Creating(job, at),
@@ -89,8 +89,8 @@ def life(
 
 
 @contextmanager
-def opened(path: Path, now: int = NOW) -> Iterator[JournalFile]:
-    file = JournalFile(path, now)
+def opened(path: Path, now: int = NOW) -> Iterator[SqliteJournal]:
+    file = SqliteJournal(path, now)
     try:
         yield file
     finally:
@@ -109,7 +109,7 @@ def killed(path: Path, to: Path) -> Path:
 def refused(path: Path | str, now: int = NOW) -> str:
     """What is said about a journal that does not open."""
     with pytest.raises(JournalError) as caught:
-        JournalFile(path, now)
+        SqliteJournal(path, now)
     return str(caught.value)
 
 
@@ -240,7 +240,7 @@ def test_a_finished_job_is_found_by_its_identity(path: Path) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("sure", [True, False])
-def test_every_task_is_known_as_ours(ends: list[Word], sure: bool, path: Path) -> None:
+def test_every_task_is_known_as_ours(ends: list[JournalEntry], sure: bool, path: Path) -> None:
     """Whatever became of it: after a kill it must not be taken for the task of a creation whose
     answer never came, which may be another person's.
     """
@@ -271,7 +271,7 @@ def test_a_finished_job_is_forgotten_when_it_cannot_be_fetched(path: Path) -> No
 SECRETS = ("/photos/anna-miller.jpg", "order-4711", "anna-miller", "task-of-anna", "file-of-anna")
 
 
-def anna(job: int) -> list[Word]:
+def anna(job: int) -> list[JournalEntry]:
     place, key, stem, task_id, file_id = SECRETS
     given = order(identity="5e" * 32, place=place, key=key, stem=stem)
     return [
@@ -331,7 +331,7 @@ def test_finished_jobs_are_small(path: Path) -> None:
     """100,000 with ids as long as the vendor's are to be under 60 MB; a tenth of them here."""
     pen = Pen(path)
     for start in range(0, 10_000, 1_000):
-        said: list[Word] = []
+        said: list[JournalEntry] = []
         for job in range(start + 1, start + 1_001):
             identity = random.Random(job).randbytes(32).hex()
             said += life(job, order(identity=identity), task_id=f"{job:0107d}")
@@ -491,7 +491,7 @@ def big(job: int) -> Entered:
 
 
 @contextmanager
-def full(file: JournalFile) -> Iterator[None]:
+def full(file: SqliteJournal) -> Iterator[None]:
     """A disk on which the file cannot grow."""
     (pages,) = file._db.execute("PRAGMA page_count").fetchone()
     file._db.execute(f"PRAGMA max_page_count = {pages + 1}")
@@ -505,7 +505,7 @@ def test_a_full_disk_loses_nothing(path: Path) -> None:
     """A commit that does not fit is not there at all, and is there when it fits again."""
     pen = Pen(path)
     pen.write(*life(1, end=False))
-    before = Memory.fold(life(1, end=False))
+    before = JournalState.fold(life(1, end=False))
     made = pen.entries(big(job) for job in range(2, 60))
     with full(pen.file):
         for _ in range(2):
@@ -778,7 +778,7 @@ def test_any_name_is_a_files(name: str, path: Path, monkeypatch: pytest.MonkeyPa
     pen.close()
 
     assert [path.with_name(name)] == list(path.parent.iterdir())
-    file = JournalFile(name, NOW)
+    file = SqliteJournal(name, NOW)
     assert [1] == list(file.memory.live)
     monkeypatch.chdir("/")
     # Where it is does not depend on where the process goes.
@@ -809,16 +809,16 @@ def test_a_place_that_can_hold_no_journal_is_told(path: Path) -> None:
 # What is damaged.
 
 
-def journal_of(path: Path, commits: int = 13) -> list[Memory]:
+def journal_of(path: Path, commits: int = 13) -> list[JournalState]:
     """Make a journal as a kill leaves it, with one commit after another in its log; gives what it
     knew after each, the first of them being nothing.
     """
     made = path.with_name("made.db")
     pen = Pen(made)
-    states = [Memory()]
+    states = [JournalState()]
     for job in range(1, commits + 1):
         pen.write(*life(job, end=job % 3 == 0))
-        states.append(Memory.fold(word for n in range(1, job + 1) for word in kept(n)))
+        states.append(JournalState.fold(word for n in range(1, job + 1) for word in kept(n)))
     for part in ("", "-wal"):
         shutil.copy(f"{made}{part}", f"{path}{part}")
     pen.close()
@@ -826,7 +826,7 @@ def journal_of(path: Path, commits: int = 13) -> list[Memory]:
     return states
 
 
-def kept(job: int) -> list[Word]:
+def kept(job: int) -> list[JournalEntry]:
     return [] if job % 3 == 0 else life(job, end=False)
 
 
@@ -847,7 +847,7 @@ def test_a_main_file_that_was_cut_off_is_damaged(ended: int, path: Path) -> None
     for length in sorted(lengths | {*range(pages, len(whole), 97)}):
         path.write_bytes(whole[:length])
         try:
-            file = JournalFile(path, NOW)
+            file = SqliteJournal(path, NOW)
         except JournalError as exc:
             why = str(exc)
             assert "is damaged" in why or "is no journal" in why or "is empty" in why
@@ -1064,7 +1064,7 @@ class Disks(RuleBasedStateMachine):
     def begins(self) -> None:
         self.path = self.folder / "jobs.db"
         self.pen = Pen(self.path)
-        self.written = Memory()
+        self.written = JournalState()
 
     @rule(job=st.integers(0, 2), place=st.integers(0, 99))
     def says(self, job: int, place: int) -> None:
@@ -1076,10 +1076,10 @@ class Disks(RuleBasedStateMachine):
         may = [word for word in words(number, self.at, given) if self._legal(word)]
         self.waiting += self.pen.entries([may[place % len(may)]])
 
-    def _legal(self, word: Word) -> bool:
+    def _legal(self, word: JournalEntry) -> bool:
         try:
             self.pen.memory.after(word)
-        except IllegalWord:
+        except IllegalEntry:
             return False
         return True
 

@@ -23,16 +23,16 @@ from perfect_async._journal.model import (
     Deleted,
     Ended,
     Entered,
-    IllegalWord,
-    Memory,
+    IllegalEntry,
+    JournalEntry,
+    JournalState,
     Phase,
     Saved,
     Told,
     Uploaded,
-    Word,
 )
-from perfect_async._journal.sqlite import Entry, JournalFile
-from perfect_async._journal.writer import Journal
+from perfect_async._journal.sqlite import Entry, SqliteJournal
+from perfect_async._journal.writer import JournalWriter
 from perfect_async.errors import JournalError
 from tests.journal.test_model import ORDER, order
 from tests.journal.test_sqlite import NOW, SECOND, tempfile
@@ -50,13 +50,13 @@ def now() -> int:
 
 
 class Disk:
-    """In place of a `JournalFile`: a disk that fails or hangs when it is told to."""
+    """In place of a `SqliteJournal`: a disk that fails or hangs when it is told to."""
 
     def __init__(self) -> None:
-        self.memory = Memory()
+        self.memory = JournalState()
         self.past = ((SECOND, 3),)
         self.seq = self.job = 7
-        self.words: list[Word] = []
+        self.words: list[JournalEntry] = []
         self.windows: list[list[tuple[int, int]]] = []
         self.commits: list[int] = []
         self.finished: dict[str, tuple[str, int]] = {}
@@ -130,15 +130,15 @@ class Disk:
             self._wait()
             self.closed = True
 
-    def disk(self) -> Memory:
+    def disk(self) -> JournalState:
         """What the words on it come to."""
-        return Memory.fold(self.words)
+        return JournalState.fold(self.words)
 
 
 @asynccontextmanager
-async def scribe(disk: Disk | JournalFile) -> AsyncIterator[Journal]:
+async def scribe(disk: Disk | SqliteJournal) -> AsyncIterator[JournalWriter]:
     """A journal on `disk` whose writer runs."""
-    journal = Journal(disk, now)  # type: ignore[arg-type]
+    journal = JournalWriter(disk, now)  # type: ignore[arg-type]
     async with anyio.create_task_group() as group:
         group.start_soon(journal.run)
         try:
@@ -152,18 +152,18 @@ async def settled() -> None:
     await asyncio.sleep(0.001)
 
 
-def enter(journal: Journal) -> int:
+def enter(journal: JournalWriter) -> int:
     number = journal.number()
     journal.note(Entered(number, now(), ORDER))
     return number
 
 
-async def create(journal: Journal, number: int) -> None:
+async def create(journal: JournalWriter, number: int) -> None:
     await journal.write(Creating(number, now()))
     journal.note(Created(number, now(), f"task-{number}"))
 
 
-def finish(journal: Journal, number: int) -> None:
+def finish(journal: JournalWriter, number: int) -> None:
     journal.note(Ended(number, now(), "done"))
     journal.note(Told(number, now()))
 
@@ -204,9 +204,9 @@ async def test_a_word_that_cannot_follow_is_not_written() -> None:
     disk = Disk()
     async with scribe(disk) as journal:
         number = enter(journal)
-        with pytest.raises(IllegalWord):
+        with pytest.raises(IllegalEntry):
             journal.note(Told(number, now()))
-        with pytest.raises(IllegalWord):
+        with pytest.raises(IllegalEntry):
             await journal.write(Saved(number, now()))
         await create(journal, number)
         await settled()
@@ -246,7 +246,7 @@ async def test_a_word_does_not_wait_for_requests() -> None:
 
 async def test_what_the_former_process_used_is_handed_on() -> None:
     """The window as it was, and the last number, are the file's."""
-    journal = Journal(Disk(), now)  # type: ignore[arg-type]
+    journal = JournalWriter(Disk(), now)  # type: ignore[arg-type]
 
     assert ((SECOND, 3),) == journal.past
     assert 8 == journal.number()
@@ -416,7 +416,7 @@ async def test_closing_does_not_wait_for_ever() -> None:
 async def test_closing_waits_although_it_is_cancelled() -> None:
     """What is left is written on the way out, too."""
     disk = Disk()
-    journal = Journal(disk, now)  # type: ignore[arg-type]
+    journal = JournalWriter(disk, now)  # type: ignore[arg-type]
     async with anyio.create_task_group() as group:
         enter(journal)
         group.cancel_scope.cancel()
@@ -553,17 +553,17 @@ async def test_closing_on_a_full_disk_is_told_and_raises_nothing(
 
 async def test_a_journal_is_opened_once(tmp_path: Path) -> None:
     """A second one on the same file is refused, and the first goes on."""
-    journal = await Journal.open(tmp_path / "jobs.db", now=now)
+    journal = await JournalWriter.open(tmp_path / "jobs.db", now=now)
     number = enter(journal)
 
     for path in (tmp_path / "jobs.db", str(tmp_path / "jobs.db")):
         with pytest.raises(JournalError, match="in use by another client"):
-            await Journal.open(path, now=now)
+            await JournalWriter.open(path, now=now)
     with pytest.raises(JournalError, match="in use by another client"):
-        await Journal.forget(tmp_path / "jobs.db")
+        await JournalWriter.forget(tmp_path / "jobs.db")
 
     await journal.aclose()
-    again = await Journal.open(tmp_path / "jobs.db", now=now)
+    again = await JournalWriter.open(tmp_path / "jobs.db", now=now)
     assert [number] == list(again.memory.live)
     assert number + 1 == again.number()
     await again.aclose()
@@ -588,7 +588,7 @@ async def test_forgetting_counts_what_it_forgot(
     """Once, and nothing where there is no journal: none is made."""
     path = tmp_path / "jobs.db"
     monkeypatch.setattr(writer, "time", SimpleNamespace(time_ns=lambda: NOW * 1000))
-    journal = await Journal.open(path, now=now)
+    journal = await JournalWriter.open(path, now=now)
     async with anyio.create_task_group() as group:
         group.start_soon(journal.run)
         for _ in range(3):
@@ -598,10 +598,10 @@ async def test_forgetting_counts_what_it_forgot(
         group.cancel_scope.cancel()
     await journal.aclose()
 
-    assert 3 == await Journal.forget(path)
-    assert 0 == await Journal.forget(str(path))
+    assert 3 == await JournalWriter.forget(path)
+    assert 0 == await JournalWriter.forget(str(path))
     with pytest.raises(JournalError, match="There is no journal"):
-        await Journal.forget(tmp_path / "none.db")
+        await JournalWriter.forget(tmp_path / "none.db")
     assert not await anyio.Path(tmp_path / "none.db").exists()
 
 
@@ -609,7 +609,7 @@ async def test_forgetting_counts_what_it_forgot(
 async def test_a_journal_that_cannot_be_named_cannot_be_forgotten(path: object) -> None:
     """What names no file is an error of ours here as well."""
     with pytest.raises(JournalError):
-        await Journal.forget(path)  # type: ignore[arg-type]
+        await JournalWriter.forget(path)  # type: ignore[arg-type]
 
 
 async def test_forgetting_leaves_the_window_as_it_is(tmp_path: Path) -> None:
@@ -618,17 +618,17 @@ async def test_forgetting_leaves_the_window_as_it_is(tmp_path: Path) -> None:
     moment = time.time_ns() // 1000
 
     def sent() -> None:
-        file = JournalFile(path, moment)
+        file = SqliteJournal(path, moment)
         file.commit((), [(10 * SECOND, 9)], moment)
         file.close()
 
     def found() -> tuple[tuple[int, int], ...]:
-        file = JournalFile(path, moment + SECOND)
+        file = SqliteJournal(path, moment + SECOND)
         file.close()
         return file.past
 
     await anyio.to_thread.run_sync(sent)
-    await Journal.forget(path)
+    await JournalWriter.forget(path)
     past = await anyio.to_thread.run_sync(found)
 
     assert 9 == sum(count for _, count in past)
@@ -638,7 +638,7 @@ async def test_forgetting_leaves_the_window_as_it_is(tmp_path: Path) -> None:
 # Whatever happens.
 
 
-async def whatever(seed: int, disk: Disk, steps: int) -> Journal:
+async def whatever(seed: int, disk: Disk, steps: int) -> JournalWriter:
     """Jobs on their ways, on a disk that now and then hangs or fails, with people who leave."""
     chance = random.Random(seed)
     async with scribe(disk) as journal:
@@ -702,7 +702,7 @@ def test_the_disk_comes_to_what_is_known(seed: int, steps: int) -> None:
 async def test_what_a_real_disk_holds_is_what_is_known() -> None:
     """The same with a file, opened again."""
     with tempfile() as folder:
-        journal = await Journal.open(folder / "jobs.db", now=now)
+        journal = await JournalWriter.open(folder / "jobs.db", now=now)
         async with anyio.create_task_group() as group:
             group.start_soon(journal.run)
             for place in range(12):
@@ -713,7 +713,7 @@ async def test_what_a_real_disk_holds_is_what_is_known() -> None:
                     finish(journal, number)
             group.cancel_scope.cancel()
         await journal.aclose()
-        again = await Journal.open(folder / "jobs.db", now=now)
+        again = await JournalWriter.open(folder / "jobs.db", now=now)
         await again.aclose()
 
     assert journal.memory == again.memory

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._ratelimit.estimators import Durations, Outlook, tail
+from perfect_async._ratelimit.estimators import DurationEstimator, DurationModel, tail
 
 SECOND = 1_000_000
 CYCLE = 8_800_000
@@ -19,8 +19,8 @@ AGES = st.lists(st.integers(0, 900), max_size=30)
 COARSE = SECOND // 2
 
 
-def seen(ends: list[tuple[int, int]], outlasted: list[int] | None = None) -> Durations:
-    made = Durations()
+def seen(ends: list[tuple[int, int]], outlasted: list[int] | None = None) -> DurationEstimator:
+    made = DurationEstimator()
     for low, width in ends:
         made.ended(low * SECOND // 10, (low + width) * SECOND // 10)
     for low in outlasted or []:
@@ -32,7 +32,7 @@ def outlook(
     ends: list[tuple[int, int]],
     outlasted: list[int] | None = None,
     running: list[int] | None = None,
-) -> Outlook:
+) -> DurationModel:
     found = seen(ends, outlasted).outlook([age * SECOND // 10 for age in running or []], CYCLE)
     assert found is not None
     return found
@@ -47,7 +47,7 @@ def lasted(*seconds: float) -> list[tuple[int, int]]:
 def test_nothing_is_plausible_before_the_first_end(lost: list[int], running: list[int]) -> None:
     """Tasks that run and tasks that were lost tell no end."""
     assert None is seen([], lost).outlook(running, CYCLE)
-    assert None is Durations((1, 2)).outlook(running, CYCLE)
+    assert None is DurationEstimator((1, 2)).outlook(running, CYCLE)
 
 
 @given(ENDS, AGES, AGES)
@@ -110,7 +110,7 @@ def test_the_product_limit_estimate() -> None:
     ended = [6, 6, 6, 7, 10, 13, 16, 22, 23]
     lost = [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
     # Without cycles between polls, as there.
-    durations = Durations()
+    durations = DurationEstimator()
     for each in ended:
         durations.ended(each * SECOND, each * SECOND)
     found = durations.outlook([each * SECOND for each in lost], 0)
@@ -126,7 +126,7 @@ def test_the_product_limit_estimate() -> None:
 
 def test_who_runs_is_counted_at_the_next_poll() -> None:
     """Those that still run at a poll have not left before those that it saw to have ended."""
-    durations = Durations()
+    durations = DurationEstimator()
     for _ in range(5):
         durations.ended(0, CYCLE)
     found = durations.outlook([CYCLE - SECOND] * 5, CYCLE)
@@ -199,7 +199,7 @@ def test_what_is_likely() -> None:
 @given(st.lists(st.booleans(), max_size=1000))
 def test_old_durations_are_forgotten(ends: list[bool]) -> None:
     """Of any history the last 400 count, with how many of them ended."""
-    made = Durations()
+    made = DurationEstimator()
     for ended in ends:
         if ended:
             made.ended(SECOND, 2 * SECOND)
@@ -220,7 +220,7 @@ def test_durations_drift() -> None:
 
 def test_what_is_documented_weighs_as_one() -> None:
     """The documented interval moves the first outlook and hardly a later one."""
-    made, bare = Durations((60 * SECOND, 90 * SECOND)), Durations()
+    made, bare = DurationEstimator((60 * SECOND, 90 * SECOND)), DurationEstimator()
     for durations in (made, bare):
         durations.ended(4 * SECOND, 5 * SECOND)
     first, other = made.outlook([], CYCLE), bare.outlook([], CYCLE)

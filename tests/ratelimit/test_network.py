@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfect_async._ratelimit.adaptive import Allowance
-from perfect_async._ratelimit.network import RoundTrips
+from perfect_async._ratelimit.adaptive import AdaptiveLimit
+from perfect_async._ratelimit.network import LatencyEstimator
 from perfect_async._time import SECOND
 
 
 def test_before_anything_is_seen() -> None:
     """A network that nobody knows is taken for a fair one."""
-    network = RoundTrips()
+    network = LatencyEstimator()
     assert 3 == network.tries
     assert 600_000 == network.patience
     assert 300_000 == network.jitter
@@ -25,7 +25,7 @@ def test_before_anything_is_seen() -> None:
 )
 def test_patience_follows_the_round_trips(took: int, patience: int, jitter: int) -> None:
     """Patience is three times the 95th percentile and jitter half as much, both inside bounds."""
-    network = RoundTrips()
+    network = LatencyEstimator()
     for _ in range(100):
         network.answered(took)
     assert patience == network.patience
@@ -35,7 +35,7 @@ def test_patience_follows_the_round_trips(took: int, patience: int, jitter: int)
 @given(st.lists(st.integers(0, 60 * SECOND), max_size=600))
 def test_a_twentieth_may_be_slow(times: list[int]) -> None:
     """Whatever the round trips are, patience and jitter stay inside their bounds."""
-    network = RoundTrips()
+    network = LatencyEstimator()
     for took in times:
         network.answered(took)
     assert 300_000 <= network.patience <= 2 * SECOND
@@ -47,7 +47,7 @@ def test_a_twentieth_may_be_slow(times: list[int]) -> None:
 )
 def test_tries_follow_the_failures(clean: int, failed: int, tries: int) -> None:
     """The lease holds as many tries as the share of failures asks for, from 2 to 6."""
-    network = RoundTrips()
+    network = LatencyEstimator()
     for lost in [False] * clean + [True] * failed:
         network.polled(failed=lost)
     assert tries == network.tries
@@ -56,7 +56,7 @@ def test_tries_follow_the_failures(clean: int, failed: int, tries: int) -> None:
 @given(st.lists(st.booleans(), max_size=1000))
 def test_old_polls_are_forgotten(polls: list[bool]) -> None:
     """Only the last 400 polls count."""
-    network = RoundTrips()
+    network = LatencyEstimator()
     for failed in polls:
         network.polled(failed=failed)
     last = polls[-400:]
@@ -65,14 +65,14 @@ def test_old_polls_are_forgotten(polls: list[bool]) -> None:
 
 def test_one_refusal_is_a_second() -> None:
     """One 429 may be the second's limit: a pause of a second and nothing else."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     allowance.refused(10 * SECOND, 10 * SECOND, 100, None)
     assert 11 * SECOND == allowance.paused_until
     assert 250 == allowance.limit(10 * SECOND)
     assert 0 == allowance.wary_until
 
 
-def full(allowance: Allowance, now: int, own: int) -> None:
+def full(allowance: AdaptiveLimit, now: int, own: int) -> None:
     """The window is full at `now`, while `own` requests of ours are in it."""
     allowance.refused(now - 2 * SECOND, now - 2 * SECOND, own, None)
     allowance.refused(now, now, own, None)
@@ -82,7 +82,7 @@ def test_two_running_are_the_window() -> None:
     """Two 429s running: 0.8 of our own, a pause of 40 s, two wary minutes, slow growth to 0.9,
     and after ten minutes beyond.
     """
-    allowance, now = Allowance(250), 10 * SECOND
+    allowance, now = AdaptiveLimit(250), 10 * SECOND
     full(allowance, now, 100)
     assert 80 == allowance.limit(now)
     assert now + 40 * SECOND == allowance.paused_until
@@ -98,7 +98,7 @@ def test_two_running_are_the_window() -> None:
 
 def test_growth_is_faster_while_nothing_is_refused() -> None:
     """Where the other left, each window brings more than the one before."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     full(allowance, 0, 50)
     limits = [allowance.limit((600 + 300 * window) * SECOND) for window in range(6)]
     assert [45, 67, 105, 157, 225, 250] == limits
@@ -106,7 +106,7 @@ def test_growth_is_faster_while_nothing_is_refused() -> None:
 
 def test_more_that_is_refused_is_held_for_longer() -> None:
     """What was tried beyond and refused is not tried again for twice as long, an hour at most."""
-    allowance, now = Allowance(250), 10 * SECOND
+    allowance, now = AdaptiveLimit(250), 10 * SECOND
     full(allowance, now, 100)
     tried = 600
     for hold in (1200, 2400, 3600, 3600):
@@ -120,7 +120,7 @@ def test_more_that_is_refused_is_held_for_longer() -> None:
 
 def test_who_came_just_now_will_take_more() -> None:
     """What others took between contact and the next answer is taken for their rate."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     full(allowance, 0, 246)
     # 30 s later they hold between 4 + 14 and 4 + 16: 0.5 a second, 150 in a window.
     allowance.refused(29 * SECOND, 29 * SECOND, 232, None)
@@ -131,7 +131,7 @@ def test_who_came_just_now_will_take_more() -> None:
 
 def test_who_was_there_before_takes_no_more() -> None:
     """Where others hold as much later as at contact, the ceiling stands."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     full(allowance, 0, 100)
     allowance.accepted(60 * SECOND, 100)
     assert 80 <= allowance.limit(60 * SECOND)
@@ -140,7 +140,7 @@ def test_who_was_there_before_takes_no_more() -> None:
 
 def test_silence_grows_while_the_window_is_full() -> None:
     """One request asks after 1, 2, 4 and at most 30 s whether the window is still full."""
-    allowance, now, silences = Allowance(250), 10 * SECOND, []
+    allowance, now, silences = AdaptiveLimit(250), 10 * SECOND, []
     full(allowance, now, 100)
     for _ in range(7):
         assert allowance.full
@@ -158,7 +158,7 @@ def test_silence_grows_while_the_window_is_full() -> None:
 
 def test_one_refusal_is_no_silence() -> None:
     """One 429 out of nowhere may be the second's limit: what keeps tasks alive goes on."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     allowance.refused(10 * SECOND, 10 * SECOND, 100, None)
     assert 0 == allowance.silent_until
     assert not allowance.full
@@ -166,7 +166,7 @@ def test_one_refusal_is_no_silence() -> None:
 
 def test_what_was_under_way_tells_no_more() -> None:
     """Many 429s to requests that left before the pause after the first are one."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     for number in range(5):
         allowance.refused(10 * SECOND + number, 9 * SECOND + number, 100, None)
     assert 250 == allowance.limit(10 * SECOND)
@@ -175,7 +175,7 @@ def test_what_was_under_way_tells_no_more() -> None:
 
 def test_quiet_times() -> None:
     """The window is quiet 30 s after it was full, and each time later, 5 minutes at most."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     assert allowance.quiet(0)
     full(allowance, 2 * SECOND, 1)
     assert not allowance.quiet(31 * SECOND)
@@ -191,7 +191,7 @@ def test_quiet_times() -> None:
 
 def test_an_accepted_request_between() -> None:
     """Two 429s with an accepted request between them are not running."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     allowance.refused(0, 0, 100, None)
     allowance.accepted(0, 0)
     allowance.refused(5 * SECOND, 5 * SECOND, 100, None)
@@ -200,7 +200,7 @@ def test_an_accepted_request_between() -> None:
 
 def test_retry_after_is_honoured() -> None:
     """A longer pause that the vendor asks for is kept; a shorter one is not."""
-    allowance = Allowance(250)
+    allowance = AdaptiveLimit(250)
     allowance.refused(0, 0, 100, 40 * SECOND)
     assert 40 * SECOND == allowance.paused_until
     allowance.refused(0, 0, 100, 1)
@@ -210,7 +210,7 @@ def test_retry_after_is_honoured() -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 300)), max_size=60))
 def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -> None:
     """After any refusals the assumed limit is inside the real one and comes back to it."""
-    allowance, now = Allowance(250), 0
+    allowance, now = AdaptiveLimit(250), 0
     for after, own in refusals:
         now += after * SECOND
         allowance.refused(now, now, own, None)
@@ -223,7 +223,7 @@ def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -
 def test_a_few_slow_answers_are_no_jitter() -> None:
     """With a hundred round trips known jitter is their 99th percentile, where that is less."""
     for slow, jitter in ((250_000, 250_000), (900_000, 300_000)):
-        network = RoundTrips()
+        network = LatencyEstimator()
         for took in [200_000] * 108 + [slow] * 4:
             network.answered(took)
         assert jitter == network.jitter
@@ -231,7 +231,7 @@ def test_a_few_slow_answers_are_no_jitter() -> None:
 
 def test_before_a_hundred_are_known() -> None:
     """With fewer round trips jitter is the 95th percentile and half as much again."""
-    network = RoundTrips()
+    network = LatencyEstimator()
     for _ in range(96):
         network.answered(200_000)
     assert 300_000 == network.jitter
@@ -244,7 +244,7 @@ def test_before_a_hundred_are_known() -> None:
 @given(st.lists(st.integers(150_000, SECOND), min_size=300, max_size=500))
 def test_jitter_is_beyond_most(times: list[int]) -> None:
     """Of the last 400, looked at every sixteenth time, 95 of 100 arrive within it."""
-    network = RoundTrips()
+    network = LatencyEstimator()
     for took in times:
         network.answered(took)
     looked = times[: len(times) // 16 * 16][-400:]
@@ -255,7 +255,7 @@ def test_jitter_is_beyond_most(times: list[int]) -> None:
 @given(st.lists(st.integers(50_000, 900_000), min_size=1, max_size=40), st.integers(1, 60))
 def test_only_the_last_round_trips_count(times: list[int], again: int) -> None:
     """Patience and jitter are those of the last 400 round trips when they were looked at."""
-    network, told = RoundTrips(), times * again
+    network, told = LatencyEstimator(), times * again
     for took in told:
         network.answered(took)
     looked = len(told) if len(told) <= 20 else max(20, len(told) // 16 * 16)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._ratelimit.second import Second
+from perfect_async._ratelimit.second import SecondWindow
 from perfect_async._time import SLOT
 
 MICROS = 1_000_000
@@ -14,7 +14,7 @@ RUN = (MICROS + GUARD) // SLOT + 1
 
 def test_it_counts_until_a_second_after_its_arrival() -> None:
     """Unanswered, a request counts for a second and the guard, or the patience where it is late."""
-    second = Second()
+    second = SecondWindow()
     second.leave(0, GUARD, PATIENCE)
     assert [1] == second.held((MICROS + GUARD) // SLOT, 1)
     assert [0] == second.held((MICROS + GUARD) // SLOT + 1, 1)
@@ -24,7 +24,7 @@ def test_it_counts_until_a_second_after_its_arrival() -> None:
 
 def test_an_answer_tells_when_it_had_arrived() -> None:
     """An early answer ends what it counts a second later; a late one changes nothing."""
-    second = Second()
+    second = SecondWindow()
     second.answered(*second.leave(0, GUARD, PATIENCE), 50_000)
     assert [0] == second.held((MICROS + 50_000) // SLOT + 1, 1, urgent=False)
     second.answered(*second.leave(0, GUARD, PATIENCE), 10 * MICROS)
@@ -34,7 +34,7 @@ def test_an_answer_tells_when_it_had_arrived() -> None:
 
 def test_what_counts_later_counts_before() -> None:
     """From a slot on the counts only fall."""
-    second = Second()
+    second = SecondWindow()
     for left in (0, 4 * SLOT, 8 * SLOT):
         second.leave(left, GUARD, PATIENCE)
     held = second.held(0, RUN + 8)
@@ -45,7 +45,7 @@ def test_what_counts_later_counts_before() -> None:
 
 def test_the_past_counts_as_far_as_it_reaches() -> None:
     """What an earlier account spent less than a second ago counts, older requests do not."""
-    second = Second()
+    second = SecondWindow()
     second.remember(200_000, GUARD, 3)
     second.remember(0, GUARD, 0)
     second.remember(5 * MICROS, GUARD, 7)
@@ -56,7 +56,7 @@ def test_the_past_counts_as_far_as_it_reaches() -> None:
 @given(st.lists(st.integers(0, 60 * MICROS), max_size=50), st.integers(0, 60))
 def test_forgetting_changes_no_count(left: list[int], at: int) -> None:
     """What is dropped counted nowhere any more."""
-    one, other = Second(), Second()
+    one, other = SecondWindow(), SecondWindow()
     for second in (one, other):
         for now in sorted(left):
             second.leave(now, GUARD, PATIENCE)
@@ -71,7 +71,7 @@ def test_forgetting_changes_no_count(left: list[int], at: int) -> None:
 @given(st.lists(st.integers(0, 20 * MICROS), max_size=50))
 def test_the_count_bounds_what_is_held(steps: list[int]) -> None:
     """Slot by slot or at one leap, with answers between: no run holds more than the count."""
-    second, now = Second(), 0
+    second, now = SecondWindow(), 0
     for step in steps:
         ends, late = second.leave(now, GUARD, PATIENCE)
         second.answered(ends, late, now + min(step, PATIENCE))

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._ratelimit.slots import Phases
+from perfect_async._ratelimit.slots import PhaseTable
 
 # Slots that own their phases in a cycle of 12.
 CYCLE = 12
 OWNED = st.lists(st.integers(0, 200), max_size=10)
 
 
-def phases(owned: list[int], *, cycle: int = CYCLE, per_slot: int = 1) -> Phases:
-    made = Phases(cycle, per_slot)
+def phases(owned: list[int], *, cycle: int = CYCLE, per_slot: int = 1) -> PhaseTable:
+    made = PhaseTable(cycle, per_slot)
     for slot in owned:
         made.take(slot)
     return made

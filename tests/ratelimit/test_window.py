@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._ratelimit.window import Account
+from perfect_async._ratelimit.window import SlidingWindow
 from perfect_async._time import SLOT
 
 SECOND = 1_000_000
@@ -30,14 +30,16 @@ LIMITS = st.integers(0, 40)
 NEAR = st.integers(0, 2)
 
 
-def account(*, requests: int = REQUESTS, period: int = 3 * SECOND, horizon: int = 4000) -> Account:
+def account(
+    *, requests: int = REQUESTS, period: int = 3 * SECOND, horizon: int = 4000
+) -> SlidingWindow:
     """An account of buckets of two slots, which begins at 0; `horizon` is in slots."""
-    made = Account(requests=requests, period=period, horizon=horizon * SLOT)
+    made = SlidingWindow(requests=requests, period=period, horizon=horizon * SLOT)
     made.index(0)
     return made
 
 
-def promised(made: Account) -> list[int]:
+def promised(made: SlidingWindow) -> list[int]:
     """What is promised, by bucket."""
     made._settle()
     return list(made._promised)
@@ -46,7 +48,7 @@ def promised(made: Account) -> list[int]:
 class Plain:
     """The same, counted one window after another."""
 
-    def __init__(self, made: Account) -> None:
+    def __init__(self, made: SlidingWindow) -> None:
         self.bucket, self.run = made._bucket, made._run
         self.left: Counter[int] = Counter()
         self.promised: Counter[int] = Counter()
@@ -75,7 +77,7 @@ class Plain:
 
 def played(
     moves: Sequence[tuple[int, str, int, int]], *, forgets: bool = False
-) -> tuple[Account, Plain, int]:
+) -> tuple[SlidingWindow, Plain, int]:
     """An account, the same counted plainly, and the slot in which `moves` ended."""
     made = account()
     plain, slot = Plain(made), 0
@@ -112,7 +114,7 @@ def test_two_requests_within_a_period_share_a_window(period: int, horizon: int) 
 @pytest.mark.parametrize(("period", "horizon"), [(300, 600), (86_400, 600), (300, 86_400), (1, 1)])
 def test_there_are_not_too_many_buckets(period: int, horizon: int) -> None:
     """However long the period and the promises are, some thousands of buckets hold them."""
-    made = Account(requests=250, period=period * SECOND, horizon=horizon * SECOND)
+    made = SlidingWindow(requests=250, period=period * SECOND, horizon=horizon * SECOND)
     assert 4001 >= (period + horizon) * SECOND // (made._bucket * SLOT)
 
 
@@ -361,7 +363,7 @@ def test_what_is_told_is_no_less(
     """An account that is told the past of another counts all of it, and for as long."""
     made, _, slot = played([move for move in moves if move[1] == "answered"])
     now = slot * SLOT + part
-    told = Account(requests=REQUESTS, period=3 * SECOND, horizon=4000 * SLOT)
+    told = SlidingWindow(requests=REQUESTS, period=3 * SECOND, horizon=4000 * SLOT)
     told.remember(made.past(now))
     assert made.occupied(now) == told.occupied(0) == told._total
     assert made.occupied(now + later * SLOT) <= told.occupied(later * SLOT)
@@ -392,7 +394,7 @@ def test_what_holds_holds_in_every_window(
 
 def test_a_plan_beyond_what_is_known() -> None:
     """An account that holds nothing yet can be asked about any plan."""
-    made = Account(requests=10, period=3 * SECOND, horizon=4000 * SLOT)
+    made = SlidingWindow(requests=10, period=3 * SECOND, horizon=4000 * SLOT)
     assert made.would_hold(100, [range(100, 101)], 10)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._runtime.clock import Watch
+from perfect_async._runtime.clock import LoopWatchdog
 from perfect_async._time import SECOND
 from tests.support.sandboxed import client, smile, vendor
 
@@ -16,7 +16,7 @@ from tests.support.sandboxed import client, smile, vendor
 @given(st.lists(st.integers(-10 * SECOND, 10 * SECOND)))
 def test_what_is_late_is_counted(lates: list[int]) -> None:
     """Half a second and less is a busy loop; more is a blocked one."""
-    watch = Watch()
+    watch = LoopWatchdog()
 
     for late in lates:
         watch.woke(late)
@@ -26,7 +26,7 @@ def test_what_is_late_is_counted(lates: list[int]) -> None:
 
 def test_it_is_said_once_and_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
     """One warning, whatever happens afterwards, that says for how long and what to do."""
-    watch = Watch()
+    watch = LoopWatchdog()
 
     for late in (100_000, 3_200_000, 9_000_000):
         watch.woke(late)

@@ -16,14 +16,14 @@ from perfect_async import (
     TaskAbandoned,
 )
 from perfect_async import events as ev
-from perfect_async._journal.journal import Records
+from perfect_async._journal.journal import JobJournal
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
-from perfect_async._runtime.failures import given_up, setback, warn_of
-from perfect_async._runtime.handle import Lane, Ticket
+from perfect_async._runtime.failures import failure_event, given_up, warn_of
+from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.keys import driver_for, flaw
-from perfect_async._runtime.spec import PLAIN, Errand
-from perfect_async._transport.transport import Transport
+from perfect_async._runtime.spec import PLAIN, JobSpec
+from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import (
     BadAnswer,
     PerfectError,
@@ -35,25 +35,25 @@ from perfect_async.models import Polling, Timeouts
 from perfect_async.scheduler import Scheduler
 from tests.support.sandboxed import FACE, KEY, client, clock, smile, smiles, vendor
 
-ERRAND = Errand.of(smile(), None, PLAIN)
+ERRAND = JobSpec.of(smile(), None, PLAIN)
 POLL = ev.Poll(1, 1)
 UPLOAD = ev.Upload(1, 1)
 
 
-async def lane(number: int = 1) -> Lane:
+async def channel(number: int = 1) -> Channel:
     """A lane that nothing goes along."""
     sandbox = vendor()
     timeouts = Timeouts()
-    transport = Transport(
+    transport = VendorTransport(
         "https://v.example", KEY, timeouts=timeouts, transport=sandbox.transport()
     )
-    return Lane(number, transport, timeouts, Records(None, lambda: 0))
+    return Channel(number, transport, timeouts, JobJournal(None, lambda: 0))
 
 
-async def ticket(**known: object) -> Ticket:
+async def handle(**known: object) -> JobHandle:
     """A ticket of a job for 1 unit."""
-    here = await lane()
-    made = Ticket(1, ERRAND, here, here.records.nothing())
+    here = await channel()
+    made = JobHandle(1, ERRAND, here, here.records.nothing())
     for name, value in known.items():
         setattr(made, name, value)
     return made
@@ -77,7 +77,7 @@ def test_every_failure_is_news(error: Exception, news: type[ev.Answer]) -> None:
     try:
         raise error
     except type(error) as exc:
-        event = setback(UPLOAD, exc)
+        event = failure_event(UPLOAD, exc)
 
     assert type(event) is news
     assert None is error.__traceback__
@@ -120,7 +120,7 @@ async def test_what_is_given_up(
     """What is looked after no longer is told by how far it was, with the cause."""
     cause = ZeroDivisionError()
 
-    found = given_up(await ticket(**known), cause)
+    found = given_up(await handle(**known), cause)
 
     assert type(found) is error
     assert units == found.units_at_stake
@@ -131,7 +131,7 @@ async def test_what_is_given_up(
 async def test_the_life_of_a_ticket() -> None:
     """What is at stake follows the creation, its refusal, the task and its failure."""
     heard: list[float] = []
-    made = await ticket()
+    made = await handle()
     made.heard = lambda: heard.append(made.at_stake)
 
     made.creating(5.0)
@@ -148,12 +148,12 @@ async def test_the_life_of_a_ticket() -> None:
     assert [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0] == heard
     assert 3.5 == made.duration
     assert made.done.is_set()
-    assert None is (await ticket()).duration
+    assert None is (await handle()).duration
 
 
 async def test_nothing_left_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     """A job that costs nothing is let go without a word."""
-    warn_of([await ticket()], 30.0)
+    warn_of([await handle()], 30.0)
 
     assert "" == caplog.text
 
@@ -186,15 +186,15 @@ async def test_work_beside_that_is_cancelled_takes_nothing_along() -> None:
         raise asyncio.CancelledError
 
     async with client(vendor()) as c:
-        assert c._desk is not None
-        c._desk.start(work)
+        assert c._session is not None
+        c._session.start(work)
         assert (await c.run(smile())).images
 
 
 async def test_a_host_that_is_cancelled_before_it_begins() -> None:
     """Nobody waits for a host task that will never run."""
     driver = Driver(Scheduler(Limits(), Polling()), ("who", "where"))
-    nowhere = await lane()
+    nowhere = await channel()
     joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts(), nowhere.records))
     await asyncio.sleep(0)
     host = next(task for task in asyncio.all_tasks() if task.get_name() == "perfect_async driver")
@@ -282,11 +282,11 @@ async def test_a_job_that_the_scheduler_refuses_is_not_kept(
     """An error at the entrance goes to the caller, and closing does not wait for its job."""
     c: Client
     async with client(vendor()) as c:
-        assert c._desk is not None
+        assert c._session is not None
         with monkeypatch.context() as patch:
-            patch.setattr(c._desk.driver.scheduler, "receive", lambda *_: 1 / 0)
-            here = c._desk.lane
+            patch.setattr(c._session.driver.scheduler, "receive", lambda *_: 1 / 0)
+            here = c._session.channel
             with pytest.raises(ZeroDivisionError):
-                c._desk.driver.intake.enter(here, ERRAND, here.records.nothing(), lambda: None)
+                c._session.driver.registry.enter(here, ERRAND, here.records.nothing(), lambda: None)
         began = clock()
     assert began == clock()

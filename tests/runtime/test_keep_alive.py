@@ -29,7 +29,7 @@ from perfect_async import (
     Timeouts,
     Unauthorized,
 )
-from perfect_async._transport.transport import Transport as _Transport
+from perfect_async._transport.transport import VendorTransport as _Transport
 from perfect_async.sandbox import Durations, Faults
 from tests.support.sandboxed import FACE, KEY, Between, avatar, client, clock, smile, smiles, vendor
 from tests.support.virtual_time import run
@@ -197,10 +197,10 @@ async def test_no_drain(caplog: pytest.LogCaptureFixture) -> None:
     sandbox = vendor(latency=1.0)
     c = await client(sandbox, drain=0).open()
     callers = [asyncio.ensure_future(c.run(smile(n))) for n in range(40)]
-    assert c._desk is not None
-    tickets = c._desk.driver.intake._tickets.values()
+    assert c._session is not None
+    handles = c._session.driver.registry._handles.values()
     await asyncio.sleep(1)
-    while {True, False} != {t.submitting for t in tickets if t.at_stake}:  # noqa: ASYNC110
+    while {True, False} != {t.submitting for t in handles if t.at_stake}:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     question = asyncio.ensure_future(c.units())
     await asyncio.sleep(0)
@@ -275,8 +275,8 @@ def break_down(monkeypatch: pytest.MonkeyPatch, c: Client, what: str) -> None:
     def raises(*_: object) -> None:
         raise ZeroDivisionError("a secret of the scheduler")
 
-    assert c._desk is not None
-    monkeypatch.setattr(c._desk.driver.scheduler, what, raises)
+    assert c._session is not None
+    monkeypatch.setattr(c._session.driver.scheduler, what, raises)
 
 
 @pytest.mark.parametrize("what", ["due", "receive", "wakes_at"])
@@ -425,7 +425,7 @@ async def test_no_secret_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Pat
         with pytest.raises(Unauthorized) as caught:
             await c.units()
         told += [str(caught.value), *frames(caught.value)]
-        told += [repr(c), repr(c.statistics()), repr(c._desk), repr(vars(c)["_desk"].driver)]
+        told += [repr(c), repr(c.statistics()), repr(c._session), repr(vars(c)["_desk"].driver)]
     told.append(caplog.text)
     text = "\n".join(told)
 

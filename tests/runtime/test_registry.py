@@ -8,7 +8,7 @@ import pytest
 
 from perfect_async import ClientClosed, Smile, SubmissionInDoubt, TaskAbandoned
 from perfect_async._journal import model as words
-from perfect_async._runtime.spec import PLAIN, Errand
+from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.errors import RequestRefused
 from tests.support.journaled import Shop, adds_up, creates, done, errors, job, resumed, until
 from tests.support.sandboxed import avatar, smile
@@ -99,10 +99,10 @@ async def test_jobs_of_another_version(
     """A job that this version cannot make is left as it is, and the others go on."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.client() as c:
-        assert c._desk is not None
-        journal = c._desk.lane.records.journal
+        assert c._session is not None
+        journal = c._session.channel.records.journal
         assert journal is not None
-        order = Errand.of(smile(1), None, PLAIN).order()
+        order = JobSpec.of(smile(1), None, PLAIN).order()
         strange = attrs.evolve(order, feature="ai-hat", identity="ab" * 32)
         journal.note(words.Entered(journal.number(), 0, strange))
         journal.note(words.Entered(journal.number(), 0, order))
@@ -111,19 +111,19 @@ async def test_jobs_of_another_version(
         adds_up(c, shop.sandbox)
     assert ["WARNING"] == [each.levelname for each in caplog.records]
     async with shop.client() as c:
-        assert c._desk is not None
-        assert ["ai-hat"] == [k.order.feature for k in c._desk.lane.records.leftovers.values()]
+        assert c._session is not None
+        assert ["ai-hat"] == [k.order.feature for k in c._session.channel.records.recovery.values()]
 
 
 async def test_failed_before(tmp_path: Path, monkeypatch: MP) -> None:
     """A job that had failed unheard is told so once more, and is not sent."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.client() as c:
-        assert c._desk is not None
-        journal = c._desk.lane.records.journal
+        assert c._session is not None
+        journal = c._session.channel.records.journal
         assert journal is not None
         number = journal.number()
-        order = Errand.of(smile(1), None, PLAIN).order()
+        order = JobSpec.of(smile(1), None, PLAIN).order()
         journal.note(words.Entered(number, 0, order))
         journal.note(words.Ended(number, 0, "failed"))
     async with shop.client() as c:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from perfect_async import Avatar, FileId, Job, Smile
 from perfect_async._files.images import inspect
-from perfect_async._journal.model import Entered, Order, decode, encode
-from perfect_async._runtime.spec import PLAIN, Errand, Terms
+from perfect_async._journal.model import Entered, StoredJob, decode, encode
+from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec
 from perfect_async.errors import JobRefused
 from tests.support.journaled import face
 
@@ -31,11 +31,11 @@ AVATARS = st.builds(
 @given(SMILES | AVATARS, st.none() | st.just("/out"), st.booleans())
 def test_there_and_back(job: Job, save_to: str | None, delete: bool) -> None:
     """What is written of a job makes the same errand again, in another process too."""
-    errand = Errand.of(job, None, Terms(save_to, delete, (1,)))
-    word = decode(*encode(Entered(1, 0, errand.order())))
+    spec = JobSpec.of(job, None, JobOptions(save_to, delete, (1,)))
+    word = decode(*encode(Entered(1, 0, spec.order())))
     assert isinstance(word, Entered)
-    assert errand == Errand.recalled(word.order, None, (1,))
-    assert job == Errand.job_of(word.order, None)
+    assert spec == JobSpec.recalled(word.order, None, (1,))
+    assert job == JobSpec.job_of(word.order, None)
 
 
 async def test_a_file(tmp_path: Path) -> None:
@@ -45,34 +45,34 @@ async def test_a_file(tmp_path: Path) -> None:
     job = Smile(path)
     picture = await inspect(path, Smile)
     assert picture is not None
-    order = Errand.of(job, picture, PLAIN).order()
+    order = JobSpec.of(job, picture, PLAIN).order()
     assert ("path", str(path), picture.digest) == (order.kind, order.place, order.digest)
-    again = Errand.recalled(order, None, ())
+    again = JobSpec.recalled(order, None, ())
     assert (None, None) == (again.source, again.picture)
 
 
 async def test_bytes() -> None:
     """Bytes are not kept; once they are uploaded the file stands for them."""
     picture = await inspect(face(1), Smile)
-    order = Errand.of(Smile(face(1)), picture, PLAIN).order()
+    order = JobSpec.of(Smile(face(1)), picture, PLAIN).order()
     assert ("bytes", None) == (order.kind, order.place)
-    assert b"" == Errand.job_of(order, None).source
-    assert FileId("f") == Errand.recalled(order, "f", ()).source
+    assert b"" == JobSpec.job_of(order, None).source
+    assert FileId("f") == JobSpec.recalled(order, "f", ()).source
 
 
 def test_a_signed_url() -> None:
     """A signed URL is not kept, and equal ones are not equal jobs."""
     signed = Smile("https://a.example/b.jpg?X-Amz-Signature=SECRET")
-    errand = Errand.of(signed, None, PLAIN)
-    assert not errand.sure
-    assert ("url", None) == (errand.order().kind, errand.order().place)
-    assert "SECRET" not in repr(errand.order())
-    assert Errand.of(attrs.evolve(signed, key="k"), None, PLAIN).sure
+    spec = JobSpec.of(signed, None, PLAIN)
+    assert not spec.sure
+    assert ("url", None) == (spec.order().kind, spec.order().place)
+    assert "SECRET" not in repr(spec.order())
+    assert JobSpec.of(attrs.evolve(signed, key="k"), None, PLAIN).sure
 
 
-def order(**changes: object) -> Order:
+def order(**changes: object) -> StoredJob:
     """What is written of a smile, with `changes`."""
-    made = Errand.of(Smile("https://a.example/b.jpg"), None, PLAIN).order()
+    made = JobSpec.of(Smile("https://a.example/b.jpg"), None, PLAIN).order()
     return attrs.evolve(made, **changes)  # type: ignore[arg-type]
 
 
@@ -82,12 +82,12 @@ def order(**changes: object) -> Order:
 def test_of_another_version(strange: dict[str, object]) -> None:
     """What this version cannot make is refused."""
     with pytest.raises(JobRefused):
-        Errand.recalled(order(**strange), None, ())
+        JobSpec.recalled(order(**strange), None, ())
 
 
 def test_known_by_its_id() -> None:
     """A task that is attached has no job, and nothing of it is written."""
-    errand = Errand.attached(Smile, "t")
-    assert (None, False, 1.0) == (errand.job, errand.sure, errand.units)
+    spec = JobSpec.attached(Smile, "t")
+    assert (None, False, 1.0) == (spec.job, spec.sure, spec.units)
     with pytest.raises(AssertionError):
-        errand.order()
+        spec.order()

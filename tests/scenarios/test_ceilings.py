@@ -139,5 +139,5 @@ async def test_nothing_is_kept_of_it(tmp_path: Path, monkeypatch: MP) -> None:
     async with shop.plain() as c:
         for number in range(3):
             await all_of(c.batch([smile(number), smile(number + 10)], max_units=1))
-        assert c._desk is not None
-        assert {} == c._desk.driver.scheduler._book.units._purses
+        assert c._session is not None
+        assert {} == c._session.driver.scheduler._book.units._purses

@@ -7,7 +7,7 @@ import pytest
 
 from perfect_async import Client, Smile, SubmissionInDoubt
 from perfect_async._api.account import Movement
-from perfect_async._api.doubt import SKEW, Inquiry, Unsettled
+from perfect_async._api.doubt import SKEW, HistorySearch, Unresolved
 from perfect_async._time import SECOND
 from perfect_async.sandbox import Sandbox, portrait
 
@@ -42,18 +42,18 @@ def row(task_id: str, at: int) -> Movement:
     [
         pytest.param([row("t", SENT + SECOND)], "t", id="after"),
         pytest.param([row("t", SENT - SECOND)], "t", id="clocks a second apart"),
-        pytest.param([row("t", SENT - 10 * SECOND)], Unsettled.AMBIGUOUS, id="before"),
+        pytest.param([row("t", SENT - 10 * SECOND)], Unresolved.AMBIGUOUS, id="before"),
         pytest.param(
             [row("t", SENT + 9 * SECOND), row("t", SENT - 10 * SECOND)],
-            Unsettled.AMBIGUOUS,
+            Unresolved.AMBIGUOUS,
             id="before, and given back since",
         ),
-        pytest.param([row("t", SENT - SKEW - 1)], Unsettled.NOTHING, id="long before"),
+        pytest.param([row("t", SENT - SKEW - 1)], Unresolved.NOTHING, id="long before"),
     ],
 )
 def test_when_a_task_may_be_ours(rows: list[Movement], expected: object) -> None:
     """The only unknown task is taken if it came to be with our sending, by its first row."""
-    inquiry = Inquiry("ai-smile", ["ai-smile", "ai-avatar"], SENT)
-    inquiry.read(rows)
+    search = HistorySearch("ai-smile", ["ai-smile", "ai-avatar"], SENT)
+    search.read(rows)
 
-    assert expected == inquiry.verdict(lambda _: False)
+    assert expected == search.verdict(lambda _: False)

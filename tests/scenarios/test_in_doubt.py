@@ -10,7 +10,7 @@ import pytest
 
 from perfect_async import Client, Failed, Outcome, PerfectError, Smile, SubmissionInDoubt
 from perfect_async._api.account import Movement
-from perfect_async._api.doubt import Inquiry, Unsettled
+from perfect_async._api.doubt import HistorySearch, Unresolved
 from perfect_async.sandbox import Durations, Faults
 from tests.support.journaled import (
     MINUTE,
@@ -295,19 +295,19 @@ async def test_a_key_that_others_use(tmp_path: Path, monkeypatch: MP) -> None:
 )
 def test_others_in_doubt(action: str, doubtful: tuple[str, ...], found: bool) -> None:
     """Another creation in doubt matters if the task may be its: by the action, if that tells."""
-    inquiry = Inquiry("ai-smile", ("ai-smile", "ai-avatar"), 10**9)
-    inquiry.read([Movement(10**9, action, "t"), Movement(10**9, "refund", "t")])
-    verdict = inquiry.verdict(lambda _: False, doubtful)
-    assert ("t" if found else Unsettled.AMBIGUOUS) == verdict
+    search = HistorySearch("ai-smile", ("ai-smile", "ai-avatar"), 10**9)
+    search.read([Movement(10**9, action, "t"), Movement(10**9, "refund", "t")])
+    verdict = search.verdict(lambda _: False, doubtful)
+    assert ("t" if found else Unresolved.AMBIGUOUS) == verdict
 
 
 @pytest.mark.parametrize(("before", "shared"), [(61, True), (59, False), (179, True), (181, False)])
 def test_shared(before: int, shared: bool) -> None:
     """A stranger's task counts from shortly before what may be ours, unless it is known."""
-    inquiry = Inquiry("ai-smile", ("ai-smile",), 10**9)
-    inquiry.read([Movement(10**9 - before * 1_000_000, "consume", "t")])
-    assert shared is inquiry.shared(lambda _: False)
-    assert not inquiry.shared(lambda _: True)
+    search = HistorySearch("ai-smile", ("ai-smile",), 10**9)
+    search.read([Movement(10**9 - before * 1_000_000, "consume", "t")])
+    assert shared is search.shared(lambda _: False)
+    assert not search.shared(lambda _: True)
 
 
 # After a crash.

@@ -126,11 +126,11 @@ async def test_as_the_last_one_leaves(tmp_path: Path, monkeypatch: MP) -> None:
     """Nor does it follow one that is on its way out and was not created."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.plain() as c:
-        desk = c._desk
-        assert desk is not None
-        first = await desk.enter(smile(1), lambda: None)
-        desk.withdraw(first)
-        second = await desk.enter(smile(1), lambda: None)
+        session = c._session
+        assert session is not None
+        first = await session.enter(smile(1), lambda: None)
+        session.withdraw(first)
+        second = await session.enter(smile(1), lambda: None)
         await second.done.wait()
         adds_up(c, shop.sandbox)
     assert isinstance(first.ending, ClientClosed)
@@ -255,13 +255,13 @@ async def test_no_growth(tmp_path: Path, monkeypatch: MP) -> None:
     """What nobody heard of is kept for a day and no longer."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.client() as c:
-        assert c._desk is not None
+        assert c._session is not None
         for number in range(6):
             gone = asyncio.ensure_future(c.run(smile(number)))
             await asyncio.sleep(5)
             gone.cancel()
             await asyncio.sleep(12 * HOUR)
-        journal = c._desk.lane.records.journal
+        journal = c._session.channel.records.journal
         assert journal is not None
         assert 3 >= len(journal.memory.live)
         adds_up(c, shop.sandbox)

@@ -22,8 +22,8 @@ from perfect_async import (
     SubmissionInDoubt,
     TaskExpired,
 )
-from perfect_async._runtime.commands import Creations
-from perfect_async._transport.transport import Transport
+from perfect_async._runtime.commands import Submitter
+from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import JournalError, SourceLost
 from perfect_async.sandbox import Durations, Faults
 from tests.support.journaled import (
@@ -221,7 +221,7 @@ async def frozen(shop: Shop, jobs: list[Smile], monkeypatch: MP) -> None:
 
     c = await shop.client().open()
     with monkeypatch.context() as patch:
-        patch.setattr(Transport, "upload", forever)
+        patch.setattr(VendorTransport, "upload", forever)
         working = [asyncio.ensure_future(c.run(one)) for one in jobs]
         await asyncio.sleep(5)
         await shop.crash(c, *working)
@@ -254,7 +254,7 @@ async def test_uploaded_bytes(tmp_path: Path, monkeypatch: MP) -> None:
 
     c = await shop.client(stop).open()
     with monkeypatch.context() as patch:
-        patch.setattr(Creations, "create", forever)
+        patch.setattr(Submitter, "create", forever)
         working = asyncio.ensure_future(c.run(job(3)))
         await asyncio.sleep(5)
         await shop.crash(c, working)
@@ -277,7 +277,7 @@ async def test_urls(tmp_path: Path, monkeypatch: MP, signed: bool) -> None:
 
     c = await shop.client().open()
     with monkeypatch.context() as patch:
-        patch.setattr(Creations, "create", forever)
+        patch.setattr(Submitter, "create", forever)
         working = asyncio.ensure_future(c.run(one))
         await asyncio.sleep(5)
         await shop.crash(c, working)

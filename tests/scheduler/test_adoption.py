@@ -18,7 +18,7 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import NEVER, Scheduler
-from perfect_async.scheduler._job import IllegalEvent, State
+from perfect_async.scheduler._job import IllegalEvent, JobState
 from tests.scheduler.test_scheduler import Desk, Task, World, failed
 
 SECOND = 1_000_000
@@ -88,104 +88,104 @@ def test_kept_like_others(seed: int) -> None:
 
 def test_counted_as_running() -> None:
     """A task that is taken over is charged and counts as running at once."""
-    desk = Desk()
-    desk.tell(adopted())
-    assert 1 == desk.scheduler.statistics().running
-    assert 1.0 == desk.scheduler.statistics().units.charged
-    assert desk.now < desk.scheduler.wakes_at(desk.now)
+    session = Desk()
+    session.tell(adopted())
+    assert 1 == session.scheduler.statistics().running
+    assert 1.0 == session.scheduler.statistics().units.charged
+    assert session.now < session.scheduler.wakes_at(session.now)
 
 
 def test_adopted_and_done() -> None:
     """One that has ended is told after one request, and is no evidence of how long they last."""
-    desk = Desk()
-    desk.tell(adopted())
-    poll = desk.poll()
-    assert 0 == desk.now
-    desk.tell(ev.Succeeded(poll, ("https://r.example/1",)))
-    assert 1.0 == desk.settle().units
-    assert None is desk.scheduler.eta(1, 0)
-    assert 1 == desk.scheduler.statistics().done
+    session = Desk()
+    session.tell(adopted())
+    poll = session.poll()
+    assert 0 == session.now
+    session.tell(ev.Succeeded(poll, ("https://r.example/1",)))
+    assert 1.0 == session.settle().units
+    assert None is session.scheduler.eta(1, 0)
+    assert 1 == session.scheduler.statistics().done
 
 
 def test_adopted_and_unknown() -> None:
     """One that the vendor does not know is believed lost at once, with its units at stake."""
-    desk = Desk()
-    desk.tell(adopted())
-    desk.tell(ev.TaskUnknown(desk.poll(), TaskExpired("gone", task_id="task-1")))
-    settle = desk.settle()
+    session = Desk()
+    session.tell(adopted())
+    session.tell(ev.TaskUnknown(session.poll(), TaskExpired("gone", task_id="task-1")))
+    settle = session.settle()
     assert isinstance(settle.ending, TaskExpired)
     assert (1.0, 1.0) == (settle.ending.units_at_stake, settle.units)
-    assert 1.0 == desk.scheduler.statistics().units.at_stake
+    assert 1.0 == session.scheduler.statistics().units.at_stake
 
 
 def test_adopted_and_failed() -> None:
     """One whose engine fails is not created anew: its job is known to nobody here."""
-    desk = Desk(engine_retries=3)
-    desk.tell(adopted())
-    desk.tell(failed(desk.poll()))
-    assert 0.0 == desk.settle().units
-    assert 1.0 == desk.scheduler.statistics().units.returned
+    session = Desk(engine_retries=3)
+    session.tell(adopted())
+    session.tell(failed(session.poll()))
+    assert 0.0 == session.settle().units
+    assert 1.0 == session.scheduler.statistics().units.returned
 
 
 def test_adopted_and_silent() -> None:
     """The first poll that fails is tried again soon: nobody knows how much of the lease is left."""
-    desk = Desk()
-    desk.tell(adopted())
-    desk.tell(ev.NoAnswer(desk.poll(), DOWN))
-    again = desk.poll()
-    assert 3 * SECOND > desk.now
-    desk.tell(ev.Running(again))
-    desk.poll()
-    assert 10 * SECOND > desk.now
+    session = Desk()
+    session.tell(adopted())
+    session.tell(ev.NoAnswer(session.poll(), DOWN))
+    again = session.poll()
+    assert 3 * SECOND > session.now
+    session.tell(ev.Running(again))
+    session.poll()
+    assert 10 * SECOND > session.now
 
 
 @pytest.mark.parametrize("answer", [ev.TimedOut, ev.KeyRefused])
 def test_adopted_and_refused(answer: type[ev.TimedOut | ev.KeyRefused]) -> None:
     """Other ends of one that was taken over leave its unit at stake."""
-    desk = Desk()
-    desk.tell(adopted())
-    desk.tell(answer(desk.poll(), TaskTimedOut("x")))
-    assert 1.0 == desk.settle().units
-    assert 1.0 == desk.scheduler.statistics().units.at_stake
+    session = Desk()
+    session.tell(adopted())
+    session.tell(answer(session.poll(), TaskTimedOut("x")))
+    assert 1.0 == session.settle().units
+    assert 1.0 == session.scheduler.statistics().units.at_stake
 
 
 @pytest.mark.parametrize("age", [0, 100, 10_000])
 def test_too_old(age: int) -> None:
     """However old it is, it is asked for, and kept for a while if it runs."""
-    desk = Desk()
-    desk.tell(adopted(age=age * SECOND))
-    while not isinstance(command := desk.take(), ev.Settle):
+    session = Desk()
+    session.tell(adopted(age=age * SECOND))
+    while not isinstance(command := session.take(), ev.Settle):
         assert isinstance(command, ev.Poll)
-        desk.now += SLOT
-        desk.tell(ev.Running(command))
+        session.now += SLOT
+        session.tell(ev.Running(command))
     assert isinstance(command.ending, TaskAbandoned)
-    assert max(20, 120 - age) - 1 <= desk.now / SECOND <= max(20, 120 - age) + 10
+    assert max(20, 120 - age) - 1 <= session.now / SECOND <= max(20, 120 - age) + 10
     assert 1.0 == command.ending.units_at_stake
 
 
 @pytest.mark.parametrize("polled", [True, False])
 def test_dropped(polled: bool) -> None:
     """A client that ends abandons what it has taken over, asked for or not."""
-    desk = Desk()
-    desk.tell(adopted())
+    session = Desk()
+    session.tell(adopted())
     if polled:
-        desk.poll()
-    desk.tell(ev.Dropped())
-    settle = desk.settle()
+        session.poll()
+    session.tell(ev.Dropped())
+    settle = session.settle()
     assert isinstance(settle.ending, TaskAbandoned)
-    assert 1.0 == settle.ending.units_at_stake == desk.scheduler.statistics().units.at_stake
-    assert None is desk.scheduler.due(desk.now)
-    assert not polled or NEVER == desk.scheduler.wakes_at(desk.now + 400 * SECOND)
+    assert 1.0 == settle.ending.units_at_stake == session.scheduler.statistics().units.at_stake
+    assert None is session.scheduler.due(session.now)
+    assert not polled or NEVER == session.scheduler.wakes_at(session.now + 400 * SECOND)
 
 
 def test_closing_keeps_it() -> None:
     """A client that only closes keeps what it has taken over; so does one that nobody waits for."""
-    desk = Desk()
-    desk.tell(adopted())
-    desk.tell(ev.Closed())
-    desk.tell(ev.Withdrawn(1))
-    desk.tell(ev.Succeeded(desk.poll(), ("https://r.example/1",)))
-    assert isinstance(desk.settle().ending, ev.Succeeded)
+    session = Desk()
+    session.tell(adopted())
+    session.tell(ev.Closed())
+    session.tell(ev.Withdrawn(1))
+    session.tell(ev.Succeeded(session.poll(), ("https://r.example/1",)))
+    assert isinstance(session.settle().ending, ev.Succeeded)
 
 
 @pytest.mark.parametrize(
@@ -194,22 +194,22 @@ def test_closing_keeps_it() -> None:
 )
 def test_known_already(event: ev.Event) -> None:
     """A number that is known is nobody else's, and nothing has changed."""
-    desk = Desk()
-    desk.tell(adopted())
-    before = desk.scheduler.statistics()
+    session = Desk()
+    session.tell(adopted())
+    before = session.scheduler.statistics()
     with pytest.raises(IllegalEvent):
-        desk.tell(event)
-    assert before == desk.scheduler.statistics()
+        session.tell(event)
+    assert before == session.scheduler.statistics()
 
 
 def test_a_full_window() -> None:
     """Where the window is full they wait until it is not, and no longer."""
-    desk = Desk()
-    desk.scheduler.remember([(250 * SECOND, 246), (1, 4)])
-    desk.tell(adopted())
-    poll = desk.poll()
-    assert 49 * SECOND < desk.now < 56 * SECOND
-    desk.tell(ev.Running(poll))
+    session = Desk()
+    session.scheduler.remember([(250 * SECOND, 246), (1, 4)])
+    session.tell(adopted())
+    poll = session.poll()
+    assert 49 * SECOND < session.now < 56 * SECOND
+    session.tell(ev.Running(poll))
 
 
 # Forgone.
@@ -218,10 +218,10 @@ def test_a_full_window() -> None:
 @pytest.mark.parametrize("at_stake", [0.0, 2.0])
 def test_forgone(at_stake: float) -> None:
     """A job whose end is known is told so, with what is at stake, and costs no request."""
-    desk = Desk()
-    desk.tell(ev.Forgone(1, SubmissionInDoubt("x", units_at_stake=at_stake)))
-    assert isinstance(desk.settle().ending, SubmissionInDoubt)
-    statistics = desk.scheduler.statistics()
+    session = Desk()
+    session.tell(ev.Forgone(1, SubmissionInDoubt("x", units_at_stake=at_stake)))
+    assert isinstance(session.settle().ending, SubmissionInDoubt)
+    statistics = session.scheduler.statistics()
     assert (0.0, at_stake) == (statistics.units.charged, statistics.units.at_stake)
     assert {} == statistics.requests
     assert 1 == statistics.failed
@@ -237,58 +237,58 @@ def wanted(ref: int, feature: str = "ai-smile", **facts: object) -> ev.Wanted:
 
 def test_alone() -> None:
     """A creation waits for the one before it, until that is answered in whatever way."""
-    desk = Desk()
+    session = Desk()
     for ref in range(1, 5):
-        desk.tell(wanted(ref))
+        session.tell(wanted(ref))
     for answer in (
         lambda command: ev.Accepted(command, "t"),
         lambda command: ev.NoAnswer(command, DOWN),
         lambda command: ev.Refused(command, RequestRefused("x"), 400),
     ):
-        command = desk.take()
+        command = session.take()
         while isinstance(command, ev.Settle):
-            command = desk.take()
+            command = session.take()
         assert isinstance(command, ev.Submit)
         # Nothing wakes it but the answer.
-        assert None is desk.scheduler.due(desk.now)
-        desk.now += SECOND
-        assert None is desk.scheduler.due(desk.now)
-        desk.tell(answer(command))
-    assert 4 == sum(desk.scheduler.statistics().requests.values()) + 1
+        assert None is session.scheduler.due(session.now)
+        session.now += SECOND
+        assert None is session.scheduler.due(session.now)
+        session.tell(answer(command))
+    assert 4 == sum(session.scheduler.statistics().requests.values()) + 1
 
 
 def test_alone_whatever_the_feature() -> None:
     """The history's actions need not name one, so another feature's creation waits as well."""
-    desk = Desk()
-    desk.tell(wanted(1))
-    desk.tell(wanted(2, "ai-avatar"))
-    first = desk.take()
+    session = Desk()
+    session.tell(wanted(1))
+    session.tell(wanted(2, "ai-avatar"))
+    first = session.take()
     assert isinstance(first, ev.Submit)
-    desk.now += SECOND
-    assert None is desk.scheduler.due(desk.now)
-    desk.tell(ev.Accepted(first, "t"))
-    assert 2 == getattr(desk.take(), "ref", None)
+    session.now += SECOND
+    assert None is session.scheduler.due(session.now)
+    session.tell(ev.Accepted(first, "t"))
+    assert 2 == getattr(session.take(), "ref", None)
 
 
 def test_not_alone() -> None:
     """Jobs that need not be alone wait for none."""
-    desk = Desk()
+    session = Desk()
     for ref in (1, 2, 3):
-        desk.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
-    assert [1, 2, 3] == [getattr(desk.take(), "ref", None) for _ in range(3)]
+        session.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
+    assert [1, 2, 3] == [getattr(session.take(), "ref", None) for _ in range(3)]
 
 
 def test_an_error_that_knows() -> None:
     """What the unit history has told of a creation is told, with what is at stake."""
-    desk = Desk()
-    desk.tell(wanted(1))
-    command = desk.take()
+    session = Desk()
+    session.tell(wanted(1))
+    command = session.take()
     assert isinstance(command, ev.Submit)
-    desk.tell(ev.NoAnswer(command, SubmissionInDoubt("nothing", units_at_stake=0.0)))
-    settle = desk.settle()
+    session.tell(ev.NoAnswer(command, SubmissionInDoubt("nothing", units_at_stake=0.0)))
+    settle = session.settle()
     assert isinstance(settle.ending, SubmissionInDoubt)
     assert "nothing" == settle.ending.message
-    assert 0.0 == desk.scheduler.statistics().units.at_stake
+    assert 0.0 == session.scheduler.statistics().units.at_stake
 
 
 # Ceilings.
@@ -296,24 +296,24 @@ def test_an_error_that_knows() -> None:
 
 def test_a_purse() -> None:
     """What no longer fits ends when the last unit is reserved, prepared or not; what fits stays."""
-    desk = Desk()
-    desk.tell(ev.Opened(7, 2.0))
-    desk.tell(wanted(1, purses=(7,)))
-    desk.tell(ev.Wanted(2, "ai-smile", 1.0, uploads=True, purses=(7,)))
-    desk.tell(ev.Wanted(3, "ai-smile", 2.0, uploads=True, purses=(7,)))
-    desk.tell(ev.Wanted(4, "ai-smile", 2.0, uploads=True))
-    command = desk.take()
+    session = Desk()
+    session.tell(ev.Opened(7, 2.0))
+    session.tell(wanted(1, purses=(7,)))
+    session.tell(ev.Wanted(2, "ai-smile", 1.0, uploads=True, purses=(7,)))
+    session.tell(ev.Wanted(3, "ai-smile", 2.0, uploads=True, purses=(7,)))
+    session.tell(ev.Wanted(4, "ai-smile", 2.0, uploads=True))
+    command = session.take()
     while not isinstance(command, ev.Submit):
-        command = desk.take()
-    settle = desk.settle()
+        command = session.take()
+    settle = session.settle()
     assert 3 == settle.ref
     assert isinstance(settle.ending, CeilingReached)
-    desk.tell(ev.Wanted(5, "ai-smile", 2.0, uploads=False, purses=(7,)))
-    assert 5 == desk.settle().ref
+    session.tell(ev.Wanted(5, "ai-smile", 2.0, uploads=False, purses=(7,)))
+    assert 5 == session.settle().ref
     # Where nobody counts any longer there is no ceiling.
-    desk.tell(ev.Emptied(7))
-    desk.tell(ev.Wanted(6, "ai-smile", 9.0, uploads=False, purses=(7,)))
-    assert State.READY is desk.scheduler._book.jobs[6].state
+    session.tell(ev.Emptied(7))
+    session.tell(ev.Wanted(6, "ai-smile", 9.0, uploads=False, purses=(7,)))
+    assert JobState.READY is session.scheduler._book.jobs[6].state
 
 
 # Questions.
@@ -321,30 +321,30 @@ def test_a_purse() -> None:
 
 def test_an_urgent_question() -> None:
     """What units depend on leaves before creations and before questions that came sooner."""
-    desk = Desk()
-    desk.tell(ev.Asked(1))
-    desk.tell(wanted(2))
-    desk.tell(ev.Asked(3, urgent=True))
-    assert [3, 2] == [getattr(desk.take(), "ref", None) for _ in range(2)]
+    session = Desk()
+    session.tell(ev.Asked(1))
+    session.tell(wanted(2))
+    session.tell(ev.Asked(3, urgent=True))
+    assert [3, 2] == [getattr(session.take(), "ref", None) for _ in range(2)]
 
 
 def test_a_lasting_question() -> None:
     """What lasts is asked, and asked again, while its client closes, and not once it is gone."""
-    desk = Desk()
-    desk.tell(ev.Asked(1, lasting=True))
-    desk.tell(ev.Closed())
-    desk.tell(ev.Asked(2))
-    assert isinstance(desk.settle().ending, ClientClosed)
-    command = desk.take()
+    session = Desk()
+    session.tell(ev.Asked(1, lasting=True))
+    session.tell(ev.Closed())
+    session.tell(ev.Asked(2))
+    assert isinstance(session.settle().ending, ClientClosed)
+    command = session.take()
     assert isinstance(command, ev.Ask)
-    desk.tell(ev.NoAnswer(command, DOWN))
-    again = desk.take()
+    session.tell(ev.NoAnswer(command, DOWN))
+    again = session.take()
     assert isinstance(again, ev.Ask)
-    desk.tell(ev.Asked(3, lasting=True))
-    desk.tell(ev.Dropped())
-    assert 3 == desk.settle().ref
-    desk.tell(ev.NoAnswer(again, DOWN))
-    assert 1 == desk.settle().ref
+    session.tell(ev.Asked(3, lasting=True))
+    session.tell(ev.Dropped())
+    assert 3 == session.settle().ref
+    session.tell(ev.NoAnswer(again, DOWN))
+    assert 1 == session.settle().ref
 
 
 def test_settings_are_the_schedulers() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from perfect_async import events as ev
 from perfect_async.errors import PerfectError
-from perfect_async.scheduler._job import ANSWERS, TRANSITIONS, IllegalEvent, Job, State
+from perfect_async.scheduler._job import ANSWERS, TRANSITIONS, IllegalEvent, JobState, ScheduledJob
 
 POLL = ev.Poll(1, 1)
 EVENTS: dict[type, object] = {
@@ -18,15 +18,15 @@ EVENTS: dict[type, object] = {
 }
 
 
-def job(state: State) -> Job:
-    return Job(1, "ai-smile", 1.0, uploads=True, lane=0, state=state)
+def job(state: JobState) -> ScheduledJob:
+    return ScheduledJob(1, "ai-smile", 1.0, uploads=True, channel=0, state=state)
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", JobState)
 @pytest.mark.parametrize("kind", EVENTS)
-def test_the_table_decides(state: State, kind: type) -> None:
+def test_the_table_decides(state: JobState, kind: type) -> None:
     """A job goes where the table leads, and nowhere else: there it raises and stays as it was."""
-    for target in State:
+    for target in JobState:
         here = job(state)
         before = attrs.asdict(here)
         if target in TRANSITIONS.get((state, kind), ()):
@@ -42,9 +42,9 @@ def test_every_state_is_reached_and_left() -> None:
     """Every state is reached but where jobs begin, and left but where the waiter knows."""
     reached = {target for targets in TRANSITIONS.values() for target in targets}
     left = {state for state, _ in TRANSITIONS}
-    assert {State.WAITING, State.READY} <= reached
-    assert {State.ADOPTED} == set(State) - reached
-    assert {State.TOLD} == set(State) - left
+    assert {JobState.WAITING, JobState.READY} <= reached
+    assert {JobState.ADOPTED} == set(JobState) - reached
+    assert {JobState.TOLD} == set(JobState) - left
 
 
 def test_every_answer_is_in_the_table() -> None:
@@ -56,10 +56,10 @@ def test_every_answer_is_in_the_table() -> None:
 
 def test_no_money_is_spent_twice() -> None:
     """A creation without an answer ends the job; nothing leads from it to another creation."""
-    assert frozenset({State.ENDED}) == TRANSITIONS[State.SUBMITTING, ev.NoAnswer]
+    assert frozenset({JobState.ENDED}) == TRANSITIONS[JobState.SUBMITTING, ev.NoAnswer]
 
 
 def test_states_are_told_apart_by_identity() -> None:
     """Each state is one object, and is found by its name as such."""
-    assert len(State) == len({*State}) == len({hash(state) for state in State})
-    assert all(State[state.name] is state for state in State)
+    assert len(JobState) == len({*JobState}) == len({hash(state) for state in JobState})
+    assert all(JobState[state.name] is state for state in JobState)

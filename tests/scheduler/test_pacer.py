@@ -6,25 +6,25 @@ from perfect_async import events as ev
 from perfect_async._time import SLOT
 from perfect_async.errors import PerfectError
 from perfect_async.models import Limits
-from perfect_async.scheduler._pacer import Pace
+from perfect_async.scheduler._pacer import Pacer
 
 SECOND = 1_000_000
 NO = PerfectError("no")
 POLL = ev.Poll(1, 1)
 
 
-def pace(limits: Limits | None = None) -> Pace:
-    return Pace(limits or Limits(), lease=10 * SECOND, horizon=120 * SECOND)
+def pacer(limits: Limits | None = None) -> Pacer:
+    return Pacer(limits or Limits(), lease=10 * SECOND, horizon=120 * SECOND)
 
 
-def polled(pace: Pace, count: int, took: int = 100_000) -> None:
+def polled(pacer: Pacer, count: int, took: int = 100_000) -> None:
     for _ in range(count):
-        pace.learn(ev.Running(POLL), took, 0)
+        pacer.learn(ev.Running(POLL), took, 0)
 
 
 def test_the_cycle_follows_the_network() -> None:
     """A good network is polled late, a bad one so early that the tries fit into the lease."""
-    good = pace()
+    good = pacer()
     polled(good, 300)
     good.cut(60 * SECOND)
     assert 8_800_000 == good.table.cycle * SLOT
@@ -41,12 +41,12 @@ def test_the_cycle_follows_the_network() -> None:
 
 def test_one_request_a_second() -> None:
     """Where tries leave a second apart the lease keeps more time for them."""
-    assert pace(Limits(per_second=1)).table.cycle < pace().table.cycle
+    assert pacer(Limits(per_second=1)).table.cycle < pacer().table.cycle
 
 
 def test_nothing_new_on_a_plan_for_a_better_network() -> None:
     """While the plan cannot follow a network that got worse nothing new is created."""
-    here = pace(Limits(25, 30.0, 5))
+    here = pacer(Limits(25, 30.0, 5))
     polled(here, 100)
     here.cut(60 * SECOND)
     slot, ref = 60 * SECOND // SLOT, 0
@@ -69,7 +69,7 @@ def test_nothing_new_on_a_plan_for_a_better_network() -> None:
 
 def test_the_reserve_follows_the_failures() -> None:
     """A few requests of a window are never promised, more on a bad network, a quarter at most."""
-    here = pace()
+    here = pacer()
     assert 4 == here.reserve()
     for _ in range(400):
         here.learn(ev.Refused(POLL, NO, 502), 100_000, 0)
@@ -79,7 +79,7 @@ def test_the_reserve_follows_the_failures() -> None:
 
 def test_pauses_grow_in_an_outage() -> None:
     """What is not a poll and stays unanswered pauses the rest, longer each time."""
-    here, ask, holds = pace(), ev.Ask(1, 1), []
+    here, ask, holds = pacer(), ev.Ask(1, 1), []
     for _ in range(9):
         here.learn(ev.NotSent(ask, NO), 1000, 0)
         holds.append(here.paused_until())
@@ -94,7 +94,7 @@ def test_pauses_grow_in_an_outage() -> None:
 
 def test_creations_after_a_doubt() -> None:
     """After a creation in doubt the next waits and goes alone, until one is answered."""
-    here, now = pace(), 0
+    here, now = pacer(), 0
     for number, wait in enumerate((2, 6, 18, 54, 120, 120)):
         command = ev.Submit(number, 1)
         here.created(number, now)
@@ -114,7 +114,7 @@ def test_creations_after_a_doubt() -> None:
 
 def test_silent_creations() -> None:
     """Where three creations are silent for longer than the patience no fourth is sent."""
-    here = pace()
+    here = pacer()
     for number in range(3):
         here.created(number, 0)
     assert here.may_create(here.network.patience)
@@ -123,7 +123,7 @@ def test_silent_creations() -> None:
 
 def test_refusals_are_counted() -> None:
     """429s go into the allowance and the statistics."""
-    here = pace()
+    here = pacer()
     for now in (0, 2 * SECOND):
         here.table.leave(now, now, SECOND)
         here.learn(ev.Limited(POLL, NO), 1000, now)
@@ -134,7 +134,7 @@ def test_refusals_are_counted() -> None:
 
 def test_refusals_are_no_bad_network() -> None:
     """A 429 makes neither the cycle shorter nor the reserve larger: more polls would be refused."""
-    here = pace()
+    here = pacer()
     polled(here, 300)
     for second in range(100):
         here.learn(ev.Limited(POLL, NO), 1000, second * SECOND)
@@ -143,19 +143,19 @@ def test_refusals_are_no_bad_network() -> None:
     assert 4 == here.reserve()
 
 
-def refused(pace: Pace, own: int) -> None:
+def refused(pacer: Pacer, own: int) -> None:
     """The window is full, with `own` requests of ours, the last of them now."""
     for number in range(own):
         now = 300 * SECOND * number // own
-        pace.table.leave(number, now, SECOND)
-        pace.table.answered(number, now)
+        pacer.table.leave(number, now, SECOND)
+        pacer.table.answered(number, now)
     for now in (298 * SECOND, 300 * SECOND):
-        pace.learn(ev.Limited(POLL, NO), 1000, now)
+        pacer.learn(ev.Limited(POLL, NO), 1000, now)
 
 
 def test_one_task_is_tried_where_none_can_be_insured() -> None:
     """After a quiet time, and where half of the limit is free, the plan may hold one task."""
-    here = pace(Limits(requests=40, period=300.0))
+    here = pacer(Limits(requests=40, period=300.0))
     here.cut(0)
     refused(here, 10)
     assert 8 == here.allowance.limit(300 * SECOND)
@@ -168,7 +168,7 @@ def test_one_task_is_tried_where_none_can_be_insured() -> None:
 
 def test_silence() -> None:
     """In a full window one request at a time asks, when the silence is over."""
-    here = pace()
+    here = pacer()
     assert not here.silent(0, asking=True)
     refused(here, 200)
     assert here.silent(300 * SECOND, asking=False)
@@ -180,7 +180,7 @@ def test_silence() -> None:
 
 def test_polls_are_sooner_while_more_is_tried() -> None:
     """Whoever tries more than was seen to fit wants polls in mid-lease."""
-    here = pace()
+    here = pacer()
     refused(here, 200)
     here.learn(ev.Running(POLL), 1000, 301 * SECOND)
     here.cut(700 * SECOND)
@@ -192,7 +192,7 @@ def test_polls_are_sooner_while_more_is_tried() -> None:
 @pytest.mark.parametrize("took", [150_000, 300_000, 700_000, 5 * SECOND])
 def test_a_trembling_network_keeps_the_guard(took: int) -> None:
     """The guard is never below the jitter and does not move for small changes."""
-    here = pace()
+    here = pacer()
     polled(here, 400, took)
     here.cut(60 * SECOND)
     guard = here.table.guard
@@ -204,7 +204,7 @@ def test_a_trembling_network_keeps_the_guard(took: int) -> None:
 
 def test_the_plan_is_not_cut_again_at_once() -> None:
     """While tasks run a plan that grows waits for half a minute."""
-    here = pace()
+    here = pacer()
     polled(here, 300)
     here.table.promise(1, 0, 2400)
     here.cut(0)
@@ -222,7 +222,7 @@ def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
     """At one request a second, on a good network and in the middle of the cycle; not on a bad one,
     whose tries need the rest of the lease.
     """
-    here = pace(Limits(per_second=1))
+    here = pacer(Limits(per_second=1))
     polled(here, 300)
     here.cut(0)
     here.table.promise(1, 0, 2400)
@@ -242,7 +242,7 @@ def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
 
 def test_what_may_be_promised_to_those_that_run() -> None:
     """All but what is never promised; under foreign use creations count on less."""
-    here = pace()
+    here = pacer()
     assert (246, 246) == (here.firm, here.limit(0))
     for now in (0, 2 * SECOND):
         here.learn(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
@@ -250,7 +250,7 @@ def test_what_may_be_promised_to_those_that_run() -> None:
     assert here.limit(2 * SECOND) < 10
 
 
-def calm(here: Pace) -> bool:
+def calm(here: Pacer) -> bool:
     """Asked by a call, since mypy does not know that `cut` changes it."""
     return here.calm
 
@@ -259,7 +259,7 @@ def test_it_is_calm_while_nothing_changes() -> None:
     """With the plan cut and the network as it was there is nothing to cut; news of another network
     and refusals end that, and a key that others use is never calm.
     """
-    here = pace()
+    here = pacer()
     assert not calm(here)
     here.cut(0)
     assert calm(here)

@@ -14,9 +14,9 @@ from perfect_async import events as ev
 from perfect_async.errors import RateLimited, ServiceUnavailable, TaskExpired, TaskFailed
 from perfect_async.models import Completion, Limits, Polling
 from perfect_async.scheduler import NEVER, Scheduler
-from perfect_async.scheduler._job import Job, State
-from perfect_async.scheduler._pacer import Pace
-from perfect_async.scheduler._polling import Asks, Keeping, Waking, keepers
+from perfect_async.scheduler._job import JobState, ScheduledJob
+from perfect_async.scheduler._pacer import Pacer
+from perfect_async.scheduler._polling import LeasePolling, PollQueue, WebhookPolling, strategies
 from tests.scheduler import test_scheduler
 from tests.scheduler.test_scheduler import SECOND, Flight, World, dump
 
@@ -407,15 +407,15 @@ def test_the_forecast_of_a_few() -> None:
 
 
 class Bench:
-    """A `Waking` and jobs for it."""
+    """A `WebhookPolling` and jobs for it."""
 
     def __init__(self) -> None:
-        self.pace = Pace(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
-        self.asks = Asks()
-        self.waking = Waking(self.pace, self.asks, interval=2 * SECOND)
+        self.pacer = Pacer(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
+        self.asks = PollQueue()
+        self.waking = WebhookPolling(self.pacer, self.asks, interval=2 * SECOND)
 
-    def job(self, ref: int, now: int = 0) -> Job:
-        job = Job(ref, "ai-smile", 1.0, uploads=False, lane=0, state=State.RUNNING)
+    def job(self, ref: int, now: int = 0) -> ScheduledJob:
+        job = ScheduledJob(ref, "ai-smile", 1.0, uploads=False, channel=0, state=JobState.RUNNING)
         job.given_up = now + 600 * SECOND
         self.waking.created(job, now)
         self.waking.accepted(job, now)
@@ -456,7 +456,7 @@ def test_what_was_in_vain_is_forgotten() -> None:
 
 def test_asks_come_in_their_order() -> None:
     """The last word on a job counts, and one that no longer runs is dropped."""
-    bench, asks = Bench(), Asks()
+    bench, asks = Bench(), PollQueue()
     first, second = bench.job(1), bench.job(2)
     assert None is asks.first()
     asks.put(first, 30)
@@ -465,7 +465,7 @@ def test_asks_come_in_their_order() -> None:
     asks.put(first, 40)
     asks.tidy()
     assert (20, 2) == asks.first()
-    second.state = State.ENDED
+    second.state = JobState.ENDED
     asks.tidy()
     assert (40, 1) == asks.first()
 
@@ -475,13 +475,13 @@ def test_asks_come_in_their_order() -> None:
 )
 def test_which_keeper(completion: Completion | None, kept: bool) -> None:
     """Only where the vendor's word is all there is are tasks left alone."""
-    pace = Pace(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
-    keeping, keeper = keepers(pace, Asks(), Polling(completion=completion))
+    pacer = Pacer(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
+    keeping, strategy = strategies(pacer, PollQueue(), Polling(completion=completion))
 
-    assert isinstance(keeping, Keeping)
-    assert kept is (keeper is keeping)
+    assert isinstance(keeping, LeasePolling)
+    assert kept is (strategy is keeping)
     assert 0 == keeping.held
-    assert kept is not isinstance(keeper, Waking)
+    assert kept is not isinstance(strategy, WebhookPolling)
 
 
 def test_limits_that_could_keep_nothing_alive() -> None:
@@ -522,7 +522,7 @@ class Notifying(test_scheduler.Machine):
     def begin(self, setting: tuple[Limits, Polling], seed: int, faults: str, notes: str) -> None:
         self.world = world = Told(*setting, seed=seed)
         self.faults, self.rng = faults, world.rng
-        self.lanes, self.asked = set(), 0
+        self.channels, self.asked = set(), 0
         if faults != "none":
             world.round_trip, world.fate = self.round_trip, self.fate
         insured = setting[1].insured
@@ -548,7 +548,7 @@ class Notifying(test_scheduler.Machine):
         book = self.world.scheduler._book
         if not book.kept:
             for job in book.jobs.values():
-                if job.state is State.RUNNING:
+                if job.state is JobState.RUNNING:
                     assert job.ask_at is not None
                     assert job.ask_at < max(job.given_up, self.world.now) + 4 * SECOND
 

@@ -4,15 +4,15 @@ import pytest
 
 from perfect_async import events as ev
 from perfect_async.errors import PerfectError
-from perfect_async.scheduler._questions import Question, Questions
+from perfect_async.scheduler._questions import Query, QueryQueue
 
 DOWN = PerfectError("down")
 
 
-def asked(*refs: int) -> Questions:
-    questions = Questions()
+def asked(*refs: int) -> QueryQueue:
+    questions = QueryQueue()
     for ref in refs:
-        questions.add(Question(ref, lane=ref % 2, since=0))
+        questions.add(Query(ref, channel=ref % 2, since=0))
     return questions
 
 
@@ -20,7 +20,7 @@ def test_in_order() -> None:
     """The first that came is the first to be sent, and an answered one is forgotten."""
     questions = asked(4, 5)
     assert 2 == len(questions.waiting)
-    assert 0 == questions.lane(4)
+    assert 0 == questions.channel(4)
     questions.issued()
     command = ev.Ask(1, 4)
     assert None is questions.hear(command, ev.Answered(command), again=True)
@@ -68,7 +68,7 @@ def test_closed() -> None:
 def test_lasting() -> None:
     """Some are sent, and sent again, while their lane closes, and end when it is dropped."""
     questions = asked(1)
-    questions.add(Question(3, lane=1, since=0, lasting=True))
+    questions.add(Query(3, channel=1, since=0, lasting=True))
     assert [1] == [question.ref for question in questions.close(1)]
     questions.issued()
     command = ev.Ask(1, 3)

@@ -124,11 +124,11 @@ class World:
 
     # What comes in.
 
-    def want(self, *, uploads: bool = True, lane: int = 0, units: float = 1.0) -> int:
+    def want(self, *, uploads: bool = True, channel: int = 0, units: float = 1.0) -> int:
         ref = len(self.jobs) + 1
         self.jobs[ref] = units
         feature = "ai-smile" if ref % 2 else "ai-avatar"
-        self.tell(ev.Wanted(ref, feature, units, uploads, lane))
+        self.tell(ev.Wanted(ref, feature, units, uploads, channel))
         return ref
 
     def tell(self, event: ev.Event) -> None:
@@ -161,7 +161,7 @@ class World:
         if isinstance(command, ev.Poll) and self.on_time:
             first = self.scheduler._book.table.first(self.now // SLOT)
             if first is not None and first[1] == command.ref and first[0] < self.now // SLOT:
-                wary = self.now < self.scheduler._book.pace.allowance.wary_until
+                wary = self.now < self.scheduler._book.pacer.allowance.wary_until
                 assert wary or command.ref in self.slow
 
     @property
@@ -354,7 +354,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, setting: tuple[Limits, Polling], seed: int, faults: str, start: int) -> None:
         self.world = world = World(*setting, seed=seed, start=start)
         self.faults, self.rng = faults, world.rng
-        self.lanes: set[int] = set()
+        self.channels: set[int] = set()
         self.asked = 0
         if faults != "none":
             world.round_trip = self.round_trip
@@ -407,10 +407,10 @@ class Machine(RuleBasedStateMachine):
                 ]
                 return rng.choice(news)
 
-    @rule(count=st.integers(1, 60), uploads=st.booleans(), lane=st.integers(0, 2))
-    def jobs_come(self, count: int, uploads: bool, lane: int) -> None:
+    @rule(count=st.integers(1, 60), uploads=st.booleans(), channel=st.integers(0, 2))
+    def jobs_come(self, count: int, uploads: bool, channel: int) -> None:
         for _ in range(count):
-            self.world.want(uploads=uploads, lane=lane, units=self.rng.choice([1.0, 2.0]))
+            self.world.want(uploads=uploads, channel=channel, units=self.rng.choice([1.0, 2.0]))
         self.world.perform()
 
     @rule(count=st.sampled_from([1, 7, 40, 200]))
@@ -441,9 +441,9 @@ class Machine(RuleBasedStateMachine):
         self.world.perform()
 
     @precondition(lambda self: self.rng.random() < 0.15)
-    @rule(event=st.sampled_from([ev.Closed, ev.Dropped]), lane=st.integers(0, 2))
-    def lane_ends(self, event: type[ev.Closed | ev.Dropped], lane: int) -> None:
-        self.world.tell(event(lane))
+    @rule(event=st.sampled_from([ev.Closed, ev.Dropped]), channel=st.integers(0, 2))
+    def lane_ends(self, event: type[ev.Closed | ev.Dropped], channel: int) -> None:
+        self.world.tell(event(channel))
         self.world.perform()
 
     @rule()
@@ -501,8 +501,8 @@ class Machine(RuleBasedStateMachine):
             return
         world = self.world
         give_up = self.world.polling.give_up_after
-        for lane in range(3):
-            world.tell(ev.Closed(lane))
+        for channel in range(3):
+            world.tell(ev.Closed(channel))
         world.run(world.now + round((2 * give_up + 100) * SECOND))
         jobs = {ref for ref in world.jobs if ref < 1_000_000}
         assert jobs == jobs & set(world.settled)
@@ -738,126 +738,126 @@ def failed(command: ev.Poll, *, passing: bool = True) -> ev.EngineFailed:
 
 def test_a_passing_failure_is_tried_again() -> None:
     """A failure of the engine that may pass is created anew as often as was said, then told."""
-    desk = Desk(engine_retries=1)
-    desk.running()
-    desk.tell(failed(desk.poll()))
-    again = desk.take()
+    session = Desk(engine_retries=1)
+    session.running()
+    session.tell(failed(session.poll()))
+    again = session.take()
     assert isinstance(again, ev.Submit)
-    desk.tell(ev.Accepted(again, "task-2"))
-    desk.tell(failed(desk.poll()))
-    settle = desk.settle()
+    session.tell(ev.Accepted(again, "task-2"))
+    session.tell(failed(session.poll()))
+    settle = session.settle()
     assert isinstance(settle.ending, TaskFailed)
     assert 0.0 == settle.units
-    assert 2.0 == desk.scheduler.statistics().units.returned
+    assert 2.0 == session.scheduler.statistics().units.returned
 
 
 @pytest.mark.parametrize("how", ["final", "withdrawn", "closed", "no retries"])
 def test_a_failure_that_is_not_tried_again(how: str) -> None:
     """A final failure, and any of a job that nobody waits for, is told at once."""
-    desk = Desk(engine_retries=0 if how == "no retries" else 1)
-    desk.running()
-    poll = desk.poll()
+    session = Desk(engine_retries=0 if how == "no retries" else 1)
+    session.running()
+    poll = session.poll()
     if how == "withdrawn":
-        desk.tell(ev.Withdrawn(1))
+        session.tell(ev.Withdrawn(1))
     if how == "closed":
-        desk.tell(ev.Closed())
-    desk.tell(failed(poll, passing=how != "final"))
-    assert isinstance(desk.settle().ending, TaskFailed)
+        session.tell(ev.Closed())
+    session.tell(failed(poll, passing=how != "final"))
+    assert isinstance(session.settle().ending, TaskFailed)
 
 
 def test_unknown_is_asked_once_more() -> None:
     """An unknown task inside its lease is asked again, and only the second answer is believed."""
-    desk = Desk()
-    desk.running()
-    desk.tell(ev.TaskUnknown(desk.poll(), TaskExpired("unknown")))
-    desk.tell(ev.TaskUnknown(desk.poll(), TaskExpired("unknown")))
-    settle = desk.settle()
+    session = Desk()
+    session.running()
+    session.tell(ev.TaskUnknown(session.poll(), TaskExpired("unknown")))
+    session.tell(ev.TaskUnknown(session.poll(), TaskExpired("unknown")))
+    settle = session.settle()
     assert isinstance(settle.ending, TaskExpired)
     assert 1.0 == settle.ending.units_at_stake == settle.units
-    assert 1.0 == desk.scheduler.statistics().units.at_stake
+    assert 1.0 == session.scheduler.statistics().units.at_stake
 
 
 def test_a_late_answer_leaves_the_try_in_place() -> None:
     """A hung poll that answers at last renews its own lease, not that of a newer silent poll."""
-    desk = Desk()
-    desk.running()
-    old = desk.poll()
-    desk.poll()
-    desk.tell(ev.Running(old))
-    assert None is not desk.scheduler._book.jobs[1].try_at
-    before = desk.now
-    desk.poll()
-    assert SECOND > desk.now - before
+    session = Desk()
+    session.running()
+    old = session.poll()
+    session.poll()
+    session.tell(ev.Running(old))
+    assert None is not session.scheduler._book.jobs[1].try_at
+    before = session.now
+    session.poll()
+    assert SECOND > session.now - before
 
 
 def test_dropped() -> None:
     """A dropped lane ends at once: what runs is abandoned, what is being created is in doubt."""
-    desk = Desk()
-    desk.running(1)
-    desk.tell(ev.Wanted(2, "ai-smile", 3.0, uploads=False))
-    submit = desk.take()
+    session = Desk()
+    session.running(1)
+    session.tell(ev.Wanted(2, "ai-smile", 3.0, uploads=False))
+    submit = session.take()
     assert isinstance(submit, ev.Submit)
-    desk.tell(ev.Wanted(3, "ai-smile", 1.0, uploads=True))
-    desk.tell(ev.Dropped())
-    endings = {settle.ref: settle.ending for settle in (desk.settle() for _ in range(3))}
+    session.tell(ev.Wanted(3, "ai-smile", 1.0, uploads=True))
+    session.tell(ev.Dropped())
+    endings = {settle.ref: settle.ending for settle in (session.settle() for _ in range(3))}
     assert isinstance(endings[1], TaskAbandoned)
     assert isinstance(endings[2], SubmissionInDoubt)
     assert isinstance(endings[3], ClientClosed)
-    desk.tell(ev.Accepted(submit, "late"))
-    assert None is desk.scheduler.due(desk.now)
-    assert 4.0 == desk.scheduler.statistics().units.at_stake
+    session.tell(ev.Accepted(submit, "late"))
+    assert None is session.scheduler.due(session.now)
+    assert 4.0 == session.scheduler.statistics().units.at_stake
 
 
 def test_abandoned_at_its_deadline() -> None:
     """A task that still runs at `give_up_after` is told as abandoned, its units at stake."""
-    desk = Desk()
-    desk.running()
-    while isinstance(command := desk.take(), ev.Poll):
-        desk.tell(ev.Running(command))
+    session = Desk()
+    session.running()
+    while isinstance(command := session.take(), ev.Poll):
+        session.tell(ev.Running(command))
     assert isinstance(command, ev.Settle)
     assert isinstance(command.ending, TaskAbandoned)
-    assert 120 * SECOND == desk.now
-    assert 1.0 == desk.scheduler.statistics().units.at_stake
+    assert 120 * SECOND == session.now
+    assert 1.0 == session.scheduler.statistics().units.at_stake
 
 
 def test_out_of_units() -> None:
     """A refused balance ends unsent what costs as much, keeps the cheaper, and is asked again
     later.
     """
-    desk = Desk()
+    session = Desk()
     for ref, units in ((1, 5.0), (2, 9.0), (3, 1.0)):
-        desk.tell(ev.Wanted(ref, "ai-smile", units, uploads=False))
-    first, second = desk.take(), desk.take()
+        session.tell(ev.Wanted(ref, "ai-smile", units, uploads=False))
+    first, second = session.take(), session.take()
     assert isinstance(first, ev.Submit)
     assert isinstance(second, ev.Submit)
-    desk.tell(ev.OutOfUnits(first, UnitsExhausted("poor")))
-    desk.tell(ev.OutOfUnits(second, UnitsExhausted("poor")))
-    desk.tell(ev.Wanted(4, "ai-smile", 6.0, uploads=False))
-    assert {1, 2, 4} == {desk.settle().ref for _ in range(3)}
-    cheap = desk.take()
+    session.tell(ev.OutOfUnits(first, UnitsExhausted("poor")))
+    session.tell(ev.OutOfUnits(second, UnitsExhausted("poor")))
+    session.tell(ev.Wanted(4, "ai-smile", 6.0, uploads=False))
+    assert {1, 2, 4} == {session.settle().ref for _ in range(3)}
+    cheap = session.take()
     assert isinstance(cheap, ev.Submit)
     assert 3 == cheap.ref
-    desk.tell(ev.Accepted(cheap, "task"))
-    desk.now += 61 * SECOND
-    desk.tell(ev.Wanted(5, "ai-smile", 6.0, uploads=False))
-    assert [5] == [job.ref for job in desk.scheduler._book.ready]
+    session.tell(ev.Accepted(cheap, "task"))
+    session.now += 61 * SECOND
+    session.tell(ev.Wanted(5, "ai-smile", 6.0, uploads=False))
+    assert [5] == [job.ref for job in session.scheduler._book.ready]
 
 
 @pytest.mark.parametrize("answer", [ev.Limited, ev.NotSent])
 def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSent]) -> None:
     """401 ends everything that is not created, what comes later, and what is to repeat."""
-    desk = Desk()
+    session = Desk()
     for ref in (1, 2, 3):
-        desk.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
-    first, second = desk.take(), desk.take()
+        session.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
+    first, second = session.take(), session.take()
     assert isinstance(first, ev.Submit)
     assert isinstance(second, ev.Submit)
-    desk.tell(ev.KeyRefused(first, Unauthorized("no")))
-    desk.tell(answer(second, FULL))
-    desk.tell(ev.Wanted(4, "ai-smile", 1.0, uploads=True))
-    endings = [desk.settle().ending for _ in range(4)]
+    session.tell(ev.KeyRefused(first, Unauthorized("no")))
+    session.tell(answer(second, FULL))
+    session.tell(ev.Wanted(4, "ai-smile", 1.0, uploads=True))
+    endings = [session.settle().ending for _ in range(4)]
     assert all(isinstance(ending, Unauthorized) for ending in endings)
-    assert not desk.scheduler._book.jobs
+    assert not session.scheduler._book.jobs
 
 
 @pytest.mark.parametrize(
@@ -865,63 +865,63 @@ def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSen
 )
 def test_how_often_a_creation_is_sent(answer: Callable[..., ev.Answer], most: int) -> None:
     """A creation that was certainly not executed is repeated so often; a refused one never."""
-    desk = Desk()
-    desk.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=False))
+    session = Desk()
+    session.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=False))
     sent = 0
-    while isinstance(command := desk.take(), ev.Submit):
+    while isinstance(command := session.take(), ev.Submit):
         sent += 1
         more = (400,) if answer is ev.Refused else ()
-        desk.now += SECOND // 10
-        desk.tell(answer(command, FULL, *more))
+        session.now += SECOND // 10
+        session.tell(answer(command, FULL, *more))
     assert most == sent
-    assert 0.0 == desk.scheduler.statistics().units.charged
+    assert 0.0 == session.scheduler.statistics().units.charged
 
 
 @pytest.mark.parametrize("polling_interval", [None, 1, -3, 5 * SECOND, 10**15])
 def test_the_vendors_interval(polling_interval: int | None) -> None:
     """The interval that an answer names is kept between half a second and the cycle."""
-    desk = Desk()
-    desk.running()
-    desk.tell(ev.Running(desk.poll(), polling_interval))
-    cycle = desk.scheduler._book.table.cycle * SLOT
+    session = Desk()
+    session.running()
+    session.tell(ev.Running(session.poll(), polling_interval))
+    cycle = session.scheduler._book.table.cycle * SLOT
     wanted = 2 * SECOND if polling_interval is None else min(max(polling_interval, 500_000), cycle)
-    assert wanted == desk.scheduler._book.jobs[1].interval
+    assert wanted == session.scheduler._book.jobs[1].interval
 
 
 def test_questions_have_their_turn() -> None:
     """A question that waited long comes before creations; what passes is asked again, then told."""
-    desk = Desk()
-    desk.tell(ev.Asked(90))
+    session = Desk()
+    session.tell(ev.Asked(90))
     for _ in range(7):
-        ask = desk.take()
+        ask = session.take()
         assert isinstance(ask, ev.Ask)
-        desk.tell(ev.NoAnswer(ask, DOWN))
-    assert DOWN is desk.settle().ending
-    desk.tell(ev.Closed(3))
-    desk.tell(ev.Asked(91, 3))
-    assert isinstance(desk.settle().ending, ClientClosed)
-    desk.tell(ev.Asked(1))
+        session.tell(ev.NoAnswer(ask, DOWN))
+    assert DOWN is session.settle().ending
+    session.tell(ev.Closed(3))
+    session.tell(ev.Asked(91, 3))
+    assert isinstance(session.settle().ending, ClientClosed)
+    session.tell(ev.Asked(1))
     with pytest.raises(IllegalEvent):
-        desk.tell(ev.Asked(1))
+        session.tell(ev.Asked(1))
 
 
 def test_a_picture_that_cannot_go_up() -> None:
     """A picture that its upload refuses ends the job before anything was bought."""
-    desk = Desk()
-    desk.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=True))
-    register = desk.take()
+    session = Desk()
+    session.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=True))
+    register = session.take()
     assert isinstance(register, ev.Register)
-    desk.tell(ev.Registered(register, (GRANT,)))
-    upload = desk.take()
+    session.tell(ev.Registered(register, (GRANT,)))
+    upload = session.take()
     assert isinstance(upload, ev.Upload)
-    desk.tell(ev.Refused(upload, JobRefused("gone"), 0))
-    assert isinstance(desk.settle().ending, JobRefused)
+    session.tell(ev.Refused(upload, JobRefused("gone"), 0))
+    assert isinstance(session.settle().ending, JobRefused)
 
 
 def test_shown() -> None:
     """The repr says how many jobs are where and how the plan is cut."""
-    desk = Desk()
-    desk.running()
+    session = Desk()
+    session.running()
     assert "<Scheduler {'running': 1} <Timetable 1 tasks every 8.8 s, 0 requests unanswered>>" == (
-        repr(desk.scheduler)
+        repr(session.scheduler)
     )

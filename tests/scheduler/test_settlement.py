@@ -6,10 +6,10 @@ import pytest
 
 from perfect_async import events as ev
 from perfect_async.errors import ClientClosed, TaskAbandoned, TaskExpired, TaskFailed
-from perfect_async.scheduler._job import IllegalEvent, Job, State
-from perfect_async.scheduler._questions import Question, Questions
-from perfect_async.scheduler._settlement import Endings
-from perfect_async.scheduler._units import Units
+from perfect_async.scheduler._job import IllegalEvent, JobState, ScheduledJob
+from perfect_async.scheduler._questions import Query, QueryQueue
+from perfect_async.scheduler._settlement import Settlements
+from perfect_async.scheduler._units import UnitLedger
 
 SUCCEEDED = ev.Succeeded(ev.Poll(1, 1), ("https://results.example/1",))
 FAILED = TaskFailed("x", code="x", passing=False)
@@ -23,35 +23,39 @@ class Keeper:
     def __init__(self) -> None:
         self.released: list[tuple[int, int | None, bool]] = []
 
-    def admits(self, job: Job, now: int, limit: int) -> bool:
+    def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
         return True
 
-    def created(self, job: Job, now: int) -> None: ...
+    def created(self, job: ScheduledJob, now: int) -> None: ...
 
-    def accepted(self, job: Job, now: int) -> None: ...
+    def accepted(self, job: ScheduledJob, now: int) -> None: ...
 
-    def left(self, job: Job, now: int) -> None: ...
+    def left(self, job: ScheduledJob, now: int) -> None: ...
 
-    def runs(self, job: Job, left: int, interval: int | None, now: int) -> None: ...
+    def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None: ...
 
-    def failed(self, job: Job, at: int) -> None: ...
+    def failed(self, job: ScheduledJob, at: int) -> None: ...
 
-    def release(self, job: Job, *, ended: int | None, lost: bool) -> None:
+    def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
         self.released.append((job.ref, ended, lost))
 
 
 class Bench:
     def __init__(self) -> None:
-        self.jobs: dict[int, Job] = {}
-        self.keeper, self.units = Keeper(), Units()
+        self.jobs: dict[int, ScheduledJob] = {}
+        self.strategy, self.units = Keeper(), UnitLedger()
         self.counts: Counter[str] = Counter()
-        self.endings = Endings(self.jobs, self.keeper, self.units, self.counts)
-        self.questions = Questions()
+        self.endings = Settlements(self.jobs, self.strategy, self.units, self.counts)
+        self.questions = QueryQueue()
 
-    def job(self, ref: int, state: State = State.RUNNING, given_up: int = 600) -> Job:
-        job = Job(ref, "ai-smile", 1.0, uploads=False, lane=0, state=state, given_up=given_up)
+    def job(
+        self, ref: int, state: JobState = JobState.RUNNING, given_up: int = 600
+    ) -> ScheduledJob:
+        job = ScheduledJob(
+            ref, "ai-smile", 1.0, uploads=False, channel=0, state=state, given_up=given_up
+        )
         self.jobs[ref] = job
-        if state is State.RUNNING:
+        if state is JobState.RUNNING:
             self.units.charge(job)
             self.endings.expect(job)
         return job
@@ -67,23 +71,23 @@ def test_an_end_is_told_once() -> None:
     bench = Bench()
     job = bench.job(1)
     bench.endings.end(job, SUCCEEDED, cause=SUCCEEDED, ended=5)
-    assert State.ENDED is job.state
+    assert JobState.ENDED is job.state
     assert ev.Settle(1, SUCCEEDED, 1.0) == bench.settle()
-    assert (State.TOLD, {}, {"done": 1}) == (job.state, bench.jobs, bench.counts)
-    assert [(1, 5, False)] == bench.keeper.released
+    assert (JobState.TOLD, {}, {"done": 1}) == (job.state, bench.jobs, bench.counts)
+    assert [(1, 5, False)] == bench.strategy.released
 
 
 def test_ends_are_told_in_their_order() -> None:
     """First ended, first told; what fails counts as failed, what the client left as neither."""
     bench = Bench()
-    failed, closed, done = bench.job(1), bench.job(2, State.READY), bench.job(3)
+    failed, closed, done = bench.job(1), bench.job(2, JobState.READY), bench.job(3)
     failure = ev.EngineFailed(ev.Poll(1, 1), FAILED, passing=False)
     bench.endings.end(failed, FAILED, cause=failure)
     bench.endings.end(closed, ClientClosed("closed"))
     bench.endings.end(done, SUCCEEDED, cause=SUCCEEDED)
     assert [1, 2, 3] == [bench.settle().ref for _ in range(3)]
     assert {"done": 1, "failed": 1} == bench.counts
-    assert [1, 3] == [ref for ref, _, _ in bench.keeper.released]
+    assert [1, 3] == [ref for ref, _, _ in bench.strategy.released]
 
 
 def test_a_task_that_the_vendor_lost() -> None:
@@ -92,17 +96,17 @@ def test_a_task_that_the_vendor_lost() -> None:
     gone = TaskExpired("gone")
     unknown = ev.TaskUnknown(ev.Poll(1, 1), gone)
     bench.endings.end(bench.job(1), gone, cause=unknown, at_stake=1.0)
-    assert [(1, None, True)] == bench.keeper.released
+    assert [(1, None, True)] == bench.strategy.released
     assert 1.0 == bench.units.totals().at_stake
 
 
 def test_no_way_leads_there() -> None:
     """An end that the table does not know is refused."""
     bench = Bench()
-    job = bench.job(1, State.READY)
+    job = bench.job(1, JobState.READY)
     with pytest.raises(IllegalEvent):
         bench.endings.end(job, SUCCEEDED, cause=SUCCEEDED)
-    assert State.READY is job.state
+    assert JobState.READY is job.state
     assert not bench.endings.queue
 
 
@@ -113,8 +117,8 @@ def test_too_old() -> None:
     assert 600 == bench.endings.ages[0][0]
     command = ev.Settle(2, TaskAbandoned("too old"), 1.0)
     bench.endings.settled(command, bench.questions)
-    assert (State.TOLD, State.RUNNING) == (old.state, young.state)
-    assert [(2, None, False)] == bench.keeper.released
+    assert (JobState.TOLD, JobState.RUNNING) == (old.state, young.state)
+    assert [(2, None, False)] == bench.strategy.released
     assert not bench.endings.queue
     assert 1.0 == bench.units.totals().at_stake
     assert [700] == [age for age, _, _ in bench.endings.ages]
@@ -137,7 +141,7 @@ def test_the_ages_tell_the_truth() -> None:
 def test_a_question_without_an_answer() -> None:
     """Whoever asked is told, and the question is forgotten; it cost nothing."""
     bench = Bench()
-    question = Question(7, 0, 0, repeats=True, urgent=False)
+    question = Query(7, 0, 0, repeats=True, urgent=False)
     bench.questions.add(question)
     bench.endings.answer(question, ClientClosed("closed"))
     assert (7, 0.0) == (bench.settle().ref, bench.endings._units.totals().charged)

@@ -5,18 +5,18 @@ import pytest
 from perfect_async import events as ev
 from perfect_async.errors import ClientClosed, PerfectError, TaskAbandoned, TaskExpired
 from perfect_async.models import Limits, Polling
-from perfect_async.scheduler._job import IllegalEvent, Job, State
-from perfect_async.scheduler._state import Book
+from perfect_async.scheduler._job import IllegalEvent, JobState, ScheduledJob
+from perfect_async.scheduler._state import SchedulerState
 
 SECOND = 1_000_000
 NO = PerfectError("no")
 
 
-def book() -> Book:
-    return Book(Limits(), Polling(give_up_after=120), engine_retries=1, files_per_call=20)
+def book() -> SchedulerState:
+    return SchedulerState(Limits(), Polling(give_up_after=120), engine_retries=1, files_per_call=20)
 
 
-def running(here: Book, ref: int = 1, number: int = 1, now: int = 0) -> None:
+def running(here: SchedulerState, ref: int = 1, number: int = 1, now: int = 0) -> None:
     here.take_in(ev.Wanted(ref, "ai-smile", 2.0, uploads=False), now)
     command = ev.Submit(number, ref)
     here.issue(command, now)
@@ -33,7 +33,7 @@ def test_a_task_is_charged_and_settled() -> None:
     here.hear(ev.Succeeded(poll, ("u",)), 6 * SECOND)
     settle, job = here.endings.queue[0]
     assert 2.0 == settle.units
-    assert State.ENDED is getattr(job, "state", None)
+    assert JobState.ENDED is getattr(job, "state", None)
     here.issue(settle, 6 * SECOND)
     assert {} == here.jobs
     assert 1 == here.counts["done"]
@@ -66,7 +66,7 @@ def test_a_number_used_again() -> None:
     here.issue(here.endings.queue[0][0], 6 * SECOND)
     running(here, number=4, now=7 * SECOND)
     here.hear(ev.Succeeded(old, ("wrong",)), 8 * SECOND)
-    assert State.RUNNING is here.jobs[1].state
+    assert JobState.RUNNING is here.jobs[1].state
 
 
 def test_a_closed_lane_takes_nothing() -> None:
@@ -113,11 +113,11 @@ def test_a_try_is_counted() -> None:
     at = first[0] * 50_000 + 50_000
     here.issue(ev.Poll(2, 1), at)
     assert 1 == here.counts["late"]
-    here.issue(ev.Poll(3, 1), at + here.pace.network.patience)
+    here.issue(ev.Poll(3, 1), at + here.pacer.network.patience)
     assert 1 == here.counts["tries"] == here.jobs[1].tries
 
 
-def adopted(here: Book, now: int = 0) -> Job:
+def adopted(here: SchedulerState, now: int = 0) -> ScheduledJob:
     here.take_in(ev.Adopted(1, "ai-smile", 1.0, "t1"), now)
     return here.jobs[1]
 
@@ -127,7 +127,7 @@ def test_a_task_that_was_not_asked_for_yet_is_dropped() -> None:
     here = book()
     job = adopted(here)
     here.drop(0, 0)
-    assert (State.ENDED, 0) == (job.state, len(here.adoptions))
+    assert (JobState.ENDED, 0) == (job.state, len(here.adoptions))
     assert isinstance(here.endings.queue[0][0].ending, TaskAbandoned)
 
 

@@ -8,34 +8,36 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from perfect_async import events as ev
 from perfect_async.errors import CeilingReached
 from perfect_async.reports import Spending
-from perfect_async.scheduler._job import Job, State
-from perfect_async.scheduler._units import Units
+from perfect_async.scheduler._job import JobState, ScheduledJob
+from perfect_async.scheduler._units import UnitLedger
 
 
-def job(units: float = 1.0, *purses: int, ref: int = 1) -> Job:
-    return Job(ref, "ai-smile", units, uploads=False, lane=1, state=State.READY, purses=purses)
+def job(units: float = 1.0, *purses: int, ref: int = 1) -> ScheduledJob:
+    return ScheduledJob(
+        ref, "ai-smile", units, uploads=False, channel=1, state=JobState.READY, purses=purses
+    )
 
 
-def purse(*ceilings: float) -> Units:
-    units = Units()
+def ceiling(*ceilings: float) -> UnitLedger:
+    units = UnitLedger()
     for number, most in enumerate(ceilings, 1):
         units.hear(ev.Opened(number, most))
     return units
 
 
-def refused(units: Units, one: Job) -> bool:
+def refused(units: UnitLedger, one: ScheduledJob) -> bool:
     return units.refusal(one) is not None
 
 
 def test_nothing_is_spent_at_first() -> None:
     """Without jobs there is nothing to tell, and without ceilings nothing is refused."""
-    assert Spending(0.0, 0.0, 0.0) == Units().totals()
-    assert not refused(Units(), job(1e9))
+    assert Spending(0.0, 0.0, 0.0) == UnitLedger().totals()
+    assert not refused(UnitLedger(), job(1e9))
 
 
 def test_a_ceiling_is_reached_exactly() -> None:
     """The last unit may be spent, the one after it not; the error says how it stands."""
-    units, first, second = purse(3.0), job(2.0, 1), job(1.0, 1, ref=2)
+    units, first, second = ceiling(3.0), job(2.0, 1), job(1.0, 1, ref=2)
     units.reserve(first)
 
     assert not refused(units, second)
@@ -50,7 +52,7 @@ def test_a_ceiling_is_reached_exactly() -> None:
 @pytest.mark.parametrize(("expected", "prices"), [(10, [0.1] * 11), (3, [0.6, 0.3, 0.1, 0.1])])
 def test_fractions_of_a_unit_add_up(expected: int, prices: list[float]) -> None:
     """Ten tenths are one: what fits exactly is not refused for how floats are added."""
-    units, taken = purse(1.0), 0
+    units, taken = ceiling(1.0), 0
     for ref, price in enumerate(prices):
         one = job(price, 1, ref=ref)
         if not refused(units, one):
@@ -62,7 +64,7 @@ def test_fractions_of_a_unit_add_up(expected: int, prices: list[float]) -> None:
 
 def test_any_of_several_ceilings_holds() -> None:
     """A job under the client's and the batch's ceiling must fit under both."""
-    units = purse(10.0, 2.0)
+    units = ceiling(10.0, 2.0)
     units.reserve(job(2.0, 1, 2))
 
     assert refused(units, job(1.0, 1, 2, ref=2))
@@ -72,7 +74,7 @@ def test_any_of_several_ceilings_holds() -> None:
 
 def test_a_ceiling_that_is_gone_holds_nothing() -> None:
     """When a batch is over, what still runs under it is nobody's reservation."""
-    units, one = purse(1.0), job(1.0, 1)
+    units, one = ceiling(1.0), job(1.0, 1)
     units.reserve(one)
     units.hear(ev.Emptied(1))
     units.hear(ev.Emptied(1))
@@ -85,7 +87,7 @@ def test_a_ceiling_that_is_gone_holds_nothing() -> None:
 
 def test_a_success_is_spent() -> None:
     """What was charged with a result to show is not at stake, and stays under the ceiling."""
-    units, one = purse(1.0), job(1.0, 1)
+    units, one = ceiling(1.0), job(1.0, 1)
     units.reserve(one)
     units.charge(one)
     units.end(one, 0.0)
@@ -96,7 +98,7 @@ def test_a_success_is_spent() -> None:
 
 def test_an_engine_failure_gives_its_units_back() -> None:
     """They are free again for another, and returned once."""
-    units, one = purse(1.0), job(1.0, 1)
+    units, one = ceiling(1.0), job(1.0, 1)
     units.reserve(one)
     units.charge(one)
     units.give_back(one)
@@ -109,7 +111,7 @@ def test_an_engine_failure_gives_its_units_back() -> None:
 
 def test_a_retry_reserves_again() -> None:
     """A task that the engine failed is created again under the same ceiling."""
-    units, one = purse(1.0), job(1.0, 1)
+    units, one = ceiling(1.0), job(1.0, 1)
     units.reserve(one)
     units.charge(one)
     units.give_back(one)
@@ -124,7 +126,7 @@ def test_a_retry_reserves_again() -> None:
 
 def test_a_creation_that_was_not_executed_costs_nothing() -> None:
     """What was refused is neither reserved nor told."""
-    units, one = purse(1.0), job(1.0, 1)
+    units, one = ceiling(1.0), job(1.0, 1)
     units.reserve(one)
     units.release(one)
     units.end(one, 0.0)
@@ -135,7 +137,7 @@ def test_a_creation_that_was_not_executed_costs_nothing() -> None:
 
 def test_a_creation_in_doubt_stays_under_the_ceiling() -> None:
     """It may have been charged: at stake, and not free for another."""
-    units, one = purse(1.0), job(1.0, 1)
+    units, one = ceiling(1.0), job(1.0, 1)
     units.reserve(one)
     units.end(one, 1.0)
 
@@ -145,7 +147,7 @@ def test_a_creation_in_doubt_stays_under_the_ceiling() -> None:
 
 def test_a_lost_task_is_charged_and_at_stake() -> None:
     """Its units count once under the ceiling."""
-    units, one = purse(2.0), job(1.0, 1)
+    units, one = ceiling(2.0), job(1.0, 1)
     units.reserve(one)
     units.charge(one)
     units.end(one, 1.0)
@@ -162,12 +164,12 @@ class Ceilings(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.units = purse(*CEILINGS)
+        self.units = ceiling(*CEILINGS)
         self.refs = 0
-        self.waiting: list[Job] = []
-        self.sent: list[Job] = []
-        self.running: list[Job] = []
-        self.over: list[tuple[Job, float]] = []
+        self.waiting: list[ScheduledJob] = []
+        self.sent: list[ScheduledJob] = []
+        self.running: list[ScheduledJob] = []
+        self.over: list[tuple[ScheduledJob, float]] = []
         self.charged = self.returned = self.at_stake = 0.0
 
     @rule(units=st.sampled_from([1.0, 2.0, 3.0]), purses=st.sampled_from([(), (1,), (2,), (1, 2)]))
@@ -220,7 +222,7 @@ class Ceilings(RuleBasedStateMachine):
                     self.units.release(one)
                     self.waiting.insert(0, one)
 
-    def _end(self, one: Job, at_stake: float, spent: float) -> None:
+    def _end(self, one: ScheduledJob, at_stake: float, spent: float) -> None:
         self.units.end(one, at_stake)
         self.at_stake += at_stake
         self.over.append((one, spent))
@@ -253,7 +255,7 @@ TestCeilings.settings = settings(max_examples=60, stateful_step_count=40)
 @example([1, 2], 3)
 def test_a_ceiling_is_used_as_far_as_it_goes(tenths: list[int], most: int) -> None:
     """Whatever the prices, what is refused would not have fitted, and what is taken does."""
-    units, taken = purse(most / 10), 0
+    units, taken = ceiling(most / 10), 0
     for ref, price in enumerate(tenths):
         one = job(price / 10, 1, ref=ref)
         if refused(units, one):

@@ -36,16 +36,16 @@ from perfect_async import (
     Smile,
     Timeouts,
 )
-from perfect_async._api.tasks import Call, Reply
+from perfect_async._api.tasks import Request, Response
 from perfect_async._client import retention
 from perfect_async._client.batch import _Place
-from perfect_async._client.recovery import Leftover
-from perfect_async._client.results import _Part
+from perfect_async._client.recovery import RecoveredJob
+from perfect_async._client.results import AtomicFile
 from perfect_async._files import names
-from perfect_async._journal.model import Known, Phase
-from perfect_async._journal.sqlite import Entry, JournalFile
+from perfect_async._journal.model import JobSnapshot, Phase
+from perfect_async._journal.sqlite import Entry, SqliteJournal
 from perfect_async._runtime import commands
-from perfect_async._transport.transport import Transport
+from perfect_async._transport.transport import VendorTransport
 from perfect_async.events import FileGrant
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait, serve
 from perfect_async.sandbox._portraits import seed_of
@@ -233,22 +233,22 @@ class Fuse:
 
     def lay(self) -> None:
         """Put it where money moves."""
-        commit, become = JournalFile.commit, _Part.become
-        call, upload = Transport.call, Transport.upload
+        commit, become = SqliteJournal.commit, AtomicFile.become
+        call, upload = VendorTransport.call, VendorTransport.upload
 
         def committing(
-            file: JournalFile, entries: Iterable[Entry], window: list[tuple[int, int]], now: int
+            file: SqliteJournal, entries: Iterable[Entry], window: list[tuple[int, int]], now: int
         ) -> None:
             self.passing("before commit")
             commit(file, entries, window, now)
             self.passing("after commit")
 
-        def becoming(part: _Part, target: Path) -> None:
+        def becoming(part: AtomicFile, target: Path) -> None:
             self.passing("before save")
             become(part, target)
             self.passing("after save")
 
-        async def calling(way: Transport, one: Call, *, within: float) -> Reply:
+        async def calling(way: VendorTransport, one: Request, *, within: float) -> Response:
             kind = kind_of(one)
             self.passing(f"before {kind}")
             reply = await call(way, one, within=within)
@@ -256,23 +256,23 @@ class Fuse:
             return reply
 
         async def uploading(
-            way: Transport, grant: FileGrant, chunks: Callable[[], AsyncIterator[bytes]]
+            way: VendorTransport, grant: FileGrant, chunks: Callable[[], AsyncIterator[bytes]]
         ) -> None:
             self.passing("before upload")
             await upload(way, grant, chunks)
             self.passing("after upload")
 
-        set_to(JournalFile, "commit", committing)
-        set_to(_Part, "become", becoming)
-        set_to(Transport, "call", calling)
-        set_to(Transport, "upload", uploading)
+        set_to(SqliteJournal, "commit", committing)
+        set_to(AtomicFile, "become", becoming)
+        set_to(VendorTransport, "call", calling)
+        set_to(VendorTransport, "upload", uploading)
 
 
 def set_to(where: object, name: str, what: object) -> None:
     setattr(where, name, what)
 
 
-def kind_of(call: Call) -> str:
+def kind_of(call: Request) -> str:
     if "history" in call.path:
         return "history"
     if call.path.endswith("/delete"):
@@ -292,7 +292,7 @@ class Diary:
         os.write(self._file, json.dumps(facts).encode() + b"\n")
 
 
-def label(known: Known) -> str:
+def label(known: JobSnapshot) -> str:
     """Where a kill has left a job."""
     if known.phase is Phase.ENTERED:
         return "entered" if known.file_id is None else "uploaded"
@@ -326,8 +326,8 @@ class Worker:
             reuse=True,
         )
         async with client:
-            assert client._desk is not None
-            journal = client._desk.lane.records.journal
+            assert client._session is not None
+            journal = client._session.channel.records.journal
             assert journal is not None
             left = dict(journal.memory.live)
             labels = {number: label(known) for number, known in left.items()}
@@ -361,7 +361,7 @@ class Worker:
     def note(self, place: _Place, outcome: Outcome) -> None:
         item, error = place.item, outcome.error
         number = None if place.record is None else place.record.number or None
-        if isinstance(item, Leftover):
+        if isinstance(item, RecoveredJob):
             number, identity = item.number, self.former[item.number]
         else:
             identity = self.jobs[item]

@@ -144,9 +144,9 @@ class Shop:
 
         `working` is what ran in it, and ends with it.
         """
-        desk = victim._desk
-        assert desk is not None
-        journal = desk.lane.records.journal
+        session = victim._session
+        assert session is not None
+        journal = session.channel.records.journal
         assert journal is not None
         self.crashes += 1
         after = self.folder / f"jobs-{self.crashes}.db"
@@ -156,8 +156,8 @@ class Shop:
             if (wal := Path(f"{self.path}-wal")).exists():
                 shutil.copy(wal, f"{after}-wal")
         self.path = after
-        desk.closed = True
-        host = desk.driver._host
+        session.closed = True
+        host = session.driver._host
         assert host is not None
         host.cancel()
         await asyncio.wait([host])

@@ -86,9 +86,9 @@ def note(
     late: float = 0.0,
 ) -> tuple[bytes, dict[str, str]]:
     """A notification, signed by `secret` `late` seconds ago by the client's clock."""
-    assert c._desk is not None
+    assert c._session is not None
     body = json.dumps({"created_at": 1761112848, "data": data}).encode()
-    timestamp = round(c._desk.driver.utc() / 1_000_000 - late)
+    timestamp = round(c._session.driver.utc() / 1_000_000 - late)
     return body, signed(keys_of(secret), webhook_id, timestamp, body)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._transport.bodies import Source, decoded, upload_headers
+from perfect_async._transport.bodies import UploadBody, decoded, upload_headers
 from perfect_async.errors import BadAnswer, PictureRefused
 from tests.support.virtual_time import run
 
@@ -56,7 +56,7 @@ async def whole(raw: Iterable[bytes], encoding: str, limit: int = 10**9) -> byte
 async def test_a_source_is_counted_and_read() -> None:
     """A source gives its bytes from the start each time, and is closed each time."""
     picture = Picture(b"ab", b"", b"c")
-    source = Source(picture)
+    source = UploadBody(picture)
 
     assert 3 == await source.count()
     assert [b"ab", b"", b"c"] == [chunk async for chunk in source.read(3)]
@@ -66,7 +66,7 @@ async def test_a_source_is_counted_and_read() -> None:
 
 async def test_a_source_need_not_be_a_generator() -> None:
     """Any async iterator serves."""
-    source = Source(lambda: Chunks([b"ab"]))
+    source = UploadBody(lambda: Chunks([b"ab"]))
 
     assert 2 == await source.count()
 
@@ -75,7 +75,7 @@ async def test_a_source_need_not_be_a_generator() -> None:
 async def test_a_picture_that_changed_is_refused(sent: list[bytes], length: int) -> None:
     """No more than the length granted leaves; any other length is a failure of the picture."""
     picture = Picture(b"ab", b"c") if length != 3 else Picture()
-    source = Source(picture)
+    source = UploadBody(picture)
     seen: list[bytes] = []
 
     async def reading() -> None:
@@ -94,7 +94,7 @@ async def test_a_sources_own_failure_is_kept() -> None:
     """What reading the picture raises is told apart from what the network raises."""
     failure = OSError("disk")
     picture = Picture(b"ab", failure=failure)
-    source = Source(picture)
+    source = UploadBody(picture)
 
     with pytest.raises(OSError, match="disk"):
         await source.count()
@@ -106,7 +106,7 @@ async def test_a_sources_own_failure_is_kept() -> None:
 async def test_leaving_a_source_early_closes_it() -> None:
     """An upload that breaks off lets go of the file at once."""
     picture = Picture(b"ab", b"c")
-    reading = Source(picture).read(3)
+    reading = UploadBody(picture).read(3)
 
     await anext(reading)
     await reading.aclose()

@@ -20,9 +20,9 @@ import respx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._api.tasks import Call, Reply
+from perfect_async._api.tasks import Request, Response
 from perfect_async._transport import transport as transports
-from perfect_async._transport.transport import Transport
+from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import (
     ApiError,
     BadAnswer,
@@ -38,7 +38,7 @@ from tests.support.virtual_time import run
 
 BASE = "https://api.example"
 KEY = "sk-the-secret-key"
-CALL = Call("GET", "/s2s/v2.0/task/ai-smile/a%2Fb")
+CALL = Request("GET", "/s2s/v2.0/task/ai-smile/a%2Fb")
 UPLOAD = "https://up.example/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F"
 DOWNLOAD = "https://down.example/r.jpg?X-Amz-Signature=signed-secret"
 
@@ -119,9 +119,9 @@ def silent(seconds: float = 1e6) -> Net:
     return Net(handler)
 
 
-def over(net: httpx.AsyncBaseTransport | None, base: str = BASE, bulk: int = 6) -> Transport:
+def over(net: httpx.AsyncBaseTransport | None, base: str = BASE, bulk: int = 6) -> VendorTransport:
     timeouts = Timeouts(upload=60, download=60)
-    return Transport(base, KEY, timeouts=timeouts, transport=net, bulk=bulk)
+    return VendorTransport(base, KEY, timeouts=timeouts, transport=net, bulk=bulk)
 
 
 def grant(url: str = UPLOAD, method: str = "PUT", **headers: str) -> FileGrant:
@@ -135,7 +135,7 @@ async def picture() -> AsyncIterator[bytes]:
     yield b"de"
 
 
-async def fetched(transport: Transport, url: str = DOWNLOAD, limit: int = 1000) -> bytes:
+async def fetched(transport: VendorTransport, url: str = DOWNLOAD, limit: int = 1000) -> bytes:
     async with transport.download(url, limit=limit) as pieces:
         return b"".join([piece async for piece in pieces])
 
@@ -190,7 +190,7 @@ async def test_a_post_carries_its_json() -> None:
     """A body goes out as it is, with its type and length."""
     net = answering(200)
 
-    await over(net).call(Call("POST", "/s2s/v2.0/file", (), b'{"files":[]}'), within=1)
+    await over(net).call(Request("POST", "/s2s/v2.0/file", (), b'{"files":[]}'), within=1)
 
     assert [b'{"files":[]}'] == net.bodies
     assert "application/json" == net.requests[0].headers["content-type"]
@@ -201,7 +201,7 @@ async def test_a_query_is_encoded() -> None:
     """Tokens of the vendor's go back to it whatever they hold."""
     net = answering(200)
 
-    await over(net).call(Call("GET", "/a", (("page_size", "20"), ("t", "a&b= +/é"))), within=1)
+    await over(net).call(Request("GET", "/a", (("page_size", "20"), ("t", "a&b= +/é"))), within=1)
 
     assert b"/a?page_size=20&t=a%26b%3D%20%2B%2F%C3%A9" == net.requests[0].url.raw_path
 
@@ -223,7 +223,7 @@ async def test_any_status_is_a_reply(status: int) -> None:
     headers = {"X-Request-Id": "17", "Retry-After": "3", "Location": "https://evil.example/"}
     net = answering(status, headers=headers, content=b"{}")
 
-    assert Reply(status, b"{}", "17", "3") == await over(net).call(CALL, within=1)
+    assert Response(status, b"{}", "17", "3") == await over(net).call(CALL, within=1)
     assert 1 == len(net.requests)
 
 
@@ -240,15 +240,15 @@ def test_any_location_is_left_alone(location: str) -> None:
     try:
         reply = run(lambda: over(net).call(CALL, within=1))
     except ApiError:
-        reply = Reply(302, b"")
+        reply = Response(302, b"")
 
-    assert Reply(302, b"") == reply
+    assert Response(302, b"") == reply
     assert 1 == len(net.requests)
 
 
 async def test_a_reply_need_not_have_our_headers() -> None:
     """A gateway's answer has no request id."""
-    assert Reply(502, b"<html>") == await over(answering(502, content=b"<html>")).call(
+    assert Response(502, b"<html>") == await over(answering(502, content=b"<html>")).call(
         CALL, within=1
     )
 
@@ -286,7 +286,7 @@ async def test_a_compressed_answer_is_inflated_once(encoding: str, mock: bool) -
         with pytest.raises(BadAnswer, match="encoding"):
             await call
     else:
-        assert Reply(200, b"{}") == await call
+        assert Response(200, b"{}") == await call
 
 
 async def test_httpx_s_mock_transport_serves() -> None:
@@ -823,7 +823,7 @@ async def test_calls_and_pictures_have_pools_of_their_own() -> None:
         router.get("https://api.example/s2s/v2.0/task/ai-smile/a%2Fb").respond(200, content=b"{}")
         router.put("https://up.example/a%20b/c.jpg").respond(200)
         router.get("https://down.example/r.jpg").respond(200, content=b"abc")
-        assert Reply(200, b"{}") == await transport.call(CALL, within=1)
+        assert Response(200, b"{}") == await transport.call(CALL, within=1)
         await transport.upload(grant(), picture)
         assert b"abc" == await fetched(transport)
     await transport.aclose()
@@ -965,7 +965,7 @@ async def test_what_is_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(OK, OK, OK, OK, OK) as server:
         transport = over(None, server.base)
         url = f"{server.base}/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F"
-        reply = await transport.call(Call("POST", "/s2s/v2.0/file", (), b"[]"), within=5)
+        reply = await transport.call(Request("POST", "/s2s/v2.0/file", (), b"[]"), within=5)
         await transport.call(CALL, within=5)
         await transport.upload(grant(url), picture)
         await transport.upload(grant(url), picture)
@@ -980,7 +980,7 @@ async def test_what_is_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
     agent = transports._USER_AGENT.encode()
     own = b"Authorization: Bearer " + KEY.encode() + b"\r\nUser-Agent: " + agent + b"\r\n"
     accept = b"Accept: application/json\r\nAccept-Encoding: identity\r\n"
-    assert Reply(200, b"{}", "17") == reply
+    assert Response(200, b"{}", "17") == reply
     assert (
         b"POST /s2s/v2.0/file HTTP/1.1\r\n"
         + host
@@ -1116,10 +1116,10 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("HTTP_PROXY", proxy.base)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         transport = over(None, "http://api.example")
-        assert Reply(200, b"{}", "17") == await transport.call(CALL, within=5)
+        assert Response(200, b"{}", "17") == await transport.call(CALL, within=5)
         await transport.aclose()
         transport = over(None, server.base)
-        assert Reply(200, b"{}", "17") == await transport.call(CALL, within=5)
+        assert Response(200, b"{}", "17") == await transport.call(CALL, within=5)
         await transport.aclose()
 
     assert proxy.requests[0].startswith(b"GET http://api.example/s2s/v2.0/task/ai-smile/a%2Fb HTTP")
