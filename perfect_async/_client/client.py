@@ -141,7 +141,7 @@ class Client:
         return f"<Client {redacted(self._base_url)} {state}>"
 
     def __del__(self) -> None:
-        session = getattr(self, "_desk", None)
+        session = getattr(self, "_session", None)
         if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
 

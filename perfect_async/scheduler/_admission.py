@@ -1,9 +1,9 @@
 """Who may be created beside those that run, and until when each of them is promised polls.
 
 A task is *young* until the age that hardly any of its kind outlasts (`DurationModel.horizon`),
-then old. The plan (the timetable) holds polls for old tasks until they are given up, for young ones until
-`insured`, and never longer than that: so every task can be polled for `insured` whatever happens.
-A creation must fit into that plan and into a second one, which takes evidence at its word but for
+then old. The plan (the timetable) holds polls for old tasks until they are given up, for young ones
+until `insured` and never longer: so every task can be polled for `insured` whatever happens. A
+creation must fit into that plan and into a second one, which trusts the observed durations but for
 the tail: young tasks end by the horizon, but the r most suspicious of them run until they are given
 up like the old ones; more than r is a matter of 1e-4 by their ages.
 

@@ -1,10 +1,10 @@
-"""How tasks that exist are asked for: kept alive by promised polls, or left until announced.
+"""Poll the tasks that exist: by promised polls that keep them alive, or once they are announced.
 
-`LeasePolling` is what the contract's lease demands: polls promised in the timetable, tries inside
-the lease, early polls where they pay. `WebhookPolling` is the vendor's own flow with webhooks, which
-has no polls between the creation and the notification: a task holds nothing but its last request, and is
-asked for when a notification comes, or when it is long overdue. Either is told the same news. All
-times are integer microseconds.
+`LeasePolling` keeps to the contract's lease: polls promised in the timetable, tries inside the
+lease, early polls where they pay. `WebhookPolling` is the vendor's own flow with webhooks, without
+polls between the creation and the notification: a task holds only its last request, and is polled
+when a notification arrives or when it is long overdue. Both receive the same events. All times are
+integer microseconds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The README runs: each block against the sandbox, in virtual time, and each command exists.
 
-`python -m tests.test_readme` prints the state diagram that the README must hold.
+`python -m tests.docs.test_readme` prints the state diagram that the README must hold.
 """
 
 import ast

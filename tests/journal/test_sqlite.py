@@ -525,7 +525,7 @@ def test_a_full_disk_loses_nothing(path: Path) -> None:
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """Another process that runs `code` with what this module has."""
-    begins = "import sys; from pathlib import Path; from tests.test_journal import *\n"
+    begins = "import sys; from pathlib import Path; from tests.journal.test_sqlite import *\n"
     return subprocess.Popen(
         [sys.executable, "-c", begins + textwrap.dedent(code), *map(str, arguments)],
         cwd=ROOT,

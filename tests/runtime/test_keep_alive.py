@@ -425,7 +425,7 @@ async def test_no_secret_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Pat
         with pytest.raises(Unauthorized) as caught:
             await c.units()
         told += [str(caught.value), *frames(caught.value)]
-        told += [repr(c), repr(c.statistics()), repr(c._session), repr(vars(c)["_desk"].driver)]
+        told += [repr(c), repr(c.statistics()), repr(c._session), repr(vars(c)["_session"].driver)]
     told.append(caplog.text)
     text = "\n".join(told)
 

@@ -34,9 +34,9 @@ OPEN = 8
 
 @contextmanager
 def program(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process of `tests.crashing`; it is gone afterwards."""
+    """A process of `tests.support.crashing`; it is gone afterwards."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.crashing", *arguments],
+        [sys.executable, "-m", "tests.support.crashing", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -8,7 +8,7 @@
 Every wait is bounded by `Browser.patience`. (chromedevtools.github.io/devtools-protocol;
 `--remote-debugging-pipe`: JSON ended by NUL, read from descriptor 3, written to 4.)
 
-`python -m tests.browser` prints the path of a Chromium, or ends with 1 where there is none.
+`python -m tests.support.browser` prints the path of a Chromium, or ends with 1 where there is none.
 """
 
 import base64
