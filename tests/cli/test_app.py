@@ -19,7 +19,7 @@ import pytest
 import perfect_async.sandbox
 from perfect_async import Batch, Client, Polling, cli
 from perfect_async._journal.sqlite import SqliteJournal
-from perfect_async.cli import _program, _runner
+from perfect_async.cli import _app, _program, _runner
 from perfect_async.cli._display import Display, JobReport
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support import virtual_time
@@ -522,7 +522,7 @@ def test_version_and_help(
 ) -> None:
     """Both are on stdout and status 0; the command line is the default."""
     monkeypatch.setattr("sys.argv", ["perfect-async", "--version"])
-    monkeypatch.setattr(cli, "version", lambda name: f"1.2 of {name}")
+    monkeypatch.setattr(_app, "version", lambda name: f"1.2 of {name}")
     assert 0 == cli.main()
     assert "1.2 of perfect_async\n" == capsys.readouterr().out
 
@@ -546,7 +546,7 @@ def test_a_copy_that_is_not_installed(
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(cli, "version", missing)
+    monkeypatch.setattr(_app, "version", missing)
 
     assert 0 == cli.main(["--version"])
     assert "unknown: not installed\n" == capsys.readouterr().out

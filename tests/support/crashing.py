@@ -1,7 +1,7 @@
 """The processes of the crash test: a vendor that outlives all, and workers that are killed.
 
-    python -m tests.support.crashing vendor PORT     a sandbox with a lease of seconds; GET /ledger tells
-    python -m tests.support.crashing nursery         forks a worker for each plan (a line of JSON) on stdin
+    python -m tests.support.crashing vendor PORT   a sandbox with a lease of seconds; GET /ledger
+    python -m tests.support.crashing nursery       forks a worker for each plan (JSON) on stdin
 
 The nursery has imported everything already, so that a kill costs no more than what was at work. It
 kills by the clock, and knows whom: a child that nobody has waited for keeps its number. A worker
