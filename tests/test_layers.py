@@ -51,7 +51,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 TO_OPEN = {
     ("_journal/journal", "_runtime/spec"),
     ("_journal/journal", "events"),
-    ("cli/_commands", "_client/client"),
 }
 
 # Decide without awaiting: no await, clock, randomness or I/O. The gate wants every branch covered.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -107,8 +108,8 @@ class Batch:
             raise ConfigurationError("A batch is entered once; make another.")
         session = self._open_desk()
         if self._max_units is not None:
-            ceiling = session.driver.ceiling(self._max_units)
-            self._options = attrs.evolve(self._options, purses=(ceiling,))
+            ceiling = session.driver.open_limit(self._max_units)
+            self._options = attrs.evolve(self._options, unit_limits=(ceiling,))
         # A group of the driver's, not one of this block: an error in the block stays that error.
         session.start(lambda: self._feed(session))
         session.batches.add(self)
@@ -208,8 +209,8 @@ class Batch:
             if handle is not None and handle.ending is None and self._session is not None:
                 self._session.withdraw(handle)
 
-    def _heard(self, place: _Place) -> None:
-        """The ticket of `place` has news."""
+    def _job_changed(self, place: _Place) -> None:
+        """Follow a change of the handle of `place`."""
         handle = place.handle
         session = self._session
         if handle is None or place.outcome is not None or session is None or place.kept:
@@ -258,8 +259,8 @@ class Batch:
     def _over(self) -> None:
         """Once nothing more comes: let go of what was held for all of it."""
         if self._stopped.is_set() and not self._live and self._session is not None:
-            for ceiling in self._options.purses:
-                self._session.driver.empty(ceiling)
+            for ceiling in self._options.unit_limits:
+                self._session.driver.close_limit(ceiling)
             self._session.retention.let_go(self._files)
             self._files.clear()
             self._session.sweep()
@@ -363,9 +364,7 @@ class Batch:
             # Its outcome comes when the feeding ends.
             return
         try:
-            place.handle = await session.enter(
-                place.item, lambda: self._heard(place), self._options
-            )
+            place.handle = await session.enter(place.item, self._options)
         except ClientClosed as exc:
             # Nor will any other job be taken: the rest of the source stays unread.
             self._failure = self._failure or exc
@@ -375,7 +374,8 @@ class Batch:
             self._refuse(place, exc)
         else:
             place.units = 0.0 if place.handle.leader is not None else place.job.units
-            self._heard(place)
+            place.handle.subscribe(partial(self._job_changed, place))
+            self._job_changed(place)
             if self._cut_short():
                 # Stopped while its picture was looked at.
                 session.withdraw(place.handle)

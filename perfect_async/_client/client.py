@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import anyio
 
@@ -21,23 +21,18 @@ from perfect_async._client.lookups import estimate, paginate
 from perfect_async._client.notifications import WebhookReceiver, secrets_of
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
-from perfect_async._client.threaded_batch import ThreadedBatch
+from perfect_async._client.settings import BASE_URL, KEY_VARIABLE, SECRET_VARIABLE, URL_VARIABLE
 from perfect_async._journal.journal import open_journal
-from perfect_async._runtime.apart import ThreadExecutor
-from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
-from perfect_async._runtime.failures import warn_of
-from perfect_async._runtime.handle import JobHandle
-from perfect_async._runtime.keys import KEY_VARIABLE, driver_for, flaw
+from perfect_async._runtime.clock import Clock
+from perfect_async._runtime.driver import driver_for
+from perfect_async._runtime.executors import Executor, LoopExecutor, ThreadExecutor, running_loop
+from perfect_async._runtime.handle import JobHandle, warn_of_unfinished
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._transport.transport import HttpTransport, VendorTransport
 from perfect_async.errors import ClientClosed, ConfigurationError, quoted
 from perfect_async.models import Avatar, Job, Limits, Polling, Timeouts, Units
 from perfect_async.reports import Estimate, Statistics, Template
 from perfect_async.scheduler import Scheduler
-
-BASE_URL: Final = "https://yce-api-01.makeupar.com"
-URL_VARIABLE: Final = "YOUCAM_BASE_URL"
-SECRET_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"  # noqa: S105 - its name
 
 
 class Client:
@@ -100,7 +95,7 @@ class Client:
         self._session: ClientSession | None = None
         self._webhooks: WebhookReceiver | None = None
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
-        problem = flaw(key)
+        problem = settings.key_problem(key)
         self._key = "" if problem is not None or key is None else key
         # Whatever shows the locals of this frame must not show the key.
         del api_key, key
@@ -126,7 +121,12 @@ class Client:
         self._secrets = secrets_of(given)
         del webhook_secret, given
         self._home: Executor = ThreadExecutor() if isolated else LoopExecutor()
-        self._batch = ThreadedBatch if isolated else Batch
+        self._batch: type[Batch] = Batch
+        if isolated:
+            # Loaded with the first isolated client: others never need it.
+            from perfect_async._client.threaded_batch import ThreadedBatch  # noqa: PLC0415
+
+            self._batch = ThreadedBatch
         # Settings that cannot work are refused here, not when the first picture waits.
         self._scheduler = Scheduler(limits, polling, engine_retries=engine_retries)
         if polling.completion in {"webhook", "both"} and self._secrets is None:
@@ -184,10 +184,16 @@ class Client:
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_shielded, transport.aclose)
-            records = await open_journal(self._journal)
+            clock = Clock()
+            records = await open_journal(self._journal, clock.utc)
             undo.push_async_callback(_shielded, records.aclose)
             driver = driver_for(
-                self._key, self._base_url, self._scheduler, self._given, records.past()
+                self._key,
+                self._base_url,
+                self._scheduler,
+                clock,
+                transport=self._given,
+                past=records.past(),
             )
             channel = await driver.join(transport, self._timeouts, records)
             undo.pop_all()
@@ -223,7 +229,7 @@ class Client:
         channel.records.closing = True
         # Shielded, since the units of what runs are spent; bounded, since somebody waits.
         with anyio.CancelScope(shield=True):
-            driver.closing(channel)
+            driver.stop_creating(channel)
             try:
                 with anyio.move_on_after(self._drain):
                     await driver.drain(channel)
@@ -231,7 +237,7 @@ class Client:
             finally:
                 session.left = True
                 # Also where asyncio itself cancels us, which goes through every shield.
-                warn_of(driver.left(channel), self._drain)
+                warn_of_unfinished(driver.registry.left(channel), self._drain)
                 try:
                     await driver.leave(channel)
                 finally:
@@ -248,7 +254,7 @@ class Client:
         `perfect_async.errors`).
         """
         session = self._ready()
-        return await self._wait(session, lambda: session.enter(job, lambda: None), timeout)
+        return await self._wait(session, lambda: session.enter(job), timeout)
 
     async def attach(
         self, feature: type[Job], task_id: str, timeout: float | None = None
@@ -264,9 +270,7 @@ class Client:
         if getattr(feature, "feature", None) not in FEATURES:
             raise ConfigurationError(f"{quoted(feature)} is no feature: pass Smile or Avatar.")
         known = settings.task_id(task_id)
-        return await self._wait(
-            session, lambda: session.attach(feature, known, lambda: None), timeout
-        )
+        return await self._wait(session, lambda: session.attach(feature, known), timeout)
 
     async def _wait(
         self,

@@ -49,7 +49,7 @@ class WebhookReceiver:
         session = self._session
         # Not `ready`: while it closes, what still runs is waited for.
         session.driver.check(session.channel)
-        now = session.driver.utc()
+        now = session.driver.clock.utc()
         notification = verify(body, headers, self._secrets, now / _MICRO)
         if not self._seen.knows(notification.id, now):
             self._seen.add(notification.id, now)

@@ -7,7 +7,6 @@ picture can still be had.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -30,8 +29,6 @@ _RANK: Final = {
 }
 """What comes first: leases run."""
 
-Heard = Callable[[], None]
-
 
 @attrs.frozen
 class RecoveredJob:
@@ -44,8 +41,10 @@ class RecoveredJob:
 class Recovery:
     """The jobs of a former process that nobody has taken up, for the client on `channel`."""
 
-    def __init__(self, registry: JobRegistry, channel: Channel, purses: tuple[int, ...]) -> None:
-        self._purses = purses
+    def __init__(
+        self, registry: JobRegistry, channel: Channel, unit_limits: tuple[int, ...]
+    ) -> None:
+        self._unit_limits = unit_limits
         self._registry = registry
         self._channel = channel
         self._records = channel.records
@@ -81,16 +80,16 @@ class Recovery:
 
     # Taking up.
 
-    async def resume(self, recovered: RecoveredJob, heard: Heard) -> JobHandle:
+    async def resume(self, recovered: RecoveredJob) -> JobHandle:
         """The job goes on: beside whoever has taken it up already, if somebody has.
 
         Raises `JobRefused`.
         """
         known = self._records.take(recovered.number)
         if known is None:
-            return self._beside(recovered, heard)
+            return self._beside(recovered)
         spec = self._spec(known)
-        if (handle := self._taken(known, spec, heard)) is not None:
+        if (handle := self._taken(known, spec)) is not None:
             return handle
         try:
             spec = await self._looked_at(known, spec)
@@ -99,23 +98,23 @@ class Recovery:
             record.ended(exc)
             record.told()
             raise
-        return self._enter(known, spec, heard)
+        return self._enter(known, spec)
 
-    def _beside(self, recovered: RecoveredJob, heard: Heard) -> JobHandle:
+    def _beside(self, recovered: RecoveredJob) -> JobHandle:
         """A ticket beside the one that goes on with the job, or has."""
         taken = self._taken_up.get(recovered.number)
         if taken is None:
             raise JobRefused("this job of the former process was ended by somebody else.")
         leader, spec = taken
         if leader.ending is None:
-            return self._registry.follow(leader, spec, heard)
-        handle = JobHandle(0, spec, self._channel, self._records.nothing(), heard)
+            return self._registry.follow(leader, spec)
+        handle = JobHandle(0, spec, self._channel, self._records.nothing())
         handle.source, handle.task_id = leader.source, leader.task_id
         handle.end(leader.ending, 0.0, leader.ended_at or 0.0)
         return handle
 
-    def _enter(self, known: JobSnapshot, spec: JobSpec, heard: Heard) -> JobHandle:
-        handle = self._registry.enter(self._channel, spec, self._records.resume(known), heard)
+    def _enter(self, known: JobSnapshot, spec: JobSpec) -> JobHandle:
+        handle = self._registry.enter(self._channel, spec, self._records.resume(known))
         return self._remember(known, handle)
 
     def _remember(self, known: JobSnapshot, handle: JobHandle) -> JobHandle:
@@ -123,44 +122,44 @@ class Recovery:
         self._taken_up[known.job] = handle, self._spec(known)
         return handle
 
-    def equal(self, spec: JobSpec, heard: Heard) -> JobHandle | None:
+    def equal(self, spec: JobSpec) -> JobHandle | None:
         """The former process was at the same job: it goes on, with the picture of `spec`."""
         known = self._records.equal(spec.identity)
         if known is None:
             return None
         # Its results are called as they would have been, and go where they are wanted now.
-        handle = self._taken(known, attrs.evolve(spec, stem=known.order.stem), heard)
+        handle = self._taken(known, attrs.evolve(spec, stem=known.order.stem))
         if handle is not None:
             return handle
-        return self._enter(known, spec, heard)
+        return self._enter(known, spec)
 
-    def of_task(self, task_id: str, heard: Heard) -> JobHandle | None:
+    def of_task(self, task_id: str) -> JobHandle | None:
         """The job of a former process whose task this is, taken up."""
         known = self._records.of_task(task_id)
-        return None if known is None else self._taken(known, self._spec(known), heard)
+        return None if known is None else self._taken(known, self._spec(known))
 
-    def _taken(self, known: JobSnapshot, spec: JobSpec, heard: Heard) -> JobHandle | None:
+    def _taken(self, known: JobSnapshot, spec: JobSpec) -> JobHandle | None:
         """A ticket for what was created or may have been; None for what is to be created."""
         record, channel = self._records.resume(known), self._channel
         if known.phase is Phase.CREATING or known.how == "doubt":
-            handle = self._registry.doubt(channel, spec, record, known.since, heard)
+            handle = self._registry.doubt(channel, spec, record, known.since)
             return self._remember(known, handle)
         if known.saved and known.task_id is not None:
             # Done, also where the vendor has nothing of it any longer.
             task = known.task_id, known.order.outputs
-            return self._registry.ended(channel, spec, record, task, heard)
+            return self._registry.ended(channel, spec, record, task)
         if known.task_id is not None:
             age = self._records.now() - known.since
-            handle = self._registry.adopt(channel, spec, record, (known.task_id, age), heard)
+            handle = self._registry.adopt(channel, spec, record, (known.task_id, age))
             return self._remember(known, handle)
         if known.how == "failed":
             refused = RequestRefused("The job failed, uncharged, before the former process ended.")
-            handle = self._registry.forgo(channel, spec, record, refused, heard)
+            handle = self._registry.forgo(channel, spec, record, refused)
             return self._remember(known, handle)
         return None
 
     def _spec(self, known: JobSnapshot) -> JobSpec:
-        return JobSpec.recalled(known.order, known.file_id, self._purses)
+        return JobSpec.restored(known.order, known.file_id, self._unit_limits)
 
     @staticmethod
     async def _looked_at(known: JobSnapshot, spec: JobSpec) -> JobSpec:

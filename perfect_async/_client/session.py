@@ -21,8 +21,7 @@ from perfect_async._files.images import inspect
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
 from perfect_async._runtime.executors import Executor
-from perfect_async._runtime.failures import closed
-from perfect_async._runtime.handle import Channel, JobHandle
+from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec
 from perfect_async.errors import (
     BadAnswer,
@@ -73,10 +72,10 @@ class ClientSession:
         self.channel = channel
         self.closed = self.left = False
         self.batches: set[Cut] = set()
-        self._purses = purses = () if max_units is None else (driver.ceiling(max_units),)
+        self._limits = limits = () if max_units is None else (driver.open_limit(max_units),)
         self._reuse = reuse
         self.retention = Retention(self._forget, self._uses)
-        self.recovery = Recovery(driver.registry, channel, purses)
+        self.recovery = Recovery(driver.registry, channel, limits)
 
     def ready(self) -> None:
         """Raises `ConfigurationError` as its home does, and `ClientClosed`."""
@@ -90,9 +89,7 @@ class ClientSession:
 
     # Jobs.
 
-    async def enter(
-        self, job: Job | RecoveredJob, heard: Callable[[], None], options: JobOptions = PLAIN
-    ) -> JobHandle:
+    async def enter(self, job: Job | RecoveredJob, options: JobOptions = PLAIN) -> JobHandle:
         """Look at the job's picture and take it in; raises `JobRefused` and `ClientClosed`.
 
         A job that equals one on its way, one of the former process or one that is finished and can
@@ -101,34 +98,34 @@ class ClientSession:
         if isinstance(job, RecoveredJob):
             self.ready()
             self.driver.check()
-            return await self.recovery.resume(job, heard)
+            return await self.recovery.resume(job)
         must_be_job(job)
         self.ready()
         try:
             picture = await inspect(job.source, type(job))
             self.ready()
-            options = attrs.evolve(options, purses=(*self._purses, *options.purses))
-            return await self._enter(JobSpec.of(job, picture, options), heard)
+            options = attrs.evolve(options, unit_limits=(*self._limits, *options.unit_limits))
+            return await self._enter(JobSpec.of(job, picture, options))
         except PerfectError:
             raise
         except Exception as exc:
             # A path of the user's own making may raise anything; it is one job's matter.
             raise JobRefused(f"the job cannot be looked at ({type_name(exc)}).") from exc
 
-    async def _enter(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle:
+    async def _enter(self, spec: JobSpec) -> JobHandle:
         registry, records = self.driver.registry, self.channel.records
         if spec.sure and records:
-            former = registry.equal(self.channel, spec, heard) or self.recovery.equal(spec, heard)
-            former = former or await self._finished(spec, heard)
+            former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
+            former = former or await self._finished(spec)
             if former is not None:
                 return former
             self.ready()
         self.driver.check()
         # Asked last, and without a wait in between: two that are equal may come at once.
-        equal = registry.equal(self.channel, spec, heard)
-        return equal or registry.enter(self.channel, spec, records.enter(spec), heard)
+        equal = registry.equal(self.channel, spec)
+        return equal or registry.enter(self.channel, spec, records.enter(spec))
 
-    async def _finished(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle | None:
+    async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """The end of an equal job whose pictures the vendor still has; one request, no unit."""
         reusable = spec.job is not None and spec.job.reusable
         if not (reusable if self._reuse is None else self._reuse):
@@ -146,27 +143,23 @@ class ClientSession:
                 # It cannot be fetched any longer, whatever the journal says.
                 await records.drop(task_id)
                 return None
-            handle = JobHandle(0, spec, self.channel, records.nothing(), heard, source=spec.source)
+            handle = JobHandle(0, spec, self.channel, records.nothing(), source=spec.source)
             handle.task_id = task_id
-            handle.end(event, 0.0, self.driver.seconds())
+            handle.end(event, 0.0, self.driver.clock.seconds())
             if spec.options.save_to is not None:
                 # Here and now, since what is to be saved must not be deleted in between.
                 self.retention.begin(handle)
             return handle
 
-    async def attach(
-        self, feature: type[Job], task_id: str, heard: Callable[[], None]
-    ) -> JobHandle:
+    async def attach(self, feature: type[Job], task_id: str) -> JobHandle:
         """Wait beside whoever keeps the task `task_id`, or keep it from now on."""
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
-            return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()), heard)
-        if (former := self.recovery.of_task(task_id, heard)) is not None:
+            return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()))
+        if (former := self.recovery.of_task(task_id)) is not None:
             return former
         self.driver.check()
-        return registry.adopt(
-            self.channel, spec, self.channel.records.nothing(), (task_id, 0), heard
-        )
+        return registry.adopt(self.channel, spec, self.channel.records.nothing(), (task_id, 0))
 
     async def wait(
         self, enter: Callable[[], Awaitable[JobHandle]], timeout: float | None
@@ -220,7 +213,7 @@ class ClientSession:
 
     def statistics(self) -> Statistics:
         """How the scheduler is, and the loop it runs in."""
-        return self.driver.watch.noted(self.driver.scheduler.statistics())
+        return self.driver.watchdog.add_to(self.driver.scheduler.statistics())
 
     def cut_off(self) -> ClientClosed:
         """The error for jobs that will not be read or sent any more."""
@@ -337,9 +330,9 @@ class ClientSession:
     def now(self) -> datetime:
         """The time in UTC by the client's clock."""
         self._here()
-        return self.driver.now()
+        return self.driver.clock.now()
 
     def _images(self, event: ev.Succeeded) -> tuple[ResultImage, ...]:
-        now = self.driver.now()
+        now = self.driver.clock.now()
         # A URL that nobody has asked for yet is one that ended.
         return tuple(ResultImage(url, now + _RESULT_LIVES if url else now) for url in event.urls)

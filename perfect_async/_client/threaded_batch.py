@@ -17,8 +17,12 @@ from anyio.abc import TaskGroup
 from perfect_async._client.batch import GRACE, Batch, each
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Outcome
-from perfect_async._runtime.apart import settled, until
-from perfect_async._runtime.executors import Executor, running_loop
+from perfect_async._runtime.executors import (
+    Executor,
+    future_done,
+    future_result,
+    running_loop,
+)
 from perfect_async.errors import ClientClosed
 from perfect_async.models import Job, Progress
 
@@ -100,11 +104,11 @@ class _Source(Generic[T]):
                 if not self._tell(partial(self._wish, wish)):
                     wish.cancel()
                 try:
-                    await until(wish)
+                    await future_done(wish)
                 except asyncio.CancelledError:
                     self._tell(self.cancel)
                     with anyio.move_on_after(GRACE, shield=True):
-                        await until(wish)
+                        await future_done(wish)
                     if not wish.done() or wish.cancelled():
                         raise
                     # It was read all the same, or failed, and that is told of.
@@ -118,7 +122,7 @@ class _Source(Generic[T]):
         finally:
             if self._tell(self.cancel):
                 with anyio.move_on_after(GRACE, shield=True):
-                    await settled(self._end)
+                    await future_result(self._end)
 
     def _tell(self, step: Callable[[], object]) -> bool:
         """Have `step` done where the jobs are; False where that loop has ended."""

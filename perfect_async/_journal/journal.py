@@ -6,13 +6,9 @@ awaited (`creating`); the rest is written soon after.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final
-
-import anyio
 
 from perfect_async import events as ev
 from perfect_async._journal import model as words
@@ -265,15 +261,8 @@ class JobJournal:
 _NOWHERE: Final = JobJournal(None, lambda: 0)
 
 
-async def open_journal(path: str | os.PathLike[str] | None) -> JobJournal:
-    """The records of a client with the journal at `path`. Raises `JournalError`."""
-    began, began_at = anyio.current_time(), time.time_ns() // 1000
-    loop = asyncio.get_running_loop()
-
-    def now() -> int:
-        # Mapped once: whoever sets the clock meanwhile changes no age.
-        return began_at + round((loop.time() - began) * SECOND)
-
+async def open_journal(path: str | os.PathLike[str] | None, now: Callable[[], int]) -> JobJournal:
+    """Open the journal at `path`; `now` is UTC microseconds. Raises `JournalError`."""
     if path is None:
         return JobJournal(None, now)
     # Loaded with the first journal: sqlite is no small import.

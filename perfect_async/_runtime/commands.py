@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 import attrs
@@ -19,12 +19,16 @@ import attrs
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
 from perfect_async._api.doubt import NEAR, HistorySearch, Unresolved
-from perfect_async._runtime.failures import failure_event
+from perfect_async._log import LOG, type_name
+from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async.errors import (
+    BadAnswer,
     ClientClosed,
+    JobRefused,
     JournalError,
     PerfectError,
+    RequestRefused,
     ServiceUnavailable,
     SubmissionInDoubt,
 )
@@ -41,18 +45,6 @@ _MOST_PAGES: Final = 20
 _MOST_KNOWN: Final = 10_000
 
 Ask = Callable[[Channel, tasks.Request], Awaitable[tasks.Response]]
-
-
-class Clock(Protocol):
-    """The driver's clock."""
-
-    def utc(self) -> int:
-        """UTC microseconds, moving with the loop's clock."""
-        ...
-
-    def seconds(self) -> float:
-        """The loop's time."""
-        ...
 
 
 @attrs.define(eq=False)
@@ -260,3 +252,26 @@ class Submitter:
 def _open(found: str | PerfectError) -> bool:
     """Whether a task in the history may still be this one's: not where it shows none at all."""
     return isinstance(found, PerfectError) and found.units_at_stake > 0
+
+
+def failure_event(command: ev.Request | ev.Upload, error: Exception) -> ev.Answer:
+    """Return the event that reports `error` for `command` to the scheduler.
+
+    The error goes on without its traceback, whose frames hold pictures. An error that is none of
+    the package's comes from a transport that the user made: its mistakes do not cost other tasks.
+    """
+    error = error.with_traceback(None)
+    match error:
+        case ServiceUnavailable(never_sent=True):
+            return ev.NotSent(command, error)
+        case ServiceUnavailable() | BadAnswer():
+            return ev.NoAnswer(command, error)
+        case RequestRefused():
+            return ev.Refused(command, error, error.status or 0)
+        case JobRefused():
+            return ev.Refused(command, error, 0)
+        case _:
+            LOG.error("The transport failed in a way of its own: %s.", type_name(error))
+            return ev.NoAnswer(
+                command, ServiceUnavailable(f"the transport failed: {type_name(error)}.")
+            )

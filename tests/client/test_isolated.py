@@ -38,7 +38,7 @@ from perfect_async import (
 )
 from perfect_async._client.batch import Batch
 from perfect_async._client.threaded_batch import ThreadedBatch
-from perfect_async._runtime.apart import _threads
+from perfect_async._runtime.executors import _threads
 from perfect_async.sandbox import Durations, Faults, Sandbox, serve
 from tests.support.sandboxed import FACE, KEY, Between, avatar, client, clock, smile, smiles
 

@@ -12,6 +12,7 @@ from perfect_async import Client, Smile
 from perfect_async._journal import model as words
 from perfect_async._journal.journal import JobEntry, JobJournal, open_journal
 from perfect_async._journal.sqlite import SqliteJournal
+from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.errors import JournalError
 from perfect_async.sandbox import Durations, Faults
@@ -162,7 +163,7 @@ async def test_a_full_disk(
 
 async def records(tmp_path: Path) -> JobJournal:
     """Records with a journal that nobody writes."""
-    return await open_journal(tmp_path / "jobs.db")
+    return await open_journal(tmp_path / "jobs.db", Clock().utc)
 
 
 def spec(number: int = 1) -> JobSpec:
@@ -177,7 +178,7 @@ def phase_of(record: JobEntry) -> str | None:
 
 async def test_nothing_without_a_journal() -> None:
     """Without a journal there is no record, and everything that happens to it is nothing."""
-    none = await open_journal(None)
+    none = await open_journal(None, lambda: 0)
     record = none.enter(spec())
     assert not none
     assert not record
