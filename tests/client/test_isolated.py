@@ -206,7 +206,7 @@ async def test_unopened_opened_twice_and_closed() -> None:
 
 
 async def test_opening_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """A journal that cannot be used is told from `open`, and the thread is gone again."""
+    """`open` raises for a journal that cannot be used, and the thread is gone again."""
     (tmp_path / "jobs.db").write_bytes(b"no journal" * 100)
     c = isolated(vendor(), journal=tmp_path / "jobs.db")
 
@@ -483,7 +483,7 @@ async def test_the_source_is_read_lazily() -> None:
 
 
 async def test_what_the_source_raises_comes_last() -> None:
-    """An error of the source is told after the outcomes of the jobs before, as it is."""
+    """An error of the source is raised after the outcomes of the jobs before, as it is."""
 
     def broken() -> Iterator[Job]:
         yield from smiles(2)
@@ -513,7 +513,7 @@ async def test_a_source_that_is_cancelled_from_within() -> None:
 
 
 async def test_a_source_whose_closing_fails() -> None:
-    """Its error is told where the outcomes end."""
+    """Its error is raised where the outcomes end."""
 
     async def clumsy() -> AsyncIterator[Job]:
         try:
@@ -631,7 +631,7 @@ def test_resuming_what_a_former_client_left(tmp_path: Path) -> None:
 
 
 async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> None:
-    """What came for a caller who had been cancelled counts as not heard."""
+    """A result that came for a cancelled caller counts as not seen."""
     sandbox, journal = vendor(lasts=0.2), tmp_path / "jobs.db"
 
     async with isolated(sandbox, journal=journal) as c:
@@ -648,7 +648,7 @@ async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> No
 
 
 async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever waits gets `ClientClosed` from the cause, in a batch with the tasks at stake."""
+    """Waiting callers get `ClientClosed` from the cause, in a batch with the tasks at stake."""
     sandbox, spy = vendor(lasts=30.0), Spy()
     c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     waiting = asyncio.ensure_future(c.run(smile(9)))
@@ -675,7 +675,7 @@ async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFi
 
 
 async def test_a_client_after_a_crash_has_a_new_thread() -> None:
-    """The thread that failed is no longer handed out, whoever still has it open."""
+    """A thread that failed is not used again, also while a client still has it open."""
     sandbox, spy = vendor(), Spy()
     one = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     spy.fail = lambda _: SystemExit(3)

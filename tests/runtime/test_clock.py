@@ -61,7 +61,7 @@ async def test_nothing_is_noticed_where_nothing_blocks(caplog: pytest.LogCapture
 
 @pytest.mark.real_time
 async def test_a_blocked_loop_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    """A poll that was due while the loop was blocked shows that it was, in number and in words."""
+    """A poll that was due while the loop was blocked shows it, in the statistics and in the log."""
     async with client(vendor(durations={})) as c:
         task = asyncio.ensure_future(c.run(smile(), timeout=0.5))
         await asyncio.sleep(0.45)

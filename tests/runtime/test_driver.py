@@ -88,7 +88,7 @@ def test_every_failure_is_an_event(error: Exception, expected: type[ev.Answer]) 
     ids=["one", "group", "nested"],
 )
 def test_foreign_errors_are_named_by_their_kind(error: BaseException, expected: str) -> None:
-    """Their texts may hold anything, so only their types are told."""
+    """Their texts may hold secrets, so only their types are named."""
     assert expected == type_name(error)
 
 
@@ -139,7 +139,7 @@ async def test_promised_polls_leave_in_their_slot() -> None:
 
 
 async def test_other_users_of_the_key_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Refusals that our own account does not explain are told, once in five minutes."""
+    """Refusals that our own account does not explain are logged once in five minutes."""
     sandbox = vendor()
     async with client(sandbox) as c:
         sandbox.foreign(250)
@@ -172,12 +172,12 @@ async def test_the_scheduler_hears_which_tasks_last_alike(
     count: int, usual: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job comes in with its pictures and the durations that are documented, in microseconds."""
-    heard: list[ev.Wanted] = []
+    received: list[ev.Wanted] = []
     receive = Scheduler.receive
 
     def listen(scheduler: Scheduler, event: ev.Event, now: int) -> None:
         if isinstance(event, ev.Wanted):
-            heard.append(event)
+            received.append(event)
         receive(scheduler, event, now)
 
     monkeypatch.setattr(Scheduler, "receive", listen)
@@ -185,7 +185,7 @@ async def test_the_scheduler_hears_which_tasks_last_alike(
         await c.run(Avatar(FACE, template_id="male_studio_00", output_count=count))
         await c.run(smile())
 
-    avatar, smiling = heard
+    avatar, smiling = received
     assert ("ai-avatar", count, usual) == (avatar.feature, avatar.outputs, avatar.usual)
     assert ("ai-smile", 1, (5_000_000, 20_000_000)) == (
         smiling.feature,

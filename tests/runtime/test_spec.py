@@ -32,10 +32,10 @@ AVATARS = st.builds(
 def test_there_and_back(job: Job, save_to: str | None, delete: bool) -> None:
     """What is written of a job makes the same prepared job again, in another process too."""
     spec = JobSpec.of(job, None, JobOptions(save_to, delete, (1,)))
-    word = decode(*encode(Entered(1, 0, spec.order())))
-    assert isinstance(word, Entered)
-    assert spec == JobSpec.restored(word.order, None, (1,))
-    assert job == JobSpec.job_of(word.order, None)
+    entry = decode(*encode(Entered(1, 0, spec.order())))
+    assert isinstance(entry, Entered)
+    assert spec == JobSpec.restored(entry.order, None, (1,))
+    assert job == JobSpec.job_of(entry.order, None)
 
 
 async def test_a_file(tmp_path: Path) -> None:
