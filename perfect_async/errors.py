@@ -21,6 +21,7 @@
         ├── TaskExpired         nobody: the vendor dropped it
         ├── TaskTimedOut        nobody: the vendor's own limit
         ├── TaskAbandoned       you, if the task is still wanted
+        ├── ResultUnreadable    you: `raw` is what was paid for
         ├── NotSaved            you, at the disk: the picture is made and can still be fetched
         ├── WaitTimeout         you, if you still want to wait (also a TimeoutError)
         └── SubmissionInDoubt   you: only you can agree to a second charge
@@ -37,6 +38,8 @@ from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 _QUOTE = 300
+# Candidates that a message names; all of them stand in the attribute.
+_SHOWN = 3
 
 
 def quoted(text: object, limit: int = _QUOTE) -> str:
@@ -311,6 +314,30 @@ class TaskAbandoned(TaskError):
     mend = "The units are taken; a task that nobody polls is lost after its lease."
 
 
+class ResultUnreadable(TaskError):
+    """The task succeeded and was charged, and its answer names no picture that can be read.
+
+    `raw` is the vendor's decoded `results`, or its whole answer where there are none. It may hold
+    signed URLs: message, `repr` and `str` show nothing of it.
+    """
+
+    mend = "Read `raw`, or ask for the task again by its id within a day; do not buy it again."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        raw: object = None,
+        task_id: str | None = None,
+        request_id: str | None = None,
+        units_at_stake: float = 0.0,
+    ) -> None:
+        super().__init__(
+            message, task_id=task_id, request_id=request_id, units_at_stake=units_at_stake
+        )
+        self.raw = raw
+
+
 class NotSaved(TaskError):
     """The pictures were made and paid for, and could not be written to the folder they belong in.
 
@@ -327,6 +354,32 @@ class WaitTimeout(TaskError, TimeoutError):
 
 
 class SubmissionInDoubt(TaskError):
-    """The creation went out and its answer never came: the task may exist and be charged."""
+    """The creation went out and its answer never came: the task may exist and be charged.
+
+    `candidates` are the ids of tasks that may be the lost one, oldest first. Each may just as well
+    be another program's task with another person's picture, so none is taken without your word.
+    """
 
     mend = "Look at the unit history; running the job again consents to a second charge."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        candidates: tuple[str, ...] = (),
+        task_id: str | None = None,
+        request_id: str | None = None,
+        units_at_stake: float = 0.0,
+    ) -> None:
+        super().__init__(
+            message, task_id=task_id, request_id=request_id, units_at_stake=units_at_stake
+        )
+        self.candidates = candidates
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not self.candidates:
+            return text
+        shown = ", ".join(quoted(each) for each in self.candidates[:_SHOWN])
+        more = len(self.candidates) - _SHOWN
+        return f"{text} (it may be {shown}{f' or one of {more} others' if more > 0 else ''})"

@@ -23,6 +23,7 @@ from perfect_async.errors import (
     PictureRefused,
     RateLimited,
     RequestRefused,
+    ResultUnreadable,
     ServiceUnavailable,
     SourceLost,
     SubmissionInDoubt,
@@ -63,7 +64,12 @@ MAKE: dict[type[PerfectError], Callable[[str], PerfectError]] = {
     TaskAbandoned: lambda text: TaskAbandoned(text, task_id="t", units_at_stake=2.5),
     NotSaved: lambda text: NotSaved(text, task_id="t", units_at_stake=1.0),
     WaitTimeout: lambda text: WaitTimeout(text, task_id="t"),
-    SubmissionInDoubt: lambda text: SubmissionInDoubt(text, units_at_stake=2.0),
+    ResultUnreadable: lambda text: ResultUnreadable(
+        text, raw={"output": [{"url": 5}]}, task_id="t", units_at_stake=1.0
+    ),
+    SubmissionInDoubt: lambda text: SubmissionInDoubt(
+        text, candidates=("a", "b"), units_at_stake=2.0
+    ),
 }
 
 every_error = pytest.mark.parametrize("kind", MAKE, ids=lambda kind: kind.__name__)
@@ -197,6 +203,24 @@ def test_the_task_is_named() -> None:
     """A task's id stands at the end, quoted since it comes from outside."""
     assert str(TaskExpired("gone.", task_id="a\nb")).endswith("(task 'a\\nb')")
     assert not str(TaskExpired("gone.")).endswith(")")
+
+
+def test_candidates_are_named() -> None:
+    """A doubt names up to three tasks that it may be, quoted, and counts the others."""
+    assert not str(SubmissionInDoubt("lost.")).endswith(")")
+    assert str(SubmissionInDoubt("lost.", candidates=("a\nb",))).endswith("(it may be 'a\\nb')")
+    assert str(SubmissionInDoubt("lost.", candidates=tuple("abcde"))).endswith(
+        "(it may be 'a', 'b', 'c' or one of 2 others)"
+    )
+
+
+def test_an_unreadable_result_is_kept_and_not_shown() -> None:
+    """What the vendor answered may hold signed URLs: it is an attribute, and in no text."""
+    raw = {"url": ["https://store.example/a.jpg?X-Amz-Signature=s3cret"]}
+    error = ResultUnreadable("no picture.", raw=raw, task_id="t")
+
+    assert raw == error.raw
+    assert "s3cret" not in str(error) + repr(error) + repr(error.args)
 
 
 def test_a_wait_that_ends_is_a_timeout() -> None:
