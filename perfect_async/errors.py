@@ -34,10 +34,12 @@ characters. No error holds the API key or a signed URL.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 _QUOTE = 300
+_LONGEST_URL = 200
 # Candidates that a message names; all of them stand in the attribute.
 _SHOWN = 3
 
@@ -46,6 +48,24 @@ def quoted(text: object, limit: int = _QUOTE) -> str:
     """`text` from outside, fit for a message or a log line: escaped, quoted, cut at `limit`."""
     shown = ascii(str(text)[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 2] + "…" + shown[-1]
+
+
+def without_secrets(url: str) -> str:
+    """Return `url` without its credentials, query and fragment: they may sign it or be a password.
+
+    Parsers disagree about where credentials end, so whatever stands before an "@" in the first
+    segment is dropped.
+    """
+    shown = re.split(r"[?#]", url, maxsplit=1)[0]
+    found = re.match(r"(?P<head>(?:[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\]))?[/\\]*)[^/\\]*@", shown)
+    return shown if found is None else found["head"] + shown[found.end() :]
+
+
+def redacted(url: str) -> str:
+    """Return `url` for a message or a log line: no secrets, escaped, at most 200 characters."""
+    text = without_secrets(url)
+    escaped = text[: _LONGEST_URL + 1].encode("unicode_escape").decode("ascii")
+    return escaped if len(escaped) <= _LONGEST_URL else escaped[: _LONGEST_URL - 1] + "…"
 
 
 class PerfectError(Exception):

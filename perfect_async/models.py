@@ -6,14 +6,13 @@ Seconds, units and counts only; nothing here knows the wire, a clock or a loop.
 from __future__ import annotations
 
 import math
-import re
 from datetime import datetime
 from os import PathLike
 from typing import ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
-from perfect_async.errors import ConfigurationError, JobRefused, quoted
+from perfect_async.errors import ConfigurationError, JobRefused, quoted, without_secrets
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
@@ -69,7 +68,7 @@ def _shown(source: Source) -> str:
         case bytes():
             return f"<{len(source)} bytes>"
         case str() if "://" in source:
-            return repr(re.sub(r"://[^/?#]*@", "://", re.split(r"[?#]", source, maxsplit=1)[0]))
+            return repr(without_secrets(source))
         case _:
             return repr(source)
 

@@ -19,7 +19,6 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from perfect_async._api.urls import redacted
 from perfect_async._files import names
 from perfect_async._files.images import HEAD, sniff
 from perfect_async.errors import (
@@ -29,6 +28,7 @@ from perfect_async.errors import (
     RequestRefused,
     ServiceUnavailable,
     quoted,
+    redacted,
 )
 from perfect_async.models import Job
 
