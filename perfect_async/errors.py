@@ -296,7 +296,7 @@ class TaskError(PerfectError):
 class TaskFailed(TaskError):
     """The engine could not do it; the vendor gives the units back.
 
-    `code` is the engine's, lower case as on the wire (an open set; contract: Errors);
+    `code` is the engine's, lower case as on the wire (an open set; contract: Engine codes);
     `passing` is True for the four codes that may pass on another try.
     """
 

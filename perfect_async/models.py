@@ -53,7 +53,7 @@ def _count(_instance: object, _attribute: object, value: int) -> None:
 class FileId:
     """A picture that is at the vendor already, by the `file_id` of its registration.
 
-    Raises `JobRefused` where it is empty. (contract: The flow of one picture, 1)
+    Raises `JobRefused` where it is empty. (contract: Register the file)
     """
 
     value: str = attrs.field(validator=_text)
@@ -120,7 +120,7 @@ class Smile(Job):
 
     `source` is a path, bytes, an http(s) URL or a `FileId`: jpg, png or heic under 10 MiB, long
     side at most 4096 px, one person. `key` is your own identity for the job. Raises `JobRefused`
-    for an unknown expression and an empty key. (contract: The flow of one picture)
+    for an unknown expression and an empty key. (contract: Create the task)
     """
 
     feature: ClassVar[str] = "ai-smile"
@@ -143,7 +143,7 @@ class Avatar(Job):
     `source` is a path, bytes, an http(s) URL or a `FileId`: jpg or png under 10 MiB, long side at
     most 4096 px. `template_id` is the style; `client.templates()` lists them. `key` is your own
     identity for the job. Raises `JobRefused` for a count outside 1..200, an empty template and an
-    empty key. (contract: The flow of one picture)
+    empty key. (contract: Create the task)
     """
 
     feature: ClassVar[str] = "ai-avatar"
@@ -275,10 +275,10 @@ class Polling:
 class Timeouts:
     """How long single exchanges may take; seconds, each for the whole exchange but `connect`.
 
-    `connect` is generous since one of the vendor's hosts is slow to connect (contract: the head).
-    `request` bounds a call that creates nothing and one that creates; a poll that is silent is
-    asked again long before. `upload` and `download` bound one picture. Raises `ConfigurationError`
-    for what is no positive number.
+    `connect` is generous since one of the vendor's hosts is slow to connect (contract: Base URL and
+    headers). `request` bounds a call that creates nothing and one that creates; a poll that is
+    silent is asked again long before. `upload` and `download` bound one picture. Raises
+    `ConfigurationError` for what is no positive number.
     """
 
     connect: float = attrs.field(default=10.0, validator=_positive)
@@ -309,7 +309,7 @@ class Progress:
 class Grant:
     """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, its end.
 
-    (contract: Other calls)
+    (contract: Units)
     """
 
     id: int
@@ -322,7 +322,7 @@ class Grant:
 class Units:
     """The balance in units: the sum of the grants, None where the vendor names none (unknown).
 
-    (contract: Other calls)
+    (contract: Units)
     """
 
     balance: float | None

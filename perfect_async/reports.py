@@ -14,7 +14,7 @@ import attrs
 class Template:
     """A style for `Avatar`: `id` goes into `template_id`; `thumb` is a safe https URL or None.
 
-    (contract: Other calls)
+    (contract: Templates)
     """
 
     id: str

@@ -45,6 +45,22 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Avatar, FileId, Job, Smile
 
+__all__ = [
+    "FEATURES",
+    "FileFacts",
+    "Request",
+    "Response",
+    "as_json",
+    "creation",
+    "read_answer",
+    "read_creation",
+    "read_registration",
+    "read_status",
+    "registration",
+    "segment",
+    "status",
+]
+
 # The vendor's names for the fields of a job. A new feature is a line here.
 _PARAMETERS: Final[dict[type[Job], dict[str, str]]] = {
     Smile: {"expression": "expression_type"},

@@ -40,7 +40,7 @@ from perfect_async.reports import Statistics
 T = TypeVar("T")
 
 _RESULT_LIVES: Final = timedelta(seconds=7200)
-"""How long a result URL lives (contract: The flow of one picture, 5)."""
+"""How long a result URL lives (contract: Download the result)."""
 
 
 class Cut(Protocol):

@@ -19,7 +19,6 @@ from perfect_async._api.tasks import (
     read_registration,
     read_status,
     registration,
-    response_error,
     status,
 )
 from perfect_async.errors import (
@@ -639,8 +638,3 @@ def test_any_data_is_an_answer(data: dict[str, object]) -> None:
     judged(read_registration(REGISTER, answered))
     judged(read_creation(SUBMIT, answered))
     judged(read_status(POLL, answered, task_id="t", units=1.0))
-
-
-def test_refusal_is_part_of_the_wire() -> None:
-    """What a foreign reply is can be asked here as well."""
-    assert RequestRefused is type(response_error(Response(404, b"")))
