@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import perfect_async
 from perfect_async import errors
@@ -37,6 +39,7 @@ from perfect_async.errors import (
     WaitTimeout,
     WebhookRejected,
     quoted,
+    redacted,
     twin,
 )
 
@@ -250,3 +253,48 @@ def test_foreign_text_is_cut(text: str) -> None:
 
     assert 300 == len(shown)
     assert shown.endswith("…'")
+
+
+@pytest.mark.parametrize(
+    ("expected", "url"),
+    [
+        (
+            "https://bucket.s3-accelerate.amazonaws.com/a/b%20c/d.jpg",
+            "https://bucket.s3-accelerate.amazonaws.com/a/b%20c/d.jpg?X-Amz-Signature=0123abcd",
+        ),
+        ("https://a.example/b", "https://user:secret@a.example/b#secret"),
+        ("https://a.example/b@c", "https://a.example/b@c"),
+        ("https://b.example", "https://a.example:secret@b.example?secret"),
+        ("https://b\\\\@c", "https://secret@b\\@c"),
+        ("a.example/b", "secret@a.example/b?secret"),
+        ("//a.example/b", "//secret@a.example/b"),
+        ("https:/a.example/b", "https:/secret@a.example/b"),
+        ("https://a.example/\\n\\x1b[0m\\ud800", "https://a.example/\n\x1b[0m\ud800"),
+        ("", ""),
+        ("", "?secret"),
+        ("https://a.example/" + "b" * 181 + "…", "https://a.example/" + "b" * 300),
+    ],
+)
+def test_urls_are_shown_without_what_signs_them(expected: str, url: str) -> None:
+    """Query, fragment and credentials are gone, control characters escaped, the length bounded."""
+    assert expected == redacted(url)
+
+
+@given(st.text() | st.lists(st.sampled_from([*"/\\@:?#.a\n", "https:", "é"])).map("".join))
+def test_any_text_can_be_shown(url: str) -> None:
+    """Whatever a URL is, showing it neither fails nor breaks a line nor grows."""
+    shown = redacted(url)
+
+    assert len(shown) <= 200
+    assert shown.isprintable()
+    assert not set("?#") & set(shown)
+
+
+@given(
+    st.sampled_from(["https://", "HTTP://", "https:/", "//", "ftp://", ""]),
+    st.from_regex(r"[A-Za-z0-9]{12}(:[A-Za-z0-9@]{0,6})?", fullmatch=True),
+    st.sampled_from(["a.example", "127.0.0.1"]),
+)
+def test_credentials_are_never_shown(scheme: str, credentials: str, host: str) -> None:
+    """What stands before an @ in front of the host is dropped, however the URL begins."""
+    assert credentials not in redacted(f"{scheme}{credentials}@{host}/a?b")
