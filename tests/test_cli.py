@@ -720,13 +720,11 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
 
 @pytest.mark.real_time
 def test_demo_for_real(tmp_path: Path) -> None:
-    """In real time the demo takes seconds, and its exit status and summary are right."""
-    began = time.monotonic()
+    """In real time the demo's exit status and summary are right."""
     with program("demo", "--fail", "0.05", cwd=tmp_path) as process:
         out, err = process.communicate()
 
     assert 1 == process.returncode
-    assert time.monotonic() - began < 18
     assert "23 done, 1 failed, 23 units" in err
     assert "\x1b" not in out + err
     assert "23 done, 1 failed" in (tmp_path / "perfect-async-demo" / "summary.md").read_text()

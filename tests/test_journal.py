@@ -37,6 +37,7 @@ from perfect_async._memory import (
     Word,
 )
 from perfect_async.errors import JournalError
+from tests.support.searching import examples
 from tests.test_memory import ORDER, order, words
 
 ROOT = Path(__file__).parents[1]
@@ -369,7 +370,7 @@ def test_the_window_is_remembered(path: Path) -> None:
     st.integers(0, SECOND),
     st.integers(0, 900 * SECOND),
 )
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_no_request_of_the_window_is_taken_for_older(
     window: list[tuple[int, int]], part: int, pause: int
 ) -> None:
@@ -914,7 +915,7 @@ def test_a_damaged_schema_is_told(what: bytes, garbage: bytes, path: Path) -> No
 
 
 @given(st.integers(0, 2**30), st.binary(min_size=1, max_size=64))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_any_damage_is_told_or_does_no_harm(place: int, garbage: bytes) -> None:
     """Bytes that were overwritten anywhere raise nothing but the error for that."""
     with tempfile() as folder:
@@ -1142,4 +1143,4 @@ class Disks(RuleBasedStateMachine):
 
 
 TestDisks = Disks.TestCase
-TestDisks.settings = settings(max_examples=15, stateful_step_count=25)
+TestDisks.settings = settings(max_examples=examples(8), stateful_step_count=20)

@@ -33,6 +33,7 @@ from perfect_async._memory import (
     decode,
     encode,
 )
+from tests.support.searching import examples
 from tests.test_reply import json_values
 
 ORDER = Order(
@@ -326,7 +327,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=60, stateful_step_count=60)
+TestHistories.settings = settings(max_examples=examples(30), stateful_step_count=40)
 
 
 # On the disk.

@@ -41,8 +41,8 @@ def test_a_task_in_flight_is_small() -> None:
 
 def test_unread_jobs_cost_nothing() -> None:
     """What a batch holds does not grow with its source: jobs are read as they are needed."""
-    memory.unread(1_000, read=60)
-    few, many = memory.unread(1_000, read=60), memory.unread(20_000, read=60)
+    memory.unread(1_000, read=10)
+    few, many = memory.unread(1_000, read=10), memory.unread(20_000, read=10)
 
     assert many < 1.1 * few
 
@@ -54,7 +54,7 @@ def test_a_batch_that_reads_all_would_be_seen(monkeypatch: pytest.MonkeyPatch) -
         return iter([next(jobs) for _ in range(count)])
 
     monkeypatch.setattr(memory, "islice", listed)
-    few, many = memory.unread(1_000, read=60), memory.unread(20_000, read=60)
+    few, many = memory.unread(1_000, read=10), memory.unread(20_000, read=10)
 
     assert many > 1.1 * few
 

@@ -31,6 +31,7 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import NEVER, IllegalEvent, Scheduler
+from tests.support.searching import examples
 
 SECOND = 1_000_000
 DOWN = ServiceUnavailable("down")
@@ -512,9 +513,9 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=40, stateful_step_count=25)
+TestMachine.settings = settings(max_examples=examples(15), stateful_step_count=20)
 # A failure that is being shrunk must not outlast the gate.
-TestMachine.pytestmark = [pytest.mark.timeout(120)]  # type: ignore[attr-defined]
+TestMachine.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defined]
 
 
 # Bad days, each told in one piece.

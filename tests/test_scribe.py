@@ -35,6 +35,7 @@ from perfect_async._scribe import Journal
 from perfect_async.errors import JournalError
 from tests import virtual_time
 from tests.sandboxed import client, vendor
+from tests.support.searching import examples
 from tests.test_journal import NOW, SECOND, tempfile
 from tests.test_memory import ORDER, order
 from tests.virtual_time import hanging
@@ -686,7 +687,7 @@ async def whatever(seed: int, disk: Disk, steps: int) -> Journal:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_the_disk_comes_to_what_is_known(seed: int, steps: int) -> None:
     """Whatever fails, hangs and is cancelled: in the end the disk folds to the live memory."""
     disk = Disk()

@@ -10,6 +10,7 @@ from perfect_async._jobs import Job, State
 from perfect_async._spending import Units
 from perfect_async.errors import CeilingReached
 from perfect_async.reports import Spending
+from tests.support.searching import examples
 
 
 def job(units: float = 1.0, *purses: int, ref: int = 1) -> Job:
@@ -246,7 +247,7 @@ class Ceilings(RuleBasedStateMachine):
 
 
 TestCeilings = Ceilings.TestCase
-TestCeilings.settings = settings(max_examples=60, stateful_step_count=40)
+TestCeilings.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 @given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))
