@@ -27,6 +27,7 @@ from perfect_async import (
     Unauthorized,
 )
 from perfect_async._client import session
+from perfect_async._runtime.apart import ThreadExecutor
 from perfect_async.sandbox import Durations, Faults, portrait
 from tests.support.sandboxed import FACE, avatar, client, clock, later, smile, smiles, vendor
 
@@ -620,3 +621,20 @@ async def test_thousands_in_flight_cost_little() -> None:
             most = max(most, batch.progress.running)
 
     assert most > 200
+
+
+def test_the_repr_of_an_isolated_batch_waits_for_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A log line about a batch never waits for the thread that runs it."""
+
+    async def main() -> str:
+        async with client(vendor(latency=0.0, jitter=0.0), isolated=True) as c:
+            async with c.batch([]) as batch:
+                monkeypatch.setattr(ThreadExecutor, "ask", refuse)
+                return repr(batch)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the repr asked the thread")
+
+    assert asyncio.run(main()).startswith("<Batch Progress(total=0, done=0")
