@@ -15,7 +15,7 @@ from collections.abc import (
 from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
 
@@ -24,12 +24,9 @@ from perfect_async._api.tasks import FEATURES, Request, Response
 from perfect_async._api.urls import normalised_base, redacted
 from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
-from perfect_async._client.notifications import WebhookReceiver, secrets_of
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
-from perfect_async._client.threaded_batch import ThreadedBatch
 from perfect_async._journal.journal import open_journal
-from perfect_async._runtime.apart import ThreadExecutor
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
 from perfect_async._runtime.failures import warn_of
 from perfect_async._runtime.handle import JobHandle
@@ -55,6 +52,10 @@ from perfect_async.models import (
 )
 from perfect_async.reports import Estimate, Statistics, Template
 from perfect_async.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from perfect_async._client.notifications import WebhookReceiver
+    from perfect_async.webhooks import Secrets
 
 T = TypeVar("T")
 
@@ -150,10 +151,12 @@ class Client:
         self._journal = journal
         self._reuse = reuse
         given = webhook_secret or os.environ.get(SECRET_VARIABLE) or None
-        self._secrets = secrets_of(given)
+        self._secrets = None if given is None else _read_secrets(given)
         del webhook_secret, given
-        self._executor: Executor = ThreadExecutor() if isolated else LoopExecutor()
-        self._batch = ThreadedBatch if isolated else Batch
+        self._executor: Executor = LoopExecutor()
+        self._batch = Batch
+        if isolated:
+            self._executor, self._batch = _isolated()
         # Settings that cannot work are refused here, not when the first job waits.
         self._scheduler = Scheduler(limits, polling, engine_retries=engine_retries)
         if polling.completion in {"webhook", "both"} and self._secrets is None:
@@ -419,6 +422,8 @@ class Client:
                 "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
                 f"or {SECRET_VARIABLE}."
             )
+        from perfect_async._client.notifications import WebhookReceiver  # noqa: PLC0415 - as below
+
         self._webhooks = WebhookReceiver(session, self._secrets)
         return self._webhooks
 
@@ -436,6 +441,22 @@ class Client:
             )
         self._session.ready()
         return self._session
+
+
+# Most programs use neither webhooks nor threads: what these need is loaded when it is used.
+
+
+def _read_secrets(secret: str | Iterable[str]) -> Secrets:
+    from perfect_async.webhooks import Secrets  # noqa: PLC0415 - see above
+
+    return Secrets(secret)
+
+
+def _isolated() -> tuple[Executor, type[Batch]]:
+    from perfect_async._client.threaded_batch import ThreadedBatch  # noqa: PLC0415 - see above
+    from perfect_async._runtime.apart import ThreadExecutor  # noqa: PLC0415 - see above
+
+    return ThreadExecutor(), ThreadedBatch
 
 
 async def _shielded(undo: Callable[[], Awaitable[None]]) -> None:

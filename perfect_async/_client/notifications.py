@@ -6,7 +6,6 @@ notifications come early, late, twice or never (contract: Webhooks).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
@@ -71,8 +70,3 @@ class WebhookReceiver:
                 "it are acknowledged; tasks are asked for as without webhooks.",
                 notification.flaw,
             )
-
-
-def secrets_of(secret: str | Iterable[str] | None) -> Secrets | None:
-    """Return the secrets that a user gave. Raises `ConfigurationError` for an invalid one."""
-    return None if secret is None else Secrets(secret)

@@ -80,7 +80,7 @@ class JobSpec:
             job.outputs,
             _usual(job),
             names.stem(job),
-            identity(job, picture and picture.digest),
+            identity(job, None if picture is None else picture.digest),
             job,
             job.key is not None or not is_signed(job.source),
             picture,

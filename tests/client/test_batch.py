@@ -629,10 +629,10 @@ def test_the_repr_of_an_isolated_batch_waits_for_no_thread(
     """A log line about a batch never waits for the thread that runs it."""
 
     async def main() -> str:
-        async with client(vendor(latency=0.0, jitter=0.0), isolated=True) as c:
-            async with c.batch([]) as batch:
-                monkeypatch.setattr(ThreadExecutor, "ask", refuse)
-                return repr(batch)
+        c = client(vendor(latency=0.0, jitter=0.0), isolated=True)
+        async with c, c.batch([]) as batch:
+            monkeypatch.setattr(ThreadExecutor, "ask", refuse)
+            return repr(batch)
 
     def refuse(*_: object) -> None:
         raise AssertionError("the repr asked the thread")
