@@ -27,6 +27,7 @@ from perfect_async import (
     Unauthorized,
 )
 from perfect_async._client import session
+from perfect_async._runtime.apart import ThreadExecutor
 from perfect_async.events import Command
 from perfect_async.sandbox import Durations, Faults, portrait
 from perfect_async.scheduler import Scheduler
@@ -635,3 +636,20 @@ async def test_hundreds_in_flight_cost_little(monkeypatch: pytest.MonkeyPatch) -
         each.append(asked / count)
 
     assert each[1] < 1.2 * each[0]
+
+
+def test_the_repr_of_an_isolated_batch_waits_for_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A log line about a batch never waits for the thread that runs it."""
+
+    async def main() -> str:
+        c = client(vendor(latency=0.0, jitter=0.0), isolated=True)
+        async with c, c.batch([]) as batch:
+            monkeypatch.setattr(ThreadExecutor, "ask", refuse)
+            return repr(batch)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the repr asked the thread")
+
+    assert asyncio.run(main()).startswith("<Batch Progress(total=0, done=0")

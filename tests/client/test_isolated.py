@@ -322,7 +322,7 @@ async def test_the_next_client_knows_what_the_last_one_spent() -> None:
         spent = one.statistics().requests_in_window
 
     # Over the network, as a client without a transport: nothing is sent.
-    async with isolated(sandbox, transport=one._given) as two:
+    async with isolated(sandbox, transport=one._transport) as two:
         assert spent == two.statistics().requests_in_window
     assert spent > 1
 
@@ -714,7 +714,7 @@ async def test_a_client_after_a_crash_has_a_new_thread() -> None:
 async def test_a_client_that_is_forgotten_says_so() -> None:
     """A client that was never closed is warned of, as in one loop."""
     c = await isolated(vendor()).open()
-    home, known = c._home, weakref.ref(c)
+    home, known = c._executor, weakref.ref(c)
 
     with pytest.warns(ResourceWarning, match="never closed"):  # noqa: PT031 - nor has it one
         del c

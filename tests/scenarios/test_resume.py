@@ -334,7 +334,7 @@ async def test_a_client_beside(
     """A client with a journal may close before another one on the same key, and be opened again."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.plain() as other:
-        transport = other._given
+        transport = other._transport
         for number in range(3):
             async with shop.client(transport=transport) as c:
                 await c.run(smile(number))
