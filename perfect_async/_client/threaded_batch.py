@@ -142,7 +142,7 @@ class ThreadedBatch(Batch):
     _executor: Executor | None = None
 
     async def __aenter__(self) -> Self:
-        executor = self._open_desk().home
+        executor = self._get_session().executor
         reader = _JobReader(self._jobs)
 
         async def enter() -> None:
@@ -206,8 +206,10 @@ class ThreadedBatch(Batch):
         else:
             self._executor.soon(super().stop)
 
-    def _stand(self) -> Progress:
-        return super()._stand() if self._executor is None else self._executor.ask(super()._stand)
+    def _progress(self) -> Progress:
+        return (
+            super()._progress() if self._executor is None else self._executor.ask(super()._progress)
+        )
 
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return self._reader.jobs()

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from perfect_async._journal.writer import JournalWriter
 
 _FETCHABLE: Final = 24 * 3600 * SECOND
-"""For how long the vendor gives a finished task's pictures again, at least (contract: the flow,
-5).
+"""For how long the vendor gives a finished task's pictures again, at least (contract: Download the
+result).
 """
 
 

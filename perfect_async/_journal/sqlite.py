@@ -40,7 +40,7 @@ _SECOND: Final = 1_000_000
 _APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
 _FORMAT: Final = 1
 _KEPT: Final = 30 * 24 * 3600 * _SECOND
-"""How long a finished job may be fetched at most (contract: the flow, 5): then it is forgotten."""
+"""How long a finished job can be fetched at most (contract: Download the result)."""
 _REMEMBERED: Final = 3600
 """Seconds of requests that are remembered: longer than any period that is sold."""
 _UNSEEN: Final = 3

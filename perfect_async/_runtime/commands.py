@@ -17,8 +17,8 @@ import anyio
 import attrs
 
 from perfect_async import events as ev
-from perfect_async._api import account, tasks
-from perfect_async._api.doubt import NEAR, HistorySearch, Unresolved
+from perfect_async._api import history, tasks
+from perfect_async._api.history import NEAR, HistorySearch, Unresolved
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.handle import Channel, JobHandle
@@ -155,7 +155,7 @@ class Submitter:
     async def _sent(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
         if handle.source is None or handle.spec.job is None:
             raise AssertionError(handle)
-        channel, call = handle.channel, tasks.submit(handle.spec.job, handle.source)
+        channel, call = handle.channel, tasks.creation(handle.spec.job, handle.source)
         if not handle.awaited:
             # It waited for the disk, or for another creation, and nobody waits for it any more.
             return ev.NotSent(command, ClientClosed("Nobody waits for this job."))
@@ -164,7 +164,7 @@ class Submitter:
         event: ev.Answer
         try:
             reply = await channel.transport.call(call, within=channel.timeouts.request)
-            event = tasks.submitted(command, reply)
+            event = tasks.read_creation(command, reply)
         except Exception as exc:  # noqa: BLE001 - a transport is the user's
             event = failure_event(command, exc)
         finally:
@@ -222,8 +222,8 @@ class Submitter:
         token: str | None = None
         try:
             for _ in range(_MOST_PAGES):
-                reply = await self._ask(handle.channel, account.history(token))
-                rows, following = account.read_history(reply)
+                reply = await self._ask(handle.channel, history.history(token))
+                rows, following = history.read_history(reply)
                 if not search.read(rows) or following in {None, token}:
                     break
                 token = following

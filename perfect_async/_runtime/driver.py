@@ -23,7 +23,6 @@ from anyio.abc import TaskGroup
 
 from perfect_async import events as ev
 from perfect_async._api import tasks
-from perfect_async._api.notices import Early, Status
 from perfect_async._journal.journal import JobJournal
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime import exchanges
@@ -31,11 +30,16 @@ from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
-from perfect_async._time import NEVER, SECOND
+from perfect_async._time import NEVER, SECOND, TtlSet
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
 from perfect_async.errors import PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import Scheduler
+
+_EARLY_FOR: Final = 600 * SECOND
+"""A notification may overtake the answer to its task's creation; later than this, that answer is in
+doubt and nobody waits for the task.
+"""
 
 
 @attrs.define(eq=False)
@@ -74,7 +78,7 @@ class Driver:
         submitter = Submitter(partial(self.ask, urgent=True, lasting=True), clock)
         self.submitter = submitter
         self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
-        self._early = Early()
+        self._early = TtlSet(_EARLY_FOR)
         self._queries: dict[int, _Query] = {}
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -235,13 +239,13 @@ class Driver:
         if left or self.failure is not None or not self.alive:
             raise closed(self.failure)
 
-    def notify(self, task_id: str, status: Status) -> None:
+    def notify(self, task_id: str) -> None:
         """Poll a task soon that the vendor says has ended, or once its creation is answered."""
         handle = self.registry.of_task(task_id)
         if handle is not None:
             self.receive(ev.Notified(handle.ref))
         else:
-            self._early.put(task_id, status, self._now())
+            self._early.add(task_id, self._now())
 
     def withdraw(self, handle: JobHandle) -> None:
         """Stop waiting for `handle`: an unsent job is not created, a task is kept to its end."""
@@ -362,10 +366,8 @@ class Driver:
                 handle.record.not_created()
         with self._noting_failure():
             self.receive(event)
-            if isinstance(event, ev.Accepted):
-                early = self._early.take(event.task_id, self._now())
-                if early:
-                    self.receive(ev.Notified(event.command.ref))
+            if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._now()):
+                self.receive(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
             self._warn()
 
@@ -388,7 +390,7 @@ class Driver:
 
     async def _answer(self, command: ev.Ask, query: _Query) -> ev.Answer:
         reply = await exchanges.call(query.channel, query.call)
-        event = tasks.asked(command, reply)
+        event = tasks.read_answer(command, reply)
         if isinstance(event, ev.Answered):
             query.reply = reply
             self._queries.pop(command.ref, None)

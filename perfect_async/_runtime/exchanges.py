@@ -22,8 +22,8 @@ async def register(command: ev.Register, handles: Sequence[JobHandle]) -> ev.Ans
     """Register the pictures of `handles`, which are of one lane, in the order of the command."""
     pictures = [handle.spec.picture for handle in handles]
     facts = [picture.facts for picture in pictures if picture is not None]
-    reply = await call(handles[0].channel, tasks.register(facts, command.feature))
-    event = tasks.registered(command, reply)
+    reply = await call(handles[0].channel, tasks.registration(facts, command.feature))
+    event = tasks.read_registration(command, reply)
     if isinstance(event, ev.Registered):
         for handle, grant in zip(handles, event.grants, strict=True):
             handle.grant, handle.source = grant, FileId(grant.file_id)
@@ -43,8 +43,8 @@ async def upload(command: ev.Upload, handle: JobHandle) -> ev.Answer:
 async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     """Ask for the state of the task that `handle` had when the command was given."""
     spec = handle.spec
-    reply = await call(handle.channel, tasks.poll(spec.feature, task_id))
-    event = tasks.polled(command, reply, task_id=task_id, units=spec.units)
+    reply = await call(handle.channel, tasks.status(spec.feature, task_id))
+    event = tasks.read_status(command, reply, task_id=task_id, units=spec.units)
     if isinstance(event, ev.EngineFailed):
         handle.failed(task_id)
     return event

@@ -34,6 +34,7 @@ from perfect_async._journal.model import (
     encode,
 )
 from tests.api.test_responses import json_values
+from tests.support.searching import examples
 
 ORDER = StoredJob(
     identity="ab" * 32,
@@ -326,7 +327,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=60, stateful_step_count=60)
+TestHistories.settings = settings(max_examples=examples(30), stateful_step_count=40)
 
 
 # On the disk.
