@@ -50,7 +50,7 @@ class _Place:
     running: bool = False
     kept: bool = False
     units: float = 0.0
-    record: JobEntry | None = None
+    entry: JobEntry | None = None
     outcome: Outcome | None = None
 
     @property
@@ -193,9 +193,9 @@ class Batch:
             return None
         self._held -= 1
         outcome = place.outcome
-        if place.record is not None and not isinstance(outcome and outcome.error, NotSaved):
+        if place.entry is not None and not isinstance(outcome and outcome.error, NotSaved):
             # What is made and not saved is told again by whoever resumes, until it is.
-            place.record.told()
+            place.entry.reported()
         return outcome
 
     def _pulse(self) -> None:
@@ -243,7 +243,7 @@ class Batch:
     def _end(self, place: _Place, outcome: Outcome) -> None:
         self._count(place, runs=False)
         if place.handle is not None:
-            place.record = place.handle.record
+            place.entry = place.handle.entry
         place.outcome, place.handle = outcome, None
         self._live.discard(place)
         if not self._ordered:

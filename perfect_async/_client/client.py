@@ -184,12 +184,12 @@ class Client:
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_shielded, transport.aclose)
-            records = await open_journal(self._journal)
-            undo.push_async_callback(_shielded, records.aclose)
+            journal = await open_journal(self._journal)
+            undo.push_async_callback(_shielded, journal.writer.aclose)
             driver = driver_for(
-                self._key, self._base_url, self._scheduler, self._given, records.past()
+                self._key, self._base_url, self._scheduler, self._given, journal.writer.past
             )
-            channel = await driver.join(transport, self._timeouts, records)
+            channel = await driver.join(transport, self._timeouts, journal)
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
         self._session = ClientSession(self._home, driver, channel, max_units=most, reuse=reuse)
@@ -220,7 +220,7 @@ class Client:
     async def _close(self, session: ClientSession) -> None:
         session.close()
         driver, channel = session.driver, session.channel
-        channel.records.closing = True
+        channel.journal.closing = True
         # Shielded, since the units of what runs are spent; bounded, since somebody waits.
         with anyio.CancelScope(shield=True):
             driver.closing(channel)
@@ -235,7 +235,7 @@ class Client:
                 try:
                     await driver.leave(channel)
                 finally:
-                    await channel.records.aclose()
+                    await channel.journal.writer.aclose()
 
     # The main job.
 
@@ -278,7 +278,7 @@ class Client:
             settings.number("timeout", timeout)
         handle = await self._home.call(partial(session.wait, enter, timeout))
         # Only now: before, whoever waits may be cancelled, and has not heard of it.
-        self._home.soon(handle.record.told)
+        self._home.soon(handle.entry.reported)
         return session.result(handle)
 
     def batch(

@@ -57,7 +57,7 @@ class WebhookReceiver:
         # After the task was woken, since no poll waits for a disk; and for what came twice, too,
         # since the first may not have been acknowledged.
         with anyio.move_on_after(_PATIENCE) as scope:
-            await session.channel.records.settled()
+            await session.channel.journal.writer.flushed()
         if scope.cancelled_caught:
             raise JournalError(f"The journal was not written within {_PATIENCE:g} s.")
 

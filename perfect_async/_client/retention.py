@@ -40,7 +40,7 @@ class Copy:
     """The vendor's copy of one finished task, that is to be deleted; `file` went into it."""
 
     task_id: str
-    record: JobEntry
+    entry: JobEntry
     file: FileId | None = None
 
 
@@ -104,7 +104,7 @@ class Retention:
         self._pulse()
         if handle.spec.options.delete and isinstance(outcome, Done) and outcome.files:
             file = handle.source if isinstance(handle.source, FileId) else None
-            self.delete([Copy(outcome.task_id, handle.record, file)])
+            self.delete([Copy(outcome.task_id, handle.entry, file)])
 
     def free(self) -> list[Copy]:
         """What can be deleted now, to be erased: nobody needs it or its file any more.
@@ -146,8 +146,8 @@ class Retention:
         if folder is None or not isinstance(outcome, Done):
             return outcome
         async with self._saves:
-            known = handle.record.known
-            if known is not None and known.saved and (found := await _found(outcome, handle)):
+            snapshot = handle.entry.snapshot
+            if snapshot is not None and snapshot.saved and (found := await _found(outcome, handle)):
                 return attrs.evolve(outcome, files=tuple(found))
             try:
                 # The separator says that a folder is meant, also where somebody has removed it.
@@ -161,7 +161,7 @@ class Retention:
                 )
                 error.__cause__ = exc.with_traceback(None)
                 return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
-        handle.record.saved()
+        handle.entry.saved()
         return attrs.evolve(outcome, files=tuple(files))
 
     async def erase(self, copies: Iterable[Copy]) -> None:
@@ -205,7 +205,7 @@ class Retention:
                 "" if why is None else type_name(why),
             )
             return
-        copy.record.deleted()
+        copy.entry.deleted()
 
 
 async def _found(outcome: Done, handle: JobHandle) -> list[Path]:
