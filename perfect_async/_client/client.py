@@ -213,17 +213,17 @@ class Client:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_shielded, transport.aclose)
             clock = Clock()
-            records = await open_journal(self._journal, clock.utc)
-            undo.push_async_callback(_shielded, records.aclose)
+            journal = await open_journal(self._journal, clock.utc)
+            undo.push_async_callback(_shielded, journal.writer.aclose)
             driver = driver_for(
                 self._key,
                 self._base_url,
                 self._scheduler,
                 clock,
                 transport=self._transport,
-                past=records.past(),
+                past=journal.writer.past,
             )
-            channel = await driver.join(transport, self._timeouts, records)
+            channel = await driver.join(transport, self._timeouts, journal)
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
         self._session = ClientSession(self._executor, driver, channel, max_units=most, reuse=reuse)
@@ -254,7 +254,7 @@ class Client:
     async def _close(self, session: ClientSession) -> None:
         session.close()
         driver, channel = session.driver, session.channel
-        channel.records.closing = True
+        channel.journal.closing = True
         # Shielded, since running tasks are paid for; bounded, since the caller waits.
         with anyio.CancelScope(shield=True):
             driver.stop_creating(channel)
@@ -269,7 +269,7 @@ class Client:
                 try:
                     await driver.leave(channel)
                 finally:
-                    await channel.records.aclose()
+                    await channel.journal.writer.aclose()
 
     # The main job.
 
@@ -310,7 +310,7 @@ class Client:
             settings.number("timeout", timeout)
         handle = await self._executor.call(partial(session.wait, enter, timeout))
         # Not earlier: a caller that is cancelled before has not got the result.
-        self._executor.soon(handle.record.told)
+        self._executor.soon(handle.entry.reported)
         return session.result(handle)
 
     def batch(

@@ -59,7 +59,7 @@ class WebhookReceiver:
         # After the poll was asked for, since no poll waits for a disk; and for a duplicate too,
         # since the first may not have been acknowledged.
         with anyio.move_on_after(_JOURNAL_TIMEOUT) as scope:
-            await session.channel.records.settled()
+            await session.channel.journal.writer.flushed()
         if scope.cancelled_caught:
             raise JournalError(f"The journal was not written within {_JOURNAL_TIMEOUT:g} s.")
 

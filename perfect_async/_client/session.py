@@ -18,6 +18,7 @@ from perfect_async._client.recovery import RecoveredJob, Recovery
 from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._files.images import inspect
+from perfect_async._journal.journal import unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
 from perfect_async._runtime.executors import Executor
@@ -108,8 +109,8 @@ class ClientSession:
             raise JobRefused(f"the job cannot be looked at ({type_name(exc)}).") from exc
 
     async def _enter(self, spec: JobSpec) -> JobHandle:
-        registry, records = self.driver.registry, self.channel.records
-        if spec.sure and records:
+        registry, journal = self.driver.registry, self.channel.journal
+        if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
             former = former or await self._finished(spec)
             if former is not None:
@@ -118,15 +119,15 @@ class ClientSession:
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
         equal = registry.equal(self.channel, spec)
-        return equal or registry.enter(self.channel, spec, records.enter(spec))
+        return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
     async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""
         reusable = spec.job is not None and spec.job.reusable
         if not (reusable if self._reuse is None else self._reuse):
             return None
-        records = self.channel.records
-        task_id = await records.finished(spec.identity)
+        journal = self.channel.journal
+        task_id = await journal.finished(spec.identity)
         if task_id is None:
             return None
         with self.retention.fetching(task_id) as available:
@@ -136,9 +137,9 @@ class ClientSession:
                 event = await self._poll(spec.feature, task_id)
             except TaskError:
                 # It cannot be fetched any more, although the journal offers it.
-                await records.drop(task_id)
+                await journal.writer.drop(task_id)
                 return None
-            handle = JobHandle(0, spec, self.channel, records.nothing(), source=spec.source)
+            handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
             handle.task_id = task_id
             handle.end(event, 0.0, self.driver.clock.seconds())
             if spec.options.save_to is not None:
@@ -154,7 +155,7 @@ class ClientSession:
         if (former := self.recovery.of_task(task_id)) is not None:
             return former
         self.driver.check()
-        return registry.adopt(self.channel, spec, self.channel.records.nothing(), (task_id, 0))
+        return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0))
 
     async def wait(
         self, enter: Callable[[], Awaitable[JobHandle]], timeout: float | None
@@ -235,14 +236,14 @@ class ClientSession:
 
     def begin(self) -> None:
         """Start the journal's writer, and the deletions that the former process left."""
-        records, driver = self.channel.records, self.driver
-        if records.journal is None:
+        journal, driver = self.channel.journal, self.driver
+        if not journal.writer.persistent:
             return
-        records.journal.window = driver.past
-        driver.start(records.journal.run)
+        journal.writer.window = driver.past
+        driver.start(journal.writer.run)
         self.retention.delete_later(
-            Copy(str(known.task_id), records.resume(known), file)
-            for known, file in self.recovery.copies()
+            Copy(str(snapshot.task_id), journal.resume(snapshot), file)
+            for snapshot, file in self.recovery.copies()
         )
         self.sweep()
 
@@ -286,7 +287,7 @@ class ClientSession:
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor; the journal no longer offers it."""
         account.read_deleted(await self.ask(account.delete(task_id)))
-        await self.channel.records.drop(task_id)
+        await self.channel.journal.writer.drop(task_id)
 
     async def _delete_copy(self, task_id: str) -> None:
         # Also while the client drains.

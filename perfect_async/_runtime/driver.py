@@ -25,7 +25,7 @@ from perfect_async import events as ev
 from perfect_async._api import tasks
 from perfect_async._journal.journal import JobJournal
 from perfect_async._log import LOG, type_name
-from perfect_async._runtime import exchanges
+from perfect_async._runtime import commands
 from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.handle import Channel, JobHandle, closed
@@ -156,12 +156,12 @@ class Driver:
     # What clients call.
 
     async def join(
-        self, transport: VendorTransport, timeouts: Timeouts, records: JobJournal
+        self, transport: VendorTransport, timeouts: Timeouts, journal: JobJournal
     ) -> Channel:
         """Return a channel for one more client; the first client starts the host task."""
-        channel = Channel(next(self._numbers), transport, timeouts, records)
+        channel = Channel(next(self._numbers), transport, timeouts, journal)
         self._channels.add(channel)
-        self.registry.alone = any(each.records for each in self._channels)
+        self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
             # The one task that no task group owns: a group that a client entered in one task could
             # not be left in another (fixtures, notebooks, containers). `leave` is its closing
@@ -193,7 +193,7 @@ class Driver:
                 await self.drain(channel)
         finally:
             self._channels.discard(channel)
-            self.registry.alone = any(each.records for each in self._channels)
+            self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
             if not self._channels:
                 self._scope.cancel()
             try:
@@ -300,7 +300,7 @@ class Driver:
                 self._perform(command)
                 if isinstance(command, ev.Request):
                     for channel in self._channels:
-                        channel.records.used()
+                        channel.journal.writer.request_sent()
                 continue
             wake = self.scheduler.wakes_at(now)
             self._wakeup = anyio.Event()
@@ -318,14 +318,14 @@ class Driver:
                 self._settle(command)
             case ev.Register():
                 handles = [self.registry[ref] for ref in command.refs]
-                self._start(command, partial(exchanges.register, command, handles))
+                self._start(command, partial(commands.register, command, handles))
             case ev.Upload():
-                self._start(command, partial(exchanges.upload, command, self.registry[command.ref]))
+                self._start(command, partial(commands.upload, command, self.registry[command.ref]))
             case ev.Submit():
                 self._start(command, partial(self._submit, command, self.registry[command.ref]))
             case ev.Poll():
                 handle = self.registry[command.ref]
-                self._start(command, partial(exchanges.poll, command, handle, str(handle.task_id)))
+                self._start(command, partial(commands.poll, command, handle, str(handle.task_id)))
             case ev.Ask():
                 self._start(command, partial(self._answer, command, self._queries[command.ref]))
             case _:
@@ -363,7 +363,7 @@ class Driver:
             handle = self.registry.get(command.ref)
             if handle is not None:
                 handle.refused()
-                handle.record.not_created()
+                handle.entry.not_created()
         with self._noting_failure():
             self.receive(event)
             if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._now()):
@@ -389,10 +389,10 @@ class Driver:
         return event
 
     async def _answer(self, command: ev.Ask, query: _Query) -> ev.Answer:
-        reply = await exchanges.call(query.channel, query.call)
-        event = tasks.read_answer(command, reply)
+        response = await commands.call(query.channel, query.call)
+        event = tasks.read_answer(command, response)
         if isinstance(event, ev.Answered):
-            query.reply = reply
+            query.reply = response
             self._queries.pop(command.ref, None)
             query.done.set()
         return event

@@ -34,7 +34,7 @@ class Channel:
     number: int
     transport: VendorTransport
     timeouts: Timeouts
-    records: JobJournal
+    journal: JobJournal
 
 
 @attrs.define(eq=False)
@@ -51,7 +51,7 @@ class JobHandle:
     ref: int
     spec: JobSpec
     channel: Channel
-    record: JobEntry
+    entry: JobEntry
     source: FileId | str | None = attrs.field(default=None, repr=False)
     grant: ev.FileGrant | None = None
     created_at: float | None = None
@@ -111,7 +111,7 @@ class JobHandle:
     def created(self, task_id: str) -> None:
         """Record that the task exists."""
         self.submitting, self.task_id = False, task_id
-        self.record.created(task_id)
+        self.entry.created(task_id)
         self._changed()
 
     def refused(self) -> None:
@@ -123,7 +123,7 @@ class JobHandle:
         """Record that the engine failed `task_id` and returned its units; a retry may follow."""
         if self.task_id == task_id:
             self.task_id = None
-            self.record.returned()
+            self.entry.returned()
             self._changed()
 
     def end(self, ending: ev.Succeeded | PerfectError, units: float, at: float) -> None:

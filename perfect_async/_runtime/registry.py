@@ -9,12 +9,20 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 
 from perfect_async import events as ev
-from perfect_async._journal.journal import JobEntry
+from perfect_async._journal.journal import JobEntry, unrecorded
+from perfect_async._journal.model import EndKind
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.commands import Submitter
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.spec import JobSpec
-from perfect_async.errors import ClientClosed, PerfectError
+from perfect_async.errors import (
+    ClientClosed,
+    PerfectError,
+    SubmissionInDoubt,
+    TaskAbandoned,
+    TaskExpired,
+    TaskTimedOut,
+)
 from perfect_async.models import FileId
 
 Start = Callable[[Callable[[], Coroutine[object, object, None]]], None]
@@ -81,14 +89,13 @@ class JobRegistry:
 
     def follow(self, leader: JobHandle, spec: JobSpec) -> JobHandle:
         """Return a handle that shares the task of `leader`."""
-        nothing = leader.channel.records.nothing()
-        handle = JobHandle(leader.ref, spec, leader.channel, nothing)
+        handle = JobHandle(leader.ref, spec, leader.channel, unrecorded())
         handle.follow(leader)
         return handle
 
-    def enter(self, channel: Channel, spec: JobSpec, record: JobEntry) -> JobHandle:
+    def enter(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
         """Enter a job that is to be created."""
-        handle = self._handle(channel, spec, record)
+        handle = self._handle(channel, spec, entry)
         handle.source = spec.source
         wanted = ev.Wanted(
             handle.ref,
@@ -105,16 +112,16 @@ class JobRegistry:
         return handle
 
     def adopt(
-        self, channel: Channel, spec: JobSpec, record: JobEntry, task: tuple[str, int]
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int]
     ) -> JobHandle:
         """Enter a job whose `task` exists: its id, and its age in microseconds."""
-        handle = self._handle(channel, spec, record)
+        handle = self._handle(channel, spec, entry)
         self._adopt(handle, *task)
         return handle
 
-    def doubt(self, channel: Channel, spec: JobSpec, record: JobEntry, sent: int) -> JobHandle:
+    def doubt(self, channel: Channel, spec: JobSpec, entry: JobEntry, sent: int) -> JobHandle:
         """Enter a job that may have a task: its creation was sent at `sent` (UTC microseconds)."""
-        handle = self._handle(channel, spec, record)
+        handle = self._handle(channel, spec, entry)
         handle.submitting = True
         self._add(handle)
         self._settling.add(handle.ref)
@@ -122,23 +129,23 @@ class JobRegistry:
         return handle
 
     def ended(
-        self, channel: Channel, spec: JobSpec, record: JobEntry, task: tuple[str, int]
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int]
     ) -> JobHandle:
         """Return the handle of a job whose `task` was done: its id, and its number of pictures.
 
         No request is sent: the result has no URLs until it is saved once more.
         """
-        handle, (task_id, pictures) = self._handle(channel, spec, record), task
+        handle, (task_id, pictures) = self._handle(channel, spec, entry), task
         handle.task_id = task_id
         done = ev.Succeeded(ev.Poll(0, handle.ref), ("",) * pictures)
         handle.end(done, spec.units, self._clock.seconds())
         return handle
 
     def forgo(
-        self, channel: Channel, spec: JobSpec, record: JobEntry, error: PerfectError
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, error: PerfectError
     ) -> JobHandle:
         """Enter a job that is known to have failed with `error`."""
-        handle = self._handle(channel, spec, record)
+        handle = self._handle(channel, spec, entry)
         self._tell(handle, ev.Forgone(handle.ref, error, channel.number))
         return handle
 
@@ -154,8 +161,8 @@ class JobRegistry:
             handle.created(found)
             self._adopt(handle, found, self._clock.utc() - sent)
 
-    def _handle(self, channel: Channel, spec: JobSpec, record: JobEntry) -> JobHandle:
-        return JobHandle(next(self._refs), spec, channel, record)
+    def _handle(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
+        return JobHandle(next(self._refs), spec, channel, entry)
 
     def _adopt(self, handle: JobHandle, task_id: str, age: int) -> None:
         spec = handle.spec
@@ -201,7 +208,9 @@ class JobRegistry:
         handle = self._handles.pop(command.ref, None)
         if handle is None:
             return False
-        handle.record.ended(command.ending)
+        kind = _end_kind(command.ending, closing=handle.channel.journal.closing)
+        if kind is not None:
+            handle.entry.ended(kind)
         self._end(handle, command.ending, command.units)
         return True
 
@@ -227,3 +236,23 @@ class JobRegistry:
         if self._equal.get((handle.channel.number, handle.spec.identity)) is handle:
             del self._equal[handle.channel.number, handle.spec.identity]
         handle.end(ending, units, self._clock.seconds())
+
+
+def _end_kind(ending: ev.Succeeded | PerfectError, *, closing: bool) -> EndKind | None:
+    """Return what the journal says of a job that ended so; None where the job stays open in it."""
+    match ending:
+        case ev.Succeeded():
+            return "done"
+        case TaskAbandoned() | SubmissionInDoubt() if closing:
+            # It ends with the client only: the next process goes on with it.
+            return None
+        case ClientClosed():
+            return "unsent"
+        case SubmissionInDoubt() if ending.units_at_stake:
+            return "doubt"
+        case TaskExpired() | TaskTimedOut() | TaskAbandoned():
+            return "lost"
+        case _:
+            # Also a creation without an answer of which the history shows nothing: a task that
+            # turns up later cannot be its own, and only the caller's consent creates it again.
+            return "failed"

@@ -13,7 +13,7 @@ from perfect_async import (
     Smile,
 )
 from perfect_async import events as ev
-from perfect_async._journal.journal import JobJournal
+from perfect_async._journal.journal import JobJournal, NullWriter, unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.commands import failure_event
@@ -43,7 +43,7 @@ async def channel(number: int = 1) -> Channel:
     transport = VendorTransport(
         "https://v.example", KEY, timeouts=timeouts, transport=sandbox.transport()
     )
-    return Channel(number, transport, timeouts, JobJournal(None, lambda: 0))
+    return Channel(number, transport, timeouts, JobJournal(NullWriter(), lambda: 0))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ async def test_a_host_that_is_cancelled_before_it_begins() -> None:
     """Nobody waits for a host task that will never run."""
     driver = Driver(Scheduler(Limits(), Polling()), ("key", "host"), Clock())
     nowhere = await channel()
-    joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts(), nowhere.records))
+    joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts(), nowhere.journal))
     await asyncio.sleep(0)
     host = next(task for task in asyncio.all_tasks() if task.get_name() == "perfect_async driver")
     host.cancel()
@@ -205,6 +205,6 @@ async def test_a_job_that_the_scheduler_refuses_is_not_kept(
             patch.setattr(c._session.driver.scheduler, "receive", lambda *_: 1 / 0)
             here = c._session.channel
             with pytest.raises(ZeroDivisionError):
-                c._session.driver.registry.enter(here, SPEC, here.records.nothing())
+                c._session.driver.registry.enter(here, SPEC, unrecorded())
         began = clock()
     assert began == clock()

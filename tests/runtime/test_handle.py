@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from perfect_async import ClientClosed, SubmissionInDoubt, TaskAbandoned
-from perfect_async._journal.journal import JobJournal
+from perfect_async._journal.journal import JobJournal, NullWriter, unrecorded
 from perfect_async._runtime.handle import Channel, JobHandle, warn_of_unfinished
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async._transport.transport import VendorTransport
@@ -20,8 +20,8 @@ async def make_handle(**state: object) -> JobHandle:
     transport = VendorTransport(
         "https://v.example", KEY, timeouts=timeouts, transport=vendor().transport()
     )
-    channel = Channel(1, transport, timeouts, JobJournal(None, lambda: 0))
-    made = JobHandle(1, JobSpec.of(smile(), None, PLAIN), channel, channel.records.nothing())
+    channel = Channel(1, transport, timeouts, JobJournal(NullWriter(), lambda: 0))
+    made = JobHandle(1, JobSpec.of(smile(), None, PLAIN), channel, unrecorded())
     for name, value in state.items():
         setattr(made, name, value)
     return made
