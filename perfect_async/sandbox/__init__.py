@@ -19,7 +19,7 @@ except ImportError as error:
 
 from ._app import Sandbox
 from ._charges import Ledger, LogEntry, TaskRecord, WebhookRecord
-from ._durations import Durations
+from ._engine import Durations
 from ._faults import ENGINE_ERROR_CODES, KINDS, Faults, Scripted
 from ._portraits import portrait
 from ._server import run, serve

@@ -26,7 +26,7 @@ class Grant:
 
 
 @attrs.frozen
-class Movement:
+class HistoryRow:
     """One line of the history; `parts` are units per grant id."""
 
     id: int
@@ -35,7 +35,7 @@ class Movement:
     task_id: str
     parts: tuple[tuple[int, float], ...]
 
-    def wire(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
         """As `client/credit/history` shows it."""
         return {
             "id": self.id,
@@ -51,7 +51,7 @@ class Movement:
         }
 
 
-class Purse:
+class UnitAccount:
     """The account's units.
 
     `math.inf` units is the account whose list of grants is empty: that means unknown, not zero
@@ -68,7 +68,7 @@ class Purse:
             if not self._endless
         ]
         self._taken: dict[str, tuple[tuple[int, float], ...]] = {}
-        self.history: list[Movement] = []
+        self.history: list[HistoryRow] = []
 
     @property
     def balance(self) -> float:
@@ -98,7 +98,7 @@ class Purse:
             grant.amount += sum(part for owner, part in self._taken[task_id] if owner == grant.id)
         self._note("refund", task_id, wall)
 
-    def wire(self, wall: float) -> list[object]:
+    def as_json(self, wall: float) -> list[object]:
         """As `client/credit` shows it."""
         expiry = int((wall + 30 * DAY) * 1000)
         return [
@@ -115,7 +115,7 @@ class Purse:
     def _note(self, action: str, task_id: str, wall: float) -> None:
         number = _BIG + 1000 + 2 * len(self.history)
         taken = self._taken[task_id]
-        self.history.append(Movement(number, int(wall * 1000), action, task_id, taken))
+        self.history.append(HistoryRow(number, int(wall * 1000), action, task_id, taken))
 
 
 def price_list() -> list[object]:

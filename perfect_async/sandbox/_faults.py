@@ -1,4 +1,4 @@
-"""What can go wrong on request, and the fate of one call."""
+"""What can go wrong on request, and the fate of one request."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Kind = Literal[
 ]
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 
-Trick = Literal["pass", "refuse", "drop", "lose", "hang"]
-TRICKS: frozenset[str] = frozenset(get_args(Trick))
-Scripted: TypeAlias = Trick | tuple[int, object]
+Action = Literal["pass", "refuse", "drop", "lose", "hang"]
+ACTIONS: frozenset[str] = frozenset(get_args(Action))
+Scripted: TypeAlias = Action | tuple[int, object]
 """One prepared answer: `(status, body)` or a trick by name (see `Sandbox.script`)."""
 
-# Fates that only chance hands out; a script writes these as `(status, body)`.
-Fate: TypeAlias = Scripted | Literal["gateway", "malformed"]
+# FaultPlan that only chance hands out; a script writes these as `(status, body)`.
+Outcome: TypeAlias = Scripted | Literal["gateway", "malformed"]
 
 # Some that may pass on another try and some that will not (contract: Errors).
 ENGINE_ERROR_CODES = (
@@ -105,7 +105,7 @@ class Faults:
     lost_creations: float = attrs.field(default=0.0, validator=check_share)
 
 
-class Fates:
+class FaultPlan:
     """Decides what becomes of each call: the script first, chance after it."""
 
     def __init__(self, faults: Faults, chance: Chance) -> None:
@@ -118,9 +118,9 @@ class Fates:
         if kind not in KINDS:
             raise ValueError(f"no calls of kind {kind!r}; the kinds are {', '.join(sorted(KINDS))}")
         for answer in answers:
-            if isinstance(answer, str) and answer not in TRICKS:
+            if isinstance(answer, str) and answer not in ACTIONS:
                 raise ValueError(
-                    f"no trick {answer!r}; write (status, body) or one of {sorted(TRICKS)}"
+                    f"no trick {answer!r}; write (status, body) or one of {sorted(ACTIONS)}"
                 )
         self._scripts.setdefault(kind, deque()).extend(answers)
 
@@ -133,7 +133,7 @@ class Fates:
         """Whether chance lets this call reach the service at all."""
         return not self._hit(self.faults.refused_connections, "refused", kind)
 
-    def draw(self, kind: Kind) -> Fate:
+    def draw(self, kind: Kind) -> Outcome:
         """What chance does to a call that arrived and was let in."""
         faults = self.faults
         if self._hit(faults.dropped, "dropped", kind):

@@ -10,8 +10,8 @@ import attrs
 from ._charges import Ledger
 from ._clock import Chance
 from ._features import FEATURES, text_field, whole_field
-from ._http import Call, as_list, as_object, invalid, not_accepted, read_object, required
-from ._presigned import Links, StorageError, no_such_key
+from ._http import Request, as_list, as_object, invalid, not_accepted, read_object, required
+from ._presigned import StorageError, UrlSigner, no_such_key
 
 HeaderStyle = Literal["object", "numbers", "list"]
 
@@ -45,14 +45,14 @@ class Files:
 
     def __init__(
         self,
-        links: Links,
+        urls: UrlSigner,
         chance: Chance,
         ledger: Ledger,
         *,
         most: int,
         style: HeaderStyle,
     ) -> None:
-        self._links = links
+        self._urls = urls
         self._chance = chance
         self._ledger = ledger
         self._most = most
@@ -65,9 +65,9 @@ class Files:
         found = self._by_id.get(file_id)
         return None if found is None or found.deleted else found
 
-    def register(self, call: Call, feature: str | None) -> object:
-        """Answer `POST /file`: every file of the call or none, in the request's order."""
-        entries = as_list(read_object(call.body).get("files"))
+    def register(self, request: Request, feature: str | None) -> object:
+        """Response `POST /file`: every file of the call or none, in the request's order."""
+        entries = as_list(read_object(request.body).get("files"))
         if not entries:
             raise required("files")
         if len(entries) > self._most:
@@ -76,13 +76,13 @@ class Files:
         checked = [self._check(entry, feature) for entry in entries]
         return {"files": [self._answer(self._add(*fields, feature)) for fields in checked]}
 
-    def receive(self, call: Call, path: str) -> None:
+    def receive(self, request: Request, path: str) -> None:
         """Take the bytes of a PUT; exactly the signed headers, exactly the registered length."""
-        self._links.check(call, "uploads", path)
+        self._urls.check(request, "uploads", path)
         file = self._by_path.get(path)
         if file is None or file.deleted:
             raise no_such_key()
-        length = call.headers.get("content-length")
+        length = request.headers.get("content-length")
         if length is None:
             raise StorageError(
                 411,
@@ -90,19 +90,19 @@ class Files:
                 "You must provide the Content-Length HTTP header.",
                 "upload without Content-Length",
             )
-        self._check_signed(call, file, length)
-        if len(call.body) != file.size:
+        self._check_signed(request, file, length)
+        if len(request.body) != file.size:
             raise StorageError(
                 400,
                 "IncompleteBody",
                 "You did not provide the number of bytes specified by the Content-Length header.",
-                f"upload of {len(call.body)} bytes announced as {length}",
+                f"upload of {len(request.body)} bytes announced as {length}",
             )
-        file.data = call.body
+        file.data = request.body
 
-    def _check_signed(self, call: Call, file: StoredFile, length: str) -> None:
+    def _check_signed(self, request: Request, file: StoredFile, length: str) -> None:
         signed = {"content-type": file.content_type, "content-length": str(file.size)}
-        sent = {"content-type": call.headers.get("content-type"), "content-length": length}
+        sent = {"content-type": request.headers.get("content-type"), "content-length": length}
         if sent != signed:
             raise StorageError(
                 403,
@@ -110,7 +110,7 @@ class Files:
                 "The signed headers differ.",
                 f"upload with {sent} where {signed} was signed",
             )
-        for name in call.headers:
+        for name in request.headers:
             if name in signed or name in _ORDINARY:
                 continue
             violation = f"upload with the header {name}, which was not given"
@@ -152,7 +152,7 @@ class Files:
         return file
 
     def _answer(self, file: StoredFile) -> dict[str, object]:
-        url = self._links.sign("PUT", "uploads", file.path, ("content-length", "content-type"))
+        url = self._urls.sign("PUT", "uploads", file.path, ("content-length", "content-type"))
         headers: object
         if self._style == "list":
             # One source saw `key`, another `name`: both happen.

@@ -10,7 +10,7 @@ import anyio
 import uvicorn
 
 from ._app import Sandbox
-from ._durations import Durations
+from ._engine import Durations
 from ._faults import Faults
 
 

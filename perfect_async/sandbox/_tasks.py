@@ -10,23 +10,21 @@ from typing import Literal
 
 import attrs
 
-from ._billing import DAY, Purse
+from ._billing import DAY, UnitAccount
 from ._charges import TaskRecord, TaskState
 from ._clock import Chance, Clock
-from ._durations import Durations
-from ._engine import Picture, flaw, render
+from ._engine import Durations, Picture, input_error, render
 from ._faults import Faults
-from ._features import Feature, Params, source_of
+from ._features import TEMPLATE_IDS, Feature, Params, source_of
 from ._files import Files
-from ._http import MICROSECONDS, Refused
-from ._presigned import Links, no_such_key
-from ._templates import TEMPLATE_IDS
-from ._webhooks import News
+from ._http import MICROSECONDS, ApiError
+from ._presigned import UrlSigner, no_such_key
+from ._webhooks import TaskEnd
 
 TaskIds = Literal["urlsafe", "base64"]
 
 # contract: the schema says 24 h, the retention page 30 days; the shorter one is assumed.
-KEPT = round(DAY * MICROSECONDS)
+RETENTION = round(DAY * MICROSECONDS)
 
 
 @attrs.define(eq=False)
@@ -45,7 +43,7 @@ class Task:
     times_out: bool
     # A `.jpg` name may hold PNG bytes (contract: The flow of one picture).
     png: bool
-    kept: int
+    last_poll: int
     state: TaskState = "running"
     ended: int | None = None
     polls: int = 0
@@ -74,8 +72,8 @@ class Task:
         )
 
 
-def _unknown(violation: str | None = None) -> Refused:
-    return Refused(400, "The task_id is invalid.", "InvalidTaskId", violation)
+def _unknown(violation: str | None = None) -> ApiError:
+    return ApiError(400, "The task_id is invalid.", "InvalidTaskId", violation)
 
 
 class Tasks:
@@ -87,19 +85,19 @@ class Tasks:
         clock: Clock,
         chance: Chance,
         files: Files,
-        links: Links,
-        purse: Purse,
+        urls: UrlSigner,
+        account: UnitAccount,
         durations: dict[str, Durations],
         lease: float | None,
         polling_interval: int | None,
         ids: TaskIds,
-        announce: Callable[[News], None] | None = None,
+        announce: Callable[[TaskEnd], None] | None = None,
     ) -> None:
         self._clock = clock
         self._chance = chance
         self._files = files
-        self._links = links
-        self._purse = purse
+        self._urls = urls
+        self._account = account
         self._durations = durations
         # None: tasks need no polls, which a webhook may mean.
         self._lease = None if lease is None else round(lease * MICROSECONDS)
@@ -121,21 +119,21 @@ class Tasks:
         return task_id in self._by_id
 
     def create(self, feature: Feature, body: dict[str, object], faults: Faults) -> object:
-        """Answer `POST /task/<feature>`: charged now, nothing charged when refused."""
+        """Response `POST /task/<feature>`: charged now, nothing charged when refused."""
         source = source_of(body)
         params = feature.read(body, TEMPLATE_IDS)
         picture = self._picture(feature, *source)
         units = feature.price(params)
-        if not self._purse.affords(units):
-            raise Refused(400, "The units are not enough.", "CreditInsufficiency")
+        if not self._account.affords(units):
+            raise ApiError(400, "The units are not enough.", "CreditInsufficiency")
         task = self._add(feature, params, picture, units, faults)
-        self._purse.charge(units, task.id, self._clock.wall(task.created))
+        self._account.charge(units, task.id, self._clock.wall(task.created))
         if self._announce is not None:
             self._announce(self._news(task))
         return {"task_id": task.id}
 
     def poll(self, feature: Feature, task_id: str) -> object:
-        """Answer `GET /task/<feature>/<id>` and renew the lease, or refuse what is lost."""
+        """Response `GET /task/<feature>/<id>` and renew the lease, or refuse what is lost."""
         now = self._clock.now()
         task = self._by_id.get(task_id)
         if task is None:
@@ -145,14 +143,14 @@ class Tasks:
         self._settle(task, now)
         if task.state in {"expired", "deleted"}:
             raise _unknown()
-        if task.ended is not None and now - task.ended > KEPT:
+        if task.ended is not None and now - task.ended > RETENTION:
             raise _unknown()
-        task.kept = now
+        task.last_poll = now
         task.polls += 1
         if task.processed(now) and task.state == "running":
             self._report(task, now)
         if task.state == "timed_out":
-            raise Refused(500, "Task execution timed out")
+            raise ApiError(500, "Task execution timed out")
         return self._status(task, now)
 
     def delete(self, task_id: str) -> None:
@@ -162,10 +160,10 @@ class Tasks:
         if task is not None:
             self._settle(task, now)
         if task is None or task.state in {"expired", "deleted"}:
-            raise Refused(400, "The task cannot be deleted.", "OperationNotSupport")
+            raise ApiError(400, "The task cannot be deleted.", "OperationNotSupport")
         if task.state == "running":
             if not task.processed(now):
-                raise Refused(400, "The task is not finished.", "OperationInvalid")
+                raise ApiError(400, "The task is not finished.", "OperationInvalid")
             self._report(task, now)
         task.state = "deleted"
         task.outputs.clear()
@@ -194,12 +192,12 @@ class Tasks:
         file = self._files.find(value)
         missing = "The file was not found."
         if file is None:
-            raise Refused(404, missing)
+            raise ApiError(404, missing)
         if file.data is None:
-            raise Refused(404, missing, None, "task on a file whose bytes never arrived")
+            raise ApiError(404, missing, None, "task on a file whose bytes never arrived")
         if file.feature not in {None, feature.name}:
             violation = f"file registered for {file.feature} used for {feature.name}"
-            raise Refused(404, missing, None, violation)
+            raise ApiError(404, missing, None, violation)
         return Picture(value, file.name, file.data)
 
     def _add(
@@ -210,7 +208,7 @@ class Tasks:
         rng = chance.stream("task ids")
         seconds = self._durations[feature.name].draw(chance.stream(f"durations/{feature.name}"))
         code = chance.stream("engine error codes").choice(faults.engine_error_codes)
-        failure = self._by_picture(picture, faults) or flaw(picture, feature.formats)
+        failure = self._by_picture(picture, faults) or input_error(picture, feature.formats)
         if chance.happens(faults.engine_errors, "engine errors") and failure is None:
             failure = code
         stuck = chance.happens(faults.stuck, "stuck")
@@ -226,7 +224,7 @@ class Tasks:
             failure=failure,
             times_out=chance.happens(faults.timeouts, "timeouts"),
             png=chance.happens(0.2, "png results"),
-            kept=now,
+            last_poll=now,
         )
         self._by_id[task.id] = self._by_folder[task.folder] = task
         return task
@@ -250,11 +248,11 @@ class Tasks:
     def _settle(self, task: Task, now: int) -> None:
         """Let go of a task whose lease ran out, even if processing finished meanwhile."""
         lease = self._lease
-        if lease is not None and task.state == "running" and now - task.kept > lease:
+        if lease is not None and task.state == "running" and now - task.last_poll > lease:
             task.state = "expired"
-            task.ended = task.kept + lease
+            task.ended = task.last_poll + lease
 
-    def _news(self, task: Task) -> News:
+    def _news(self, task: Task) -> TaskEnd:
         def alive() -> bool:
             self._settle(task, self._clock.now())
             return task.state not in {"expired", "deleted"}
@@ -262,7 +260,7 @@ class Tasks:
         # What a webhook says of a task that timed out is open; its statuses are these two.
         fails = task.times_out or task.failure is not None
         ends = not math.isinf(task.duration)
-        return News(
+        return TaskEnd(
             task_id=task.id,
             status="error" if fails else "success",
             created=task.created,
@@ -276,7 +274,7 @@ class Tasks:
             task.state = "timed_out"
         elif task.failure is not None:
             task.state = "error"
-            self._purse.give_back(task.id, self._clock.wall(now))
+            self._account.give_back(task.id, self._clock.wall(now))
         else:
             task.state = "success"
 
@@ -307,8 +305,8 @@ class Tasks:
             done = 0
         if done == 0:
             return None
-        links = [
-            {"url": self._links.sign("GET", "results", f"{task.folder}/{index}.jpg")}
+        urls = [
+            {"url": self._urls.sign("GET", "results", f"{task.folder}/{index}.jpg")}
             for index in range(done)
         ]
-        return {"output": links} if task.feature.many else dict(links[0])
+        return {"output": urls} if task.feature.many else dict(urls[0])

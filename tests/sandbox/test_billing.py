@@ -7,7 +7,7 @@ import math
 import pytest
 
 from perfect_async.sandbox import Faults, Sandbox
-from perfect_async.sandbox._billing import Purse
+from perfect_async.sandbox._billing import UnitAccount
 from tests.sandbox.customer import Customer, avatar, data_of, error_of, roomy
 
 CREDIT = "/s2s/v1.0/client/credit"
@@ -53,21 +53,21 @@ async def test_no_grants_means_unknown() -> None:
 @pytest.mark.parametrize("units", [0.0, 0.5, 1.0, 2.75])
 def test_any_number_of_units(units: float) -> None:
     """The grants add up to the units, decimals included."""
-    assert units == Purse(units).balance
+    assert units == UnitAccount(units).balance
 
 
 def test_a_charge_may_need_both_grants() -> None:
     """What one grant lacks the next one pays, and each gets its part back."""
-    purse = Purse(10)
-    purse.charge(8, "t", 0.0)
+    account = UnitAccount(10)
+    account.charge(8, "t", 0.0)
 
     assert ((6.0, 2.0), 2.0) == (
-        tuple(part for _, part in purse.history[0].parts),
-        purse.balance,
+        tuple(part for _, part in account.history[0].parts),
+        account.balance,
     )
-    purse.give_back("t", 1.0)
+    account.give_back("t", 1.0)
     assert [6.0, 4.0] == [
-        entry["amount_dec"] for entry in purse.wire(0.0) if isinstance(entry, dict)
+        entry["amount_dec"] for entry in account.as_json(0.0) if isinstance(entry, dict)
     ]
 
 
