@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
@@ -12,18 +13,20 @@ import httpx
 from anyio import AsyncContextManagerMixin
 from starlette import requests, responses
 
-from ._billing import UnitAccount
+from ._billing import DAY, Charging, Grant, UnitAccount
 from ._charges import Ledger
 from ._clock import Chance, Clock, split_latency
+from ._dialect import Dialect
 from ._engine import DEFAULT_DURATIONS, Durations
 from ._faults import FaultPlan, Faults, Scripted
 from ._features import FEATURES
 from ._files import Files, HeaderStyle
 from ._http import Request
+from ._keys import Keys
 from ._limits import Limiter, Rules, WindowKind
 from ._presigned import UrlSigner
 from ._router import Router
-from ._tasks import TaskIds, Tasks
+from ._tasks import Lease, TaskIds, TaskRules, Tasks
 from ._transport import SandboxTransport
 from ._webhooks import RETRIES, Deliver, WebhookFaults, WebhookSender, keys_of, webhook_sender
 
@@ -40,23 +43,28 @@ class Sandbox(AsyncContextManagerMixin):
 
     - `requests` per `period` seconds and `per_second`, per key; `window` is `"sliding"` or
       `"fixed"`, and `count_refused` says whether refused requests count.
-    - `lease`: seconds after which a running task that was not polled is lost.
+    - `lease`: when a running task that was not polled is lost: after so many seconds, or one of
+      the other published readings: within the `"polling_interval"`, within the `"retention"`, or
+      `"flexible"`: never. `retention`: seconds for which a finished task is kept.
     - `durations`: seconds that the engine needs, by feature; features not named keep their default.
     - `latency`: round trip in seconds; `jitter`: up to so many more, drawn per request. A request
       arrives at a random time within its round trip.
     - `url_lifetime`: seconds that presigned URLs are valid.
 
-    The account: `units` at the start (`math.inf` answers `[]`: unknown), `api_keys` that are
-    accepted (`None`: every well-formed key).
+    The account: `units` at the start (`math.inf` answers `[]`: unknown), or the `Grant`s that make
+    them up; `charging`: units are taken at the `"creation"` (and returned when a poll reports a
+    failure) or for a `"success"` only; `api_keys` that are accepted (`None`: every well-formed
+    key).
 
-    Details that the contract leaves open: `polling_interval` in answers (milliseconds, `None`:
-    absent), `files_per_call`, `universal_path` (`False`: only `/file/<feature>` exists),
-    `header_style` of upload headers, `task_ids` (`"base64"` ones hold `/`, `+` and `=`).
+    Details that the contract leaves open: `dialect` (how answers are worded), `polling_interval`
+    in answers (milliseconds, `None`: absent), `files_per_call`, `universal_path` (`False`: only
+    `/file/<feature>` exists), `header_style` of upload headers, `task_ids` (`"base64"` ones hold
+    `/`, `+` and `=`).
 
     `origin` (`"http://127.0.0.1:8787"`) is for a real port: presigned URLs are then paths of this
     origin. Without it they are on two other hosts, told apart by the Host header. `seed` fixes
     every random draw, and `epoch` the wall clock at the first use (seconds since 1970; `None`
-    reads the real one).
+    reads the real one). The vendor's clock is `clock_skew` seconds ahead of it (negative: behind).
 
     A webhook (contract: Webhooks). The sandbox sends from a background task, so it has to be open:
     `async with sandbox:`, or a server that sends ASGI's lifespan.
@@ -83,10 +91,13 @@ class Sandbox(AsyncContextManagerMixin):
         per_second: int = 5,
         window: WindowKind = "sliding",
         count_refused: bool = True,
-        lease: float = 10.0,
+        lease: Lease = 10.0,
         durations: Mapping[str, Durations] | None = None,
-        units: float = 1000.0,
+        retention: float = DAY,
+        units: float | Sequence[Grant] = 1000.0,
+        charging: Charging = "creation",
         faults: Faults | None = None,
+        dialect: Dialect | None = None,
         latency: float = 0.0,
         jitter: float = 0.0,
         polling_interval: int | None = None,
@@ -98,6 +109,7 @@ class Sandbox(AsyncContextManagerMixin):
         api_keys: Collection[str] | None = None,
         url_lifetime: float = 7200.0,
         epoch: float | None = None,
+        clock_skew: float = 0.0,
         webhook: Deliver | None = None,
         webhook_url: str | None = None,
         webhook_transport: httpx.AsyncBaseTransport | None = None,
@@ -111,10 +123,11 @@ class Sandbox(AsyncContextManagerMixin):
             raise ValueError(f"durations are for {', '.join(FEATURES)}, not for {', '.join(given)}")
         self._latency = latency
         self._jitter = jitter
-        clock = Clock(epoch)
+        clock = Clock(epoch, clock_skew)
         chance = Chance(seed)
         self._chance = chance
-        account = UnitAccount(units)
+        account = UnitAccount(units, clock)
+
         urls = UrlSigner(
             None if origin is None else origin.rstrip("/"),
             url_lifetime,
@@ -122,8 +135,9 @@ class Sandbox(AsyncContextManagerMixin):
             clock,
         )
         # The ledger reads the tasks, and the files report violations to the ledger.
-        self._ledger = Ledger(lambda: tasks.records(), lambda: account.balance)  # noqa: PLW0108 - not made yet
-        files = Files(urls, chance, self._ledger, most=files_per_call, style=header_style)
+        self._account = account
+        self._ledger = Ledger(lambda: tasks.records(), self._balance)  # noqa: PLW0108 - not made yet
+        files = Files(urls, chance, self._ledger, limit=files_per_call, style=header_style)
         self._sender = webhook_sender(
             clock,
             chance,
@@ -136,16 +150,20 @@ class Sandbox(AsyncContextManagerMixin):
             retries=webhook_retries,
         )
         lifted = webhook_lifts_lease and self._sender is not None
-        tasks = Tasks(
+        self._tasks = tasks = Tasks(
             clock=clock,
             chance=chance,
             files=files,
             urls=urls,
             account=account,
-            durations={**DEFAULT_DURATIONS, **given},
-            lease=None if lifted else lease,
-            polling_interval=polling_interval,
-            ids=task_ids,
+            rules=TaskRules(
+                durations={**DEFAULT_DURATIONS, **given},
+                lease="flexible" if lifted else lease,
+                retention=retention,
+                charging=charging,
+                polling_interval=polling_interval,
+                ids=task_ids,
+            ),
             announce=None if self._sender is None else self._sender.announce,
         )
         self._router = Router(
@@ -154,11 +172,12 @@ class Sandbox(AsyncContextManagerMixin):
             ledger=self._ledger,
             limiter=Limiter(Rules(requests, period, per_second, window, count_refused)),
             fault_plan=FaultPlan(Faults() if faults is None else faults, chance),
+            dialect=Dialect() if dialect is None else dialect,
             urls=urls,
             files=files,
             tasks=tasks,
             account=account,
-            api_keys=api_keys,
+            keys=Keys(api_keys, clock, chance),
             universal_path=universal_path,
             sender=self._sender,
         )
@@ -168,6 +187,10 @@ class Sandbox(AsyncContextManagerMixin):
         """Send webhooks until the end of the block; without a webhook this does nothing."""
         async with nullcontext() if self._sender is None else self._sender.open():
             yield self
+
+    def _balance(self) -> float:
+        self._tasks.settle(self._router.clock.now())
+        return self._account.balance
 
     @property
     def ledger(self) -> Ledger:
@@ -182,6 +205,15 @@ class Sandbox(AsyncContextManagerMixin):
     @faults.setter
     def faults(self, faults: Faults) -> None:
         self._router.fault_plan.faults = faults
+
+    @property
+    def dialect(self) -> Dialect:
+        """The wording of every answer from now on; assign another value at any time."""
+        return self._router.dialect
+
+    @dialect.setter
+    def dialect(self, dialect: Dialect) -> None:
+        self._router.dialect = dialect
 
     @property
     def webhook_faults(self) -> WebhookFaults:
@@ -211,6 +243,7 @@ class Sandbox(AsyncContextManagerMixin):
         - `"refuse"`: no connection (over a port: as `"drop"`);
         - `"drop"`: not executed, and the connection ends without an answer;
         - `"lose"`: executed, and the answer is lost; a lost poll renews no lease;
+        - `"lose_502"`: executed, and a gateway answers 502 instead;
         - `"hang"`: not executed, `504` after `faults.hang_seconds`.
 
         Prepared answers come before key, limits and faults, and count as requests all the same
@@ -225,6 +258,23 @@ class Sandbox(AsyncContextManagerMixin):
         """
         asyncio.get_running_loop()
         self._router.limiter.foreign(count, key, self._router.clock.now())
+
+    def book(
+        self, action: str, amount: float, *, target_id: str | None = None, ago: float = 0.0
+    ) -> str:
+        """Add a row to the unit history that is not this sandbox's, and move the units.
+
+        `amount` is the net change: negative for another program's charge, positive for a
+        purchase, which adds a grant. `target_id` is by default a new id of the form of a task's;
+        it is returned. The row is dated `ago` seconds back. `action` is the vendor's word, such
+        as `"api_photo_enhance"` or `"renew"` (contract: Other calls).
+        """
+        if target_id is None:
+            target_id = self._tasks.new_id()
+        now = self._router.clock.now()
+        wall = self._router.clock.wall(now) - ago
+        self._account.book(action, amount, target_id, wall)
+        return target_id
 
     def transport(
         self, *, latency: float | None = None, jitter: float | None = None
@@ -250,8 +300,11 @@ class Sandbox(AsyncContextManagerMixin):
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        if scope["type"] != "http":
-            raise RuntimeError(f"the sandbox speaks HTTP, not {scope['type']}")
+        if scope["type"] == "websocket":
+            # A refused handshake, which the server answers with 403.
+            await receive()
+            await send({"type": "websocket.close"})
+            return
         try:
             incoming = await _read(requests.Request(scope, receive))
         except requests.ClientDisconnect:
@@ -267,9 +320,13 @@ class Sandbox(AsyncContextManagerMixin):
             promise = [(b"content-length", b"1")]
             await send({"type": "http.response.start", "status": 200, "headers": promise})
             return
-        headers = {**answer.headers, "content-type": answer.content_type}
-        response = responses.Response(answer.body, answer.status, headers)
-        await response(scope, receive, send)
+        headers = {**answer.headers}
+        if answer.status != HTTPStatus.NO_CONTENT:
+            headers["content-type"] = answer.content_type
+            headers["content-length"] = str(len(answer.body))
+        # A response to HEAD announces the body and does not send it.
+        body = b"" if incoming.method == "HEAD" else answer.body
+        await responses.Response(body, answer.status, headers)(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Open the sandbox from startup to shutdown, unless it is open already."""
@@ -288,13 +345,15 @@ class Sandbox(AsyncContextManagerMixin):
 async def _read(request: requests.Request) -> Request:
     raw = request.scope.get("raw_path")
     # Servers may leave `raw_path` out; only the decoded path is known then.
-    path = raw.decode("ascii") if isinstance(raw, bytes) else quote(request.url.path)
+    path = raw if isinstance(raw, bytes) else quote(request.scope["path"]).encode()
+    query: bytes = request.scope["query_string"]
     headers = {name.lower(): value for name, value in request.headers.items()}
     return Request(
         method=request.method,
         host=headers.get("host", ""),
-        path=path,
-        query=request.url.query,
+        # Latin-1 decodes every byte: strange ones make an unknown path, not an exception.
+        path=path.decode("latin-1"),
+        query=query.decode("latin-1"),
         headers=headers,
         body=await request.body(),
     )

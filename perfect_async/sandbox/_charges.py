@@ -33,6 +33,7 @@ class TaskRecord:
     `state` stays `"running"` until a poll *reported* the end: an end that nobody polled is lost
     with the lease. `ended_at` is that report, or the moment the lease ran out. `duration` is
     what the engine needs (infinite when `stuck`); `polls` counts the accepted ones.
+    `charged` and `refunded` say what became of its `units`.
     """
 
     task_id: str = attrs.field(repr=lambda text: f"{text[:8]!r}...")
@@ -48,6 +49,8 @@ class TaskRecord:
     file_name: str | None
     params: Mapping[str, object] = attrs.field(repr=False)
     error: str | None = None
+    charged: bool = True
+    refunded: bool = False
 
 
 @attrs.frozen
@@ -98,13 +101,13 @@ class Ledger:
 
     @property
     def units_charged(self) -> int:
-        """Units debited at creation, whatever became of the tasks."""
-        return sum(task.units for task in self._tasks())
+        """Units charged, whatever became of the tasks."""
+        return sum(task.units for task in self._tasks() if task.charged)
 
     @property
     def units_returned(self) -> int:
-        """Units given back, which is done when an engine failure is reported."""
-        return sum(task.units for task in self._tasks() if task.state == "error")
+        """Units refunded, which happens when a poll reports a failure of the engine."""
+        return sum(task.units for task in self._tasks() if task.refunded)
 
     @property
     def units_wasted(self) -> int:
@@ -113,7 +116,8 @@ class Ledger:
         Includes creations whose answer was lost and stuck tasks that the client gave up, once
         their lease is over.
         """
-        return sum(t.units for t in self._tasks() if t.state in {"expired", "timed_out"})
+        lost = {"expired", "timed_out"}
+        return sum(task.units for task in self._tasks() if task.charged and task.state in lost)
 
     @property
     def balance(self) -> float:

@@ -18,12 +18,14 @@ from ._http import MICROSECONDS
 
 @attrs.define
 class Clock:
-    """The loop's time as integer microseconds, and the wall clock derived from it.
+    """The loop's time as integer microseconds, and the vendor's wall clock derived from it.
 
     `epoch` is the wall clock (seconds since 1970) at the first use; `None` reads it then, once.
+    `skew` is how many seconds the vendor's clock is ahead of that.
     """
 
     epoch: float | None = None
+    skew: float = 0.0
     _first: int | None = None
     _last: int = 0
 
@@ -40,11 +42,15 @@ class Clock:
         return self._last
 
     def wall(self, now: int) -> float:
-        """Return seconds since 1970 at the loop's time `now`."""
+        """Return the vendor's seconds since 1970 at the loop's time `now`."""
+        first = now if self._first is None else self._first
+        return self.start() + (now - first) / MICROSECONDS
+
+    def start(self) -> float:
+        """Return seconds since 1970 at the first use."""
         if self.epoch is None:
             self.epoch = float(int(time.time()))
-        first = now if self._first is None else self._first
-        return self.epoch + (now - first) / MICROSECONDS
+        return self.epoch + self.skew
 
 
 @attrs.define

@@ -39,7 +39,7 @@ def whole_field(body: Mapping[str, object], field: str) -> int:
 
 
 def source_of(body: Mapping[str, object]) -> tuple[str, str]:
-    """Read the source field: its name and value. Exactly one must be present, and not null."""
+    """Read the source field, as name and value: exactly one must be present, and not null."""
     given = [field for field in SOURCES if field in body]
     for field in given:
         if body[field] is None:
@@ -116,6 +116,7 @@ _AVATAR = Feature(
 FEATURES: Final = {feature.name: feature for feature in (_SMILE, _AVATAR)}
 
 TEMPLATE_COUNT = 71
+_MANGA = 5
 _STYLES = ("studio", "vintage film", "古风 portrait", "cyber city", "水彩 sketch")
 
 
@@ -140,9 +141,10 @@ class Template:
 
 def _make(index: int) -> Template:
     sex = "female" if index % 2 else "male"
-    style = _STYLES[index % len(_STYLES)]
+    # contract: `female_manga_mood` exists, `male_manga_mood` does not.
+    style = "manga mood" if index == _MANGA else _STYLES[index % len(_STYLES)]
     slug = style.encode("ascii", "ignore").decode().strip().replace(" ", "_")
-    name = f"{sex}_{slug}_{index:02}"
+    name = f"{sex}_{slug}" if index == _MANGA else f"{sex}_{slug}_{index:02}"
     return Template(name, f"{style} {index:02}", style, f"/templates/{style}/{name} 缩略图.jpg")
 
 

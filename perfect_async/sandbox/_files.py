@@ -1,8 +1,9 @@
-"""Registered files and their bytes."""
+"""Registered files, and the upload host that receives their bytes."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -22,13 +23,46 @@ CONTENT_TYPES = {
     "image/png": "png",
     "image/heic": "heic",
 }
-# What every HTTP client sends; S3 signs none of it.
-_ORDINARY = frozenset({"accept", "accept-encoding", "connection", "host", "user-agent"})
+# Headers that HTTP clients add by themselves (Node, Java, curl, Go, URLSession, aiohttp, proxies).
+# S3 signs none of them.
+_STANDARD = frozenset(
+    {
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "connection",
+        "date",
+        "dnt",
+        "expect",
+        "forwarded",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "origin",
+        "pragma",
+        "priority",
+        "proxy-connection",
+        "range",
+        "referer",
+        "te",
+        "traceparent",
+        "tracestate",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "upgrade-insecure-requests",
+        "user-agent",
+        "via",
+    }
+)
+_STANDARD_PREFIXES = ("sec-", "x-forwarded-")
 
 
 @attrs.define(eq=False)
 class StoredFile:
-    """A registration, and its bytes once they arrived."""
+    """A registered file; `data` is None until the upload."""
 
     file_id: str
     path: str
@@ -41,7 +75,7 @@ class StoredFile:
 
 
 class Files:
-    """The upload host and the registrations in front of it."""
+    """Registers files and receives uploads."""
 
     def __init__(
         self,
@@ -49,35 +83,47 @@ class Files:
         chance: Chance,
         ledger: Ledger,
         *,
-        most: int,
+        limit: int,
         style: HeaderStyle,
     ) -> None:
         self._urls = urls
         self._chance = chance
         self._ledger = ledger
-        self._most = most
+        self._limit = limit
         self._style: HeaderStyle = style
         self._by_id: dict[str, StoredFile] = {}
         self._by_path: dict[str, StoredFile] = {}
+        self._newest: StoredFile | None = None
 
     def find(self, file_id: str) -> StoredFile | None:
-        """The registration of this id, unless it was deleted."""
+        """Return the file of this id, or None if it is unknown or deleted."""
         found = self._by_id.get(file_id)
         return None if found is None or found.deleted else found
 
-    def register(self, request: Request, feature: str | None) -> object:
-        """Response `POST /file`: every file of the call or none, in the request's order."""
+    def register(
+        self, request: Request, feature: str | None, repeated: Callable[[], bool]
+    ) -> object:
+        """Handle `POST /file`: register all files of the request or none, in their order.
+
+        `repeated` decides for each file whether it gets the id of an earlier one by mistake.
+        """
         entries = as_list(read_object(request.body).get("files"))
         if not entries:
             raise required("files")
-        if len(entries) > self._most:
-            # contract: how many one call may hold is open, so this is no violation.
-            raise invalid(f"files may hold at most {self._most} items.")
-        checked = [self._check(entry, feature) for entry in entries]
-        return {"files": [self._answer(self._add(*fields, feature)) for fields in checked]}
+        if len(entries) > self._limit:
+            # contract: the limit of files per request is open, so this is not a violation.
+            raise invalid(f"files may hold at most {self._limit} items.")
+        checked = [self._check(index, entry, feature) for index, entry in enumerate(entries)]
+        answers: list[object] = []
+        for fields in checked:
+            earlier, file = self._newest, self._add(*fields, feature)
+            self._newest = file
+            named = earlier if earlier is not None and repeated() else file
+            answers.append(self._entry(file, named))
+        return {"files": answers}
 
     def receive(self, request: Request, path: str) -> None:
-        """Take the bytes of a PUT; exactly the signed headers, exactly the registered length."""
+        """Handle a PUT: require exactly the signed headers and the registered length."""
         self._urls.check(request, "uploads", path)
         file = self._by_path.get(path)
         if file is None or file.deleted:
@@ -111,7 +157,7 @@ class Files:
                 f"upload with {sent} where {signed} was signed",
             )
         for name in request.headers:
-            if name in signed or name in _ORDINARY:
+            if name in signed or name in _STANDARD or name.startswith(_STANDARD_PREFIXES):
                 continue
             violation = f"upload with the header {name}, which was not given"
             if name.startswith("x-amz-"):
@@ -121,13 +167,14 @@ class Files:
                     "There were headers present in the request which were not signed",
                     violation,
                 )
-            # S3 ignores the rest, but the contract says: exactly its headers.
+            # S3 ignores other headers, but the contract says to send exactly the given ones.
             self._ledger.violations.append(violation)
 
-    def _check(self, entry: object, feature: str | None) -> tuple[str, str, int]:
+    def _check(self, index: int, entry: object, feature: str | None) -> tuple[str, str, int]:
         fields = as_object(entry)
         if fields is None:
-            raise not_accepted("files")
+            # contract: the error of a value in an array names its index.
+            raise not_accepted(f"`{index}`")
         content_type = text_field(fields, "content_type")
         name = text_field(fields, "file_name")
         size = whole_field(fields, "file_size")
@@ -138,7 +185,7 @@ class Files:
         if size <= 0:
             raise not_accepted("file_size")
         if not name.isascii():
-            # contract: unicode names are open; taken here, and noted.
+            # contract: whether unicode names work is open; the sandbox accepts and reports them.
             self._ledger.violations.append("file_name is not ASCII")
         return content_type, name, size
 
@@ -151,11 +198,11 @@ class Files:
         self._by_id[file_id] = self._by_path[path] = file
         return file
 
-    def _answer(self, file: StoredFile) -> dict[str, object]:
+    def _entry(self, file: StoredFile, named: StoredFile) -> dict[str, object]:
         url = self._urls.sign("PUT", "uploads", file.path, ("content-length", "content-type"))
         headers: object
         if self._style == "list":
-            # One source saw `key`, another `name`: both happen.
+            # contract: one source saw `key`, another `name`.
             word = "key" if len(self._by_id) % 2 else "name"
             headers = [
                 {word: "Content-Type", "value": file.content_type},
@@ -167,6 +214,6 @@ class Files:
         return {
             "content_type": file.content_type,
             "file_name": file.name,
-            "file_id": file.file_id,
+            "file_id": named.file_id,
             "requests": [{"method": "PUT", "url": url, "headers": headers}],
         }

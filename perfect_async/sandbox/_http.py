@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl
 
 import attrs
+
+from ._dialect import Dialect
 
 _T = TypeVar("_T")
 
@@ -45,13 +48,21 @@ class Response:
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
     delay: float = 0.0
     lost: bool = False
+    # The status in the body of an error, which the HTTP status need not repeat.
+    error: int | None = None
 
 
 class ApiError(Exception):
     """An error answer of the API: `{"status", "error", "error_code"?}` (contract: Errors)."""
 
     def __init__(
-        self, status: int, text: str, code: str | None = None, violation: str | None = None
+        self,
+        status: int,
+        text: str | None,
+        code: str | None = None,
+        violation: str | None = None,
+        *,
+        in_body: bool = False,
     ) -> None:
         super().__init__(text)
         self.status = status
@@ -59,13 +70,19 @@ class ApiError(Exception):
         self.code = code
         # A sentence for the ledger when no correct client would have sent this.
         self.violation = violation
+        # Whether the HTTP status is 200 and the error's stands in the body only.
+        self.in_body = in_body
 
-    def response(self) -> Response:
-        """Return the JSON error envelope."""
-        envelope: dict[str, object] = {"status": self.status, "error": self.text}
-        if self.code is not None:
-            envelope["error_code"] = self.code
-        return json_response(self.status, envelope)
+    def response(self, dialect: Dialect) -> Response:
+        """Return the JSON error envelope as the dialect words it."""
+        envelope: dict[str, object] = {"status": self.status}
+        style = dialect.errors
+        if self.text is not None and (style != "code" or self.code is None):
+            envelope["error"] = self.text
+        if self.code is not None and style != "text":
+            envelope["errorCode" if style == "errorCode" else "error_code"] = self.code
+        status = 200 if self.in_body or dialect.error_status == "body" else self.status
+        return attrs.evolve(json_response(status, envelope), error=self.status)
 
 
 def invalid(text: str, violation: str | None = None) -> ApiError:
@@ -86,7 +103,8 @@ def not_accepted(field: str) -> ApiError:
 
 def json_response(status: int, value: object) -> Response:
     """Return a response of UTF-8 JSON without escapes, as the vendor writes it."""
-    return Response(status, json.dumps(value, ensure_ascii=False).encode())
+    # Half of a surrogate pair, which JSON can escape, has no UTF-8: it becomes a question mark.
+    return Response(status, json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 
 def html_response(status: int, title: str, *, delay: float = 0.0) -> Response:
@@ -112,7 +130,8 @@ def read_object(body: bytes) -> dict[str, object]:
     """Parse the request body, which must be a JSON object."""
     try:
         value: object = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
+        # No JSON, or nested too deeply to be read.
         value = None
     found = as_object(value)
     if found is None:
@@ -123,24 +142,32 @@ def read_object(body: bytes) -> dict[str, object]:
 
 
 def page_of(
-    items: Sequence[_T], parameters: Mapping[str, str], *, most: int
+    items: Sequence[_T], parameters: Mapping[str, str], *, limit: int
 ) -> tuple[Sequence[_T], str | None]:
     """Return one page and the token of the next page (contract: Other calls).
 
-    `page_size` is 1..`most` and `most` when absent. The literal `null` as `starting_token` is
+    `page_size` is 1..`limit` and `limit` when absent. The literal `null` as `starting_token` is
     a 400; an empty one is the first page.
     """
-    size_text = parameters.get("page_size", str(most))
-    if not size_text.isascii() or not size_text.isdigit() or not 1 <= int(size_text) <= most:
+    size = parameters.get("page_size", str(limit))
+    # Few digits: Python refuses to convert thousands of them.
+    if re.fullmatch("[0-9]{1,4}", size) is None or not 1 <= int(size) <= limit:
         raise not_accepted("page_size")
     start = 0
     given = parameters.get("starting_token", "")
     if given:
-        try:
-            start = int(base64.urlsafe_b64decode(given.encode()).removeprefix(b"from:"))
-        except ValueError:
+        found = re.fullmatch(rb"from:([0-9]{1,9})", _decoded(given))
+        if found is None:
             violation = "starting_token=null" if given == "null" else None
-            raise invalid("starting_token is not valid.", violation) from None
-    end = start + int(size_text)
+            raise invalid("starting_token is not valid.", violation)
+        start = int(found[1])
+    end = start + int(size)
     more = base64.urlsafe_b64encode(b"from:%d" % end).decode() if end < len(items) else None
     return items[start:end], more
+
+
+def _decoded(token: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(token)
+    except ValueError:
+        return b""

@@ -41,7 +41,7 @@ class SandboxTransport(httpx.AsyncBaseTransport):
         if answer.lost:
             msg = "Server disconnected without sending a response."
             raise httpx.RemoteProtocolError(msg, request=request)
-        return _respond(answer)
+        return _respond(answer, request.method)
 
 
 async def _read(request: httpx.Request) -> Request:
@@ -56,6 +56,9 @@ async def _read(request: httpx.Request) -> Request:
     )
 
 
-def _respond(answer: Response) -> httpx.Response:
-    headers = {"content-type": answer.content_type, **answer.headers}
-    return httpx.Response(answer.status, headers=headers, content=answer.body)
+def _respond(response: Response, method: str) -> httpx.Response:
+    headers = {"content-type": response.content_type, **response.headers}
+    content = response.body
+    if method == "HEAD":
+        headers["content-length"], content = str(len(content)), b""
+    return httpx.Response(response.status, headers=headers, content=content)

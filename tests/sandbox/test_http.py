@@ -5,6 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perfect_async.sandbox import Dialect
 from perfect_async.sandbox._http import (
     ApiError,
     Request,
@@ -25,9 +26,9 @@ def test_the_last_of_a_repeated_parameter_counts() -> None:
 
 def test_an_envelope_with_and_without_a_code() -> None:
     """`error_code` is there only when there is one."""
-    assert {"status": 404, "error": "x"} == json.loads(ApiError(404, "x").response().body)
+    assert {"status": 404, "error": "x"} == json.loads(ApiError(404, "x").response(Dialect()).body)
     assert {"status": 400, "error": "x", "error_code": "C"} == json.loads(
-        ApiError(400, "x", "C").response().body
+        ApiError(400, "x", "C").response(Dialect()).body
     )
 
 
@@ -63,7 +64,7 @@ def test_pages_give_everything_once(items: list[int], size: int) -> None:
     found: list[int] = []
     parameters = {"page_size": str(size)}
     while True:
-        shown, token = page_of(items, parameters, most=20)
+        shown, token = page_of(items, parameters, limit=20)
         found += shown
         if token is None:
             break
