@@ -167,7 +167,7 @@ class Vendor(Sandbox):
         await send({"type": "http.response.body", "body": body})
 
     def told(self) -> Told:
-        tasks = self._vendor._tasks._by_id
+        tasks = self._router._tasks._by_id
         return {
             "tasks": [
                 {
