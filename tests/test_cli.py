@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import NoReturn
 
+import httpx
 import pytest
 
 import perfect_async.sandbox
@@ -718,6 +719,30 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
     return "".join(lines)
 
 
+def pictures(folder: Path, count: int) -> None:
+    """So many portraits in a new folder."""
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.jpg").write_bytes(portrait(number, size=96))
+
+
+def key(url: str) -> dict[str, str]:
+    """The environment in which the program works against the sandbox at `url`."""
+    return {"YOUCAM_BASE_URL": url, "YOUCAM_API_KEY": "a-secret-key"}
+
+
+def until_charged(url: str) -> None:
+    """Wait until the sandbox at `url` has charged a unit."""
+    # Another key has limits of its own.
+    with httpx.Client(trust_env=False, headers={"Authorization": "Bearer other"}) as http:
+        while True:
+            grants = http.get(f"{url}/s2s/v1.0/client/credit").json()["results"]
+            if sum(grant["amount_dec"] for grant in grants) < 1000:
+                break
+            # Five in a second are what it allows.
+            time.sleep(0.25)
+
+
 @pytest.mark.real_time
 def test_demo_for_real(tmp_path: Path) -> None:
     """In real time the demo's exit status and summary are right."""
@@ -733,26 +758,34 @@ def test_demo_for_real(tmp_path: Path) -> None:
 @pytest.mark.real_time
 def test_ctrl_c_for_real(tmp_path: Path) -> None:
     """One Ctrl-C while pictures are being sent: what runs is saved, status 1."""
-    with program("demo", cwd=tmp_path) as process:
-        read_until(process, "0 of 24")
-        while not list(tmp_path.glob("perfect-async-demo/results/*")):
-            time.sleep(0.02)
+    # At five a second the last one is sent long after the first one is charged.
+    pictures(tmp_path / "in", 40)
+    with (
+        vendor(tmp_path) as (url, _),
+        program("smile", "in", cwd=tmp_path, **key(url)) as process,
+    ):
+        until_charged(url)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        out, err = process.communicate()
 
-    saved = list(tmp_path.glob("perfect-async-demo/results/portrait-*"))
+    saved = out.splitlines()
     assert 1 == process.returncode
     assert "Stopping: nothing more is sent" in err
-    assert f"{len(saved)} done, 0 failed, {24 - len(saved)} not sent" in err
+    assert f"{len(saved)} done, 0 failed, {40 - len(saved)} not sent" in err
+    assert 0 < len(saved) < 40
+    assert all((tmp_path / path).is_file() for path in saved)
 
 
 @pytest.mark.real_time
 def test_ctrl_c_twice_for_real(tmp_path: Path) -> None:
     """Two Ctrl-C: gone with status 130, no traceback and no half-written picture."""
-    with program("demo", cwd=tmp_path) as process:
-        read_until(process, "0 of 24")
-        while not list(tmp_path.glob("perfect-async-demo/results/portrait-*")):
-            time.sleep(0.02)
+    pictures(tmp_path / "in", 4)
+    # The tasks run for longer than anybody waits.
+    with (
+        vendor(tmp_path, speed=0.01) as (url, _),
+        program("smile", "in", cwd=tmp_path, **key(url)) as process,
+    ):
+        until_charged(url)
         process.send_signal(signal.SIGINT)
         read_until(process, "Stopping")
         process.send_signal(signal.SIGINT)
@@ -765,10 +798,11 @@ def test_ctrl_c_twice_for_real(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def vendor(cwd: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def vendor(cwd: Path, speed: float = 20.0) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """The command `sandbox` as a process, once it answers: its URL, and the process."""
     port = free_port()
-    with program("sandbox", "--port", str(port), "--speed", "20", cwd=cwd) as server:
+    settings = ("--port", str(port), "--speed", str(speed), "--lease", "60")
+    with program("sandbox", *settings, cwd=cwd) as server:
         read_until(server, "sandbox on")
         while True:
             with contextlib.suppress(OSError):
@@ -782,12 +816,7 @@ def test_one_process_serves_another(tmp_path: Path) -> None:
     """`smile` in one process is served by `sandbox` in another, which ends with its ledger."""
     (tmp_path / "me.jpg").write_bytes(portrait(1))
     with vendor(tmp_path) as (url, server):
-        with program(
-            *("smile", "me.jpg", "--json"),
-            cwd=tmp_path,
-            YOUCAM_BASE_URL=url,
-            YOUCAM_API_KEY="a-secret-key",
-        ) as process:
+        with program("smile", "me.jpg", "--json", cwd=tmp_path, **key(url)) as process:
             out, err = process.communicate()
         server.send_signal(signal.SIGINT)
         _, ledger = server.communicate()
@@ -803,30 +832,23 @@ def test_one_process_serves_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_time
-@pytest.mark.timeout(60)
 def test_killed_and_resumed(tmp_path: Path) -> None:
     """After `kill -9` the command `resume` saves what was paid for; nothing is paid twice."""
-    (tmp_path / "in").mkdir()
-    for number in range(4):
-        (tmp_path / "in" / f"{number}.jpg").write_bytes(portrait(number))
+    pictures(tmp_path / "in", 4)
     with vendor(tmp_path) as (url, server):
-        key = {"YOUCAM_BASE_URL": url, "YOUCAM_API_KEY": "a-secret-key"}
         journal = ("--journal", "jobs.db")
-        with program("smile", "in", *journal, cwd=tmp_path, **key) as process:
-            until = time.monotonic() + 10
-            while not (tmp_path / "jobs.db").exists() and time.monotonic() < until:
-                time.sleep(0.02)
-            # Some are running now, or on their way; it makes no difference to what comes.
-            time.sleep(0.7)
+        with program("smile", "in", *journal, cwd=tmp_path, **key(url)) as process:
+            # Others are running now, or on their way; it makes no difference to what comes.
+            until_charged(url)
             process.kill()
             process.communicate()
-        with program("resume", *journal, "--json", cwd=tmp_path, **key) as process:
+        with program("resume", *journal, "--json", cwd=tmp_path, **key(url)) as process:
             out, err = process.communicate()
         # 1 where the kill came between the note of a creation and its sending: it stays in doubt.
         assert process.returncode in {0, 1}, err
-        with program("resume", *journal, cwd=tmp_path, **key) as process:
+        with program("resume", *journal, cwd=tmp_path, **key(url)) as process:
             again, _ = process.communicate()
-        with program("smile", "in", *journal, cwd=tmp_path, **key) as process:
+        with program("smile", "in", *journal, cwd=tmp_path, **key(url)) as process:
             same, _ = process.communicate()
         server.send_signal(signal.SIGINT)
         _, ledger = server.communicate()

@@ -16,4 +16,4 @@ def examples(usual: int) -> int:
     For a search whose examples cost more or less than those of others. Without it a search follows
     the profile of conftest.py.
     """
-    return usual * settings.default.max_examples // EXAMPLES
+    return usual * settings().max_examples // EXAMPLES
