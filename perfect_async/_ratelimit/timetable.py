@@ -37,8 +37,7 @@ from itertools import accumulate
 
 import attrs
 
-from perfect_async._ratelimit.second import SecondWindow
-from perfect_async._ratelimit.slots import PhaseTable
+from perfect_async._ratelimit.slots import PhaseTable, SecondWindow
 from perfect_async._ratelimit.window import SlidingWindow
 from perfect_async._time import SECOND, SLOT
 

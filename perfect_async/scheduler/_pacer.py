@@ -14,7 +14,7 @@ from typing import Final
 
 from perfect_async import events as ev
 from perfect_async._ratelimit.adaptive import AdaptiveLimit
-from perfect_async._ratelimit.network import LatencyEstimator
+from perfect_async._ratelimit.estimators import LatencyEstimator
 from perfect_async._ratelimit.timetable import Timetable
 from perfect_async._time import SECOND, SLOT
 from perfect_async.models import Limits

@@ -20,11 +20,14 @@ from perfect_async.errors import (
 from perfect_async.scheduler._job import ANSWERS, IllegalEvent, JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 from perfect_async.scheduler._polling import PollQueue, strategies
-from perfect_async.scheduler._questions import Query, QueryQueue
-from perfect_async.scheduler._queues import UploadQueue
-from perfect_async.scheduler._refusals import Refusals, abandoned, in_doubt
-from perfect_async.scheduler._settlement import Settlements
-from perfect_async.scheduler._units import UnitLedger
+from perfect_async.scheduler._queues import Query, QueryQueue, UploadQueue
+from perfect_async.scheduler._settlement import (
+    Refusals,
+    Settlements,
+    UnitLedger,
+    abandoned,
+    in_doubt,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,7 +4,7 @@ import pytest
 
 from perfect_async import events as ev
 from perfect_async.errors import PerfectError
-from perfect_async.scheduler._questions import Query, QueryQueue
+from perfect_async.scheduler._queues import Query, QueryQueue
 
 DOWN = PerfectError("down")
 

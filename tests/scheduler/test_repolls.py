@@ -6,7 +6,7 @@ from perfect_async._time import NEVER, SLOT
 from perfect_async.models import Limits
 from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
-from perfect_async.scheduler._repolls import ExtraPolls
+from perfect_async.scheduler._polling import ExtraPolls
 
 SECOND = 1_000_000
 

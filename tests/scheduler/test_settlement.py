@@ -7,9 +7,8 @@ import pytest
 from perfect_async import events as ev
 from perfect_async.errors import ClientClosed, TaskAbandoned, TaskExpired, TaskFailed
 from perfect_async.scheduler._job import IllegalEvent, JobState, ScheduledJob
-from perfect_async.scheduler._questions import Query, QueryQueue
-from perfect_async.scheduler._settlement import Settlements
-from perfect_async.scheduler._units import UnitLedger
+from perfect_async.scheduler._queues import Query, QueryQueue
+from perfect_async.scheduler._settlement import Settlements, UnitLedger
 
 SUCCEEDED = ev.Succeeded(ev.Poll(1, 1), ("https://results.example/1",))
 FAILED = TaskFailed("x", code="x", passing=False)

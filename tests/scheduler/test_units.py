@@ -9,7 +9,7 @@ from perfect_async import events as ev
 from perfect_async.errors import CeilingReached
 from perfect_async.reports import Spending
 from perfect_async.scheduler._job import JobState, ScheduledJob
-from perfect_async.scheduler._units import UnitLedger
+from perfect_async.scheduler._settlement import UnitLedger
 
 
 def job(units: float = 1.0, *purses: int, ref: int = 1) -> ScheduledJob:
