@@ -224,13 +224,13 @@ class Driver:
     def ceiling(self, most: float) -> int:
         """A purse whose jobs may be charged `most` units together; empty it at the end."""
         ceiling = next(self._numbers)
-        self._tell(ev.Opened(ceiling, most))
+        self._tell(ev.SpendingLimitOpened(ceiling, most))
         return ceiling
 
     def empty(self, ceiling: int) -> None:
         """No job of `ceiling` comes any more."""
         if self.alive:
-            self._tell(ev.Emptied(ceiling))
+            self._tell(ev.SpendingLimitClosed(ceiling))
 
     def check(self, channel: Channel | None = None) -> None:
         """Raises `ClientClosed` where nothing is performed any more (for `channel`)."""

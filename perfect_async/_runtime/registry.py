@@ -92,13 +92,11 @@ class JobRegistry:
         handle.source = spec.source
         wanted = ev.Wanted(
             handle.ref,
-            spec.feature,
+            spec.kind,
             spec.units,
             uploads=spec.picture is not None,
             channel=channel.number,
-            outputs=spec.outputs,
-            usual=spec.usual,
-            purses=spec.options.purses,
+            spending_limits=spec.options.purses,
             alone=self.alone,
         )
         self._take(handle, wanted)
@@ -165,13 +163,11 @@ class JobRegistry:
         self._submitter.know(task_id)
         adopted = ev.Adopted(
             handle.ref,
-            spec.feature,
+            spec.kind,
             # Of a task that is known by its id alone somebody else was charged, or we were before.
             0.0 if spec.job is None else spec.units,
             task_id,
             channel=handle.channel.number,
-            outputs=spec.outputs,
-            usual=spec.usual,
             age=max(0, age),
         )
         self._take(handle, adopted)

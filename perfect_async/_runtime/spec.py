@@ -14,6 +14,7 @@ from perfect_async._files.images import ImageFile
 from perfect_async._journal.model import Kind, StoredJob
 from perfect_async._time import SECOND
 from perfect_async.errors import JobRefused, quoted
+from perfect_async.events import TaskKind
 from perfect_async.models import FileId, Job
 
 
@@ -100,6 +101,11 @@ class JobSpec:
             source=order.place if order.kind == "url" else source,
             options=JobOptions(order.save_to, order.delete, purses),
         )
+
+    @property
+    def kind(self) -> TaskKind:
+        """Which tasks last like its own."""
+        return TaskKind(self.feature, self.outputs, self.usual)
 
     @staticmethod
     def job_of(order: StoredJob, file_id: str | None) -> Job:

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from perfect_async._ratelimit.estimators import MOST_TRIES
 from perfect_async._time import NEVER, SECOND, SLOT
+from perfect_async.events import TaskKind
 from perfect_async.models import Polling
 from perfect_async.scheduler._admission import AdmissionController
 from perfect_async.scheduler._job import JobState, ScheduledJob
@@ -39,7 +40,7 @@ _MOST_IN_VAIN: Final = 3
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
 """A poll that is early by less is not worth a request."""
-_LAST: Final = ScheduledJob(-1, "", 0.0, uploads=False, channel=-1, state=JobState.TOLD)
+_LAST: Final = ScheduledJob(-1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.TOLD)
 _LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
 """Ends each queue, so that there is a first one always."""
 
@@ -92,9 +93,13 @@ class PollQueue:
         job.ask_at = at
         heapq.heappush(self._queue, (at, job.ref, job))
 
-    def first(self) -> tuple[int, int] | None:
-        """When which task (by ref) is to be asked for next."""
-        return self._queue[0][:2] if self._queue else None
+    def wakes(self) -> int:
+        """When the next task is to be polled."""
+        return self._queue[0][0] if self._queue else NEVER
+
+    def first(self) -> int:
+        """The ref of that task."""
+        return self._queue[0][1]
 
     def tidy(self) -> None:
         """Drop from the head what no longer holds."""
@@ -123,10 +128,17 @@ class ExtraPolls:
         self.early: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.likely: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
 
-    def wakes(self) -> list[int]:
-        """When something may be worth asking."""
-        heads = (self.tries[0][0], self.early[0][0], self.likely[0][0])
-        return [at for at in heads if at != NEVER]
+    def try_at(self) -> int:
+        """When a poll is to be sent again."""
+        return self.tries[0][0]
+
+    def early_at(self) -> int:
+        """When a task may be polled before its reserved poll."""
+        return self.early[0][0]
+
+    def likely_at(self) -> int:
+        """When a task has probably ended."""
+        return self.likely[0][0]
 
     def created(self, job: ScheduledJob) -> None:
         """The task exists; its first poll may come after the interval."""
@@ -183,7 +195,7 @@ class ExtraPolls:
             wait = age // 7
         self._early_at(job, job.last_left + wait)
 
-    def hopes(self, job: ScheduledJob, at: int | None) -> None:
+    def expect_end(self, job: ScheduledJob, at: int | None) -> None:
         """By `at` the task has rather ended than not (None: nobody knows): worth asking then.
 
         But not for what the promised poll hears soon enough.
@@ -228,7 +240,7 @@ class LeasePolling:
     def __init__(
         self,
         pacer: Pacer,
-        asks: PollQueue,
+        poll_queue: PollQueue,
         *,
         interval: int,
         insured: int,
@@ -236,7 +248,7 @@ class LeasePolling:
         give_up: int,
     ) -> None:
         self._table = pacer.table
-        self._asks = asks
+        self._poll_queue = poll_queue
         self._give_up = give_up
         self.admission = AdmissionController(pacer, insured=insured, give_up=give_up)
         self.extra_polls = ExtraPolls(pacer, lease=lease, interval=interval)
@@ -261,13 +273,13 @@ class LeasePolling:
         self.admission.accepted(job.ref, now)
         self.extra_polls.created(job)
         if not job.adopted:
-            self.extra_polls.hopes(job, self.admission.likely_end(job.ref))
+            self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
 
     def left(self, job: ScheduledJob, now: int) -> None:
         """A poll leaves: for its promise, as a try, or beside."""
-        first = self._table.first(now // SLOT)
-        if first is not None and first[1] == job.ref and first[0] <= now // SLOT:
-            self.counts["late"] += first[0] < now // SLOT
+        reserved = self._table.due(now // SLOT)
+        if reserved is not None and reserved[1] == job.ref:
+            self.counts["late"] += reserved[0] < now // SLOT
             self._table.keep(job.ref, now)
             job.tries = 0
         elif job.try_at is not None and job.try_at <= now:
@@ -281,16 +293,16 @@ class LeasePolling:
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + self._give_up
         self.extra_polls.renewed(job, left, interval, age, now)
-        self.extra_polls.hopes(job, self.admission.likely_end(job.ref))
+        self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
         if job.announced:
-            self._asks.put(job, now + pause(job))
+            self._poll_queue.put(job, now + pause(job))
 
     def failed(self, job: ScheduledJob, at: int) -> None:
         """Another leaves inside the lease, if the next promise comes too late."""
         self.extra_polls.failed(job, at)
         if job.announced:
             # Its end is near: whoever waits need not wait for the next promise.
-            self._asks.put(job, at + pause(job))
+            self._poll_queue.put(job, at + pause(job))
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
         """Its promises go."""
@@ -310,12 +322,12 @@ class WebhookPolling:
     from then on, and once more before it is given up.
     """
 
-    def __init__(self, pacer: Pacer, asks: PollQueue, *, interval: int) -> None:
+    def __init__(self, pacer: Pacer, poll_queue: PollQueue, *, interval: int) -> None:
         self._account = pacer.table.account
-        self._asks = asks
+        self._poll_queue = poll_queue
         self._interval = interval
         self._tasks: dict[int, int] = {}
-        self._longest: dict[tuple[str, int], int] = {}
+        self._longest: dict[TaskKind, int] = {}
         self._vain, self._ended = 0, 0
 
     @property
@@ -370,29 +382,28 @@ class WebhookPolling:
         if ended is not None and job.announced:
             # Else it was found when it was asked for, and may have ended long before. The first
             # that end are the shortest, so what is documented fades, too.
-            kind = job.feature, job.outputs
-            self._longest[kind] = max(self._lasts(job) * 63 // 64, ended - began)
+            self._longest[job.kind] = max(self._lasts(job) * 63 // 64, ended - began)
 
     def _lasts(self, job: ScheduledJob) -> int:
         """How long tasks like that of `job` last at the most."""
-        usual = _UNKNOWN if job.usual is None else job.usual[1]
-        return self._longest.get((job.feature, job.outputs), usual)
+        usual = _UNKNOWN if job.kind.usual is None else job.kind.usual[1]
+        return self._longest.get(job.kind, usual)
 
     def _ask(self, job: ScheduledJob, at: int, now: int) -> None:
         """Ask at `at`, or sooner, while it is not given up and there is time for another try."""
         half = max((job.given_up - now) // 2, self._interval)
         last = max(job.given_up - 2 * _SOON, now + half)
-        self._asks.put(job, min(at, last))
+        self._poll_queue.put(job, min(at, last))
 
 
 def strategies(
-    pacer: Pacer, asks: PollQueue, polling: Polling
+    pacer: Pacer, poll_queue: PollQueue, polling: Polling
 ) -> tuple[LeasePolling, PollingStrategy]:
     """The one that keeps tasks alive, and the one that is to be used, by `Polling.completion`."""
     interval = round(polling.interval * SECOND)
     keeping = LeasePolling(
         pacer,
-        asks,
+        poll_queue,
         interval=interval,
         insured=round(polling.insured * SECOND),
         lease=round(polling.lease * SECOND),
@@ -400,7 +411,7 @@ def strategies(
     )
     if polling.completion != "webhook":
         return keeping, keeping
-    return keeping, WebhookPolling(pacer, asks, interval=interval)
+    return keeping, WebhookPolling(pacer, poll_queue, interval=interval)
 
 
 def pause(job: ScheduledJob) -> int:

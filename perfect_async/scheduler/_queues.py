@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 import attrs
 
 from perfect_async import events as ev
-from perfect_async._time import SECOND
+from perfect_async._time import NEVER, SECOND
 from perfect_async.errors import JobRefused, PerfectError
 from perfect_async.scheduler._job import JobState, ScheduledJob
 
@@ -78,47 +78,40 @@ class UploadQueue:
         heapq.heapify(self._queued)
         self._count()
 
-    def registers(self, now: int) -> bool:
-        """Whether files are to be registered now, if fewer than one call holds are worth it."""
-        return bool(self.waiting) and (
-            now >= self._since + _LINGER or len(self.waiting) >= self._files
-        )
-
     def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
         """The files to register now and the feature whose path to use, None for the universal one.
 
         `partly`: fewer files than one call holds are worth a call.
         """
-        if not self.registers(now) or not (partly or len(self.waiting) >= self._files):
+        if now < self.registration_at() or not (partly or len(self.waiting) >= self._files):
             return None
         first = self.waiting[0]
-        feature = None if self._universal else first.feature
+        feature = None if self._universal else first.kind.feature
         refs: list[int] = []
         for job in self.waiting:
-            if job.channel == first.channel and feature in {None, job.feature}:
+            if job.channel == first.channel and feature in {None, job.kind.feature}:
                 refs.append(job.ref)
                 if len(refs) == self._files:
                     break
         return tuple(refs), feature
 
-    def upload(self, now: int) -> int | None:
-        """The picture to upload now."""
-        if not self._queued or not self._may_upload() or now < self._hold:
-            return None
-        at, ref, _ = self._queued[0]
-        return ref if at <= now else None
+    def registration_at(self) -> int:
+        """When files may be registered, if fewer than one call holds are worth it."""
+        if not self.waiting:
+            return NEVER
+        return self._since if len(self.waiting) >= self._files else self._since + _LINGER
 
-    def _may_upload(self) -> bool:
-        """While the other host answers nothing, one upload at a time finds out when it does."""
+    def upload_at(self) -> int:
+        """When the next picture may be uploaded."""
+        # While the other host answers nothing, one upload at a time finds out when it does.
         most = 1 if self._troubles else _MOST_UPLOADS
-        return bool(self._queued) and len(self._uploading) < most
+        if not self._queued or len(self._uploading) >= most:
+            return NEVER
+        return max(self._queued[0][0], self._hold)
 
-    def wakes(self) -> list[int]:
-        """When there may be something to do without news."""
-        times = [self._since + _LINGER] if self.waiting else []
-        if self._may_upload():
-            times.append(max(self._queued[0][0], self._hold))
-        return times
+    def next_upload(self) -> int:
+        """The ref of that picture."""
+        return self._queued[0][1]
 
     def issued(self, command: ev.Register | ev.Upload, now: int) -> None:
         """A registration or an upload leaves."""
@@ -142,13 +135,13 @@ class UploadQueue:
                 assert_never(command)
         self._count()
 
-    def hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+    def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
         """`command` ended in `event`."""
-        news = self._hear(command, event, now)
+        news = self._responded(command, event, now)
         self._count()
         return news
 
-    def _hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+    def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
         if isinstance(command, ev.Register):
             # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
             jobs = self._registering.pop(command.number)
@@ -279,7 +272,7 @@ class QueryQueue:
         """It was told how it ended."""
         del self._known[question.ref]
 
-    def hear(
+    def on_response(
         self, command: ev.Ask, event: ev.Answer, *, again: bool
     ) -> tuple[Query, PerfectError] | None:
         """The question of `command` came back; gives it and why where it ended without an answer.

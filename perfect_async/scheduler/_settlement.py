@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 import attrs
 
 from perfect_async import events as ev
-from perfect_async._time import SECOND
+from perfect_async._time import NEVER, SECOND
 from perfect_async.errors import (
     CeilingReached,
     ClientClosed,
@@ -89,6 +89,12 @@ class Settlements:
     def answer(self, question: Query, error: PerfectError) -> None:
         """A question ends without an answer."""
         self.queue.append((ev.Settle(question.ref, error, 0.0), question))
+
+    def wakes(self) -> int:
+        """When there is something to report without an event."""
+        if self.queue:
+            return 0
+        return self.ages[0][0] if self.ages else NEVER
 
     def settled(self, command: ev.Settle, questions: QueryQueue) -> None:
         """What was to be told next is told."""
@@ -171,7 +177,7 @@ def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
 
 
 @attrs.define
-class _Ceiling:
+class _SpendingLimit:
     """`most` units may be spent, `spent` of them are or may be."""
 
     most: float
@@ -179,29 +185,29 @@ class _Ceiling:
 
 
 class UnitLedger:
-    """The units of all jobs on one key and host, and the purses that they come from."""
+    """The units of all jobs on one key and host, and the spending_limits that they come from."""
 
     def __init__(self) -> None:
-        self._purses: dict[int, _Ceiling] = {}
+        self._purses: dict[int, _SpendingLimit] = {}
         self._charged = self._returned = self._at_stake = 0.0
 
     def totals(self) -> Spending:
         """How it stands."""
         return Spending(self._charged, self._returned, self._at_stake)
 
-    def hear(self, event: ev.Opened | ev.Emptied) -> None:
+    def on_limit(self, event: ev.SpendingLimitOpened | ev.SpendingLimitClosed) -> None:
         """A ceiling holds from now on, or nothing more comes under it."""
         match event:
-            case ev.Opened():
-                self._purses[event.ceiling] = _Ceiling(event.most)
-            case ev.Emptied():
-                self._purses.pop(event.ceiling, None)
+            case ev.SpendingLimitOpened():
+                self._purses[event.spending_limit] = _SpendingLimit(event.most)
+            case ev.SpendingLimitClosed():
+                self._purses.pop(event.spending_limit, None)
             case _:
                 assert_never(event)
 
     def refusal(self, job: ScheduledJob) -> PerfectError | None:
         """Why `job` cannot be paid for, None where it can."""
-        for name in job.purses:
+        for name in job.spending_limits:
             ceiling = self._purses.get(name)
             if ceiling is not None and ceiling.spent + job.units > ceiling.most + _ROUNDING:
                 return CeilingReached(
@@ -210,11 +216,11 @@ class UnitLedger:
                 )
         return None
 
-    def poor(
-        self, jobs: Iterable[ScheduledJob], purses: tuple[int, ...]
+    def unaffordable(
+        self, jobs: Iterable[ScheduledJob], spending_limits: tuple[int, ...]
     ) -> list[tuple[ScheduledJob, PerfectError]]:
-        """Those of `jobs` that one of `purses` cannot pay for any longer, and why."""
-        paid = [job for job in jobs if not set(purses).isdisjoint(job.purses)]
+        """Those of `jobs` that one of `spending_limits` cannot pay for any longer, and why."""
+        paid = [job for job in jobs if not set(spending_limits).isdisjoint(job.spending_limits)]
         return [(job, error) for job in paid if (error := self.refusal(job)) is not None]
 
     def reserve(self, job: ScheduledJob) -> None:
@@ -242,7 +248,7 @@ class UnitLedger:
         self._move(job, max(job.charged, at_stake))
 
     def _move(self, job: ScheduledJob, reserved: float) -> None:
-        for name in job.purses:
+        for name in job.spending_limits:
             if (ceiling := self._purses.get(name)) is not None:
                 ceiling.spent += reserved - job.reserved
         job.reserved = reserved
