@@ -113,7 +113,7 @@ class Batch:
         session = self._get_session()
         if self._max_units is not None:
             ceiling = session.driver.open_limit(self._max_units)
-            self._options = attrs.evolve(self._options, unit_limits=(ceiling,))
+            self._options = attrs.evolve(self._options, spending_limits=(ceiling,))
         # In the driver's task group: one of this block would wrap the errors of the block.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
@@ -268,7 +268,7 @@ class Batch:
     def _clean_up(self) -> None:
         """Release the spending limit and the files of the batch once nothing more comes."""
         if self._stopped.is_set() and not self._live and self._session is not None:
-            for ceiling in self._options.unit_limits:
+            for ceiling in self._options.spending_limits:
                 self._session.driver.close_limit(ceiling)
             self._session.retention.unpin(self._files)
             self._files.clear()
