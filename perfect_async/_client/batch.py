@@ -53,7 +53,7 @@ class _Entry:
     running: bool = False
     saving: bool = False
     units: float = 0.0
-    record: JobEntry | None = None
+    journal_entry: JobEntry | None = None
     outcome: Outcome | None = None
 
     @property
@@ -216,9 +216,9 @@ class Batch:
             return None
         self._held -= 1
         outcome = entry.outcome
-        if entry.record is not None and not isinstance(outcome and outcome.error, NotSaved):
+        if entry.journal_entry is not None and not isinstance(outcome and outcome.error, NotSaved):
             # A result that was not saved is reported again by each `resume`, until it is.
-            entry.record.told()
+            entry.journal_entry.reported()
         return outcome
 
     def _notify(self) -> None:
@@ -266,7 +266,7 @@ class Batch:
     def _end(self, entry: _Entry, outcome: Outcome) -> None:
         self._count(entry, runs=False)
         if entry.handle is not None:
-            entry.record = entry.handle.record
+            entry.journal_entry = entry.handle.entry
         entry.outcome, entry.handle = outcome, None
         self._live.discard(entry)
         if not self._ordered:

@@ -21,7 +21,7 @@ import anyio
 
 from perfect_async._api import account
 from perfect_async._api.tasks import FEATURES, Request, Response
-from perfect_async._api.urls import normalised_base, redacted
+from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
 from perfect_async._client.results import Result
@@ -40,6 +40,7 @@ from perfect_async.errors import (
     RequestRefused,
     ServiceUnavailable,
     quoted,
+    redacted,
 )
 from perfect_async.models import (
     Avatar,
@@ -214,12 +215,12 @@ class Client:
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_shielded, transport.aclose)
-            records = await open_journal(self._journal)
-            undo.push_async_callback(_shielded, records.aclose)
+            journal = await open_journal(self._journal)
+            undo.push_async_callback(_shielded, journal.writer.aclose)
             driver = driver_for(
-                self._key, self._base_url, self._scheduler, self._transport, records.past()
+                self._key, self._base_url, self._scheduler, self._transport, journal.writer.past
             )
-            channel = await driver.join(transport, self._timeouts, records)
+            channel = await driver.join(transport, self._timeouts, journal)
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
         self._session = ClientSession(self._executor, driver, channel, max_units=most, reuse=reuse)
@@ -250,7 +251,7 @@ class Client:
     async def _close(self, session: ClientSession) -> None:
         session.close()
         driver, channel = session.driver, session.channel
-        channel.records.closing = True
+        channel.journal.closing = True
         # Shielded, since running tasks are paid for; bounded, since the caller waits.
         with anyio.CancelScope(shield=True):
             driver.closing(channel)
@@ -265,7 +266,7 @@ class Client:
                 try:
                     await driver.leave(channel)
                 finally:
-                    await channel.records.aclose()
+                    await channel.journal.writer.aclose()
 
     # The main job.
 
@@ -308,7 +309,7 @@ class Client:
             settings.number("timeout", timeout)
         handle = await self._executor.call(partial(session.wait, enter, timeout))
         # Not earlier: a caller that is cancelled before has not got the result.
-        self._executor.soon(handle.record.told)
+        self._executor.soon(handle.entry.reported)
         return session.result(handle)
 
     def batch(

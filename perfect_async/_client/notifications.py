@@ -11,13 +11,16 @@ from typing import Final
 
 import anyio
 
-from perfect_async._api.notices import Notification, Seen
 from perfect_async._client.session import ClientSession
 from perfect_async._log import LOG
+from perfect_async._time import SECOND, TtlSet
 from perfect_async.errors import JournalError
-from perfect_async.webhooks import Headers, Secrets, verify
+from perfect_async.webhooks import Headers, Notification, Secrets, verify
 
-_MICRO: Final = 1_000_000
+_SEEN_FOR: Final = 24 * 3600 * SECOND
+"""A genuine notification passes as fresh for 2 * 300 s, from being ahead of our clock to being
+behind it, so a replay must be known for longer. Retries that go on for hours are worth knowing too.
+"""
 _JOURNAL_TIMEOUT: Final = 10.0
 """Seconds; senders of Standard Webhooks wait for 15 to 30 s and then try again."""
 
@@ -28,7 +31,7 @@ class WebhookReceiver:
     def __init__(self, session: ClientSession, secrets: Secrets) -> None:
         self._session = session
         self._secrets = secrets
-        self._seen = Seen()
+        self._seen = TtlSet(_SEEN_FOR)
         self._warned = False
 
     async def deliver(self, body: bytes, headers: Headers) -> None:
@@ -49,20 +52,20 @@ class WebhookReceiver:
         # Not `session.ready()`: running tasks are still awaited while the client closes.
         session.driver.check(session.channel)
         now = session.driver.utc()
-        notification = verify(body, headers, self._secrets, now / _MICRO)
-        if not self._seen.knows(notification.id, now):
+        notification = verify(body, headers, self._secrets, now / SECOND)
+        if not self._seen.holds(notification.id, now):
             self._seen.add(notification.id, now)
             self._handle(notification)
         # After the poll was asked for, since no poll waits for a disk; and for a duplicate too,
         # since the first may not have been acknowledged.
         with anyio.move_on_after(_JOURNAL_TIMEOUT) as scope:
-            await session.channel.records.settled()
+            await session.channel.journal.writer.flushed()
         if scope.cancelled_caught:
             raise JournalError(f"The journal was not written within {_JOURNAL_TIMEOUT:g} s.")
 
     def _handle(self, notification: Notification) -> None:
         if notification.task_id is not None and notification.status is not None:
-            self._session.driver.notify(notification.task_id, notification.status)
+            self._session.driver.notify(notification.task_id)
         elif not self._warned:
             self._warned = True
             LOG.warning(

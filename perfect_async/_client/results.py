@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 import anyio
 import attrs
 
-from perfect_async._api.urls import redacted
 from perfect_async._files import names
 from perfect_async._files.images import HEAD, sniff
 from perfect_async._files.saving import AtomicFile, SaveTarget
@@ -22,6 +21,7 @@ from perfect_async.errors import (
     RequestRefused,
     ServiceUnavailable,
     quoted,
+    redacted,
 )
 from perfect_async.models import Job
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 _KNOWN: Final = {"jpg", "png", "webp", "gif", "heic"}
 """Types of pictures that the vendor makes."""
+
 _MARGIN: Final = timedelta(minutes=1)
-"""A URL that expires this soon may expire during the download (contract: the flow, 5)."""
+"""A URL that expires this soon may expire on the way (contract: Download the result)."""
 _GONE: Final = {400, 403, 404, 410}
 """The storage's answers to a URL that has expired or lost its object, or to an expired session."""
 _PAUSES: Final = (0.5, 2.0)
@@ -56,7 +57,7 @@ class Result:
     """The pictures of one finished task, in the vendor's order.
 
     `task_id` is the vendor's. The URLs expire after 2 h; `save` asks for fresh ones, which the
-    vendor gives for a day at least. (contract: The flow of one picture, 5)
+    vendor gives for a day at least. (contract: Download the result)
     """
 
     task_id: str

@@ -41,7 +41,7 @@ class Copy:
     """The vendor's copy of one finished task, to be deleted; `file` is its input."""
 
     task_id: str
-    record: JobEntry
+    entry: JobEntry
     file: FileId | None = None
 
 
@@ -106,7 +106,7 @@ class Retention:
         self._notify()
         if handle.spec.options.delete and isinstance(outcome, Done) and outcome.files:
             file = handle.source if isinstance(handle.source, FileId) else None
-            self.delete_later([Copy(outcome.task_id, handle.record, file)])
+            self.delete_later([Copy(outcome.task_id, handle.entry, file)])
 
     def free(self) -> list[Copy]:
         """Take the copies that no job needs, for `delete_now`; each is returned once."""
@@ -162,8 +162,12 @@ class Retention:
         if folder is None or not isinstance(outcome, Done):
             return outcome
         async with self._saves:
-            known = handle.record.known
-            if known is not None and known.saved and (found := await _files_of(outcome, handle)):
+            snapshot = handle.entry.snapshot
+            if (
+                snapshot is not None
+                and snapshot.saved
+                and (found := await _files_of(outcome, handle))
+            ):
                 return attrs.evolve(outcome, files=tuple(found))
             try:
                 # The separator says that this is a folder, even if it was removed meanwhile.
@@ -179,7 +183,7 @@ class Retention:
                 )
                 error.__cause__ = exc.with_traceback(None)
                 return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
-        handle.record.saved()
+        handle.entry.saved()
         return attrs.evolve(outcome, files=tuple(files))
 
     async def delete_now(self, copies: Iterable[Copy]) -> None:
@@ -223,7 +227,7 @@ class Retention:
                 "" if why is None else type_name(why),
             )
             return
-        copy.record.deleted()
+        copy.entry.deleted()
 
 
 async def _files_of(outcome: Done, handle: JobHandle) -> list[Path]:

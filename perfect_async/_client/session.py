@@ -19,6 +19,7 @@ from perfect_async._client.results import Done, Failed, Outcome, Result, ResultI
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._files.images import inspect
 from perfect_async._files.saving import unwritable
+from perfect_async._journal.journal import unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
 from perfect_async._runtime.executors import Executor
@@ -38,7 +39,7 @@ from perfect_async.errors import (
 from perfect_async.models import FileId, Job, must_be_job
 
 _URL_LIFETIME: Final = timedelta(seconds=7200)
-"""How long a result URL can be downloaded (contract: The flow of one picture, 5)."""
+"""How long a result URL can be downloaded (contract: Download the result)."""
 
 
 class ClientSession:
@@ -112,8 +113,8 @@ class ClientSession:
             raise JobRefused(f"the job cannot be looked at ({type_name(exc)}).") from exc
 
     async def _enter(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle:
-        registry, records = self.driver.registry, self.channel.records
-        if spec.sure and records:
+        registry, journal = self.driver.registry, self.channel.journal
+        if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec, heard) or self.recovery.equal(spec, heard)
             former = former or await self._finished(spec, heard)
             if former is not None:
@@ -125,7 +126,7 @@ class ClientSession:
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
         equal = registry.equal(self.channel, spec, heard)
-        return equal or registry.enter(self.channel, spec, records.enter(spec), heard)
+        return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()), heard)
 
     async def _check_folder(self, folder: str) -> None:
         """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""
@@ -139,8 +140,8 @@ class ClientSession:
         reusable = spec.job is not None and spec.job.reusable
         if not (reusable if self._reuse is None else self._reuse):
             return None
-        records = self.channel.records
-        task_id = await records.finished(spec.identity)
+        journal = self.channel.journal
+        task_id = await journal.finished(spec.identity)
         if task_id is None:
             return None
         with self.retention.fetching(task_id) as available:
@@ -150,9 +151,9 @@ class ClientSession:
                 event = await self._poll(spec.feature, task_id)
             except TaskError:
                 # It cannot be fetched any more, although the journal offers it.
-                await records.drop(task_id)
+                await journal.writer.drop(task_id)
                 return None
-            handle = JobHandle(0, spec, self.channel, records.nothing(), heard, source=spec.source)
+            handle = JobHandle(0, spec, self.channel, unrecorded(), heard, source=spec.source)
             handle.task_id = task_id
             handle.end(event, 0.0, self.driver.seconds())
             if spec.options.save_to is not None:
@@ -170,9 +171,7 @@ class ClientSession:
         if (former := self.recovery.of_task(task_id, heard)) is not None:
             return former
         self.driver.check()
-        return registry.adopt(
-            self.channel, spec, self.channel.records.nothing(), (task_id, 0), heard
-        )
+        return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0), heard)
 
     async def wait(
         self, enter: Callable[[], Awaitable[JobHandle]], timeout: float | None
@@ -253,14 +252,14 @@ class ClientSession:
 
     def begin(self) -> None:
         """Start the journal's writer, and the deletions that the former process left."""
-        records, driver = self.channel.records, self.driver
-        if records.journal is None:
+        journal, driver = self.channel.journal, self.driver
+        if not journal.writer.persistent:
             return
-        records.journal.window = driver.past
-        driver.start(records.journal.run)
+        journal.writer.window = driver.past
+        driver.start(journal.writer.run)
         self.retention.delete_later(
-            Copy(str(known.task_id), records.resume(known), file)
-            for known, file in self.recovery.copies()
+            Copy(str(snapshot.task_id), journal.resume(snapshot), file)
+            for snapshot, file in self.recovery.copies()
         )
         self.sweep()
 
@@ -286,13 +285,14 @@ class ClientSession:
     async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
         self._check_open()
         try:
-            reply = await self.driver.ask(self.channel, tasks.poll(feature, task_id), lasting=True)
+            question = tasks.status(feature, task_id)
+            reply = await self.driver.ask(self.channel, question, lasting=True)
         except RequestRefused as exc:
             if not same_code(exc.code, "InvalidTaskId"):
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
-        match tasks.polled(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
+        match tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
                 return event
             case ev.EngineFailed(error=error) | ev.NoAnswer(error=error):
@@ -303,7 +303,7 @@ class ClientSession:
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor; the journal no longer offers it."""
         account.read_deleted(await self.ask(account.delete(task_id)))
-        await self.channel.records.drop(task_id)
+        await self.channel.journal.writer.drop(task_id)
 
     async def _delete_copy(self, task_id: str) -> None:
         # Also while the client drains.

@@ -14,7 +14,7 @@ from perfect_async._api.tasks import FEATURES
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import ImageFile
-from perfect_async._journal.model import Kind, StoredJob
+from perfect_async._journal.model import SourceKind, StoredJob
 from perfect_async._time import SECOND
 from perfect_async.errors import JobRefused, quoted
 from perfect_async.models import FileId, Job, Source
@@ -137,10 +137,10 @@ class JobSpec:
         except TypeError as exc:
             raise JobRefused(f"{order.feature} has other parameters in this version.") from exc
 
-    def order(self) -> StoredJob:
-        """What a journal holds of it: no bytes, and no signed URL."""
+    def stored(self) -> StoredJob:
+        """Return what a journal holds of it: no bytes, and no signed URL."""
         job, place = self.job, None
-        kind: Kind = "bytes"
+        kind: SourceKind = "bytes"
         if job is None:
             raise AssertionError(self)
         if isinstance(self.source, FileId):

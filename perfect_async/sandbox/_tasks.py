@@ -10,22 +10,22 @@ from typing import Literal
 
 import attrs
 
+from ._billing import DAY, Purse
+from ._charges import TaskRecord, TaskState
 from ._clock import Chance, Clock
 from ._durations import Durations
 from ._engine import Picture, flaw, render
 from ._faults import Faults
 from ._features import Feature, Params, source_of
 from ._files import Files
-from ._ledger import TaskRecord, TaskState
-from ._links import Links, no_such_key
+from ._http import MICROSECONDS, Refused
+from ._presigned import Links, no_such_key
 from ._templates import TEMPLATE_IDS
-from ._units import DAY, Purse
 from ._webhooks import News
-from ._wire import MICROSECONDS, Refused
 
 TaskIds = Literal["urlsafe", "base64"]
 
-# contract: the schema says 24 h, the retention page 30 days; the shorter one is assumed.
+# The schema says 24 h, the retention page 30 days (contract: Download the result).
 KEPT = round(DAY * MICROSECONDS)
 
 
@@ -43,7 +43,7 @@ class Task:
     duration: float
     failure: str | None
     times_out: bool
-    # A `.jpg` name may hold PNG bytes (contract: The flow of one picture).
+    # A `.jpg` name may hold PNG bytes (contract: Download the result).
     png: bool
     kept: int
     state: TaskState = "running"
@@ -283,7 +283,7 @@ class Tasks:
     def _status(self, task: Task, now: int) -> dict[str, object]:
         data: dict[str, object] = {"task_status": task.state}
         results = self._results(task, now)
-        # contract: `error` and `results` are null as often as absent.
+        # `error` and `results` are null as often as absent (contract: Poll the task).
         often = self._chance.stream("absent nulls").choice
         failed = task.state == "error"
         if failed or often((True, False)):

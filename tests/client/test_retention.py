@@ -84,7 +84,7 @@ async def test_saved_when_done(tmp_path: Path, monkeypatch: MP, journal: bool) -
 async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
     """At most eight results are downloaded at once, and polls go on beside."""
     # A transport that was given, as the sandbox's is, carries no more than six.
-    monkeypatch.setattr(transports, "_FEW_PLACES", 24)
+    monkeypatch.setattr(transports, "_PARALLEL_GIVEN", 24)
     shop = Shop(tmp_path, monkeypatch)
     now, most = 0, 0
     inner = shop.sandbox.transport()
@@ -100,10 +100,10 @@ async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
         return await inner.handle_async_request(request)
 
     async with shop.client(slow) as c:
-        outcomes = await all_of(c.batch([job(n) for n in range(30)], save_to=shop.out))
+        outcomes = await all_of(c.batch([job(n) for n in range(18)], save_to=shop.out))
     adds_up(c, shop.sandbox)
     assert 8 == most
-    assert 30 == len(done(outcomes))
+    assert 18 == len(done(outcomes))
     assert 0 == shop.sandbox.ledger.units_wasted
 
 
@@ -290,7 +290,7 @@ async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
         jobs: list[Job] = [
             Smile(file),
             Avatar(file, STYLE, output_count=2),
-            *(smile(n) for n in range(10, 70)),
+            *(smile(n) for n in range(10, 35)),
             Smile(file, expression="closed_mouth_smile"),
         ]
         later = c.batch([Avatar(file, STYLE, output_count=1)], save_to=tmp_path / "b")
@@ -304,7 +304,7 @@ async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
     smiling = [outcome for outcome in sevens if isinstance(outcome.job, Smile)]
     assert [7, 7] == faces(path for outcome in smiling for path in outcome.files)
     # The first one and the other batch's were not to be deleted.
-    assert {"deleted": 63, "success": 2} == states(shop)
+    assert {"deleted": 28, "success": 2} == states(shop)
 
 
 async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
@@ -335,11 +335,16 @@ async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
     assert [7] == faces([path])
 
 
-async def test_wanted_again_while_it_is_deleted(tmp_path: Path, monkeypatch: MP) -> None:
+@pytest.mark.parametrize(
+    "pauses", [range(0, 12, 4), pytest.param(range(12), marks=pytest.mark.long)], ids=len
+)
+async def test_wanted_again_while_it_is_deleted(
+    tmp_path: Path, monkeypatch: MP, pauses: range
+) -> None:
     """An equal job gets the pictures before they are deleted, or buys its own."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.client() as c:
-        for pause in range(12):
+        for pause in pauses:
             one = job(100 + pause)
             first = await all_of(c.batch([one], save_to=tmp_path / "a", delete=True))
             await asyncio.sleep(pause / 20)

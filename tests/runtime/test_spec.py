@@ -33,10 +33,10 @@ AVATARS = st.builds(
 def test_there_and_back(job: Job, save_to: str | None, delete: bool) -> None:
     """What is written of a job makes the same errand again, in another process too."""
     spec = JobSpec.of(job, None, JobOptions(save_to, delete, (1,)))
-    word = decode(*encode(Entered(1, 0, spec.order())))
-    assert isinstance(word, Entered)
-    assert spec == JobSpec.recalled(word.order, None, (1,))
-    assert job == JobSpec.job_of(word.order, None)
+    entry = decode(*encode(Entered(1, 0, spec.stored())))
+    assert isinstance(entry, Entered)
+    assert spec == JobSpec.recalled(entry.stored, None, (1,))
+    assert job == JobSpec.job_of(entry.stored, None)
 
 
 async def test_a_file(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ async def test_a_file(tmp_path: Path) -> None:
     job = Smile(path)
     picture = await inspect(path, Smile)
     assert picture is not None
-    order = JobSpec.of(job, picture, PLAIN).order()
+    order = JobSpec.of(job, picture, PLAIN).stored()
     assert ("path", str(path), picture.digest) == (order.kind, order.place, order.digest)
     again = JobSpec.recalled(order, None, ())
     assert (None, None) == (again.source, again.picture)
@@ -55,7 +55,7 @@ async def test_a_file(tmp_path: Path) -> None:
 async def test_bytes() -> None:
     """Bytes are not kept; once they are uploaded the file stands for them."""
     picture = await inspect(face(1), Smile)
-    order = JobSpec.of(Smile(face(1)), picture, PLAIN).order()
+    order = JobSpec.of(Smile(face(1)), picture, PLAIN).stored()
     assert ("bytes", None) == (order.kind, order.place)
     assert b"" == JobSpec.job_of(order, None).source
     assert FileId("f") == JobSpec.recalled(order, "f", ()).source
@@ -66,14 +66,14 @@ def test_a_signed_url() -> None:
     signed = Smile("https://a.example/b.jpg?X-Amz-Signature=SECRET")
     spec = JobSpec.of(signed, None, PLAIN)
     assert not spec.sure
-    assert ("url", None) == (spec.order().kind, spec.order().place)
-    assert "SECRET" not in repr(spec.order())
+    assert ("url", None) == (spec.stored().kind, spec.stored().place)
+    assert "SECRET" not in repr(spec.stored())
     assert JobSpec.of(attrs.evolve(signed, key="k"), None, PLAIN).sure
 
 
 def order(**changes: object) -> StoredJob:
     """What is written of a smile, with `changes`."""
-    made = JobSpec.of(Smile("https://a.example/b.jpg"), None, PLAIN).order()
+    made = JobSpec.of(Smile("https://a.example/b.jpg"), None, PLAIN).stored()
     return attrs.evolve(made, **changes)  # type: ignore[arg-type]
 
 
@@ -91,7 +91,7 @@ def test_known_by_its_id() -> None:
     spec = JobSpec.attached(Smile, "t")
     assert (None, False, 1.0) == (spec.job, spec.sure, spec.units)
     with pytest.raises(AssertionError):
-        spec.order()
+        spec.stored()
 
 
 # Identities.

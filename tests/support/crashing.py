@@ -42,7 +42,7 @@ from perfect_async._client.batch import _Entry
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._files.saving import AtomicFile
 from perfect_async._journal.model import JobSnapshot, Phase
-from perfect_async._journal.sqlite import Entry, SqliteJournal
+from perfect_async._journal.sqlite import Row, SqliteJournal
 from perfect_async._runtime import commands
 from perfect_async._runtime.spec import identity
 from perfect_async._transport.transport import VendorTransport
@@ -226,7 +226,7 @@ class Fuse:
         call, upload = VendorTransport.call, VendorTransport.upload
 
         def committing(
-            file: SqliteJournal, entries: Iterable[Entry], window: list[tuple[int, int]], now: int
+            file: SqliteJournal, entries: Iterable[Row], window: list[tuple[int, int]], now: int
         ) -> None:
             self.passing("before commit")
             commit(file, entries, window, now)
@@ -281,13 +281,13 @@ class Diary:
         os.write(self._file, json.dumps(facts).encode() + b"\n")
 
 
-def label(known: JobSnapshot) -> str:
+def label(snapshot: JobSnapshot) -> str:
     """Where a kill has left a job."""
-    if known.phase is Phase.ENTERED:
-        return "entered" if known.file_id is None else "uploaded"
-    if known.phase is Phase.DONE:
-        return "told" if known.told else "saved" if known.saved else "done"
-    return known.phase.name.lower()
+    if snapshot.phase is Phase.ENTERED:
+        return "entered" if snapshot.file_id is None else "uploaded"
+    if snapshot.phase is Phase.DONE:
+        return "told" if snapshot.reported else "saved" if snapshot.saved else "done"
+    return snapshot.phase.name.lower()
 
 
 class Worker:
@@ -316,13 +316,12 @@ class Worker:
         )
         async with client:
             assert client._session is not None
-            journal = client._session.channel.records.journal
-            assert journal is not None
-            left = dict(journal.memory.live)
-            labels = {number: label(known) for number, known in left.items()}
+            journal = client._session.channel.journal.writer
+            left = dict(journal.state.live)
+            labels = {number: label(snapshot) for number, snapshot in left.items()}
             self.diary.note(start=self.plan["number"], left=labels)
             self.fuse.passing("opened")
-            self.former = {number: known.order.identity for number, known in left.items()}
+            self.former = {number: snapshot.stored.identity for number, snapshot in left.items()}
             await self.tell(client.resume())
             while self.pictures:
                 # Whatever went wrong was told, and is run again: the user's consent.
@@ -349,7 +348,7 @@ class Worker:
 
     def note(self, place: _Entry, outcome: Outcome) -> None:
         item, error = place.item, outcome.error
-        number = None if place.record is None else place.record.number or None
+        number = None if place.journal_entry is None else place.entry.number or None
         if isinstance(item, RecoveredJob):
             number, identity = item.number, self.former[item.number]
         else:

@@ -15,6 +15,7 @@ import pytest
 
 from perfect_async import Batch, Client, Done, Failed, Outcome, Smile, SubmissionInDoubt
 from perfect_async._journal import journal as journal_module
+from perfect_async._journal.writer import JournalWriter
 from perfect_async._runtime import driver
 from perfect_async._transport.transport import HttpTransport
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
@@ -146,11 +147,11 @@ class Shop:
         """
         session = victim._session
         assert session is not None
-        journal = session.channel.records.journal
-        assert journal is not None
+        writer = session.channel.journal.writer
+        assert isinstance(writer, JournalWriter)
         self.crashes += 1
         after = self.folder / f"jobs-{self.crashes}.db"
-        file = journal._file
+        file = writer._file
         with file._lock:
             shutil.copy(self.path, after)
             if (wal := Path(f"{self.path}-wal")).exists():
