@@ -13,7 +13,7 @@ from perfect_async import Avatar, Client, Job, Progress, Smile, Statistics
 from perfect_async.cli import _runner
 from perfect_async.cli._display import Display, JobReport, RunSummary
 from perfect_async.cli._runner import _interrupts
-from perfect_async.errors import NotSaved
+from perfect_async.errors import ConfigurationError
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support import virtual_time
 
@@ -104,18 +104,15 @@ async def test_failures_are_told_beside_the_rest(tmp_path: Path) -> None:
     assert 2 == summary.done
 
 
-async def test_what_cannot_be_saved_has_failed(tmp_path: Path) -> None:
-    """A disk that refuses is a failure that says the units are spent."""
+async def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    """A file in the way of the folder is found before anything is sent."""
     (tmp_path / "file").write_bytes(b"")
+    sandbox = Sandbox()
 
-    summary = await process(client(Sandbox()), smiles(1), tmp_path / "file", Notes())
+    with pytest.raises(ConfigurationError, match="cannot be written: File exists"):
+        await process(client(sandbox), smiles(1), tmp_path / "file", Notes())
 
-    (told,) = summary.told
-    assert isinstance(told.error, NotSaved)
-    assert not told.ok
-    assert told.error.message.startswith("The pictures were made, but not saved: ")
-    assert told.task_id == told.error.task_id
-    assert (1.0, 1.0) == (told.units, told.error.units_at_stake)
+    assert {} == dict(sandbox.ledger.requests)
 
 
 async def test_what_cannot_be_fetched_has_failed(tmp_path: Path) -> None:
