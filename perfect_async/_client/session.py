@@ -230,7 +230,7 @@ class ClientSession:
                     self._images(event),
                     feature=spec.feature,
                     stem=spec.stem,
-                    identity=spec.identity,
+                    identity=spec.file_identity,
                     session=self,
                 )
             case None:

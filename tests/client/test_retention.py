@@ -5,7 +5,8 @@ import errno
 import os
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from hashlib import sha256
 from pathlib import Path
 
 import anyio
@@ -28,6 +29,7 @@ from perfect_async import (
 )
 from perfect_async._files import saving
 from perfect_async._runtime.commands import Submitter
+from perfect_async._runtime.spec import identity
 from perfect_async._transport import transport as transports
 from perfect_async.errors import NotSaved
 from perfect_async.sandbox import Sandbox, portrait
@@ -706,3 +708,63 @@ async def test_saved_files_that_are_gone_are_saved_again(tmp_path: Path) -> None
 
     assert [True, True] == [outcome.ok for outcome in outcomes]
     assert saved == sorted((tmp_path / "out").iterdir())
+
+
+# Files under the names of former versions, which had eight digits.
+
+
+def rename_as_formerly(folder: Path, identities: Iterable[str]) -> list[Path]:
+    """Give the files of these jobs the names that former versions gave."""
+    named: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        stem, digits, *rest = path.stem.split("-")
+        [identity] = {one for one in identities if one.startswith(digits)}
+        named.append(path.with_name("-".join([stem, identity[:8], *rest]) + path.suffix))
+        path.replace(named[-1])
+    return named
+
+
+async def test_files_under_former_names_count(tmp_path: Path) -> None:
+    """What a former version has saved is done, and is not fetched again."""
+    sandbox = Sandbox()
+    journal = await crashed(sandbox, tmp_path, delete=False)
+    jobs: list[Job] = [ONE_SMILE, ONE_AVATAR]
+    identities = [identity(job, sha256(bytes_of(job)).hexdigest()) for job in jobs]
+    saved = rename_as_formerly(tmp_path / "out", identities)
+    before = dict(sandbox.ledger.requests)
+
+    async with open_with(sandbox, journal) as client:
+        outcomes = await resume_all(client)
+
+    files = [path for outcome in outcomes if isinstance(outcome, Done) for path in outcome.files]
+    assert saved == sorted(files) == sorted((tmp_path / "out").iterdir())
+    assert before == dict(sandbox.ledger.requests)
+
+
+def bytes_of(job: Job) -> bytes:
+    assert isinstance(job.source, bytes)
+    return job.source
+
+
+async def test_a_former_name_of_two_jobs_is_nobodys(tmp_path: Path) -> None:
+    """Where two jobs had one name their results are fetched again, for no unit."""
+    keys = ["order-54476", "order-78921"]
+    jobs = [Smile(portrait(number, 64), key=key) for number, key in enumerate(keys)]
+    [shared] = {identity(job, None)[:8] for job in jobs}
+    sandbox = Sandbox()
+    live = tmp_path / "jobs.db"
+    async with open_with(sandbox, live) as client, client.batch(jobs, save_to=tmp_path / "out"):
+        await anyio.sleep(300)
+        for end in ("", "-wal"):
+            await asyncio.to_thread(shutil.copy, f"{live}{end}", tmp_path / f"crashed.db{end}")
+    first, second = sorted((tmp_path / "out").iterdir())
+    second.unlink()
+    former = first.rename(first.with_name(f"picture-{shared}.jpg"))
+
+    async with open_with(sandbox, tmp_path / "crashed.db") as client:
+        outcomes = await resume_all(client)
+
+    assert 2 == sandbox.ledger.units_charged
+    files = {path for outcome in outcomes for path in outcome.files}
+    assert {first, second} == files
+    assert {first, second, former} == set((tmp_path / "out").iterdir())
