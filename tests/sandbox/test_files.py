@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Sandbox
+from tests.sandbox.clients import CLIENTS
 from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roomy
 
 ENTRY: dict[str, object] = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": 9}
@@ -225,49 +226,10 @@ async def test_other_headers_than_the_signed_ones(headers: dict[str, str], code:
     assert 1 == len(sandbox.ledger.violations)
 
 
-# What HTTP clients add by themselves to a PUT on cleartext HTTP/1.1.
-CLIENTS = {
-    "node fetch": {
-        "accept": "*/*",
-        "accept-language": "*",
-        "sec-fetch-mode": "cors",
-        "user-agent": "node",
-        "accept-encoding": "gzip, deflate",
-        "connection": "keep-alive",
-    },
-    "java": {
-        "Connection": "Upgrade, HTTP2-Settings",
-        "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
-        "Upgrade": "h2c",
-        "User-Agent": "Java-http-client/17.0.9",
-    },
-    "curl": {"User-Agent": "curl/8.5.0", "Accept": "*/*", "Expect": "100-continue"},
-    "urlsession": {
-        "Accept": "*/*",
-        "Accept-Language": "en-GB,en;q=0.9",
-        "Accept-Encoding": "gzip, deflate",
-        "User-Agent": "App/1 CFNetwork/1485 Darwin/23.1.0",
-        "Priority": "u=3, i",
-        "Connection": "keep-alive",
-    },
-    "go": {"User-Agent": "Go-http-client/1.1", "Accept-Encoding": "gzip"},
-    "aiohttp": {"Accept": "*/*", "Accept-Encoding": "gzip, deflate", "User-Agent": "aiohttp/3"},
-    "browser": {
-        "Sec-CH-UA": '"Chromium";v="142"',
-        "Sec-Fetch-Site": "cross-site",
-        "Origin": "https://shop.example",
-        "Referer": "https://shop.example/",
-        "DNT": "1",
-        "Cache-Control": "no-cache",
-        "Pragma": "no-cache",
-    },
-}
-
-
 @pytest.mark.parametrize("client", sorted(CLIENTS))
 async def test_standard_headers_are_no_violation(client: str) -> None:
     """The storage takes what HTTP clients add to an upload by themselves."""
-    answer, sandbox = await put(CLIENTS[client])
+    answer, sandbox = await put(dict(CLIENTS[client]))
 
     assert 200 == answer.status_code
     assert [] == sandbox.ledger.violations
