@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, assert_never
 
 from ._dialect import Dialect
 from ._http import ApiError
@@ -27,6 +27,8 @@ def unknown_task(dialect: Dialect, violation: str | None = None) -> ApiError:
             return ApiError(404, text, None, violation)
         case "body":
             return ApiError(400, text, code, violation, in_body=True)
+        case _:
+            assert_never(dialect.invalid_task_id)
 
 
 def task_timeout(dialect: Dialect) -> ApiError:
@@ -39,6 +41,8 @@ def task_timeout(dialect: Dialect) -> ApiError:
             return ApiError(500, None, code)
         case "both":
             return ApiError(500, text, code)
+        case _:
+            assert_never(dialect.task_timeout)
 
 
 def missing_file(dialect: Dialect, violation: str | None) -> ApiError | str:
@@ -53,12 +57,12 @@ def missing_file(dialect: Dialect, violation: str | None) -> ApiError | str:
             return ApiError(500, "Internal error", "unknown_internal_error", violation)
         case "engine_error":
             return "unknown_internal_error"
+        case _:
+            assert_never(dialect.missing_file)
 
 
-def engine_error(code: str | None, dialect: Dialect) -> object:
+def engine_error(code: str, dialect: Dialect) -> object:
     """Return the `error` of a failed task."""
-    if code is None:
-        return None
     match dialect.engine_errors:
         case "code":
             return code
@@ -68,6 +72,8 @@ def engine_error(code: str | None, dialect: Dialect) -> object:
             return _SENTENCES.get(code, code.replace("_", " "))
         case "object":
             return {"code": code, "message": _SENTENCES.get(code, code.replace("_", " "))}
+        case _:
+            assert_never(dialect.engine_errors)
 
 
 def results_as_json(urls: list[str | None], dialect: Dialect, *, many: bool) -> object:
@@ -89,3 +95,5 @@ def results_as_json(urls: list[str | None], dialect: Dialect, *, many: bool) -> 
             return {"scores": {"smile": 71}}
         case "missing":
             return None
+        case _:
+            assert_never(dialect.results)

@@ -350,11 +350,13 @@ class Tasks:
         results = self._results(task, now, dialect)
         # contract: `error` and `results` are null as often as absent.
         often = self._chance.stream("absent nulls").choice
-        failed = task.state == "error"
-        if failed or often((True, False)):
-            data["error"] = engine_error(task.failure, dialect) if failed else None
-        if failed and often((True, False)):
-            data["error_message"] = "The engine could not process the picture."
+        failure = task.failure if task.state == "error" else None
+        if failure is not None:
+            data["error"] = engine_error(failure, dialect)
+            if often((True, False)):
+                data["error_message"] = "The engine could not process the picture."
+        elif often((True, False)):
+            data["error"] = None
         if results is not None or often((True, False)):
             data["results"] = results
         if dialect.polling_interval_in != "creation":

@@ -197,3 +197,11 @@ async def test_head_over_asgi() -> None:
     assert get[0]["status"] == head[0]["status"] == 200
     assert dict(get[0]["headers"])[b"content-length"] == dict(head[0]["headers"])[b"content-length"]
     assert b"" == head[1]["body"]
+
+
+async def test_options_over_asgi() -> None:
+    """The answer to OPTIONS has no body and says nothing of one."""
+    head, body = await exchange(Sandbox(), method="OPTIONS")
+
+    assert (204, b"") == (head["status"], body["body"])
+    assert {b"content-type", b"content-length"}.isdisjoint(dict(head["headers"]))

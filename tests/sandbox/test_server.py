@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ import uvicorn
 from perfect_async.sandbox import Durations, Faults, Sandbox, run, serve
 from perfect_async.webhooks import Notification, WebhookApp, verify
 from tests.sandbox.clients import CLIENTS, RawClient
-from tests.sandbox.customer import FACE, TEETH, data_of
+from tests.sandbox.customer import FACE, TEETH, data_of, free_port
 
 pytestmark = pytest.mark.real_time
 
@@ -32,12 +31,6 @@ CREDIT = "/s2s/v1.0/client/credit"
 FETCH = """
 fetch("{url}", {{headers: {{authorization: "Bearer k"}}}}).then(r => r.text()).then(console.log)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
