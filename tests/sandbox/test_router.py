@@ -1,9 +1,15 @@
 """Which call is meant, and who may make it."""
 
+import json
+import operator
+
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perfect_async.sandbox import Sandbox
+from perfect_async.sandbox._http import Request
 from perfect_async.sandbox._router import Route, route_api
 from tests.sandbox.customer import API, SMILE, Customer, error_of, roomy
 
@@ -179,3 +185,65 @@ async def test_other_methods(method: str) -> None:
         answer = await customer.http.request(method, CREDIT, headers=customer.key)
 
     assert (404, "NotFound") == error_of(answer)[:2]
+
+
+KNOWN = st.sampled_from(
+    [
+        "/s2s/v2.0/file",
+        "/s2s/v2.0/file/ai-smile",
+        "/s2s/v2.0/task/ai-smile",
+        "/s2s/v2.0/task/ai-avatar",
+        "/s2s/v2.0/task/ai-smile/",
+        DELETE,
+        AUTH,
+        CREDIT,
+        f"{CREDIT}/history",
+        "/s2s/v2.0/credit/feature-cost",
+        "/s2s/v2.0/task/template/ai-avatar",
+    ]
+)
+# What a server decodes from any bytes.
+LATIN = st.text(st.characters(max_codepoint=255), max_size=20)
+FIELDS = [
+    "files",
+    "content_type",
+    "file_name",
+    "file_size",
+    "src_file_id",
+    "src_file_url",
+    "expression_type",
+    "template_id",
+    "output_count",
+    "task_id",
+    "id_token",
+    "client_id",
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5)
+    ),
+    max_leaves=10,
+)
+REQUESTS = st.builds(
+    Request,
+    method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE"]),
+    host=st.sampled_from(["api.example", "uploads.sandbox.example", "results.sandbox.example"])
+    | LATIN,
+    path=KNOWN | st.builds(operator.add, KNOWN, LATIN) | LATIN,
+    query=st.builds(operator.add, st.sampled_from(["", "page_size=", "starting_token="]), LATIN),
+    headers=st.fixed_dictionaries(
+        {"authorization": st.just("Bearer k") | LATIN, "content-length": LATIN}
+    ),
+    body=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=30),
+)
+
+
+@given(REQUESTS)
+def test_any_request_gets_an_answer(request: Request) -> None:
+    """No request raises, and none is answered as an error of the server."""
+    router = Sandbox()._router
+
+    response = router.arrive(request, router.leave(request))
+
+    assert 200 <= response.status < 500
