@@ -226,13 +226,13 @@ class Driver:
     def open_limit(self, units: float) -> int:
         """Return the number of a new spending limit: its jobs are charged `units` at most."""
         number = next(self._numbers)
-        self.receive(ev.Opened(number, units))
+        self.receive(ev.SpendingLimitOpened(number, units))
         return number
 
     def close_limit(self, number: int) -> None:
         """Forget a spending limit that no new job counts against."""
         if self.alive:
-            self.receive(ev.Emptied(number))
+            self.receive(ev.SpendingLimitClosed(number))
 
     def stop_creating(self, channel: Channel) -> None:
         """Create no more tasks for `channel`; its running tasks are kept alive."""

@@ -403,9 +403,9 @@ async def test_closing_lets_what_runs_end_unless_the_caller_is_cancelled_outrigh
     assert "closed>" in repr(c)
 
 
-async def left_running(c: Client, sandbox: Sandbox) -> None:
+async def left_running(c: Client, sandbox: Sandbox, number: int = 0) -> None:
     """Begin a job and leave it when it runs."""
-    waiting = asyncio.ensure_future(c.run(smile()))
+    waiting = asyncio.ensure_future(c.run(smile(number)))
     await till(lambda: 1 == len(sandbox.ledger.tasks))
     waiting.cancel()
     await asyncio.wait([waiting])
@@ -660,7 +660,7 @@ async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> No
     held = Between(sandbox.transport(), spy)
 
     async with isolated(sandbox, journal=journal, transport=held) as c:
-        await left_running(c, sandbox)
+        await left_running(c, sandbox, 7)
         spy.hold = lambda _: False
         await till(lambda: c.statistics().done == 1)
         await c.run(smile(8))
