@@ -34,6 +34,7 @@ from perfect_async.errors import (
     TaskError,
     TaskExpired,
     WaitTimeout,
+    twin,
 )
 from perfect_async.models import FileId, Job, must_be_job
 
@@ -183,11 +184,13 @@ class ClientSession:
             if handle is not None:
                 self.driver.withdraw(handle)
         if handle is None or handle.ending is None:
+            failure = self.channel.last_failure if handle is None else handle.failure
+            last = "" if failure is None else f" The last request failed: {failure.message}"
             raise WaitTimeout(
-                f"The job had not ended after {timeout:g} s.",
+                f"The job had not ended after {timeout:g} s.{last}",
                 task_id=None if handle is None else handle.task_id,
                 units_at_stake=0.0 if handle is None else handle.at_stake,
-            )
+            ) from (failure and twin(failure))
         return handle
 
     async def keep(self, handle: JobHandle) -> Outcome:
