@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
@@ -18,11 +19,13 @@ from perfect_async._client.results import Failed, Outcome
 from perfect_async._files.saving import unwritable
 from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
+from perfect_async._log import type_name
 from perfect_async._runtime.handle import JobHandle
 from perfect_async._runtime.spec import PLAIN, JobOptions
 from perfect_async.errors import (
     ClientClosed,
     ConfigurationError,
+    JobRefused,
     NotSaved,
     PerfectError,
     quoted,
@@ -100,7 +103,7 @@ class Batch:
         self._order: deque[_Entry] = deque()
         self._held = self._running = self._read = self._done = self._failed = 0
         self._units = self._units_running = 0.0
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._changed = anyio.Event()
         self._stopped = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -117,7 +120,7 @@ class Batch:
             raise ConfigurationError("A batch is entered once; make another.")
         if self._max_units is not None:
             ceiling = session.driver.open_limit(self._max_units)
-            self._options = attrs.evolve(self._options, unit_limits=(ceiling,))
+            self._options = attrs.evolve(self._options, spending_limits=(ceiling,))
         # In the driver's task group: one of this block would wrap the errors of the block.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
@@ -284,7 +287,7 @@ class Batch:
     def _clean_up(self) -> None:
         """Release the spending limit and the files of the batch once nothing more comes."""
         if self._stopped.is_set() and not self._live and self._session is not None:
-            for ceiling in self._options.unit_limits:
+            for ceiling in self._options.spending_limits:
                 self._session.driver.close_limit(ceiling)
             self._session.retention.unpin(self._files)
             self._files.clear()
@@ -343,14 +346,27 @@ class Batch:
                     del job, entry
         except StopAsyncIteration:
             pass
-        except Exception as exc:  # noqa: BLE001 - raised after the outcomes of the jobs before it
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            if isinstance(exc, GeneratorExit) and session.driver.ending:
+                raise
+            # Raised after the outcomes of the jobs before it.
             self._failure = exc
         finally:
-            try:
-                with anyio.move_on_after(GRACE, shield=True):
-                    await source.aclose()
-            except Exception as exc:  # noqa: BLE001 - as above
-                self._failure = self._failure or exc
+            await self._close(session, source)
+
+    async def _close(
+        self, session: ClientSession, source: AsyncGenerator[Job | RecoveredJob]
+    ) -> None:
+        try:
+            with anyio.move_on_after(GRACE, shield=True):
+                await source.aclose()
+        except (asyncio.CancelledError, GeneratorExit):
+            if session.driver.ending:
+                raise
+        except BaseException as exc:  # noqa: BLE001 - as above
+            self._failure = self._failure or exc
 
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return each(self._jobs)
@@ -367,7 +383,7 @@ class Batch:
     ) -> Job | RecoveredJob:
         try:
             return await anext(source)
-        except anyio.get_cancelled_exc_class() as exc:
+        except asyncio.CancelledError as exc:
             if session.driver.ending or self._cancelled():
                 raise
             # The source was cancelled from within: that counts as an error of the source.
@@ -393,6 +409,12 @@ class Batch:
             self._reading.cancel()
         except PerfectError as exc:
             self._refuse(entry, exc)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - of a picture; raised where the outcomes end
+            self._failure = self._failure or exc
+            self._refuse(entry, JobRefused(f"the job cannot be looked at ({type_name(exc)})."))
+            self._reading.cancel()
         else:
             entry.units = 0.0 if entry.handle.leader is not None else entry.job.units
             entry.handle.subscribe(partial(self._job_changed, entry))

@@ -43,9 +43,9 @@ class Recovery:
     """Resumes jobs of a former process for the client on `channel`."""
 
     def __init__(
-        self, registry: JobRegistry, channel: Channel, unit_limits: tuple[int, ...]
+        self, registry: JobRegistry, channel: Channel, spending_limits: tuple[int, ...]
     ) -> None:
-        self._unit_limits = unit_limits
+        self._spending_limits = spending_limits
         self._registry = registry
         self._channel = channel
         self._journal = channel.journal
@@ -167,7 +167,7 @@ class Recovery:
         return None
 
     def _spec(self, snapshot: JobSnapshot) -> JobSpec:
-        return JobSpec.restored(snapshot.stored, snapshot.file_id, self._unit_limits)
+        return JobSpec.restored(snapshot.stored, snapshot.file_id, self._spending_limits)
 
     @staticmethod
     async def _with_picture(snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:

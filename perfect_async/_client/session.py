@@ -102,7 +102,9 @@ class ClientSession:
         try:
             picture = await inspect(job.source, type(job))
             self.ready()
-            options = attrs.evolve(options, unit_limits=(*self._limits, *options.unit_limits))
+            options = attrs.evolve(
+                options, spending_limits=(*self._limits, *options.spending_limits)
+            )
             return await self._enter(JobSpec.of(job, picture, options))
         except PerfectError:
             raise

@@ -36,6 +36,7 @@ from perfect_async.errors import PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import Scheduler
 
+_INTERRUPTS: Final = KeyboardInterrupt, SystemExit
 _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
@@ -111,9 +112,11 @@ class Driver:
 
     @property
     def ending(self) -> bool:
-        """Whether the host task is being stopped, from outside or by a failure in it."""
+        """Whether the host task is being stopped: from outside, by a failure or with its loop."""
         group = self._group
-        return group is None or group.cancel_scope.cancel_called or self._scope.cancel_called
+        if group is None or not self._loop.is_running():
+            return True
+        return group.cancel_scope.cancel_called or self._scope.cancel_called
 
     async def _run(self) -> None:
         try:
@@ -210,23 +213,26 @@ class Driver:
     async def _run_background(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         try:
             await work()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             # Code of the user's that cancels itself does not end the driver.
             if self.ending:
                 raise
-        except Exception as exc:  # noqa: BLE001 - nor does an error in it
+        except _INTERRUPTS:
+            # asyncio ends the whole loop for these.
+            raise
+        except BaseException as exc:  # noqa: BLE001 - an error of the user's ends nothing either
             LOG.error("Background work of the driver failed: %s.", type_name(exc))
 
     def open_limit(self, units: float) -> int:
         """Return the number of a new spending limit: its jobs are charged `units` at most."""
         number = next(self._numbers)
-        self.receive(ev.Opened(number, units))
+        self.receive(ev.SpendingLimitOpened(number, units))
         return number
 
     def close_limit(self, number: int) -> None:
         """Forget a spending limit that no new job counts against."""
         if self.alive:
-            self.receive(ev.Emptied(number))
+            self.receive(ev.SpendingLimitClosed(number))
 
     def stop_creating(self, channel: Channel) -> None:
         """Create no more tasks for `channel`; its running tasks are kept alive."""
@@ -352,12 +358,16 @@ class Driver:
     ) -> None:
         try:
             event = await work()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             if self.ending:
                 raise
             # Something inside the transport was cancelled: the answer is lost.
             event = ev.NoAnswer(command, ServiceUnavailable("the transport cancelled the request."))
-        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+        except BaseException as exc:
+            # The transport is the user's, and so is the picture of an upload. asyncio ends the
+            # whole loop for an interrupt, but reading a picture is never what was interrupted.
+            if isinstance(exc, _INTERRUPTS) and not isinstance(command, ev.Upload):
+                raise
             event = failure_event(command, exc)
         if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
             handle = self.registry.get(command.ref)

@@ -223,11 +223,10 @@ class _Call(Generic[T]):
                 # The thread ends, which fails the call.
                 raise
             self.future.cancel()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - the caller raises it
+            # Also an interrupt: in the thread it would end the tasks of other clients.
             self._task = None
             self.future.set_exception(exc)
-            if not isinstance(exc, Exception):
-                raise
         else:
             self._task = None
             self.future.set_result(value)

@@ -17,6 +17,7 @@ from perfect_async._files.images import ImageFile
 from perfect_async._journal.model import SourceKind, StoredJob
 from perfect_async._time import SECOND
 from perfect_async.errors import JobRefused, quoted
+from perfect_async.events import TaskKind
 from perfect_async.models import FileId, Job, Source
 
 
@@ -25,12 +26,12 @@ class JobOptions:
     """The options of a caller for a job.
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
-    they are saved. `unit_limits`: the numbers of the spending limits that the job counts against.
+    they are saved. `spending_limits`: the numbers of the limits that the job counts against.
     """
 
     save_to: str | None = None
     delete: bool = False
-    unit_limits: tuple[int, ...] = ()
+    spending_limits: tuple[int, ...] = ()
 
 
 PLAIN: Final = JobOptions()
@@ -109,7 +110,7 @@ class JobSpec:
 
     @classmethod
     def restored(
-        cls, order: StoredJob, file_id: str | None, unit_limits: tuple[int, ...]
+        cls, order: StoredJob, file_id: str | None, spending_limits: tuple[int, ...]
     ) -> JobSpec:
         """Prepare a job of a former process from its journal.
 
@@ -129,9 +130,14 @@ class JobSpec:
             job,
             order.sure,
             source=order.place if order.kind == "url" else source,
-            options=JobOptions(order.save_to, order.delete, unit_limits),
+            options=JobOptions(order.save_to, order.delete, spending_limits),
             origin=order.place if order.digest is None else order.digest,
         )
+
+    @property
+    def kind(self) -> TaskKind:
+        """Which tasks last like its own."""
+        return TaskKind(self.feature, self.outputs, self.usual)
 
     @staticmethod
     def job_of(order: StoredJob, file_id: str | None) -> Job:
