@@ -95,6 +95,7 @@ class ClientSession:
         """
         if isinstance(job, RecoveredJob):
             self.ready()
+            await self._check_folder(self.recovery.folder_of(job))
             self.driver.check()
             return await self.recovery.resume(job)
         must_be_job(job)
@@ -114,26 +115,26 @@ class ClientSession:
 
     async def _enter(self, spec: JobSpec) -> JobHandle:
         registry, journal = self.driver.registry, self.channel.journal
+        await self._check_folder(spec.options.save_to)
         if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
             former = former or await self._finished(spec)
             if former is not None:
                 return former
             self.ready()
-        if spec.options.save_to is not None:
-            await self._check_folder(spec.options.save_to)
-            self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
         equal = registry.equal(self.channel, spec)
         return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
-    async def _check_folder(self, folder: str) -> None:
+    async def _check_folder(self, folder: str | None) -> None:
         """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""
-        try:
-            await self.retention.check_folder(folder)
-        except OSError as exc:
-            raise JobRefused(unwritable(folder, exc)) from exc
+        if folder is not None:
+            try:
+                await self.retention.check_folder(folder)
+            except OSError as exc:
+                raise JobRefused(unwritable(folder, exc)) from exc
+            self.ready()
 
     async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""
