@@ -25,10 +25,10 @@ from perfect_async import events as ev
 from perfect_async._api import tasks
 from perfect_async._journal.journal import JobJournal
 from perfect_async._log import LOG, type_name
-from perfect_async._runtime import exchanges
+from perfect_async._runtime import commands
 from perfect_async._runtime.clock import LoopWatchdog
-from perfect_async._runtime.commands import Submitter
-from perfect_async._runtime.failures import closed, failure_event
+from perfect_async._runtime.commands import Submitter, failure_event
+from perfect_async._runtime.failures import closed
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._time import SECOND, TtlSet
@@ -166,12 +166,12 @@ class Driver:
     # What the door asks for.
 
     async def join(
-        self, transport: VendorTransport, timeouts: Timeouts, records: JobJournal
+        self, transport: VendorTransport, timeouts: Timeouts, journal: JobJournal
     ) -> Channel:
         """A lane for one more client; the first one starts the host task."""
-        channel = Channel(next(self._numbers), transport, timeouts, records)
+        channel = Channel(next(self._numbers), transport, timeouts, journal)
         self._channels.add(channel)
-        self.registry.alone = any(each.records for each in self._channels)
+        self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
             # The one task that no task group owns: a group that a client entered in one task could
             # not be left in another (fixtures, notebooks, containers). `leave` is its closing
@@ -201,7 +201,7 @@ class Driver:
                     await asyncio.sleep(0)
         finally:
             self._channels.discard(channel)
-            self.registry.alone = any(each.records for each in self._channels)
+            self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
             if not self._channels:
                 self._scope.cancel()
             try:
@@ -309,7 +309,7 @@ class Driver:
                 self._perform(command)
                 if isinstance(command, ev.Request):
                     for channel in self._channels:
-                        channel.records.used()
+                        channel.journal.writer.request_sent()
                 continue
             wake = self.scheduler.wakes_at(now)
             self._news = anyio.Event()
@@ -328,14 +328,14 @@ class Driver:
                 self._settle(command)
             case ev.Register():
                 handles = [self.registry[ref] for ref in command.refs]
-                self._start(command, partial(exchanges.register, command, handles))
+                self._start(command, partial(commands.register, command, handles))
             case ev.Upload():
-                self._start(command, partial(exchanges.upload, command, self.registry[command.ref]))
+                self._start(command, partial(commands.upload, command, self.registry[command.ref]))
             case ev.Submit():
                 self._start(command, partial(self._submit, command, self.registry[command.ref]))
             case ev.Poll():
                 handle = self.registry[command.ref]
-                self._start(command, partial(exchanges.poll, command, handle, str(handle.task_id)))
+                self._start(command, partial(commands.poll, command, handle, str(handle.task_id)))
             case ev.Ask():
                 self._start(command, partial(self._answer, command, self._questions[command.ref]))
             case _:
@@ -373,7 +373,7 @@ class Driver:
             handle = self.registry.get(command.ref)
             if handle is not None:
                 handle.refused()
-                handle.record.not_created()
+                handle.entry.not_created()
         with self._blaming():
             self._tell(event)
             if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._micros()):
@@ -399,10 +399,10 @@ class Driver:
         return event
 
     async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
-        reply = await exchanges.call(question.channel, question.call)
-        event = tasks.read_answer(command, reply)
+        response = await commands.call(question.channel, question.call)
+        event = tasks.read_answer(command, response)
         if isinstance(event, ev.Answered):
-            question.reply = reply
+            question.reply = response
             self._questions.pop(command.ref, None)
             question.done.set()
         return event

@@ -304,16 +304,18 @@ def test_the_verdict_does_not_depend_on_pages_or_order(
 
 
 @given(histories, st.sets(st.sampled_from("abcd")))
+@example([(0, "b", "ai-smile"), (-6, "b", "ai-avatar")], set())
 def test_adopted_only_if_exactly_one_is_unknown(
     lines: list[tuple[int, str, str]], known: set[str]
 ) -> None:
     """Whatever the history, a task is taken only where no other one can be meant."""
     rows = [row(task_id, after, action) for after, task_id, action in lines]
-    may_be = {
-        line.task_id
+    candidates = [
+        line
         for line in rows
         if line.at >= SENT - SKEW and line.action != "ai-avatar" and line.task_id not in known
-    }
+    ]
+    may_be = {line.task_id for line in candidates}
     asked = search()
     asked.read(rows)
 
@@ -324,10 +326,7 @@ def test_adopted_only_if_exactly_one_is_unknown(
             assert Unresolved.NOTHING is verdict
         case 1:
             [task_id] = may_be
-            first = min(
-                line.at for line in rows if line.task_id == task_id and line.at >= SENT - SKEW
-            )
-            early = first < SENT - 5 * SECOND
+            early = min(line.at for line in candidates) < SENT - 5 * SECOND
             assert (Unresolved.AMBIGUOUS if early else task_id) == verdict
         case _:
             assert Unresolved.AMBIGUOUS is verdict
