@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Final, NewType, TypeVar, cast
+from typing import Final, NewType, TypeVar, cast, get_origin
 
 import attrs
 from cattrs import Converter, transform_error
@@ -192,7 +192,7 @@ class TemplateRow:
 class Credit:
     """One source of units; `amount` is deprecated, `expiry` in milliseconds since 1970."""
 
-    id: int
+    id: object = None
     type: str | None = None
     amount: float | None = None
     amount_dec: float | None = None
@@ -211,9 +211,10 @@ class Sku:
     """One price: `amount` units per `proc_unit` of `unit`."""
 
     amount: float
-    proc_unit: int
+    proc_unit: int | None = None
     unit: str | None = None
     run_task_url: str | None = None
+    description: object = None
 
 
 @attrs.frozen
@@ -359,6 +360,9 @@ def structure(value: object, shape: type[_T], *keys: str) -> _T | Malformed:
         value = cast("dict[str, object]", value).get(key)
         if value is None:
             return Malformed(f"{path} is missing")
+    if get_origin(shape) is list and not isinstance(value, list):
+        # An object would be read as the list of its keys, and an empty one proves nothing.
+        return Malformed(f"{path or 'the answer'} is not a list")
     try:
         return _converter.structure(value, shape)
     except Exception as error:  # noqa: BLE001 -- cattrs raises groups of whatever a hook raises

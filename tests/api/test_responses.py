@@ -266,9 +266,7 @@ def test_upload_headers_in_three_shapes(headers: object) -> None:
         "u", "PUT", Headers((("Content-Type", "image/jpeg"), ("Content-Length", "29490")))
     )
 
-    assert expected == structure(
-        {"url": "u", "method": "PUT", "headers": headers}, UploadRequest
-    )
+    assert expected == structure({"url": "u", "method": "PUT", "headers": headers}, UploadRequest)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +293,7 @@ def test_upload_headers_may_be_missing(value: object) -> None:
             [{}, {"requests": [{"url": "u", "headers": 1}]}],
         ),
         ("data.files is missing", None),
-        ("data.files has a wrong shape", 1),
+        ("data.files is not a list", 1),
     ],
     ids=repr,
 )
