@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Failed, Outcome
+from perfect_async._files.saving import unwritable
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
+from perfect_async._log import type_name
 from perfect_async._runtime.handle import JobHandle
 from perfect_async._runtime.spec import PLAIN, JobOptions
 from perfect_async.errors import (
     ClientClosed,
     ConfigurationError,
+    JobRefused,
     NotSaved,
     PerfectError,
     quoted,
@@ -96,7 +101,7 @@ class Batch:
         self._order: deque[_Entry] = deque()
         self._held = self._running = self._read = self._done = self._failed = 0
         self._units = self._units_running = 0.0
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._changed = anyio.Event()
         self._stopped = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -107,12 +112,13 @@ class Batch:
         return f"<Batch {self._counted()}>"
 
     async def __aenter__(self) -> Self:
+        session = self._get_session()
+        await self._check_target(session)
         if self._session is not None:
             raise ConfigurationError("A batch is entered once; make another.")
-        session = self._get_session()
         if self._max_units is not None:
-            ceiling = session.driver.ceiling(self._max_units)
-            self._options = attrs.evolve(self._options, purses=(ceiling,))
+            ceiling = session.driver.open_limit(self._max_units)
+            self._options = attrs.evolve(self._options, spending_limits=(ceiling,))
         # In the driver's task group: one of this block would wrap the errors of the block.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
@@ -184,6 +190,18 @@ class Batch:
         units = self._units + self._units_running
         return Progress(total, self._done, self._failed, self._running, waiting, units, None)
 
+    async def _check_target(self, session: ClientSession) -> None:
+        """Find out whether the results can be saved, before the first of them is paid for."""
+        if self._options.save_to is None:
+            return
+        # Absolute: this process may change its folder, and another one may resume.
+        folder = await in_thread(os.path.abspath, self._options.save_to)
+        self._options = attrs.evolve(self._options, save_to=folder)
+        try:
+            await session.retention.check_folder(folder)
+        except OSError as exc:
+            raise ConfigurationError(unwritable(folder, exc)) from exc
+
     def _interrupt(self) -> None:
         """Read no more jobs, since the client closes; iterating ends with `ClientClosed`."""
         if self._session is not None and not self._stopped.is_set():
@@ -217,7 +235,7 @@ class Batch:
             if handle is not None and handle.ending is None and self._session is not None:
                 self._session.driver.withdraw(handle)
 
-    def _heard(self, entry: _Entry) -> None:
+    def _job_changed(self, entry: _Entry) -> None:
         """React to a change of the handle of `entry`."""
         handle = entry.handle
         session = self._session
@@ -267,8 +285,8 @@ class Batch:
     def _clean_up(self) -> None:
         """Release the spending limit and the files of the batch once nothing more comes."""
         if self._stopped.is_set() and not self._live and self._session is not None:
-            for ceiling in self._options.purses:
-                self._session.driver.empty(ceiling)
+            for ceiling in self._options.spending_limits:
+                self._session.driver.close_limit(ceiling)
             self._session.retention.unpin(self._files)
             self._files.clear()
             self._session.sweep()
@@ -291,10 +309,6 @@ class Batch:
         finished = False
         try:
             with self._scope:
-                if self._options.save_to is not None:
-                    # Absolute: this process may change its folder, and another one may resume.
-                    folder = await anyio.to_thread.run_sync(os.path.abspath, self._options.save_to)
-                    self._options = attrs.evolve(self._options, save_to=folder)
                 async with anyio.create_task_group() as group:
                     await self._read_all(session, group)
                 finished = True
@@ -330,14 +344,27 @@ class Batch:
                     del job, entry
         except StopAsyncIteration:
             pass
-        except Exception as exc:  # noqa: BLE001 - raised after the outcomes of the jobs before it
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            if isinstance(exc, GeneratorExit) and session.driver.ending:
+                raise
+            # Raised after the outcomes of the jobs before it.
             self._failure = exc
         finally:
-            try:
-                with anyio.move_on_after(GRACE, shield=True):
-                    await source.aclose()
-            except Exception as exc:  # noqa: BLE001 - as above
-                self._failure = self._failure or exc
+            await self._close(session, source)
+
+    async def _close(
+        self, session: ClientSession, source: AsyncGenerator[Job | RecoveredJob]
+    ) -> None:
+        try:
+            with anyio.move_on_after(GRACE, shield=True):
+                await source.aclose()
+        except (asyncio.CancelledError, GeneratorExit):
+            if session.driver.ending:
+                raise
+        except BaseException as exc:  # noqa: BLE001 - as above
+            self._failure = self._failure or exc
 
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return each(self._jobs)
@@ -354,7 +381,7 @@ class Batch:
     ) -> Job | RecoveredJob:
         try:
             return await anext(source)
-        except anyio.get_cancelled_exc_class() as exc:
+        except asyncio.CancelledError as exc:
             if session.driver.ending or self._cancelled():
                 raise
             # The source was cancelled from within: that counts as an error of the source.
@@ -372,9 +399,7 @@ class Batch:
             # `_feed` gives its outcome when it ends.
             return
         try:
-            entry.handle = await session.enter(
-                entry.item, lambda: self._heard(entry), self._options
-            )
+            entry.handle = await session.enter(entry.item, self._options)
         except ClientClosed as exc:
             # No other job will be taken: the rest of the source stays unread.
             self._failure = self._failure or exc
@@ -382,9 +407,16 @@ class Batch:
             self._reading.cancel()
         except PerfectError as exc:
             self._refuse(entry, exc)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - of a picture; raised where the outcomes end
+            self._failure = self._failure or exc
+            self._refuse(entry, JobRefused(f"the job cannot be looked at ({type_name(exc)})."))
+            self._reading.cancel()
         else:
             entry.units = 0.0 if entry.handle.leader is not None else entry.job.units
-            self._heard(entry)
+            entry.handle.subscribe(partial(self._job_changed, entry))
+            self._job_changed(entry)
             if self._is_stopped():
                 # Stopped while its picture was inspected.
                 session.driver.withdraw(entry.handle)
