@@ -269,10 +269,11 @@ class Uploaded:
 
 @attrs.frozen
 class Accepted:
-    """The task exists and its units are taken."""
+    """The task exists and its units are taken; `polling_interval` in microseconds, if given."""
 
     command: Submit
     task_id: str
+    polling_interval: int | None = None
 
 
 @attrs.frozen
@@ -325,6 +326,14 @@ class TimedOut:
 
 
 @attrs.frozen
+class Unreadable:
+    """The task succeeded and nothing can be read from its results: final, the units are spent."""
+
+    command: Poll
+    error: PerfectError
+
+
+@attrs.frozen
 class Answered:
     """The query of `command` is answered."""
 
@@ -346,11 +355,14 @@ Answer: TypeAlias = (
     | EngineFailed
     | TaskUnknown
     | TimedOut
+    | Unreadable
     | Answered
 )
 Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
 OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
-OfPoll: TypeAlias = Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Failure
+OfPoll: TypeAlias = (
+    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
+)
 Event: TypeAlias = (
     Wanted
     | Adopted

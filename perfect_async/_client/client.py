@@ -411,7 +411,9 @@ class Client:
 
     async def units(self) -> Units:
         """Ask for the balance of units; one request. A balance of None is unknown, not zero."""
-        return account.read_units(await self._ready().ask(account.units()))
+        session = self._ready()
+        response = await session.ask(account.units())
+        return account.read_units(response, session.driver.clock.now())
 
     async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
         """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
@@ -419,19 +421,17 @@ class Client:
         Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
         Raises `JobRefused` for an item that is no job.
         """
-        prices: dict[str, account.Price] = {}
+        prices: list[account.Price] = []
         # Without the price list the documented prices are used.
         with suppress(BadAnswer, RequestRefused, ServiceUnavailable):
-            async for listed in _paginate(
-                self._ready().ask, account.feature_costs, account.read_feature_costs
-            ):
-                prices[listed.feature] = listed
+            pages = _paginate(self._ready().ask, account.feature_costs, account.read_feature_costs)
+            prices = [listed async for listed in pages]
         costs: dict[str, float] = {}
         count, documented = 0, False
         async for job in each(jobs):
             must_be_job(job)
-            price = prices.get(job.feature)
-            if price is None or price.unit != "result_image":
+            price = account.price_of(prices, job.feature)
+            if price is None:
                 documented, units = True, float(job.units)
             else:
                 units = price.amount * -(-job.outputs // price.per)

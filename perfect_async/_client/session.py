@@ -296,8 +296,8 @@ class ClientSession:
         match tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
                 return event
-            case ev.EngineFailed(error=error) | ev.NoAnswer(error=error):
-                raise error
+            case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() as event:
+                raise event.error
             case _:
                 raise BadAnswer("a task that had ended runs again.")
 

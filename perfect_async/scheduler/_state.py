@@ -387,7 +387,7 @@ class SchedulerState:
                 # By our account the lease held: poll once more before believing it.
                 job.doubted = True
                 self.strategy.failed(job, now)
-            case ev.TaskUnknown() | ev.TimedOut() | ev.KeyRefused():
+            case ev.TaskUnknown() | ev.TimedOut() | ev.Unreadable() | ev.KeyRefused():
                 # A copy: the same error may reach others who have nothing at stake.
                 error = twin(event.error)
                 error.units_at_stake = job.charged
