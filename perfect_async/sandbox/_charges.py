@@ -1,0 +1,145 @@
+"""The ledger: units charged, tasks, requests, and violations of the contract."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import attrs
+
+TaskState = Literal["running", "success", "error", "expired", "timed_out", "deleted"]
+
+# The storage hosts have no request limits (contract: Limits).
+UNLIMITED = frozenset({"upload", "result", "thumb"})
+
+
+class LogEntry(NamedTuple):
+    """One arrival: the loop's time in seconds, the kind of request, the HTTP status.
+
+    `status` is 0 when no answer was sent.
+    """
+
+    time: float
+    kind: str
+    status: int
+
+
+@attrs.frozen
+class TaskRecord:
+    """One task as the vendor sees it now; times are the loop's, in seconds.
+
+    `state` stays `"running"` until a poll *reported* the end: an end that nobody polled is lost
+    with the lease. `ended_at` is that report, or the moment the lease ran out. `duration` is
+    what the engine needs (infinite when `stuck`); `polls` counts the accepted ones.
+    `charged` and `refunded` say what became of its `units`.
+    """
+
+    task_id: str = attrs.field(repr=lambda text: f"{text[:8]!r}...")
+    feature: str
+    state: TaskState
+    stuck: bool
+    units: int
+    created_at: float
+    ended_at: float | None
+    duration: float
+    polls: int
+    source: str = attrs.field(repr=False)
+    file_name: str | None
+    params: Mapping[str, object] = attrs.field(repr=False)
+    error: str | None = None
+    charged: bool = True
+    refunded: bool = False
+
+
+@attrs.frozen
+class WebhookRecord:
+    """One attempt to send a notification; `time` is the loop's, in seconds, at its leaving.
+
+    `webhook_id` is the same for a duplicate and at every `attempt`, which counts from 1. `answer`
+    is the HTTP status: 0 if none came in time; a receiver inside the process gives 204 when it
+    returns and 500 when it raises. `error` is the exception of the receiver or the transport.
+    """
+
+    time: float
+    webhook_id: str
+    task_id: str = attrs.field(repr=lambda text: f"{text[:8]!r}...")
+    task_status: str
+    attempt: int
+    answer: int
+    error: str | None = None
+
+
+@attrs.define(eq=False, repr=False)
+class Ledger:
+    """Live counters: each property is as of now (outside a running loop, of the last arrival).
+
+    - `requests`, `refused`: requests that arrived, and those answered 429, by kind.
+    - `violations`: one sentence for each thing that a correct client never does.
+    - `log`: every arrival in order, to check request limits.
+    - `webhooks`: every attempt to send a notification, in the order in which they ended.
+    """
+
+    _tasks: Callable[[], tuple[TaskRecord, ...]]
+    _balance: Callable[[], float]
+    requests: Counter[str] = attrs.field(factory=Counter[str])
+    refused: Counter[str] = attrs.field(factory=Counter[str])
+    violations: list[str] = attrs.field(factory=list[str])
+    log: list[LogEntry] = attrs.field(factory=list[LogEntry])
+    webhooks: list[WebhookRecord] = attrs.field(factory=list[WebhookRecord])
+
+    @property
+    def tasks(self) -> tuple[TaskRecord, ...]:
+        """Every task ever created, in order of creation."""
+        return self._tasks()
+
+    @property
+    def tasks_by_state(self) -> Counter[str]:
+        """The number of tasks in each state."""
+        return Counter(task.state for task in self._tasks())
+
+    @property
+    def units_charged(self) -> int:
+        """Units charged, whatever became of the tasks."""
+        return sum(task.units for task in self._tasks() if task.charged)
+
+    @property
+    def units_returned(self) -> int:
+        """Units refunded, which happens when a poll reports a failure of the engine."""
+        return sum(task.units for task in self._tasks() if task.refunded)
+
+    @property
+    def units_wasted(self) -> int:
+        """Units kept for tasks without a result: the lease ran out, or the vendor timed out.
+
+        Includes creations whose answer was lost and stuck tasks that the client gave up, once
+        their lease is over.
+        """
+        lost = {"expired", "timed_out"}
+        return sum(task.units for task in self._tasks() if task.charged and task.state in lost)
+
+    @property
+    def balance(self) -> float:
+        """Units left: those at the start, less charged, plus returned."""
+        return self._balance()
+
+    def max_in_window(self, period: float) -> int:
+        """Return the most limited requests, refused ones included, within `period` seconds."""
+        times = [entry.time for entry in self.log if entry.kind not in UNLIMITED]
+        # Half open, as the sliding window; the tolerance is below the clock's microsecond.
+        return max(
+            (i + 1 - bisect_right(times, t - period + 1e-7) for i, t in enumerate(times)),
+            default=0,
+        )
+
+    def __repr__(self) -> str:
+        """Summarise the ledger for a person and for failed assertions."""
+        states = ", ".join(f"{n} {state}" for state, n in sorted(self.tasks_by_state.items()))
+        refused = sum(self.refused.values())
+        return (
+            f"<Ledger: {self.units_charged} units charged, {self.units_returned} returned, "
+            f"{self.units_wasted} wasted, {self.balance:g} left; tasks: {states or 'none'}; "
+            f"{sum(self.requests.values())} requests, {refused} refused, "
+            f"{len(self.violations)} violations>"
+        )

@@ -1,0 +1,332 @@
+"""The unit history, and what it says about a creation whose answer never came."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from perfect_async._api.history import (
+    SKEW,
+    HistorySearch,
+    Movement,
+    Unresolved,
+    history,
+    read_history,
+)
+from perfect_async._api.tasks import Request, Response
+from perfect_async._time import SECOND
+from perfect_async.errors import BadAnswer, PerfectError, ServiceUnavailable
+from tests.api.test_responses import bodies, json_values
+
+# The request and its answer.
+
+
+def reply(value: object, status: int = 200) -> Response:
+    return Response(status, json.dumps(value).encode(), "17")
+
+
+def test_a_page_is_asked_for() -> None:
+    """The first page names no token, since a null is a 400."""
+    path, size = "/s2s/v1.0/client/credit/history", ("page_size", "30")
+
+    assert Request("GET", path, (size,)) == history(None)
+    assert Request("GET", path, (size, ("starting_token", "n"))) == history("n")
+
+
+def test_an_error_is_raised() -> None:
+    """An answer that is no page is raised as the error that it stands for."""
+    with pytest.raises(ServiceUnavailable):
+        read_history(reply({}, 503))
+
+
+def movement(**changes: object) -> dict[str, object]:
+    moved = [{"id": 1, "amount": -1, "amount_dec": -1.0}]
+    row = {"id": 9, "timestamp": 1_790_812_800_123, "action": "AI Smile", "target_id": "t"}
+    return row | {"info": {"credits": moved}} | changes
+
+
+def test_the_history_is_read() -> None:
+    """A page gives when units of which task moved, in microseconds, and the next page's token."""
+    rows = [
+        movement(),
+        movement(timestamp="1790812800000", action=" ai_avatar--create ", target_id=7),
+        movement(action=None),
+    ]
+
+    found = read_history(reply({"result": {"history": rows, "next_token": "n"}}))
+
+    assert (
+        (
+            Movement(1_790_812_800_123_000, "ai-smile", "t"),
+            Movement(1_790_812_800_000_000, "ai-avatar-create", "7"),
+            Movement(1_790_812_800_123_000, "", "t"),
+        ),
+        "n",
+    ) == found
+
+
+@pytest.mark.parametrize("target_id", [None, "", "  ", ...], ids=repr)
+def test_what_is_no_tasks_movement_is_left_out(target_id: object) -> None:
+    """Units that were bought or ran out have no task, whether that is null, empty or absent."""
+    row = movement(target_id=target_id, timestamp=None)
+    if target_id is ...:
+        del row["target_id"]
+
+    found = read_history(reply({"result": {"history": [row, movement()], "next_token": ""}}))
+
+    assert ((Movement(1_790_812_800_123_000, "ai-smile", "t"),), None) == found
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        ("result is missing", {}),
+        ("result.history is missing", {"result": {}}),
+        (r"result.history\[0\] is not an object", {"result": {"history": ["a"]}}),
+        *(
+            (
+                r"result.history\[1\] has no time or no task",
+                {"result": {"history": [movement(), row]}},
+            )
+            for row in (
+                movement(timestamp=None),
+                movement(timestamp="soon"),
+                movement(timestamp=1.5),
+                movement(target_id=[]),
+                movement(target_id="a\nb"),
+                movement(target_id="a" * 1025),
+            )
+        ),
+    ],
+)
+def test_a_history_with_a_gap_is_no_history(expected: str, value: object) -> None:
+    """The search must not miss a task: a row that cannot be read spoils the page."""
+    with pytest.raises(BadAnswer, match=expected):
+        read_history(reply(value))
+
+
+movements = st.fixed_dictionaries(
+    {"timestamp": json_values | st.integers(), "action": json_values, "target_id": json_values}
+)
+
+
+@given(st.lists(movements))
+def test_any_history_is_read_whole_or_refused(rows: list[dict[str, object]]) -> None:
+    """Of a history that is read, only lines without a task are missing."""
+    try:
+        found, _ = read_history(reply({"result": {"history": rows}}))
+    except BadAnswer:
+        return
+
+    tasks = [row for row in rows if str(row["target_id"] or "").strip() or row["target_id"] == 0]
+    assert len(tasks) == len(found)
+    assert all(line.action.strip("-") == line.action for line in found)
+
+
+@given(
+    st.sampled_from([200, 400, 503]),
+    bodies
+    | st.lists(movements).map(lambda rows: json.dumps({"result": {"history": rows}}).encode()),
+)
+def test_any_page_is_read_or_refused(status: int, content: bytes) -> None:
+    """Whatever the bytes, there are rows or an error of ours."""
+    try:
+        read_history(Response(status, content))
+    except PerfectError as error:
+        assert error.__context__ is None  # noqa: PT017 -- it may also not raise
+
+
+# The search.
+
+SENT = 1_790_000_000 * SECOND
+FEATURES = ("ai-smile", "ai-avatar")
+
+
+def search(feature: str = "ai-smile", features: tuple[str, ...] = FEATURES) -> HistorySearch:
+    return HistorySearch(feature, features, SENT)
+
+
+def row(task_id: str, after: float = 1.0, action: str = "ai-smile") -> Movement:
+    return Movement(SENT + round(after * SECOND), action, task_id)
+
+
+def nobody(task_id: str) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("expected", "rows", "known"),
+    [
+        (Unresolved.NOTHING, [], ""),
+        ("a", [row("a")], ""),
+        ("a", [row("a", -5)], ""),
+        (Unresolved.AMBIGUOUS, [row("a", -5.1)], ""),
+        (Unresolved.AMBIGUOUS, [row("a", -60)], ""),
+        (Unresolved.NOTHING, [row("a", -60.1)], ""),
+        (Unresolved.NOTHING, [row("a")], "a"),
+        ("b", [row("b"), row("a")], "a"),
+        ("a", [row("a", 9), row("a", 1)], ""),
+        (Unresolved.AMBIGUOUS, [row("b"), row("a")], ""),
+        (Unresolved.AMBIGUOUS, [row("c"), row("b"), row("a")], "b"),
+        (Unresolved.NOTHING, [row("a", action="ai-avatar")], ""),
+        (Unresolved.NOTHING, [row("a", action="create-ai-avatar-v2")], ""),
+        ("a", [row("a", action="")], ""),
+        ("a", [row("a", action="run-task")], ""),
+        (Unresolved.AMBIGUOUS, [row("b"), row("a", action="run-task")], ""),
+        ("b", [row("b"), row("a", action="ai-avatar")], ""),
+        # The vendor's clock may be ahead of ours.
+        ("a", [row("a", 3600)], ""),
+    ],
+)
+def test_a_task_is_taken_only_if_it_is_the_only_one(
+    expected: str | Unresolved, rows: list[Movement], known: str
+) -> None:
+    """One unknown id of this feature between the sending and now, or none at all."""
+    asked = search()
+
+    asked.read(rows)
+
+    assert expected == asked.verdict(lambda task_id: task_id in known)
+
+
+def test_known_tasks_are_found_as_well() -> None:
+    """What was seen is told, whoever it belongs to."""
+    asked = search()
+    asked.read([row("b"), row("x", action="ai-avatar"), row("a"), row("old", -61)])
+
+    assert frozenset({"a", "b"}) == asked.found
+
+
+@pytest.mark.parametrize(
+    ("expected", "feature", "action"),
+    [
+        *((True, "ai-smile", "ai-smile"), (False, "ai-smile", "ai-smile-pro")),
+        *((False, "ai-smile-pro", "ai-smile"), (True, "ai-smile-pro", "ai-smile-pro")),
+        *((True, "ai-smile", "task"), (True, "ai-smile-pro", "task")),
+        *((False, "ai-avatar", "ai-smile-pro"), (False, "ai-avatar", "run-ai-smile")),
+    ],
+)
+def test_a_feature_may_be_named_like_another(expected: bool, feature: str, action: str) -> None:
+    """An action that names two features, one within the other, means the longer."""
+    asked = search(feature, ("ai-smile", "ai-smile-pro", "ai-avatar"))
+    asked.read([row("a", action=action)])
+
+    assert expected == bool(asked.found)
+
+
+def test_an_action_that_names_two_features_may_be_either() -> None:
+    """A task that might be of this feature must not be overlooked."""
+    asked = search()
+    asked.read([row("b", action="ai-avatar-from-ai-smile"), row("a")])
+
+    assert Unresolved.AMBIGUOUS is asked.verdict(nobody)
+
+
+# How far to read.
+
+
+@pytest.mark.parametrize(
+    ("more", "pages"),
+    [
+        (True, [[]]),
+        (True, [[row("a")]]),
+        (True, [[row("a"), row("b", -60)]]),
+        (False, [[row("a"), row("b", -61)]]),
+        (False, [[row("a", -61)]]),
+        (False, [[row("a")], [row("b", -61)]]),
+        (False, [[row("a")], [], [row("b", -61)]]),
+        # A little disorder is none.
+        (False, [[row("a", -10), row("b", 20), row("c", -90)]]),
+        # Sorted the other way round, at once or little by little, within a page or from one to
+        # another: what is wanted comes last.
+        (True, [[row("a", -500), row("b", -400)]]),
+        (True, [[row("a", -500), row("b", -460), row("c", -420), row("d", -380)]]),
+        (True, [[row("a", -500), row("b", -499)]]),
+        (True, [[row("a", -500)], [row("b", -400)]]),
+        # In no order at all.
+        (True, [[row("a", -100), row("b", 50), row("c", -100)]]),
+    ],
+    ids=repr,
+)
+def test_pages_are_read_until_they_are_older(more: bool, pages: list[list[Movement]]) -> None:
+    """Newest first, reading ends with a line before the sending; in another order it does not."""
+    asked = search()
+
+    told = [asked.read(page) for page in pages][-1]
+
+    assert more == told
+
+
+moments = st.integers(-2_000, 300)
+histories = st.lists(
+    st.tuples(moments, st.sampled_from(["a", "b", "c", "d"]), st.sampled_from([*FEATURES, ""])),
+    max_size=20,
+)
+
+
+def read_all(rows: list[Movement], size: int) -> tuple[str | Unresolved, int]:
+    """Read page by page as long as that is asked for; the verdict, and how many lines it took."""
+    asked, taken = search(), 0
+    for start in range(0, len(rows), size):
+        page = rows[start : start + size]
+        taken += len(page)
+        if not asked.read(page):
+            break
+    return asked.verdict(nobody), taken
+
+
+@given(histories, st.integers(2, 6), st.booleans(), st.data())
+@example([(-500, "b", ""), (-490, "c", ""), (1, "a", "ai-smile")], 2, True, None)
+def test_the_verdict_does_not_depend_on_pages_or_order(
+    lines: list[tuple[int, str, str]], size: int, ascending: bool, data: st.DataObject | None
+) -> None:
+    """Sorted either way, up to a skew, and cut anyhow, the history says the same as read whole."""
+    disorder = [0] * len(lines)
+    if data is not None:
+        disorder = data.draw(st.lists(st.integers(0, 30), min_size=len(lines), max_size=20))
+    # Lines of the same moment, in ascending order, tell nothing of the order: one page of them.
+    keyed = sorted(zip(lines, disorder, strict=False), key=lambda pair: pair[0][0] + pair[1])
+    rows = [row(task_id, after, action) for (after, task_id, action), _ in keyed]
+    if not ascending:
+        rows.reverse()
+    elif any(a.at >= b.at for a, b in itertools.pairwise(rows)):
+        rows.sort(key=lambda line: line.at)
+        rows = [line for i, line in enumerate(rows) if not i or line.at > rows[i - 1].at]
+    whole = search()
+    whole.read(rows)
+
+    verdict, taken = read_all(rows, size)
+
+    assert whole.verdict(nobody) == verdict
+    assert taken <= len(rows)
+
+
+@given(histories, st.sets(st.sampled_from("abcd")))
+@example([(0, "b", "ai-smile"), (-6, "b", "ai-avatar")], set())
+def test_adopted_only_if_exactly_one_is_unknown(
+    lines: list[tuple[int, str, str]], known: set[str]
+) -> None:
+    """Whatever the history, a task is taken only where no other one can be meant."""
+    rows = [row(task_id, after, action) for after, task_id, action in lines]
+    candidates = [
+        line
+        for line in rows
+        if line.at >= SENT - SKEW and line.action != "ai-avatar" and line.task_id not in known
+    ]
+    may_be = {line.task_id for line in candidates}
+    asked = search()
+    asked.read(rows)
+
+    verdict = asked.verdict(lambda task_id: task_id in known)
+
+    match len(may_be):
+        case 0:
+            assert Unresolved.NOTHING is verdict
+        case 1:
+            [task_id] = may_be
+            early = min(line.at for line in candidates) < SENT - 5 * SECOND
+            assert (Unresolved.AMBIGUOUS if early else task_id) == verdict
+        case _:
+            assert Unresolved.AMBIGUOUS is verdict

@@ -1,0 +1,159 @@
+"""Units, their history, and the price list (contract: Other calls)."""
+
+import asyncio
+import json
+import math
+
+import pytest
+
+from perfect_async.sandbox import Faults, Sandbox
+from perfect_async.sandbox._billing import UnitAccount
+from perfect_async.sandbox._clock import Clock
+from tests.sandbox.customer import Customer, avatar, data_of, error_of, roomy
+
+CREDIT = "/s2s/v1.0/client/credit"
+HISTORY = "/s2s/v1.0/client/credit/history"
+COST = "/s2s/v2.0/credit/feature-cost"
+
+
+async def test_the_balance_is_the_sum_of_grants() -> None:
+    """Two grants with big ids, whole and decimal amounts, and an expiry in milliseconds."""
+    sandbox = Sandbox(units=1000, epoch=1e9)
+    async with Customer(sandbox) as customer:
+        await customer.task(avatar(8), "ai-avatar")
+        grants = (await customer.get(CREDIT)).json()["results"]
+
+    assert ["ApiSubsToken", "ApiPaygToken"] == [grant["type"] for grant in grants]
+    assert 998 == sum(grant["amount_dec"] for grant in grants) == sandbox.ledger.balance
+    assert [598, 400] == [grant["amount"] for grant in grants]
+    assert all(grant["expiry"] > 1e12 for grant in grants)
+
+
+async def test_ids_are_too_big_for_floats() -> None:
+    """A client that reads ids as floats mixes them up."""
+    async with Customer(roomy()) as customer:
+        text = (await customer.get(CREDIT)).text
+    exact = [grant["id"] for grant in json.loads(text)["results"]]
+    floats = [int(grant["id"]) for grant in json.loads(text, parse_int=float)["results"]]
+
+    assert all(number > 2**53 for number in exact)
+    assert exact != floats
+
+
+async def test_no_grants_means_unknown() -> None:
+    """An account with endless units answers an empty list, and nothing is refused."""
+    sandbox = Sandbox(units=math.inf)
+    async with Customer(sandbox) as customer:
+        await customer.task(avatar(200), "ai-avatar")
+        answer = await customer.get(CREDIT)
+
+    assert {"status": 200, "results": []} == answer.json()
+    assert math.inf == sandbox.ledger.balance
+
+
+@pytest.mark.parametrize("units", [0.0, 0.5, 1.0, 2.75])
+def test_any_number_of_units(units: float) -> None:
+    """The grants add up to the units, decimals included."""
+    assert units == UnitAccount(units, Clock(0.0)).balance
+
+
+def test_a_charge_may_need_both_grants() -> None:
+    """A charge takes the rest from the next grant, and a refund returns each part."""
+    account = UnitAccount(10, Clock(0.0))
+    account.charge(8, "t", 0.0)
+
+    assert ([6.0, 2.0], 2.0) == (
+        [part.amount for part in account.history()[0].parts],
+        account.balance,
+    )
+    account.refund("t", 1.0)
+    assert [6.0, 4.0] == [
+        entry["amount_dec"] for entry in account.as_json() if isinstance(entry, dict)
+    ]
+
+
+async def test_the_history() -> None:
+    """Newest first: what was returned, what was taken, for which task."""
+    sandbox = Sandbox(epoch=1e9, faults=Faults(engine_errors=1.0))
+    async with Customer(sandbox) as customer:
+        task = await customer.task(avatar(5), "ai-avatar")
+        for _ in range(40):
+            await asyncio.sleep(9)
+            await customer.poll(task, "ai-avatar")
+        body = (await customer.get(HISTORY)).json()["result"]
+
+    assert body["next_token"] is None
+    refund, consume = body["history"]
+    assert ["refund", "consume"] == [refund["action"], consume["action"]]
+    assert {task} == {refund["target_id"], consume["target_id"]}
+    assert 1e12 == consume["timestamp"] < refund["timestamp"]
+    assert [-2.0] == [part["amount_dec"] for part in consume["info"]["credits"]]
+    assert [2.0] == [part["amount_dec"] for part in refund["info"]["credits"]]
+
+
+async def test_pages_of_the_history() -> None:
+    """Following the tokens gives every line once."""
+    async with Customer(roomy()) as customer:
+        tasks = [await customer.task() for _ in range(65)]
+        found: list[str] = []
+        token = ""
+        while True:
+            page = (await customer.get(HISTORY, page_size=30, starting_token=token)).json()[
+                "result"
+            ]
+            found += [line["target_id"] for line in page["history"]]
+            if page["next_token"] is None:
+                break
+            token = page["next_token"]
+
+    assert tasks[::-1] == found
+
+
+@pytest.mark.parametrize(("path", "most"), [(HISTORY, 30), (COST, 20)])
+@pytest.mark.parametrize("size", ["0", "x", "", "-1", "1.5", "9" * 5000, "\u00b2"])
+async def test_page_sizes(path: str, most: int, size: str) -> None:
+    """A page size outside its range is a 400."""
+    async with Customer(roomy()) as customer:
+        assert 400 == (await customer.get(path, page_size=size)).status_code
+        assert 400 == (await customer.get(path, page_size=most + 1)).status_code
+        assert 200 == (await customer.get(path, page_size=most)).status_code
+
+
+async def test_the_price_list() -> None:
+    """Both features among others, over pages."""
+    async with Customer(roomy()) as customer:
+        first = (await customer.get(COST)).json()["result"]
+        second = (await customer.get(COST, starting_token=first["next_token"])).json()["result"]
+    prices = {
+        line["run_task_url"].rpartition("/")[2]: (line["amount"], line["unit"], line["proc_unit"])
+        for line in first["skus"] + second["skus"]
+    }
+
+    assert 20 == len(first["skus"])
+    assert second["next_token"] is None
+    assert (1, "result_image", 1) == prices["ai-smile"]
+    assert (1, "result_image", 4) == prices["ai-avatar"]
+
+
+async def test_units_come_back_in_credit() -> None:
+    """The balance on the wire follows an engine failure."""
+    sandbox = roomy(Faults(engine_errors=1.0))
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        assert 9999 == await _balance(customer)
+        await asyncio.sleep(1)
+        assert "error" == data_of(await customer.poll(task))["task_status"]
+        assert 10_000 == await _balance(customer)
+
+
+async def _balance(customer: Customer) -> float:
+    grants = (await customer.get(CREDIT)).json()["results"]
+    return float(sum(grant["amount_dec"] for grant in grants))
+
+
+async def test_a_wrong_token() -> None:
+    """A token that was never given out is a 400."""
+    async with Customer(roomy()) as customer:
+        for token in ("abc", "bm9uZQ==", "é", "ZnJvbTotNQ==", "A" * 9999):
+            answer = await customer.get(HISTORY, starting_token=token)
+            assert (400, "InvalidParameters") == error_of(answer)[:2]

@@ -1,0 +1,173 @@
+"""The sandbox on a real port."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from perfect_async.sandbox import Durations, Faults, Sandbox, serve
+from perfect_async.webhooks import Notification, WebhookApp, verify
+from tests.sandbox.customer import FACE, TEETH, data_of
+
+pytestmark = pytest.mark.real_time
+
+ROOT = Path(__file__).parents[2]
+KEY = {"authorization": "Bearer a-secret-key"}
+CREDIT = "/s2s/v1.0/client/credit"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def served(sandbox: Sandbox, port: int) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve in a task and wait until the port answers."""
+    async with asyncio.TaskGroup() as group:
+        server = group.create_task(serve(sandbox, port=port))
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", headers=KEY, trust_env=False
+        ) as http:
+            while True:
+                with contextlib.suppress(httpx.ConnectError):
+                    await http.get("/ready")
+                    break
+                await asyncio.sleep(0.02)
+            yield http
+        server.cancel()
+
+
+async def test_a_whole_picture_over_a_socket(caplog: pytest.LogCaptureFixture) -> None:
+    """Register, upload, create, poll, download; neither key nor URLs are logged by the server."""
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.WARNING, logger="httpx")
+    caplog.set_level(logging.WARNING, logger="httpcore")
+    port = free_port()
+    sandbox = Sandbox(
+        origin=f"http://127.0.0.1:{port}",
+        durations={"ai-smile": Durations.fixed(0.05)},
+        per_second=50,
+    )
+    async with served(sandbox, port) as http:
+        entry = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": len(FACE)}
+        file = data_of(await http.post("/s2s/v2.0/file", json={"files": [entry]}))["files"][0]
+        request = file["requests"][0]
+        async with httpx.AsyncClient(trust_env=False) as storage:
+            put = await storage.put(request["url"], headers=request["headers"], content=FACE)
+            assert 200 == put.status_code
+            body = {"src_file_id": file["file_id"], "expression_type": TEETH}
+            task = data_of(await http.post("/s2s/v2.0/task/ai-smile", json=body))["task_id"]
+            await asyncio.sleep(0.1)
+            data = data_of(await http.get(f"/s2s/v2.0/task/ai-smile/{task}"))
+            picture = await storage.get(data["results"]["url"])
+
+    assert 200 == picture.status_code
+    assert ["unknown: unknown path GET /ready"] == sandbox.ledger.violations
+    assert "a-secret-key" not in caplog.text
+    assert "X-Amz" not in caplog.text
+
+
+async def test_a_notification_over_a_socket() -> None:
+    """A served sandbox calls a served endpoint of ours, once a task has ended."""
+    secret = "whsec_" + base64.b64encode(b"of the served sandbox").decode()
+    told = asyncio.Event()
+    said: list[Notification] = []
+
+    class Desk:
+        async def deliver(self, body: bytes, headers: list[tuple[str, str]]) -> None:
+            said.append(verify(body, headers, secret, time.time()))
+            told.set()
+
+    shop, port = free_port(), free_port()
+    config = uvicorn.Config(WebhookApp(Desk()), port=shop, log_config=None)
+    endpoint = uvicorn.Server(config)
+    sandbox = Sandbox(
+        origin=f"http://127.0.0.1:{port}",
+        durations={"ai-smile": Durations.fixed(0.05)},
+        webhook_url=f"http://127.0.0.1:{shop}/webhooks/youcam",
+        webhook_secret=secret,
+        webhook_retries=[0.05] * 2000,  # the endpoint may be up only later
+    )
+    async with asyncio.TaskGroup() as group:
+        shop_task = group.create_task(endpoint.serve())
+        async with served(sandbox, port) as http:
+            body = {"src_file_url": "https://p.example/a.jpg", "expression_type": TEETH}
+            task = data_of(await http.post("/s2s/v2.0/task/ai-smile", json=body))["task_id"]
+            await told.wait()
+        endpoint.should_exit = True
+        await shop_task
+
+    assert [(task, "success")] == [(each.task_id, each.status) for each in said]
+
+
+async def test_a_lost_answer_over_a_socket() -> None:
+    """The connection is cut before the answer is whole."""
+    port = free_port()
+    sandbox = Sandbox(faults=Faults(dropped={"credit": 1.0}))
+    async with served(sandbox, port) as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.get(CREDIT)
+
+
+async def test_the_port_is_free_after_cancelling() -> None:
+    """A cancelled server leaves no socket behind."""
+    port = free_port()
+    for _ in range(2):
+        async with served(Sandbox(), port) as http:
+            assert 200 == (await http.get(CREDIT)).status_code
+
+
+async def test_cancelled_before_it_started() -> None:
+    """Cancelling at once leaves nothing to clean up."""
+    server = asyncio.create_task(serve(Sandbox(), port=free_port()))
+    server.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await server
+
+
+@pytest.mark.parametrize(
+    "more", ["", ", webhook_url='http://127.0.0.1:9/', webhook_secret='whsec_c2VjcmV0'"]
+)
+def test_from_the_command_line(more: str) -> None:
+    """`run` serves until Ctrl-C, says where on stderr, and ends with the ledger, webhook or not."""
+    port = free_port()
+    code = f"from perfect_async.sandbox import run; run(port={port}, speed=100.0, units=7{more})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        with httpx.Client(trust_env=False, headers=KEY) as http:
+            answer = None
+            while answer is None:
+                with contextlib.suppress(httpx.ConnectError):
+                    answer = http.get(f"http://127.0.0.1:{port}{CREDIT}")
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+
+    assert f"sandbox on http://127.0.0.1:{port}" in first
+    assert 7 == sum(grant["amount_dec"] for grant in json.loads(answer.text)["results"])
+    assert "7 left" in rest
+    assert "Traceback" not in rest
+    assert "a-secret-key" not in first + rest
+    assert 0 == process.returncode
