@@ -269,11 +269,14 @@ class Uploaded:
 
 @attrs.frozen
 class Accepted:
-    """The task exists and its units are taken; `polling_interval` in microseconds, if given."""
+    """The task exists and its units are taken.
+
+    `interval` is the polling interval that the vendor asks for, None if not given.
+    """
 
     command: Submit
     task_id: str
-    polling_interval: int | None = None
+    interval: int | None = None
 
 
 @attrs.frozen
