@@ -14,7 +14,7 @@ import anyio
 
 from perfect_async._api import account
 from perfect_async._api.tasks import FEATURES
-from perfect_async._api.urls import normalised_base, redacted
+from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
 from perfect_async._client.batch import Batch
 from perfect_async._client.lookups import estimate, paginate
@@ -30,7 +30,7 @@ from perfect_async._runtime.handle import JobHandle
 from perfect_async._runtime.keys import KEY_VARIABLE, driver_for, flaw
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._transport.transport import HttpTransport, VendorTransport
-from perfect_async.errors import ClientClosed, ConfigurationError, quoted
+from perfect_async.errors import ClientClosed, ConfigurationError, quoted, redacted
 from perfect_async.models import Avatar, Job, Limits, Polling, Timeouts, Units
 from perfect_async.reports import Estimate, Statistics, Template
 from perfect_async.scheduler import Scheduler

@@ -12,13 +12,16 @@ from typing import Final
 
 import anyio
 
-from perfect_async._api.notices import Notification, Seen
 from perfect_async._client.session import ClientSession
 from perfect_async._log import LOG
+from perfect_async._time import SECOND, TtlSet
 from perfect_async.errors import JournalError
-from perfect_async.webhooks import Headers, Secrets, verify
+from perfect_async.webhooks import Headers, Notification, Secrets, verify
 
-_MICRO: Final = 1_000_000
+_SEEN_FOR: Final = 24 * 3600 * SECOND
+"""A genuine notification passes as fresh for 2 * 300 s, from being ahead of our clock to being
+behind, so a replay must be known for longer. Retries that go on for hours are worth knowing, too.
+"""
 _PATIENCE: Final = 10.0
 """Seconds for the journal; senders of the scheme wait for 15 to 30, and then try again."""
 
@@ -29,7 +32,7 @@ class WebhookReceiver:
     def __init__(self, session: ClientSession, secrets: Secrets) -> None:
         self._session = session
         self._secrets = secrets
-        self._seen = Seen()
+        self._seen = TtlSet(_SEEN_FOR)
         self._puzzled = False
 
     async def deliver(self, body: bytes, headers: Headers) -> None:
@@ -50,8 +53,8 @@ class WebhookReceiver:
         # Not `ready`: while it closes, what still runs is waited for.
         session.driver.check(session.channel)
         now = session.driver.utc()
-        notification = verify(body, headers, self._secrets, now / _MICRO)
-        if not self._seen.knows(notification.id, now):
+        notification = verify(body, headers, self._secrets, now / SECOND)
+        if not self._seen.holds(notification.id, now):
             self._seen.add(notification.id, now)
             self._take(notification)
         # After the task was woken, since no poll waits for a disk; and for what came twice, too,
@@ -63,7 +66,7 @@ class WebhookReceiver:
 
     def _take(self, notification: Notification) -> None:
         if notification.task_id is not None and notification.status is not None:
-            self._session.driver.notify(notification.task_id, notification.status)
+            self._session.driver.notify(notification.task_id)
         elif not self._puzzled:
             self._puzzled = True
             LOG.warning(

@@ -19,7 +19,6 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from perfect_async._api.urls import redacted
 from perfect_async._files import names
 from perfect_async._files.images import HEAD, sniff
 from perfect_async.errors import (
@@ -29,6 +28,7 @@ from perfect_async.errors import (
     RequestRefused,
     ServiceUnavailable,
     quoted,
+    redacted,
 )
 from perfect_async.models import Job
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 _KNOWN: Final = {"jpg", "png", "webp", "gif", "heic"}
 
-# A URL that ends this soon may end on the way (contract: result URLs live 7,200 s).
+# A URL that ends this soon may end on the way (contract: Download the result).
 _MARGIN: Final = timedelta(minutes=1)
 
 # What S3 says to a URL that ended or lost its object, or to a session's token that ended.
@@ -87,7 +87,7 @@ class Result:
     """The pictures of one finished task, in the vendor's order.
 
     `task_id` is the vendor's. The URLs end after 2 h; `save` asks for fresh ones, which the vendor
-    gives for a day at least. (contract: The flow of one picture, 5)
+    gives for a day at least. (contract: Download the result)
     """
 
     task_id: str

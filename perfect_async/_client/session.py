@@ -41,7 +41,7 @@ from perfect_async.reports import Statistics
 T = TypeVar("T")
 
 _RESULT_LIVES: Final = timedelta(seconds=7200)
-"""How long a result URL lives (contract: The flow of one picture, 5)."""
+"""How long a result URL lives (contract: Download the result)."""
 
 
 class Cut(Protocol):
@@ -300,13 +300,14 @@ class ClientSession:
     async def _again(self, feature: str, task_id: str) -> ev.Succeeded:
         self._here()
         try:
-            reply = await self.driver.ask(self.channel, tasks.poll(feature, task_id), lasting=True)
+            question = tasks.status(feature, task_id)
+            reply = await self.driver.ask(self.channel, question, lasting=True)
         except RequestRefused as exc:
             if not same_code(exc.code, "InvalidTaskId"):
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
-        match tasks.polled(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
+        match tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
                 return event
             case ev.EngineFailed(error=error) | ev.NoAnswer(error=error):

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from perfect_async._journal.writer import JournalWriter
 
 _FETCHABLE: Final = 24 * 3600 * SECOND
-"""How long the vendor gives a finished task's results again, at least (contract: the flow, 5)."""
+"""For how long the vendor gives a finished task's results again, at least (contract: Download the
+result).
+"""
 
 
 class NullWriter:

@@ -40,7 +40,7 @@ _Key = TypeVar("_Key")
 _APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
 _FORMAT: Final = 1
 _KEPT_FOR: Final = 30 * 24 * 3600 * SECOND
-"""How long the vendor keeps a finished task at most (contract: the flow, 5)."""
+"""How long the vendor keeps a finished task at most (contract: Download the result)."""
 _WINDOW_KEPT_FOR: Final = 3600
 """Seconds of requests that are kept: longer than any period that is sold."""
 _UNSEEN_SECONDS: Final = 3

@@ -18,8 +18,8 @@ import anyio
 import attrs
 
 from perfect_async import events as ev
-from perfect_async._api import account, tasks
-from perfect_async._api.doubt import NEAR, HistorySearch, Unresolved
+from perfect_async._api import history, tasks
+from perfect_async._api.history import NEAR, HistorySearch, Unresolved
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async.errors import (
@@ -57,8 +57,8 @@ async def register(command: ev.Register, handles: Sequence[JobHandle]) -> ev.Ans
     """Register the pictures of `handles`, all of one channel, in the order of the command."""
     pictures = [handle.spec.picture for handle in handles]
     facts = [picture.facts for picture in pictures if picture is not None]
-    response = await call(handles[0].channel, tasks.register(facts, command.feature))
-    event = tasks.registered(command, response)
+    response = await call(handles[0].channel, tasks.registration(facts, command.feature))
+    event = tasks.read_registration(command, response)
     if isinstance(event, ev.Registered):
         for handle, grant in zip(handles, event.grants, strict=True):
             handle.grant, handle.source = grant, FileId(grant.file_id)
@@ -78,8 +78,8 @@ async def upload(command: ev.Upload, handle: JobHandle) -> ev.Answer:
 async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     """Ask for the state of `task_id`, the task that `handle` had when the command was issued."""
     spec = handle.spec
-    response = await call(handle.channel, tasks.poll(spec.feature, task_id))
-    event = tasks.polled(command, response, task_id=task_id, units=spec.units)
+    response = await call(handle.channel, tasks.status(spec.feature, task_id))
+    event = tasks.read_status(command, response, task_id=task_id, units=spec.units)
     if isinstance(event, ev.EngineFailed):
         handle.failed(task_id)
     return event
@@ -229,7 +229,7 @@ class Submitter:
     async def _sent(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
         if handle.source is None or handle.spec.job is None:
             raise AssertionError(handle)
-        channel, call = handle.channel, tasks.submit(handle.spec.job, handle.source)
+        channel, call = handle.channel, tasks.creation(handle.spec.job, handle.source)
         if not handle.awaited:
             # Its caller went away while it waited for the disk or for another creation.
             return ev.NotSent(command, ClientClosed("Nobody waits for this job."))
@@ -238,7 +238,7 @@ class Submitter:
         event: ev.Answer
         try:
             response = await channel.transport.call(call, within=channel.timeouts.request)
-            event = tasks.submitted(command, response)
+            event = tasks.read_creation(command, response)
         except Exception as exc:  # noqa: BLE001 - a transport is the user's
             event = failure_event(command, exc)
         finally:
@@ -296,8 +296,8 @@ class Submitter:
         token: str | None = None
         try:
             for _ in range(_MOST_PAGES):
-                response = await self._ask(handle.channel, account.history(token))
-                rows, following = account.read_history(response)
+                response = await self._ask(handle.channel, history.history(token))
+                rows, following = history.read_history(response)
                 if not search.read(rows) or following in {None, token}:
                     break
                 token = following

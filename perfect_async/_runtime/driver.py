@@ -23,7 +23,6 @@ from anyio.abc import TaskGroup
 
 from perfect_async import events as ev
 from perfect_async._api import tasks
-from perfect_async._api.notices import Early, Status
 from perfect_async._journal.journal import JobJournal
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime import commands
@@ -32,12 +31,17 @@ from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.failures import closed
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.registry import JobRegistry
+from perfect_async._time import SECOND, TtlSet
 from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import NEVER, Scheduler
 
 _MICRO: Final = 1_000_000
+_EARLY_FOR: Final = 600 * SECOND
+"""A notification may overtake the answer to its task's creation; later than this, that answer is in
+doubt and nobody waits for the task.
+"""
 
 
 @attrs.define(eq=False)
@@ -72,7 +76,7 @@ class Driver:
         self._over = anyio.Event()
         self.submitter = Submitter(partial(self.ask, urgent=True, lasting=True), self)
         self.registry = JobRegistry(self._refs, self._tell, self.start, self.submitter, self)
-        self._early = Early()
+        self._early = TtlSet(_EARLY_FOR)
         self._questions: dict[int, _Question] = {}
         self._news = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -238,13 +242,13 @@ class Driver:
         if left or self.failure is not None or not self.alive:
             raise closed(self.failure)
 
-    def notify(self, task_id: str, status: Status) -> None:
+    def notify(self, task_id: str) -> None:
         """The vendor says that a task has ended: it is asked for soon, now or when it is known."""
         handle = self.registry.of_task(task_id)
         if handle is not None:
             self._tell(ev.Notified(handle.ref))
         else:
-            self._early.put(task_id, status, self._micros())
+            self._early.add(task_id, self._micros())
 
     def withdraw(self, handle: JobHandle) -> None:
         """Nobody waits for `handle`: it is not created; what was created is kept to its end."""
@@ -372,7 +376,7 @@ class Driver:
                 handle.entry.not_created()
         with self._blaming():
             self._tell(event)
-            if isinstance(event, ev.Accepted) and self._early.take(event.task_id, self._micros()):
+            if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._micros()):
                 self._tell(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
             self._warn()
@@ -396,7 +400,7 @@ class Driver:
 
     async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
         reply = await commands.call(question.channel, question.call)
-        event = tasks.asked(command, reply)
+        event = tasks.read_answer(command, reply)
         if isinstance(event, ev.Answered):
             question.reply = reply
             self._questions.pop(command.ref, None)

@@ -15,7 +15,7 @@ from ._wire import Call, as_list, as_object, invalid, not_accepted, read_object,
 
 HeaderStyle = Literal["object", "numbers", "list"]
 
-# contract: Input pictures. Both spellings of JPEG are taken; HEIC's type is assumed.
+# (contract: Input pictures) Both spellings of JPEG are taken; HEIC's type is assumed.
 CONTENT_TYPES = {
     "image/jpeg": "jpeg",
     "image/jpg": "jpeg",
@@ -71,7 +71,7 @@ class Files:
         if not entries:
             raise required("files")
         if len(entries) > self._most:
-            # contract: how many one call may hold is open, so this is no violation.
+            # How many one call may hold is open (contract: Register the file).
             raise invalid(f"files may hold at most {self._most} items.")
         checked = [self._check(entry, feature) for entry in entries]
         return {"files": [self._answer(self._add(*fields, feature)) for fields in checked]}
@@ -138,13 +138,13 @@ class Files:
         if size <= 0:
             raise not_accepted("file_size")
         if not name.isascii():
-            # contract: unicode names are open; taken here, and noted.
+            # Unicode names are open (contract: Input pictures); taken and noted.
             self._ledger.violations.append("file_name is not ASCII")
         return content_type, name, size
 
     def _add(self, content_type: str, name: str, size: int, feature: str | None) -> StoredFile:
         rng = self._chance.stream("file ids")
-        # contract: a file_id holds `/`, `+` and `=`; these 3 bytes encode as `+/+/`.
+        # A file_id holds `/`, `+` and `=` (contract: Poll the task): `+/+/` here.
         file_id = base64.b64encode(b"\xfb\xff\xbf" + rng.randbytes(46)).decode()
         path = f"/sandbox-in/{rng.getrandbits(128):032x}"
         file = StoredFile(file_id, path, name, content_type, size, feature)

@@ -25,7 +25,7 @@ from ._wire import MICROSECONDS, Refused
 
 TaskIds = Literal["urlsafe", "base64"]
 
-# contract: the schema says 24 h, the retention page 30 days; the shorter one is assumed.
+# The schema says 24 h, the retention page 30 days (contract: Download the result).
 KEPT = round(DAY * MICROSECONDS)
 
 
@@ -43,7 +43,7 @@ class Task:
     duration: float
     failure: str | None
     times_out: bool
-    # A `.jpg` name may hold PNG bytes (contract: The flow of one picture).
+    # A `.jpg` name may hold PNG bytes (contract: Download the result).
     png: bool
     kept: int
     state: TaskState = "running"
@@ -283,7 +283,7 @@ class Tasks:
     def _status(self, task: Task, now: int) -> dict[str, object]:
         data: dict[str, object] = {"task_status": task.state}
         results = self._results(task, now)
-        # contract: `error` and `results` are null as often as absent.
+        # `error` and `results` are null as often as absent (contract: Poll the task).
         often = self._chance.stream("absent nulls").choice
         failed = task.state == "error"
         if failed or often((True, False)):

@@ -69,7 +69,7 @@ async def test_saved_when_done(tmp_path: Path, monkeypatch: MP, journal: bool) -
 async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
     """At most eight results are downloaded at once, and polls go on beside."""
     # A transport that was given, as the sandbox's is, carries no more than six.
-    monkeypatch.setattr(transports, "_FEW_PLACES", 24)
+    monkeypatch.setattr(transports, "_PARALLEL_GIVEN", 24)
     shop = Shop(tmp_path, monkeypatch)
     now, most = 0, 0
     inner = shop.sandbox.transport()

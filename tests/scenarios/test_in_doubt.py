@@ -9,8 +9,7 @@ import httpx
 import pytest
 
 from perfect_async import Client, Failed, Outcome, PerfectError, Smile, SubmissionInDoubt
-from perfect_async._api.account import Movement
-from perfect_async._api.doubt import HistorySearch, Unresolved
+from perfect_async._api.history import HistorySearch, Movement, Unresolved
 from perfect_async.sandbox import Durations, Faults
 from tests.support.journaled import (
     MINUTE,
