@@ -399,10 +399,10 @@ class Driver:
         return event
 
     async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
-        reply = await commands.call(question.channel, question.call)
-        event = tasks.read_answer(command, reply)
+        response = await commands.call(question.channel, question.call)
+        event = tasks.read_answer(command, response)
         if isinstance(event, ev.Answered):
-            question.reply = reply
+            question.reply = response
             self._questions.pop(command.ref, None)
             question.done.set()
         return event

@@ -18,11 +18,11 @@ except ImportError as error:
     ) from error
 
 from ._app import Sandbox
+from ._charges import Ledger, LogEntry, TaskRecord, WebhookRecord
 from ._durations import Durations
 from ._faults import ENGINE_ERROR_CODES, KINDS, Faults, Scripted
-from ._ledger import Ledger, LogEntry, TaskRecord, WebhookRecord
 from ._portraits import portrait
-from ._serve import run, serve
+from ._server import run, serve
 from ._webhooks import WebhookFaults
 
 del PIL, starlette, uvicorn

@@ -13,20 +13,20 @@ from anyio import AsyncContextManagerMixin
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from ._billing import Purse
+from ._charges import Ledger
 from ._clock import Chance, Clock, waits
 from ._durations import DEFAULT_DURATIONS, Durations
 from ._faults import Fates, Faults, Scripted
 from ._features import FEATURES
 from ._files import Files, HeaderStyle
-from ._ledger import Ledger
+from ._http import Call
 from ._limits import Limiter, Rules, WindowKind
-from ._links import Links
+from ._presigned import Links
+from ._router import Vendor
 from ._tasks import TaskIds, Tasks
 from ._transport import SandboxTransport
-from ._units import Purse
-from ._vendor import Vendor
 from ._webhooks import RETRIES, Deliver, Postman, WebhookFaults, keys_of, postman
-from ._wire import Call
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -13,7 +13,7 @@ import time
 
 import attrs
 
-from ._wire import MICROSECONDS
+from ._http import MICROSECONDS
 
 
 @attrs.define

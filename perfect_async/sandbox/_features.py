@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from ._wire import Refused, invalid, not_accepted, required
+from ._http import Refused, invalid, not_accepted, required
 
 EXPRESSIONS: Final = ("smile_with_teeth_visible", "closed_mouth_smile")
 MOST_OUTPUTS: Final = 200

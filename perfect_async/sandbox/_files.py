@@ -7,11 +7,11 @@ from typing import Literal
 
 import attrs
 
+from ._charges import Ledger
 from ._clock import Chance
 from ._features import FEATURES, text_field, whole_field
-from ._ledger import Ledger
-from ._links import Links, StorageError, no_such_key
-from ._wire import Call, as_list, as_object, invalid, not_accepted, read_object, required
+from ._http import Call, as_list, as_object, invalid, not_accepted, read_object, required
+from ._presigned import Links, StorageError, no_such_key
 
 HeaderStyle = Literal["object", "numbers", "list"]
 

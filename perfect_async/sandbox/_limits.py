@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from ._wire import MICROSECONDS
+from ._http import MICROSECONDS
 
 WindowKind = Literal["sliding", "fixed"]
 

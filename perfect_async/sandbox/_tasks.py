@@ -10,18 +10,18 @@ from typing import Literal
 
 import attrs
 
+from ._billing import DAY, Purse
+from ._charges import TaskRecord, TaskState
 from ._clock import Chance, Clock
 from ._durations import Durations
 from ._engine import Picture, flaw, render
 from ._faults import Faults
 from ._features import Feature, Params, source_of
 from ._files import Files
-from ._ledger import TaskRecord, TaskState
-from ._links import Links, no_such_key
+from ._http import MICROSECONDS, Refused
+from ._presigned import Links, no_such_key
 from ._templates import TEMPLATE_IDS
-from ._units import DAY, Purse
 from ._webhooks import News
-from ._wire import MICROSECONDS, Refused
 
 TaskIds = Literal["urlsafe", "base64"]
 

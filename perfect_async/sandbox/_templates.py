@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import attrs
 
-from ._links import Links
+from ._presigned import Links
 
 COUNT = 71
 _STYLES = ("studio", "vintage film", "古风 portrait", "cyber city", "水彩 sketch")

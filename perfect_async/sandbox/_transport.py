@@ -7,8 +7,8 @@ import asyncio
 import httpx
 
 from ._clock import waits
-from ._vendor import Vendor
-from ._wire import Answer, Call
+from ._http import Answer, Call
+from ._router import Vendor
 
 
 class SandboxTransport(httpx.AsyncBaseTransport):

@@ -21,10 +21,10 @@ import attrs
 import httpx
 from anyio.abc import TaskGroup
 
+from ._charges import Ledger, WebhookRecord
 from ._clock import Chance, Clock
 from ._faults import check_share
-from ._ledger import Ledger, WebhookRecord
-from ._wire import MICROSECONDS
+from ._http import MICROSECONDS
 
 Deliver: TypeAlias = Callable[[bytes, dict[str, str]], Awaitable[object]]
 """A receiver inside the process: body and headers; returning is a 204, raising a 500."""

@@ -34,6 +34,7 @@ from perfect_async._journal.model import (
     encode,
 )
 from tests.api.test_responses import json_values
+from tests.support.searching import examples
 
 STORED = StoredJob(
     identity="ab" * 32,
@@ -333,7 +334,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=30, stateful_step_count=30)
+TestHistories.settings = settings(max_examples=examples(30), stateful_step_count=30)
 
 
 # As rows of a file.

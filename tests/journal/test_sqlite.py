@@ -38,6 +38,7 @@ from perfect_async._journal.model import (
 from perfect_async._journal.sqlite import Row, SqliteJournal
 from perfect_async.errors import JournalError
 from tests.journal.test_model import STORED, entries, stored
+from tests.support.searching import examples
 
 ROOT = Path(__file__).parents[2]
 SECOND = 1_000_000
@@ -329,20 +330,21 @@ def test_what_is_over_is_zeroed(path: Path) -> None:
     assert {"task-of-anna", "identity"} == traces(path.parent)
 
 
-def test_finished_jobs_are_small(path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_finished_jobs_are_small(jobs: int, path: Path) -> None:
     """A finished job with an id as long as the vendor's takes under 600 bytes of the file."""
     writer = Writer(path)
-    for start in range(0, 2_000, 1_000):
+    for start in range(0, jobs, 500):
         appended: list[JournalEntry] = []
-        for job in range(start + 1, start + 1_001):
+        for job in range(start + 1, start + 501):
             identity = random.Random(job).randbytes(32).hex()
             appended += lifetime(job, stored(identity=identity), task_id=f"{job:0107d}")
         writer.write(*appended)
     writer.close()
 
-    assert path.stat().st_size < 2_000 * 600
+    assert path.stat().st_size < 600 * jobs
     with opened(path) as file:
-        assert 2_000 == len(file.task_ids(0))
+        assert jobs == len(file.task_ids(0))
 
 
 # Task ids.
@@ -459,7 +461,7 @@ def test_the_window_is_remembered(path: Path) -> None:
     st.integers(0, SECOND),
     st.integers(0, 900 * SECOND),
 )
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_no_request_of_the_window_is_taken_for_older(
     window: list[tuple[int, int]], part: int, pause: int
 ) -> None:
@@ -626,7 +628,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=15)
+    out, err = process.communicate(timeout=100)
     assert 0 == process.returncode, err
     return out.strip()
 
@@ -1004,7 +1006,7 @@ def test_a_damaged_schema_is_told(what: bytes, garbage: bytes, path: Path) -> No
 
 
 @given(st.integers(0, 2**30), st.binary(min_size=1, max_size=64))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_any_damage_is_told_or_does_no_harm(place: int, garbage: bytes) -> None:
     """Bytes that were overwritten anywhere raise nothing but the error for that."""
     with tempfile() as folder:
@@ -1118,11 +1120,14 @@ WRITER = """
     """
 
 
-def test_a_process_killed_at_any_point_loses_nothing_that_it_was_told_of(path: Path) -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(12, marks=pytest.mark.long)])
+def test_a_process_killed_at_any_point_loses_nothing_that_it_was_told_of(
+    times: int, path: Path
+) -> None:
     """Every commit that returned is on the disk; at most the one under way is there too."""
     chance = random.Random(1)
     expected = 0
-    for kills in range(1, 4):
+    for kills in range(1, times + 1):
         with python(WRITER, path) as process:
             assert process.stdout is not None
             for _ in range(chance.randint(1, 60)):
@@ -1234,4 +1239,4 @@ class Disks(RuleBasedStateMachine):
 
 
 TestDisks = Disks.TestCase
-TestDisks.settings = settings(max_examples=15, stateful_step_count=25)
+TestDisks.settings = settings(max_examples=examples(8), stateful_step_count=20)

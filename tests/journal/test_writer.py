@@ -38,6 +38,7 @@ from tests.journal.test_model import STORED, stored
 from tests.journal.test_sqlite import NOW, SECOND, tempfile
 from tests.support import virtual_time
 from tests.support.sandboxed import client, vendor
+from tests.support.searching import examples
 from tests.support.virtual_time import hanging
 
 
@@ -687,7 +688,7 @@ async def random_jobs(seed: int, disk: Disk, steps: int) -> JournalWriter:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_the_disk_folds_to_the_live_state(seed: int, steps: int) -> None:
     """Whatever fails, hangs and is cancelled: in the end the disk folds to the live state."""
     disk = Disk()

@@ -188,7 +188,7 @@ async def test_work_beside_that_is_cancelled_takes_nothing_along() -> None:
 
     async with client(vendor()) as c:
         assert c._session is not None
-        c._session.start(work)
+        c._session.driver.start(work)
         assert (await c.run(smile())).images
 
 

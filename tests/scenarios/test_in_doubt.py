@@ -234,7 +234,7 @@ async def test_the_task_of_one_that_has_no_journal(tmp_path: Path, monkeypatch: 
     shop.sandbox.script("task", "lose", "drop")
     async with (
         shop.client() as c,
-        shop.client(journal=None, transport=c._given) as plain,
+        shop.client(journal=None, transport=c._transport) as plain,
     ):
         with pytest.raises(SubmissionInDoubt):
             await plain.run(job(1))

@@ -129,7 +129,7 @@ async def test_as_the_last_one_leaves(tmp_path: Path, monkeypatch: MP) -> None:
         session = c._session
         assert session is not None
         first = await session.enter(smile(1), lambda: None)
-        session.withdraw(first)
+        session.driver.withdraw(first)
         second = await session.enter(smile(1), lambda: None)
         await second.done.wait()
         adds_up(c, shop.sandbox)

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlencode
 import attrs
 
 from ._clock import Clock
-from ._wire import Answer, Call
+from ._http import Answer, Call
 
 Store = Literal["uploads", "results"]
 

@@ -13,19 +13,14 @@ from urllib.parse import unquote
 
 import attrs
 
+from ._billing import Purse, price_list
+from ._charges import UNLIMITED, Ledger, LogEntry
 from ._clock import Chance, Clock
 from ._engine import thumb
 from ._faults import Fate, Fates, Kind
 from ._features import FEATURES, text_field
 from ._files import Files
-from ._ledger import UNLIMITED, Ledger, LogEntry
-from ._limits import Limiter
-from ._links import Links, StorageError, no_such_key
-from ._tasks import Tasks
-from ._templates import TEMPLATES, THUMBS
-from ._units import Purse, price_list
-from ._webhooks import Postman
-from ._wire import (
+from ._http import (
     MICROSECONDS,
     Answer,
     Call,
@@ -35,6 +30,11 @@ from ._wire import (
     page_of,
     read_object,
 )
+from ._limits import Limiter
+from ._presigned import Links, StorageError, no_such_key
+from ._tasks import Tasks
+from ._templates import TEMPLATES, THUMBS
+from ._webhooks import Postman
 
 _BEARER: Final = re.compile(r"Bearer ([\x21-\x7e]+)")
 _SIZES: Final = {"template": 20, "history": 30, "feature_cost": 20}

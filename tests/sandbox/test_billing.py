@@ -7,7 +7,7 @@ import math
 import pytest
 
 from perfect_async.sandbox import Faults, Sandbox
-from perfect_async.sandbox._units import Purse
+from perfect_async.sandbox._billing import Purse
 from tests.sandbox.customer import Customer, avatar, data_of, error_of, roomy
 
 CREDIT = "/s2s/v1.0/client/credit"

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async.sandbox._wire import (
+from perfect_async.sandbox._http import (
     Call,
     Refused,
     as_list,

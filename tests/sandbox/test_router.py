@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Sandbox
-from perfect_async.sandbox._vendor import Route, route_api
+from perfect_async.sandbox._router import Route, route_api
 from tests.sandbox.customer import API, SMILE, Customer, error_of, roomy
 
 CREDIT = "/s2s/v1.0/client/credit"
