@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -111,8 +112,8 @@ class Batch:
             raise ConfigurationError("A batch is entered once; make another.")
         session = self._get_session()
         if self._max_units is not None:
-            ceiling = session.driver.ceiling(self._max_units)
-            self._options = attrs.evolve(self._options, purses=(ceiling,))
+            ceiling = session.driver.open_limit(self._max_units)
+            self._options = attrs.evolve(self._options, unit_limits=(ceiling,))
         # In the driver's task group: one of this block would wrap the errors of the block.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
@@ -217,7 +218,7 @@ class Batch:
             if handle is not None and handle.ending is None and self._session is not None:
                 self._session.driver.withdraw(handle)
 
-    def _heard(self, entry: _Entry) -> None:
+    def _job_changed(self, entry: _Entry) -> None:
         """React to a change of the handle of `entry`."""
         handle = entry.handle
         session = self._session
@@ -267,8 +268,8 @@ class Batch:
     def _clean_up(self) -> None:
         """Release the spending limit and the files of the batch once nothing more comes."""
         if self._stopped.is_set() and not self._live and self._session is not None:
-            for ceiling in self._options.purses:
-                self._session.driver.empty(ceiling)
+            for ceiling in self._options.unit_limits:
+                self._session.driver.close_limit(ceiling)
             self._session.retention.unpin(self._files)
             self._files.clear()
             self._session.sweep()
@@ -372,9 +373,7 @@ class Batch:
             # `_feed` gives its outcome when it ends.
             return
         try:
-            entry.handle = await session.enter(
-                entry.item, lambda: self._heard(entry), self._options
-            )
+            entry.handle = await session.enter(entry.item, self._options)
         except ClientClosed as exc:
             # No other job will be taken: the rest of the source stays unread.
             self._failure = self._failure or exc
@@ -384,7 +383,8 @@ class Batch:
             self._refuse(entry, exc)
         else:
             entry.units = 0.0 if entry.handle.leader is not None else entry.job.units
-            self._heard(entry)
+            entry.handle.subscribe(partial(self._job_changed, entry))
+            self._job_changed(entry)
             if self._is_stopped():
                 # Stopped while its picture was inspected.
                 session.driver.withdraw(entry.handle)

@@ -26,11 +26,12 @@ from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
+from perfect_async._client.settings import BASE_URL, KEY_VARIABLE, SECRET_VARIABLE, URL_VARIABLE
 from perfect_async._journal.journal import open_journal
+from perfect_async._runtime.clock import Clock
+from perfect_async._runtime.driver import driver_for
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
-from perfect_async._runtime.failures import warn_of
-from perfect_async._runtime.handle import JobHandle
-from perfect_async._runtime.keys import KEY_VARIABLE, driver_for, flaw
+from perfect_async._runtime.handle import JobHandle, warn_of_unfinished
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._transport.transport import HttpTransport, VendorTransport
 from perfect_async.errors import (
@@ -59,10 +60,6 @@ if TYPE_CHECKING:
     from perfect_async.webhooks import Secrets
 
 T = TypeVar("T")
-
-BASE_URL: Final = "https://yce-api-01.makeupar.com"
-URL_VARIABLE: Final = "YOUCAM_BASE_URL"
-SECRET_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"  # noqa: S105 - its name
 
 _MAX_PAGES: Final = 500
 """Pages of twenty entries; a list that is longer goes round in circles."""
@@ -129,7 +126,7 @@ class Client:
         self._session: ClientSession | None = None
         self._webhooks: WebhookReceiver | None = None
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
-        problem = flaw(key)
+        problem = settings.key_problem(key)
         self._key = "" if problem is not None or key is None else key
         # A traceback that shows the locals of this frame must not show the key.
         del api_key, key
@@ -215,10 +212,16 @@ class Client:
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_shielded, transport.aclose)
-            journal = await open_journal(self._journal)
+            clock = Clock()
+            journal = await open_journal(self._journal, clock.utc)
             undo.push_async_callback(_shielded, journal.writer.aclose)
             driver = driver_for(
-                self._key, self._base_url, self._scheduler, self._transport, journal.writer.past
+                self._key,
+                self._base_url,
+                self._scheduler,
+                clock,
+                transport=self._transport,
+                past=journal.writer.past,
             )
             channel = await driver.join(transport, self._timeouts, journal)
             undo.pop_all()
@@ -254,7 +257,7 @@ class Client:
         channel.journal.closing = True
         # Shielded, since running tasks are paid for; bounded, since the caller waits.
         with anyio.CancelScope(shield=True):
-            driver.closing(channel)
+            driver.stop_creating(channel)
             try:
                 with anyio.move_on_after(self._drain):
                     await driver.drain(channel)
@@ -262,7 +265,7 @@ class Client:
             finally:
                 session.left = True
                 # Also where asyncio itself cancels this task, which no shield stops.
-                warn_of(driver.left(channel), self._drain)
+                warn_of_unfinished(driver.registry.left(channel), self._drain)
                 try:
                     await driver.leave(channel)
                 finally:
@@ -279,7 +282,7 @@ class Client:
         `Failed.error` (see `perfect_async.errors`).
         """
         session = self._ready()
-        return await self._wait(session, lambda: session.enter(job, lambda: None), timeout)
+        return await self._wait(session, lambda: session.enter(job), timeout)
 
     async def attach(
         self, feature: type[Job], task_id: str, timeout: float | None = None
@@ -295,9 +298,7 @@ class Client:
         if getattr(feature, "feature", None) not in FEATURES:
             raise ConfigurationError(f"{quoted(feature)} is no feature: pass Smile or Avatar.")
         known = settings.task_id(task_id)
-        return await self._wait(
-            session, lambda: session.attach(feature, known, lambda: None), timeout
-        )
+        return await self._wait(session, lambda: session.attach(feature, known), timeout)
 
     async def _wait(
         self,
@@ -433,7 +434,7 @@ class Client:
         if self._session is None:
             return self._scheduler.statistics()
         driver = self._session.driver
-        return self._executor.ask(lambda: driver.watch.noted(driver.scheduler.statistics()))
+        return self._executor.ask(lambda: driver.watchdog.add_to(driver.scheduler.statistics()))
 
     def _ready(self) -> ClientSession:
         if self._session is None:
@@ -455,7 +456,7 @@ def _read_secrets(secret: str | Iterable[str]) -> Secrets:
 
 def _isolated() -> tuple[Executor, type[Batch]]:
     from perfect_async._client.threaded_batch import ThreadedBatch  # noqa: PLC0415 - see above
-    from perfect_async._runtime.apart import ThreadExecutor  # noqa: PLC0415 - see above
+    from perfect_async._runtime.executors import ThreadExecutor  # noqa: PLC0415 - see above
 
     return ThreadExecutor(), ThreadedBatch
 

@@ -1,4 +1,4 @@
-"""A job as it goes on its way: what it costs, what it is called, and what is to become of it."""
+"""A prepared job: its price, the names of its results, and the options of the caller."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from perfect_async.models import FileId, Job, Source
 
 @attrs.frozen
 class JobOptions:
-    """What a caller asks for beside the job: a folder for its pictures, whether the vendor's copies
-    are deleted then, and the purses that pay.
+    """The options of a caller for a job.
+
+    `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
+    they are saved. `unit_limits`: the numbers of the spending limits that the job counts against.
     """
 
     save_to: str | None = None
     delete: bool = False
-    purses: tuple[int, ...] = ()
+    unit_limits: tuple[int, ...] = ()
 
 
 PLAIN: Final = JobOptions()
@@ -48,11 +50,11 @@ _AZURE: Final = re.compile(
 
 @attrs.frozen
 class JobSpec:
-    """One job on its way.
+    """One prepared job.
 
     `job` is None for a task that is known by its id alone. `stem` and `identity` name its results;
-    `sure`: whether equal identities are equal jobs. `picture` is what has to be uploaded, `source`
-    what is sent where nothing has to.
+    `sure`: whether equal identities are equal jobs. `picture` is to be uploaded; `source` is sent
+    where nothing is uploaded.
     """
 
     feature: str
@@ -69,7 +71,7 @@ class JobSpec:
 
     @classmethod
     def of(cls, job: Job, picture: ImageFile | None, options: JobOptions) -> JobSpec:
-        """The errand of `job`, which was looked at. Raises `JobRefused`."""
+        """Prepare `job`, whose picture was inspected. Raises `JobRefused`."""
         source: FileId | str | None = None
         if picture is None:
             given = job.source
@@ -90,14 +92,16 @@ class JobSpec:
 
     @classmethod
     def attached(cls, feature: type[Job], task_id: str) -> JobSpec:
-        """The errand of a task that somebody created: at least one unit is at stake in it."""
+        """Prepare the watching of a task that exists: at least one unit is at stake in it."""
         return cls(feature.feature, 1.0, 1, None, names.FALLBACK, task_identity(feature, task_id))
 
     @classmethod
-    def recalled(cls, order: StoredJob, file_id: str | None, purses: tuple[int, ...]) -> JobSpec:
-        """The errand of a job of a former process, as far as its journal holds it.
+    def restored(
+        cls, order: StoredJob, file_id: str | None, unit_limits: tuple[int, ...]
+    ) -> JobSpec:
+        """Prepare a job of a former process from its journal.
 
-        A picture that is not at the vendor is not looked at here. Raises `JobRefused` where this
+        A picture that is not at the vendor is not inspected here. Raises `JobRefused` where this
         version cannot make such a job.
         """
         job = cls.job_of(order, file_id)
@@ -113,12 +117,12 @@ class JobSpec:
             job,
             order.sure,
             source=order.place if order.kind == "url" else source,
-            options=JobOptions(order.save_to, order.delete, purses),
+            options=JobOptions(order.save_to, order.delete, unit_limits),
         )
 
     @staticmethod
     def job_of(order: StoredJob, file_id: str | None) -> Job:
-        """The job of `order`; b"" is its source where that is not known any longer.
+        """Make the job of `order`; its source is b"" where that is no longer known.
 
         Raises `JobRefused` where this version cannot make such a job.
         """
@@ -130,7 +134,7 @@ class JobSpec:
         kind = FEATURES.get(order.feature)
         if kind is None:
             raise JobRefused(f"this version knows no feature {quoted(order.feature)}.")
-        # Typed as what it is: a class whose other fields only the journal knows.
+        # The journal alone knows the other fields of this class, so its type cannot say them.
         make = cast("Callable[..., Job]", kind)
         try:
             return make(source=source, key=order.key, **dict(order.parameters))
@@ -138,7 +142,7 @@ class JobSpec:
             raise JobRefused(f"{order.feature} has other parameters in this version.") from exc
 
     def stored(self) -> StoredJob:
-        """Return what a journal holds of it: no bytes, and no signed URL."""
+        """Return the form that a journal stores: without bytes, and without a signed URL."""
         job, place = self.job, None
         kind: SourceKind = "bytes"
         if job is None:
@@ -167,7 +171,7 @@ class JobSpec:
 
 
 def _usual(job: Job) -> tuple[int, int] | None:
-    """From how long to how long such a task lasts, in microseconds."""
+    """Return the documented shortest and longest duration of such a task, in microseconds."""
     usual = job.usual
     return usual and (round(usual[0] * SECOND), round(usual[1] * SECOND))
 

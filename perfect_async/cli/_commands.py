@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from perfect_async import ConfigurationError, Smile, Template, Units
-from perfect_async._client.client import SECRET_VARIABLE
+from perfect_async._client.settings import SECRET_VARIABLE
 from perfect_async.cli import _program
 from perfect_async.cli._inputs import expand
 from perfect_async.errors import quoted

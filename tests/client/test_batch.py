@@ -27,7 +27,7 @@ from perfect_async import (
     Unauthorized,
 )
 from perfect_async._client import session
-from perfect_async._runtime.apart import ThreadExecutor
+from perfect_async._runtime.executors import ThreadExecutor
 from perfect_async.events import Command
 from perfect_async.sandbox import Durations, Faults, portrait
 from perfect_async.scheduler import Scheduler

@@ -37,7 +37,7 @@ from perfect_async import (
     UnitsExhausted,
     WaitTimeout,
 )
-from perfect_async._runtime import keys
+from perfect_async._runtime.driver import _drivers
 from perfect_async.sandbox import Durations, Faults, Scripted, portrait
 from tests.support.sandboxed import (
     FACE,
@@ -406,7 +406,7 @@ async def test_keys_and_hosts_have_drivers_of_their_own() -> None:
         await one.run(smile())
 
         done = [each.statistics().done for each in (one, other, third)]
-        alive = [driver for driver in keys._drivers.values() if driver.alive]
+        alive = [driver for driver in _drivers.values() if driver.alive]
 
     assert [1, 0, 0] == done
     assert 3 == len(alive)

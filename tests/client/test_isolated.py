@@ -37,7 +37,7 @@ from perfect_async import (
 )
 from perfect_async._client.batch import Batch
 from perfect_async._client.threaded_batch import ThreadedBatch
-from perfect_async._runtime.apart import _threads
+from perfect_async._runtime.executors import _threads
 from perfect_async.sandbox import Durations, Faults, Sandbox, serve
 from tests.support.sandboxed import FACE, KEY, Between, avatar, client, smile, smiles
 
@@ -210,7 +210,7 @@ async def test_unopened_opened_twice_and_closed() -> None:
 
 
 async def test_opening_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """A journal that cannot be used is told from `open`, and the thread is gone again."""
+    """`open` raises for a journal that cannot be used, and the thread is gone again."""
     (tmp_path / "jobs.db").write_bytes(b"no journal" * 100)
     c = isolated(vendor(), journal=tmp_path / "jobs.db")
 
@@ -500,7 +500,7 @@ async def test_the_source_is_read_lazily() -> None:
 
 
 async def test_what_the_source_raises_comes_last() -> None:
-    """An error of the source is told after the outcomes of the jobs before, as it is."""
+    """An error of the source is raised after the outcomes of the jobs before, as it is."""
 
     def broken() -> Iterator[Job]:
         yield from smiles(2)
@@ -530,7 +530,7 @@ async def test_a_source_that_is_cancelled_from_within() -> None:
 
 
 async def test_a_source_whose_closing_fails() -> None:
-    """Its error is told where the outcomes end."""
+    """Its error is raised where the outcomes end."""
 
     async def clumsy() -> AsyncIterator[Job]:
         try:
@@ -654,7 +654,7 @@ def test_resuming_what_a_former_client_left(tmp_path: Path) -> None:
 
 
 async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> None:
-    """What came for a caller who had been cancelled counts as not heard."""
+    """A result that came for a cancelled caller counts as not seen."""
     sandbox, journal, spy = vendor(), tmp_path / "jobs.db", Spy()
     spy.hold = is_poll
     held = Between(sandbox.transport(), spy)
@@ -666,14 +666,14 @@ async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> No
         await c.run(smile(8))
 
     async with isolated(sandbox, journal=journal) as c, c.resume() as batch:
-        assert ["7"] == [outcome.job.key async for outcome in batch]
+        assert ["0"] == [outcome.job.key async for outcome in batch]
 
 
 # When the thread fails.
 
 
 async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever waits gets `ClientClosed` from the cause, in a batch with the tasks at stake."""
+    """Waiting callers get `ClientClosed` from the cause, in a batch with the tasks at stake."""
     sandbox, spy = vendor(lasts=30.0), Spy()
     c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     waiting = asyncio.ensure_future(c.run(smile(9)))
@@ -699,7 +699,7 @@ async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFi
 
 
 async def test_a_client_after_a_crash_has_a_new_thread() -> None:
-    """The thread that failed is no longer handed out, whoever still has it open."""
+    """A thread that failed is not used again, also while a client still has it open."""
     sandbox, spy = vendor(), Spy()
     one = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     spy.fail = lambda _: SystemExit(3)

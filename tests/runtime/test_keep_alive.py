@@ -176,7 +176,7 @@ async def test_leaving_has_an_end(how: str, caplog: pytest.LogCaptureFixture) ->
 async def test_a_closing_that_is_cancelled_lets_go_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whoever cannot wait for the drain leaves nothing running behind."""
+    """A client that is cancelled while it drains leaves nothing running behind."""
     c = await client(vendor(), drain=1000).open()
     waiting = asyncio.ensure_future(c.run(avatar()))
     await asyncio.sleep(3)
@@ -409,27 +409,27 @@ async def test_no_secret_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Pat
         lost_creations=0.1,
     )
     sandbox = vendor(faults=faults, seed=5)
-    told: list[str] = []
+    shown: list[str] = []
     picture = "https://bucket.example/me.jpg?X-Amz-Signature=s1gned"
     jobs = [Smile(FACE, key=str(n)) for n in range(20)]
     jobs += [Smile(picture, key=f"u{n}") for n in range(10)]
     async with client(sandbox, drain=0) as c:
         async with c.batch(jobs) as batch:
             async for outcome in batch:
-                told += [repr(outcome), repr(batch)]
+                shown += [repr(outcome), repr(batch)]
                 if isinstance(outcome, Done):
-                    told += [str(path) for path in await outcome.result.save(tmp_path)]
+                    shown += [str(path) for path in await outcome.result.save(tmp_path)]
                     continue
-                told += [str(outcome.error), *frames(outcome.error)]
+                shown += [str(outcome.error), *frames(outcome.error)]
         sandbox.script("credit", (401, {"status": 401, "error": f"{KEY} is wrong"}))
         with pytest.raises(Unauthorized) as caught:
             await c.units()
-        told += [str(caught.value), *frames(caught.value)]
-        told += [repr(c), repr(c.statistics()), repr(c._session), repr(vars(c)["_session"].driver)]
-    told.append(caplog.text)
-    text = "\n".join(told)
+        shown += [str(caught.value), *frames(caught.value)]
+        shown += [repr(c), repr(c.statistics()), repr(c._session), repr(vars(c)["_session"].driver)]
+    shown.append(caplog.text)
+    text = "\n".join(shown)
 
-    assert 1 < sum("Failed(" in each for each in told)
+    assert 1 < sum("Failed(" in each for each in shown)
     for secret in (KEY, "s1gned", "Signature", "X-Amz", "Bearer"):
         assert secret not in text, secret
 
@@ -491,7 +491,7 @@ async def test_two_refusals_do_not_stop_an_idle_client() -> None:
 
 
 async def test_an_end_that_cannot_be_read_is_told() -> None:
-    """A success without a usable result, for as long as we ask, is told with the abandonment."""
+    """A success without a usable result, for as long as we ask, ends in `TaskAbandoned`."""
     sandbox = vendor()
     good = {"status": 200, "data": {"task_status": "success", "results": {"url": ""}}}
     sandbox.script("poll", *[(200, good)] * 400)

@@ -1,4 +1,4 @@
-"""An errand is its job, and what a journal holds of it makes the same job again."""
+"""A prepared job, and the stored form from which a later process makes it again."""
 
 import re
 from pathlib import Path
@@ -31,11 +31,11 @@ AVATARS = st.builds(
 
 @given(SMILES | AVATARS, st.none() | st.just("/out"), st.booleans())
 def test_there_and_back(job: Job, save_to: str | None, delete: bool) -> None:
-    """What is written of a job makes the same errand again, in another process too."""
+    """What is written of a job makes the same prepared job again, in another process too."""
     spec = JobSpec.of(job, None, JobOptions(save_to, delete, (1,)))
     entry = decode(*encode(Entered(1, 0, spec.stored())))
     assert isinstance(entry, Entered)
-    assert spec == JobSpec.recalled(entry.stored, None, (1,))
+    assert spec == JobSpec.restored(entry.stored, None, (1,))
     assert job == JobSpec.job_of(entry.stored, None)
 
 
@@ -48,7 +48,7 @@ async def test_a_file(tmp_path: Path) -> None:
     assert picture is not None
     order = JobSpec.of(job, picture, PLAIN).stored()
     assert ("path", str(path), picture.digest) == (order.kind, order.place, order.digest)
-    again = JobSpec.recalled(order, None, ())
+    again = JobSpec.restored(order, None, ())
     assert (None, None) == (again.source, again.picture)
 
 
@@ -58,7 +58,7 @@ async def test_bytes() -> None:
     order = JobSpec.of(Smile(face(1)), picture, PLAIN).stored()
     assert ("bytes", None) == (order.kind, order.place)
     assert b"" == JobSpec.job_of(order, None).source
-    assert FileId("f") == JobSpec.recalled(order, "f", ()).source
+    assert FileId("f") == JobSpec.restored(order, "f", ()).source
 
 
 def test_a_signed_url() -> None:
@@ -83,7 +83,7 @@ def order(**changes: object) -> StoredJob:
 def test_of_another_version(strange: dict[str, object]) -> None:
     """What this version cannot make is refused."""
     with pytest.raises(JobRefused):
-        JobSpec.recalled(order(**strange), None, ())
+        JobSpec.restored(order(**strange), None, ())
 
 
 def test_known_by_its_id() -> None:

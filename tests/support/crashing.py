@@ -348,7 +348,7 @@ class Worker:
 
     def note(self, place: _Entry, outcome: Outcome) -> None:
         item, error = place.item, outcome.error
-        number = None if place.journal_entry is None else place.entry.number or None
+        number = None if place.journal_entry is None else place.journal_entry.number or None
         if isinstance(item, RecoveredJob):
             number, identity = item.number, self.former[item.number]
         else:
