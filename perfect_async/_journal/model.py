@@ -75,13 +75,6 @@ class StoredJob:
     save_to: str | None
     delete: bool
 
-    @property
-    def picture_name(self) -> str:
-        """What the picture is called in a message; not fit for one before it is quoted."""
-        if self.place is not None:
-            return self.place
-        return "bytes" if self.kind == "bytes" else f"a signed {self.kind}"
-
 
 # The entries. Files hold them by the names in `ENTRY_TYPES`, so these names are the file format.
 

@@ -6,9 +6,10 @@ it holds the job's identity while the result may be fetched again. A result that
 by its identity and folder, and the picture of a job with a `key` by its identity.
 
 The main file says that the journal is in use from the opening until it is closed. Its latest
-entries are in a file of their own then (`-wal`): where that is missing, a copy would look like a
-journal that was closed, and paid tasks would be bought again. Everything here blocks and runs in a
-worker thread. All times are UTC microseconds since 1970.
+entries are in a file of their own then (`-wal`), and the first of them takes that mark back: so
+the mark is read only where the log is missing. Such a copy would look like a journal that was
+closed, and paid tasks would be bought again. Everything here blocks and runs in a worker thread.
+All times are UTC microseconds since 1970.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ requests more, in each of so many seconds (contract: Limits).
 
 _DAY: Final = 24 * 3600 * SECOND
 """How long forgotten tasks are still known by their ids, and how long a doubt stays open."""
+_MARKED_AFTER: Final = 300
+"""Rows and commits after which the log is copied into the main file, and the mark made again."""
 _WAL_HEADER: Final = 32
 _WAL_MAGIC: Final = {0x377F0682: "<", 0x377F0683: ">"}
 """The magic numbers of a log, and the byte order of its checksums (sqlite's file format, 4.1)."""
@@ -89,7 +92,7 @@ _LATER_TABLES: Final = (
         PRIMARY KEY (identity, folder)
     ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS keys (
-        identity BLOB PRIMARY KEY, picture TEXT NOT NULL, name TEXT NOT NULL
+        identity BLOB PRIMARY KEY, picture TEXT NOT NULL
     ) WITHOUT ROWID""",
 )
 _OBJECTS: Final = {
@@ -130,6 +133,7 @@ class SqliteJournal:
     def __init__(self, path: str | os.PathLike[str], now: int, *, make: bool = True) -> None:
         self._lock = threading.Lock()
         self._clean = True
+        self._unmarked = 0
         self.path = _absolute(path)
         with _errors_mapped(self.path):
             if not os.path.lexists(self.path):
@@ -180,16 +184,19 @@ class SqliteJournal:
             # A process that is killed before its first commit leaves this behind.
             self._write_window(self.past, now)
             self._set_fact("clean", 0)
-            self._set_in_use(in_use=True)
-        self._write_mark()
+        self._mark_in_use()
         self._inodes = [(path, _inode(path)) for path in (self.path, self._log)]
 
-    def _write_mark(self) -> None:
-        """Copy the mark "in use" into the main file, and leave a log beside it.
+    def _mark_in_use(self) -> None:
+        """Copy the log into the main file with the mark "in use", and take that back in the log.
 
-        A log that was emptied instead would look like a missing one until the next commit.
+        A process that is killed in between leaves the mark, and a log that can be read.
         """
+        self._set_in_use(in_use=True)
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        # It needs no more room than the log has already.
+        self._set_in_use(in_use=False)
+        self._unmarked = 0
 
     def _check_only_file(self) -> None:
         """Raise `JournalError` where the file has a second name: its log would be beside another.
@@ -259,7 +266,11 @@ class SqliteJournal:
     def _read_numbers(self, query: str, kind: type[_Key]) -> dict[_Key, int]:
         rows = self._all(query)
         if not all(
-            type(key) is kind and type(value) is int and 0 <= value <= MOST for key, value in rows
+            type(key) is kind
+            and type(value) is int
+            and 0 <= value <= MOST
+            and (not isinstance(key, int) or 0 <= key <= MOST)
+            for key, value in rows
         ):
             raise JournalError(f"The journal {quoted(self.path)} is damaged: a number is none.")
         return dict(cast("list[tuple[_Key, int]]", rows))
@@ -279,8 +290,14 @@ class SqliteJournal:
                     self._write_row(row)
                     last = row.seq
                     self._set_fact("job", row.entry.job, at_least=True)
+                self._unmarked += 1
             self._set_fact("seq", last)
             self._write_window(window, now)
+        self._unmarked += 1
+        if self._unmarked >= _MARKED_AFTER:
+            # It is tried again with the next commit.
+            with self._lock, contextlib.suppress(sqlite3.Error):
+                self._mark_in_use()
 
     def _write_window(self, window: Iterable[tuple[int, int]], now: int) -> None:
         seconds: Counter[int] = Counter()
@@ -301,8 +318,8 @@ class SqliteJournal:
         self._db.execute("DELETE FROM words WHERE job = ?", (snapshot.job,))
         stored = snapshot.stored
         if snapshot.end == "done" and stored.key is not None and stored.digest is not None:
-            picture = bytes.fromhex(stored.identity), stored.digest, stored.picture_name
-            self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", picture)
+            picture = bytes.fromhex(stored.identity), stored.digest
+            self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", picture)
         if row.finished:
             self._db.execute(
                 "UPDATE tasks SET identity = ? "
@@ -347,13 +364,13 @@ class SqliteJournal:
                 return str(task_id), tuple(str(name) for name in cast("list[object]", names))
         return None
 
-    def key_picture(self, identity: str) -> tuple[str, str] | None:
-        """Return the digest and the name of the picture that a job with a key was done with."""
+    def key_picture(self, identity: str) -> str | None:
+        """Return the digest of the picture that a job with a key was done with."""
         with self._lock, _errors_mapped(self.path):
-            rows = self._all(
-                "SELECT picture, name FROM keys WHERE identity = ?", bytes.fromhex(identity)
+            found = self._one(
+                "SELECT picture FROM keys WHERE identity = ?", bytes.fromhex(identity)
             )
-        return next(((str(picture), str(name)) for picture, name in rows), None)
+        return None if found is None else str(found)
 
     def lookup(self, identity: str, since: int) -> str | None:
         """Return the task of the latest finished job of `identity` created since `since`."""
@@ -408,19 +425,15 @@ class SqliteJournal:
                 self.state.discard(each.job)
             self._db.execute("VACUUM")
             # Between the two the log is empty, as where the journal is closed.
-            self._set_in_use(in_use=False)
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._set_in_use(in_use=True)
-            self._write_mark()
+            self._mark_in_use()
         return gone
 
     def close(self) -> None:
         """Close the file, so that another client may open it."""
         with self._lock, _errors_mapped(self.path):
             try:
-                with self._transaction():
-                    self._set_fact("clean", int(self._clean))
-                    self._set_in_use(in_use=False)
+                self._set_fact("clean", int(self._clean))
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 self._db.close()
@@ -574,6 +587,8 @@ def _lock_file(db: sqlite3.Connection, path: str) -> None:
         )
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    # Done by hand: it would copy the log without the mark.
+    db.execute("PRAGMA wal_autocheckpoint = 0")
     db.execute("PRAGMA secure_delete = ON")
     db.execute("BEGIN IMMEDIATE")
     db.execute("COMMIT")

@@ -186,8 +186,8 @@ class JournalWriter:
         """
         await self._in_thread(self._file.save_result, identity, folder, task_id, list(files))
 
-    async def key_picture(self, identity: str) -> tuple[str, str] | None:
-        """Return the digest and the name of the picture that a job with a key was done with."""
+    async def key_picture(self, identity: str) -> str | None:
+        """Return the digest of the picture that a job with a key was done with."""
         return await self._in_thread(self._file.key_picture, identity)
 
     async def drop(self, task_id: str) -> None:

@@ -29,12 +29,16 @@ _MOST_NAMED: Final = 20
 
 @attrs.frozen(eq=False)
 class Channel:
-    """The transport and the journal of one client, known to the scheduler by `number`."""
+    """The transport and the journal of one client, known to the scheduler by `number`.
+
+    `sole_user`: nobody else creates tasks on the key, as the client's user says.
+    """
 
     number: int
     transport: VendorTransport
     timeouts: Timeouts
     journal: JobJournal
+    sole_user: bool = False
 
 
 @attrs.define(eq=False)

@@ -26,11 +26,13 @@ class JobOptions:
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
     they are saved. `unit_limits`: the numbers of the spending limits that the job counts against.
+    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt.
     """
 
     save_to: str | None = None
     delete: bool = False
     unit_limits: tuple[int, ...] = ()
+    buy_in_doubt: bool = False
 
 
 PLAIN: Final = JobOptions()

@@ -79,7 +79,7 @@ class Purse:
         """Whether a task of this price can be created."""
         return self.balance >= units
 
-    def charge(self, units: int, task_id: str, wall: float) -> None:
+    def charge(self, units: int, task_id: str, wall: float, *, action: str = "consume") -> None:
         """Take units, from the subscription first."""
         parts: list[tuple[int, float]] = []
         left = float(units)
@@ -90,7 +90,7 @@ class Purse:
                 left -= part
                 parts.append((grant.id, part))
         self._taken[task_id] = tuple(parts)
-        self._note("consume", task_id, wall)
+        self._note(action, task_id, wall)
 
     def give_back(self, task_id: str, wall: float) -> None:
         """Return a task's units to the grants that they came from."""

@@ -129,7 +129,9 @@ class Tasks:
         if not self._purse.affords(units):
             raise Refused(400, "The units are not enough.", "CreditInsufficiency")
         task = self._add(feature, params, picture, units, faults)
-        self._purse.charge(units, task.id, self._clock.wall(task.created))
+        # The vendor's action for it is open (contract: History); the published ones look like this.
+        action = f"api_{feature.name.replace('-', '_')}"
+        self._purse.charge(units, task.id, self._clock.wall(task.created), action=action)
         if self._announce is not None:
             self._announce(self._news(task))
         return {"task_id": task.id}
