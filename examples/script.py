@@ -19,7 +19,7 @@ async def main(source: str, target: str) -> int:
             for path in await result.save(target):
                 print(path)
     except PerfectError as error:
-        # What happened, whether units are at stake, and what to do next.
+        # It says what happened, whether units are at stake, and what to do next.
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,7 @@
-"""The work of `webapp.py`: each visitor's picture from the upload to the end of its hour.
+"""The orders of `webapp.py`: each visitor's picture from its upload until its result is deleted.
 
-Nothing here knows HTTP. It runs in a task group of the app's, so no request that ends takes any of
-it along; and what is on the disk, results and journal, is enough to go on after a crash.
+This module knows nothing of HTTP. Its tasks run in a task group of the app, so they outlive the
+request that started them. After a crash it continues from the results and the journal on the disk.
 """
 
 import secrets
@@ -18,35 +18,35 @@ from anyio.abc import TaskGroup
 
 from perfect_async import Batch, Client, ClientClosed, NotSaved, PerfectError, Smile, SourceLost
 
-MOST = 50  # uploads at a time: all of them are in memory
-KEPT = 3600.0  # seconds for which a result can be looked at
+MAX_UPLOADS = 50  # uploads at a time, since each is in memory
+RESULT_LIFETIME = 3600.0  # seconds until a result is deleted
 
 
-class Full(Exception):
-    """There are as many open orders as there may be."""
+class TooManyUploads(Exception):
+    """The limit of open orders is reached."""
 
 
 @dataclass(eq=False)
 class Order:
     """One visitor's picture: open, or done with its `file`, or failed with its `error`."""
 
-    id: str  # all that a visitor needs to see it, so nobody can guess it
+    id: str  # cannot be guessed, since it is all that a visitor needs to see the result
     folder: Path
-    born: float  # seconds since 1970
+    created_at: float  # seconds since 1970
     batch: Batch | None = None
     file: Path | None = None
     error: PerfectError | None = None
     ended: anyio.Event = field(default_factory=anyio.Event)
 
     def end(self, files: Sequence[Path], error: PerfectError | None) -> None:
-        """It is over. The batch holds the upload, and so does an error's traceback."""
+        """Record the end. The batch and the error's traceback hold the upload, so both go."""
         self.file, self.batch = next(iter(files), None), None
         self.error = None if error is None else error.with_traceback(None)
         self.ended.set()
 
 
 class Orders:
-    """All orders of the last hour, their results in `folder`, what they do in `group`."""
+    """The orders of the last hour: their results are in `folder`, their tasks in `group`."""
 
     def __init__(self, client: Client, group: TaskGroup, folder: Path) -> None:
         self._client = client
@@ -65,20 +65,20 @@ class Orders:
         return [order for order in self._orders.values() if not order.ended.is_set()]
 
     def find(self, order_id: str) -> Order | None:
-        """The order of that id. Whatever else the text is, it is never a path."""
+        """Return the order with that id; the text is never used as a path."""
         return self._orders.get(order_id)
 
     def ahead(self, order: Order) -> int | None:
-        """How many open orders came before this one, None if its task exists."""
+        """Return the number of open orders before this one, None once its task exists."""
         if order.batch is None or not order.batch.progress.waiting:
             return None
-        return sum(other.born < order.born for other in self._open())
+        return sum(other.created_at < order.created_at for other in self._open())
 
     @contextmanager
-    def begin(self) -> Iterator[Order]:
-        """A place for an upload, which is given back where the block fails; raises `Full`."""
-        if len(self._open()) >= MOST:
-            raise Full
+    def reserve(self) -> Iterator[Order]:
+        """Reserve a place for an upload; free it where the block fails. Raises `TooManyUploads`."""
+        if len(self._open()) >= MAX_UPLOADS:
+            raise TooManyUploads
         order_id = secrets.token_urlsafe(24)
         order = self._orders[order_id] = Order(order_id, self._folder / order_id, time.time())
         try:
@@ -87,18 +87,18 @@ class Orders:
             del self._orders[order_id]
             raise
 
-    def run(self, order: Order, content: bytes) -> None:
-        """Make it smile, whoever waits for that."""
+    def start(self, order: Order, content: bytes) -> None:
+        """Start the job of an uploaded picture."""
         self._group.start_soon(self._run, order, content)
 
-    async def forget(self, order: Order) -> None:
-        """Its id leads nowhere any more, and its result is deleted."""
+    async def delete(self, order: Order) -> None:
+        """Delete the order and its result."""
         self._orders.pop(order.id, None)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(lambda: shutil.rmtree(order.folder, ignore_errors=True))
 
     async def _run(self, order: Order, content: bytes) -> None:
-        # By their keys two visitors' equal pictures are two jobs: nobody gets another's result.
+        # The key makes equal pictures of two visitors two jobs: each gets a result of its own.
         job = Smile(content, key=order.id)
         try:
             await anyio.Path(order.folder).mkdir(mode=0o700)
@@ -111,21 +111,21 @@ class Orders:
             order.end((), NotSaved(f"There is no folder for it: {error}."))
 
     async def _finish(self, former: list[Order]) -> None:
-        """Bring what was in flight when the app died to its end: the journal knows its keys."""
+        """Finish the orders that were open when the app died; the journal has their keys."""
         try:
             async with self._client.resume() as batch:
                 async for outcome in batch:
                     if order := self._orders.get(outcome.job.key or ""):
                         order.end(outcome.files, outcome.error)
         except ClientClosed:
-            return  # the next start goes on
+            return  # the next start continues
         for order in former:
             if not order.ended.is_set():
-                order.end((), SourceLost("The app stopped before the picture was on its way."))
+                order.end((), SourceLost("The app stopped before the picture was sent."))
 
     async def _purge(self) -> None:
         while True:
             await anyio.sleep(60)
             for order in list(self._orders.values()):
-                if order.ended.is_set() and order.born + KEPT < time.time():
-                    await self.forget(order)
+                if order.ended.is_set() and order.created_at + RESULT_LIFETIME < time.time():
+                    await self.delete(order)

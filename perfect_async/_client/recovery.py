@@ -43,9 +43,9 @@ class Recovery:
     """Resumes jobs of a former process for the client on `channel`."""
 
     def __init__(
-        self, registry: JobRegistry, channel: Channel, unit_limits: tuple[int, ...]
+        self, registry: JobRegistry, channel: Channel, spending_limits: tuple[int, ...]
     ) -> None:
-        self._unit_limits = unit_limits
+        self._spending_limits = spending_limits
         self._registry = registry
         self._channel = channel
         self._journal = channel.journal
@@ -81,6 +81,13 @@ class Recovery:
     def uses(self, file: FileId) -> bool:
         """Whether a job that was not resumed yet needs this file at the vendor."""
         return any(_file(snapshot) == file for snapshot in self._journal.recoverable.values())
+
+    def folder_of(self, recovered: RecoveredJob) -> str | None:
+        """Return the folder of the job's results, if the job is still to be created."""
+        snapshot = self._journal.recoverable.get(recovered.number)
+        if snapshot is None or snapshot.phase is not Phase.ENTERED:
+            return None
+        return snapshot.stored.save_to
 
     # Resuming.
 
@@ -166,7 +173,7 @@ class Recovery:
         return None
 
     def _spec(self, snapshot: JobSnapshot) -> JobSpec:
-        return JobSpec.restored(snapshot.stored, snapshot.file_id, self._unit_limits)
+        return JobSpec.restored(snapshot.stored, snapshot.file_id, self._spending_limits)
 
     @staticmethod
     async def _with_picture(snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:

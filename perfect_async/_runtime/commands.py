@@ -90,7 +90,7 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     return event
 
 
-def failure_event(command: ev.Request | ev.Upload, error: Exception) -> ev.Answer:
+def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.Answer:
     """Return the event that `error`, raised by the transport, is for `command`.
 
     The error loses its traceback, whose frames hold pictures. An error of another kind comes from

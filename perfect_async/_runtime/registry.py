@@ -99,13 +99,11 @@ class JobRegistry:
         handle.source = spec.source
         wanted = ev.Wanted(
             handle.ref,
-            spec.feature,
+            spec.kind,
             spec.units,
             uploads=spec.picture is not None,
             channel=channel.number,
-            outputs=spec.outputs,
-            usual=spec.usual,
-            purses=spec.options.unit_limits,
+            spending_limits=spec.options.spending_limits,
             alone=self.alone,
         )
         self._tell(handle, wanted)
@@ -183,13 +181,11 @@ class JobRegistry:
         self._submitter.know(task_id)
         adopted = ev.Adopted(
             handle.ref,
-            spec.feature,
+            spec.kind,
             # A task that is known by its id alone was charged to somebody else, or to us before.
             0.0 if spec.job is None else spec.units,
             task_id,
             channel=handle.channel.number,
-            outputs=spec.outputs,
-            usual=spec.usual,
             age=max(0, age),
         )
         self._tell(handle, adopted)

@@ -1,18 +1,136 @@
-"""The commands that ask, tidy, serve and show; those that make pictures are in `cli`."""
+"""The commands of `perfect-async`; their signatures and docstrings are its options and help."""
 
 from __future__ import annotations
 
 import json as json_
 import os
-import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from perfect_async import ConfigurationError, Smile, Template, Units
-from perfect_async._client.settings import SECRET_VARIABLE
-from perfect_async.cli import _program
-from perfect_async.cli._inputs import expand
-from perfect_async.errors import quoted
+from perfect_async.cli import _runner
+from perfect_async.cli._inputs import find_pictures
+from perfect_async.cli._output import print_line
+from perfect_async.errors import ConfigurationError, quoted
+from perfect_async.models import Avatar, Expression, Job, Polling, Smile
+
+# `--help` runs none of this, so the client and all that it needs are loaded by the commands.
+if TYPE_CHECKING:
+    from perfect_async import Batch, Client, Template, Units
+
+OUT: Final = Path("perfect-async-out")
+
+
+def smile(
+    pictures: list[str],
+    /,
+    *,
+    expression: Expression = "smile_with_teeth_visible",
+    out: Path = OUT,
+    json: bool = False,
+    journal: Path | None = None,
+    delete: bool = False,
+    max_units: float | None = None,
+    insured: float | None = None,
+) -> int:
+    """Make portraits smile: 1 unit each.
+
+    Parameters
+    ----------
+    pictures
+        Files, folders, patterns ("photos/**/*.jpg") and URLs; jpg, png or heic.
+    expression
+        Which smile.
+    out
+        Folder for the results; made where it is missing.
+    json
+        Print one line of JSON per picture on stdout instead of the paths of the results.
+    journal
+        A file, made where it is missing, that records every purchase: after a crash `resume`
+        continues this run, and pictures that were finished within a day are not bought again.
+    delete
+        Delete the vendor's copies of the face and its result once the result is saved.
+    max_units
+        The most that the whole run may be charged; what would cost more is not sent.
+    insured
+        Seconds for which every running task can be kept alive in the worst case; 120 by default.
+        With 600 no task is lost however slow the vendor gets, and the run takes longer.
+    """
+    jobs: list[Job] = [
+        Smile(picture, expression) for picture in find_pictures(pictures, Smile.formats, out)
+    ]
+
+    def start(client: Client) -> Batch:
+        return client.batch(jobs, max_units=max_units, save_to=out, delete=delete)
+
+    return _run(start, out, journal, insured, as_json=json)
+
+
+def avatar(
+    pictures: list[str],
+    /,
+    *,
+    template: str,
+    count: int = 4,
+    out: Path = OUT,
+    json: bool = False,
+    journal: Path | None = None,
+    delete: bool = False,
+    max_units: float | None = None,
+    insured: float | None = None,
+) -> int:
+    """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
+
+    Parameters
+    ----------
+    pictures
+        Files, folders, patterns ("photos/**/*.jpg") and URLs; jpg or png.
+    template
+        The id of the style (see `templates`).
+    count
+        Avatars of each portrait, 1 to 200.
+    out
+        Folder for the results; made where it is missing.
+    json
+        Print one line of JSON per picture on stdout instead of the paths of the results.
+    journal
+        A file, made where it is missing, that records every purchase: after a crash `resume`
+        continues this run.
+    delete
+        Delete the vendor's copies of the face and its result once the result is saved.
+    max_units
+        The most that the whole run may be charged; what would cost more is not sent.
+    insured
+        Seconds for which every running task can be kept alive in the worst case; 120 by default.
+        With 600 no task is lost however slow the vendor gets, and the run takes longer.
+    """
+    jobs: list[Job] = [
+        Avatar(picture, template_id=template, output_count=count)
+        for picture in find_pictures(pictures, Avatar.formats, out)
+    ]
+
+    def start(client: Client) -> Batch:
+        return client.batch(jobs, max_units=max_units, save_to=out, delete=delete)
+
+    return _run(start, out, journal, insured, as_json=json)
+
+
+def resume(*, journal: Path, json: bool = False) -> int:
+    """Continue the last run with this journal, and save to the folder that it was given.
+
+    Running tasks are kept alive, finished ones are fetched, and unsent pictures are sent. A picture
+    whose sending was cut off is looked up in the unit history, and never sent twice.
+
+    Parameters
+    ----------
+    journal
+        The journal's file.
+    json
+        Print one line of JSON per picture on stdout instead of the paths of the results.
+    """
+    _runner.require_journal(journal)
+    return _run(lambda client: client.resume(), None, journal, None, as_json=json)
 
 
 def templates(*, json: bool = False) -> None:
@@ -23,66 +141,71 @@ def templates(*, json: bool = False) -> None:
     json
         Print one line of JSON per style.
     """
-    from perfect_async.cli._display import table, write
+    from perfect_async.cli._display import print_table
 
     async def ask() -> list[Template]:
-        async with _program.client() as client:
+        async with _runner.make_client() as client:
             return [template async for template in client.templates()]
 
-    found = _program.run(ask)
+    found = _runner.run(ask)
     if json:
         for one in found:
-            facts = {"id": one.id, "title": one.title, "category": one.category, "thumb": one.thumb}
-            write(json_.dumps(facts))
+            fields = {
+                "id": one.id,
+                "title": one.title,
+                "category": one.category,
+                "thumb": one.thumb,
+            }
+            print_line(json_.dumps(fields))
     else:
-        table(["id", "title", "category"], [(one.id, one.title, one.category) for one in found])
+        rows = [(one.id, one.title, one.category) for one in found]
+        print_table(["id", "title", "category"], rows)
 
 
 def units(*, json: bool = False) -> None:
-    """Show the balance of units and where it comes from.
+    """Show the balance of units and the grants that it consists of.
 
     Parameters
     ----------
     json
         Print one line of JSON.
     """
-    from perfect_async.cli._display import table, write
+    from perfect_async.cli._display import print_table
 
     async def ask() -> Units:
-        async with _program.client() as client:
+        async with _runner.make_client() as client:
             return await client.units()
 
-    found = _program.run(ask)
+    found = _runner.run(ask)
     grants = [
         (one.kind, one.amount, None if one.expires_at is None else one.expires_at.isoformat())
         for one in found.grants
     ]
     if json:
-        named = [dict(zip(("kind", "amount", "expires_at"), one, strict=True)) for one in grants]
-        write(json_.dumps({"balance": found.balance, "grants": named}))
+        listed = [dict(zip(("kind", "amount", "expires_at"), one, strict=True)) for one in grants]
+        print_line(json_.dumps({"balance": found.balance, "grants": listed}))
         return
     rows = [(kind, f"{amount:g}", expires or "never") for kind, amount, expires in grants]
     balance = "unknown" if found.balance is None else f"{found.balance:g}"
-    table(["units", "amount", "until"], [("balance", balance, ""), *rows])
+    print_table(["units", "amount", "until"], [("balance", balance, ""), *rows])
 
 
 def forget(*, journal: Path) -> None:
-    """Purge what a journal knows of finished jobs: paths, names and ids.
+    """Delete finished jobs from a journal: paths, names and ids.
 
-    What is not finished stays, and can be resumed. A finished picture that is asked for again is
-    then bought again.
+    Unfinished jobs stay, and can be resumed. A picture whose job was deleted is bought again when
+    it is asked for again.
 
     Parameters
     ----------
     journal
-        The journal's file; nobody may be using it.
+        The journal's file; no other process may be using it.
     """
     from perfect_async._journal.writer import JournalWriter
-    from perfect_async.cli._display import write
 
-    _program.there(journal)
-    gone = _program.run(lambda: JournalWriter.forget(journal))
-    write(f"{gone} finished jobs forgotten")
+    _runner.require_journal(journal)
+    deleted = _runner.run(lambda: JournalWriter.forget(journal))
+    print_line(f"{deleted} finished jobs forgotten")
 
 
 def sandbox(
@@ -97,9 +220,9 @@ def sandbox(
     webhook_url: str | None = None,
     webhook_secret_file: Path | None = None,
 ) -> None:
-    """Serve a stand-in for the vendor on a port until Ctrl-C, for any client in any language.
+    """Serve a simulated vendor on a port until Ctrl-C, for any client in any language.
 
-    It has the vendor's rules, limits and prices, takes any key, and ends with its ledger.
+    It has the vendor's rules, limits and prices, takes any key, and prints its ledger at the end.
 
     Parameters
     ----------
@@ -108,33 +231,33 @@ def sandbox(
     port
         The port to listen on, 1 to 65535.
     seed
-        Fixes every chance.
+        The seed of everything random.
     units
-        The balance to begin with.
+        The balance at the start.
     lease
-        Seconds after which a running task that nobody polled is lost.
+        Seconds after which a running task that was not polled is lost.
     fail
         The share of tasks that the engine fails, 0 to 1.
     speed
         Divides the time that the engine takes.
     webhook_url
-        Where to announce tasks that ended; signed with the secret that the variable
-        YOUCAM_WEBHOOK_SECRET holds, or with several, separated by white space.
+        The URL to notify of tasks that ended. Notifications are signed with the secret in the
+        variable YOUCAM_WEBHOOK_SECRET, or with several, separated by white space.
     webhook_secret_file
-        A file that holds the secret instead.
+        A file with the secret, in place of the variable.
     """
+    import socket
+
     _check_share(fail)
     if not 0 < speed < float("inf") or not lease > 0:
         raise ConfigurationError("--speed and --lease must be above 0.")
-    try:
-        from perfect_async.sandbox import run
-    except ImportError as exc:
-        raise ConfigurationError(_program.missing(exc)) from exc
+    from perfect_async.sandbox import run
+
     secrets = None if webhook_url is None else _secrets(webhook_url, webhook_secret_file)
     if not 0 < port < 2**16:
         raise ConfigurationError(f"--port is {port}; it must be from 1 to 65535.")
     try:
-        # The server itself would end the process in a way of its own.
+        # The server itself would exit with a message and a status of its own.
         socket.create_server((host, port)).close()
     except OSError as exc:
         raise ConfigurationError(f"cannot listen on {host} port {port}: {exc}.") from exc
@@ -175,27 +298,44 @@ def demo(
     fail
         The share of pictures that the engine fails, 0 to 1; the exit status is then 1.
     seed
-        Which portraits are drawn, and which pictures fail.
+        Selects the portraits that are drawn and the pictures that fail.
     """
-    from perfect_async.cli._display import Display, write
-
     _check_share(fail)
-    found = None if pictures is None else expand(pictures, Smile.formats, out)
-    try:
-        from perfect_async.cli._demo import Demo
+    found = None if pictures is None else find_pictures(pictures, Smile.formats, out)
+    from perfect_async.cli._demo import Demo
+    from perfect_async.cli._display import Display
 
-        _program.ready(out)
-        show = Demo(out, found, fail=fail, seed=seed)
-    except ImportError as exc:
-        raise ConfigurationError(_program.missing(exc)) from exc
-    screen = Display("nothing")
-    screen.say(show.announcement)
-    with screen:
-        summary = _program.run(lambda: show.run(screen))
-    screen.close(summary, show.results)
-    for path in show.report(summary):
-        write(str(path))
-    return _program.status(summary)
+    _runner.make_folder(out)
+    show = Demo(out, found, fail=fail, seed=seed)
+    display = Display("nothing")
+    display.message(show.announcement)
+    with display:
+        summary = _runner.run(lambda: show.run(display))
+    display.close(summary, show.results)
+    for path in show.write_report(summary):
+        print_line(str(path))
+    return _runner.exit_status(summary)
+
+
+def _run(
+    start: Callable[[Client], Batch],
+    out: Path | None,
+    journal: Path | None,
+    insured: float | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Run the batch that `start` makes, print its results and its summary, return the status."""
+    from perfect_async.cli._display import Display
+
+    client = _runner.make_client(journal, None if insured is None else Polling(insured=insured))
+    if out is not None:
+        _runner.make_folder(out)
+    display = Display("json" if as_json else "paths")
+    with display:
+        summary = _runner.run(lambda: _runner.run_batch(client, start, display, journal))
+    display.close(summary, out)
+    return _runner.exit_status(summary)
 
 
 def _check_share(fail: float) -> None:
@@ -204,7 +344,8 @@ def _check_share(fail: float) -> None:
 
 
 def _secrets(url: str, path: Path | None) -> list[str]:
-    """The secrets of the sandbox's webhook; never on the command line, which anybody may list."""
+    """Return the webhook's secrets, which are no option: others can list command lines."""
+    from perfect_async._client.settings import SECRET_VARIABLE
     from perfect_async.webhooks import Secrets
 
     if not url.lower().startswith(("http://", "https://")):
@@ -212,9 +353,9 @@ def _secrets(url: str, path: Path | None) -> list[str]:
     try:
         text = os.environ.get(SECRET_VARIABLE, "") if path is None else path.read_text("utf-8")
     except (OSError, ValueError) as exc:
-        # Of an error in decoding only that it is one: its text quotes the file.
-        why = exc.strerror if isinstance(exc, OSError) else "it is not text"
-        raise ConfigurationError(f"--webhook-secret-file cannot be read: {why}.") from None
+        # The text of a decoding error quotes the file.
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        raise ConfigurationError(f"--webhook-secret-file cannot be read: {reason}.") from None
     found = text.split()
     if not found:
         raise ConfigurationError(

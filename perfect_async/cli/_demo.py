@@ -1,6 +1,6 @@
-"""The demo: drawn portraits, a sandbox in this process, and everything a run leaves on the disk.
+"""The demo: drawn portraits, a sandbox in this process, a contact sheet and a summary.
 
-Importing it needs the extra `demo`. The batch itself goes through the public API, as any other.
+Importing it needs the extra `demo`. The batch itself uses the public API, as any other.
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from perfect_async import Client, Limits, Polling, Smile
-from perfect_async.cli._display import Display, JobReport, RunSummary, clock, printable, shown
-from perfect_async.cli._inputs import Found
-from perfect_async.cli._runner import process
+from perfect_async.cli._display import (
+    Display,
+    JobReport,
+    RunSummary,
+    format_duration,
+    redacted_source,
+)
+from perfect_async.cli._inputs import Picture
+from perfect_async.cli._output import printable
+from perfect_async.cli._runner import run_batch
 
 PORTRAITS: Final = 24
 LIMITS: Final = Limits(requests=600, period=60.0, per_second=10)
 POLLING: Final = Polling(interval=0.5, give_up_after=60.0)
 
-# Of the codes that no other try mends: the same pictures fail each time.
+# A code of failures that are not tried again: the same pictures fail each time.
 _FAILURE: Final = "error_no_face"
 
 _SIDE: Final = 112  # px of one picture on the sheet
@@ -40,14 +47,14 @@ _RED: Final = "#c0392b"
 
 
 class Demo:
-    """One demo in the folder `out`: make it (draws the portraits), `run` it, let it `report`.
+    """A demo in the folder `out`: making it draws the portraits; call `run`, then `write_report`.
 
-    `pictures` replaces the drawn portraits. Of the pictures a share of `fail` (at least one, if it
-    is above 0) is failed by the engine; which ones, and which portraits, follows from `seed`.
+    `pictures` replaces the drawn portraits. The engine fails a share of `fail` of them (at least
+    one, if it is above 0). `seed` selects the portraits and the pictures that fail.
     """
 
     def __init__(
-        self, out: Path, pictures: Sequence[Found] | None, *, fail: float, seed: int
+        self, out: Path, pictures: Sequence[Picture] | None, *, fail: float, seed: int
     ) -> None:
         from perfect_async.sandbox import Durations, Faults, Sandbox
 
@@ -72,7 +79,7 @@ class Demo:
 
     @property
     def announcement(self) -> str:
-        """What is about to happen, and in what it is kinder than the real service."""
+        """What the demo will do, and how its sandbox differs from the real service."""
         what = "drawn portraits" if self._drawn else "of your pictures"
         fails = f", {self._fails} of which the engine will fail" if self._fails else ""
         return (
@@ -81,8 +88,8 @@ class Demo:
             "minute; the real one takes 5 to 20 s, and allows 250 in 5 minutes."
         )
 
-    async def run(self, screen: Display) -> RunSummary:
-        """Make all of them smile, and save what comes."""
+    async def run(self, display: Display) -> RunSummary:
+        """Make all pictures smile, and save the results."""
         client = Client(
             "demo",
             base_url="https://sandbox.example",
@@ -90,20 +97,22 @@ class Demo:
             limits=LIMITS,
             polling=POLLING,
         )
-        jobs = [Smile(one) for one in self._pictures]
-        return await process(client, lambda one: one.batch(jobs, save_to=self.results), screen)
+        jobs = [Smile(picture) for picture in self._pictures]
+        return await run_batch(
+            client, lambda opened: opened.batch(jobs, save_to=self.results), display
+        )
 
-    def report(self, summary: RunSummary) -> list[Path]:
-        """Write the contact sheet and the summary, and give the places worth a look."""
+    def write_report(self, summary: RunSummary) -> list[Path]:
+        """Write the contact sheet and the summary; return the paths to look at."""
         paths = [self.out / name for name in ("contact-sheet.png", "summary.md", "summary.json")]
         sheet, text, data = paths
         self.out.mkdir(parents=True, exist_ok=True)
         _sheet(self._pictures, summary).save(sheet)
         text.write_text(self._summary(summary), encoding="utf-8")
-        data.write_text(json.dumps(self._facts(summary), indent=2) + "\n", encoding="utf-8")
+        data.write_text(json.dumps(self._fields(summary), indent=2) + "\n", encoding="utf-8")
         return [*paths, self.results]
 
-    def _facts(self, summary: RunSummary) -> dict[str, object]:
+    def _fields(self, summary: RunSummary) -> dict[str, object]:
         ledger = self._sandbox.ledger
         return {
             "pictures": summary.jobs,
@@ -111,14 +120,14 @@ class Demo:
             "failed": len(summary.failures),
             "not_sent": summary.unsent,
             "seconds": round(summary.seconds, 1),
-            # The vendor's side of it, not the client's.
+            # As the vendor counted, not the client.
             "units_charged": ledger.units_charged,
             "units_returned": ledger.units_returned,
             "units_wasted": ledger.units_wasted,
             "requests": dict(ledger.requests),
             "requests_refused": sum(ledger.refused.values()),
             "violations": list(ledger.violations),
-            "outcomes": [told.as_dict() for told in summary.told],
+            "outcomes": [report.as_dict() for report in summary.reports],
         }
 
     def _summary(self, summary: RunSummary) -> str:
@@ -132,30 +141,30 @@ class Demo:
 - Calls: {calls}; {sum(ledger.refused.values())} refused by its limits.
 - Before and after: contact-sheet.png{_left_out(summary.jobs)}; the pictures: {self.results.name}/
 
-The results are drawn by the sandbox's engine, which takes the place of the vendor's: a drawn face
-is drawn again with a smile, any other picture gets a stamp.
+The sandbox's engine draws the results in place of the vendor's: a drawn face is drawn again with a
+smile, any other picture gets a stamp.
 """
         if not summary.failures:
             return text
         return "\n".join([text, "## Failed", "", *map(_failure, summary.failures), ""])
 
 
-def _failure(told: JobReport) -> str:
-    error = told.error
-    why = "" if error is None else f"{error.message} {error.mend}"
-    return f"    {printable(told.source)}: {printable(why)}"
+def _failure(report: JobReport) -> str:
+    error = report.error
+    reason = "" if error is None else f"{error.message} {error.mend}"
+    return f"    {printable(report.source)}: {printable(reason)}"
 
 
 def _left_out(pictures: int) -> str:
     return f" (the first {_MOST})" if pictures > _MOST else ""
 
 
-def _draw(folder: Path, seed: int) -> list[Found]:
-    """Draw the portraits of `seed` into `folder`; each number has one face and one file."""
+def _draw(folder: Path, seed: int) -> list[Picture]:
+    """Draw the portraits of `seed` into `folder`: one face and one file for each number."""
     from perfect_async.sandbox import portrait
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths: list[Found] = []
+    paths: list[Picture] = []
     for number in range(seed * PORTRAITS, (seed + 1) * PORTRAITS):
         path = folder / f"portrait-{number:02}.jpg"
         path.write_bytes(portrait(number))
@@ -163,33 +172,33 @@ def _draw(folder: Path, seed: int) -> list[Found]:
     return paths
 
 
-def _failing(pictures: Iterable[Found], share: float, seed: int) -> list[str]:
-    """The pictures that are to fail, by what the sandbox knows them by: digest or URL."""
+def _failing(pictures: Iterable[Picture], share: float, seed: int) -> list[str]:
+    """Choose the pictures that will fail; the sandbox knows them by digest or URL."""
     names = sorted({_name(picture) for picture in pictures})
     number = max(1, round(share * len(names))) if share > 0 else 0
     return random.Random(seed).sample(names, number)  # noqa: S311 - nothing secret
 
 
-def _name(picture: Found) -> str:
+def _name(picture: Picture) -> str:
     if isinstance(picture, str):
         return picture
     try:
         with picture.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        # The client refuses it in a better way.
+        # The client refuses it with a better message.
         return str(picture)
 
 
 # The contact sheet.
 
 
-def _sheet(pictures: Sequence[Found], summary: RunSummary) -> Image.Image:
-    """Every picture before and after, side by side; what failed has a red frame."""
-    outcomes = {told.source: told for told in summary.told}
-    shown_here = pictures[:_MOST]
-    across = min(_ACROSS, len(shown_here))
-    down = -(-len(shown_here) // across)
+def _sheet(pictures: Sequence[Picture], summary: RunSummary) -> Image.Image:
+    """Draw every picture before and after, side by side; failures have a red frame."""
+    reports = {report.source: report for report in summary.reports}
+    pictured = pictures[:_MOST]
+    across = min(_ACROSS, len(pictured))
+    down = -(-len(pictured) // across)
     pair = 2 * _SIDE + _GAP
     size = (
         max(across * (pair + _GAP) + _GAP, 2 * (pair + _GAP)),
@@ -198,41 +207,42 @@ def _sheet(pictures: Sequence[Found], summary: RunSummary) -> Image.Image:
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 12), "perfect_async: before and after", _INK, ImageFont.load_default(20))
-    line = f"{summary.done} done, {len(summary.failures)} failed, in {clock(summary.seconds)}"
+    counts = f"{summary.done} done, {len(summary.failures)} failed"
+    line = f"{counts}, in {format_duration(summary.seconds)}"
     draw.text((_GAP, 38), line, _INK, ImageFont.load_default(14))
-    for index, picture in enumerate(shown_here):
+    for index, picture in enumerate(pictured):
         row, column = divmod(index, across)
         left = _GAP + column * (pair + _GAP)
         top = _HEAD + row * (_SIDE + _FOOT + _GAP)
-        told = outcomes.get(shown(picture))
-        _place(sheet, picture if isinstance(picture, Path) else None, left, top)
-        _place(sheet, told.files[0] if told and told.files else None, left + _SIDE, top)
-        label, colour = Path(shown(picture)).name, _INK
-        if told is None or not told.ok:
+        report = reports.get(redacted_source(picture))
+        _paste(sheet, picture if isinstance(picture, Path) else None, left, top)
+        _paste(sheet, report.files[0] if report and report.files else None, left + _SIDE, top)
+        label, colour = Path(redacted_source(picture)).name, _INK
+        if report is None or not report.ok:
             box = (left + _SIDE, top, left + 2 * _SIDE - 1, top + _SIDE - 1)
             draw.rectangle(box, outline=_RED, width=3)
-            label, colour = f"{label}: {_why(told)}", _RED
+            label, colour = f"{label}: {_reason(report)}", _RED
         _write(draw, (left, top + _SIDE + 3), label, colour)
     return sheet
 
 
-def _why(told: JobReport | None) -> str:
-    if told is None or not told.sent:
+def _reason(report: JobReport | None) -> str:
+    if report is None or not report.sent:
         return "not sent"
-    return str(getattr(told.error, "code", None) or type(told.error).__name__)
+    return str(getattr(report.error, "code", None) or type(report.error).__name__)
 
 
 def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, colour: str) -> None:
-    """One line that stays below its pair; the built-in font knows Latin letters only."""
+    """Write one line no wider than a pair; the built-in font has Latin letters only."""
     font = ImageFont.load_default(12)
-    words = printable(text).encode("ascii", "backslashreplace").decode("ascii")
-    while font.getlength(words) > 2 * _SIDE:
-        words = words[1:]
-    draw.text(at, words, colour, font)
+    line = printable(text).encode("ascii", "backslashreplace").decode("ascii")
+    while font.getlength(line) > 2 * _SIDE:
+        line = line[1:]
+    draw.text(at, line, colour, font)
 
 
-def _place(sheet: Image.Image, path: Path | None, left: int, top: int) -> None:
-    """Put the picture of `path` into its square; a grey square where there is none to be read."""
+def _paste(sheet: Image.Image, path: Path | None, left: int, top: int) -> None:
+    """Paste the picture at `path` into its square; grey where it cannot be read."""
     small = Image.new("RGB", (_SIDE, _SIDE), _GREY)
     if path is not None:
         try:
@@ -241,6 +251,6 @@ def _place(sheet: Image.Image, path: Path | None, left: int, top: int) -> None:
                 upright = ImageOps.exif_transpose(image).convert("RGB")
             small = ImageOps.pad(upright, (_SIDE, _SIDE), color=_GREY)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            # HEIC needs a plugin, and a file may be no picture at all: the run tells.
+            # HEIC needs a plugin, and a file may be no picture at all: the run reports it.
             pass
     sheet.paste(small, (left, top))

@@ -1,12 +1,11 @@
-"""What a person or a program sees of a run: results on stdout, all else on stderr.
+"""Show a run: results on stdout; progress, messages and failures on stderr.
 
-The only file that imports rich. Names and what the vendor wrote are shown as they are: no markup is
-read in them, and control characters are escaped.
+The only file that imports rich. Names and vendor texts are printed as they are: no markup is read
+in them, and control characters are escaped.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -22,14 +21,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from perfect_async import ClientClosed, PerfectError, Progress, Statistics
-from perfect_async.models import Source
+from perfect_async.cli._output import print_line, printable
+from perfect_async.errors import ClientClosed, PerfectError
+from perfect_async.models import Progress, Source
+from perfect_async.reports import Statistics
 
 TICK: Final = 0.25
-"""Seconds between two pictures of a live display."""
+"""Seconds between two updates of a live display."""
 
 PLAIN_TICK: Final = 10.0
-"""Seconds between two lines where nobody watches live: a log."""
+"""Seconds between two lines of progress in a log."""
 
 Results: TypeAlias = Literal["paths", "json", "nothing"]
 
@@ -39,7 +40,7 @@ _LOG_WIDTH: Final = 120
 
 @attrs.frozen
 class JobReport:
-    """What became of one job, saving included; `source` as it may be shown (`shown`)."""
+    """The outcome of one job, saving included; `source` is free of secrets (`redacted_source`)."""
 
     source: str
     ok: bool
@@ -51,11 +52,11 @@ class JobReport:
 
     @property
     def sent(self) -> bool:
-        """Whether it got as far as being tried: not where Ctrl-C came first."""
+        """Whether the job was tried; False where the run was stopped before."""
         return not isinstance(self.error, ClientClosed)
 
     def as_dict(self) -> dict[str, object]:
-        """What `--json` says about it."""
+        """Return the fields that `--json` prints."""
         error = self.error
         return {
             "source": self.source,
@@ -77,43 +78,44 @@ class JobReport:
 
 @attrs.frozen
 class RunSummary:
-    """A run of `jobs` jobs, when it is over: what was told, and the seconds it took."""
+    """A finished run of `jobs` jobs: what became of each, and the seconds that all took."""
 
-    told: Sequence[JobReport]
+    reports: Sequence[JobReport]
     jobs: int
     seconds: float
 
     @property
     def done(self) -> int:
-        """Jobs whose pictures were made and saved."""
-        return sum(told.ok for told in self.told)
+        """The number of jobs whose pictures were made and saved."""
+        return sum(report.ok for report in self.reports)
 
     @property
     def failures(self) -> list[JobReport]:
-        """Jobs that were tried and have no saved pictures."""
-        return [told for told in self.told if not told.ok and told.sent]
+        """The jobs that were tried and have no saved pictures."""
+        return [report for report in self.reports if not report.ok and report.sent]
 
     @property
     def unsent(self) -> int:
-        """Jobs that Ctrl-C came before."""
-        return self.jobs - sum(told.sent for told in self.told)
+        """The number of jobs that were not sent before the run was stopped."""
+        return self.jobs - sum(report.sent for report in self.reports)
 
     @property
     def units(self) -> float:
         """Units charged and not given back."""
-        return sum(told.units for told in self.told)
+        return sum(report.units for report in self.reports)
 
     def __str__(self) -> str:
-        at_stake = sum(told.error.units_at_stake for told in self.failures if told.error)
+        errors = [report.error for report in self.failures if report.error is not None]
+        at_stake = sum(error.units_at_stake for error in errors)
         parts = [f"{self.done} done", f"{len(self.failures)} failed"]
         parts += [f"{self.unsent} not sent"] if self.unsent else []
         parts += [f"{self.units:g} units"]
         parts += [f"{at_stake:g} at stake"] if at_stake else []
-        return f"{', '.join(parts)}, in {clock(self.seconds)}"
+        return f"{', '.join(parts)}, in {format_duration(self.seconds)}"
 
 
-def shown(source: Source) -> str:
-    """A source as it may be shown: of a URL no credentials and no query, which may sign it."""
+def redacted_source(source: Source) -> str:
+    """Return the text of a source; of a URL without credentials and query, which may sign it."""
     text = os.fsdecode(source) if isinstance(source, str | os.PathLike) else repr(source)
     scheme, found, rest = text.partition("://")
     if not found:
@@ -122,35 +124,18 @@ def shown(source: Source) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def printable(text: str) -> str:
-    """`text` with everything escaped that a terminal would obey or not show."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+def format_duration(seconds: float) -> str:
+    """Return `seconds` as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def tolerant() -> None:
-    """Let stdout escape what its encoding lacks: a name is no reason to stop paying attention."""
-    stdout: object = sys.stdout
-    if isinstance(stdout, io.TextIOWrapper):
-        stdout.reconfigure(errors="backslashreplace")
-
-
-def complain(text: str) -> None:
-    """One line on stderr that begins with the program's name."""
-    sys.stderr.write(f"perfect-async: {printable(text)}\n")
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows on stdout: a table for a person, tab-separated lines for a program."""
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows on stdout: as a table on a terminal, as tab-separated lines elsewhere."""
     if not sys.stdout.isatty():
         for row in rows:
-            write("\t".join(printable(cell) for cell in row))
+            print_line("\t".join(printable(cell) for cell in row))
         return
     grid = Table()
     for title in titles:
@@ -160,44 +145,35 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(highlight=False).print(grid)
 
 
-def write(line: str) -> None:
-    """One line on stdout, at once; nothing where its reader has gone."""
-    try:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `... | head`: the pictures are paid for and are saved all the same. What is still in the
-        # buffer would raise again at the exit (Python's documentation of SIGPIPE).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 class Display:
-    """One run's face: enter it, `tick` every `every` seconds, `tell` each outcome, `close`.
+    """The display of one run.
 
-    `results` is what goes to stdout for each outcome: the paths of its files, or a line of JSON.
+    Enter it, call `update` every `interval` seconds and `report` for each outcome, leave it, and
+    call `close`. `results` selects what stdout gets for each outcome: the paths of its files, or a
+    line of JSON.
     """
 
     def __init__(self, results: Results = "paths") -> None:
         self._results: Results = results
-        watched = sys.stderr.isatty()
-        # Decided by the stream alone: FORCE_COLOR in a log would otherwise bring escape codes.
+        terminal = sys.stderr.isatty()
+        # Only the stream decides: FORCE_COLOR would otherwise write escape codes into a log.
         self._console = Console(
             stderr=True,
-            force_terminal=watched,
-            width=None if watched else _LOG_WIDTH,
+            force_terminal=terminal,
+            width=None if terminal else _LOG_WIDTH,
             highlight=False,
         )
         self._live: Live | None = None
-        if watched and not self._console.is_dumb_terminal:
-            # stderr passes through it, so that a warning does not break the picture; stdout may
-            # lead elsewhere. No thread: `tick` draws.
+        if terminal and not self._console.is_dumb_terminal:
+            # A warning on stderr is printed above the live display; stdout may lead elsewhere.
+            # There is no thread: `update` draws.
             self._live = Live(
                 console=self._console, auto_refresh=False, redirect_stdout=False, transient=True
             )
 
     @property
-    def every(self) -> float:
-        """Seconds from one `tick` to the next."""
+    def interval(self) -> float:
+        """The seconds from one `update` to the next."""
         return PLAIN_TICK if self._live is None else TICK
 
     def __enter__(self) -> Self:
@@ -214,56 +190,56 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def say(self, text: str) -> None:
-        """A line for the person."""
+    def message(self, text: str) -> None:
+        """Print a message on stderr."""
         # A log keeps its lines whole.
         self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
 
-    def tick(self, progress: Progress, statistics: Statistics) -> None:
-        """Show how it stands."""
+    def update(self, progress: Progress, statistics: Statistics) -> None:
+        """Show the progress."""
         if self._live is None:
-            self.say(_line(progress, statistics))
+            self.message(_line(progress, statistics))
         else:
-            self._live.update(_picture(progress, statistics), refresh=True)
+            self._live.update(_live_view(progress, statistics), refresh=True)
 
-    def tell(self, told: JobReport) -> None:
-        """One outcome, as a result on stdout."""
+    def report(self, report: JobReport) -> None:
+        """Print one outcome on stdout."""
         match self._results:
             case "json":
-                lines = [json.dumps(told.as_dict())]
+                lines = [json.dumps(report.as_dict())]
             case "paths":
-                lines = [str(path) for path in told.files]
+                lines = [str(path) for path in report.files]
             case "nothing":
                 lines = []
             case _:
                 assert_never(self._results)
         for line in lines:
             if self._live is not None and sys.stdout.isatty():
-                # Both streams are one screen: the line goes above the live picture.
+                # Both streams are one screen: the line goes above the live display.
                 self._console.print(Text(printable(line)), soft_wrap=True)
             else:
-                write(line)
+                print_line(line)
 
     def close(self, summary: RunSummary, where: Path | None) -> None:
-        """The failures, each with its mend, and the whole in one line; `where` it was saved, if in
-        one place.
-        """
+        """Print the failures, and one line about the whole run, saved in the folder `where`."""
         failures = summary.failures
         if failures:
             self._console.print(_failures(failures[:_MOST_ROWS]))
         if len(failures) > _MOST_ROWS:
-            self.say(f"and {len(failures) - _MOST_ROWS} more failures; --json tells all of them")
-        self.say(f"{summary}; saved in {where}" if summary.done and where else str(summary))
+            self.message(
+                f"and {len(failures) - _MOST_ROWS} more failures; --json prints all of them"
+            )
+        self.message(f"{summary}; saved in {where}" if summary.done and where else str(summary))
 
 
 def _line(progress: Progress, statistics: Statistics) -> str:
     ended = progress.done + progress.failed
-    return f"{ended} of {progress.total}: {', '.join(_facts(progress, statistics))}"
+    return f"{ended} of {progress.total}: {', '.join(_counts(progress, statistics))}"
 
 
-def _facts(progress: Progress, statistics: Statistics) -> list[str]:
+def _counts(progress: Progress, statistics: Statistics) -> list[str]:
     left = max(statistics.window_limit - statistics.requests_in_window, 0)
-    facts = [
+    counts = [
         f"{progress.done} done",
         f"{progress.running} running",
         f"{progress.waiting} waiting",
@@ -271,15 +247,15 @@ def _facts(progress: Progress, statistics: Statistics) -> list[str]:
         f"{left} of {statistics.window_limit} requests left",
         f"{progress.units:g} units",
     ]
-    return facts if progress.eta is None else [*facts, f"{clock(progress.eta)} to go"]
+    return counts if progress.eta is None else [*counts, f"{format_duration(progress.eta)} to go"]
 
 
-def _picture(progress: Progress, statistics: Statistics) -> Group:
+def _live_view(progress: Progress, statistics: Statistics) -> Group:
     total = progress.total or 1
     ended = progress.done + progress.failed
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(total, ended, width=40), Text(f"{ended} of {total}"))
-    return Group(bar, Text(", ".join(_facts(progress, statistics))))
+    return Group(bar, Text(", ".join(_counts(progress, statistics))))
 
 
 def _failures(failures: Iterable[JobReport]) -> Table:
@@ -287,8 +263,8 @@ def _failures(failures: Iterable[JobReport]) -> Table:
     grid.add_column("picture", overflow="fold", ratio=2)
     grid.add_column("what happened", overflow="fold", ratio=3)
     grid.add_column("what to do", overflow="fold", ratio=3)
-    for told in failures:
-        if told.error is not None:
-            texts = (told.source, told.error.message, told.error.mend)
+    for report in failures:
+        if report.error is not None:
+            texts = (report.source, report.error.message, report.error.mend)
             grid.add_row(*(Text(printable(text)) for text in texts))
     return grid

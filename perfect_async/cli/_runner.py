@@ -1,113 +1,187 @@
-"""Many pictures from a terminal: run, show, and stop when asked."""
+"""Run a command: make its client and its loop, run a batch, stop it on Ctrl-C."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import shlex
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-import anyio
-import attrs
+from perfect_async.errors import ConfigurationError, JournalError, Unauthorized, quoted
 
-from perfect_async import Batch, Client, Done, Outcome
-from perfect_async.cli._display import Display, JobReport, RunSummary, shown
+# `--help` runs none of this, so the client and asyncio are loaded by the functions that need them.
+if TYPE_CHECKING:
+    from perfect_async import Batch, Client, Outcome, Polling
+    from perfect_async.cli._display import Display, JobReport, RunSummary
+
+T = TypeVar("T")
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
 
 
-async def process(
-    client: Client, start: Callable[[Client], Batch], screen: Display, journal: Path | None = None
+def make_client(journal: Path | None = None, polling: Polling | None = None) -> Client:
+    """Make the client of a command; tests replace this."""
+    from perfect_async import Client, Polling
+
+    return Client(journal=journal, polling=polling or Polling())
+
+
+def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run `main` on an event loop; tests replace this by virtual time."""
+    import asyncio
+
+    return asyncio.run(main())
+
+
+def exit_status(summary: RunSummary) -> int:
+    """Return the exit status of a run."""
+    if any(isinstance(report.error, Unauthorized) for report in summary.reports):
+        return USAGE
+    return FAILED if summary.done < summary.jobs else 0
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for results before anything is bought that could not be saved there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"--out {quoted(folder)} cannot be made: {exc}.") from exc
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"--out {quoted(folder)} cannot be written to.")
+
+
+def require_journal(journal: Path) -> None:
+    """Raise `JournalError` unless `journal` exists: a mistyped path must not make a new journal."""
+    if not os.path.lexists(journal):
+        raise JournalError(f"There is no journal {quoted(journal)}.")
+
+
+def missing_extra(error: ImportError) -> str:
+    """Return the message for an extra that is not installed; raise any other import error."""
+    library = (error.name or "perfect_async").partition(".")[0]
+    if library == "perfect_async":
+        raise error
+    return (
+        f"this command needs {library}, which is not installed: pip install 'perfect_async[demo]'"
+    )
+
+
+async def run_batch(
+    client: Client, start: Callable[[Client], Batch], display: Display, journal: Path | None = None
 ) -> RunSummary:
-    """Run the batch that `start` makes on `client`, which it opens, and tell all of it.
+    """Open `client`, run the batch that `start` makes on it, and report every outcome.
 
-    The first Ctrl-C creates nothing more and stays until what runs has ended and is saved; the
-    second raises `KeyboardInterrupt`. `journal` is the client's: what is left behind can be resumed
+    The first Ctrl-C stops sending, waits until the running tasks have ended, and saves them; the
+    second raises `KeyboardInterrupt`. `journal` is the client's: unfinished work can be resumed
     with it.
     """
+    import anyio
+    import attrs
+
+    from perfect_async.cli._display import RunSummary
+
     began = anyio.current_time()
-    told: list[JobReport] = []
-    later = (
+    reports: list[JobReport] = []
+    resume_command = (
         None if journal is None else f"perfect-async resume --journal {shlex.quote(str(journal))}"
     )
 
-    def tick() -> None:
-        # What was not sent has not failed.
-        progress, unsent = batch.progress, sum(not one.sent for one in told)
+    def update() -> None:
+        # A job that was not sent has not failed.
+        progress, unsent = batch.progress, sum(not report.sent for report in reports)
         failed, total = progress.failed - unsent, jobs - unsent
-        screen.tick(attrs.evolve(progress, failed=failed, total=total), client.statistics())
+        display.update(attrs.evolve(progress, failed=failed, total=total), client.statistics())
 
     async def watch() -> None:
         while True:
-            tick()
-            await anyio.sleep(screen.every)
+            update()
+            await anyio.sleep(display.interval)
 
     async with client, start(client) as batch:
-        # Known from the start: both kinds of batches come from lists.
+        # Known from the start, because both kinds of batches are made from lists.
         jobs = batch.progress.total or 0
-        with _interrupts(lambda: _stop(batch, screen, later), lambda: _leave(batch, screen, later)):
+        with _interrupts(
+            lambda: _stop(batch, display, resume_command),
+            lambda: _leave(batch, display, resume_command),
+        ):
             async with anyio.create_task_group() as group:
                 group.start_soon(watch)
                 async for outcome in batch:
-                    told.append(_told(outcome))
-                    if told[-1].sent:
-                        screen.tell(told[-1])
+                    reports.append(_report(outcome))
+                    if reports[-1].sent:
+                        display.report(reports[-1])
                 group.cancel_scope.cancel()
-        tick()
-    return RunSummary(told, jobs, anyio.current_time() - began)
+        update()
+    return RunSummary(reports, jobs, anyio.current_time() - began)
 
 
-def _told(outcome: Outcome) -> JobReport:
+def _report(outcome: Outcome) -> JobReport:
+    from perfect_async.cli._display import JobReport, redacted_source
+
     return JobReport(
-        shown(outcome.job.source),
+        redacted_source(outcome.job.source),
         outcome.ok,
         outcome.task_id,
         outcome.units,
         outcome.duration,
-        outcome.files if isinstance(outcome, Done) else (),
+        outcome.files,
         outcome.error,
     )
 
 
-def _stop(batch: Batch, screen: Display, later: str | None) -> None:
+def _stop(batch: Batch, display: Display, resume_command: str | None) -> None:
     batch.stop()
-    rest = ", and their units are lost" if later is None else f"; then go on with {later}"
-    screen.say(
+    rest = (
+        ", and their units are lost"
+        if resume_command is None
+        else f"; then go on with {resume_command}"
+    )
+    display.message(
         f"Stopping: nothing more is sent; {batch.progress.running} running tasks are kept to their "
         f"end and saved. Ctrl-C again leaves at once{rest}."
     )
 
 
-def _leave(batch: Batch, screen: Display, later: str | None) -> NoReturn:
-    rest = "" if later is None else f"; go on with {later}, and soon: their leases are seconds"
-    screen.say(f"Left at once: {batch.progress.running} tasks were running{rest}.")
+def _leave(batch: Batch, display: Display, resume_command: str | None) -> NoReturn:
+    rest = (
+        ""
+        if resume_command is None
+        else f"; go on with {resume_command} within seconds, before the vendor drops them"
+    )
+    display.message(f"Left at once: {batch.progress.running} tasks were running{rest}.")
     raise KeyboardInterrupt
 
 
 @contextmanager
 def _interrupts(stop: Callable[[], None], leave: Callable[[], NoReturn]) -> Generator[None]:
-    """While in here, the first Ctrl-C calls `stop` in the loop, the second `leave`.
+    """Call `stop` in the loop on the first Ctrl-C of the block, and `leave` on the second.
 
-    Not through `loop.add_signal_handler`, which Windows lacks. Where Ctrl-C is not for us (another
-    thread, or a background job whose shell told it to ignore the signal), nothing changes.
+    This does not use `loop.add_signal_handler`, which Windows lacks. Nothing changes in another
+    thread than the main one, and where Ctrl-C is ignored, as in a shell's background job.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
     presses = count(1)
 
-    def pressed(_: int, __: FrameType | None) -> None:
+    def handle(_: int, __: FrameType | None) -> None:
         number = next(presses)
-        if number > 2:  # noqa: PLR2004 - the loop had its chance
+        if number > 2:  # noqa: PLR2004 - the loop did not get to the second
             raise KeyboardInterrupt
-        # In the loop and not here, where any line of it may be half done; this also wakes it.
+        # In the loop: here any line of it may be half done. This also wakes the loop.
         loop.call_soon_threadsafe(stop if number == 1 else leave)
 
     before = signal.getsignal(signal.SIGINT)
     try:
         if before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, pressed)
+            signal.signal(signal.SIGINT, handle)
     except ValueError:
         before = signal.SIG_IGN
     try:

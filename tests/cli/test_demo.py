@@ -1,4 +1,4 @@
-"""The demo: what it draws, what it leaves on the disk, and what it says."""
+"""The demo: its portraits, its files and its messages."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 from perfect_async import PictureRefused
 from perfect_async.cli._demo import Demo, _sheet
 from perfect_async.cli._display import Display, JobReport, RunSummary
-from perfect_async.cli._inputs import Found
+from perfect_async.cli._inputs import Picture
 from perfect_async.sandbox import portrait
 from tests.support import virtual_time
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [
         *(folder / name for name in ("contact-sheet.png", "summary.md", "summary.json")),
         folder / "results",
-    ] == demo.report(summary)
+    ] == demo.write_report(summary)
     return folder
 
 
@@ -44,7 +44,7 @@ def test_everything_is_left_in_the_folder(folder: Path) -> None:
 
 
 def test_the_summary_has_both_accounts(folder: Path) -> None:
-    """What the client did, and what the sandbox's ledger says: nothing wasted, refused or wrong."""
+    """The counts of the client and of the sandbox's ledger: nothing wasted, refused or wrong."""
     facts = json.loads((folder / "summary.json").read_text())
     outcomes = facts.pop("outcomes")
     calls = facts.pop("requests")
@@ -66,7 +66,7 @@ def test_the_summary_has_both_accounts(folder: Path) -> None:
 
 
 def test_the_summary_can_be_read(folder: Path) -> None:
-    """A person finds the numbers, the sheet, and what failed with its mend."""
+    """The text has the counts, the sheet, and each failure with what to do."""
     text = (folder / "summary.md").read_text()
 
     assert "23 done, 1 failed, 23 units, in 0:0" in text
@@ -87,11 +87,11 @@ def test_the_sheet_shows_before_and_after(folder: Path) -> None:
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    """The same seed gives the same portraits and failures, another one others."""
+    """The same seed gives the same portraits and failures; another seed gives others."""
 
     def failed(seed: int) -> list[str]:
         summary = run(Demo(tmp_path / str(seed), None, fail=0.1, seed=seed))
-        return sorted(Path(told.source).name for told in summary.failures)
+        return sorted(Path(report.source).name for report in summary.failures)
 
     first = failed(3)
 
@@ -107,7 +107,7 @@ def test_a_perfect_demo(tmp_path: Path) -> None:
     """Without failures nothing is announced and nothing failed; all fails where all should."""
     demo = Demo(tmp_path, None, fail=0.0, seed=0)
     summary = run(demo)
-    demo.report(summary)
+    demo.write_report(summary)
 
     assert (24, []) == (summary.done, summary.failures)
     assert "will fail" not in demo.announcement
@@ -125,15 +125,17 @@ def test_pictures_of_ones_own(tmp_path: Path) -> None:
     Image.new("RGB", (300, 100), "#336699").save(photo)
     heic.write_bytes(HEIC)
     text.write_bytes(b"hello")
-    pictures: list[Found] = [photo, heic, text, tmp_path / "gone.jpg", "https://x/y.jpg?z=1"]
+    pictures: list[Picture] = [photo, heic, text, tmp_path / "gone.jpg", "https://x/y.jpg?z=1"]
     demo = Demo(tmp_path / "out", pictures, fail=0.0, seed=0)
 
     summary = run(demo)
-    demo.report(summary)
+    demo.write_report(summary)
 
-    sources = {told.source for told in summary.told if told.ok}
+    sources = {report.source for report in summary.reports if report.ok}
     assert {str(photo), "https://x/y.jpg"} <= sources
-    refused = {told.source for told in summary.failures if isinstance(told.error, PictureRefused)}
+    refused = {
+        report.source for report in summary.failures if isinstance(report.error, PictureRefused)
+    }
     assert {str(text), str(tmp_path / "gone.jpg")} <= refused
     assert "5 of your pictures" in demo.announcement
     assert not (tmp_path / "out" / "originals").exists()
@@ -141,11 +143,11 @@ def test_pictures_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_big_sheet_is_cut(tmp_path: Path) -> None:
     """Past 80 pairs the sheet ends, and the summary says so."""
-    pictures: list[Found] = [f"https://x/{number}.jpg" for number in range(100)]
+    pictures: list[Picture] = [f"https://x/{number}.jpg" for number in range(100)]
     demo = Demo(tmp_path, pictures, fail=0.0, seed=0)
     summary = RunSummary([], 100, 1.0)
 
-    demo.report(summary)
+    demo.write_report(summary)
 
     assert "contact-sheet.png (the first 80)" in (tmp_path / "summary.md").read_text()
     assert _sheet(pictures[:80], summary).size == _sheet(pictures, summary).size
@@ -155,6 +157,6 @@ def test_a_small_sheet_has_room_for_its_title(tmp_path: Path) -> None:
     """One pair is wide enough; a long or foreign name is cut from its front."""
     path = tmp_path / f"{'long-' * 20}古.jpg"
     path.write_bytes(portrait(1, 64))
-    told = JobReport(str(path), False, None, 0.0, None, (), PictureRefused("x"))
+    report = JobReport(str(path), False, None, 0.0, None, (), PictureRefused("x"))
 
-    assert (496, 208) == _sheet([path], RunSummary([told], 1, 1.0)).size
+    assert (496, 208) == _sheet([path], RunSummary([report], 1, 1.0)).size

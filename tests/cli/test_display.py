@@ -1,10 +1,7 @@
-"""What is shown: lines in a log, a picture on a terminal, and nothing that a terminal obeys."""
+"""The display: lines in a log, a live view on a terminal, and no escape codes from outside."""
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import attrs
@@ -28,13 +25,9 @@ from perfect_async.cli._display import (
     JobReport,
     Results,
     RunSummary,
-    clock,
-    complain,
-    printable,
-    shown,
-    table,
-    tolerant,
-    write,
+    format_duration,
+    print_table,
+    redacted_source,
 )
 from perfect_async.models import Source
 from perfect_async.scheduler import Scheduler
@@ -78,12 +71,6 @@ def on_a_tty(monkeypatch: pytest.MonkeyPatch) -> Tty:
     return stream
 
 
-def test_hostile_text_is_escaped() -> None:
-    """Control characters and direction marks are shown, letters of all scripts stay."""
-    assert ESCAPED == printable(HOSTILE)
-    assert "Grüße 古风 😀" == printable("Grüße 古风 😀")
-
-
 @pytest.mark.parametrize(
     ("source", "text"),
     [
@@ -96,23 +83,23 @@ def test_hostile_text_is_escaped() -> None:
 )
 def test_sources_are_shown_without_secrets(source: Source, text: str) -> None:
     """A URL loses its credentials and its query, nothing else changes."""
-    assert text == shown(source)
+    assert text == redacted_source(source)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75.4, "1:15"), (3661, "1:01:01")])
-def test_clock(seconds: float, text: str) -> None:
-    """Seconds as people write them."""
-    assert text == clock(seconds)
+def test_durations(seconds: float, text: str) -> None:
+    """Seconds are minutes and hours, too."""
+    assert text == format_duration(seconds)
 
 
-def test_tally_counts() -> None:
-    """Done, failed, not sent (told or not), units, and units at stake."""
+def test_the_summary_counts() -> None:
+    """Done, failed, not sent (reported or not), units, and units at stake."""
     unsent = JobReport("c.jpg", False, None, 0.0, None, (), ClientClosed("stopped"))
-    told = [DONE, failed(units=2.0), unsent]
-    summary = RunSummary(told, 5, 75.0)
+    reports = [DONE, failed(units=2.0), unsent]
+    summary = RunSummary(reports, 5, 75.0)
 
     assert "1 done, 1 failed, 3 not sent, 3 units, 2 at stake, in 1:15" == str(summary)
-    assert [told[1]] == summary.failures
+    assert [reports[1]] == summary.failures
     assert "1 done, 0 failed, 1 units, in 0:01" == str(RunSummary([DONE], 1, 1.0))
 
 
@@ -139,35 +126,35 @@ def test_json_of_a_failure() -> None:
 
 def test_json_of_an_error_without_a_code() -> None:
     """The code is null where the error has none."""
-    told = attrs.evolve(failed(), error=PictureRefused("x"), duration=None)
+    report = attrs.evolve(failed(), error=PictureRefused("x"), duration=None)
 
     assert {
         "type": "PictureRefused",
         "message": "x",
         "mend": PictureRefused.mend,
         "code": None,
-    } == (told.as_dict()["error"])
-    assert told.as_dict()["duration"] is None
+    } == (report.as_dict()["error"])
+    assert report.as_dict()["duration"] is None
 
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """In a log each tick is a line without escape codes, whatever FORCE_COLOR says."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORCE_COLOR", "1")
-        screen = Display()
-        with screen:
-            screen.tick(PROGRESS, statistics())
-            screen.tick(attrs.evolve(PROGRESS, eta=None), statistics())
+        display = Display()
+        with display:
+            display.update(PROGRESS, statistics())
+            display.update(attrs.evolve(PROGRESS, eta=None), statistics())
     err = capsys.readouterr().err
 
     line = "12 of 24: 10 done, 5 running, 7 waiting, 2 failed, 250 of 250 requests left, 10 units"
     assert [f"{line}, 1:15 to go", line] == err.splitlines()
-    assert PLAIN_TICK == screen.every
+    assert PLAIN_TICK == display.interval
 
 
 def test_long_lines_stay_whole_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever greps a log wants one line."""
-    Display().say("word " * 100)
+    """A message in a log is one line, however long."""
+    Display().message("word " * 100)
 
     assert 1 == len(capsys.readouterr().err.splitlines())
 
@@ -184,13 +171,13 @@ def test_results_go_to_stdout(
     capsys: pytest.CaptureFixture[str], results: Results, out: str
 ) -> None:
     """Paths or JSON, and nothing of it on stderr."""
-    Display(results).tell(DONE)
+    Display(results).report(DONE)
 
     assert (out, "") == capsys.readouterr()
 
 
 def test_failures_have_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """Picture, cause and mend; markup in them is text; then the whole in one line."""
+    """Picture, cause and advice, without reading markup; then the summary in one line."""
     text = "The engine found [bold]no[/bold] face.\x1b[31m"
     Display().close(RunSummary([failed("[link=x]b.jpg", text=text), DONE], 2, 3.0), Path("out"))
     out, err = capsys.readouterr()
@@ -205,36 +192,36 @@ def test_failures_have_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_many_failures_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    """Past a hundred the table says how many are left out."""
+    """A table of over a hundred failures says how many are left out."""
     Display().close(RunSummary([failed(f"{n}.jpg") for n in range(103)], 103, 3.0), Path("out"))
     err = capsys.readouterr().err
 
-    assert "and 3 more failures; --json tells all of them" in err
+    assert "and 3 more failures; --json prints all of them" in err
     assert "99.jpg" in err
     assert "100.jpg" not in err
     assert err.endswith("0 done, 103 failed, 0 units, in 0:03\n")
 
 
 def test_a_failure_without_an_error_has_no_row(capsys: pytest.CaptureFixture[str]) -> None:
-    """A table needs a cause for a row, and does not break without one."""
+    """A failure without a cause has no row."""
     Display().close(RunSummary([attrs.evolve(DONE, ok=False)], 1, 3.0), Path("out"))
 
     assert "a.jpg" not in capsys.readouterr().err
 
 
-def test_a_live_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal the picture is drawn over itself and gone at the end, results stay."""
+def test_a_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the view is drawn over itself and gone at the end; results stay."""
     tty = on_a_tty(monkeypatch)
-    screen = Display()
-    with screen:
-        screen.tick(PROGRESS, statistics())
+    display = Display()
+    with display:
+        display.update(PROGRESS, statistics())
         first = tty.getvalue()
-        screen.tick(attrs.evolve(PROGRESS, total=None), statistics())
-        screen.tell(DONE)
-        screen.say(HOSTILE)
+        display.update(attrs.evolve(PROGRESS, total=None), statistics())
+        display.report(DONE)
+        display.message(HOSTILE)
     text = tty.getvalue()
 
-    assert TICK == screen.every
+    assert TICK == display.interval
     assert "12 of 24" in first
     assert "10 done, 5 running, 7 waiting, 2 failed, 250 of 250 requests left, 10 units" in first
     assert "\x1b[1A\x1b[2K" in text[len(first) :]
@@ -248,94 +235,46 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     tty = on_a_tty(monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
 
-    with Display() as screen:
-        screen.tick(PROGRESS, statistics())
+    with Display() as display:
+        display.update(PROGRESS, statistics())
 
     assert tty.getvalue().startswith("12 of 24: ")
-    assert PLAIN_TICK == screen.every
+    assert PLAIN_TICK == display.interval
 
 
 def test_results_of_a_live_run_can_be_piped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where stdout leads elsewhere the results go there and not onto the screen."""
+    """Results go to stdout where it leads elsewhere, and not onto the terminal."""
     tty = on_a_tty(monkeypatch)
     piped = io.StringIO()
     monkeypatch.setattr("sys.stdout", piped)
 
-    with Display() as screen:
-        screen.tell(DONE)
+    with Display() as display:
+        display.report(DONE)
 
     assert "o.png\n" == piped.getvalue()
     assert "o.png" not in tty.getvalue()
 
 
-def test_tables_are_tables_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal a list has titles and a frame; no markup is read."""
+def test_a_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal a table has titles and a frame; no markup is read."""
     tty = on_a_tty(monkeypatch)
-    table(["id", "title"], [("male_1", "[red]古风\x1b")])
+    print_table(["id", "title"], [("male_1", "[red]古风\x1b")])
 
     assert "id" in tty.getvalue()
     assert "[red]古风\\x1b" in tty.getvalue()
     assert "┃" in tty.getvalue()
 
 
-def test_tables_are_lines_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a pipe a list has tabs and nothing else."""
-    table(["id", "title"], [("male_1", "a\tb"), ("x", "y")])
+def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe a table is tab-separated lines."""
+    print_table(["id", "title"], [("male_1", "a\tb"), ("x", "y")])
 
     assert "male_1\ta\\tb\nx\ty\n" == capsys.readouterr().out
-
-
-def test_complaints_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    """A message is one line that begins with the program's name."""
-    complain(HOSTILE)
-
-    assert ("", f"perfect-async: {ESCAPED}\n") == capsys.readouterr()
-
-
-def test_stdout_takes_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an encoding lacks is escaped; a stdout of another kind is left alone."""
-    raw = io.BytesIO()
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="cp1252"))
-    tolerant()
-    write("古\udcff")
-
-    assert b"\\u53e4\\udcff\n" == raw.getvalue()
-
-    monkeypatch.setattr("sys.stdout", io.StringIO())
-    tolerant()
-
-
-@pytest.mark.real_time
-def test_a_reader_that_leaves() -> None:
-    """`| head` ends the printing, not the saving: no traceback, and the exit status is ours."""
-    code = (
-        "import sys; from perfect_async.cli._display import write\n"
-        "write('first'); sys.stdin.read()\n"
-        "for _ in range(3): write('x' * 100_000)\n"
-        "sys.exit(7)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        assert process.stderr
-        assert b"first\n" == process.stdout.readline()
-        process.stdout.close()
-        process.stdin.close()
-        err = process.stderr.read()
-
-    assert (7, b"") == (process.returncode, err)
 
 
 def test_units_at_stake_are_said() -> None:
     """An abandoned task counts its units among those at stake."""
     error = TaskAbandoned("late", task_id="t", units_at_stake=1.0)
-    told = JobReport("a.jpg", False, "t", 1.0, 600.0, (), error)
+    report = JobReport("a.jpg", False, "t", 1.0, 600.0, (), error)
 
-    assert "0 done, 1 failed, 1 units, 1 at stake, in 10:00" == str(RunSummary([told], 1, 600.0))
+    assert "0 done, 1 failed, 1 units, 1 at stake, in 10:00" == str(RunSummary([report], 1, 600.0))

@@ -1,11 +1,11 @@
-"""Which pictures a command line means."""
+"""The pictures that a command line names."""
 
 from pathlib import Path
 
 import pytest
 
 from perfect_async import Avatar, ConfigurationError, Smile
-from perfect_async.cli._inputs import expand
+from perfect_async.cli._inputs import find_pictures
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def names(*words: str, formats: tuple[str, ...] = Smile.formats, out: str = "out") -> list[str]:
-    return [str(found) for found in expand(words, formats, Path(out))]
+def names(*arguments: str, formats: tuple[str, ...] = Smile.formats, out: str = "out") -> list[str]:
+    return [str(found) for found in find_pictures(arguments, formats, Path(out))]
 
 
 def test_a_folder_is_its_pictures(folder: Path) -> None:
@@ -40,18 +40,18 @@ def test_a_pattern_is_its_matches(folder: Path) -> None:
     assert ["b.jpg", "c.heic"] == names("?.jpg", "?.heic")
 
 
-def test_a_deep_pattern_spares_the_results(folder: Path) -> None:
+def test_a_deep_pattern_leaves_the_results_out(folder: Path) -> None:
     """`**` goes down, but not into the folder of results: they are not paid for again."""
     (folder / "out").mkdir()
     (folder / "out" / "made.jpg").write_bytes(b"")
 
     assert ["b.jpg", "deep/e.jpg"] == [Path(name).as_posix() for name in names("**/*.jpg")]
     assert ["out/made.jpg"] == [Path(name).as_posix() for name in names("out")]
-    assert 3 == len(expand(["**/*.jpg"], ("jpg",)))
+    assert 3 == len(find_pictures(["**/*.jpg"], ("jpg",)))
 
 
 def test_a_named_file_needs_no_suffix(folder: Path) -> None:
-    """A file that is there is taken at its name, also where the name looks like a pattern."""
+    """An existing file is taken by its name, also where the name looks like a pattern."""
     (folder / "x[1].dat").write_bytes(b"")
 
     assert ["x[1].dat", "notes.txt"] == names("x[1].dat", "notes.txt")
@@ -65,7 +65,7 @@ def test_urls_pass(folder: Path) -> None:
 
 
 def test_each_once_in_their_order(folder: Path) -> None:
-    """What is named twice, or by two paths, is one picture, where it came first."""
+    """A picture named twice, or by two paths, appears once, at its first place."""
     Path("link.heic").symlink_to("c.heic")
 
     assert ["c.heic", "a.PNG", "http://x/", "b.jpg", "d.jpeg"] == names(
@@ -74,7 +74,7 @@ def test_each_once_in_their_order(folder: Path) -> None:
 
 
 def test_home_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`~` works in every shell."""
+    """`~` is expanded."""
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("USERPROFILE", str(folder))
 
@@ -82,30 +82,30 @@ def test_home_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("argument", "message"),
     [
         ("none.jpg", "no file 'none.jpg'"),
         ("dangling.jpg", "no file 'dangling.jpg'"),
-        ("none*.jpg", "'none*.jpg' stands for no picture (.jpg, .jpeg, .png, .heic)"),
-        ("folder.jpg", "'folder.jpg' stands for no picture"),
-        ("*.txt", "stands for no picture"),
+        ("none*.jpg", "'none*.jpg' has no picture (.jpg, .jpeg, .png, .heic)"),
+        ("folder.jpg", "'folder.jpg' has no picture"),
+        ("*.txt", "has no picture"),
         ("", "'' names no file"),
         ("a\0b", "names no file"),
         ("x" * 5000, "cannot be read"),
         ("~nobody-at-all/x.jpg", "cannot be read"),
     ],
 )
-def test_a_word_without_a_picture_is_named(folder: Path, word: str, message: str) -> None:
-    """What stands for nothing is an error that names it, before anything is sent."""
+def test_an_argument_without_a_picture_is_named(folder: Path, argument: str, message: str) -> None:
+    """An argument that names no picture is an error that quotes it."""
     Path("dangling.jpg").symlink_to("nowhere")
 
     with pytest.raises(ConfigurationError) as caught:
-        names("b.jpg", word)
+        names("b.jpg", argument)
 
     assert message in caught.value.message
 
 
-def test_no_words() -> None:
-    """Nothing named is an error too."""
+def test_no_arguments() -> None:
+    """No argument at all is an error too."""
     with pytest.raises(ConfigurationError, match="no picture is named"):
-        expand([], Smile.formats)
+        find_pictures([], Smile.formats)

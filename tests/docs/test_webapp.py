@@ -69,7 +69,7 @@ async def upload(http: httpx.AsyncClient, content: bytes = FACE) -> httpx.Respon
     return await http.post("/smiles", content=content, headers=JPEG)
 
 
-async def news(http: httpx.AsyncClient, place: str) -> list[dict[str, Any]]:
+async def states_of(http: httpx.AsyncClient, place: str) -> list[dict[str, Any]]:
     """What the events of an order say until they end."""
     answer = await http.get(f"{place}/events")
     assert "text/event-stream; charset=utf-8" == answer.headers["content-type"]
@@ -92,19 +92,19 @@ def results(folder: Path) -> list[Path]:
 
 
 async def test_an_upload_becomes_a_smile(site: Site, sandbox: Sandbox) -> None:
-    """202 with a place to look, news while it is made, and the picture with its type."""
+    """202 with a location, states while it is made, and the picture with its type."""
     async with site() as http:
         taken = await upload(http)
         place = taken.headers["location"]
         early = await http.get(f"{place}/result")
-        told = await news(http, place)
+        states = await states_of(http, place)
         done = await http.get(place)
         picture = await http.get(f"{place}/result")
 
     order = taken.json()["id"]
     assert (202, f"/smiles/{order}") == (taken.status_code, place)
     assert (409, "It is not done yet.") == (early.status_code, early.json()["message"])
-    assert ["waiting", "running", "done"] == [each["state"] for each in told]
+    assert ["waiting", "running", "done"] == [each["state"] for each in states]
     assert {"id": order, "state": "done"} == done.json()
     assert (200, "image/jpeg") == (picture.status_code, picture.headers["content-type"])
     assert picture.content.startswith(b"\xff\xd8\xff")
@@ -158,13 +158,13 @@ async def test_a_visitor_who_comes_back(site: Site) -> None:
     async with site() as http:
         place = (await upload(http)).headers["location"]
         with anyio.move_on_after(3.0) as gone:
-            await news(http, place)
+            await states_of(http, place)
         await anyio.sleep(20)
-        told = await news(http, place)
+        states = await states_of(http, place)
         picture = await http.get(f"{place}/result")
 
     assert gone.cancelled_caught
-    assert ["done"] == [each["state"] for each in told]
+    assert ["done"] == [each["state"] for each in states]
     assert 200 == picture.status_code
 
 
@@ -172,7 +172,7 @@ async def test_an_upload_that_breaks_off(
     site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a picture is none: its place is free again, and nothing of it is left."""
-    monkeypatch.setattr(webapp_orders, "MOST", 1)
+    monkeypatch.setattr(webapp_orders, "MAX_UPLOADS", 1)
     pieces = [{"type": "http.request", "body": FACE[:99], "more_body": True}]
 
     async def receive() -> MutableMapping[str, Any]:
@@ -221,7 +221,7 @@ async def test_a_type_that_lies(site: Site, folder: Path) -> None:
     async with site() as http:
         lying = {"Content-Type": "image/../../etc/passwd"}
         answer = await http.post("/smiles", content=FACE, headers=lying)
-        await news(http, answer.headers["location"])
+        await states_of(http, answer.headers["location"])
 
     assert [".jpg"] == [path.suffix for path in results(folder)]
 
@@ -245,7 +245,7 @@ async def test_an_upload_without_a_length(site: Site) -> None:
 
 async def test_an_upload_that_never_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever trickles has the place for two minutes, not for ever."""
-    monkeypatch.setattr(webapp_orders, "MOST", 1)
+    monkeypatch.setattr(webapp_orders, "MAX_UPLOADS", 1)
 
     async def trickle() -> AsyncIterator[bytes]:
         while True:
@@ -259,14 +259,14 @@ async def test_an_upload_that_never_ends(site: Site, monkeypatch: pytest.MonkeyP
         taken = await upload(http)
 
     assert [408, 202] == [slow.status_code, taken.status_code]
-    assert webapp.PATIENCE == pytest.approx(lasted)
+    assert webapp.UPLOAD_TIMEOUT == pytest.approx(lasted)
 
 
 async def test_more_than_visitors_may_cost(
     site: Site, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the ceiling uploads are refused at once, and nothing is sent."""
-    monkeypatch.setattr(webapp, "MOST_UNITS", 0.0)
+    monkeypatch.setattr(webapp, "MAX_UNITS", 0.0)
 
     async with site() as http:
         answer = await upload(http)
@@ -278,13 +278,13 @@ async def test_more_than_visitors_may_cost(
 
 async def test_more_uploads_than_memory(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past so many open orders an upload is asked to come again; it then finds a place."""
-    monkeypatch.setattr(webapp_orders, "MOST", 2)
+    monkeypatch.setattr(webapp_orders, "MAX_UPLOADS", 2)
 
     async with site() as http:
         first, second = await upload(http), await upload(http)
         third = await upload(http)
-        await news(http, first.headers["location"])
-        await news(http, second.headers["location"])
+        await states_of(http, first.headers["location"])
+        await states_of(http, second.headers["location"])
         again = await upload(http)
 
     assert [202, 202, 503, 202] == [a.status_code for a in (first, second, third, again)]
@@ -292,18 +292,18 @@ async def test_more_uploads_than_memory(site: Site, monkeypatch: pytest.MonkeyPa
 
 
 async def test_many_uploads_share_the_window(site: Site, sandbox: Sandbox) -> None:
-    """Thirty at once are all served in turn, each told how many are before it."""
+    """Thirty at once are all served in turn, and each sees how many are before it."""
     ends: list[str] = []
     ahead: list[int] = []
 
     async def one(http: httpx.AsyncClient, number: int) -> None:
         place = (await upload(http, portrait(number, 64))).headers["location"]
         while True:
-            told = await news(http, place)
-            ahead.extend(each["ahead"] for each in told if each["state"] == "waiting")
-            if told[-1]["state"] in {"done", "failed"}:
+            states = await states_of(http, place)
+            ahead.extend(each["ahead"] for each in states if each["state"] == "waiting")
+            if states[-1]["state"] in {"done", "failed"}:
                 break
-        ends.append(told[-1]["state"])
+        ends.append(states[-1]["state"])
 
     async with site() as http, anyio.create_task_group() as group:
         for number in range(30):
@@ -319,8 +319,8 @@ async def test_equal_pictures_of_two_visitors(site: Site, sandbox: Sandbox) -> N
     """Each has an order, a task and a file of its own, although the journal knows the picture."""
     async with site() as http:
         first, second = await upload(http), await upload(http)
-        await news(http, first.headers["location"])
-        await news(http, second.headers["location"])
+        await states_of(http, first.headers["location"])
+        await states_of(http, second.headers["location"])
 
     assert first.json()["id"] != second.json()["id"]
     assert 2 == len(sandbox.ledger.tasks)
@@ -329,7 +329,7 @@ async def test_equal_pictures_of_two_visitors(site: Site, sandbox: Sandbox) -> N
 async def test_the_vendor_keeps_nothing(site: Site, sandbox: Sandbox) -> None:
     """Once the result is here, the upload and the result there are deleted."""
     async with site() as http:
-        await news(http, (await upload(http)).headers["location"])
+        await states_of(http, (await upload(http)).headers["location"])
         await anyio.sleep(30)
 
     assert 1 == sandbox.ledger.requests["delete"]
@@ -342,9 +342,9 @@ async def test_the_upload_is_let_go(site: Site) -> None:
 
     async with site() as http:
         for picture in (good, bad):
-            with orders_of(http).begin() as order:
+            with orders_of(http).reserve() as order:
                 pass
-            orders_of(http).run(order, picture)
+            orders_of(http).start(order, picture)
             await order.ended.wait()
             await anyio.sleep(60)
             gc.collect()
@@ -354,12 +354,12 @@ async def test_the_upload_is_let_go(site: Site) -> None:
 
 
 async def test_a_picture_without_a_face(site: Site, sandbox: Sandbox) -> None:
-    """What the engine cannot do is told with its reason, without the vendor's id of the task."""
+    """A failure of the engine is reported with its reason, without the vendor's task id."""
     sandbox.faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
 
     async with site() as http:
         place = (await upload(http)).headers["location"]
-        last = (await news(http, place))[-1]
+        last = (await states_of(http, place))[-1]
         picture = await http.get(f"{place}/result")
 
     assert ("failed", "TaskFailed") == (last["state"], last["error"])
@@ -384,12 +384,12 @@ async def test_a_picture_without_a_face(site: Site, sandbox: Sandbox) -> None:
 async def test_what_the_visitor_cannot_mend(
     site: Site, sandbox: Sandbox, kind: str, answer: tuple[int, object], expected: tuple[int, str]
 ) -> None:
-    """Troubles of key, balance and vendor are told by their name alone."""
+    """Failures of key, balance and vendor are reported by their name alone."""
     sandbox.script(kind, answer)
 
     async with site() as http:
         place = (await upload(http)).headers["location"]
-        last = (await news(http, place))[-1]
+        last = (await states_of(http, place))[-1]
         picture = await http.get(f"{place}/result")
 
     assert ("failed", expected[1], None) == (last["state"], last["error"], last["message"])
@@ -441,24 +441,24 @@ async def test_a_stream_ends_before_a_proxy_ends_it(site: Site, sandbox: Sandbox
     async with site() as http:
         place = (await upload(http)).headers["location"]
         began = anyio.current_time()
-        await news(http, place)
+        await states_of(http, place)
         lasted = anyio.current_time() - began
-        told = await news(http, place)
+        states = await states_of(http, place)
 
-    assert webapp.STREAM == pytest.approx(lasted, abs=0.1)
-    assert ["running"] == [each["state"] for each in told]
+    assert webapp.STREAM_SECONDS == pytest.approx(lasted, abs=0.1)
+    assert ["running"] == [each["state"] for each in states]
 
 
 async def test_a_result_is_deleted_after_its_hour(site: Site, folder: Path) -> None:
     """Then its id leads nowhere; one that is younger stays, and one that still runs, too."""
     async with site() as http:
         old = (await upload(http)).headers["location"]
-        await news(http, old)
+        await states_of(http, old)
         young = (await upload(http)).headers["location"]
-        await news(http, young)
+        await states_of(http, young)
         order = orders_of(http).find(old.rpartition("/")[2])
         assert order is not None
-        order.born -= webapp_orders.KEPT
+        order.created_at -= webapp_orders.RESULT_LIFETIME
         await anyio.sleep(61)
         answers = [(await http.get(f"{place}/result")).status_code for place in (old, young)]
 
@@ -474,10 +474,10 @@ async def test_what_is_in_flight_when_the_app_dies(site: Site, sandbox: Sandbox)
     assert 1 == sandbox.ledger.tasks_by_state["running"]
 
     async with site() as http:
-        told = await news(http, place)
+        states = await states_of(http, place)
         picture = await http.get(f"{place}/result")
 
-    assert ["running", "done"] == [each["state"] for each in told]
+    assert ["running", "done"] == [each["state"] for each in states]
     assert 200 == picture.status_code
     assert 1 == len(sandbox.ledger.tasks)
 
@@ -491,23 +491,23 @@ async def test_an_app_that_dies_twice(site: Site, sandbox: Sandbox) -> None:
         await anyio.sleep(2)
 
     async with site() as http:
-        told = await news(http, place)
+        states = await states_of(http, place)
 
-    assert "done" == told[-1]["state"]
+    assert "done" == states[-1]["state"]
     assert 1 == len(sandbox.ledger.tasks)
 
 
 async def test_what_was_not_sent_when_the_app_died(site: Site, sandbox: Sandbox) -> None:
-    """A picture that was in memory alone is lost, which its visitor is told."""
+    """A picture that was in memory alone is lost, and its visitor sees that."""
     async with site() as http:
         with anyio.move_on_after(0.1):
             await upload(http)
     [lost] = [path.name for path in (webapp.FOLDER / "results").iterdir()]
 
     async with site() as http:
-        told = await news(http, f"/smiles/{lost}")
+        states = await states_of(http, f"/smiles/{lost}")
 
-    assert ("failed", "SourceLost") == (told[-1]["state"], told[-1]["error"])
+    assert ("failed", "SourceLost") == (states[-1]["state"], states[-1]["error"])
     assert 0 == len(sandbox.ledger.tasks)
 
 
@@ -515,7 +515,7 @@ async def test_results_outlive_the_app(site: Site, folder: Path) -> None:
     """What was done stays to be seen for the rest of its hour."""
     async with site() as http:
         place = (await upload(http)).headers["location"]
-        await news(http, place)
+        await states_of(http, place)
         await anyio.sleep(20)
     before = results(folder)
 

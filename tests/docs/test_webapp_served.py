@@ -132,14 +132,14 @@ def test_somebody_with_a_browser(chromium: str, tmp_path: Path) -> None:
     notes.write_text("not a picture")
     seen = "(s => document.querySelector(s + ' img').naturalWidth)"
     tops = "['#before', '#after'].map(s => document.querySelector(s).offsetTop)"
-    words = "document.querySelector('#news').innerText"
+    words = "document.querySelector('#status').innerText"
 
     with town.sandbox(), town.app(), Browser(chromium, PATIENCE) as browser:
         page = browser.page(width=1000, height=760)
         page.go(f"{town.url}/")
         page.value(
             f"window.said = []; new MutationObserver(() => said.push({words})).observe("
-            "document.querySelector('#news'), {childList: true, subtree: true})"
+            "document.querySelector('#status'), {childList: true, subtree: true})"
         )
         page.choose("input", selfie)
         page.until(f"{words} === 'Here it is.' && {seen}('#after')")
@@ -198,11 +198,11 @@ def test_somebody_who_leaves_and_an_app_that_is_killed(tmp_path: Path) -> None:
             app.send_signal(signal.SIGKILL)
             app.wait(5)
         with town.app():
-            told = httpx.get(f"{town.url}{taken}/events", timeout=PATIENCE).text
+            events = httpx.get(f"{town.url}{taken}/events", timeout=PATIENCE).text
             picture = httpx.get(f"{town.url}{taken}/result")
             until(lambda: 2 == len(list((town.folder / "smiles" / "results").glob("*/*.jpg"))))
 
-    assert "done" == json.loads(told.strip().rpartition("data: ")[2])["state"]
+    assert "done" == json.loads(events.strip().rpartition("data: ")[2])["state"]
     assert picture.content.startswith(b"\xff\xd8\xff")
     assert "Traceback" not in town.said()
 

@@ -7,9 +7,12 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Sandbox
+from tests.sandbox.clients import CLIENTS
 from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roomy
 
 ENTRY: dict[str, object] = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": 9}
+
+INVALID = "One or more parameters in this request are invalid."
 
 
 async def test_the_answer_is_in_the_requests_order() -> None:
@@ -158,7 +161,7 @@ async def test_the_older_path_serves_one_feature() -> None:
             "ai-avatar",
         )
 
-    assert [404, 200] == [wrong.status_code, right.status_code]
+    assert [400, 200] == [wrong.status_code, right.status_code]
     assert ["task: file registered for ai-avatar used for ai-smile"] == sandbox.ledger.violations
 
 
@@ -223,6 +226,15 @@ async def test_other_headers_than_the_signed_ones(headers: dict[str, str], code:
     assert 1 == len(sandbox.ledger.violations)
 
 
+@pytest.mark.parametrize("client", sorted(CLIENTS))
+async def test_standard_headers_are_no_violation(client: str) -> None:
+    """The storage takes what HTTP clients add to an upload by themselves."""
+    answer, sandbox = await put(dict(CLIENTS[client]))
+
+    assert 200 == answer.status_code
+    assert [] == sandbox.ledger.violations
+
+
 async def test_a_superfluous_header_is_noted() -> None:
     """S3 ignores a header of ours; the contract says: exactly its headers."""
     answer, sandbox = await put({"X-Trace": "1"})
@@ -283,23 +295,32 @@ async def test_a_streamed_upload() -> None:
 
 
 async def test_a_file_that_was_never_uploaded() -> None:
-    """A task on bytes that never arrived is a 404, costs nothing, and is noted."""
+    """A task on bytes that never arrived is a 400, costs nothing, and is a violation."""
     sandbox = roomy()
     async with Customer(sandbox) as customer:
         entry = await customer.file()
         body = {"src_file_id": entry["file_id"], "expression_type": TEETH}
         answer = await customer.create(body)
 
-    assert (404, None, "The file was not found.") == error_of(answer)
+    assert (400, None, INVALID) == error_of(answer)
     assert 0 == sandbox.ledger.units_charged
     assert ["task: task on a file whose bytes never arrived"] == sandbox.ledger.violations
 
 
 async def test_an_unknown_file_id() -> None:
-    """An id that was never given out is a 404 and the user's own affair."""
+    """An id that was never given out is a 400, and no violation: users type ids."""
     sandbox = roomy()
     async with Customer(sandbox) as customer:
         answer = await customer.create({"src_file_id": "abc/+=", "expression_type": TEETH})
 
-    assert 404 == answer.status_code
+    assert (400, None, INVALID) == error_of(answer)
     assert [] == sandbox.ledger.violations
+
+
+async def test_an_element_that_is_no_file() -> None:
+    """The error of a value in an array names its index."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.post("/s2s/v2.0/file", {"files": [ENTRY, "a.jpg"]})
+
+    text = "`1` is not one of the accepted values."
+    assert (400, "InvalidParameters", text) == error_of(answer)

@@ -162,8 +162,8 @@ async def test_a_jpg_name_may_hold_a_png() -> None:
     assert found.count("png") < found.count("jpeg")
 
 
-async def test_a_crowd_is_served() -> None:
-    """A hundred jobs at once, of ten requests each, all end well."""
+async def test_many_jobs_at_once() -> None:
+    """Jobs that run side by side all succeed, and none loses its lease."""
     sandbox = Sandbox(
         requests=10**6,
         per_second=10**6,
@@ -181,7 +181,7 @@ async def test_a_crowd_is_served() -> None:
                 return str(data["task_status"])
 
     async with Customer(sandbox) as customer, asyncio.TaskGroup() as group:
-        jobs = [group.create_task(job(customer)) for _ in range(100)]
+        jobs = [group.create_task(job(customer)) for _ in range(60)]
 
     assert {"success"} == {found.result() for found in jobs}
     assert 0 == sandbox.ledger.units_wasted

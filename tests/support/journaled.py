@@ -247,7 +247,7 @@ def paid(outcomes: Iterable[Outcome], sandbox: Sandbox) -> None:
 
 def drawn(sandbox: Sandbox) -> Counter[int]:
     """How many tasks that gave a picture were charged, by the face that went in."""
-    tasks = sandbox._vendor._tasks._by_id.values()
+    tasks = sandbox._router._tasks._by_id.values()
     good = [task for task in tasks if task.state in {"success", "deleted"}]
     return Counter(seen_in(task.picture.data) for task in good if task.picture.data is not None)
 

@@ -1,0 +1,469 @@
+"""The commands: what they do, print and return; in virtual time."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+import perfect_async.sandbox
+from perfect_async import Batch, Client, Polling, cli
+from perfect_async._journal.sqlite import SqliteJournal
+from perfect_async.cli import _runner
+from perfect_async.cli._display import Display
+from perfect_async.sandbox import Durations, Faults
+from tests.support import virtual_time
+from tests.support.terminal import advance_start, free_port, interrupt_at, use_sandbox
+
+# Pictures.
+
+
+def test_smile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All done: status 0, the paths of the results on stdout, the rest on stderr."""
+    sandbox = use_sandbox(monkeypatch)
+
+    status = cli.main(["smile", "in", "--expression", "closed_mouth_smile"])
+    out, err = capsys.readouterr()
+
+    assert 0 == status
+    assert 3 == len(out.splitlines()) == len(list((folder / "perfect-async-out").iterdir()))
+    assert all((folder / line).is_file() for line in out.splitlines())
+    assert "0 of 3: 0 done" in err
+    assert "3 done, 0 failed, 3 units, in 0:" in err
+    assert {"closed_mouth_smile"} == {
+        str(task.params["expression_type"]) for task in sandbox.ledger.tasks
+    }
+
+
+def test_some_fail(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some failed: status 1, one line of JSON each, a table with the mend."""
+    use_sandbox(monkeypatch, faults=Faults(by_picture={"1.jpg": "error_no_face"}))
+
+    status = cli.main(["smile", "in", "--json", "--out", "results"])
+    out, err = capsys.readouterr()
+    reports = {one["source"]: one for one in map(json.loads, out.splitlines())}
+
+    assert 1 == status
+    assert {f"in{os.sep}{n}.jpg": n != 1 for n in range(3)} == {
+        k: v["ok"] for k, v in reports.items()
+    }
+    bad = reports[f"in{os.sep}1.jpg"]
+    assert (0, [], "error_no_face") == (bad["units"], bad["files"], bad["error"]["code"])
+    good = reports[f"in{os.sep}0.jpg"]
+    assert (1, None) == (good["units"], good["error"])
+    assert Path(good["files"][0]).is_relative_to(Path("results").absolute())
+    assert "Amz" not in out + err
+    assert "what to do" in err
+    assert "2 done, 1 failed, 2 units" in err
+
+
+def test_avatar(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Template and count reach the vendor, and every avatar is saved."""
+    sandbox = use_sandbox(monkeypatch)
+
+    status = cli.main(["avatar", "in/0.jpg", "--template", "male_studio_00", "--count", "5"])
+
+    assert 0 == status
+    assert 5 == len(capsys.readouterr().out.splitlines())
+    assert [("male_studio_00", 5)] == [
+        (task.params["template_id"], task.params["output_count"]) for task in sandbox.ledger.tasks
+    ]
+
+
+def test_a_refused_key_is_configuration(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key that the vendor refuses is status 2, from a batch and from a question."""
+    use_sandbox(monkeypatch, api_keys={"other"})
+
+    assert 2 == cli.main(["smile", "in"])
+    assert "Check the key" in capsys.readouterr().err
+    assert 2 == cli.main(["units"])
+    assert "Check the key" in capsys.readouterr().err
+
+
+def test_ctrl_c_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C drains: status 1, and the summary says what was not sent."""
+    use_sandbox(monkeypatch, durations={"ai-smile": Durations.fixed(8.0)})
+    interrupt_at(monkeypatch, 1)
+    many = [f"https://x/{number}.jpg" for number in range(100)]
+
+    assert 1 == cli.main(["smile", *many])
+    err = capsys.readouterr().err
+    assert "Stopping: nothing more is sent" in err
+    assert " not sent, " in err
+    assert " 0 failed, " in err
+
+
+def test_ctrl_c_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C twice leaves: status 130, no traceback."""
+    use_sandbox(monkeypatch, durations={"ai-smile": Durations.uniform(5.0, 100.0)})
+    interrupt_at(monkeypatch, 1, 2)
+
+    assert 130 == cli.main(["smile", *[f"https://x/{number}.jpg" for number in range(20)]])
+    err = capsys.readouterr().err
+    assert "Left at once: " in err
+    assert "Traceback" not in err
+
+
+# Money.
+
+
+def test_what_is_finished_is_not_bought_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a journal the same command again gives the same files for no unit."""
+    sandbox = use_sandbox(monkeypatch)
+
+    assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
+    first = capsys.readouterr()
+    advance_start(monkeypatch, 100)
+    assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
+    again = capsys.readouterr()
+
+    assert sorted(first.out.splitlines()) == sorted(again.out.splitlines())
+    assert "3 done, 0 failed, 0 units" in again.err
+    assert 3 == sandbox.ledger.units_charged
+
+
+def test_nothing_to_resume(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a complete run nothing is left to resume: status 0."""
+    use_sandbox(monkeypatch)
+    assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
+    capsys.readouterr()
+
+    assert 0 == cli.main(["resume", "--journal", "jobs.db"])
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert "0 done, 0 failed, 0 units" in err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_resume_after_leaving(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_json: bool,
+) -> None:
+    """Ctrl-C twice prints the command to resume, which saves the rest to the same folder."""
+    sandbox = use_sandbox(monkeypatch, durations={"ai-smile": Durations.uniform(5.0, 40.0)})
+    urls = [f"https://x/{number}.jpg" for number in range(30)]
+    left: list[float] = []
+
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1, 2)
+        # The vendor's clock goes on where the first process left it.
+        patch.setattr(_runner, "_leave", noting_time(left))
+        assert 130 == cli.main(["smile", *urls, "--journal", "my jobs.db", "--out", "here"])
+    err = capsys.readouterr().err
+    assert 2 == err.count("go on with perfect-async resume --journal 'my jobs.db'")
+    running = int(err.partition("Left at once: ")[2].split()[0])
+    done = len(list(Path("here").iterdir()))
+    advance_start(monkeypatch, left[0] - virtual_time.START + 1)
+    assert running > 1
+
+    assert 0 == cli.main(["resume", "--journal", "my jobs.db", *["--json"] * as_json])
+    out, err = capsys.readouterr()
+
+    assert f"{running} done, 0 failed" in err
+    assert "saved in" not in err
+    files = out.splitlines()
+    if as_json:
+        files = [path for line in files for path in json.loads(line)["files"]]
+    assert running == len(files)
+    assert {Path("here").absolute()} == {Path(path).parent for path in files}
+    assert done + running == len(list(Path("here").iterdir())) == sandbox.ledger.units_charged
+    assert {"success": done + running} == dict(sandbox.ledger.tasks_by_state)
+
+
+def noting_time(times: list[float]) -> Callable[[Batch, Display, str | None], NoReturn]:
+    """Return a `_runner._leave` that notes the loop's time."""
+    leave = _runner._leave
+
+    def left(batch: Batch, display: Display, resume_command: str | None) -> NoReturn:
+        times.append(asyncio.get_running_loop().time())
+        leave(batch, display, resume_command)
+
+    return left
+
+
+def test_the_vendors_copies_are_deleted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--delete` keeps the results and deletes the vendor's copies, with and without a journal."""
+    sandbox = use_sandbox(monkeypatch)
+
+    assert 0 == cli.main(["smile", "in/0.jpg", "in/1.jpg", "--delete"])
+    advance_start(monkeypatch, 100)
+    assert 0 == cli.main(["smile", "in/2.jpg", "--delete", "--journal", "jobs.db"])
+
+    assert {"deleted": 3} == dict(sandbox.ledger.tasks_by_state)
+    assert 3 == len([line for line in capsys.readouterr().out.splitlines() if Path(line).is_file()])
+
+
+def test_a_ceiling(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures beyond `--max-units` are not sent: status 1."""
+    sandbox = use_sandbox(monkeypatch)
+
+    assert 1 == cli.main(["smile", "in", "--max-units", "2"])
+    err = capsys.readouterr().err
+    assert "2 done, 1 failed, 2 units" in err
+    assert "max_units=2" in err
+    assert 2 == sandbox.ledger.units_charged
+
+
+def test_insured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--insured` reaches the client, which otherwise has its own default."""
+    given: list[Polling | None] = []
+    use_sandbox(monkeypatch)
+    make = _runner.make_client
+
+    def client(journal: Path | None = None, polling: Polling | None = None) -> Client:
+        given.append(polling)
+        return make(journal, polling)
+
+    monkeypatch.setattr(_runner, "make_client", client)
+
+    assert 0 == cli.main(["smile", "in", "--insured", "600"])
+    advance_start(monkeypatch, 100)
+    assert 0 == cli.main(["smile", "in"])
+    assert [Polling(insured=600.0), None] == given
+
+
+def test_forget(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finished jobs are deleted and counted; the second time none is left."""
+    use_sandbox(monkeypatch)
+    assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
+    capsys.readouterr()
+
+    assert 0 == cli.main(["forget", "--journal", "jobs.db"])
+    assert "3 finished jobs forgotten\n" == capsys.readouterr().out
+    assert 0 == cli.main(["forget", "--journal", "jobs.db"])
+    assert "0 finished jobs forgotten\n" == capsys.readouterr().out
+
+
+def test_a_journal_in_use(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A journal that another process uses is status 2, and nothing is sent or forgotten."""
+    sandbox = use_sandbox(monkeypatch)
+    owner = SqliteJournal("jobs.db", 0)
+    try:
+        for command in (["smile", "in"], ["resume"], ["forget"]):
+            assert 2 == cli.main([*command, "--journal", "jobs.db"])
+            assert "is in use by another client or process" in capsys.readouterr().err
+    finally:
+        owner.close()
+    assert 0 == sum(sandbox.ledger.requests.values())
+
+
+@pytest.mark.real_time
+def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A command's client takes the key from the environment and runs on a real loop."""
+    monkeypatch.setenv("YOUCAM_API_KEY", "key")
+    client = _runner.make_client(tmp_path / "jobs.db", Polling(insured=600.0))
+
+    async def main() -> int:
+        async with client:
+            return 3
+
+    assert 3 == _runner.run(main)
+    assert (tmp_path / "jobs.db").is_file()
+
+
+# Templates and units.
+
+
+def test_templates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All pages, as lines or as JSON."""
+    use_sandbox(monkeypatch)
+
+    assert 0 == cli.main(["templates"])
+    lines = capsys.readouterr().out.splitlines()
+    assert 0 == cli.main(["templates", "--json"])
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    assert 71 == len(lines) == len(listed)
+    assert ["male_studio_00", "studio 00", "studio"] == lines[0].split("\t")
+    assert {"id", "title", "category", "thumb"} == listed[0].keys()
+
+
+def test_units(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The balance and its grants, as lines or as JSON."""
+    use_sandbox(monkeypatch, units=42.0, epoch=1_800_000_000.0)
+
+    assert 0 == cli.main(["units"])
+    lines = capsys.readouterr().out.splitlines()
+    assert 0 == cli.main(["units", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+
+    assert "balance\t42\t" == lines[0]
+    assert 42 == facts["balance"] == sum(grant["amount"] for grant in facts["grants"])
+    assert [grant["kind"] for grant in facts["grants"]] == [
+        line.split("\t")[0] for line in lines[1:]
+    ]
+
+
+def test_unknown_units(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A balance that the vendor does not report is unknown, not zero."""
+    use_sandbox(monkeypatch, units=float("inf"))
+
+    assert 0 == cli.main(["units"])
+    assert "balance\tunknown\t\n" == capsys.readouterr().out
+    assert 0 == cli.main(["units", "--json"])
+    assert {"balance": None, "grants": []} == json.loads(capsys.readouterr().out)
+
+
+def test_an_unreachable_vendor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A question without an answer is status 1 and one line with the mend."""
+    use_sandbox(monkeypatch, faults=Faults(bad_gateway={"credit": 1.0}))
+
+    assert 1 == cli.main(["units"])
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert 1 == len(err.splitlines())
+    assert err.startswith("perfect-async: ")
+    assert "Try again later" in err
+
+
+# Sandbox and demo.
+
+
+def test_sandbox_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The options reach the server, and stderr says how to point a client at it."""
+    given: dict[str, object] = {}
+    monkeypatch.setattr(perfect_async.sandbox, "run", lambda **settings: given.update(settings))
+    port = free_port()
+
+    assert 0 == cli.main(["sandbox", "--port", str(port), "--fail", "0.1", "--speed", "4"])
+    assert (
+        f"YOUCAM_BASE_URL=http://127.0.0.1:{port} YOUCAM_API_KEY=anything perfect-async smile"
+        in capsys.readouterr().err
+    )
+    assert {
+        "host": "127.0.0.1",
+        "port": port,
+        "seed": 0,
+        "units": 1000.0,
+        "lease": 10.0,
+        "engine_errors": 0.1,
+        "speed": 4.0,
+        "webhook_url": None,
+        "webhook_secret": None,
+    } == given
+
+
+@pytest.mark.parametrize(
+    ("variable", "file", "expected"),
+    [
+        ("whsec_c2VjcmV0", None, ["whsec_c2VjcmV0"]),
+        ("c2VjcmV0\twhsec_bmV3", None, ["c2VjcmV0", "whsec_bmV3"]),
+        ("", "whsec_bmV3\n", ["whsec_bmV3"]),
+        ("whsec_c2VjcmV0", "whsec_bmV3\n", ["whsec_bmV3"]),
+    ],
+)
+def test_the_sandboxs_webhook(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variable: str,
+    file: str | None,
+    expected: list[str],
+) -> None:
+    """The secret comes from the environment or a file, several of them while one is replaced."""
+    given: dict[str, object] = {}
+    monkeypatch.setattr(perfect_async.sandbox, "run", lambda **settings: given.update(settings))
+    monkeypatch.setenv("YOUCAM_WEBHOOK_SECRET", variable)
+    options = ["--webhook-url", "http://127.0.0.1:8000/hook", "--port", str(free_port())]
+    if file is not None:
+        (tmp_path / "secret").write_text(file)
+        options += ["--webhook-secret-file", str(tmp_path / "secret")]
+
+    assert 0 == cli.main(["sandbox", *options])
+    assert ("http://127.0.0.1:8000/hook", expected) == (
+        given["webhook_url"],
+        given["webhook_secret"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "options", "message"),
+    [
+        ("shop.example", "whsec_c2VjcmV0", [], "--webhook-url is 'shop.example'"),
+        ("https://shop.example", "", [], "set YOUCAM_WEBHOOK_SECRET or pass"),
+        ("https://shop.example", "s3cret!", [], "not what the vendor's console shows"),
+        ("https://shop.example", "", ["--webhook-secret-file", "no"], "No such file"),
+        ("https://shop.example", "", ["--webhook-secret-file", "binary"], "it is not text"),
+    ],
+)
+def test_a_webhook_that_cannot_be(  # noqa: PLR0917 - a table of cases
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    url: str,
+    secret: str,
+    options: list[str],
+    message: str,
+) -> None:
+    """A bad webhook is status 2 before the server starts, and no secret is printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOUCAM_WEBHOOK_SECRET", secret)
+    (tmp_path / "binary").write_bytes(b"s3cret\xff")
+
+    assert 2 == cli.main(["sandbox", "--webhook-url", url, *options])
+    err = capsys.readouterr().err
+    assert message in " ".join(err.split())
+    assert "s3cret" not in err
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    """A port in use is status 2 before the server starts."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert 2 == cli.main(["sandbox", "--port", str(port)])
+    assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+
+
+def test_demo(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo is status 0 and says where to look; with failures it is status 1."""
+    monkeypatch.setattr(_runner, "run", virtual_time.run)
+
+    assert 0 == cli.main(["demo"])
+    out, err = capsys.readouterr()
+    places = [Path(line) for line in out.splitlines()]
+    assert [Path("perfect-async-demo", "contact-sheet.png"), True] == [
+        places[0],
+        all(place.exists() for place in places),
+    ]
+    assert "24 done, 0 failed, 24 units" in err
+
+    assert 1 == cli.main(["demo", "--fail", "0.05", "--out", "other"])
+    assert "23 done, 1 failed, 23 units" in capsys.readouterr().err
+
+    assert 0 == cli.main(["demo", "in", "--out", "own"])
+    assert "3 done, 0 failed, 3 units" in capsys.readouterr().err
