@@ -227,7 +227,7 @@ class Limited:
 
 @attrs.frozen
 class KeyRefused:
-    """401 to `command`."""
+    """401 to `command`: final for the whole client, but to a poll only when it comes again."""
 
     command: Request
     error: PerfectError
@@ -269,10 +269,14 @@ class Uploaded:
 
 @attrs.frozen
 class Accepted:
-    """The task exists and its units are taken."""
+    """The task exists and its units are taken.
+
+    `interval` is the polling interval that the vendor asks for, None if not given.
+    """
 
     command: Submit
     task_id: str
+    interval: int | None = None
 
 
 @attrs.frozen
