@@ -2,12 +2,12 @@
 
 Finished jobs are what a journal keeps of jobs that are over: one task each, with an id of 107
 characters as the vendor's. Opening is timed as the next process does it: the file is checked, its
-words are folded, and what is too old leaves; the best of five, since what else runs can only slow
+entries are folded, and what is too old leaves; the best of five, since what else runs can only slow
 it. With them, 200 jobs are under way.
 
-A commit of a job's word (it is about to be created) is compared with the least that sqlite could do
-for it: one row inserted and committed, with the same settings (WAL, synchronous=FULL), on the same
-disk in the same run. The two take turns in portions of fifty; the median portion counts.
+A commit of one entry (`Creating`) is compared with the least that sqlite could do for it: one row
+inserted and committed, with the same settings (WAL, synchronous=FULL), on the same disk in the same
+run. The two take turns in portions of fifty; the median portion counts.
 
     python benchmarks/journal.py [JOBS ...] [--out PNG]    # 1,000, 10,000, 30,000 and 100,000 jobs
 
@@ -39,11 +39,11 @@ from perfect_async._journal.model import (
     Ended,
     Entered,
     JournalEntry,
+    Reported,
     StoredJob,
-    Told,
     Uploaded,
 )
-from perfect_async._journal.sqlite import Entry, SqliteJournal
+from perfect_async._journal.sqlite import Row, SqliteJournal
 
 JOBS: Final = (1_000, 10_000, 30_000, 100_000)
 MOST_BYTES: Final = 600.0
@@ -56,7 +56,7 @@ NOW: Final = 1_790_000_000_000_000
 
 
 @attrs.frozen
-class Row:
+class Measurement:
     """Of so many finished jobs: bytes on the disk, and seconds to open it."""
 
     jobs: int
@@ -64,23 +64,23 @@ class Row:
     opening: float
 
 
-class Pen:
-    """Writes the words of jobs into a journal."""
+class Writer:
+    """Writes the entries of jobs into a journal."""
 
     def __init__(self, path: Path) -> None:
         self.file = SqliteJournal(path, NOW)
         self._seq, self._rng = self.file.seq, random.Random(0)
 
-    def entries(self, words: Sequence[JournalEntry]) -> list[Entry]:
-        """`words` in their places."""
-        made: list[Entry] = []
-        for word in words:
+    def rows(self, appended: Sequence[JournalEntry]) -> list[Row]:
+        """Number the entries."""
+        made: list[Row] = []
+        for entry in appended:
             self._seq += 1
-            made.append(Entry(self._seq, word, self.file.memory.receive(word)))
+            made.append(Row(self._seq, entry, self.file.state.receive(entry)))
         return made
 
-    def job(self, number: int, *, over: bool) -> list[Entry]:
-        """The words of one job."""
+    def job(self, number: int, *, over: bool) -> list[Row]:
+        """Return the entries of one job."""
         task_id = "".join(self._rng.choices("abcdefghijklmnopqrstuvwxyz-_0123456789", k=107))
         order = StoredJob(
             identity=self._rng.randbytes(32).hex(),
@@ -103,28 +103,28 @@ class Pen:
             Creating(number, NOW + number),
             Created(number, NOW + number, task_id),
         ]
-        ends: list[JournalEntry] = [Ended(number, NOW, "done"), Told(number, NOW)]
-        return self.entries(begins + ends if over else begins)
+        ends: list[JournalEntry] = [Ended(number, NOW, "done"), Reported(number, NOW)]
+        return self.rows(begins + ends if over else begins)
 
 
-def filled(path: Path, jobs: int) -> Row:
+def filled(path: Path, jobs: int) -> Measurement:
     """A journal with so many finished jobs, measured."""
-    pen = Pen(path)
+    writer = Writer(path)
     for start in range(0, jobs, 500):
         numbers = range(start + 1, min(jobs, start + 500) + 1)
-        pen.file.commit([e for n in numbers for e in pen.job(n, over=True)], (), NOW)
+        writer.file.commit([e for n in numbers for e in writer.job(n, over=True)], (), NOW)
     under_way = range(jobs + 1, jobs + UNDER_WAY + 1)
-    pen.file.commit([e for n in under_way for e in pen.job(n, over=False)], (), NOW)
-    pen.file.close()
+    writer.file.commit([e for n in under_way for e in writer.job(n, over=False)], (), NOW)
+    writer.file.close()
     times: list[float] = []
     for _ in range(5):
         began = time.perf_counter()
         file = SqliteJournal(path, NOW)
         times.append(time.perf_counter() - began)
-        if len(file.memory.live) != UNDER_WAY or len(file.ids(0)) != jobs + UNDER_WAY:
+        if len(file.state.live) != UNDER_WAY or len(file.task_ids(0)) != jobs + UNDER_WAY:
             raise AssertionError(path)
         file.close()
-    return Row(jobs, path.stat().st_size, min(times))
+    return Measurement(jobs, path.stat().st_size, min(times))
 
 
 def commits(folder: Path) -> tuple[float, float]:
@@ -133,7 +133,7 @@ def commits(folder: Path) -> tuple[float, float]:
     for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
         bare.execute(f"PRAGMA {pragma}")
     bare.execute("CREATE TABLE words (seq INTEGER PRIMARY KEY, text TEXT)")
-    pen, number = Pen(folder / "commits.db"), 0
+    writer, number = Writer(folder / "commits.db"), 0
     # A window as it is at full speed: each commit writes it, too.
     window = [(age * 1_000_000, 1) for age in range(250)]
 
@@ -144,20 +144,20 @@ def commits(folder: Path) -> tuple[float, float]:
 
     def write() -> None:
         nonlocal number
-        pen.file.commit([entries.pop()], window, NOW)
+        writer.file.commit([entries.pop()], window, NOW)
 
     rates: tuple[list[float], list[float]] = [], []
     for _ in range(PORTIONS):
-        entries: list[Entry] = []
+        entries: list[Row] = []
         for _ in range(PORTION):
             number += 1
-            made = pen.job(number, over=False)[:3]
-            pen.file.commit(made[:2], window, NOW)
+            made = writer.job(number, over=False)[:3]
+            writer.file.commit(made[:2], window, NOW)
             entries.insert(0, made[2])
         for rate, one in zip(rates, (insert, write), strict=True):
             rate.append(PORTION / _took(one))
     bare.close()
-    pen.file.close()
+    writer.file.close()
     return median(rates[0]), median(rates[1])
 
 
@@ -168,7 +168,7 @@ def _took(one: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def draw(rows: Sequence[Row], rates: tuple[float, float], path: Path) -> None:
+def draw(rows: Sequence[Measurement], rates: tuple[float, float], path: Path) -> None:
     """Size and opening by jobs, and commits beside bare sqlite."""
     mpl.use("agg")
     figure, (sizes, times, bars) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
@@ -191,7 +191,7 @@ def draw(rows: Sequence[Row], rates: tuple[float, float], path: Path) -> None:
 
 def main(jobs: Sequence[int], out: Path) -> int:
     """Measure, print and draw; returns the exit status."""
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     wrong: list[str] = []
     print(f"{'finished jobs':>13} {'MB':>7} {'bytes each':>11} {'opening, ms':>12}")
     with tempfile.TemporaryDirectory() as name:

@@ -100,14 +100,14 @@ async def _spread(tasks: int) -> AsyncIterator[Smile]:
 
 
 def unread(jobs: int, read: int = 200) -> int:
-    """The most bytes held until `read` of `jobs` have ended, at 25 requests a second."""
+    """The most bytes held until `read` of `jobs` have ended, at five requests a second."""
     return run(_unread, jobs, read)
 
 
 async def _unread(jobs: int, read: int) -> int:
     vendor = Forgetful()
     vendor.over = True
-    limits = Limits(requests=7_500, period=300.0, per_second=25)
+    limits = Limits(requests=1_500, period=300.0, per_second=5)
     async with Client("memory", limits=limits, transport=vendor) as client:
         gc.collect()
         tracemalloc.start()

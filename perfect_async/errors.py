@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree that is cut by who must act.
+"""All errors of the package, in one tree that is ordered by who must act.
 
     PerfectError
     ├── ConfigurationError      you, in the program or its environment
@@ -21,35 +21,58 @@
         ├── TaskExpired         nobody: the vendor dropped it
         ├── TaskTimedOut        nobody: the vendor's own limit
         ├── TaskAbandoned       you, if the task is still wanted
+        ├── ResultUnreadable    you: `raw` is what was paid for
         ├── NotSaved            you, at the disk: the picture is made and can still be fetched
         ├── WaitTimeout         you, if you still want to wait (also a TimeoutError)
         └── SubmissionInDoubt   you: only you can agree to a second charge
 
 Every message says what happened, whether units are at stake, and what to do next; `mend` is that
-last part alone. What the vendor wrote is quoted with its control characters escaped and cut at 300
-characters. No error holds the API key or a signed URL.
+last part alone. The vendor's text is quoted with its control characters escaped and cut at 300
+characters. No message holds the API key or a signed URL.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 _QUOTE = 300
+_LONGEST_URL = 200
+# Candidates that a message names; all of them stand in the attribute.
+_SHOWN = 3
 
 
 def quoted(text: object, limit: int = _QUOTE) -> str:
-    """`text` from outside, fit for a message or a log line: escaped, quoted, cut at `limit`."""
+    """Return foreign `text` fit for a message or a log line: escaped, quoted, cut at `limit`."""
     shown = ascii(str(text)[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 2] + "…" + shown[-1]
 
 
+def without_secrets(url: str) -> str:
+    """Return `url` without its credentials, query and fragment: they may sign it or be a password.
+
+    Parsers disagree about where credentials end, so whatever stands before an "@" in the first
+    segment is dropped.
+    """
+    shown = re.split(r"[?#]", url, maxsplit=1)[0]
+    found = re.match(r"(?P<head>(?:[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\]))?[/\\]*)[^/\\]*@", shown)
+    return shown if found is None else found["head"] + shown[found.end() :]
+
+
+def redacted(url: str) -> str:
+    """Return `url` for a message or a log line: no secrets, escaped, at most 200 characters."""
+    text = without_secrets(url)
+    escaped = text[: _LONGEST_URL + 1].encode("unicode_escape").decode("ascii")
+    return escaped if len(escaped) <= _LONGEST_URL else escaped[: _LONGEST_URL - 1] + "…"
+
+
 class PerfectError(Exception):
-    """Anything that this package raises on purpose.
+    """The base of every error that this package raises.
 
     `mend` says what to do next. `units_at_stake` is the number of units that were charged, or may
-    have been, with nothing to show for them: 0.0 where nothing was bought or all was given back.
+    have been, without a result: 0.0 where nothing was bought or all was given back.
     """
 
     mend: ClassVar[str] = "See the message."
@@ -60,7 +83,7 @@ class PerfectError(Exception):
 
     @property
     def message(self) -> str:
-        """What happened, without the mend."""
+        """What happened, without `mend`."""
         return str(self.args[0])
 
     def __str__(self) -> str:
@@ -71,7 +94,7 @@ class PerfectError(Exception):
         return f"{self.message}{stake} {self.mend}"
 
     def __reduce__(self) -> tuple[Callable[..., PerfectError], tuple[object, ...]]:
-        # The usual way calls the class with `args` alone, and not every error here can be made so.
+        # By default the class is called with `args` alone, which not every error here accepts.
         return _restored, (type(self), self.args, vars(self))
 
 
@@ -88,7 +111,7 @@ E = TypeVar("E", bound=PerfectError)
 
 
 def twin(error: E) -> E:
-    """An equal error to raise elsewhere: whoever raises one writes a traceback into it."""
+    """Return an equal error to raise elsewhere: raising an error writes a traceback into it."""
     other = copy.copy(error)
     if error.__cause__ is not None:
         other.__cause__ = error.__cause__
@@ -104,7 +127,7 @@ class ConfigurationError(PerfectError):
 class JournalError(ConfigurationError):
     """The journal cannot be opened or written: its path, its format, the disk, or another process.
 
-    Nothing is created that it could not note.
+    No task is created that could not be recorded.
     """
 
     mend = "Nothing was bought; mend what is named here."
@@ -117,28 +140,28 @@ class ClientClosed(PerfectError):
 
 
 class JobRefused(PerfectError):
-    """A job's parameters are outside what the vendor takes; nothing was sent."""
+    """The parameters of a job are outside the vendor's limits; nothing was sent."""
 
     mend = "Nothing was sent; correct the job."
 
 
 class PictureRefused(JobRefused):
-    """A picture is outside what the vendor takes (contract: Input pictures); nothing was sent."""
+    """A picture is outside the vendor's limits (contract: Input pictures); nothing was sent."""
 
     mend = "Nothing was sent; use another picture or convert this one."
 
 
 class SourceLost(JobRefused):
-    """A job of a former process was not created yet, and its picture is no longer known.
+    """A job of a former process was not created yet, and its picture can no longer be found.
 
-    It was given as bytes, as a signed URL, or as a file that is another one now.
+    It was given as bytes, as a signed URL, or as a file that has changed since.
     """
 
     mend = "Nothing was bought for this job; run it again with its picture."
 
 
 class ApiError(PerfectError):
-    """The vendor, or the way to it, did not give what was asked for.
+    """A request to the vendor failed, at the vendor or on the way.
 
     `status` is the HTTP status or None where no answer came; `code` the vendor's `error_code` or
     None; `request_id` the `x-request-id` of the answer, to quote to the vendor's support, or None.
@@ -174,7 +197,7 @@ class Unauthorized(ApiError):
 
 
 class RequestRefused(ApiError):
-    """The vendor read the request and refused it (4xx); creating nothing, charging nothing."""
+    """The vendor read the request and refused it (4xx); nothing was created or charged."""
 
     mend = "Nothing was charged; correct what the vendor names."
 
@@ -210,7 +233,7 @@ class ServiceUnavailable(ApiError):
 
 
 class BadAnswer(ApiError):
-    """The vendor's answer is malformed, too large, or names a place that must not be followed."""
+    """The vendor's answer is malformed, too large, or names a URL that must not be followed."""
 
     mend = "Nothing of it was used; quote the request id to the vendor."
 
@@ -244,12 +267,12 @@ class WebhookRejected(PerfectError):
 
     @property
     def reason(self) -> str:
-        """Why it was not believed."""
+        """Why the request was rejected."""
         return self.message
 
 
 class TaskError(PerfectError):
-    """Something about one task at the vendor; `task_id` is the vendor's, None where unknown."""
+    """An error about one task; `task_id` is the vendor's id, None where it is unknown."""
 
     mend = "Look the task up by its id."
 
@@ -271,9 +294,9 @@ class TaskError(PerfectError):
 
 
 class TaskFailed(TaskError):
-    """The engine could not do it; the vendor gives the units back.
+    """The engine failed on the task; the vendor gives the units back.
 
-    `code` is the engine's, lower case as on the wire (an open set; contract: Errors);
+    `code` is the engine's, lower case as on the wire (an open set; contract: Engine codes);
     `passing` is True for the four codes that may pass on another try.
     """
 
@@ -306,13 +329,37 @@ class TaskTimedOut(TaskError):
 
 
 class TaskAbandoned(TaskError):
-    """We stopped asking: the task still ran at `Polling.give_up_after`, or at the closing."""
+    """The client stopped polling: the task still ran at `Polling.give_up_after` or at closing."""
 
     mend = "The units are taken; a task that nobody polls is lost after its lease."
 
 
+class ResultUnreadable(TaskError):
+    """The task succeeded and was charged, but no picture can be read from its answer.
+
+    `raw` is the vendor's decoded `results`, or its whole answer where there are none. It may hold
+    signed URLs: message, `repr` and `str` show nothing of it.
+    """
+
+    mend = "Read `raw`, or ask for the task again by its id within a day; do not buy it again."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        raw: object = None,
+        task_id: str | None = None,
+        request_id: str | None = None,
+        units_at_stake: float = 0.0,
+    ) -> None:
+        super().__init__(
+            message, task_id=task_id, request_id=request_id, units_at_stake=units_at_stake
+        )
+        self.raw = raw
+
+
 class NotSaved(TaskError):
-    """The pictures were made and paid for, and could not be written to the folder they belong in.
+    """The pictures were made and paid for, and could not be written to their folder.
 
     The vendor keeps them for a day at least; `__cause__` is what went wrong.
     """
@@ -327,6 +374,32 @@ class WaitTimeout(TaskError, TimeoutError):
 
 
 class SubmissionInDoubt(TaskError):
-    """The creation went out and its answer never came: the task may exist and be charged."""
+    """The creation went out and its answer never came: the task may exist and be charged.
+
+    `candidates` are the ids of tasks that may be the lost one, oldest first. Each may also be
+    another program's task with another person's picture, so none is taken without your consent.
+    """
 
     mend = "Look at the unit history; running the job again consents to a second charge."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        candidates: tuple[str, ...] = (),
+        task_id: str | None = None,
+        request_id: str | None = None,
+        units_at_stake: float = 0.0,
+    ) -> None:
+        super().__init__(
+            message, task_id=task_id, request_id=request_id, units_at_stake=units_at_stake
+        )
+        self.candidates = candidates
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not self.candidates:
+            return text
+        shown = ", ".join(quoted(each) for each in self.candidates[:_SHOWN])
+        more = len(self.candidates) - _SHOWN
+        return f"{text} (it may be {shown}{f' or one of {more} others' if more > 0 else ''})"

@@ -1,19 +1,18 @@
-"""The frozen values that people touch: jobs, settings, and what the vendor answers about itself.
+"""Frozen values of the public API: jobs, settings, and answers about the account.
 
-Seconds, units and counts only; nothing here knows the wire, a clock or a loop.
+They hold seconds, units and counts, and know nothing of the wire, a clock or a loop.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from datetime import datetime
 from os import PathLike
 from typing import ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
-from perfect_async.errors import ConfigurationError, JobRefused, quoted
+from perfect_async.errors import ConfigurationError, JobRefused, quoted, without_secrets
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
@@ -21,7 +20,7 @@ _MOST_OUTPUTS: Final = 200
 
 
 def _must_be_text(instance: object, field: str, value: object) -> None:
-    # The type is held, too: a number is no template, and what cannot be written is no key.
+    # The type is checked too: a number is no template, and no key.
     if not isinstance(value, str) or not value.strip():
         name = f"{type(instance).__name__}.{field}"
         raise JobRefused(f"{name} is {quoted(value)}; it must be text that is not empty.")
@@ -52,9 +51,9 @@ def _count(_instance: object, _attribute: object, value: int) -> None:
 
 @attrs.frozen
 class FileId:
-    """A picture that is at the vendor already, by the `file_id` of its registration.
+    """A picture that is already at the vendor, by the `file_id` of its registration.
 
-    Raises `JobRefused` where it is empty. (contract: The flow of one picture, 1)
+    Raises `JobRefused` where it is empty. (contract: Register the file)
     """
 
     value: str = attrs.field(validator=_text)
@@ -64,22 +63,22 @@ Source: TypeAlias = "str | PathLike[str] | bytes | FileId"
 
 
 def _shown(source: Source) -> str:
-    """A source for a repr: bytes by their length, a URL without what may be secret in it."""
+    """Return a source for a repr: the length of bytes, a URL without its secrets."""
     match source:
         case bytes():
             return f"<{len(source)} bytes>"
         case str() if "://" in source:
-            return repr(re.sub(r"://[^/?#]*@", "://", re.split(r"[?#]", source, maxsplit=1)[0]))
+            return repr(without_secrets(source))
         case _:
             return repr(source)
 
 
 class Job:
-    """What every feature has in common; use `Smile` or `Avatar`.
+    """The base of the features' jobs; use `Smile` or `Avatar`.
 
     `feature` is the vendor's name in the path; `formats` the picture types it takes, by their first
     bytes; `longest_side` in pixels and `largest` in bytes bound the picture (contract: Input
-    pictures). `reusable`: an equal job that is finished is fetched again rather than bought again.
+    pictures). `reusable`: an equal job that is finished is fetched again, not bought again.
     """
 
     feature: ClassVar[str]
@@ -88,7 +87,7 @@ class Job:
     longest_side: ClassVar[int] = 4096
     largest: ClassVar[int] = 10 * 1024 * 1024
 
-    # Declared, not fields: a field of the base would stand before those of the features.
+    # Declared only: a field of the base would come before those of the features.
     source: Source
     key: str | None
 
@@ -96,7 +95,7 @@ class Job:
 
     @property
     def outputs(self) -> int:
-        """Pictures that come back."""
+        """The number of resulting pictures."""
         return 1
 
     @property
@@ -106,11 +105,9 @@ class Job:
 
     @property
     def usual(self) -> tuple[float, float] | None:
-        """From how many seconds to how many such a task lasts by what is documented, None where
-        nothing is.
+        """The shortest and longest documented duration in seconds, None where there is none.
 
-        A hint that weighs as much as one task that was seen to last so long (contract: Durations
-        seen).
+        It weighs as much as one observed task of that duration (contract: Durations seen).
         """
         return None
 
@@ -121,7 +118,7 @@ class Smile(Job):
 
     `source` is a path, bytes, an http(s) URL or a `FileId`: jpg, png or heic under 10 MiB, long
     side at most 4096 px, one person. `key` is your own identity for the job. Raises `JobRefused`
-    for an unknown expression and an empty key. (contract: The flow of one picture)
+    for an unknown expression and an empty key. (contract: Create the task)
     """
 
     feature: ClassVar[str] = "ai-smile"
@@ -133,7 +130,7 @@ class Smile(Job):
 
     @property
     def usual(self) -> tuple[float, float]:
-        """5 to 20 s: none is recorded, so much is assumed (contract: Durations seen)."""
+        """5 to 20 s, an assumption: no duration is recorded (contract: Durations seen)."""
         return 5.0, 20.0
 
 
@@ -144,12 +141,12 @@ class Avatar(Job):
     `source` is a path, bytes, an http(s) URL or a `FileId`: jpg or png under 10 MiB, long side at
     most 4096 px. `template_id` is the style; `client.templates()` lists them. `key` is your own
     identity for the job. Raises `JobRefused` for a count outside 1..200, an empty template and an
-    empty key. (contract: The flow of one picture)
+    empty key. (contract: Create the task)
     """
 
     feature: ClassVar[str] = "ai-avatar"
     formats: ClassVar[tuple[str, ...]] = ("jpg", "png")
-    # Another try gives other pictures, and is often what is wanted.
+    # Another try gives other pictures, which is often the reason for it.
     reusable: ClassVar[bool] = False
 
     source: Source = attrs.field(repr=_shown)
@@ -169,12 +166,12 @@ class Avatar(Job):
 
     @property
     def usual(self) -> tuple[float, float] | None:
-        """60 to 150 s for one picture, which is all that is recorded (contract: Durations seen)."""
+        """60 to 150 s for one picture; nothing else is recorded (contract: Durations seen)."""
         return (60.0, 150.0) if self.output_count == 1 else None
 
 
 def must_be_job(thing: object) -> None:
-    """Raises `JobRefused` for what is no job of a feature."""
+    """Raise `JobRefused` unless `thing` is a job of a feature."""
     if not isinstance(thing, Job) or type(thing) is Job:
         raise JobRefused(f"{quoted(type(thing).__name__)} is no job: pass a Smile or an Avatar.")
 
@@ -193,9 +190,9 @@ def _whole(instance: object, attribute: attrs.Attribute[int], value: int) -> Non
 
 @attrs.frozen
 class Limits:
-    """What the key may send: `requests` per `period` seconds and `per_second`.
+    """The limits of the key: `requests` per `period` seconds, and `per_second`.
 
-    Raises `ConfigurationError` for what is no positive number. (contract: Limits)
+    Raises `ConfigurationError` for a value that is no positive number. (contract: Limits)
     """
 
     requests: int = attrs.field(default=250, validator=_whole)
@@ -203,7 +200,7 @@ class Limits:
     per_second: int = attrs.field(default=5, validator=_whole)
 
     def split(self, parts: int) -> Limits:
-        """The share of one of `parts` processes on the same key; together they stay inside.
+        """Return the share of one of `parts` processes on the same key.
 
         Raises `ConfigurationError` where a share would be less than one request a second, which no
         longer keeps the per-second limit for sure.
@@ -230,29 +227,29 @@ def _completion(_instance: object, _attribute: object, value: object) -> None:
 
 @attrs.frozen
 class Polling:
-    """How tasks are kept alive; seconds.
+    """How tasks are kept alive, in seconds.
 
-    `lease`: a running task that nobody polls for so long is lost (the real value is open; the
-    contract page says 10). `interval`: never asked again sooner than this where the vendor names no
-    `polling_interval`. `give_up_after`: a task older than this is abandoned, its units lost.
+    `lease`: a running task that is not polled for so long is lost (the true value is open; 10 is
+    assumed). `interval`: the least time between two polls of a task where the vendor names no
+    `polling_interval`. `give_up_after`: a task older than this is abandoned, and its units are
+    lost.
 
-    `insured`: every task in flight can be polled for at least so long, whatever happens: no more
-    are created than that. Tasks run longer than it only where the durations seen so far make it
-    implausible that many do. So nothing is lost while tasks last as they did, and nothing while all
-    of them slow down to `insured`; in a slowdown beyond it those that the window cannot hold are
-    lost, with their units. `give_up_after` or more is strict: nothing is lost whatever the
-    durations, at about twice the time for 50 pictures and the same for 1000. Less than the default
-    is faster for some dozens of pictures and bets on the engine's staying as it is: what is in
-    flight when it slows down beyond `insured` is at stake.
+    `insured`: every task in flight can be polled for at least this long, whatever happens, since no
+    more tasks are created. Longer tasks are covered as far as the durations seen make them likely.
+    So nothing is lost while durations stay as they were, nor while all tasks slow down to
+    `insured`; in a slowdown beyond it, the tasks that the window cannot hold are lost with their
+    units. `give_up_after` or more is strict: nothing is lost whatever the durations, and 50
+    pictures take about twice the time, 1000 the same. Less than the default is faster for some
+    dozens of pictures, and puts the tasks in flight at stake when the engine slows down.
 
-    `completion`: how the end of a task is heard of. "poll": by asking alone. "both": polls go on
-    keeping tasks alive, and a notification ends the wait; the default with a `webhook_secret`.
-    "webhook": nothing is asked between the creation and the notification, as in the vendor's own
-    description; a picture then costs two requests, and a task that is long overdue is asked for all
-    the same. The vendor has written nowhere that a webhook lifts the rule that a task which nobody
-    polls for 10 s is lost, so this bets units on it: try it with a few tasks that run for longer.
+    `completion`: how the end of a task is noticed. "poll": by polls alone. "both": polls keep tasks
+    alive, and a notification ends the wait; the default with a `webhook_secret`. "webhook": no
+    polls between creation and notification, as the vendor describes it; a picture then costs two
+    requests, and a task that is long overdue is polled all the same. The vendor says nowhere that a
+    webhook lifts the rule that a task is lost when it is not polled for 10 s. So "webhook" risks
+    units: try it with a few tasks that run for longer.
 
-    Raises `ConfigurationError` for what cannot work. (contract: Expiry and charging)
+    Raises `ConfigurationError` for values that cannot work. (contract: Expiry and charging)
     """
 
     lease: float = attrs.field(default=10.0, validator=_positive)
@@ -274,12 +271,12 @@ class Polling:
 
 @attrs.frozen
 class Timeouts:
-    """How long single exchanges may take; seconds, each for the whole exchange but `connect`.
+    """The longest times of single exchanges, in seconds; all but `connect` for the whole exchange.
 
-    `connect` is generous since one of the vendor's hosts is slow to connect (contract: the head).
-    `request` bounds a call that creates nothing and one that creates; a poll that is silent is
-    asked again long before. `upload` and `download` bound one picture. Raises `ConfigurationError`
-    for what is no positive number.
+    `connect` is generous since one of the vendor's hosts is slow to connect (contract: Base URL and
+    headers). `request` bounds a call that creates nothing and one that creates; a poll that is
+    silent is asked again long before. `upload` and `download` bound one picture. Raises
+    `ConfigurationError` for a value that is no positive number.
     """
 
     connect: float = attrs.field(default=10.0, validator=_positive)
@@ -290,11 +287,11 @@ class Timeouts:
 
 @attrs.frozen
 class Progress:
-    """How a batch stands: numbers of jobs, `units` charged net of returns, `eta` in seconds.
+    """The progress of a batch: numbers of jobs, `units` charged net of returns, `eta` in seconds.
 
-    `done`, `failed`, `running` (at the vendor) and `waiting` (known and not created) add up to
-    `total`, which is None while the jobs' source has not ended and has no length. `eta`, from now,
-    comes from the request budget and is None until there is anything to reckon with.
+    `done`, `failed`, `running` (at the vendor) and `waiting` (not created yet) add up to `total`,
+    which is None while the jobs' source has not ended and has no length. `eta` counts from now; it
+    comes from the request budget and is None while there is nothing to compute it from.
     """
 
     total: int | None
@@ -310,7 +307,7 @@ class Progress:
 class Grant:
     """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, its end.
 
-    (contract: Other calls)
+    (contract: Units)
     """
 
     id: int
@@ -323,7 +320,7 @@ class Grant:
 class Units:
     """The balance in units: the sum of the grants, None where the vendor names none (unknown).
 
-    (contract: Other calls)
+    (contract: Units)
     """
 
     balance: float | None

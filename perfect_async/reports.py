@@ -1,6 +1,6 @@
-"""What the vendor and the client tell about themselves: templates, prices, how things stand.
+"""Frozen reports: templates, estimates, spending, and the statistics of a client.
 
-Frozen values; seconds, units and counts only.
+They hold seconds, units and counts only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import attrs
 class Template:
     """A style for `Avatar`: `id` goes into `template_id`; `thumb` is a safe https URL or None.
 
-    (contract: Other calls)
+    (contract: Templates)
     """
 
     id: str
@@ -25,10 +25,10 @@ class Template:
 
 @attrs.frozen
 class Estimate:
-    """What so many `jobs` would cost: `units` in all and `by_feature`.
+    """The expected cost of `jobs`: `units` in all and `by_feature`.
 
-    `documented` is True where the vendor's price list did not name every feature and the documented
-    prices (contract: Expiry and charging) filled in.
+    `documented` is True if the vendor's price list did not name every feature, and the documented
+    prices were used for the others (contract: Expiry and charging).
     """
 
     jobs: int
@@ -41,10 +41,10 @@ class Estimate:
 class Spending:
     """Units since the client opened, by the prices of the features.
 
-    `charged`: for tasks that were created, or taken over from a journal. `returned`: by the
-    engine's failures. `at_stake`: charged or perhaps charged with nothing to show: lost, abandoned,
-    in doubt. What was delivered for is `charged - returned - at_stake` as long as nothing runs and
-    no creation was in doubt.
+    `charged`: for tasks that were created, or taken over from a journal. `returned`: after failures
+    of the engine. `at_stake`: charged, or perhaps charged, without a result (lost, abandoned, in
+    doubt). `charged - returned - at_stake` is the price of the delivered pictures when nothing runs
+    and no creation is in doubt.
     """
 
     charged: float
@@ -54,16 +54,16 @@ class Spending:
 
 @attrs.frozen
 class Statistics:
-    """How the client is; counts since it opened unless said otherwise, times in seconds.
+    """The state of a client: counts since it opened unless said otherwise, times in seconds.
 
     `waiting`, `preparing` (registering or uploading), `ready`, `running`: jobs now.
-    `requests_in_window`: requests that occupy the limit's window now; `window_limit`: what is
+    `requests_in_window`: requests that occupy the limit's window now; `window_limit`: the number
     assumed to be allowed in it (below `Limits.requests` after signs of foreign use). `requests`:
     sent, by kind; `refused`: 429s; `tries`: polls sent again inside a lease; `late`: polls that
     left after their slot, however little. `cycle`: seconds between two polls of one task;
-    `patience`: seconds until a silent poll is asked beside. `units`: what was spent. `blocked`: how
-    often the event loop woke more than half a second late, with or without a poll to send: other
-    code had blocked it, which `Client(isolated=True)` makes harmless.
+    `patience`: seconds until a second poll is sent beside a silent one. `units`: the spending.
+    `blocked`: how often the event loop woke more than half a second late, with or without a poll to
+    send, because other code had blocked it; `Client(isolated=True)` makes that harmless.
     """
 
     waiting: int

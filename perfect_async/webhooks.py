@@ -1,7 +1,8 @@
-"""Is this notification genuine, and what does it say: the vendor's webhook at your end.
+"""The receiving end of the vendor's webhook: verify notifications, read them, serve the endpoint.
 
-A finished task is announced by a POST in the Standard Webhooks scheme (contract: Webhooks).
-`verify` judges one from its raw bytes; `WebhookApp` is an endpoint for any ASGI framework.
+The vendor announces a finished task by a POST in the Standard Webhooks scheme (contract: Webhooks).
+`verify` checks and reads one from its raw bytes; `WebhookApp` is an endpoint for any ASGI
+framework.
 
     receiver = ...                      # anything with `async deliver(body, headers)`
     app = WebhookApp(receiver)          # then mounted, see there
@@ -14,11 +15,19 @@ import binascii
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Final, Protocol, TypeAlias, cast
+from datetime import datetime
+from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
+import attrs
 from standardwebhooks.webhooks import hmac_data
 
-from perfect_async._api.notices import Notification, read_notification
+from perfect_async._api.responses import (
+    Malformed,
+    as_moment,
+    as_number,
+    is_task_id,
+    structure,
+)
 from perfect_async._log import LOG, type_name
 from perfect_async.errors import ConfigurationError, WebhookRejected
 
@@ -48,8 +57,67 @@ _SHAPES: Final = {
 }
 
 
+@attrs.frozen
+class Notification:
+    """A genuine notification: the vendor says that the task `task_id` has ended.
+
+    `id` is the `webhook-id`, the same on every retry. `created_at` is the vendor's time in UTC, or
+    None where it gave none. A genuine body that is not understood has neither `task_id` nor
+    `status`, and `flaw` says why, quoting nothing of it. Log it once and acknowledge it: a refusal
+    makes the sender try again and at last give the endpoint up.
+
+    Ask for the task before you believe it: a notification holds no result, may come before the
+    status changes, and may be about a task of another process.
+    """
+
+    id: str
+    created_at: datetime | None = None
+    task_id: str | None = None
+    status: Literal["success", "error"] | None = None
+    flaw: str | None = None
+
+
+@attrs.frozen
+class _Data:
+    task_id: object
+    task_status: object
+
+
+@attrs.frozen
+class _Body:
+    data: _Data
+    created_at: object = None
+
+
+def read_notification(webhook_id: str, body: bytes) -> Notification:
+    """Read a `body` that is known to be genuine. Whatever its bytes are, nothing is raised."""
+    found = structure(body, _Body)
+    if isinstance(found, Malformed):
+        return Notification(webhook_id, flaw=str(found).replace("the answer", "the body"))
+    created_at = _as_time(found.created_at)
+    task_id = found.data.task_id
+    # As strict as the reading of a creation's answer: any other id is no task of ours.
+    if not isinstance(task_id, str) or not is_task_id(task_id):
+        return Notification(webhook_id, created_at, flaw="data.task_id is no usable id")
+    match found.data.task_status:
+        case "success":
+            return Notification(webhook_id, created_at, task_id, "success")
+        case "error":
+            return Notification(webhook_id, created_at, task_id, "error")
+        case _:
+            flaw = "data.task_status is neither success nor error"
+            return Notification(webhook_id, created_at, flaw=flaw)
+
+
+def _as_time(seconds: object) -> datetime | None:
+    try:
+        return as_moment(as_number(seconds) * 1000)
+    except Malformed:
+        return None
+
+
 class Secrets:
-    """The webhook's secrets from the vendor's console, several of them while one is replaced.
+    """The webhook's secrets from the vendor's console; several while one is being replaced.
 
     Each is base64, with or without `whsec_` in front, padding at the end, and white space around
     it. Raises `ConfigurationError` for one that is not, or for none at all; neither an error nor
@@ -62,7 +130,7 @@ class Secrets:
         keys = [_key(each) for each in ([secrets] if isinstance(secrets, str) else secrets)]
         self._keys = tuple(key for key in keys if key)
         if not keys or None in keys:
-            # What shows a traceback with its values shows these no longer.
+            # A traceback that shows the values of locals must not show these.
             del secrets, keys, self._keys
             raise ConfigurationError(
                 "The webhook's secret is not what the vendor's console shows: "
@@ -91,7 +159,7 @@ def _key(secret: object) -> bytes | None:
 def verify(
     body: bytes, headers: Headers, secrets: Secrets | str | Iterable[str], now: float
 ) -> Notification:
-    """What a notification says, if it is the vendor's and fresh.
+    """Return a notification if it is the vendor's and fresh.
 
     `body` is the request's body as it came, every byte of it; `headers` all of its headers, names
     in any case; `now` the wall clock in seconds since 1970, from which `webhook-timestamp` may be
@@ -99,34 +167,34 @@ def verify(
 
     Raises `WebhookRejected` for everything else, whatever the bytes and types are, and
     `ConfigurationError` for a secret that is none. A genuine body that makes no sense is a
-    `Notification` with a `flaw`. The same id may come again: see `_notices.Seen`.
+    `Notification` with a `flaw`. The same id may come again: deduplicate on it.
 
     Of `standardwebhooks` this takes the signature. Its own `verify` reads the wall clock, wants a
     body that is UTF-8, takes the last of repeated headers, and lets ValueError through.
     """
-    known = secrets if isinstance(secrets, Secrets) else Secrets(secrets)
+    keys = secrets if isinstance(secrets, Secrets) else Secrets(secrets)
     content = _raw(body)
-    said = _named(headers)
+    found = _relevant_headers(headers)
     for name, shape in _SHAPES.items():
-        if name not in said:
+        if name not in found:
             raise WebhookRejected(f"{name} is missing.")
-        if not shape.fullmatch(said[name]):
+        if not shape.fullmatch(found[name]):
             raise WebhookRejected(f"{name} is malformed.")
-    webhook_id, timestamp, signature = (said[name] for name in _SHAPES)
+    webhook_id, timestamp, signature = (found[name] for name in _SHAPES)
     offered = [
         value
         for version, _, value in (each.partition(",") for each in signature.split(" "))
         if version == "v1"
     ]
-    expected = known.signatures(f"{webhook_id}.{timestamp}.".encode() + content)
-    # As text: base64 has several spellings of the same bytes. All of them: how long it takes says
-    # nothing of which secret came near.
+    expected = keys.signatures(f"{webhook_id}.{timestamp}.".encode() + content)
+    # As text, since base64 has several spellings of the same bytes. All pairs are compared, so that
+    # the time taken does not tell which secret nearly matched.
     fitting = [hmac.compare_digest(one, other) for one in offered for other in expected]
     if not any(fitting):
         raise WebhookRejected("No v1 signature in webhook-signature is by one of the secrets.")
-    # After the signature, so that a reason that speaks of clocks is about a genuine message.
+    # After the signature, so that a reason about clocks is about a genuine message.
     off = _clock(now) - int(timestamp)
-    if not abs(off) <= TOLERANCE:  # also where it is no number
+    if not abs(off) <= TOLERANCE:  # true for NaN as well
         raise WebhookRejected(
             f"webhook-timestamp is {max(min(off, 1e9), -1e9):.0f} s behind this machine's clock; "
             f"{TOLERANCE} s either way are fresh."
@@ -146,40 +214,40 @@ def _clock(now: object) -> float:
     return now
 
 
-def _named(headers: object) -> dict[str, str]:
-    """The headers that count; one that is there twice has no meaning."""
+def _relevant_headers(headers: object) -> dict[str, str]:
+    """Return the headers of the scheme; one that is there twice is refused."""
     found: dict[str, str] = {}
     if isinstance(headers, Mapping):
         headers = cast("Mapping[object, object]", headers).items()
     try:
         for name, value in cast("Iterable[tuple[object, object]]", headers):
-            known = _text(name).lower()
-            if known not in _SHAPES:
+            lower = _text(name).lower()
+            if lower not in _SHAPES:
                 continue
-            if known in found:
-                raise WebhookRejected(f"{known} is there more than once.")
-            found[known] = _text(value)
+            if lower in found:
+                raise WebhookRejected(f"{lower} is there more than once.")
+            found[lower] = _text(value)
     except (TypeError, ValueError):
         raise WebhookRejected("The headers are neither a mapping nor pairs.") from None
     return found
 
 
 def _text(value: object) -> str:
-    """ASCII text; nothing, which is no name and no value here, for everything else."""
+    """Return ASCII text, and "" for anything else, which is no name and no value here."""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    # Before lowering it: the Kelvin sign is a `k` then.
+    # Checked before it is lowered, since the Kelvin sign becomes a `k`.
     return value if isinstance(value, str) and value.isascii() else ""
 
 
 class Receiver(Protocol):
-    """Who takes notifications in."""
+    """An object that takes notifications, such as `client.webhooks`."""
 
     def deliver(self, body: bytes, headers: list[tuple[str, str]], /) -> Awaitable[object]:
-        """Take in what came: raw body and all headers, as `verify` wants them.
+        """Take one notification: its raw body and all headers, as `verify` wants them.
 
-        Raises `WebhookRejected` for what is not genuine. Returning means that it was taken in for
-        good, or was known; any other error asks the sender to try again.
+        Return once it is taken for good or was known already. Raise `WebhookRejected` for what is
+        not genuine; any other error makes the sender try again.
         """
         ...
 
@@ -193,10 +261,10 @@ _Send: TypeAlias = Callable[[_Message], Awaitable[None]]
 class WebhookApp:
     """The endpoint as an ASGI 3 application: `receiver.deliver` for every POST, whatever the path.
 
-    It answers 204 once the notification is taken in, and for duplicates; 400 if it is rejected,
-    without saying why (that is in the log, at INFO); 405 if it is no POST; 413 if it is over
-    64 KB, unread; 503 if `deliver` fails otherwise, so that the sender tries again (logged at
-    ERROR, once until it works again). Behind it no framework may have touched the body.
+    It answers 204 once the notification is taken, and for duplicates; 400 if it is rejected,
+    without a reason (which is logged at INFO); 405 if it is no POST; 413 if it is over 64 KB,
+    unread; 503 if `deliver` fails otherwise, so that the sender tries again (logged at ERROR, once
+    until it works again). No middleware in front may have read the body.
 
     Give it the exact path. `mount` of Starlette and FastAPI answers a path without a slash at its
     end with a redirect, which a sender does not follow.
@@ -225,10 +293,10 @@ class WebhookApp:
     `await receiver.deliver(body, headers)` with the raw body instead.
 
     **Several processes.** Only the process that created a task waits for it, and a load balancer
-    hands a notification to any. Until processes share what they know, let each have a URL of its
-    own in the vendor's console (up to ten), routed to it alone; or let one process create all
-    tasks and route the path there. A notification that arrives elsewhere is acknowledged there
-    and helps nobody; with polls going on beside it nothing is lost but time.
+    hands a notification to any. Give each process a URL of its own in the vendor's console (up to
+    ten), routed to it alone; or let one process create all tasks and route the path there. A
+    notification that arrives elsewhere is acknowledged there and wakes nobody; with polls going on
+    beside it only time is lost.
     """
 
     def __init__(self, receiver: Receiver) -> None:
@@ -242,19 +310,19 @@ class WebhookApp:
         """Serve one ASGI connection."""
         match scope["type"]:
             case "http":
-                status = await self._judge(scope, receive)
+                status = await self._status(scope, receive)
                 if status is not None:
                     await _answer(send, status)
             case "lifespan":
-                await _live(receive, send)
+                await _lifespan(receive, send)
             case "websocket":
                 await receive()
                 await send({"type": "websocket.close"})
             case other:
                 raise RuntimeError(f"a webhook is HTTP, not {other}")
 
-    async def _judge(self, scope: _Message, receive: _Receive) -> int | None:
-        """The status to answer with; None if nobody waits for it any longer."""
+    async def _status(self, scope: _Message, receive: _Receive) -> int | None:
+        """Return the status to answer with; None if the sender has gone."""
         if scope["method"] != "POST":
             return 405
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
@@ -286,9 +354,9 @@ class WebhookApp:
         return 204
 
 
-def _too_long(promised: str) -> bool:
-    """Whether a Content-Length is known to be too much; what is no number promises nothing."""
-    digits = promised.lstrip("0")
+def _too_long(announced: str) -> bool:
+    """Return whether a Content-Length is surely too large; a value that is no number is ignored."""
+    digits = announced.lstrip("0")
     return digits.isdecimal() and (len(digits) > len(str(MOST_BYTES)) or int(digits) > MOST_BYTES)
 
 
@@ -300,7 +368,7 @@ async def _answer(send: _Send, status: int) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _live(receive: _Receive, send: _Send) -> None:
+async def _lifespan(receive: _Receive, send: _Send) -> None:
     """Answer the lifespan messages of a server that runs the endpoint alone; nothing is opened."""
     while True:
         message = await receive()

@@ -9,19 +9,42 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
+from tests.support.searching import EXAMPLES, LONGER
 from tests.support.virtual_time import VirtualTimeLoop
 
-# No deadline anywhere: it measures the machine. On CI the examples are the same each time,
-# so that a red run can be repeated; at a desk they are new each time and find new things.
-settings.register_profile("default", deadline=None)
-settings.register_profile(
-    "ci",
-    deadline=None,
-    derandomize=True,
-    # A slow shared machine is no defect of ours.
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--long`."""
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="also run the tests marked `long`, and give Hypothesis five times as many examples",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how Hypothesis searches, before any test is imported."""
+    long = config.getoption("--long")
+    settings.register_profile(
+        "perfect_async",
+        max_examples=LONGER * EXAMPLES if long else EXAMPLES,
+        # On CI the examples are the same each time, so that a red run can be repeated; at a desk
+        # they are new each time and find new things.
+        derandomize=bool(os.environ.get("CI")),
+        # Both of these measure the machine.
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("perfect_async")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is marked `long` unless `--long` is given."""
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.add_marker(pytest.mark.skip(reason="searches for long: needs --long"))
 
 
 # What is started in the background of a script inherits SIGINT as ignored, and hands that on to
@@ -53,6 +76,8 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         function.can_block_in("perfect_async/_runtime/apart.py", {"ask"})
         # Coverage has a lock of its own, which two threads that are measured may both want.
         function.can_block_in("coverage/collector.py", {"lock_data", "unlock_data"})
+        # A test that is stopped for its time prints where it was, inside the loop that hangs.
+        function.can_block_in("pytest_timeout.py", {"dump_stacks"})
     blockbuster.activate()
     yield blockbuster
     blockbuster.deactivate()

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import perfect_async
 from perfect_async import errors
@@ -23,6 +25,7 @@ from perfect_async.errors import (
     PictureRefused,
     RateLimited,
     RequestRefused,
+    ResultUnreadable,
     ServiceUnavailable,
     SourceLost,
     SubmissionInDoubt,
@@ -36,6 +39,7 @@ from perfect_async.errors import (
     WaitTimeout,
     WebhookRejected,
     quoted,
+    redacted,
     twin,
 )
 
@@ -63,7 +67,12 @@ MAKE: dict[type[PerfectError], Callable[[str], PerfectError]] = {
     TaskAbandoned: lambda text: TaskAbandoned(text, task_id="t", units_at_stake=2.5),
     NotSaved: lambda text: NotSaved(text, task_id="t", units_at_stake=1.0),
     WaitTimeout: lambda text: WaitTimeout(text, task_id="t"),
-    SubmissionInDoubt: lambda text: SubmissionInDoubt(text, units_at_stake=2.0),
+    ResultUnreadable: lambda text: ResultUnreadable(
+        text, raw={"output": [{"url": 5}]}, task_id="t", units_at_stake=1.0
+    ),
+    SubmissionInDoubt: lambda text: SubmissionInDoubt(
+        text, candidates=("a", "b"), units_at_stake=2.0
+    ),
 }
 
 every_error = pytest.mark.parametrize("kind", MAKE, ids=lambda kind: kind.__name__)
@@ -199,6 +208,24 @@ def test_the_task_is_named() -> None:
     assert not str(TaskExpired("gone.")).endswith(")")
 
 
+def test_candidates_are_named() -> None:
+    """A doubt names up to three tasks that it may be, quoted, and counts the others."""
+    assert not str(SubmissionInDoubt("lost.")).endswith(")")
+    assert str(SubmissionInDoubt("lost.", candidates=("a\nb",))).endswith("(it may be 'a\\nb')")
+    assert str(SubmissionInDoubt("lost.", candidates=tuple("abcde"))).endswith(
+        "(it may be 'a', 'b', 'c' or one of 2 others)"
+    )
+
+
+def test_an_unreadable_result_is_kept_and_not_shown() -> None:
+    """What the vendor answered may hold signed URLs: it is an attribute, and in no text."""
+    raw = {"url": ["https://store.example/a.jpg?X-Amz-Signature=s3cret"]}
+    error = ResultUnreadable("no picture.", raw=raw, task_id="t")
+
+    assert raw == error.raw
+    assert "s3cret" not in str(error) + repr(error) + repr(error.args)
+
+
 def test_a_wait_that_ends_is_a_timeout() -> None:
     """`except TimeoutError` catches it, as for any other wait."""
     assert issubclass(WaitTimeout, TimeoutError)
@@ -226,3 +253,48 @@ def test_foreign_text_is_cut(text: str) -> None:
 
     assert 300 == len(shown)
     assert shown.endswith("…'")
+
+
+@pytest.mark.parametrize(
+    ("expected", "url"),
+    [
+        (
+            "https://bucket.s3-accelerate.amazonaws.com/a/b%20c/d.jpg",
+            "https://bucket.s3-accelerate.amazonaws.com/a/b%20c/d.jpg?X-Amz-Signature=0123abcd",
+        ),
+        ("https://a.example/b", "https://user:secret@a.example/b#secret"),
+        ("https://a.example/b@c", "https://a.example/b@c"),
+        ("https://b.example", "https://a.example:secret@b.example?secret"),
+        ("https://b\\\\@c", "https://secret@b\\@c"),
+        ("a.example/b", "secret@a.example/b?secret"),
+        ("//a.example/b", "//secret@a.example/b"),
+        ("https:/a.example/b", "https:/secret@a.example/b"),
+        ("https://a.example/\\n\\x1b[0m\\ud800", "https://a.example/\n\x1b[0m\ud800"),
+        ("", ""),
+        ("", "?secret"),
+        ("https://a.example/" + "b" * 181 + "…", "https://a.example/" + "b" * 300),
+    ],
+)
+def test_urls_are_shown_without_what_signs_them(expected: str, url: str) -> None:
+    """Query, fragment and credentials are gone, control characters escaped, the length bounded."""
+    assert expected == redacted(url)
+
+
+@given(st.text() | st.lists(st.sampled_from([*"/\\@:?#.a\n", "https:", "é"])).map("".join))
+def test_any_text_can_be_shown(url: str) -> None:
+    """Whatever a URL is, showing it neither fails nor breaks a line nor grows."""
+    shown = redacted(url)
+
+    assert len(shown) <= 200
+    assert shown.isprintable()
+    assert not set("?#") & set(shown)
+
+
+@given(
+    st.sampled_from(["https://", "HTTP://", "https:/", "//", "ftp://", ""]),
+    st.from_regex(r"[A-Za-z0-9]{12}(:[A-Za-z0-9@]{0,6})?", fullmatch=True),
+    st.sampled_from(["a.example", "127.0.0.1"]),
+)
+def test_credentials_are_never_shown(scheme: str, credentials: str, host: str) -> None:
+    """What stands before an @ in front of the host is dropped, however the URL begins."""
+    assert credentials not in redacted(f"{scheme}{credentials}@{host}/a?b")

@@ -49,8 +49,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Imports that the table forbids and that are still there.
 TO_OPEN = {
-    ("_journal/journal", "_runtime/spec"),
-    ("_journal/journal", "events"),
     ("cli/_commands", "_client/client"),
 }
 

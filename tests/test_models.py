@@ -160,3 +160,16 @@ def test_the_general_job_has_the_documented_price() -> None:
 def test_what_is_documented_of_durations(job: Job, usual: tuple[float, float] | None) -> None:
     """An avatar's duration is documented for one picture only, and nothing is made of it."""
     assert usual == job.usual
+
+
+def test_a_completion_is_one_of_three() -> None:
+    """Only the three ways of learning that a task has ended are accepted, or none at all."""
+    for completion in (None, "poll", "webhook", "both"):
+        assert completion == Polling(completion=completion).completion
+    with pytest.raises(ConfigurationError, match=r"Polling\.completion is 'hook'"):
+        Polling(completion="hook")  # type: ignore[arg-type]
+
+
+def test_jobs_are_jobs() -> None:
+    """A job of a feature is accepted as one."""
+    must_be_job(Smile("a.jpg"))

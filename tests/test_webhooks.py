@@ -7,10 +7,11 @@ import hmac
 import json
 import logging
 import math
+import re
 from collections import UserDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -21,7 +22,13 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from perfect_async import ConfigurationError, WebhookRejected
-from perfect_async.webhooks import Notification, Secrets, WebhookApp, verify
+from perfect_async.webhooks import (
+    Notification,
+    Secrets,
+    WebhookApp,
+    read_notification,
+    verify,
+)
 
 KEY = bytes(range(200, 224))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -677,3 +684,123 @@ async def test_no_other_protocol() -> None:
     """What ASGI may come to carry is refused by name, as ASGI asks for."""
     with pytest.raises(RuntimeError, match="a webhook is HTTP, not telepathy"):
         await exchange(WebhookApp(Desk()), [], type="telepathy")
+
+
+# What a genuine body says.
+
+GOOD = {"created_at": 1761112848, "data": {"task_id": "abc-_9", "task_status": "success"}}
+AT = datetime(2025, 10, 22, 6, 0, 48, tzinfo=UTC)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["data", "task_id", "task_status", "created_at", "x"]), inner
+        )
+    ),
+)
+
+
+def read_body(content: bytes) -> Notification:
+    return read_notification("msg_1", content)
+
+
+def altered_body(**changes: object) -> bytes:
+    """The body of the contract page, with `changes` to its data."""
+    return json.dumps({**GOOD, "data": {**GOOD["data"], **changes}}).encode()  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("status", ["success", "error"])
+def test_a_notification_is_read(status: Literal["success", "error"]) -> None:
+    """The contract's body gives task, status and time, and has no flaw."""
+    expected = Notification("msg_1", AT, "abc-_9", status)
+
+    assert expected == read_body(altered_body(task_status=status))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("1761112848", AT),
+        (1761112848.5, AT.replace(microsecond=500_000)),
+        (None, None),
+        ("yesterday", None),
+        (True, None),
+        (10**400, None),
+        (1e300, None),
+        (-1e300, None),
+        ([], None),
+    ],
+)
+def test_the_time_is_only_told(said: object, expected: datetime | None) -> None:
+    """A time that makes no sense takes nothing from the rest."""
+    found = read_body(json.dumps({**GOOD, "created_at": said}).encode())
+
+    assert Notification("msg_1", expected, "abc-_9", "success") == found
+
+
+def test_the_time_may_be_absent() -> None:
+    """A body without `created_at` says the rest."""
+    assert Notification("msg_1", None, "abc-_9", "success") == read_body(
+        json.dumps({"data": GOOD["data"]}).encode()
+    )
+
+
+def test_more_than_is_known_is_ignored() -> None:
+    """Fields that the contract does not name change nothing, nor does a byte order mark."""
+    more = {**GOOD, "type": "task", "data": {**GOOD["data"], "feature": 7}}  # type: ignore[dict-item]
+
+    assert read_body(altered_body()) == read_body(b"\xef\xbb\xbf" + json.dumps(more).encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "flaw"),
+    [
+        (b"", "the body is not JSON"),
+        (b"ok", "the body is not JSON"),
+        (b"\xff\xfe", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON"),
+        (b"9" * 5000, "the body is not JSON"),
+        (b"null", "the body is not an object"),
+        (b"[]", "the body is not an object"),
+        (b"{}", "data is missing"),
+        (b'{"data":null}', "data is not an object"),
+        (b'{"data":[]}', "data is not an object"),
+        (b'{"data":{"task_status":"success"}}', "data.task_id is missing"),
+        (b'{"data":{"task_id":"a"}}', "data.task_status is missing"),
+        (altered_body(task_id=7), "data.task_id is no usable id"),
+        (altered_body(task_id=None), "data.task_id is no usable id"),
+        (altered_body(task_id=["a"]), "data.task_id is no usable id"),
+        (altered_body(task_id=""), "data.task_id is no usable id"),
+        (altered_body(task_id=" "), "data.task_id is no usable id"),
+        (altered_body(task_id="a\nb"), "data.task_id is no usable id"),
+        (altered_body(task_id="\ud800"), "data.task_id is no usable id"),
+        (altered_body(task_id="a" * 1025), "data.task_id is no usable id"),
+        (altered_body(task_status="running"), "data.task_status is neither success nor error"),
+        (altered_body(task_status="SUCCESS"), "data.task_status is neither success nor error"),
+        (altered_body(task_status=None), "data.task_status is neither success nor error"),
+        (altered_body(task_status=["success"]), "data.task_status is neither success nor error"),
+    ],
+)
+def test_what_is_not_understood_is_a_value(content: bytes, flaw: str) -> None:
+    """A body that says nothing usable gives a notification without task, and the flaw in words."""
+    found = read_body(content)
+
+    assert ("msg_1", None, None, flaw) == (found.id, found.task_id, found.status, found.flaw)
+
+
+def test_the_longest_id() -> None:
+    """1024 characters are an id still."""
+    assert "a" * 1024 == read_body(altered_body(task_id="a" * 1024)).task_id
+
+
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_body_is_read(content: bytes) -> None:
+    """Whatever the bytes are, there is a value, whole or with a flaw that quotes nothing."""
+    found = read_body(content)
+
+    whole = found.task_id is not None and found.status is not None and found.flaw is None
+    empty = found.task_id is None and found.status is None and found.flaw is not None
+    assert whole or empty
+    assert found.flaw is None or re.fullmatch(r"[A-Za-z_. ]+", found.flaw)

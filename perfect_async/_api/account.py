@@ -1,7 +1,7 @@
-"""The other calls: templates, units, their history, prices, deletion (contract: Other calls).
+"""The calls beside tasks: templates, units, prices and deletion (contract: Other calls).
 
-As in `_wire`, what is built here is a `Request` and what is read is a `Response`; `read_*` raise
-`ApiError`s.
+A plain name builds a `Request`, and `read_<name>` reads its `Response` or raises an `ApiError`. The
+unit history has a file of its own, `history`.
 """
 
 from __future__ import annotations
@@ -14,34 +14,31 @@ import attrs
 
 from perfect_async._api.responses import (
     Credits,
-    Malformed,
     Page,
     Response,
     Sku,
     TemplateRow,
     as_moment,
     as_text,
-    as_whole,
-    bad,
+    bad_answer,
     read,
-    refusal,
+    response_error,
 )
-from perfect_async._api.tasks import Request, as_json, segment, usable
+from perfect_async._api.tasks import Request, as_json, segment
 from perfect_async._api.urls import encoded, followed
 from perfect_async.errors import BadAnswer
 from perfect_async.models import Grant, Units
 from perfect_async.reports import Template
 
-# The most that a page of templates or prices may hold, and one of the history.
-_PAGE: Final = 20
-_HISTORY_PAGE: Final = 30
-# Beyond, it is no number of units any more.
+# Entries on one page, the most that the vendor gives.
+_PAGE_SIZE: Final = 20
+# A larger number is not a number of units.
 _MOST_UNITS: Final = 1e15
 
 
 @attrs.frozen
 class Price:
-    """`amount` units per `per` of `unit` ("result_image", "second") for `feature`."""
+    """What `feature` costs: `amount` units per `per` of `unit` ("result_image", "second")."""
 
     feature: str
     amount: float
@@ -50,12 +47,14 @@ class Price:
 
 
 def templates(feature: str, token: str | None) -> Request:
-    """A page of templates; `token` is the one before's (contract: Other calls)."""
-    return Request("GET", f"/s2s/v2.0/task/template/{segment(feature)}", _page(token, _PAGE))
+    """Ask for a page of templates; `token` is the previous page's (contract: Templates)."""
+    return Request(
+        "GET", f"/s2s/v2.0/task/template/{segment(feature)}", page_query(token, _PAGE_SIZE)
+    )
 
 
 def read_templates(reply: Response) -> tuple[tuple[Template, ...], str | None]:
-    """A page's templates and the next page's token, None on the last. Raises `ApiError`s."""
+    """Return a page's templates and the next page's token, None on the last. Raises `ApiError`."""
     rows = read(reply, list[TemplateRow], "data", "templates")
     found = tuple(
         Template(row.id, row.title or "", row.category_name or "", _thumb(row.thumb))
@@ -72,18 +71,18 @@ def _thumb(url: object) -> str | None:
 
 
 def units() -> Request:
-    """The balance (contract: Other calls)."""
+    """Ask for the balance (contract: Units)."""
     return Request("GET", "/s2s/v1.0/client/credit")
 
 
 def read_units(reply: Response) -> Units:
-    """The balance and its grants; none at all mean that it is unknown. Raises `ApiError`s."""
+    """Return the balance and its grants; no grants mean that it is unknown. Raises `ApiError`."""
     rows = read(reply, Credits).results or []
     grants: list[Grant] = []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         amount = row.amount if row.amount_dec is None else row.amount_dec
         if amount is None or abs(amount) > _MOST_UNITS:
-            raise bad(reply, f"results[{place}].amount_dec is no amount")
+            raise bad_answer(reply, f"results[{index}].amount_dec is no amount")
         grants.append(Grant(row.id, row.type or "", amount, as_moment(row.expiry)))
     # As decimals, so that 10.1 and 5.2 are 15.3.
     balance = float(sum(Decimal(str(grant.amount)) for grant in grants)) if grants else None
@@ -91,87 +90,38 @@ def read_units(reply: Response) -> Units:
 
 
 def feature_costs(token: str | None) -> Request:
-    """A page of prices; `token` is the one before's (contract: Other calls)."""
-    return Request("GET", "/s2s/v2.0/credit/feature-cost", _page(token, _PAGE))
+    """Ask for a page of prices; `token` is the previous page's (contract: Prices)."""
+    return Request("GET", "/s2s/v2.0/credit/feature-cost", page_query(token, _PAGE_SIZE))
 
 
 def read_feature_costs(reply: Response) -> tuple[tuple[Price, ...], str | None]:
-    """A page's prices and the next page's token, None on the last. Raises `ApiError`s.
+    """Return a page's prices and the next page's token, None on the last. Raises `ApiError`.
 
     A price without a task's URL is for something that this SDK does not run, and is left out.
     """
     prices: list[Price] = []
-    for place, row in enumerate(read(reply, list[Sku], "result", "skus")):
+    for index, row in enumerate(read(reply, list[Sku], "result", "skus")):
         feature = re.split(r"[?#]", row.run_task_url or "")[0].rstrip("/").rpartition("/")[2]
         if row.proc_unit < 1 or row.amount < 0:
-            raise bad(reply, f"result.skus[{place}] is no price")
+            raise bad_answer(reply, f"result.skus[{index}] is no price")
         if feature:
             prices.append(Price(feature, row.amount, row.proc_unit, row.unit or ""))
     return tuple(prices), read(reply, Page, "result").next_token or None
 
 
 def delete(task_id: str) -> Request:
-    """Delete a finished task, its outputs and its input files (contract: Other calls)."""
+    """Ask to delete a finished task, its outputs and its input files (contract: Deletion)."""
     return Request("POST", "/s2s/v2.0/task/delete", content=as_json({"task_id": task_id}))
 
 
 def read_deleted(reply: Response) -> None:
-    """Nothing, when the task is deleted; the status alone says so. Raises `ApiError`s."""
-    if not reply.good:
-        raise refusal(reply)
+    """Return once the task is deleted, by the status alone. Raises `ApiError`."""
+    if not reply.is_success:
+        raise response_error(reply)
 
 
-@attrs.frozen
-class Movement:
-    """One line of the unit history: when units of which task moved, in UTC microseconds.
-
-    `action` is the vendor's word for it, in lower case with hyphens between its words.
-    """
-
-    at: int
-    action: str
-    task_id: str
-
-
-@attrs.frozen
-class _HistoryRow:
-    timestamp: object = None
-    action: object = None
-    target_id: object = None
-
-
-def history(token: str | None) -> Request:
-    """A page of the unit history; `token` is the one before's."""
-    return Request("GET", "/s2s/v1.0/client/credit/history", _page(token, _HISTORY_PAGE))
-
-
-def read_history(reply: Response) -> tuple[tuple[Movement, ...], str | None]:
-    """A page's movements and the next page's token, None on the last.
-
-    Raises `BadAnswer` where a line has no time: whoever asks must not miss one. A line without a
-    task (units that were bought) is left out, whether its task is null, absent or blank.
-    """
-    found: list[Movement] = []
-    for place, row in enumerate(read(reply, list[_HistoryRow], "result", "history")):
-        if row.target_id is None or (isinstance(row.target_id, str) and not row.target_id.strip()):
-            continue
-        movement = _movement(row)
-        if movement is None:
-            raise bad(reply, f"result.history[{place}] has no time or no task")
-        found.append(movement)
-    return tuple(found), read(reply, Page, "result").next_token or None
-
-
-def _movement(row: _HistoryRow) -> Movement | None:
-    try:
-        at, task_id = as_whole(row.timestamp), as_text(row.target_id)
-    except Malformed:
-        return None
-    action = re.sub(r"[\W_]+", "-", str(row.action or "").lower()).strip("-")
-    return Movement(at * 1000, action, task_id) if usable(task_id) else None
-
-
-def _page(token: str | None, size: int) -> tuple[tuple[str, str], ...]:
-    # The literal null as a token is a 400: left out on the first page.
-    of = ("page_size", str(size))
-    return (of,) if token is None else (of, ("starting_token", token))
+def page_query(token: str | None, size: int) -> tuple[tuple[str, str], ...]:
+    """Return the query for a page of `size` entries; `token` is the previous page's."""
+    page_size = ("page_size", str(size))
+    # Left out on the first page: a literal null is a 400 (contract: Templates).
+    return (page_size,) if token is None else (page_size, ("starting_token", token))

@@ -1,9 +1,8 @@
-"""What an answer of the vendor says: its shapes, read with tolerance, and what a refusal is.
+"""The vendor's answers: their shapes, read with tolerance, and the errors that they stand for.
 
-The half of the wire that reads; `_wire` knows the calls, and what an answer means for a command.
-Whatever the bytes are, nothing but `PerfectError` is raised. Unknown fields are ignored, null is as
-good as absent, and a field that is wrong is named by its path. No message quotes the body of a
-success: such bodies hold signed URLs.
+`tasks` knows the calls and what an answer means for a command. Whatever the bytes are, only
+`PerfectError`s are raised. Unknown fields are ignored, null counts as absent, and a wrong field is
+named by its path. No message quotes the body of a success, since it holds signed URLs.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import attrs
 from cattrs import Converter, transform_error
 from cattrs.gen import make_dict_structure_fn
 
+from perfect_async._time import SECOND
 from perfect_async.errors import (
     BadAnswer,
     PerfectError,
@@ -28,13 +28,17 @@ from perfect_async.errors import (
     Unauthorized,
     UnitsExhausted,
     quoted,
+    without_secrets,
 )
 
 _T = TypeVar("_T")
 
-_HOUR: Final = 3_600_000_000
+_HOUR: Final = 3600 * SECOND
+# About 107 characters were seen (contract: Poll the task).
+_LONGEST_ID: Final = 1024
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
-# By number, since `http` is no import for the floor of thought.
+# By number: the sans-IO packages do not import `http`.
 _UNAUTHORIZED: Final = 401
 _REQUEST_TIMEOUT: Final = 408
 _TOO_EARLY: Final = 425
@@ -43,7 +47,7 @@ _TOO_MANY_REQUESTS: Final = 429
 
 @attrs.frozen
 class Response:
-    """An answer of the API's host as it came: headers as text; its repr tells the body's length."""
+    """An answer of the API's host as it came; its repr shows the body's length only."""
 
     status: int
     content: bytes = attrs.field(repr=lambda content: f"<{len(content)} bytes>")
@@ -51,23 +55,23 @@ class Response:
     retry_after: str | None = None
 
     @property
-    def good(self) -> bool:
-        """Whether the status is of the 2xx class."""
-        return 200 <= self.status < 300  # noqa: PLR2004 -- the class's bounds
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300  # noqa: PLR2004 -- the bounds of 2xx
 
     @property
-    def denied(self) -> bool:
-        """Whether the status is of the 4xx class: the vendor read the request and says no."""
-        return 400 <= self.status < 500  # noqa: PLR2004 -- the class's bounds
+    def is_client_error(self) -> bool:
+        """Whether the status is 4xx."""
+        return 400 <= self.status < 500  # noqa: PLR2004 -- the bounds of 4xx
 
     @property
-    def identity(self) -> str | None:
-        """The `x-request-id`, if it is one: it comes from outside and goes into messages."""
-        known = re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.request_id or "")
-        return known and known[0]
+    def safe_request_id(self) -> str | None:
+        """The `x-request-id` if it is fit for a message, else None: it comes from outside."""
+        found = re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.request_id or "")
+        return found and found[0]
 
 
-# The shapes. `object` is taken as it comes and judged where it is used.
+# The shapes. A field of type `object` is kept as it came and checked where it is used.
 
 Headers = NewType("Headers", tuple[tuple[str, str], ...])
 
@@ -80,8 +84,8 @@ class _Header:
 
 
 @attrs.frozen
-class Put:
-    """Where a registered file goes up."""
+class UploadRequest:
+    """Where the bytes of a registered file are uploaded."""
 
     url: str
     method: str | None = None
@@ -89,16 +93,16 @@ class Put:
 
 
 @attrs.frozen
-class File:
-    """A registered file; the first of `requests` is the one to follow."""
+class RegisteredFile:
+    """A registered file; its bytes go where the first of `requests` says."""
 
     file_id: str
-    requests: list[Put]
+    requests: list[UploadRequest]
 
 
 @attrs.frozen
-class State:
-    """How a task stands, without its results, which mean something at the end only."""
+class TaskState:
+    """The state of a task, without its results, which count at the end only."""
 
     task_status: str
     error: object = None
@@ -108,21 +112,21 @@ class State:
 
 @attrs.frozen
 class Picture:
-    """One result."""
+    """One picture of the results."""
 
     url: object = None
 
 
 @attrs.frozen
 class Results(Picture):
-    """A task's results: `output` where there may be several, else `url`."""
+    """The results of a task: `output` where there may be several, else `url`."""
 
     output: list[Picture] | None = None
 
 
 @attrs.frozen
 class TemplateRow:
-    """One template of a page."""
+    """One template on a page."""
 
     id: str
     thumb: object = None
@@ -160,7 +164,7 @@ class Sku:
 
 @attrs.frozen
 class Page:
-    """What leads to the next page."""
+    """The token of the next page."""
 
     next_token: str | None = None
 
@@ -176,11 +180,11 @@ class _Envelope:
 
 
 class Malformed(ValueError):
-    """What is wrong with a value or an answer; goes into messages and quotes nothing."""
+    """What is wrong with a value or an answer, for a message; it quotes nothing of it."""
 
 
 def as_text(value: object, _: object = None) -> str:
-    """Text, also from a number (contract: the flow, 1). Raises `Malformed`."""
+    """Return `value` as text, also from a number. Raises `Malformed`."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -189,7 +193,7 @@ def as_text(value: object, _: object = None) -> str:
 
 
 def as_number(value: object, _: object = None) -> float:
-    """A finite number, also from text (docs and wire differ on which it is). Raises `Malformed`."""
+    """Return `value` as a finite number, also from text. Raises `Malformed`."""
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -201,7 +205,7 @@ def as_number(value: object, _: object = None) -> float:
 
 
 def as_whole(value: object, _: object = None) -> int:
-    """A whole number, also from text; exact, since ids go beyond 2^53. Raises `Malformed`."""
+    """Return `value` as an exact whole number, also from text. Raises `Malformed`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,40}", value):
@@ -213,19 +217,19 @@ def as_whole(value: object, _: object = None) -> int:
 
 
 def as_moment(value: object) -> datetime | None:
-    """A time from milliseconds since 1970, None where it is none."""
+    """Return the time of `value`, milliseconds since 1970, or None where it is none."""
     try:
         return datetime.fromtimestamp(as_number(value) / 1000, UTC)
     except (ValueError, OverflowError, OSError):
         return None
 
 
-def as_interval(*said: object) -> int | None:
-    """The first usable `polling_interval` in `said`, milliseconds, as 1 to 3.6e9 microseconds.
+def as_interval(*values: object) -> int | None:
+    """Return the first usable `polling_interval` of `values` in microseconds, from 1 to an hour.
 
-    Where it stands and whether it is a number is open (the flow, 4); nonsense is not said.
+    It is in milliseconds, and its place and type are open (contract: Poll the task).
     """
-    for value in said:
+    for value in values:
         try:
             milliseconds = as_number(value)
         except Malformed:
@@ -236,13 +240,13 @@ def as_interval(*said: object) -> int | None:
 
 
 def as_delay(header: str | None) -> int | None:
-    """`Retry-After` in microseconds, at most an hour; None for a date, which would need a clock."""
+    """Return `Retry-After` in microseconds, up to an hour; None for a date, which needs a clock."""
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*", header or "", re.ASCII)
     return None if found is None else int(min(float(found[1]) * 1_000_000, _HOUR))
 
 
 def _as_headers(value: object, _: object = None) -> Headers:
-    """Read upload headers in any of three shapes (contract: the flow, 1). Raises `Malformed`."""
+    """Read upload headers in any of the three shapes (contract: Register the file)."""
     if value is None:
         return Headers(())
     if isinstance(value, list):
@@ -257,7 +261,7 @@ def _as_headers(value: object, _: object = None) -> Headers:
 
 
 def _objects_only(kind: type[object], converter: Converter) -> Callable[[object, object], object]:
-    """The usual hook for `kind`, after a look whether there is an object at all."""
+    """Return the usual hook for `kind`, which first checks that the value is an object."""
     inner = make_dict_structure_fn(kind, converter)
 
     def structure(value: object, shape: object) -> object:
@@ -277,7 +281,7 @@ _converter.register_structure_hook_func(lambda shape: shape is object, lambda va
 _converter.register_structure_hook_factory(attrs.has, _objects_only)
 
 
-def _described(error: BaseException, _: type | None) -> str:
+def _describe(error: BaseException, _: type | None) -> str:
     match error:
         case Malformed():
             return str(error)
@@ -287,14 +291,14 @@ def _described(error: BaseException, _: type | None) -> str:
             return "has a wrong shape"
 
 
-def structure(content: bytes, shape: type[_T], *at: str) -> _T | Malformed:
-    """What stands in `content` under the keys `at`, as `shape`, or what is wrong with it."""
+def structure(content: bytes, shape: type[_T], *keys: str) -> _T | Malformed:
+    """Return what `content` has under the nested `keys` as `shape`, or what is wrong with it."""
     path = ""
     try:
         value = cast("object", json.loads(content.decode("utf-8-sig")))
     except (ValueError, RecursionError):
         return Malformed("the answer is not JSON")
-    for key in at:
+    for key in keys:
         if not isinstance(value, dict):
             return Malformed(f"{path or 'the answer'} is not an object")
         path = f"{path}.{key}".lstrip(".")
@@ -304,41 +308,41 @@ def structure(content: bytes, shape: type[_T], *at: str) -> _T | Malformed:
     try:
         return _converter.structure(value, shape)
     except Exception as error:  # noqa: BLE001 -- cattrs raises groups of whatever a hook raises
-        what, _, where = transform_error(error, path, _described)[0].rpartition(" @ ")
+        what, _, where = transform_error(error, path, _describe)[0].rpartition(" @ ")
         return Malformed(f"{where.lstrip('.') or 'the answer'} {what}")
 
 
-def read(reply: Response, shape: type[_T], *at: str) -> _T:
-    """As `structure`. Raises `BadAnswer` naming the path that is wrong, or the refusal that it is.
+def read(reply: Response, shape: type[_T], *keys: str) -> _T:
+    """Read a success as `structure` does. Raises `BadAnswer`, or the error that `reply` stands for.
 
-    The body is taken apart in a frame that is gone when this raises, and no exception of a parser
-    is kept as a cause: a JSONDecodeError holds the whole document.
+    The body is parsed in a frame that is gone when this raises, and no exception of a parser is
+    kept as a cause: a JSONDecodeError holds the whole document.
     """
-    if not reply.good:
-        raise refusal(reply)
-    found = structure(reply.content, shape, *at)
+    if not reply.is_success:
+        raise response_error(reply)
+    found = structure(reply.content, shape, *keys)
     if isinstance(found, Malformed):
-        raise bad(reply, str(found))
+        raise bad_answer(reply, str(found))
     return found
 
 
-def bad(reply: Response, problem: str) -> BadAnswer:
-    """The error for an answer that cannot be used; `problem` quotes nothing of it."""
+def bad_answer(reply: Response, problem: str) -> BadAnswer:
+    """Return the error for an answer that cannot be used; `problem` quotes nothing of it."""
     return BadAnswer(
         f"an answer of the vendor is not as documented: {problem}.",
         status=reply.status,
-        request_id=reply.identity,
+        request_id=reply.safe_request_id,
     )
 
 
 def outer_interval(reply: Response) -> object:
-    """`polling_interval` beside `data`, where an answer could also have it; raw."""
+    """Return the `polling_interval` beside `data`, where an answer may have it too, as it came."""
     found = structure(reply.content, _Envelope)
     return None if isinstance(found, Malformed) else found.polling_interval
 
 
 def error_details(reply: Response) -> tuple[str, str | None]:
-    """What the vendor wrote into an error envelope: its text, quoted, and its `error_code`.
+    """Return the text of an error envelope, quoted, and its `error_code`.
 
     A code that is not a plain word is dropped, since it goes into messages as it is.
     """
@@ -346,43 +350,48 @@ def error_details(reply: Response) -> tuple[str, str | None]:
     if isinstance(found, Malformed):
         return "", None
     code = found.error_code if isinstance(found.error_code, str) else ""
-    known = re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", code)
-    return "" if found.error is None else unsigned(found.error), known and known[0]
+    plain = re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", code)
+    return "" if found.error is None else quoted_text(found.error), plain and plain[0]
 
 
 def same_code(code: str | None, name: str) -> bool:
-    """Whether the vendor's `code` is `name`, whatever their case."""
+    """Return whether the vendor's `code` is `name`, without regard to case."""
     return code is not None and code.casefold() == name.casefold()
 
 
-def unsigned(text: object) -> str:
-    """`text` of the vendor, quoted, without the queries of URLs in it, which may sign them."""
-    return quoted(re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", str(text)))
+def quoted_text(text: object) -> str:
+    """Quote the vendor's `text` for a message, without the secrets of the URLs in it."""
+    return quoted(_URL.sub(lambda url: without_secrets(url[0]), str(text)))
 
 
-def refusal(reply: Response) -> PerfectError:
-    """The error that `reply` is, whatever it answers (contract: Errors).
+def is_task_id(text: str) -> bool:
+    """Return whether `text` can be a task's id: neither blank nor endless, and printable."""
+    return 1 <= len(text) <= _LONGEST_ID and text.isprintable() and not text.isspace()
+
+
+def response_error(reply: Response) -> PerfectError:
+    """Return the error that `reply`, which is no success, stands for (contract: Errors).
 
     401 `Unauthorized`, 429 `RateLimited`, 4xx CreditInsufficiency `UnitsExhausted`, other 4xx
     `RequestRefused`, 5xx `ServiceUnavailable`, anything else `BadAnswer`. 408 and 425 are a
     gateway's and say that nobody read the request to its end: `ServiceUnavailable`.
     """
     text, code = error_details(reply)
-    said = f": {text}" if text else ""
-    status, identity = reply.status, reply.identity
+    detail = f": {text}" if text else ""
+    status, request_id = reply.status, reply.safe_request_id
     if status == _UNAUTHORIZED:
         # Not quoted: an answer about a key may repeat the key.
         message = "the vendor does not accept the API key."
-        return Unauthorized(message, status=status, code=code, request_id=identity)
+        return Unauthorized(message, status=status, code=code, request_id=request_id)
     if status == _TOO_MANY_REQUESTS:
-        message = f"the key's request limit was met{said}."
-        return RateLimited(message, status=status, code=code, request_id=identity)
+        message = f"the key's request limit was met{detail}."
+        return RateLimited(message, status=status, code=code, request_id=request_id)
     if status in {_REQUEST_TIMEOUT, _TOO_EARLY} or 500 <= status < 600:  # noqa: PLR2004 -- 5xx
-        message = f"the vendor's service answered HTTP {status}{said}."
-        return ServiceUnavailable(message, status=status, code=code, request_id=identity)
-    if reply.denied and same_code(code, "CreditInsufficiency"):
-        return UnitsExhausted("the balance does not cover the job.", request_id=identity)
-    if reply.denied:
-        message = f"the vendor refused the request{said}."
-        return RequestRefused(message, status=status, code=code, request_id=identity)
-    return bad(reply, f"HTTP {status} is none of its statuses")
+        message = f"the vendor's service answered HTTP {status}{detail}."
+        return ServiceUnavailable(message, status=status, code=code, request_id=request_id)
+    if reply.is_client_error and same_code(code, "CreditInsufficiency"):
+        return UnitsExhausted("the balance does not cover the job.", request_id=request_id)
+    if reply.is_client_error:
+        message = f"the vendor refused the request{detail}."
+        return RequestRefused(message, status=status, code=code, request_id=request_id)
+    return bad_answer(reply, f"HTTP {status} is none of its statuses")

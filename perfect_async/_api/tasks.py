@@ -1,8 +1,7 @@
-"""JSON <-> models and events: with `_reply` and `_enquiries`, all that knows the vendor's keys.
+"""The calls that make a task: register a file, create the task, ask for its status.
 
-What is built here is a `Request`; what is read is a `Response`. An answer to a command becomes an
-`events.Answer`, whatever its bytes are; the `read_*` functions, which have no command, raise. Keys,
-paths and the numbers of steps are those of the contract page throughout.
+A plain name builds a `Request`, and `read_<name>` turns its `Response` into an `events.Answer`,
+whatever the bytes are. `responses`, `account` and `history` know the vendor's other keys.
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ import attrs
 
 from perfect_async import events
 from perfect_async._api.responses import (
-    File,
+    RegisteredFile,
     Response,
     Results,
-    State,
+    TaskState,
     as_delay,
     as_interval,
-    bad,
+    bad_answer,
     error_details,
+    is_task_id,
     outer_interval,
+    quoted_text,
     read,
-    refusal,
+    response_error,
     same_code,
-    unsigned,
 )
 from perfect_async._api.urls import percent
 from perfect_async.errors import (
@@ -50,31 +50,30 @@ __all__ = [
     "FileFacts",
     "Request",
     "Response",
-    "asked",
-    "poll",
-    "polled",
-    "refusal",
-    "register",
-    "registered",
-    "submit",
-    "submitted",
-    "usable",
+    "as_json",
+    "creation",
+    "read_answer",
+    "read_creation",
+    "read_registration",
+    "read_status",
+    "registration",
+    "segment",
+    "status",
 ]
 
-# The fields of a job as the vendor calls them. A new feature is a line here.
+# The vendor's names for the fields of a job. A new feature is a line here.
 _PARAMETERS: Final[dict[type[Job], dict[str, str]]] = {
     Smile: {"expression": "expression_type"},
     Avatar: {"template_id": "template_id", "output_count": "output_count"},
 }
 
-# contract: Errors. All other engine codes are about the picture and stay.
+# All other codes are about the picture and will not pass (contract: Engine codes).
 _PASSING: Final = frozenset(
     {"error_inference", "error_upload", "error_download_image", "unknown_internal_error"}
 )
 
-_LONGEST_ID: Final = 1024
 _HTTP: Final = re.compile(r"https?://", re.IGNORECASE)
-# A segment that percent-encoding leaves as it is, and that does not climb.
+# A segment that percent-encoding leaves as it is, and that is not "." or "..".
 _PLAIN: Final = re.compile(r"(?=.*[A-Za-z0-9_~-])[A-Za-z0-9._~-]+")
 
 
@@ -94,18 +93,18 @@ class Request:
 
 @attrs.frozen
 class FileFacts:
-    """What the vendor is told of a picture: its MIME type, an ASCII name, its size in bytes."""
+    """The facts of a picture that are registered: MIME type, ASCII name, size in bytes."""
 
     content_type: str
     file_name: str
     file_size: int
 
 
-def _setback(
+def _failure(
     command: events.Request, reply: Response
 ) -> events.KeyRefused | events.Limited | events.NoAnswer | events.Refused:
-    """What `reply`, no success, means for any command."""
-    error = refusal(reply)
+    """Return the event that `reply`, which is no success, is for any command."""
+    error = response_error(reply)
     match error:
         case Unauthorized():
             return events.KeyRefused(command, error)
@@ -117,8 +116,11 @@ def _setback(
             return events.NoAnswer(command, error)
 
 
-def register(files: Sequence[FileFacts], feature: str | None) -> Request:
-    """Register `files` in order, on the path of `feature` or the universal one (the flow, 1)."""
+def registration(files: Sequence[FileFacts], feature: str | None) -> Request:
+    """Register `files` in order, on the path of `feature` or the universal one.
+
+    (contract: Register the file)
+    """
     rows = [
         {
             "content_type": file.content_type,
@@ -131,34 +133,39 @@ def register(files: Sequence[FileFacts], feature: str | None) -> Request:
     return Request("POST", path, content=as_json({"files": rows}))
 
 
-def registered(command: events.Register, reply: Response) -> events.Answer:
-    """`Registered` with a grant per ref, or `Refused`, `Limited`, `KeyRefused`, `NoAnswer`."""
-    if not reply.good:
-        return _setback(command, reply)
+def read_registration(command: events.Register, reply: Response) -> events.Answer:
+    """Return `Registered` with a grant per ref, or why there is none.
+
+    That is `Refused`, `Limited`, `KeyRefused` or `NoAnswer`.
+    """
+    if not reply.is_success:
+        return _failure(command, reply)
     try:
-        files = read(reply, list[File], "data", "files")
+        files = read(reply, list[RegisteredFile], "data", "files")
         if len(files) != len(command.refs):
-            raise bad(reply, f"data.files has {len(files)} entries for {len(command.refs)} files")
+            raise bad_answer(
+                reply, f"data.files has {len(files)} entries for {len(command.refs)} files"
+            )
         return events.Registered(
-            command, tuple(_grant(reply, place, file) for place, file in enumerate(files))
+            command, tuple(_grant(reply, index, file) for index, file in enumerate(files))
         )
     except BadAnswer as error:
         return events.NoAnswer(command, error)
 
 
-def _grant(reply: Response, place: int, file: File) -> events.FileGrant:
+def _grant(reply: Response, index: int, file: RegisteredFile) -> events.FileGrant:
     if not file.file_id:
-        raise bad(reply, f"data.files[{place}].file_id is empty")
+        raise bad_answer(reply, f"data.files[{index}].file_id is empty")
     if not file.requests:
-        raise bad(reply, f"data.files[{place}].requests[0] is missing")
-    put = file.requests[0]
-    return events.FileGrant(file.file_id, put.method or "PUT", put.url, put.headers)
+        raise bad_answer(reply, f"data.files[{index}].requests[0] is missing")
+    upload = file.requests[0]
+    return events.FileGrant(file.file_id, upload.method or "PUT", upload.url, upload.headers)
 
 
-def submit(job: Job, source: FileId | str) -> Request:
-    """Create the task of `job` on `source`, a file's id or a URL (contract: the flow, 3).
+def creation(job: Job, source: FileId | str) -> Request:
+    """Create the task of `job` on `source`, a file's id or a URL (contract: Create the task).
 
-    Raises `JobRefused` for a kind of job that has no line in the table here.
+    Raises `JobRefused` for a type of job that is not in the table here.
     """
     names = next((_PARAMETERS[kind] for kind in type(job).__mro__ if kind in _PARAMETERS), None)
     if names is None:
@@ -174,127 +181,124 @@ def submit(job: Job, source: FileId | str) -> Request:
     return Request("POST", f"/s2s/v2.0/task/{segment(job.feature)}", content=as_json(body))
 
 
-def submitted(command: events.Submit, reply: Response) -> events.Answer:
-    """`Accepted`, `OutOfUnits`, `Refused`, `Limited` or `KeyRefused`.
+def read_creation(command: events.Submit, reply: Response) -> events.Answer:
+    """Return `Accepted`, `OutOfUnits`, `Refused`, `Limited` or `KeyRefused`.
 
     `NoAnswer` leaves open whether the task exists: a 5xx, or a success without a usable task id.
     """
-    if not reply.good:
-        setback = _setback(command, reply)
-        if isinstance(setback.error, UnitsExhausted):
-            return events.OutOfUnits(command, setback.error)
-        return setback
+    if not reply.is_success:
+        failure = _failure(command, reply)
+        if isinstance(failure.error, UnitsExhausted):
+            return events.OutOfUnits(command, failure.error)
+        return failure
     try:
         task_id = read(reply, str, "data", "task_id")
-        if not usable(task_id):
-            raise bad(reply, "data.task_id is no usable id")
+        if not is_task_id(task_id):
+            raise bad_answer(reply, "data.task_id is no usable id")
     except BadAnswer as error:
         return events.NoAnswer(command, error)
     return events.Accepted(command, task_id)
 
 
-def usable(task_id: str) -> bool:
-    """Whether this can be a task's id: opaque, but neither blank nor endless, and fit to print."""
-    fits = 1 <= len(task_id) <= _LONGEST_ID
-    return fits and task_id.isprintable() and not task_id.isspace()
-
-
-def poll(feature: str, task_id: str) -> Request:
-    """Ask for the state of a task (contract: the flow, 4)."""
+def status(feature: str, task_id: str) -> Request:
+    """Ask for the status of a task (contract: Poll the task)."""
     return Request("GET", f"/s2s/v2.0/task/{segment(feature)}/{segment(task_id)}")
 
 
-def polled(command: events.Poll, reply: Response, *, task_id: str, units: float) -> events.Answer:
-    """How the task stands; `units` is what is at stake if the vendor no longer knows it.
+def read_status(
+    command: events.Poll, reply: Response, *, task_id: str, units: float
+) -> events.Answer:
+    """Return the status of the task; `units` are at stake if the vendor no longer knows it.
 
-    `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown`, `TimedOut`, or as for any command
-    `Limited`, `KeyRefused`, `Refused`, and `NoAnswer` for whatever can be asked again. A status
-    that nobody knows is running.
+    That is `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown` or `TimedOut`, or as for any
+    command `Limited`, `KeyRefused`, `Refused`, or `NoAnswer` for what can be asked again. An
+    unknown status means running.
     """
-    if not reply.good:
-        return _ended(command, reply, task_id, units) or _setback(command, reply)
+    if not reply.is_success:
+        return _final_error(command, reply, task_id, units) or _failure(command, reply)
     try:
-        state = read(reply, State, "data")
+        state = read(reply, TaskState, "data")
         match state.task_status.strip().lower():
             case "success":
                 return events.Succeeded(command, _urls(reply))
             case "error":
-                return _failed(command, reply, state, task_id)
+                return _engine_failure(command, reply, state, task_id)
             case _:
-                said = as_interval(state.polling_interval) or as_interval(outer_interval(reply))
-                return events.Running(command, said)
+                interval = as_interval(state.polling_interval, outer_interval(reply))
+                return events.Running(command, interval)
     except BadAnswer as error:
         return events.NoAnswer(command, error)
 
 
-def _ended(
+def _final_error(
     command: events.Poll, reply: Response, task_id: str, units: float
 ) -> events.TaskUnknown | events.TimedOut | None:
-    """The two refusals that are about the task and not about the request (contract: Errors)."""
+    """Return the event of the two errors that end the task, None for others (contract: Errors)."""
     if reply.status == 500 and b"task execution timed out" in reply.content.lower():  # noqa: PLR2004
         timeout = TaskTimedOut(
             "the task ran into the vendor's own time limit.",
             task_id=task_id,
-            request_id=reply.identity,
+            request_id=reply.safe_request_id,
             units_at_stake=units,
         )
         return events.TimedOut(command, timeout)
-    if reply.denied and same_code(error_details(reply)[1], "InvalidTaskId"):
+    if reply.is_client_error and same_code(error_details(reply)[1], "InvalidTaskId"):
         expired = TaskExpired(
             "the vendor does not know the task: it expired, and its units may have been charged.",
             task_id=task_id,
-            request_id=reply.identity,
+            request_id=reply.safe_request_id,
             units_at_stake=units,
         )
         return events.TaskUnknown(command, expired)
     return None
 
 
-def _failed(
-    command: events.Poll, reply: Response, state: State, task_id: str
+def _engine_failure(
+    command: events.Poll, reply: Response, state: TaskState, task_id: str
 ) -> events.EngineFailed:
-    # A missing code is not taken for one that may pass: a further try costs units and requests.
-    said = str(state.error).strip() if state.error else "unspecified"
-    code = "".join(c if c.isprintable() else " " for c in said.lower())[:100]
-    detail = f" ({unsigned(state.error_message)})" if state.error_message else ""
+    # A missing code is not taken for one that may pass: another try costs units and requests.
+    text = str(state.error).strip() if state.error else "unspecified"
+    code = "".join(c if c.isprintable() else " " for c in text.lower())[:100]
+    detail = f" ({quoted_text(state.error_message)})" if state.error_message else ""
     passing = code in _PASSING
     error = TaskFailed(
-        f"the engine failed with {unsigned(code)}{detail}.",
+        f"the engine failed with {quoted_text(code)}{detail}.",
         code=code,
         passing=passing,
         task_id=task_id,
-        request_id=reply.identity,
+        request_id=reply.safe_request_id,
     )
     return events.EngineFailed(command, error, passing)
 
 
 def _urls(reply: Response) -> tuple[str, ...]:
-    """The pictures' URLs: `output[].url` where there is an output, else `url` (the flow, 4).
+    """Return the pictures' URLs: `output[].url` if there is an output, else `url`.
 
-    An entry without a usable URL is left out, so that it does not take the others along.
+    An entry without a usable URL is left out and does not take the others along.
     """
     results = read(reply, Results, "data", "results")
     pictures = results.output or [results]
     urls = [p.url for p in pictures if isinstance(p.url, str) and _HTTP.match(p.url)]
     if not urls:
-        raise bad(reply, "data.results has no usable url")
+        raise bad_answer(reply, "data.results has no usable url")
     return tuple(urls)
 
 
-def asked(command: events.Ask, reply: Response) -> events.Answer:
-    """`Answered` for a success, whose body a `read_*` function reads; else as any command."""
-    return events.Answered(command) if reply.good else _setback(command, reply)
+def read_answer(command: events.Ask, reply: Response) -> events.Answer:
+    """Return `Answered` for a success, whose body another `read_...` reads; else as any command."""
+    return events.Answered(command) if reply.is_success else _failure(command, reply)
 
 
 def segment(text: str) -> str:
-    """`text` as one segment of a path; also "." and "..", which would climb if left as they are."""
+    """Return `text` as one segment of a path; "." and ".." are encoded, since they would climb."""
     if _PLAIN.fullmatch(text):
         return text
     if not text.strip("."):
         return text.replace(".", "%2E")
-    # Ids of our own come through `submitted`, which takes no surrogates; a user's may hold them.
+    # `read_creation` accepts no surrogates in an id, but a user's id may hold them.
     return percent(text.encode(errors="replace").decode())
 
 
 def as_json(value: object) -> bytes:
+    """Return `value` as JSON without spaces."""
     return json.dumps(value, separators=(",", ":")).encode()

@@ -1,9 +1,11 @@
-"""Which URLs may be followed, sent, or shown: pure text, no resolver.
+"""Which URLs may be followed and sent: pure text, no resolver.
 
-A URL that the vendor gives is an order to connect somewhere, so it is read by rules of our own that
-are stricter than any library's: what two parsers could read differently is refused rather than
-interpreted. What a name resolves to is not looked at: a public name that points at a private
-address is not caught here.
+A URL that the vendor gives decides where this process connects. So it is read by rules that are
+stricter than any library's: a URL that two parsers may read differently is refused. `urllib.parse`
+and `httpx.URL` repair what they read (white space, backslashes, a host in other scripts, an address
+in octal), so a check of their result says little of what the next parser will see. `ipaddress`
+knows the special addresses. Names are not resolved: a public name that points at a private address
+is not caught here.
 """
 
 from __future__ import annotations
@@ -14,13 +16,18 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-from perfect_async.errors import BadAnswer, ConfigurationError, PictureRefused, quoted
+from perfect_async.errors import (
+    BadAnswer,
+    ConfigurationError,
+    PictureRefused,
+    quoted,
+    redacted,
+)
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Signed URLs with session tokens come to some 2,000 characters; httpx refuses more than 65,536.
 _LONGEST: Final = 16_384
-_SHOWN: Final = 200
 
 _PARTS: Final = re.compile(
     r"(?P<scheme>https?)://(?P<authority>[^/?#\\]*)"
@@ -35,13 +42,13 @@ _INSIDE: Final = ("localhost", "local", "internal", "localdomain", "lan", "home.
 _UNRESERVED: Final = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
 )
-# What else RFC 3986 lets stand in a URL, and "%", so that nothing is encoded twice.
+# Other characters that RFC 3986 allows in a URL, and "%", so that nothing is encoded twice.
 _KEPT: Final = "%/:?#[]@!$&'()*+,;="
 
 
 @attrs.frozen
 class _Parts:
-    """A URL taken apart: `host` lower case and without a trailing dot, `rest` from the path on."""
+    """The parts of a URL; `host` is in lower case and without a trailing dot."""
 
     scheme: Literal["http", "https"]
     host: str
@@ -52,7 +59,7 @@ class _Parts:
 
 
 def followed(url: str, *, base_url: str) -> str:
-    """`url` as the vendor gave it, if we may connect to it.
+    """Return `url` as the vendor gave it, if it may be connected to.
 
     https only (http only where `base_url` is), no credentials, no private, loopback, link-local or
     other special address and no name from inside a network, unless it is `base_url`'s own host.
@@ -66,10 +73,10 @@ def followed(url: str, *, base_url: str) -> str:
         base = _read(base_url)
         if parts.scheme == "http" and base.scheme != "http":
             reason = "is not https"
-        elif _normal(parts.host) == _normal(base.host):
+        elif _normalised(parts.host) == _normalised(base.host):
             return url
         else:
-            reason = _inside(parts.host)
+            reason = _objection(parts.host)
             if not reason:
                 return url
         reason = f"{reason} (host {quoted(parts.host, 100)})"
@@ -77,7 +84,7 @@ def followed(url: str, *, base_url: str) -> str:
 
 
 def picture_url(url: str) -> str:
-    """`url` as a picture's source for the vendor to fetch, spaces and non-ASCII characters encoded.
+    """Return the URL of a picture for the vendor to fetch, spaces and non-ASCII encoded.
 
     Raises `PictureRefused` unless it is http or https, names a host and carries no credentials.
     """
@@ -92,10 +99,10 @@ def picture_url(url: str) -> str:
 
 
 def normalised_base(url: str) -> str:
-    """`url` as the API's base: scheme and host in lower case, without a slash at the end.
+    """Return `url` as the API's base: scheme and host in lower case, no slash at the end.
 
-    Raises `ConfigurationError` unless it is http or https and names a host, with a port and a path
-    if you like, and without credentials, query or fragment.
+    Raises `ConfigurationError` unless it is http or https and names a host; a port and a path are
+    allowed, credentials, query and fragment are not.
     """
     try:
         parts = _read(url)
@@ -109,53 +116,37 @@ def normalised_base(url: str) -> str:
     raise ConfigurationError(f"base_url {quoted(redacted(url))} {reason}.")
 
 
-def redacted(url: str) -> str:
-    """`url` for a message or a log line: scheme, host and path, escaped, cut at 200 characters."""
-    shown = re.split(r"[?#]", url, maxsplit=1)[0]
-    head = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\])|", shown)
-    scheme = head[0] if head else ""
-    slashes, authority, path = _split(shown[len(scheme) :])
-    text = scheme + slashes + authority.rpartition("@")[2] + path
-    escaped = text[: _SHOWN + 1].encode("unicode_escape").decode("ascii")
-    return escaped if len(escaped) <= _SHOWN else escaped[: _SHOWN - 1] + "…"
-
-
 def encoded(url: str) -> str:
-    """`url` with raw spaces and non-ASCII characters percent-encoded, and what is encoded as it is.
+    """Return `url` with raw spaces and non-ASCII characters percent-encoded, but for the host.
 
-    The host is left alone. Raises `ValueError` for control characters and for lone surrogates,
-    which have no UTF-8.
+    What is encoded already stays as it is. Raises `ValueError` for control characters and lone
+    surrogates, which have no UTF-8.
     """
     found = _PARTS.fullmatch(url)
-    return url if found is None else url[: found.start("path")] + _rest(url[found.start("path") :])
+    if found is None:
+        return url
+    start = found.start("path")
+    return url[:start] + _encoded_rest(url[start:])
 
 
-def _rest(text: str) -> str:
+def _encoded_rest(text: str) -> str:
     if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
         raise ValueError("holds control characters")
     return percent(text, kept=_KEPT)
 
 
 def percent(text: str, *, kept: str = "") -> str:
-    """`text` percent-encoded as UTF-8, but for RFC 3986's unreserved characters and the `kept`.
+    """Percent-encode `text` as UTF-8, but for RFC 3986's unreserved characters and the `kept`.
 
-    The same as `urllib.parse.quote`, which the floor of thought does not import for its
-    neighbours' sake. Raises `UnicodeEncodeError` for lone surrogates.
+    The same as `urllib.parse.quote`: the sans-IO packages import nothing of `urllib`. Raises
+    `UnicodeEncodeError` for lone surrogates.
     """
     plain = _UNRESERVED + kept.encode()
     return "".join(chr(b) if b in plain else f"%{b:02X}" for b in text.encode())
 
 
-def _split(rest: str) -> tuple[str, str, str]:
-    """What follows a scheme, as the slashes, the authority and the path."""
-    bare = rest.lstrip("/\\")
-    slashes = rest[: len(rest) - len(bare)]
-    authority = re.split(r"[/\\]", bare, maxsplit=1)[0]
-    return slashes, authority, bare[len(authority) :]
-
-
 def _read(url: str) -> _Parts:
-    """Take `url` apart. Raises `ValueError` with a reason that quotes nothing of it."""
+    """Return the parts of `url`. Raises `ValueError` with a reason that quotes nothing of it."""
     if len(url) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
     if not url.isprintable() or " " in url:
@@ -184,7 +175,7 @@ def _read(url: str) -> _Parts:
 
 
 def _host(host: str) -> str:
-    """`host` without a trailing dot. Raises `ValueError` where it is no name and no address."""
+    """Return `host` without a trailing dot. Raises `ValueError` if it is no name or address."""
     if host.startswith("["):
         try:
             ipaddress.IPv6Address(host[1:-1])
@@ -200,9 +191,10 @@ def _host(host: str) -> str:
 
 
 def _ipv4(host: str) -> ipaddress.IPv4Address:
-    """`host` as the C library reads it: 1 to 4 parts in decimal, octal or hex, the last filling up.
+    """Read `host` as the C library does: 1 to 4 parts in decimal, octal or hex.
 
-    Raises `ValueError` for what no resolver takes.
+    The last part fills the remaining bytes. Raises `ValueError` for what no resolver accepts.
+    (`socket.inet_aton` reads the same, and is not for sans-IO code.)
     """
     *octets, last = host.split(".")
     try:
@@ -225,27 +217,27 @@ def _number(part: str) -> int:
 
 
 def _address(host: str) -> _Address | None:
-    """The address that `host` is, in whatever spelling, or None for a name."""
+    """Return the address that `host` is, in any spelling, or None for a name."""
     if host.startswith("["):
         return ipaddress.IPv6Address(host[1:-1])
     return _ipv4(host) if _NUMBER.fullmatch(host.rpartition(".")[2]) else None
 
 
-def _normal(host: str) -> str:
-    """`host` for comparing: an address in its one usual spelling, a name as it is."""
+def _normalised(host: str) -> str:
+    """Return `host` for comparison: an address in its usual spelling, a name as it is."""
     address = _address(host)
     return host if address is None else str(address)
 
 
-def _inside(host: str) -> str:
-    """Why `host` is not to be connected to, or "" where it may be."""
+def _objection(host: str) -> str:
+    """Return why `host` must not be connected to, or "" if it may be."""
     address = _address(host)
     if address is None:
         if "." not in host or any(host.endswith("." + name) for name in _INSIDE):
             return "names a host inside a network"
         return ""
     if str(address) != host.strip("[]"):
-        # 010.0.0.1 is 8.0.0.1 to some and 10.0.0.1 to others; nobody honest writes so.
+        # 010.0.0.1 is 8.0.0.1 to some parsers and 10.0.0.1 to others.
         return "spells an address in an unusual way"
     special = (
         address.is_private

@@ -1,4 +1,4 @@
-"""Many pictures: read lazily, entered a few dozen ahead, told as they end."""
+"""Many jobs: read lazily, registered a few dozen ahead, with outcomes as they end."""
 
 from __future__ import annotations
 
@@ -33,40 +33,42 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ORDERED_MOST: Final = 256
-"""Outcomes that wait for their turn: one stuck job may hold up that many that came after it."""
+_MAX_ORDERED: Final = 256
+"""Outcomes that wait for their turn: one stuck job may hold back as many that came after it."""
 GRACE: Final = 5.0
-"""Seconds that a source which is closed, or the reading that stops, may take."""
+"""Seconds that closing the source, or stopping to read it, may take."""
 
 
 @attrs.define(eq=False)
-class _Place:
-    """One job's place in the batch: `running` while its task runs (whose `units` it pays), `kept`
-    from then on until its pictures are saved, `outcome` its end.
+class _Entry:
+    """One job of the batch.
+
+    `running`: its task runs and is charged `units`. `saving`: its task has ended and its pictures
+    are being saved. `outcome` is set at the end.
     """
 
     item: Job | RecoveredJob
     handle: JobHandle | None = None
     running: bool = False
-    kept: bool = False
+    saving: bool = False
     units: float = 0.0
-    record: JobEntry | None = None
+    journal_entry: JobEntry | None = None
     outcome: Outcome | None = None
 
     @property
     def job(self) -> Job:
-        """The job."""
+        """The job itself."""
         return self.item.job if isinstance(self.item, RecoveredJob) else self.item
 
 
 class Batch:
     """The jobs of one `client.batch`: enter it with `async with`, then iterate over its outcomes.
 
-    Iterating may stop and go on, in one task at a time. The jobs are read and sent in the
-    background from entering on; leaving the block stops that, and what was created is kept to its
-    end by the client. Iterating gives an `Outcome` for each job; it raises what the source of the
-    jobs raised, and `ClientClosed` where the client ended before all of them were read. Raises
-    `ConfigurationError` where it is entered twice or iterated without being entered.
+    The jobs are read and sent in the background from entering on. Leaving the block stops that; the
+    client keeps the tasks that were created to their ends. Iterating gives an `Outcome` for each
+    job, and may stop and go on, in one task at a time. It raises the error of the source of the
+    jobs, and `ClientClosed` where the client ended before all of them were read. Entering twice and
+    iterating without entering raise `ConfigurationError`.
     """
 
     def __init__(
@@ -82,15 +84,16 @@ class Batch:
         self._options = options
         self._max_units = max_units
         self._files: set[FileId] = set()
-        self._open_desk = session
+        self._get_session = session
         self._session: ClientSession | None = None
         self._jobs = jobs
         self._ordered = ordered
         self._total = len(jobs) if isinstance(jobs, Sized) else None
-        # Not ended; ended and not given; with `ordered` all that are not given, in their order.
-        self._live: set[_Place] = set()
-        self._ended: deque[_Place] = deque()
-        self._order: deque[_Place] = deque()
+        # `_live` have not ended and `_ended` wait to be taken; with `ordered`, `_order` holds all
+        # that were not taken, in the order of the jobs.
+        self._live: set[_Entry] = set()
+        self._ended: deque[_Entry] = deque()
+        self._order: deque[_Entry] = deque()
         self._held = self._running = self._read = self._done = self._failed = 0
         self._units = self._units_running = 0.0
         self._failure: Exception | None = None
@@ -100,18 +103,19 @@ class Batch:
         self._reading = anyio.CancelScope()
 
     def __repr__(self) -> str:
-        return f"<Batch {self.progress}>"
+        # Counted where the repr is asked for: that may be another thread than the batch's.
+        return f"<Batch {self._counted()}>"
 
     async def __aenter__(self) -> Self:
         if self._session is not None:
             raise ConfigurationError("A batch is entered once; make another.")
-        session = self._open_desk()
+        session = self._get_session()
         if self._max_units is not None:
             ceiling = session.driver.ceiling(self._max_units)
             self._options = attrs.evolve(self._options, purses=(ceiling,))
-        # A group of the driver's, not one of this block: an error in the block stays that error.
-        session.start(lambda: self._feed(session))
-        session.batches.add(self)
+        # In the driver's task group: one of this block would wrap the errors of the block.
+        session.driver.start(lambda: self._feed(session))
+        session.interrupts.add(self._interrupt)
         self._session = session
         return self
 
@@ -137,7 +141,7 @@ class Batch:
         while True:
             outcome = self._take()
             if outcome is not None:
-                self._pulse()
+                self._notify()
                 return outcome
             if self._stopped.is_set() and not self._live:
                 if self._failure is not None:
@@ -147,161 +151,166 @@ class Batch:
             await self._changed.wait()
 
     def stop(self) -> None:
-        """Read and create nothing more; iterating goes on until what runs has ended.
+        """Stop new work; running tasks finish, and iterating goes on until they have.
 
-        Jobs that were read and not created come as `Failed` with `ClientClosed`; nothing was bought
-        for them. Stopping twice is stopping once.
+        Jobs that were read and not created come as `Failed` with `ClientClosed`, at no cost. A
+        second call does nothing.
         """
         self._reading.cancel()
         self._scope.cancel()
         self._withdraw()
 
-    def cut(self) -> None:
-        """The client closes: no other job is read, and iterating ends with `ClientClosed`."""
-        if self._session is not None and not self._stopped.is_set():
-            self._failure = self._failure or self._session.cut_off()
-            self._scope.cancel()
-
     @property
     def progress(self) -> Progress:
-        """How it stands now."""
-        return self._stand()
+        """Counts of its jobs now, the units charged, and an estimate of the time left."""
+        return self._progress()
 
     # Inside.
 
-    def _stand(self) -> Progress:
+    def _progress(self) -> Progress:
+        counted = self._counted()
+        if counted.total is None or self._session is None:
+            return counted
+        eta = self._session.driver.scheduler.eta(counted.waiting, counted.running)
+        return attrs.evolve(counted, eta=eta)
+
+    def _counted(self) -> Progress:
+        """The progress without an estimate of the time left."""
         ended = self._done + self._failed
         total = None if self._total is None else max(self._total, self._read)
         if self._stopped.is_set():
             total = self._read
         waiting = (self._read if total is None else total) - ended - self._running
-        eta = None
-        if total is not None and self._session is not None:
-            eta = self._session.eta(waiting, self._running)
         units = self._units + self._units_running
-        return Progress(total, self._done, self._failed, self._running, waiting, units, eta)
+        return Progress(total, self._done, self._failed, self._running, waiting, units, None)
+
+    def _interrupt(self) -> None:
+        """Read no more jobs, since the client closes; iterating ends with `ClientClosed`."""
+        if self._session is not None and not self._stopped.is_set():
+            self._failure = self._failure or self._session.interruption()
+            self._scope.cancel()
 
     def _take(self) -> Outcome | None:
-        """The outcome to give next, if there is one; it is let go of."""
+        """Take the next outcome, if there is one."""
         if self._ordered:
             if not self._order or self._order[0].outcome is None:
                 return None
-            place = self._order.popleft()
+            entry = self._order.popleft()
         elif self._ended:
-            place = self._ended.popleft()
+            entry = self._ended.popleft()
         else:
             return None
         self._held -= 1
-        outcome = place.outcome
-        if place.record is not None and not isinstance(outcome and outcome.error, NotSaved):
-            # What is made and not saved is told again by whoever resumes, until it is.
-            place.record.told()
+        outcome = entry.outcome
+        if entry.journal_entry is not None and not isinstance(outcome and outcome.error, NotSaved):
+            # A result that was not saved is reported again by each `resume`, until it is.
+            entry.journal_entry.reported()
         return outcome
 
-    def _pulse(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
     def _withdraw(self) -> None:
-        for place in list(self._live):
-            handle = place.handle
+        for entry in list(self._live):
+            handle = entry.handle
             if handle is not None and handle.ending is None and self._session is not None:
-                self._session.withdraw(handle)
+                self._session.driver.withdraw(handle)
 
-    def _heard(self, place: _Place) -> None:
-        """The ticket of `place` has news."""
-        handle = place.handle
+    def _heard(self, entry: _Entry) -> None:
+        """React to a change of the handle of `entry`."""
+        handle = entry.handle
         session = self._session
-        if handle is None or place.outcome is not None or session is None or place.kept:
+        if handle is None or entry.outcome is not None or session is None or entry.saving:
             return
         if handle.ending is None:
-            self._count(place, runs=handle.task_id is not None)
-            self._pulse()
+            self._count(entry, runs=handle.task_id is not None)
+            self._notify()
         elif handle.spec.options.save_to is None or not session.driver.alive:
-            self._end(place, session.outcome(handle))
+            self._end(entry, session.outcome(handle))
         else:
-            place.kept = True
+            entry.saving = True
             session.retention.begin(handle)
-            session.start(lambda: self._keep(session, place, handle))
+            session.driver.start(lambda: self._save(session, entry, handle))
 
-    def _count(self, place: _Place, *, runs: bool) -> None:
-        if runs is not place.running:
-            place.running = runs
+    def _count(self, entry: _Entry, *, runs: bool) -> None:
+        if runs is not entry.running:
+            entry.running = runs
             self._running += 1 if runs else -1
-            self._units_running += place.units if runs else -place.units
+            self._units_running += entry.units if runs else -entry.units
 
-    async def _keep(self, session: ClientSession, place: _Place, handle: JobHandle) -> None:
-        """Save what the job of `place` gave, and only then tell of it."""
+    async def _save(self, session: ClientSession, entry: _Entry, handle: JobHandle) -> None:
+        """Save the result of `entry`, and only then give its outcome."""
         try:
-            self._end(place, await session.keep(handle))
+            self._end(entry, await session.keep(handle))
         finally:
-            if place.outcome is None:
-                # The driver ends: made and not saved, which the journal knows.
-                self._end(place, session.outcome(handle))
+            if entry.outcome is None:
+                # The driver ends before it is saved; the journal knows that.
+                self._end(entry, session.outcome(handle))
             session.sweep()
 
-    def _end(self, place: _Place, outcome: Outcome) -> None:
-        self._count(place, runs=False)
-        if place.handle is not None:
-            place.record = place.handle.record
-        place.outcome, place.handle = outcome, None
-        self._live.discard(place)
+    def _end(self, entry: _Entry, outcome: Outcome) -> None:
+        self._count(entry, runs=False)
+        if entry.handle is not None:
+            entry.journal_entry = entry.handle.entry
+        entry.outcome, entry.handle = outcome, None
+        self._live.discard(entry)
         if not self._ordered:
-            self._ended.append(place)
+            self._ended.append(entry)
         self._held += 1
         self._done += outcome.ok
         self._failed += not outcome.ok
         self._units += outcome.units
-        self._pulse()
-        self._over()
+        self._notify()
+        self._clean_up()
 
-    def _over(self) -> None:
-        """Once nothing more comes: let go of what was held for all of it."""
+    def _clean_up(self) -> None:
+        """Release the spending limit and the files of the batch once nothing more comes."""
         if self._stopped.is_set() and not self._live and self._session is not None:
             for ceiling in self._options.purses:
                 self._session.driver.empty(ceiling)
-            self._session.retention.let_go(self._files)
+            self._session.retention.unpin(self._files)
             self._files.clear()
             self._session.sweep()
 
-    def _refuse(self, place: _Place, error: PerfectError) -> None:
-        self._end(place, Failed(place.job, error, None, 0.0, None))
+    def _refuse(self, entry: _Entry, error: PerfectError) -> None:
+        self._end(entry, Failed(entry.job, error, None, 0.0, None))
 
     async def _room(self, session: ClientSession) -> None:
         """Wait until another job is worth reading.
 
-        Jobs that are not created yet are what the scheduler likes to know ahead; outcomes that
-        nobody has taken are held back in number too, so that a slow consumer stops the creating.
+        The scheduler says how many jobs it wants to know before they are created. The number of
+        outcomes that were not taken is bounded too, so that a slow consumer stops the creating.
         """
-        most = session.appetite()
-        held = _ORDERED_MOST if self._ordered else most
-        while len(self._live) - self._running >= most or self._held >= held:
+        ahead = session.driver.scheduler.appetite()
+        held = _MAX_ORDERED if self._ordered else ahead
+        while len(self._live) - self._running >= ahead or self._held >= held:
             await self._changed.wait()
 
     async def _feed(self, session: ClientSession) -> None:
-        over = False
+        finished = False
         try:
             with self._scope:
                 if self._options.save_to is not None:
-                    # The folder that is meant now, also by the process that resumes it elsewhere.
+                    # Absolute: this process may change its folder, and another one may resume.
                     folder = await anyio.to_thread.run_sync(os.path.abspath, self._options.save_to)
                     self._options = attrs.evolve(self._options, save_to=folder)
                 async with anyio.create_task_group() as group:
                     await self._read_all(session, group)
-                over = True
+                finished = True
         finally:
-            error = session.cut_off()
+            error = session.interruption()
             if self._scope.cancel_called:
                 error = ClientClosed("The batch was stopped before this was sent.")
-            elif not over and self._failure is None:
+            elif not finished and self._failure is None:
                 self._failure = error
-            for place in list(self._live):
-                if place.handle is None:
-                    self._refuse(place, twin(error))
-            session.batches.discard(self)
+            for entry in list(self._live):
+                if entry.handle is None:
+                    self._refuse(entry, twin(error))
+            session.interrupts.discard(self._interrupt)
             self._stopped.set()
-            self._pulse()
-            self._over()
+            self._notify()
+            self._clean_up()
 
     async def _read_all(self, session: ClientSession, group: TaskGroup) -> None:
         source = self._source()
@@ -312,16 +321,16 @@ class Batch:
                     session.ready()
                     job = await self._next(session, source)
                     self._read += 1
-                    place = _Place(job)
-                    self._hold(session, job)
-                    self._live.add(place)
+                    entry = _Entry(job)
+                    self._pin(session, job)
+                    self._live.add(entry)
                     if self._ordered:
-                        self._order.append(place)
-                    group.start_soon(self._enter, session, place)
-                    del job, place
+                        self._order.append(entry)
+                    group.start_soon(self._enter, session, entry)
+                    del job, entry
         except StopAsyncIteration:
             pass
-        except Exception as exc:  # noqa: BLE001 - it comes after the outcomes of what was read
+        except Exception as exc:  # noqa: BLE001 - raised after the outcomes of the jobs before it
             self._failure = exc
         finally:
             try:
@@ -333,12 +342,12 @@ class Batch:
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return each(self._jobs)
 
-    def _hold(self, session: ClientSession, job: Job | RecoveredJob) -> None:
-        """A file that one job names may be named by another that is not read yet."""
+    def _pin(self, session: ClientSession, job: Job | RecoveredJob) -> None:
+        """Keep the file of `job` at the vendor: a job that is not read yet may name it too."""
         source = getattr(job, "source", None)
         if self._options.delete and isinstance(source, FileId) and source not in self._files:
             self._files.add(source)
-            session.retention.hold(source)
+            session.retention.pin(source)
 
     async def _next(
         self, session: ClientSession, source: AsyncGenerator[Job | RecoveredJob]
@@ -348,37 +357,37 @@ class Batch:
         except anyio.get_cancelled_exc_class() as exc:
             if session.driver.ending or self._cancelled():
                 raise
-            # Not ours, and nobody's here: as any error of the source.
-            raise session.cut_off() from exc
+            # The source was cancelled from within: that counts as an error of the source.
+            raise session.interruption() from exc
 
     def _cancelled(self) -> bool:
-        """Whether nothing more is to be read. A scope tells it only where something waits."""
-        return self._cut_short() or self._reading.cancel_called
+        """Return whether to read no more. A cancelled scope raises only where code waits."""
+        return self._is_stopped() or self._reading.cancel_called
 
-    def _cut_short(self) -> bool:
+    def _is_stopped(self) -> bool:
         return self._scope.cancel_called
 
-    async def _enter(self, session: ClientSession, place: _Place) -> None:
-        if self._cut_short():
-            # Its outcome comes when the feeding ends.
+    async def _enter(self, session: ClientSession, entry: _Entry) -> None:
+        if self._is_stopped():
+            # `_feed` gives its outcome when it ends.
             return
         try:
-            place.handle = await session.enter(
-                place.item, lambda: self._heard(place), self._options
+            entry.handle = await session.enter(
+                entry.item, lambda: self._heard(entry), self._options
             )
         except ClientClosed as exc:
-            # Nor will any other job be taken: the rest of the source stays unread.
+            # No other job will be taken: the rest of the source stays unread.
             self._failure = self._failure or exc
-            self._refuse(place, exc)
+            self._refuse(entry, exc)
             self._reading.cancel()
         except PerfectError as exc:
-            self._refuse(place, exc)
+            self._refuse(entry, exc)
         else:
-            place.units = 0.0 if place.handle.leader is not None else place.job.units
-            self._heard(place)
-            if self._cut_short():
-                # Stopped while its picture was looked at.
-                session.withdraw(place.handle)
+            entry.units = 0.0 if entry.handle.leader is not None else entry.job.units
+            self._heard(entry)
+            if self._is_stopped():
+                # Stopped while its picture was inspected.
+                session.driver.withdraw(entry.handle)
 
 
 def _must_be_iterable(jobs: object) -> None:
@@ -389,7 +398,7 @@ def _must_be_iterable(jobs: object) -> None:
 
 
 async def each(jobs: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
-    """`jobs` of either kind as an async generator; an async generator inside is closed with it."""
+    """Iterate over `jobs` of either kind; an async generator is closed at the end."""
     if isinstance(jobs, AsyncIterable):
         iterator = aiter(jobs)
         try:

@@ -1,43 +1,71 @@
-"""The object you open: one key, one host, any number of callers."""
+"""The client that users open: one key, one host, any number of callers."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
+from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
 
 from perfect_async._api import account
-from perfect_async._api.tasks import FEATURES
-from perfect_async._api.urls import normalised_base, redacted
+from perfect_async._api.tasks import FEATURES, Request, Response
+from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
-from perfect_async._client.batch import Batch
-from perfect_async._client.lookups import estimate, paginate
-from perfect_async._client.notifications import WebhookReceiver, secrets_of
+from perfect_async._client.batch import Batch, each
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
-from perfect_async._client.threaded_batch import ThreadedBatch
 from perfect_async._journal.journal import open_journal
-from perfect_async._runtime.apart import ThreadExecutor
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
 from perfect_async._runtime.failures import warn_of
 from perfect_async._runtime.handle import JobHandle
 from perfect_async._runtime.keys import KEY_VARIABLE, driver_for, flaw
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._transport.transport import HttpTransport, VendorTransport
-from perfect_async.errors import ClientClosed, ConfigurationError, quoted
-from perfect_async.models import Avatar, Job, Limits, Polling, Timeouts, Units
+from perfect_async.errors import (
+    BadAnswer,
+    ClientClosed,
+    ConfigurationError,
+    RequestRefused,
+    ServiceUnavailable,
+    quoted,
+    redacted,
+)
+from perfect_async.models import (
+    Avatar,
+    Job,
+    Limits,
+    Polling,
+    Timeouts,
+    Units,
+    must_be_job,
+)
 from perfect_async.reports import Estimate, Statistics, Template
 from perfect_async.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from perfect_async._client.notifications import WebhookReceiver
+    from perfect_async.webhooks import Secrets
+
+T = TypeVar("T")
 
 BASE_URL: Final = "https://yce-api-01.makeupar.com"
 URL_VARIABLE: Final = "YOUCAM_BASE_URL"
 SECRET_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"  # noqa: S105 - its name
+
+_MAX_PAGES: Final = 500
+"""Pages of twenty entries; a list that is longer goes round in circles."""
 
 
 class Client:
@@ -47,28 +75,29 @@ class Client:
     YOUCAM_BASE_URL, else the documented one. `limits`, `polling`, `timeouts`: see there.
     `transport`: an `httpx.AsyncBaseTransport` that carries all traffic, uploads and downloads too
     (for a proxy or a private CA: `httpx.AsyncHTTPTransport(...)`); it is closed with the client.
-    `drain`: seconds for which closing goes on polling what runs. `engine_retries`: how often a
-    failure of the engine that may pass is tried again as a new task (the vendor returns the units
-    of the failed one). `max_units`: the most that all jobs together may be charged; what would cost
-    more fails with `CeilingReached`, unsent.
+    `drain`: seconds for which a closing client goes on polling running tasks. `engine_retries`: how
+    often a failure of the engine that may pass is tried again as a new task (the vendor returns the
+    units of the failed one). `max_units`: the most units that all jobs together may be charged; a
+    job that would exceed it fails with `CeilingReached` and is not sent.
 
-    `journal`: the path of a file (made where it is missing, one client at a time) that makes money
-    safe: every creation is on the disk before it is sent, a job that was finished within a day is
-    fetched again rather than bought again (`reuse`: True for all kinds of jobs, False for none,
-    None for all but avatars), a creation whose answer never came is settled from the unit history,
-    and after a crash `resume()` goes on where the last process was. It holds paths, URLs that are
-    not signed, ids and times; no pictures, no key, no signed URLs. Opening raises `JournalError`
-    for a file that cannot be used.
+    `journal`: the path of a file that saves money after a crash. It is made if it is missing; one
+    client uses it at a time. Every creation is on the disk before it is sent. A job that finished
+    within a day is fetched again instead of bought again (`reuse`: True for all kinds of jobs,
+    False for none, None for all but avatars). A creation whose answer never came is settled from
+    the unit history. After a crash `resume()` goes on where the last process was. The file holds
+    paths, URLs that are not signed, ids and times; no pictures, no key, no signed URLs. Opening
+    raises `JournalError` for a file that cannot be used.
 
     `webhook_secret`: the secret of the webhook in the vendor's console (several while one is
     replaced), else YOUCAM_WEBHOOK_SECRET. Tasks then end as soon as the vendor says so, by `both`
     polls and notifications unless `Polling.completion` says otherwise.
 
-    `isolated`: keep tasks alive in a thread of its own, for programs that block the event loop now
-    and then: a loop that is blocked for longer than `Polling.lease` loses what is running, unless
-    it is another one. All calls are the same, and any event loop of the process may make them;
-    `jobs` of a batch are read in the loop that entered it, which is to leave it in the same task. A
-    `transport` is used in that thread only. Isolated clients of one process share the thread.
+    `isolated`: keep tasks alive in a thread with an event loop of its own, for programs that block
+    their event loop now and then: a loop that is blocked for longer than `Polling.lease` loses the
+    tasks that it polls. All calls are the same, and any event loop of the process may make them;
+    the `jobs` of a batch are read in the loop that entered it, and the batch must be left in the
+    same task. A `transport` is used in that thread only. Isolated clients of one process share the
+    thread.
 
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
@@ -102,7 +131,7 @@ class Client:
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
         problem = flaw(key)
         self._key = "" if problem is not None or key is None else key
-        # Whatever shows the locals of this frame must not show the key.
+        # A traceback that shows the locals of this frame must not show the key.
         del api_key, key
         if problem is not None:
             raise ConfigurationError(problem)
@@ -113,7 +142,7 @@ class Client:
         if transport is not None:
             settings.kind("transport", transport, HttpTransport)
         self._timeouts = timeouts
-        self._given = transport
+        self._transport = transport
         self._drain = settings.number("drain", drain)
         if type(engine_retries) is not int or engine_retries < 0:
             raise ConfigurationError(
@@ -123,11 +152,13 @@ class Client:
         self._journal = journal
         self._reuse = reuse
         given = webhook_secret or os.environ.get(SECRET_VARIABLE) or None
-        self._secrets = secrets_of(given)
+        self._secrets = None if given is None else _read_secrets(given)
         del webhook_secret, given
-        self._home: Executor = ThreadExecutor() if isolated else LoopExecutor()
-        self._batch = ThreadedBatch if isolated else Batch
-        # Settings that cannot work are refused here, not when the first picture waits.
+        self._executor: Executor = LoopExecutor()
+        self._batch = Batch
+        if isolated:
+            self._executor, self._batch = _isolated()
+        # Settings that cannot work are refused here, not when the first job waits.
         self._scheduler = Scheduler(limits, polling, engine_retries=engine_retries)
         if polling.completion in {"webhook", "both"} and self._secrets is None:
             raise ConfigurationError(
@@ -159,7 +190,7 @@ class Client:
         await self.close()
 
     async def open(self) -> Self:
-        """Start keeping tasks alive; the same as entering `async with`. Gives the client itself."""
+        """Start to keep tasks alive, as entering `async with` does; returns the client itself."""
         running_loop()
         if self._session is not None and self._session.closed:
             raise ConfigurationError("This client was closed; make a new one.")
@@ -167,12 +198,12 @@ class Client:
             raise ConfigurationError("This client is open already.")
         self._opening = True
         try:
-            await self._home.open()
+            await self._executor.open()
             try:
-                await self._home.call(self._open)
+                await self._executor.call(self._open)
             except BaseException:
                 await _shielded(self.close)
-                await _shielded(self._home.close)
+                await _shielded(self._executor.close)
                 raise
         finally:
             self._opening = False
@@ -180,48 +211,48 @@ class Client:
 
     async def _open(self) -> None:
         transport = VendorTransport(
-            self._base_url, self._key, timeouts=self._timeouts, transport=self._given
+            self._base_url, self._key, timeouts=self._timeouts, transport=self._transport
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_shielded, transport.aclose)
-            records = await open_journal(self._journal)
-            undo.push_async_callback(_shielded, records.aclose)
+            journal = await open_journal(self._journal)
+            undo.push_async_callback(_shielded, journal.writer.aclose)
             driver = driver_for(
-                self._key, self._base_url, self._scheduler, self._given, records.past()
+                self._key, self._base_url, self._scheduler, self._transport, journal.writer.past
             )
-            channel = await driver.join(transport, self._timeouts, records)
+            channel = await driver.join(transport, self._timeouts, journal)
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
-        self._session = ClientSession(self._home, driver, channel, max_units=most, reuse=reuse)
+        self._session = ClientSession(self._executor, driver, channel, max_units=most, reuse=reuse)
         self._session.begin()
 
     async def close(self) -> None:
-        """Create nothing more, keep what runs for up to `drain` seconds, and let go.
+        """Stop new work and keep running tasks alive for up to `drain` seconds.
 
-        The same on the way out of `async with`, whatever ended the block. Tasks that still run then
-        are named in a warning of the logger `perfect_async`, with the units lost with them. Closing
+        Leaving `async with` does the same, whatever ended the block. A warning of the logger
+        `perfect_async` names the tasks that still run after that, with the units at stake. Closing
         again does nothing. Raises `ConfigurationError` in another loop or process.
         """
         session = self._session
         if session is None or session.closed or self._closing:
             return
-        self._home.check()
+        self._executor.check()
         self._closing = True
-        # Shielded for the same reason as what it does there.
+        # Shielded for the same reason as in `_close`.
         with anyio.CancelScope(shield=True):
             try:
-                await self._home.call(partial(self._close, session))
+                await self._executor.call(partial(self._close, session))
             except ClientClosed:
-                # Its thread has ended already.
+                # The thread of an isolated client has ended already.
                 session.closed = True
             finally:
-                await self._home.close()
+                await self._executor.close()
 
     async def _close(self, session: ClientSession) -> None:
         session.close()
         driver, channel = session.driver, session.channel
-        channel.records.closing = True
-        # Shielded, since the units of what runs are spent; bounded, since somebody waits.
+        channel.journal.closing = True
+        # Shielded, since running tasks are paid for; bounded, since the caller waits.
         with anyio.CancelScope(shield=True):
             driver.closing(channel)
             try:
@@ -230,22 +261,22 @@ class Client:
                     await session.drain()
             finally:
                 session.left = True
-                # Also where asyncio itself cancels us, which goes through every shield.
+                # Also where asyncio itself cancels this task, which no shield stops.
                 warn_of(driver.left(channel), self._drain)
                 try:
                     await driver.leave(channel)
                 finally:
-                    await channel.records.aclose()
+                    await channel.journal.writer.aclose()
 
     # The main job.
 
     async def run(self, job: Job, timeout: float | None = None) -> Result:
         """Run one job and wait for its pictures.
 
-        `timeout` in seconds bounds the waiting, not the task: `WaitTimeout` carries the `task_id`
-        of a task that goes on; a job that was not sent by then is not sent any more. The same holds
-        for a caller that is cancelled. Costs `job.units`; raises what `Failed.error` may be (see
-        `perfect_async.errors`).
+        `timeout` in seconds bounds the wait, not the task: a task that was created goes on, and
+        `WaitTimeout` carries its `task_id`; a job that was not sent by then is not sent any more.
+        The same holds for a caller that is cancelled. Costs `job.units`; raises any error of
+        `Failed.error` (see `perfect_async.errors`).
         """
         session = self._ready()
         return await self._wait(session, lambda: session.enter(job, lambda: None), timeout)
@@ -255,10 +286,10 @@ class Client:
     ) -> Result:
         """Wait for a task that exists: of this client, of another process, of a former one.
 
-        `feature` is `Smile` or `Avatar`, `task_id` as in `WaitTimeout` or `Failed`. A task that
-        runs is kept alive from now on, for up to `Polling.give_up_after`; one that is finished is
-        fetched for one request. Nothing is created and nothing charged. Raises as `run` does;
-        `TaskExpired` where the vendor does not know the task (any longer).
+        `feature` is `Smile` or `Avatar`, `task_id` as in `WaitTimeout` or `Failed`. A running task
+        is kept alive from now on, for up to `Polling.give_up_after`; a finished one is fetched for
+        one request. Nothing is created or charged. Raises as `run` does; `TaskExpired` if the
+        vendor does not know the task (any longer).
         """
         session = self._ready()
         if getattr(feature, "feature", None) not in FEATURES:
@@ -276,9 +307,9 @@ class Client:
     ) -> Result:
         if timeout is not None:
             settings.number("timeout", timeout)
-        handle = await self._home.call(partial(session.wait, enter, timeout))
-        # Only now: before, whoever waits may be cancelled, and has not heard of it.
-        self._home.soon(handle.record.told)
+        handle = await self._executor.call(partial(session.wait, enter, timeout))
+        # Not earlier: a caller that is cancelled before has not got the result.
+        self._executor.soon(handle.entry.reported)
         return session.result(handle)
 
     def batch(
@@ -290,18 +321,19 @@ class Client:
         save_to: str | os.PathLike[str] | None = None,
         delete: bool = False,
     ) -> Batch:
-        """Many jobs: an async context manager, then an async iterator of `Outcome`.
+        """Run many jobs: an async context manager, then an async iterator of `Outcome`.
 
-        `jobs` is read lazily, a few dozen ahead of what is created; it must not block the event
-        loop. Outcomes come as they end, or in the order of `jobs` with `ordered`. A consumer that
-        is slow stops the creating, not the polling; leaving the block early creates nothing more.
-        What `jobs` itself raises comes after the outcomes of the jobs before.
+        `jobs` is read lazily, a few dozen ahead of the creations; it must not block the event loop.
+        Outcomes come as the jobs end, or in the order of `jobs` with `ordered`. A slow consumer
+        stops the creating, not the polling; leaving the block early stops new work. An error of
+        `jobs` itself is raised after the outcomes of the jobs before it.
 
-        `max_units`: the most that the jobs may be charged; what would cost more fails with
-        `CeilingReached`, unsent. `save_to`: a folder in which each result is saved as part of its
-        job (names as in `Result.save`): a job is done when its files are on the disk, and
-        `Done.files` names them; `Failed` with `NotSaved` says why they are not. `delete`: then the
-        vendor's copies, the face and its result, are deleted, once no other job uses the same file.
+        `max_units`: the most units that the jobs may be charged; a job that would exceed it fails
+        with `CeilingReached` and is not sent. `save_to`: a folder in which each result is saved as
+        part of its job (names as in `Result.save`): a job is done when its files are on the disk,
+        and `Done.files` names them; `Failed` with `NotSaved` says why they are not. `delete`: the
+        vendor's copies of the picture and its result are deleted after that, once no other job uses
+        the same file.
         """
         options = JobOptions(settings.folder(save_to), delete)
         if delete and save_to is None:
@@ -310,23 +342,24 @@ class Client:
         return self._batch(self._ready, jobs, ordered=ordered, options=options, max_units=most)
 
     def resume(self) -> Batch:
-        """What the former process on this journal left, as a batch: empty on a new journal.
+        """Go on with the jobs that the former process on this journal left, as a batch.
 
-        Tasks that were in flight are asked for at once and kept alive (`TaskExpired` where their
-        lease had ended); finished ones that nobody was told of are fetched; a creation without an
-        answer is settled from the unit history, or `SubmissionInDoubt`; what had not been created
-        is created, or `SourceLost` where its picture is not known any longer. What was to be saved
-        is saved where it was to be. Raises `ConfigurationError` without a journal.
+        It is empty on a new journal. Running tasks are polled at once and kept alive (`TaskExpired`
+        if their lease had ended). Finished ones whose outcome nobody took are fetched. A creation
+        without an answer is settled from the unit history, or fails with `SubmissionInDoubt`. Jobs
+        that were not created are created, or fail with `SourceLost` if their picture is not known
+        any longer. Results are saved where the former process was to save them. Raises
+        `ConfigurationError` without a journal.
         """
         if self._journal is None:
             raise ConfigurationError("resume needs a journal: Client(journal=...).")
-        return self._batch(self._ready, self._home.ask(self._ready().recovery.all))
+        return self._batch(self._ready, self._executor.ask(self._ready().recovery.all))
 
     # The other calls.
 
     async def templates(self, feature: type[Job] = Avatar) -> AsyncIterator[Template]:
-        """The styles that `feature` offers; one request for 20 of them (contract: Other calls)."""
-        found = paginate(
+        """Yield the styles that `feature` offers; one request for 20 (contract: Other calls)."""
+        found = _paginate(
             self._ready().ask,
             partial(account.templates, feature.feature),
             account.read_templates,
@@ -336,16 +369,34 @@ class Client:
                 yield template
 
     async def units(self) -> Units:
-        """The balance of units; one request. A balance of None is unknown, not zero."""
+        """Ask for the balance of units; one request. A balance of None is unknown, not zero."""
         return account.read_units(await self._ready().ask(account.units()))
 
     async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
-        """What `jobs` would cost, by the vendor's price list where it names the feature.
+        """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
 
-        Reads all of `jobs`, sends none of them; one request for 20 lines of the price list. Raises
-        `JobRefused` for what is no job.
+        Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
+        Raises `JobRefused` for an item that is no job.
         """
-        return await estimate(self._ready().ask, jobs)
+        prices: dict[str, account.Price] = {}
+        # Without the price list the documented prices are used.
+        with suppress(BadAnswer, RequestRefused, ServiceUnavailable):
+            async for listed in _paginate(
+                self._ready().ask, account.feature_costs, account.read_feature_costs
+            ):
+                prices[listed.feature] = listed
+        costs: dict[str, float] = {}
+        count, documented = 0, False
+        async for job in each(jobs):
+            must_be_job(job)
+            price = prices.get(job.feature)
+            if price is None or price.unit != "result_image":
+                documented, units = True, float(job.units)
+            else:
+                units = price.amount * -(-job.outputs // price.per)
+            costs[job.feature] = costs.get(job.feature, 0.0) + units
+            count += 1
+        return Estimate(count, sum(costs.values()), costs, documented)
 
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor, with its pictures and its input files; one request.
@@ -354,17 +405,17 @@ class Client:
         units are not returned (contract: Other calls). Raises `RequestRefused` for a task that is
         not finished, `ConfigurationError` for what is no task id.
         """
-        await self._home.call(partial(self._ready().forget, settings.task_id(task_id)))
+        await self._executor.call(partial(self._ready().delete, settings.task_id(task_id)))
 
     @property
     def webhooks(self) -> WebhookReceiver:
-        """Where the vendor's notifications go: `await client.webhooks.deliver(body, headers)`.
+        """Takes the vendor's notifications: `await client.webhooks.deliver(body, headers)`.
 
         `perfect_async.webhooks.WebhookApp(client.webhooks)` is an endpoint for any ASGI framework.
         Raises `ConfigurationError` without a `webhook_secret`, and where the client is not open.
         """
         if self._webhooks is not None:
-            # Also while it closes: what runs is still waited for.
+            # Also while the client closes: running tasks are still awaited.
             return self._webhooks
         session = self._ready()
         if self._secrets is None:
@@ -372,14 +423,17 @@ class Client:
                 "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
                 f"or {SECRET_VARIABLE}."
             )
+        from perfect_async._client.notifications import WebhookReceiver  # noqa: PLC0415 - as below
+
         self._webhooks = WebhookReceiver(session, self._secrets)
         return self._webhooks
 
     def statistics(self) -> Statistics:
-        """How the key's scheduler is: jobs by state, the window, units; see `Statistics`."""
+        """Return the state of the key's scheduler: jobs, window, units; see `Statistics`."""
         if self._session is None:
             return self._scheduler.statistics()
-        return self._home.ask(self._session.statistics)
+        driver = self._session.driver
+        return self._executor.ask(lambda: driver.watch.noted(driver.scheduler.statistics()))
 
     def _ready(self) -> ClientSession:
         if self._session is None:
@@ -390,6 +444,39 @@ class Client:
         return self._session
 
 
+# Most programs use neither webhooks nor threads: what these need is loaded when it is used.
+
+
+def _read_secrets(secret: str | Iterable[str]) -> Secrets:
+    from perfect_async.webhooks import Secrets  # noqa: PLC0415 - see above
+
+    return Secrets(secret)
+
+
+def _isolated() -> tuple[Executor, type[Batch]]:
+    from perfect_async._client.threaded_batch import ThreadedBatch  # noqa: PLC0415 - see above
+    from perfect_async._runtime.apart import ThreadExecutor  # noqa: PLC0415 - see above
+
+    return ThreadExecutor(), ThreadedBatch
+
+
 async def _shielded(undo: Callable[[], Awaitable[None]]) -> None:
     with anyio.CancelScope(shield=True):
         await undo()
+
+
+async def _paginate(
+    ask: Callable[[Request], Awaitable[Response]],
+    call: Callable[[str | None], Request],
+    read: Callable[[Response], tuple[tuple[T, ...], str | None]],
+) -> AsyncGenerator[T]:
+    """Yield the entries of every page, one request each; `BadAnswer` for a list without an end."""
+    token: str | None = None
+    for _ in range(_MAX_PAGES):
+        page, following = read(await ask(call(token)))
+        for entry in page:
+            yield entry
+        if following is None or following == token:
+            return
+        token = following
+    raise BadAnswer(f"a list of the vendor's goes on after {_MAX_PAGES} pages.")

@@ -1,8 +1,8 @@
-"""What a former process left in the journal, and how it goes on: adopted, settled, or created.
+"""Resumes the jobs that a former process left in the journal.
 
-Nobody knows how much of a lease is left, so a task that may run is asked for at once; a creation
-without an answer is settled from the unit history; what was not created yet is created, if its
-picture can still be had.
+How much of a lease is left is unknown, so a task that may run is polled at once. A creation without
+an answer is settled from the unit history. A job that was not created yet is created, if its
+picture is still there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 
 from perfect_async._files.images import inspect
+from perfect_async._journal.journal import unrecorded
 from perfect_async._journal.model import JobSnapshot, Phase
 from perfect_async._log import LOG
 from perfect_async._runtime.handle import Channel, JobHandle
@@ -28,159 +29,159 @@ _RANK: Final = {
     Phase.ENDED: 3,
     Phase.ENTERED: 4,
 }
-"""What comes first: leases run."""
+"""The order of resuming: running leases first."""
 
 Heard = Callable[[], None]
 
 
 @attrs.frozen
 class RecoveredJob:
-    """One job of a former process, by its number in the journal."""
+    """One job of a former process, with its number in the journal."""
 
     number: int
     job: Job
 
 
 class Recovery:
-    """The jobs of a former process that nobody has taken up, for the client on `channel`."""
+    """Resumes jobs of a former process for the client on `channel`."""
 
     def __init__(self, registry: JobRegistry, channel: Channel, purses: tuple[int, ...]) -> None:
         self._purses = purses
         self._registry = registry
         self._channel = channel
-        self._records = channel.records
-        self._taken_up: dict[int, tuple[JobHandle, JobSpec]] = {}
+        self._journal = channel.journal
+        self._resumed_jobs: dict[int, tuple[JobHandle, JobSpec]] = {}
 
     def all(self) -> list[RecoveredJob]:
-        """Those whose outcome nobody has heard, the most urgent first."""
-        left = [known for known in self._records.recovery.values() if not known.told]
-        left.sort(key=lambda known: (_RANK[known.phase], known.job))
+        """Return the jobs whose outcome was not reported yet, the most urgent first."""
+        left = [
+            snapshot for snapshot in self._journal.recoverable.values() if not snapshot.reported
+        ]
+        left.sort(key=lambda snapshot: (_RANK[snapshot.phase], snapshot.job))
         return [recovered for recovered in map(self._recovered, left) if recovered is not None]
 
     @staticmethod
-    def _recovered(known: JobSnapshot) -> RecoveredJob | None:
+    def _recovered(snapshot: JobSnapshot) -> RecoveredJob | None:
         try:
-            return RecoveredJob(known.job, JobSpec.job_of(known.order, known.file_id))
+            return RecoveredJob(snapshot.job, JobSpec.job_of(snapshot.stored, snapshot.file_id))
         except JobRefused as exc:
-            # Others may have a lease that runs.
+            # Go on: other jobs may have a running lease.
             LOG.warning("A job of the journal is left there as it is: %s", exc.message)
             return None
 
     def copies(self) -> list[tuple[JobSnapshot, FileId | None]]:
-        """Those that were told, and whose copies at the vendor are still to be deleted.
+        """Take the reported jobs whose copies at the vendor are still to be deleted.
 
-        Each with the file that went in.
+        Each comes with its input file.
         """
-        told = [known for known in self._records.recovery.values() if known.told]
-        taken = [known for known in map(self._records.take, [k.job for k in told]) if known]
-        return [(known, _file(known)) for known in taken]
+        reported = [each for each in self._journal.recoverable.values() if each.reported]
+        for snapshot in reported:
+            self._journal.take(snapshot.job)
+        return [(snapshot, _file(snapshot)) for snapshot in reported]
 
     def uses(self, file: FileId) -> bool:
-        """Whether a job that nobody has taken up needs this file at the vendor."""
-        return any(_file(known) == file for known in self._records.recovery.values())
+        """Whether a job that was not resumed yet needs this file at the vendor."""
+        return any(_file(snapshot) == file for snapshot in self._journal.recoverable.values())
 
-    # Taking up.
+    # Resuming.
 
     async def resume(self, recovered: RecoveredJob, heard: Heard) -> JobHandle:
-        """The job goes on: beside whoever has taken it up already, if somebody has.
-
-        Raises `JobRefused`.
-        """
-        known = self._records.take(recovered.number)
-        if known is None:
-            return self._beside(recovered, heard)
-        spec = self._spec(known)
-        if (handle := self._taken(known, spec, heard)) is not None:
+        """Resume the job, or follow it where it was resumed already. Raises `JobRefused`."""
+        snapshot = self._journal.take(recovered.number)
+        if snapshot is None:
+            return self._follow(recovered, heard)
+        spec = self._spec(snapshot)
+        if (handle := self._resumed(snapshot, spec, heard)) is not None:
             return handle
         try:
-            spec = await self._looked_at(known, spec)
-        except JobRefused as exc:
-            record = self._records.resume(known)
-            record.ended(exc)
-            record.told()
+            spec = await self._with_picture(snapshot, spec)
+        except JobRefused:
+            entry = self._journal.resume(snapshot)
+            entry.ended("failed")
+            entry.reported()
             raise
-        return self._enter(known, spec, heard)
+        return self._enter(snapshot, spec, heard)
 
-    def _beside(self, recovered: RecoveredJob, heard: Heard) -> JobHandle:
-        """A ticket beside the one that goes on with the job, or has."""
-        taken = self._taken_up.get(recovered.number)
-        if taken is None:
+    def _follow(self, recovered: RecoveredJob, heard: Heard) -> JobHandle:
+        """Return a handle that follows the job, which was resumed already."""
+        resumed = self._resumed_jobs.get(recovered.number)
+        if resumed is None:
             raise JobRefused("this job of the former process was ended by somebody else.")
-        leader, spec = taken
+        leader, spec = resumed
         if leader.ending is None:
             return self._registry.follow(leader, spec, heard)
-        handle = JobHandle(0, spec, self._channel, self._records.nothing(), heard)
+        handle = JobHandle(0, spec, self._channel, unrecorded(), heard)
         handle.source, handle.task_id = leader.source, leader.task_id
         handle.end(leader.ending, 0.0, leader.ended_at or 0.0)
         return handle
 
-    def _enter(self, known: JobSnapshot, spec: JobSpec, heard: Heard) -> JobHandle:
-        handle = self._registry.enter(self._channel, spec, self._records.resume(known), heard)
-        return self._remember(known, handle)
+    def _enter(self, snapshot: JobSnapshot, spec: JobSpec, heard: Heard) -> JobHandle:
+        handle = self._registry.enter(self._channel, spec, self._journal.resume(snapshot), heard)
+        return self._remember(snapshot, handle)
 
-    def _remember(self, known: JobSnapshot, handle: JobHandle) -> JobHandle:
-        # As it was asked for then: whoever resumes it beside wants it where it was to go.
-        self._taken_up[known.job] = handle, self._spec(known)
+    def _remember(self, snapshot: JobSnapshot, handle: JobHandle) -> JobHandle:
+        # With the options of then: whoever resumes it too wants its results in that folder.
+        self._resumed_jobs[snapshot.job] = handle, self._spec(snapshot)
         return handle
 
     def equal(self, spec: JobSpec, heard: Heard) -> JobHandle | None:
-        """The former process was at the same job: it goes on, with the picture of `spec`."""
-        known = self._records.equal(spec.identity)
-        if known is None:
+        """Resume the equal job of the former process, if any, with the picture of `spec`."""
+        snapshot = self._journal.take_equal(spec.identity)
+        if snapshot is None:
             return None
-        # Its results are called as they would have been, and go where they are wanted now.
-        handle = self._taken(known, attrs.evolve(spec, stem=known.order.stem), heard)
+        # Its results keep their names, and are saved where `spec` wants them.
+        handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem), heard)
         if handle is not None:
             return handle
-        return self._enter(known, spec, heard)
+        return self._enter(snapshot, spec, heard)
 
     def of_task(self, task_id: str, heard: Heard) -> JobHandle | None:
-        """The job of a former process whose task this is, taken up."""
-        known = self._records.of_task(task_id)
-        return None if known is None else self._taken(known, self._spec(known), heard)
+        """Resume the job of the former process with this task, if there is one."""
+        snapshot = self._journal.take_task(task_id)
+        return None if snapshot is None else self._resumed(snapshot, self._spec(snapshot), heard)
 
-    def _taken(self, known: JobSnapshot, spec: JobSpec, heard: Heard) -> JobHandle | None:
-        """A ticket for what was created or may have been; None for what is to be created."""
-        record, channel = self._records.resume(known), self._channel
-        if known.phase is Phase.CREATING or known.how == "doubt":
-            handle = self._registry.doubt(channel, spec, record, known.since, heard)
-            return self._remember(known, handle)
-        if known.saved and known.task_id is not None:
-            # Done, also where the vendor has nothing of it any longer.
-            task = known.task_id, known.order.outputs
-            return self._registry.ended(channel, spec, record, task, heard)
-        if known.task_id is not None:
-            age = self._records.now() - known.since
-            handle = self._registry.adopt(channel, spec, record, (known.task_id, age), heard)
-            return self._remember(known, handle)
-        if known.how == "failed":
+    def _resumed(self, snapshot: JobSnapshot, spec: JobSpec, heard: Heard) -> JobHandle | None:
+        """Return a handle for a job that was or may have been created; None for any other."""
+        entry, channel = self._journal.resume(snapshot), self._channel
+        if snapshot.phase is Phase.CREATING or snapshot.end == "doubt":
+            handle = self._registry.doubt(channel, spec, entry, snapshot.since, heard)
+            return self._remember(snapshot, handle)
+        if snapshot.saved and snapshot.task_id is not None:
+            # Done, even where the vendor no longer has its result.
+            task = snapshot.task_id, snapshot.stored.outputs
+            return self._registry.ended(channel, spec, entry, task, heard)
+        if snapshot.task_id is not None:
+            age = self._journal.now() - snapshot.since
+            handle = self._registry.adopt(channel, spec, entry, (snapshot.task_id, age), heard)
+            return self._remember(snapshot, handle)
+        if snapshot.end == "failed":
             refused = RequestRefused("The job failed, uncharged, before the former process ended.")
-            handle = self._registry.forgo(channel, spec, record, refused, heard)
-            return self._remember(known, handle)
+            handle = self._registry.forgo(channel, spec, entry, refused, heard)
+            return self._remember(snapshot, handle)
         return None
 
-    def _spec(self, known: JobSnapshot) -> JobSpec:
-        return JobSpec.recalled(known.order, known.file_id, self._purses)
+    def _spec(self, snapshot: JobSnapshot) -> JobSpec:
+        return JobSpec.recalled(snapshot.stored, snapshot.file_id, self._purses)
 
     @staticmethod
-    async def _looked_at(known: JobSnapshot, spec: JobSpec) -> JobSpec:
-        """The errand with its picture, if it has to be uploaded and is still the same."""
-        order, job = known.order, spec.job
+    async def _with_picture(snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:
+        """Return `spec` with its picture, if that has to be uploaded and is unchanged."""
+        stored, job = snapshot.stored, spec.job
         if spec.source is not None:
             return spec
-        if job is None or order.kind != "path":
-            what = "as bytes" if order.kind == "bytes" else "by a signed URL"
+        if job is None or stored.kind != "path":
+            what = "as bytes" if stored.kind == "bytes" else "by a signed URL"
             raise SourceLost(
                 f"The picture was given {what}, which no journal keeps, and was not uploaded "
                 "before the former process ended."
             )
         picture = await inspect(job.source, type(job))
-        if picture is None or picture.digest != order.digest:
-            raise SourceLost(f"{quoted(order.place)} is another picture than it was.")
+        if picture is None or picture.digest != stored.digest:
+            raise SourceLost(f"{quoted(stored.place)} is another picture than it was.")
         return attrs.evolve(spec, picture=picture)
 
 
-def _file(known: JobSnapshot) -> FileId | None:
-    """What went into the task of `known`, if it is a file at the vendor."""
-    file_id = known.order.place if known.order.kind == "file" else known.file_id
+def _file(snapshot: JobSnapshot) -> FileId | None:
+    """Return the input file of the job at the vendor, if there is one."""
+    file_id = snapshot.stored.place if snapshot.stored.kind == "file" else snapshot.file_id
     return None if file_id is None else FileId(file_id)

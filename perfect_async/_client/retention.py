@@ -1,8 +1,8 @@
-"""Pictures that are saved as part of their jobs, and the vendor's copies that are deleted then.
+"""Saving pictures as part of their jobs, and deleting the vendor's copies afterwards.
 
-A job that is to be saved counts as done when its files are on the disk. Only then, and only when no
-other job uses the same file at the vendor, are the vendor's copies deleted: deleting a task deletes
-its input files as well (contract: Other calls).
+A job of a batch with `save_to` counts as done when its files are on the disk. The vendor's copies
+are deleted only then, and only when no other job uses the same file at the vendor: deleting a task
+deletes its input files as well (contract: Other calls).
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import attrs
 
 from perfect_async._api.responses import same_code
 from perfect_async._client.results import Done, Failed, Outcome
-from perfect_async._files import names as names_module
+from perfect_async._files import names
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.handle import JobHandle
 from perfect_async.errors import NotSaved, PerfectError, RequestRefused
 from perfect_async.models import FileId
 
-_MOST_SAVES: Final = 8
-"""Results downloaded at once; what they wait for, keeps its URL for two hours."""
+_MAX_SAVES: Final = 8
+"""Results downloaded at once; the URLs of those that wait last for two hours."""
 _PAUSES: Final = (0.0, 1.0, 5.0, 20.0)
 """Seconds before each try of a deletion."""
 _GONE: Final = ("OperationNotSupport", "InvalidTaskId")
-"""What the vendor says to the deletion of a task that is deleted already."""
+"""The vendor's error codes for the deletion of a task that is deleted already."""
 
 
 @attrs.frozen
 class Copy:
-    """The vendor's copy of one finished task, that is to be deleted; `file` went into it."""
+    """The vendor's copy of one finished task, to be deleted; `file` is its input."""
 
     task_id: str
-    record: JobEntry
+    entry: JobEntry
     file: FileId | None = None
 
 
 class Retention:
-    """Saves and deletes for one client.
+    """Saves results and deletes the vendor's copies for one client.
 
-    `delete` asks the vendor to forget a task; `used` tells whether a job on its way needs a task or
-    its file.
+    `delete` deletes a task at the vendor; `used` tells whether a job that has not ended needs a
+    task or its file.
     """
 
     def __init__(
@@ -58,99 +58,99 @@ class Retention:
     ) -> None:
         self._delete = delete
         self._used = used
-        self._saves = anyio.Semaphore(_MOST_SAVES)
+        self._saves = anyio.Semaphore(_MAX_SAVES)
         self._saving: set[JobHandle] = set()
-        # Files that a source of jobs may name again, and what waits until nobody needs its file.
-        self._held: Counter[FileId] = Counter()
-        self._waiting: list[Copy] = []
+        # Batches by file that their unread jobs may name again.
+        self._pinned: Counter[FileId] = Counter()
+        self._to_delete: list[Copy] = []
         self._fetching: Counter[str] = Counter()
-        self._going: set[str] = set()
-        self._erasing = 0
+        self._deleting: set[str] = set()
+        self._deletions = 0
         self._changed = anyio.Event()
 
-    # Who needs what.
+    # What is in use.
 
-    def hold(self, source: object) -> None:
-        """Whoever reads jobs may meet the file `source` again (anything but a `FileId` is none)."""
-        if isinstance(source, FileId):
-            self._held[source] += 1
+    def pin(self, file: FileId) -> None:
+        """Keep `file` at the vendor: unread jobs of a batch may name it."""
+        self._pinned[file] += 1
 
-    def let_go(self, sources: Iterable[object]) -> None:
-        """It will not."""
-        self._held.subtract([source for source in sources if isinstance(source, FileId)])
-        self._held += Counter()
+    def unpin(self, files: Iterable[FileId]) -> None:
+        """Undo one `pin` of each of `files`."""
+        self._pinned.subtract(files)
+        self._pinned += Counter()
 
     @contextmanager
     def fetching(self, task_id: str) -> Generator[bool]:
-        """Somebody asks for the task of a job that is over; False if it is being deleted."""
+        """Keep the task while it is asked for; gives False if it is being deleted."""
         self._fetching[task_id] += 1
         try:
-            yield task_id not in self._going
+            yield task_id not in self._deleting
         finally:
             self._fetching[task_id] -= 1
             self._fetching += Counter()
 
-    def delete(self, copies: Iterable[Copy]) -> None:
-        """They are to be deleted, once nobody needs them."""
-        self._waiting.extend(copies)
+    def delete_later(self, copies: Iterable[Copy]) -> None:
+        """Delete `copies` once no job needs them."""
+        self._to_delete.extend(copies)
 
     def begin(self, handle: JobHandle) -> None:
-        """`handle` has ended, and is to be kept."""
+        """Keep the task and file of `handle`, which has ended and is to be saved."""
         self._saving.add(handle)
 
     def end(self, handle: JobHandle, outcome: Outcome) -> None:
-        """It is kept, or could not be; what its terms want deleted waits for its turn."""
+        """Note that the saving has ended; if it succeeded, delete the copies where asked for."""
         self._saving.discard(handle)
-        self._pulse()
+        self._notify()
         if handle.spec.options.delete and isinstance(outcome, Done) and outcome.files:
             file = handle.source if isinstance(handle.source, FileId) else None
-            self.delete([Copy(outcome.task_id, handle.record, file)])
+            self.delete_later([Copy(outcome.task_id, handle.entry, file)])
 
     def free(self) -> list[Copy]:
-        """What can be deleted now, to be erased: nobody needs it or its file any more.
-
-        Each is given once.
-        """
-        free = [copy for copy in self._waiting if not self._busy(copy)]
-        self._waiting = [copy for copy in self._waiting if copy not in free]
-        self._erasing += bool(free)
+        """Take the copies that no job needs, for `delete_now`; each is returned once."""
+        free = [copy for copy in self._to_delete if not self._in_use(copy)]
+        self._to_delete = [copy for copy in self._to_delete if copy not in free]
+        self._deletions += bool(free)
         return free
 
-    def _busy(self, copy: Copy) -> bool:
+    def _in_use(self, copy: Copy) -> bool:
         task_id, file = copy.task_id, copy.file
         saving = any(handle.needs(task_id, file) for handle in self._saving)
-        held = file is not None and self._held[file] > 0
-        return saving or held or self._fetching[task_id] > 0 or self._used(task_id, file)
+        pinned = file is not None and self._pinned[file] > 0
+        return saving or pinned or self._fetching[task_id] > 0 or self._used(task_id, file)
 
-    async def change(self) -> None:
+    async def wait_for_change(self) -> None:
         """Wait until something is saved or deleted."""
         await self._changed.wait()
 
-    def _pulse(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
     @property
     def idle(self) -> bool:
         """Whether nothing is being saved or deleted."""
-        return not self._saving and not self._erasing
+        return not self._saving and not self._deletions
 
     # Saving and deleting.
 
     async def keep(self, handle: JobHandle, outcome: Outcome) -> Outcome:
-        """Save the pictures of `outcome`, which is that of `handle`, as its terms say.
+        """Save the pictures of `outcome`, which is that of `handle`, as its options say.
 
-        The outcome with its `files`, or `Failed` with `NotSaved` where they cannot be written.
+        Returns the outcome with its `files`, or `Failed` with `NotSaved` if they cannot be written.
         """
         folder = handle.spec.options.save_to
         if folder is None or not isinstance(outcome, Done):
             return outcome
         async with self._saves:
-            known = handle.record.known
-            if known is not None and known.saved and (found := await _found(outcome, handle)):
+            snapshot = handle.entry.snapshot
+            if (
+                snapshot is not None
+                and snapshot.saved
+                and (found := await _files_of(outcome, handle))
+            ):
                 return attrs.evolve(outcome, files=tuple(found))
             try:
-                # The separator says that a folder is meant, also where somebody has removed it.
+                # The separator says that this is a folder, even if it was removed meanwhile.
                 files = await outcome.result.save(os.path.join(folder, ""))  # noqa: PTH118
             except (PerfectError, OSError) as exc:
                 why = exc.message if isinstance(exc, PerfectError) else str(exc)
@@ -161,30 +161,30 @@ class Retention:
                 )
                 error.__cause__ = exc.with_traceback(None)
                 return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
-        handle.record.saved()
+        handle.entry.saved()
         return attrs.evolve(outcome, files=tuple(files))
 
-    async def erase(self, copies: Iterable[Copy]) -> None:
-        """Delete what is `free`, one after another, each tried several times."""
+    async def delete_now(self, copies: Iterable[Copy]) -> None:
+        """Delete what `free` returned, one after another, with several tries each."""
         try:
             for copy in copies:
-                await self._erase(copy)
+                await self._delete_unused(copy)
         finally:
-            self._erasing -= 1
-            self._pulse()
+            self._deletions -= 1
+            self._notify()
 
-    async def _erase(self, copy: Copy) -> None:
-        if self._busy(copy):
-            # Meanwhile somebody wants it again.
-            self.delete([copy])
+    async def _delete_unused(self, copy: Copy) -> None:
+        if self._in_use(copy):
+            # A job has come meanwhile that needs it.
+            self.delete_later([copy])
             return
-        self._going.add(copy.task_id)
+        self._deleting.add(copy.task_id)
         try:
-            await self._ask(copy)
+            await self._try_to_delete(copy)
         finally:
-            self._going.discard(copy.task_id)
+            self._deleting.discard(copy.task_id)
 
-    async def _ask(self, copy: Copy) -> None:
+    async def _try_to_delete(self, copy: Copy) -> None:
         why: PerfectError | None = None
         for pause in _PAUSES:
             await anyio.sleep(pause)
@@ -205,21 +205,21 @@ class Retention:
                 "" if why is None else type_name(why),
             )
             return
-        copy.record.deleted()
+        copy.entry.deleted()
 
 
-async def _found(outcome: Done, handle: JobHandle) -> list[Path]:
-    """The files of a job that a former process has saved; none where one of them is gone."""
+async def _files_of(outcome: Done, handle: JobHandle) -> list[Path]:
+    """Return the files of a job that a former process saved; none if one of them is gone."""
     spec, count = handle.spec, len(outcome.result.images)
-    folder, kinds = Path(spec.options.save_to or ""), sorted(set(names_module.SUFFIXES.values()))
+    folder, kinds = Path(spec.options.save_to or ""), sorted(set(names.SUFFIXES.values()))
 
-    def look() -> list[Path]:
+    def find() -> list[Path]:
         found: list[Path] = []
         for number in range(1, count + 1) if count > 1 else [None]:
-            names = (
-                names_module.in_folder(spec.stem, spec.identity, kind, number) for kind in kinds
+            paths = (
+                folder / names.in_folder(spec.stem, spec.identity, kind, number) for kind in kinds
             )
-            found += [folder / name for name in names if (folder / name).is_file()][:1]
+            found += [path for path in paths if path.is_file()][:1]
         return found if len(found) == count else []
 
-    return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+    return await anyio.to_thread.run_sync(find, abandon_on_cancel=True)

@@ -1,12 +1,12 @@
-"""Where an open client takes jobs and questions in, and looks after what came of them."""
+"""An open client: it takes jobs and requests, and turns their ends into outcomes and results."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import anyio
 import attrs
@@ -18,6 +18,7 @@ from perfect_async._client.recovery import RecoveredJob, Recovery
 from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._files.images import inspect
+from perfect_async._journal.journal import unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
 from perfect_async._runtime.executors import Executor
@@ -35,68 +36,63 @@ from perfect_async.errors import (
     WaitTimeout,
 )
 from perfect_async.models import FileId, Job, must_be_job
-from perfect_async.reports import Statistics
 
-T = TypeVar("T")
-
-_RESULT_LIVES: Final = timedelta(seconds=7200)
-"""How long a result URL lives (contract: The flow of one picture, 5)."""
-
-
-class Cut(Protocol):
-    """What reads jobs for a client, and must stop when it closes."""
-
-    def cut(self) -> None:
-        """Read no more."""
-        ...
+_URL_LIFETIME: Final = timedelta(seconds=7200)
+"""How long a result URL can be downloaded (contract: Download the result)."""
 
 
 class ClientSession:
-    """One open client's place at a driver; also the `Store` of its results.
+    """One open client on its `driver`.
 
-    It belongs to its home, where all of it is to be called but `ready`, `ask` and `result`.
-    `closed`: takes nothing more in; `left`: nor does it save what came of it. `max_units` and
-    `reuse` as in `Client`.
+    Call its methods in the loop of its `executor`; only `ready`, `ask` and `result` may be called
+    elsewhere. `closed`: it takes no more jobs. `left`: it saves no more results. `interrupts` stop
+    the batches that read jobs now. `max_units` and `reuse` as in `Client`.
     """
 
     def __init__(
         self,
-        home: Executor,
+        executor: Executor,
         driver: Driver,
         channel: Channel,
         *,
         max_units: float | None,
         reuse: bool | None,
     ) -> None:
-        self.home = home
+        self.executor = executor
         self.driver = driver
         self.channel = channel
         self.closed = self.left = False
-        self.batches: set[Cut] = set()
-        self._purses = purses = () if max_units is None else (driver.ceiling(max_units),)
+        self.interrupts: set[Callable[[], None]] = set()
+        self._limits = limits = () if max_units is None else (driver.ceiling(max_units),)
         self._reuse = reuse
-        self.retention = Retention(self._forget, self._uses)
-        self.recovery = Recovery(driver.registry, channel, purses)
+        self.retention = Retention(self._delete_copy, self._uses)
+        self.recovery = Recovery(driver.registry, channel, limits)
 
     def ready(self) -> None:
-        """Raises `ConfigurationError` as its home does, and `ClientClosed`."""
-        self._here(self.closed)
+        """Raise `ClientClosed` if it takes no more jobs; raises as its executor does too."""
+        self._check_open()
+        if self.closed:
+            raise self._closed()
 
-    def _here(self, closed: bool = False) -> None:  # noqa: FBT001, FBT002 - private
-        """As `ready`, but a client that closes still saves what it has."""
-        self.home.check()
-        if closed or self.left:
-            raise ClientClosed("This client is closed; its results are saved while it is open.")
+    def _check_open(self) -> None:
+        """Raise `ClientClosed` if it saves no more results, which it does while it closes."""
+        self.executor.check()
+        if self.left:
+            raise self._closed()
+
+    @staticmethod
+    def _closed() -> ClientClosed:
+        return ClientClosed("This client is closed; its results are saved while it is open.")
 
     # Jobs.
 
     async def enter(
         self, job: Job | RecoveredJob, heard: Callable[[], None], options: JobOptions = PLAIN
     ) -> JobHandle:
-        """Look at the job's picture and take it in; raises `JobRefused` and `ClientClosed`.
+        """Inspect the job's picture and register the job. Raises `JobRefused`, `ClientClosed`.
 
-        A job that equals one on its way, one of the former process or one that is finished and can
-        be fetched again, is not created a second time.
+        A job is not created a second time if it equals one that runs, one of the former process, or
+        one that is finished and can be fetched again.
         """
         if isinstance(job, RecoveredJob):
             self.ready()
@@ -107,71 +103,69 @@ class ClientSession:
         try:
             picture = await inspect(job.source, type(job))
             self.ready()
-            options = attrs.evolve(options, purses=(*self._purses, *options.purses))
+            options = attrs.evolve(options, purses=(*self._limits, *options.purses))
             return await self._enter(JobSpec.of(job, picture, options), heard)
         except PerfectError:
             raise
         except Exception as exc:
-            # A path of the user's own making may raise anything; it is one job's matter.
+            # A path object of the user's may raise anything; only this job fails.
             raise JobRefused(f"the job cannot be looked at ({type_name(exc)}).") from exc
 
     async def _enter(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle:
-        registry, records = self.driver.registry, self.channel.records
-        if spec.sure and records:
+        registry, journal = self.driver.registry, self.channel.journal
+        if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec, heard) or self.recovery.equal(spec, heard)
             former = former or await self._finished(spec, heard)
             if former is not None:
                 return former
             self.ready()
         self.driver.check()
-        # Asked last, and without a wait in between: two that are equal may come at once.
+        # Looked up last, with no await before `enter`: two equal jobs may come at once.
         equal = registry.equal(self.channel, spec, heard)
-        return equal or registry.enter(self.channel, spec, records.enter(spec), heard)
+        return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()), heard)
 
     async def _finished(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle | None:
-        """The end of an equal job whose pictures the vendor still has; one request, no unit."""
+        """Return a handle of an equal job whose pictures the vendor still has; one request."""
         reusable = spec.job is not None and spec.job.reusable
         if not (reusable if self._reuse is None else self._reuse):
             return None
-        records = self.channel.records
-        task_id = await records.finished(spec.identity)
+        journal = self.channel.journal
+        task_id = await journal.finished(spec.identity)
         if task_id is None:
             return None
-        with self.retention.fetching(task_id) as there:
-            if not there:
+        with self.retention.fetching(task_id) as available:
+            if not available:
                 return None
             try:
-                event = await self._again(spec.feature, task_id)
+                event = await self._poll(spec.feature, task_id)
             except TaskError:
-                # It cannot be fetched any longer, whatever the journal says.
-                await records.drop(task_id)
+                # It cannot be fetched any more, although the journal offers it.
+                await journal.writer.drop(task_id)
                 return None
-            handle = JobHandle(0, spec, self.channel, records.nothing(), heard, source=spec.source)
+            handle = JobHandle(0, spec, self.channel, unrecorded(), heard, source=spec.source)
             handle.task_id = task_id
             handle.end(event, 0.0, self.driver.seconds())
             if spec.options.save_to is not None:
-                # Here and now, since what is to be saved must not be deleted in between.
+                # Before the next await: a task that is to be saved must not be deleted.
                 self.retention.begin(handle)
             return handle
 
     async def attach(
         self, feature: type[Job], task_id: str, heard: Callable[[], None]
     ) -> JobHandle:
-        """Wait beside whoever keeps the task `task_id`, or keep it from now on."""
+        """Follow the job whose task this is, or keep the task alive from now on."""
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
             return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()), heard)
         if (former := self.recovery.of_task(task_id, heard)) is not None:
             return former
         self.driver.check()
-        return registry.adopt(
-            self.channel, spec, self.channel.records.nothing(), (task_id, 0), heard
-        )
+        return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0), heard)
 
     async def wait(
         self, enter: Callable[[], Awaitable[JobHandle]], timeout: float | None
     ) -> JobHandle:
-        """The ticket that `enter` gives, once it has ended; raises `WaitTimeout`."""
+        """Return the handle that `enter` gives once its job has ended. Raises `WaitTimeout`."""
         handle: JobHandle | None = None
         try:
             with anyio.move_on_after(timeout):
@@ -179,7 +173,7 @@ class ClientSession:
                 await handle.done.wait()
         finally:
             if handle is not None:
-                self.withdraw(handle)
+                self.driver.withdraw(handle)
         if handle is None or handle.ending is None:
             raise WaitTimeout(
                 f"The job had not ended after {timeout:g} s.",
@@ -189,7 +183,7 @@ class ClientSession:
         return handle
 
     async def keep(self, handle: JobHandle) -> Outcome:
-        """How the job of `handle`, which has ended, ended: saved, if it was to be."""
+        """Save the pictures of `handle`, which has ended, if asked for, and return its outcome."""
         outcome = self.outcome(handle)
         try:
             outcome = await self.retention.keep(handle, outcome)
@@ -198,38 +192,18 @@ class ClientSession:
         return outcome
 
     def sweep(self) -> None:
-        """Delete what was to be deleted and is needed by nobody any more."""
+        """Start to delete the vendor's copies that no job needs any more."""
         if self.driver.alive and (copies := self.retention.free()):
-            self.start(lambda: self.retention.erase(copies))
+            self.driver.start(lambda: self.retention.delete_now(copies))
 
-    def withdraw(self, handle: JobHandle) -> None:
-        """Nobody waits for `handle`: it is not created; what was created is kept to its end."""
-        self.driver.withdraw(handle)
-
-    def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run `work` beside the keeping, in the context of the caller."""
-        self.driver.start(work)
-
-    def appetite(self) -> int:
-        """How many jobs that are not created yet it is good to know ahead."""
-        return self.driver.scheduler.appetite()
-
-    def eta(self, waiting: int, running: int) -> float | None:
-        """Seconds until so many jobs more have ended, None where nothing is known."""
-        return self.driver.scheduler.eta(waiting, running)
-
-    def statistics(self) -> Statistics:
-        """How the scheduler is, and the loop it runs in."""
-        return self.driver.watch.noted(self.driver.scheduler.statistics())
-
-    def cut_off(self) -> ClientClosed:
-        """The error for jobs that will not be read or sent any more."""
+    def interruption(self) -> ClientClosed:
+        """Return the error for jobs that are not read or sent any more."""
         if self.closed or self.driver.ending:
             return closed(self.driver.failure)
         return ClientClosed("The reading of the jobs was cancelled from within their source.")
 
     def outcome(self, handle: JobHandle) -> Outcome:
-        """How the job of `handle`, which has ended, ended."""
+        """Return the outcome of `handle`, which has ended."""
         job = handle.spec.job
         if job is None or handle.ending is None:
             raise AssertionError(handle)
@@ -241,7 +215,7 @@ class ClientSession:
         return Failed(job, error, task_id, handle.units, handle.duration)
 
     def result(self, handle: JobHandle) -> Result:
-        """The pictures of `handle`, which has ended; raises why there are none."""
+        """Return the result of `handle`, which has ended; raises its error if it has none."""
         spec = handle.spec
         match handle.ending:
             case ev.Succeeded() as event:
@@ -251,63 +225,63 @@ class ClientSession:
                     feature=spec.feature,
                     stem=spec.stem,
                     identity=spec.identity,
-                    store=self,
+                    session=self,
                 )
             case None:
                 raise AssertionError(handle)
             case error:
                 raise error
 
-    # Questions, and what results ask for.
+    # Requests, and what results need.
 
     async def ask(self, call: tasks.Request) -> tasks.Response:
-        """Send a question; raises what came instead of an answer."""
+        """Send a request and return its response; raises its failure."""
         self.ready()
-        return await self.home.call(partial(self.driver.ask, self.channel, call))
+        return await self.executor.call(partial(self.driver.ask, self.channel, call))
 
     def begin(self) -> None:
-        """Write in the background, and delete what a former process had saved and not deleted."""
-        records, driver = self.channel.records, self.driver
-        if records.journal is None:
+        """Start the journal's writer, and the deletions that the former process left."""
+        journal, driver = self.channel.journal, self.driver
+        if not journal.writer.persistent:
             return
-        records.journal.window = driver.past
-        driver.start(records.journal.run)
-        self.retention.delete(
-            Copy(str(known.task_id), records.resume(known), file)
-            for known, file in self.recovery.copies()
+        journal.writer.window = driver.past
+        driver.start(journal.writer.run)
+        self.retention.delete_later(
+            Copy(str(snapshot.task_id), journal.resume(snapshot), file)
+            for snapshot, file in self.recovery.copies()
         )
         self.sweep()
 
     async def drain(self) -> None:
-        """Wait until what has ended is saved, and deleted if that was asked for."""
+        """Wait until all results are saved, and deleted at the vendor where asked for."""
         self.sweep()
         while not self.retention.idle:
-            await self.retention.change()
+            await self.retention.wait_for_change()
 
     def close(self) -> None:
-        """Take nothing more in, and stop those who read jobs."""
+        """Take no more jobs, and stop the reading of batches."""
         self.closed = True
-        for batch in list(self.batches):
-            batch.cut()
-
-    async def at_home(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work` where the client's connections are."""
-        return await self.home.call(work)
+        for interrupt in list(self.interrupts):
+            interrupt()
 
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
-        """Fresh URLs for a finished task's pictures; one request. `TaskExpired` after a day."""
-        return self._images(await self._again(feature, task_id))
+        """Ask for a finished task's pictures again: the same order, fresh URLs; one request.
 
-    async def _again(self, feature: str, task_id: str) -> ev.Succeeded:
-        self._here()
+        Raises `TaskExpired` after a day.
+        """
+        return self._images(await self._poll(feature, task_id))
+
+    async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
+        self._check_open()
         try:
-            reply = await self.driver.ask(self.channel, tasks.poll(feature, task_id), lasting=True)
+            question = tasks.status(feature, task_id)
+            reply = await self.driver.ask(self.channel, question, lasting=True)
         except RequestRefused as exc:
             if not same_code(exc.code, "InvalidTaskId"):
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
-        match tasks.polled(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
+        match tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
                 return event
             case ev.EngineFailed(error=error) | ev.NoAnswer(error=error):
@@ -315,13 +289,13 @@ class ClientSession:
             case _:
                 raise BadAnswer("a task that had ended runs again.")
 
-    async def forget(self, task_id: str) -> None:
+    async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor; the journal no longer offers it."""
         account.read_deleted(await self.ask(account.delete(task_id)))
-        await self.channel.records.drop(task_id)
+        await self.channel.journal.writer.drop(task_id)
 
-    async def _forget(self, task_id: str) -> None:
-        # Also while the client closes: what was to be deleted is deleted while it drains.
+    async def _delete_copy(self, task_id: str) -> None:
+        # Also while the client drains.
         reply = await self.driver.ask(self.channel, account.delete(task_id), lasting=True)
         account.read_deleted(reply)
 
@@ -330,16 +304,19 @@ class ClientSession:
         return former or self.driver.registry.uses(task_id, file)
 
     def download(self, url: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """The bytes behind a result URL, in pieces; costs no request of the window."""
-        self._here()
+        """Download a result URL in pieces; costs no request of the window.
+
+        Entering or iterating raises `RequestRefused`, `ServiceUnavailable` or `BadAnswer`.
+        """
+        self._check_open()
         return self.channel.transport.download(url)
 
     def now(self) -> datetime:
-        """The time in UTC by the client's clock."""
-        self._here()
+        """Return the time in UTC by the client's clock."""
+        self._check_open()
         return self.driver.now()
 
     def _images(self, event: ev.Succeeded) -> tuple[ResultImage, ...]:
         now = self.driver.now()
-        # A URL that nobody has asked for yet is one that ended.
-        return tuple(ResultImage(url, now + _RESULT_LIVES if url else now) for url in event.urls)
+        # A URL that was not asked for yet counts as expired.
+        return tuple(ResultImage(url, now + _URL_LIFETIME if url else now) for url in event.urls)

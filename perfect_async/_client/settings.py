@@ -1,4 +1,4 @@
-"""Settings that cannot work, refused where they are given: the value, the limit, what to do."""
+"""Checks of settings: a value that cannot work is refused where it is given."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ import math
 import os
 from typing import cast
 
+from perfect_async._files.saving import is_path
 from perfect_async.errors import ConfigurationError, quoted
 
 
 def kind(name: str, value: object, kind: type) -> None:
-    """Raises `ConfigurationError` where the setting `name` is of another type."""
+    """Raise `ConfigurationError` if the setting `name` is of another type than `kind`."""
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name} is {quoted(value)}; it must be of type {kind.__name__}.")
 
 
 def task_id(value: object) -> str:
-    """`value`, if it can be the id of a task. Raises `ConfigurationError`."""
+    """Return `value` if it can be the id of a task. Raises `ConfigurationError`."""
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{quoted(value)} is no task id.")
     return value
 
 
 def units(value: float) -> float:
-    """`value`, if it can be `max_units`. Raises `ConfigurationError`."""
+    """Return `value` if it can be `max_units`. Raises `ConfigurationError`."""
     if type(value) not in {int, float} or not 0 <= value < math.inf:
         raise ConfigurationError(f"max_units is {quoted(value)}; it must be a number from 0.")
     return float(value)
 
 
 def folder(value: object) -> str | None:
-    """`value`, if it can be `save_to`, as text. Raises `ConfigurationError`."""
+    """Return `value` as text if it can be `save_to`. Raises `ConfigurationError`."""
     if value is None:
         return None
-    folder, shown = cast("object", None), quoted(value)
+    path, shown = cast("object", None), quoted(value)
     if isinstance(value, str | os.PathLike):
-        folder = os.fspath(cast("str | os.PathLike[str]", value))
-    if not isinstance(folder, str) or not folder or "\0" in folder:
+        path = os.fspath(cast("str | os.PathLike[str]", value))
+    if not is_path(path):
         raise ConfigurationError(f"save_to is {shown}; it must be the path of a folder.")
-    return folder
+    return path
 
 
 def number(name: str, value: float) -> float:
-    """`value`, if it can be the setting `name` in seconds. Raises `ConfigurationError`."""
+    """Return `value` if it can be the setting `name` in seconds. Raises `ConfigurationError`."""
     if type(value) not in {int, float} or not 0 <= value < math.inf:
         raise ConfigurationError(f"{name} is {quoted(value)}; it must be seconds from 0.")
     return float(value)

@@ -138,7 +138,7 @@ class ThreadedBatch(Batch):
     _home: Executor | None = None
 
     async def __aenter__(self) -> Self:
-        home = self._open_desk().home
+        home = self._get_session().executor
         reader = _Source(self._jobs)
 
         async def enter() -> None:
@@ -200,8 +200,8 @@ class ThreadedBatch(Batch):
         else:
             self._home.soon(super().stop)
 
-    def _stand(self) -> Progress:
-        return super()._stand() if self._home is None else self._home.ask(super()._stand)
+    def _progress(self) -> Progress:
+        return super()._progress() if self._home is None else self._home.ask(super()._progress)
 
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return self._reader.jobs()

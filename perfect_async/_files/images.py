@@ -1,7 +1,8 @@
-"""Look at a picture, refuse it early, stream its bytes (contract: Input pictures).
+"""Inspect a picture, refuse it early, stream its bytes (contract: Input pictures).
 
-Nothing here decodes a picture: type by the first bytes, width and height by the header, a digest of
-all bytes. A picture is not kept open and not kept in memory while it waits for its upload.
+Nothing here decodes a picture: the type comes from the first bytes, width and height from the
+header, the digest from all bytes. A picture is neither kept open nor kept in memory while it waits
+for its upload.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from perfect_async.models import FileId, Job, Source
 T = TypeVar("T")
 
 Kind: TypeAlias = Literal["jpg", "png", "heic"]
-"""What the vendor takes, by the suffix that we give it."""
+"""The types that the vendor takes, by the suffix that is sent."""
 
 # "image/jpg" is taken as well; HEIC's type is open (contract: Input pictures).
 _CONTENT_TYPES: Final[dict[Kind, str]] = {
@@ -64,17 +65,17 @@ _MAGIC: Final = (
     (b"%PDF", "pdf"),
 )
 
-# Pictures are looked at by few threads, so that a slow disk leaves the others to the journal and to
-# the program around us. One limiter per event loop, since a limiter belongs to one.
+# Few threads inspect pictures, so that a slow disk leaves the others to the journal and to the
+# user's program. One limiter per event loop, since a limiter belongs to one.
 _THREADS: Final = 4
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("perfect_async._files.images")
 
 
 @attrs.frozen
 class ImageFile:
-    """A picture that was looked at and may be sent.
+    """A picture that was inspected and may be sent.
 
-    `facts` is what its registration says; `digest` the SHA-256 of its bytes in hex; `width` and
+    `facts` are for its registration; `digest` the SHA-256 of its bytes in hex; `width` and
     `height` in pixels as stored (an EXIF orientation may swap them).
     """
 
@@ -87,14 +88,14 @@ class ImageFile:
 
     @property
     def path(self) -> Path | None:
-        """Where its file is (absolute), None where it was given as bytes."""
+        """The absolute path of its file, None where it was given as bytes."""
         return None if isinstance(self._source, bytes) else self._source
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The picture's bytes in pieces of 64 KiB: exactly `facts.file_size` of them.
+        """Yield the picture's bytes in pieces of 64 KiB: exactly `facts.file_size` of them.
 
-        Raises `PictureRefused` where the file is gone or no longer what was looked at; its last
-        block is held back until the digest agrees, so another picture never goes up whole. May be
+        Raises `PictureRefused` if the file is gone or has changed since it was inspected; its last
+        block is held back until the digest agrees, so another picture is never sent whole. May be
         called again for another try.
         """
         size = self.facts.file_size
@@ -104,8 +105,8 @@ class ImageFile:
             return
         seen = hashlib.sha256()
         for start in range(0, size, _BLOCK):
-            # Opened anew for each block: no handle waits for the network, none leaks when the
-            # upload is cancelled while a thread opens it.
+            # Opened again for each block: no file stays open while the network is slow, and none
+            # leaks when the upload is cancelled while a thread opens it.
             block = await _in_thread(_block, self._source, start, size, seen.update)
             if start + len(block) == size and seen.hexdigest() != self.digest:
                 raise PictureRefused(f"{quoted(self._source)} {_CHANGED}")
@@ -117,7 +118,7 @@ _CHANGED: Final = "changed after it was looked at."
 
 
 async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
-    """Look at `source` for a job of `job_type`; None for a URL or a `FileId`, out of our sight.
+    """Inspect `source` for a job of `job_type`; None for a URL or a `FileId`.
 
     Reads the file once, in a worker thread, a block at a time. Raises `PictureRefused`, naming
     limit and value, for a missing or unreadable file, a folder or device, a format that the feature
@@ -143,7 +144,7 @@ async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
 
 
 def sniff(head: bytes) -> str | None:
-    """The type of a picture by its first `HEAD` bytes, as a suffix without the dot, or None.
+    """Return the type of a picture by its first `HEAD` bytes: a suffix without dot, or None.
 
     One of jpg, png, heic, gif, webp, avif, tiff, bmp, and pdf, which people send.
     """
@@ -158,7 +159,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def _codec(head: bytes) -> str | None:
-    """HEIC or AVIF: both are ISO media files, and both say `mif1` as often as not."""
+    """Tell HEIC from AVIF: both are ISO media files, and both often say just `mif1`."""
     end = min(int.from_bytes(head[:4], "big"), len(head) - len(head) % 4)
     major = head[8:12]
     brands = {major, *(head[at : at + 4] for at in range(16, end, 4))}
@@ -206,14 +207,14 @@ def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
 
 
 def _opened(path: str, name: str) -> BinaryIO:
-    """`path` open for reading; a pipe or a device is refused before and after it is opened.
+    """Open `path` for reading; a pipe or a device is refused before and after it is opened.
 
-    Before, since opening some devices does something; after, since the name may lead elsewhere by
-    then. Raises `PictureRefused` and `OSError`.
+    Before, since opening some devices has effects; after, since the name may lead to another file
+    by then. Raises `PictureRefused` and `OSError`.
     """
 
     def regular(path: str, flags: int) -> int:
-        # A pipe without a writer would hold the thread for ever; a file does not mind the flag.
+        # Opening a pipe without a writer would block for ever; the flag has no effect on files.
         handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
         try:
             _regular(os.fstat(handle).st_mode, name)
@@ -265,9 +266,9 @@ def _look(
             f"{name} is {width} x {height} px; the long side may have {job_type.longest_side} px "
             f"for {job_type.feature}."
         )
-    # A file's name is personal data too: no more of it goes out than the vendor's console needs.
-    called = source.stem if isinstance(source, Path) else FALLBACK
-    file_name = f"{clean(called, LONGEST - len('.heic'))}.{kind}"
+    # A file's name is personal data too: only as much is sent as the vendor's console needs.
+    stem = source.stem if isinstance(source, Path) else FALLBACK
+    file_name = f"{clean(stem, LONGEST - len('.heic'))}.{kind}"
     facts = FileFacts(content_type=_CONTENT_TYPES[kind], file_name=file_name, file_size=size)
     return ImageFile(facts, digest, kind, width, height, source)
 
@@ -278,7 +279,7 @@ def _taken(found: str | None, job_type: type[Job]) -> Kind | None:
 
 
 def _digest(file: BinaryIO, size: int, name: str) -> str:
-    """SHA-256 in hex of exactly `size` bytes; memory is one block whatever the size."""
+    """Return the SHA-256 in hex of exactly `size` bytes; reads a block at a time."""
     file.seek(0)
     digest = hashlib.sha256()
     left = size
@@ -290,8 +291,11 @@ def _digest(file: BinaryIO, size: int, name: str) -> str:
     return digest.hexdigest()
 
 
-def _block(path: Path, start: int, size: int, told: Callable[[bytes], object]) -> bytes:
-    """The block of `path` that begins at `start`, also `told`; `size` is the whole file's."""
+def _block(path: Path, start: int, size: int, update: Callable[[bytes], object]) -> bytes:
+    """Read the block of `path` that begins at `start`, and pass it to `update` too.
+
+    `size` is that of the whole file.
+    """
     name = quoted(path)
     wanted = min(_BLOCK, size - start)
     try:
@@ -303,36 +307,36 @@ def _block(path: Path, start: int, size: int, told: Callable[[bytes], object]) -
         raise _unreadable(name, exc) from exc
     if not same or len(block) != wanted:
         raise PictureRefused(f"{name} {_CHANGED}")
-    told(block)
+    update(block)
     return block
 
 
 def _dimensions(file: BinaryIO, kind: Kind, size: int) -> tuple[int, int]:
-    """Width and height in pixels as stored; neither is above 0 where the header does not tell."""
-    rationed = _Rationed(file)
+    """Return width and height in pixels as stored; neither is above 0 if the header has none."""
+    limited = _LimitedFile(file)
     if kind == "heic":
-        return _largest_item(rationed, size)
-    # Without the orientation imagesize leaves EXIF unread; the long side is the same either way.
-    # It answers (-1, -1) to every exception of its own.
-    return _size()(rationed, exif_rotation=False)
+        return _largest_item(limited, size)
+    # Without `exif_rotation` imagesize does not read EXIF; the long side is the same either way.
+    # It returns (-1, -1) for every exception of its own.
+    return _imagesize()(limited, exif_rotation=False)
 
 
 @cache
-def _size() -> Callable[..., tuple[int, int]]:
-    """The `get` of imagesize, loaded with the first picture: it brings an XML parser along.
+def _imagesize() -> Callable[..., tuple[int, int]]:
+    """Load `imagesize.get` with the first picture: the library imports an XML parser.
 
-    The library has annotations and says neither so (py.typed) nor how its PathLike is filled.
+    It has annotations but no py.typed, and an incomplete type for paths.
     """
     import imagesize  # type: ignore[import-untyped] # noqa: PLC0415 # pyright: ignore[reportMissingTypeStubs]
 
     return imagesize.get  # type: ignore[no-any-return] # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
-class _Rationed:
-    """A file for header readers that gives so many bytes in so many reads and then ends.
+class _LimitedFile:
+    """A file that ends after so many bytes or reads, for the readers of headers.
 
-    imagesize follows a JPEG's segments wherever they lead, byte by byte through whatever lies
-    between, and boxes can be many. Real headers need some hundred reads; what needs more is a trap.
+    imagesize follows a JPEG's segments anywhere, byte by byte through all that lies between, and
+    boxes can be many. Real headers need some hundred reads; a file that needs more is hostile.
     """
 
     _READS: Final = 10_000
@@ -354,12 +358,12 @@ class _Rationed:
         return self._file.seek(offset, whence)
 
 
-def _largest_item(file: _Rationed, size: int) -> tuple[int, int]:
-    """Width and height of the largest item in a HEIC (ISO/IEC 23008-12), (0, 0) if none has any.
+def _largest_item(file: _LimitedFile, size: int) -> tuple[int, int]:
+    """Return the size of the largest item in a HEIC (ISO/IEC 23008-12), or (0, 0).
 
-    That is the picture itself: the others are its tiles, its thumbnail, its depth. imagesize 2.0.1
-    gives up on every HEIC that names a rotation (it wants five bytes where `irot` has one), which
-    phones' pictures do.
+    That is the picture itself: the other items are its tiles, thumbnail and depth. imagesize 2.0.1
+    fails for every HEIC that names a rotation (it wants five bytes where `irot` has one), as the
+    pictures of phones do.
     """
     spans = [(0, size)]
     for name, skipped in ((b"meta", 4), (b"iprp", 0), (b"ipco", 0), (b"ispe", 4)):
@@ -378,8 +382,8 @@ def _largest_item(file: _Rationed, size: int) -> tuple[int, int]:
     return max(items, key=lambda item: (min(item) > 0, max(item)))
 
 
-def _boxes(file: _Rationed, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and end of the content of each box in `start`..`end`, up to a broken one."""
+def _boxes(file: _LimitedFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of the content of each box, up to the first broken one."""
     while True:
         file.seek(start)
         head = file.read(16)

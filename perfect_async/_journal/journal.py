@@ -1,7 +1,8 @@
-"""What is written down of each job and when, for a client that has a journal; else nothing is.
+"""The journal of a client: what is written of each job, and when.
 
-A record says what has happened to one job. What has to be on the disk before something is done is
-awaited (`creating`); the rest is written soon after.
+A `JobEntry` records what has happened to one job. A caller awaits `creating`, which must be on the
+disk before the creation is sent; everything else is written soon after. A client without a journal
+has one whose writer does nothing (`NullWriter`), so that no caller has to tell the two apart.
 """
 
 from __future__ import annotations
@@ -9,274 +10,273 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from perfect_async import events as ev
-from perfect_async._journal import model as words
-from perfect_async._journal.model import JobSnapshot, Phase
-from perfect_async._runtime.spec import JobSpec
-from perfect_async._time import SECOND
-from perfect_async.errors import (
-    ClientClosed,
-    PerfectError,
-    SubmissionInDoubt,
-    TaskAbandoned,
-    TaskExpired,
-    TaskTimedOut,
+from perfect_async._journal import model as entries
+from perfect_async._journal.model import (
+    EndKind,
+    JobSnapshot,
+    JournalEntry,
+    JournalState,
+    Phase,
+    StoredJob,
 )
+from perfect_async._time import SECOND
 
 if TYPE_CHECKING:
     from perfect_async._journal.writer import JournalWriter
 
 _FETCHABLE: Final = 24 * 3600 * SECOND
-"""For how long the vendor gives a finished task's pictures again, at least (contract: the flow,
-5).
+"""For how long the vendor gives a finished task's results again, at least (contract: Download the
+result).
 """
 
 
+class NullWriter:
+    """The writer of a client without a journal: writes nothing and knows of no job."""
+
+    persistent: Final = False
+    past: Final[tuple[tuple[int, int], ...]] = ()
+
+    def __init__(self) -> None:
+        self.state = JournalState()
+        self.window: Callable[[], Iterable[tuple[int, int]]] = tuple
+
+    def next_number(self) -> int:
+        """Return 0, the number of every job that is not recorded."""
+        return 0
+
+    def append(self, entry: JournalEntry) -> None:
+        """Do nothing."""
+
+    async def write(self, entry: JournalEntry) -> None:
+        """Do nothing."""
+
+    def request_sent(self) -> None:
+        """Do nothing."""
+
+    async def lookup(self, identity: str, since: int) -> None:
+        """Return None: no job is known."""
+
+    async def task_ids(self, _since: int) -> frozenset[str]:
+        """Return nothing: no task is known."""
+        return frozenset()
+
+    async def drop(self, task_id: str) -> None:
+        """Do nothing."""
+
+    async def flushed(self) -> None:
+        """Return at once."""
+
+    async def run(self) -> None:
+        """Return at once."""
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
 class JobEntry:
-    """One job's line in the journal; without a journal it does nothing."""
+    """One job's entries in the journal."""
 
-    def __init__(self, records: JobJournal, number: int, phase: Phase | None = None) -> None:
-        self._records = records
-        self._journal = records.journal
+    def __init__(self, journal: JobJournal, number: int, phase: Phase | None = None) -> None:
+        self._journal = journal
         self.number = number
-        # Whether the disk says that it is being created, and whether it is to go on saying so.
+        # Whether the disk says that it is being created, and whether that is to stay so.
         self._creating = phase is Phase.CREATING
-        self.ahead = False
-
-    def __bool__(self) -> bool:
-        return self._journal is not None
+        self.written_ahead = False
 
     @property
-    def known(self) -> JobSnapshot | None:
-        """What the journal knows of the job, None once it is over."""
-        return None if self._journal is None else self._journal.memory.live.get(self.number)
+    def persistent(self) -> bool:
+        """Whether the job survives this process."""
+        return self._journal.writer.persistent
+
+    @property
+    def snapshot(self) -> JobSnapshot | None:
+        """The state of the job in the journal; None without a journal and once the job is over."""
+        return self._journal.writer.state.live.get(self.number)
 
     async def creating(self) -> None:
-        """Its creation is about to leave; raises `JournalError`, and then it must not."""
-        if self._journal is not None and not self._creating:
-            await self._journal.write(words.Creating(self.number, self._records.now()))
+        """Record durably that its creation is about to be sent.
+
+        Raises `JournalError`; the creation must not be sent then.
+        """
+        if not self._creating:
+            await self._journal.writer.write(entries.Creating(self.number, self._journal.now()))
             self._creating = True
 
     def uploaded(self, file_id: str) -> None:
-        """Its picture is at the vendor."""
-        self._note(words.Uploaded, file_id)
+        """Record that its picture was uploaded."""
+        self._append(entries.Uploaded, file_id)
 
     def not_created(self) -> None:
-        """Its creation was certainly not executed."""
-        if self._creating and not self.ahead:
+        """Record that the vendor certainly did not execute its creation."""
+        if self._creating and not self.written_ahead:
             self._creating = False
-            self._note(words.NotCreated)
-        self.ahead = False
+            self._append(entries.NotCreated)
+        self.written_ahead = False
 
     def created(self, task_id: str) -> None:
-        """Its task exists."""
+        """Record that the vendor created its task."""
         self._creating = False
-        self._note(words.Created, task_id)
+        self._append(entries.Created, task_id)
 
     def returned(self) -> None:
-        """The engine failed its task and gave the units back."""
-        known = self.known
-        if known is not None and known.phase is Phase.RUNNING:
-            self._note(words.Returned)
+        """Record that the engine failed its task and returned the units."""
+        snapshot = self.snapshot
+        if snapshot is not None and snapshot.phase is Phase.RUNNING:
+            self._append(entries.Returned)
 
-    def ended(self, ending: ev.Succeeded | PerfectError) -> None:
-        """It ended so. What merely ends with the client goes on in the next process."""
-        match ending:
-            case ev.Succeeded():
-                self._note(words.Ended, "done")
-            case TaskAbandoned() | SubmissionInDoubt() if self._records.closing:
-                pass
-            case ClientClosed():
-                self._note(words.Ended, "unsent")
-                self.told()
-            case SubmissionInDoubt() if ending.units_at_stake:
-                self._note(words.Ended, "doubt")
-            case TaskExpired() | TaskTimedOut() | TaskAbandoned():
-                self._note(words.Ended, "lost")
-            case _:
-                # Also a creation without an answer of which the history shows nothing: no task that
-                # turns up there can be this one's, and it is created again for consent alone.
-                self._note(words.Ended, "failed")
+    def ended(self, kind: EndKind) -> None:
+        """Record how the job ended."""
+        self._append(entries.Ended, kind)
+        if kind == "unsent":
+            # Nobody is waiting for it any more.
+            self.reported()
 
     def saved(self) -> None:
-        """Its pictures are on the disk."""
-        self._note(words.Saved)
+        """Record that its results are on the disk."""
+        self._append(entries.Saved)
 
-    def told(self, *, unsaved: bool = False) -> None:
-        """Whoever waited knows; what was to be saved and is not, goes on unless `unsaved` says."""
-        known = self.known
-        if known is None or known.phase not in {Phase.DONE, Phase.ENDED}:
+    def reported(self, *, unsaved: bool = False) -> None:
+        """Record that the caller was told how the job ended.
+
+        A job whose results were to be saved and are not stays open, unless `unsaved` is set.
+        """
+        snapshot = self.snapshot
+        if snapshot is None or snapshot.phase not in {Phase.DONE, Phase.ENDED}:
             return
-        to_save = known.phase is Phase.DONE and known.order.save_to is not None and not known.saved
+        done, stored = snapshot.phase is Phase.DONE, snapshot.stored
+        to_save = done and stored.save_to is not None and not snapshot.saved
         if unsaved or not to_save:
-            self._note(words.Told)
+            self._append(entries.Reported)
 
     def deleted(self) -> None:
-        """The vendor's copies are deleted."""
-        self._note(words.Deleted)
+        """Record that the vendor's copies were deleted."""
+        self._append(entries.Deleted)
 
-    def _note(self, word: Callable[..., words.JournalEntry], *facts: str) -> None:
-        if self._journal is not None and self.known is not None:
-            self._journal.note(word(self.number, self._records.now(), *facts))
-            self._records.look(self.number)
+    def _append(self, kind: Callable[..., JournalEntry], *details: str) -> None:
+        if self.snapshot is not None:
+            self._journal.writer.append(kind(self.number, self._journal.now(), *details))
+            self._journal.track(self.number)
 
 
 class JobJournal:
-    """The journal of one client: `journal` None where it has none; `now` in UTC microseconds.
+    """The journal of one client; `now` is the time in UTC microseconds.
 
-    `recovery` are the jobs of the former process that nobody has taken up yet. `closing`: tasks
-    that are given up now live on in the journal.
+    `recoverable` are the jobs of the former process that nobody has resumed yet. `closing`: jobs
+    that are given up from now on stay open in the journal.
     """
 
-    def __init__(self, journal: JournalWriter | None, now: Callable[[], int]) -> None:
-        self.journal = journal
+    def __init__(self, writer: JournalWriter | NullWriter, now: Callable[[], int]) -> None:
+        self.writer = writer
         self.now = now
         self.closing = False
-        self.recovery: dict[int, JobSnapshot] = {} if journal is None else dict(journal.memory.live)
-        self._former = frozenset(self.recovery)
+        self.recoverable: dict[int, JobSnapshot] = dict(writer.state.live)
+        self._former = frozenset(self.recoverable)
+        # Jobs that have ended and were not reported: done ones by identity, all of them by number.
         self._done: dict[str, int] = {}
-        self._untold: dict[int, str] = {}
+        self._unreported: dict[int, str] = {}
         self._numbers = {
-            known.order.identity: number
-            for number, known in self.recovery.items()
-            if known.order.sure
+            snapshot.stored.identity: number
+            for number, snapshot in self.recoverable.items()
+            if snapshot.stored.sure
         }
 
-    def __bool__(self) -> bool:
-        return self.journal is not None
-
-    def enter(self, spec: JobSpec) -> JobEntry:
-        """A job comes in."""
-        if self.journal is None:
-            return JobEntry(self, 0)
-        self._retire(self.journal)
-        number = self.journal.number()
-        self.journal.note(words.Entered(number, self.now(), spec.order()))
+    def enter(self, stored: StoredJob) -> JobEntry:
+        """Record a new job."""
+        self._retire()
+        number = self.writer.next_number()
+        self.writer.append(entries.Entered(number, self.now(), stored))
         return JobEntry(self, number)
 
-    def resume(self, known: JobSnapshot) -> JobEntry:
-        """A job of the former process goes on."""
-        return JobEntry(self, known.job, known.phase)
-
-    def nothing(self) -> JobEntry:
-        """No record: of what is followed, fetched or attached, another one tells."""
-        return JobEntry(_NOWHERE, 0)
+    def resume(self, snapshot: JobSnapshot) -> JobEntry:
+        """Continue the entries of a job of the former process."""
+        return JobEntry(self, snapshot.job, snapshot.phase)
 
     def take(self, number: int) -> JobSnapshot | None:
-        """Job `number` of the former process, if nobody else has taken it up."""
-        known = self.recovery.pop(number, None)
-        if known is not None and self._numbers.get(known.order.identity) == number:
-            del self._numbers[known.order.identity]
-        return known
+        """Take job `number` of the former process, unless it was resumed already."""
+        snapshot = self.recoverable.pop(number, None)
+        if snapshot is not None and self._numbers.get(snapshot.stored.identity) == number:
+            del self._numbers[snapshot.stored.identity]
+        return snapshot
 
-    def equal(self, identity: str) -> JobSnapshot | None:
-        """The job of the former process that is the same, if nobody else has taken it up."""
+    def take_equal(self, identity: str) -> JobSnapshot | None:
+        """Take the equal job of the former process, unless it was resumed already."""
         number = self._numbers.get(identity)
         return None if number is None else self.take(number)
 
-    def of_task(self, task_id: str) -> JobSnapshot | None:
-        """The job of the former process whose task this is, if nobody else has taken it up."""
-        found = (number for number, known in self.recovery.items() if known.task_id == task_id)
+    def take_task(self, task_id: str) -> JobSnapshot | None:
+        """Take the job of the former process with this task, unless it was resumed already."""
+        found = (n for n, snapshot in self.recoverable.items() if snapshot.task_id == task_id)
         number = next(found, None)
         return None if number is None else self.take(number)
 
     async def finished(self, identity: str) -> str | None:
-        """The task of an equal job whose pictures can still be fetched."""
-        if self.journal is None:
-            return None
+        """Return the task of an equal job whose results can still be fetched."""
         since = self.now() - _FETCHABLE
-        live = self.journal.memory.live.get(self._done.get(identity, 0))
+        live = self.writer.state.live.get(self._done.get(identity, 0))
         if live is not None and live.since >= since:
             return live.task_id
-        return await self.journal.lookup(identity, since)
+        return await self.writer.lookup(identity, since)
 
-    def look(self, number: int) -> None:
-        """Something was written about job `number`: keep track of those whose end nobody heard."""
-        if self.journal is None:
-            return
-        known = self.journal.memory.live.get(number)
-        if known is None:
-            # Over: from now on it is in the journal's index.
-            identity = self._untold.pop(number, "")
+    def track(self, number: int) -> None:
+        """Update which jobs have ended and were not reported, after an entry of job `number`."""
+        snapshot = self.writer.state.live.get(number)
+        if snapshot is None:
+            # It is over: the file's index holds it from now on.
+            identity = self._unreported.pop(number, "")
             if self._done.get(identity) == number:
                 del self._done[identity]
-        elif known.phase in {Phase.DONE, Phase.ENDED}:
-            self._untold[number] = known.order.identity
-            if known.phase is Phase.DONE and known.order.sure:
-                self._done[known.order.identity] = number
+        elif snapshot.phase in {Phase.DONE, Phase.ENDED}:
+            self._unreported[number] = snapshot.stored.identity
+            if snapshot.phase is Phase.DONE and snapshot.stored.sure:
+                self._done[snapshot.stored.identity] = number
 
-    def _retire(self, journal: JournalWriter) -> None:
-        """The oldest end that nobody heard is told to nobody once it can no longer be fetched."""
-        number = next(iter(self._untold), 0)
-        known = journal.memory.live.get(number)
-        if known is not None and known.since < self.now() - _FETCHABLE:
-            JobEntry(self, number).told(unsaved=True)
+    def _retire(self) -> None:
+        """Close the oldest job that was never reported once its result cannot be fetched."""
+        number = next(iter(self._unreported), 0)
+        snapshot = self.writer.state.live.get(number)
+        if snapshot is not None and snapshot.since < self.now() - _FETCHABLE:
+            JobEntry(self, number).reported(unsaved=True)
 
-    async def drop(self, task_id: str) -> None:
-        """The vendor no longer has the pictures of this task."""
-        if self.journal is not None:
-            await self.journal.drop(task_id)
+    def features_in_doubt(self, since: int, but: Container[int]) -> list[str]:
+        """Return the features of the former process's creations that are in doubt.
 
-    async def settled(self) -> None:
-        """Wait until all that was said is on the disk. Raises `JournalError` where it cannot be."""
-        if self.journal is not None:
-            await self.journal.settled()
-
-    def past(self) -> tuple[tuple[int, int], ...]:
-        """What the former process had spent of the window: (age in microseconds, requests)."""
-        return () if self.journal is None else self.journal.past
-
-    async def aclose(self) -> None:
-        """Write what is left, and let go of the file."""
-        if self.journal is not None:
-            await self.journal.aclose()
-
-    def used(self) -> None:
-        """A request was sent: the next process must know what is left of the window."""
-        if self.journal is not None:
-            self.journal.used()
-
-    async def ids(self, since: int) -> frozenset[str]:
-        """Every task that the journal knows from `since` on; "" if one stayed in doubt."""
-        return frozenset() if self.journal is None else await self.journal.ids(since)
-
-    def doubtful(self, since: int, but: Container[int]) -> list[str]:
-        """The features of the former process's creations of which nobody knows yet what became.
-
-        Those from `since` on, without the jobs `but`.
+        Those sent since `since`, without the jobs `but`.
         """
-        if self.journal is None:
-            return []
         return [
-            known.order.feature
-            for known in self.journal.memory.live.values()
-            if known.job in self._former
-            and known.job not in but
-            and (known.phase is Phase.CREATING or known.how == "doubt")
-            and known.since >= since
+            snapshot.stored.feature
+            for snapshot in self.writer.state.live.values()
+            if snapshot.job in self._former
+            and snapshot.job not in but
+            and (snapshot.phase is Phase.CREATING or snapshot.end == "doubt")
+            and snapshot.since >= since
         ]
 
 
-_NOWHERE: Final = JobJournal(None, lambda: 0)
+_NO_JOURNAL: Final = JobJournal(NullWriter(), lambda: 0)
+
+
+def unrecorded() -> JobEntry:
+    """Return the entry of a job that is not recorded, or that another entry records."""
+    return JobEntry(_NO_JOURNAL, 0)
 
 
 async def open_journal(path: str | os.PathLike[str] | None) -> JobJournal:
-    """The records of a client with the journal at `path`. Raises `JournalError`."""
+    """Open the journal at `path`, or one that does nothing for None. Raises `JournalError`."""
     began, began_at = anyio.current_time(), time.time_ns() // 1000
     loop = asyncio.get_running_loop()
 
     def now() -> int:
-        # Mapped once: whoever sets the clock meanwhile changes no age.
+        # The wall clock is read once: setting it later changes no age.
         return began_at + round((loop.time() - began) * SECOND)
 
     if path is None:
-        return JobJournal(None, now)
-    # Loaded with the first journal: sqlite is no small import.
+        return JobJournal(NullWriter(), now)
+    # Loaded with the first journal, since sqlite3 is no small import.
     from perfect_async._journal.writer import JournalWriter  # noqa: PLC0415
 
     return JobJournal(await JournalWriter.open(path, now=now), now)

@@ -1,8 +1,9 @@
-"""What a journal holds, as words, and what they come to: a fold, the same live and afterwards.
+"""The entries of a journal, and the state of each job that they add up to.
 
-A job's history is a handful of words in the past tense; what is known of it is all of them, one
-after another, by a table. A job that is over (its end was told, and its copies at the vendor are
-deleted if they were to be) is known no longer. All times are UTC microseconds since 1970.
+A job's history is a few entries, named in the past tense; its state is the fold of all of them,
+by a transition table, the same while they are written and when they are read again. A job is over
+when its end was reported and its copies at the vendor are deleted, if they were to be; then the
+state no longer holds it. All times are UTC microseconds since 1970.
 
     Entered ──> ENTERED ── Creating ──> CREATING ── Created ──> RUNNING ── Ended(done) ──> DONE
     CREATING ── NotCreated ──> ENTERED        RUNNING ── Returned ──> ENTERED
@@ -33,25 +34,26 @@ class Phase(Enum):
     ENDED = auto()
 
 
-How: TypeAlias = Literal["done", "failed", "lost", "doubt", "unsent"]
-Kind: TypeAlias = Literal["path", "url", "file", "bytes"]
+EndKind: TypeAlias = Literal["done", "failed", "lost", "doubt", "unsent"]
+SourceKind: TypeAlias = Literal["path", "url", "file", "bytes"]
 
 
 class IllegalEntry(Exception):
-    """A word that cannot follow: a mistake of ours, or a journal that is damaged."""
+    """An entry that cannot follow: a bug of this package, or a damaged journal."""
 
 
 class Damaged(ValueError):
-    """What stands in a journal is no word; says where, and quotes nothing."""
+    """A row of a journal is not an entry; the message says where, and quotes nothing."""
 
 
 @attrs.frozen
 class StoredJob:
-    """A job as it was asked for; nothing here is a picture, a key or a signed URL.
+    """A job as it was submitted, without its picture, API key or signed URLs.
 
-    `identity` and `stem` name its results, `sure` tells whether equal identities are equal jobs.
-    `place` is a path, a URL or a file's id by `kind`, None where it is not kept. `digest` is the
-    picture's. `save_to` is the folder for its results, `delete` whether the vendor's copies go.
+    `identity` and `stem` name its results; `sure` says whether equal identities mean equal jobs.
+    `place` is a path, a URL or a file id, according to `kind`; None where it is not kept. `digest`
+    is the picture's SHA-256. `save_to` is the folder for its results, `delete` whether the vendor's
+    copies are deleted.
     """
 
     identity: str
@@ -62,28 +64,28 @@ class StoredJob:
     outputs: int
     parameters: tuple[tuple[str, str | int], ...]
     key: str | None
-    kind: Kind
+    kind: SourceKind
     place: str | None = attrs.field(repr=False)
     digest: str | None
     save_to: str | None
     delete: bool
 
 
-# The words.
+# The entries. Files hold them by the names in `ENTRY_TYPES`, so these names are the file format.
 
 
 @attrs.frozen
 class Entered:
-    """A job came in."""
+    """The job was submitted."""
 
     job: int
     at: int
-    order: StoredJob
+    stored: StoredJob
 
 
 @attrs.frozen
 class Uploaded:
-    """Its picture is at the vendor."""
+    """Its picture was uploaded."""
 
     job: int
     at: int
@@ -92,7 +94,7 @@ class Uploaded:
 
 @attrs.frozen
 class Creating:
-    """Its creation is about to be sent: from here on units may be charged."""
+    """Its creation is about to be sent: units may be charged from here on."""
 
     job: int
     at: int
@@ -100,7 +102,7 @@ class Creating:
 
 @attrs.frozen
 class NotCreated:
-    """The creation was certainly not executed."""
+    """The vendor certainly did not execute the creation."""
 
     job: int
     at: int
@@ -108,7 +110,7 @@ class NotCreated:
 
 @attrs.frozen
 class Created:
-    """Its task exists."""
+    """The vendor created its task."""
 
     job: int
     at: int
@@ -117,7 +119,7 @@ class Created:
 
 @attrs.frozen
 class Returned:
-    """The engine failed its task and gave the units back; it may be created again."""
+    """The engine failed its task and returned the units; the job may be created again."""
 
     job: int
     at: int
@@ -125,24 +127,24 @@ class Returned:
 
 @attrs.frozen
 class Ended:
-    """It ended, and how."""
+    """The job ended."""
 
     job: int
     at: int
-    how: How
+    end: EndKind
 
 
 @attrs.frozen
 class Saved:
-    """Its pictures are on the disk."""
+    """Its results are on the disk."""
 
     job: int
     at: int
 
 
 @attrs.frozen
-class Told:
-    """Whoever waited for it knows."""
+class Reported:
+    """The caller was told how it ended."""
 
     job: int
     at: int
@@ -150,43 +152,55 @@ class Told:
 
 @attrs.frozen
 class Deleted:
-    """The vendor's copies are deleted."""
+    """The vendor's copies were deleted."""
 
     job: int
     at: int
 
 
 JournalEntry: TypeAlias = (
-    Entered | Uploaded | Creating | NotCreated | Created | Returned | Ended | Saved | Told | Deleted
+    Entered
+    | Uploaded
+    | Creating
+    | NotCreated
+    | Created
+    | Returned
+    | Ended
+    | Saved
+    | Reported
+    | Deleted
 )
-WORDS: Final[Mapping[str, type[JournalEntry]]] = {
-    kind.__name__: kind for kind in get_args(JournalEntry)
+ENTRY_TYPES: Final[Mapping[str, type[JournalEntry]]] = {
+    # Format 1 calls this one "Told".
+    "Told" if kind is Reported else kind.__name__: kind
+    for kind in get_args(JournalEntry)
 }
+_NAMES: Final[Mapping[type[JournalEntry], str]] = {kind: name for name, kind in ENTRY_TYPES.items()}
 
 
 @attrs.frozen
 class JobSnapshot:
-    """What the words about one job come to; `since` is when it was last about to be created."""
+    """The state of one job; `since` is when its last creation was about to be sent."""
 
     job: int
-    order: StoredJob
+    stored: StoredJob
     phase: Phase = Phase.ENTERED
     file_id: str | None = attrs.field(default=None, repr=False)
     task_id: str | None = None
     since: int = 0
-    how: How | None = None
+    end: EndKind | None = None
     saved: bool = False
-    told: bool = False
+    reported: bool = False
     deleted: bool = False
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to do for it."""
-        copies = self.saved and self.order.delete and not self.deleted
-        return self.told and not copies
+        """Whether nothing is left to do for the job."""
+        copies = self.saved and self.stored.delete and not self.deleted
+        return self.reported and not copies
 
 
-# Which word may follow in which phase, and to which it leads. `Ended` goes by how, below.
+# Which entry may follow in which phase, and the phase that it leads to. For `Ended` see below.
 _LEADS: Final[Mapping[tuple[Phase, type[JournalEntry]], Phase]] = {
     (Phase.ENTERED, Uploaded): Phase.ENTERED,
     (Phase.ENTERED, Creating): Phase.CREATING,
@@ -195,26 +209,26 @@ _LEADS: Final[Mapping[tuple[Phase, type[JournalEntry]], Phase]] = {
     (Phase.CREATING, Created): Phase.RUNNING,
     (Phase.RUNNING, Returned): Phase.ENTERED,
     (Phase.DONE, Saved): Phase.DONE,
-    (Phase.DONE, Told): Phase.DONE,
+    (Phase.DONE, Reported): Phase.DONE,
     (Phase.DONE, Deleted): Phase.DONE,
-    (Phase.ENDED, Told): Phase.ENDED,
-    # After a restart: found in the history, or sent after all.
+    (Phase.ENDED, Reported): Phase.ENDED,
+    # After a restart: found in the unit history, or sent after all.
     (Phase.ENDED, Created): Phase.RUNNING,
     (Phase.ENDED, Creating): Phase.CREATING,
     (Phase.ENDED, Uploaded): Phase.ENDED,
 }
-_ENDS: Final[Mapping[Phase, frozenset[How]]] = {
+_ENDS: Final[Mapping[Phase, frozenset[EndKind]]] = {
     Phase.ENTERED: frozenset({"failed", "unsent"}),
     Phase.CREATING: frozenset({"failed", "unsent", "doubt"}),
     Phase.RUNNING: frozenset({"done", "failed", "lost"}),
-    # Asked for again after a restart, it may have come to another end.
+    # Polled again after a restart, the task may have another end.
     Phase.DONE: frozenset({"done", "failed", "lost"}),
     Phase.ENDED: frozenset({"done", "failed", "lost", "doubt", "unsent"}),
 }
 
 
 class JournalState:
-    """All jobs that are not over, by their numbers, in the order in which they came in."""
+    """All jobs that are not over, by number, in the order in which they were submitted."""
 
     def __init__(self) -> None:
         self._live: dict[int, JobSnapshot] = {}
@@ -227,120 +241,129 @@ class JournalState:
     __hash__ = None  # type: ignore[assignment] # it changes
 
     @classmethod
-    def fold(cls, words: Iterable[JournalEntry]) -> JournalState:
-        """What `words` come to. Raises `IllegalEntry`."""
-        memory = cls()
-        for word in words:
-            memory.receive(word)
-        return memory
+    def fold(cls, entries: Iterable[JournalEntry]) -> JournalState:
+        """Fold `entries` into a state. Raises `IllegalEntry`."""
+        state = cls()
+        for entry in entries:
+            state.receive(entry)
+        return state
 
-    def receive(self, word: JournalEntry) -> JobSnapshot:
-        """Take one word in, and give what is known of its job then: also of one that is over now.
+    def receive(self, entry: JournalEntry) -> JobSnapshot:
+        """Apply one entry and return the state of its job, also where the job is over now.
 
-        Raises `IllegalEntry` for one that cannot follow, and stays as it was.
+        Raises `IllegalEntry` for an entry that cannot follow, and changes nothing then.
         """
-        known = self.after(word)
-        if known.over:
-            self._live.pop(word.job, None)
+        snapshot = self.after(entry)
+        if snapshot.over:
+            self._live.pop(entry.job, None)
         else:
-            self._live[word.job] = known
-        self.last = max(self.last, word.job)
-        return known
+            self._live[entry.job] = snapshot
+        self.last = max(self.last, entry.job)
+        return snapshot
 
-    def after(self, word: JournalEntry) -> JobSnapshot:
-        """What would be known of the job of `word` after it. Raises `IllegalEntry`."""
-        known = self._live.get(word.job)
-        if isinstance(word, Entered):
-            if known is not None or word.job < 1:
-                raise IllegalEntry(f"job {word.job} came in twice.")
-            return JobSnapshot(word.job, word.order)
-        if known is None:
-            raise IllegalEntry(f"{type(word).__name__} of job {word.job}, which is not known.")
-        if isinstance(word, Ended):
+    def after(self, entry: JournalEntry) -> JobSnapshot:
+        """Return the state of the job that `entry` would lead to. Raises `IllegalEntry`."""
+        snapshot = self._live.get(entry.job)
+        if isinstance(entry, Entered):
+            if snapshot is not None or entry.job < 1:
+                raise IllegalEntry(f"job {entry.job} was entered twice.")
+            return JobSnapshot(entry.job, entry.stored)
+        if snapshot is None:
+            raise IllegalEntry(f"{type(entry).__name__} of job {entry.job}, which is not known.")
+        if isinstance(entry, Ended):
             # Without a task there is no result.
-            if word.how not in _ENDS[known.phase] or (word.how == "done" and not known.task_id):
-                raise _illegal(word, known)
-            phase = Phase.DONE if word.how == "done" else Phase.ENDED
-            return attrs.evolve(known, phase=phase, how=word.how)
-        leads = _LEADS.get((known.phase, type(word)))
+            if entry.end not in _ENDS[snapshot.phase] or (
+                entry.end == "done" and not snapshot.task_id
+            ):
+                raise _illegal(entry, snapshot)
+            phase = Phase.DONE if entry.end == "done" else Phase.ENDED
+            return attrs.evolve(snapshot, phase=phase, end=entry.end)
+        leads = _LEADS.get((snapshot.phase, type(entry)))
         if leads is None:
-            raise _illegal(word, known)
-        return _step(attrs.evolve(known, phase=leads), word, known)
+            raise _illegal(entry, snapshot)
+        return _step(attrs.evolve(snapshot, phase=leads), entry, snapshot)
 
 
-def _illegal(word: JournalEntry, known: JobSnapshot) -> IllegalEntry:
-    return IllegalEntry(f"{type(word).__name__} of job {known.job}, which is {known.phase.name}.")
+def _illegal(entry: JournalEntry, snapshot: JobSnapshot) -> IllegalEntry:
+    return IllegalEntry(
+        f"{type(entry).__name__} of job {snapshot.job}, which is {snapshot.phase.name}."
+    )
 
 
-def _step(known: JobSnapshot, word: JournalEntry, before: JobSnapshot) -> JobSnapshot:
-    """`known`, which is in the phase that `word` leads to, with what else it says."""
-    match word:
+def _step(snapshot: JobSnapshot, entry: JournalEntry, before: JobSnapshot) -> JobSnapshot:
+    """Return `snapshot`, whose phase is set already, with the other changes of `entry`."""
+    match entry:
         case Uploaded():
-            return attrs.evolve(known, file_id=word.file_id)
+            return attrs.evolve(snapshot, file_id=entry.file_id)
         case Creating():
-            # Another task has other pictures, and other copies at the vendor.
-            anew = attrs.evolve(known, task_id=None, how=None, saved=False, deleted=False)
-            return attrs.evolve(anew, since=word.at)
+            # Another task has other results, and other copies at the vendor.
+            again = attrs.evolve(snapshot, task_id=None, end=None, saved=False, deleted=False)
+            return attrs.evolve(again, since=entry.at)
         case Created():
-            return attrs.evolve(known, task_id=word.task_id, how=None)
+            return attrs.evolve(snapshot, task_id=entry.task_id, end=None)
         case Returned():
-            return attrs.evolve(known, task_id=None)
+            return attrs.evolve(snapshot, task_id=None)
         case Saved():
-            return attrs.evolve(known, saved=True)
-        case Told():
-            return attrs.evolve(known, told=True)
+            return attrs.evolve(snapshot, saved=True)
+        case Reported():
+            return attrs.evolve(snapshot, reported=True)
         case Deleted():
             if not before.saved:
-                raise _illegal(word, before)
-            return attrs.evolve(known, deleted=True)
+                raise _illegal(entry, before)
+            return attrs.evolve(snapshot, deleted=True)
         case _:
-            return known
+            return snapshot
 
 
-# On the disk.
+# As rows of a file.
 
 
-def encode(word: JournalEntry) -> tuple[int, int, str, str]:
-    """`word` as its job, its time, its kind and the rest as JSON."""
-    facts = attrs.asdict(word)
-    job, at = facts.pop("job"), facts.pop("at")
-    return job, at, type(word).__name__, json.dumps(facts, separators=(",", ":"))
+def encode(entry: JournalEntry) -> tuple[int, int, str, str]:
+    """Return the job, the time, the type's name and the remaining fields (JSON) of `entry`."""
+    match entry:
+        case Entered():
+            fields: dict[str, object] = {"order": attrs.asdict(entry.stored)}
+        case Uploaded():
+            fields = {"file_id": entry.file_id}
+        case Created():
+            fields = {"task_id": entry.task_id}
+        case Ended():
+            fields = {"how": entry.end}
+        case _:
+            fields = {}
+    return entry.job, entry.at, _NAMES[type(entry)], json.dumps(fields, separators=(",", ":"))
 
 
 def decode(job: object, at: object, kind: object, text: object) -> JournalEntry:
-    """The word that `encode` took apart. Raises `Damaged`."""
+    """Return the entry that `encode` took apart. Raises `Damaged`."""
     if type(job) is not int or type(at) is not int or job < 1:
         raise Damaged("a job or a time is no number")
-    made = WORDS.get(kind) if isinstance(kind, str) else None
+    made = ENTRY_TYPES.get(kind) if isinstance(kind, str) else None
     if made is None:
-        raise Damaged(f"job {job} has a word of an unknown kind")
+        raise Damaged(f"job {job} has an entry of an unknown kind")
     try:
-        facts = cast("object", json.loads(text if isinstance(text, str) else ""))
+        fields = cast("object", json.loads(text if isinstance(text, str) else ""))
     except (ValueError, RecursionError):
-        raise Damaged(f"{made.__name__} of job {job} is no JSON") from None
-    if not isinstance(facts, dict):
-        raise Damaged(f"{made.__name__} of job {job} is no object")
-    held = cast("dict[str, object]", facts)
+        raise Damaged(f"{kind} of job {job} is no JSON") from None
+    if not isinstance(fields, dict):
+        raise Damaged(f"{kind} of job {job} is no object")
+    held = cast("dict[str, object]", fields)
     try:
-        match made.__name__:
-            case "Entered":
-                return Entered(job, at, _order(held.get("order")))
-            case "Uploaded":
-                return Uploaded(job, at, _text(held, "file_id"))
-            case "Created":
-                return Created(job, at, _text(held, "task_id"))
-            case "Ended":
-                return Ended(job, at, cast("How", _one_of(held, "how", get_args(How))))
-            case _:
-                simple: Callable[[int, int], JournalEntry] = cast(
-                    "Callable[[int, int], JournalEntry]", made
-                )
-                return simple(job, at)
+        if made is Entered:
+            return Entered(job, at, _stored(held.get("order")))
+        if made is Uploaded:
+            return Uploaded(job, at, _text(held, "file_id"))
+        if made is Created:
+            return Created(job, at, _text(held, "task_id"))
+        if made is Ended:
+            return Ended(job, at, cast("EndKind", _one_of(held, "how", get_args(EndKind))))
     except Damaged as exc:
-        raise Damaged(f"{made.__name__} of job {job}: {exc}") from None
+        raise Damaged(f"{kind} of job {job}: {exc}") from None
+    bare = cast("Callable[[int, int], JournalEntry]", made)
+    return bare(job, at)
 
 
-def _order(value: object) -> StoredJob:
+def _stored(value: object) -> StoredJob:
     if not isinstance(value, dict):
         raise Damaged("order is no object")
     held = cast("dict[str, object]", value)
@@ -362,7 +385,7 @@ def _order(value: object) -> StoredJob:
         outputs=outputs,
         parameters=tuple(_pairs(held.get("parameters"))),
         key=_text_or_none(held, "key"),
-        kind=cast("Kind", _one_of(held, "kind", get_args(Kind))),
+        kind=cast("SourceKind", _one_of(held, "kind", get_args(SourceKind))),
         place=_text_or_none(held, "place"),
         digest=_text_or_none(held, "digest"),
         save_to=_text_or_none(held, "save_to"),
@@ -397,8 +420,8 @@ def _flag(held: Mapping[str, object], name: str) -> bool:
     return value
 
 
-def _one_of(held: Mapping[str, object], name: str, known: tuple[str, ...]) -> str:
+def _one_of(held: Mapping[str, object], name: str, allowed: tuple[str, ...]) -> str:
     value = _text(held, name)
-    if value not in known:
+    if value not in allowed:
         raise Damaged(f"{name} is unknown")
     return value

@@ -1,10 +1,10 @@
-"""The journal's file: words on a disk that survive a crash. The only place that knows sqlite3.
+"""The journal's file: entries that survive a crash. The only module that uses sqlite3.
 
-One transaction at a time, each on the disk when it returns (WAL, synchronous=FULL). Words about
-jobs that are over leave with the word that ends them; of each task one line stays, so that it is
-known as ours, with its job's identity if it may be fetched again. So opening reads what is alive
-and nothing else. Everything here blocks and runs in a
-worker thread. All times are UTC microseconds since 1970.
+Each transaction is on the disk when its call returns (WAL, synchronous=FULL). The entries of a job
+are deleted with the one that ends it. One row per task stays, so that the task is known as ours;
+it holds the job's identity while the result may be fetched again. So opening reads the entries of
+live jobs only. Everything here blocks and runs in a worker thread. All times are UTC microseconds
+since 1970.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ from perfect_async._journal.model import (
     decode,
     encode,
 )
+from perfect_async._time import SECOND
 from perfect_async.errors import JournalError, quoted
 
-_K = TypeVar("_K")
-_SECOND: Final = 1_000_000
+_Key = TypeVar("_Key")
 _APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
 _FORMAT: Final = 1
-_KEPT: Final = 30 * 24 * 3600 * _SECOND
-"""How long a finished job may be fetched at most (contract: the flow, 5): then it is forgotten."""
-_REMEMBERED: Final = 3600
-"""Seconds of requests that are remembered: longer than any period that is sold."""
-_UNSEEN: Final = 3
-_MOST: Final = 5
-"""Requests are written down every two seconds at least: a process that ended without a word may
-have sent so many more, in so many seconds each (contract: Limits).
+_KEPT_FOR: Final = 30 * 24 * 3600 * SECOND
+"""How long the vendor keeps a finished task at most (contract: Download the result)."""
+_WINDOW_KEPT_FOR: Final = 3600
+"""Seconds of requests that are kept: longer than any period that is sold."""
+_UNSEEN_SECONDS: Final = 3
+_UNSEEN_PER_SECOND: Final = 5
+"""The window is written every two seconds at least. A process that was killed may have sent so many
+requests more, in each of so many seconds (contract: Limits).
 """
 
 _EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
 
+# The table "words" holds the entries; format 1 calls it so.
 _SCHEMA: Final = """
 CREATE TABLE words (
     seq INTEGER PRIMARY KEY, job INTEGER NOT NULL, at INTEGER NOT NULL,
@@ -69,145 +70,151 @@ INSERT INTO facts VALUES ('seq', 0), ('job', 0), ('wrote', 0), ('clean', 1);
 
 
 @attrs.frozen
-class Entry:
-    """A word to be written, by its place in the journal, and what its job has come to."""
+class Row:
+    """An entry to be written, its place in the journal, and the state of its job after it."""
 
     seq: int
-    word: JournalEntry
-    known: JobSnapshot
+    entry: JournalEntry
+    snapshot: JobSnapshot
 
     @property
     def finished(self) -> bool:
-        """Whether its job is over and can be fetched again."""
-        known = self.known
-        return known.over and known.how == "done" and known.order.sure and not known.deleted
+        """Whether its job is over and its result can be fetched again."""
+        snapshot = self.snapshot
+        return (
+            snapshot.over
+            and snapshot.end == "done"
+            and snapshot.stored.sure
+            and not snapshot.deleted
+        )
 
 
 class SqliteJournal:
-    """An open journal: nobody else has it. Raises `JournalError` for all that is wrong with one.
+    """An open journal, locked against other clients. Raises `JournalError` for whatever is wrong.
 
-    `memory` is what its words come to, `seq` the place of the last one, `job` the last number of a
-    job, `past` the requests of the former process as (age in microseconds, number), oldest first.
+    `state` is the fold of its entries, `seq` the place of the last one, `job` the last number of a
+    job, `past` the requests of the former process as (age in microseconds, requests), oldest first.
     """
 
     def __init__(self, path: str | os.PathLike[str], now: int, *, make: bool = True) -> None:
         self._lock = threading.Lock()
         self._clean = True
-        self.path = _path(path)
-        with _telling(self.path):
+        self.path = _absolute(path)
+        with _errors_mapped(self.path):
             if not os.path.lexists(self.path):
                 if not make:
                     raise JournalError(f"There is no journal {quoted(self.path)}.")
-                _make(self.path)
-            _private(self.path)
+                _make_file(self.path)
+            _check_private(self.path)
             self._db = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, check_same_thread=False
             )
             try:
-                self._begin(now)
+                self._load(now)
             except BaseException:
                 self._db.close()
                 raise
 
-    def _begin(self, now: int) -> None:
-        _claim(self._db, self.path)
+    def _load(self, now: int) -> None:
+        _lock_file(self._db, self.path)
         problem = self._one("PRAGMA quick_check(1)")
         if problem != "ok":
             raise JournalError(f"The journal {quoted(self.path)} is damaged: {quoted(problem)}.")
-        self.memory = self._remembered()
-        facts = self._numbers("SELECT name, value FROM facts", str)
+        self.state = self._read_state()
+        facts = self._read_numbers("SELECT name, value FROM facts", str)
         if not facts.keys() >= {"seq", "job", "wrote", "clean"}:
             raise JournalError(f"The journal {quoted(self.path)} is damaged: facts are missing.")
-        self.seq, self.job = facts["seq"], max(facts["job"], self.memory.last)
-        self.past = tuple(self._window(now, facts))
+        self.seq, self.job = facts["seq"], max(facts["job"], self.state.last)
+        self.past = tuple(self._read_window(now, facts))
         with self._transaction():
-            self._db.execute("DELETE FROM tasks WHERE created < ?", (now - _KEPT,))
-            # Whoever is killed before the first commit leaves behind what is known now.
-            self._remember(self.past, now)
-            self._fact("clean", 0)
+            self._db.execute("DELETE FROM tasks WHERE created < ?", (now - _KEPT_FOR,))
+            # A process that is killed before its first commit leaves this behind.
+            self._write_window(self.past, now)
+            self._set_fact("clean", 0)
 
-    def _remembered(self) -> JournalState:
-        memory, seq = JournalState(), cast("object", 0)
+    def _read_state(self) -> JournalState:
+        state, seq = JournalState(), cast("object", 0)
         try:
             for row in self._all("SELECT seq, job, at, kind, text FROM words ORDER BY seq"):
                 seq = row[0]
-                memory.receive(decode(*row[1:]))
+                state.receive(decode(*row[1:]))
         except (Damaged, IllegalEntry) as exc:
             raise JournalError(
-                f"The journal {quoted(self.path)} is damaged at word {seq}: {exc}."
+                f"The journal {quoted(self.path)} is damaged at entry {seq}: {exc}."
             ) from None
-        return memory
+        return state
 
-    def _window(self, now: int, facts: dict[str, int]) -> Iterator[tuple[int, int]]:
-        rows = self._numbers("SELECT second, requests FROM window ORDER BY second", int)
-        # By the end of its second: nothing is taken for older than it is.
-        ages = [(max(0, now - (at + 1) * _SECOND + 1), count) for at, count in rows.items()]
+    def _read_window(self, now: int, facts: dict[str, int]) -> Iterator[tuple[int, int]]:
+        rows = self._read_numbers("SELECT second, requests FROM window ORDER BY second", int)
+        # Counted from the end of the second, so that no request seems older than it is.
+        ages = [(max(0, now - (at + 1) * SECOND + 1), count) for at, count in rows.items()]
         if not facts["clean"]:
             since = max(0, now - facts["wrote"])
-            ages += [(max(0, since - after * _SECOND), _MOST) for after in range(_UNSEEN)]
-        yield from ((age, requests) for age, requests in ages if age < _REMEMBERED * _SECOND)
+            ages += [
+                (max(0, since - after * SECOND), _UNSEEN_PER_SECOND)
+                for after in range(_UNSEEN_SECONDS)
+            ]
+        yield from ((age, requests) for age, requests in ages if age < _WINDOW_KEPT_FOR * SECOND)
 
-    def _numbers(self, query: str, kind: type[_K]) -> dict[_K, int]:
+    def _read_numbers(self, query: str, kind: type[_Key]) -> dict[_Key, int]:
         rows = self._all(query)
         if not all(type(key) is kind and type(value) is int and value >= 0 for key, value in rows):
             raise JournalError(f"The journal {quoted(self.path)} is damaged: a number is none.")
-        return dict(cast("list[tuple[_K, int]]", rows))
+        return dict(cast("list[tuple[_Key, int]]", rows))
 
-    # What is written.
+    # Writing.
 
-    def commit(self, entries: Iterable[Entry], window: Iterable[tuple[int, int]], now: int) -> None:
-        """Write `entries` in order, and the `window` as of `now`: all of it is on the disk then.
+    def commit(self, rows: Iterable[Row], window: Iterable[tuple[int, int]], now: int) -> None:
+        """Write `rows` in order and the `window` as of `now`, in one durable transaction.
 
-        Writing an entry again changes nothing: who was cancelled need not know how far it came.
+        Writing a row again changes nothing, so a cancelled caller may repeat its call.
         """
-        with self._lock, _telling(self.path), self._written(), self._transaction():
+        with self._lock, _errors_mapped(self.path), self._marked_unclean(), self._transaction():
             last = cast("int", self._one("SELECT value FROM facts WHERE name = 'seq'"))
-            for entry in entries:
-                if entry.seq > last:
-                    self._write(entry)
-                    last = entry.seq
-                    self._fact("job", entry.word.job, at_least=True)
-            self._fact("seq", last)
-            self._remember(window, now)
+            for row in rows:
+                if row.seq > last:
+                    self._write_row(row)
+                    last = row.seq
+                    self._set_fact("job", row.entry.job, at_least=True)
+            self._set_fact("seq", last)
+            self._write_window(window, now)
 
-    def _remember(self, window: Iterable[tuple[int, int]], now: int) -> None:
+    def _write_window(self, window: Iterable[tuple[int, int]], now: int) -> None:
         seconds: Counter[int] = Counter()
         for age, requests in window:
-            seconds[(now - age) // _SECOND] += requests
+            seconds[(now - age) // SECOND] += requests
         self._db.execute("DELETE FROM window")
         self._db.executemany("INSERT INTO window VALUES (?, ?)", seconds.items())
-        self._fact("wrote", now)
+        self._set_fact("wrote", now)
 
-    def _write(self, entry: Entry) -> None:
-        known, word = entry.known, (entry.seq, *encode(entry.word))
-        if isinstance(entry.word, Created):
-            self._db.execute(
-                "INSERT INTO tasks VALUES (x'', ?, ?)", (entry.word.task_id, known.since)
-            )
-        if not known.over:
-            self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?, ?)", word)
+    def _write_row(self, row: Row) -> None:
+        snapshot, entry = row.snapshot, row.entry
+        if isinstance(entry, Created):
+            values = entry.task_id, snapshot.since
+            self._db.execute("INSERT INTO tasks VALUES (x'', ?, ?)", values)
+        if not snapshot.over:
+            self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?, ?)", (row.seq, *encode(entry)))
             return
-        self._db.execute("DELETE FROM words WHERE job = ?", (known.job,))
-        if entry.finished:
-            row = bytes.fromhex(known.order.identity), known.task_id, known.since
+        self._db.execute("DELETE FROM words WHERE job = ?", (snapshot.job,))
+        if row.finished:
             self._db.execute(
-                "UPDATE tasks SET identity = ?1 "
-                "WHERE identity = x'' AND task_id = ?2 AND created = ?3",
-                row,
+                "UPDATE tasks SET identity = ? "
+                "WHERE identity = x'' AND task_id = ? AND created = ?",
+                (bytes.fromhex(snapshot.stored.identity), snapshot.task_id, snapshot.since),
             )
-        elif known.how == "doubt":
-            # A task that nobody knows may be this one's.
-            self._db.execute("INSERT INTO tasks VALUES (x'', '', ?)", (known.since,))
+        elif snapshot.end == "doubt":
+            # A task without a known owner may be this job's.
+            self._db.execute("INSERT INTO tasks VALUES (x'', '', ?)", (snapshot.since,))
 
-    def _fact(self, name: str, value: int, *, at_least: bool = False) -> None:
+    def _set_fact(self, name: str, value: int, *, at_least: bool = False) -> None:
         kept = "max(value, ?)" if at_least else "?"
         self._db.execute(f"UPDATE facts SET value = {kept} WHERE name = ?", (value, name))  # noqa: S608
 
-    # What is asked.
+    # Reading.
 
     def lookup(self, identity: str, since: int) -> str | None:
-        """The task of the latest finished job of that identity created at `since` or later."""
-        with self._lock, _telling(self.path):
+        """Return the task of the latest finished job of `identity` created since `since`."""
+        with self._lock, _errors_mapped(self.path):
             found = self._one(
                 "SELECT task_id FROM tasks WHERE identity = ? AND created >= ? "
                 "ORDER BY created DESC LIMIT 1",
@@ -216,25 +223,26 @@ class SqliteJournal:
             )
         return None if found is None else str(found)
 
-    def ids(self, since: int) -> frozenset[str]:
-        """All tasks that were created at `since` or later, whatever became of them.
+    def task_ids(self, since: int) -> frozenset[str]:
+        """Return all tasks that were created since `since`, whatever became of them.
 
         "" is among them if a creation stayed in doubt.
         """
-        with self._lock, _telling(self.path):
+        with self._lock, _errors_mapped(self.path):
             rows = self._all("SELECT task_id FROM tasks WHERE created >= ?", since)
         return frozenset(str(task_id) for (task_id,) in rows)
 
     def drop(self, task_id: str) -> None:
-        """The pictures of this task can no longer be fetched."""
-        with self._lock, _telling(self.path), self._transaction():
+        """Stop offering this task: its results are gone."""
+        with self._lock, _errors_mapped(self.path), self._transaction():
             self._db.execute("UPDATE tasks SET identity = x'' WHERE task_id = ?", (task_id,))
 
     def forget(self) -> int:
-        """Purge what is known of finished jobs, also from the file's free pages; tells how many
-        could have been fetched again.
+        """Purge the finished jobs, also from the file's free pages.
+
+        Returns how many of them could have been fetched again.
         """
-        with self._lock, _telling(self.path):
+        with self._lock, _errors_mapped(self.path):
             with self._transaction():
                 gone = cast("int", self._one("SELECT count(*) FROM tasks WHERE identity != x''"))
                 self._db.execute("DELETE FROM tasks")
@@ -243,19 +251,19 @@ class SqliteJournal:
         return gone
 
     def close(self) -> None:
-        """Let go of it: from now on somebody else may have it."""
-        with self._lock, _telling(self.path):
+        """Close the file, so that another client may open it."""
+        with self._lock, _errors_mapped(self.path):
             try:
-                self._fact("clean", int(self._clean))
+                self._set_fact("clean", int(self._clean))
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 self._db.close()
 
-    # Inside.
+    # Helpers.
 
     @contextmanager
-    def _written(self) -> Generator[None]:
-        """What fails here leaves a window on the disk that is not all of it."""
+    def _marked_unclean(self) -> Generator[None]:
+        """Mark the window on the disk as incomplete where the block fails."""
         self._clean = False
         yield
         self._clean = True
@@ -282,8 +290,8 @@ class SqliteJournal:
 # Opening.
 
 
-def _path(path: object) -> str:
-    """`path` as an absolute one: sqlite would read meaning into ":memory:" and "file:..."."""
+def _absolute(path: object) -> str:
+    """Return `path` as an absolute one: sqlite treats ":memory:" and "file:..." specially."""
     given, shown = cast("object", None), quoted(path)
     if isinstance(path, str | os.PathLike):
         given = os.fspath(cast("str | os.PathLike[str]", path))
@@ -292,17 +300,17 @@ def _path(path: object) -> str:
     return str(Path(given).absolute())
 
 
-def _make(path: str) -> None:
-    """A new journal at `path`, there whole or not at all: it may be killed in between."""
+def _make_file(path: str) -> None:
+    """Make a new journal at `path`, completely or not at all."""
     for left in (f"{path}-wal", f"{path}-journal"):
         if os.path.lexists(left):
-            # sqlite would take it for the new file's, and write what is in it into that.
+            # sqlite would take it for the new file's log and apply it.
             raise JournalError(
                 f"{quoted(left)} is what is left of a journal whose file is gone. Put "
                 f"{quoted(path)} back, or remove this as well to begin a new one."
             )
     part = f"{path}.{secrets.token_hex(4)}.new"
-    # Before sqlite sees it, so that it is private from its first byte.
+    # Made before sqlite opens it, so that it is private from its first byte.
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
         db = sqlite3.connect(part, isolation_level=None)
@@ -313,28 +321,28 @@ def _make(path: str) -> None:
             )
         finally:
             db.close()
-        # Not over a file that somebody else has made meanwhile. The folder's entry is on the disk
-        # with the first thing that sqlite writes, since it makes a file of its own for that.
+        # Never over a file that another process has made meanwhile. The folder is synced with the
+        # first transaction, since sqlite makes its log in it then.
         with contextlib.suppress(FileExistsError):
-            _name(part, path)
+            _link(part, path)
     finally:
         Path(part).unlink(missing_ok=True)
 
 
-def _name(part: str, path: str) -> None:
-    """Call `part` `path`. Raises `FileExistsError` where that is somebody else's name."""
+def _link(part: str, path: str) -> None:
+    """Rename `part` to `path`. Raises `FileExistsError` where there is such a file."""
     try:
         os.link(part, path)
     except FileExistsError:
         raise
     except OSError:
-        # No hard links here (FAT, some shares): whoever makes an empty file first may replace it.
+        # No hard links here (FAT, some shares): the first to make an empty file may replace it.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         Path(part).replace(path)
 
 
-def _private(path: str) -> None:
-    """See that `path` is a file that nobody else may read. Raises `JournalError` and `OSError`."""
+def _check_private(path: str) -> None:
+    """Make `path` readable for its owner only. Raises `JournalError` and `OSError`."""
     found = Path(path).stat()
     if not stat.S_ISREG(found.st_mode):
         raise JournalError(f"The journal {quoted(path)} is no regular file.")
@@ -343,7 +351,7 @@ def _private(path: str) -> None:
             f"The journal {quoted(path)} is empty: it was truncated, or never was a journal. "
             "Remove it, and what else begins with its name, to begin a new one."
         )
-    # Asked, not opened: closing it again would drop the locks of another client in this process.
+    # `access`, since opening and closing it would drop the locks of another client in this process.
     if not os.access(path, os.W_OK, effective_ids=_EFFECTIVE_IDS):
         raise JournalError(f"The journal {quoted(path)} cannot be written: it is read-only.")
     for part in (path, f"{path}-wal"):
@@ -356,9 +364,9 @@ def _private(path: str) -> None:
                 ) from exc
 
 
-def _claim(db: sqlite3.Connection, path: str) -> None:
-    """See that the file is a journal of ours and of nobody else's, before anything is changed."""
-    # In this mode the first read takes the lock and keeps it until the file is closed.
+def _lock_file(db: sqlite3.Connection, path: str) -> None:
+    """Lock the file and check that it is a journal, before anything is changed."""
+    # In this mode the first read takes the lock, which is kept until the file is closed.
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -377,8 +385,8 @@ def _claim(db: sqlite3.Connection, path: str) -> None:
 
 
 @contextmanager
-def _telling(path: str) -> Generator[None]:
-    """Raise `JournalError` for what sqlite and the system say about the file."""
+def _errors_mapped(path: str) -> Generator[None]:
+    """Raise `JournalError` for errors of sqlite and of the system."""
     try:
         yield
     except OSError as exc:
@@ -394,7 +402,7 @@ def _telling(path: str) -> Generator[None]:
             ) from exc
         if name.startswith("SQLITE_NOTADB"):
             raise JournalError(f"{quoted(path)} is no journal of perfect_async.") from exc
-        # A table that is missing, and text that is none, which Python finds and sqlite does not.
+        # A missing table, and text that is not UTF-8 (found by Python, not by sqlite).
         torn = isinstance(exc, sqlite3.OperationalError) and name in {"", "SQLITE_ERROR"}
         if torn or name.startswith("SQLITE_CORRUPT"):
             raise JournalError(f"The journal {quoted(path)} is damaged: {exc}.") from exc

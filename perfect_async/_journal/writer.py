@@ -1,7 +1,7 @@
-"""Writes the journal beside the event loop: what must be on the disk is awaited, the rest follows.
+"""Writes the journal in a worker thread: durable entries are awaited, all others follow soon.
 
-Words are taken to the disk by one worker thread, all that wait in one transaction. A disk that
-hangs holds up whoever awaits it, and nobody else.
+All pending entries go to the disk in one transaction. A disk that hangs blocks only those callers
+that await a durable entry.
 """
 
 from __future__ import annotations
@@ -17,70 +17,73 @@ import anyio.to_thread
 import attrs
 
 from perfect_async._journal.model import Created, JournalEntry, JournalState
-from perfect_async._journal.sqlite import Entry, SqliteJournal
+from perfect_async._journal.sqlite import Row, SqliteJournal
 from perfect_async._log import LOG
 from perfect_async.errors import JournalError, PerfectError
 
 T = TypeVar("T")
 
-_AGAIN: Final = 5.0
-"""Seconds before words that could not be written are tried again."""
-_SOON: Final = 2.0
-"""Seconds within which it is written down that requests were sent."""
+_RETRY_AFTER: Final = 5.0
+"""Seconds before entries that could not be written are tried again."""
+_WINDOW_DELAY: Final = 2.0
+"""Seconds within which the request window is written after a request."""
 
 
 @attrs.define(eq=False)
-class _Waiting:
-    """A word on its way to the disk; somebody waits for it if there is a `done`. `holds`: it is in
-    the memory already.
+class _Pending:
+    """An entry on its way to the disk; a caller awaits it if `done` is set.
+
+    `applied`: it is part of the state already.
     """
 
-    entry: Entry
+    row: Row
     done: anyio.Event | None = None
     error: JournalError | None = None
-    holds: bool = True
+    applied: bool = True
 
 
-def _nothing() -> tuple[tuple[int, int], ...]:
+def _empty_window() -> tuple[tuple[int, int], ...]:
     return ()
 
 
 class JournalWriter:
-    """One client's memory of its jobs; `memory` holds those that are not over.
+    """The journal of one client; `state` holds the jobs that are not over.
 
-    `past` is what the former process had spent of the window, as (age in microseconds, requests);
-    `window` is asked for the same of this one. `run` must be running for anything to be written,
-    and `aclose` be called at the end. Times are UTC microseconds, by `now`.
+    `past` holds the requests of the former process, as (age in microseconds, requests); `window` is
+    called for those of this process. `run` must be running for anything to be written, and `aclose`
+    must be called at the end. Times are UTC microseconds, by `now`.
     """
+
+    persistent: Final = True
 
     def __init__(self, file: SqliteJournal, now: Callable[[], int]) -> None:
         self._file = file
         self._now = now
-        self.memory: JournalState = file.memory
+        self.state: JournalState = file.state
         self.past = file.past
-        self.window: Callable[[], Iterable[tuple[int, int]]] = _nothing
+        self.window: Callable[[], Iterable[tuple[int, int]]] = _empty_window
         self._seq, self._number = file.seq, file.job
-        self._waiting: list[_Waiting] = []
-        # Of each job the word that somebody waits for, if there is one.
-        self._awaited: dict[int, _Waiting] = {}
-        # By their tasks: identities and when they were created.
+        self._pending: list[_Pending] = []
+        # By job: the entry that a caller awaits, if there is one.
+        self._awaited: dict[int, _Pending] = {}
+        # By task: the identity of the job and when the task was created.
         self._finished: dict[str, tuple[str, int]] = {}
-        self._news = anyio.Event()
+        self._work = anyio.Event()
         self._failing = self._closed = False
         self._flushed = anyio.Event()
-        # One transaction at a time: another's failure refuses nothing that this one writes.
+        # One transaction at a time, so that a failure only refuses entries of its own transaction.
         self._flushing = anyio.Lock()
-        # One thread: sqlite takes one at a time anyway, and a disk that hangs holds no other.
+        # One thread: sqlite takes one at a time, and a disk that hangs holds up no other thread.
         self._limiter = anyio.CapacityLimiter(1)
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, now: Callable[[], int]) -> Self:
-        """The journal at `path`, made where it is missing. Raises `JournalError`."""
+        """Open the journal at `path`, and make it where it is missing. Raises `JournalError`."""
         return cls(await anyio.to_thread.run_sync(SqliteJournal, path, now()), now)
 
     @staticmethod
     async def forget(path: str | os.PathLike[str]) -> int:
-        """Purge what the journal at `path` knows of finished jobs; tells how many they were.
+        """Purge the finished jobs from the journal at `path`, and return how many they were.
 
         Raises `JournalError`, also where a client has it open.
         """
@@ -94,171 +97,175 @@ class JournalWriter:
 
         return await anyio.to_thread.run_sync(purge)
 
-    # Words.
+    # Entries.
 
-    def number(self) -> int:
-        """A number for another job."""
+    def next_number(self) -> int:
+        """Return a number for a new job."""
         self._number += 1
         return self._number
 
-    def note(self, word: JournalEntry) -> None:
-        """`word` holds from now on, and is written soon. Raises `IllegalEntry`."""
-        self._catch_up(word.job)
+    def append(self, entry: JournalEntry) -> None:
+        """Apply `entry` now and write it soon. Raises `IllegalEntry`."""
+        self._apply_pending(entry.job)
         self._seq += 1
-        entry = Entry(self._seq, word, self.memory.receive(word))
-        if entry.finished:
-            known = entry.known
-            self._finished[str(known.task_id)] = known.order.identity, known.since
-        self._put(_Waiting(entry))
+        row = Row(self._seq, entry, self.state.receive(entry))
+        if row.finished:
+            snapshot = row.snapshot
+            self._finished[str(snapshot.task_id)] = snapshot.stored.identity, snapshot.since
+        self._put(_Pending(row))
 
-    async def write(self, word: JournalEntry) -> None:
-        """`word` and all before it are on the disk when this returns.
+    async def write(self, entry: JournalEntry) -> None:
+        """Write `entry` and all before it to the disk, then apply it.
 
-        Raises `JournalError` where they cannot be written, and then it was never said.
+        Raises `JournalError` where they cannot be written; `entry` is dropped then.
         """
-        self._catch_up(word.job)
+        self._apply_pending(entry.job)
         self._seq += 1
         done = anyio.Event()
-        entry = Entry(self._seq, word, self.memory.after(word))
-        waiting = self._awaited[word.job] = _Waiting(entry, done, holds=False)
-        self._put(waiting)
+        row = Row(self._seq, entry, self.state.after(entry))
+        pending = self._awaited[entry.job] = _Pending(row, done, applied=False)
+        self._put(pending)
         await done.wait()
-        if waiting.error is not None:
-            raise waiting.error
+        if pending.error is not None:
+            raise pending.error
 
-    async def settled(self) -> None:
-        """Wait until all that was noted is on the disk; raises `JournalError` where it cannot."""
-        while self._waiting:
+    async def flushed(self) -> None:
+        """Wait until every entry is on the disk. Raises `JournalError` while that fails."""
+        while self._pending:
             if self._failing:
                 raise JournalError("The journal cannot be written at the moment.")
             await self._flushed.wait()
 
-    def used(self) -> None:
-        """Requests were sent: what is left of the window is written soon."""
-        self._news.set()
+    def request_sent(self) -> None:
+        """Write the request window soon: a request was sent."""
+        self._work.set()
 
-    def _catch_up(self, job: int) -> None:
-        """More is said of `job`: what is on its way to the disk comes before, so it holds."""
-        waiting = self._awaited.pop(job, None)
-        if waiting is not None:
-            waiting.holds = True
-            self.memory.receive(waiting.entry.word)
+    def _apply_pending(self, job: int) -> None:
+        """Apply the awaited entry of `job`, since another entry of the job follows it."""
+        pending = self._awaited.pop(job, None)
+        if pending is not None:
+            pending.applied = True
+            self.state.receive(pending.row.entry)
 
-    def _put(self, waiting: _Waiting) -> None:
-        self._waiting.append(waiting)
-        self._news.set()
+    def _put(self, pending: _Pending) -> None:
+        self._pending.append(pending)
+        self._work.set()
 
-    # What is known of finished jobs.
+    # Finished jobs.
 
     async def lookup(self, identity: str, since: int) -> str | None:
-        """The task of the latest finished job of that identity created at `since` or later."""
+        """Return the task of the latest finished job of `identity` created since `since`."""
         for task_id, (of, created) in reversed(self._finished.items()):
             if of == identity and created >= since:
                 return task_id
         return await self._in_thread(self._file.lookup, identity, since)
 
-    async def ids(self, since: int) -> frozenset[str]:
-        """Every task that is known here and was created at `since` or later.
+    async def task_ids(self, since: int) -> frozenset[str]:
+        """Return every task that was created through this journal since `since`.
 
         "" is among them if a creation since then stayed in doubt.
         """
-        live = {known.task_id for known in self.memory.live.values() if known.task_id is not None}
-        words = (one.entry.word for one in self._waiting)
-        fresh = {word.task_id for word in words if isinstance(word, Created)}
-        return await self._in_thread(self._file.ids, since) | live | fresh
+        live = {
+            snapshot.task_id
+            for snapshot in self.state.live.values()
+            if snapshot.task_id is not None
+        }
+        entries = (one.row.entry for one in self._pending)
+        fresh = {entry.task_id for entry in entries if isinstance(entry, Created)}
+        return await self._in_thread(self._file.task_ids, since) | live | fresh
 
     async def drop(self, task_id: str) -> None:
-        """The pictures of this task can no longer be fetched."""
+        """Stop offering the task of a finished job: its results are gone."""
         await self._flush()
         await self._in_thread(self._file.drop, task_id)
 
     # The writer.
 
     async def run(self) -> None:
-        """Write what there is to be written, until cancelled or closed."""
+        """Write pending entries until cancelled or closed."""
         while not self._closed:
-            await self._news.wait()
-            if not self._waiting:
-                # Nothing but requests: several of them are one line.
-                with anyio.move_on_after(_SOON):
-                    while not self._waiting and not self._closed:
-                        self._news = anyio.Event()
-                        await self._news.wait()
-            self._news = anyio.Event()
+            await self._work.wait()
+            if not self._pending:
+                # Nothing but requests: several of them are written at once.
+                with anyio.move_on_after(_WINDOW_DELAY):
+                    while not self._pending and not self._closed:
+                        self._work = anyio.Event()
+                        await self._work.wait()
+            self._work = anyio.Event()
             await self._flush()
-            if self._waiting and self._failing:
-                with anyio.move_on_after(_AGAIN):
-                    # Who waits is told at once; nobody else makes a disk that fails work more.
-                    while all(one.done is None for one in self._waiting):
-                        await self._news.wait()
-                        self._news = anyio.Event()
-                self._news.set()
+            if self._pending and self._failing:
+                with anyio.move_on_after(_RETRY_AFTER):
+                    # An awaited entry is tried at once; nothing else burdens a failing disk.
+                    while all(one.done is None for one in self._pending):
+                        await self._work.wait()
+                        self._work = anyio.Event()
+                self._work.set()
 
     async def aclose(self, grace: float = 5.0) -> None:
-        """Write what is left, for up to `grace` seconds, and let go of the file."""
+        """Write what is left, for up to `grace` seconds, and close the file."""
         self._closed = True
-        self._news.set()
+        self._work.set()
         with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
             await self._flush()
             try:
                 await self._in_thread(self._file.close)
             except JournalError as exc:
                 LOG.error("Closing the journal: %s", exc)
-        if self._waiting:
-            LOG.error("Closing the journal: %d words were not written.", len(self._waiting))
-            self._refuse("The client closed before the journal was written.")
+        if self._pending:
+            LOG.error("Closing the journal: %d entries were not written.", len(self._pending))
+            self._fail_awaited("The client closed before the journal was written.")
 
     async def _flush(self) -> None:
-        """One transaction with all that waits."""
+        """Write all pending entries in one transaction."""
         async with self._flushing:
-            batch = list(self._waiting)
+            batch = list(self._pending)
             if batch or not self._failing:
                 await self._commit(batch)
 
-    async def _commit(self, batch: list[_Waiting]) -> None:
+    async def _commit(self, batch: list[_Pending]) -> None:
         commit = partial(
-            self._file.commit, [one.entry for one in batch], list(self.window()), self._now()
+            self._file.commit, [one.row for one in batch], list(self.window()), self._now()
         )
         try:
-            await self._written(commit, batch)
+            await self._write_batch(commit, batch)
         finally:
             flushed, self._flushed = self._flushed, anyio.Event()
             flushed.set()
 
-    async def _written(self, commit: Callable[[], None], batch: list[_Waiting]) -> None:
+    async def _write_batch(self, commit: Callable[[], None], batch: list[_Pending]) -> None:
         try:
             await self._in_thread(commit)
         except PerfectError as exc:
             if not self._failing:
-                LOG.error("%s What is known already is kept in memory and tried again.", exc)
+                LOG.error("%s The entries are kept in memory and tried again.", exc)
             self._failing = True
-            self._refuse(exc.message)
+            self._fail_awaited(exc.message)
             return
         self._failing = False
         written = set(map(id, batch))
-        self._waiting = [one for one in self._waiting if id(one) not in written]
+        self._pending = [one for one in self._pending if id(one) not in written]
         for one in batch:
-            if not one.holds:
-                self._catch_up(one.entry.word.job)
+            if not one.applied:
+                self._apply_pending(one.row.entry.job)
             if one.done is not None:
                 one.done.set()
-            if one.entry.finished:
-                self._finished.pop(str(one.entry.known.task_id), None)
+            if one.row.finished:
+                self._finished.pop(str(one.row.snapshot.task_id), None)
 
-    def _refuse(self, why: str) -> None:
-        """Nothing is created that could not be written down; what happened stays to be written."""
-        for one in self._waiting:
+    def _fail_awaited(self, why: str) -> None:
+        """Fail the awaited entries; those that were applied already stay to be written."""
+        for one in self._pending:
             if one.done is not None:
                 one.error = JournalError(why)
                 one.done.set()
                 one.done = None
-            if not one.holds:
-                del self._awaited[one.entry.word.job]
-        self._waiting = [one for one in self._waiting if one.holds]
+            if not one.applied:
+                del self._awaited[one.row.entry.job]
+        self._pending = [one for one in self._pending if one.applied]
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        # Abandoned on cancellation, so that a disk that hangs holds nobody: writing again what was
-        # written changes nothing.
+        # Abandoned on cancellation, so that a disk that hangs holds up nobody. Entries are written
+        # again then, which changes nothing.
         return await anyio.to_thread.run_sync(
             partial(function, *args), abandon_on_cancel=True, limiter=self._limiter
         )

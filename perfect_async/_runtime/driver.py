@@ -23,21 +23,25 @@ from anyio.abc import TaskGroup
 
 from perfect_async import events as ev
 from perfect_async._api import tasks
-from perfect_async._api.notices import Early, Status
 from perfect_async._journal.journal import JobJournal
 from perfect_async._log import LOG, type_name
-from perfect_async._runtime import exchanges
+from perfect_async._runtime import commands
 from perfect_async._runtime.clock import LoopWatchdog
-from perfect_async._runtime.commands import Submitter
-from perfect_async._runtime.failures import closed, failure_event
+from perfect_async._runtime.commands import Submitter, failure_event
+from perfect_async._runtime.failures import closed
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.registry import JobRegistry
+from perfect_async._time import SECOND, TtlSet
 from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import NEVER, Scheduler
 
 _MICRO: Final = 1_000_000
+_EARLY_FOR: Final = 600 * SECOND
+"""A notification may overtake the answer to its task's creation; later than this, that answer is in
+doubt and nobody waits for the task.
+"""
 
 
 @attrs.define(eq=False)
@@ -72,7 +76,7 @@ class Driver:
         self._over = anyio.Event()
         self.submitter = Submitter(partial(self.ask, urgent=True, lasting=True), self)
         self.registry = JobRegistry(self._refs, self._tell, self.start, self.submitter, self)
-        self._early = Early()
+        self._early = TtlSet(_EARLY_FOR)
         self._questions: dict[int, _Question] = {}
         self._news = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -162,12 +166,12 @@ class Driver:
     # What the door asks for.
 
     async def join(
-        self, transport: VendorTransport, timeouts: Timeouts, records: JobJournal
+        self, transport: VendorTransport, timeouts: Timeouts, journal: JobJournal
     ) -> Channel:
         """A lane for one more client; the first one starts the host task."""
-        channel = Channel(next(self._numbers), transport, timeouts, records)
+        channel = Channel(next(self._numbers), transport, timeouts, journal)
         self._channels.add(channel)
-        self.registry.alone = any(each.records for each in self._channels)
+        self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
             # The one task that no task group owns: a group that a client entered in one task could
             # not be left in another (fixtures, notebooks, containers). `leave` is its closing
@@ -197,7 +201,7 @@ class Driver:
                     await asyncio.sleep(0)
         finally:
             self._channels.discard(channel)
-            self.registry.alone = any(each.records for each in self._channels)
+            self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
             if not self._channels:
                 self._scope.cancel()
             try:
@@ -238,13 +242,13 @@ class Driver:
         if left or self.failure is not None or not self.alive:
             raise closed(self.failure)
 
-    def notify(self, task_id: str, status: Status) -> None:
+    def notify(self, task_id: str) -> None:
         """The vendor says that a task has ended: it is asked for soon, now or when it is known."""
         handle = self.registry.of_task(task_id)
         if handle is not None:
             self._tell(ev.Notified(handle.ref))
         else:
-            self._early.put(task_id, status, self._micros())
+            self._early.add(task_id, self._micros())
 
     def withdraw(self, handle: JobHandle) -> None:
         """Nobody waits for `handle`: it is not created; what was created is kept to its end."""
@@ -305,7 +309,7 @@ class Driver:
                 self._perform(command)
                 if isinstance(command, ev.Request):
                     for channel in self._channels:
-                        channel.records.used()
+                        channel.journal.writer.request_sent()
                 continue
             wake = self.scheduler.wakes_at(now)
             self._news = anyio.Event()
@@ -324,14 +328,14 @@ class Driver:
                 self._settle(command)
             case ev.Register():
                 handles = [self.registry[ref] for ref in command.refs]
-                self._start(command, partial(exchanges.register, command, handles))
+                self._start(command, partial(commands.register, command, handles))
             case ev.Upload():
-                self._start(command, partial(exchanges.upload, command, self.registry[command.ref]))
+                self._start(command, partial(commands.upload, command, self.registry[command.ref]))
             case ev.Submit():
                 self._start(command, partial(self._submit, command, self.registry[command.ref]))
             case ev.Poll():
                 handle = self.registry[command.ref]
-                self._start(command, partial(exchanges.poll, command, handle, str(handle.task_id)))
+                self._start(command, partial(commands.poll, command, handle, str(handle.task_id)))
             case ev.Ask():
                 self._start(command, partial(self._answer, command, self._questions[command.ref]))
             case _:
@@ -369,10 +373,10 @@ class Driver:
             handle = self.registry.get(command.ref)
             if handle is not None:
                 handle.refused()
-                handle.record.not_created()
+                handle.entry.not_created()
         with self._blaming():
             self._tell(event)
-            if isinstance(event, ev.Accepted) and self._early.take(event.task_id, self._micros()):
+            if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._micros()):
                 self._tell(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
             self._warn()
@@ -395,10 +399,10 @@ class Driver:
         return event
 
     async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
-        reply = await exchanges.call(question.channel, question.call)
-        event = tasks.asked(command, reply)
+        response = await commands.call(question.channel, question.call)
+        event = tasks.read_answer(command, response)
         if isinstance(event, ev.Answered):
-            question.reply = reply
+            question.reply = response
             self._questions.pop(command.ref, None)
             question.done.set()
         return event

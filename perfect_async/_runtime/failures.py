@@ -1,44 +1,16 @@
-"""What a failure becomes: news for the scheduler, and an error for whoever waits."""
+"""The errors of jobs that are given up."""
 
 from __future__ import annotations
 
-from perfect_async import events as ev
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.handle import JobHandle
 from perfect_async.errors import (
-    BadAnswer,
     ClientClosed,
-    JobRefused,
     PerfectError,
-    RequestRefused,
-    ServiceUnavailable,
     SubmissionInDoubt,
     TaskAbandoned,
     quoted,
 )
-
-
-def failure_event(command: ev.Request | ev.Upload, error: Exception) -> ev.Answer:
-    """The news that `error` is for `command`.
-
-    It goes on without its traceback, whose frames hold pictures. What is no error of ours came out
-    of a transport that the user made: its mistakes may not cost the other tasks.
-    """
-    error = error.with_traceback(None)
-    match error:
-        case ServiceUnavailable(never_sent=True):
-            return ev.NotSent(command, error)
-        case ServiceUnavailable() | BadAnswer():
-            return ev.NoAnswer(command, error)
-        case RequestRefused():
-            return ev.Refused(command, error, error.status or 0)
-        case JobRefused():
-            return ev.Refused(command, error, 0)
-        case _:
-            LOG.error("The transport failed in a way of its own: %s.", type_name(error))
-            return ev.NoAnswer(
-                command, ServiceUnavailable(f"the transport failed: {type_name(error)}.")
-            )
 
 
 def closed(cause: BaseException | None) -> ClientClosed:

@@ -22,7 +22,7 @@ class Channel:
     number: int
     transport: VendorTransport
     timeouts: Timeouts
-    records: JobJournal
+    journal: JobJournal
 
 
 def _nobody() -> None:
@@ -42,7 +42,7 @@ class JobHandle:
     ref: int
     spec: JobSpec
     channel: Channel
-    record: JobEntry
+    entry: JobEntry
     heard: Callable[[], None] = attrs.field(default=_nobody, repr=False)
     source: FileId | str | None = attrs.field(default=None, repr=False)
     grant: ev.FileGrant | None = None
@@ -92,7 +92,7 @@ class JobHandle:
     def created(self, task_id: str) -> None:
         """The task exists."""
         self.submitting, self.task_id = False, task_id
-        self.record.created(task_id)
+        self.entry.created(task_id)
         self._told()
 
     def refused(self) -> None:
@@ -104,7 +104,7 @@ class JobHandle:
         """The engine gave up on `task_id`, whose units come back; there may be another task."""
         if self.task_id == task_id:
             self.task_id = None
-            self.record.returned()
+            self.entry.returned()
             self._told()
 
     def end(self, ending: ev.Succeeded | PerfectError, units: float, at: float) -> None:

@@ -9,12 +9,20 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 
 from perfect_async import events as ev
-from perfect_async._journal.journal import JobEntry
+from perfect_async._journal.journal import JobEntry, unrecorded
+from perfect_async._journal.model import EndKind
 from perfect_async._runtime.commands import Clock, Submitter
 from perfect_async._runtime.failures import given_up
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.spec import JobSpec
-from perfect_async.errors import ClientClosed, PerfectError
+from perfect_async.errors import (
+    ClientClosed,
+    PerfectError,
+    SubmissionInDoubt,
+    TaskAbandoned,
+    TaskExpired,
+    TaskTimedOut,
+)
 from perfect_async.models import FileId
 
 Heard = Callable[[], None]
@@ -81,14 +89,14 @@ class JobRegistry:
 
     def follow(self, leader: JobHandle, spec: JobSpec, heard: Heard) -> JobHandle:
         """A ticket beside `leader`."""
-        nothing = leader.channel.records.nothing()
+        nothing = unrecorded()
         handle = JobHandle(leader.ref, spec, leader.channel, nothing, heard)
         handle.follow(leader)
         return handle
 
-    def enter(self, channel: Channel, spec: JobSpec, record: JobEntry, heard: Heard) -> JobHandle:
+    def enter(self, channel: Channel, spec: JobSpec, entry: JobEntry, heard: Heard) -> JobHandle:
         """A job that is to be created."""
-        handle = self._handle(channel, spec, record, heard)
+        handle = self._handle(channel, spec, entry, heard)
         handle.source = spec.source
         wanted = ev.Wanted(
             handle.ref,
@@ -105,18 +113,18 @@ class JobRegistry:
         return handle
 
     def adopt(
-        self, channel: Channel, spec: JobSpec, record: JobEntry, task: tuple[str, int], heard: Heard
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int], heard: Heard
     ) -> JobHandle:
         """A job whose `task` exists: its id, and how many microseconds ago it was created."""
-        handle = self._handle(channel, spec, record, heard)
+        handle = self._handle(channel, spec, entry, heard)
         self._adopt(handle, *task)
         return handle
 
     def doubt(
-        self, channel: Channel, spec: JobSpec, record: JobEntry, sent: int, heard: Heard
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, sent: int, heard: Heard
     ) -> JobHandle:
         """A job that may have a task: its creation left at `sent` (UTC microseconds)."""
-        handle = self._handle(channel, spec, record, heard)
+        handle = self._handle(channel, spec, entry, heard)
         handle.submitting = True
         self._known(handle)
         self._settling.add(handle.ref)
@@ -124,23 +132,23 @@ class JobRegistry:
         return handle
 
     def ended(
-        self, channel: Channel, spec: JobSpec, record: JobEntry, task: tuple[str, int], heard: Heard
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int], heard: Heard
     ) -> JobHandle:
         """A job whose `task` was done, of which so many pictures are: its id, and how many.
 
         Nothing is asked for: the result has no URLs until it is saved once more.
         """
-        handle, (task_id, pictures) = self._handle(channel, spec, record, heard), task
+        handle, (task_id, pictures) = self._handle(channel, spec, entry, heard), task
         handle.task_id = task_id
         done = ev.Succeeded(ev.Poll(0, handle.ref), ("",) * pictures)
         handle.end(done, spec.units, self._clock.seconds())
         return handle
 
     def forgo(
-        self, channel: Channel, spec: JobSpec, record: JobEntry, error: PerfectError, heard: Heard
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, error: PerfectError, heard: Heard
     ) -> JobHandle:
         """A job whose end is known already."""
-        handle = self._handle(channel, spec, record, heard)
+        handle = self._handle(channel, spec, entry, heard)
         self._take(handle, ev.Forgone(handle.ref, error, channel.number))
         return handle
 
@@ -156,8 +164,8 @@ class JobRegistry:
             handle.created(found)
             self._adopt(handle, found, self._clock.utc() - sent)
 
-    def _handle(self, channel: Channel, spec: JobSpec, record: JobEntry, heard: Heard) -> JobHandle:
-        return JobHandle(next(self._refs), spec, channel, record, heard)
+    def _handle(self, channel: Channel, spec: JobSpec, entry: JobEntry, heard: Heard) -> JobHandle:
+        return JobHandle(next(self._refs), spec, channel, entry, heard)
 
     def _adopt(self, handle: JobHandle, task_id: str, age: int) -> None:
         spec = handle.spec
@@ -202,7 +210,9 @@ class JobRegistry:
         handle = self._handles.pop(command.ref, None)
         if handle is None:
             return False
-        handle.record.ended(command.ending)
+        kind = _end_kind(command.ending, closing=handle.channel.journal.closing)
+        if kind is not None:
+            handle.entry.ended(kind)
         self._end(handle, command.ending, command.units)
         return True
 
@@ -228,3 +238,23 @@ class JobRegistry:
         if self._equal.get((handle.channel.number, handle.spec.identity)) is handle:
             del self._equal[handle.channel.number, handle.spec.identity]
         handle.end(ending, units, self._clock.seconds())
+
+
+def _end_kind(ending: ev.Succeeded | PerfectError, *, closing: bool) -> EndKind | None:
+    """Return what the journal says of a job that ended so; None where the job stays open in it."""
+    match ending:
+        case ev.Succeeded():
+            return "done"
+        case TaskAbandoned() | SubmissionInDoubt() if closing:
+            # It ends with the client only: the next process goes on with it.
+            return None
+        case ClientClosed():
+            return "unsent"
+        case SubmissionInDoubt() if ending.units_at_stake:
+            return "doubt"
+        case TaskExpired() | TaskTimedOut() | TaskAbandoned():
+            return "lost"
+        case _:
+            # Also a creation without an answer of which the history shows nothing: a task that
+            # turns up later cannot be its own, and only the caller's consent creates it again.
+            return "failed"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -11,10 +14,10 @@ from perfect_async._api.tasks import FEATURES
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import ImageFile
-from perfect_async._journal.model import Kind, StoredJob
+from perfect_async._journal.model import SourceKind, StoredJob
 from perfect_async._time import SECOND
 from perfect_async.errors import JobRefused, quoted
-from perfect_async.models import FileId, Job
+from perfect_async.models import FileId, Job, Source
 
 
 @attrs.frozen
@@ -29,6 +32,18 @@ class JobOptions:
 
 
 PLAIN: Final = JobOptions()
+
+# Query names that sign a URL for a while (S3 and its likes, CloudFront, Azure): they change with
+# each signing, the picture does not. A plain `token` or `hash` is none of them: it may be all that
+# tells two people's pictures apart, and taking one for the other is worse than paying twice.
+_SIGNING: Final = re.compile(
+    r"x-(?:amz|goog|oss|cos|ms|obs)-.*|signature|expires|policy|key-pair-id|"
+    r"(?:aws|oss)?accesskeyid|googleaccessid",
+    re.IGNORECASE,
+)
+_AZURE: Final = re.compile(
+    "s[vsrpteik]|srt|spr|sig|sip|sdd|ses|sk(?:oid|tid|[tesv])|s[acu]oid|scid"
+)
 
 
 @attrs.frozen
@@ -65,9 +80,9 @@ class JobSpec:
             job.outputs,
             _usual(job),
             names.stem(job),
-            names.identity(job, picture),
+            identity(job, None if picture is None else picture.digest),
             job,
-            job.key is not None or not names.signed(job.source),
+            job.key is not None or not is_signed(job.source),
             picture,
             source,
             options,
@@ -76,7 +91,7 @@ class JobSpec:
     @classmethod
     def attached(cls, feature: type[Job], task_id: str) -> JobSpec:
         """The errand of a task that somebody created: at least one unit is at stake in it."""
-        return cls(feature.feature, 1.0, 1, None, names.FALLBACK, names.of_task(feature, task_id))
+        return cls(feature.feature, 1.0, 1, None, names.FALLBACK, task_identity(feature, task_id))
 
     @classmethod
     def recalled(cls, order: StoredJob, file_id: str | None, purses: tuple[int, ...]) -> JobSpec:
@@ -122,16 +137,16 @@ class JobSpec:
         except TypeError as exc:
             raise JobRefused(f"{order.feature} has other parameters in this version.") from exc
 
-    def order(self) -> StoredJob:
-        """What a journal holds of it: no bytes, and no signed URL."""
+    def stored(self) -> StoredJob:
+        """Return what a journal holds of it: no bytes, and no signed URL."""
         job, place = self.job, None
-        kind: Kind = "bytes"
+        kind: SourceKind = "bytes"
         if job is None:
             raise AssertionError(self)
         if isinstance(self.source, FileId):
             kind, place = "file", self.source.value
         elif self.source is not None:
-            kind, place = "url", None if names.signed(job.source) else self.source
+            kind, place = "url", None if is_signed(job.source) else self.source
         elif self.picture is not None and self.picture.path is not None:
             kind, place = "path", str(self.picture.path)
         return StoredJob(
@@ -141,7 +156,7 @@ class JobSpec:
             feature=self.feature,
             units=self.units,
             outputs=self.outputs,
-            parameters=tuple(names.parameters(job)),
+            parameters=tuple(parameters(job)),
             key=job.key,
             kind=kind,
             place=place,
@@ -155,3 +170,77 @@ def _usual(job: Job) -> tuple[int, int] | None:
     """From how long to how long such a task lasts, in microseconds."""
     usual = job.usual
     return usual and (round(usual[0] * SECOND), round(usual[1] * SECOND))
+
+
+def is_signed(source: Source) -> bool:
+    """Return whether `source` is a URL with a signature that lasts for a while.
+
+    The next URL of the same picture has another signature, and two URLs that differ only in their
+    signatures may lead to different pictures.
+    """
+    if not isinstance(source, str) or not names.is_url(source):
+        return False
+    query = source.strip().partition("#")[0].partition("?")[2]
+    keys = {pair.partition("=")[0] for pair in query.split("&")}
+    return any(_SIGNING.fullmatch(key) for key in keys) or {"sv", "sig"} <= keys
+
+
+def identity(job: Job, digest: str | None) -> str:
+    """Return what makes `job` the same job another day, as 64 hex digits (SHA-256).
+
+    It covers the user's `key` and the feature, if there is a key; else the feature, its parameters
+    and the picture: the `digest` of its bytes, its URL or its file id. The signature of a signed
+    URL is left out, since it changes each time; the rest of the query stays, since it may tell
+    pictures apart. Stable between versions: file names and journals hold it.
+    """
+    parts: list[object]
+    if job.key is not None:
+        parts = ["key", job.feature, job.key]
+    else:
+        parts = ["job", job.feature, sorted(parameters(job)), *_origin(job.source, digest)]
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+def task_identity(feature: type[Job], task_id: str) -> str:
+    """Return the identity of a job of which only the task is known, in the form of `identity`."""
+    parts = ["task", feature.feature, task_id]
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+
+
+def parameters(job: Job) -> list[tuple[str, str | int]]:
+    """Return what `job` asks for beside its picture, by the names of its fields."""
+    feature = type(job)
+    fields = [field.name for field in attrs.fields(feature)] if attrs.has(feature) else []
+    values: list[tuple[str, str | int | None]] = [
+        (name, getattr(job, name)) for name in fields if name not in {"source", "key"}
+    ]
+    # None is left out on the wire too, so a parameter that a later version adds changes no
+    # identity.
+    return [(name, value) for name, value in values if value is not None]
+
+
+def _origin(source: Source, digest: str | None) -> tuple[str, str]:
+    match source:
+        case FileId(value):
+            return "file", value
+        case str() if names.is_url(source):
+            return "url", _unsigned(source)
+        case _ if digest is not None:
+            return "digest", digest
+        case _:
+            raise TypeError(
+                "the identity of a job with a picture of its own needs the digest of its bytes."
+            )
+
+
+def _unsigned(url: str) -> str:
+    """Return `url` without its fragment and without the parameters that sign it."""
+    address, _, query = url.strip().partition("#")[0].partition("?")
+    pairs = [(pair.partition("=")[0], pair) for pair in query.split("&") if pair]
+    azure = {"sv", "sig"} <= {name for name, _ in pairs}  # both in every shared access signature
+    kept = [
+        pair
+        for name, pair in pairs
+        if not _SIGNING.fullmatch(name) and not (azure and _AZURE.fullmatch(name))
+    ]
+    return "?".join([address, "&".join(kept)]) if kept else address

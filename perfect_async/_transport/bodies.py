@@ -1,6 +1,7 @@
-"""Bytes on their way up and down: counted, bounded, and no library's business.
+"""The bodies of uploads and downloads: counted, bounded and decoded, without an HTTP library.
 
-`_transport` moves them; here is what does not need to know how.
+Decoding is `zlib`'s; the steps are ours, since httpx and its like inflate a whole chunk at once, as
+often as the header says: 64 KB, compressed twice, are 64 GB.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from perfect_async.errors import (
     quoted,
 )
 
-# What a piece of compressed data may grow to before the limit is looked at again.
+# The most that compressed data grows by before the limit is checked again.
 _STEP: Final = 64 * 1024
 
 
 class UploadBody:
-    """A picture's bytes on their way up; `failure` is their own, apart from the network's.
+    """The bytes of an upload; `failure` is an error of reading them, not of the network.
 
-    `chunks` gives them from the start, each time it is called.
+    `chunks` starts from the first byte each time it is called.
     """
 
     def __init__(self, chunks: Callable[[], AsyncIterator[bytes]]) -> None:
@@ -37,7 +38,7 @@ class UploadBody:
         self.failure: Exception | None = None
 
     async def count(self) -> int:
-        """How many bytes there are."""
+        """Return the number of bytes."""
         total = 0
         async with aclosing(self._each()) as chunks:
             async for chunk in chunks:
@@ -45,7 +46,7 @@ class UploadBody:
         return total
 
     async def read(self, length: int) -> AsyncGenerator[bytes]:
-        """The bytes, never more than `length`; `PictureRefused` where they are not as many."""
+        """Yield the bytes, never more than `length`. Raises `PictureRefused` if not as many."""
         sent = 0
         async with aclosing(self._each()) as chunks:
             async for chunk in chunks:
@@ -71,10 +72,10 @@ class UploadBody:
 
 
 def upload_headers(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """A grant's headers, names in lower case. Raises `BadAnswer` for one that has no place there.
+    """Return a grant's headers, names in lower case. Raises `BadAnswer` for one not allowed there.
 
-    Only what describes the content or is storage's own: anything else (an `Authorization`, a
-    `Host`, a chunked encoding) would let the answer decide what we say to whom.
+    Allowed are those that describe the content and storage's own: with any other (`Authorization`,
+    `Host`, a chunked encoding) the vendor's answer would decide what we send to whom.
     """
     granted: dict[str, str] = {}
     for name, value in headers:
@@ -89,14 +90,13 @@ def upload_headers(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 
 async def decoded(raw: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncGenerator[bytes]:
-    """The bytes of `raw` without their `encoding` (a `Content-Encoding`), inflated step by step.
+    """Yield the bytes of `raw` without their `Content-Encoding`, inflated step by step.
 
     Raises `BadAnswer` beyond `limit` decoded bytes, for data that end early or are not what
-    `encoding` says, and for any encoding but gzip and deflate, once. (An HTTP library inflates a
-    whole chunk at a time, as often as the header says: 64 KB, twice compressed, are 64 GB.)
+    `encoding` says, and for any encoding but a single gzip or deflate.
     """
     total = 0
-    async with _Closing(raw), _Closing(_plain(raw, encoding)) as pieces:
+    async with _Closing(raw), _Closing(_decoder(raw, encoding)) as pieces:
         async for piece in pieces:
             total += len(piece)
             if total > limit:
@@ -105,7 +105,7 @@ async def decoded(raw: AsyncIterator[bytes], encoding: str, limit: int) -> Async
                 yield piece
 
 
-def _plain(raw: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+def _decoder(raw: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
     if encoding in {"", "identity"}:
         return raw
     if encoding in {"gzip", "x-gzip", "deflate"}:
@@ -138,7 +138,7 @@ def _step(decompress: Callable[[bytes, int], bytes], data: bytes) -> bytes | Non
 
 
 class _Closing:
-    """As `aclosing`, for what may be a generator or not."""
+    """As `aclosing`, for an iterator that may be a generator or not."""
 
     def __init__(self, it: AsyncIterator[bytes]) -> None:
         self._it = it
@@ -157,8 +157,8 @@ class _Closing:
             await it.aclose()
 
 
-def refused(what: str, status: int) -> ApiError:
-    """What a status of the storage that is no success means; its body, XML, is not read."""
+def storage_error(what: str, status: int) -> ApiError:
+    """Return the error for a status of the storage that is no success; its XML is not read."""
     passing = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
     if status in passing or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ServiceUnavailable(f"the vendor's storage did not serve the {what}.", status=status)

@@ -1,23 +1,32 @@
-"""One request out, one value or error back. Never retries, never redirects, keeps no cookies.
+"""Sends one request and returns one value or error. No retries, no redirects, no cookies.
 
-The only file that knows httpx. Whatever goes wrong below becomes one of `errors.ApiError` here
+This is the only file that uses httpx. Each of its errors becomes an `errors.ApiError` here
 (`_mapped`), and nothing that leaves this file holds the key or a signed URL. httpx's exceptions
-carry the request, so an error of ours is raised after theirs is gone, with neither cause nor
-context, and from a frame that never held the request; the type's name and the operating system's
-reason are in the message instead. What httpx would log about it all, `_quiet` silences.
+carry the request. So an error of ours is raised when theirs is gone, without cause or context, from
+a frame that never held the request; its message has the type's name and the system's reason.
+
+httpx and its parts also log our requests: "httpx" logs every URL in full at INFO, "httpcore" the
+headers of answers at DEBUG, and "hpack" (for HTTP/2, on a transport that the user brings) the
+`Authorization` header at DEBUG. Using httpx's transports without its client would silence the first
+only, and leave the proxies of the environment to us. So the client stays, and a filter on these
+loggers drops records while a request of ours is being sent or read, which a context variable shows.
+The application's own use of httpx, in other tasks or between two steps of ours, is logged as usual.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from contextvars import ContextVar, Token
 from functools import cache, lru_cache
 from http import HTTPStatus
 from http.cookiejar import CookieJar
 from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlencode
 
@@ -25,15 +34,15 @@ import anyio
 import httpx
 
 from perfect_async._api.tasks import Request, Response
-from perfect_async._api.urls import followed, redacted
-from perfect_async._transport.bodies import UploadBody, decoded, refused, upload_headers
-from perfect_async._transport.quiet import keep_quiet, quiet
+from perfect_async._api.urls import followed
+from perfect_async._transport.bodies import UploadBody, decoded, storage_error, upload_headers
 from perfect_async.errors import (
     ApiError,
     BadAnswer,
     ConfigurationError,
     ServiceUnavailable,
     quoted,
+    redacted,
 )
 from perfect_async.events import FileGrant
 from perfect_async.models import Timeouts
@@ -47,42 +56,55 @@ _T = TypeVar("_T")
 HttpTransport: TypeAlias = httpx.AsyncBaseTransport
 NetworkTransport: TypeAlias = httpx.AsyncHTTPTransport
 
-# A page of 20 templates is some 10 KB; more than this is no answer to any question of ours.
+# A page of 20 templates is some 10 KB; no answer of the API comes near this.
 _LONGEST_ANSWER: Final = 5_000_000
-# Uploads and downloads at once, on pools of ours and on a given transport, which may be small.
-_PLACES: Final = 24
-_FEW_PLACES: Final = 6
-# What storage writes into a refusal is some 1 KB of XML.
+# Uploads and downloads at a time, on our own pools and on a given transport, which may be small.
+_PARALLEL: Final = 24
+_PARALLEL_GIVEN: Final = 6
+# Storage writes some 1 KB of XML into a refusal.
 _LONGEST_REFUSAL: Final = 64 * 1024
 _LARGEST_PICTURE: Final = 64 * 1024 * 1024
 # How long the closing of a connection may take, shielded from cancellation.
 _GRACE: Final = 2.0
 
-_STORE: Final = "the vendor's storage"
+_STORAGE: Final = "the vendor's storage"
 
-# Something came back, and it is not to be believed.
-_NOT_BELIEVED: Final = (
+# One by one: a filter on "httpcore" would not see the records of its children.
+_LOGGERS: Final = (
+    "httpx",
+    "httpcore.connection",
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore.proxy",
+    "httpcore.socks",
+    "hpack.hpack",
+    "hpack.table",
+)
+_ours: Final = ContextVar("perfect_async_request", default=False)
+
+# An answer came, and cannot be used.
+_UNREADABLE: Final = (
     httpx.DecodingError,
     httpx.TooManyRedirects,
     httpx.InvalidURL,
     httpx.CookieConflict,
-    # From httpx's reading of hosts that begin with "xn--", in a URL to follow or a `Location`.
+    # httpx raises it for some hosts that begin with "xn--", in a URL to follow or a `Location`.
     UnicodeError,
 )
 _Errors: TypeAlias = tuple[type[Exception], ...]
 
 
 @cache
-def _foreign() -> tuple[_Errors, _Errors]:
-    """What says that the vendor has not seen a request, and all that a network can do to us.
+def _network_errors() -> tuple[_Errors, _Errors]:
+    """Return the errors after which the vendor has not seen a request, and all network errors.
 
-    httpcore's errors appear where httpx does not map them (closing), anyio's and the system's where
-    a transport is somebody else's. What is in neither is a programming error and goes through.
+    httpcore's errors appear where httpx does not map them (closing), anyio's and the system's on a
+    transport that the user brings. Any other error is a programming error and passes.
     """
-    # httpx leaves this for the first pool of connections too; it would be a tenth of our import.
+    # httpx imports it with the first pool of connections too; it would be a tenth of our import.
     import httpcore  # noqa: PLC0415
 
-    # The connection to send the request on never came about.
+    # There was no connection to send the request on.
     never_sent = (
         *(httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout),
         *(httpx.ProxyError, httpx.UnsupportedProtocol),
@@ -90,7 +112,7 @@ def _foreign() -> tuple[_Errors, _Errors]:
         *(httpcore.ProxyError, httpcore.UnsupportedProtocol, httpcore.ConnectionNotAvailable),
     )
     return never_sent, (
-        *(*never_sent, *_NOT_BELIEVED, httpx.HTTPError, httpx.StreamError),
+        *(*never_sent, *_UNREADABLE, httpx.HTTPError, httpx.StreamError),
         *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException),
         *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
         *(anyio.IncompleteRead, anyio.DelimiterNotFound),
@@ -99,14 +121,14 @@ def _foreign() -> tuple[_Errors, _Errors]:
 
 
 class VendorTransport:
-    """The way to the vendor: API calls, uploads and downloads, each sent once.
+    """Sends API calls, uploads and downloads to the vendor, each once.
 
-    `base_url` as from `_urls.normalised_base`. The key goes into the `Authorization` header of API
-    calls and nowhere else. `transport` carries everything and is closed with this object, as with
-    httpx; uploads and downloads together are at most `bulk` at a time (6 on a given transport, 24
-    without one), so that an API call finds a connection. Without it, both kinds have pools of their
-    own, and proxies and certificates come from the environment. Raises `ConfigurationError` where
-    that environment cannot be used. `aclose` must be called at the end.
+    `base_url` is normalised. The key goes into the `Authorization` header of API calls and nowhere
+    else. `transport` carries everything and is closed with this object, as with httpx; at most
+    `bulk` uploads and downloads run at a time (6 on a given transport, 24 without one), so that an
+    API call finds a connection. Without a transport both kinds have a pool each, and proxies and
+    certificates come from the environment. Raises `ConfigurationError` where that environment
+    cannot be used. Call `aclose` at the end.
     """
 
     def __init__(
@@ -120,7 +142,7 @@ class VendorTransport:
     ) -> None:
         self._base_url = ""
         # Made once and copied for each call; their repr hides the key.
-        self._asking = httpx.Headers(
+        self._headers = httpx.Headers(
             {
                 "Authorization": f"Bearer {api_key}",
                 "User-Agent": _USER_AGENT,
@@ -128,29 +150,29 @@ class VendorTransport:
                 "Accept-Encoding": "identity",
             }
         )
-        del api_key  # whatever shows the locals of this frame must not show it
-        self._telling = self._asking.copy()
-        self._telling["Content-Type"] = "application/json"
-        self._base_url = _known(base_url).rstrip("/")
+        del api_key  # a traceback that shows the locals of this frame must not show it
+        self._json_headers = self._headers.copy()
+        self._json_headers["Content-Type"] = "application/json"
+        self._base_url = _accepted_base(base_url).rstrip("/")
         self._timeouts = timeouts
-        self._slots = anyio.Semaphore(bulk or (_PLACES if transport is None else _FEW_PLACES))
-        keep_quiet()
-        _foreign()
+        self._slots = anyio.Semaphore(bulk or (_PARALLEL if transport is None else _PARALLEL_GIVEN))
+        silence_loggers()
+        _network_errors()
         self._api, self._bulk = _clients(timeouts, transport)
 
     def __repr__(self) -> str:
         return f"<Transport to {self._base_url}>"
 
     async def aclose(self) -> None:
-        """Close all connections; what is under way on them fails."""
+        """Close all connections; requests that are under way on them fail."""
         for client in {self._api, self._bulk}:
-            await _let_go(client)
+            await _close(client)
 
     async def call(self, call: Request, *, within: float) -> Response:
         """Send `call` to the API and read its answer, whatever its status, in `within` seconds.
 
-        Raises `ServiceUnavailable` where none came (`never_sent` tells whether the vendor can have
-        seen the request), and `BadAnswer` for more than 5 MB and for what cannot be decoded.
+        Raises `ServiceUnavailable` where none came (`never_sent`: the vendor has certainly not seen
+        the request), and `BadAnswer` for more than 5 MB and for an answer that cannot be decoded.
         """
         outcome = await _guarded(within, "the vendor's API", self._exchange(call))
         if isinstance(outcome, ApiError):
@@ -160,31 +182,31 @@ class VendorTransport:
     async def upload(self, grant: FileGrant, chunks: Callable[[], AsyncIterator[bytes]]) -> None:
         """Put the bytes of `chunks()` where `grant` says, with its headers, in `timeouts.upload`.
 
-        The time runs from when one of the `bulk` places is free. `chunks` is called once more
-        beforehand where the grant does not tell the length. Raises `BadAnswer` for a grant that is
-        not to be followed and for a redirect, `PictureRefused` where the bytes are not as many as
-        granted, `RequestRefused` for 4xx, `ServiceUnavailable` for 5xx, 408, 429 and no answer, and
+        The time starts when one of the `bulk` places is free. `chunks` is called once more before
+        where the grant does not name the length. Raises `BadAnswer` for a grant that must not be
+        followed and for a redirect, `PictureRefused` where the number of bytes is not the granted
+        one, `RequestRefused` for 4xx, `ServiceUnavailable` for 5xx, 408, 429 and no answer, and
         what `chunks` raises.
         """
-        source = UploadBody(chunks)
+        body = UploadBody(chunks)
         async with self._slots:
-            status = await _guarded(self._timeouts.upload, _STORE, self._put(grant, source))
-        if source.failure is not None:
-            raise source.failure
+            status = await _guarded(self._timeouts.upload, _STORAGE, self._put(grant, body))
+        if body.failure is not None:
+            raise body.failure
         if isinstance(status, ApiError):
             raise status
         if not 200 <= status < 300:  # noqa: PLR2004 -- the 2xx class
-            raise refused("upload", status)
+            raise storage_error("upload", status)
 
     def download(
         self, url: str, *, limit: int = _LARGEST_PICTURE
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """The bytes behind `url`, at most `limit` of them decoded, in `timeouts.download` in all.
+        """Open the bytes of `url`: at most `limit` decoded ones, in `timeouts.download` in all.
 
-        Entering raises `BadAnswer` for a URL that is not to be followed, a redirect and a success
+        Entering raises `BadAnswer` for a URL that must not be followed, a redirect and a success
         that is not 200, `RequestRefused` for 4xx (403 once a URL has expired), `ServiceUnavailable`
         for 5xx, 408, 429 and no answer; iterating raises `ServiceUnavailable` and `BadAnswer`. The
-        time runs from when one of the `bulk` places is free; leaving the block frees the place.
+        time starts when one of the `bulk` places is free; leaving the block frees the place.
         """
         # The signed URL stays out of the frame that raises.
         return self._download(lambda: self._get(url), limit)
@@ -195,29 +217,29 @@ class VendorTransport:
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         async with self._slots:
             deadline = anyio.current_time() + self._timeouts.download
-            response = await _guarded(self._timeouts.download, _STORE, get())
+            response = await _guarded(self._timeouts.download, _STORAGE, get())
             if isinstance(response, ApiError):
                 raise response
             try:
                 if response.status_code != HTTPStatus.OK:
-                    raise refused("download", response.status_code)
+                    raise storage_error("download", response.status_code)
                 async with aclosing(_pieces(response, limit, deadline)) as pieces:
                     yield pieces
             finally:
-                await _let_go(response)
+                await _close(response)
 
     async def _exchange(self, call: Request) -> Response:
         url = self._base_url + call.path
         if call.query:
             url += "?" + urlencode(call.query, quote_via=quote, safe="")
-        headers = self._asking if call.content is None else self._telling
+        headers = self._headers if call.content is None else self._json_headers
         request = httpx.Request(call.method, _parsed(url), headers=headers, content=call.content)
         response = await self._api.send(request, stream=True)
         try:
             async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
                 content = b"".join([piece async for piece in pieces])
         finally:
-            await _let_go(response)
+            await _close(response)
         return Response(
             response.status_code,
             content,
@@ -225,23 +247,23 @@ class VendorTransport:
             response.headers.get("retry-after"),
         )
 
-    async def _put(self, grant: FileGrant, source: UploadBody) -> int:
+    async def _put(self, grant: FileGrant, body: UploadBody) -> int:
         if grant.method.upper() != "PUT":
             method = quoted(grant.method, 20)
             raise BadAnswer(f"the vendor asks for an upload by {method} instead of PUT.")
         headers = upload_headers(grant.headers)
         url = followed(grant.url, base_url=self._base_url)
         if "content-length" not in headers:
-            # Storage takes no chunked encoding, so what the vendor does not say is counted.
-            headers["content-length"] = str(await source.count())
-        async with aclosing(source.read(int(headers["content-length"]))) as content:
+            # Storage takes no chunked encoding, so the bytes are counted if the vendor did not.
+            headers["content-length"] = str(await body.count())
+        async with aclosing(body.read(int(headers["content-length"]))) as content:
             request = httpx.Request("PUT", url, headers=headers, content=content)
             response = await self._bulk.send(request, stream=True)
-            await _drained(response)
+            await _drain(response)
         return response.status_code
 
     async def _get(self, url: str) -> httpx.Response:
-        # Pictures do not compress, and what is not compressed cannot explode.
+        # Pictures do not compress, and a body that is not compressed cannot explode.
         headers = {"Accept-Encoding": "identity"}
         request = httpx.Request("GET", followed(url, base_url=self._base_url), headers=headers)
         return await self._bulk.send(request, stream=True)
@@ -251,19 +273,19 @@ def _user_agent() -> str:
     try:
         return f"perfect_async/{version('perfect_async')}"
     except PackageNotFoundError:
-        # A checkout on the path that was never installed.
+        # A checkout on the path that was not installed.
         return "perfect_async/0"
 
 
-# For the API's URLs, which come again and hold nothing secret; never for signed ones.
+# For the API's URLs, which repeat and hold nothing secret; never for signed ones.
 _parsed: Final = lru_cache(maxsize=256)(httpx.URL)
 
-# At import, since reading metadata is a blocking call that has no place in the loop.
+# At import, since reading metadata blocks and must not run in the loop.
 _USER_AGENT: Final = _user_agent()
 
 
-def _known(base_url: str) -> str:
-    """`base_url`, if httpx takes it too: a host in punycode may be none."""
+def _accepted_base(base_url: str) -> str:
+    """Return `base_url` if httpx accepts it too: it refuses some hosts in punycode."""
     try:
         httpx.Request("GET", base_url)
     except (httpx.InvalidURL, UnicodeError):
@@ -276,15 +298,16 @@ def _known(base_url: str) -> str:
 def _clients(
     timeouts: Timeouts, transport: HttpTransport | None
 ) -> tuple[httpx.AsyncClient, httpx.AsyncClient]:
-    """The client for the API and the one for pictures: the same, if there is one transport."""
-    # Total times are ours: a transport may ignore httpx's timeouts (`ASGITransport` does).
+    """Return the clients for the API and for pictures: the same one on a given transport."""
+    # This file bounds total times itself: a transport may ignore httpx's timeouts, as
+    # `ASGITransport` does.
     timeout = httpx.Timeout(None, connect=timeouts.connect)
     if transport is not None:
         client = httpx.AsyncClient(transport=transport, timeout=timeout, cookies=_NoCookies())
         return client, client
     try:
         verify = httpx.create_ssl_context()
-        # No bound on connections: the API's is the request limit, the other's the places (`bulk`).
+        # No bound on connections: the request limit bounds the API's, `bulk` the others.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=10)
         first, second = (
             httpx.AsyncClient(verify=verify, timeout=timeout, limits=limits, cookies=_NoCookies())
@@ -294,47 +317,47 @@ def _clients(
         problem = type(error).__name__
     else:
         return first, second
-    # The settings are not quoted, and nothing is chained: a proxy's URL may hold a password.
+    # Neither the settings nor the cause are shown: a proxy's URL may hold a password.
     raise ConfigurationError(
         f"the proxy or certificate settings in the environment cannot be used ({problem})."
     )
 
 
 class _NoCookies(CookieJar):
-    """A jar that takes none: a gateway's cookies would otherwise go along with later calls."""
+    """A jar that stays empty: a gateway's cookies would otherwise go along with later calls."""
 
     def extract_cookies(self, response: HTTPResponse, request: urllib_request.Request) -> None:
-        """Take none. A policy that allows none costs more than reading the answer does."""
+        """Take none. A policy that allows none costs more than reading the answer."""
 
 
 async def _guarded(within: float, whom: str, work: Awaitable[_T]) -> _T | ApiError:
-    """`work`'s value, or the error of ours that its failing is, after at most `within` seconds.
+    """Return the value of `work`, or our error for its failure, within `within` seconds.
 
-    The one place where foreign errors are mapped. The error is handed back for the caller to raise,
-    so that neither the foreign one nor a frame with its request hangs on it. Cancellation passes.
+    Foreign errors are mapped here only. The error is returned for the caller to raise, so that
+    neither the foreign error nor a frame with its request hangs on it. Cancellation passes.
     """
     try:
         with anyio.move_on_after(within), quiet():
             return await work
     except ApiError as error:
         return error.with_traceback(None)
-    except _foreign()[1] as error:
+    except _network_errors()[1] as error:
         return _mapped(error, whom)
     return _mapped(TimeoutError(), whom)
 
 
 def _mapped(error: Exception, whom: str) -> ApiError:
-    """The error of ours that `error` is; its type and, where it is safe, its reason are told."""
+    """Return our error for `error`, with its type and, where that is safe, its reason."""
     reason = f"{type(error).__name__}{_reason(error)}"
-    if isinstance(error, _NOT_BELIEVED):
+    if isinstance(error, _UNREADABLE):
         return BadAnswer(f"what {whom} answered cannot be read ({reason}).")
-    if isinstance(error, _foreign()[0]):
+    if isinstance(error, _network_errors()[0]):
         return ServiceUnavailable(f"{whom} could not be reached ({reason}).", never_sent=True)
     return ServiceUnavailable(f"no answer came from {whom} ({reason}).")
 
 
 def _reason(error: BaseException) -> str:
-    """Why, by error numbers alone: a message of whoever made the transport may hold anything."""
+    """Return the reason by error numbers alone: the message of a transport may hold anything."""
     seen: BaseException | None = error
     for _ in range(10):
         match seen:
@@ -355,32 +378,32 @@ def _reason(error: BaseException) -> str:
     return ""
 
 
-async def _let_go(it: httpx.Response | httpx.AsyncClient) -> None:
-    """Close `it`, in bounded time and also when cancelled; what goes wrong now changes nothing."""
-    with anyio.move_on_after(_GRACE, shield=True), quiet(), suppress(*_foreign()[1]):
-        await it.aclose()
+async def _close(thing: httpx.Response | httpx.AsyncClient) -> None:
+    """Close `thing` in bounded time, also when cancelled; errors of the closing change nothing."""
+    with anyio.move_on_after(_GRACE, shield=True), quiet(), suppress(*_network_errors()[1]):
+        await thing.aclose()
 
 
-async def _drained(response: httpx.Response) -> None:
-    """Read the little that follows an upload, so that its connection serves the next, and close.
+async def _drain(response: httpx.Response) -> None:
+    """Read the short body after an upload, so that its connection can be used again, and close.
 
-    The status is known: an end that is late, long or broken costs the connection and nothing else.
+    The status is known: a body that is late, long or broken costs only the connection.
     """
     try:
-        with anyio.move_on_after(_GRACE), suppress(*_foreign()[1], BadAnswer):
+        with anyio.move_on_after(_GRACE), suppress(*_network_errors()[1], BadAnswer):
             async with aclosing(_decoded(response, _LONGEST_REFUSAL)) as pieces:
                 async for _ in pieces:
                     pass
     finally:
-        await _let_go(response)
+        await _close(response)
 
 
 async def _pieces(response: httpx.Response, limit: int, deadline: float) -> AsyncGenerator[bytes]:
-    """`response`'s bytes until `deadline`; each is fetched in a scope that no `yield` crosses."""
+    """Yield the bytes of `response` until `deadline`; no scope around a step crosses a `yield`."""
     async with aclosing(_decoded(response, limit)) as pieces:
         while True:
             within = deadline - anyio.current_time()
-            piece = await _guarded(within, _STORE, anext(pieces, None))
+            piece = await _guarded(within, _STORAGE, anext(pieces, None))
             if piece is None:
                 return
             if isinstance(piece, ApiError):
@@ -393,3 +416,31 @@ def _decoded(response: httpx.Response, limit: int) -> AsyncGenerator[bytes]:
     stream = cast("httpx.AsyncByteStream", response.stream)
     encoding = response.headers.get("content-encoding", "").strip().lower()
     return decoded(aiter(stream), encoding, limit)
+
+
+def silence_loggers() -> None:
+    """Put the filter on the loggers of httpx and its parts. Doing it again does nothing."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_not_ours)
+
+
+class quiet:  # noqa: N801 - used as `contextlib.suppress` is; a generator would cost as much again
+    """While in here, nothing is logged. Never hold it across a `yield`, which runs other code."""
+
+    __slots__ = ("_token",)
+    _token: Token[bool]
+
+    def __enter__(self) -> None:
+        self._token = _ours.set(True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _ours.reset(self._token)
+
+
+def _not_ours(_: logging.LogRecord) -> bool:
+    return not _ours.get()

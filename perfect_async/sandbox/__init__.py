@@ -1,7 +1,7 @@
-"""A stand-in for the vendor's API, inside the process or on a port.
+"""A simulation of the vendor's API, inside the process or on a port.
 
-It knows the API from the contract page alone and imports nothing else of this package, so that
-a wrong key name cannot be wrong on both sides.
+It is written from the contract page alone and imports nothing else of this package, so that a
+misread key name cannot be wrong on both sides.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ except ImportError as error:
     ) from error
 
 from ._app import Sandbox
-from ._durations import Durations
+from ._billing import Grant
+from ._charges import Ledger, LogEntry, TaskRecord, WebhookRecord
+from ._dialect import Dialect
+from ._engine import Durations
 from ._faults import ENGINE_ERROR_CODES, KINDS, Faults, Scripted
-from ._ledger import Ledger, LogEntry, TaskRecord, WebhookRecord
 from ._portraits import portrait
-from ._serve import run, serve
+from ._server import run, serve
 from ._webhooks import WebhookFaults
 
 del PIL, starlette, uvicorn
@@ -30,8 +32,10 @@ del PIL, starlette, uvicorn
 __all__ = [
     "ENGINE_ERROR_CODES",
     "KINDS",
+    "Dialect",
     "Durations",
     "Faults",
+    "Grant",
     "Ledger",
     "LogEntry",
     "Sandbox",
@@ -44,7 +48,7 @@ __all__ = [
     "serve",
 ]
 
-# Objects say where people import them from, not which file holds them.
+# Objects name the package that people import them from, not the file that holds them.
 for _thing in [value for name, value in globals().items() if name in __all__]:
     if callable(_thing):
         _thing.__module__ = __name__

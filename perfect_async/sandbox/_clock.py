@@ -1,8 +1,8 @@
-"""The sandbox's time and its chances.
+"""The sandbox's clock and its seeded randomness.
 
-The running loop's clock is the only one, so that a loop with virtual time needs no help from
-us; chances come from one named stream per purpose, so that switching a fault on does not move
-the durations.
+The running loop's clock is the only time source, so a loop with virtual time needs no support
+here. Each purpose draws from its own random stream: switching on one fault does not change the
+durations or any other fault.
 """
 
 from __future__ import annotations
@@ -13,38 +13,44 @@ import time
 
 import attrs
 
-from ._wire import MICROSECONDS
+from ._http import MICROSECONDS
 
 
 @attrs.define
 class Clock:
-    """The loop's time as integer microseconds, and the wall clock derived from it.
+    """The loop's time as integer microseconds, and the vendor's wall clock derived from it.
 
     `epoch` is the wall clock (seconds since 1970) at the first use; `None` reads it then, once.
+    `skew` is how many seconds the vendor's clock is ahead of that.
     """
 
     epoch: float | None = None
+    skew: float = 0.0
     _first: int | None = None
     _last: int = 0
 
     def now(self) -> int:
-        """The loop's time in microseconds; outside a loop, the last one seen."""
+        """Return the loop's time in microseconds; outside a loop, the last time that was read."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return self._last
-        # Integers: adding 0.1 s ten times must not let an 11th request into a second.
+        # Integers: ten floats of 0.1 s add up to less than 1 s and could let an 11th request in.
         self._last = round(loop.time() * MICROSECONDS)
         if self._first is None:
             self._first = self._last
         return self._last
 
     def wall(self, now: int) -> float:
-        """Seconds since 1970 at the loop's time `now`."""
+        """Return the vendor's seconds since 1970 at the loop's time `now`."""
+        first = now if self._first is None else self._first
+        return self.start() + (now - first) / MICROSECONDS
+
+    def start(self) -> float:
+        """Return seconds since 1970 at the first use."""
         if self.epoch is None:
             self.epoch = float(int(time.time()))
-        first = now if self._first is None else self._first
-        return self.epoch + (now - first) / MICROSECONDS
+        return self.epoch + self.skew
 
 
 @attrs.define
@@ -55,24 +61,24 @@ class Chance:
     _streams: dict[str, random.Random] = attrs.field(factory=dict[str, random.Random], repr=False)
 
     def stream(self, purpose: str) -> random.Random:
-        """The stream of this purpose: the same seed and purpose give the same numbers."""
+        """Return the stream of this purpose: the same seed and purpose give the same numbers."""
         found = self._streams.get(purpose)
         if found is None:
             found = self._streams[purpose] = random.Random(f"{self.seed}/{purpose}")
         return found
 
     def happens(self, probability: float, purpose: str) -> bool:
-        """Whether a thing of this probability happens now; draws even at zero.
+        """Decide whether an event of this probability happens now; draws even at zero.
 
-        The draw is the same whatever the probability, so a raised one adds cases and moves none.
+        The draw does not depend on the probability: raising it adds events and moves none.
         """
         return self.stream(purpose).random() < probability
 
 
-def waits(latency: float, jitter: float, rng: random.Random) -> tuple[float, float]:
-    """Seconds before a call's arrival and seconds after it, together one round trip.
+def split_latency(latency: float, jitter: float, rng: random.Random) -> tuple[float, float]:
+    """Split a round trip into the seconds before a request's arrival and the seconds after it.
 
-    The arrival is anywhere in between, so a client cannot know when its call was counted.
+    The arrival is uniform in between, so a client cannot know when its request was counted.
     """
     total = latency + jitter * rng.random()
     before = total * rng.random()

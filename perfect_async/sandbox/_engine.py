@@ -1,11 +1,13 @@
-"""The engine: looks at a picture as the vendor would, and draws what was asked for."""
+"""The simulated engine: how long it takes, what it rejects, and the pictures it draws."""
 
 from __future__ import annotations
 
 import functools
 import io
+import math
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import attrs
@@ -22,8 +24,60 @@ _TINTS = ("#c2185b", "#00796b", "#303f9f", "#e65100", "#5d4037", "#455a64")
 
 
 @attrs.frozen
+class Durations:
+    """A distribution of processing times in seconds, from creation to the engine's end.
+
+    `Durations(8.0, 0.35)` is lognormal with that median and that sigma of the logarithm;
+    `low` and `high` clip it. The class methods build other distributions.
+    """
+
+    median: float
+    sigma: float = 0.0
+    low: float = 0.0
+    high: float = math.inf
+    sampler: Callable[[random.Random], float] | None = attrs.field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Raise `ValueError` for impossible values at construction, not at the first task."""
+        if not 0.0 <= self.low <= self.high:
+            raise ValueError(f"Durations need 0 <= low <= high, not {self.low} and {self.high}")
+        if self.median < 0.0 or self.sigma < 0.0:
+            raise ValueError(
+                f"Durations cannot be negative: median={self.median}, sigma={self.sigma}"
+            )
+
+    @classmethod
+    def uniform(cls, low: float, high: float) -> Durations:
+        """Draw uniformly between `low` and `high` seconds."""
+        return cls((low + high) / 2, low=low, high=high, sampler=lambda rng: rng.uniform(low, high))
+
+    @classmethod
+    def fixed(cls, seconds: float) -> Durations:
+        """Take this many seconds every time."""
+        return cls(seconds)
+
+    @classmethod
+    def of(cls, sampler: Callable[[random.Random], float]) -> Durations:
+        """Draw with `sampler`, which gets a seeded `random.Random` and returns seconds."""
+        return cls(0.0, sampler=sampler)
+
+    def draw(self, rng: random.Random) -> float:
+        """Draw one duration in seconds."""
+        if self.sampler is not None:
+            seconds = self.sampler(rng)
+        else:
+            # Draw even when sigma is 0, so that the stream advances the same way for every setting.
+            seconds = self.median * math.exp(self.sigma * rng.gauss(0.0, 1.0))
+        return min(max(seconds, self.low), self.high)
+
+
+# contract: Durations seen. No smile was recorded; 5 to 20 s are assumed.
+DEFAULT_DURATIONS = {"ai-smile": Durations(8.0, 0.35), "ai-avatar": Durations(60.0, 0.4)}
+
+
+@attrs.frozen
 class Picture:
-    """A task's input: `source` is the file id or the URL; a URL's bytes are never fetched."""
+    """A task's input: `source` is a file id or a URL; URLs are never fetched (`data` is None)."""
 
     source: str
     name: str | None
@@ -31,7 +85,7 @@ class Picture:
 
 
 def picture_format(data: bytes) -> str | None:
-    """The format by the first bytes: `jpeg`, `png`, `heic`, or `None`."""
+    """Return the format that the first bytes show: `jpeg`, `png`, `heic`, or `None`."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -41,11 +95,11 @@ def picture_format(data: bytes) -> str | None:
     return None
 
 
-def flaw(picture: Picture, formats: frozenset[str]) -> str | None:
-    """The engine code for bytes that no engine would take (contract: Input pictures).
+def input_error(picture: Picture, formats: frozenset[str]) -> str | None:
+    """Return the engine's error code for bytes it rejects, or None (contract: Input pictures).
 
-    Looks at first bytes, size and, where Pillow can read the header, dimensions; a picture
-    that merely has a valid start passes.
+    Checks the first bytes, the size and, where Pillow can read the header, the dimensions. It
+    does not decode the picture: a truncated one with a valid header passes.
     """
     if picture.data is None:
         return None
@@ -63,7 +117,7 @@ def flaw(picture: Picture, formats: frozenset[str]) -> str | None:
 def render(
     feature: str, params: Mapping[str, object], picture: Picture, index: int, *, png: bool
 ) -> bytes:
-    """One output, at most 512 px a side, that shows what was asked."""
+    """Draw one output (at most 512 px per side) that shows the parameters of the task."""
     if feature == "ai-smile":
         expression = str(params["expression_type"])
         seed = None if picture.data is None else seed_of(picture.data)
@@ -90,14 +144,14 @@ def _stamped(picture: Picture, words: str, tint: str) -> Image.Image:
 
 
 def _base(picture: Picture) -> Image.Image:
-    """The picture itself, small; where there are no readable bytes, a card with its origin."""
+    """Shrink the picture; without readable bytes draw a card with its name or host."""
     if picture.data is not None:
         try:
             with Image.open(io.BytesIO(picture.data)) as image:
                 image.draft("RGB", (SIDE, SIDE))
                 small = image.convert("RGB")
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
-            # HEIC needs a plugin, and a test's bytes may be a header only.
+            # Pillow reads no HEIC without a plugin, and tests may upload only a header.
             return _card(picture.name or "picture")
         small.thumbnail((SIDE, SIDE))
         return small
@@ -115,7 +169,7 @@ def _card(words: str) -> Image.Image:
 
 
 def _label(image: Image.Image, words: str, tint: str) -> None:
-    """A band along the lower edge that is readable at any size."""
+    """Write a label along the lower edge, readable at any size."""
     width, height = image.size
     band = min(max(height // 9, 14), height)
     draw = ImageDraw.Draw(image)
@@ -128,6 +182,6 @@ def _label(image: Image.Image, words: str, tint: str) -> None:
 
 @functools.cache
 def thumb(index: int) -> bytes:
-    """A template's thumbnail as JPEG, 96 px a side; there are 71, so they are kept."""
+    """Draw a template's thumbnail: JPEG, 96 px per side, cached."""
     image = draw_portrait(1000 + index, "closed", 96)
     return encode(Image.blend(image, Image.new("RGB", image.size, _TINTS[index % 6]), 0.3))

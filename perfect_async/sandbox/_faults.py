@@ -1,4 +1,4 @@
-"""What can go wrong on request, and the fate of one call."""
+"""Faults on request, and which of them a request meets."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ Kind = Literal[
     "history",
     "feature_cost",
     "delete",
+    "auth",
     "unknown",
 ]
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 
-Trick = Literal["pass", "refuse", "drop", "lose", "hang"]
-TRICKS: frozenset[str] = frozenset(get_args(Trick))
-Scripted: TypeAlias = Trick | tuple[int, object]
-"""One prepared answer: `(status, body)` or a trick by name (see `Sandbox.script`)."""
+Action = Literal["pass", "refuse", "drop", "lose", "lose_502", "hang"]
+ACTIONS: frozenset[str] = frozenset(get_args(Action))
+Scripted: TypeAlias = Action | tuple[int, object]
+"""One prepared answer: `(status, body)` or an action by name (see `Sandbox.script`)."""
 
-# Fates that only chance hands out; a script writes these as `(status, body)`.
-Fate: TypeAlias = Scripted | Literal["gateway", "malformed"]
+# Outcomes that only chance gives; a script writes them as `(status, body)`.
+Outcome: TypeAlias = Scripted | Literal["gateway", "malformed", "limited"]
 
-# Some that may pass on another try and some that will not (contract: Errors).
+# Codes that may pass on another try and codes that will not (contract: Errors).
 ENGINE_ERROR_CODES = (
     "error_no_face",
     "error_inference",
@@ -44,7 +45,7 @@ ENGINE_ERROR_CODES = (
 
 
 def check_share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    """Raise `ValueError` for what is no probability."""
+    """Raise `ValueError` for a value that is not a probability."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{attribute.name} is a probability between 0 and 1, not {value}")
 
@@ -69,20 +70,27 @@ def _none() -> dict[str, float]:
 
 @attrs.frozen(kw_only=True)
 class Faults:
-    """Probabilities of what hurts; the default is a perfect service.
+    """Probabilities of faults; by default there are none.
 
     Drawn when a task is created:
 
     - `engine_errors`: the engine fails with one of `engine_error_codes`; units come back.
     - `by_picture`: file name, source URL or SHA-256 (hex) of the bytes -> engine code.
-    - `stuck`: the task runs for ever while it is polled.
+    - `stuck`: the task never ends while it is polled.
+    - `repeated_task_ids`: the answer has the id of the task created before; this one is charged
+      and runs unseen.
     - `timeouts`: the task ends in `500 Task execution timed out`, its units kept.
 
-    Drawn for every call, as maps from the kind of call (`"poll"`, `"task"`, `"upload"`, ...)
-    to a probability:
+    Drawn when a file is registered:
 
-    - `refused_connections`: the call never leaves (a connect error), nothing is counted.
-    - `dropped`: the call arrives, is not executed, and the connection ends without an answer.
+    - `repeated_file_ids`: the answer has the id of the file registered before.
+
+    Drawn for every request, as maps from its kind (`"poll"`, `"task"`, `"upload"`, ...) to a
+    probability:
+
+    - `refused_connections`: the request never leaves (a connect error); nothing is counted.
+    - `dropped`: it arrives, is not executed, and the connection ends without an answer.
+    - `limited`: not executed, and a 429.
     - `hang`: not executed, and a 504 after `hang_seconds`.
     - `bad_gateway`: not executed, `502` with an HTML body.
     - `malformed`: executed, but the 200 holds broken JSON or the wrong shape.
@@ -96,17 +104,20 @@ class Faults:
     by_picture: Mapping[str, str] = attrs.field(factory=dict[str, str])
     stuck: float = attrs.field(default=0.0, validator=check_share)
     timeouts: float = attrs.field(default=0.0, validator=check_share)
+    repeated_task_ids: float = attrs.field(default=0.0, validator=check_share)
+    repeated_file_ids: float = attrs.field(default=0.0, validator=check_share)
     refused_connections: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     dropped: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     hang: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     hang_seconds: float = 30.0
     bad_gateway: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     malformed: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
+    limited: Mapping[str, float] = attrs.field(factory=_none, validator=_check_shares)
     lost_creations: float = attrs.field(default=0.0, validator=check_share)
 
 
-class Fates:
-    """Decides what becomes of each call: the script first, chance after it."""
+class FaultPlan:
+    """Decides the outcome of each request: first the script, then chance."""
 
     def __init__(self, faults: Faults, chance: Chance) -> None:
         self.faults = faults
@@ -116,25 +127,27 @@ class Fates:
     def script(self, kind: str, answers: tuple[Scripted, ...]) -> None:
         """Append to the prepared answers of this kind."""
         if kind not in KINDS:
-            raise ValueError(f"no calls of kind {kind!r}; the kinds are {', '.join(sorted(KINDS))}")
+            raise ValueError(
+                f"no requests of kind {kind!r}; the kinds are {', '.join(sorted(KINDS))}"
+            )
         for answer in answers:
-            if isinstance(answer, str) and answer not in TRICKS:
+            if isinstance(answer, str) and answer not in ACTIONS:
                 raise ValueError(
-                    f"no trick {answer!r}; write (status, body) or one of {sorted(TRICKS)}"
+                    f"no action {answer!r}; write (status, body) or one of {sorted(ACTIONS)}"
                 )
         self._scripts.setdefault(kind, deque()).extend(answers)
 
     def scripted(self, kind: Kind) -> Scripted | None:
-        """The next prepared answer of this kind, taken off the script."""
+        """Take the next prepared answer of this kind off the script."""
         waiting = self._scripts.get(kind)
         return waiting.popleft() if waiting else None
 
     def connects(self, kind: Kind) -> bool:
-        """Whether chance lets this call reach the service at all."""
+        """Draw whether this request reaches the service at all."""
         return not self._hit(self.faults.refused_connections, "refused", kind)
 
-    def draw(self, kind: Kind) -> Fate:
-        """What chance does to a call that arrived and was let in."""
+    def draw(self, kind: Kind) -> Outcome:
+        """Draw the outcome of a request that arrived and was admitted."""
         faults = self.faults
         if self._hit(faults.dropped, "dropped", kind):
             return "drop"
@@ -142,6 +155,8 @@ class Fates:
             return "hang"
         if self._hit(faults.bad_gateway, "bad gateway", kind):
             return "gateway"
+        if self._hit(faults.limited, "limited", kind):
+            return "limited"
         if self._hit(faults.malformed, "malformed", kind):
             return "malformed"
         if kind == "task" and self._chance.happens(faults.lost_creations, "lost creations"):
@@ -149,5 +164,5 @@ class Fates:
         return "pass"
 
     def _hit(self, shares: Mapping[str, float], fault: str, kind: Kind) -> bool:
-        # Streams of their own per fault and kind: no draw is needed to keep the others in step.
+        # Each fault and kind has its own stream: skipping a draw changes no other.
         return bool(shares) and self._chance.happens(shares.get(kind, 0.0), f"{fault}/{kind}")

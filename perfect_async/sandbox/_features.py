@@ -1,13 +1,15 @@
-"""The two features: what a creation must say, what it costs, what comes out."""
+"""The two features: their parameters, prices, outputs, and the avatar templates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import attrs
 
-from ._wire import Refused, invalid, not_accepted, required
+from ._http import ApiError, invalid, not_accepted, required
+from ._presigned import UrlSigner
 
 EXPRESSIONS: Final = ("smile_with_teeth_visible", "closed_mouth_smile")
 MOST_OUTPUTS: Final = 200
@@ -17,7 +19,7 @@ Params = dict[str, object]
 
 
 def text_field(body: Mapping[str, object], field: str) -> str:
-    """A required field that is a string which is not empty."""
+    """Read a required field that must be a non-empty string."""
     value = body.get(field)
     if value is None:
         raise required(field)
@@ -27,7 +29,7 @@ def text_field(body: Mapping[str, object], field: str) -> str:
 
 
 def whole_field(body: Mapping[str, object], field: str) -> int:
-    """A required field that is an integer; JSON's `true` is none."""
+    """Read a required field that must be an integer (JSON's `true` is not one)."""
     value = body.get(field)
     if value is None:
         raise required(field)
@@ -37,7 +39,7 @@ def whole_field(body: Mapping[str, object], field: str) -> int:
 
 
 def source_of(body: Mapping[str, object]) -> tuple[str, str]:
-    """Which source field is given, and its value: exactly one, and never null."""
+    """Read the source field, as name and value: exactly one must be present, and not null."""
     given = [field for field in SOURCES if field in body]
     for field in given:
         if body[field] is None:
@@ -58,8 +60,9 @@ def source_of(body: Mapping[str, object]) -> tuple[str, str]:
 class Feature:
     """One of the vendor's features.
 
-    `read` takes the fields of a creation and raises `Refused`; `outputs` is the number of
-    result pictures, `price` the units (contract: Expiry and charging).
+    `read` validates the fields of a creation and raises `ApiError`. `outputs` is the number of
+    result pictures, `price` the units (contract: Expiry and charging). `many` says whether the
+    result is a list.
     """
 
     name: str
@@ -83,8 +86,8 @@ def _read_avatar(body: Mapping[str, object], templates: frozenset[str]) -> Param
     if not 1 <= count <= MOST_OUTPUTS:
         raise not_accepted("output_count")
     if template not in templates:
-        # No violation: templates come and go, and the user names them.
-        raise Refused(400, "The template is not available.", "InvalidTemplate")
+        # Not a violation: templates come and go, and users type their names.
+        raise ApiError(400, "The template is not available.", "InvalidTemplate")
     return {"template_id": template, "output_count": count}
 
 
@@ -111,3 +114,40 @@ _AVATAR = Feature(
     many=True,
 )
 FEATURES: Final = {feature.name: feature for feature in (_SMILE, _AVATAR)}
+
+TEMPLATE_COUNT = 71
+_MANGA = 5
+_STYLES = ("studio", "vintage film", "古风 portrait", "cyber city", "水彩 sketch")
+
+
+@attrs.frozen
+class Template:
+    """One avatar style; `path` of its thumbnail on the result host is not percent-encoded."""
+
+    id: str
+    title: str
+    category: str
+    path: str
+
+    def as_json(self, urls: UrlSigner) -> dict[str, object]:
+        """Return the entry of the template list."""
+        return {
+            "id": self.id,
+            "thumb": urls.plain("results", self.path),
+            "title": self.title,
+            "category_name": self.category,
+        }
+
+
+def _make(index: int) -> Template:
+    sex = "female" if index % 2 else "male"
+    # `female_manga_mood` exists, `male_manga_mood` does not (contract: Templates).
+    style = "manga mood" if index == _MANGA else _STYLES[index % len(_STYLES)]
+    slug = style.encode("ascii", "ignore").decode().strip().replace(" ", "_")
+    name = f"{sex}_{slug}" if index == _MANGA else f"{sex}_{slug}_{index:02}"
+    return Template(name, f"{style} {index:02}", style, f"/templates/{style}/{name} 缩略图.jpg")
+
+
+TEMPLATES = tuple(_make(index) for index in range(TEMPLATE_COUNT))
+TEMPLATE_IDS = frozenset(template.id for template in TEMPLATES)
+THUMBS: Mapping[str, int] = MappingProxyType({t.path: i for i, t in enumerate(TEMPLATES)})

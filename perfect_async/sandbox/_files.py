@@ -1,34 +1,68 @@
-"""Registered files and their bytes."""
+"""Registered files, and the upload host that receives their bytes."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
 
+from ._charges import Ledger
 from ._clock import Chance
 from ._features import FEATURES, text_field, whole_field
-from ._ledger import Ledger
-from ._links import Links, StorageError, no_such_key
-from ._wire import Call, as_list, as_object, invalid, not_accepted, read_object, required
+from ._http import Request, as_list, as_object, invalid, not_accepted, read_object, required
+from ._presigned import StorageError, UrlSigner, no_such_key
 
 HeaderStyle = Literal["object", "numbers", "list"]
 
-# contract: Input pictures. Both spellings of JPEG are taken; HEIC's type is assumed.
+# (contract: Input pictures) Both spellings of JPEG are taken; HEIC's type is assumed.
 CONTENT_TYPES = {
     "image/jpeg": "jpeg",
     "image/jpg": "jpeg",
     "image/png": "png",
     "image/heic": "heic",
 }
-# What every HTTP client sends; S3 signs none of it.
-_ORDINARY = frozenset({"accept", "accept-encoding", "connection", "host", "user-agent"})
+# Headers that HTTP clients add by themselves (Node, Java, curl, Go, URLSession, aiohttp, proxies).
+# S3 signs none of them.
+_STANDARD = frozenset(
+    {
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "connection",
+        "date",
+        "dnt",
+        "expect",
+        "forwarded",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "origin",
+        "pragma",
+        "priority",
+        "proxy-connection",
+        "range",
+        "referer",
+        "te",
+        "traceparent",
+        "tracestate",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "upgrade-insecure-requests",
+        "user-agent",
+        "via",
+    }
+)
+_STANDARD_PREFIXES = ("sec-", "x-forwarded-")
 
 
 @attrs.define(eq=False)
 class StoredFile:
-    """A registration, and its bytes once they arrived."""
+    """A registered file; `data` is None until the upload."""
 
     file_id: str
     path: str
@@ -41,48 +75,60 @@ class StoredFile:
 
 
 class Files:
-    """The upload host and the registrations in front of it."""
+    """Registers files and receives uploads."""
 
     def __init__(
         self,
-        links: Links,
+        urls: UrlSigner,
         chance: Chance,
         ledger: Ledger,
         *,
-        most: int,
+        limit: int,
         style: HeaderStyle,
     ) -> None:
-        self._links = links
+        self._urls = urls
         self._chance = chance
         self._ledger = ledger
-        self._most = most
+        self._limit = limit
         self._style: HeaderStyle = style
         self._by_id: dict[str, StoredFile] = {}
         self._by_path: dict[str, StoredFile] = {}
+        self._newest: StoredFile | None = None
 
     def find(self, file_id: str) -> StoredFile | None:
-        """The registration of this id, unless it was deleted."""
+        """Return the file of this id, or None if it is unknown or deleted."""
         found = self._by_id.get(file_id)
         return None if found is None or found.deleted else found
 
-    def register(self, call: Call, feature: str | None) -> object:
-        """Answer `POST /file`: every file of the call or none, in the request's order."""
-        entries = as_list(read_object(call.body).get("files"))
+    def register(
+        self, request: Request, feature: str | None, repeated: Callable[[], bool]
+    ) -> object:
+        """Handle `POST /file`: register all files of the request or none, in their order.
+
+        `repeated` decides for each file whether it gets the id of an earlier one by mistake.
+        """
+        entries = as_list(read_object(request.body).get("files"))
         if not entries:
             raise required("files")
-        if len(entries) > self._most:
-            # contract: how many one call may hold is open, so this is no violation.
-            raise invalid(f"files may hold at most {self._most} items.")
-        checked = [self._check(entry, feature) for entry in entries]
-        return {"files": [self._answer(self._add(*fields, feature)) for fields in checked]}
+        if len(entries) > self._limit:
+            # How many one call may hold is open (contract: Register the file): no violation.
+            raise invalid(f"files may hold at most {self._limit} items.")
+        checked = [self._check(index, entry, feature) for index, entry in enumerate(entries)]
+        answers: list[object] = []
+        for fields in checked:
+            earlier, file = self._newest, self._add(*fields, feature)
+            self._newest = file
+            named = earlier if earlier is not None and repeated() else file
+            answers.append(self._entry(file, named))
+        return {"files": answers}
 
-    def receive(self, call: Call, path: str) -> None:
-        """Take the bytes of a PUT; exactly the signed headers, exactly the registered length."""
-        self._links.check(call, "uploads", path)
+    def receive(self, request: Request, path: str) -> None:
+        """Handle a PUT: require exactly the signed headers and the registered length."""
+        self._urls.check(request, "uploads", path)
         file = self._by_path.get(path)
         if file is None or file.deleted:
             raise no_such_key()
-        length = call.headers.get("content-length")
+        length = request.headers.get("content-length")
         if length is None:
             raise StorageError(
                 411,
@@ -90,19 +136,19 @@ class Files:
                 "You must provide the Content-Length HTTP header.",
                 "upload without Content-Length",
             )
-        self._check_signed(call, file, length)
-        if len(call.body) != file.size:
+        self._check_signed(request, file, length)
+        if len(request.body) != file.size:
             raise StorageError(
                 400,
                 "IncompleteBody",
                 "You did not provide the number of bytes specified by the Content-Length header.",
-                f"upload of {len(call.body)} bytes announced as {length}",
+                f"upload of {len(request.body)} bytes announced as {length}",
             )
-        file.data = call.body
+        file.data = request.body
 
-    def _check_signed(self, call: Call, file: StoredFile, length: str) -> None:
+    def _check_signed(self, request: Request, file: StoredFile, length: str) -> None:
         signed = {"content-type": file.content_type, "content-length": str(file.size)}
-        sent = {"content-type": call.headers.get("content-type"), "content-length": length}
+        sent = {"content-type": request.headers.get("content-type"), "content-length": length}
         if sent != signed:
             raise StorageError(
                 403,
@@ -110,8 +156,8 @@ class Files:
                 "The signed headers differ.",
                 f"upload with {sent} where {signed} was signed",
             )
-        for name in call.headers:
-            if name in signed or name in _ORDINARY:
+        for name in request.headers:
+            if name in signed or name in _STANDARD or name.startswith(_STANDARD_PREFIXES):
                 continue
             violation = f"upload with the header {name}, which was not given"
             if name.startswith("x-amz-"):
@@ -121,13 +167,14 @@ class Files:
                     "There were headers present in the request which were not signed",
                     violation,
                 )
-            # S3 ignores the rest, but the contract says: exactly its headers.
+            # S3 ignores other headers, but the contract says to send exactly the given ones.
             self._ledger.violations.append(violation)
 
-    def _check(self, entry: object, feature: str | None) -> tuple[str, str, int]:
+    def _check(self, index: int, entry: object, feature: str | None) -> tuple[str, str, int]:
         fields = as_object(entry)
         if fields is None:
-            raise not_accepted("files")
+            # The error of a value in an array names its index (contract: Errors).
+            raise not_accepted(f"`{index}`")
         content_type = text_field(fields, "content_type")
         name = text_field(fields, "file_name")
         size = whole_field(fields, "file_size")
@@ -138,24 +185,24 @@ class Files:
         if size <= 0:
             raise not_accepted("file_size")
         if not name.isascii():
-            # contract: unicode names are open; taken here, and noted.
+            # Unicode names are open (contract: Input pictures): accepted and reported.
             self._ledger.violations.append("file_name is not ASCII")
         return content_type, name, size
 
     def _add(self, content_type: str, name: str, size: int, feature: str | None) -> StoredFile:
         rng = self._chance.stream("file ids")
-        # contract: a file_id holds `/`, `+` and `=`; these 3 bytes encode as `+/+/`.
+        # A file_id holds `/`, `+` and `=` (contract: Poll the task): `+/+/` here.
         file_id = base64.b64encode(b"\xfb\xff\xbf" + rng.randbytes(46)).decode()
         path = f"/sandbox-in/{rng.getrandbits(128):032x}"
         file = StoredFile(file_id, path, name, content_type, size, feature)
         self._by_id[file_id] = self._by_path[path] = file
         return file
 
-    def _answer(self, file: StoredFile) -> dict[str, object]:
-        url = self._links.sign("PUT", "uploads", file.path, ("content-length", "content-type"))
+    def _entry(self, file: StoredFile, named: StoredFile) -> dict[str, object]:
+        url = self._urls.sign("PUT", "uploads", file.path, ("content-length", "content-type"))
         headers: object
         if self._style == "list":
-            # One source saw `key`, another `name`: both happen.
+            # One source saw `key`, another `name` (contract: Register the file).
             word = "key" if len(self._by_id) % 2 else "name"
             headers = [
                 {word: "Content-Type", "value": file.content_type},
@@ -167,6 +214,6 @@ class Files:
         return {
             "content_type": file.content_type,
             "file_name": file.name,
-            "file_id": file.file_id,
+            "file_id": named.file_id,
             "requests": [{"method": "PUT", "url": url, "headers": headers}],
         }

@@ -1,4 +1,4 @@
-"""Both request limits of a key (contract: Limits)."""
+"""The two request limits of each key (contract: Limits)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from ._wire import MICROSECONDS
+from ._http import MICROSECONDS
 
 WindowKind = Literal["sliding", "fixed"]
 
@@ -22,14 +22,14 @@ class Window:
     _arrivals: deque[int] = attrs.field(factory=deque[int], repr=False)
 
     def has_room(self, now: int) -> bool:
-        """Whether one more arrival fits at `now`."""
+        """Return whether one more arrival fits at `now`."""
         # Sliding covers (now - span, now]: an arrival is free again exactly one span later.
         start = now - self.span if self.kind == "sliding" else now // self.span * self.span - 1
         while self._arrivals and self._arrivals[0] <= start:
             self._arrivals.popleft()
         return len(self._arrivals) < self.limit
 
-    def book(self, now: int) -> None:
+    def count(self, now: int) -> None:
         """Count an arrival."""
         self._arrivals.append(now)
 
@@ -46,30 +46,30 @@ class Rules:
 
 
 class Limiter:
-    """The windows of every key seen so far."""
+    """The windows of all keys seen so far."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._keys: dict[str, tuple[Window, Window]] = {}
-        # Foreign requests without a key meet keys that come later, too.
+        # Foreign requests on every key also count for keys that appear later.
         self._foreign: list[tuple[int, int]] = []
 
     def admits(self, key: str, now: int) -> bool:
-        """Count an arrival and say whether it may pass; both limits must hold."""
+        """Count an arrival and return whether it may pass; both limits must hold."""
         windows = self._windows(key)
         passes = all(window.has_room(now) for window in windows)
         if passes or self._rules.count_refused:
             for window in windows:
-                window.book(now)
+                window.count(now)
         return passes
 
     def foreign(self, count: int, key: str | None, now: int) -> None:
-        """Count `count` arrivals of somebody else on this key (`None`: on every key)."""
+        """Count `count` arrivals of another program on this key (`None`: on every key)."""
         if key is not None:
-            self._book(self._windows(key), count, now)
+            self._count(self._windows(key), count, now)
             return
         for windows in self._keys.values():
-            self._book(windows, count, now)
+            self._count(windows, count, now)
         self._foreign.append((now, count))
 
     def _windows(self, key: str) -> tuple[Window, Window]:
@@ -81,11 +81,11 @@ class Limiter:
                 Window(rules.per_second, MICROSECONDS, rules.kind),
             )
             for then, count in self._foreign:
-                self._book(found, count, then)
+                self._count(found, count, then)
         return found
 
     @staticmethod
-    def _book(windows: tuple[Window, Window], count: int, now: int) -> None:
+    def _count(windows: tuple[Window, Window], count: int, now: int) -> None:
         for window in windows:
             for _ in range(count):
-                window.book(now)
+                window.count(now)

@@ -6,27 +6,69 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import attrs
 
+from ._billing import Charging, UnitAccount
+from ._charges import TaskRecord, TaskState
 from ._clock import Chance, Clock
-from ._durations import Durations
-from ._engine import Picture, flaw, render
+from ._dialect import Dialect, one_of
+from ._engine import Durations, Picture, input_error, render
 from ._faults import Faults
-from ._features import Feature, Params, source_of
+from ._features import TEMPLATE_IDS, Feature, Params, source_of
 from ._files import Files
-from ._ledger import TaskRecord, TaskState
-from ._links import Links, no_such_key
-from ._templates import TEMPLATE_IDS
-from ._units import DAY, Purse
-from ._webhooks import News
-from ._wire import MICROSECONDS, Refused
+from ._http import MICROSECONDS, ApiError
+from ._presigned import UrlSigner, no_such_key
+from ._webhooks import TaskEnd
 
 TaskIds = Literal["urlsafe", "base64"]
+LeaseReading = Literal["polling_interval", "retention", "flexible"]
+Lease = float | LeaseReading
+_LEASES: Final = get_args(LeaseReading)
 
-# contract: the schema says 24 h, the retention page 30 days; the shorter one is assumed.
-KEPT = round(DAY * MICROSECONDS)
+_SENTENCES: Final = {
+    "error_no_face": "no face detected",
+    "error_face_parsing": "face alignment failed",
+    "error_inference": "inference failed",
+    "unknown_internal_error": "unknown internal error",
+}
+
+
+def _check_lease(_: object, __: attrs.Attribute[Lease], lease: object) -> None:
+    if isinstance(lease, str) and lease not in _LEASES:
+        raise ValueError(f"lease is seconds or one of {', '.join(_LEASES)}, not {lease!r}")
+
+
+@attrs.frozen(kw_only=True)
+class TaskRules:
+    """The settings of tasks; times in seconds.
+
+    - `lease`: how long a running task survives without a poll (contract: Expiry and charging):
+      seconds, the `"polling_interval"`, the `"retention"`, or `"flexible"`: for ever.
+    - `retention`: how long a task is kept after its end.
+    - `charging`: whether units are taken at the creation (and refunded when a poll reports a
+      failure), or when the engine succeeds.
+    """
+
+    durations: dict[str, Durations]
+    lease: Lease = attrs.field(validator=_check_lease)
+    retention: float
+    charging: Charging = attrs.field(validator=one_of(Charging))
+    polling_interval: int | None
+    ids: TaskIds
+
+    def lease_microseconds(self) -> int | None:
+        """Return the lease, or None without one. Raises `ValueError`."""
+        if self.lease == "flexible":
+            return None
+        if self.lease == "retention":
+            return round(self.retention * MICROSECONDS)
+        if self.lease == "polling_interval":
+            if self.polling_interval is None:
+                raise ValueError("lease='polling_interval' needs a polling_interval")
+            return self.polling_interval * 1000
+        return round(self.lease * MICROSECONDS)
 
 
 @attrs.define(eq=False)
@@ -43,20 +85,32 @@ class Task:
     duration: float
     failure: str | None
     times_out: bool
-    # A `.jpg` name may hold PNG bytes (contract: The flow of one picture).
+    # A `.jpg` name may hold PNG bytes (contract: Download the result).
     png: bool
-    kept: int
+    last_poll: int
+    charged: bool = False
+    refunded: bool = False
     state: TaskState = "running"
     ended: int | None = None
     polls: int = 0
     outputs: dict[int, bytes] = attrs.field(factory=dict[int, bytes], repr=False)
 
+    @property
+    def processed_at(self) -> float:
+        """When the engine is done; infinite for a stuck task."""
+        return self.created + self.duration * MICROSECONDS
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether the engine gives a result in the end."""
+        return self.failure is None and not self.times_out
+
     def processed(self, now: int) -> bool:
-        """Whether the engine is done, reported or not."""
-        return now - self.created >= self.duration * MICROSECONDS
+        """Return whether the engine is done, reported or not."""
+        return now >= self.processed_at
 
     def record(self) -> TaskRecord:
-        """The frozen picture of now."""
+        """Return a frozen copy for the ledger."""
         return TaskRecord(
             task_id=self.id,
             feature=self.feature.name,
@@ -71,11 +125,34 @@ class Task:
             file_name=self.picture.name,
             params=dict(self.params),
             error=self.failure if self.state == "error" else None,
+            charged=self.charged,
+            refunded=self.refunded,
         )
 
 
-def _unknown(violation: str | None = None) -> Refused:
-    return Refused(400, "The task_id is invalid.", "InvalidTaskId", violation)
+def _unknown(dialect: Dialect, violation: str | None = None) -> ApiError:
+    """Return the error of an unknown or expired task (contract: Expiry and charging)."""
+    text, code = "Invalid task ID", "InvalidTaskId"
+    match dialect.invalid_task_id:
+        case "code":
+            return ApiError(400, text, code, violation)
+        case "text":
+            return ApiError(400, text, None, violation)
+        case "not_found":
+            return ApiError(404, text, None, violation)
+        case "body":
+            return ApiError(400, text, code, violation, in_body=True)
+
+
+def _timeout(dialect: Dialect) -> ApiError:
+    text, code = "Task execution timed out", "TaskTimeout"
+    match dialect.task_timeout:
+        case "text":
+            return ApiError(500, text)
+        case "code":
+            return ApiError(500, None, code)
+        case "both":
+            return ApiError(500, text, code)
 
 
 class Tasks:
@@ -87,96 +164,127 @@ class Tasks:
         clock: Clock,
         chance: Chance,
         files: Files,
-        links: Links,
-        purse: Purse,
-        durations: dict[str, Durations],
-        lease: float | None,
-        polling_interval: int | None,
-        ids: TaskIds,
-        announce: Callable[[News], None] | None = None,
+        urls: UrlSigner,
+        account: UnitAccount,
+        rules: TaskRules,
+        announce: Callable[[TaskEnd], None] | None = None,
     ) -> None:
         self._clock = clock
         self._chance = chance
         self._files = files
-        self._links = links
-        self._purse = purse
-        self._durations = durations
-        # None: tasks need no polls, which a webhook may mean.
-        self._lease = None if lease is None else round(lease * MICROSECONDS)
+        self._urls = urls
+        self._account = account
+        self._rules = rules
+        self._lease = rules.lease_microseconds()
+        self._retention = round(rules.retention * MICROSECONDS)
         self._announce = announce
-        self._polling_interval = polling_interval
-        self._ids: TaskIds = ids
         self._by_id: dict[str, Task] = {}
         self._by_folder: dict[str, Task] = {}
+        # Tasks that are charged once they succeed.
+        self._unpaid: dict[str, Task] = {}
 
     def records(self) -> tuple[TaskRecord, ...]:
-        """Every task as of now, in order of creation."""
+        """Return every task as of now, in order of creation."""
         now = self._clock.now()
+        self.settle(now)
         for task in self._by_id.values():
-            self._settle(task, now)
+            self._expire(task, now)
         return tuple(task.record() for task in self._by_id.values())
 
     def knows(self, task_id: str) -> bool:
-        """Whether this id was ever given out."""
+        """Return whether this id was ever given out."""
         return task_id in self._by_id
 
-    def create(self, feature: Feature, body: dict[str, object], faults: Faults) -> object:
-        """Answer `POST /task/<feature>`: charged now, nothing charged when refused."""
+    def new_id(self) -> str:
+        """Return a new task id, of a task that does not exist here."""
+        return self._task_id(self._chance.stream("foreign task ids").randbytes(80))
+
+    def settle(self, now: int) -> None:
+        """Charge the tasks that succeeded up to now, where only a success is charged.
+
+        The engine does not stop when the lease runs out: a lost task is charged as well.
+        """
+        if not self._unpaid:
+            return
+        done = [task for task in self._unpaid.values() if task.processed(now)]
+        for task in sorted(done, key=lambda task: task.processed_at):
+            del self._unpaid[task.id]
+            if task.succeeds:
+                self._charge(task, round(task.processed_at))
+            else:
+                self._account.release(task.id)
+
+    def create(
+        self, feature: Feature, body: dict[str, object], faults: Faults, dialect: Dialect
+    ) -> object:
+        """Handle `POST /task/<feature>`. A refused creation costs nothing."""
         source = source_of(body)
         params = feature.read(body, TEMPLATE_IDS)
-        picture = self._picture(feature, *source)
+        picture, failure = self._picture(feature, *source, dialect)
         units = feature.price(params)
-        if not self._purse.affords(units):
-            raise Refused(400, "The units are not enough.", "CreditInsufficiency")
-        task = self._add(feature, params, picture, units, faults)
-        self._purse.charge(units, task.id, self._clock.wall(task.created))
+        if not self._account.affords(units):
+            raise ApiError(400, "Insufficient credits", "CreditInsufficiency")
+        previous = next(reversed(self._by_id), None)
+        task = self._add(feature, params, picture, units, faults=faults, failure=failure)
+        if self._rules.charging == "creation":
+            self._charge(task, task.created)
+        else:
+            self._account.reserve(units, task.id)
+            self._unpaid[task.id] = task
         if self._announce is not None:
-            self._announce(self._news(task))
-        return {"task_id": task.id}
+            self._announce(self._end(task))
+        repeated = self._chance.happens(faults.repeated_task_ids, "repeated task ids")
+        answer: dict[str, object] = {
+            "task_id": previous if repeated and previous is not None else task.id
+        }
+        if dialect.polling_interval_in != "polls":
+            self._add_interval(answer)
+        return answer
 
-    def poll(self, feature: Feature, task_id: str) -> object:
-        """Answer `GET /task/<feature>/<id>` and renew the lease, or refuse what is lost."""
+    def poll(self, feature: Feature, task_id: str, dialect: Dialect) -> object:
+        """Handle `GET /task/<feature>/<id>`: renew the lease and report the state."""
         now = self._clock.now()
         task = self._by_id.get(task_id)
         if task is None:
-            raise _unknown()
+            raise _unknown(dialect)
         if task.feature is not feature:
-            raise _unknown(f"a task of {task.feature.name} asked as one of {feature.name}")
-        self._settle(task, now)
+            violation = f"a task of {task.feature.name} asked as one of {feature.name}"
+            raise _unknown(dialect, violation)
+        self._expire(task, now)
         if task.state in {"expired", "deleted"}:
-            raise _unknown()
-        if task.ended is not None and now - task.ended > KEPT:
-            raise _unknown()
-        task.kept = now
+            raise _unknown(dialect)
+        if task.ended is not None and now - task.ended > self._retention:
+            raise _unknown(dialect)
+        task.last_poll = now
         task.polls += 1
         if task.processed(now) and task.state == "running":
             self._report(task, now)
         if task.state == "timed_out":
-            raise Refused(500, "Task execution timed out")
-        return self._status(task, now)
+            raise _timeout(dialect)
+        return self._status(task, now, dialect)
 
     def delete(self, task_id: str) -> None:
         """Forget a finished task with its outputs and its input file; units stay spent."""
         now = self._clock.now()
         task = self._by_id.get(task_id)
         if task is not None:
-            self._settle(task, now)
+            self._expire(task, now)
         if task is None or task.state in {"expired", "deleted"}:
-            raise Refused(400, "The task cannot be deleted.", "OperationNotSupport")
+            raise ApiError(400, "The task cannot be deleted.", "OperationNotSupport")
         if task.state == "running":
             if not task.processed(now):
-                raise Refused(400, "The task is not finished.", "OperationInvalid")
+                raise ApiError(400, "The task is not finished.", "OperationInvalid")
             self._report(task, now)
         task.state = "deleted"
         task.outputs.clear()
-        # A file shared with another task dies with it (contract: Other calls).
+        # A file shared with another task is deleted with it (contract: Other calls).
         file = self._files.find(task.picture.source)
         if file is not None:
             file.deleted = True
             file.data = None
 
     def output(self, path: str) -> bytes:
-        """The bytes of one result, drawn when they are first asked for."""
+        """Return the bytes of one result, drawn at the first download."""
         folder, _, name = path.rpartition("/")
         task = self._by_folder.get(folder)
         if task is None or task.state == "deleted":
@@ -188,29 +296,54 @@ class Tasks:
             )
         return task.outputs[index]
 
-    def _picture(self, feature: Feature, field: str, value: str) -> Picture:
+    def _picture(
+        self, feature: Feature, field: str, value: str, dialect: Dialect
+    ) -> tuple[Picture, str | None]:
+        """Return the input, and the engine's error where its bytes are missing."""
         if field == "src_file_url":
-            return Picture(value, None, None)
+            return Picture(value, None, None), None
         file = self._files.find(value)
-        missing = "The file was not found."
+        violation = None
         if file is None:
-            raise Refused(404, missing)
-        if file.data is None:
-            raise Refused(404, missing, None, "task on a file whose bytes never arrived")
-        if file.feature not in {None, feature.name}:
+            # Not a violation: the file may have been deleted, and users type ids.
+            pass
+        elif file.data is None:
+            violation = "task on a file whose bytes never arrived"
+        elif file.feature not in {None, feature.name}:
             violation = f"file registered for {file.feature} used for {feature.name}"
-            raise Refused(404, missing, None, violation)
-        return Picture(value, file.name, file.data)
+        else:
+            return Picture(value, file.name, file.data), None
+        code = "unknown_internal_error"
+        match dialect.missing_file:
+            case "invalid":
+                text = "One or more parameters in this request are invalid."
+                raise ApiError(400, text, None, violation)
+            case "not_found":
+                raise ApiError(404, "Not Found", "NotFound", violation)
+            case "internal_error":
+                raise ApiError(500, "Internal error", code, violation)
+            case "engine_error":
+                return Picture(value, None, None), code
 
     def _add(
-        self, feature: Feature, params: Params, picture: Picture, units: int, faults: Faults
+        self,
+        feature: Feature,
+        params: Params,
+        picture: Picture,
+        units: int,
+        *,
+        faults: Faults,
+        failure: str | None,
     ) -> Task:
         now = self._clock.now()
         chance = self._chance
         rng = chance.stream("task ids")
-        seconds = self._durations[feature.name].draw(chance.stream(f"durations/{feature.name}"))
+        durations = self._rules.durations[feature.name]
+        seconds = durations.draw(chance.stream(f"durations/{feature.name}"))
         code = chance.stream("engine error codes").choice(faults.engine_error_codes)
-        failure = self._by_picture(picture, faults) or flaw(picture, feature.formats)
+        failure = (
+            failure or self._by_picture(picture, faults) or input_error(picture, feature.formats)
+        )
         if chance.happens(faults.engine_errors, "engine errors") and failure is None:
             failure = code
         stuck = chance.happens(faults.stuck, "stuck")
@@ -226,15 +359,14 @@ class Tasks:
             failure=failure,
             times_out=chance.happens(faults.timeouts, "timeouts"),
             png=chance.happens(0.2, "png results"),
-            kept=now,
+            last_poll=now,
         )
         self._by_id[task.id] = self._by_folder[task.folder] = task
         return task
 
     def _task_id(self, noise: bytes) -> str:
-        if self._ids == "base64":
-            # Holds `/`, `+` and `=`: another alphabet than the one seen, which clients must
-            # percent-encode.
+        if self._rules.ids == "base64":
+            # Holds `/`, `+` and `=`, which clients must percent-encode.
             return base64.b64encode(b"\xfb\xff\xbf" + noise[:46]).decode()
         return base64.urlsafe_b64encode(noise).decode().rstrip("=")
 
@@ -247,26 +379,35 @@ class Tasks:
             names += [picture.name, hashlib.sha256(picture.data).hexdigest()]
         return next((faults.by_picture[n] for n in names if n in faults.by_picture), None)
 
-    def _settle(self, task: Task, now: int) -> None:
-        """Let go of a task whose lease ran out, even if processing finished meanwhile."""
-        lease = self._lease
-        if lease is not None and task.state == "running" and now - task.kept > lease:
-            task.state = "expired"
-            task.ended = task.kept + lease
+    def _charge(self, task: Task, at: int) -> None:
+        task.charged = True
+        self._account.charge(task.units, task.id, self._clock.wall(at))
 
-    def _news(self, task: Task) -> News:
+    def _expire(self, task: Task, now: int) -> None:
+        """End a task whose lease ran out, even if its processing finished meanwhile."""
+        if task.state != "running":
+            return
+        if self._lease is not None:
+            limit = float(task.last_poll + self._lease)
+        else:
+            # Without a lease a result is kept for a while after the engine's end.
+            limit = task.processed_at + self._retention
+        if now > limit:
+            task.state = "expired"
+            task.ended = round(limit)
+
+    def _end(self, task: Task) -> TaskEnd:
         def alive() -> bool:
-            self._settle(task, self._clock.now())
+            self._expire(task, self._clock.now())
             return task.state not in {"expired", "deleted"}
 
-        # What a webhook says of a task that timed out is open; its statuses are these two.
-        fails = task.times_out or task.failure is not None
+        # How a webhook announces a task that timed out is open; these are its two statuses.
         ends = not math.isinf(task.duration)
-        return News(
+        return TaskEnd(
             task_id=task.id,
-            status="error" if fails else "success",
+            status="success" if task.succeeds else "error",
             created=task.created,
-            ended=task.created + math.ceil(task.duration * MICROSECONDS) if ends else None,
+            ended=math.ceil(task.processed_at) if ends else None,
             alive=alive,
         )
 
@@ -276,39 +417,83 @@ class Tasks:
             task.state = "timed_out"
         elif task.failure is not None:
             task.state = "error"
-            self._purse.give_back(task.id, self._clock.wall(now))
+            if task.charged:
+                task.refunded = True
+                self._account.refund(task.id, self._clock.wall(now))
         else:
             task.state = "success"
 
-    def _status(self, task: Task, now: int) -> dict[str, object]:
-        data: dict[str, object] = {"task_status": task.state}
-        results = self._results(task, now)
-        # contract: `error` and `results` are null as often as absent.
+    def _status(self, task: Task, now: int, dialect: Dialect) -> dict[str, object]:
+        word = dialect.status_words.get(task.state, task.state)
+        data: dict[str, object] = {"task_status": word}
+        results = self._results(task, now, dialect)
+        # `error` and `results` are null as often as absent (contract: Poll the task).
         often = self._chance.stream("absent nulls").choice
         failed = task.state == "error"
         if failed or often((True, False)):
-            data["error"] = task.failure if failed else None
+            data["error"] = _engine_error(task.failure, dialect) if failed else None
         if failed and often((True, False)):
             data["error_message"] = "The engine could not process the picture."
         if results is not None or often((True, False)):
             data["results"] = results
-        if self._polling_interval is not None:
-            data["polling_interval"] = self._polling_interval
+        if dialect.polling_interval_in != "creation":
+            self._add_interval(data)
         return data
 
-    def _results(self, task: Task, now: int) -> dict[str, object] | None:
+    def _add_interval(self, answer: dict[str, object]) -> None:
+        if self._rules.polling_interval is not None:
+            answer["polling_interval"] = self._rules.polling_interval
+
+    def _results(self, task: Task, now: int, dialect: Dialect) -> object:
         if task.state == "success":
             done = task.feature.outputs(task.params)
         elif task.state == "running" and task.feature.many and task.failure is None:
-            # Running avatars may show partial results: whoever takes them for all loses some.
+            # Running avatars may show partial results, which clients must not take for all.
             share = (now - task.created) / (task.duration * MICROSECONDS)
             done = int(task.feature.outputs(task.params) * min(share, 1.0))
         else:
             done = 0
         if done == 0:
             return None
-        links = [
-            {"url": self._links.sign("GET", "results", f"{task.folder}/{index}.jpg")}
-            for index in range(done)
+        urls: list[str | None] = [
+            self._urls.sign("GET", "results", f"{task.folder}/{index}.jpg") for index in range(done)
         ]
-        return {"output": links} if task.feature.many else dict(links[0])
+        if task.feature.many:
+            nulls = min(dialect.null_outputs, done)
+            urls[:nulls] = [None] * nulls
+        return _results_as_json(urls, dialect, many=task.feature.many)
+
+
+def _engine_error(code: str | None, dialect: Dialect) -> object:
+    if code is None:
+        return None
+    match dialect.engine_errors:
+        case "code":
+            return code
+        case "upper":
+            return code.upper()
+        case "sentence":
+            return _SENTENCES.get(code, code.replace("_", " "))
+        case "object":
+            return {"code": code, "message": _SENTENCES.get(code, code.replace("_", " "))}
+
+
+def _results_as_json(urls: list[str | None], dialect: Dialect, *, many: bool) -> object:
+    """Return the `results` of a task (contract: The flow of one picture)."""
+
+    def entries(field: str) -> list[object]:
+        return [None if url is None else {field: url} for url in urls]
+
+    match dialect.results:
+        case "object":
+            return {"output": entries("url")} if many else entries("url")[0]
+        case "list":
+            return entries("url")
+        case "download_url":
+            return entries("download_url")
+        case "bare":
+            return urls if many else urls[0]
+        case "no_url":
+            return {"scores": {"smile": 71}}
+        case "missing":
+            return None

@@ -1,4 +1,4 @@
-"""The sandbox as an httpx transport: no socket, but everything that can happen on one."""
+"""An httpx transport into the sandbox: no sockets, but the failures that sockets have."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import asyncio
 
 import httpx
 
-from ._clock import waits
-from ._vendor import Vendor
-from ._wire import Answer, Call
+from ._clock import split_latency
+from ._http import Request, Response
+from ._router import Router
 
 
 class SandboxTransport(httpx.AsyncBaseTransport):
-    """Carries requests into a sandbox and turns its faults into what a client sees.
+    """Passes requests to a sandbox and raises its faults as httpx errors.
 
     Raises `httpx.ConnectError` for a refused connection (certainly not executed) and
     `httpx.RemoteProtocolError` for a lost answer (executed or not). It has no timeouts of its
     own: a hanging answer takes as long as the fault says.
     """
 
-    def __init__(self, vendor: Vendor, *, latency: float, jitter: float) -> None:
-        self._vendor = vendor
+    def __init__(self, router: Router, *, latency: float, jitter: float) -> None:
+        self._router = router
         self._latency = latency
         self._jitter = jitter
-        self._rng = vendor.chance.stream("latency")
+        self._rng = router.chance.stream("latency")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; it arrives at any time between leaving and answer."""
-        before, after = waits(self._latency, self._jitter, self._rng)
-        call = await _read(request)
-        prepared = self._vendor.leave(call)
-        # Even with no latency another task gets its turn, as on a socket.
+        """Send one request; it arrives at a random time within the round trip."""
+        before, after = split_latency(self._latency, self._jitter, self._rng)
+        incoming = await _read(request)
+        prepared = self._router.leave(incoming)
+        # Yield to other tasks even without latency, as a socket does.
         await asyncio.sleep(before)
         if prepared == "refuse":
             msg = "the sandbox refused the connection"
             raise httpx.ConnectError(msg, request=request)
-        answer = self._vendor.arrive(call, prepared)
+        answer = self._router.arrive(incoming, prepared)
         if after + answer.delay > 0:
             await asyncio.sleep(after + answer.delay)
         if answer.lost:
             msg = "Server disconnected without sending a response."
             raise httpx.RemoteProtocolError(msg, request=request)
-        return _respond(answer)
+        return _respond(answer, request.method)
 
 
-async def _read(request: httpx.Request) -> Call:
+async def _read(request: httpx.Request) -> Request:
     path, _, query = request.url.raw_path.partition(b"?")
-    return Call(
+    return Request(
         method=request.method,
         host=request.headers.get("host", request.url.host),
         path=path.decode("ascii"),
@@ -56,6 +56,9 @@ async def _read(request: httpx.Request) -> Call:
     )
 
 
-def _respond(answer: Answer) -> httpx.Response:
-    headers = {"content-type": answer.content_type, **answer.headers}
-    return httpx.Response(answer.status, headers=headers, content=answer.body)
+def _respond(response: Response, method: str) -> httpx.Response:
+    headers = {"content-type": response.content_type, **response.headers}
+    content = response.body
+    if method == "HEAD":
+        headers["content-length"], content = str(len(content)), b""
+    return httpx.Response(response.status, headers=headers, content=content)

@@ -1,6 +1,6 @@
-"""The vendor's notifications: signed, sent, sent again, and everything that goes wrong with them.
+"""Webhook notifications: signing, sending, retries and faults (contract: Webhooks).
 
-Contract: Webhooks. Signed here by hand, so that the sandbox is a judge of whoever verifies.
+The signature is computed here without a library, so that it checks the library that verifies it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import attrs
 import httpx
 from anyio.abc import TaskGroup
 
+from ._charges import Ledger, WebhookRecord
 from ._clock import Chance, Clock
 from ._faults import check_share
-from ._ledger import Ledger, WebhookRecord
-from ._wire import MICROSECONDS
+from ._http import MICROSECONDS
 
 Deliver: TypeAlias = Callable[[bytes, dict[str, str]], Awaitable[object]]
 """A receiver inside the process: body and headers; returning is a 204, raising a 500."""
 
 _Post: TypeAlias = Callable[[bytes, dict[str, str]], Awaitable[int]]
 
-PATIENCE: Final = 15.0
-"""Seconds within which the receiver has to answer; the scheme advises 15 to 30."""
+TIMEOUT: Final = 15.0
+"""Seconds within which the receiver has to answer; Standard Webhooks advises 15 to 30."""
 
 RETRIES: Final = (5.0, 300.0, 1800.0, 7200.0)
-"""The first waits of the schedule that the scheme advises, in seconds. The vendor's is open."""
+"""The first waits (seconds) that Standard Webhooks advises; the vendor's are unknown."""
 
 
 def _check_seconds(_: object, attribute: attrs.Attribute[float], value: float) -> None:
@@ -45,17 +45,17 @@ def _check_seconds(_: object, attribute: attrs.Attribute[float], value: float) -
 
 @attrs.frozen(kw_only=True)
 class WebhookFaults:
-    """Probabilities of what hurts on the way to the webhook; the default is prompt and in order.
+    """Probabilities of faults between the vendor and the webhook; by default there are none.
 
     Drawn when a task is created:
 
     - `lost`: nothing is ever sent.
     - `duplicated`: it is sent twice, with the same id; `reorder_seconds` is drawn for each.
-    - `early`: it is sent `early_seconds` before the status flips, but not before the creation:
-      with more seconds than the task has, it overtakes the creation's answer.
+    - `early`: it is sent `early_seconds` before the status changes, but not before the creation:
+      a large value makes it overtake the creation's answer.
     - `delayed`: it is sent `delay_seconds` late.
 
-    `reorder_seconds`: each is sent up to so many seconds later, drawn one by one, so that they
+    `reorder_seconds`: each is delayed by at most this many seconds, drawn one by one, so that they
     overtake each other.
     """
 
@@ -69,9 +69,9 @@ class WebhookFaults:
 
 
 def keys_of(secret: str | Sequence[str]) -> tuple[bytes, ...]:
-    """The keys of one secret or several: base64 after `whsec_`, which may be left out, as may `=`.
+    """Decode one secret or several: base64, with or without `whsec_` and padding.
 
-    Raises `ValueError`, which does not repeat the secret.
+    Raises `ValueError` without the secret in its message.
     """
     keys: list[bytes] = []
     for each in [secret] if isinstance(secret, str) else secret:
@@ -86,7 +86,7 @@ def keys_of(secret: str | Sequence[str]) -> tuple[bytes, ...]:
 
 
 def signed(keys: Sequence[bytes], webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers of one attempt; with several keys there are several signatures."""
+    """Return the headers of one attempt; several keys give several signatures."""
     content = b"%s.%d.%s" % (webhook_id.encode(), timestamp, body)
     signatures = [base64.b64encode(hmac.digest(key, content, hashlib.sha256)) for key in keys]
     return {
@@ -98,8 +98,8 @@ def signed(keys: Sequence[bytes], webhook_id: str, timestamp: int, body: bytes) 
 
 
 @attrs.frozen
-class News:
-    """The end of a task, known from its creation on; times in microseconds of the loop's clock.
+class TaskEnd:
+    """The end of a task, drawn at its creation; times in microseconds of the loop's clock.
 
     `ended` is None for a task that never ends. `alive` tells whether the service still knows it.
     """
@@ -112,17 +112,17 @@ class News:
 
 
 @attrs.frozen
-class _Letter:
+class _Notification:
     """A notification: the same id and body at every attempt."""
 
     webhook_id: str
     body: bytes
-    news: News
+    end: TaskEnd
     attempt: int = 1
 
 
-class Postman:
-    """Sends what is announced when it is due, from a task of its own while it is open."""
+class WebhookSender:
+    """Sends announced notifications when they are due, from a background task while it is open."""
 
     def __init__(
         self,
@@ -144,39 +144,39 @@ class Postman:
         self._retries = retries
         self._to = to
         self._transport = transport
-        # By time; the number keeps equal ones in order.
-        self._due: list[tuple[int, int, _Letter]] = []
+        # A heap by time; the counter keeps equal times in order.
+        self._due: list[tuple[int, int, _Notification]] = []
         self._count = 0
         self._more = anyio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def opened(self) -> bool:
-        """Whether it is at work."""
+        """Whether the background task runs."""
         return self._loop is not None
 
     def check(self) -> None:
-        """Raise `RuntimeError` if what is announced now would never be sent."""
+        """Raise `RuntimeError` if a notification announced now would never be sent."""
         if not self.opened:
             raise RuntimeError(
-                "this sandbox sends webhooks, which needs a task of its own: use it inside of "
+                "this sandbox sends webhooks from a background task: use it inside of "
                 "`async with sandbox:` (a server that sends ASGI's lifespan does so by itself)"
             )
 
-    def announce(self, news: News) -> None:
-        """Draw what becomes of the notification of a task that was just created."""
+    def announce(self, end: TaskEnd) -> None:
+        """Schedule the notification of a task that was just created, with its faults drawn now."""
         faults, chance = self.faults, self._chance
         webhook_id = "msg_" + base64.b32encode(chance.stream("webhook ids").randbytes(15)).decode()
         lost = chance.happens(faults.lost, "webhooks lost")
         early = chance.happens(faults.early, "webhooks early")
         delayed = chance.happens(faults.delayed, "webhooks delayed")
         copies = 2 if chance.happens(faults.duplicated, "webhooks duplicated") else 1
-        if lost or news.ended is None:
+        if lost or end.ended is None:
             return
-        at = news.ended
+        at = end.ended
         if early:
-            at = max(news.created, at - round(faults.early_seconds * MICROSECONDS))
-        data = {"task_id": news.task_id, "task_status": news.status}
+            at = max(end.created, at - round(faults.early_seconds * MICROSECONDS))
+        data = {"task_id": end.task_id, "task_status": end.status}
         body = json.dumps(
             {"created_at": int(self._clock.wall(at)), "data": data}, separators=(",", ":")
         )
@@ -184,12 +184,12 @@ class Postman:
         rng = chance.stream("webhooks reordered")
         for _ in range(copies):
             seconds = late + faults.reorder_seconds * rng.random()
-            letter = _Letter(webhook_id, body.encode(), news)
-            self._hand_over(at + round(seconds * MICROSECONDS), letter)
+            notification = _Notification(webhook_id, body.encode(), end)
+            self._hand_over(at + round(seconds * MICROSECONDS), notification)
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
-        """Be at work until the end of the block; what is due later is never sent."""
+        """Run the background task until the end of the block; what is due later is never sent."""
         failure: Exception | None = None
         async with AsyncExitStack() as stack:
             if isinstance(self._to, str):
@@ -202,7 +202,7 @@ class Postman:
             group.start_soon(self._work, group, post)
             try:
                 yield
-            except Exception as error:  # noqa: BLE001 -- raised below: the group would wrap it
+            except Exception as error:  # noqa: BLE001 -- raised below, because the group would wrap it
                 failure = error
             finally:
                 self._loop = None
@@ -211,17 +211,17 @@ class Postman:
         if failure is not None:
             raise failure
 
-    def _hand_over(self, at: int, letter: _Letter) -> None:
+    def _hand_over(self, at: int, notification: _Notification) -> None:
         loop = self._loop
         if loop is asyncio.get_running_loop():
-            self._put(at, letter)
+            self._put(at, notification)
         elif loop is not None:
-            # A client in a thread of its own.
-            loop.call_soon_threadsafe(self._put, at, letter)
+            # The client runs in another thread.
+            loop.call_soon_threadsafe(self._put, at, notification)
 
-    def _put(self, at: int, letter: _Letter) -> None:
+    def _put(self, at: int, notification: _Notification) -> None:
         self._count += 1
-        heappush(self._due, (at, self._count, letter))
+        heappush(self._due, (at, self._count, notification))
         self._more.set()
 
     async def _work(self, group: TaskGroup, post: _Post) -> None:
@@ -229,41 +229,43 @@ class Postman:
             self._more = anyio.Event()
             now = self._clock.now()
             while self._due and self._due[0][0] <= now:
-                letter = heappop(self._due)[2]
-                # Side by side: a receiver that hangs holds up its own notification only.
-                group.start_soon(self._send, post, letter)
+                notification = heappop(self._due)[2]
+                # Concurrently, so that a receiver that hangs delays only its own notification.
+                group.start_soon(self._send, post, notification)
             wait = (self._due[0][0] - now) / MICROSECONDS if self._due else math.inf
             with anyio.move_on_after(wait):
                 await self._more.wait()
 
-    async def _send(self, post: _Post, letter: _Letter) -> None:
-        news = letter.news
-        if letter.attempt == 1 and not news.alive():
+    async def _send(self, post: _Post, notification: _Notification) -> None:
+        end = notification.end
+        if notification.attempt == 1 and not end.alive():
             return
         now = self._clock.now()
-        headers = signed(self.keys, letter.webhook_id, int(self._clock.wall(now)), letter.body)
+        headers = signed(
+            self.keys, notification.webhook_id, int(self._clock.wall(now)), notification.body
+        )
         answer, error = 0, None
         try:
-            with anyio.move_on_after(PATIENCE):
-                answer = await post(letter.body, headers)
+            with anyio.move_on_after(TIMEOUT):
+                answer = await post(notification.body, headers)
         except httpx.HTTPError as failure:
             error = repr(failure)
-        except Exception as failure:  # noqa: BLE001 -- the receiver's, which a sender survives
+        except Exception as failure:  # noqa: BLE001 -- any error of the receiver is a 500
             answer, error = 500, repr(failure)
         self._ledger.webhooks.append(
             WebhookRecord(
                 time=now / MICROSECONDS,
-                webhook_id=letter.webhook_id,
-                task_id=news.task_id,
-                task_status=news.status,
-                attempt=letter.attempt,
+                webhook_id=notification.webhook_id,
+                task_id=end.task_id,
+                task_status=end.status,
+                attempt=notification.attempt,
                 answer=answer,
                 error=error,
             )
         )
-        if not 200 <= answer < 300 and letter.attempt <= len(self._retries):  # noqa: PLR2004 -- 2xx
-            wait = round(self._retries[letter.attempt - 1] * MICROSECONDS)
-            again = attrs.evolve(letter, attempt=letter.attempt + 1)
+        if not 200 <= answer < 300 and notification.attempt <= len(self._retries):  # noqa: PLR2004 -- 2xx
+            wait = round(self._retries[notification.attempt - 1] * MICROSECONDS)
+            again = attrs.evolve(notification, attempt=notification.attempt + 1)
             self._put(self._clock.now() + wait, again)
 
 
@@ -277,13 +279,13 @@ def _calling(deliver: Deliver) -> _Post:
 
 def _posting(http: httpx.AsyncClient, url: str) -> _Post:
     async def post(body: bytes, headers: dict[str, str]) -> int:
-        answer = await http.post(url, content=body, headers=headers, timeout=PATIENCE)
+        answer = await http.post(url, content=body, headers=headers, timeout=TIMEOUT)
         return answer.status_code
 
     return post
 
 
-def postman(
+def webhook_sender(
     clock: Clock,
     chance: Chance,
     ledger: Ledger,
@@ -294,12 +296,12 @@ def postman(
     secret: str | Sequence[str] | None,
     faults: WebhookFaults | None,
     retries: Sequence[float],
-) -> Postman | None:
-    """Whoever sends the notifications; None if nobody asked for any. Raises `ValueError`."""
+) -> WebhookSender | None:
+    """Build the sender of notifications, or None without a webhook. Raises `ValueError`."""
     to = url if deliver is None else deliver
     if to is None:
         if any(given is not None for given in (secret, faults, transport)):
-            raise ValueError("webhook_... is for a webhook: give webhook or webhook_url, too")
+            raise ValueError("webhook_... needs a webhook: give webhook or webhook_url, too")
         return None
     if deliver is not None and (url is not None or transport is not None):
         raise ValueError("give webhook or webhook_url, not both")
@@ -307,7 +309,7 @@ def postman(
         raise ValueError("webhook_url is http://... or https://...")
     if secret is None:
         raise ValueError("a webhook is signed: give webhook_secret, too")
-    return Postman(
+    return WebhookSender(
         clock=clock,
         chance=chance,
         ledger=ledger,

@@ -8,14 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfect_async._api.account import (
-    Movement,
     Price,
     delete,
     feature_costs,
-    history,
     read_deleted,
     read_feature_costs,
-    read_history,
     read_templates,
     read_units,
     templates,
@@ -52,7 +49,6 @@ def reply(value: object, status: int = 200) -> Response:
             Request("GET", "/s2s/v2.0/credit/feature-cost", (("page_size", "20"),)),
             feature_costs(None),
         ),
-        (Request("GET", "/s2s/v1.0/client/credit/history", (("page_size", "30"),)), history(None)),
         (Request("POST", "/s2s/v2.0/task/delete", (), b'{"task_id":"a\\"b"}'), delete('a"b')),
     ],
     ids=repr,
@@ -227,96 +223,12 @@ def test_a_refused_deletion_is_raised() -> None:
     assert "OperationInvalid" == caught.value.code
 
 
-@pytest.mark.parametrize("read", [read_templates, read_units, read_feature_costs, read_history])
+@pytest.mark.parametrize("read", [read_templates, read_units, read_feature_costs])
 def test_readers_raise_what_a_reply_is(read: object) -> None:
-    """A reader that is handed a refusal raises it."""
+    """A reader that is handed a response_error raises it."""
     assert callable(read)
     with pytest.raises(ServiceUnavailable):
         read(reply({}, 503))
-
-
-def movement(**changes: object) -> dict[str, object]:
-    moved = [{"id": 1, "amount": -1, "amount_dec": -1.0}]
-    told = {"id": 9, "timestamp": 1_790_812_800_123, "action": "AI Smile", "target_id": "t"}
-    return told | {"info": {"credits": moved}} | changes
-
-
-def test_the_history_is_read() -> None:
-    """A page gives when units of which task moved, in microseconds, and the next page's token."""
-    rows = [
-        movement(),
-        movement(timestamp="1790812800000", action=" ai_avatar--create ", target_id=7),
-        movement(action=None),
-    ]
-
-    found = read_history(reply({"result": {"history": rows, "next_token": "n"}}))
-
-    assert (
-        (
-            Movement(1_790_812_800_123_000, "ai-smile", "t"),
-            Movement(1_790_812_800_000_000, "ai-avatar-create", "7"),
-            Movement(1_790_812_800_123_000, "", "t"),
-        ),
-        "n",
-    ) == found
-
-
-@pytest.mark.parametrize("target_id", [None, "", "  ", ...], ids=repr)
-def test_what_is_no_tasks_movement_is_left_out(target_id: object) -> None:
-    """Units that were bought or ran out have no task, whether that is null, empty or absent."""
-    row = movement(target_id=target_id, timestamp=None)
-    if target_id is ...:
-        del row["target_id"]
-
-    found = read_history(reply({"result": {"history": [row, movement()], "next_token": ""}}))
-
-    assert ((Movement(1_790_812_800_123_000, "ai-smile", "t"),), None) == found
-
-
-@pytest.mark.parametrize(
-    ("expected", "value"),
-    [
-        ("result is missing", {}),
-        ("result.history is missing", {"result": {}}),
-        (r"result.history\[0\] is not an object", {"result": {"history": ["a"]}}),
-        *(
-            (
-                r"result.history\[1\] has no time or no task",
-                {"result": {"history": [movement(), row]}},
-            )
-            for row in (
-                movement(timestamp=None),
-                movement(timestamp="soon"),
-                movement(timestamp=1.5),
-                movement(target_id=[]),
-                movement(target_id="a\nb"),
-                movement(target_id="a" * 1025),
-            )
-        ),
-    ],
-)
-def test_a_history_with_a_gap_is_no_history(expected: str, value: object) -> None:
-    """Who looks for a task must not miss one: a line that cannot be read spoils the page."""
-    with pytest.raises(BadAnswer, match=expected):
-        read_history(reply(value))
-
-
-movements = st.fixed_dictionaries(
-    {"timestamp": json_values | st.integers(), "action": json_values, "target_id": json_values}
-)
-
-
-@given(st.lists(movements))
-def test_any_history_is_read_whole_or_refused(rows: list[dict[str, object]]) -> None:
-    """Of a history that is read, only lines without a task are missing."""
-    try:
-        found, _ = read_history(reply({"result": {"history": rows}}))
-    except BadAnswer:
-        return
-
-    tasks = [row for row in rows if str(row["target_id"] or "").strip() or row["target_id"] == 0]
-    assert len(tasks) == len(found)
-    assert all(line.action.strip("-") == line.action for line in found)
 
 
 @given(
@@ -329,15 +241,13 @@ def test_any_history_is_read_whole_or_refused(rows: list[dict[str, object]]) -> 
             "results": st.lists(
                 st.fixed_dictionaries({"id": st.integers(), "amount": json_values})
             ),
-            "result": st.fixed_dictionaries(
-                {"skus": json_values, "history": json_values | st.lists(movements)}
-            ),
+            "result": st.fixed_dictionaries({"skus": json_values}),
         },
     ).map(lambda value: json.dumps(value).encode()),
 )
 def test_any_page_is_read_or_refused(status: int, content: bytes) -> None:
     """Whatever the bytes, a reader gives its values or an error of ours."""
-    for read in (read_templates, read_units, read_feature_costs, read_deleted, read_history):
+    for read in (read_templates, read_units, read_feature_costs, read_deleted):
         try:
             read(Response(status, content))
         except PerfectError as error:

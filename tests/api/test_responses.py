@@ -1,4 +1,4 @@
-"""What an answer says, read with tolerance; what a refusal is."""
+"""What an answer says, read with tolerance; what a response_error is."""
 
 import json
 import math
@@ -10,27 +10,27 @@ from hypothesis import strategies as st
 
 from perfect_async._api.responses import (
     Credit,
-    File,
     Headers,
     Malformed,
     Page,
-    Put,
+    RegisteredFile,
     Response,
-    State,
+    TaskState,
+    UploadRequest,
     as_delay,
     as_interval,
     as_moment,
     as_number,
     as_text,
     as_whole,
-    bad,
+    bad_answer,
     error_details,
     outer_interval,
+    quoted_text,
     read,
-    refusal,
+    response_error,
     same_code,
     structure,
-    unsigned,
 )
 from perfect_async.errors import (
     ApiError,
@@ -92,7 +92,10 @@ def test_a_replys_repr_tells_no_content() -> None:
 )
 def test_a_status_belongs_to_a_class(good: bool, denied: bool, status: int) -> None:
     """2xx is good, 4xx is denied, the rest is neither."""
-    assert (good, denied) == (Response(status, b"").good, Response(status, b"").denied)
+    assert (good, denied) == (
+        Response(status, b"").is_success,
+        Response(status, b"").is_client_error,
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_a_status_belongs_to_a_class(good: bool, denied: bool, status: int) -> N
 )
 def test_only_a_request_id_is_one(expected: str | None, header: str | None) -> None:
     """An `x-request-id` is kept if it is short and plain."""
-    assert expected == Response(200, b"", header).identity
+    assert expected == Response(200, b"", header).safe_request_id
 
 
 @pytest.mark.parametrize(
@@ -257,11 +260,13 @@ def test_any_retry_after_is_none_or_sane(header: str | None) -> None:
 )
 def test_upload_headers_in_three_shapes(headers: object) -> None:
     """An object of text, one of numbers, and a list of names and values are the same headers."""
-    expected = Put(
+    expected = UploadRequest(
         "u", "PUT", Headers((("Content-Type", "image/jpeg"), ("Content-Length", "29490")))
     )
 
-    assert expected == structure(body({"url": "u", "method": "PUT", "headers": headers}), Put)
+    assert expected == structure(
+        body({"url": "u", "method": "PUT", "headers": headers}), UploadRequest
+    )
 
 
 @pytest.mark.parametrize(
@@ -269,7 +274,7 @@ def test_upload_headers_in_three_shapes(headers: object) -> None:
 )
 def test_upload_headers_may_be_missing(value: object) -> None:
     """null is as good as absent."""
-    assert Put("u") == structure(body(value), Put)
+    assert UploadRequest("u") == structure(body(value), UploadRequest)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +309,7 @@ def test_what_is_wrong_is_named_by_its_path(
             row if row is None else {k: v for k, v in row.items() if v is not ...} for row in rows
         ]
 
-    found = structure(body({"data": {"files": files}}), list[File], "data", "files")
+    found = structure(body({"data": {"files": files}}), list[RegisteredFile], "data", "files")
 
     assert isinstance(found, Malformed)
     assert expected == str(found)
@@ -315,7 +320,7 @@ def test_what_is_wrong_is_named_by_its_path(
 )
 def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
     """What is wrong inside headers is looked for there."""
-    found = structure(body({"url": "u", "headers": wrong}), Put)
+    found = structure(body({"url": "u", "headers": wrong}), UploadRequest)
 
     assert isinstance(found, Malformed)
     assert str(found).startswith("headers")
@@ -379,7 +384,7 @@ def test_raw_values_stay_raw() -> None:
     """What is judged where it is used comes as it is."""
     content = body({"task_status": "running", "error": {"a": 1}, "polling_interval": "x"})
 
-    assert State("running", {"a": 1}, None, "x") == structure(content, State)
+    assert TaskState("running", {"a": 1}, None, "x") == structure(content, TaskState)
 
 
 def test_read_gives_what_is_there() -> None:
@@ -407,7 +412,7 @@ def test_no_error_holds_a_successful_body() -> None:
     content = b'{"data":{"files":[{"url":"https://s.example/a?X-Amz-Signature=abc"'
 
     with pytest.raises(BadAnswer) as caught:
-        read(Response(200, content), list[File], "data", "files")
+        read(Response(200, content), list[RegisteredFile], "data", "files")
 
     assert "Signature" not in f"{caught.value}{caught.value.args}{caught.value.__context__}"
 
@@ -462,7 +467,7 @@ def test_codes_are_compared_without_case() -> None:
 )
 def test_urls_in_texts_lose_what_signs_them(expected: str, text: str) -> None:
     """The vendor may repeat the URL of a picture, which is the user's and may be signed."""
-    assert expected == unsigned(text)
+    assert expected == quoted_text(text)
 
 
 @pytest.mark.parametrize(
@@ -494,7 +499,7 @@ def test_refusals(kind: type[PerfectError], status: int, code: str | None, html:
         kind = RequestRefused
     content = b"<html>no</html>" if html else body({"error": "no", "error_code": code})
 
-    error = refusal(Response(status, content, "17"))
+    error = response_error(Response(status, content, "17"))
 
     assert kind is type(error)
     assert "17" == getattr(error, "request_id", None)
@@ -509,16 +514,16 @@ def test_a_refusal_quotes_the_vendor() -> None:
     """What the vendor says about a request is in the message."""
     content = body({"error": "template_id is required.", "error_code": "InvalidParameters"})
 
-    assert "'template_id is required.'" in str(refusal(Response(400, content)))
-    assert "'template_id is required.'" in str(refusal(Response(503, content)))
-    assert "'template_id is required.'" in str(refusal(Response(429, content)))
+    assert "'template_id is required.'" in str(response_error(Response(400, content)))
+    assert "'template_id is required.'" in str(response_error(Response(503, content)))
+    assert "'template_id is required.'" in str(response_error(Response(429, content)))
 
 
 def test_an_answer_about_a_key_is_not_quoted() -> None:
     """A 401 may repeat the key; its text stays out of the message, its code goes in."""
     content = body({"error": "key sk-secret is not valid", "error_code": "InvalidApiKey"})
 
-    text = str(refusal(Response(401, content)))
+    text = str(response_error(Response(401, content)))
 
     assert "secret" not in text
     assert "InvalidApiKey" in text
@@ -526,7 +531,7 @@ def test_an_answer_about_a_key_is_not_quoted() -> None:
 
 def test_bad_names_the_problem() -> None:
     """The error for an unusable answer says what is wrong with it, and its status."""
-    error = bad(Response(200, b"", "17"), "data is missing")
+    error = bad_answer(Response(200, b"", "17"), "data is missing")
 
     assert "data is missing" in str(error)
     assert (200, "17") == (error.status, error.request_id)
@@ -535,14 +540,19 @@ def test_bad_names_the_problem() -> None:
 @given(replies)
 @example(Response(400, b'{"error":' * 50_000))
 def test_any_reply_is_some_refusal(reply: Response) -> None:
-    """Whatever came back, reading it as a refusal gives an error of ours that prints."""
-    error = refusal(reply)
+    """Whatever came back, reading it as a response_error gives an error of ours that prints."""
+    error = response_error(reply)
 
     assert isinstance(error, PerfectError)
     assert str(error).isprintable() or "…" in str(error)
 
 
-@given(replies, st.sampled_from([list[File], State, Put, Credit, Page, str, list[Credit]]))
+@given(
+    replies,
+    st.sampled_from(
+        [list[RegisteredFile], TaskState, UploadRequest, Credit, Page, str, list[Credit]]
+    ),
+)
 def test_any_reply_is_read_or_refused(reply: Response, shape: type[object]) -> None:
     """Whatever came back, reading it gives the shape or an error of ours."""
     try:

@@ -13,14 +13,13 @@ from perfect_async._api.tasks import (
     FileFacts,
     Request,
     Response,
-    asked,
-    poll,
-    polled,
-    refusal,
-    register,
-    registered,
-    submit,
-    submitted,
+    creation,
+    read_answer,
+    read_creation,
+    read_registration,
+    read_status,
+    registration,
+    status,
 )
 from perfect_async.errors import (
     BadAnswer,
@@ -71,7 +70,7 @@ def reply(value: object, status: int = 200, retry_after: str | None = None) -> R
 
 
 def polling(value: object, status: int = 200) -> Answer:
-    return polled(POLL, reply(value, status), task_id="t", units=3.0)
+    return read_status(POLL, reply(value, status), task_id="t", units=3.0)
 
 
 def said(call: Request) -> object:
@@ -110,10 +109,10 @@ def test_setbacks_are_the_same_for_all_commands(
     answered = reply(value, status)
 
     for command, answer in (
-        (REGISTER, registered(REGISTER, answered)),
-        (SUBMIT, submitted(SUBMIT, answered)),
-        (POLL, polled(POLL, answered, task_id="t", units=1.0)),
-        (ASK, asked(ASK, answered)),
+        (REGISTER, read_registration(REGISTER, answered)),
+        (SUBMIT, read_creation(SUBMIT, answered)),
+        (POLL, read_status(POLL, answered, task_id="t", units=1.0)),
+        (ASK, read_answer(ASK, answered)),
     ):
         assert event is type(answer)
         assert command is getattr(answer, "command", None)
@@ -129,7 +128,7 @@ def test_setbacks_are_the_same_for_all_commands(
 )
 def test_retry_after_goes_with_a_limit(expected: int | None, header: str | None) -> None:
     """A 429 hands over its delay in microseconds, if it names one."""
-    answer = submitted(SUBMIT, reply({}, 429, header))
+    answer = read_creation(SUBMIT, reply({}, 429, header))
 
     assert Limited(SUBMIT, error_of(answer), expected) == answer
 
@@ -141,7 +140,7 @@ def test_registering_several_files_is_one_call() -> None:
     """The files stand in the order given, on the universal path."""
     files = [FileFacts("image/jpeg", "me.jpg", 29490), FileFacts("image/heic", "b", 1)]
 
-    call = register(files, None)
+    call = registration(files, None)
 
     assert ("POST", "/s2s/v2.0/file", ()) == (call.method, call.path, call.query)
     assert {
@@ -154,7 +153,7 @@ def test_registering_several_files_is_one_call() -> None:
 
 def test_a_feature_has_a_path_of_its_own() -> None:
     """Where the universal path is missing, the feature's serves."""
-    assert "/s2s/v2.0/file/ai-smile" == register([], "ai-smile").path
+    assert "/s2s/v2.0/file/ai-smile" == registration([], "ai-smile").path
 
 
 @pytest.mark.parametrize(
@@ -171,7 +170,7 @@ def test_a_feature_has_a_path_of_its_own() -> None:
 )
 def test_file_names_are_plain(expected: str, name: str) -> None:
     """A name that the caller did not clean is cleaned here; its end, the suffix, is kept."""
-    body = said(register([FileFacts("image/jpeg", name, 1)], None))
+    body = said(registration([FileFacts("image/jpeg", name, 1)], None))
 
     assert {
         "files": [{"content_type": "image/jpeg", "file_name": expected, "file_size": 1}]
@@ -181,7 +180,7 @@ def test_file_names_are_plain(expected: str, name: str) -> None:
 @given(st.lists(st.builds(FileFacts, st.text(), st.text(), st.integers(0)), max_size=3), st.text())
 def test_any_files_can_be_registered(files: list[FileFacts], feature: str) -> None:
     """Whatever the facts, the call is ASCII JSON with as many files on one segment of path."""
-    call = register(files, feature)
+    call = registration(files, feature)
 
     assert call.content is not None
     assert call.content.isascii()
@@ -201,7 +200,7 @@ def file(name: str = "f", **changes: object) -> dict[str, object]:
 
 def test_grants_come_in_order() -> None:
     """An answer gives each file its grant, unknown fields or not."""
-    answer = registered(
+    answer = read_registration(
         REGISTER, reply({"status": 200, "data": {"files": [file("a/+="), file("b")]}})
     )
 
@@ -215,7 +214,9 @@ def test_the_method_defaults_to_put() -> None:
     """A registration that names no method means PUT."""
     put = {"url": "https://up.example/a"}
 
-    answer = registered(Register(1, (7,), None), reply({"data": {"files": [file(requests=[put])]}}))
+    answer = read_registration(
+        Register(1, (7,), None), reply({"data": {"files": [file(requests=[put])]}})
+    )
 
     assert isinstance(answer, Registered)
     assert FileGrant("f", "PUT", "https://up.example/a", ()) == answer.grants[0]
@@ -247,7 +248,7 @@ def test_a_registration_that_cannot_be_used_is_no_answer(expected: str, value: o
     """A grant too few, too many or incomplete registers nothing, and the message says where."""
     answered = Response(200, b"<html>") if value is ... else reply(value)
 
-    answer = registered(REGISTER, answered)
+    answer = read_registration(REGISTER, answered)
 
     assert isinstance(answer, NoAnswer)
     assert BadAnswer is type(answer.error)
@@ -268,10 +269,10 @@ def test_a_registration_that_cannot_be_used_is_no_answer(expected: str, value: o
 )
 def test_a_task_has_one_source_and_its_parameters(expected: dict[str, object], job: Job) -> None:
     """A file's id or a URL, the feature's own fields, and nothing else: never a null."""
-    assert expected | {"src_file_id": "a/+="} == said(submit(job, FileId("a/+=")))
-    assert expected | {"src_file_url": SIGNED} == said(submit(job, SIGNED))
-    assert f"/s2s/v2.0/task/{job.feature}" == submit(job, SIGNED).path
-    assert "POST" == submit(job, SIGNED).method
+    assert expected | {"src_file_id": "a/+="} == said(creation(job, FileId("a/+=")))
+    assert expected | {"src_file_url": SIGNED} == said(creation(job, SIGNED))
+    assert f"/s2s/v2.0/task/{job.feature}" == creation(job, SIGNED).path
+    assert "POST" == creation(job, SIGNED).method
 
 
 def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,10 +285,10 @@ def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
         key: str | None = None
         age: int | None = None
 
-    monkeypatch.setitem(submit.__globals__["_PARAMETERS"], Older, {"age": "target_age"})
+    monkeypatch.setitem(creation.__globals__["_PARAMETERS"], Older, {"age": "target_age"})
 
-    assert {"src_file_url": "u"} == said(submit(Older("u"), "u"))
-    assert {"src_file_url": "u", "target_age": 80} == said(submit(Older("u", age=80), "u"))
+    assert {"src_file_url": "u"} == said(creation(Older("u"), "u"))
+    assert {"src_file_url": "u", "target_age": 80} == said(creation(Older("u", age=80), "u"))
 
 
 def test_a_users_kind_of_smile_is_a_smile() -> None:
@@ -296,7 +297,7 @@ def test_a_users_kind_of_smile_is_a_smile() -> None:
     class Grin(Smile):
         pass
 
-    assert said(submit(Smile("x"), "u")) == said(submit(Grin("x"), "u"))
+    assert said(creation(Smile("x"), "u")) == said(creation(Grin("x"), "u"))
 
 
 def test_a_job_without_parameters_here_is_refused() -> None:
@@ -309,7 +310,7 @@ def test_a_job_without_parameters_here_is_refused() -> None:
         key: str | None = None
 
     with pytest.raises(JobRefused, match="Frown"):
-        submit(Frown(source="x"), "u")
+        creation(Frown(source="x"), "u")
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def test_a_job_without_parameters_here_is_refused() -> None:
 )
 def test_an_accepted_task_has_an_id(task_id: object) -> None:
     """The id is opaque: any alphabet, up to 1024 characters."""
-    assert Accepted(SUBMIT, str(task_id)) == submitted(
+    assert Accepted(SUBMIT, str(task_id)) == read_creation(
         SUBMIT, reply({"data": {"task_id": task_id}})
     )
 
@@ -333,7 +334,7 @@ def test_an_accepted_task_has_an_id(task_id: object) -> None:
 )
 def test_a_creation_without_a_usable_id_is_in_doubt(value: object) -> None:
     """A success that names no task may have created one all the same: no answer."""
-    answer = submitted(SUBMIT, reply(value))
+    answer = read_creation(SUBMIT, reply(value))
 
     assert isinstance(answer, NoAnswer)
     assert BadAnswer is type(answer.error)
@@ -344,12 +345,12 @@ def test_a_creation_beyond_the_balance(code: str) -> None:
     """Not enough units has an event of its own, and only for a creation."""
     answered = reply({"status": 400, "error": "no", "error_code": code}, 400)
 
-    answer = submitted(SUBMIT, answered)
+    answer = read_creation(SUBMIT, answered)
 
     assert OutOfUnits(SUBMIT, error_of(answer)) == answer
     assert UnitsExhausted is type(error_of(answer))
-    assert Refused is type(asked(ASK, answered))
-    assert UnitsExhausted is type(error_of(asked(ASK, answered)))
+    assert Refused is type(read_answer(ASK, answered))
+    assert UnitsExhausted is type(error_of(read_answer(ASK, answered)))
 
 
 # Polling.
@@ -359,7 +360,7 @@ def test_a_creation_beyond_the_balance(code: str) -> None:
 @example("a/b?c#d%2F+ é", "ai-smile")
 def test_a_tasks_id_is_one_segment(task_id: str, feature: str) -> None:
     """Whatever an id holds, it stays one segment of the path and comes out as it went in."""
-    call = poll(feature, task_id)
+    call = status(feature, task_id)
 
     head, _, last = call.path.rpartition("/")
     assert ("GET", (), None) == (call.method, call.query, call.content)
@@ -372,7 +373,7 @@ def test_a_tasks_id_is_one_segment(task_id: str, feature: str) -> None:
 
 def test_a_strange_id_of_a_users_can_be_asked_for() -> None:
     """An id that has no UTF-8 is no reason to raise; the vendor will not know it."""
-    assert "/s2s/v2.0/task/ai-smile/a%3F" == poll("ai-smile", "a\ud800").path
+    assert "/s2s/v2.0/task/ai-smile/a%3F" == status("ai-smile", "a\ud800").path
 
 
 @pytest.mark.parametrize(
@@ -411,7 +412,7 @@ def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
     """What JSON forbids and Python reads does no harm to the poll."""
     content = b'{"data":{"task_status":"running","polling_interval":' + constant + b"}}"
 
-    assert Running(POLL) == polled(POLL, Response(200, content), task_id="t", units=1.0)
+    assert Running(POLL) == read_status(POLL, Response(200, content), task_id="t", units=1.0)
 
 
 @pytest.mark.parametrize(
@@ -533,7 +534,7 @@ def test_an_unknown_task_may_have_been_charged(status: int, code: str) -> None:
 )
 def test_the_vendors_own_time_limit_is_final(content: bytes) -> None:
     """This one 500 is no passing failure, in whatever case or envelope it comes."""
-    answer = polled(POLL, Response(500, content, "17"), task_id="t", units=3.0)
+    answer = read_status(POLL, Response(500, content, "17"), task_id="t", units=3.0)
 
     assert isinstance(answer, TimedOut)
     assert isinstance(answer.error, TaskTimedOut)
@@ -559,7 +560,7 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
 )
 def test_a_malformed_poll_is_asked_again(content: bytes) -> None:
     """A 200 that does not say how the task stands is no answer."""
-    answer = polled(POLL, Response(200, content), task_id="t", units=1.0)
+    answer = read_status(POLL, Response(200, content), task_id="t", units=1.0)
 
     assert NoAnswer is type(answer)
     assert BadAnswer is type(error_of(answer))
@@ -570,7 +571,7 @@ def test_a_malformed_poll_is_asked_again(content: bytes) -> None:
 
 def test_a_good_reply_answers_a_question() -> None:
     """The body is for the reader; the scheduler needs to know only that it came."""
-    assert Answered(ASK) == asked(ASK, reply(None))
+    assert Answered(ASK) == read_answer(ASK, reply(None))
 
 
 # Whatever comes.
@@ -613,10 +614,10 @@ def judged(answer: Answer) -> None:
 @example(Response(200, b'{"data":{"task_status":"success","results":' + b'{"output":[' * 20_000))
 def test_any_reply_is_an_answer(answered: Response) -> None:
     """Whatever the status, headers and bytes, each command gets one of its answers."""
-    judged(registered(REGISTER, answered))
-    judged(submitted(SUBMIT, answered))
-    judged(polled(POLL, answered, task_id="t", units=1.0))
-    judged(asked(ASK, answered))
+    judged(read_registration(REGISTER, answered))
+    judged(read_creation(SUBMIT, answered))
+    judged(read_status(POLL, answered, task_id="t", units=1.0))
+    judged(read_answer(ASK, answered))
 
 
 data_values = st.dictionaries(
@@ -634,11 +635,6 @@ def test_any_data_is_an_answer(data: dict[str, object]) -> None:
     """Whatever stands in `data`, a success is read or refused, and never raises."""
     answered = reply({"data": data})
 
-    judged(registered(REGISTER, answered))
-    judged(submitted(SUBMIT, answered))
-    judged(polled(POLL, answered, task_id="t", units=1.0))
-
-
-def test_refusal_is_part_of_the_wire() -> None:
-    """What a foreign reply is can be asked here as well."""
-    assert RequestRefused is type(refusal(Response(404, b"")))
+    judged(read_registration(REGISTER, answered))
+    judged(read_creation(SUBMIT, answered))
+    judged(read_status(POLL, answered, task_id="t", units=1.0))

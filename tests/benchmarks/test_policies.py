@@ -60,7 +60,18 @@ def most_at_once(seen: Ledger) -> int:
     return most
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def is_warm(policy: Policy) -> bool:
+    """Whether it runs 150 pictures before those that are measured."""
+    return isinstance(policy, Ours) and policy.warm
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(policy, id=policy.name, marks=[pytest.mark.long] * is_warm(policy))
+        for policy in POLICIES
+    ],
+)
 def test_every_policy_runs(policy: Policy) -> None:
     """Six pictures: each is done, lost or failed, and the ledger's counts agree."""
     found = run(measure, policy, 6, 3)
@@ -87,7 +98,7 @@ def test_the_policies_are_told_apart() -> None:
 
 def test_what_was_before_is_not_counted() -> None:
     """A client that is warm has run 150 pictures that its row does not show."""
-    warm = next(policy for policy in POLICIES if isinstance(policy, Ours) and policy.warm)
+    warm = next(filter(is_warm, POLICIES))
 
     found = run(measure, warm, 2, 1)
 

@@ -13,13 +13,11 @@ from tests.support.terminal import program, read_until, serve_sandbox
 
 @pytest.mark.real_time
 def test_demo_for_real(tmp_path: Path) -> None:
-    """In real time the demo takes seconds, and its exit status and summary are right."""
-    began = time.monotonic()
+    """In real time the demo's exit status and summary are right."""
     with program("demo", "--fail", "0.05", cwd=tmp_path) as process:
         out, err = process.communicate()
 
     assert 1 == process.returncode
-    assert time.monotonic() - began < 18
     assert "23 done, 1 failed, 23 units" in err
     assert "\x1b" not in out + err
     assert "23 done, 1 failed" in (tmp_path / "perfect-async-demo" / "summary.md").read_text()
@@ -30,8 +28,8 @@ def test_ctrl_c_for_real(tmp_path: Path) -> None:
     """One Ctrl-C while pictures are being sent: what runs is saved, status 1."""
     with program("demo", cwd=tmp_path) as process:
         read_until(process, "0 of 24")
-        # The limit of a second keeps it from sending all of them so soon, however fast it is.
-        time.sleep(1)
+        while not list(tmp_path.glob("perfect-async-demo/results/*")):
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
 

@@ -27,7 +27,10 @@ from perfect_async import (
     Unauthorized,
 )
 from perfect_async._client import session
+from perfect_async._runtime.apart import ThreadExecutor
+from perfect_async.events import Command
 from perfect_async.sandbox import Durations, Faults, portrait
+from perfect_async.scheduler import Scheduler
 from tests.support.sandboxed import FACE, avatar, client, clock, later, smile, smiles, vendor
 
 MANY: Any = {"requests": 100_000, "per_second": 100, "units": 1e6}
@@ -128,7 +131,7 @@ async def test_a_slow_consumer_stops_the_creating_and_not_the_polls() -> None:
     """What nobody takes is not bought without end, and what was bought is kept."""
     sandbox = vendor(**MANY)
     source = Counted(smiles(10**6))
-    async with client(sandbox, limits=Limits(10_000, 300, 25)) as c:
+    async with client(sandbox, limits=Limits(10_000, 300, 5)) as c:
         async with c.batch(source) as batch:
             assert (await anext(batch)).ok
             await asyncio.sleep(300)
@@ -142,7 +145,7 @@ async def test_a_slow_consumer_stops_the_creating_and_not_the_polls() -> None:
         ahead = source.read - sandbox.ledger.units_charged
 
     # What is held back (200), what ran by then, and what was ready to be created (200).
-    assert held <= 200 + 25 * 9 + 200
+    assert held <= 200 + 5 * 9 + 200
     assert ahead <= 200
     assert 0 == sandbox.ledger.units_wasted
 
@@ -167,18 +170,18 @@ async def test_outcomes_come_as_they_end_or_in_order() -> None:
 async def test_in_order_with_a_slow_head() -> None:
     """Behind a job that is slow so many are made ready, and no more."""
     slow = {"ai-avatar": Durations.fixed(500.0), "ai-smile": Durations.fixed(1.0)}
-    source = Counted([avatar(), *smiles(800)])
+    source = Counted([avatar(), *smiles(400)])
     sandbox = vendor(**MANY, durations=slow)
-    limits = Limits(10_000, 300, 25)
+    limits = Limits(10_000, 300, 5)
     async with client(sandbox, limits=limits) as c, c.batch(source, ordered=True) as batch:
         await asyncio.sleep(400)
-        assert 256 <= batch.progress.done < 600
-        assert source.read < 700
+        assert 256 <= batch.progress.done < 350
+        assert source.read < 370
         assert 1 == batch.progress.running
         assert isinstance((await anext(batch)).job, type(avatar()))
         outcomes = [outcome async for outcome in batch]
 
-    assert [str(number) for number in range(800)] == [outcome.job.key for outcome in outcomes]
+    assert [str(number) for number in range(400)] == [outcome.job.key for outcome in outcomes]
 
 
 @pytest.mark.parametrize(
@@ -529,11 +532,10 @@ async def test_progress_of_a_source_with_a_wrong_length() -> None:
 @pytest.mark.parametrize(
     ("durations", "count"),
     [
-        (Durations(8.0, 0.35), 150),
-        (Durations.uniform(15, 40), 120),
-        (Durations.fixed(5), 200),
+        pytest.param(Durations(8.0, 0.35), 150, id="smiles"),
+        pytest.param(Durations.uniform(15, 40), 120, id="slow", marks=pytest.mark.long),
+        pytest.param(Durations.fixed(5), 200, id="quick", marks=pytest.mark.long),
     ],
-    ids=["smiles", "slow", "quick"],
 )
 async def test_the_eta_is_honest(durations: Durations, count: int) -> None:
     """From the first thirty outcomes on the time left is told to within two thirds."""
@@ -609,14 +611,45 @@ class Held(Smile):
     """A smile that can be watched."""
 
 
-async def test_thousands_in_flight_cost_little() -> None:
-    """The work per outcome does not grow with the number of jobs in flight."""
-    sandbox = vendor(**MANY, durations={"ai-smile": Durations.fixed(60.0)})
-    polling = Polling(interval=9.0)
-    async with client(sandbox, limits=ROOM, polling=polling) as c, c.batch(smiles(700)) as batch:
-        most = 0
-        async for outcome in batch:
-            assert outcome.ok
-            most = max(most, batch.progress.running)
+async def test_hundreds_in_flight_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler is not asked more often for an outcome while more jobs are in flight."""
+    asked = 0
+    due = Scheduler.due
 
-    assert most > 200
+    def counted(scheduler: Scheduler, now: int) -> Command | None:
+        nonlocal asked
+        asked += 1
+        return due(scheduler, now)
+
+    monkeypatch.setattr(Scheduler, "due", counted)
+    each = []
+    for count in (60, 240):
+        sandbox = vendor(**MANY, durations={"ai-smile": Durations.fixed(60.0)})
+        asked = most = 0
+        polling = Polling(interval=9.0)
+        c = client(sandbox, limits=ROOM, polling=polling)
+        async with c, c.batch(smiles(count)) as batch:
+            async for outcome in batch:
+                assert outcome.ok
+                most = max(most, batch.progress.running)
+        assert most > count / 2
+        each.append(asked / count)
+
+    assert each[1] < 1.2 * each[0]
+
+
+def test_the_repr_of_an_isolated_batch_waits_for_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A log line about a batch never waits for the thread that runs it."""
+
+    async def main() -> str:
+        c = client(vendor(latency=0.0, jitter=0.0), isolated=True)
+        async with c, c.batch([]) as batch:
+            monkeypatch.setattr(ThreadExecutor, "ask", refuse)
+            return repr(batch)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the repr asked the thread")
+
+    assert asyncio.run(main()).startswith("<Batch Progress(total=0, done=0")

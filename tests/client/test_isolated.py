@@ -34,13 +34,12 @@ from perfect_async import (
     Smile,
     TaskAbandoned,
     TaskFailed,
-    WaitTimeout,
 )
 from perfect_async._client.batch import Batch
 from perfect_async._client.threaded_batch import ThreadedBatch
 from perfect_async._runtime.apart import _threads
 from perfect_async.sandbox import Durations, Faults, Sandbox, serve
-from tests.support.sandboxed import FACE, KEY, Between, avatar, client, clock, smile, smiles
+from tests.support.sandboxed import FACE, KEY, Between, avatar, client, smile, smiles
 
 pytestmark = pytest.mark.real_time
 
@@ -110,6 +109,11 @@ class Spy:
             raise error
         await till(lambda: not self.hold(request))
         return None
+
+
+def is_poll(request: httpx.Request) -> bool:
+    """Whether it asks how a task is: what holds these holds a task as long as a test needs it."""
+    return request.method == "GET" and "/task/ai-" in request.url.path
 
 
 # The same calls.
@@ -244,16 +248,21 @@ def test_no_loop_no_client() -> None:
 
 def test_another_loop_of_the_process_may_go_on() -> None:
     """The loop that opened the client may end: its task runs on, and another loop closes."""
-    sandbox = vendor(lasts=0.3)
-    c = isolated(sandbox)
+    sandbox, spy = vendor(), Spy()
+    spy.hold = is_poll
+    c = isolated(sandbox, transport=Between(sandbox.transport(), spy))
 
     async def begin() -> str:
         await c.open()
-        with pytest.raises(WaitTimeout) as caught:
-            await c.run(smile(), timeout=0.15)
-        return str(caught.value.task_id)
+        waiting = asyncio.ensure_future(c.run(smile()))
+        await till(lambda: any("/ai-smile/" in path for path in spy.paths))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return sandbox.ledger.tasks[0].task_id
 
     async def go_on(task_id: str) -> None:
+        spy.hold = lambda _: False
         try:
             assert task_id == (await c.attach(Smile, task_id)).task_id
         finally:
@@ -313,7 +322,7 @@ async def test_the_next_client_knows_what_the_last_one_spent() -> None:
         spent = one.statistics().requests_in_window
 
     # Over the network, as a client without a transport: nothing is sent.
-    async with isolated(sandbox, transport=one._given) as two:
+    async with isolated(sandbox, transport=one._transport) as two:
         assert spent == two.statistics().requests_in_window
     assert spent > 1
 
@@ -323,14 +332,16 @@ async def test_the_next_client_knows_what_the_last_one_spent() -> None:
 
 async def test_cancelling_the_caller_cancels_the_waiting() -> None:
     """A caller who is cancelled leaves a task that is kept alive to its end."""
-    sandbox = vendor(lasts=0.3)
+    sandbox, spy = vendor(), Spy()
+    spy.hold = is_poll
 
-    async with isolated(sandbox) as c:
+    async with isolated(sandbox, transport=Between(sandbox.transport(), spy)) as c:
         async with anyio.create_task_group() as group:
             group.start_soon(c.run, smile())
             await till(lambda: c.statistics().running == 1)
             group.cancel_scope.cancel()
         assert 1 == c.statistics().running
+        spy.hold = lambda _: False
 
     assert ["success"] == [task.state for task in sandbox.ledger.tasks]
     assert 1 == c.statistics().done
@@ -373,25 +384,31 @@ async def test_closing_lets_what_runs_end_unless_the_caller_is_cancelled_outrigh
     """Closing drains in the thread, through a cancelled scope; `Task.cancel` ends the draining."""
     sandbox = vendor(lasts=0.4)
     async with isolated(sandbox) as c:
-        with contextlib.suppress(WaitTimeout):
-            await c.run(smile(), timeout=0.1)
+        await left_running(c, sandbox)
         with anyio.CancelScope() as scope:
             scope.cancel()
             await c.close()
     assert ["success"] == [task.state for task in sandbox.ledger.tasks]
 
-    sandbox = vendor(lasts=5.0)
+    # Who waited for the end of this one would wait for ten minutes.
+    sandbox = vendor(lasts=1000.0)
     c = await isolated(sandbox).open()
-    with contextlib.suppress(WaitTimeout):
-        await c.run(smile(), timeout=0.1)
+    await left_running(c, sandbox)
     closing = asyncio.ensure_future(c.close())
-    began = clock()
     await asyncio.sleep(0.1)
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await closing
-    assert clock() - began < 2
+    assert ["running"] == [task.state for task in sandbox.ledger.tasks]
     assert "closed>" in repr(c)
+
+
+async def left_running(c: Client, sandbox: Sandbox) -> None:
+    """Begin a job and leave it when it runs."""
+    waiting = asyncio.ensure_future(c.run(smile()))
+    await till(lambda: 1 == len(sandbox.ledger.tasks))
+    waiting.cancel()
+    await asyncio.wait([waiting])
 
 
 # Many.
@@ -536,7 +553,7 @@ async def test_an_error_in_the_block_stays_what_it_is() -> None:
     async with isolated(sandbox) as c:
         with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what it is about
             async with c.batch(smiles(3)):
-                await till(lambda: c.statistics().running == 3)
+                await till(lambda: 3 == len(sandbox.ledger.tasks))
                 raise ZeroDivisionError
 
     assert 3 == [task.state for task in sandbox.ledger.tasks].count("success")
@@ -608,13 +625,19 @@ async def test_a_batch_that_outlives_its_client() -> None:
 
 def test_resuming_what_a_former_client_left(tmp_path: Path) -> None:
     """With a journal an isolated client goes on where another one was."""
-    sandbox, journal = vendor(lasts=1.0), tmp_path / "jobs.db"
+    sandbox, journal = vendor(), tmp_path / "jobs.db"
     keys: list[str | None] = []
 
     async def first() -> None:
-        async with isolated(sandbox, journal=journal, drain=0.0) as c:
-            with pytest.raises(WaitTimeout):
-                await c.run(smile(7), timeout=0.3)
+        spy = Spy()
+        spy.hold = is_poll
+        held = Between(sandbox.transport(), spy)
+        async with isolated(sandbox, journal=journal, drain=0.0, transport=held) as c:
+            waiting = asyncio.ensure_future(c.run(smile(7)))
+            # It is polled once its creation has been answered.
+            await till(lambda: any("/ai-smile/" in path for path in spy.paths))
+            waiting.cancel()
+            await asyncio.wait([waiting])
 
     async def second() -> None:
         async with isolated(sandbox, journal=journal) as c:
@@ -632,11 +655,13 @@ def test_resuming_what_a_former_client_left(tmp_path: Path) -> None:
 
 async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> None:
     """What came for a caller who had been cancelled counts as not heard."""
-    sandbox, journal = vendor(lasts=0.2), tmp_path / "jobs.db"
+    sandbox, journal, spy = vendor(), tmp_path / "jobs.db", Spy()
+    spy.hold = is_poll
+    held = Between(sandbox.transport(), spy)
 
-    async with isolated(sandbox, journal=journal) as c:
-        with contextlib.suppress(WaitTimeout):
-            await c.run(smile(7), timeout=0.15)
+    async with isolated(sandbox, journal=journal, transport=held) as c:
+        await left_running(c, sandbox)
+        spy.hold = lambda _: False
         await till(lambda: c.statistics().done == 1)
         await c.run(smile(8))
 
@@ -654,9 +679,8 @@ async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFi
     waiting = asyncio.ensure_future(c.run(smile(9)))
 
     async with c.batch(smiles(3)) as batch:
-        await till(lambda: c.statistics().running == 4)
-        # Until the answers to all creations are there.
-        await asyncio.sleep(0.1)
+        # They are polled once their creations have been answered.
+        await till(lambda: 4 == len({path for path in spy.paths if "/ai-smile/" in path}))
         (thread,) = _threads
         spy.fail = lambda _: SystemExit(3)
         asking = asyncio.ensure_future(c.units())
@@ -690,7 +714,7 @@ async def test_a_client_after_a_crash_has_a_new_thread() -> None:
 async def test_a_client_that_is_forgotten_says_so() -> None:
     """A client that was never closed is warned of, as in one loop."""
     c = await isolated(vendor()).open()
-    home, known = c._home, weakref.ref(c)
+    home, known = c._executor, weakref.ref(c)
 
     with pytest.warns(ResourceWarning, match="never closed"):  # noqa: PT031 - nor has it one
         del c
@@ -713,8 +737,7 @@ def served(*, lasts: float, lease: float) -> Iterator[tuple[Sandbox, str]]:
     sandbox = vendor(origin=origin, latency=0.0, lasts=lasts, lease=lease)
     with start_blocking_portal() as portal:
         serving = portal.start_task_soon(serve, sandbox, "127.0.0.1", port)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+        while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             time.sleep(0.02)
@@ -722,23 +745,25 @@ def served(*, lasts: float, lease: float) -> Iterator[tuple[Sandbox, str]]:
         serving.cancel()
 
 
-async def blocking(apart: bool, origin: str) -> list[Outcome]:
-    """Four tasks of 5 s in a loop that is blocked for 2 s again and again; the lease is 1.5 s."""
-    polling = Polling(lease=1.5, interval=0.5)
+async def blocked(sandbox: Sandbox, origin: str, *, apart: bool) -> list[Outcome]:
+    """Four tasks in a loop that is blocked until all of them are over, kept alive or not."""
+    polling = Polling(lease=LEASE, interval=0.25)
     c = Client(KEY, base_url=origin, isolated=apart, limits=WIDE, polling=polling)
     async with c, c.batch(smiles(4)) as batch:
-        await till(lambda: c.statistics().running == 4)
-        for _ in range(2):
-            time.sleep(2.0)  # noqa: ASYNC251 - what others do
-            await asyncio.sleep(0.1)
+        await till(lambda: 4 == len(sandbox.ledger.tasks))
+        while any(task.state == "running" for task in sandbox.ledger.tasks):
+            time.sleep(0.05)  # noqa: ASYNC251 - what others do
         return [outcome async for outcome in batch]
+
+
+LEASE = 3.0
 
 
 @pytest.mark.parametrize("apart", [True, False])
 async def test_a_blocked_loop_loses_nothing(apart: bool) -> None:
     """With the caller's loop blocked for longer than the lease no task is lost; else they are."""
-    with served(lasts=5.0, lease=1.5) as (sandbox, origin):
-        outcomes = await blocking(apart, origin)
+    with served(lasts=1.3 * LEASE, lease=LEASE) as (sandbox, origin):
+        outcomes = await blocked(sandbox, origin, apart=apart)
         states = [task.state for task in sandbox.ledger.tasks]
 
     assert 4 == len(outcomes)

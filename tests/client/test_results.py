@@ -6,11 +6,11 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import cast
 
 import anyio
 import attrs
@@ -20,7 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfect_async._client import results
-from perfect_async._client.results import AtomicFile, Done, Failed, Outcome, Result, ResultImage
+from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
+from perfect_async._client.session import ClientSession
+from perfect_async._files.saving import AtomicFile
+from perfect_async._runtime.executors import LoopExecutor
 from perfect_async.errors import (
     BadAnswer,
     ConfigurationError,
@@ -31,8 +34,6 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Smile
 from tests.support.virtual_time import hanging
-
-T = TypeVar("T")
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 IDENTITY = "0123abcd" + "f" * 56
@@ -47,7 +48,7 @@ AVIF = b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + bytes(200)
 Answer = bytes | Sequence[bytes | Exception] | Exception
 
 
-class FakeStore:
+class FakeSession:
     """A client that has pictures for some URLs; each URL's last answer stays."""
 
     def __init__(self, **answers: Answer | list[Answer]) -> None:
@@ -59,9 +60,7 @@ class FakeStore:
         self.downloads = Counter[str]()
         self.refreshes: list[tuple[str, str]] = []
         self.open = 0
-
-    async def at_home(self, work: Callable[[], Awaitable[T]]) -> T:
-        return await work()
+        self.executor = LoopExecutor()
 
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
         self.refreshes.append((feature, task_id))
@@ -98,14 +97,14 @@ def image(url: str, expires_in: float = 7200) -> ResultImage:
     return ResultImage(url, NOON + timedelta(seconds=expires_in))
 
 
-def result(store: FakeStore, *urls: str, stem: str = "me", expires_in: float = 7200) -> Result:
+def result(session: FakeSession, *urls: str, stem: str = "me", expires_in: float = 7200) -> Result:
     return Result(
         "task-1",
-        tuple(image(url, expires_in) for url in urls or store.answers),
+        tuple(image(url, expires_in) for url in urls or session.answers),
         feature="ai-smile",
         stem=stem,
         identity=IDENTITY,
-        store=store,
+        session=cast(ClientSession, session),
     )
 
 
@@ -126,7 +125,7 @@ def out(tmp_path: Path) -> Iterator[Path]:
 class TestOutcomes:
     """`Done` and `Failed`, as people take them apart."""
 
-    done = Done(Smile("a.jpg"), result(FakeStore(a=JPG)), "task-1", 1.0, 8.5)
+    done = Done(Smile("a.jpg"), result(FakeSession(a=JPG)), "task-1", 1.0, 8.5)
     failed = Failed(Smile("b.jpg"), TaskExpired("it is gone.", task_id="t"), "t", 1.0, None)
 
     def test_a_done_job_unwraps_to_its_result(self) -> None:
@@ -171,12 +170,12 @@ class TestOutcomes:
 
         assert "https://s3.example.com/a.jpg" in shown
         assert "secret" not in shown
-        assert "FakeStore" not in shown
+        assert "FakeSession" not in shown
         assert IDENTITY not in shown
 
     def test_a_result_is_its_task_and_its_images(self) -> None:
         """Who holds it and what it was made from make no other result."""
-        one, other = FakeStore(a=JPG), FakeStore(a=PNG)
+        one, other = FakeSession(a=JPG), FakeSession(a=PNG)
 
         assert result(one) == result(other, stem="you")
         assert hash(result(one)) == hash(result(other))
@@ -188,7 +187,7 @@ class TestNames:
 
     async def test_a_folder_gets_a_name_of_its_own(self, out: Path) -> None:
         """In a folder the name says source, job and type."""
-        found = await result(FakeStore(a=JPG)).save(out)
+        found = await result(FakeSession(a=JPG)).save(out)
 
         assert [out / "me-0123abcd.jpg"] == found
         assert JPG == found[0].read_bytes()
@@ -196,15 +195,15 @@ class TestNames:
 
     async def test_several_pictures_are_numbered(self, out: Path) -> None:
         """Numbers from 1, in the order of the images, each with its own type."""
-        store = FakeStore(a=JPG, b=PNG, c=GIF)
+        session = FakeSession(a=JPG, b=PNG, c=GIF)
 
-        found = await result(store).save(str(out))
+        found = await result(session).save(str(out))
 
         tails = ["1.jpg", "2.png", "3.gif"]
         assert [out / f"me-0123abcd-{tail}" for tail in tails] == found
         assert [JPG, PNG, GIF] == [path.read_bytes() for path in found]
         assert [JPG, PNG] == [
-            path.read_bytes() for path in await result(store, "a", "b").save(out / "x.png")
+            path.read_bytes() for path in await result(session, "a", "b").save(out / "x.png")
         ]
         assert {"x-1.jpg", "x-2.png"} < names(out)
 
@@ -214,7 +213,7 @@ class TestNames:
         if tail == "new/..":
             (out / "new").mkdir()
 
-        found = await result(FakeStore(a=JPG)).save(f"{out}/{tail}")
+        found = await result(FakeSession(a=JPG)).save(f"{out}/{tail}")
 
         assert [Path(f"{out}/{tail}") / "me-0123abcd.jpg"] == found
         assert found[0].is_file()
@@ -235,7 +234,7 @@ class TestNames:
         self, out: Path, expected: str, target: str, data: bytes
     ) -> None:
         """A path that is no folder is the file's, but for the suffix."""
-        found = await result(FakeStore(a=data)).save(out / target)
+        found = await result(FakeSession(a=data)).save(out / target)
 
         assert [out / expected] == found
         assert data == found[0].read_bytes()
@@ -243,8 +242,8 @@ class TestNames:
     async def test_a_path_without_a_suffix_is_a_folder(self, out: Path) -> None:
         """A batch that saves to a folder that is not there yet does not overwrite one file."""
         for folder in ("new", "run.1", "2026.11"):
-            first = await result(FakeStore(a=JPG)).save(out / folder)
-            second = await result(FakeStore(a=PNG), stem="you").save(out / folder)
+            first = await result(FakeSession(a=JPG)).save(out / folder)
+            second = await result(FakeSession(a=PNG), stem="you").save(out / folder)
 
             assert [out / folder / "me-0123abcd.jpg"] == first
             assert [out / folder / "you-0123abcd.png"] == second
@@ -255,8 +254,8 @@ class TestNames:
         """What was given comes back, with the name."""
         monkeypatch.chdir(out)
 
-        assert [Path("x.jpg")] == await result(FakeStore(a=JPG)).save("x.jpg")
-        assert [Path("me-0123abcd.jpg")] == await result(FakeStore(a=JPG)).save(".")
+        assert [Path("x.jpg")] == await result(FakeSession(a=JPG)).save("x.jpg")
+        assert [Path("me-0123abcd.jpg")] == await result(FakeSession(a=JPG)).save(".")
 
     @given(stem=st.text())
     async def test_no_stem_leaves_the_folder(
@@ -264,8 +263,8 @@ class TestNames:
     ) -> None:
         """Whatever the source was called, one file appears in the folder and nowhere else."""
         base = tmp_path_factory.mktemp("stem")
-        (found,) = await result(FakeStore(a=JPG), stem=stem).save(base / "out.png")
-        (inside,) = await result(FakeStore(a=JPG), stem=stem).save(f"{base}/in/")
+        (found,) = await result(FakeSession(a=JPG), stem=stem).save(base / "out.png")
+        (inside,) = await result(FakeSession(a=JPG), stem=stem).save(f"{base}/in/")
 
         assert {"out.jpg", "in", f"in/{inside.name}"} == names(base)
         assert base / "out.jpg" == found
@@ -275,23 +274,28 @@ class TestNames:
         """A result URL with a path of its own has no say in where the file goes."""
         url = "https://example.com/../../etc/passwd?name=/etc/x.jpg"
 
-        found = await result(FakeStore(**{url: JPG})).save(out)
+        found = await result(FakeSession(**{url: JPG})).save(out)
 
         assert [out / "me-0123abcd.jpg"] == found
 
     @pytest.mark.parametrize("target", ["", "a\0b"])
     async def test_an_impossible_target_is_refused_before_the_download(self, target: str) -> None:
         """Nothing is asked for where nothing can be written."""
-        store = FakeStore(a=JPG)
+        session = FakeSession(a=JPG)
 
         with pytest.raises(ConfigurationError, match="cannot write"):
-            await result(store).save(target)
-        assert not store.downloads
+            await result(session).save(target)
+        assert not session.downloads
 
     async def test_no_pictures_are_no_files(self, out: Path) -> None:
         """A result without images saves as nothing."""
         assert [] == await Result(
-            "t", (), feature="f", stem="s", identity=IDENTITY, store=FakeStore()
+            "t",
+            (),
+            feature="f",
+            stem="s",
+            identity=IDENTITY,
+            session=cast(ClientSession, FakeSession()),
         ).save(out)
 
 
@@ -304,7 +308,7 @@ class TestAtOnce:
         target.write_bytes(b"old")
         seen: list[bytes] = []
 
-        class Watching(FakeStore):
+        class Watching(FakeSession):
             async def _pieces(self, pieces: Sequence[bytes | Exception]) -> AsyncIterator[bytes]:
                 async for piece in super()._pieces(pieces):
                     yield piece
@@ -317,7 +321,7 @@ class TestAtOnce:
 
     async def test_saving_again_gives_the_same_file(self, out: Path) -> None:
         """The second time replaces the first."""
-        one = result(FakeStore(a=JPG))
+        one = result(FakeSession(a=JPG))
 
         assert await one.save(out) == await one.save(out)
         assert {"me-0123abcd.jpg"} == names(out)
@@ -328,8 +332,8 @@ class TestAtOnce:
         for name in ("x.jpg", "me-0123abcd.jpg"):
             (out / name).symlink_to(tmp_path / "precious")
 
-        await result(FakeStore(a=JPG)).save(out / "x.jpg")
-        await result(FakeStore(a=JPG)).save(out)
+        await result(FakeSession(a=JPG)).save(out / "x.jpg")
+        await result(FakeSession(a=JPG)).save(out)
 
         assert b"precious" == (tmp_path / "precious").read_bytes()
         assert {"x.jpg": False, "me-0123abcd.jpg": False} == {
@@ -340,13 +344,13 @@ class TestAtOnce:
         """A picture is as readable as any other file that the program writes."""
         (out / "usual").touch()
 
-        (found,) = await result(FakeStore(a=JPG)).save(out)
+        (found,) = await result(FakeSession(a=JPG)).save(out)
 
         assert (out / "usual").stat().st_mode == found.stat().st_mode
 
     async def test_many_saves_at_once_keep_apart(self, out: Path) -> None:
         """Twenty savers of one result leave one whole file."""
-        one = result(FakeStore(a=tuple(JPG[at : at + 10] for at in range(0, len(JPG), 10))))
+        one = result(FakeSession(a=tuple(JPG[at : at + 10] for at in range(0, len(JPG), 10))))
 
         async with anyio.create_task_group() as group:
             for _ in range(20):
@@ -373,36 +377,36 @@ class TestAtOnce:
         self, out: Path, answer: Answer, said: str
     ) -> None:
         """An empty body, an error page or another type leaves nothing, and is not tried again."""
-        store = FakeStore(a=answer)
+        session = FakeSession(a=answer)
 
         with pytest.raises(BadAnswer, match=said.replace("?", r"\?")) as caught:
-            await result(store).save(out)
+            await result(session).save(out)
 
         assert caught.value.message.isprintable()
         assert set() == names(out)
-        assert (1, 0) == (store.downloads["a"], store.open)
+        assert (1, 0) == (session.downloads["a"], session.open)
 
     async def test_an_error_page_is_not_read_to_its_end(self, out: Path) -> None:
         """The first bytes suffice."""
-        store = FakeStore(a=(b"<html>" * 20, AssertionError("read on")))
+        session = FakeSession(a=(b"<html>" * 20, AssertionError("read on")))
 
         with pytest.raises(BadAnswer):
-            await result(store).save(out)
+            await result(session).save(out)
 
     async def test_the_first_bytes_may_come_one_by_one(self, out: Path) -> None:
         """A type is known however the network cut it."""
-        store = FakeStore(a=tuple(bytes([byte]) for byte in HEIC))
+        session = FakeSession(a=tuple(bytes([byte]) for byte in HEIC))
 
-        (found,) = await result(store).save(out)
+        (found,) = await result(session).save(out)
 
         assert ("me-0123abcd.heic", HEIC) == (found.name, found.read_bytes())
 
     async def test_pictures_before_a_failing_one_stay(self, out: Path) -> None:
         """The third one's failure takes the first two from nobody."""
-        store = FakeStore(a=JPG, b=PNG, c=b"<html>")
+        session = FakeSession(a=JPG, b=PNG, c=b"<html>")
 
         with pytest.raises(BadAnswer):
-            await result(store).save(out)
+            await result(session).save(out)
 
         assert {"me-0123abcd-1.jpg", "me-0123abcd-2.png"} == names(out)
 
@@ -417,7 +421,7 @@ class TestAtOnce:
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left") as caught:
-            await result(FakeStore(a=JPG)).save(out / "x.jpg")
+            await result(FakeSession(a=JPG)).save(out / "x.jpg")
 
         assert errno.ENOSPC == caught.value.errno
         assert {"x.jpg"} == names(out)
@@ -428,18 +432,18 @@ class TestAtOnce:
         (out / "x.png").mkdir()
 
         with pytest.raises(OSError):
-            await result(FakeStore(a=PNG)).save(out / "x.jpg")
+            await result(FakeSession(a=PNG)).save(out / "x.jpg")
 
         assert {"x.png"} == names(out)
 
     async def test_a_file_in_the_way_of_a_folder_is_left_alone(self, out: Path) -> None:
         """A folder cannot be made where a file is, and nothing is downloaded for it."""
         (out / "x").touch()
-        store = FakeStore(a=PNG)
+        session = FakeSession(a=PNG)
 
         with pytest.raises(OSError):
-            await result(store).save(f"{out}/x/")
-        assert not store.downloads
+            await result(session).save(f"{out}/x/")
+        assert not session.downloads
 
 
 class TestCancelled:
@@ -453,29 +457,29 @@ class TestCancelled:
         """By a scope or by the task itself, before the first byte and after."""
         waiting = anyio.Event()
 
-        class Stalling(FakeStore):
+        class Stalling(FakeSession):
             async def _pieces(self, pieces: Sequence[bytes | Exception]) -> AsyncIterator[bytes]:
                 async for piece in super()._pieces(pieces[:sent]):
                     yield piece
                 waiting.set()
                 await anyio.sleep_forever()
 
-        store = Stalling(a=(JPG, JPG, JPG))
+        session = Stalling(a=(JPG, JPG, JPG))
         if native:
-            task = asyncio.create_task(result(store).save(out))
+            task = asyncio.create_task(result(session).save(out))
             await waiting.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
         else:
             async with anyio.create_task_group() as group:
-                group.start_soon(result(store).save, out)
+                group.start_soon(result(session).save, out)
                 await waiting.wait()
                 group.cancel_scope.cancel()
 
-        assert (set(), 0) == (names(out), store.open)
+        assert (set(), 0) == (names(out), session.open)
 
-    @pytest.mark.parametrize("method", ["write", "become"])
+    @pytest.mark.parametrize("method", ["write", "replace"])
     @pytest.mark.parametrize("late", [True, False])
     async def test_a_thread_that_was_left_behind_cleans_up(
         self, out: Path, monkeypatch: pytest.MonkeyPatch, method: str, late: bool
@@ -495,7 +499,7 @@ class TestCancelled:
             over.set()
 
         monkeypatch.setattr(AtomicFile, method, slow)
-        task = asyncio.create_task(result(FakeStore(a=JPG)).save(out))
+        task = asyncio.create_task(result(FakeSession(a=JPG)).save(out))
         await asyncio.to_thread(begun.wait)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -503,13 +507,13 @@ class TestCancelled:
         go.set()
         await asyncio.to_thread(over.wait)
 
-        whole = method == "become" and not late
+        whole = method == "replace" and not late
         assert ({"me-0123abcd.jpg"} if whole else set()) == names(out)
 
     async def test_a_disk_that_hangs_holds_nobody_for_long(
         self, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whoever leaves waits for the sweeping a few seconds; the thread does it later."""
+        """A cancelled save waits a few seconds for the cleanup; the thread does it later."""
         begun, go, over = threading.Event(), threading.Event(), threading.Event()
         write, discard = AtomicFile.write, AtomicFile.discard
 
@@ -526,7 +530,7 @@ class TestCancelled:
 
         monkeypatch.setattr(AtomicFile, "write", slow)
         monkeypatch.setattr(AtomicFile, "discard", noted)
-        task = asyncio.create_task(result(FakeStore(a=JPG)).save(out))
+        task = asyncio.create_task(result(FakeSession(a=JPG)).save(out))
         await asyncio.to_thread(begun.wait)
         start = anyio.current_time()
         task.cancel()
@@ -536,22 +540,22 @@ class TestCancelled:
         go.set()
         await asyncio.to_thread(over.wait)
 
-        assert results._SWEEP == waited
+        assert results._CLEANUP == waited
         assert set() == names(out)
 
     def test_a_part_that_is_over_stays_over(self, out: Path) -> None:
-        """Every order of write, become and discard ends in a whole file or in none."""
+        """Every order of write, replace and discard ends in a whole file or in none."""
         part = AtomicFile(out / "a.part")
         part.discard()
         part.write(JPG)
-        part.become(out / "a.jpg")
+        part.replace(out / "a.jpg")
         part.discard()
         assert set() == names(out)
 
         part = AtomicFile(out / "b.part")
-        part.become(out / "b.jpg")
+        part.replace(out / "b.jpg")
         part.write(JPG)
-        part.become(out / "b.jpg")
+        part.replace(out / "b.jpg")
         part.discard()
         part.discard()
         assert {"b.jpg"} == names(out)
@@ -579,58 +583,58 @@ class TestFreshUrls:
         self, out: Path, expected: int, expires_in: float
     ) -> None:
         """Within a minute of its end a URL is asked for again before the download."""
-        store = FakeStore(old=JPG, new=PNG)
-        store.fresh = (image("new"),)
+        session = FakeSession(old=JPG, new=PNG)
+        session.fresh = (image("new"),)
 
-        (found,) = await result(store, "old", expires_in=expires_in).save(out)
+        (found,) = await result(session, "old", expires_in=expires_in).save(out)
 
-        assert [("ai-smile", "task-1")] * expected == store.refreshes
-        assert Counter({"new" if expected else "old": 1}) == store.downloads
+        assert [("ai-smile", "task-1")] * expected == session.refreshes
+        assert Counter({"new" if expected else "old": 1}) == session.downloads
         assert ".png" if expected else ".jpg" == found.suffix
 
     @pytest.mark.parametrize("status", [400, 403, 404, 410])
     async def test_a_refused_url_is_asked_for_again(self, out: Path, status: int) -> None:
         """A host that knows better than our clock is believed once."""
-        store = FakeStore(old=RequestRefused("gone.", status=status), new=JPG)
-        store.fresh = (image("new"),)
+        session = FakeSession(old=RequestRefused("gone.", status=status), new=JPG)
+        session.fresh = (image("new"),)
 
-        await result(store, "old").save(out)
+        await result(session, "old").save(out)
 
-        assert Counter(old=1, new=1) == store.downloads
-        assert 1 == len(store.refreshes)
+        assert Counter(old=1, new=1) == session.downloads
+        assert 1 == len(session.refreshes)
 
     async def test_a_fresh_url_that_is_refused_is_final(self, out: Path) -> None:
         """One refresh per picture, whether it came before or after a try."""
-        store = FakeStore(old=RequestRefused("gone.", status=403))
-        store.fresh = (image("old"),)
+        session = FakeSession(old=RequestRefused("gone.", status=403))
+        session.fresh = (image("old"),)
 
         for expires_in in (7200, 0):
             with pytest.raises(RequestRefused):
-                await result(store, "old", expires_in=expires_in).save(out)
+                await result(session, "old", expires_in=expires_in).save(out)
 
-        assert 2 == len(store.refreshes)
-        assert 3 == store.downloads["old"]
+        assert 2 == len(session.refreshes)
+        assert 3 == session.downloads["old"]
         assert set() == names(out)
 
     async def test_other_refusals_are_final(self, out: Path) -> None:
         """A method or a header that is not allowed does not get better with a fresh URL."""
-        store = FakeStore(a=RequestRefused("no.", status=405))
+        session = FakeSession(a=RequestRefused("no.", status=405))
 
         with pytest.raises(RequestRefused):
-            await result(store).save(out)
+            await result(session).save(out)
 
-        assert [] == store.refreshes
+        assert [] == session.refreshes
 
     async def test_fresh_urls_serve_the_pictures_that_follow(self, out: Path) -> None:
         """One refresh brings all URLs; the result itself stays as it was."""
-        store = FakeStore(a=JPG, b=PNG)
-        store.fresh = (image("a"), image("b"))
-        one = result(store, "old-a", "old-b", expires_in=0)
+        session = FakeSession(a=JPG, b=PNG)
+        session.fresh = (image("a"), image("b"))
+        one = result(session, "old-a", "old-b", expires_in=0)
 
         found = await one.save(out)
 
         assert [JPG, PNG] == [path.read_bytes() for path in found]
-        assert 1 == len(store.refreshes)
+        assert 1 == len(session.refreshes)
         assert ("old-a", "old-b") == tuple(each.url for each in one.images)
 
     @pytest.mark.parametrize("fresh", [(), ("a",), ("a", "b", "c")])
@@ -638,16 +642,16 @@ class TestFreshUrls:
         self, out: Path, fresh: tuple[str, ...]
     ) -> None:
         """A task that had two pictures has two, or its answer is bad."""
-        store = FakeStore(a=JPG, b=JPG, c=JPG)
-        store.fresh = tuple(map(image, fresh))
+        session = FakeSession(a=JPG, b=JPG, c=JPG)
+        session.fresh = tuple(map(image, fresh))
 
         with pytest.raises(BadAnswer, match=f"had 2 pictures, and has {len(fresh)}"):
-            await result(store, "a", "b", expires_in=0).save(out)
+            await result(session, "a", "b", expires_in=0).save(out)
 
     async def test_a_failing_refresh_comes_through(self, out: Path) -> None:
         """What the vendor says of the task is what `save` says."""
 
-        class Forgetful(FakeStore):
+        class Forgetful(FakeSession):
             async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
                 raise TaskExpired("it is gone.", task_id=task_id)
 
@@ -668,10 +672,10 @@ class TestTries:
     )
     async def test_a_download_is_tried_three_times(self, out: Path, broken: Answer) -> None:
         """The third try is as good as the first, from its own beginning, after short pauses."""
-        store = FakeStore(a=[broken, broken, PNG])
+        session = FakeSession(a=[broken, broken, PNG])
         start = anyio.current_time()
 
-        (found,) = await result(store).save(out)
+        (found,) = await result(session).save(out)
 
         assert PNG == found.read_bytes()
         assert {"me-0123abcd.png"} == names(out)
@@ -679,21 +683,21 @@ class TestTries:
 
     async def test_the_third_failure_is_final(self, out: Path) -> None:
         """Then the error comes through, nothing is left, and no URL is asked for."""
-        store = FakeStore(a=(JPG, ServiceUnavailable("dropped.", status=503)))
+        session = FakeSession(a=(JPG, ServiceUnavailable("dropped.", status=503)))
 
         with pytest.raises(ServiceUnavailable):
-            await result(store).save(out)
+            await result(session).save(out)
 
-        assert 3 == store.downloads["a"]
-        assert (set(), []) == (names(out), store.refreshes)
+        assert 3 == session.downloads["a"]
+        assert (set(), []) == (names(out), session.refreshes)
 
     @pytest.mark.parametrize("error", [BadAnswer("too large."), PerfectError("?"), ValueError("!")])
     async def test_other_errors_are_not_tried_again(self, out: Path, error: Exception) -> None:
         """Only what may pass is worth a second download."""
-        store = FakeStore(a=(JPG, error))
+        session = FakeSession(a=(JPG, error))
 
         with pytest.raises(type(error)):
-            await result(store).save(out)
+            await result(session).save(out)
 
-        assert 1 == store.downloads["a"]
+        assert 1 == session.downloads["a"]
         assert set() == names(out)

@@ -1,15 +1,30 @@
 """Pictures are saved as part of their jobs, and the vendor's copies are deleted after that."""
 
 import asyncio
+import shutil
+from collections import Counter
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
-from perfect_async import Avatar, Client, ConfigurationError, Done, Failed, FileId, Job, Smile
+from perfect_async import (
+    Avatar,
+    Client,
+    ConfigurationError,
+    Done,
+    Failed,
+    FileId,
+    Job,
+    Outcome,
+    Smile,
+    TaskExpired,
+)
 from perfect_async._runtime.commands import Submitter
 from perfect_async._transport import transport as transports
 from perfect_async.errors import NotSaved
+from perfect_async.sandbox import Sandbox, portrait
 from tests.support.journaled import (
     Shop,
     adds_up,
@@ -23,7 +38,7 @@ from tests.support.journaled import (
     resumed,
     until,
 )
-from tests.support.sandboxed import STYLE, smile
+from tests.support.sandboxed import STYLE, client, smile
 
 MP = pytest.MonkeyPatch
 
@@ -69,7 +84,7 @@ async def test_saved_when_done(tmp_path: Path, monkeypatch: MP, journal: bool) -
 async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
     """At most eight results are downloaded at once, and polls go on beside."""
     # A transport that was given, as the sandbox's is, carries no more than six.
-    monkeypatch.setattr(transports, "_FEW_PLACES", 24)
+    monkeypatch.setattr(transports, "_PARALLEL_GIVEN", 24)
     shop = Shop(tmp_path, monkeypatch)
     now, most = 0, 0
     inner = shop.sandbox.transport()
@@ -85,10 +100,10 @@ async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
         return await inner.handle_async_request(request)
 
     async with shop.client(slow) as c:
-        outcomes = await all_of(c.batch([job(n) for n in range(30)], save_to=shop.out))
+        outcomes = await all_of(c.batch([job(n) for n in range(18)], save_to=shop.out))
     adds_up(c, shop.sandbox)
     assert 8 == most
-    assert 30 == len(done(outcomes))
+    assert 18 == len(done(outcomes))
     assert 0 == shop.sandbox.ledger.units_wasted
 
 
@@ -275,7 +290,7 @@ async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
         jobs: list[Job] = [
             Smile(file),
             Avatar(file, STYLE, output_count=2),
-            *(smile(n) for n in range(10, 70)),
+            *(smile(n) for n in range(10, 35)),
             Smile(file, expression="closed_mouth_smile"),
         ]
         later = c.batch([Avatar(file, STYLE, output_count=1)], save_to=tmp_path / "b")
@@ -289,7 +304,7 @@ async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
     smiling = [outcome for outcome in sevens if isinstance(outcome.job, Smile)]
     assert [7, 7] == faces(path for outcome in smiling for path in outcome.files)
     # The first one and the other batch's were not to be deleted.
-    assert {"deleted": 63, "success": 2} == states(shop)
+    assert {"deleted": 28, "success": 2} == states(shop)
 
 
 async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
@@ -320,11 +335,16 @@ async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
     assert [7] == faces([path])
 
 
-async def test_wanted_again_while_it_is_deleted(tmp_path: Path, monkeypatch: MP) -> None:
+@pytest.mark.parametrize(
+    "pauses", [range(0, 12, 4), pytest.param(range(12), marks=pytest.mark.long)], ids=len
+)
+async def test_wanted_again_while_it_is_deleted(
+    tmp_path: Path, monkeypatch: MP, pauses: range
+) -> None:
     """An equal job gets the pictures before they are deleted, or buys its own."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.client() as c:
-        for pause in range(12):
+        for pause in pauses:
             one = job(100 + pause)
             first = await all_of(c.batch([one], save_to=tmp_path / "a", delete=True))
             await asyncio.sleep(pause / 20)
@@ -366,3 +386,160 @@ async def test_leaving_saves_and_deletes(tmp_path: Path, monkeypatch: MP) -> Non
             await until(lambda: len(shop.sandbox.ledger.tasks) > 0)
     assert [1] == faces(shop.out.iterdir())
     assert {"deleted": 1} == states(shop)
+
+
+# A result that a former process saved, or could not save.
+
+
+ONE_SMILE = Smile(portrait(1, 64))
+ONE_AVATAR = Avatar(portrait(2, 64), "male_studio_00", output_count=3)
+
+
+def open_with(sandbox: Sandbox, journal: Path) -> Client:
+    return client(sandbox, journal=journal, reuse=False, drain=10.0)
+
+
+async def not_saved(sandbox: Sandbox, folder: Path, *, delete: bool) -> None:
+    """A process that made a picture for a folder that cannot be, and told of it."""
+    (folder / "out").write_bytes(b"a file")
+    async with (
+        open_with(sandbox, folder / "jobs.db") as client,
+        client.batch([ONE_SMILE], save_to=folder / "out", delete=delete) as batch,
+    ):
+        [outcome] = [outcome async for outcome in batch]
+    assert isinstance(outcome.error, NotSaved)
+    assert {"success": 1} == dict(sandbox.ledger.tasks_by_state)
+
+
+@pytest.mark.parametrize("delete", [False, True])
+async def test_a_result_that_was_not_saved_is_saved_by_resuming(
+    tmp_path: Path, delete: bool
+) -> None:
+    """Once the cause is mended the next process saves it, and only then deletes the copies."""
+    sandbox = Sandbox()
+    await not_saved(sandbox, tmp_path, delete=delete)
+    (tmp_path / "out").unlink()
+
+    async with open_with(sandbox, tmp_path / "jobs.db") as client:
+        await anyio.sleep(60)
+        assert {"success": 1} == dict(sandbox.ledger.tasks_by_state)
+        async with client.resume() as batch:
+            outcomes: list[Outcome] = [outcome async for outcome in batch]
+        await anyio.sleep(60)
+
+    [done] = outcomes
+    assert isinstance(done, Done)
+    assert list((tmp_path / "out").iterdir()) == list(done.files)
+    assert {"deleted" if delete else "success": 1} == dict(sandbox.ledger.tasks_by_state)
+    assert 1 == sandbox.ledger.units_charged
+    async with open_with(sandbox, tmp_path / "jobs.db") as client, client.resume() as batch:
+        assert [] == [outcome async for outcome in batch]
+
+
+async def test_a_result_stays_in_the_journal_until_it_is_saved(tmp_path: Path) -> None:
+    """A cause that is not mended is told again, and still nothing is lost."""
+    sandbox = Sandbox()
+    await not_saved(sandbox, tmp_path, delete=True)
+
+    for _ in range(2):
+        async with open_with(sandbox, tmp_path / "jobs.db") as client, client.resume() as batch:
+            [outcome] = [outcome async for outcome in batch]
+        assert isinstance(outcome.error, NotSaved)
+    assert {"success": 1} == dict(sandbox.ledger.tasks_by_state)
+
+
+async def crashed(sandbox: Sandbox, folder: Path, *, delete: bool) -> Path:
+    """The journal of a process that had saved all and told nobody; it ends in order elsewhere."""
+    jobs = folder / "jobs.db"
+    async with (
+        open_with(sandbox, jobs) as client,
+        client.batch([ONE_SMILE, ONE_AVATAR], save_to=folder / "out", delete=delete),
+    ):
+        await anyio.sleep(300)
+        for end in ("", "-wal"):
+            shutil.copy(f"{jobs}{end}", folder / f"crashed.db{end}")
+    assert {"deleted" if delete else "success": 2} == dict(sandbox.ledger.tasks_by_state)
+    return folder / "crashed.db"
+
+
+async def resume_all(client: Client) -> list[Outcome]:
+    async with client.resume() as batch:
+        return [outcome async for outcome in batch]
+
+
+@pytest.mark.parametrize("delete", [True, False])
+async def test_saved_before_the_crash_is_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, delete: bool
+) -> None:
+    """Its files are named and nothing is asked for, created or at stake."""
+    sandbox = Sandbox()
+    journal = await crashed(sandbox, tmp_path, delete=delete)
+    saved, before = sorted((tmp_path / "out").iterdir()), dict(sandbox.ledger.requests)
+
+    async with open_with(sandbox, journal) as client:
+        outcomes = await resume_all(client)
+
+    files = [path for outcome in outcomes if isinstance(outcome, Done) for path in outcome.files]
+    assert saved == sorted(files)
+    assert [1, 1] == [outcome.units for outcome in outcomes]
+    # What was not known to be deleted is deleted once more, while the client closes.
+    again = Counter(sandbox.ledger.requests) - Counter(before)
+    assert ({"delete": 2} if delete else {}) == dict(again)
+    assert [] == caplog.messages
+    async with open_with(sandbox, journal) as client:
+        assert [] == await resume_all(client)
+
+
+async def test_saved_before_the_crash_can_be_fetched_again(tmp_path: Path) -> None:
+    """Its result has no URLs until they are asked for, which a saving does."""
+    sandbox = Sandbox()
+    journal = await crashed(sandbox, tmp_path, delete=False)
+
+    async with open_with(sandbox, journal) as client:
+        outcomes = await resume_all(client)
+        again = [path for one in outcomes for path in await one.unwrap().save(tmp_path / "again")]
+
+    assert 4 == len(again)
+    assert {path.name for path in again} == {path.name for path in (tmp_path / "out").iterdir()}
+
+
+async def test_deleted_results_cannot_be_fetched_again(tmp_path: Path) -> None:
+    """Asking for what the vendor has deleted says so."""
+    sandbox = Sandbox()
+    journal = await crashed(sandbox, tmp_path, delete=True)
+
+    async with open_with(sandbox, journal) as client:
+        outcomes = await resume_all(client)
+        with pytest.raises(TaskExpired):
+            await outcomes[0].unwrap().save(tmp_path / "again")
+
+
+async def test_the_same_job_instead_of_resuming_takes_the_saved_files(tmp_path: Path) -> None:
+    """Who runs the jobs again gets what was saved, in the same folder for no request at all."""
+    sandbox = Sandbox()
+    journal = await crashed(sandbox, tmp_path, delete=True)
+    saved, tasks = sorted((tmp_path / "out").iterdir()), len(sandbox.ledger.tasks)
+
+    async with (
+        open_with(sandbox, journal) as client,
+        client.batch([ONE_SMILE, ONE_AVATAR], save_to=tmp_path / "out") as batch,
+    ):
+        outcomes = [outcome async for outcome in batch]
+
+    files = [path for outcome in outcomes if isinstance(outcome, Done) for path in outcome.files]
+    assert saved == sorted(files)
+    assert tasks == len(sandbox.ledger.tasks)
+
+
+async def test_saved_files_that_are_gone_are_saved_again(tmp_path: Path) -> None:
+    """Half a result on the disk is none: it is fetched while the vendor has it."""
+    sandbox = Sandbox()
+    journal = await crashed(sandbox, tmp_path, delete=False)
+    saved = sorted((tmp_path / "out").iterdir())
+    saved[0].unlink()
+
+    async with open_with(sandbox, journal) as client:
+        outcomes = await resume_all(client)
+
+    assert [True, True] == [outcome.ok for outcome in outcomes]
+    assert saved == sorted((tmp_path / "out").iterdir())

@@ -26,12 +26,12 @@ def sandbox_url() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    serve = f"from perfect_async.sandbox import run; run(port={port}, speed=20)"
+    serve = f"from perfect_async.sandbox import run; run(port={port}, speed=20, lease=60)"
     with subprocess.Popen(
         [sys.executable, "-c", serve], cwd=ROOT, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            until = time.monotonic() + 15
+            until = time.monotonic() + 60
             while time.monotonic() < until:
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -54,7 +54,7 @@ def python(url: str, *arguments: str | Path, key: str = "any") -> subprocess.Com
         env=environment,
         capture_output=True,
         text=True,
-        timeout=18,
+        timeout=100,
         check=False,
     )
 

@@ -1,4 +1,4 @@
-"""The front door: what tests and programs outside of this repository call."""
+"""The public names, signatures and fields that programs outside of this repository use."""
 
 import inspect
 from inspect import Parameter
@@ -23,8 +23,8 @@ from perfect_async import (
 )
 
 
-def told(function: object) -> str:
-    """A signature as it is written, without types."""
+def signature_of(function: object) -> str:
+    """Return a signature as it is written, without types."""
     assert callable(function)
     shown: list[str] = []
     star = False
@@ -46,7 +46,7 @@ def test_the_names_are_sorted_and_are_there() -> None:
 def test_public_things_say_where_they_are_from(name: str) -> None:
     """A class is printed as `perfect_async.X` and has a docstring, as have its public methods."""
     thing = getattr(perfect_async, name)
-    silent = [
+    undocumented = [
         method
         for method, value in vars(thing).items()
         if not method.startswith("_")
@@ -56,7 +56,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
 
     assert "perfect_async" == thing.__module__
     assert thing.__doc__
-    assert [] == silent
+    assert [] == undocumented
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
 )
 def test_signatures_are_promises(function: object, expected: str) -> None:
     """What callers may write does not change by accident."""
-    assert expected == told(function)
+    assert expected == signature_of(function)
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ ROOT = Path(__file__).parents[2]
 SECRET = "whsec_" + base64.b64encode(b"the secret of the console").decode()
 FACE = portrait(7)
 
-# Five seconds on two idle cores, twenty where six others want them as well.
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(300)]
 
-PATIENCE = 20.0
+PATIENCE = 60.0
+"""Nothing here takes longer, not even where six others want the cores as well."""
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""What jobs and files are called: identities, stems, safe names."""
+"""File names: stems of sources, and names that are safe to write."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._files.names import as_file, clean, identity, in_folder, is_url, stem
-from perfect_async.models import Avatar, FileId, Job, Smile, Source
+from perfect_async._files.names import as_file, clean, in_folder, is_url, stem
+from perfect_async.models import FileId, Smile, Source
 
 SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
@@ -16,13 +16,6 @@ DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 any_text = (
     st.text() | st.text(alphabet="conulCON123. -_é\u0301\0/\\\u202e人") | st.text(min_size=200)
 )
-
-
-class Seen:
-    """A picture that was looked at, as far as an identity cares."""
-
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
 
 
 @pytest.mark.parametrize(
@@ -170,104 +163,3 @@ def test_every_source_has_a_stem(text: str) -> None:
     """No path and no URL is too strange for a file name to come out."""
     for source in (text, f"https://example.com/{text}"):
         assert SAFE.fullmatch(clean(stem(Smile(source))))
-
-
-def test_the_identity_is_the_same_in_every_version() -> None:
-    """Files and journals hold identities: these values are promises."""
-    seen = Seen("0" * 64)
-    found = [
-        identity(Smile("me.jpg"), seen)[:16],
-        identity(Avatar("https://example.com/a.jpg", "male_1", 8), None)[:16],
-        identity(Smile(FileId("f")), None)[:16],
-        identity(Smile("me.jpg", key="user 7"), None)[:16],
-    ]
-    assert ["1bfd3f725ce959d2", "f3c22288127eba47", "aaa65b7a058628c6", "889b6c52a26c0eac"] == found
-
-
-def test_one_job_one_identity() -> None:
-    """The place of a picture does not matter, nor whether it comes as a file or as bytes."""
-    seen = Seen("a" * 64)
-
-    assert identity(Smile("a/me.jpg"), seen) == identity(Smile(b"..."), seen)
-    assert re.fullmatch("[0-9a-f]{64}", identity(Smile("me.jpg"), seen))
-
-
-def test_different_jobs_differ() -> None:
-    """Picture, parameters, feature, kind of source: each makes another job."""
-    a, b = Seen("a" * 64), Seen("b" * 64)
-    jobs: list[tuple[Job, Seen | None]] = [
-        (Smile("x"), a),
-        (Smile("x"), b),
-        (Smile("x", "closed_mouth_smile"), a),
-        (Avatar("x", "male_1"), a),
-        (Avatar("x", "male_2"), a),
-        (Avatar("x", "male_1", 5), a),
-        (Smile(FileId("a" * 64)), None),
-        (Smile(FileId("https://example.com/a")), None),
-        (Smile("https://example.com/a"), None),
-        (Smile("https://example.com/b"), None),
-        (Smile("x", key="a"), a),
-        (Smile("x", key="b"), a),
-        (Avatar("x", "male_1", key="a"), a),
-    ]
-
-    assert len(jobs) == len({identity(job, seen) for job, seen in jobs})
-
-
-def test_a_key_is_the_whole_identity() -> None:
-    """With a key of the user's own neither picture nor parameters count, and none is needed."""
-    one = identity(Smile("a.jpg", key="user 7"), None)
-
-    assert one == identity(Smile("b.jpg", "closed_mouth_smile", key="user 7"), Seen("b" * 64))
-
-
-def test_an_identity_needs_the_picture() -> None:
-    """Without its bytes a picture of ours has no identity."""
-    with pytest.raises(TypeError, match="needs the Picture"):
-        identity(Smile("me.jpg"), None)
-
-
-S3 = "X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Date=D&X-Amz-Expires=7200&X-Amz-Signature="
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (f"https://s3/me.jpg?{S3}1", f"https://s3/me.jpg?{S3}2&X-Amz-Security-Token=t"),
-        (f"https://s3/me.jpg?{S3}1", "https://s3/me.jpg"),
-        (f"https://s3/me.jpg?versionId=1&{S3}1", f"https://s3/me.jpg?{S3}2&versionId=1"),
-        ("https://gcs/me.jpg?X-Goog-Signature=1", "https://gcs/me.jpg?X-Goog-Signature=2"),
-        ("https://cf/me?Expires=1&Signature=a&Key-Pair-Id=K", "https://cf/me?Expires=2&Policy=p"),
-        (
-            "https://az/me?sv=1&se=2&sr=b&sp=r&sig=x",
-            "https://az/me?sv=2&se=3&sr=b&sp=r&sig=y&sip=1",
-        ),
-        ("https://x/me.jpg#a", "https://x/me.jpg#b"),
-        (" https://x/me.jpg", "https://x/me.jpg "),
-    ],
-)
-def test_a_new_signature_is_no_new_job(one: str, other: str) -> None:
-    """What a signed URL says about its signature is no part of the picture."""
-    assert identity(Smile(one), None) == identity(Smile(other), None)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("https://x/me?id=1", "https://x/me?id=2"),
-        (f"https://s3/me?versionId=1&{S3}1", f"https://s3/me?versionId=2&{S3}1"),
-        ("https://x/get?token=one", "https://x/get?token=two"),
-        ("https://x/get?se=1&sig=x", "https://x/get?se=2&sig=x"),
-        ("https://x/get?sv=1", "https://x/get?sv=2"),
-        ("https://x/a?Signature=1", "https://x/b?Signature=1"),
-    ],
-)
-def test_two_peoples_pictures_are_two_jobs(one: str, other: str) -> None:
-    """A query that may tell pictures apart counts, beside a signature too."""
-    assert identity(Smile(one), None) != identity(Smile(other), None)
-
-
-@given(st.text())
-def test_every_url_has_an_identity(text: str) -> None:
-    """No URL is too broken for an identity, lone surrogates included."""
-    assert re.fullmatch("[0-9a-f]{64}", identity(Smile(f"https://{text}\ud800"), None))

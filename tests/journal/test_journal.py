@@ -1,4 +1,4 @@
-"""What is written down when: before a creation leaves, and after everything that happens to it."""
+"""What the journal records of a job, and when."""
 
 import asyncio
 import threading
@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from perfect_async import Client, Smile
-from perfect_async._journal import model as words
+from perfect_async._journal import model as entries
 from perfect_async._journal.journal import JobEntry, JobJournal, open_journal
 from perfect_async._journal.sqlite import SqliteJournal
+from perfect_async._journal.writer import JournalWriter
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.errors import JournalError
 from perfect_async.sandbox import Durations, Faults
@@ -23,15 +24,15 @@ MP = pytest.MonkeyPatch
 
 
 def journal_of(c: Client) -> SqliteJournal:
-    """The file under an open client."""
+    """Return the journal's file of an open client."""
     assert c._session is not None
-    journal = c._session.channel.records.journal
-    assert journal is not None
-    return journal._file
+    writer = c._session.channel.journal.writer
+    assert isinstance(writer, JournalWriter)
+    return writer._file
 
 
 def blocking(file: SqliteJournal, monkeypatch: MP) -> Callable[[], None]:
-    """From now on a worker thread that commits hangs; until what is given is called."""
+    """Make commits hang until the returned function is called."""
     go = threading.Event()
     commit = file.commit
 
@@ -44,11 +45,11 @@ def blocking(file: SqliteJournal, monkeypatch: MP) -> Callable[[], None]:
     return go.set
 
 
-# Before it leaves.
+# Before a creation is sent.
 
 
 async def test_written_before_it_leaves(tmp_path: Path, monkeypatch: MP) -> None:
-    """When a creation leaves, its intent is on the disk already: also of a try of ours."""
+    """The intent of a creation is on the disk before it is sent, also for a retry."""
     shop = Shop(tmp_path, monkeypatch, faults=Faults(engine_errors=0.5))
     c = shop.client()
     found: list[int] = []
@@ -157,104 +158,103 @@ async def test_a_full_disk(
         assert 2 == shop.sandbox.ledger.units_charged
 
 
-# The records themselves.
+# Without a client.
 
 
-async def records(tmp_path: Path) -> JobJournal:
-    """Records with a journal that nobody writes."""
+async def opened_journal(tmp_path: Path) -> JobJournal:
+    """Return a journal whose writer does not run."""
     return await open_journal(tmp_path / "jobs.db")
 
 
 def spec(number: int = 1) -> JobSpec:
-    """A smile's."""
+    """Return the spec of a smile."""
     return JobSpec.of(smile(number), None, PLAIN)
 
 
-def phase_of(record: JobEntry) -> str | None:
-    """Where the journal has it."""
-    return None if record.known is None else record.known.phase.name
+def phase_of(entry: JobEntry) -> str | None:
+    """Return the phase of a job in the journal."""
+    return None if entry.snapshot is None else entry.snapshot.phase.name
 
 
 async def test_nothing_without_a_journal() -> None:
-    """Without a journal there is no record, and everything that happens to it is nothing."""
+    """Without a journal every call does nothing, and nothing is known."""
     none = await open_journal(None)
-    record = none.enter(spec())
-    assert not none
-    assert not record
-    assert None is record.known
-    await record.creating()
-    record.uploaded("f")
-    record.created("t")
-    record.saved()
-    record.told()
-    record.not_created()
-    record.returned()
-    record.deleted()
-    none.look(1)
-    none.used()
+    entry = none.enter(spec().stored())
+    assert not entry.persistent
+    assert None is entry.snapshot
+    await entry.creating()
+    entry.uploaded("f")
+    entry.created("t")
+    entry.saved()
+    entry.reported()
+    entry.not_created()
+    entry.returned()
+    entry.deleted()
+    entry.ended("unsent")
+    none.track(1)
+    none.writer.request_sent()
+    await none.writer.run()
+    await none.writer.flushed()
     assert (frozenset(), [], (), None) == (
-        await none.ids(0),
-        none.doubtful(0, ()),
-        none.past(),
+        await none.writer.task_ids(0),
+        none.features_in_doubt(0, ()),
+        none.writer.past,
         await none.finished("ab"),
     )
-    await none.drop("t")
-    await none.aclose()
+    assert () == tuple(none.writer.window())
+    await none.writer.drop("t")
+    await none.writer.aclose()
 
 
-async def test_no_more_words_once_it_is_over(tmp_path: Path) -> None:
+async def test_no_more_entries_once_a_job_is_over(tmp_path: Path) -> None:
     """What happens to a job that is over is not written."""
-    these = await records(tmp_path)
-    record = these.enter(spec())
-    journal = these.journal
-    assert journal is not None
-    journal.note(words.Creating(record.number, these.now()))
-    record.created("t")
-    assert "RUNNING" == phase_of(record)
-    record.ended(JournalError("x"))
-    record.told()
-    assert None is phase_of(record)
-    record.saved()
-    record.told()
-    await these.aclose()
+    these = await opened_journal(tmp_path)
+    entry = these.enter(spec().stored())
+    these.writer.append(entries.Creating(entry.number, these.now()))
+    entry.created("t")
+    assert "RUNNING" == phase_of(entry)
+    entry.ended("failed")
+    entry.reported()
+    assert None is phase_of(entry)
+    entry.saved()
+    entry.reported()
+    await these.writer.aclose()
 
 
 async def test_taken_once(tmp_path: Path) -> None:
     """A job of the former process is taken up once: by number, identity or task."""
-    these = await records(tmp_path)
+    these = await opened_journal(tmp_path)
     for number in range(3):
-        record = these.enter(spec(number))
-        assert these.journal is not None
-        these.journal.note(words.Creating(record.number, these.now()))
-        record.created(f"t{number}")
-    await these.aclose()
-    those = await records(tmp_path)
+        entry = these.enter(spec(number).stored())
+        these.writer.append(entries.Creating(entry.number, these.now()))
+        entry.created(f"t{number}")
+    await these.writer.aclose()
+    those = await opened_journal(tmp_path)
     known = those.take(1)
     assert known is not None
     assert "t0" == known.task_id
     assert None is those.take(1)
-    assert None is those.equal(spec(0).identity)
-    assert None is those.of_task("t0")
-    assert None is not those.equal(spec(1).identity)
-    assert None is those.of_task("t1")
-    assert None is not those.of_task("t2")
-    assert {} == those.recovery
-    await those.aclose()
+    assert None is those.take_equal(spec(0).identity)
+    assert None is those.take_task("t0")
+    assert None is not those.take_equal(spec(1).identity)
+    assert None is those.take_task("t1")
+    assert None is not those.take_task("t2")
+    assert {} == those.recoverable
+    await those.writer.aclose()
 
 
 async def test_not_executed(tmp_path: Path) -> None:
     """What was certainly not executed is written so, but where the next try is to be quick."""
-    these = await records(tmp_path)
-    record = these.enter(spec())
-    assert these.journal is not None
-    these.journal.note(words.Creating(record.number, these.now()))
-    again = JobEntry(these, record.number, words.Phase.CREATING)
-    again.ahead = True
+    these = await opened_journal(tmp_path)
+    entry = these.enter(spec().stored())
+    these.writer.append(entries.Creating(entry.number, these.now()))
+    again = JobEntry(these, entry.number, entries.Phase.CREATING)
+    again.written_ahead = True
     again.not_created()
     assert "CREATING" == phase_of(again)
     again.not_created()
     assert "ENTERED" == phase_of(again)
-    await these.aclose()
+    await these.writer.aclose()
 
 
 async def test_what_was_ended_unsent(tmp_path: Path, monkeypatch: MP) -> None:

@@ -1,4 +1,4 @@
-"""What the words of a journal come to, and how they stand on a disk."""
+"""The entries of a journal: the state that they add up to, and their form in a file."""
 
 import json
 import math
@@ -11,31 +11,32 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from perfect_async._journal.model import (
-    WORDS,
+    ENTRY_TYPES,
     Created,
     Creating,
     Damaged,
     Deleted,
     Ended,
+    EndKind,
     Entered,
-    How,
     IllegalEntry,
     JobSnapshot,
     JournalEntry,
     JournalState,
     NotCreated,
     Phase,
+    Reported,
     Returned,
     Saved,
     StoredJob,
-    Told,
     Uploaded,
     decode,
     encode,
 )
 from tests.api.test_responses import json_values
+from tests.support.searching import examples
 
-ORDER = StoredJob(
+STORED = StoredJob(
     identity="ab" * 32,
     sure=True,
     stem="me",
@@ -50,16 +51,16 @@ ORDER = StoredJob(
     save_to=None,
     delete=False,
 )
-HOWS: tuple[How, ...] = ("done", "failed", "lost", "doubt", "unsent")
+END_KINDS: tuple[EndKind, ...] = ("done", "failed", "lost", "doubt", "unsent")
 
 
-def order(**changes: object) -> StoredJob:
-    return attrs.evolve(ORDER, **changes)  # type: ignore[arg-type]
+def stored(**changes: object) -> StoredJob:
+    return attrs.evolve(STORED, **changes)  # type: ignore[arg-type]
 
 
-# Of any text: a path on Linux may hold bytes that are no UTF-8, which Python reads as surrogates.
+# Any text: a path on Linux may hold bytes that are no UTF-8, which Python reads as surrogates.
 texts = st.text(st.characters(), min_size=1, max_size=20)
-orders = st.builds(
+stored_jobs = st.builds(
     StoredJob,
     identity=st.binary(min_size=32, max_size=32).map(bytes.hex),
     sure=st.booleans(),
@@ -77,8 +78,8 @@ orders = st.builds(
 )
 
 
-def words(job: int, at: int = 0, given: StoredJob = ORDER) -> list[JournalEntry]:
-    """Every word that there is, about one job."""
+def entries(job: int, at: int = 0, given: StoredJob = STORED) -> list[JournalEntry]:
+    """Return every kind of entry, for one job."""
     return [
         Entered(job, at, given),
         Uploaded(job, at, "file"),
@@ -86,270 +87,311 @@ def words(job: int, at: int = 0, given: StoredJob = ORDER) -> list[JournalEntry]
         NotCreated(job, at),
         Created(job, at, f"task-{job}"),
         Returned(job, at),
-        *(Ended(job, at, how) for how in HOWS),
+        *(Ended(job, at, end) for end in END_KINDS),
         Saved(job, at),
-        Told(job, at),
+        Reported(job, at),
         Deleted(job, at),
     ]
 
 
-any_words = st.builds(
-    lambda job, at, given, place: words(job, at, given)[place],
-    *(st.integers(1, 2**62), st.integers(0, 2**62), orders, st.integers(0, len(words(1)) - 1)),
+any_entries = st.builds(
+    lambda job, at, given, place: entries(job, at, given)[place],
+    *(
+        st.integers(1, 2**62),
+        st.integers(0, 2**62),
+        stored_jobs,
+        st.integers(0, len(entries(1)) - 1),
+    ),
 )
 
 
-def spelled(line: str, given: StoredJob = ORDER) -> list[JournalEntry]:
-    """The words of job 1 in a line: their names, those of an end by how it ended."""
+def entries_named(line: str, given: StoredJob = STORED) -> list[JournalEntry]:
+    """Return the entries of job 1 that `line` names; ends are named by their kind."""
     named: dict[str, JournalEntry] = {}
-    for word in words(1, 7, given):
-        named[word.how if isinstance(word, Ended) else type(word).__name__] = word
+    for entry in entries(1, 7, given):
+        named[entry.end if isinstance(entry, Ended) else type(entry).__name__] = entry
     return [named[name] for name in line.split()]
 
 
-# What follows what.
+# Transitions.
 
 
 @pytest.mark.parametrize(
     ("expected", "line"),
     [
-        (JobSnapshot(1, ORDER), "Entered"),
-        (JobSnapshot(1, ORDER, file_id="file"), "Entered Uploaded"),
-        (JobSnapshot(1, ORDER, Phase.CREATING, "file", since=7), "Entered Uploaded Creating"),
-        (JobSnapshot(1, ORDER, Phase.CREATING, since=7), "Entered Creating Creating"),
-        (JobSnapshot(1, ORDER, since=7), "Entered Creating NotCreated"),
-        (JobSnapshot(1, ORDER, Phase.RUNNING, None, "task-1", 7), "Entered Creating Created"),
-        (JobSnapshot(1, ORDER, since=7), "Entered Creating Created Returned"),
+        (JobSnapshot(1, STORED), "Entered"),
+        (JobSnapshot(1, STORED, file_id="file"), "Entered Uploaded"),
+        (JobSnapshot(1, STORED, Phase.CREATING, "file", since=7), "Entered Uploaded Creating"),
+        (JobSnapshot(1, STORED, Phase.CREATING, since=7), "Entered Creating Creating"),
+        (JobSnapshot(1, STORED, since=7), "Entered Creating NotCreated"),
+        (JobSnapshot(1, STORED, Phase.RUNNING, None, "task-1", 7), "Entered Creating Created"),
+        (JobSnapshot(1, STORED, since=7), "Entered Creating Created Returned"),
         (
-            JobSnapshot(1, ORDER, Phase.DONE, None, "task-1", 7, "done"),
+            JobSnapshot(1, STORED, Phase.DONE, None, "task-1", 7, "done"),
             "Entered Creating Created done",
         ),
         (
-            JobSnapshot(1, ORDER, Phase.DONE, None, "task-1", 7, "done", saved=True),
+            JobSnapshot(1, STORED, Phase.DONE, None, "task-1", 7, "done", saved=True),
             "Entered Creating Created done Saved",
         ),
-        (JobSnapshot(1, ORDER, Phase.ENDED, since=7, how="doubt"), "Entered Creating doubt"),
-        (JobSnapshot(1, ORDER, Phase.ENDED, how="unsent"), "Entered unsent"),
+        (JobSnapshot(1, STORED, Phase.ENDED, since=7, end="doubt"), "Entered Creating doubt"),
+        (JobSnapshot(1, STORED, Phase.ENDED, end="unsent"), "Entered unsent"),
         (
-            JobSnapshot(1, ORDER, Phase.RUNNING, None, "task-1", 7),
+            JobSnapshot(1, STORED, Phase.RUNNING, None, "task-1", 7),
             "Entered Creating doubt Created",
         ),
-        (JobSnapshot(1, ORDER, Phase.CREATING, since=7), "Entered Creating doubt Creating"),
-        (JobSnapshot(1, ORDER, Phase.ENDED, "file", how="unsent"), "Entered unsent Uploaded"),
+        (JobSnapshot(1, STORED, Phase.CREATING, since=7), "Entered Creating doubt Creating"),
+        (JobSnapshot(1, STORED, Phase.ENDED, "file", end="unsent"), "Entered unsent Uploaded"),
         (
-            JobSnapshot(1, ORDER, Phase.ENDED, None, "task-1", 7, "lost"),
+            JobSnapshot(1, STORED, Phase.ENDED, None, "task-1", 7, "lost"),
             "Entered Creating Created done lost",
         ),
         (
-            JobSnapshot(1, ORDER, Phase.DONE, None, "task-1", 7, "done"),
+            JobSnapshot(1, STORED, Phase.DONE, None, "task-1", 7, "done"),
             "Entered Creating Created lost done",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_words_come_to_this(expected: JobSnapshot, line: str) -> None:
-    """A job is known as its words say, one after another."""
-    memory = JournalState.fold(spelled(line))
+def test_entries_add_up_to_this_state(expected: JobSnapshot, line: str) -> None:
+    """The state of a job is what its entries say, one after another."""
+    state = JournalState.fold(entries_named(line))
 
-    assert {1: expected} == memory.live
-    assert 1 == memory.last
+    assert {1: expected} == state.live
+    assert 1 == state.last
 
 
 @pytest.mark.parametrize(
     ("over", "delete", "line"),
     [
-        (True, False, "Entered failed Told"),
-        (True, False, "Entered Creating doubt Told"),
-        (True, False, "Entered Creating Created done Told"),
-        (True, False, "Entered Creating Created done Saved Told"),
-        (True, True, "Entered Creating Created failed Told"),
+        (True, False, "Entered failed Reported"),
+        (True, False, "Entered Creating doubt Reported"),
+        (True, False, "Entered Creating Created done Reported"),
+        (True, False, "Entered Creating Created done Saved Reported"),
+        (True, True, "Entered Creating Created failed Reported"),
         # What was never saved is never deleted.
-        (True, True, "Entered Creating Created done Told"),
-        (False, True, "Entered Creating Created done Saved Told"),
+        (True, True, "Entered Creating Created done Reported"),
+        (False, True, "Entered Creating Created done Saved Reported"),
         (False, True, "Entered Creating Created done Saved Deleted"),
-        (True, True, "Entered Creating Created done Saved Deleted Told"),
-        (True, True, "Entered Creating Created done Saved Told Deleted"),
+        (True, True, "Entered Creating Created done Saved Deleted Reported"),
+        (True, True, "Entered Creating Created done Saved Reported Deleted"),
     ],
 )
 def test_a_job_is_over_when_nothing_is_left_to_do(over: bool, delete: bool, line: str) -> None:
-    """Its end was told, and what was to be deleted is; then it is known no longer."""
-    memory = JournalState.fold(spelled(line, order(delete=delete)))
+    """A job is over once its end was reported and its copies are deleted; then it is dropped."""
+    state = JournalState.fold(entries_named(line, stored(delete=delete)))
 
-    assert over == (not memory.live)
-    assert 1 == memory.last
+    assert over == (not state.live)
+    assert 1 == state.last
 
 
-def test_what_is_over_is_told_once_more() -> None:
-    """The last word gives what was known, for whoever keeps a finished job's task."""
-    memory = JournalState.fold(spelled("Entered Creating Created done"))
+def test_the_last_entry_returns_the_state() -> None:
+    """The last entry returns the final state, for the index of finished jobs."""
+    state = JournalState.fold(entries_named("Entered Creating Created done"))
 
-    known = memory.receive(Told(1, 9))
+    snapshot = state.receive(Reported(1, 9))
 
-    assert ("task-1", True, True) == (known.task_id, known.told, known.over)
-    assert {} == memory.live
+    assert ("task-1", True, True) == (snapshot.task_id, snapshot.reported, snapshot.over)
+    assert {} == state.live
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        *("Uploaded", "Told", "done", "Entered Entered", "Entered Told", "Entered Saved"),
+        *("Uploaded", "Reported", "done", "Entered Entered", "Entered Reported", "Entered Saved"),
         *("Entered NotCreated", "Entered Created", "Entered Returned", "Entered Deleted"),
         *("Entered done", "Entered lost", "Entered doubt", "Entered Creating Uploaded"),
-        *("Entered Creating done", "Entered Creating lost", "Entered Creating Told"),
+        *("Entered Creating done", "Entered Creating lost", "Entered Creating Reported"),
         "Entered Creating Created Creating",
         "Entered Creating Created unsent",
         "Entered Creating Created doubt",
-        "Entered Creating Created Told",
+        "Entered Creating Created Reported",
         "Entered Creating Created done Creating",
         "Entered Creating Created done Deleted",
         "Entered Creating Created done doubt",
         "Entered Creating Created failed Saved",
-        "Entered failed Told Told",
+        "Entered failed Reported Reported",
         # Without a task there is no result.
         "Entered unsent done",
         "Entered Creating doubt done",
         "Entered Creating Created Returned failed done",
     ],
 )
-def test_words_that_cannot_follow_change_nothing(line: str) -> None:
-    """Such a word raises, and the memory is as it was."""
-    *before, last = spelled(line)
-    memory = JournalState.fold(before)
+def test_entries_that_cannot_follow_change_nothing(line: str) -> None:
+    """An illegal entry raises, and the state stays as it was."""
+    *before, last = entries_named(line)
+    state = JournalState.fold(before)
 
     with pytest.raises(IllegalEntry, match=str(last.job)):
-        memory.receive(last)
+        state.receive(last)
 
-    assert JournalState.fold(before) == memory
-    assert JournalState.fold(before).last == memory.last
+    assert JournalState.fold(before) == state
+    assert JournalState.fold(before).last == state.last
 
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_jobs_are_numbered_from_one(number: int) -> None:
-    """No other number comes in."""
+    """A job with another number is refused."""
     with pytest.raises(IllegalEntry):
-        JournalState.fold([Entered(number, 0, ORDER)])
+        JournalState.fold([Entered(number, 0, STORED)])
 
 
 @pytest.mark.parametrize("end", ["lost", "failed"])
 def test_another_task_has_other_pictures(end: str) -> None:
-    """A job that was saved and is created anew is neither saved nor deleted: its new copies are
-    not deleted before its new pictures are on the disk.
+    """A saved job that is created again is neither saved nor deleted: the new copies stay until the
+    new results are on the disk.
     """
     line = f"Entered Creating Created done Saved Deleted {end} Creating Created done"
 
-    memory = JournalState.fold(spelled(line, order(delete=True)))
+    state = JournalState.fold(entries_named(line, stored(delete=True)))
 
-    assert (False, False) == (memory.live[1].saved, memory.live[1].deleted)
+    assert (False, False) == (state.live[1].saved, state.live[1].deleted)
     with pytest.raises(IllegalEntry):
-        memory.receive(Deleted(1, 9))
+        state.receive(Deleted(1, 9))
 
 
-def test_memories_are_compared_by_what_lives() -> None:
-    """Two that know the same are equal, however they came to it; nothing else equals one."""
-    told = JournalState.fold([*spelled("Entered failed Told"), Entered(2, 0, ORDER)])
+def test_states_are_compared_by_their_live_jobs() -> None:
+    """States with the same live jobs are equal, whatever their entries; nothing else equals one."""
+    state_after = JournalState.fold(
+        [*entries_named("Entered failed Reported"), Entered(2, 0, STORED)]
+    )
 
-    assert JournalState.fold([Entered(2, 0, ORDER)]) == told
-    assert JournalState() != told
-    assert told.live != told
+    assert JournalState.fold([Entered(2, 0, STORED)]) == state_after
+    assert JournalState() != state_after
+    assert state_after.live != state_after
     with pytest.raises(TypeError):
-        hash(told)
+        hash(state_after)
 
 
-def test_jobs_live_in_the_order_in_which_they_came() -> None:
-    """Whatever is said of them later."""
-    memory = JournalState.fold(Entered(number, 0, ORDER) for number in (2, 1, 3))
-    memory.receive(Creating(1, 0))
-    memory.receive(Uploaded(2, 0, "f"))
+def test_live_jobs_are_in_the_order_of_submission() -> None:
+    """Later entries do not change the order of jobs."""
+    state = JournalState.fold(Entered(number, 0, STORED) for number in (2, 1, 3))
+    state.receive(Creating(1, 0))
+    state.receive(Uploaded(2, 0, "f"))
 
-    assert [2, 1, 3] == list(memory.live)
+    assert [2, 1, 3] == list(state.live)
 
 
 class Histories(RuleBasedStateMachine):
-    """Any words in any order, of which the illegal ones are refused; and what a disk would hold."""
+    """Any entries in any order: illegal ones are refused, and the file folds to the same state."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = JournalState()
-        self.said: list[JournalEntry] = []
+        self.state = JournalState()
+        self.appended: list[JournalEntry] = []
         self.kept: list[JournalEntry] = []
 
     @rule(job=st.integers(1, 3), place=st.integers(0, 99))
-    def says(self, job: int, place: int) -> None:
-        """One of the words that may follow."""
-        given = order(delete=place % 2 == 1, sure=place % 3 > 0)
-        may = [word for word in words(job, place, given) if self._legal(word)]
-        word = may[place % len(may)]
-        known = self.memory.receive(word)
-        self.said.append(word)
-        self.kept.append(word)
-        if known.over:
+    def appends(self, job: int, place: int) -> None:
+        """Append one of the entries that may follow."""
+        given = stored(delete=place % 2 == 1, sure=place % 3 > 0)
+        may = [entry for entry in entries(job, place, given) if self._legal(entry)]
+        entry = may[place % len(may)]
+        snapshot = self.state.receive(entry)
+        self.appended.append(entry)
+        self.kept.append(entry)
+        if snapshot.over:
             self.kept = [kept for kept in self.kept if kept.job != job]
 
-    def _legal(self, word: JournalEntry) -> bool:
+    def _legal(self, entry: JournalEntry) -> bool:
         try:
-            self.memory.after(word)
+            self.state.after(entry)
         except IllegalEntry:
             return False
         return True
 
     @rule(job=st.integers(1, 3))
-    def is_told_nonsense(self, job: int) -> None:
-        """Each of the words that may not follow."""
-        before, last = dict(self.memory.live), self.memory.last
-        for word in words(job):
-            if not self._legal(word):
+    def refuses_illegal_entries(self, job: int) -> None:
+        """Try each of the entries that may not follow."""
+        before, last = dict(self.state.live), self.state.last
+        for entry in entries(job):
+            if not self._legal(entry):
                 with pytest.raises(IllegalEntry):
-                    self.memory.receive(word)
-        assert before == self.memory.live
-        assert last == self.memory.last
+                    self.state.receive(entry)
+        assert before == self.state.live
+        assert last == self.state.last
 
     @invariant()
-    def the_past_folds_to_the_present(self) -> None:
-        assert self.memory == JournalState.fold(self.said)
+    def all_entries_fold_to_the_state(self) -> None:
+        assert self.state == JournalState.fold(self.appended)
 
     @invariant()
-    def what_is_kept_folds_to_the_present(self) -> None:
-        assert self.memory == JournalState.fold(decode(*encode(word)) for word in self.kept)
-        assert list(self.memory.live) == list(JournalState.fold(self.kept).live)
+    def kept_entries_fold_to_the_state(self) -> None:
+        assert self.state == JournalState.fold(decode(*encode(entry)) for entry in self.kept)
+        assert list(self.state.live) == list(JournalState.fold(self.kept).live)
 
     @invariant()
-    def what_is_known_makes_sense(self) -> None:
-        for known in self.memory.live.values():
-            assert not known.over
-            assert (known.phase in {Phase.DONE, Phase.ENDED}) == (known.how is not None)
-            assert (known.phase is Phase.DONE) == (known.how == "done")
-            if known.phase in {Phase.RUNNING, Phase.DONE}:
-                assert known.task_id is not None
-            if known.phase in {Phase.ENTERED, Phase.CREATING}:
-                assert known.task_id is None
-            assert known.saved or not known.deleted
+    def live_jobs_are_consistent(self) -> None:
+        for snapshot in self.state.live.values():
+            assert not snapshot.over
+            assert (snapshot.phase in {Phase.DONE, Phase.ENDED}) == (snapshot.end is not None)
+            assert (snapshot.phase is Phase.DONE) == (snapshot.end == "done")
+            if snapshot.phase in {Phase.RUNNING, Phase.DONE}:
+                assert snapshot.task_id is not None
+            if snapshot.phase in {Phase.ENTERED, Phase.CREATING}:
+                assert snapshot.task_id is None
+            assert snapshot.saved or not snapshot.deleted
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=60, stateful_step_count=60)
+TestHistories.settings = settings(max_examples=examples(30), stateful_step_count=30)
 
 
-# On the disk.
+# As rows of a file.
 
 
-@given(any_words)
-def test_words_come_back_as_they_were(word: JournalEntry) -> None:
-    """What is taken apart is put together again, and is plain ASCII meanwhile."""
-    job, at, kind, text = encode(word)
+@given(any_entries)
+def test_entries_survive_encoding(entry: JournalEntry) -> None:
+    """Decoding gives what was encoded, and the encoded form is plain ASCII."""
+    job, at, kind, text = encode(entry)
 
-    assert word == decode(job, at, kind, text)
+    assert entry == decode(job, at, kind, text)
     assert (kind + text).isascii()
 
 
-def test_every_kind_of_word_is_written_differently() -> None:
-    """The table of words is complete, and a word's class is its kind."""
-    assert set(WORDS) == {encode(word)[2] for word in words(1)}
-    assert {type(word) for word in words(1)} == set(WORDS.values())
+@pytest.mark.parametrize(
+    ("expected", "entry"),
+    [
+        (("Uploaded", '{"file_id":"f"}'), Uploaded(1, 7, "f")),
+        (("Creating", "{}"), Creating(1, 7)),
+        (("NotCreated", "{}"), NotCreated(1, 7)),
+        (("Created", '{"task_id":"t"}'), Created(1, 7, "t")),
+        (("Returned", "{}"), Returned(1, 7)),
+        (("Ended", '{"how":"lost"}'), Ended(1, 7, "lost")),
+        (("Saved", "{}"), Saved(1, 7)),
+        (("Told", "{}"), Reported(1, 7)),
+        (("Deleted", "{}"), Deleted(1, 7)),
+        (
+            (
+                "Entered",
+                '{"order":{"identity":"' + "ab" * 32 + '","sure":true,"stem":"me",'
+                '"feature":"ai-smile","units":1.0,"outputs":1,'
+                '"parameters":[["expression","closed_mouth_smile"]],"key":null,"kind":"path",'
+                '"place":"/photos/me.jpg","digest":"' + "cd" * 32 + '","save_to":null,'
+                '"delete":false}}',
+            ),
+            Entered(1, 7, STORED),
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_format_of_a_file_does_not_change(
+    expected: tuple[str, str], entry: JournalEntry
+) -> None:
+    """Format 1 is what version 0.1 wrote, whatever the classes are called here."""
+    assert (1, 7, *expected) == encode(entry)
+    assert entry == decode(1, 7, *expected)
 
 
-def facts(**changes: object) -> dict[str, object]:
-    """An order as it is written, but for `changes`; `...` leaves a field out."""
-    held = {**attrs.asdict(ORDER), **changes}
+def test_every_kind_of_entry_has_a_name() -> None:
+    """The table of entry types is complete, and each type is encoded by its name in it."""
+    assert set(ENTRY_TYPES) == {encode(entry)[2] for entry in entries(1)}
+    assert {type(entry) for entry in entries(1)} == set(ENTRY_TYPES.values())
+
+
+def stored_fields(**changes: object) -> dict[str, object]:
+    """Return the fields of a stored job with `changes`; `...` leaves a field out."""
+    held = {**attrs.asdict(STORED), **changes}
     return {name: value for name, value in held.items() if value is not ...}
 
 
@@ -361,9 +403,9 @@ def facts(**changes: object) -> dict[str, object]:
         ("no number", (True, 1, "Told", "{}")),
         ("no number", (1, "1", "Told", "{}")),
         ("no number", (1, 1.0, "Told", "{}")),
-        ("job 1 has a word of an unknown kind", (1, 1, "Bought", "{}")),
-        ("job 1 has a word of an unknown kind", (1, 1, None, "{}")),
-        ("job 1 has a word of an unknown kind", (1, 1, b"Told", "{}")),
+        ("job 1 has an entry of an unknown kind", (1, 1, "Bought", "{}")),
+        ("job 1 has an entry of an unknown kind", (1, 1, None, "{}")),
+        ("job 1 has an entry of an unknown kind", (1, 1, b"Told", "{}")),
         ("Told of job 3 is no JSON", (3, 1, "Told", "")),
         ("Told of job 3 is no JSON", (3, 1, "Told", "{")),
         ("Told of job 3 is no JSON", (3, 1, "Told", b"{}")),
@@ -379,7 +421,7 @@ def facts(**changes: object) -> dict[str, object]:
     ids=lambda value: repr(value)[:40],
 )
 def test_damage_is_named(expected: str, row: tuple[object, object, object, object]) -> None:
-    """What is no word says what is wrong, and quotes nothing of it."""
+    """The error for a bad row says what is wrong, and quotes nothing."""
     with pytest.raises(Damaged, match=expected) as caught:
         decode(*row)
 
@@ -419,45 +461,47 @@ def test_damage_is_named(expected: str, row: tuple[object, object, object, objec
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_damage_in_an_order_is_named(expected: str, change: dict[str, object]) -> None:
-    """An order is taken as a whole or not at all."""
-    text = json.dumps({"order": facts(**change)})
+def test_damage_in_a_stored_job_is_named(expected: str, change: dict[str, object]) -> None:
+    """A stored job is read completely or not at all."""
+    text = json.dumps({"order": stored_fields(**change)})
 
     with pytest.raises(Damaged, match=f"Entered of job 3: {expected}"):
         decode(3, 1, "Entered", text)
 
 
-cells = json_values | st.binary() | st.sampled_from(sorted(WORDS)) | json_values.map(json.dumps)
+cells = (
+    json_values | st.binary() | st.sampled_from(sorted(ENTRY_TYPES)) | json_values.map(json.dumps)
+)
 
 
 @given(cells, cells, cells, cells)
-@example(1, 1, "Entered", json.dumps({"order": facts(units=10**400)}))
+@example(1, 1, "Entered", json.dumps({"order": stored_fields(units=10**400)}))
 def test_any_garbage_is_damage(job: object, at: object, kind: object, text: object) -> None:
-    """Whatever stands in a row, it is a word or it is damaged."""
+    """Any row is an entry or damaged."""
     try:
-        word = decode(job, at, kind, text)
+        entry = decode(job, at, kind, text)
     except Damaged:
         return
-    assert word == decode(*encode(word))
+    assert entry == decode(*encode(entry))
 
 
 @given(st.sampled_from([field.name for field in attrs.fields(StoredJob)]), json_values)
-def test_any_garbage_in_an_order_is_damage(name: str, value: object) -> None:
-    """Whatever one field of an order holds, it is one that can be put to use, or is damaged."""
+def test_any_garbage_in_a_stored_job_is_damage(name: str, value: object) -> None:
+    """Any value in a field of a stored job is usable or damaged."""
     try:
-        word = decode(1, 1, "Entered", json.dumps({"order": facts(**{name: value})}))
+        entry = decode(1, 1, "Entered", json.dumps({"order": stored_fields(**{name: value})}))
     except Damaged:
         return
-    assert isinstance(word, Entered)
-    assert bytes.fromhex(word.order.identity)
-    assert 0 <= word.order.units < math.inf
-    assert word == decode(*encode(word))
+    assert isinstance(entry, Entered)
+    assert bytes.fromhex(entry.stored.identity)
+    assert 0 <= entry.stored.units < math.inf
+    assert entry == decode(*encode(entry))
 
 
-@given(any_words, st.data())
-def test_a_torn_record_is_damage_or_a_word(word: JournalEntry, data: st.DataObject) -> None:
-    """A text that was cut off or overwritten is never half a word."""
-    job, at, kind, text = encode(word)
+@given(any_entries, st.data())
+def test_a_torn_row_is_damaged(entry: JournalEntry, data: st.DataObject) -> None:
+    """A text that was cut off or overwritten never gives an entry."""
+    job, at, kind, text = encode(entry)
     place = data.draw(st.integers(0, len(text) - 1))
     torn = data.draw(st.sampled_from([text[:place], text[:place] + "\0" + text[place + 1 :]]))
 
@@ -465,13 +509,13 @@ def test_a_torn_record_is_damage_or_a_word(word: JournalEntry, data: st.DataObje
         decode(job, at, kind, torn)
 
 
-def known_places(memory: JournalState) -> Iterable[str]:
-    return (repr(known) for known in memory.live.values())
+def snapshot_reprs(state: JournalState) -> Iterable[str]:
+    return (repr(snapshot) for snapshot in state.live.values())
 
 
-def test_a_repr_tells_no_path_and_no_file() -> None:
-    """What goes into logs names neither where a picture lies nor what it is called there."""
-    shown = " ".join(known_places(JournalState.fold(spelled("Entered Uploaded"))))
+def test_a_repr_shows_no_path_and_no_file_id() -> None:
+    """A repr, which may be logged, shows neither the path of a picture nor its file id."""
+    shown = " ".join(snapshot_reprs(JournalState.fold(entries_named("Entered Uploaded"))))
 
     assert "/photos" not in shown
     assert "'file'" not in shown

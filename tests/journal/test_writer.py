@@ -27,17 +27,18 @@ from perfect_async._journal.model import (
     JournalEntry,
     JournalState,
     Phase,
+    Reported,
     Saved,
-    Told,
     Uploaded,
 )
-from perfect_async._journal.sqlite import Entry, SqliteJournal
+from perfect_async._journal.sqlite import Row, SqliteJournal
 from perfect_async._journal.writer import JournalWriter
 from perfect_async.errors import JournalError
-from tests.journal.test_model import ORDER, order
+from tests.journal.test_model import STORED, stored
 from tests.journal.test_sqlite import NOW, SECOND, tempfile
 from tests.support import virtual_time
 from tests.support.sandboxed import client, vendor
+from tests.support.searching import examples
 from tests.support.virtual_time import hanging
 
 
@@ -50,13 +51,13 @@ def now() -> int:
 
 
 class Disk:
-    """In place of a `SqliteJournal`: a disk that fails or hangs when it is told to."""
+    """Stands in for a `SqliteJournal`: a disk that fails or hangs on demand."""
 
     def __init__(self) -> None:
-        self.memory = JournalState()
+        self.state = JournalState()
         self.past = ((SECOND, 3),)
         self.seq = self.job = 7
-        self.words: list[JournalEntry] = []
+        self.entries: list[JournalEntry] = []
         self.windows: list[list[tuple[int, int]]] = []
         self.commits: list[int] = []
         self.finished: dict[str, tuple[str, int]] = {}
@@ -85,7 +86,7 @@ class Disk:
                 pass
 
         await anyio.to_thread.run_sync(through)
-        await settled()
+        await idle()
 
     def _wait(self) -> None:
         if not self.free.is_set():
@@ -94,18 +95,18 @@ class Disk:
         if self.failing is not None:
             raise JournalError(self.failing)
 
-    def commit(self, entries: Iterable[Entry], window: Iterable[tuple[int, int]], _: int) -> None:
+    def commit(self, rows: Iterable[Row], window: Iterable[tuple[int, int]], _: int) -> None:
         with self._alone():
             self._wait()
-            fresh = [entry for entry in entries if entry.seq > self.seq]
-            for entry in fresh:
-                self.seq = entry.seq
-                self.words.append(entry.word)
-                if isinstance(entry.word, Created):
-                    self.tasks[entry.word.task_id] = entry.known.since
-                if entry.finished:
-                    order = entry.known.order
-                    self.finished[order.identity] = str(entry.known.task_id), entry.known.since
+            fresh = [row for row in rows if row.seq > self.seq]
+            for row in fresh:
+                self.seq = row.seq
+                self.entries.append(row.entry)
+                if isinstance(row.entry, Created):
+                    self.tasks[row.entry.task_id] = row.snapshot.since
+                if row.finished:
+                    stored = row.snapshot.stored
+                    self.finished[stored.identity] = str(row.snapshot.task_id), row.snapshot.since
             self.commits.append(len(fresh))
             self.windows.append(list(window))
 
@@ -115,7 +116,7 @@ class Disk:
             task_id, created = self.finished.get(identity, (None, 0))
             return task_id if created >= since else None
 
-    def ids(self, since: int) -> frozenset[str]:
+    def task_ids(self, since: int) -> frozenset[str]:
         with self._alone():
             self._wait()
             return frozenset(one for one, created in self.tasks.items() if created >= since)
@@ -131,12 +132,12 @@ class Disk:
             self.closed = True
 
     def disk(self) -> JournalState:
-        """What the words on it come to."""
-        return JournalState.fold(self.words)
+        """Return the state that the entries on it add up to."""
+        return JournalState.fold(self.entries)
 
 
 @asynccontextmanager
-async def scribe(disk: Disk | SqliteJournal) -> AsyncIterator[JournalWriter]:
+async def running_writer(disk: Disk | SqliteJournal) -> AsyncIterator[JournalWriter]:
     """A journal on `disk` whose writer runs."""
     journal = JournalWriter(disk, now)  # type: ignore[arg-type]
     async with anyio.create_task_group() as group:
@@ -147,96 +148,96 @@ async def scribe(disk: Disk | SqliteJournal) -> AsyncIterator[JournalWriter]:
             group.cancel_scope.cancel()
 
 
-async def settled() -> None:
+async def idle() -> None:
     """Until nothing more happens without time passing."""
     await asyncio.sleep(0.001)
 
 
 def enter(journal: JournalWriter) -> int:
-    number = journal.number()
-    journal.note(Entered(number, now(), ORDER))
+    number = journal.next_number()
+    journal.append(Entered(number, now(), STORED))
     return number
 
 
 async def create(journal: JournalWriter, number: int) -> None:
     await journal.write(Creating(number, now()))
-    journal.note(Created(number, now(), f"task-{number}"))
+    journal.append(Created(number, now(), f"task-{number}"))
 
 
 def finish(journal: JournalWriter, number: int) -> None:
-    journal.note(Ended(number, now(), "done"))
-    journal.note(Told(number, now()))
+    journal.append(Ended(number, now(), "done"))
+    journal.append(Reported(number, now()))
 
 
 # What waits and what does not.
 
 
 async def test_what_must_be_on_the_disk_is_awaited() -> None:
-    """`write` returns when its word and all before it are there; then it holds."""
+    """`write` returns when its entry and all before it are on the disk; then it is applied."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number = enter(journal)
         writing = asyncio.ensure_future(journal.write(Creating(number, now())))
         await asyncio.sleep(0)
-        assert Phase.ENTERED is journal.memory.live[number].phase
+        assert Phase.ENTERED is journal.state.live[number].phase
         await writing
 
-        assert [Entered, Creating] == [type(word) for word in disk.words]
-        assert Phase.CREATING is journal.memory.live[number].phase
-        assert journal.memory == disk.disk()
+        assert [Entered, Creating] == [type(entry) for entry in disk.entries]
+        assert Phase.CREATING is journal.state.live[number].phase
+        assert journal.state == disk.disk()
 
 
 async def test_the_rest_is_written_soon() -> None:
-    """`note` holds at once and waits for nothing; what is noted together is one transaction."""
+    """`append` applies at once and waits for nothing; one transaction takes all entries."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         numbers = [enter(journal) for _ in range(5)]
-        assert [8, 9, 10, 11, 12] == numbers == list(journal.memory.live)
-        assert [] == disk.words
-        await settled()
+        assert [8, 9, 10, 11, 12] == numbers == list(journal.state.live)
+        assert [] == disk.entries
+        await idle()
 
     assert [5] == disk.commits
-    assert journal.memory == disk.disk()
+    assert journal.state == disk.disk()
 
 
-async def test_a_word_that_cannot_follow_is_not_written() -> None:
-    """It raises where it is said, and nothing of it comes to the disk."""
+async def test_an_entry_that_cannot_follow_is_not_written() -> None:
+    """An illegal entry raises at once, and never comes to the disk."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number = enter(journal)
         with pytest.raises(IllegalEntry):
-            journal.note(Told(number, now()))
+            journal.append(Reported(number, now()))
         with pytest.raises(IllegalEntry):
             await journal.write(Saved(number, now()))
         await create(journal, number)
-        await settled()
+        await idle()
 
-    assert journal.memory == disk.disk()
-    assert [Entered, Creating, Created] == [type(word) for word in disk.words]
+    assert journal.state == disk.disk()
+    assert [Entered, Creating, Created] == [type(entry) for entry in disk.entries]
 
 
 async def test_requests_are_written_within_two_seconds() -> None:
     """The window follows by itself, not at every request."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         journal.window = lambda: [(0, 4)]
         began = clock()
         for _ in range(20):
-            journal.used()
+            journal.request_sent()
             await asyncio.sleep(0.2)
         await asyncio.sleep(3)
 
     assert began + 7 == pytest.approx(clock())
     assert 2 <= len(disk.windows) <= 3
     assert all([(0, 4)] == window for window in disk.windows)
-    assert [] == disk.words
+    assert [] == disk.entries
 
 
-async def test_a_word_does_not_wait_for_requests() -> None:
-    """Requests may wait, what is said beside them may not."""
+async def test_an_entry_does_not_wait_for_requests() -> None:
+    """An entry is written at once although the window of requests may wait."""
     disk = Disk()
-    async with scribe(disk) as journal:
-        journal.used()
+    async with running_writer(disk) as journal:
+        journal.request_sent()
         await asyncio.sleep(0.5)
         began = clock()
         number = enter(journal)
@@ -249,7 +250,7 @@ async def test_what_the_former_process_used_is_handed_on() -> None:
     journal = JournalWriter(Disk(), now)  # type: ignore[arg-type]
 
     assert ((SECOND, 3),) == journal.past
-    assert 8 == journal.number()
+    assert 8 == journal.next_number()
     assert [] == list(journal.window())
 
 
@@ -260,67 +261,67 @@ async def test_a_finished_job_is_known_before_it_is_written() -> None:
     """Asked for at once, its task is found; afterwards by what is on the disk."""
     disk = Disk()
     disk.free.clear()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number = enter(journal)
         since = now()
         creating = asyncio.ensure_future(create(journal, number))
-        await settled()
+        await idle()
         disk.free.set()
         await creating
-        await settled()
+        await idle()
         disk.free.clear()
         finish(journal, number)
-        assert "task-8" == await journal.lookup(ORDER.identity, since)
+        assert "task-8" == await journal.lookup(STORED.identity, since)
         other = asyncio.ensure_future(journal.lookup("ab", since))
-        await settled()
+        await idle()
         disk.free.set()
         assert await other is None
-        assert frozenset({"task-8"}) == await journal.ids(since)
-        await settled()
+        assert frozenset({"task-8"}) == await journal.task_ids(since)
+        await idle()
 
-        assert "task-8" == await journal.lookup(ORDER.identity, since)
-        assert await journal.lookup(ORDER.identity, since + 60 * SECOND) is None
+        assert "task-8" == await journal.lookup(STORED.identity, since)
+        assert await journal.lookup(STORED.identity, since + 60 * SECOND) is None
         assert {} == journal._finished
 
 
 async def test_living_tasks_are_known() -> None:
     """`ids` names what runs as well as what has ended."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         one, two = enter(journal), enter(journal)
         await create(journal, one)
-        assert frozenset({"task-8"}) == await journal.ids(0)
+        assert frozenset({"task-8"}) == await journal.task_ids(0)
         await create(journal, two)
         finish(journal, one)
-        assert frozenset({"task-8", "task-9"}) == await journal.ids(0)
+        assert frozenset({"task-8", "task-9"}) == await journal.task_ids(0)
 
 
 async def test_a_dropped_task_is_not_found() -> None:
     """Also one that had just ended."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number = enter(journal)
         await create(journal, number)
         finish(journal, number)
         await journal.drop("task-8")
 
-        assert await journal.lookup(ORDER.identity, 0) is None
-        assert frozenset({"task-8"}) == await journal.ids(0)
+        assert await journal.lookup(STORED.identity, 0) is None
+        assert frozenset({"task-8"}) == await journal.task_ids(0)
 
 
 async def test_what_is_deleted_is_not_found() -> None:
     """A job whose copies at the vendor are gone leaves nothing to be fetched."""
     disk = Disk()
-    async with scribe(disk) as journal:
-        number = journal.number()
-        journal.note(Entered(number, now(), order(delete=True)))
+    async with running_writer(disk) as journal:
+        number = journal.next_number()
+        journal.append(Entered(number, now(), stored(delete=True)))
         await create(journal, number)
-        for word in (Ended(number, now(), "done"), Saved(number, now()), Deleted(number, now())):
-            journal.note(word)
-        journal.note(Told(number, now()))
+        for entry in (Ended(number, now(), "done"), Saved(number, now()), Deleted(number, now())):
+            journal.append(entry)
+        journal.append(Reported(number, now()))
 
-        assert await journal.lookup(ORDER.identity, 0) is None
-        assert {} == journal.memory.live
+        assert await journal.lookup(STORED.identity, 0) is None
+        assert {} == journal.state.live
 
 
 # A disk that hangs.
@@ -329,7 +330,7 @@ async def test_what_is_deleted_is_not_found() -> None:
 async def test_a_disk_that_hangs_holds_up_who_awaits_it_and_nobody_else() -> None:
     """For a minute nothing is created; what is noted, asked and polled goes on."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number, other = enter(journal), enter(journal)
         await create(journal, number)
         disk.free.clear()
@@ -337,69 +338,69 @@ async def test_a_disk_that_hangs_holds_up_who_awaits_it_and_nobody_else() -> Non
         waits = asyncio.ensure_future(journal.write(Creating(other, now())))
         for _ in range(60):
             await asyncio.sleep(1)
-            journal.used()
+            journal.request_sent()
             assert not waits.done()
         # Polled for and ended meanwhile, at its time.
-        journal.note(Ended(number, now(), "done"))
+        journal.append(Ended(number, now(), "done"))
         assert began + 60 == clock()
         await disk.let_go()
         await waits
-        await settled()
+        await idle()
 
-    assert journal.memory == disk.disk()
+    assert journal.state == disk.disk()
     assert [Ended, Creating] == sorted(
-        {type(word) for word in disk.words[-2:]}, key=lambda kind: kind.__name__, reverse=True
+        {type(entry) for entry in disk.entries[-2:]}, key=lambda kind: kind.__name__, reverse=True
     )
 
 
 async def test_who_no_longer_waits_changes_nothing() -> None:
     """A cancelled write is written all the same, and holds then: it may be in the disk's hands."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number = enter(journal)
-        await settled()
+        await idle()
         disk.free.clear()
         with anyio.move_on_after(5):
             await journal.write(Creating(number, now()))
-        assert Phase.ENTERED is journal.memory.live[number].phase
+        assert Phase.ENTERED is journal.state.live[number].phase
         await disk.let_go()
 
-        assert Phase.CREATING is journal.memory.live[number].phase
-        assert journal.memory == disk.disk()
+        assert Phase.CREATING is journal.state.live[number].phase
+        assert journal.state == disk.disk()
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("reported", [True, False])
 @pytest.mark.parametrize("fails", [True, False])
-async def test_a_job_may_end_while_its_creation_is_being_written(told: bool, fails: bool) -> None:
-    """Its client went: what is said after the write follows it, on the disk as in memory."""
+async def test_a_job_may_end_while_its_creation_is_written(reported: bool, fails: bool) -> None:
+    """Entries after an abandoned write follow it, on the disk as in the state."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number = enter(journal)
-        await settled()
+        await idle()
         disk.free.clear()
         if fails:
             disk.failing = "The disk is full."
         with anyio.move_on_after(5):
             await journal.write(Creating(number, now()))
-        journal.note(Ended(number, now(), "unsent"))
-        if told:
-            journal.note(Told(number, now()))
+        journal.append(Ended(number, now(), "unsent"))
+        if reported:
+            journal.append(Reported(number, now()))
         await disk.let_go()
         disk.failing = None
         await asyncio.sleep(10)
 
-        assert journal.memory == disk.disk()
-        assert told == (number not in journal.memory.live)
+        assert journal.state == disk.disk()
+        assert reported == (number not in journal.state.live)
         other = enter(journal)
         await create(journal, other)
 
 
 async def test_closing_does_not_wait_for_ever() -> None:
-    """A disk that hangs gets five seconds, then whoever waits is told, and it is logged."""
+    """A disk that hangs gets five seconds; then waiting callers fail, and it is logged."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number = enter(journal)
-        await settled()
+        await idle()
         disk.free.clear()
         waits = asyncio.ensure_future(journal.write(Creating(number, now())))
         await asyncio.sleep(1)
@@ -423,21 +424,21 @@ async def test_closing_waits_although_it_is_cancelled() -> None:
         await journal.aclose()
 
     assert disk.closed
-    assert journal.memory == disk.disk()
+    assert journal.state == disk.disk()
 
 
 async def test_what_was_written_as_the_writer_went_is_not_written_twice() -> None:
-    """The writer is cancelled while the disk has its words; closing writes them again."""
+    """The writer is cancelled while the disk has its entries; closing writes them again."""
     disk = Disk()
     disk.free.clear()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         enter(journal)
         await asyncio.sleep(1)
     enter(journal)
     disk.free.set()
     await journal.aclose()
 
-    assert [8, 9] == [word.job for word in disk.words]
+    assert [8, 9] == [entry.job for entry in disk.entries]
     assert 2 == sum(disk.commits)
     assert disk.closed
 
@@ -448,26 +449,26 @@ async def test_what_was_written_as_the_writer_went_is_not_written_twice() -> Non
 async def test_nothing_is_created_that_cannot_be_written_down(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """`write` raises, and it was never said; what happened is kept, and written when it can be."""
+    """`write` raises and drops its entry; applied entries are kept and written later."""
     disk = Disk()
     caplog.set_level(logging.ERROR)
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number, other = enter(journal), enter(journal)
         await create(journal, number)
         disk.failing = "The disk is full."
         for _ in range(3):
             with pytest.raises(JournalError, match="The disk is full"):
                 await journal.write(Creating(other, now()))
-            assert Phase.ENTERED is journal.memory.live[other].phase
-        journal.note(Ended(number, now(), "done"))
+            assert Phase.ENTERED is journal.state.live[other].phase
+        journal.append(Ended(number, now(), "done"))
         assert 1 == len(caplog.records)
         disk.failing = None
         await asyncio.sleep(5.1)
-        assert journal.memory == disk.disk()
+        assert journal.state == disk.disk()
 
         await create(journal, other)
-        await settled()
-        assert journal.memory == disk.disk()
+        await idle()
+        assert journal.state == disk.disk()
         disk.failing = "The disk is full again."
         with pytest.raises(JournalError, match="full again"):
             await journal.write(Creating(enter(journal), now()))
@@ -475,10 +476,10 @@ async def test_nothing_is_created_that_cannot_be_written_down(
 
 
 async def test_every_refusal_is_an_error_of_its_own() -> None:
-    """Two that wait get the same words, not the same exception with both their stacks."""
+    """Two waiting callers get the same message, but not the same exception."""
     disk = Disk()
     disk.failing = "The disk is full."
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         numbers = [enter(journal), enter(journal)]
         waits = [asyncio.ensure_future(journal.write(Creating(n, now()))) for n in numbers]
         errors = await asyncio.gather(*waits, return_exceptions=True)
@@ -500,52 +501,52 @@ async def test_a_failing_disk_is_not_asked_all_the_time() -> None:
     disk.commit = counted  # type: ignore[method-assign,assignment]
     clock_of = asyncio.get_running_loop()
     disk.failing = "The disk is full."
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         enter(journal)
         for _ in range(120):
             await asyncio.sleep(0.5)
-            journal.used()
+            journal.request_sent()
 
     assert 10 <= len(tries) <= 16
 
 
 async def test_one_that_fails_beside_another_does_not_refuse_it() -> None:
-    """Two transactions never run beside each other: what the second one writes, it tells."""
+    """Two transactions never overlap: the failure of one does not fail the other's entries."""
     disk = Disk()
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         one, two = enter(journal), enter(journal)
-        await settled()
+        await idle()
         disk.free.clear()
         disk.failing = "The disk is full."
         first = asyncio.ensure_future(journal.write(Creating(one, now())))
-        await settled()
+        await idle()
         second = asyncio.ensure_future(journal.write(Creating(two, now())))
         dropping = asyncio.ensure_future(journal.drop("task-1"))
-        await settled()
+        await idle()
         await disk.let_go()
         disk.failing = None
         await asyncio.gather(first, second, dropping, return_exceptions=True)
         await asyncio.sleep(10)
 
-        assert journal.memory == disk.disk()
+        assert journal.state == disk.disk()
 
 
 async def test_closing_on_a_full_disk_is_told_and_raises_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The client's end is no place for a surprise: how many words were lost is logged."""
+    """Closing on a full disk raises nothing, and logs how many entries were lost."""
     disk = Disk()
     caplog.set_level(logging.ERROR)
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
         number = enter(journal)
-        await settled()
+        await idle()
     disk.failing = "The disk is full."
-    journal.note(Ended(number, now(), "unsent"))
-    journal.note(Told(number, now()))
+    journal.append(Ended(number, now(), "unsent"))
+    journal.append(Reported(number, now()))
 
     await journal.aclose()
 
-    assert "2 words were not written" in caplog.text
+    assert "2 entries were not written" in caplog.text
 
 
 # On a file.
@@ -564,8 +565,8 @@ async def test_a_journal_is_opened_once(tmp_path: Path) -> None:
 
     await journal.aclose()
     again = await JournalWriter.open(tmp_path / "jobs.db", now=now)
-    assert [number] == list(again.memory.live)
-    assert number + 1 == again.number()
+    assert [number] == list(again.state.live)
+    assert number + 1 == again.next_number()
     await again.aclose()
 
 
@@ -613,7 +614,7 @@ async def test_a_journal_that_cannot_be_named_cannot_be_forgotten(path: object) 
 
 
 async def test_forgetting_leaves_the_window_as_it_is(tmp_path: Path) -> None:
-    """The requests that were sent are sent, whoever sent them is forgotten or not."""
+    """Forgetting finished jobs keeps the window of requests."""
     path = tmp_path / "jobs.db"
     moment = time.time_ns() // 1000
 
@@ -638,30 +639,30 @@ async def test_forgetting_leaves_the_window_as_it_is(tmp_path: Path) -> None:
 # Whatever happens.
 
 
-async def whatever(seed: int, disk: Disk, steps: int) -> JournalWriter:
+async def random_jobs(seed: int, disk: Disk, steps: int) -> JournalWriter:
     """Jobs on their ways, on a disk that now and then hangs or fails, with people who leave."""
     chance = random.Random(seed)
-    async with scribe(disk) as journal:
+    async with running_writer(disk) as journal:
 
         async def job() -> None:
             await asyncio.sleep(chance.random() * 10)
             number = enter(journal)
             try:
                 if chance.random() < 0.5:
-                    journal.note(Uploaded(number, now(), "file"))
+                    journal.append(Uploaded(number, now(), "file"))
                 with anyio.fail_after(chance.choice([0.5, 5, 100])):
                     await journal.write(Creating(number, now()))
                 await asyncio.sleep(chance.random() * 5)
-                journal.note(Created(number, now(), f"task-{number}"))
+                journal.append(Created(number, now(), f"task-{number}"))
                 await asyncio.sleep(chance.random() * 5)
                 how = chance.choice(["done", "failed", "lost"])
-                journal.note(Ended(number, now(), how))  # type: ignore[arg-type]
+                journal.append(Ended(number, now(), how))  # type: ignore[arg-type]
             except (JournalError, TimeoutError):
-                journal.note(Ended(number, now(), "unsent"))
+                journal.append(Ended(number, now(), "unsent"))
             if chance.random() < 0.7:
-                journal.note(Told(number, now()))
+                journal.append(Reported(number, now()))
 
-        async def weather() -> None:
+        async def random_faults() -> None:
             for _ in range(6):
                 await asyncio.sleep(chance.random() * 4)
                 match chance.randrange(4):
@@ -673,10 +674,10 @@ async def whatever(seed: int, disk: Disk, steps: int) -> JournalWriter:
                         disk.failing = None
                         await disk.let_go()
                 if chance.random() < 0.3:
-                    journal.used()
+                    journal.request_sent()
 
         async with anyio.create_task_group() as group:
-            group.start_soon(weather)
+            group.start_soon(random_faults)
             for _ in range(steps):
                 group.start_soon(job)
             await asyncio.sleep(40)
@@ -687,15 +688,15 @@ async def whatever(seed: int, disk: Disk, steps: int) -> JournalWriter:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8))
-@settings(max_examples=40)
-def test_the_disk_comes_to_what_is_known(seed: int, steps: int) -> None:
-    """Whatever fails, hangs and is cancelled: in the end the disk folds to the live memory."""
+@settings(max_examples=examples(40))
+def test_the_disk_folds_to_the_live_state(seed: int, steps: int) -> None:
+    """Whatever fails, hangs and is cancelled: in the end the disk folds to the live state."""
     disk = Disk()
 
-    journal = virtual_time.run(whatever, seed, disk, steps)
+    journal = virtual_time.run(random_jobs, seed, disk, steps)
 
-    assert journal.memory == disk.disk()
-    assert [] == journal._waiting
+    assert journal.state == disk.disk()
+    assert [] == journal._pending
     assert {} == journal._finished
 
 
@@ -716,4 +717,4 @@ async def test_what_a_real_disk_holds_is_what_is_known() -> None:
         again = await JournalWriter.open(folder / "jobs.db", now=now)
         await again.aclose()
 
-    assert journal.memory == again.memory
+    assert journal.state == again.state

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from perfect_async._ratelimit.adaptive import AdaptiveLimit
 from perfect_async._ratelimit.network import LatencyEstimator
 from perfect_async._time import SECOND
+from tests.support.searching import examples
 
 
 def test_before_anything_is_seen() -> None:
@@ -240,7 +241,7 @@ def test_before_a_hundred_are_known() -> None:
     assert 200_000 == network.jitter
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.integers(150_000, SECOND), min_size=300, max_size=500))
 def test_jitter_is_beyond_most(times: list[int]) -> None:
     """Of the last 400, looked at every sixteenth time, 95 of 100 arrive within it."""

@@ -16,10 +16,11 @@ from perfect_async import (
     TaskAbandoned,
 )
 from perfect_async import events as ev
-from perfect_async._journal.journal import JobJournal
+from perfect_async._journal.journal import JobJournal, NullWriter, unrecorded
 from perfect_async._log import type_name
+from perfect_async._runtime.commands import failure_event
 from perfect_async._runtime.driver import Driver
-from perfect_async._runtime.failures import failure_event, given_up, warn_of
+from perfect_async._runtime.failures import given_up, warn_of
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.keys import driver_for, flaw
 from perfect_async._runtime.spec import PLAIN, JobSpec
@@ -47,13 +48,13 @@ async def channel(number: int = 1) -> Channel:
     transport = VendorTransport(
         "https://v.example", KEY, timeouts=timeouts, transport=sandbox.transport()
     )
-    return Channel(number, transport, timeouts, JobJournal(None, lambda: 0))
+    return Channel(number, transport, timeouts, JobJournal(NullWriter(), lambda: 0))
 
 
 async def handle(**known: object) -> JobHandle:
     """A ticket of a job for 1 unit."""
     here = await channel()
-    made = JobHandle(1, ERRAND, here, here.records.nothing())
+    made = JobHandle(1, ERRAND, here, unrecorded())
     for name, value in known.items():
         setattr(made, name, value)
     return made
@@ -187,7 +188,7 @@ async def test_work_beside_that_is_cancelled_takes_nothing_along() -> None:
 
     async with client(vendor()) as c:
         assert c._session is not None
-        c._session.start(work)
+        c._session.driver.start(work)
         assert (await c.run(smile())).images
 
 
@@ -195,7 +196,7 @@ async def test_a_host_that_is_cancelled_before_it_begins() -> None:
     """Nobody waits for a host task that will never run."""
     driver = Driver(Scheduler(Limits(), Polling()), ("who", "where"))
     nowhere = await channel()
-    joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts(), nowhere.records))
+    joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts(), nowhere.journal))
     await asyncio.sleep(0)
     host = next(task for task in asyncio.all_tasks() if task.get_name() == "perfect_async driver")
     host.cancel()
@@ -287,6 +288,6 @@ async def test_a_job_that_the_scheduler_refuses_is_not_kept(
             patch.setattr(c._session.driver.scheduler, "receive", lambda *_: 1 / 0)
             here = c._session.channel
             with pytest.raises(ZeroDivisionError):
-                c._session.driver.registry.enter(here, ERRAND, here.records.nothing(), lambda: None)
+                c._session.driver.registry.enter(here, ERRAND, unrecorded(), lambda: None)
         began = clock()
     assert began == clock()

@@ -449,13 +449,19 @@ def frames(error: BaseException) -> list[str]:
 @pytest.mark.parametrize(
     ("settings", "faults", "latency"),
     [
-        ({"limits": Limits().split(4)}, Faults(hang={"poll": 0.05}), 0.2),
-        ({"limits": Limits().split(4)}, None, 1.5),
-        ({"limits": Limits().split(5)}, None, 0.5),
-        ({"limits": Limits(45)}, Faults(hang={"poll": 0.05}), 0.2),
-        ({"polling": Polling(lease=3.0)}, None, 0.2),
+        pytest.param(
+            *({"limits": Limits().split(4)}, Faults(hang={"poll": 0.05}), 0.2),
+            id="split and hanging",
+        ),
+        pytest.param(
+            *({"limits": Limits().split(4)}, None, 1.5), id="split and far", marks=pytest.mark.long
+        ),
+        pytest.param(
+            *({"limits": Limits().split(5)}, None, 0.5), id="split in five", marks=pytest.mark.long
+        ),
+        pytest.param({"limits": Limits(45)}, Faults(hang={"poll": 0.05}), 0.2, id="few requests"),
+        pytest.param({"polling": Polling(lease=3.0)}, None, 0.2, id="short lease"),
     ],
-    ids=["split and hanging", "split and far", "split in five", "few requests", "short lease"],
 )
 async def test_a_tight_plan_goes_on(
     settings: dict[str, object], faults: Faults | None, latency: float

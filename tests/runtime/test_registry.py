@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from perfect_async import ClientClosed, Smile, SubmissionInDoubt, TaskAbandoned
-from perfect_async._journal import model as words
+from perfect_async._journal import model as entries
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.errors import RequestRefused
 from tests.support.journaled import Shop, adds_up, creates, done, errors, job, resumed, until
@@ -100,19 +100,19 @@ async def test_jobs_of_another_version(
     shop = Shop(tmp_path, monkeypatch)
     async with shop.client() as c:
         assert c._session is not None
-        journal = c._session.channel.records.journal
-        assert journal is not None
-        order = JobSpec.of(smile(1), None, PLAIN).order()
+        journal = c._session.channel.journal.writer
+        order = JobSpec.of(smile(1), None, PLAIN).stored()
         strange = attrs.evolve(order, feature="ai-hat", identity="ab" * 32)
-        journal.note(words.Entered(journal.number(), 0, strange))
-        journal.note(words.Entered(journal.number(), 0, order))
+        journal.append(entries.Entered(journal.next_number(), 0, strange))
+        journal.append(entries.Entered(journal.next_number(), 0, order))
     async with shop.client() as c:
         assert 1 == len(done(await resumed(c)))
         adds_up(c, shop.sandbox)
     assert ["WARNING"] == [each.levelname for each in caplog.records]
     async with shop.client() as c:
         assert c._session is not None
-        assert ["ai-hat"] == [k.order.feature for k in c._session.channel.records.recovery.values()]
+        left = c._session.channel.journal.recoverable
+        assert ["ai-hat"] == [each.stored.feature for each in left.values()]
 
 
 async def test_failed_before(tmp_path: Path, monkeypatch: MP) -> None:
@@ -120,12 +120,11 @@ async def test_failed_before(tmp_path: Path, monkeypatch: MP) -> None:
     shop = Shop(tmp_path, monkeypatch)
     async with shop.client() as c:
         assert c._session is not None
-        journal = c._session.channel.records.journal
-        assert journal is not None
-        number = journal.number()
-        order = JobSpec.of(smile(1), None, PLAIN).order()
-        journal.note(words.Entered(number, 0, order))
-        journal.note(words.Ended(number, 0, "failed"))
+        journal = c._session.channel.journal.writer
+        number = journal.next_number()
+        order = JobSpec.of(smile(1), None, PLAIN).stored()
+        journal.append(entries.Entered(number, 0, order))
+        journal.append(entries.Ended(number, 0, "failed"))
     async with shop.client() as c:
         assert [RequestRefused] == errors(await resumed(c))
         assert [] == await resumed(c)

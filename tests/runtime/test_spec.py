@@ -1,5 +1,6 @@
 """An errand is its job, and what a journal holds of it makes the same job again."""
 
+import re
 from pathlib import Path
 
 import attrs
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from perfect_async import Avatar, FileId, Job, Smile
 from perfect_async._files.images import inspect
 from perfect_async._journal.model import Entered, StoredJob, decode, encode
-from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec
+from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec, identity
 from perfect_async.errors import JobRefused
 from tests.support.journaled import face
 
@@ -32,10 +33,10 @@ AVATARS = st.builds(
 def test_there_and_back(job: Job, save_to: str | None, delete: bool) -> None:
     """What is written of a job makes the same errand again, in another process too."""
     spec = JobSpec.of(job, None, JobOptions(save_to, delete, (1,)))
-    word = decode(*encode(Entered(1, 0, spec.order())))
-    assert isinstance(word, Entered)
-    assert spec == JobSpec.recalled(word.order, None, (1,))
-    assert job == JobSpec.job_of(word.order, None)
+    entry = decode(*encode(Entered(1, 0, spec.stored())))
+    assert isinstance(entry, Entered)
+    assert spec == JobSpec.recalled(entry.stored, None, (1,))
+    assert job == JobSpec.job_of(entry.stored, None)
 
 
 async def test_a_file(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ async def test_a_file(tmp_path: Path) -> None:
     job = Smile(path)
     picture = await inspect(path, Smile)
     assert picture is not None
-    order = JobSpec.of(job, picture, PLAIN).order()
+    order = JobSpec.of(job, picture, PLAIN).stored()
     assert ("path", str(path), picture.digest) == (order.kind, order.place, order.digest)
     again = JobSpec.recalled(order, None, ())
     assert (None, None) == (again.source, again.picture)
@@ -54,7 +55,7 @@ async def test_a_file(tmp_path: Path) -> None:
 async def test_bytes() -> None:
     """Bytes are not kept; once they are uploaded the file stands for them."""
     picture = await inspect(face(1), Smile)
-    order = JobSpec.of(Smile(face(1)), picture, PLAIN).order()
+    order = JobSpec.of(Smile(face(1)), picture, PLAIN).stored()
     assert ("bytes", None) == (order.kind, order.place)
     assert b"" == JobSpec.job_of(order, None).source
     assert FileId("f") == JobSpec.recalled(order, "f", ()).source
@@ -65,14 +66,14 @@ def test_a_signed_url() -> None:
     signed = Smile("https://a.example/b.jpg?X-Amz-Signature=SECRET")
     spec = JobSpec.of(signed, None, PLAIN)
     assert not spec.sure
-    assert ("url", None) == (spec.order().kind, spec.order().place)
-    assert "SECRET" not in repr(spec.order())
+    assert ("url", None) == (spec.stored().kind, spec.stored().place)
+    assert "SECRET" not in repr(spec.stored())
     assert JobSpec.of(attrs.evolve(signed, key="k"), None, PLAIN).sure
 
 
 def order(**changes: object) -> StoredJob:
     """What is written of a smile, with `changes`."""
-    made = JobSpec.of(Smile("https://a.example/b.jpg"), None, PLAIN).order()
+    made = JobSpec.of(Smile("https://a.example/b.jpg"), None, PLAIN).stored()
     return attrs.evolve(made, **changes)  # type: ignore[arg-type]
 
 
@@ -90,4 +91,108 @@ def test_known_by_its_id() -> None:
     spec = JobSpec.attached(Smile, "t")
     assert (None, False, 1.0) == (spec.job, spec.sure, spec.units)
     with pytest.raises(AssertionError):
-        spec.order()
+        spec.stored()
+
+
+# Identities.
+
+
+def test_the_identity_is_the_same_in_every_version() -> None:
+    """Files and journals hold identities: these values are promises."""
+    digest = "0" * 64
+    found = [
+        identity(Smile("me.jpg"), digest)[:16],
+        identity(Avatar("https://example.com/a.jpg", "male_1", 8), None)[:16],
+        identity(Smile(FileId("f")), None)[:16],
+        identity(Smile("me.jpg", key="user 7"), None)[:16],
+    ]
+    assert ["1bfd3f725ce959d2", "f3c22288127eba47", "aaa65b7a058628c6", "889b6c52a26c0eac"] == found
+
+
+def test_one_job_one_identity() -> None:
+    """The place of a picture does not matter, nor whether it comes as a file or as bytes."""
+    digest = "a" * 64
+
+    assert identity(Smile("a/me.jpg"), digest) == identity(Smile(b"..."), digest)
+    assert re.fullmatch("[0-9a-f]{64}", identity(Smile("me.jpg"), digest))
+
+
+def test_different_jobs_differ() -> None:
+    """Picture, parameters, feature, kind of source: each makes another job."""
+    a, b = "a" * 64, "b" * 64
+    jobs: list[tuple[Job, str | None]] = [
+        (Smile("x"), a),
+        (Smile("x"), b),
+        (Smile("x", "closed_mouth_smile"), a),
+        (Avatar("x", "male_1"), a),
+        (Avatar("x", "male_2"), a),
+        (Avatar("x", "male_1", 5), a),
+        (Smile(FileId("a" * 64)), None),
+        (Smile(FileId("https://example.com/a")), None),
+        (Smile("https://example.com/a"), None),
+        (Smile("https://example.com/b"), None),
+        (Smile("x", key="a"), a),
+        (Smile("x", key="b"), a),
+        (Avatar("x", "male_1", key="a"), a),
+    ]
+
+    assert len(jobs) == len({identity(job, digest) for job, digest in jobs})
+
+
+def test_a_key_is_the_whole_identity() -> None:
+    """With a key of the user's own neither picture nor parameters count, and none is needed."""
+    one = identity(Smile("a.jpg", key="user 7"), None)
+
+    assert one == identity(Smile("b.jpg", "closed_mouth_smile", key="user 7"), "b" * 64)
+
+
+def test_an_identity_needs_the_picture() -> None:
+    """Without its bytes a picture of ours has no identity."""
+    with pytest.raises(TypeError, match="needs the digest"):
+        identity(Smile("me.jpg"), None)
+
+
+S3 = "X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Date=D&X-Amz-Expires=7200&X-Amz-Signature="
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (f"https://s3/me.jpg?{S3}1", f"https://s3/me.jpg?{S3}2&X-Amz-Security-Token=t"),
+        (f"https://s3/me.jpg?{S3}1", "https://s3/me.jpg"),
+        (f"https://s3/me.jpg?versionId=1&{S3}1", f"https://s3/me.jpg?{S3}2&versionId=1"),
+        ("https://gcs/me.jpg?X-Goog-Signature=1", "https://gcs/me.jpg?X-Goog-Signature=2"),
+        ("https://cf/me?Expires=1&Signature=a&Key-Pair-Id=K", "https://cf/me?Expires=2&Policy=p"),
+        (
+            "https://az/me?sv=1&se=2&sr=b&sp=r&sig=x",
+            "https://az/me?sv=2&se=3&sr=b&sp=r&sig=y&sip=1",
+        ),
+        ("https://x/me.jpg#a", "https://x/me.jpg#b"),
+        (" https://x/me.jpg", "https://x/me.jpg "),
+    ],
+)
+def test_a_new_signature_is_no_new_job(one: str, other: str) -> None:
+    """What a signed URL says about its signature is no part of the picture."""
+    assert identity(Smile(one), None) == identity(Smile(other), None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://x/me?id=1", "https://x/me?id=2"),
+        (f"https://s3/me?versionId=1&{S3}1", f"https://s3/me?versionId=2&{S3}1"),
+        ("https://x/get?token=one", "https://x/get?token=two"),
+        ("https://x/get?se=1&sig=x", "https://x/get?se=2&sig=x"),
+        ("https://x/get?sv=1", "https://x/get?sv=2"),
+        ("https://x/a?Signature=1", "https://x/b?Signature=1"),
+    ],
+)
+def test_two_peoples_pictures_are_two_jobs(one: str, other: str) -> None:
+    """A query that may tell pictures apart counts, beside a signature too."""
+    assert identity(Smile(one), None) != identity(Smile(other), None)
+
+
+@given(st.text())
+def test_every_url_has_an_identity(text: str) -> None:
+    """No URL is too broken for an identity, lone surrogates included."""
+    assert re.fullmatch("[0-9a-f]{64}", identity(Smile(f"https://{text}\ud800"), None))

@@ -128,9 +128,8 @@ async def test_the_lifespan() -> None:
 
 
 async def test_no_websockets() -> None:
-    """Other protocols are refused by name."""
-    with pytest.raises(RuntimeError, match="not websocket"):
-        await exchange(Sandbox(), type="websocket")
+    """The handshake of a WebSocket is refused without an exception."""
+    assert [{"type": "websocket.close"}] == await exchange(Sandbox(), type="websocket")
 
 
 def test_durations_of_an_unknown_feature() -> None:

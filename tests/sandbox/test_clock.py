@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from perfect_async.sandbox._clock import Chance, Clock, waits
+from perfect_async.sandbox._clock import Chance, Clock, split_latency
 
 
 async def test_the_clock_is_the_loops() -> None:
@@ -81,7 +81,7 @@ def test_certain_and_impossible() -> None:
 def test_waits_share_one_round_trip() -> None:
     """The arrival lies anywhere between leaving and answer."""
     rng = random.Random(0)
-    pairs = [waits(0.2, 0.1, rng) for _ in range(2000)]
+    pairs = [split_latency(0.2, 0.1, rng) for _ in range(2000)]
     totals = [before + after for before, after in pairs]
     shares = [before / (before + after) for before, after in pairs]
 
@@ -93,5 +93,5 @@ def test_waits_share_one_round_trip() -> None:
 
 
 def test_no_latency_is_no_wait() -> None:
-    """Without latency nothing waits."""
-    assert (0.0, 0.0) == waits(0.0, 0.0, random.Random(0))
+    """Without latency nothing split_latency."""
+    assert (0.0, 0.0) == split_latency(0.0, 0.0, random.Random(0))

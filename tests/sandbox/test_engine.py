@@ -1,12 +1,14 @@
-"""The engine looks at pictures and draws what was asked for."""
+"""The engine: what it rejects, what it draws, and how long it takes."""
 
 import io
+import random
+import statistics
 
 import pytest
 from PIL import Image, ImageChops
 
-from perfect_async.sandbox import portrait
-from perfect_async.sandbox._engine import Picture, flaw, picture_format, render, thumb
+from perfect_async.sandbox import Durations, portrait
+from perfect_async.sandbox._engine import Picture, input_error, picture_format, render, thumb
 from perfect_async.sandbox._portraits import draw_portrait
 
 SMILE_FORMATS = frozenset({"jpeg", "png", "heic"})
@@ -65,7 +67,7 @@ def test_formats_by_the_first_bytes(data: bytes, expected: str | None) -> None:
 )
 def test_flaws(data: bytes | None, expected: str | None) -> None:
     """Size, format and dimensions, as far as they can be read."""
-    assert expected == flaw(picture(data), SMILE_FORMATS)
+    assert expected == input_error(picture(data), SMILE_FORMATS)
 
 
 def test_a_bomb_is_too_large() -> None:
@@ -74,7 +76,7 @@ def test_a_bomb_is_too_large() -> None:
     # Width and height stand at fixed places; the checksum of the header follows them.
     huge = header[:16] + (60_000).to_bytes(4, "big") * 2 + header[24:]
 
-    assert flaw(picture(huge), SMILE_FORMATS) in {None, "error_exceed_max_image_size"}
+    assert input_error(picture(huge), SMILE_FORMATS) in {None, "error_exceed_max_image_size"}
     assert 320 == rendered(huge, TEETH).width
 
 
@@ -155,3 +157,69 @@ def test_thumbs_are_kept() -> None:
     """Each template's thumbnail is drawn once."""
     assert thumb(3) is thumb(3)
     assert thumb(3) != thumb(4)
+
+
+def draws(durations: Durations, count: int = 4000) -> list[float]:
+    rng = random.Random(1)
+    return [durations.draw(rng) for _ in range(count)]
+
+
+def test_the_median_is_the_median() -> None:
+    """Half of the lognormal durations lie below the median."""
+    assert statistics.median(draws(Durations(8.0, 0.35))) == pytest.approx(8.0, rel=0.03)
+
+
+def test_sigma_is_that_of_the_logarithm() -> None:
+    """84 % lie below median times e to the sigma."""
+    found = sorted(draws(Durations(60.0, 0.4)))
+
+    assert found[int(0.8413 * len(found))] == pytest.approx(60 * 1.4918, rel=0.05)
+
+
+def test_low_and_high_clip() -> None:
+    """Nothing is shorter than `low` or longer than `high`."""
+    found = draws(Durations(8.0, 2.0, low=5.0, high=20.0))
+
+    assert (5.0, 20.0) == (min(found), max(found))
+
+
+def test_fixed_is_always_the_same() -> None:
+    """A fixed duration has one value."""
+    assert {3.5} == set(draws(Durations.fixed(3.5), 10))
+
+
+def test_uniform_fills_its_interval() -> None:
+    """Uniform durations reach both ends and stay between them."""
+    found = draws(Durations.uniform(15.0, 40.0))
+
+    assert min(found) >= 15.0
+    assert max(found) <= 40.0
+    assert statistics.mean(found) == pytest.approx(27.5, rel=0.03)
+
+
+def test_of_asks_the_function() -> None:
+    """Any function of a generator can draw."""
+    found = draws(Durations.of(lambda rng: rng.choice([1.0, 240.0])), 50)
+
+    assert {1.0, 240.0} == set(found)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (-1.0, 0.0, 0.0, 9.0),
+        (1.0, -0.1, 0.0, 9.0),
+        (1.0, 0.0, 3.0, 2.0),
+        (1.0, 0.0, -3.0, 9.0),
+    ],
+)
+def test_nonsense_is_refused(numbers: tuple[float, float, float, float]) -> None:
+    """Impossible settings fail where they are written."""
+    with pytest.raises(ValueError, match="urations"):
+        Durations(*numbers)
+
+
+def test_durations_are_values() -> None:
+    """Equal settings are equal, whatever their sampler's repr."""
+    assert Durations(8.0, 0.35) == Durations(8.0, 0.35)
+    assert "Durations(median=8.0, sigma=0.35, low=0.0, high=inf)" == repr(Durations(8.0, 0.35))

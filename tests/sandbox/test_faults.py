@@ -31,9 +31,9 @@ def test_scripts_are_checked() -> None:
     """A script for an unknown kind or with an unknown trick is refused."""
     sandbox = Sandbox()
 
-    with pytest.raises(ValueError, match="no calls of kind 'polls'"):
+    with pytest.raises(ValueError, match="no requests of kind 'polls'"):
         sandbox.script("polls", "drop")
-    with pytest.raises(ValueError, match="no trick 'explode'"):
+    with pytest.raises(ValueError, match="no action 'explode'"):
         sandbox.script("poll", "explode")  # type: ignore[arg-type]
 
 

@@ -11,6 +11,8 @@ from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roo
 
 ENTRY: dict[str, object] = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": 9}
 
+INVALID = "One or more parameters in this request are invalid."
+
 
 async def test_the_answer_is_in_the_requests_order() -> None:
     """Several files come back in order, each with its id and its PUT."""
@@ -158,7 +160,7 @@ async def test_the_older_path_serves_one_feature() -> None:
             "ai-avatar",
         )
 
-    assert [404, 200] == [wrong.status_code, right.status_code]
+    assert [400, 200] == [wrong.status_code, right.status_code]
     assert ["task: file registered for ai-avatar used for ai-smile"] == sandbox.ledger.violations
 
 
@@ -283,23 +285,23 @@ async def test_a_streamed_upload() -> None:
 
 
 async def test_a_file_that_was_never_uploaded() -> None:
-    """A task on bytes that never arrived is a 404, costs nothing, and is noted."""
+    """A task on bytes that never arrived is a 400, costs nothing, and is a violation."""
     sandbox = roomy()
     async with Customer(sandbox) as customer:
         entry = await customer.file()
         body = {"src_file_id": entry["file_id"], "expression_type": TEETH}
         answer = await customer.create(body)
 
-    assert (404, None, "The file was not found.") == error_of(answer)
+    assert (400, None, INVALID) == error_of(answer)
     assert 0 == sandbox.ledger.units_charged
     assert ["task: task on a file whose bytes never arrived"] == sandbox.ledger.violations
 
 
 async def test_an_unknown_file_id() -> None:
-    """An id that was never given out is a 404 and the user's own affair."""
+    """An id that was never given out is a 400, and no violation: users type ids."""
     sandbox = roomy()
     async with Customer(sandbox) as customer:
         answer = await customer.create({"src_file_id": "abc/+=", "expression_type": TEETH})
 
-    assert 404 == answer.status_code
+    assert (400, None, INVALID) == error_of(answer)
     assert [] == sandbox.ledger.violations

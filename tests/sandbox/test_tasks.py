@@ -285,7 +285,7 @@ async def test_deletion() -> None:
         gone = await customer.http.get(url)
         assert (404, True) == (gone.status_code, "NoSuchKey" in gone.text)
         assert 400 == (await customer.poll(task)).status_code
-        assert 404 == (await customer.create(body)).status_code
+        assert 400 == (await customer.create(body)).status_code
         assert 200 == (await customer.http.get(other)).status_code
 
     assert {"deleted": 1, "success": 1} == dict(sandbox.ledger.tasks_by_state)

@@ -6,8 +6,7 @@ import anyio
 import pytest
 
 from perfect_async import Client, Smile, SubmissionInDoubt
-from perfect_async._api.account import Movement
-from perfect_async._api.doubt import SKEW, HistorySearch, Unresolved
+from perfect_async._api.history import SKEW, HistorySearch, Movement, Unresolved
 from perfect_async._time import SECOND
 from perfect_async.sandbox import Sandbox, portrait
 

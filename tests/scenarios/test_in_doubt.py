@@ -9,8 +9,7 @@ import httpx
 import pytest
 
 from perfect_async import Client, Failed, Outcome, PerfectError, Smile, SubmissionInDoubt
-from perfect_async._api.account import Movement
-from perfect_async._api.doubt import HistorySearch, Unresolved
+from perfect_async._api.history import HistorySearch, Movement, Unresolved
 from perfect_async.sandbox import Durations, Faults
 from tests.support.journaled import (
     MINUTE,
@@ -235,7 +234,7 @@ async def test_the_task_of_one_that_has_no_journal(tmp_path: Path, monkeypatch: 
     shop.sandbox.script("task", "lose", "drop")
     async with (
         shop.client() as c,
-        shop.client(journal=None, transport=c._given) as plain,
+        shop.client(journal=None, transport=c._transport) as plain,
     ):
         with pytest.raises(SubmissionInDoubt):
             await plain.run(job(1))

@@ -35,7 +35,16 @@ def names() -> list[str]:
     return [each.name for each in threading.enumerate() if "AnyIO" not in each.name]
 
 
-@pytest.mark.parametrize(("stops", "journal"), [([1000, 3000], False), ([100, 300], True)])
+@pytest.mark.parametrize(
+    ("stops", "journal"),
+    [
+        ([200, 500], False),
+        ([100, 200], True),
+        pytest.param([1000, 3000], False, marks=pytest.mark.long),
+        pytest.param([100, 300], True, marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.timeout(300)
 def test_nothing_grows(
     stops: list[int], journal: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -129,7 +129,7 @@ async def test_as_the_last_one_leaves(tmp_path: Path, monkeypatch: MP) -> None:
         session = c._session
         assert session is not None
         first = await session.enter(smile(1), lambda: None)
-        session.withdraw(first)
+        session.driver.withdraw(first)
         second = await session.enter(smile(1), lambda: None)
         await second.done.wait()
         adds_up(c, shop.sandbox)
@@ -261,9 +261,8 @@ async def test_no_growth(tmp_path: Path, monkeypatch: MP) -> None:
             await asyncio.sleep(5)
             gone.cancel()
             await asyncio.sleep(12 * HOUR)
-        journal = c._session.channel.records.journal
-        assert journal is not None
-        assert 3 >= len(journal.memory.live)
+        journal = c._session.channel.journal.writer
+        assert 3 >= len(journal.state.live)
         adds_up(c, shop.sandbox)
     async with shop.client() as c:
         assert 3 >= len(await resumed(c))

@@ -66,7 +66,9 @@ def number_of(outcome: Outcome) -> int:
 # Any moment.
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.long] * (seed >= 6)) for seed in range(24)]
+)
 async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
     """However often it crashes, each picture ends with its own result, charged once.
 
@@ -332,7 +334,7 @@ async def test_a_client_beside(
     """A client with a journal may close before another one on the same key, and be opened again."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.plain() as other:
-        transport = other._given
+        transport = other._transport
         for number in range(3):
             async with shop.client(transport=transport) as c:
                 await c.run(smile(number))

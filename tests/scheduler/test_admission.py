@@ -12,6 +12,7 @@ from perfect_async.models import Limits
 from perfect_async.scheduler._admission import AdmissionController
 from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
+from tests.support.searching import examples
 
 SECOND = 1_000_000
 GIVE_UP = 600 * SECOND
@@ -478,7 +479,7 @@ def test_it_ends_without_a_trace() -> None:
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 2**32), st.sampled_from([20, 60, 120]), st.floats(2, 60))
 def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median: float) -> None:
     """Whatever ends, is lost or stays, each task keeps its promises for as long as is insured."""

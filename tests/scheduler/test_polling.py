@@ -19,6 +19,7 @@ from perfect_async.scheduler._pacer import Pacer
 from perfect_async.scheduler._polling import LeasePolling, PollQueue, WebhookPolling, strategies
 from tests.scheduler import test_scheduler
 from tests.scheduler.test_scheduler import SECOND, Flight, World, dump
+from tests.support.searching import examples
 
 WEBHOOK = Polling(completion="webhook")
 BOTH = Polling(completion="both")
@@ -554,11 +555,11 @@ class Notifying(test_scheduler.Machine):
 
 
 TestNotifying = Notifying.TestCase
-TestNotifying.settings = settings(max_examples=25, stateful_step_count=20)
-TestNotifying.pytestmark = [pytest.mark.timeout(120)]  # type: ignore[attr-defined]
+TestNotifying.settings = settings(max_examples=examples(12), stateful_step_count=20)
+TestNotifying.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defined]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(10))
 @given(
     seed=st.integers(0, 2**32),
     lost=st.sampled_from([0.0, 0.5, 1.0]),

@@ -31,6 +31,7 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import NEVER, IllegalEvent, Scheduler
+from tests.support.searching import examples
 
 SECOND = 1_000_000
 DOWN = ServiceUnavailable("down")
@@ -470,7 +471,8 @@ class Machine(RuleBasedStateMachine):
         for event in news:
             with pytest.raises(IllegalEvent):
                 scheduler.receive(event, world.now)
-            assert before == dump(scheduler)
+        # Once for all of them: a look at everything costs far more than all the rest.
+        assert before == dump(scheduler)
 
     @rule()
     def only_a_question(self) -> None:
@@ -512,9 +514,9 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=40, stateful_step_count=25)
+TestMachine.settings = settings(max_examples=examples(25), stateful_step_count=20)
 # A failure that is being shrunk must not outlast the gate.
-TestMachine.pytestmark = [pytest.mark.timeout(120)]  # type: ignore[attr-defined]
+TestMachine.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defined]
 
 
 # Bad days, each told in one piece.

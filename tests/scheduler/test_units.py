@@ -10,6 +10,7 @@ from perfect_async.errors import CeilingReached
 from perfect_async.reports import Spending
 from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._units import UnitLedger
+from tests.support.searching import examples
 
 
 def job(units: float = 1.0, *purses: int, ref: int = 1) -> ScheduledJob:
@@ -248,7 +249,7 @@ class Ceilings(RuleBasedStateMachine):
 
 
 TestCeilings = Ceilings.TestCase
-TestCeilings.settings = settings(max_examples=60, stateful_step_count=40)
+TestCeilings.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 @given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))

@@ -38,13 +38,13 @@ from perfect_async import (
 )
 from perfect_async._api.tasks import Request, Response
 from perfect_async._client import retention
-from perfect_async._client.batch import _Place
+from perfect_async._client.batch import _Entry
 from perfect_async._client.recovery import RecoveredJob
-from perfect_async._client.results import AtomicFile
-from perfect_async._files import names
+from perfect_async._files.saving import AtomicFile
 from perfect_async._journal.model import JobSnapshot, Phase
-from perfect_async._journal.sqlite import Entry, SqliteJournal
+from perfect_async._journal.sqlite import Row, SqliteJournal
 from perfect_async._runtime import commands
+from perfect_async._runtime.spec import identity
 from perfect_async._transport.transport import VendorTransport
 from perfect_async.events import FileGrant
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait, serve
@@ -115,13 +115,6 @@ class Told(TypedDict):
 
 
 @attrs.frozen
-class Looked:
-    """A picture as far as its identity goes."""
-
-    digest: str
-
-
-@attrs.frozen
 class Picture:
     """One picture of the test: its face, and how it is handed over."""
 
@@ -156,11 +149,7 @@ class Picture:
         return Avatar(source, TEMPLATE, output_count=OUTPUTS, key=self.key)
 
     def identity(self, folder: Path) -> str:
-        @attrs.frozen
-        class Looked:
-            digest: str
-
-        return names.identity(self.job(folder), Looked(hashlib.sha256(self.data).hexdigest()))
+        return identity(self.job(folder), hashlib.sha256(self.data).hexdigest())
 
 
 # The vendor.
@@ -178,7 +167,7 @@ class Vendor(Sandbox):
         await send({"type": "http.response.body", "body": body})
 
     def told(self) -> Told:
-        tasks = self._vendor._tasks._by_id
+        tasks = self._router._tasks._by_id
         return {
             "tasks": [
                 {
@@ -233,19 +222,19 @@ class Fuse:
 
     def lay(self) -> None:
         """Put it where money moves."""
-        commit, become = SqliteJournal.commit, AtomicFile.become
+        commit, replace = SqliteJournal.commit, AtomicFile.replace
         call, upload = VendorTransport.call, VendorTransport.upload
 
         def committing(
-            file: SqliteJournal, entries: Iterable[Entry], window: list[tuple[int, int]], now: int
+            file: SqliteJournal, entries: Iterable[Row], window: list[tuple[int, int]], now: int
         ) -> None:
             self.passing("before commit")
             commit(file, entries, window, now)
             self.passing("after commit")
 
-        def becoming(part: AtomicFile, target: Path) -> None:
+        def replacing(part: AtomicFile, target: Path) -> None:
             self.passing("before save")
-            become(part, target)
+            replace(part, target)
             self.passing("after save")
 
         async def calling(way: VendorTransport, one: Request, *, within: float) -> Response:
@@ -263,7 +252,7 @@ class Fuse:
             self.passing("after upload")
 
         set_to(SqliteJournal, "commit", committing)
-        set_to(AtomicFile, "become", becoming)
+        set_to(AtomicFile, "replace", replacing)
         set_to(VendorTransport, "call", calling)
         set_to(VendorTransport, "upload", uploading)
 
@@ -292,13 +281,13 @@ class Diary:
         os.write(self._file, json.dumps(facts).encode() + b"\n")
 
 
-def label(known: JobSnapshot) -> str:
+def label(snapshot: JobSnapshot) -> str:
     """Where a kill has left a job."""
-    if known.phase is Phase.ENTERED:
-        return "entered" if known.file_id is None else "uploaded"
-    if known.phase is Phase.DONE:
-        return "told" if known.told else "saved" if known.saved else "done"
-    return known.phase.name.lower()
+    if snapshot.phase is Phase.ENTERED:
+        return "entered" if snapshot.file_id is None else "uploaded"
+    if snapshot.phase is Phase.DONE:
+        return "told" if snapshot.reported else "saved" if snapshot.saved else "done"
+    return snapshot.phase.name.lower()
 
 
 class Worker:
@@ -327,13 +316,12 @@ class Worker:
         )
         async with client:
             assert client._session is not None
-            journal = client._session.channel.records.journal
-            assert journal is not None
-            left = dict(journal.memory.live)
-            labels = {number: label(known) for number, known in left.items()}
+            journal = client._session.channel.journal.writer
+            left = dict(journal.state.live)
+            labels = {number: label(snapshot) for number, snapshot in left.items()}
             self.diary.note(start=self.plan["number"], left=labels)
             self.fuse.passing("opened")
-            self.former = {number: known.order.identity for number, known in left.items()}
+            self.former = {number: snapshot.stored.identity for number, snapshot in left.items()}
             await self.tell(client.resume())
             while self.pictures:
                 # Whatever went wrong was told, and is run again: the user's consent.
@@ -344,7 +332,7 @@ class Worker:
 
     async def tell(self, batch: Batch) -> None:
         """What the user is told, written down before anything else happens."""
-        places: list[_Place] = []
+        places: list[_Entry] = []
         take = batch._take
 
         def taking() -> Outcome | None:
@@ -358,9 +346,9 @@ class Worker:
                 self.fuse.passing("told")
                 await anyio.sleep(self.plan["dawdles"])
 
-    def note(self, place: _Place, outcome: Outcome) -> None:
+    def note(self, place: _Entry, outcome: Outcome) -> None:
         item, error = place.item, outcome.error
-        number = None if place.record is None else place.record.number or None
+        number = None if place.journal_entry is None else place.journal_entry.number or None
         if isinstance(item, RecoveredJob):
             number, identity = item.number, self.former[item.number]
         else:

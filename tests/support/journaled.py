@@ -15,6 +15,7 @@ import pytest
 
 from perfect_async import Batch, Client, Done, Failed, Outcome, Smile, SubmissionInDoubt
 from perfect_async._journal import journal as journal_module
+from perfect_async._journal.writer import JournalWriter
 from perfect_async._runtime import driver
 from perfect_async._transport.transport import HttpTransport
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
@@ -146,11 +147,11 @@ class Shop:
         """
         session = victim._session
         assert session is not None
-        journal = session.channel.records.journal
-        assert journal is not None
+        writer = session.channel.journal.writer
+        assert isinstance(writer, JournalWriter)
         self.crashes += 1
         after = self.folder / f"jobs-{self.crashes}.db"
-        file = journal._file
+        file = writer._file
         with file._lock:
             shutil.copy(self.path, after)
             if (wal := Path(f"{self.path}-wal")).exists():
@@ -246,7 +247,7 @@ def paid(outcomes: Iterable[Outcome], sandbox: Sandbox) -> None:
 
 def drawn(sandbox: Sandbox) -> Counter[int]:
     """How many tasks that gave a picture were charged, by the face that went in."""
-    tasks = sandbox._vendor._tasks._by_id.values()
+    tasks = sandbox._router._tasks._by_id.values()
     good = [task for task in tasks if task.state in {"success", "deleted"}]
     return Counter(seen_in(task.picture.data) for task in good if task.picture.data is not None)
 

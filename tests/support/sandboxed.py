@@ -1,4 +1,4 @@
-"""What the tests of driver, client and batch share: a sandbox that is quick to write down."""
+"""Shared by the tests of driver, client and batch: sandboxes, clients and jobs in few words."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,7 +16,7 @@ EIGHT = {"ai-smile": Durations.fixed(8.0), "ai-avatar": Durations.fixed(40.0)}
 
 
 def vendor(*, faults: Faults | None = None, **settings: object) -> Sandbox:
-    """A sandbox with a round trip of 150 to 200 ms in which a smile takes 8 s, an avatar 40 s."""
+    """Make a sandbox with a round trip of 150 to 200 ms; a smile takes 8 s, an avatar 40 s."""
     return Sandbox(
         **{  # type: ignore[arg-type]
             "latency": 0.15,
@@ -29,41 +29,41 @@ def vendor(*, faults: Faults | None = None, **settings: object) -> Sandbox:
 
 
 def client(sandbox: Sandbox, **settings: object) -> Client:
-    """A client on `sandbox`, unopened."""
+    """Make a client of `sandbox`, unopened."""
     given = {"transport": sandbox.transport(), **settings}
     return Client(KEY, **given)  # type: ignore[arg-type]
 
 
 def smile(number: int = 0) -> Smile:
-    """A smile of a picture at a URL, which needs no upload."""
+    """Make a smile of a picture at a URL, which needs no upload."""
     return Smile(f"https://pictures.example/{number}.jpg", key=str(number))
 
 
 def smiles(count: int) -> Iterator[Smile]:
-    """So many smiles, as a generator."""
+    """Generate so many smiles."""
     return (smile(number) for number in range(count))
 
 
 async def later(jobs: Iterator[Job]) -> AsyncIterator[Job]:
-    """`jobs` as an async generator."""
+    """Yield `jobs` from an async generator."""
     for job in jobs:
         await asyncio.sleep(0)
         yield job
 
 
 def avatar(pictures: int = 4, key: str | None = None) -> Avatar:
-    """An avatar of a picture at a URL."""
+    """Make an avatar of a picture at a URL."""
     url = "https://pictures.example/a.jpg"
     return Avatar(url, template_id=STYLE, output_count=pictures, key=key)
 
 
 def clock() -> float:
-    """The loop's time in seconds."""
+    """Return the loop's time in seconds."""
     return asyncio.get_running_loop().time()
 
 
 class Between(httpx.AsyncBaseTransport):
-    """A transport that asks `change` for an answer first; None lets `inner` give it."""
+    """A transport that asks `change` for an answer first; if that is None, `inner` answers."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The loop in virtual time: what moves its clock, and what must not."""
 
 import asyncio
+import selectors
 import socket
 import threading
 import time
@@ -28,14 +29,12 @@ async def test_starts_away_from_zero() -> None:
     assert START == now()
 
 
-async def test_hours_pass_in_milliseconds() -> None:
-    """A thousand hours of sleep cost next to no real time, and the clock shows them exactly."""
-    began = time.perf_counter()
+async def test_hours_pass_on_the_clock() -> None:
+    """A thousand hours of sleep are over at once, and the clock shows them exactly."""
     for _ in range(1000):
         await anyio.sleep(3600)
 
     assert START + 3_600_000 == now()
-    assert time.perf_counter() - began < 5
 
 
 async def test_clock_lands_on_the_timer() -> None:
@@ -160,7 +159,6 @@ async def test_threads_leave_no_gap() -> None:
 
 async def test_idle_threads_are_not_waited_for() -> None:
     """Threads that have finished, and those that anyio sends home, do not hold the clock."""
-    began = time.perf_counter()
     async with anyio.create_task_group() as group:
         for _ in range(4):
             group.start_soon(anyio.to_thread.run_sync, time.sleep, NAP)
@@ -169,7 +167,6 @@ async def test_idle_threads_are_not_waited_for() -> None:
         await anyio.to_thread.run_sync(int)
 
     assert START + 6000 == now()
-    assert time.perf_counter() - began < 5
 
 
 async def test_hanging_thread_lets_the_clock_go() -> None:
@@ -288,20 +285,45 @@ def test_run_leaves_executor_in_peace() -> None:
     run(main)
 
 
-def test_many_iterations_are_cheap() -> None:
-    """A simulation's hundred thousand timers take seconds at most."""
+def test_an_iteration_asks_the_kernel_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer costs one look at the sockets, and a callback that is ready none."""
+    asked = 0
+    select = selectors.DefaultSelector.select
 
-    async def main() -> None:
+    def counted(
+        selector: selectors.DefaultSelector, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        nonlocal asked
+        asked += 1
+        return select(selector, timeout)
+
+    async def main() -> int:
         loop = asyncio.get_running_loop()
-        for _ in range(100_000):
+        before = asked
+        for _ in range(1000):
             future = loop.create_future()
             loop.call_later(0.1, future.set_result, None)
             await future
+        return asked - before
 
-    began = time.perf_counter()
-    run(main)
+    monkeypatch.setattr(selectors.DefaultSelector, "select", counted)
 
-    assert time.perf_counter() - began < 10
+    assert 1000 == run(main)
+
+
+async def test_blocked() -> None:
+    """While the loop is blocked time passes, and what was due comes afterwards."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    woken: list[float] = []
+    loop.call_later(1, lambda: woken.append(now()))
+
+    loop.block(5)
+    assert [] == woken
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert [START + 5] == woken
 
 
 @pytest.mark.real_time

@@ -192,7 +192,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 def measure(scenario: Scenario, pictures: int = 1) -> Trace:
     """Trace `scenario` in virtual time, after a first time that is not traced."""
     # Imported here and nowhere else: the one place to change when the module moves.
-    from tests import virtual_time
+    from tests.support import virtual_time
 
     tracer = Tracer()
     for tracing in (Tracer(), tracer):

@@ -126,6 +126,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clockwork.now
 
+    def block(self, seconds: float) -> None:
+        """Let time pass while nothing runs, as code does that blocks the loop."""
+        self._clockwork.now += seconds
+
     def close(self) -> None:
         super().close()
         # The reference goes both ways; a loop should not wait for the garbage collector.

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from perfect_async._api.tasks import Request, Response
 from perfect_async._transport import transport as transports
-from perfect_async._transport.transport import VendorTransport
+from perfect_async._transport.transport import VendorTransport, quiet, silence_loggers
 from perfect_async.errors import (
     ApiError,
     BadAnswer,
@@ -965,8 +965,8 @@ async def test_what_is_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(OK, OK, OK, OK, OK) as server:
         transport = over(None, server.base)
         url = f"{server.base}/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F"
-        reply = await transport.call(Request("POST", "/s2s/v2.0/file", (), b"[]"), within=5)
-        await transport.call(CALL, within=5)
+        reply = await transport.call(Request("POST", "/s2s/v2.0/file", (), b"[]"), within=60)
+        await transport.call(CALL, within=60)
         await transport.upload(grant(url), picture)
         await transport.upload(grant(url), picture)
         picture_bytes = await fetched(transport, url)
@@ -1013,7 +1013,7 @@ async def test_nobody_listens() -> None:
         base = server.base
 
     with pytest.raises(ServiceUnavailable, match=r"ConnectError: Connect.*refused") as caught:
-        await over(None, base).call(CALL, within=5)
+        await over(None, base).call(CALL, within=60)
 
     assert caught.value.never_sent
     assert_clean(caught.value)
@@ -1032,7 +1032,7 @@ async def test_no_tls_where_it_is_spoken() -> None:
     async with listening(plain) as port:
         transport = over(None, f"https://127.0.0.1:{port}")
         with pytest.raises(ServiceUnavailable, match=r"ConnectError: TLS") as caught:
-            await transport.call(CALL, within=5)
+            await transport.call(CALL, within=60)
         await transport.aclose()
 
     assert caught.value.never_sent
@@ -1059,7 +1059,7 @@ async def test_an_answer_that_breaks_off(
     async with serving(answer) as server:
         transport = over(None, server.base)
         with pytest.raises(ServiceUnavailable, match=expected) as caught:
-            await transport.call(CALL, within=5)
+            await transport.call(CALL, within=60)
         await transport.aclose()
 
     assert not caught.value.never_sent
@@ -1076,7 +1076,7 @@ async def test_a_silent_server_is_given_up_and_its_connection_dropped() -> None:
         transport = over(None, server.base)
         with pytest.raises(ServiceUnavailable, match="TimeoutError"):
             await transport.call(CALL, within=0.1)
-        await transport.call(CALL, within=5)
+        await transport.call(CALL, within=60)
         await transport.aclose()
 
     assert 2 == server.connections
@@ -1116,11 +1116,83 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("HTTP_PROXY", proxy.base)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         transport = over(None, "http://api.example")
-        assert Response(200, b"{}", "17") == await transport.call(CALL, within=5)
+        assert Response(200, b"{}", "17") == await transport.call(CALL, within=60)
         await transport.aclose()
         transport = over(None, server.base)
-        assert Response(200, b"{}", "17") == await transport.call(CALL, within=5)
+        assert Response(200, b"{}", "17") == await transport.call(CALL, within=60)
         await transport.aclose()
 
     assert proxy.requests[0].startswith(b"GET http://api.example/s2s/v2.0/task/ai-smile/a%2Fb HTTP")
     assert (1, 1) == (len(proxy.requests), len(server.requests))
+
+
+# What is not logged.
+
+LOGGERS = ["httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy", "hpack.hpack"]
+
+
+@pytest.fixture
+def at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    silence_loggers()
+
+
+@pytest.mark.usefixtures("at_debug")
+@pytest.mark.parametrize("name", LOGGERS)
+def test_our_requests_are_not_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What httpx and its parts say while we are at it is dropped."""
+    with quiet():
+        logging.getLogger(name).error("secret")
+
+    assert [] == caplog.messages
+
+
+@pytest.mark.usefixtures("at_debug")
+@pytest.mark.parametrize("name", LOGGERS)
+def test_others_requests_are_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The application's own use of httpx is logged as ever, before and after."""
+    logging.getLogger(name).debug("before")
+    with quiet():
+        pass
+    logging.getLogger(name).debug("after")
+
+    assert ["before", "after"] == caplog.messages
+
+
+@pytest.mark.usefixtures("at_debug")
+def test_other_loggers_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Only these libraries are silenced."""
+    with quiet():
+        logging.getLogger("app").debug("said")
+
+    assert ["said"] == caplog.messages
+
+
+@pytest.mark.usefixtures("at_debug")
+def test_it_ends_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """An error inside does not leave the loggers silent."""
+    with pytest.raises(ZeroDivisionError), quiet(), quiet():
+        _ = 1 / 0
+    logging.getLogger("httpx").info("said")
+
+    assert ["said"] == caplog.messages
+
+
+@pytest.mark.usefixtures("at_debug")
+def test_every_logger_of_httpcore_is_known() -> None:
+    """A part of httpcore that learns to log would be noticed here."""
+    import httpcore  # noqa: F401 -- it makes its loggers
+
+    made = {name for name in logging.root.manager.loggerDict if name.startswith("httpcore.")}
+    filtered = {name for name in made if logging.getLogger(name).filters}
+
+    assert set() == made - filtered
+
+
+@pytest.mark.usefixtures("at_debug")
+def test_the_filter_is_there_once() -> None:
+    """Many clients do not pile up filters."""
+    before = len(logging.getLogger("httpx").filters)
+    silence_loggers()
+
+    assert before == len(logging.getLogger("httpx").filters)

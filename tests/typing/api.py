@@ -386,11 +386,11 @@ async def webhooks(headers: httpx.Headers, scope: list[tuple[bytes, bytes]]) -> 
     assert_type(found.status, Literal["success", "error"] | None)
     assert_type(found.created_at, datetime | None)
 
-    class Desk:
+    class Receiver:
         async def deliver(self, body: bytes, headers: Headers) -> None:
             verify(body, headers, secrets, time.time())
 
-    app: ASGIApp = WebhookApp(Desk())
+    app: ASGIApp = WebhookApp(Receiver())
     async with Sandbox(
         webhook_url="http://127.0.0.1:8000/webhooks/youcam",
         webhook_transport=httpx.ASGITransport(app),

@@ -1,14 +1,144 @@
-"""What the unit history tells of a creation whose answer never came."""
+"""The unit history, and what it says about a creation whose answer never came."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perfect_async._api.account import Movement
-from perfect_async._api.doubt import SKEW, HistorySearch, Unresolved
+from perfect_async._api.history import (
+    SKEW,
+    HistorySearch,
+    Movement,
+    Unresolved,
+    history,
+    read_history,
+)
+from perfect_async._api.tasks import Request, Response
 from perfect_async._time import SECOND
+from perfect_async.errors import BadAnswer, PerfectError, ServiceUnavailable
+from tests.api.test_responses import bodies, json_values
+
+# The request and its answer.
+
+
+def reply(value: object, status: int = 200) -> Response:
+    return Response(status, json.dumps(value).encode(), "17")
+
+
+def test_a_page_is_asked_for() -> None:
+    """The first page names no token, since a null is a 400."""
+    path, size = "/s2s/v1.0/client/credit/history", ("page_size", "30")
+
+    assert Request("GET", path, (size,)) == history(None)
+    assert Request("GET", path, (size, ("starting_token", "n"))) == history("n")
+
+
+def test_an_error_is_raised() -> None:
+    """An answer that is no page is raised as the error that it stands for."""
+    with pytest.raises(ServiceUnavailable):
+        read_history(reply({}, 503))
+
+
+def movement(**changes: object) -> dict[str, object]:
+    moved = [{"id": 1, "amount": -1, "amount_dec": -1.0}]
+    row = {"id": 9, "timestamp": 1_790_812_800_123, "action": "AI Smile", "target_id": "t"}
+    return row | {"info": {"credits": moved}} | changes
+
+
+def test_the_history_is_read() -> None:
+    """A page gives when units of which task moved, in microseconds, and the next page's token."""
+    rows = [
+        movement(),
+        movement(timestamp="1790812800000", action=" ai_avatar--create ", target_id=7),
+        movement(action=None),
+    ]
+
+    found = read_history(reply({"result": {"history": rows, "next_token": "n"}}))
+
+    assert (
+        (
+            Movement(1_790_812_800_123_000, "ai-smile", "t"),
+            Movement(1_790_812_800_000_000, "ai-avatar-create", "7"),
+            Movement(1_790_812_800_123_000, "", "t"),
+        ),
+        "n",
+    ) == found
+
+
+@pytest.mark.parametrize("target_id", [None, "", "  ", ...], ids=repr)
+def test_what_is_no_tasks_movement_is_left_out(target_id: object) -> None:
+    """Units that were bought or ran out have no task, whether that is null, empty or absent."""
+    row = movement(target_id=target_id, timestamp=None)
+    if target_id is ...:
+        del row["target_id"]
+
+    found = read_history(reply({"result": {"history": [row, movement()], "next_token": ""}}))
+
+    assert ((Movement(1_790_812_800_123_000, "ai-smile", "t"),), None) == found
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        ("result is missing", {}),
+        ("result.history is missing", {"result": {}}),
+        (r"result.history\[0\] is not an object", {"result": {"history": ["a"]}}),
+        *(
+            (
+                r"result.history\[1\] has no time or no task",
+                {"result": {"history": [movement(), row]}},
+            )
+            for row in (
+                movement(timestamp=None),
+                movement(timestamp="soon"),
+                movement(timestamp=1.5),
+                movement(target_id=[]),
+                movement(target_id="a\nb"),
+                movement(target_id="a" * 1025),
+            )
+        ),
+    ],
+)
+def test_a_history_with_a_gap_is_no_history(expected: str, value: object) -> None:
+    """The search must not miss a task: a row that cannot be read spoils the page."""
+    with pytest.raises(BadAnswer, match=expected):
+        read_history(reply(value))
+
+
+movements = st.fixed_dictionaries(
+    {"timestamp": json_values | st.integers(), "action": json_values, "target_id": json_values}
+)
+
+
+@given(st.lists(movements))
+def test_any_history_is_read_whole_or_refused(rows: list[dict[str, object]]) -> None:
+    """Of a history that is read, only lines without a task are missing."""
+    try:
+        found, _ = read_history(reply({"result": {"history": rows}}))
+    except BadAnswer:
+        return
+
+    tasks = [row for row in rows if str(row["target_id"] or "").strip() or row["target_id"] == 0]
+    assert len(tasks) == len(found)
+    assert all(line.action.strip("-") == line.action for line in found)
+
+
+@given(
+    st.sampled_from([200, 400, 503]),
+    bodies
+    | st.lists(movements).map(lambda rows: json.dumps({"result": {"history": rows}}).encode()),
+)
+def test_any_page_is_read_or_refused(status: int, content: bytes) -> None:
+    """Whatever the bytes, there are rows or an error of ours."""
+    try:
+        read_history(Response(status, content))
+    except PerfectError as error:
+        assert error.__context__ is None  # noqa: PT017 -- it may also not raise
+
+
+# The search.
 
 SENT = 1_790_000_000 * SECOND
 FEATURES = ("ai-smile", "ai-avatar")
@@ -174,16 +304,18 @@ def test_the_verdict_does_not_depend_on_pages_or_order(
 
 
 @given(histories, st.sets(st.sampled_from("abcd")))
+@example([(0, "b", "ai-smile"), (-6, "b", "ai-avatar")], set())
 def test_adopted_only_if_exactly_one_is_unknown(
     lines: list[tuple[int, str, str]], known: set[str]
 ) -> None:
     """Whatever the history, a task is taken only where no other one can be meant."""
     rows = [row(task_id, after, action) for after, task_id, action in lines]
-    may_be = {
-        line.task_id
+    candidates = [
+        line
         for line in rows
         if line.at >= SENT - SKEW and line.action != "ai-avatar" and line.task_id not in known
-    }
+    ]
+    may_be = {line.task_id for line in candidates}
     asked = search()
     asked.read(rows)
 
@@ -194,10 +326,7 @@ def test_adopted_only_if_exactly_one_is_unknown(
             assert Unresolved.NOTHING is verdict
         case 1:
             [task_id] = may_be
-            first = min(
-                line.at for line in rows if line.task_id == task_id and line.at >= SENT - SKEW
-            )
-            early = first < SENT - 5 * SECOND
+            early = min(line.at for line in candidates) < SENT - 5 * SECOND
             assert (Unresolved.AMBIGUOUS if early else task_id) == verdict
         case _:
             assert Unresolved.AMBIGUOUS is verdict

@@ -5,40 +5,41 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async.sandbox._wire import (
-    Call,
-    Refused,
+from perfect_async.sandbox import Dialect
+from perfect_async.sandbox._http import (
+    ApiError,
+    Request,
     as_list,
     as_object,
-    html_answer,
-    json_answer,
+    html_response,
+    json_response,
     page_of,
 )
 
 
 def test_the_last_of_a_repeated_parameter_counts() -> None:
     """Queries are decoded, blank values kept."""
-    call = Call("GET", "h", "/", "a=1&a=2%20x&b=", {})
+    call = Request("GET", "h", "/", "a=1&a=2%20x&b=", {})
 
     assert {"a": "2 x", "b": ""} == call.parameters()
 
 
 def test_an_envelope_with_and_without_a_code() -> None:
     """`error_code` is there only when there is one."""
-    assert {"status": 404, "error": "x"} == json.loads(Refused(404, "x").answer().body)
+    assert {"status": 404, "error": "x"} == json.loads(ApiError(404, "x").response(Dialect()).body)
     assert {"status": 400, "error": "x", "error_code": "C"} == json.loads(
-        Refused(400, "x", "C").answer().body
+        ApiError(400, "x", "C").response(Dialect()).body
     )
 
 
 def test_json_is_utf8() -> None:
     """Characters go out as they are."""
-    assert '{"a": "缩"}'.encode() == json_answer(200, {"a": "缩"}).body
+    assert '{"a": "缩"}'.encode() == json_response(200, {"a": "缩"}).body
 
 
 def test_a_gateways_page() -> None:
     """HTML with its title, and a delay."""
-    answer = html_answer(502, "502 Bad Gateway", delay=3.0)
+    answer = html_response(502, "502 Bad Gateway", delay=3.0)
 
     assert (502, "text/html", 3.0) == (answer.status, answer.content_type, answer.delay)
     assert b"<h1>502 Bad Gateway</h1>" in answer.body
@@ -54,7 +55,7 @@ def test_objects_and_lists() -> None:
 
 def test_bodies_stay_out_of_reprs() -> None:
     """Megabytes of picture do not flood a failure message."""
-    assert "secret" not in repr(Call("PUT", "h", "/", "", {}, b"secret"))
+    assert "secret" not in repr(Request("PUT", "h", "/", "", {}, b"secret"))
 
 
 @given(st.lists(st.integers(), max_size=60), st.integers(1, 20))
@@ -63,7 +64,7 @@ def test_pages_give_everything_once(items: list[int], size: int) -> None:
     found: list[int] = []
     parameters = {"page_size": str(size)}
     while True:
-        shown, token = page_of(items, parameters, most=20)
+        shown, token = page_of(items, parameters, limit=20)
         found += shown
         if token is None:
             break

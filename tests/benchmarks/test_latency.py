@@ -13,12 +13,11 @@ from perfect_async.sandbox import Durations, Sandbox
 from tests.support.sandboxed import client, clock, smile, vendor
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_a_run_hears_within_an_interval_and_a_round_trip(case: Case) -> None:
     """On an idle client, whatever the interval is and however long the task takes."""
-    heard = await hear(case, seed=11, runs=12)
-    assert 12 == len(heard.delays)
+    heard = await hear(case, seed=11, runs=6)
+    assert 6 == len(heard.delays)
     assert 0 <= min(heard.delays)
     assert max(heard.delays) <= case.interval + ROUND_TRIP + latency.TICK
     assert 0 == heard.problems

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from perfect_async.sandbox import Durations, Faults, LogEntry, Sandbox
-from perfect_async.sandbox._ledger import Ledger
+from perfect_async.sandbox._charges import Ledger
 from tests.sandbox.customer import SMILE, Customer, avatar, roomy
 
 

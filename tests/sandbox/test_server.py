@@ -101,7 +101,7 @@ async def test_a_notification_over_a_socket() -> None:
         durations={"ai-smile": Durations.fixed(0.05)},
         webhook_url=f"http://127.0.0.1:{shop}/webhooks/youcam",
         webhook_secret=secret,
-        webhook_retries=[0.05] * 100,  # the endpoint may be up only later
+        webhook_retries=[0.05] * 2000,  # the endpoint may be up only later
     )
     async with asyncio.TaskGroup() as group:
         shop_task = group.create_task(endpoint.serve())

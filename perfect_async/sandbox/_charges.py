@@ -1,4 +1,4 @@
-"""What the vendor knows afterwards: units, tasks, requests, and what no client should do."""
+"""The ledger: units charged, tasks, requests, and violations of the contract."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import attrs
 
 TaskState = Literal["running", "success", "error", "expired", "timed_out", "deleted"]
 
-# Traffic of the storage hosts is not limited (contract: Limits).
+# The storage hosts have no request limits (contract: Limits).
 UNLIMITED = frozenset({"upload", "result", "thumb"})
 
 
 class LogEntry(NamedTuple):
-    """One arrival: the loop's time in seconds, the kind of call, the HTTP status.
+    """One arrival: the loop's time in seconds, the kind of request, the HTTP status.
 
     `status` is 0 when no answer was sent.
     """
@@ -30,9 +30,10 @@ class LogEntry(NamedTuple):
 class TaskRecord:
     """One task as the vendor sees it now; times are the loop's, in seconds.
 
-    `state` stays `"running"` until the end was *reported* to a poll, because an end that nobody
-    asked for is worth nothing. `ended_at` is that report, or the moment the lease ran out.
-    `duration` is what the engine needs (infinite when `stuck`), `polls` the accepted ones.
+    `state` stays `"running"` until a poll *reported* the end: an end that nobody polled is lost
+    with the lease. `ended_at` is that report, or the moment the lease ran out. `duration` is
+    what the engine needs (infinite when `stuck`); `polls` counts the accepted ones.
+    `charged` and `refunded` say what became of its `units`.
     """
 
     task_id: str = attrs.field(repr=lambda text: f"{text[:8]!r}...")
@@ -48,6 +49,8 @@ class TaskRecord:
     file_name: str | None
     params: Mapping[str, object] = attrs.field(repr=False)
     error: str | None = None
+    charged: bool = True
+    refunded: bool = False
 
 
 @attrs.frozen
@@ -55,8 +58,8 @@ class WebhookRecord:
     """One attempt to send a notification; `time` is the loop's, in seconds, at its leaving.
 
     `webhook_id` is the same for a duplicate and at every `attempt`, which counts from 1. `answer`
-    is the HTTP status: 0 if none came in time, 204 and 500 for a receiver inside the process that
-    returns and raises. `error` is what it or the way to it raised, as text.
+    is the HTTP status: 0 if none came in time; a receiver inside the process gives 204 when it
+    returns and 500 when it raises. `error` is the exception of the receiver or the transport.
     """
 
     time: float
@@ -70,11 +73,11 @@ class WebhookRecord:
 
 @attrs.define(eq=False, repr=False)
 class Ledger:
-    """Live: every reading is as of now (outside a running loop, as of the last arrival).
+    """Live counters: each property is as of now (outside a running loop, of the last arrival).
 
-    - `requests`, `refused`: calls that arrived, and those answered 429, by kind.
-    - `violations`: one sentence for everything that a correct client never does.
-    - `log`: every arrival in order, for checks of windows.
+    - `requests`, `refused`: requests that arrived, and those answered 429, by kind.
+    - `violations`: one sentence for each thing that a correct client never does.
+    - `log`: every arrival in order, to check request limits.
     - `webhooks`: every attempt to send a notification, in the order in which they ended.
     """
 
@@ -93,44 +96,45 @@ class Ledger:
 
     @property
     def tasks_by_state(self) -> Counter[str]:
-        """How many tasks are in each state."""
+        """The number of tasks in each state."""
         return Counter(task.state for task in self._tasks())
 
     @property
     def units_charged(self) -> int:
-        """Units debited at creation, whatever became of the tasks."""
-        return sum(task.units for task in self._tasks())
+        """Units charged, whatever became of the tasks."""
+        return sum(task.units for task in self._tasks() if task.charged)
 
     @property
     def units_returned(self) -> int:
-        """Units given back, which is done when an engine failure is reported."""
-        return sum(task.units for task in self._tasks() if task.state == "error")
+        """Units refunded, which happens when a poll reports a failure of the engine."""
+        return sum(task.units for task in self._tasks() if task.refunded)
 
     @property
     def units_wasted(self) -> int:
-        """Units kept for tasks that gave nothing: the lease ran out, or the vendor timed out.
+        """Units kept for tasks without a result: the lease ran out, or the vendor timed out.
 
-        A creation whose answer was lost belongs here once its lease is over, and so does a
-        stuck task that the client gave up.
+        Includes creations whose answer was lost and stuck tasks that the client gave up, once
+        their lease is over.
         """
-        return sum(t.units for t in self._tasks() if t.state in {"expired", "timed_out"})
+        lost = {"expired", "timed_out"}
+        return sum(task.units for task in self._tasks() if task.charged and task.state in lost)
 
     @property
     def balance(self) -> float:
-        """Units left: what there was, less charged, plus returned."""
+        """Units left: those at the start, less charged, plus returned."""
         return self._balance()
 
     def max_in_window(self, period: float) -> int:
-        """The most limited calls, refused ones included, that arrived within `period` seconds."""
+        """Return the most limited requests, refused ones included, within `period` seconds."""
         times = [entry.time for entry in self.log if entry.kind not in UNLIMITED]
-        # Half open, as the sliding window is; the tolerance is below the clock's microsecond.
+        # Half open, as the sliding window; the tolerance is below the clock's microsecond.
         return max(
             (i + 1 - bisect_right(times, t - period + 1e-7) for i, t in enumerate(times)),
             default=0,
         )
 
     def __repr__(self) -> str:
-        """For a person, and for the message of a failed assertion."""
+        """Summarise the ledger for a person and for failed assertions."""
         states = ", ".join(f"{n} {state}" for state, n in sorted(self.tasks_by_state.items()))
         refused = sum(self.refused.values())
         return (

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlencode
 import attrs
 
 from ._clock import Clock
-from ._wire import Answer, Call
+from ._http import Request, Response
 
 Store = Literal["uploads", "results"]
 
@@ -33,25 +33,25 @@ class StorageError(Exception):
         self.text = text
         self.violation = violation
 
-    def answer(self) -> Answer:
-        """The XML on the wire."""
+    def response(self) -> Response:
+        """Return the XML error."""
         body = (
             '<?xml version="1.0" encoding="UTF-8"?>\n'
             f"<Error><Code>{self.code}</Code><Message>{self.text}</Message></Error>"
         )
-        return Answer(self.status, body.encode(), "application/xml")
+        return Response(self.status, body.encode(), "application/xml")
 
 
 def no_such_key() -> StorageError:
-    """The 404 of an object that is not there, or not there any more."""
+    """Return the 404 of an object that does not exist, or no longer."""
     return StorageError(404, "NoSuchKey", "The specified key does not exist.")
 
 
 @attrs.define
-class Links:
-    """Signs paths on the storage hosts and checks what comes back.
+class UrlSigner:
+    """Signs paths on the storage hosts and verifies the URLs of incoming requests.
 
-    With an `origin` one port serves everything, and the stores are paths of it.
+    With an `origin` one port serves everything, and the stores are paths of this origin.
     """
 
     origin: str | None
@@ -60,23 +60,23 @@ class Links:
     _clock: Clock
     _count: int = 0
 
-    def place(self, call: Call) -> tuple[Store, str] | None:
-        """The store and the decoded path in it, or `None` when the call is the API's."""
+    def place(self, request: Request) -> tuple[Store, str] | None:
+        """Return the store and the decoded path in it, or `None` for an API request."""
         for store, host in HOSTS.items():
             if self.origin is None:
-                if call.host.partition(":")[0] == host:
-                    return store, unquote(call.path)
-            elif call.path.startswith(f"/_{store}/"):
-                return store, unquote(call.path.removeprefix(f"/_{store}"))
+                if request.host.partition(":")[0] == host:
+                    return store, unquote(request.path)
+            elif request.path.startswith(f"/_{store}/"):
+                return store, unquote(request.path.removeprefix(f"/_{store}"))
         return None
 
     def plain(self, store: Store, path: str) -> str:
-        """An unsigned URL, with the path exactly as given."""
+        """Return an unsigned URL with the path exactly as given."""
         base = f"https://{HOSTS[store]}" if self.origin is None else f"{self.origin}/_{store}"
         return base + path
 
     def sign(self, method: str, store: Store, path: str, headers: tuple[str, ...] = ()) -> str:
-        """A URL for one method on one path, good for `lifetime` seconds, different each time."""
+        """Return a URL for one method on one path, valid for `lifetime` seconds, new each time."""
         now = self._clock.wall(self._clock.now())
         self._count += 1
         stamp = time.strftime(_STAMP, time.gmtime(now))
@@ -92,25 +92,25 @@ class Links:
         query["X-Amz-Signature"] = self._signature(method, store, path, query)
         return f"{self.plain(store, quote(path))}?{urlencode(query)}"
 
-    def check(self, call: Call, store: Store, path: str) -> None:
-        """Refuse what the storage refuses: a foreign signature, another method, a late call."""
-        if "authorization" in call.headers:
+    def check(self, request: Request, store: Store, path: str) -> None:
+        """Refuse what the storage refuses: a foreign signature, another method, a late request."""
+        if "authorization" in request.headers:
             raise StorageError(
                 400,
                 "InvalidArgument",
                 "Only one auth mechanism allowed.",
                 f"Authorization header sent to the {store} host",
             )
-        query = call.parameters()
+        query = request.parameters()
         given = query.pop("X-Amz-Signature", "")
         if not hmac.compare_digest(
-            given.encode(), self._signature(call.method, store, path, query).encode()
+            given.encode(), self._signature(request.method, store, path, query).encode()
         ):
             raise StorageError(
                 403,
                 "SignatureDoesNotMatch",
                 "The request signature we calculated does not match the signature you provided.",
-                f"{call.method} on the {store} host with a URL that was not given for it",
+                f"{request.method} on the {store} host with a URL that was not given for it",
             )
         signed = timegm(time.strptime(query["X-Amz-Date"], _STAMP))
         if self._clock.wall(self._clock.now()) > signed + float(query["X-Amz-Expires"]):

@@ -9,7 +9,13 @@ from perfect_async import Client, Done, Failed, Outcome, Polling, Smile, TaskAba
 from perfect_async.models import Completion
 from perfect_async.sandbox import Durations, Faults, WebhookFaults
 from tests.support.sandboxed import FACE, avatar, client, clock, smile, smiles
-from tests.support.told import SECRET, Shop, customer, opened, shop
+from tests.support.webhooks import (
+    SECRET,
+    Endpoint,
+    client_of,
+    make_endpoint,
+    open_client,
+)
 
 LIKE_SMILES = {"ai-smile": Durations(8.0, 0.35), "ai-avatar": Durations(60.0, 0.4)}
 TROUBLE = [
@@ -27,27 +33,27 @@ async def all_of(c: Client, count: int) -> list[Outcome]:
         return [outcome async for outcome in batch]
 
 
-def nothing_was_lost(here: Shop, count: int) -> None:
-    assert {"success": count} == dict(here.sandbox.ledger.tasks_by_state)
-    assert {} == dict(here.sandbox.ledger.refused)
-    assert [] == here.sandbox.ledger.violations
+def nothing_was_lost(endpoint: Endpoint, count: int) -> None:
+    assert {"success": count} == dict(endpoint.sandbox.ledger.tasks_by_state)
+    assert {} == dict(endpoint.sandbox.ledger.refused)
+    assert [] == endpoint.sandbox.ledger.violations
 
 
 async def test_one_picture_is_heard_of_at_once() -> None:
-    """With a secret and nothing else said, the end is heard of as it is announced."""
-    here = shop(durations={"ai-smile": Durations.fixed(13.3)})
-    async with opened(here) as c:
+    """With a secret and nothing else message, the end is heard of as it is announced."""
+    endpoint = make_endpoint(durations={"ai-smile": Durations.fixed(13.3)})
+    async with open_client(endpoint) as c:
         await c.run(smile())
 
-    assert [0.2] == pytest.approx(here.waits(), abs=0.2)
-    nothing_was_lost(here, 1)
+    assert [0.2] == pytest.approx(endpoint.delays(), abs=0.2)
+    nothing_was_lost(endpoint, 1)
 
 
 @pytest.mark.parametrize("kind", ["smile", "avatar"])
 async def test_two_requests_a_picture(kind: str) -> None:
     """With webhooks alone nothing is asked between a creation and its notification."""
-    here = shop(lifts=True, durations=LIKE_SMILES)
-    async with opened(here, "webhook") as c:
+    endpoint = make_endpoint(lifts=True, durations=LIKE_SMILES)
+    async with open_client(endpoint, "webhook") as c:
         jobs = [
             Smile(FACE, key=str(n)) if kind == "smile" else avatar(1, str(n)) for n in range(60)
         ]
@@ -58,105 +64,109 @@ async def test_two_requests_a_picture(kind: str) -> None:
     registered = {"register": 3} if kind == "smile" else {}
     assert {**registered, "submit": 60, "poll": 60} == dict(statistics.requests)
     assert (60, 0, 0) == (statistics.done, statistics.failed, statistics.late)
-    assert here.waits()[-1] < 3
-    nothing_was_lost(here, 60)
+    assert endpoint.delays()[-1] < 3
+    nothing_was_lost(endpoint, 60)
 
 
 @pytest.mark.parametrize("completion", ["webhook", "both"])
 @pytest.mark.parametrize("faults", TROUBLE, ids=lambda faults: repr(faults)[14:60])
 async def test_whatever_the_vendor_says(faults: WebhookFaults, completion: Completion) -> None:
     """Early, late, double, out of order or lost: every picture comes, and no limit is met."""
-    here = shop(faults, lifts=completion == "webhook", durations=LIKE_SMILES)
-    async with opened(here, completion) as c:
+    endpoint = make_endpoint(faults, lifts=completion == "webhook", durations=LIKE_SMILES)
+    async with open_client(endpoint, completion) as c:
         outcomes = await all_of(c, 30)
 
     assert all(outcome.ok for outcome in outcomes)
-    assert here.asked() <= 30 * (3.2 if completion == "webhook" else 4)
-    nothing_was_lost(here, 30)
+    assert endpoint.polls() <= 30 * (3.2 if completion == "webhook" else 4)
+    nothing_was_lost(endpoint, 30)
 
 
 async def test_polls_hear_as_without_webhooks() -> None:
     """Notifications that come late or never cost no time beside polls."""
     took: list[float] = []
     for completion in ("poll", "both"):
-        here = shop(WebhookFaults(delayed=0.5, delay_seconds=60, lost=0.3), durations=LIKE_SMILES)
-        async with opened(here, completion) as c:
+        endpoint = make_endpoint(
+            WebhookFaults(delayed=0.5, delay_seconds=60, lost=0.3), durations=LIKE_SMILES
+        )
+        async with open_client(endpoint, completion) as c:
             began = clock()
             assert all(outcome.ok for outcome in await all_of(c, 60))
             took.append(clock() - began)
-        nothing_was_lost(here, 60)
+        nothing_was_lost(endpoint, 60)
 
     assert took[1] < 1.1 * took[0]
 
 
 async def test_a_slow_notification_does_not_delay_the_next() -> None:
     """After pictures that were announced, one whose word is late is found by its polls."""
-    here = shop()
-    async with opened(here) as c:
+    endpoint = make_endpoint()
+    async with open_client(endpoint) as c:
         for number in range(3):
             await c.run(smile(number))
-        here.sandbox.webhook_faults = WebhookFaults(lost=1.0)
+        endpoint.sandbox.webhook_faults = WebhookFaults(lost=1.0)
         await c.run(smile(3))
-        assert here.waits()[-1] < 9
+        assert endpoint.delays()[-1] < 9
         # And from then on polls come early again.
         await c.run(smile(4))
 
-    assert here.waits()[-2] < 2.5
+    assert endpoint.delays()[-2] < 2.5
 
 
 async def test_leases_are_kept_beside_webhooks() -> None:
     """Nobody wrote that a webhook lifts the lease, so tasks of a minute are kept alive."""
-    here = shop(durations={"ai-avatar": Durations.fixed(61.0)})
-    async with opened(here) as c, c.batch(avatar(1, str(n)) for n in range(12)) as batch:
+    endpoint = make_endpoint(durations={"ai-avatar": Durations.fixed(61.0)})
+    async with open_client(endpoint) as c, c.batch(avatar(1, str(n)) for n in range(12)) as batch:
         assert all([outcome.ok async for outcome in batch])
 
-    assert 6 * 12 < here.asked()
-    nothing_was_lost(here, 12)
+    assert 6 * 12 < endpoint.polls()
+    nothing_was_lost(endpoint, 12)
 
 
 async def test_a_failure_of_the_engine() -> None:
     """It is made anew and announced anew; one that stays is told, and its units come back."""
     faults = Faults(engine_errors=0.4, engine_error_codes=("error_inference",))
-    here = shop(lifts=True, faults=faults, durations=LIKE_SMILES)
-    async with opened(here, "webhook", engine_retries=1) as c:
+    endpoint = make_endpoint(lifts=True, faults=faults, durations=LIKE_SMILES)
+    async with open_client(endpoint, "webhook", engine_retries=1) as c:
         outcomes = await all_of(c, 40)
         units = c.statistics().units
 
-    created = len(here.sandbox.ledger.tasks)
-    assert 40 < created == here.asked()
+    created = len(endpoint.sandbox.ledger.tasks)
+    assert 40 < created == endpoint.polls()
     assert sum(outcome.ok for outcome in outcomes) == units.charged - units.returned
     assert 0.0 == units.at_stake
-    assert here.waits()[-1] < 3
+    assert endpoint.delays()[-1] < 3
 
 
 async def test_a_task_that_never_ends() -> None:
     """It is asked for once more, given up in time, and its units are named."""
-    here = shop(lifts=True, faults=Faults(stuck=1.0))
-    async with opened(here, None, polling=Polling(completion="webhook", give_up_after=60)) as c:
+    endpoint = make_endpoint(lifts=True, faults=Faults(stuck=1.0))
+    async with open_client(
+        endpoint, None, polling=Polling(completion="webhook", give_up_after=60)
+    ) as c:
         began = clock()
         with pytest.raises(TaskAbandoned) as caught:
             await c.run(smile())
 
     assert 60.2 == pytest.approx(clock() - began, abs=1)
-    assert (1.0, 5) >= (caught.value.units_at_stake, here.asked())
-    assert here.asked() > 0
+    assert (1.0, 5) >= (caught.value.units_at_stake, endpoint.polls())
+    assert endpoint.polls() > 0
 
 
 async def test_a_ceiling() -> None:
     """Webhooks create more at once, and not a unit beyond the ceiling."""
-    here = shop(lifts=True)
-    async with opened(here, "webhook") as c, c.batch(smiles(60), max_units=25) as batch:
+    endpoint = make_endpoint(lifts=True)
+    async with open_client(endpoint, "webhook") as c, c.batch(smiles(60), max_units=25) as batch:
         outcomes = [outcome async for outcome in batch]
 
-    assert 25 == sum(outcome.ok for outcome in outcomes) == here.sandbox.ledger.units_charged
+    assert 25 == sum(outcome.ok for outcome in outcomes) == endpoint.sandbox.ledger.units_charged
     assert 35 == sum(isinstance(outcome, Failed) for outcome in outcomes)
 
 
 async def test_progress_and_forecast() -> None:
     """A batch with webhooks says how it stands, and its forecast is near after a third."""
-    here = shop(lifts=True, durations=LIKE_SMILES)
+    endpoint = make_endpoint(lifts=True, durations=LIKE_SMILES)
     seen: list[tuple[float, float]] = []
-    async with opened(here, "webhook") as c:
+    async with open_client(endpoint, "webhook") as c:
         began = clock()
         async with c.batch([avatar(1, str(n)) for n in range(200)]) as batch:
             async for _ in batch:
@@ -174,55 +184,59 @@ async def test_progress_and_forecast() -> None:
 @pytest.mark.parametrize("completion", ["webhook", "both"])
 async def test_a_task_that_is_known_already(completion: Completion) -> None:
     """`attach` asks once, then waits for the vendor's word as for a task of its own."""
-    here = shop(lifts=True, durations={"ai-smile": Durations.fixed(50.0)})
-    async with here.sandbox:
-        async with client(here.sandbox, drain=0.0, webhook_secret=SECRET) as first:
+    endpoint = make_endpoint(lifts=True, durations={"ai-smile": Durations.fixed(50.0)})
+    async with endpoint.sandbox:
+        async with client(endpoint.sandbox, drain=0.0, webhook_secret=SECRET) as first:
             waits = asyncio.ensure_future(first.run(smile()))
             await asyncio.sleep(3)
         with pytest.raises(TaskAbandoned):
             await waits
-        before, task_id = here.asked(), here.sandbox.ledger.tasks[0].task_id
-        async with customer(here, completion) as c:
+        before, task_id = endpoint.polls(), endpoint.sandbox.ledger.tasks[0].task_id
+        async with client_of(endpoint, completion) as c:
             result = await c.attach(Smile, task_id)
             again = await c.attach(Smile, task_id)
 
     assert task_id == result.task_id == again.task_id
-    assert [0.2] == pytest.approx(here.waits(), abs=0.2)
+    assert [0.2] == pytest.approx(endpoint.delays(), abs=0.2)
     if completion == "webhook":
         # At once, when it was told, and again for the second `attach`.
-        assert 3 == here.asked() - before
+        assert 3 == endpoint.polls() - before
 
 
 @pytest.mark.parametrize("lost", [0.0, 1.0])
 async def test_a_restart(lost: float, tmp_path: Path) -> None:
     """What the former process left is asked for at once, and heard of as before."""
-    here = shop(WebhookFaults(lost=lost), lifts=True, durations={"ai-smile": Durations.fixed(40.0)})
+    endpoint = make_endpoint(
+        WebhookFaults(lost=lost), lifts=True, durations={"ai-smile": Durations.fixed(40.0)}
+    )
     journal = tmp_path / "jobs.db"
-    async with here.sandbox:
-        first = customer(here, "webhook", drain=0.0, journal=journal)
+    async with endpoint.sandbox:
+        first = client_of(endpoint, "webhook", drain=0.0, journal=journal)
         async with first as c, c.batch(smiles(30)) as batch:
             waits = asyncio.ensure_future(anext(batch))
             await asyncio.sleep(20)
             waits.cancel()
-        created, asked = here.sandbox.ledger.units_charged, here.asked()
+        created, asked = endpoint.sandbox.ledger.units_charged, endpoint.polls()
         began = clock()
-        async with customer(here, "webhook", journal=journal) as c, c.resume() as left:
+        async with client_of(endpoint, "webhook", journal=journal) as c, c.resume() as left:
             outcomes = [outcome async for outcome in left]
 
     assert created == 30 == len(outcomes)
     assert all(isinstance(outcome, Done) for outcome in outcomes)
-    assert 30 == here.sandbox.ledger.units_charged
-    assert here.asked() - asked <= 60
+    assert 30 == endpoint.sandbox.ledger.units_charged
+    assert endpoint.polls() - asked <= 60
     assert clock() - began < (60 if not lost else 200)
 
 
 async def test_a_webhook_is_a_bet_where_nothing_lifts_the_lease() -> None:
     """Said in `Polling`: without polls a task beyond the lease is lost, one inside of it is not."""
-    here = shop(durations={"ai-smile": Durations.fixed(9.0), "ai-avatar": Durations.fixed(11.0)})
-    async with opened(here, "webhook") as c:
+    endpoint = make_endpoint(
+        durations={"ai-smile": Durations.fixed(9.0), "ai-avatar": Durations.fixed(11.0)}
+    )
+    async with open_client(endpoint, "webhook") as c:
         assert (await c.run(smile())).task_id
         async with c.batch([avatar(1)]) as batch:
             [outcome] = [outcome async for outcome in batch]
 
     assert isinstance(outcome, Failed)
-    assert {"success": 1, "expired": 1} == dict(here.sandbox.ledger.tasks_by_state)
+    assert {"success": 1, "expired": 1} == dict(endpoint.sandbox.ledger.tasks_by_state)

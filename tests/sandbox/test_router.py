@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Sandbox
-from perfect_async.sandbox._vendor import Route, route_api
+from perfect_async.sandbox._router import Route, route_api
 from tests.sandbox.customer import API, SMILE, Customer, error_of, roomy
 
 CREDIT = "/s2s/v1.0/client/credit"
@@ -49,17 +49,17 @@ async def test_an_unknown_path() -> None:
     async with Customer(sandbox) as customer:
         answer = await customer.get("/s2s/v2.0/tasks")
 
-    assert (404, None, "Not Found") == error_of(answer)
+    assert (404, "NotFound", "Not Found") == error_of(answer)
     assert ["unknown: unknown path GET /s2s/v2.0/tasks"] == sandbox.ledger.violations
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic a-key", "Bearer a b", "a-key"])
 async def test_no_proper_key(value: str) -> None:
-    """Without a Bearer key every call is a 401."""
+    """Without a Bearer key every API request is a `401 InvalidApiKey`."""
     async with Customer(Sandbox()) as customer:
         answer = await customer.http.get(CREDIT, headers={"authorization": value} if value else {})
 
-    assert (401, "InvalidAccessToken") == error_of(answer)[:2]
+    assert (401, "InvalidApiKey") == error_of(answer)[:2]
 
 
 async def test_known_keys_only() -> None:

@@ -10,24 +10,31 @@ import anyio
 import uvicorn
 
 from ._app import Sandbox
-from ._durations import Durations
+from ._billing import Charging
+from ._dialect import Dialect
+from ._engine import Durations
 from ._faults import Faults
+from ._tasks import Lease
 
 
 async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> None:
-    """Serve until cancelled (or interrupted); the sandbox should have been given this `origin`.
+    """Serve until cancelled or interrupted; the sandbox should have this address as its `origin`.
 
-    uvicorn's warnings go to stderr; requests, keys and URLs are logged nowhere.
+    uvicorn logs errors only: no requests, keys or URLs.
     """
-    # Its log configuration would take over the root of the embedding program's logging.
+    # Its log configuration would replace that of the embedding program.
     config = uvicorn.Config(
         sandbox,
         host=host,
         port=port,
         access_log=False,
         log_config=None,
-        log_level="warning",
-        # Opened below: a server that is cancelled leaves its lifespan where it is.
+        # Its warnings are about clients that offer to upgrade (Java's HTTP client always does).
+        log_level="error",
+        # The other HTTP parsers do not read a body after such an offer.
+        http="h11",
+        ws="none",
+        # The lifespan is opened below, because a cancelled uvicorn does not end it.
         lifespan="off",
     )
     server = uvicorn.Server(config)
@@ -35,7 +42,7 @@ async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> 
         try:
             await server.serve()
         finally:
-            # Cancelled, uvicorn leaves its sockets open; after an orderly end this does nothing.
+            # A cancelled uvicorn leaves its sockets open; after a normal end this does nothing.
             if server.started:
                 server.force_exit = True
                 with anyio.CancelScope(shield=True):
@@ -48,19 +55,21 @@ def run(
     port: int = 8787,
     seed: int = 0,
     units: float = 1000.0,
-    lease: float = 10.0,
+    lease: Lease = 10.0,
     engine_errors: float = 0.0,
     speed: float = 1.0,
     webhook_url: str | None = None,
     webhook_secret: str | Sequence[str] | None = None,
+    charging: Charging = "creation",
+    dialect: Dialect | None = None,
 ) -> None:
     """Serve a sandbox until Ctrl-C; the entry point of a command line.
 
     `speed` divides the engine's durations, `engine_errors` is the share of tasks that fail.
-    The origin of presigned URLs is the address served. `webhook_url` and `webhook_secret` as in
-    `Sandbox`: notifications go there from the moment at which the engine is done.
+    The origin of presigned URLs is the address served; on all interfaces (`0.0.0.0`, `::`) it is
+    the loopback one. The other settings are those of `Sandbox`.
     """
-    origin = f"http://{host}:{port}"
+    origin = f"http://{_url_host(host)}:{port}"
     sandbox = Sandbox(
         seed=seed,
         units=units,
@@ -73,10 +82,18 @@ def run(
         },
         webhook_url=webhook_url,
         webhook_secret=webhook_secret,
+        charging=charging,
+        dialect=dialect,
     )
     print(f"sandbox on {origin} (any Bearer key; Ctrl-C to stop)", file=sys.stderr)  # noqa: T201
     try:
         asyncio.run(serve(sandbox, host, port))
     except KeyboardInterrupt:
-        # uvicorn has shut down in order and raises the signal again.
+        # uvicorn has shut down normally and raises the signal again.
         print(repr(sandbox), file=sys.stderr)  # noqa: T201
+
+
+def _url_host(host: str) -> str:
+    """Return the host of URLs at which a server on `host` can be reached from here."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
+    return f"[{host}]" if ":" in host else host

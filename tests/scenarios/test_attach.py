@@ -72,13 +72,13 @@ async def test_without_the_journal(tmp_path: Path, monkeypatch: MP) -> None:
     """So does a client that knows nothing but the id, beside the one that keeps the task."""
     shop = Shop(tmp_path, monkeypatch, durations=LONG)
     async with (
-        shop.client() as strategy,
+        shop.client() as owner,
         client(shop.sandbox, base_url="https://yce-api-01.perfectcorp.com") as c,
     ):
-        task_id = await timed_out(strategy)
+        task_id = await timed_out(owner)
         result = await c.attach(Smile, task_id)
         assert [1] == faces(await result.save(shop.out))
-        adds_up(strategy, shop.sandbox)
+        adds_up(owner, shop.sandbox)
         # What somebody else was charged for is none of its charges.
         assert (0.0, 0.0, 0.0) == _units(c)
 
@@ -91,8 +91,8 @@ def _units(c: Client) -> tuple[float, float, float]:
 async def test_two_clients_on_one_key(tmp_path: Path, monkeypatch: MP) -> None:
     """Clients that share a ledger share the task too: nobody polls it twice."""
     shop = Shop(tmp_path, monkeypatch, durations=LONG)
-    async with shop.client() as strategy, shop.client(journal=None, transport=strategy._given) as c:
-        task_id = await timed_out(strategy)
+    async with shop.client() as owner, shop.client(journal=None, transport=owner._transport) as c:
+        task_id = await timed_out(owner)
         attached = asyncio.ensure_future(c.attach(Smile, task_id))
         await asyncio.sleep(1)
         assert c._session is not None
@@ -185,7 +185,7 @@ async def test_patience(tmp_path: Path, monkeypatch: MP) -> None:
 
 @pytest.mark.parametrize("journal", [True, False])
 async def test_one_that_fails(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
-    """An attached task whose engine fails is not bought again by whoever attached it."""
+    """An attached task whose engine fails is not bought again by the caller that attached it."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_inference",))
     shop = Shop(tmp_path, monkeypatch, durations=LONG, faults=faults)
     c = await shop.client(drain=1.0, engine_retries=0).open()

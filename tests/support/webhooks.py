@@ -1,4 +1,4 @@
-"""What the tests of completion by webhook share: a vendor that tells a client of ends."""
+"""Shared by the tests of webhooks: a vendor that notifies a client of the ends of its tasks."""
 
 import base64
 import json
@@ -18,23 +18,23 @@ OTHER = "whsec_" + base64.b64encode(b"another secret of 24 byte").decode()
 
 
 @attrs.define
-class Shop:
-    """An endpoint, the client behind it, and the vendor; `came` is when what was delivered."""
+class Endpoint:
+    """A webhook endpoint, the client behind it, and the vendor; `received` is what came when."""
 
     sandbox: Sandbox = attrs.field(init=False)
     client: Client | None = None
-    came: list[tuple[float, bytes, dict[str, str]]] = attrs.field(factory=list)
+    received: list[tuple[float, bytes, dict[str, str]]] = attrs.field(factory=list)
 
     async def deliver(self, body: bytes, headers: dict[str, str]) -> None:
-        self.came.append((clock(), body, headers))
+        self.received.append((clock(), body, headers))
         assert self.client is not None
         await self.client.webhooks.deliver(body, headers)
 
-    def asked(self) -> int:
+    def polls(self) -> int:
         """Polls that arrived."""
         return self.sandbox.ledger.requests["poll"]
 
-    def waits(self) -> list[float]:
+    def delays(self) -> list[float]:
         """How long after its end each task's end was reported, the shortest first."""
         return sorted(
             round(task.ended_at - task.created_at - task.duration, 3)
@@ -43,9 +43,11 @@ class Shop:
         )
 
 
-def shop(notes: WebhookFaults | None = None, *, lifts: bool = False, **settings: object) -> Shop:
-    """A vendor that tells the client of this shop; `lifts`: tasks need no polls then."""
-    made = Shop()
+def make_endpoint(
+    notes: WebhookFaults | None = None, *, lifts: bool = False, **settings: object
+) -> Endpoint:
+    """Make a vendor that notifies the client of this endpoint; `lifts`: tasks need no polls."""
+    made = Endpoint()
     given: dict[str, object] = {
         "webhook": made.deliver,
         "webhook_secret": SECRET,
@@ -57,27 +59,29 @@ def shop(notes: WebhookFaults | None = None, *, lifts: bool = False, **settings:
     return made
 
 
-def customer(here: Shop, completion: Completion | None = None, **settings: object) -> Client:
-    """A client of this shop, unopened; from now on it hears the notifications."""
+def client_of(
+    endpoint: Endpoint, completion: Completion | None = None, **settings: object
+) -> Client:
+    """Make the client of this endpoint, unopened; notifications go to it from now on."""
     given: dict[str, object] = {
         "webhook_secret": SECRET,
         "polling": Polling(completion=completion),
         **settings,
     }
-    here.client = client(here.sandbox, **given)
-    return here.client
+    endpoint.client = client(endpoint.sandbox, **given)
+    return endpoint.client
 
 
 @asynccontextmanager
-async def opened(
-    here: Shop, completion: Completion | None = None, **settings: object
+async def open_client(
+    endpoint: Endpoint, completion: Completion | None = None, **settings: object
 ) -> AsyncGenerator[Client]:
-    """The shop and a client of it, both open."""
-    async with here.sandbox, customer(here, completion, **settings) as c:
+    """Open the vendor and the client of this endpoint."""
+    async with endpoint.sandbox, client_of(endpoint, completion, **settings) as c:
         yield c
 
 
-def note(
+def notification(
     c: Client,
     data: object,
     *,
@@ -85,13 +89,13 @@ def note(
     secret: str = SECRET,
     late: float = 0.0,
 ) -> tuple[bytes, dict[str, str]]:
-    """A notification, signed by `secret` `late` seconds ago by the client's clock."""
+    """Make a notification, signed by `secret` `late` seconds ago by the client's clock."""
     assert c._session is not None
     body = json.dumps({"created_at": 1761112848, "data": data}).encode()
     timestamp = round(c._session.driver.utc() / 1_000_000 - late)
     return body, signed(keys_of(secret), webhook_id, timestamp, body)
 
 
-def end_of(task_id: str, status: str = "success") -> Mapping[str, str]:
-    """What a notification says of a task."""
+def task_end(task_id: str, status: str = "success") -> Mapping[str, str]:
+    """Return the data of a notification about a task."""
     return {"task_id": task_id, "task_status": status}
