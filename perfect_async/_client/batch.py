@@ -9,12 +9,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Failed, Outcome
+from perfect_async._files.saving import unwritable
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._runtime.handle import JobHandle
 from perfect_async._runtime.spec import PLAIN, JobOptions
@@ -107,9 +108,10 @@ class Batch:
         return f"<Batch {self._counted()}>"
 
     async def __aenter__(self) -> Self:
+        session = self._get_session()
+        await self._check_target(session)
         if self._session is not None:
             raise ConfigurationError("A batch is entered once; make another.")
-        session = self._get_session()
         if self._max_units is not None:
             ceiling = session.driver.ceiling(self._max_units)
             self._options = attrs.evolve(self._options, purses=(ceiling,))
@@ -183,6 +185,18 @@ class Batch:
         waiting = (self._read if total is None else total) - ended - self._running
         units = self._units + self._units_running
         return Progress(total, self._done, self._failed, self._running, waiting, units, None)
+
+    async def _check_target(self, session: ClientSession) -> None:
+        """Find out whether the results can be saved, before the first of them is paid for."""
+        if self._options.save_to is None:
+            return
+        # Absolute: this process may change its folder, and another one may resume.
+        folder = await in_thread(os.path.abspath, self._options.save_to)
+        self._options = attrs.evolve(self._options, save_to=folder)
+        try:
+            await session.retention.check_folder(folder)
+        except OSError as exc:
+            raise ConfigurationError(unwritable(folder, exc)) from exc
 
     def _interrupt(self) -> None:
         """Read no more jobs, since the client closes; iterating ends with `ClientClosed`."""
@@ -291,10 +305,6 @@ class Batch:
         finished = False
         try:
             with self._scope:
-                if self._options.save_to is not None:
-                    # Absolute: this process may change its folder, and another one may resume.
-                    folder = await anyio.to_thread.run_sync(os.path.abspath, self._options.save_to)
-                    self._options = attrs.evolve(self._options, save_to=folder)
                 async with anyio.create_task_group() as group:
                     await self._read_all(session, group)
                 finished = True

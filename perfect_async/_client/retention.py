@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from perfect_async._api.responses import same_code
 from perfect_async._client.results import Done, Failed, Outcome
 from perfect_async._files import names
+from perfect_async._files.saving import prepare_folder, remove_stale_parts
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.handle import JobHandle
@@ -58,6 +59,8 @@ class Retention:
     ) -> None:
         self._delete = delete
         self._used = used
+        self._cleaned: set[Path] = set()
+        self._writable: set[Path] = set()
         self._saves = anyio.Semaphore(_MAX_SAVES)
         self._saving: set[JobHandle] = set()
         # Batches by file that their unread jobs may name again.
@@ -133,6 +136,23 @@ class Retention:
 
     # Saving and deleting.
 
+    async def check_folder(self, path: str) -> None:
+        """Check that results can be written to the folder `path`, before a job is paid for.
+
+        Not again until a result could not be saved there. Raises `OSError`.
+        """
+        folder = Path(path)
+        if folder not in self._writable:
+            await in_thread(prepare_folder, folder)
+            self._cleaned.add(folder)
+            self._writable.add(folder)
+
+    async def clean_folder(self, folder: Path) -> None:
+        """Remove the files that killed processes were writing to `folder`; once for each."""
+        if folder not in self._cleaned:
+            self._cleaned.add(folder)
+            await in_thread(remove_stale_parts, folder)
+
     async def keep(self, handle: JobHandle, outcome: Outcome) -> Outcome:
         """Save the pictures of `outcome`, which is that of `handle`, as its options say.
 
@@ -153,6 +173,8 @@ class Retention:
                 # The separator says that this is a folder, even if it was removed meanwhile.
                 files = await outcome.result.save(os.path.join(folder, ""))  # noqa: PTH118
             except (PerfectError, OSError) as exc:
+                if isinstance(exc, OSError):
+                    self._writable.discard(Path(folder))
                 why = exc.message if isinstance(exc, PerfectError) else str(exc)
                 error = NotSaved(
                     f"The pictures were made, but not saved: {why}",
@@ -222,4 +244,4 @@ async def _files_of(outcome: Done, handle: JobHandle) -> list[Path]:
             found += [path for path in paths if path.is_file()][:1]
         return found if len(found) == count else []
 
-    return await anyio.to_thread.run_sync(find, abandon_on_cancel=True)
+    return await in_thread(find)

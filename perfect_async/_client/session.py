@@ -18,6 +18,7 @@ from perfect_async._client.recovery import RecoveredJob, Recovery
 from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._files.images import inspect
+from perfect_async._files.saving import unwritable
 from perfect_async._journal.journal import unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
@@ -119,10 +120,20 @@ class ClientSession:
             if former is not None:
                 return former
             self.ready()
+        if spec.options.save_to is not None:
+            await self._check_folder(spec.options.save_to)
+            self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
         equal = registry.equal(self.channel, spec, heard)
         return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()), heard)
+
+    async def _check_folder(self, folder: str) -> None:
+        """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""
+        try:
+            await self.retention.check_folder(folder)
+        except OSError as exc:
+            raise JobRefused(unwritable(folder, exc)) from exc
 
     async def _finished(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""

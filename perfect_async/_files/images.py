@@ -12,19 +12,19 @@ import io
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, TypeVar
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.lowlevel import RunVar
 
 from perfect_async._api.tasks import FileFacts
 from perfect_async._api.urls import picture_url
 from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
-from perfect_async.errors import PictureRefused, quoted
+from perfect_async._files.threads import in_thread, is_passing
+from perfect_async.errors import JobRefused, PictureRefused, quoted
 from perfect_async.models import FileId, Job, Source
 
 T = TypeVar("T")
@@ -182,10 +182,11 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
     except LookupError:
         limiter = anyio.CapacityLimiter(_THREADS)
         _limiter.set(limiter)
-    # Abandoned on cancellation: these functions only read, and close what they open.
-    return await anyio.to_thread.run_sync(
-        partial(function, *args), abandon_on_cancel=True, limiter=limiter
-    )
+    try:
+        return await in_thread(function, *args, limiter=limiter)
+    except OSError as exc:
+        # Not the picture's fault, and still so after several tries.
+        raise JobRefused(f"the picture cannot be read now: {exc.strerror}; try again.") from exc
 
 
 def _look_at_bytes(source: bytes, job_type: type[Job]) -> ImageFile:
@@ -203,6 +204,8 @@ def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
             # Absolute, since the program may change its folder before the upload.
             return _look(file, size, name, Path(path).absolute(), job_type)
     except OSError as exc:
+        if is_passing(exc):
+            raise
         raise _unreadable(name, exc) from exc
 
 
@@ -304,6 +307,8 @@ def _block(path: Path, start: int, size: int, update: Callable[[bytes], object])
             file.seek(start)
             block = file.read(wanted)
     except OSError as exc:
+        if is_passing(exc):
+            raise
         raise _unreadable(name, exc) from exc
     if not same or len(block) != wanted:
         raise PictureRefused(f"{name} {_CHANGED}")
