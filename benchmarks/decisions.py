@@ -28,6 +28,7 @@ from perfect_async.scheduler import NEVER, Scheduler
 
 SECOND = 1_000_000
 MICRO = 1e6
+SMILE = ev.TaskKind("ai-smile")
 UNBOUND = Limits(requests=10**9, period=300.0, per_second=10**6)
 SETTLING = 12 * SECOND
 """Until then the first tasks are created, spread over the first smile's time, and mixed."""
@@ -74,7 +75,7 @@ class Vendor:
         """Another job comes in."""
         self._refs += 1
         uploads = self._refs % 2 == 0
-        self._tell(at, ev.Wanted(self._refs, "ai-smile", 1, uploads=uploads))
+        self._tell(at, ev.Wanted(self._refs, SMILE, 1, uploads=uploads))
 
     def perform(self, command: ev.Command, now: int) -> None:
         """Answer in a while; a job that has ended makes room for another."""

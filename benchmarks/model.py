@@ -202,14 +202,9 @@ def simulate(
     limits, polling = limits or Limits(), polling or Polling()
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
     vendor, usual = Vendor(limits, rng, foreign), job.usual
-    wanted = ev.Wanted(
-        0,
-        job.feature,
-        job.units,
-        uploads=True,
-        outputs=job.outputs,
-        usual=usual and (round(usual[0] * SECOND), round(usual[1] * SECOND)),
-    )
+    usual_micros = usual and (round(usual[0] * SECOND), round(usual[1] * SECOND))
+    kind = ev.TaskKind(job.feature, job.outputs, usual_micros)
+    wanted = ev.Wanted(0, kind, job.units, uploads=True)
     vendor.slowdown = None if known else slowdown
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
     order, now, requests, done, fed = 0, 0, 0, 0, 0

@@ -36,7 +36,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 _QUOTE = 300
 _LONGEST_URL = 200
@@ -75,7 +75,7 @@ class PerfectError(Exception):
     have been, without a result: 0.0 where nothing was bought or all was given back.
     """
 
-    mend: ClassVar[str] = "See the message."
+    mend: str = "See the message."
 
     def __init__(self, message: str, *, units_at_stake: float = 0.0) -> None:
         super().__init__(message)
@@ -314,6 +314,8 @@ class TaskFailed(TaskError):
         super().__init__(message, task_id=task_id, request_id=request_id)
         self.code = code
         self.passing = passing
+        if passing:
+            self.mend = "The vendor returns the units; try again."
 
 
 class TaskExpired(TaskError):

@@ -1,9 +1,9 @@
-"""What happened (past tense) and what to do (imperative): the words between scheduler and driver.
+"""The commands of the scheduler (imperative) and the events that the driver reports (past tense).
 
 A job is known by its `ref`, a number that the driver gives; a command that goes over the wire by
-its `number`, which the scheduler gives. Every command that was issued ends in exactly one piece of
-news that carries it (a poll that is silent for long is asked again beside, but its own end comes
-too). Times are integer microseconds, here and in all of the thought.
+its `number`, which the scheduler gives. Every command that was issued ends in exactly one event
+that carries it. A poll that is silent for long is sent again beside the first one, whose own end is
+reported too. Times are integer microseconds, here and in the whole scheduler.
 """
 
 from __future__ import annotations
@@ -14,7 +14,20 @@ import attrs
 
 from perfect_async.errors import PerfectError
 
-# Imperative: what the scheduler asks for.
+
+@attrs.frozen
+class TaskKind:
+    """Tasks that last alike: equal `feature`, equal number of `outputs` (pictures that come back).
+
+    `usual` is the shortest and longest documented duration, None where none is documented.
+    """
+
+    feature: str
+    outputs: int = 1
+    usual: tuple[int, int] | None = attrs.field(default=None, eq=False)
+
+
+# Commands.
 
 
 @attrs.frozen
@@ -28,7 +41,7 @@ class Register:
 
 @attrs.frozen
 class Upload:
-    """Put the bytes of `ref` where its registration said; costs no request."""
+    """Put the bytes of `ref` where its registration said. It costs no request of the limits."""
 
     number: int
     ref: int
@@ -36,7 +49,7 @@ class Upload:
 
 @attrs.frozen
 class Submit:
-    """Create the task of `ref`: spends units, and is never repeated blindly."""
+    """Create the task of `ref`. It spends units and is never repeated blindly."""
 
     number: int
     ref: int
@@ -52,7 +65,7 @@ class Poll:
 
 @attrs.frozen
 class Ask:
-    """Send the question `ref` (templates, units, prices, history, delete)."""
+    """Send the query `ref` (templates, units, prices, history, delete)."""
 
     number: int
     ref: int
@@ -60,7 +73,7 @@ class Ask:
 
 @attrs.frozen
 class Settle:
-    """Tell who waits for `ref` how it ended; `units` is what it cost, net of what came back."""
+    """Report how `ref` ended; `units` is what it cost, less what came back."""
 
     ref: int
     ending: Succeeded | PerfectError
@@ -70,47 +83,41 @@ class Settle:
 Request: TypeAlias = Register | Submit | Poll | Ask
 Command: TypeAlias = Request | Upload | Settle
 
-# Past tense: what the driver reports.
+# Events.
 
 
 @attrs.frozen
 class Wanted:
     """A job came in.
 
-    `channel`: files are registered together only within one lane (one client, one transport).
-    `uploads`: its picture must be registered and uploaded. `units`: its documented price.
-    `outputs`: pictures that come back. `usual`: the shortest and longest duration that are
-    documented, None where none are. `purses`: whose ceilings it counts against (`Opened`). `alone`:
-    it is created while no other creation is under way, so that the unit history can tell what
-    became of one without an answer.
+    `channel`: one client on one transport; files are registered together only within it. `uploads`:
+    its picture must be registered and uploaded. `units`: its documented price. `spending_limits`:
+    the limits that its units count against (`SpendingLimitOpened`). `alone`: it is created while no
+    other creation is under way, so that the unit history can tell what became of one without an
+    answer.
     """
 
     ref: int
-    feature: str
+    kind: TaskKind
     units: float
     uploads: bool
     channel: int = 0
-    outputs: int = 1
-    usual: tuple[int, int] | None = None
-    purses: tuple[int, ...] = ()
+    spending_limits: tuple[int, ...] = ()
     alone: bool = False
 
 
 @attrs.frozen
 class Adopted:
-    """A task came in that exists already: it is asked for now, since its lease is unknown.
+    """A job came in whose task exists already. It is polled at once, since its lease is unknown.
 
-    `age` is how long ago it was created, in microseconds, as far as anybody knows; the rest as in
-    `Wanted`.
+    `age` is how long ago it was created, as far as anybody knows; the rest as in `Wanted`.
     """
 
     ref: int
-    feature: str
+    kind: TaskKind
     units: float
     task_id: str
     channel: int = 0
-    outputs: int = 1
-    usual: tuple[int, int] | None = None
     age: int = 0
 
 
@@ -124,40 +131,40 @@ class Forgone:
 
 
 @attrs.frozen
-class Opened:
-    """Jobs with `ceiling` among their purses may be charged `most` units together."""
+class SpendingLimitOpened:
+    """Jobs that name `spending_limit` may be charged `most` units together."""
 
-    ceiling: int
+    spending_limit: int
     most: float
 
 
 @attrs.frozen
-class Emptied:
-    """No job with `ceiling` comes any more."""
+class SpendingLimitClosed:
+    """No job that names `spending_limit` comes any more."""
 
-    ceiling: int
+    spending_limit: int
 
 
 @attrs.frozen
 class Notified:
-    """The vendor says that the task of `ref` has ended; it has to be asked."""
+    """The vendor says that the task of `ref` has ended. It still has to be polled."""
 
     ref: int
 
 
 @attrs.frozen
 class Withdrawn:
-    """Nobody waits for `ref`: it is not created, or kept to its end and not tried again."""
+    """Nobody waits for `ref`: it is not created, or kept to its end and not created again."""
 
     ref: int
 
 
 @attrs.frozen
 class Asked:
-    """A question came in; `ref` is its own, `channel` the client's.
+    """A query came in; `ref` is its own, `channel` the client's.
 
-    `repeats`: it may be asked again where no answer came. `urgent`: units depend on the answer, so
-    that it leaves before what is not promised. `lasting`: it is asked also while its lane closes.
+    `repeats`: it may be sent again where no answer came. `urgent`: units depend on the answer, so
+    it leaves before what is not reserved. `lasting`: it is also sent while its channel closes.
     """
 
     ref: int
@@ -169,21 +176,21 @@ class Asked:
 
 @attrs.frozen
 class Closed:
-    """Lane `channel` creates nothing more; what runs in it is kept."""
+    """`channel` creates nothing more; its running tasks are kept alive."""
 
     channel: int = 0
 
 
 @attrs.frozen
 class Dropped:
-    """Lane `channel` ends now: nothing of it is polled any longer, what runs is abandoned."""
+    """`channel` ends now: none of its tasks is polled any longer, running ones are abandoned."""
 
     channel: int = 0
 
 
 @attrs.frozen
 class Issued:
-    """`command` is being performed; said before anything else is asked for."""
+    """`command` is being performed. Reported before the scheduler is asked again."""
 
     command: Command
 
@@ -200,7 +207,7 @@ class NotSent:
 
 @attrs.frozen
 class NoAnswer:
-    """`command` went out and nothing usable came back: hung, dropped, 5xx, malformed."""
+    """`command` went out and no usable answer came back: hung, dropped, 5xx, malformed."""
 
     command: Request | Upload
     error: PerfectError
@@ -208,8 +215,9 @@ class NoAnswer:
 
 @attrs.frozen
 class Limited:
-    """429 to `command`: not executed, and counted all the same. `retry_after` in microseconds, if
-    said.
+    """429 to `command`: not executed, but it counts against the limits.
+
+    `retry_after` is None where the answer named none.
     """
 
     command: Request
@@ -227,7 +235,7 @@ class KeyRefused:
 
 @attrs.frozen
 class Refused:
-    """The vendor read `command` and said no: final for it. `status` is the HTTP status."""
+    """The vendor read `command` and refused it. `status` is the HTTP status."""
 
     command: Request | Upload
     error: PerfectError
@@ -236,7 +244,7 @@ class Refused:
 
 @attrs.frozen
 class FileGrant:
-    """Where and how one registered picture goes up; `url` is signed and shows in no repr."""
+    """Where and how one registered picture is uploaded; `url` is signed and shows in no repr."""
 
     file_id: str = attrs.field(repr=False)
     method: str
@@ -246,7 +254,7 @@ class FileGrant:
 
 @attrs.frozen
 class Registered:
-    """The vendor took the files, in the order of `command.refs`."""
+    """The vendor registered the files, in the order of `command.refs`."""
 
     command: Register
     grants: tuple[FileGrant, ...]
@@ -254,17 +262,18 @@ class Registered:
 
 @attrs.frozen
 class Uploaded:
-    """The picture's bytes are at the vendor."""
+    """The vendor has the picture's bytes."""
 
     command: Upload
 
 
 @attrs.frozen
 class Accepted:
-    """The task exists and its units are taken."""
+    """The task exists and its units are taken; `polling_interval` in microseconds, if given."""
 
     command: Submit
     task_id: str
+    polling_interval: int | None = None
 
 
 @attrs.frozen
@@ -277,7 +286,7 @@ class OutOfUnits:
 
 @attrs.frozen
 class Running:
-    """The task runs on and its lease is renewed; `polling_interval` in microseconds, if said."""
+    """The task still runs and its lease is renewed. `polling_interval` is None if not given."""
 
     command: Poll
     polling_interval: int | None = None
@@ -285,7 +294,7 @@ class Running:
 
 @attrs.frozen
 class Succeeded:
-    """The task is done; `urls` are signed and show in no repr."""
+    """The task succeeded; `urls` are signed and show in no repr."""
 
     command: Poll
     urls: tuple[str, ...] = attrs.field(repr=lambda urls: f"<{len(urls)} urls>")
@@ -293,7 +302,7 @@ class Succeeded:
 
 @attrs.frozen
 class EngineFailed:
-    """The engine gave up and the units come back; `passing`: another try may do it."""
+    """The engine failed and the units come back; `passing`: another try may succeed."""
 
     command: Poll
     error: PerfectError
@@ -317,8 +326,16 @@ class TimedOut:
 
 
 @attrs.frozen
+class Unreadable:
+    """The task succeeded and nothing can be read from its results: final, the units are spent."""
+
+    command: Poll
+    error: PerfectError
+
+
+@attrs.frozen
 class Answered:
-    """The question of `command` is answered."""
+    """The query of `command` is answered."""
 
     command: Ask
 
@@ -338,17 +355,20 @@ Answer: TypeAlias = (
     | EngineFailed
     | TaskUnknown
     | TimedOut
+    | Unreadable
     | Answered
 )
 Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
 OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
-OfPoll: TypeAlias = Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Failure
+OfPoll: TypeAlias = (
+    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
+)
 Event: TypeAlias = (
     Wanted
     | Adopted
     | Forgone
-    | Opened
-    | Emptied
+    | SpendingLimitOpened
+    | SpendingLimitClosed
     | Notified
     | Withdrawn
     | Asked

@@ -25,6 +25,7 @@ from perfect_async._api.responses import (
     Malformed,
     as_moment,
     as_number,
+    decode,
     is_task_id,
     structure,
 )
@@ -91,7 +92,7 @@ class _Body:
 
 def read_notification(webhook_id: str, body: bytes) -> Notification:
     """Read a `body` that is known to be genuine. Whatever its bytes are, nothing is raised."""
-    found = structure(body, _Body)
+    found = structure(decode(body), _Body)
     if isinstance(found, Malformed):
         return Notification(webhook_id, flaw=str(found).replace("the answer", "the body"))
     created_at = _as_time(found.created_at)

@@ -73,7 +73,7 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         # httpx offers no other way.
         function.can_block_in("httpx/_config.py", {"create_ssl_context"})
         # What is asked of an isolated client without waiting takes one turn of its thread's loop.
-        function.can_block_in("perfect_async/_runtime/apart.py", {"ask"})
+        function.can_block_in("perfect_async/_runtime/executors.py", {"ask"})
         # Coverage has a lock of its own, which two threads that are measured may both want.
         function.can_block_in("coverage/collector.py", {"lock_data", "unlock_data"})
         # A test that is stopped for its time prints where it was, inside the loop that hangs.

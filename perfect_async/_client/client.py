@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import (
@@ -26,11 +27,12 @@ from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
+from perfect_async._client.settings import BASE_URL, KEY_VARIABLE, SECRET_VARIABLE, URL_VARIABLE
 from perfect_async._journal.journal import open_journal
+from perfect_async._runtime.clock import Clock
+from perfect_async._runtime.driver import driver_for
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
-from perfect_async._runtime.failures import warn_of
-from perfect_async._runtime.handle import JobHandle
-from perfect_async._runtime.keys import KEY_VARIABLE, driver_for, flaw
+from perfect_async._runtime.handle import JobHandle, warn_of_unfinished
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._transport.transport import HttpTransport, VendorTransport
 from perfect_async.errors import (
@@ -59,10 +61,6 @@ if TYPE_CHECKING:
     from perfect_async.webhooks import Secrets
 
 T = TypeVar("T")
-
-BASE_URL: Final = "https://yce-api-01.makeupar.com"
-URL_VARIABLE: Final = "YOUCAM_BASE_URL"
-SECRET_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"  # noqa: S105 - its name
 
 _MAX_PAGES: Final = 500
 """Pages of twenty entries; a list that is longer goes round in circles."""
@@ -129,7 +127,7 @@ class Client:
         self._session: ClientSession | None = None
         self._webhooks: WebhookReceiver | None = None
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
-        problem = flaw(key)
+        problem = settings.key_problem(key)
         self._key = "" if problem is not None or key is None else key
         # A traceback that shows the locals of this frame must not show the key.
         del api_key, key
@@ -215,10 +213,16 @@ class Client:
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(_shielded, transport.aclose)
-            journal = await open_journal(self._journal)
+            clock = Clock()
+            journal = await open_journal(self._journal, clock.utc)
             undo.push_async_callback(_shielded, journal.writer.aclose)
             driver = driver_for(
-                self._key, self._base_url, self._scheduler, self._transport, journal.writer.past
+                self._key,
+                self._base_url,
+                self._scheduler,
+                clock,
+                transport=self._transport,
+                past=journal.writer.past,
             )
             channel = await driver.join(transport, self._timeouts, journal)
             undo.pop_all()
@@ -238,35 +242,60 @@ class Client:
             return
         self._executor.check()
         self._closing = True
+        # A block that was cancelled may be cancelled again, by a second timeout around it.
+        task = asyncio.current_task()
+        again = task is not None and task.cancelling() > 0
         # Shielded for the same reason as in `_close`.
         with anyio.CancelScope(shield=True):
             try:
-                await self._executor.call(partial(self._close, session))
+                await self._executor.call(partial(self._close, session, cancelled=again))
             except ClientClosed:
                 # The thread of an isolated client has ended already.
                 session.closed = True
             finally:
                 await self._executor.close()
 
-    async def _close(self, session: ClientSession) -> None:
+    async def _close(self, session: ClientSession, *, cancelled: bool) -> None:
         session.close()
         driver, channel = session.driver, session.channel
         channel.journal.closing = True
         # Shielded, since running tasks are paid for; bounded, since the caller waits.
         with anyio.CancelScope(shield=True):
-            driver.closing(channel)
+            driver.stop_creating(channel)
+            began = driver.clock.seconds()
             try:
-                with anyio.move_on_after(self._drain):
-                    await driver.drain(channel)
-                    await session.drain()
+                await self._drain_session(session, began + self._drain, cancelled=cancelled)
             finally:
                 session.left = True
                 # Also where asyncio itself cancels this task, which no shield stops.
-                warn_of(driver.left(channel), self._drain)
+                drained = driver.clock.seconds() - began
+                warn_of_unfinished(driver.registry.left(channel), drained)
                 try:
                     await driver.leave(channel)
                 finally:
                     await channel.journal.writer.aclose()
+
+    async def _drain_session(
+        self, session: ClientSession, deadline: float, *, cancelled: bool
+    ) -> None:
+        """Wait until every job has ended and is saved, or until `deadline`.
+
+        Where the client closes because its caller was cancelled (`cancelled`), another cancellation
+        waits for that too. Else a cancellation ends the wait: the caller asks for it.
+        """
+        pending: asyncio.CancelledError | None = None
+        while True:
+            try:
+                with anyio.CancelScope(deadline=deadline):
+                    await session.driver.drain(session.channel)
+                    await session.drain()
+                break
+            except asyncio.CancelledError as exc:
+                if not cancelled or session.driver.ending:
+                    raise
+                pending = exc
+        if pending is not None:
+            raise pending
 
     # The main job.
 
@@ -279,7 +308,7 @@ class Client:
         `Failed.error` (see `perfect_async.errors`).
         """
         session = self._ready()
-        return await self._wait(session, lambda: session.enter(job, lambda: None), timeout)
+        return await self._wait(session, lambda: session.enter(job), timeout)
 
     async def attach(
         self, feature: type[Job], task_id: str, timeout: float | None = None
@@ -295,9 +324,7 @@ class Client:
         if getattr(feature, "feature", None) not in FEATURES:
             raise ConfigurationError(f"{quoted(feature)} is no feature: pass Smile or Avatar.")
         known = settings.task_id(task_id)
-        return await self._wait(
-            session, lambda: session.attach(feature, known, lambda: None), timeout
-        )
+        return await self._wait(session, lambda: session.attach(feature, known), timeout)
 
     async def _wait(
         self,
@@ -307,7 +334,21 @@ class Client:
     ) -> Result:
         if timeout is not None:
             settings.number("timeout", timeout)
-        handle = await self._executor.call(partial(session.wait, enter, timeout))
+        entered: list[JobHandle] = []
+
+        async def enter_and_keep() -> JobHandle:
+            entered.append(await enter())
+            return entered[0]
+
+        try:
+            handle = await self._executor.call(partial(session.wait, enter_and_keep, timeout))
+        except ClientClosed as exc:
+            if not entered:
+                raise
+            # The thread of an isolated client ended under the job, which may have a task.
+            handle = entered[0]
+            if handle.ending is None:
+                raise handle.abandoned(exc.__cause__) from exc.__cause__
         # Not earlier: a caller that is cancelled before has not got the result.
         self._executor.soon(handle.entry.reported)
         return session.result(handle)
@@ -370,7 +411,9 @@ class Client:
 
     async def units(self) -> Units:
         """Ask for the balance of units; one request. A balance of None is unknown, not zero."""
-        return account.read_units(await self._ready().ask(account.units()))
+        session = self._ready()
+        response = await session.ask(account.units())
+        return account.read_units(response, session.driver.clock.now())
 
     async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
         """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
@@ -378,19 +421,17 @@ class Client:
         Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
         Raises `JobRefused` for an item that is no job.
         """
-        prices: dict[str, account.Price] = {}
+        prices: list[account.Price] = []
         # Without the price list the documented prices are used.
         with suppress(BadAnswer, RequestRefused, ServiceUnavailable):
-            async for listed in _paginate(
-                self._ready().ask, account.feature_costs, account.read_feature_costs
-            ):
-                prices[listed.feature] = listed
+            pages = _paginate(self._ready().ask, account.feature_costs, account.read_feature_costs)
+            prices = [listed async for listed in pages]
         costs: dict[str, float] = {}
         count, documented = 0, False
         async for job in each(jobs):
             must_be_job(job)
-            price = prices.get(job.feature)
-            if price is None or price.unit != "result_image":
+            price = account.price_of(prices, job.feature)
+            if price is None:
                 documented, units = True, float(job.units)
             else:
                 units = price.amount * -(-job.outputs // price.per)
@@ -416,6 +457,7 @@ class Client:
         """
         if self._webhooks is not None:
             # Also while the client closes: running tasks are still awaited.
+            self._executor.check_process()
             return self._webhooks
         session = self._ready()
         if self._secrets is None:
@@ -433,7 +475,7 @@ class Client:
         if self._session is None:
             return self._scheduler.statistics()
         driver = self._session.driver
-        return self._executor.ask(lambda: driver.watch.noted(driver.scheduler.statistics()))
+        return self._executor.ask(lambda: driver.watchdog.add_to(driver.scheduler.statistics()))
 
     def _ready(self) -> ClientSession:
         if self._session is None:
@@ -455,7 +497,7 @@ def _read_secrets(secret: str | Iterable[str]) -> Secrets:
 
 def _isolated() -> tuple[Executor, type[Batch]]:
     from perfect_async._client.threaded_batch import ThreadedBatch  # noqa: PLC0415 - see above
-    from perfect_async._runtime.apart import ThreadExecutor  # noqa: PLC0415 - see above
+    from perfect_async._runtime.executors import ThreadExecutor  # noqa: PLC0415 - see above
 
     return ThreadExecutor(), ThreadedBatch
 

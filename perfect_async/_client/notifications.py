@@ -51,7 +51,7 @@ class WebhookReceiver:
         session = self._session
         # Not `session.ready()`: running tasks are still awaited while the client closes.
         session.driver.check(session.channel)
-        now = session.driver.utc()
+        now = session.driver.clock.utc()
         notification = verify(body, headers, self._secrets, now / SECOND)
         if not self._seen.holds(notification.id, now):
             self._seen.add(notification.id, now)

@@ -7,7 +7,6 @@ picture is still there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -31,8 +30,6 @@ _RANK: Final = {
 }
 """The order of resuming: running leases first."""
 
-Heard = Callable[[], None]
-
 
 @attrs.frozen
 class RecoveredJob:
@@ -45,8 +42,10 @@ class RecoveredJob:
 class Recovery:
     """Resumes jobs of a former process for the client on `channel`."""
 
-    def __init__(self, registry: JobRegistry, channel: Channel, purses: tuple[int, ...]) -> None:
-        self._purses = purses
+    def __init__(
+        self, registry: JobRegistry, channel: Channel, spending_limits: tuple[int, ...]
+    ) -> None:
+        self._spending_limits = spending_limits
         self._registry = registry
         self._channel = channel
         self._journal = channel.journal
@@ -83,15 +82,22 @@ class Recovery:
         """Whether a job that was not resumed yet needs this file at the vendor."""
         return any(_file(snapshot) == file for snapshot in self._journal.recoverable.values())
 
+    def folder_of(self, recovered: RecoveredJob) -> str | None:
+        """Return the folder of the job's results, if the job is still to be created."""
+        snapshot = self._journal.recoverable.get(recovered.number)
+        if snapshot is None or snapshot.phase is not Phase.ENTERED:
+            return None
+        return snapshot.stored.save_to
+
     # Resuming.
 
-    async def resume(self, recovered: RecoveredJob, heard: Heard) -> JobHandle:
+    async def resume(self, recovered: RecoveredJob) -> JobHandle:
         """Resume the job, or follow it where it was resumed already. Raises `JobRefused`."""
         snapshot = self._journal.take(recovered.number)
         if snapshot is None:
-            return self._follow(recovered, heard)
+            return self._follow(recovered)
         spec = self._spec(snapshot)
-        if (handle := self._resumed(snapshot, spec, heard)) is not None:
+        if (handle := self._resumed(snapshot, spec)) is not None:
             return handle
         try:
             spec = await self._with_picture(snapshot, spec)
@@ -100,23 +106,23 @@ class Recovery:
             entry.ended("failed")
             entry.reported()
             raise
-        return self._enter(snapshot, spec, heard)
+        return self._enter(snapshot, spec)
 
-    def _follow(self, recovered: RecoveredJob, heard: Heard) -> JobHandle:
+    def _follow(self, recovered: RecoveredJob) -> JobHandle:
         """Return a handle that follows the job, which was resumed already."""
         resumed = self._resumed_jobs.get(recovered.number)
         if resumed is None:
             raise JobRefused("this job of the former process was ended by somebody else.")
         leader, spec = resumed
         if leader.ending is None:
-            return self._registry.follow(leader, spec, heard)
-        handle = JobHandle(0, spec, self._channel, unrecorded(), heard)
+            return self._registry.follow(leader, spec)
+        handle = JobHandle(0, spec, self._channel, unrecorded())
         handle.source, handle.task_id = leader.source, leader.task_id
         handle.end(leader.ending, 0.0, leader.ended_at or 0.0)
         return handle
 
-    def _enter(self, snapshot: JobSnapshot, spec: JobSpec, heard: Heard) -> JobHandle:
-        handle = self._registry.enter(self._channel, spec, self._journal.resume(snapshot), heard)
+    def _enter(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle:
+        handle = self._registry.enter(self._channel, spec, self._journal.resume(snapshot))
         return self._remember(snapshot, handle)
 
     def _remember(self, snapshot: JobSnapshot, handle: JobHandle) -> JobHandle:
@@ -124,44 +130,44 @@ class Recovery:
         self._resumed_jobs[snapshot.job] = handle, self._spec(snapshot)
         return handle
 
-    def equal(self, spec: JobSpec, heard: Heard) -> JobHandle | None:
+    def equal(self, spec: JobSpec) -> JobHandle | None:
         """Resume the equal job of the former process, if any, with the picture of `spec`."""
         snapshot = self._journal.take_equal(spec.identity)
         if snapshot is None:
             return None
         # Its results keep their names, and are saved where `spec` wants them.
-        handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem), heard)
+        handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem))
         if handle is not None:
             return handle
-        return self._enter(snapshot, spec, heard)
+        return self._enter(snapshot, spec)
 
-    def of_task(self, task_id: str, heard: Heard) -> JobHandle | None:
+    def of_task(self, task_id: str) -> JobHandle | None:
         """Resume the job of the former process with this task, if there is one."""
         snapshot = self._journal.take_task(task_id)
-        return None if snapshot is None else self._resumed(snapshot, self._spec(snapshot), heard)
+        return None if snapshot is None else self._resumed(snapshot, self._spec(snapshot))
 
-    def _resumed(self, snapshot: JobSnapshot, spec: JobSpec, heard: Heard) -> JobHandle | None:
+    def _resumed(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle | None:
         """Return a handle for a job that was or may have been created; None for any other."""
         entry, channel = self._journal.resume(snapshot), self._channel
         if snapshot.phase is Phase.CREATING or snapshot.end == "doubt":
-            handle = self._registry.doubt(channel, spec, entry, snapshot.since, heard)
+            handle = self._registry.doubt(channel, spec, entry, snapshot.since)
             return self._remember(snapshot, handle)
         if snapshot.saved and snapshot.task_id is not None:
             # Done, even where the vendor no longer has its result.
             task = snapshot.task_id, snapshot.stored.outputs
-            return self._registry.ended(channel, spec, entry, task, heard)
+            return self._registry.ended(channel, spec, entry, task)
         if snapshot.task_id is not None:
             age = self._journal.now() - snapshot.since
-            handle = self._registry.adopt(channel, spec, entry, (snapshot.task_id, age), heard)
+            handle = self._registry.adopt(channel, spec, entry, (snapshot.task_id, age))
             return self._remember(snapshot, handle)
         if snapshot.end == "failed":
             refused = RequestRefused("The job failed, uncharged, before the former process ended.")
-            handle = self._registry.forgo(channel, spec, entry, refused, heard)
+            handle = self._registry.forgo(channel, spec, entry, refused)
             return self._remember(snapshot, handle)
         return None
 
     def _spec(self, snapshot: JobSnapshot) -> JobSpec:
-        return JobSpec.recalled(snapshot.stored, snapshot.file_id, self._purses)
+        return JobSpec.restored(snapshot.stored, snapshot.file_id, self._spending_limits)
 
     @staticmethod
     async def _with_picture(snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:

@@ -233,15 +233,31 @@ class Retention:
 async def _files_of(outcome: Done, handle: JobHandle) -> list[Path]:
     """Return the files of a job that a former process saved; none if one of them is gone."""
     spec, count = handle.spec, len(outcome.result.images)
-    folder, kinds = Path(spec.options.save_to or ""), sorted(set(names.SUFFIXES.values()))
+    folder = Path(spec.options.save_to or "")
+    # Different jobs may have had one name in former versions: then it is not known whose file it
+    # is, and the result is fetched again.
+    former_name = names.in_folder_formerly(spec.stem, spec.identity, "")
+    jobs = {
+        other.stored.identity
+        for other in handle.channel.journal.writer.state.live.values()
+        if names.in_folder_formerly(other.stored.stem, other.stored.identity, "") == former_name
+    }
+    is_clear = not jobs - {spec.identity}
 
-    def find() -> list[Path]:
-        found: list[Path] = []
-        for number in range(1, count + 1) if count > 1 else [None]:
-            paths = (
-                folder / names.in_folder(spec.stem, spec.identity, kind, number) for kind in kinds
-            )
-            found += [path for path in paths if path.is_file()][:1]
+    def find(number: int | None) -> Path | None:
+        """Find one of its files, by its name or by the one that former versions gave."""
+        for kind in sorted(set(names.SUFFIXES.values())):
+            name = names.in_folder(spec.stem, spec.file_identity, kind, number)
+            if (folder / name).is_file():
+                return folder / name
+            name = names.in_folder_formerly(spec.stem, spec.identity, kind, number)
+            if is_clear and (folder / name).is_file():
+                return folder / name
+        return None
+
+    def find_all() -> list[Path]:
+        numbers = range(1, count + 1) if count > 1 else [None]
+        found = [path for path in map(find, numbers) if path is not None]
         return found if len(found) == count else []
 
-    return await in_thread(find)
+    return await in_thread(find_all)

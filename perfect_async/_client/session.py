@@ -23,8 +23,7 @@ from perfect_async._journal.journal import unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
 from perfect_async._runtime.executors import Executor
-from perfect_async._runtime.failures import closed
-from perfect_async._runtime.handle import Channel, JobHandle
+from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec
 from perfect_async.errors import (
     BadAnswer,
@@ -35,6 +34,7 @@ from perfect_async.errors import (
     TaskError,
     TaskExpired,
     WaitTimeout,
+    twin,
 )
 from perfect_async.models import FileId, Job, must_be_job
 
@@ -64,7 +64,7 @@ class ClientSession:
         self.channel = channel
         self.closed = self.left = False
         self.interrupts: set[Callable[[], None]] = set()
-        self._limits = limits = () if max_units is None else (driver.ceiling(max_units),)
+        self._limits = limits = () if max_units is None else (driver.open_limit(max_units),)
         self._reuse = reuse
         self.retention = Retention(self._delete_copy, self._uses)
         self.recovery = Recovery(driver.registry, channel, limits)
@@ -87,9 +87,7 @@ class ClientSession:
 
     # Jobs.
 
-    async def enter(
-        self, job: Job | RecoveredJob, heard: Callable[[], None], options: JobOptions = PLAIN
-    ) -> JobHandle:
+    async def enter(self, job: Job | RecoveredJob, options: JobOptions = PLAIN) -> JobHandle:
         """Inspect the job's picture and register the job. Raises `JobRefused`, `ClientClosed`.
 
         A job is not created a second time if it equals one that runs, one of the former process, or
@@ -97,45 +95,48 @@ class ClientSession:
         """
         if isinstance(job, RecoveredJob):
             self.ready()
+            await self._check_folder(self.recovery.folder_of(job))
             self.driver.check()
-            return await self.recovery.resume(job, heard)
+            return await self.recovery.resume(job)
         must_be_job(job)
         self.ready()
         try:
             picture = await inspect(job.source, type(job))
             self.ready()
-            options = attrs.evolve(options, purses=(*self._limits, *options.purses))
-            return await self._enter(JobSpec.of(job, picture, options), heard)
+            options = attrs.evolve(
+                options, spending_limits=(*self._limits, *options.spending_limits)
+            )
+            return await self._enter(JobSpec.of(job, picture, options))
         except PerfectError:
             raise
         except Exception as exc:
             # A path object of the user's may raise anything; only this job fails.
             raise JobRefused(f"the job cannot be looked at ({type_name(exc)}).") from exc
 
-    async def _enter(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle:
+    async def _enter(self, spec: JobSpec) -> JobHandle:
         registry, journal = self.driver.registry, self.channel.journal
+        await self._check_folder(spec.options.save_to)
         if spec.sure and journal.writer.persistent:
-            former = registry.equal(self.channel, spec, heard) or self.recovery.equal(spec, heard)
-            former = former or await self._finished(spec, heard)
+            former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
+            former = former or await self._finished(spec)
             if former is not None:
                 return former
             self.ready()
-        if spec.options.save_to is not None:
-            await self._check_folder(spec.options.save_to)
-            self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
-        equal = registry.equal(self.channel, spec, heard)
-        return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()), heard)
+        equal = registry.equal(self.channel, spec)
+        return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
-    async def _check_folder(self, folder: str) -> None:
+    async def _check_folder(self, folder: str | None) -> None:
         """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""
-        try:
-            await self.retention.check_folder(folder)
-        except OSError as exc:
-            raise JobRefused(unwritable(folder, exc)) from exc
+        if folder is not None:
+            try:
+                await self.retention.check_folder(folder)
+            except OSError as exc:
+                raise JobRefused(unwritable(folder, exc)) from exc
+            self.ready()
 
-    async def _finished(self, spec: JobSpec, heard: Callable[[], None]) -> JobHandle | None:
+    async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""
         reusable = spec.job is not None and spec.job.reusable
         if not (reusable if self._reuse is None else self._reuse):
@@ -153,25 +154,23 @@ class ClientSession:
                 # It cannot be fetched any more, although the journal offers it.
                 await journal.writer.drop(task_id)
                 return None
-            handle = JobHandle(0, spec, self.channel, unrecorded(), heard, source=spec.source)
+            handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
             handle.task_id = task_id
-            handle.end(event, 0.0, self.driver.seconds())
+            handle.end(event, 0.0, self.driver.clock.seconds())
             if spec.options.save_to is not None:
                 # Before the next await: a task that is to be saved must not be deleted.
                 self.retention.begin(handle)
             return handle
 
-    async def attach(
-        self, feature: type[Job], task_id: str, heard: Callable[[], None]
-    ) -> JobHandle:
+    async def attach(self, feature: type[Job], task_id: str) -> JobHandle:
         """Follow the job whose task this is, or keep the task alive from now on."""
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
-            return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()), heard)
-        if (former := self.recovery.of_task(task_id, heard)) is not None:
+            return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()))
+        if (former := self.recovery.of_task(task_id)) is not None:
             return former
         self.driver.check()
-        return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0), heard)
+        return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0))
 
     async def wait(
         self, enter: Callable[[], Awaitable[JobHandle]], timeout: float | None
@@ -186,11 +185,13 @@ class ClientSession:
             if handle is not None:
                 self.driver.withdraw(handle)
         if handle is None or handle.ending is None:
+            failure = self.channel.last_failure if handle is None else handle.failure
+            last = "" if failure is None else f" The last request failed: {failure.message}"
             raise WaitTimeout(
-                f"The job had not ended after {timeout:g} s.",
+                f"The job had not ended after {timeout:g} s.{last}",
                 task_id=None if handle is None else handle.task_id,
                 units_at_stake=0.0 if handle is None else handle.at_stake,
-            )
+            ) from (failure and twin(failure))
         return handle
 
     async def keep(self, handle: JobHandle) -> Outcome:
@@ -235,7 +236,7 @@ class ClientSession:
                     self._images(event),
                     feature=spec.feature,
                     stem=spec.stem,
-                    identity=spec.identity,
+                    identity=spec.file_identity,
                     session=self,
                 )
             case None:
@@ -295,8 +296,8 @@ class ClientSession:
         match tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
                 return event
-            case ev.EngineFailed(error=error) | ev.NoAnswer(error=error):
-                raise error
+            case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() as event:
+                raise event.error
             case _:
                 raise BadAnswer("a task that had ended runs again.")
 
@@ -325,9 +326,9 @@ class ClientSession:
     def now(self) -> datetime:
         """Return the time in UTC by the client's clock."""
         self._check_open()
-        return self.driver.now()
+        return self.driver.clock.now()
 
     def _images(self, event: ev.Succeeded) -> tuple[ResultImage, ...]:
-        now = self.driver.now()
+        now = self.driver.clock.now()
         # A URL that was not asked for yet counts as expired.
         return tuple(ResultImage(url, now + _URL_LIFETIME if url else now) for url in event.urls)

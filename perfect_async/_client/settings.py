@@ -4,10 +4,31 @@ from __future__ import annotations
 
 import math
 import os
-from typing import cast
+from typing import Final, cast
 
 from perfect_async._files.saving import is_path
 from perfect_async.errors import ConfigurationError, quoted
+
+KEY_VARIABLE: Final = "YOUCAM_API_KEY"
+URL_VARIABLE: Final = "YOUCAM_BASE_URL"
+SECRET_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"  # noqa: S105 - its name
+BASE_URL: Final = "https://yce-api-01.makeupar.com"
+
+
+def key_problem(key: str | None) -> str | None:
+    """Return why `key` cannot be an API key, or None.
+
+    The text quotes nothing of the key, and nothing is raised here: an error ends up in logs, and a
+    traceback may be shown with the locals of its frames.
+    """
+    problem = None
+    if not isinstance(key, str) or not key:
+        problem = "is empty" if key == "" else "is missing"
+    elif key.lower().startswith("bearer "):
+        problem = 'starts with "Bearer ", which the client adds itself'
+    elif not key.isascii() or not key.isprintable() or " " in key:
+        problem = "holds white space, control or non-ASCII characters"
+    return problem and f"The API key {problem}: set {KEY_VARIABLE} or pass api_key."
 
 
 def kind(name: str, value: object, kind: type) -> None:

@@ -7,13 +7,9 @@ has one whose writer does nothing (`NullWriter`), so that no caller has to tell 
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
 from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Final
-
-import anyio
 
 from perfect_async._journal import model as entries
 from perfect_async._journal.model import (
@@ -265,15 +261,11 @@ def unrecorded() -> JobEntry:
     return JobEntry(_NO_JOURNAL, 0)
 
 
-async def open_journal(path: str | os.PathLike[str] | None) -> JobJournal:
-    """Open the journal at `path`, or one that does nothing for None. Raises `JournalError`."""
-    began, began_at = anyio.current_time(), time.time_ns() // 1000
-    loop = asyncio.get_running_loop()
+async def open_journal(path: str | os.PathLike[str] | None, now: Callable[[], int]) -> JobJournal:
+    """Open the journal at `path`, or one that does nothing for None. Raises `JournalError`.
 
-    def now() -> int:
-        # The wall clock is read once: setting it later changes no age.
-        return began_at + round((loop.time() - began) * SECOND)
-
+    `now` gives the time in UTC microseconds.
+    """
     if path is None:
         return JobJournal(NullWriter(), now)
     # Loaded with the first journal, since sqlite3 is no small import.

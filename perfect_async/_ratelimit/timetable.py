@@ -37,10 +37,9 @@ from itertools import accumulate
 
 import attrs
 
-from perfect_async._ratelimit.second import SecondWindow
-from perfect_async._ratelimit.slots import PhaseTable
+from perfect_async._ratelimit.slots import PhaseTable, SecondWindow
 from perfect_async._ratelimit.window import SlidingWindow
-from perfect_async._time import SECOND, SLOT
+from perfect_async._time import NEVER, SECOND, SLOT
 
 
 @attrs.define
@@ -125,15 +124,19 @@ class Timetable:
 
     # Promises.
 
-    def first(self, slot: int | None = None) -> tuple[int, int] | None:
-        """The next promised poll of a task that can be polled, as (slot, ref).
+    def wakes(self) -> int:
+        """When the next reserved poll of a task that can be polled leaves."""
+        return self.queue[0][0] * SLOT if self.queue else NEVER
 
-        One whose slot is `slot` comes before those that are overdue: it leaves whatever happens, so
-        they must see it when they look for room.
+    def due(self, slot: int) -> tuple[int, int] | None:
+        """The reserved poll to send in `slot`, as (its slot, ref), None where none is due.
+
+        One whose slot is `slot` comes before overdue ones: it leaves whatever happens, so they must
+        see it when they look for room.
         """
-        if not self.queue:
+        if not self.queue or self.queue[0][0] > slot:
             return None
-        if slot is not None and self.queue[0][0] < slot:
+        if self.queue[0][0] < slot:
             for at, ref in self.queue:
                 if at == slot and self._holds(at, ref):
                     return at, ref

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 import attrs
@@ -21,6 +21,7 @@ from perfect_async import events as ev
 from perfect_async._api import history, tasks
 from perfect_async._api.history import NEAR, HistorySearch, Unresolved
 from perfect_async._log import LOG, type_name
+from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async.errors import (
     BadAnswer,
@@ -85,7 +86,7 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     return event
 
 
-def failure_event(command: ev.Request | ev.Upload, error: Exception) -> ev.Answer:
+def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.Answer:
     """Return the event that `error`, raised by the transport, is for `command`.
 
     The error loses its traceback, whose frames hold pictures. An error of another kind comes from
@@ -106,18 +107,6 @@ def failure_event(command: ev.Request | ev.Upload, error: Exception) -> ev.Answe
             return ev.NoAnswer(
                 command, ServiceUnavailable(f"the transport failed: {type_name(error)}.")
             )
-
-
-class Clock(Protocol):
-    """The driver's clock."""
-
-    def utc(self) -> int:
-        """UTC microseconds, moving with the loop's clock."""
-        ...
-
-    def seconds(self) -> float:
-        """The loop's time."""
-        ...
 
 
 @attrs.define(eq=False)

@@ -1,21 +1,21 @@
-"""Performs what the scheduler asks for, feeds back what came of it, and keeps the clock.
+"""The driver of one key: performs the scheduler's commands and reports how they ended.
 
-One driver serves one key on one host in one event loop, however many clients are open on them: the
-request window is the key's. It runs in a host task of its own, so that whoever asked for a picture
-may be cancelled, slow or gone: from `Accepted` on the task is kept alive all the same. Nothing is
-decided here.
+One driver serves one key on one host in one event loop, however many clients are open on them,
+since the request window belongs to the key. It runs in a host task of its own: a caller that is
+cancelled, slow or gone does not stop the polls of its task. The scheduler makes all decisions.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, assert_never
+from typing import Final, assert_never, cast
+from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
 
 import anyio
 import attrs
@@ -26,18 +26,17 @@ from perfect_async._api import tasks
 from perfect_async._journal.journal import JobJournal
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime import commands
-from perfect_async._runtime.clock import LoopWatchdog
+from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._runtime.commands import Submitter, failure_event
-from perfect_async._runtime.failures import closed
-from perfect_async._runtime.handle import Channel, JobHandle
+from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
-from perfect_async._time import SECOND, TtlSet
-from perfect_async._transport.transport import VendorTransport
-from perfect_async.errors import PerfectError, ServiceUnavailable, twin
+from perfect_async._time import NEVER, SECOND, TtlSet
+from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
+from perfect_async.errors import ClientClosed, PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
-from perfect_async.scheduler import NEVER, Scheduler
+from perfect_async.scheduler import Scheduler
 
-_MICRO: Final = 1_000_000
+_INTERRUPTS: Final = KeyboardInterrupt, SystemExit
 _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
@@ -45,7 +44,9 @@ doubt and nobody waits for the task.
 
 
 @attrs.define(eq=False)
-class _Question:
+class _Query:
+    """One question for the vendor that is no part of a job, and its answer or error."""
+
     channel: Channel
     call: tasks.Request
     reply: tasks.Response | None = None
@@ -54,31 +55,33 @@ class _Question:
 
 
 class Driver:
-    """The hands of one scheduler, at work from when the first client joins until the last leaves.
+    """Performs the commands of one scheduler while at least one client is open.
 
-    `who` names the key (hashed) and the host that it serves; `failure` is why it ended by itself;
-    `registry` takes jobs in.
+    `identity` is the key (hashed) and the host. `failure` is the error that ended the driver, if
+    one did. Jobs enter through `registry`.
     """
 
-    def __init__(self, scheduler: Scheduler, who: tuple[str, str]) -> None:
+    def __init__(self, scheduler: Scheduler, identity: tuple[str, str], clock: Clock) -> None:
         self.scheduler = scheduler
-        self.who = who
+        self.identity = identity
+        self.clock = clock
         self._allowed = scheduler.statistics().window_limit
         self._warned = -math.inf
         self.failure: BaseException | None = None
-        self.watch = LoopWatchdog()
+        self.watchdog = LoopWatchdog()
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        self._began_at = datetime.now(UTC)
         self._refs = itertools.count(1)
         self._numbers = itertools.count(1)
         self._channels: set[Channel] = set()
+        self._started = anyio.Event()
         self._over = anyio.Event()
-        self.submitter = Submitter(partial(self.ask, urgent=True, lasting=True), self)
-        self.registry = JobRegistry(self._refs, self._tell, self.start, self.submitter, self)
+        submitter = Submitter(partial(self.ask, urgent=True, lasting=True), clock)
+        self.submitter = submitter
+        self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
         self._early = TtlSet(_EARLY_FOR)
-        self._questions: dict[int, _Question] = {}
-        self._news = anyio.Event()
+        self._queries: dict[int, _Query] = {}
+        self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
         self._host: asyncio.Task[None] | None = None
         self._group: TaskGroup | None = None
@@ -86,32 +89,19 @@ class Driver:
     def __repr__(self) -> str:
         return f"<Driver {len(self.registry)} jobs {self.scheduler!r}>"
 
-    # The clock.
-
-    def now(self) -> datetime:
-        """The time in UTC, moving with the loop's clock."""
-        return self._began_at + timedelta(seconds=self._loop.time() - self._began)
-
-    def utc(self) -> int:
-        """UTC microseconds, moving with the loop's clock."""
-        return round(self._began_at.timestamp() * _MICRO) + self._micros()
-
-    def seconds(self) -> float:
-        """The loop's time."""
-        return self._loop.time()
+    def _now(self) -> int:
+        """Microseconds since the driver was made: the scheduler's time."""
+        return round((self._loop.time() - self._began) * SECOND)
 
     def past(self) -> tuple[tuple[int, int], ...]:
-        """What of the window is spent: (age in microseconds, requests), the oldest first."""
-        return self.scheduler.past(self._micros())
-
-    def _micros(self) -> int:
-        return round((self._loop.time() - self._began) * _MICRO)
+        """Return the requests of this window as (age in microseconds, count), the oldest first."""
+        return self.scheduler.past(self._now())
 
     # Opening and closing.
 
     @property
     def alive(self) -> bool:
-        """Whether it performs anything; False from when the last client has left."""
+        """Whether commands are performed; False once the last client has left."""
         return bool(self._channels) and not self._over.is_set() and not self._loop.is_closed()
 
     @property
@@ -122,20 +112,23 @@ class Driver:
 
     @property
     def ending(self) -> bool:
-        """Whether the host task is being stopped, from outside or by a failure in it."""
+        """Whether the host task is being stopped: from outside, by a failure or with its loop."""
         group = self._group
-        return group is None or group.cancel_scope.cancel_called or self._scope.cancel_called
+        if group is None or not self._loop.is_running():
+            return True
+        return group.cancel_scope.cancel_called or self._scope.cancel_called
 
     async def _run(self) -> None:
         try:
             with self._scope:
                 async with anyio.create_task_group() as self._group:
-                    with self._blaming():
-                        await self._drive()
+                    self._started.set()
+                    with self._noting_failure():
+                        await self._perform_commands()
         except BaseException as exc:
-            self.failure = self.failure or exc
+            self.failure = self.failure or _only(exc)
             if not isinstance(exc, asyncio.CancelledError):
-                # No traceback: it may hold what no log may. The waiters get it as their cause.
+                # No traceback: it may hold secrets. The waiters get the error as their cause.
                 LOG.error(
                     "The driver failed: %s. Its tasks are no longer kept alive.", type_name(exc)
                 )
@@ -146,8 +139,8 @@ class Driver:
             self._give_up()
 
     @contextmanager
-    def _blaming(self) -> Generator[None]:
-        """Note what fails in here at once: those whom it cancels tell it before the group ends."""
+    def _noting_failure(self) -> Generator[None]:
+        """Note a failure at once: the tasks that it cancels name it before the group ends."""
         try:
             yield
         except Exception as exc:
@@ -155,20 +148,20 @@ class Driver:
             raise
 
     def _give_up(self) -> None:
-        """Nobody hangs: whoever still waits is told, and why."""
+        """End all jobs and queries that are left, so that nobody waits in vain."""
         self.registry.give_up(self.failure)
-        questions = list(self._questions.values())
-        self._questions.clear()
-        for question in questions:
-            question.error = closed(self.failure)
-            question.done.set()
+        queries = list(self._queries.values())
+        self._queries.clear()
+        for query in queries:
+            query.error = closed(self.failure)
+            query.done.set()
 
-    # What the door asks for.
+    # What clients call.
 
     async def join(
         self, transport: VendorTransport, timeouts: Timeouts, journal: JobJournal
     ) -> Channel:
-        """A lane for one more client; the first one starts the host task."""
+        """Return a channel for one more client; the first client starts the host task."""
         channel = Channel(next(self._numbers), transport, timeouts, journal)
         self._channels.add(channel)
         self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
@@ -177,11 +170,9 @@ class Driver:
             # not be left in another (fixtures, notebooks, containers). `leave` is its closing
             # brace, and it ends with the loop.
             self._host = self._loop.create_task(self._run(), name="perfect_async driver")
-            self._host.add_done_callback(lambda _: self._over.set())
+            self._host.add_done_callback(self._ended)
         try:
-            # One turn of the loop, whoever of us runs first.
-            while self._group is None and not self._over.is_set():  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            await self._started.wait()
         except BaseException:
             self._channels.discard(channel)
             if not self._channels:
@@ -190,15 +181,19 @@ class Driver:
         self.check()
         return channel
 
+    def _ended(self, _: object) -> None:
+        # Also where the host task was cancelled before it began.
+        self._over.set()
+        self._started.set()
+
     async def leave(self, channel: Channel) -> None:
-        """Let go of what is left in `channel`; the last one ends the host task and waits for it."""
+        """Drop the jobs of `channel`; the last client ends the host task and waits for it."""
         try:
             if self.alive:
                 self.registry.drop(channel)
-                self._tell(ev.Dropped(channel.number))
-                # What that ends is settled at the driver's next turn, without a wait in between.
-                while self.left(channel) and self.alive:  # noqa: ASYNC110
-                    await asyncio.sleep(0)
+                self.receive(ev.Dropped(channel.number))
+                # The driver settles those jobs at its next turn, or gives them up where it ends.
+                await self.drain(channel)
         finally:
             self._channels.discard(channel)
             self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
@@ -211,98 +206,100 @@ class Driver:
                 await channel.transport.aclose()
 
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run `work` beside the commands, in the context of the caller; its failing is its own."""
+        """Run `work` in the background, in the context of the caller; its errors are logged."""
         self.check()
-        self._tasks.start_soon(self._beside, work)
+        self._tasks.start_soon(self._run_background, work)
 
-    async def _beside(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+    async def _run_background(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         try:
             await work()
-        except asyncio.CancelledError:
-            # Code of the user's that is cancelled on its own takes no task along.
+        except (asyncio.CancelledError, GeneratorExit):
+            # Code of the user's that cancels itself does not end the driver.
             if self.ending:
                 raise
-        except Exception as exc:  # noqa: BLE001 - nor does a mistake in it
-            LOG.error("What ran beside the driver failed: %s.", type_name(exc))
+        except _INTERRUPTS:
+            # asyncio ends the whole loop for these.
+            raise
+        except BaseException as exc:  # noqa: BLE001 - an error of the user's ends nothing either
+            LOG.error("Background work of the driver failed: %s.", type_name(exc))
 
-    def ceiling(self, most: float) -> int:
-        """A purse whose jobs may be charged `most` units together; empty it at the end."""
-        ceiling = next(self._numbers)
-        self._tell(ev.Opened(ceiling, most))
-        return ceiling
+    def open_limit(self, units: float) -> int:
+        """Return the number of a new spending limit: its jobs are charged `units` at most."""
+        number = next(self._numbers)
+        self.receive(ev.SpendingLimitOpened(number, units))
+        return number
 
-    def empty(self, ceiling: int) -> None:
-        """No job of `ceiling` comes any more."""
+    def close_limit(self, number: int) -> None:
+        """Forget a spending limit that no new job counts against."""
         if self.alive:
-            self._tell(ev.Emptied(ceiling))
+            self.receive(ev.SpendingLimitClosed(number))
+
+    def stop_creating(self, channel: Channel) -> None:
+        """Create no more tasks for `channel`; its running tasks are kept alive."""
+        if self.alive:
+            self.receive(ev.Closed(channel.number))
 
     def check(self, channel: Channel | None = None) -> None:
-        """Raises `ClientClosed` where nothing is performed any more (for `channel`)."""
+        """Raise `ClientClosed` where commands (of `channel`) are no longer performed."""
         left = channel is not None and channel not in self._channels
         if left or self.failure is not None or not self.alive:
             raise closed(self.failure)
 
     def notify(self, task_id: str) -> None:
-        """The vendor says that a task has ended: it is asked for soon, now or when it is known."""
+        """Poll a task soon that the vendor says has ended, or once its creation is answered."""
         handle = self.registry.of_task(task_id)
         if handle is not None:
-            self._tell(ev.Notified(handle.ref))
+            self.receive(ev.Notified(handle.ref))
         else:
-            self._early.add(task_id, self._micros())
+            self._early.add(task_id, self._now())
 
     def withdraw(self, handle: JobHandle) -> None:
-        """Nobody waits for `handle`: it is not created; what was created is kept to its end."""
+        """Stop waiting for `handle`: an unsent job is not created, a task is kept to its end."""
         if handle.ending is None and self.alive:
             self.registry.withdraw(handle)
 
     async def ask(
         self, channel: Channel, call: tasks.Request, *, urgent: bool = False, lasting: bool = False
     ) -> tasks.Response:
-        """Send a question when the window has room; `urgent`: before all that is not promised.
+        """Send a query when the window has room, and return its answer.
 
-        `lasting`: also while the client closes. Raises what came instead of an answer.
+        `urgent`: before everything but reserved polls. `lasting`: also while the client closes.
+        Raises the error that came instead of an answer.
         """
         self.check()
-        ref, question = next(self._refs), _Question(channel, call)
-        # What changes something at the vendor is not done again where it may have been done.
+        number, query = next(self._refs), _Query(channel, call)
+        # A request that changes something at the vendor is not repeated: it may have been executed.
         repeats = call.method == "GET"
-        self._tell(ev.Asked(ref, channel.number, repeats=repeats, urgent=urgent, lasting=lasting))
-        self._questions[ref] = question
+        asked = ev.Asked(number, channel.number, repeats=repeats, urgent=urgent, lasting=lasting)
+        self.receive(asked)
+        self._queries[number] = query
         try:
-            await question.done.wait()
+            await query.done.wait()
         except BaseException:
-            # Nobody waits for the answer: what has not left does not leave.
-            if self._questions.pop(ref, None) is not None and self.alive:
-                self._tell(ev.Withdrawn(ref))
+            # Nobody waits for the answer: an unsent query is not sent.
+            if self._queries.pop(number, None) is not None and self.alive:
+                self.receive(ev.Withdrawn(number))
             raise
-        if question.reply is None:
-            wrong = AssertionError(question)
-            raise twin(question.error) if isinstance(question.error, PerfectError) else wrong
-        return question.reply
-
-    def closing(self, channel: Channel) -> None:
-        """Create nothing more for `channel`."""
-        if self.alive:
-            self._tell(ev.Closed(channel.number))
+        if query.reply is None:
+            wrong = AssertionError(query)
+            raise twin(query.error) if isinstance(query.error, PerfectError) else wrong
+        return query.reply
 
     async def drain(self, channel: Channel) -> None:
         """Wait until every job of `channel` has ended."""
-        while handles := self.left(channel):
+        while handles := self.registry.left(channel):
             await handles[0].done.wait()
-
-    def left(self, channel: Channel) -> list[JobHandle]:
-        """The jobs of `channel` that have not ended."""
-        return self.registry.left(channel)
 
     # The loop.
 
-    def _tell(self, event: ev.Event) -> None:
-        self.scheduler.receive(event, self._micros())
-        self._news.set()
+    def receive(self, event: ev.Event) -> None:
+        """Give `event` to the scheduler, and wake the driver to perform what follows from it."""
+        self.scheduler.receive(event, self._now())
+        self._wakeup.set()
 
-    async def _drive(self) -> None:
+    async def _perform_commands(self) -> None:
         while True:
-            now = self._micros()
+            now = self._now()
             command = self.scheduler.due(now)
             if command is not None:
                 self.scheduler.receive(ev.Issued(command), now)
@@ -312,17 +309,16 @@ class Driver:
                         channel.journal.writer.request_sent()
                 continue
             wake = self.scheduler.wakes_at(now)
-            self._news = anyio.Event()
+            self._wakeup = anyio.Event()
             if wake == NEVER:
-                await self._news.wait()
+                await self._wakeup.wait()
             else:
-                with anyio.CancelScope(deadline=self._began + wake / _MICRO):
-                    await self._news.wait()
-                self.watch.woke(self._micros() - wake)
+                with anyio.CancelScope(deadline=self._began + wake / SECOND):
+                    await self._wakeup.wait()
+                self.watchdog.woke(self._now() - wake)
 
     def _perform(self, command: ev.Command) -> None:
-        # Whom a command is about is looked up now: by the time it is on its way a hedged answer may
-        # have ended them.
+        # The handle is looked up now: a hedged answer may end the job before the command is sent.
         match command:
             case ev.Settle():
                 self._settle(command)
@@ -337,7 +333,7 @@ class Driver:
                 handle = self.registry[command.ref]
                 self._start(command, partial(commands.poll, command, handle, str(handle.task_id)))
             case ev.Ask():
-                self._start(command, partial(self._answer, command, self._questions[command.ref]))
+                self._start(command, partial(self._answer, command, self._queries[command.ref]))
             case _:
                 assert_never(command)
 
@@ -348,11 +344,11 @@ class Driver:
         self._tasks.start_soon(self._do, command, work, name=name)
 
     def _settle(self, command: ev.Settle) -> None:
-        if (question := self._questions.pop(command.ref, None)) is not None:
-            question.error = command.ending
-            question.done.set()
+        if (query := self._queries.pop(command.ref, None)) is not None:
+            query.error = command.ending
+            query.done.set()
         else:
-            # Else it was a question that nobody waits for any longer.
+            # A job, or a query that nobody waits for any longer.
             self.registry.settle(command)
 
     # One command each.
@@ -362,28 +358,46 @@ class Driver:
     ) -> None:
         try:
             event = await work()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             if self.ending:
                 raise
-            # Not ours: something inside of the transport was cancelled, and its answer is lost.
+            # Something inside the transport was cancelled: the answer is lost.
             event = ev.NoAnswer(command, ServiceUnavailable("the transport cancelled the request."))
-        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+        except BaseException as exc:
+            # The transport is the user's, and so is the picture of an upload. asyncio ends the
+            # whole loop for an interrupt, but reading a picture is never what was interrupted.
+            if isinstance(exc, _INTERRUPTS) and not isinstance(command, ev.Upload):
+                raise
             event = failure_event(command, exc)
+        self._note_failure(command, event)
         if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
             handle = self.registry.get(command.ref)
             if handle is not None:
                 handle.refused()
                 handle.entry.not_created()
-        with self._blaming():
-            self._tell(event)
-            if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._micros()):
-                self._tell(ev.Notified(event.command.ref))
+        with self._noting_failure():
+            self.receive(event)
+            if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._now()):
+                self.receive(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
             self._warn()
 
+    def _note_failure(self, command: ev.Request | ev.Upload, event: ev.Answer) -> None:
+        """Remember why the last request failed; an answer of the vendor's ends that."""
+        failure: PerfectError | None = None
+        if isinstance(event, ev.NoAnswer | ev.NotSent):
+            failure = event.error
+            if isinstance(failure, ClientClosed):
+                # It was not sent, since nobody waits for it.
+                return
+        numbers = command.refs if isinstance(command, ev.Register) else (command.ref,)
+        for handle in map(self.registry.get, numbers):
+            if handle is not None:
+                handle.last_failure = handle.channel.last_failure = failure
+
     def _warn(self) -> None:
-        """Say once in five minutes that somebody else uses the key."""
-        statistics, now = self.scheduler.statistics(), self._loop.time()
+        """Warn that somebody else uses the key, once in five minutes."""
+        statistics, now = self.scheduler.statistics(), self.clock.seconds()
         if statistics.window_limit < self._allowed and now >= self._warned + 300:
             self._warned = now
             LOG.warning(
@@ -398,11 +412,91 @@ class Driver:
             handle.created(event.task_id)
         return event
 
-    async def _answer(self, command: ev.Ask, question: _Question) -> ev.Answer:
-        response = await commands.call(question.channel, question.call)
+    async def _answer(self, command: ev.Ask, query: _Query) -> ev.Answer:
+        response = await commands.call(query.channel, query.call)
         event = tasks.read_answer(command, response)
         if isinstance(event, ev.Answered):
-            question.reply = response
-            self._questions.pop(command.ref, None)
-            question.done.set()
+            query.reply = response
+            self._queries.pop(command.ref, None)
+            query.done.set()
         return event
+
+
+def _only(error: BaseException) -> BaseException:
+    """Return what a group consists of where that is one kind of error, else the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        found = [_only(each) for each in group.exceptions]
+        if len({type(each) for each in found}) == 1:
+            return found[0]
+    return error
+
+
+# Which driver serves a key.
+
+_drivers: WeakValueDictionary[tuple[str, str, int], Driver] = WeakValueDictionary()
+"""Drivers by key (hashed), host and loop."""
+
+
+@attrs.frozen(eq=False)
+class _Former:
+    """The last scheduler of a key in a loop, when its time began, and its transport."""
+
+    scheduler: Scheduler
+    began: float
+    transport: ReferenceType[object] | None
+
+
+_former: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Former]] = (
+    WeakKeyDictionary()
+)
+"""Clients that open one after another share one window: the requests of the last one count."""
+
+_former_in_threads: Final[dict[tuple[str, str], _Former]] = {}
+
+
+def share_past(loop: asyncio.AbstractEventLoop) -> None:
+    """Let `loop`, which runs in a thread of ours, count the requests of such loops before it."""
+    _former[loop] = _former_in_threads
+
+
+def driver_for(
+    key: str,
+    base_url: str,
+    scheduler: Scheduler,
+    clock: Clock,
+    *,
+    transport: HttpTransport | None = None,
+    past: tuple[tuple[int, int], ...] = (),
+) -> Driver:
+    """Return the driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
+
+    A new driver counts the requests of the one before it in this loop, or else those of a former
+    process: `past` as (age in microseconds, requests). Behind a transport that the user made may be
+    another vendor, so there the driver before must have had the same one.
+    """
+    loop = asyncio.get_running_loop()
+    identity = hashlib.sha256(key.encode()).hexdigest(), base_url
+    driver = _drivers.get((*identity, id(loop)))
+    if driver is not None and driver.alive:
+        return driver
+    # A list made in one go: another loop's thread may be opening a client just now.
+    for found in [reference() for reference in _drivers.valuerefs()]:
+        if found is not None and found.alive and found.identity == identity:
+            LOG.warning(
+                "This key is in use in another event loop of this process, with a request ledger "
+                "of its own: give each its share with Limits().split(n)."
+            )
+            break
+    formers = _former.setdefault(loop, {})
+    now, former = loop.time(), formers.get(identity)
+    reference: ReferenceType[object] | None = None
+    if transport is not None and not isinstance(transport, NetworkTransport):
+        reference = ref(transport)
+    if former is not None and former.transport == reference:
+        past = former.scheduler.past(round((now - former.began) * SECOND))
+    if past:
+        scheduler.remember(past)
+    formers[identity] = _Former(scheduler, now, reference)
+    driver = _drivers[(*identity, id(loop))] = Driver(scheduler, identity, clock)
+    return driver

@@ -1,49 +1,61 @@
-"""What driver and door say to each other about a job: a ticket, on the lane of one client."""
+"""The state of one job that the driver and the client share, and the channel of one client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import anyio
 import attrs
 
 from perfect_async import events as ev
 from perfect_async._journal.journal import JobEntry, JobJournal
+from perfect_async._log import LOG, type_name
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import VendorTransport
-from perfect_async.errors import PerfectError, twin
+from perfect_async.errors import (
+    ClientClosed,
+    PerfectError,
+    SubmissionInDoubt,
+    TaskAbandoned,
+    quoted,
+    twin,
+)
 from perfect_async.models import FileId, Timeouts
 
+_MOST_NAMED: Final = 20
+"""Tasks that the warning of a client that closes names; it counts the others."""
 
-@attrs.frozen(eq=False)
+
+@attrs.define(eq=False)
 class Channel:
-    """One client's way to the vendor, known to the scheduler by `number`."""
+    """The transport and the journal of one client, known to the scheduler by `number`.
+
+    `last_failure` is why its last request failed, None where it did not.
+    """
 
     number: int
     transport: VendorTransport
     timeouts: Timeouts
     journal: JobJournal
-
-
-def _nobody() -> None:
-    """Nobody listens: whoever waits for the ticket waits for `done`."""
+    last_failure: PerfectError | None = attrs.field(default=None, repr=False)
 
 
 @attrs.define(eq=False)
 class JobHandle:
-    """One job on its way: what the driver knows of it, and what its waiter looks at.
+    """The state of one job on its way, which the driver changes and the client reads.
 
-    `task_id` is that of the task that runs now; `submitting` is True while a creation is out whose
-    answer is not known. `heard` is called whenever either of them or `ending` has changed. A job
-    that equals one on its way has a ticket of its own among the `followers` of that one's: one task
-    with several ends, of which the first is charged. Times are the loop's, in seconds.
+    `task_id` is the task that runs now. `submitting` is True while a creation was sent and its
+    answer is not known. `ending` is the end of the job. Subscribers are called when one of the
+    three changes. An equal job has a handle of its own among the `followers` of the first one's
+    (its `leader`): one task with several waiters, charged to the first. Times are the loop's, in
+    seconds.
     """
 
     ref: int
     spec: JobSpec
     channel: Channel
     entry: JobEntry
-    heard: Callable[[], None] = attrs.field(default=_nobody, repr=False)
     source: FileId | str | None = attrs.field(default=None, repr=False)
     grant: ev.FileGrant | None = None
     created_at: float | None = None
@@ -53,79 +65,142 @@ class JobHandle:
     wanted: bool = True
     ending: ev.Succeeded | PerfectError | None = None
     units: float = 0.0
+    last_failure: PerfectError | None = attrs.field(default=None, repr=False)
     leader: JobHandle | None = attrs.field(default=None, repr=False)
     followers: list[JobHandle] = attrs.field(factory=list["JobHandle"], repr=False)
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
+    _subscribers: list[Callable[[], None]] = attrs.field(
+        factory=list[Callable[[], None]], init=False, repr=False
+    )
 
     @property
     def duration(self) -> float | None:
-        """Seconds from the creation to the end, as far as either was seen."""
+        """Seconds from the creation to the end; None where one of them was not seen."""
         if self.created_at is None or self.ended_at is None:
             return None
         return self.ended_at - self.created_at
 
     @property
     def at_stake(self) -> float:
-        """Units that are charged for it now, or may be."""
+        """Units that are charged for the job now, or may be."""
         return self.spec.units if self.task_id is not None or self.submitting else 0.0
 
     @property
     def awaited(self) -> bool:
-        """Whether anybody waits for it, or beside it."""
+        """Whether somebody waits for this job or for an equal one."""
         return any(one.wanted for one in (self, *self.followers))
 
+    @property
+    def failure(self) -> PerfectError | None:
+        """Why its last request failed, or the last one of its client; None where it did not."""
+        return (self.leader or self).last_failure or self.channel.last_failure
+
     def needs(self, task_id: str, file: FileId | None) -> bool:
-        """Whether it needs this task, or this file at the vendor."""
+        """Whether the job uses this task, or this file at the vendor."""
         return self.task_id == task_id or (file is not None and self.source == file)
 
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each change of `task_id`, `submitting` and `ending`.
+
+        The end is the last change; a handle that has ended already calls nobody.
+        """
+        if self.ending is None:
+            self._subscribers.append(callback)
+
     def follow(self, leader: JobHandle) -> None:
-        """Its job is the same as that of `leader`, which has not ended."""
+        """Share the task of `leader`, an equal job that has not ended."""
         self.leader = leader
         leader.followers.append(self)
         self._copy(leader)
 
     def creating(self, at: float) -> None:
-        """The creation leaves."""
+        """Record that the creation is sent."""
         self.submitting, self.task_id, self.created_at = True, None, at
-        self._told()
+        self._changed()
 
     def created(self, task_id: str) -> None:
-        """The task exists."""
+        """Record that the task exists."""
         self.submitting, self.task_id = False, task_id
         self.entry.created(task_id)
-        self._told()
+        self._changed()
 
     def refused(self) -> None:
-        """The creation was certainly not executed."""
+        """Record that the creation was certainly not executed."""
         self.submitting, self.created_at = False, None
-        self._told()
+        self._changed()
 
     def failed(self, task_id: str) -> None:
-        """The engine gave up on `task_id`, whose units come back; there may be another task."""
+        """Record that the engine failed `task_id` and returned its units; a retry may follow."""
         if self.task_id == task_id:
             self.task_id = None
             self.entry.returned()
-            self._told()
+            self._changed()
 
     def end(self, ending: ev.Succeeded | PerfectError, units: float, at: float) -> None:
-        """Tell the waiter."""
+        """Record the end of the job, and wake those who wait for it."""
         # One refusal may end many jobs, and each of them is raised on its own.
         self.ending = twin(ending) if isinstance(ending, PerfectError) else ending
         self.submitting, self.units, self.ended_at = False, units, at
         self.done.set()
-        self.heard()
+        self._call_subscribers()
         for follower in self.followers:
             follower.end(ending, 0.0, at)
-        # Who heard it may hold the ticket: let go, or only a garbage collection frees its picture.
-        self.heard, self.leader = _nobody, None
+        # A subscriber may hold the handle: without the circle its picture is freed at once.
+        self._subscribers.clear()
+        self.leader = None
         self.followers.clear()
 
-    def _told(self) -> None:
-        self.heard()
+    def abandoned(self, cause: BaseException | None) -> PerfectError:
+        """Return the error of this job when the driver ends before it; `cause` ended the driver."""
+        error: PerfectError = closed(cause)
+        why, units = error.message, self.at_stake
+        if self.task_id is not None:
+            error = TaskAbandoned(why, task_id=self.task_id, units_at_stake=units)
+        elif self.submitting:
+            error = SubmissionInDoubt(f"{why} The creation was under way.", units_at_stake=units)
+        error.__cause__ = cause
+        return error
+
+    def _changed(self) -> None:
+        self._call_subscribers()
         for follower in self.followers:
-            follower._copy(self)  # noqa: SLF001 - another ticket
-            follower.heard()
+            follower._copy(self)  # noqa: SLF001 - another handle
+            follower._call_subscribers()  # noqa: SLF001 - as above
+
+    def _call_subscribers(self) -> None:
+        for callback in self._subscribers:
+            callback()
 
     def _copy(self, leader: JobHandle) -> None:
         self.task_id, self.submitting = leader.task_id, leader.submitting
         self.created_at, self.source = leader.created_at, leader.source
+
+
+def closed(cause: BaseException | None) -> ClientClosed:
+    """Return the error for a request after the driver's end; `cause` is why it failed, if so."""
+    why = (
+        "The client is closed."
+        if cause is None
+        else f"The client's driver ended: {type_name(cause)}."
+    )
+    error = ClientClosed(why)
+    error.__cause__ = cause
+    return error
+
+
+def warn_of_unfinished(handles: Sequence[JobHandle], drain: float) -> None:
+    """Log the tasks that still run after `drain` seconds in a client that closes, if any do."""
+    left = [handle for handle in handles if handle.at_stake]
+    if not left:
+        return
+    named = [quoted(handle.task_id or "(creation under way)") for handle in left[:_MOST_NAMED]]
+    more = len(left) - len(named)
+    LOG.warning(
+        "Closing after %g s of draining: %d tasks still run and are no longer kept alive, "
+        "%g units are at stake: %s%s",
+        drain,
+        len(left),
+        sum(handle.at_stake for handle in left),
+        ", ".join(named),
+        f" and {more} more" if more else "",
+    )

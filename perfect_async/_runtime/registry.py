@@ -1,6 +1,6 @@
-"""How jobs come in: new ones, equal ones, and those whose tasks exist already or may.
+"""The jobs of one key that have not ended, and how each kind of job enters.
 
-What the scheduler is told of them, and whom it speaks of when it says a `ref`.
+The registry tells the scheduler of each job, and finds the handle for a number of the scheduler's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from functools import partial
 from perfect_async import events as ev
 from perfect_async._journal.journal import JobEntry, unrecorded
 from perfect_async._journal.model import EndKind
-from perfect_async._runtime.commands import Clock, Submitter
-from perfect_async._runtime.failures import given_up
+from perfect_async._runtime.clock import Clock
+from perfect_async._runtime.commands import Submitter
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.spec import JobSpec
 from perfect_async.errors import (
@@ -25,33 +25,33 @@ from perfect_async.errors import (
 )
 from perfect_async.models import FileId
 
-Heard = Callable[[], None]
 Start = Callable[[Callable[[], Coroutine[object, object, None]]], None]
 
 
 class JobRegistry:
-    """The tickets of all jobs that have not ended, on one key and host.
+    """The handles of all jobs that have not ended, on one key and host.
 
-    `refs` numbers jobs and questions, `tell` speaks to the scheduler, `start` runs beside it.
+    `refs` numbers jobs and queries, `receive` gives an event to the scheduler, and `start` runs
+    work in the background.
     """
 
     def __init__(
         self,
         refs: Iterator[int],
-        tell: Callable[[ev.Event], None],
+        receive: Callable[[ev.Event], None],
         start: Start,
         submitter: Submitter,
         clock: Clock,
     ) -> None:
         self._refs = refs
-        self._tell = tell
+        self._receive = receive
         self._start = start
         self._submitter = submitter
         self._clock = clock
         self._handles: dict[int, JobHandle] = {}
         self._equal: dict[tuple[int, str], JobHandle] = {}
         self._settling: set[int] = set()
-        # Whether some client has a journal: creations then go one by one.
+        # Whether some client has a journal: creations are then sent one at a time.
         self.alone = False
 
     def __len__(self) -> int:
@@ -61,11 +61,11 @@ class JobRegistry:
         return self._handles[ref]
 
     def get(self, ref: int) -> JobHandle | None:
-        """The ticket of a job that has not ended."""
+        """Return the handle of a job that has not ended."""
         return self._handles.get(ref)
 
     def left(self, channel: Channel) -> list[JobHandle]:
-        """The jobs of `channel` that have not ended."""
+        """Return the jobs of `channel` that have not ended."""
         return [handle for handle in self._handles.values() if handle.channel is channel]
 
     def uses(self, task_id: str, file: FileId | None) -> bool:
@@ -73,83 +73,78 @@ class JobRegistry:
         return any(handle.needs(task_id, file) for handle in self._handles.values())
 
     def of_task(self, task_id: str) -> JobHandle | None:
-        """The job whose task this is."""
+        """Return the job whose task this is."""
         found = (handle for handle in self._handles.values() if handle.task_id == task_id)
         return next(found, None)
 
-    # Coming in.
+    # Jobs that enter.
 
-    def equal(self, channel: Channel, spec: JobSpec, heard: Heard) -> JobHandle | None:
-        """A ticket beside the equal job that is on its way, if there is one."""
+    def equal(self, channel: Channel, spec: JobSpec) -> JobHandle | None:
+        """Return a handle that follows the equal job on its way, if there is one."""
         leader = self._equal.get((channel.number, spec.identity)) if spec.sure else None
         if leader is None or not (leader.awaited or leader.at_stake):
-            # Nobody waits for that one, and it has not left: it will not.
+            # Nobody waits for that job and it was not sent: it will not be.
             return None
-        return self.follow(leader, spec, heard)
+        return self.follow(leader, spec)
 
-    def follow(self, leader: JobHandle, spec: JobSpec, heard: Heard) -> JobHandle:
-        """A ticket beside `leader`."""
-        nothing = unrecorded()
-        handle = JobHandle(leader.ref, spec, leader.channel, nothing, heard)
+    def follow(self, leader: JobHandle, spec: JobSpec) -> JobHandle:
+        """Return a handle that shares the task of `leader`."""
+        handle = JobHandle(leader.ref, spec, leader.channel, unrecorded())
         handle.follow(leader)
         return handle
 
-    def enter(self, channel: Channel, spec: JobSpec, entry: JobEntry, heard: Heard) -> JobHandle:
-        """A job that is to be created."""
-        handle = self._handle(channel, spec, entry, heard)
+    def enter(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
+        """Enter a job that is to be created."""
+        handle = self._handle(channel, spec, entry)
         handle.source = spec.source
         wanted = ev.Wanted(
             handle.ref,
-            spec.feature,
+            spec.kind,
             spec.units,
             uploads=spec.picture is not None,
             channel=channel.number,
-            outputs=spec.outputs,
-            usual=spec.usual,
-            purses=spec.options.purses,
+            spending_limits=spec.options.spending_limits,
             alone=self.alone,
         )
-        self._take(handle, wanted)
+        self._tell(handle, wanted)
         return handle
 
     def adopt(
-        self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int], heard: Heard
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int]
     ) -> JobHandle:
-        """A job whose `task` exists: its id, and how many microseconds ago it was created."""
-        handle = self._handle(channel, spec, entry, heard)
+        """Enter a job whose `task` exists: its id, and its age in microseconds."""
+        handle = self._handle(channel, spec, entry)
         self._adopt(handle, *task)
         return handle
 
-    def doubt(
-        self, channel: Channel, spec: JobSpec, entry: JobEntry, sent: int, heard: Heard
-    ) -> JobHandle:
-        """A job that may have a task: its creation left at `sent` (UTC microseconds)."""
-        handle = self._handle(channel, spec, entry, heard)
+    def doubt(self, channel: Channel, spec: JobSpec, entry: JobEntry, sent: int) -> JobHandle:
+        """Enter a job that may have a task: its creation was sent at `sent` (UTC microseconds)."""
+        handle = self._handle(channel, spec, entry)
         handle.submitting = True
-        self._known(handle)
+        self._add(handle)
         self._settling.add(handle.ref)
         self._start(partial(self._settle_doubt, handle, sent))
         return handle
 
     def ended(
-        self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int], heard: Heard
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int]
     ) -> JobHandle:
-        """A job whose `task` was done, of which so many pictures are: its id, and how many.
+        """Return the handle of a job whose `task` was done: its id, and its number of pictures.
 
-        Nothing is asked for: the result has no URLs until it is saved once more.
+        No request is sent: the result has no URLs until it is saved once more.
         """
-        handle, (task_id, pictures) = self._handle(channel, spec, entry, heard), task
+        handle, (task_id, pictures) = self._handle(channel, spec, entry), task
         handle.task_id = task_id
         done = ev.Succeeded(ev.Poll(0, handle.ref), ("",) * pictures)
         handle.end(done, spec.units, self._clock.seconds())
         return handle
 
     def forgo(
-        self, channel: Channel, spec: JobSpec, entry: JobEntry, error: PerfectError, heard: Heard
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, error: PerfectError
     ) -> JobHandle:
-        """A job whose end is known already."""
-        handle = self._handle(channel, spec, entry, heard)
-        self._take(handle, ev.Forgone(handle.ref, error, channel.number))
+        """Enter a job that is known to have failed with `error`."""
+        handle = self._handle(channel, spec, entry)
+        self._tell(handle, ev.Forgone(handle.ref, error, channel.number))
         return handle
 
     async def _settle_doubt(self, handle: JobHandle, sent: int) -> None:
@@ -159,13 +154,13 @@ class JobRegistry:
         self._settling.discard(handle.ref)
         if isinstance(found, PerfectError):
             del self._handles[handle.ref]
-            self._take(handle, ev.Forgone(handle.ref, found, handle.channel.number))
+            self._tell(handle, ev.Forgone(handle.ref, found, handle.channel.number))
         else:
             handle.created(found)
             self._adopt(handle, found, self._clock.utc() - sent)
 
-    def _handle(self, channel: Channel, spec: JobSpec, entry: JobEntry, heard: Heard) -> JobHandle:
-        return JobHandle(next(self._refs), spec, channel, entry, heard)
+    def _handle(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
+        return JobHandle(next(self._refs), spec, channel, entry)
 
     def _adopt(self, handle: JobHandle, task_id: str, age: int) -> None:
         spec = handle.spec
@@ -173,40 +168,39 @@ class JobRegistry:
         self._submitter.know(task_id)
         adopted = ev.Adopted(
             handle.ref,
-            spec.feature,
-            # Of a task that is known by its id alone somebody else was charged, or we were before.
+            spec.kind,
+            # A task that is known by its id alone was charged to somebody else, or to us before.
             0.0 if spec.job is None else spec.units,
             task_id,
             channel=handle.channel.number,
-            outputs=spec.outputs,
-            usual=spec.usual,
             age=max(0, age),
         )
-        self._take(handle, adopted)
+        self._tell(handle, adopted)
 
-    def _take(self, handle: JobHandle, event: ev.Event) -> None:
-        self._tell(event)
-        self._known(handle)
+    def _tell(self, handle: JobHandle, event: ev.Event) -> None:
+        # The event first: a job that the scheduler refuses is not kept.
+        self._receive(event)
+        self._add(handle)
 
-    def _known(self, handle: JobHandle) -> None:
+    def _add(self, handle: JobHandle) -> None:
         self._handles[handle.ref] = handle
         if handle.spec.sure:
             self._equal[handle.channel.number, handle.spec.identity] = handle
 
-    # Going out.
+    # Jobs that end.
 
     def withdraw(self, handle: JobHandle) -> None:
-        """Nobody waits for `handle`: it is not created; what was created is kept to its end."""
+        """Stop waiting for `handle`: an unsent job is not created, a task is kept to its end."""
         handle.wanted = False
         leader = handle.leader or handle
         if handle is not leader and handle.task_id is None and not handle.submitting:
             leader.followers.remove(handle)
             handle.end(ClientClosed("Nobody waits for this job."), 0.0, self._clock.seconds())
         if not leader.awaited:
-            self._tell(ev.Withdrawn(leader.ref))
+            self._receive(ev.Withdrawn(leader.ref))
 
     def settle(self, command: ev.Settle) -> bool:
-        """Tell whoever waits how the job ended; False where it is no job of ours."""
+        """End the job of `command`; False where it is no job in the registry."""
         handle = self._handles.pop(command.ref, None)
         if handle is None:
             return False
@@ -217,13 +211,13 @@ class JobRegistry:
         return True
 
     def drop(self, channel: Channel) -> None:
-        """`channel` ends: what is being settled in it is left as it is."""
+        """Abandon the doubts of `channel`, which ends; they stay in the journal as they are."""
         for handle in self.left(channel):
             if handle.ref in self._settling:
                 self._abandon(handle, None)
 
     def give_up(self, cause: BaseException | None) -> None:
-        """Nobody hangs: whoever still waits is told, and why."""
+        """End every job that is left, since the driver has ended: nobody waits in vain."""
         for handle in list(self._handles.values()):
             self._abandon(handle, cause)
 
@@ -231,8 +225,8 @@ class JobRegistry:
         del self._handles[handle.ref]
         self._settling.discard(handle.ref)
         units = 0.0 if handle.task_id is None else handle.at_stake
-        # Not written down: what ends with us goes on in the next process.
-        self._end(handle, given_up(handle, cause), units)
+        # Not written down: the next process goes on with it.
+        self._end(handle, handle.abandoned(cause), units)
 
     def _end(self, handle: JobHandle, ending: ev.Succeeded | PerfectError, units: float) -> None:
         if self._equal.get((handle.channel.number, handle.spec.identity)) is handle:

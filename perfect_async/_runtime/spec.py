@@ -1,4 +1,4 @@
-"""A job as it goes on its way: what it costs, what it is called, and what is to become of it."""
+"""A prepared job: its price, the names of its results, and the options of the caller."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ from perfect_async._files.images import ImageFile
 from perfect_async._journal.model import SourceKind, StoredJob
 from perfect_async._time import SECOND
 from perfect_async.errors import JobRefused, quoted
+from perfect_async.events import TaskKind
 from perfect_async.models import FileId, Job, Source
 
 
 @attrs.frozen
 class JobOptions:
-    """What a caller asks for beside the job: a folder for its pictures, whether the vendor's copies
-    are deleted then, and the purses that pay.
+    """The options of a caller for a job.
+
+    `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
+    they are saved. `spending_limits`: the numbers of the limits that the job counts against.
     """
 
     save_to: str | None = None
     delete: bool = False
-    purses: tuple[int, ...] = ()
+    spending_limits: tuple[int, ...] = ()
 
 
 PLAIN: Final = JobOptions()
 
-# Query names that sign a URL for a while (S3 and its likes, CloudFront, Azure): they change with
-# each signing, the picture does not. A plain `token` or `hash` is none of them: it may be all that
-# tells two people's pictures apart, and taking one for the other is worse than paying twice.
+# Query names that sign a URL for a while (S3 and its likes, CloudFront; Azure has `sv` and `sig`).
+# A plain `token` or `hash` is none of them: it is the same each time.
 _SIGNING: Final = re.compile(
     r"x-(?:amz|goog|oss|cos|ms|obs)-.*|signature|expires|policy|key-pair-id|"
     r"(?:aws|oss)?accesskeyid|googleaccessid",
     re.IGNORECASE,
 )
-_AZURE: Final = re.compile(
-    "s[vsrpteik]|srt|spr|sig|sip|sdd|ses|sk(?:oid|tid|[tesv])|s[acu]oid|scid"
-)
+_AZURE: Final = {"sv", "sig"}
 
 
 @attrs.frozen
 class JobSpec:
-    """One job on its way.
+    """One prepared job.
 
-    `job` is None for a task that is known by its id alone. `stem` and `identity` name its results;
-    `sure`: whether equal identities are equal jobs. `picture` is what has to be uploaded, `source`
-    what is sent where nothing has to.
+    `job` is None for a task that is known by its id alone. `sure`: whether equal identities are
+    equal jobs. `picture` is to be uploaded; `source` is sent where nothing is uploaded. `stem` and
+    `file_identity` name its results. `origin` tells its picture from others: the digest, a file id
+    or a URL that is not signed.
     """
 
     feature: str
@@ -66,14 +67,27 @@ class JobSpec:
     picture: ImageFile | None = None
     source: FileId | str | None = attrs.field(default=None, repr=False)
     options: JobOptions = PLAIN
+    origin: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def file_identity(self) -> str:
+        """The identity for file names: another one for each picture, even if the key is equal."""
+        if self.job is None or self.job.key is None:
+            return self.identity
+        return _digest(["file", self.identity, sorted(parameters(self.job)), self.origin])
 
     @classmethod
     def of(cls, job: Job, picture: ImageFile | None, options: JobOptions) -> JobSpec:
-        """The errand of `job`, which was looked at. Raises `JobRefused`."""
+        """Prepare `job`, whose picture was inspected. Raises `JobRefused`."""
         source: FileId | str | None = None
-        if picture is None:
-            given = job.source
-            source = given if isinstance(given, FileId) else picture_url(str(given))
+        origin = None
+        if picture is not None:
+            origin = picture.digest
+        elif isinstance(job.source, FileId):
+            source, origin = job.source, job.source.value
+        else:
+            source = picture_url(str(job.source))
+            origin = None if is_signed(job.source) else source
         return cls(
             job.feature,
             float(job.units),
@@ -86,18 +100,21 @@ class JobSpec:
             picture,
             source,
             options,
+            origin,
         )
 
     @classmethod
     def attached(cls, feature: type[Job], task_id: str) -> JobSpec:
-        """The errand of a task that somebody created: at least one unit is at stake in it."""
+        """Prepare the watching of a task that exists: at least one unit is at stake in it."""
         return cls(feature.feature, 1.0, 1, None, names.FALLBACK, task_identity(feature, task_id))
 
     @classmethod
-    def recalled(cls, order: StoredJob, file_id: str | None, purses: tuple[int, ...]) -> JobSpec:
-        """The errand of a job of a former process, as far as its journal holds it.
+    def restored(
+        cls, order: StoredJob, file_id: str | None, spending_limits: tuple[int, ...]
+    ) -> JobSpec:
+        """Prepare a job of a former process from its journal.
 
-        A picture that is not at the vendor is not looked at here. Raises `JobRefused` where this
+        A picture that is not at the vendor is not inspected here. Raises `JobRefused` where this
         version cannot make such a job.
         """
         job = cls.job_of(order, file_id)
@@ -113,12 +130,18 @@ class JobSpec:
             job,
             order.sure,
             source=order.place if order.kind == "url" else source,
-            options=JobOptions(order.save_to, order.delete, purses),
+            options=JobOptions(order.save_to, order.delete, spending_limits),
+            origin=order.place if order.digest is None else order.digest,
         )
+
+    @property
+    def kind(self) -> TaskKind:
+        """Which tasks last like its own."""
+        return TaskKind(self.feature, self.outputs, self.usual)
 
     @staticmethod
     def job_of(order: StoredJob, file_id: str | None) -> Job:
-        """The job of `order`; b"" is its source where that is not known any longer.
+        """Make the job of `order`; its source is b"" where that is no longer known.
 
         Raises `JobRefused` where this version cannot make such a job.
         """
@@ -130,7 +153,7 @@ class JobSpec:
         kind = FEATURES.get(order.feature)
         if kind is None:
             raise JobRefused(f"this version knows no feature {quoted(order.feature)}.")
-        # Typed as what it is: a class whose other fields only the journal knows.
+        # The journal alone knows the other fields of this class, so its type cannot say them.
         make = cast("Callable[..., Job]", kind)
         try:
             return make(source=source, key=order.key, **dict(order.parameters))
@@ -138,7 +161,7 @@ class JobSpec:
             raise JobRefused(f"{order.feature} has other parameters in this version.") from exc
 
     def stored(self) -> StoredJob:
-        """Return what a journal holds of it: no bytes, and no signed URL."""
+        """Return the form that a journal stores: without bytes, and without a signed URL."""
         job, place = self.job, None
         kind: SourceKind = "bytes"
         if job is None:
@@ -167,7 +190,7 @@ class JobSpec:
 
 
 def _usual(job: Job) -> tuple[int, int] | None:
-    """From how long to how long such a task lasts, in microseconds."""
+    """Return the documented shortest and longest duration of such a task, in microseconds."""
     usual = job.usual
     return usual and (round(usual[0] * SECOND), round(usual[1] * SECOND))
 
@@ -182,7 +205,7 @@ def is_signed(source: Source) -> bool:
         return False
     query = source.strip().partition("#")[0].partition("?")[2]
     keys = {pair.partition("=")[0] for pair in query.split("&")}
-    return any(_SIGNING.fullmatch(key) for key in keys) or {"sv", "sig"} <= keys
+    return any(_SIGNING.fullmatch(key) for key in keys) or keys >= _AZURE
 
 
 def identity(job: Job, digest: str | None) -> str:
@@ -190,20 +213,23 @@ def identity(job: Job, digest: str | None) -> str:
 
     It covers the user's `key` and the feature, if there is a key; else the feature, its parameters
     and the picture: the `digest` of its bytes, its URL or its file id. The signature of a signed
-    URL is left out, since it changes each time; the rest of the query stays, since it may tell
-    pictures apart. Stable between versions: file names and journals hold it.
+    URL is part of it: two signatures may lead to two pictures. Stable between versions: file names
+    and journals hold it.
     """
     parts: list[object]
     if job.key is not None:
         parts = ["key", job.feature, job.key]
     else:
         parts = ["job", job.feature, sorted(parameters(job)), *_origin(job.source, digest)]
-    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+    return _digest(parts)
 
 
 def task_identity(feature: type[Job], task_id: str) -> str:
     """Return the identity of a job of which only the task is known, in the form of `identity`."""
-    parts = ["task", feature.feature, task_id]
+    return _digest(["task", feature.feature, task_id])
+
+
+def _digest(parts: list[object]) -> str:
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
@@ -224,7 +250,7 @@ def _origin(source: Source, digest: str | None) -> tuple[str, str]:
         case FileId(value):
             return "file", value
         case str() if names.is_url(source):
-            return "url", _unsigned(source)
+            return "url", _normalised(source)
         case _ if digest is not None:
             return "digest", digest
         case _:
@@ -233,14 +259,8 @@ def _origin(source: Source, digest: str | None) -> tuple[str, str]:
             )
 
 
-def _unsigned(url: str) -> str:
-    """Return `url` without its fragment and without the parameters that sign it."""
+def _normalised(url: str) -> str:
+    """Return `url` without its fragment, which is not sent, and without empty parameters."""
     address, _, query = url.strip().partition("#")[0].partition("?")
-    pairs = [(pair.partition("=")[0], pair) for pair in query.split("&") if pair]
-    azure = {"sv", "sig"} <= {name for name, _ in pairs}  # both in every shared access signature
-    kept = [
-        pair
-        for name, pair in pairs
-        if not _SIGNING.fullmatch(name) and not (azure and _AZURE.fullmatch(name))
-    ]
-    return "?".join([address, "&".join(kept)]) if kept else address
+    kept = "&".join(pair for pair in query.split("&") if pair)
+    return f"{address}?{kept}" if kept else address

@@ -403,7 +403,7 @@ def _check_share(fail: float) -> None:
 
 def _secrets(url: str, path: Path | None) -> list[str]:
     """Return the webhook's secrets, which are no option: others can list command lines."""
-    from perfect_async._client.client import SECRET_VARIABLE
+    from perfect_async._client.settings import SECRET_VARIABLE
     from perfect_async.webhooks import Secrets
 
     if not url.lower().startswith(("http://", "https://")):

@@ -23,6 +23,7 @@ import attrs
 
 from perfect_async._ratelimit.estimators import DurationEstimator, DurationModel, tail
 from perfect_async._time import SECOND, SLOT
+from perfect_async.events import TaskKind
 from perfect_async.scheduler._job import ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
@@ -94,7 +95,7 @@ class AdmissionController:
         self._insured = insured
         self._give_up = give_up
         self._never_believes = insured >= give_up
-        self._kinds: dict[tuple[str, int], _Kind] = {}
+        self._kinds: dict[TaskKind, _Kind] = {}
         self._tasks: dict[int, _Task] = {}
         self._short: dict[int, _Task] = {}
         self._strict_for = 0
@@ -232,8 +233,8 @@ class AdmissionController:
         last = ends.pop(newcomer.ref, newcomer.cap)
         return table.would_admit(slot, newcomer.last, last, ends, limit)
 
-    def promised(self, now: int) -> int:
-        """How many requests a task like the one created last keeps to itself when it is created."""
+    def reserved_each(self, now: int) -> int:
+        """How many requests are reserved for a task like the last one when it is created."""
         kind = next(reversed(self._kinds.values()), None)
         if kind is None:
             return self._give_up // SLOT // self._table.cycle + 1
@@ -337,15 +338,15 @@ class AdmissionController:
         return not self._strict and now - created < kind.horizon
 
     def _kind(self, job: ScheduledJob) -> _Kind:
-        return self._kinds.get((job.feature, job.outputs)) or _Kind(DurationEstimator(job.usual))
+        return self._kinds.get(job.kind) or _Kind(DurationEstimator(job.kind.usual))
 
     def _remember(self, job: ScheduledJob) -> _Kind:
         """The kind of `job`, which is the last one to be forgotten now."""
         kind = self._kind(job)
-        self._kinds.pop((job.feature, job.outputs), None)
+        self._kinds.pop(job.kind, None)
         if len(self._kinds) >= _KINDS:
             idle = [name for name, kind in self._kinds.items() if not kind.young and not kind.old]
             for name in idle[: len(self._kinds) - _KINDS + 1]:
                 del self._kinds[name]
-        self._kinds[job.feature, job.outputs] = kind
+        self._kinds[job.kind] = kind
         return kind

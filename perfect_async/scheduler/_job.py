@@ -1,5 +1,4 @@
-"""The life of a job, as a table: its states, the news that each state may hear, and where that
-leads.
+"""The life of a job as a table: its states, the events that each accepts, and where they lead.
 
     WAITING ── Issued ──> REGISTERING ── Registered ──> REGISTERED
     REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> READY
@@ -7,11 +6,11 @@ leads.
     ADOPTED ── Issued ──> RUNNING
     RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> TOLD
 
-A job whose picture is at a URL or at the vendor starts READY, one that has a task already ADOPTED.
-Failures that may pass lead back to the state before; final ones, from anywhere, to ENDED. What
-happens to the client (it closes, the key is refused, the balance is exhausted, nobody waits any
-longer) may end a job in any state and is not in the table. TOLD is a job whose waiter knows and of
-which a hedged poll is still unanswered: what it says changes nothing.
+A job starts READY when its picture is at a URL or at the vendor, and ADOPTED when its task exists.
+Failures that may pass lead back to the state before; final ones lead from anywhere to ENDED. Events
+of the client (it closes, the key is refused, the balance is exhausted, the job is withdrawn) may
+end a job in any state and are not in the table. TOLD means that the end was reported; the answer of
+a hedged poll that comes afterwards changes nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class IllegalEvent(Exception):
-    """News that cannot be: a mistake in the driver. The scheduler is as it was."""
+    """An event that is impossible now: a mistake in the driver. The scheduler is unchanged."""
 
 
 class JobState(Enum):
-    """Where a job is."""
+    """The states of a job."""
 
-    # Each state is one object; Enum's own hash is of the name, which costs as much as a decision's
-    # other look-ups together.
+    # Each state is one object. Enum hashes the name, which would cost as much as all other look-ups
+    # of a decision together.
     __hash__ = object.__hash__
 
     WAITING = auto()
@@ -60,11 +59,16 @@ ANSWERS: Final[Mapping[type, frozenset[type]]] = {
     ev.Upload: frozenset({ev.Uploaded, ev.NotSent, ev.NoAnswer, ev.Refused}),
     ev.Submit: frozenset({ev.Accepted, ev.OutOfUnits, *_FAILURES}),
     ev.Poll: frozenset(
-        {ev.Running, ev.Succeeded, ev.EngineFailed, ev.TaskUnknown, ev.TimedOut, *_FAILURES}
+        {
+            *(ev.Running, ev.Succeeded, ev.EngineFailed, ev.TaskUnknown, ev.TimedOut),
+            *(ev.Unreadable, *_FAILURES),
+        }
     ),
     ev.Ask: frozenset({ev.Answered, *_FAILURES}),
 }
-"""What may answer a command; each command is answered once."""
+"""The answers that each command may have; each command is answered once."""
+RESPONSES: Final = frozenset[type]().union(*ANSWERS.values())
+"""All of them."""
 
 TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.WAITING, ev.Register): frozenset({S.REGISTERING}),
@@ -98,35 +102,32 @@ TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.RUNNING, ev.EngineFailed): frozenset({S.READY, S.ENDED}),
     (S.RUNNING, ev.TaskUnknown): frozenset({S.RUNNING, S.ENDED}),
     (S.RUNNING, ev.TimedOut): frozenset({S.ENDED}),
+    (S.RUNNING, ev.Unreadable): frozenset({S.ENDED}),
     (S.RUNNING, ev.KeyRefused): frozenset({S.ENDED}),
     (S.ENDED, ev.Settle): frozenset({S.TOLD}),
 }
-"""What a state may hear (an answer, or the command that was issued) and where that may lead."""
+"""The states to which an answer or an issued command may lead from each state."""
 
 
 @attrs.define(eq=False)
 class ScheduledJob:
     """What the scheduler knows of one job; times in microseconds.
 
-    `outputs` (pictures that come back) and `usual` (durations that are documented) tell which tasks
-    last alike. `given_up` is the time at which the task is abandoned, `accepted` when the last poll
-    that renewed the lease (or the creation) left, `try_at` when a poll that failed or is silent is
-    sent again, `early_at` when another poll may leave before its promise, `likely_at` when its task
-    has rather ended than not. `adopted`: its creation was not seen, so how long it lasts will not
-    be known. `ask_at` is when it is asked for whatever is promised, `announced` how often it was
-    since the vendor said that it ended. `reserved` units count against the ceilings of its
-    `purses`.
+    `given_up` is when its task is abandoned, `accepted` when the last poll that renewed the lease
+    (or the creation) left. `try_at` is when a poll that failed or is silent is sent again,
+    `early_at` when another poll may leave before the reserved one, `likely_at` when its task has
+    probably ended, `ask_at` when it is polled whatever is reserved. `announced` counts its polls
+    since the vendor said that it ended. `adopted`: its creation was not seen, so its duration will
+    not be known. `reserved` units count against its `spending_limits`.
     """
 
     ref: int
-    feature: str
+    kind: ev.TaskKind
     units: float
     uploads: bool
     channel: int
     state: JobState
-    outputs: int = 1
-    usual: tuple[int, int] | None = None
-    purses: tuple[int, ...] = ()
+    spending_limits: tuple[int, ...] = ()
     alone: bool = False
     adopted: bool = False
     wanted: bool = True
@@ -151,47 +152,44 @@ class ScheduledJob:
 
     @classmethod
     def of(cls, event: ev.Wanted) -> ScheduledJob:
-        """A job that is to be created."""
+        """Make a job whose task is to be created."""
         return cls(
             event.ref,
-            event.feature,
+            event.kind,
             event.units,
             event.uploads,
             event.channel,
             JobState.WAITING if event.uploads else JobState.READY,
-            event.outputs,
-            event.usual,
-            event.purses,
+            event.spending_limits,
             event.alone,
         )
 
     @classmethod
     def adopting(cls, event: ev.Adopted, given_up: int) -> ScheduledJob:
-        """A job whose task exists."""
+        """Make a job whose task exists already."""
         return cls(
             event.ref,
-            event.feature,
+            event.kind,
             event.units,
             uploads=False,
             channel=event.channel,
             state=JobState.ADOPTED,
-            outputs=event.outputs,
-            usual=event.usual,
             adopted=True,
             task_id=event.task_id,
             given_up=given_up,
-            # What the vendor does not know is believed at once: by no account of ours it must.
+            # An unknown task is believed at once: nothing here says that its lease held.
             doubted=True,
         )
 
     @classmethod
     def forgone(cls, event: ev.Forgone) -> ScheduledJob:
-        """A job whose end is known already."""
-        units = event.error.units_at_stake
-        return cls(event.ref, "", units, uploads=False, channel=event.channel, state=JobState.READY)
+        """Make a job whose end is known already."""
+        units, kind = event.error.units_at_stake, ev.TaskKind("")
+        channel, state = event.channel, JobState.READY
+        return cls(event.ref, kind, units, uploads=False, channel=channel, state=state)
 
     def move(self, cause: ev.Answer | ev.Command, state: JobState) -> None:
-        """Go to `state` because of `cause`; raises `IllegalEvent` where no way leads."""
+        """Go to `state` because of `cause`; raises `IllegalEvent` if the table has no such way."""
         if state not in TRANSITIONS.get((self.state, type(cause)), ()):
             raise IllegalEvent(f"{cause!r} does not lead from {self.state.name} to {state.name}.")
         self.state = state

@@ -14,7 +14,7 @@ from typing import Final
 
 from perfect_async import events as ev
 from perfect_async._ratelimit.adaptive import AdaptiveLimit
-from perfect_async._ratelimit.network import LatencyEstimator
+from perfect_async._ratelimit.estimators import LatencyEstimator
 from perfect_async._ratelimit.timetable import Timetable
 from perfect_async._time import SECOND, SLOT
 from perfect_async.models import Limits
@@ -151,7 +151,7 @@ class Pacer:
             now - left <= self.network.patience for left in oldest
         )
 
-    def learn(self, event: ev.Answer, took: int, now: int) -> None:
+    def on_response(self, event: ev.Answer, took: int, now: int) -> None:
         """What an answer after `took` tells about the network and the key."""
         polled = isinstance(event.command, ev.Poll)
         if isinstance(event.command, ev.Submit):
@@ -188,7 +188,7 @@ class Pacer:
         if self._cut_for != self.network.changes:
             self.calm = False
 
-    def cut(self, now: int) -> None:
+    def replan(self, now: int) -> None:
         """Give the timetable the cycle and the guard that suit the network, where that fits."""
         if self.allowance.probing(now):
             # Whoever tries what may be refused polls in mid-lease, where that costs no task.

@@ -14,12 +14,13 @@ from collections import Counter
 from math import isqrt
 from typing import Final, Protocol
 
-from perfect_async._time import SECOND, SLOT
+from perfect_async._ratelimit.estimators import MOST_TRIES
+from perfect_async._time import NEVER, SECOND, SLOT
+from perfect_async.events import TaskKind
 from perfect_async.models import Polling
 from perfect_async.scheduler._admission import AdmissionController
 from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
-from perfect_async.scheduler._repolls import ExtraPolls
 
 _OVERDUE: Final = 2
 """So many times as long as it usually lasts, a task is long overdue."""
@@ -35,6 +36,13 @@ _OF_LATE: Final = 200
 """Of so many tasks that ended at the most it is known how often they were asked for in vain."""
 _MOST_IN_VAIN: Final = 3
 """No more requests than that are held for a task beside the one for its result."""
+
+_LEAST_INTERVAL: Final = SECOND // 2
+_WORTH: Final = SECOND
+"""A poll that is early by less is not worth a request."""
+_LAST: Final = ScheduledJob(-1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.TOLD)
+_LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
+"""Ends each queue, so that there is a first one always."""
 
 
 class PollingStrategy(Protocol):
@@ -85,9 +93,13 @@ class PollQueue:
         job.ask_at = at
         heapq.heappush(self._queue, (at, job.ref, job))
 
-    def first(self) -> tuple[int, int] | None:
-        """When which task (by ref) is to be asked for next."""
-        return self._queue[0][:2] if self._queue else None
+    def wakes(self) -> int:
+        """When the next task is to be polled."""
+        return self._queue[0][0] if self._queue else NEVER
+
+    def first(self) -> int:
+        """The ref of that task."""
+        return self._queue[0][1]
 
     def tidy(self) -> None:
         """Drop from the head what no longer holds."""
@@ -96,6 +108,125 @@ class PollQueue:
             or self._queue[0][2].state is not JobState.RUNNING
         ):
             heapq.heappop(self._queue)
+
+
+class ExtraPolls:
+    """Which tasks are to be asked again beside their promises, and when.
+
+    `lease` and `interval` as in `Polling`. `tries`, `early` and `likely` are heaps of when, which
+    task (by ref) and its job; their heads are true after `tidy`, at `NEVER` where there is none.
+    """
+
+    def __init__(self, pacer: Pacer, *, lease: int, interval: int) -> None:
+        self._pacer = pacer
+        self._lease = lease
+        self.interval = interval
+        # Whether asking is the way to hear of an end: not while the vendor tells it by itself.
+        self.eager = True
+        # To be tried again; may be asked early; has rather ended than not.
+        self.tries: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
+        self.early: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
+        self.likely: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
+
+    def try_at(self) -> int:
+        """When a poll is to be sent again."""
+        return self.tries[0][0]
+
+    def early_at(self) -> int:
+        """When a task may be polled before its reserved poll."""
+        return self.early[0][0]
+
+    def likely_at(self) -> int:
+        """When a task has probably ended."""
+        return self.likely[0][0]
+
+    def created(self, job: ScheduledJob) -> None:
+        """The task exists; its first poll may come after the interval."""
+        job.interval = self.interval
+        self._early_at(job, job.accepted + job.interval)
+
+    def left(self, job: ScheduledJob, now: int) -> None:
+        """A poll of the task leaves; if it stays silent another leaves beside it."""
+        job.last_left, job.early_at, job.likely_at = now, None, None
+        self.failed(job, now + self._pacer.network.patience)
+
+    def failed(self, job: ScheduledJob, at: int) -> None:
+        """Send a poll again at `at`, where the lease would not hold until the next promised one."""
+        end = job.accepted + self._lease
+        if job.tries:
+            # The first try may leave at once; the others share what is left of the lease, since
+            # what fails at once now may pass in half a second.
+            at = max(at, job.last_left + (end - job.last_left) // (MOST_TRIES - job.tries + 1))
+        # The next promise renews in time unless the one before it failed: short as the cycle may
+        # be, its tries come at once, as the cycle was cut for them.
+        table = self._pacer.table
+        if (
+            at < end
+            and job.tries < MOST_TRIES
+            and not table.polled_by(job.ref, job.accepted + (table.cycle + 1) * SLOT)
+        ):
+            job.try_at = at
+            heapq.heappush(self.tries, (at, job.ref, job))
+        else:
+            job.try_at = None
+
+    def renewed(
+        self, job: ScheduledJob, left: int, interval: int | None, age: int, now: int
+    ) -> None:
+        """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
+
+        A later poll may be unanswered still, and its try stays where the lease needs it. The
+        interval is kept between half a second and the cycle. Where requests are not plenty, a
+        seventh of the task's age passes first: asking an old task often learns little, and so the
+        delay is in proportion.
+        """
+        job.doubted, job.accepted = False, max(job.accepted, left)
+        table = self._pacer.table
+        if table.lapsed(job.ref):
+            # Nothing is promised any longer: it leaves if there is room when it must.
+            job.tries = 0
+            self.failed(job, max(now, job.last_left + table.cycle * SLOT))
+        elif job.try_at is not None:
+            self.failed(job, job.try_at)
+        job.interval = wait = self.interval
+        if interval is not None:
+            job.interval = wait = min(max(interval, _LEAST_INTERVAL), table.cycle * SLOT)
+        if age // 7 > wait and not self._pacer.plenty(now):
+            wait = age // 7
+        self._early_at(job, job.last_left + wait)
+
+    def expect_end(self, job: ScheduledJob, at: int | None) -> None:
+        """By `at` the task has rather ended than not (None: nobody knows): worth asking then.
+
+        But not for what the promised poll hears soon enough.
+        """
+        job.likely_at = None
+        if at is not None and self.eager:
+            at = max(at, job.last_left + job.interval)
+            if at + _WORTH <= self._pacer.table.next_poll(job.ref):
+                job.likely_at = at
+                heapq.heappush(self.likely, (at, job.ref, job))
+
+    def tidy(self) -> None:
+        """Drop from the heads of the queues what no longer holds."""
+        tries, early, likely = self.tries, self.early, self.likely
+        while tries[0][2].try_at != tries[0][0]:
+            heapq.heappop(tries)
+        while early[0][2].early_at != early[0][0]:
+            heapq.heappop(early)
+        while likely[0][2].likely_at != likely[0][0]:
+            heapq.heappop(likely)
+
+    def _early_at(self, job: ScheduledJob, at: int) -> None:
+        """Allow a poll before the promise; under foreign use, want one in mid-lease."""
+        wary = self._pacer.allowance.wary_until > job.last_left
+        if wary:
+            at = min(at, job.accepted + self._lease * 6 // 10)
+        if (self.eager or wary) and at < self._pacer.table.next_poll(job.ref):
+            job.early_at = at
+            heapq.heappush(self.early, (at, job.ref, job))
+        else:
+            job.early_at = None
 
 
 class LeasePolling:
@@ -109,7 +240,7 @@ class LeasePolling:
     def __init__(
         self,
         pacer: Pacer,
-        asks: PollQueue,
+        poll_queue: PollQueue,
         *,
         interval: int,
         insured: int,
@@ -117,7 +248,7 @@ class LeasePolling:
         give_up: int,
     ) -> None:
         self._table = pacer.table
-        self._asks = asks
+        self._poll_queue = poll_queue
         self._give_up = give_up
         self.admission = AdmissionController(pacer, insured=insured, give_up=give_up)
         self.extra_polls = ExtraPolls(pacer, lease=lease, interval=interval)
@@ -142,13 +273,13 @@ class LeasePolling:
         self.admission.accepted(job.ref, now)
         self.extra_polls.created(job)
         if not job.adopted:
-            self.extra_polls.hopes(job, self.admission.likely_end(job.ref))
+            self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
 
     def left(self, job: ScheduledJob, now: int) -> None:
         """A poll leaves: for its promise, as a try, or beside."""
-        first = self._table.first(now // SLOT)
-        if first is not None and first[1] == job.ref and first[0] <= now // SLOT:
-            self.counts["late"] += first[0] < now // SLOT
+        reserved = self._table.due(now // SLOT)
+        if reserved is not None and reserved[1] == job.ref:
+            self.counts["late"] += reserved[0] < now // SLOT
             self._table.keep(job.ref, now)
             job.tries = 0
         elif job.try_at is not None and job.try_at <= now:
@@ -162,16 +293,16 @@ class LeasePolling:
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + self._give_up
         self.extra_polls.renewed(job, left, interval, age, now)
-        self.extra_polls.hopes(job, self.admission.likely_end(job.ref))
+        self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
         if job.announced:
-            self._asks.put(job, now + pause(job))
+            self._poll_queue.put(job, now + pause(job))
 
     def failed(self, job: ScheduledJob, at: int) -> None:
         """Another leaves inside the lease, if the next promise comes too late."""
         self.extra_polls.failed(job, at)
         if job.announced:
             # Its end is near: whoever waits need not wait for the next promise.
-            self._asks.put(job, at + pause(job))
+            self._poll_queue.put(job, at + pause(job))
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
         """Its promises go."""
@@ -191,12 +322,12 @@ class WebhookPolling:
     from then on, and once more before it is given up.
     """
 
-    def __init__(self, pacer: Pacer, asks: PollQueue, *, interval: int) -> None:
+    def __init__(self, pacer: Pacer, poll_queue: PollQueue, *, interval: int) -> None:
         self._account = pacer.table.account
-        self._asks = asks
+        self._poll_queue = poll_queue
         self._interval = interval
         self._tasks: dict[int, int] = {}
-        self._longest: dict[tuple[str, int], int] = {}
+        self._longest: dict[TaskKind, int] = {}
         self._vain, self._ended = 0, 0
 
     @property
@@ -251,29 +382,28 @@ class WebhookPolling:
         if ended is not None and job.announced:
             # Else it was found when it was asked for, and may have ended long before. The first
             # that end are the shortest, so what is documented fades, too.
-            kind = job.feature, job.outputs
-            self._longest[kind] = max(self._lasts(job) * 63 // 64, ended - began)
+            self._longest[job.kind] = max(self._lasts(job) * 63 // 64, ended - began)
 
     def _lasts(self, job: ScheduledJob) -> int:
         """How long tasks like that of `job` last at the most."""
-        usual = _UNKNOWN if job.usual is None else job.usual[1]
-        return self._longest.get((job.feature, job.outputs), usual)
+        usual = _UNKNOWN if job.kind.usual is None else job.kind.usual[1]
+        return self._longest.get(job.kind, usual)
 
     def _ask(self, job: ScheduledJob, at: int, now: int) -> None:
         """Ask at `at`, or sooner, while it is not given up and there is time for another try."""
         half = max((job.given_up - now) // 2, self._interval)
         last = max(job.given_up - 2 * _SOON, now + half)
-        self._asks.put(job, min(at, last))
+        self._poll_queue.put(job, min(at, last))
 
 
 def strategies(
-    pacer: Pacer, asks: PollQueue, polling: Polling
+    pacer: Pacer, poll_queue: PollQueue, polling: Polling
 ) -> tuple[LeasePolling, PollingStrategy]:
     """The one that keeps tasks alive, and the one that is to be used, by `Polling.completion`."""
     interval = round(polling.interval * SECOND)
     keeping = LeasePolling(
         pacer,
-        asks,
+        poll_queue,
         interval=interval,
         insured=round(polling.insured * SECOND),
         lease=round(polling.lease * SECOND),
@@ -281,7 +411,7 @@ def strategies(
     )
     if polling.completion != "webhook":
         return keeping, keeping
-    return keeping, WebhookPolling(pacer, asks, interval=interval)
+    return keeping, WebhookPolling(pacer, poll_queue, interval=interval)
 
 
 def pause(job: ScheduledJob) -> int:

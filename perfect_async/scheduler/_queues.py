@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
+
+import attrs
 
 from perfect_async import events as ev
-from perfect_async._time import SECOND
+from perfect_async._time import NEVER, SECOND
 from perfect_async.errors import JobRefused, PerfectError
 from perfect_async.scheduler._job import JobState, ScheduledJob
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 _LINGER = SECOND // 10
 """How long a registration waits for company."""
-_MOST_FAILURES = 6
+_MOST_FAILURES: Final = 6
 _MOST_UPLOADS = 24
 """Uploads at once: the other host may be slow, and each holds a piece of a picture in memory."""
 _LONGEST_PAUSE = 30 * SECOND
@@ -76,47 +78,40 @@ class UploadQueue:
         heapq.heapify(self._queued)
         self._count()
 
-    def registers(self, now: int) -> bool:
-        """Whether files are to be registered now, if fewer than one call holds are worth it."""
-        return bool(self.waiting) and (
-            now >= self._since + _LINGER or len(self.waiting) >= self._files
-        )
-
     def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
         """The files to register now and the feature whose path to use, None for the universal one.
 
         `partly`: fewer files than one call holds are worth a call.
         """
-        if not self.registers(now) or not (partly or len(self.waiting) >= self._files):
+        if now < self.registration_at() or not (partly or len(self.waiting) >= self._files):
             return None
         first = self.waiting[0]
-        feature = None if self._universal else first.feature
+        feature = None if self._universal else first.kind.feature
         refs: list[int] = []
         for job in self.waiting:
-            if job.channel == first.channel and feature in {None, job.feature}:
+            if job.channel == first.channel and feature in {None, job.kind.feature}:
                 refs.append(job.ref)
                 if len(refs) == self._files:
                     break
         return tuple(refs), feature
 
-    def upload(self, now: int) -> int | None:
-        """The picture to upload now."""
-        if not self._queued or not self._may_upload() or now < self._hold:
-            return None
-        at, ref, _ = self._queued[0]
-        return ref if at <= now else None
+    def registration_at(self) -> int:
+        """When files may be registered, if fewer than one call holds are worth it."""
+        if not self.waiting:
+            return NEVER
+        return self._since if len(self.waiting) >= self._files else self._since + _LINGER
 
-    def _may_upload(self) -> bool:
-        """While the other host answers nothing, one upload at a time finds out when it does."""
+    def upload_at(self) -> int:
+        """When the next picture may be uploaded."""
+        # While the other host answers nothing, one upload at a time finds out when it does.
         most = 1 if self._troubles else _MOST_UPLOADS
-        return bool(self._queued) and len(self._uploading) < most
+        if not self._queued or len(self._uploading) >= most:
+            return NEVER
+        return max(self._queued[0][0], self._hold)
 
-    def wakes(self) -> list[int]:
-        """When there may be something to do without news."""
-        times = [self._since + _LINGER] if self.waiting else []
-        if self._may_upload():
-            times.append(max(self._queued[0][0], self._hold))
-        return times
+    def next_upload(self) -> int:
+        """The ref of that picture."""
+        return self._queued[0][1]
 
     def issued(self, command: ev.Register | ev.Upload, now: int) -> None:
         """A registration or an upload leaves."""
@@ -140,13 +135,13 @@ class UploadQueue:
                 assert_never(command)
         self._count()
 
-    def hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+    def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
         """`command` ended in `event`."""
-        news = self._hear(command, event, now)
+        news = self._responded(command, event, now)
         self._count()
         return news
 
-    def _hear(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+    def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
         if isinstance(command, ev.Register):
             # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
             jobs = self._registering.pop(command.number)
@@ -229,3 +224,93 @@ class UploadQueue:
     ) -> list[tuple[ScheduledJob, PerfectError]]:
         error = getattr(event, "error", None)
         return [(job, error) for job in jobs if isinstance(error, PerfectError)]
+
+
+@attrs.define(eq=False)
+class Query:
+    """One question; `since` is when it came, `repeats` whether it may be asked twice, `urgent`
+    whether it leaves before those that came sooner and before any creation, `lasting` whether it is
+    asked while its lane closes.
+    """
+
+    ref: int
+    channel: int
+    since: int
+    repeats: bool = True
+    urgent: bool = False
+    lasting: bool = False
+    failures: int = 0
+
+
+class QueryQueue:
+    """Those that are `waiting`, in the order in which they came, and those on their way."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Query] = deque()
+        self._known: dict[int, Query] = {}
+
+    def __contains__(self, ref: int) -> bool:
+        return ref in self._known
+
+    def channel(self, ref: int) -> int:
+        """Whose question `ref` is."""
+        return self._known[ref].channel
+
+    def add(self, question: Query) -> None:
+        """A question came."""
+        self._known[question.ref] = question
+        if question.urgent:
+            self.waiting.appendleft(question)
+        else:
+            self.waiting.append(question)
+
+    def issued(self) -> None:
+        """The first leaves."""
+        self.waiting.popleft()
+
+    def forget(self, question: Query) -> None:
+        """It was told how it ended."""
+        del self._known[question.ref]
+
+    def on_response(
+        self, command: ev.Ask, event: ev.Answer, *, again: bool
+    ) -> tuple[Query, PerfectError] | None:
+        """The question of `command` came back; gives it and why where it ended without an answer.
+
+        Asking costs nothing but the window, so what may pass is asked `again`, while the client is
+        open.
+        """
+        question = self._known[command.ref]
+        match event:
+            case ev.NotSent() | ev.NoAnswer() | ev.Limited() if (
+                (again or question.lasting)
+                and question.failures < _MOST_FAILURES
+                and (question.repeats or not isinstance(event, ev.NoAnswer))
+            ):
+                question.failures += 1
+                self.waiting.appendleft(question)
+                return None
+            case ev.NotSent() | ev.NoAnswer() | ev.Limited() | ev.KeyRefused() | ev.Refused():
+                return question, event.error
+            case _:
+                self.forget(question)
+                return None
+
+    def withdraw(self, ref: int) -> None:
+        """Nobody waits for it: it does not leave if it has not, nor again if it has."""
+        question = self._known.get(ref)
+        if question is None:
+            return
+        if question in self.waiting:
+            self.waiting.remove(question)
+            self.forget(question)
+        else:
+            question.failures = _MOST_FAILURES
+
+    def close(self, channel: int, *, dropped: bool = False) -> list[Query]:
+        """What was not sent of `channel` is not sent; what lasts is not once it is `dropped`."""
+        for question in self._known.values():
+            question.lasting &= question.channel != channel or not dropped
+        ended = [each for each in self.waiting if each.channel == channel and not each.lasting]
+        self.waiting = deque(each for each in self.waiting if each not in ended)
+        return ended

@@ -1,34 +1,36 @@
-"""Which request goes next, and when to wake: the thought behind everything that costs money.
+"""Decide which request leaves next, and when to ask again.
 
-The scheduler is a value that hears news and answers a question. `receive(event, now)` is the only
-thing that changes it; `due(now)` says what to do, and asking twice changes nothing; `wakes_at(now)`
-says when to ask again without news. It owns the only request ledger (the timetable), so a retry is
-a new command that it may or may not afford. In order of rank:
+The scheduler is a value that takes events and answers a question. `receive(event, now)` is the only
+call that changes it; `due(now)` says what to do, and asking twice changes nothing; `wakes_at(now)`
+says when to ask again if no event comes. It keeps the only account of requests (the timetable), so
+a retry is a new command that it may or may not afford.
 
-1. telling who waits how a job ended, and giving up what is too old: costs nothing;
-2. promised polls, each in its slot; one that is overdue leaves as soon as the second has room;
-3. tries: a poll that failed or is silent is sent again inside its lease, from the unpromised rest;
-   the first polls of tasks that are taken over, whose lease nobody knows; tasks that the vendor
+What may be due comes from one ranked list of sources:
+
+1. reports of ends, and tasks that are too old: they cost no request;
+2. reserved polls, each in its slot; an overdue one leaves as soon as the second has room;
+3. retries: a poll that failed or is silent is sent again inside its lease, from the requests that
+   are not reserved; the first polls of adopted tasks, whose lease is unknown; tasks that the vendor
    has announced to have ended, or that are long overdue;
-4. uploads: cost no request;
-5. a question that has waited long, creations, and registrations so far ahead that no creation
-   waits;
-6. questions; early polls, when the budget holds more than the work that waits.
+4. uploads: they cost no request;
+5. a query that has waited for long, creations, and registrations far enough ahead that no creation
+   waits for one;
+6. other queries; early polls, when the budget holds more than the work that waits.
 
-All times are integer microseconds of one clock; which one is the driver's business.
+All times are integer microseconds of one clock, which the driver chooses.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.reports import Statistics
-from perfect_async.scheduler._job import IllegalEvent, JobState
+from perfect_async.scheduler._job import RESPONSES, IllegalEvent, JobState
 from perfect_async.scheduler._state import SchedulerState
 
 if TYPE_CHECKING:
@@ -37,15 +39,14 @@ if TYPE_CHECKING:
 __all__ = ["NEVER", "IllegalEvent", "Scheduler"]
 
 _AHEAD: Final = 4
-"""Pictures ready or on their way there, below which registering comes before creating (or a
-second's worth).
+"""Pictures ready or under way, below which registering comes before creating (or a second's worth).
 """
 _PATIENT: Final = 15 * SECOND
-"""A question that has waited for so long comes before creations."""
+"""A query that has waited for so long comes before creations."""
 _KNOWN: Final = 20
-"""Jobs that ended before their own cost is believed."""
+"""Jobs that must have ended before their average cost counts."""
 _REQUESTS_PER_JOB: Final = 3.0
-"""A creation, a share of a registration and two polls: a smile, before anything is seen."""
+"""What a smile costs before any has ended: a creation, a share of a registration and two polls."""
 
 
 class Scheduler:
@@ -62,302 +63,391 @@ class Scheduler:
     ) -> None:
         self._limits = limits
         self._few = max(_AHEAD, limits.per_second)
-        self._book = book = SchedulerState(
+        self._state = state = SchedulerState(
             limits, polling, engine_retries=engine_retries, files_per_call=files_per_call
         )
-        # What was answered last and when, None where there was news since.
+        extra, uploads = state.extra_polls, state.uploads
+        self._urgent: Final = (
+            _Source(state.settlements.wakes, self._settlement),
+            _Source(state.table.wakes, self._reserved_poll),
+            _Source(extra.try_at, self._retry),
+            _Source(state.takeover_at, self._takeover),
+            _Source(state.poll_queue.wakes, self._announced_poll),
+            _Source(uploads.upload_at, self._upload),
+        )
+        # Nothing of these is reserved, and no lease is at stake.
+        self._optional: Final = (
+            _Source(extra.early_at, self._wary_poll),
+            _Source(state.query_at, self._urgent_query),
+            _Source(uploads.registration_at, self._early_registration),
+            _Source(state.creation_at, self._creation),
+            _Source(uploads.registration_at, self._registration),
+            _Source(state.query_at, self._query),
+            _Source(extra.likely_at, self._likely_poll),
+            _Source(extra.early_at, self._early_poll),
+        )
+        sources = (*self._urgent, *self._optional)
+        self._wakes: Final = tuple(dict.fromkeys(source.wakes for source in sources))
+        # The last answer and when it was given: only an event makes another one possible then.
         self._answer: ev.Command | None = None
-        self._answered: int | None = None
-        if book.kept and not book.table.admits(0, 0, book.last(0), book.pacer.limit(0)):
+        self._answered_at: int | None = None
+        if not state.can_keep_one():
             message = (
                 f"{limits!r} cannot keep even one task alive that is polled every "
-                f"{book.table.cycle * SLOT / SECOND:g} s for up to {polling.give_up_after:g} s."
+                f"{state.table.cycle * SLOT / SECOND:g} s for up to {polling.give_up_after:g} s."
             )
             raise ConfigurationError(message)
 
     def __repr__(self) -> str:
-        states = Counter(job.state.name.lower() for job in self._book.jobs.values())
-        return f"<Scheduler {dict(states)} {self._book.table!r}>"
+        states = Counter(job.state.name.lower() for job in self._state.jobs.values())
+        return f"<Scheduler {dict(states)} {self._state.table!r}>"
 
     # The seam.
 
     def receive(self, event: ev.Event, now: int) -> None:
-        """Hear `event` at `now`. Raises `IllegalEvent`, and stays as it was, for news that cannot
-        be.
+        """Take `event` at `now`. Raises `IllegalEvent`, and stays as it was, if it is impossible
+        now.
         """
-        book = self._book
+        state = self._state
         match event:
             case ev.Issued():
-                due = self._answer if self._answered == now else self.due(now)
+                due = self.due(now)
                 if event.command is not due and event.command != due:
                     raise IllegalEvent(f"{event.command!r} is not what is due.")
-                book.issue(event.command, now)
+                state.on_issued(event.command, now)
+            case _ if type(event) in RESPONSES:
+                # Before the others, since every second event is a response.
+                state.on_response(cast("ev.Answer", event), now)
             case ev.Wanted() | ev.Adopted() | ev.Forgone() | ev.Asked():
-                book.take_in(event, now)
+                state.on_arrival(event, now)
             case ev.Notified():
-                book.announce(event.ref, now)
+                state.on_notified(event.ref, now)
             case ev.Withdrawn():
-                book.withdraw(event.ref)
+                state.on_withdrawn(event.ref)
             case ev.Closed():
-                book.close(event.channel, now)
+                state.on_closed(event.channel, now)
             case ev.Dropped():
-                book.drop(event.channel, now)
-            case ev.Opened() | ev.Emptied():
-                book.units.hear(event)
+                state.on_dropped(event.channel, now)
+            case ev.SpendingLimitOpened() | ev.SpendingLimitClosed():
+                state.units.on_limit(event)
             case _:
-                book.hear(event, now)
-        book.after(now)
-        self._answered = None
+                raise IllegalEvent(f"{event!r} is no event.")
+        state.refresh(now)
+        self._answered_at = None
 
     def due(self, now: int) -> ev.Command | None:
-        """What to do at `now`, None for nothing. Say `Issued` before asking again."""
-        # Remembered, since saying Issued asks once more; only news makes the answer another.
-        if self._answered != now:
-            self._answer, self._answered = self._due(now), now
+        """What to do at `now`, None for nothing. Report `Issued` before asking again."""
+        if self._answered_at != now:
+            moment = _Moment(self._state, now)
+            answer = self._first(self._urgent, moment)
+            if answer is None and self._state.wants_more(now):
+                answer = self._first(self._optional, moment)
+            self._answer, self._answered_at = answer, now
         return self._answer
 
     def wakes_at(self, now: int) -> int:
-        """When `due`, which had nothing to do at `now`, may have something without news; after
-        `now`.
+        """When `due`, which had nothing to do at `now`, may have something without an event.
 
-        `NEVER` when only news can wake it.
+        It is after `now`, and `NEVER` when only an event can wake the scheduler.
         """
-        book, slot = self._book, now // SLOT
-        times = book.preparation.wakes()
-        times += book.extra_polls.wakes()
-        times += [age for age, _, _ in book.endings.ages[:1]]
-        times += [now] * bool(book.adoptions)
-        if (asked := book.asks.first()) is not None:
-            times.append(asked[0])
-        if (first := book.table.first()) is not None:
-            times.append(first[0] * SLOT)
-        if book.ready or book.questions.waiting:
-            times.append(book.pacer.paused_until())
-        soon = [at for at in times if at > now]
-        if self._silent(now):
-            # The end of the silence, or the answer of what asks, is all that counts.
-            soon.append(max(book.pacer.allowance.silent_until, now + SLOT))
-        elif len(soon) < len(times):
-            # Something is due but does not fit. The second and the phases free in slots, the window
-            # in buckets.
-            taking_over = bool(book.adoptions) and self._fits(now)
-            crowded = (
-                (first is not None and first[0] <= slot)
-                or taking_over
-                or (
-                    book.table.account.fits(now, 1, book.pacer.limit(now))
-                    and (
-                        not (book.table.ample(now) or book.pacer.lends(now))
-                        or (bool(book.ready) and book.table.origin(slot) is None)
-                    )
-                )
-            )
-            soon.append((slot + 1) * SLOT if crowded else book.table.account.next_change(now))
-        return min(soon, default=NEVER)
+        soonest, waits = NEVER, False
+        for wakes in self._wakes:
+            if (at := wakes()) <= now:
+                waits = True
+            elif at < soonest:
+                soonest = at
+        if self._state.silent(now):
+            # Only the end of the silence, or the answer to the request that probes, counts.
+            return min(soonest, max(self._state.pacer.allowance.silent_until, now + SLOT))
+        return min(soonest, self._fits_at(_Moment(self._state, now))) if waits else soonest
 
     def statistics(self) -> Statistics:
-        """How it stood at the last news."""
-        book = self._book
-        states = Counter(job.state for job in book.jobs.values())
+        """Describe the state after the last event."""
+        state, table, pacer = self._state, self._state.table, self._state.pacer
+        states = Counter(job.state for job in state.jobs.values())
         return Statistics(
             waiting=states[JobState.WAITING],
-            preparing=book.preparation.under_way,
+            preparing=state.uploads.under_way,
             ready=states[JobState.READY],
             running=states[JobState.SUBMITTING]
             + states[JobState.ADOPTED]
             + states[JobState.RUNNING],
-            done=book.counts["done"],
-            failed=book.counts["failed"],
-            requests_in_window=book.table.occupied(book.heard),
-            window_limit=book.pacer.allowance.limit(book.heard),
-            requests=dict(book.kinds),
-            refused=book.pacer.refused,
-            tries=book.counts["tries"],
-            late=book.counts["late"],
-            cycle=book.table.cycle * SLOT / SECOND,
-            patience=book.pacer.network.patience / SECOND,
-            units=book.units.totals(),
+            done=state.counts["done"],
+            failed=state.counts["failed"],
+            requests_in_window=table.occupied(state.updated_at),
+            window_limit=pacer.allowance.limit(state.updated_at),
+            requests=dict(state.requests),
+            refused=pacer.refused,
+            tries=state.counts["tries"],
+            late=state.counts["late"],
+            cycle=table.cycle * SLOT / SECOND,
+            patience=pacer.network.patience / SECOND,
+            units=state.units.totals(),
         )
 
     def appetite(self) -> int:
-        """How many jobs that are not created yet it likes to know: two registrations and a few."""
+        """How many jobs that are not created yet it wants to know: two registrations and a few."""
         return max(48, 8 * self._limits.per_second)
 
     def eta(self, waiting: int, running: int) -> float | None:
-        """Seconds until so many jobs more have ended, None before any has.
+        """Estimate the seconds until so many more jobs have ended; None before any has.
 
-        By the request budget, which bounds twice: a window holds so many requests, and so many
-        promises beside each other. What runs is half over, on the average.
+        The request budget bounds it twice: a window holds so many requests, and so many reserved
+        polls side by side. Running tasks are taken to be half done on average.
         """
-        book, left = self._book, waiting + running / 2
-        if not book.ended or not left:
+        state, left = self._state, waiting + running / 2
+        if not state.ended or not left:
             return None if left else 0.0
-        limit = max(1, book.pacer.allowance.limit(book.heard))
-        per_job = book.kinds.total() / book.ended if book.ended >= _KNOWN else _REQUESTS_PER_JOB
-        lasts = book.lasted / book.ended / SECOND
-        needed, free = left * per_job, limit - book.table.occupied(book.heard)
-        # Without promises a task holds its creation and its result; else a poll each cycle.
-        share = book.table.cycle * SLOT / SECOND / self._limits.period if book.kept else 0.5
+        now = state.updated_at
+        limit = max(1, state.pacer.allowance.limit(now))
+        known = state.ended >= _KNOWN
+        per_job = state.requests.total() / state.ended if known else _REQUESTS_PER_JOB
+        lasts = state.lasted / state.ended / SECOND
+        needed, free = left * per_job, limit - state.table.occupied(now)
+        # With webhooks a task holds its creation and its result; else a poll each cycle.
+        cycle = state.table.cycle * SLOT / SECOND
+        share = cycle / self._limits.period if state.keeps_alive else 0.5
         at_once = max(1.0, limit * share)
-        if needed <= free and book.kept:
-            # The window holds all of it: as many beside each other as their promises allow.
-            promised = book.admission.promised(book.heard)
-            at_once = max(at_once, (free - needed / 2) / promised)
+        if needed <= free and state.keeps_alive:
+            # The window holds all of it: as many side by side as their reserved polls allow.
+            at_once = max(at_once, (free - needed / 2) / state.admission.reserved_each(now))
         budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
         return max(budget, left * lasts / at_once) + lasts / 2
 
     def _allowed_in(self, requests: float) -> float:
-        """Seconds until the window has let go of so many requests, if all are used at once."""
+        """Estimate the seconds until the window has room for so many more requests."""
         period, waits = self._limits.period, 0.0
-        for age, count in self._book.table.past(self._book.heard):
+        for age, count in self._state.table.past(self._state.updated_at):
             if requests <= 0:
                 return waits
             waits, requests = period - age / SECOND, requests - count
-        return waits + max(0.0, requests) * period / max(1, self._book.pacer.allowance.requests)
+        allowed = self._state.pacer.allowance.requests
+        return waits + max(0.0, requests) * period / max(1, allowed)
 
     def past(self, now: int) -> tuple[tuple[int, int], ...]:
-        """What of the window is spent, as (age in microseconds, requests), the oldest first."""
-        return self._book.table.past(now)
+        """List what occupies the window as (age in microseconds, requests), the oldest first."""
+        return self._state.table.past(now)
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Before anything else: the key was used before time 0, as `past` of another told."""
+        """Take over the `past` of another scheduler on the key, before the first event."""
         period = round(self._limits.period * SECOND)
-        self._book.table.remember((age, count) for age, count in past if age < period)
+        self._state.table.remember((age, count) for age, count in past if age < period)
 
     # What leaves next.
 
-    def _due(self, now: int) -> ev.Command | None:
-        book, number, slot = self._book, self._book.number + 1, now // SLOT
-        if book.endings.queue:
-            return book.endings.queue[0][0]
-        if book.endings.ages and book.endings.ages[0][0] <= now:
-            job = book.endings.ages[0][2]
-            return ev.Settle(job.ref, book.abandoned(job), job.charged)
-        table, tried = book.table, book.extra_polls.tries[0]
-        first = table.first(slot) if table.queue and table.queue[0][0] <= slot else None
-        owed = first is not None
-        again = tried[0] <= now and not owed
-        upload = book.preparation.upload(now)
-        if not (owed or again or self._wanting(now)):
-            return None if upload is None else ev.Upload(number, upload)
-        silent = book.pacer.allowance.full and self._silent(now)
-        ample = table.ample(now)
-        room = not silent and (ample or table.room(now))
-        if first is not None and (room or (first[0] == slot and not silent)):
-            return ev.Poll(number, first[1])
-        if (
-            again
-            and not silent
-            and self._fits(now)
-            # A lease is at stake: a poll that hangs is counted where it left, not where it may be.
-            and (room or table.room(now, urgent=True))
-        ):
-            return ev.Poll(number, tried[1])
-        if book.adoptions and not owed and room and self._fits(now):
-            # Nobody knows how much of its lease is left: sooner than anything that can wait.
-            return ev.Poll(number, book.adoptions[0].ref)
-        asked = book.asks.first()
-        if (
-            asked is not None
-            and asked[0] <= now
-            and room
-            and not owed
-            and table.account.fits(now, 1, book.pacer.limit(now))
-        ):
-            return ev.Poll(number, asked[1])
-        if upload is not None:
-            return ev.Upload(number, upload)
-        if owed or not room or not (ample or book.pacer.lends(now)):
-            return None
-        return self._unpromised(number, now, ample=ample)
+    @staticmethod
+    def _first(sources: Iterable[_Source], moment: _Moment) -> ev.Command | None:
+        """The command of the first of `sources` that has one."""
+        now = moment.now
+        for wakes, following in sources:
+            if wakes() <= now and (command := following(moment)) is not None:
+                return command
+        return None
 
-    def _fits(self, now: int) -> bool:
-        """Whether a lease that is at stake may have a request of the window.
+    def _fits_at(self, moment: _Moment) -> int:
+        """When something that is due, but does not fit now, may fit.
 
-        Of tasks that were taken over there may be more than the plan has room for: a former process
-        knew how long they last, and admitted as many. Then the window as it is counts: most end
-        long before the end of their promises, and what is not asked for now is lost for certain.
+        The second and the phases free up slot by slot, the window bucket by bucket.
         """
-        book, most = self._book, self._limits.requests
-        if book.table.account.fits(now, 1, most):
-            return True
-        former = any(job.adopted for job in book.jobs.values())
-        return former and book.table.occupied(now) < most
-
-    def _wanting(self, now: int) -> bool:
-        """Whether there is anything that nobody was promised and that may want to leave."""
-        book, extra_polls = self._book, self._book.extra_polls
-        preparation = book.preparation
-        if book.ready or book.questions.waiting or book.adoptions:
-            return True
-        if (asked := book.asks.first()) is not None and asked[0] <= now:
-            return True
-        if not (preparation.waiting or preparation.under_way):
-            return extra_polls.early[0][0] <= now
-        # As below: early polls are for when nothing else waits, likely ones for when it does.
-        return (
-            preparation.registers(now)
-            or extra_polls.likely[0][0] <= now
-            or extra_polls.early[0][0] <= now < book.pacer.allowance.wary_until
+        state, table, now = self._state, self._state.table, moment.now
+        crowded = (
+            moment.reserved is not None
+            or (bool(state.takeovers) and state.fits_urgently(now))
+            or (
+                state.fits(now, moment.limit)
+                and (not moment.lends or (bool(state.ready) and table.origin(moment.slot) is None))
+            )
         )
+        return (moment.slot + 1) * SLOT if crowded else table.account.next_change(now)
 
-    def _silent(self, now: int) -> bool:
-        """Whether the window is full with requests of others, and it is not the time to ask."""
-        pacer, table = self._book.pacer, self._book.table
-        asking = pacer.allowance.full and table.asking(now - pacer.network.patience)
-        return pacer.silent(now, asking=asking)
+    # The sources, in their order.
 
-    def _unpromised(self, number: int, now: int, *, ample: bool) -> ev.Command | None:
-        """A request that nobody was promised: it leaves where every window holds."""
-        book, pacer = self._book, self._book.pacer
-        limit = pacer.limit(now)
-        if not book.table.account.fits(now, 1 + book.strategy.held, limit):
+    def _settlement(self, moment: _Moment) -> ev.Command | None:
+        return self._state.settlement(moment.now)
+
+    def _reserved_poll(self, moment: _Moment) -> ev.Command | None:
+        # One in its own slot leaves whatever happens: its place in the second is reserved.
+        slot, ref = moment.reserved or (0, 0)
+        if moment.room or (slot == moment.slot and not moment.silent):
+            return ev.Poll(moment.number, ref)
+        return None
+
+    def _retry(self, moment: _Moment) -> ev.Command | None:
+        state, now = self._state, moment.now
+        if (
+            moment.reserved is None
+            and not moment.silent
+            and state.fits_urgently(now)
+            # A lease is at stake: a hanging poll counts where it left, not where it may still be.
+            and (moment.room or state.table.room(now, urgent=True))
+        ):
+            return ev.Poll(moment.number, state.extra_polls.tries[0][1])
+        return None
+
+    def _takeover(self, moment: _Moment) -> ev.Command | None:
+        # Nobody knows how much of the lease is left: sooner than anything that can wait.
+        if moment.reserved is None and moment.room and self._state.fits_urgently(moment.now):
+            return ev.Poll(moment.number, self._state.takeovers[0].ref)
+        return None
+
+    def _announced_poll(self, moment: _Moment) -> ev.Command | None:
+        if moment.room and moment.reserved is None and self._state.fits(moment.now, moment.limit):
+            return ev.Poll(moment.number, self._state.poll_queue.first())
+        return None
+
+    def _upload(self, moment: _Moment) -> ev.Command | None:
+        return ev.Upload(moment.number, self._state.uploads.next_upload())
+
+    def _wary_poll(self, moment: _Moment) -> ev.Command | None:
+        """Poll in mid-lease while others use the key."""
+        if self._state.pacer.allowance.wary_until > moment.now and moment.spare:
+            return ev.Poll(moment.number, self._state.extra_polls.early[0][1])
+        return None
+
+    def _urgent_query(self, moment: _Moment) -> ev.Command | None:
+        query = self._state.queries.waiting[0]
+        if query.urgent or moment.now - query.since >= _PATIENT:
+            return self._query(moment)
+        return None
+
+    def _query(self, moment: _Moment) -> ev.Command | None:
+        if moment.free:
+            return ev.Ask(moment.number, self._state.queries.waiting[0].ref)
+        return None
+
+    def _early_registration(self, moment: _Moment) -> ev.Command | None:
+        """Register before creating where few pictures are ready."""
+        return self._register(moment, partly=True) if self._low() else None
+
+    def _registration(self, moment: _Moment) -> ev.Command | None:
+        return None if self._low() else self._register(moment, partly=False)
+
+    def _low(self) -> bool:
+        return self._state.uploads.under_way + len(self._state.ready) < self._few
+
+    def _register(self, moment: _Moment, *, partly: bool) -> ev.Command | None:
+        if not moment.free:
             return None
-        if pacer.allowance.wary_until > now and (poll := self._early(number, now)) is not None:
-            return poll
-        if now < pacer.paused_until():
-            return None
-        question = book.questions.waiting[0] if book.questions.waiting else None
-        if question is not None and (question.urgent or now - question.since >= _PATIENT):
-            return ev.Ask(number, question.ref)
-        registration = None
-        if book.preparation.waiting:
-            low = book.preparation.under_way + len(book.ready) < self._few
-            registration = book.preparation.registration(now, partly=low)
-            if registration is not None and low:
-                return ev.Register(number, *registration)
-        job = book.creation()
+        found = self._state.uploads.registration(moment.now, partly=partly)
+        return None if found is None else ev.Register(moment.number, *found)
+
+    def _creation(self, moment: _Moment) -> ev.Command | None:
+        state, now = self._state, moment.now
+        job = state.creation()
         if (
             job is not None
-            and pacer.may_create(now)
-            and (ample or book.table.room(now, creates=True))
-            and book.strategy.admits(job, now, limit)
+            and moment.free
+            and state.pacer.may_create(now)
+            and (moment.ample or state.table.room(now, creates=True))
+            and state.strategy.admits(job, now, moment.limit)
         ):
-            return ev.Submit(number, job.ref)
-        if registration is not None:
-            return ev.Register(number, *registration)
-        if question is not None:
-            return ev.Ask(number, question.ref)
-        work = len(book.ready) + len(book.preparation.waiting) + book.preparation.under_way
-        poll = self._likely(number, now, limit, work) if work else self._early(number, now)
-        return poll if poll is not None and book.admission.spares(now, limit) else None
+            return ev.Submit(moment.number, job.ref)
+        return None
 
-    def _likely(self, number: int, now: int, limit: int, work: int) -> ev.Poll | None:
-        """Ask a task that has rather ended than not: what it holds is free the sooner.
+    def _likely_poll(self, moment: _Moment) -> ev.Command | None:
+        """Poll a task that has probably ended: what it holds becomes free the sooner.
 
-        Where the window holds all the work there is: where it does not, requests are time.
+        Only where the window holds all waiting work: where it does not, requests are time. The
+        caller's source of jobs may hold more than is known here.
         """
-        book = self._book
-        likely = book.extra_polls.likely[0]
-        # The source may have more than we know of.
-        if likely[0] > now or work >= self.appetite() - _AHEAD:
+        state, work = self._state, self._state.uncreated()
+        if not work or not moment.free or work >= self.appetite() - _AHEAD:
             return None
-        needed = book.table.occupied(now) + _REQUESTS_PER_JOB * work + 2 * len(book.table)
-        if needed > limit:
+        needed = state.table.occupied(moment.now) + _REQUESTS_PER_JOB * work + 2 * len(state.table)
+        if needed > moment.limit or not state.admission.spares(moment.now, moment.limit):
             return None
-        return ev.Poll(number, likely[1])
+        return ev.Poll(moment.number, state.extra_polls.likely[0][1])
 
-    def _early(self, number: int, now: int) -> ev.Poll | None:
-        """Ask a task before its promise, where nothing else waits."""
-        at, ref, _ = self._book.extra_polls.early[0]
-        return ev.Poll(number, ref) if at <= now else None
+    def _early_poll(self, moment: _Moment) -> ev.Command | None:
+        """Poll before the reserved poll where no other work waits."""
+        state = self._state
+        if (
+            state.uncreated()
+            or not moment.free
+            or not state.admission.spares(moment.now, moment.limit)
+        ):
+            return None
+        return ev.Poll(moment.number, state.extra_polls.early[0][1])
+
+
+class _Source(NamedTuple):
+    """One kind of command.
+
+    `wakes()` is when there may be one without an event, at the latest `now` if it only waits for
+    room. `next(moment)`, asked from then on, is the command to send, None where it has to wait.
+    """
+
+    wakes: Callable[[], int]
+    next: Callable[[_Moment], ev.Command | None]
+
+
+_T = TypeVar("_T")
+
+
+class _lazy(Generic[_T]):  # noqa: N801 - used as a decorator
+    """A property that is computed once; unlike `functools.cached_property` without a lock, which
+    costs more than the answers in Python 3.11.
+    """
+
+    def __init__(self, compute: Callable[[_Moment], _T]) -> None:
+        self._compute, self._name = compute, compute.__name__
+
+    def __get__(self, moment: _Moment, owner: type[_Moment]) -> _T:
+        value = moment.__dict__[self._name] = self._compute(moment)
+        return value
+
+
+class _Moment:
+    """What the limits allow at `now`; each answer is computed when it is first needed."""
+
+    def __init__(self, state: SchedulerState, now: int) -> None:
+        self._state = state
+        self.now = now
+        self.slot = now // SLOT
+        self.number = state.number + 1
+
+    @_lazy
+    def reserved(self) -> tuple[int, int] | None:
+        """The reserved poll whose slot has come, as (slot, ref)."""
+        return self._state.table.due(self.slot)
+
+    @_lazy
+    def silent(self) -> bool:
+        """Whether nothing at all is sent."""
+        return self._state.silent(self.now)
+
+    @_lazy
+    def ample(self) -> bool:
+        """Whether the second does not bind."""
+        return self._state.table.ample(self.now)
+
+    @_lazy
+    def room(self) -> bool:
+        """Whether the second has room for one more request beside the reserved ones."""
+        return not self.silent and (self.ample or self._state.table.room(self.now))
+
+    @_lazy
+    def lends(self) -> bool:
+        """Whether the second has room for one more, and all retries still come in time."""
+        return self.ample or self._state.pacer.lends(self.now)
+
+    @_lazy
+    def limit(self) -> int:
+        """How many requests of a window creations may count on."""
+        return self._state.pacer.limit(self.now)
+
+    @_lazy
+    def spare(self) -> bool:
+        """Whether a request that is not reserved may leave."""
+        held = self._state.strategy.held
+        return (
+            self.reserved is None
+            and self.room
+            and self.lends
+            and self._state.fits(self.now, self.limit, 1 + held)
+        )
+
+    @_lazy
+    def free(self) -> bool:
+        """Whether one may leave that keeps no task alive."""
+        return self.spare and self.now >= self._state.pacer.paused_until()

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
+
+import attrs
 
 from perfect_async import events as ev
-from perfect_async.errors import ClientClosed, PerfectError
+from perfect_async._time import NEVER, SECOND
+from perfect_async.errors import (
+    CeilingReached,
+    ClientClosed,
+    PerfectError,
+    SubmissionInDoubt,
+    TaskAbandoned,
+)
+from perfect_async.reports import Spending
 from perfect_async.scheduler._job import JobState, ScheduledJob
-from perfect_async.scheduler._questions import Query, QueryQueue
+from perfect_async.scheduler._queues import Query, QueryQueue
 
 if TYPE_CHECKING:
-    from perfect_async.scheduler._polling import PollingStrategy
-    from perfect_async.scheduler._units import UnitLedger
+    from collections.abc import Iterable
 
+    from perfect_async.scheduler._polling import PollingStrategy
+
+_POOR: Final = 60 * SECOND
+"""How long a refused balance is believed; then one job asks again."""
+_ROUNDING: Final = 1e-6
+"""Of units: how far sums of prices may be off, as floats add; far below any price."""
 _AT_STAKE: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
 
 
@@ -75,6 +90,12 @@ class Settlements:
         """A question ends without an answer."""
         self.queue.append((ev.Settle(question.ref, error, 0.0), question))
 
+    def wakes(self) -> int:
+        """When there is something to report without an event."""
+        if self.queue:
+            return 0
+        return self.ages[0][0] if self.ages else NEVER
+
     def settled(self, command: ev.Settle, questions: QueryQueue) -> None:
         """What was to be told next is told."""
         if self.queue:
@@ -99,3 +120,135 @@ class Settlements:
             ages[0][2].state is not JobState.RUNNING or ages[0][2].given_up != ages[0][0]
         ):
             heapq.heappop(ages)
+
+
+class Refusals:
+    """What speaks against creating anything: `closed` lanes, a `dead` key, too low a balance."""
+
+    def __init__(self) -> None:
+        self.closed: set[int] = set()
+        self.dead: PerfectError | None = None
+        self._poor: tuple[int, float, PerfectError] | None = None
+
+    def out_of_units(self, job: ScheduledJob, error: PerfectError, now: int) -> None:
+        """The balance was too low for `job`, so it is for what costs as much."""
+        least = job.units
+        if self._poor is not None and now < self._poor[0]:
+            least = min(least, self._poor[1])
+        self._poor = now + _POOR, least, error
+
+    def refusal(self, job: ScheduledJob, now: int) -> PerfectError | None:
+        """Why the job need not even be sent."""
+        if job.channel in self.closed:
+            return ClientClosed("The client is closing.")
+        if self.dead is not None:
+            return self.dead
+        if self._poor is not None and now < self._poor[0] and job.units >= self._poor[1]:
+            return self._poor[2]
+        return None
+
+
+def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
+    """Why a task that still runs is asked for no longer; `give_up` as in `Polling`."""
+    message = f"The task had not ended after {give_up / SECOND:g} s and is abandoned."
+    if closed:
+        message = "The client closed while the task was still running."
+    if job.trouble is not None:
+        message = f"{message} Last seen: {job.trouble.message}"
+    return TaskAbandoned(
+        message,
+        task_id=job.task_id,
+        request_id=getattr(job.trouble, "request_id", None),
+        units_at_stake=job.charged,
+    )
+
+
+def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
+    """Why nobody knows whether the job has a task; `error` None: the client closed first.
+
+    An `error` that says so itself has looked into the unit history, and knows what is at stake.
+    """
+    if isinstance(error, SubmissionInDoubt):
+        return error
+    why = "the client closed first." if error is None else error.message
+    message = f"The task's creation went out and no usable answer came back: {why}"
+    request_id = getattr(error, "request_id", None)
+    return SubmissionInDoubt(message, request_id=request_id, units_at_stake=job.units)
+
+
+@attrs.define
+class _SpendingLimit:
+    """`most` units may be spent, `spent` of them are or may be."""
+
+    most: float
+    spent: float = 0.0
+
+
+class UnitLedger:
+    """The units of all jobs on one key and host, and the spending_limits that they come from."""
+
+    def __init__(self) -> None:
+        self._spending_limits: dict[int, _SpendingLimit] = {}
+        self._charged = self._returned = self._at_stake = 0.0
+
+    def totals(self) -> Spending:
+        """How it stands."""
+        return Spending(self._charged, self._returned, self._at_stake)
+
+    def on_limit(self, event: ev.SpendingLimitOpened | ev.SpendingLimitClosed) -> None:
+        """A ceiling holds from now on, or nothing more comes under it."""
+        match event:
+            case ev.SpendingLimitOpened():
+                self._spending_limits[event.spending_limit] = _SpendingLimit(event.most)
+            case ev.SpendingLimitClosed():
+                self._spending_limits.pop(event.spending_limit, None)
+            case _:
+                assert_never(event)
+
+    def refusal(self, job: ScheduledJob) -> PerfectError | None:
+        """Why `job` cannot be paid for, None where it can."""
+        for name in job.spending_limits:
+            ceiling = self._spending_limits.get(name)
+            if ceiling is not None and ceiling.spent + job.units > ceiling.most + _ROUNDING:
+                return CeilingReached(
+                    f"The job costs {job.units:g} units; of max_units={ceiling.most:g} there are "
+                    f"{ceiling.spent:g} spent or reserved."
+                )
+        return None
+
+    def unaffordable(
+        self, jobs: Iterable[ScheduledJob], spending_limits: tuple[int, ...]
+    ) -> list[tuple[ScheduledJob, PerfectError]]:
+        """Those of `jobs` that one of `spending_limits` cannot pay for any longer, and why."""
+        paid = [job for job in jobs if not set(spending_limits).isdisjoint(job.spending_limits)]
+        return [(job, error) for job in paid if (error := self.refusal(job)) is not None]
+
+    def reserve(self, job: ScheduledJob) -> None:
+        """The creation of `job` leaves."""
+        self._move(job, job.units)
+
+    def charge(self, job: ScheduledJob) -> None:
+        """Its task exists."""
+        job.charged = job.units
+        self._charged += job.units
+
+    def give_back(self, job: ScheduledJob) -> None:
+        """Its engine failed."""
+        self._returned += job.charged
+        job.charged = 0.0
+        self._move(job, 0.0)
+
+    def release(self, job: ScheduledJob) -> None:
+        """Its creation was not executed."""
+        self._move(job, 0.0)
+
+    def end(self, job: ScheduledJob, at_stake: float) -> None:
+        """It ended; `at_stake` units are or may be charged for it with nothing to show."""
+        self._at_stake += at_stake
+        self._move(job, max(job.charged, at_stake))
+
+    def _move(self, job: ScheduledJob, reserved: float) -> None:
+        for name in job.spending_limits:
+            if (ceiling := self._spending_limits.get(name)) is not None:
+                ceiling.spent += reserved - job.reserved
+        job.reserved = reserved

@@ -13,7 +13,7 @@ import pytest
 from perfect_async import Avatar, Client, Job, Progress, Result, Smile, Statistics
 from perfect_async.cli._display import Display, JobReport, RunSummary
 from perfect_async.cli._runner import STOP_SIGNALS, _stop_signals, run_batch, signal_status
-from perfect_async.errors import NotSaved
+from perfect_async.errors import ConfigurationError, NotSaved
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support import virtual_time
 
@@ -125,6 +125,17 @@ async def test_an_unsaved_result_has_failed(
     assert report.error.message.startswith("The pictures were made, but not saved: ")
     assert report.task_id == report.error.task_id
     assert (1.0, 1.0) == (report.units, report.error.units_at_stake)
+
+
+async def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    """A file in the way of the folder is found before anything is sent."""
+    (tmp_path / "file").write_bytes(b"")
+    sandbox = Sandbox()
+
+    with pytest.raises(ConfigurationError, match="cannot be written: File exists"):
+        await process(client(sandbox), smiles(1), tmp_path / "file", RecordingDisplay())
+
+    assert {} == dict(sandbox.ledger.requests)
 
 
 async def test_a_refused_download_has_failed(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from perfect_async import (
     UnitsExhausted,
     WaitTimeout,
 )
-from perfect_async._runtime import keys
+from perfect_async._runtime.driver import _drivers
 from perfect_async.sandbox import Durations, Faults, Scripted, portrait
 from tests.support.sandboxed import (
     FACE,
@@ -406,7 +406,7 @@ async def test_keys_and_hosts_have_drivers_of_their_own() -> None:
         await one.run(smile())
 
         done = [each.statistics().done for each in (one, other, third)]
-        alive = [driver for driver in keys._drivers.values() if driver.alive]
+        alive = [driver for driver in _drivers.values() if driver.alive]
 
     assert [1, 0, 0] == done
     assert 3 == len(alive)
@@ -492,7 +492,7 @@ async def test_a_file_that_is_at_the_vendor_already() -> None:
         put = file["requests"][0]
         await other.put(put["url"], headers=put["headers"], content=FACE)
         assert (await c.run(Smile(FileId(file["file_id"])))).images
-        with pytest.raises(RequestRefused, match="404"):
+        with pytest.raises(RequestRefused, match="400"):
             await c.run(Smile(FileId("unknown")))
 
     assert 1 == sandbox.ledger.units_charged

@@ -13,6 +13,7 @@ from perfect_async._journal import model as entries
 from perfect_async._journal.journal import JobEntry, JobJournal, open_journal
 from perfect_async._journal.sqlite import SqliteJournal
 from perfect_async._journal.writer import JournalWriter
+from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.errors import JournalError
 from perfect_async.sandbox import Durations, Faults
@@ -163,7 +164,7 @@ async def test_a_full_disk(
 
 async def opened_journal(tmp_path: Path) -> JobJournal:
     """Return a journal whose writer does not run."""
-    return await open_journal(tmp_path / "jobs.db")
+    return await open_journal(tmp_path / "jobs.db", Clock().utc)
 
 
 def spec(number: int = 1) -> JobSpec:
@@ -178,7 +179,7 @@ def phase_of(entry: JobEntry) -> str | None:
 
 async def test_nothing_without_a_journal() -> None:
     """Without a journal every call does nothing, and nothing is known."""
-    none = await open_journal(None)
+    none = await open_journal(None, lambda: 0)
     entry = none.enter(spec().stored())
     assert not entry.persistent
     assert None is entry.snapshot

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfect_async._ratelimit.adaptive import AdaptiveLimit
-from perfect_async._ratelimit.network import LatencyEstimator
+from perfect_async._ratelimit.estimators import LatencyEstimator
 from perfect_async._time import SECOND
 from tests.support.searching import examples
 

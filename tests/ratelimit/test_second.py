@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._ratelimit.second import SecondWindow
+from perfect_async._ratelimit.slots import SecondWindow
 from perfect_async._time import SLOT
 
 MICROS = 1_000_000

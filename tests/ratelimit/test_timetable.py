@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from perfect_async._ratelimit.timetable import Timetable
 from perfect_async._time import SLOT
+from tests.support.scheduler_harness import head
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -62,13 +63,13 @@ def test_promises_leave_in_order() -> None:
     made = table()
     made.promise(1, 10, 1000)
     made.promise(2, 5, 1000)
-    assert None is made.first()
+    assert None is head(made.queue)
     made.arm(1)
-    assert (186, 1) == made.first()
+    assert (186, 1) == head(made.queue)
     made.arm(2)
-    assert (181, 2) == made.first()
+    assert (181, 2) == head(made.queue)
     made.keep(2, 181 * SLOT)
-    assert (186, 1) == made.first()
+    assert (186, 1) == head(made.queue)
     assert 357 * SLOT == made.next_poll(2)
 
 
@@ -79,7 +80,7 @@ def test_a_late_poll_keeps_its_phase(late: int) -> None:
     made.promise(1, 10, 100_000)
     made.arm(1)
     made.keep(1, (186 + late) * SLOT)
-    first = made.first()
+    first = head(made.queue)
     assert first is not None
     assert 10 == first[0] % 176
     assert 186 + late < first[0] <= 186 + late + 176
@@ -91,12 +92,12 @@ def test_nothing_after_the_last_slot() -> None:
     before = state(made)
     made.promise(1, 10, 100)
     made.arm(1)
-    assert None is made.first()
+    assert None is head(made.queue)
     made.release(1)
     made.promise(2, 10, 200)
     made.arm(2)
     made.keep(2, 186 * SLOT)
-    assert None is made.first()
+    assert None is head(made.queue)
     made.release(2)
     assert before == state(made)
     assert 0 == len(made)
@@ -235,7 +236,7 @@ def test_overdue_promises_get_a_phase_of_their_own() -> None:
     assert made.recut(120, 150_000, now, 1000)
     assert 1 == max(made._phases._owners)
     for _ in range(10):
-        first = made.first()
+        first = head(made.queue)
         assert first is not None
         assert first[0] <= 400
         made.keep(first[1], now)
@@ -286,7 +287,7 @@ def test_any_history_keeps_the_second(seed: int, per_second: int, cycle: int) ->
     number = ref = 0
     for slot in range(400):
         now = slot * SLOT
-        while (first := made.first()) is not None and first[0] <= slot:
+        while (first := head(made.queue)) is not None and first[0] <= slot:
             assert first[0] == slot
             made.keep(first[1], now)
             number += 1
@@ -347,14 +348,14 @@ def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
     for ref, slot in ((1, 0), (2, 10), (3, 20)):
         made.promise(ref, slot, 12_000)
         made.arm(ref)
-    assert (176, 1) == made.first()
-    assert (176, 1) == made.first(176)
-    assert (186, 2) == made.first(186)
-    assert (176, 1) == made.first(187)
+    assert (176, 1) == head(made.queue)
+    assert (176, 1) == made.due(176)
+    assert (186, 2) == made.due(186)
+    assert (176, 1) == made.due(187)
     made.keep(2, 186 * SLOT)
-    assert (176, 1) == made.first(186)
+    assert (176, 1) == made.due(186)
     made.keep(1, 187 * SLOT)
-    assert (196, 3) == made.first(187)
+    assert (196, 3) == head(made.queue)
     assert 176 * 2 * SLOT == made.next_poll(1)
 
 
@@ -372,7 +373,7 @@ def test_longer_and_shorter() -> None:
     assert 68 == promised(made)
     assert made.extend(1, 400, 0, 250)
     assert 2 == promised(made)
-    assert (176, 1) == made.first()
+    assert (176, 1) == head(made.queue)
     made.release(1)
     assert before == state(made)
 
@@ -396,10 +397,10 @@ def test_nothing_is_promised_any_longer() -> None:
     assert not made.lapsed(1)
     made.keep(1, 186 * SLOT)
     assert made.lapsed(1)
-    assert None is made.first()
+    assert None is head(made.queue)
     assert made.extend(1, 2000, 1000, 250)
     assert not made.lapsed(1)
-    assert (10 + 6 * 176, 1) == made.first()
+    assert (10 + 6 * 176, 1) == head(made.queue)
     assert 6 == promised(made)
 
 
@@ -410,11 +411,11 @@ def test_promised_less_than_its_next_poll() -> None:
     made.arm(1)
     assert made.extend(1, 100, 50, 250)
     assert made.lapsed(1)
-    assert None is made.first()
+    assert None is head(made.queue)
     assert 0 == promised(made)
     # One more, in its phase, as if nothing had been.
     assert made.extend(1, 200, 50, 250)
-    assert (186, 1) == made.first()
+    assert (186, 1) == head(made.queue)
 
 
 def test_a_promise_moves_later() -> None:
@@ -423,7 +424,7 @@ def test_a_promise_moves_later() -> None:
     made.promise(1, 0, 12_000)
     made.arm(1)
     made.shift(1, 220, 100, 250)
-    assert (220, 1) == made.first()
+    assert (220, 1) == head(made.queue)
     assert made.free(176)
     assert not made.free(220)
     assert 1 == sum(made._phases._owners)
@@ -453,7 +454,7 @@ def test_a_promise_stays_where_the_other_place_is_taken() -> None:
     made.shift(1, 230, 100, 20)
     assert before == state(made)
     made.shift(1, 230, 100, 250)
-    assert (220, 2) == made.first()
+    assert (220, 2) == head(made.queue)
 
 
 @given(
@@ -473,12 +474,12 @@ def test_whatever_changes_the_account_is_true(last: int, moves: list[tuple[str, 
             made.extend(1, slot + by, slot, 30)
         elif what == "shift":
             made.shift(1, slot + by, slot, 30)
-        elif (first := made.first()) is not None:
+        elif (first := head(made.queue)) is not None:
             slot = max(slot, first[0])
             made.keep(first[1], slot * SLOT)
         tasks = made._tasks.values()
         assert sum(len(made._polls(task)) for task in tasks) == made.account._total
-        first = made.first()
+        first = head(made.queue)
         assert min((task.next for task in tasks if task.next <= task.last), default=None) == (
             first and first[0]
         )

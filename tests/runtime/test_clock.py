@@ -1,35 +1,47 @@
-"""A loop that other people's code blocks is noticed, counted and told of once."""
+"""The driver's clock, and the watchdog that notices a blocked loop."""
 
 import asyncio
 import logging
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._runtime.clock import LoopWatchdog
+from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._time import SECOND
 from tests.support.sandboxed import client, smile, vendor
 from tests.support.virtual_time import VirtualTimeLoop
 
 
+async def test_the_clock_moves_with_the_loop() -> None:
+    """The time of day is the loop's, so that virtual hours are hours to it."""
+    clock = Clock()
+    now, utc, seconds = clock.now(), clock.utc(), clock.seconds()
+    await asyncio.sleep(3600)
+
+    assert timedelta(hours=1) == clock.now() - now
+    assert (3600 * SECOND, 3600.0) == (clock.utc() - utc, clock.seconds() - seconds)
+    assert abs(clock.now().timestamp() - clock.utc() / SECOND) < 0.001
+
+
 @given(st.lists(st.integers(-10 * SECOND, 10 * SECOND)))
 def test_what_is_late_is_counted(lates: list[int]) -> None:
     """Half a second and less is a busy loop; more is a blocked one."""
-    watch = LoopWatchdog()
+    watchdog = LoopWatchdog()
 
     for late in lates:
-        watch.woke(late)
+        watchdog.woke(late)
 
-    assert len([late for late in lates if late > SECOND / 2]) == watch.blocked
+    assert len([late for late in lates if late > SECOND / 2]) == watchdog.blocked
 
 
 def test_it_is_said_once_and_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
     """One warning, whatever happens afterwards, that says for how long and what to do."""
-    watch = LoopWatchdog()
+    watchdog = LoopWatchdog()
 
     for late in (100_000, 3_200_000, 9_000_000):
-        watch.woke(late)
+        watchdog.woke(late)
 
     (record,) = caplog.records
     assert ("perfect_async", logging.WARNING) == (record.name, record.levelno)
@@ -48,7 +60,7 @@ async def test_nothing_is_noticed_where_nothing_blocks(caplog: pytest.LogCapture
 
 
 async def test_a_blocked_loop_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    """A poll that was due while the loop was blocked shows that it was, in number and in words."""
+    """A poll that was due while the loop was blocked shows it, in the statistics and in the log."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     async with client(vendor()) as c:

@@ -22,6 +22,7 @@ from perfect_async import (
     PerfectError,
     Polling,
     Result,
+    ResultUnreadable,
     ServiceUnavailable,
     Smile,
     SubmissionInDoubt,
@@ -176,7 +177,7 @@ async def test_leaving_has_an_end(how: str, caplog: pytest.LogCaptureFixture) ->
 async def test_a_closing_that_is_cancelled_lets_go_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whoever cannot wait for the drain leaves nothing running behind."""
+    """A client that is cancelled while it drains leaves nothing running behind."""
     c = await client(vendor(), drain=1000).open()
     waiting = asyncio.ensure_future(c.run(avatar()))
     await asyncio.sleep(3)
@@ -409,27 +410,27 @@ async def test_no_secret_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Pat
         lost_creations=0.1,
     )
     sandbox = vendor(faults=faults, seed=5)
-    told: list[str] = []
+    shown: list[str] = []
     picture = "https://bucket.example/me.jpg?X-Amz-Signature=s1gned"
     jobs = [Smile(FACE, key=str(n)) for n in range(20)]
     jobs += [Smile(picture, key=f"u{n}") for n in range(10)]
     async with client(sandbox, drain=0) as c:
         async with c.batch(jobs) as batch:
             async for outcome in batch:
-                told += [repr(outcome), repr(batch)]
+                shown += [repr(outcome), repr(batch)]
                 if isinstance(outcome, Done):
-                    told += [str(path) for path in await outcome.result.save(tmp_path)]
+                    shown += [str(path) for path in await outcome.result.save(tmp_path)]
                     continue
-                told += [str(outcome.error), *frames(outcome.error)]
+                shown += [str(outcome.error), *frames(outcome.error)]
         sandbox.script("credit", (401, {"status": 401, "error": f"{KEY} is wrong"}))
         with pytest.raises(Unauthorized) as caught:
             await c.units()
-        told += [str(caught.value), *frames(caught.value)]
-        told += [repr(c), repr(c.statistics()), repr(c._session), repr(vars(c)["_session"].driver)]
-    told.append(caplog.text)
-    text = "\n".join(told)
+        shown += [str(caught.value), *frames(caught.value)]
+        shown += [repr(c), repr(c.statistics()), repr(c._session), repr(vars(c)["_session"].driver)]
+    shown.append(caplog.text)
+    text = "\n".join(shown)
 
-    assert 1 < sum("Failed(" in each for each in told)
+    assert 1 < sum("Failed(" in each for each in shown)
     for secret in (KEY, "s1gned", "Signature", "X-Amz", "Bearer"):
         assert secret not in text, secret
 
@@ -490,11 +491,27 @@ async def test_two_refusals_do_not_stop_an_idle_client() -> None:
     assert 60 > clock() - began
 
 
-async def test_an_end_that_cannot_be_read_is_told() -> None:
-    """A success without a usable result, for as long as we ask, is told with the abandonment."""
+async def test_an_end_that_cannot_be_read_is_final() -> None:
+    """A success without a usable result ends at once, with what the vendor answered."""
     sandbox = vendor()
     good = {"status": 200, "data": {"task_status": "success", "results": {"url": ""}}}
     sandbox.script("poll", *[(200, good)] * 400)
+    async with client(sandbox, polling=Polling(give_up_after=60.0)) as c:
+        with pytest.raises(ResultUnreadable) as caught:
+            await c.run(smile())
+        spent = c.statistics().units
+
+    assert None is not caught.value.request_id
+    assert None is not caught.value.task_id
+    assert {"url": ""} == caught.value.raw
+    assert (1.0, 1.0) == (caught.value.units_at_stake, spent.at_stake)
+    assert 1 == sandbox.ledger.requests["poll"]
+
+
+async def test_a_last_answer_that_cannot_be_read_is_told() -> None:
+    """What came last is told with the abandonment of a task that was never answered well."""
+    sandbox = vendor()
+    sandbox.script("poll", *[(200, {"status": 200, "data": {}})] * 400)
     async with client(sandbox, polling=Polling(give_up_after=60.0)) as c:
         with pytest.raises(TaskAbandoned, match="Last seen: ") as caught:
             await c.run(smile())

@@ -75,7 +75,7 @@ async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> 
 async def test_the_driver_fails_meanwhile(tmp_path: Path, monkeypatch: MP) -> None:
     """Where the driver ends by itself nobody hangs, and the next process goes on.
 
-    The avatar was created after the doubt was settled, and told of.
+    The avatar was created after the doubt was settled and reported.
     """
     shop = Shop(tmp_path, monkeypatch)
     await in_doubt(shop)
@@ -116,7 +116,7 @@ async def test_jobs_of_another_version(
 
 
 async def test_failed_before(tmp_path: Path, monkeypatch: MP) -> None:
-    """A job that had failed unheard is told so once more, and is not sent."""
+    """A failure that nobody has seen is reported by the next process, and the job is not sent."""
     shop = Shop(tmp_path, monkeypatch)
     async with shop.client() as c:
         assert c._session is not None
@@ -133,7 +133,7 @@ async def test_failed_before(tmp_path: Path, monkeypatch: MP) -> None:
 
 @pytest.mark.parametrize("journal", [True, False])
 async def test_uploads_of_who_goes_away(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
-    """Who goes away during the upload is told, and nothing is bought."""
+    """A caller that leaves during the upload gets the error, and nothing is bought."""
     shop = Shop(tmp_path, monkeypatch)
     async with (shop.client if journal else shop.plain)() as c:
         running = asyncio.ensure_future(c.run(job(1)))

@@ -128,9 +128,9 @@ async def test_as_the_last_one_leaves(tmp_path: Path, monkeypatch: MP) -> None:
     async with shop.plain() as c:
         session = c._session
         assert session is not None
-        first = await session.enter(smile(1), lambda: None)
+        first = await session.enter(smile(1))
         session.driver.withdraw(first)
-        second = await session.enter(smile(1), lambda: None)
+        second = await session.enter(smile(1))
         await second.done.wait()
         adds_up(c, shop.sandbox)
     assert isinstance(first.ending, ClientClosed)

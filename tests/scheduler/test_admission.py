@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfect_async._time import SLOT
+from perfect_async.events import TaskKind
 from perfect_async.models import Limits
 from perfect_async.scheduler._admission import AdmissionController
 from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
+from tests.support.scheduler_harness import head
 from tests.support.searching import examples
 
 SECOND = 1_000_000
@@ -28,7 +30,7 @@ class Desk:
         for _ in range(300):
             self.pacer.network.answered(100_000)
             self.pacer.network.polled(failed=False)
-        self.pacer.cut(0)
+        self.pacer.replan(0)
         self.admission = AdmissionController(self.pacer, insured=insured, give_up=give_up)
         self.cycle = self.table.cycle * SLOT
         self.now = self.ref = 0
@@ -38,12 +40,11 @@ class Desk:
         self.ref += 1
         return ScheduledJob(
             self.ref,
-            feature,
+            TaskKind(feature, outputs),
             1.0,
             uploads=False,
             channel=0,
             state=JobState.READY,
-            outputs=outputs,
             given_up=self.now + self.give_up,
         )
 
@@ -96,7 +97,7 @@ class Desk:
 
     def poll(self) -> None:
         """Every promise up to now leaves, and finds its task running."""
-        while (first := self.table.first()) is not None and first[0] * SLOT <= self.now:
+        while (first := head(self.table.queue)) is not None and first[0] * SLOT <= self.now:
             self.table.keep(first[1], first[0] * SLOT)
             self.admission.runs(first[1], first[0] * SLOT, self.now)
             self.admission.review(self.now)
@@ -368,7 +369,7 @@ def test_sixty_four_kinds_are_remembered() -> None:
         session.wait(1)
         session.end(ref)
         assert 64 >= len(session.admission._kinds)
-    names = {name for name, _ in session.admission._kinds}
+    names = {kind.feature for kind in session.admission._kinds}
     assert {"first", *(f"feature {number}" for number in range(37, 100))} == names
     session.end(running)
 
@@ -379,9 +380,7 @@ def test_what_a_job_says_of_its_kind() -> None:
     for usual in (None, (40 * SECOND, 60 * SECOND)):
         session = Desk()
         for ref in (1, 2):
-            job = ScheduledJob(
-                ref, "ai-smile", 1.0, uploads=False, channel=0, state=JobState.READY, usual=usual
-            )
+            job = ScheduledJob(ref, TaskKind("ai-smile", 1, usual), 1.0, False, 0, JobState.READY)
             job.given_up = 600 * SECOND
             session.admission.created(job, 0)
         session.now = 8 * SECOND
@@ -423,12 +422,14 @@ def test_what_a_task_keeps_to_itself() -> None:
     """As many requests as promises and one: fewer once durations are known."""
     session = Desk()
     cycle = session.table.cycle
-    assert GIVE_UP // SLOT // cycle + 1 == session.admission.promised(0)
+    assert GIVE_UP // SLOT // cycle + 1 == session.admission.reserved_each(0)
     session.create()
-    assert GIVE_UP // SLOT // cycle + 1 == session.admission.promised(0)
+    assert GIVE_UP // SLOT // cycle + 1 == session.admission.reserved_each(0)
     session = Desk()
     session.learn(4)
-    assert (INSURED + session.cycle) // SLOT // cycle + 1 == session.admission.promised(session.now)
+    assert (INSURED + session.cycle) // SLOT // cycle + 1 == session.admission.reserved_each(
+        session.now
+    )
 
 
 def test_what_did_not_end_is_evidence_where_it_was_seen_to_run() -> None:

@@ -19,7 +19,8 @@ from perfect_async.errors import (
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import NEVER, Scheduler
 from perfect_async.scheduler._job import IllegalEvent, JobState
-from tests.scheduler.test_scheduler import Desk, Task, World, failed
+from tests.scheduler.test_scheduler import Task, World, failed
+from tests.support.scheduler_harness import SMILE, SchedulerHarness
 
 SECOND = 1_000_000
 DOWN = ServiceUnavailable("down")
@@ -27,7 +28,7 @@ DOWN = ServiceUnavailable("down")
 
 def adopted(ref: int = 1, **facts: object) -> ev.Adopted:
     """A smile's task."""
-    return ev.Adopted(ref, "ai-smile", 1.0, f"task-{ref}", **facts)  # type: ignore[arg-type]
+    return ev.Adopted(ref, SMILE, 1.0, f"task-{ref}", **facts)  # type: ignore[arg-type]
 
 
 class Former(World):
@@ -88,7 +89,7 @@ def test_kept_like_others(seed: int) -> None:
 
 def test_counted_as_running() -> None:
     """A task that is taken over is charged and counts as running at once."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted())
     assert 1 == session.scheduler.statistics().running
     assert 1.0 == session.scheduler.statistics().units.charged
@@ -97,7 +98,7 @@ def test_counted_as_running() -> None:
 
 def test_adopted_and_done() -> None:
     """One that has ended is told after one request, and is no evidence of how long they last."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted())
     poll = session.poll()
     assert 0 == session.now
@@ -109,7 +110,7 @@ def test_adopted_and_done() -> None:
 
 def test_adopted_and_unknown() -> None:
     """One that the vendor does not know is believed lost at once, with its units at stake."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted())
     session.tell(ev.TaskUnknown(session.poll(), TaskExpired("gone", task_id="task-1")))
     settle = session.settle()
@@ -120,7 +121,7 @@ def test_adopted_and_unknown() -> None:
 
 def test_adopted_and_failed() -> None:
     """One whose engine fails is not created anew: its job is known to nobody here."""
-    session = Desk(engine_retries=3)
+    session = SchedulerHarness(engine_retries=3)
     session.tell(adopted())
     session.tell(failed(session.poll()))
     assert 0.0 == session.settle().units
@@ -129,7 +130,7 @@ def test_adopted_and_failed() -> None:
 
 def test_adopted_and_silent() -> None:
     """The first poll that fails is tried again soon: nobody knows how much of the lease is left."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted())
     session.tell(ev.NoAnswer(session.poll(), DOWN))
     again = session.poll()
@@ -142,7 +143,7 @@ def test_adopted_and_silent() -> None:
 @pytest.mark.parametrize("answer", [ev.TimedOut, ev.KeyRefused])
 def test_adopted_and_refused(answer: type[ev.TimedOut | ev.KeyRefused]) -> None:
     """Other ends of one that was taken over leave its unit at stake."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted())
     session.tell(answer(session.poll(), TaskTimedOut("x")))
     assert 1.0 == session.settle().units
@@ -152,7 +153,7 @@ def test_adopted_and_refused(answer: type[ev.TimedOut | ev.KeyRefused]) -> None:
 @pytest.mark.parametrize("age", [0, 100, 10_000])
 def test_too_old(age: int) -> None:
     """However old it is, it is asked for, and kept for a while if it runs."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted(age=age * SECOND))
     while not isinstance(command := session.take(), ev.Settle):
         assert isinstance(command, ev.Poll)
@@ -166,7 +167,7 @@ def test_too_old(age: int) -> None:
 @pytest.mark.parametrize("polled", [True, False])
 def test_dropped(polled: bool) -> None:
     """A client that ends abandons what it has taken over, asked for or not."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted())
     if polled:
         session.poll()
@@ -180,7 +181,7 @@ def test_dropped(polled: bool) -> None:
 
 def test_closing_keeps_it() -> None:
     """A client that only closes keeps what it has taken over; so does one that nobody waits for."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted())
     session.tell(ev.Closed())
     session.tell(ev.Withdrawn(1))
@@ -190,11 +191,11 @@ def test_closing_keeps_it() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [adopted(), ev.Forgone(1, RequestRefused("x")), ev.Wanted(1, "ai-smile", 1.0, uploads=False)],
+    [adopted(), ev.Forgone(1, RequestRefused("x")), ev.Wanted(1, SMILE, 1.0, uploads=False)],
 )
 def test_known_already(event: ev.Event) -> None:
     """A number that is known is nobody else's, and nothing has changed."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(adopted())
     before = session.scheduler.statistics()
     with pytest.raises(IllegalEvent):
@@ -204,7 +205,7 @@ def test_known_already(event: ev.Event) -> None:
 
 def test_a_full_window() -> None:
     """Where the window is full they wait until it is not, and no longer."""
-    session = Desk()
+    session = SchedulerHarness()
     session.scheduler.remember([(250 * SECOND, 246), (1, 4)])
     session.tell(adopted())
     poll = session.poll()
@@ -218,7 +219,7 @@ def test_a_full_window() -> None:
 @pytest.mark.parametrize("at_stake", [0.0, 2.0])
 def test_forgone(at_stake: float) -> None:
     """A job whose end is known is told so, with what is at stake, and costs no request."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(ev.Forgone(1, SubmissionInDoubt("x", units_at_stake=at_stake)))
     assert isinstance(session.settle().ending, SubmissionInDoubt)
     statistics = session.scheduler.statistics()
@@ -232,12 +233,12 @@ def test_forgone(at_stake: float) -> None:
 
 def wanted(ref: int, feature: str = "ai-smile", **facts: object) -> ev.Wanted:
     """A job that is created alone."""
-    return ev.Wanted(ref, feature, 1.0, uploads=False, alone=True, **facts)  # type: ignore[arg-type]
+    return ev.Wanted(ref, ev.TaskKind(feature), 1.0, uploads=False, alone=True, **facts)  # type: ignore[arg-type]
 
 
 def test_alone() -> None:
     """A creation waits for the one before it, until that is answered in whatever way."""
-    session = Desk()
+    session = SchedulerHarness()
     for ref in range(1, 5):
         session.tell(wanted(ref))
     for answer in (
@@ -259,7 +260,7 @@ def test_alone() -> None:
 
 def test_alone_whatever_the_feature() -> None:
     """The history's actions need not name one, so another feature's creation waits as well."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(wanted(1))
     session.tell(wanted(2, "ai-avatar"))
     first = session.take()
@@ -272,15 +273,15 @@ def test_alone_whatever_the_feature() -> None:
 
 def test_not_alone() -> None:
     """Jobs that need not be alone wait for none."""
-    session = Desk()
+    session = SchedulerHarness()
     for ref in (1, 2, 3):
-        session.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
+        session.tell(ev.Wanted(ref, SMILE, 1.0, uploads=False))
     assert [1, 2, 3] == [getattr(session.take(), "ref", None) for _ in range(3)]
 
 
 def test_an_error_that_knows() -> None:
     """What the unit history has told of a creation is told, with what is at stake."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(wanted(1))
     command = session.take()
     assert isinstance(command, ev.Submit)
@@ -296,24 +297,24 @@ def test_an_error_that_knows() -> None:
 
 def test_a_purse() -> None:
     """What no longer fits ends when the last unit is reserved, prepared or not; what fits stays."""
-    session = Desk()
-    session.tell(ev.Opened(7, 2.0))
-    session.tell(wanted(1, purses=(7,)))
-    session.tell(ev.Wanted(2, "ai-smile", 1.0, uploads=True, purses=(7,)))
-    session.tell(ev.Wanted(3, "ai-smile", 2.0, uploads=True, purses=(7,)))
-    session.tell(ev.Wanted(4, "ai-smile", 2.0, uploads=True))
+    session = SchedulerHarness()
+    session.tell(ev.SpendingLimitOpened(7, 2.0))
+    session.tell(wanted(1, spending_limits=(7,)))
+    session.tell(ev.Wanted(2, SMILE, 1.0, uploads=True, spending_limits=(7,)))
+    session.tell(ev.Wanted(3, SMILE, 2.0, uploads=True, spending_limits=(7,)))
+    session.tell(ev.Wanted(4, SMILE, 2.0, uploads=True))
     command = session.take()
     while not isinstance(command, ev.Submit):
         command = session.take()
     settle = session.settle()
     assert 3 == settle.ref
     assert isinstance(settle.ending, CeilingReached)
-    session.tell(ev.Wanted(5, "ai-smile", 2.0, uploads=False, purses=(7,)))
+    session.tell(ev.Wanted(5, SMILE, 2.0, uploads=False, spending_limits=(7,)))
     assert 5 == session.settle().ref
     # Where nobody counts any longer there is no ceiling.
-    session.tell(ev.Emptied(7))
-    session.tell(ev.Wanted(6, "ai-smile", 9.0, uploads=False, purses=(7,)))
-    assert JobState.READY is session.scheduler._book.jobs[6].state
+    session.tell(ev.SpendingLimitClosed(7))
+    session.tell(ev.Wanted(6, SMILE, 9.0, uploads=False, spending_limits=(7,)))
+    assert JobState.READY is session.scheduler._state.jobs[6].state
 
 
 # Questions.
@@ -321,7 +322,7 @@ def test_a_purse() -> None:
 
 def test_an_urgent_question() -> None:
     """What units depend on leaves before creations and before questions that came sooner."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(ev.Asked(1))
     session.tell(wanted(2))
     session.tell(ev.Asked(3, urgent=True))
@@ -330,7 +331,7 @@ def test_an_urgent_question() -> None:
 
 def test_a_lasting_question() -> None:
     """What lasts is asked, and asked again, while its client closes, and not once it is gone."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(ev.Asked(1, lasting=True))
     session.tell(ev.Closed())
     session.tell(ev.Asked(2))

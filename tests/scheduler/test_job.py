@@ -5,6 +5,7 @@ import pytest
 
 from perfect_async import events as ev
 from perfect_async.errors import PerfectError
+from perfect_async.events import TaskKind
 from perfect_async.scheduler._job import ANSWERS, TRANSITIONS, IllegalEvent, JobState, ScheduledJob
 
 POLL = ev.Poll(1, 1)
@@ -19,7 +20,7 @@ EVENTS: dict[type, object] = {
 
 
 def job(state: JobState) -> ScheduledJob:
-    return ScheduledJob(1, "ai-smile", 1.0, uploads=True, channel=0, state=state)
+    return ScheduledJob(1, TaskKind("ai-smile"), 1.0, uploads=True, channel=0, state=state)
 
 
 @pytest.mark.parametrize("state", JobState)

@@ -19,22 +19,22 @@ def pacer(limits: Limits | None = None) -> Pacer:
 
 def polled(pacer: Pacer, count: int, took: int = 100_000) -> None:
     for _ in range(count):
-        pacer.learn(ev.Running(POLL), took, 0)
+        pacer.on_response(ev.Running(POLL), took, 0)
 
 
 def test_the_cycle_follows_the_network() -> None:
     """A good network is polled late, a bad one so early that the tries fit into the lease."""
     good = pacer()
     polled(good, 300)
-    good.cut(60 * SECOND)
+    good.replan(60 * SECOND)
     assert 8_800_000 == good.table.cycle * SLOT
     assert 150_000 == good.table.guard
     for _ in range(200):
-        good.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
-    good.cut(61 * SECOND)
+        good.on_response(ev.NoAnswer(POLL, NO), 100_000, 0)
+    good.replan(61 * SECOND)
     assert 8_200_000 >= good.table.cycle * SLOT
     polled(good, 300, 5 * SECOND)
-    good.cut(62 * SECOND)
+    good.replan(62 * SECOND)
     assert 4_000_000 == good.table.cycle * SLOT
     assert 1_000_000 == good.table.guard
 
@@ -48,7 +48,7 @@ def test_nothing_new_on_a_plan_for_a_better_network() -> None:
     """While the plan cannot follow a network that got worse nothing new is created."""
     here = pacer(Limits(25, 30.0, 5))
     polled(here, 100)
-    here.cut(60 * SECOND)
+    here.replan(60 * SECOND)
     slot, ref = 60 * SECOND // SLOT, 0
     while here.table.admits(slot, slot, slot + 2400, here.limit(0)):
         if here.table.free(slot):
@@ -57,13 +57,13 @@ def test_nothing_new_on_a_plan_for_a_better_network() -> None:
         slot += 1
     assert here.may_create(0)
     polled(here, 300, 5 * SECOND)
-    here.cut(100 * SECOND)
+    here.replan(100 * SECOND)
     assert here.cramped
     assert not here.may_create(0)
     for each in range(1, ref + 1):
         here.table.release(each)
-    here.cut(100 * SECOND)
-    here.cut(100 * SECOND)
+    here.replan(100 * SECOND)
+    here.replan(100 * SECOND)
     assert here.may_create(0)
 
 
@@ -72,7 +72,7 @@ def test_the_reserve_follows_the_failures() -> None:
     here = pacer()
     assert 4 == here.reserve()
     for _ in range(400):
-        here.learn(ev.Refused(POLL, NO, 502), 100_000, 0)
+        here.on_response(ev.Refused(POLL, NO, 502), 100_000, 0)
     assert 62 == here.reserve()
     assert 188 == here.limit(0)
 
@@ -81,14 +81,14 @@ def test_pauses_grow_in_an_outage() -> None:
     """What is not a poll and stays unanswered pauses the rest, longer each time."""
     here, ask, holds = pacer(), ev.Ask(1, 1), []
     for _ in range(9):
-        here.learn(ev.NotSent(ask, NO), 1000, 0)
+        here.on_response(ev.NotSent(ask, NO), 1000, 0)
         holds.append(here.paused_until())
     assert [SECOND // 2, SECOND, 2 * SECOND] == holds[:3]
     assert 30 * SECOND == holds[-1]
-    here.learn(ev.Answered(ask), 1000, 0)
-    here.learn(ev.NoAnswer(ask, NO), 1000, 100 * SECOND)
+    here.on_response(ev.Answered(ask), 1000, 0)
+    here.on_response(ev.NoAnswer(ask, NO), 1000, 100 * SECOND)
     assert 100 * SECOND + SECOND // 2 == here.paused_until()
-    here.learn(ev.NoAnswer(POLL, NO), 1000, 200 * SECOND)
+    here.on_response(ev.NoAnswer(POLL, NO), 1000, 200 * SECOND)
     assert 100 * SECOND + SECOND // 2 == here.paused_until()
 
 
@@ -98,16 +98,16 @@ def test_creations_after_a_doubt() -> None:
     for number, wait in enumerate((2, 6, 18, 54, 120, 120)):
         command = ev.Submit(number, 1)
         here.created(number, now)
-        here.learn(ev.NoAnswer(command, NO), 1000, now)
+        here.on_response(ev.NoAnswer(command, NO), 1000, now)
         assert not here.may_create(now + wait * SECOND - 1)
         now += wait * SECOND
         assert here.may_create(now)
     here.created(9, now)
     assert not here.may_create(now)
-    here.learn(ev.NotSent(ev.Submit(9, 1), NO), 1000, now)
+    here.on_response(ev.NotSent(ev.Submit(9, 1), NO), 1000, now)
     assert here.may_create(now)
     here.created(10, now)
-    here.learn(ev.Accepted(ev.Submit(10, 1), "task"), 1000, now)
+    here.on_response(ev.Accepted(ev.Submit(10, 1), "task"), 1000, now)
     here.created(11, now)
     assert here.may_create(now)
 
@@ -126,7 +126,7 @@ def test_refusals_are_counted() -> None:
     here = pacer()
     for now in (0, 2 * SECOND):
         here.table.leave(now, now, SECOND)
-        here.learn(ev.Limited(POLL, NO), 1000, now)
+        here.on_response(ev.Limited(POLL, NO), 1000, now)
     assert 2 == here.refused
     assert 1 == here.allowance.limit(2 * SECOND)
     assert here.plenty(2 * SECOND)
@@ -137,8 +137,8 @@ def test_refusals_are_no_bad_network() -> None:
     here = pacer()
     polled(here, 300)
     for second in range(100):
-        here.learn(ev.Limited(POLL, NO), 1000, second * SECOND)
-    here.cut(200 * SECOND)
+        here.on_response(ev.Limited(POLL, NO), 1000, second * SECOND)
+    here.replan(200 * SECOND)
     assert 8_800_000 == here.table.cycle * SLOT
     assert 4 == here.reserve()
 
@@ -150,13 +150,13 @@ def refused(pacer: Pacer, own: int) -> None:
         pacer.table.leave(number, now, SECOND)
         pacer.table.answered(number, now)
     for now in (298 * SECOND, 300 * SECOND):
-        pacer.learn(ev.Limited(POLL, NO), 1000, now)
+        pacer.on_response(ev.Limited(POLL, NO), 1000, now)
 
 
 def test_one_task_is_tried_where_none_can_be_insured() -> None:
     """After a quiet time, and where half of the limit is free, the plan may hold one task."""
     here = pacer(Limits(requests=40, period=300.0))
-    here.cut(0)
+    here.replan(0)
     refused(here, 10)
     assert 8 == here.allowance.limit(300 * SECOND)
     assert 9 - 1 == here.limit(329 * SECOND)
@@ -174,7 +174,7 @@ def test_silence() -> None:
     assert here.silent(300 * SECOND, asking=False)
     assert not here.silent(301 * SECOND, asking=False)
     assert here.silent(301 * SECOND, asking=True)
-    here.learn(ev.Running(POLL), 1000, 302 * SECOND)
+    here.on_response(ev.Running(POLL), 1000, 302 * SECOND)
     assert not here.silent(302 * SECOND, asking=True)
 
 
@@ -182,10 +182,10 @@ def test_polls_are_sooner_while_more_is_tried() -> None:
     """Whoever tries more than was seen to fit wants polls in mid-lease."""
     here = pacer()
     refused(here, 200)
-    here.learn(ev.Running(POLL), 1000, 301 * SECOND)
-    here.cut(700 * SECOND)
+    here.on_response(ev.Running(POLL), 1000, 301 * SECOND)
+    here.replan(700 * SECOND)
     assert 420 * SECOND == here.allowance.wary_until
-    here.cut(1000 * SECOND)
+    here.replan(1000 * SECOND)
     assert 1030 * SECOND == here.allowance.wary_until
 
 
@@ -194,11 +194,11 @@ def test_a_trembling_network_keeps_the_guard(took: int) -> None:
     """The guard is never below the jitter and does not move for small changes."""
     here = pacer()
     polled(here, 400, took)
-    here.cut(60 * SECOND)
+    here.replan(60 * SECOND)
     guard = here.table.guard
     assert guard >= here.network.jitter
     polled(here, 400, took * 9 // 10)
-    here.cut(100 * SECOND)
+    here.replan(100 * SECOND)
     assert guard == here.table.guard
 
 
@@ -207,14 +207,14 @@ def test_the_plan_is_not_cut_again_at_once() -> None:
     here = pacer()
     polled(here, 300)
     here.table.promise(1, 0, 2400)
-    here.cut(0)
+    here.replan(0)
     good = here.table.cycle
     for _ in range(20):
-        here.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
-    here.cut(20 * SECOND)
+        here.on_response(ev.NoAnswer(POLL, NO), 100_000, 0)
+    here.replan(20 * SECOND)
     assert good == here.table.cycle
     assert not here.cramped
-    here.cut(30 * SECOND)
+    here.replan(30 * SECOND)
     assert good > here.table.cycle
 
 
@@ -224,14 +224,14 @@ def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
     """
     here = pacer(Limits(per_second=1))
     polled(here, 300)
-    here.cut(0)
+    here.replan(0)
     here.table.promise(1, 0, 2400)
     cycle = here.table.cycle * SLOT
     assert not here.table.room(cycle // 2, kept=1)
     assert here.lends(cycle // 2)
     lent = [slot for slot in range(here.table.cycle) if here.lends(slot * SLOT)]
     for _ in range(40):
-        here.learn(ev.NoAnswer(POLL, NO), 100_000, 0)
+        here.on_response(ev.NoAnswer(POLL, NO), 100_000, 0)
     polled(here, 40, 2 * SECOND)
     assert here.network.tries > 2
     left = [slot for slot in range(here.table.cycle) if here.lends(slot * SLOT)]
@@ -245,7 +245,7 @@ def test_what_may_be_promised_to_those_that_run() -> None:
     here = pacer()
     assert (246, 246) == (here.firm, here.limit(0))
     for now in (0, 2 * SECOND):
-        here.learn(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
+        here.on_response(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
     assert 246 == here.firm
     assert here.limit(2 * SECOND) < 10
 
@@ -261,17 +261,17 @@ def test_it_is_calm_while_nothing_changes() -> None:
     """
     here = pacer()
     assert not calm(here)
-    here.cut(0)
+    here.replan(0)
     assert calm(here)
     polled(here, 1, 9 * SECOND)
     assert not calm(here)
     # The first cuts, the second finds that all is as it should be.
-    here.cut(SECOND)
-    here.cut(SECOND)
+    here.replan(SECOND)
+    here.replan(SECOND)
     assert calm(here)
     for now in (2 * SECOND, 9 * SECOND):
-        here.learn(ev.Limited(POLL, NO), 100_000, now)
+        here.on_response(ev.Limited(POLL, NO), 100_000, now)
         assert not calm(here)
-        here.cut(now)
+        here.replan(now)
     assert here.allowance.met
     assert not calm(here)

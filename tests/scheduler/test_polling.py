@@ -12,6 +12,7 @@ from hypothesis.stateful import initialize, invariant, rule
 
 from perfect_async import events as ev
 from perfect_async.errors import RateLimited, ServiceUnavailable, TaskExpired, TaskFailed
+from perfect_async.events import TaskKind
 from perfect_async.models import Completion, Limits, Polling
 from perfect_async.scheduler import NEVER, Scheduler
 from perfect_async.scheduler._job import JobState, ScheduledJob
@@ -21,6 +22,7 @@ from tests.scheduler import test_scheduler
 from tests.scheduler.test_scheduler import SECOND, Flight, World, dump
 from tests.support.searching import examples
 
+SMILE = TaskKind("ai-smile")
 WEBHOOK = Polling(completion="webhook")
 BOTH = Polling(completion="both")
 DOWN = ServiceUnavailable("down")
@@ -137,7 +139,7 @@ def test_what_comes_second_changes_nothing() -> None:
     """A notification of a job that has ended, is not known or was not created leaves no trace."""
     world = told()
     world.finish()
-    world.tell(ev.Wanted(7, "ai-smile", 1.0, uploads=True))
+    world.tell(ev.Wanted(7, SMILE, 1.0, uploads=True))
     world.perform()
     world.scheduler.due(world.now)
     before = dump(world.scheduler)
@@ -154,8 +156,8 @@ def test_what_comes_second_changes_nothing() -> None:
 def test_a_lost_notification(usual: float | None, lasts: float, expected: list[float]) -> None:
     """Long overdue, a task is asked for all the same, and ever more rarely."""
     world = told(lasts=lasts, offsets=())
-    job = world.scheduler._book.jobs[1]
-    job.usual = None if usual is None else (0, round(usual * SECOND))
+    job = world.scheduler._state.jobs[1]
+    job.kind = TaskKind("ai-smile", usual=None if usual is None else (0, round(usual * SECOND)))
     world.finish()
 
     assert expected == pytest.approx(world.polls(), abs=1.5)
@@ -269,7 +271,7 @@ def test_a_task_that_is_taken_over(completion: Completion) -> None:
     world = told(Polling(completion=completion))
     world.tasks[5] = test_scheduler.Task(3 * SECOND, 0)
     world.jobs[5] = 1.0
-    world.tell(ev.Adopted(5, "ai-smile", 1.0, "task-5", age=60 * SECOND))
+    world.tell(ev.Adopted(5, SMILE, 1.0, "task-5", age=60 * SECOND))
     world.tell(ev.Notified(5))
     world.finish()
 
@@ -282,13 +284,13 @@ def test_an_old_task_that_is_taken_over_is_asked_for_again() -> None:
     world = told()
     world.tasks[5] = test_scheduler.Task(8 * SECOND, 0)
     world.jobs[5] = 1.0
-    world.tell(ev.Adopted(5, "ai-smile", 1.0, "task-5", age=3600 * SECOND))
+    world.tell(ev.Adopted(5, SMILE, 1.0, "task-5", age=3600 * SECOND))
     world.finish()
 
     assert ev.Succeeded is type(world.settled[5].ending)
 
 
-def test_who_closes_asks() -> None:
+def test_who_closes_poll_queue() -> None:
     """What runs when the client closes is asked for at once, since there is no time to wait."""
     world = told(lasts=12, offsets=[60])
     world.run(5 * SECOND)
@@ -412,11 +414,11 @@ class Bench:
 
     def __init__(self) -> None:
         self.pacer = Pacer(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
-        self.asks = PollQueue()
-        self.waking = WebhookPolling(self.pacer, self.asks, interval=2 * SECOND)
+        self.poll_queue = PollQueue()
+        self.waking = WebhookPolling(self.pacer, self.poll_queue, interval=2 * SECOND)
 
     def job(self, ref: int, now: int = 0) -> ScheduledJob:
-        job = ScheduledJob(ref, "ai-smile", 1.0, uploads=False, channel=0, state=JobState.RUNNING)
+        job = ScheduledJob(ref, SMILE, 1.0, uploads=False, channel=0, state=JobState.RUNNING)
         job.given_up = now + 600 * SECOND
         self.waking.created(job, now)
         self.waking.accepted(job, now)
@@ -459,16 +461,16 @@ def test_asks_come_in_their_order() -> None:
     """The last word on a job counts, and one that no longer runs is dropped."""
     bench, asks = Bench(), PollQueue()
     first, second = bench.job(1), bench.job(2)
-    assert None is asks.first()
+    assert NEVER == asks.wakes()
     asks.put(first, 30)
     asks.put(second, 20)
     asks.put(first, 10)
     asks.put(first, 40)
     asks.tidy()
-    assert (20, 2) == asks.first()
+    assert (20, 2) == (asks.wakes(), asks.first())
     second.state = JobState.ENDED
     asks.tidy()
-    assert (40, 1) == asks.first()
+    assert (40, 1) == (asks.wakes(), asks.first())
 
 
 @pytest.mark.parametrize(
@@ -546,9 +548,9 @@ class Notifying(test_scheduler.Machine):
         """What runs with webhooks is to be asked for some day before it is given up."""
         if not hasattr(self, "world"):
             return
-        book = self.world.scheduler._book
-        if not book.kept:
-            for job in book.jobs.values():
+        state = self.world.scheduler._state
+        if not state.keeps_alive:
+            for job in state.jobs.values():
                 if job.state is JobState.RUNNING:
                     assert job.ask_at is not None
                     assert job.ask_at < max(job.given_up, self.world.now) + 4 * SECOND

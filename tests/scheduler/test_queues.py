@@ -3,49 +3,52 @@
 import pytest
 
 from perfect_async import events as ev
+from perfect_async._time import NEVER
 from perfect_async.errors import JobRefused, PerfectError
+from perfect_async.events import TaskKind
 from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._queues import UploadQueue
 
 SECOND = 1_000_000
+SMILE, AVATAR = TaskKind("ai-smile"), TaskKind("ai-avatar")
 NO = PerfectError("no")
 GRANT = ev.FileGrant("f", "PUT", "u", ())
 
 
 class Desk:
     def __init__(self, count: int, *, files: int = 20, channels: int = 1) -> None:
-        self.preparation = UploadQueue(files)
+        self.uploads = UploadQueue(files)
         self.jobs = {
             ref: ScheduledJob(
-                ref, ("ai-smile", "ai-avatar")[ref % 2], 1.0, True, ref % channels, JobState.WAITING
+                ref, (SMILE, AVATAR)[ref % 2], 1.0, True, ref % channels, JobState.WAITING
             )
             for ref in range(count)
         }
         self.number, self.now = 0, 0
         for job in self.jobs.values():
-            self.preparation.add(job, 0)
+            self.uploads.add(job, 0)
         self.now = SECOND
 
     def register(self) -> ev.Register:
         self.now += SECOND
-        found = self.preparation.registration(self.now, partly=True)
+        found = self.uploads.registration(self.now, partly=True)
         assert found is not None
         self.number += 1
         command = ev.Register(self.number, *found)
-        self.preparation.issued(command, self.now)
+        self.uploads.issued(command, self.now)
         return command
 
     def upload(self) -> ev.Upload | None:
-        if (ref := self.preparation.upload(self.now)) is None:
+        if self.now < self.uploads.upload_at():
             return None
         self.number += 1
-        command = ev.Upload(self.number, ref)
-        self.preparation.issued(command, self.now)
+        command = ev.Upload(self.number, self.uploads.next_upload())
+        self.uploads.issued(command, self.now)
         return command
 
     def hear(self, event: ev.Answer) -> tuple[list[int], list[tuple[int, PerfectError]]]:
         assert isinstance(event.command, ev.Register | ev.Upload)
-        ready, failed = self.preparation.hear(event.command, event, self.now)
+        ready, failed = self.uploads.on_response(event.command, event, self.now)
         for job, _ in failed:
             job.state = JobState.ENDED
         return [job.ref for job in ready], [(job.ref, error) for job, error in failed]
@@ -60,24 +63,24 @@ def test_the_whole_way() -> None:
     session = Desk(3)
     command = session.register()
     assert ((0, 1, 2), None) == (command.refs, command.feature)
-    assert 3 == session.preparation.under_way == len(session.preparation)
+    assert 3 == session.uploads.under_way == len(session.uploads)
     session.hear(ev.Registered(command, (GRANT,) * 3))
     for ref in range(3):
         upload = session.upload()
         assert upload is not None
         assert ([ref], []) == session.hear(ev.Uploaded(upload))
-    assert 0 == len(session.preparation)
-    assert [] == session.preparation.wakes()
+    assert 0 == len(session.uploads)
+    assert NEVER == session.uploads.upload_at()
 
 
 def test_a_full_call_or_none() -> None:
     """A call waits until it is full unless part of one is worth it, and for company even then."""
     session = Desk(3)
-    assert None is session.preparation.registration(SECOND, partly=False)
-    assert None is session.preparation.registration(50_000, partly=True)
-    assert [100_000] == session.preparation.wakes()
-    assert None is not Desk(20).preparation.registration(0, partly=False)
-    assert None is Desk(0).preparation.registration(0, partly=True)
+    assert None is session.uploads.registration(SECOND, partly=False)
+    assert None is session.uploads.registration(50_000, partly=True)
+    assert 100_000 == session.uploads.registration_at()
+    assert None is not Desk(20).uploads.registration(0, partly=False)
+    assert None is Desk(0).uploads.registration(0, partly=True)
 
 
 def test_lanes_stay_apart() -> None:
@@ -100,14 +103,14 @@ def test_too_many_files_halve_the_call() -> None:
 def test_one_bad_file_is_found() -> None:
     """Halving leads to the one file that is refused, which ends alone; calls are full again."""
     session, ended = Desk(8, files=8), []
-    while len(session.preparation) > session.preparation.under_way:
+    while len(session.uploads) > session.uploads.under_way:
         command = session.register()
         if 5 in command.refs:
             ended += session.hear(ev.Refused(command, NO, 400))[1]
         else:
             session.hear(ev.Registered(command, (GRANT,) * len(command.refs)))
     assert [(5, NO)] == ended
-    assert 8 == session.preparation._files
+    assert 8 == session.uploads._files
 
 
 def test_the_feature_s_own_path() -> None:
@@ -117,9 +120,9 @@ def test_the_feature_s_own_path() -> None:
     assert ([], []) == session.hear(ev.Refused(first, NO, 404))
     assert ([], []) == session.hear(ev.Refused(second, NO, 404))
     command = session.register()
-    feature = session.jobs[command.refs[0]].feature
+    feature = session.jobs[command.refs[0]].kind.feature
     assert feature == command.feature
-    assert {feature} == {session.jobs[ref].feature for ref in command.refs}
+    assert {feature} == {session.jobs[ref].kind.feature for ref in command.refs}
     session.hear(ev.Refused(session.register(), NO, 404))
 
 
@@ -158,7 +161,7 @@ def test_withdrawn_on_the_way() -> None:
     upload = session.upload()
     assert upload is not None
     session.jobs[0].state = JobState.ENDED
-    session.preparation.remove([session.jobs[0], session.jobs[1]])
+    session.uploads.remove([session.jobs[0], session.jobs[1]])
     assert ([], []) == session.hear(ev.Uploaded(upload))
     last = session.upload()
     assert last is not None
@@ -172,7 +175,7 @@ def test_uploads_at_once() -> None:
     session.registered()
     uploads = [session.upload() for _ in range(25)]
     assert 24 == sum(upload is not None for upload in uploads)
-    assert [] == session.preparation.wakes()
+    assert NEVER == session.uploads.upload_at()
 
 
 def test_an_outage_while_uploading() -> None:
@@ -186,7 +189,7 @@ def test_an_outage_while_uploading() -> None:
     tried, ended, until = 0, 0, session.now + 600 * SECOND
     while True:
         assert None is session.upload()
-        (at,) = session.preparation.wakes()
+        at = session.uploads.upload_at()
         if at > until:
             break
         session.now = at
@@ -241,9 +244,8 @@ def test_a_picture_to_blame() -> None:
 
 def test_when_there_is_anything_to_register() -> None:
     """A full call is worth making at once, a smaller one after a tenth of a second, none never."""
-    preparation = Desk(2, files=3).preparation
-    assert not preparation.registers(99_999)
-    assert preparation.registers(100_000)
-    full = Desk(3, files=3).preparation
-    assert full.registers(0)
-    assert not Desk(0).preparation.registers(SECOND)
+    uploads = Desk(2, files=3).uploads
+    assert 100_000 == uploads.registration_at()
+    full = Desk(3, files=3).uploads
+    assert 0 == full.registration_at()
+    assert NEVER == Desk(0).uploads.registration_at()

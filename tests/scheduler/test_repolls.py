@@ -3,10 +3,11 @@
 import pytest
 
 from perfect_async._time import NEVER, SLOT
+from perfect_async.events import TaskKind
 from perfect_async.models import Limits
 from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
-from perfect_async.scheduler._repolls import ExtraPolls
+from perfect_async.scheduler._polling import ExtraPolls
 
 SECOND = 1_000_000
 
@@ -16,13 +17,18 @@ class Desk:
         self.pacer = Pacer(Limits(), lease=10 * SECOND, horizon=120 * SECOND)
         self.extra_polls = ExtraPolls(self.pacer, lease=10 * SECOND, interval=2 * SECOND)
         self.job = ScheduledJob(
-            1, "ai-smile", 1.0, uploads=False, channel=0, state=JobState.RUNNING
+            1, TaskKind("ai-smile"), 1.0, uploads=False, channel=0, state=JobState.RUNNING
         )
         self.pacer.table.promise(1, 0, 120 * SECOND // SLOT)
         self.pacer.table.arm(1)
         self.extra_polls.created(self.job)
         self.cycle = self.pacer.table.cycle * SLOT
         self.patience = self.pacer.network.patience
+
+
+def wakes(extra: ExtraPolls) -> list[int]:
+    """When each queue that is not empty wakes."""
+    return [at for at in (extra.try_at(), extra.early_at(), extra.likely_at()) if at != NEVER]
 
 
 def first(queue: list[tuple[int, int, ScheduledJob]]) -> tuple[int, int] | None:
@@ -163,9 +169,9 @@ def test_a_poll_when_it_is_likely_to_have_ended() -> None:
     """It is worth asking when the task has rather ended, and not before the interval."""
     session = Desk()
     assert None is first(session.extra_polls.likely)
-    session.extra_polls.hopes(session.job, 5 * SECOND)
+    session.extra_polls.expect_end(session.job, 5 * SECOND)
     assert (5 * SECOND, 1) == first(session.extra_polls.likely)
-    session.extra_polls.hopes(session.job, SECOND)
+    session.extra_polls.expect_end(session.job, SECOND)
     session.extra_polls.tidy()
     assert (2 * SECOND, 1) == first(session.extra_polls.likely)
 
@@ -175,10 +181,10 @@ def test_a_promise_that_hears_it_soon_enough(before: int) -> None:
     """What is promised within a second of the likely end needs no poll beside it."""
     session = Desk()
     promised = session.pacer.table.next_poll(1)
-    session.extra_polls.hopes(session.job, promised - before)
+    session.extra_polls.expect_end(session.job, promised - before)
     assert None is session.job.likely_at
     assert None is first(session.extra_polls.likely)
-    session.extra_polls.hopes(session.job, promised - SECOND)
+    session.extra_polls.expect_end(session.job, promised - SECOND)
     assert (promised - SECOND, 1) == first(session.extra_polls.likely)
 
 
@@ -186,11 +192,11 @@ def test_hope_ends_with_a_poll_and_with_news() -> None:
     """A poll that leaves, and not knowing any longer, take the likely one out of the queue."""
     for polled in (True, False):
         session = Desk()
-        session.extra_polls.hopes(session.job, 5 * SECOND)
+        session.extra_polls.expect_end(session.job, 5 * SECOND)
         if polled:
             session.extra_polls.left(session.job, 3 * SECOND)
         else:
-            session.extra_polls.hopes(session.job, None)
+            session.extra_polls.expect_end(session.job, None)
         session.extra_polls.tidy()
         assert None is session.job.likely_at
         assert None is first(session.extra_polls.likely)
@@ -199,16 +205,16 @@ def test_hope_ends_with_a_poll_and_with_news() -> None:
 def test_when_something_may_be_worth_asking() -> None:
     """Of tries, early and likely polls the first of each may wake."""
     session = Desk()
-    assert [2 * SECOND] == session.extra_polls.wakes()
-    session.extra_polls.hopes(session.job, 5 * SECOND)
-    assert [2 * SECOND, 5 * SECOND] == session.extra_polls.wakes()
+    assert [2 * SECOND] == wakes(session.extra_polls)
+    session.extra_polls.expect_end(session.job, 5 * SECOND)
+    assert [2 * SECOND, 5 * SECOND] == wakes(session.extra_polls)
     session.pacer.table.keep(1, session.cycle)
     session.extra_polls.failed(session.job, session.cycle)
-    assert [session.cycle, 2 * SECOND, 5 * SECOND] == session.extra_polls.wakes()
+    assert [session.cycle, 2 * SECOND, 5 * SECOND] == wakes(session.extra_polls)
     session.extra_polls.left(session.job, session.cycle)
     session.job.try_at = None
     session.extra_polls.tidy()
-    assert [] == session.extra_polls.wakes()
+    assert [] == wakes(session.extra_polls)
 
 
 # Tasks that nothing is promised any longer.

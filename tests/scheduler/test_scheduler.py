@@ -31,6 +31,7 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import NEVER, IllegalEvent, Scheduler
+from tests.support.scheduler_harness import SMILE, SchedulerHarness, head
 from tests.support.searching import examples
 
 SECOND = 1_000_000
@@ -129,7 +130,7 @@ class World:
         ref = len(self.jobs) + 1
         self.jobs[ref] = units
         feature = "ai-smile" if ref % 2 else "ai-avatar"
-        self.tell(ev.Wanted(ref, feature, units, uploads, channel))
+        self.tell(ev.Wanted(ref, ev.TaskKind(feature), units, uploads, channel))
         return ref
 
     def tell(self, event: ev.Event) -> None:
@@ -160,9 +161,9 @@ class World:
         window was not full with requests of others.
         """
         if isinstance(command, ev.Poll) and self.on_time:
-            first = self.scheduler._book.table.first(self.now // SLOT)
+            first = self.scheduler._state.table.due(self.now // SLOT)
             if first is not None and first[1] == command.ref and first[0] < self.now // SLOT:
-                wary = self.now < self.scheduler._book.pacer.allowance.wary_until
+                wary = self.now < self.scheduler._state.pacer.allowance.wary_until
                 assert wary or command.ref in self.slow
 
     @property
@@ -173,7 +174,7 @@ class World:
     def leave(self, command: ev.Request | ev.Upload) -> None:
         if isinstance(command, ev.Submit):
             assert command.ref not in self.doubtful
-        table = self.scheduler._book.table
+        table = self.scheduler._state.table
         flight = Flight(command, self.now, self.now + 2 * SECOND, self.now + table.guard)
         takes = max(LEAST, self.round_trip(command))
         arrives = self.now + self.rng.randint(0, min(takes, table.guard))
@@ -238,7 +239,7 @@ class World:
         if isinstance(command, ev.Submit):
             if isinstance(event, ev.NoAnswer):
                 self.doubtful.add(command.ref)
-            cycle = self.scheduler._book.table.cycle * SLOT
+            cycle = self.scheduler._state.table.cycle * SLOT
             if self.now > flight.left + cycle - SLOT:
                 self.slow.add(command.ref)
         self.tell(event)
@@ -298,14 +299,14 @@ class World:
 
     def units_add_up(self) -> None:
         statistics = self.scheduler.statistics()
-        jobs = self.scheduler._book.jobs.values()
+        jobs = self.scheduler._state.jobs.values()
         charged = sum(each.units for each in self.settled.values())
         charged += sum(job.charged for job in jobs)
         assert round(charged, 6) == round(statistics.units.charged - statistics.units.returned, 6)
 
     def promises_hold(self) -> None:
         """Every task in flight has a promise within a cycle, and the plan is inside the limits."""
-        table, slot = self.scheduler._book.table, self.now // SLOT
+        table, slot = self.scheduler._state.table, self.now // SLOT
         for task in table._tasks.values():
             assert task.next <= slot + table.cycle + 1 or task.next > task.last
         left = [flight.left // SLOT for flight in (*self.past, *self.flights.values())]
@@ -458,7 +459,7 @@ class Machine(RuleBasedStateMachine):
             ev.Issued(ev.Settle(1, ClientClosed("x"), 1.0)),
             ev.Running(poll),
             ev.Uploaded(upload),
-            *(ev.Wanted(ref, "ai-smile", 1, True) for ref in list(scheduler._book.jobs)[:1]),
+            *(ev.Wanted(ref, SMILE, 1, True) for ref in list(scheduler._state.jobs)[:1]),
         ]
         for flight in world.flights.values():
             command = flight.command
@@ -509,8 +510,8 @@ class Machine(RuleBasedStateMachine):
         jobs = {ref for ref in world.jobs if ref < 1_000_000}
         assert jobs == jobs & set(world.settled)
         self.holds()
-        assert not world.scheduler._book.jobs
-        assert 0 == len(world.scheduler._book.table)
+        assert not world.scheduler._state.jobs
+        assert 0 == len(world.scheduler._state.table)
 
 
 TestMachine = Machine.TestCase
@@ -599,10 +600,10 @@ def test_overslept(seconds: float) -> None:
     world = busy()
     world.duration = lambda _: 500.0
     world.run(120 * SECOND)
-    table = world.scheduler._book.table
+    table = world.scheduler._state.table
     phases = {ref: task.next % table.cycle for ref, task in table._tasks.items()}
     world.on_time = world.pure = False
-    first = table.first()
+    first = head(table.queue)
     assert first is not None
     at = first[0] * SLOT + SLOT + round(seconds * SECOND)
     while world.queue and world.queue[0][0] <= first[0] * SLOT - LEAST:
@@ -666,7 +667,7 @@ def test_idle_for_long() -> None:
     world.want()
     world.finish()
     assert Counter(Succeeded=2) == world.endings()
-    assert 5_000 > len(world.scheduler._book.table.account._left)
+    assert 5_000 > len(world.scheduler._state.table.account._left)
 
 
 def test_a_scheduler_after_another_knows_the_window() -> None:
@@ -699,48 +700,13 @@ def test_waiting_time_is_honest() -> None:
 # One decision each.
 
 
-class Desk:
-    """A scheduler by hand: what is due is taken and answered in the test."""
-
-    def __init__(self, **settings: object) -> None:
-        polling = Polling(give_up_after=120)
-        self.scheduler = Scheduler(Limits(), polling, **settings)  # type: ignore[arg-type]
-        self.now = 0
-
-    def tell(self, event: ev.Event) -> None:
-        self.scheduler.receive(event, self.now)
-
-    def take(self) -> ev.Command:
-        """What is due next, whenever that is."""
-        while (command := self.scheduler.due(self.now)) is None:
-            self.now = self.scheduler.wakes_at(self.now)
-        self.tell(ev.Issued(command))
-        return command
-
-    def running(self, ref: int = 1, *, units: float = 1.0) -> None:
-        self.tell(ev.Wanted(ref, "ai-smile", units, uploads=False))
-        command = self.take()
-        assert isinstance(command, ev.Submit)
-        self.tell(ev.Accepted(command, f"task-{ref}"))
-
-    def poll(self) -> ev.Poll:
-        command = self.take()
-        assert isinstance(command, ev.Poll)
-        return command
-
-    def settle(self) -> ev.Settle:
-        command = self.take()
-        assert isinstance(command, ev.Settle)
-        return command
-
-
 def failed(command: ev.Poll, *, passing: bool = True) -> ev.EngineFailed:
     return ev.EngineFailed(command, TaskFailed("x", code="x", passing=passing), passing)
 
 
 def test_a_passing_failure_is_tried_again() -> None:
     """A failure of the engine that may pass is created anew as often as was said, then told."""
-    session = Desk(engine_retries=1)
+    session = SchedulerHarness(engine_retries=1)
     session.running()
     session.tell(failed(session.poll()))
     again = session.take()
@@ -756,7 +722,7 @@ def test_a_passing_failure_is_tried_again() -> None:
 @pytest.mark.parametrize("how", ["final", "withdrawn", "closed", "no retries"])
 def test_a_failure_that_is_not_tried_again(how: str) -> None:
     """A final failure, and any of a job that nobody waits for, is told at once."""
-    session = Desk(engine_retries=0 if how == "no retries" else 1)
+    session = SchedulerHarness(engine_retries=0 if how == "no retries" else 1)
     session.running()
     poll = session.poll()
     if how == "withdrawn":
@@ -769,7 +735,7 @@ def test_a_failure_that_is_not_tried_again(how: str) -> None:
 
 def test_unknown_is_asked_once_more() -> None:
     """An unknown task inside its lease is asked again, and only the second answer is believed."""
-    session = Desk()
+    session = SchedulerHarness()
     session.running()
     session.tell(ev.TaskUnknown(session.poll(), TaskExpired("unknown")))
     session.tell(ev.TaskUnknown(session.poll(), TaskExpired("unknown")))
@@ -781,12 +747,12 @@ def test_unknown_is_asked_once_more() -> None:
 
 def test_a_late_answer_leaves_the_try_in_place() -> None:
     """A hung poll that answers at last renews its own lease, not that of a newer silent poll."""
-    session = Desk()
+    session = SchedulerHarness()
     session.running()
     old = session.poll()
     session.poll()
     session.tell(ev.Running(old))
-    assert None is not session.scheduler._book.jobs[1].try_at
+    assert None is not session.scheduler._state.jobs[1].try_at
     before = session.now
     session.poll()
     assert SECOND > session.now - before
@@ -794,12 +760,12 @@ def test_a_late_answer_leaves_the_try_in_place() -> None:
 
 def test_dropped() -> None:
     """A dropped lane ends at once: what runs is abandoned, what is being created is in doubt."""
-    session = Desk()
+    session = SchedulerHarness()
     session.running(1)
-    session.tell(ev.Wanted(2, "ai-smile", 3.0, uploads=False))
+    session.tell(ev.Wanted(2, SMILE, 3.0, uploads=False))
     submit = session.take()
     assert isinstance(submit, ev.Submit)
-    session.tell(ev.Wanted(3, "ai-smile", 1.0, uploads=True))
+    session.tell(ev.Wanted(3, SMILE, 1.0, uploads=True))
     session.tell(ev.Dropped())
     endings = {settle.ref: settle.ending for settle in (session.settle() for _ in range(3))}
     assert isinstance(endings[1], TaskAbandoned)
@@ -812,7 +778,7 @@ def test_dropped() -> None:
 
 def test_abandoned_at_its_deadline() -> None:
     """A task that still runs at `give_up_after` is told as abandoned, its units at stake."""
-    session = Desk()
+    session = SchedulerHarness()
     session.running()
     while isinstance(command := session.take(), ev.Poll):
         session.tell(ev.Running(command))
@@ -826,40 +792,40 @@ def test_out_of_units() -> None:
     """A refused balance ends unsent what costs as much, keeps the cheaper, and is asked again
     later.
     """
-    session = Desk()
+    session = SchedulerHarness()
     for ref, units in ((1, 5.0), (2, 9.0), (3, 1.0)):
-        session.tell(ev.Wanted(ref, "ai-smile", units, uploads=False))
+        session.tell(ev.Wanted(ref, SMILE, units, uploads=False))
     first, second = session.take(), session.take()
     assert isinstance(first, ev.Submit)
     assert isinstance(second, ev.Submit)
     session.tell(ev.OutOfUnits(first, UnitsExhausted("poor")))
     session.tell(ev.OutOfUnits(second, UnitsExhausted("poor")))
-    session.tell(ev.Wanted(4, "ai-smile", 6.0, uploads=False))
+    session.tell(ev.Wanted(4, SMILE, 6.0, uploads=False))
     assert {1, 2, 4} == {session.settle().ref for _ in range(3)}
     cheap = session.take()
     assert isinstance(cheap, ev.Submit)
     assert 3 == cheap.ref
     session.tell(ev.Accepted(cheap, "task"))
     session.now += 61 * SECOND
-    session.tell(ev.Wanted(5, "ai-smile", 6.0, uploads=False))
-    assert [5] == [job.ref for job in session.scheduler._book.ready]
+    session.tell(ev.Wanted(5, SMILE, 6.0, uploads=False))
+    assert [5] == [job.ref for job in session.scheduler._state.ready]
 
 
 @pytest.mark.parametrize("answer", [ev.Limited, ev.NotSent])
 def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSent]) -> None:
     """401 ends everything that is not created, what comes later, and what is to repeat."""
-    session = Desk()
+    session = SchedulerHarness()
     for ref in (1, 2, 3):
-        session.tell(ev.Wanted(ref, "ai-smile", 1.0, uploads=False))
+        session.tell(ev.Wanted(ref, SMILE, 1.0, uploads=False))
     first, second = session.take(), session.take()
     assert isinstance(first, ev.Submit)
     assert isinstance(second, ev.Submit)
     session.tell(ev.KeyRefused(first, Unauthorized("no")))
     session.tell(answer(second, FULL))
-    session.tell(ev.Wanted(4, "ai-smile", 1.0, uploads=True))
+    session.tell(ev.Wanted(4, SMILE, 1.0, uploads=True))
     endings = [session.settle().ending for _ in range(4)]
     assert all(isinstance(ending, Unauthorized) for ending in endings)
-    assert not session.scheduler._book.jobs
+    assert not session.scheduler._state.jobs
 
 
 @pytest.mark.parametrize(
@@ -867,8 +833,8 @@ def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSen
 )
 def test_how_often_a_creation_is_sent(answer: Callable[..., ev.Answer], most: int) -> None:
     """A creation that was certainly not executed is repeated so often; a refused one never."""
-    session = Desk()
-    session.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=False))
+    session = SchedulerHarness()
+    session.tell(ev.Wanted(1, SMILE, 1.0, uploads=False))
     sent = 0
     while isinstance(command := session.take(), ev.Submit):
         sent += 1
@@ -882,17 +848,17 @@ def test_how_often_a_creation_is_sent(answer: Callable[..., ev.Answer], most: in
 @pytest.mark.parametrize("polling_interval", [None, 1, -3, 5 * SECOND, 10**15])
 def test_the_vendors_interval(polling_interval: int | None) -> None:
     """The interval that an answer names is kept between half a second and the cycle."""
-    session = Desk()
+    session = SchedulerHarness()
     session.running()
     session.tell(ev.Running(session.poll(), polling_interval))
-    cycle = session.scheduler._book.table.cycle * SLOT
+    cycle = session.scheduler._state.table.cycle * SLOT
     wanted = 2 * SECOND if polling_interval is None else min(max(polling_interval, 500_000), cycle)
-    assert wanted == session.scheduler._book.jobs[1].interval
+    assert wanted == session.scheduler._state.jobs[1].interval
 
 
 def test_questions_have_their_turn() -> None:
     """A question that waited long comes before creations; what passes is asked again, then told."""
-    session = Desk()
+    session = SchedulerHarness()
     session.tell(ev.Asked(90))
     for _ in range(7):
         ask = session.take()
@@ -909,8 +875,8 @@ def test_questions_have_their_turn() -> None:
 
 def test_a_picture_that_cannot_go_up() -> None:
     """A picture that its upload refuses ends the job before anything was bought."""
-    session = Desk()
-    session.tell(ev.Wanted(1, "ai-smile", 1.0, uploads=True))
+    session = SchedulerHarness()
+    session.tell(ev.Wanted(1, SMILE, 1.0, uploads=True))
     register = session.take()
     assert isinstance(register, ev.Register)
     session.tell(ev.Registered(register, (GRANT,)))
@@ -922,7 +888,7 @@ def test_a_picture_that_cannot_go_up() -> None:
 
 def test_shown() -> None:
     """The repr says how many jobs are where and how the plan is cut."""
-    session = Desk()
+    session = SchedulerHarness()
     session.running()
     assert "<Scheduler {'running': 1} <Timetable 1 tasks every 8.8 s, 0 requests unanswered>>" == (
         repr(session.scheduler)

@@ -7,22 +7,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from perfect_async import events as ev
 from perfect_async.errors import CeilingReached
+from perfect_async.events import TaskKind
 from perfect_async.reports import Spending
 from perfect_async.scheduler._job import JobState, ScheduledJob
-from perfect_async.scheduler._units import UnitLedger
+from perfect_async.scheduler._settlement import UnitLedger
 from tests.support.searching import examples
 
 
-def job(units: float = 1.0, *purses: int, ref: int = 1) -> ScheduledJob:
-    return ScheduledJob(
-        ref, "ai-smile", units, uploads=False, channel=1, state=JobState.READY, purses=purses
-    )
+def job(units: float = 1.0, *spending_limits: int, ref: int = 1) -> ScheduledJob:
+    return ScheduledJob(ref, TaskKind("ai-smile"), units, False, 1, JobState.READY, spending_limits)
 
 
 def ceiling(*ceilings: float) -> UnitLedger:
     units = UnitLedger()
     for number, most in enumerate(ceilings, 1):
-        units.hear(ev.Opened(number, most))
+        units.on_limit(ev.SpendingLimitOpened(number, most))
     return units
 
 
@@ -77,8 +76,8 @@ def test_a_ceiling_that_is_gone_holds_nothing() -> None:
     """When a batch is over, what still runs under it is nobody's reservation."""
     units, one = ceiling(1.0), job(1.0, 1)
     units.reserve(one)
-    units.hear(ev.Emptied(1))
-    units.hear(ev.Emptied(1))
+    units.on_limit(ev.SpendingLimitClosed(1))
+    units.on_limit(ev.SpendingLimitClosed(1))
 
     assert not refused(units, job(5.0, 1, ref=2))
     units.charge(one)
@@ -173,10 +172,10 @@ class Ceilings(RuleBasedStateMachine):
         self.over: list[tuple[ScheduledJob, float]] = []
         self.charged = self.returned = self.at_stake = 0.0
 
-    @rule(units=st.sampled_from([1.0, 2.0, 3.0]), purses=st.sampled_from([(), (1,), (2,), (1, 2)]))
-    def comes(self, units: float, purses: tuple[int, ...]) -> None:
+    @rule(units=st.sampled_from([1.0, 2.0, 3.0]), limits=st.sampled_from([(), (1,), (2,), (1, 2)]))
+    def comes(self, units: float, limits: tuple[int, ...]) -> None:
         self.refs += 1
-        self.waiting.append(job(units, *purses, ref=self.refs))
+        self.waiting.append(job(units, *limits, ref=self.refs))
 
     @precondition(lambda self: self.waiting)
     @rule()
@@ -231,9 +230,11 @@ class Ceilings(RuleBasedStateMachine):
     @invariant()
     def the_ceilings_hold(self) -> None:
         for number, most in enumerate(CEILINGS, 1):
-            spent = self.units._purses[number].spent
-            runs = sum(one.units for one in self.sent + self.running if number in one.purses)
-            gone = sum(units for one, units in self.over if number in one.purses)
+            spent = self.units._spending_limits[number].spent
+            runs = sum(
+                job.units for job in self.sent + self.running if number in job.spending_limits
+            )
+            gone = sum(units for one, units in self.over if number in one.spending_limits)
             assert runs + gone == spent
             assert 0.0 <= spent <= most
 

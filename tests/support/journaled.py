@@ -14,9 +14,8 @@ import httpx
 import pytest
 
 from perfect_async import Batch, Client, Done, Failed, Outcome, Smile, SubmissionInDoubt
-from perfect_async._journal import journal as journal_module
 from perfect_async._journal.writer import JournalWriter
-from perfect_async._runtime import driver
+from perfect_async._runtime import clock as clock_module
 from perfect_async._transport.transport import HttpTransport
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import client, clock, vendor
@@ -55,12 +54,6 @@ def job(number: int) -> Smile:
 def wall() -> float:
     """Seconds since 1970 in a world whose clock is the loop's."""
     return EPOCH + clock() - START
-
-
-class _Time:
-    """`time` for who asks the wall clock."""
-
-    time_ns = staticmethod(lambda: round(wall() * 1e9))
 
 
 class _Datetime(datetime):
@@ -115,8 +108,7 @@ class Shop:
         faults: Faults | None = None,
         **settings: object,
     ) -> None:
-        monkeypatch.setattr(journal_module, "time", _Time)
-        monkeypatch.setattr(driver, "datetime", _Datetime)
+        monkeypatch.setattr(clock_module, "datetime", _Datetime)
         self.folder = folder
         self.sandbox = vendor(faults=faults, epoch=wall(), **settings)
         # Its clock counts from its first use.

@@ -9,7 +9,7 @@ The clock moves only when nothing else can happen:
 2. a worker thread is busy: wait for it in real time, the clock stands;
 3. a socket or the self-pipe is readable: serve it, the clock stands;
 4. a timer is pending: the clock jumps to it;
-5. nothing at all: no news can come any more, and the loop says so with `RuntimeError`.
+5. nothing at all: nothing can happen any more, and the loop raises `RuntimeError`.
 
 Step 3 looks once and does not wait: both ends of a connection must live in this loop (over
 the loopback interface what one end sent is readable at the other at once). A test with
@@ -106,7 +106,7 @@ class _Clockwork(selectors.DefaultSelector):
             self.now += timeout
             return ready
         if self.watched > 1 or self.loop.threads_busy(hanging_too=True):
-            # Only I/O or a thread can bring news, and there is no timer to jump to.
+            # Only I/O or a thread can wake the loop, and there is no timer to jump to.
             return super().select(_GLANCE)
         # Between the two looks a thread that hung may have gone on and finished.
         if ready := super().select(0):

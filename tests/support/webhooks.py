@@ -92,7 +92,7 @@ def notification(
     """Make a notification, signed by `secret` `late` seconds ago by the client's clock."""
     assert c._session is not None
     body = json.dumps({"created_at": 1761112848, "data": data}).encode()
-    timestamp = round(c._session.driver.utc() / 1_000_000 - late)
+    timestamp = round(c._session.driver.clock.utc() / 1_000_000 - late)
     return body, signed(keys_of(secret), webhook_id, timestamp, body)
 
 

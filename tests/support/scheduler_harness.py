@@ -1,0 +1,57 @@
+"""A scheduler that a test drives by hand, command by command."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from perfect_async import events as ev
+from perfect_async.models import Limits, Polling
+from perfect_async.scheduler import Scheduler
+
+SECOND = 1_000_000
+SMILE = ev.TaskKind("ai-smile")
+
+T = TypeVar("T")
+
+
+def head(queue: Sequence[T]) -> T | None:
+    """The first entry of `queue`, None if it is empty."""
+    return queue[0] if queue else None
+
+
+class SchedulerHarness:
+    """A scheduler by hand: what is due is taken and answered in the test."""
+
+    def __init__(self, **settings: object) -> None:
+        polling = Polling(give_up_after=120)
+        self.scheduler = Scheduler(Limits(), polling, **settings)  # type: ignore[arg-type] # as given
+        self.now = 0
+
+    def tell(self, event: ev.Event) -> None:
+        """Hand `event` to the scheduler now."""
+        self.scheduler.receive(event, self.now)
+
+    def take(self) -> ev.Command:
+        """Issue what is due next, whenever that is."""
+        while (command := self.scheduler.due(self.now)) is None:
+            self.now = self.scheduler.wakes_at(self.now)
+        self.tell(ev.Issued(command))
+        return command
+
+    def running(self, ref: int = 1, *, units: float = 1.0) -> None:
+        """Create a task for a new job."""
+        self.tell(ev.Wanted(ref, SMILE, units, uploads=False))
+        command = self.take()
+        assert isinstance(command, ev.Submit)
+        self.tell(ev.Accepted(command, f"task-{ref}"))
+
+    def poll(self) -> ev.Poll:
+        """Issue a poll, which must be due next."""
+        command = self.take()
+        assert isinstance(command, ev.Poll)
+        return command
+
+    def settle(self) -> ev.Settle:
+        """Issue the report of an end, which must be due next."""
+        command = self.take()
+        assert isinstance(command, ev.Settle)
+        return command
