@@ -173,7 +173,7 @@ class PictureRefused(JobRefused):
     def __init__(self, message: str, *, passing: bool = False, units_at_stake: float = 0.0) -> None:
         super().__init__(message, units_at_stake=units_at_stake)
         if passing:
-            self.mend = "Nothing was bought for this job; try again."
+            self.mend = "Nothing was bought; try again."
 
 
 class SourceLost(JobRefused):
@@ -340,7 +340,7 @@ class TaskFailed(TaskError):
         self.code = code
         self.passing = passing
         if passing:
-            self.mend = "The vendor returns the units; try again, with the same picture."
+            self.mend = "The vendor returns the units; try again."
 
 
 class TaskExpired(TaskError):

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MAX_AHEAD: Final = 256
+"""Jobs that are read and not created, whatever the limits are: each may hold a picture."""
 _MAX_ORDERED: Final = 256
 """Outcomes that wait for their turn: one stuck job may hold back as many that came after it."""
 GRACE: Final = 5.0
@@ -144,6 +146,7 @@ class Batch:
             raise ConfigurationError(
                 "Enter the batch first: `async with client.batch(...) as batch:`."
             )
+        self._session.executor.check()
         while True:
             outcome = self._take()
             if outcome is not None:
@@ -162,6 +165,7 @@ class Batch:
         Jobs that were read and not created come as `Failed` with `ClientClosed`, at no cost. A
         second call does nothing.
         """
+        self._check_process()
         self._reading.cancel()
         self._scope.cancel()
         self._withdraw()
@@ -169,9 +173,14 @@ class Batch:
     @property
     def progress(self) -> Progress:
         """Counts of its jobs now, the units charged, and an estimate of the time left."""
+        self._check_process()
         return self._progress()
 
     # Inside.
+
+    def _check_process(self) -> None:
+        if self._session is not None:
+            self._session.executor.check_process()
 
     def _progress(self) -> Progress:
         counted = self._counted()
@@ -300,7 +309,7 @@ class Batch:
         The scheduler says how many jobs it wants to know before they are created. The number of
         outcomes that were not taken is bounded too, so that a slow consumer stops the creating.
         """
-        ahead = session.driver.scheduler.appetite()
+        ahead = min(_MAX_AHEAD, session.driver.scheduler.appetite())
         held = _MAX_ORDERED if self._ordered else ahead
         while len(self._live) - self._running >= ahead or self._held >= held:
             await self._changed.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import (
@@ -240,35 +241,60 @@ class Client:
             return
         self._executor.check()
         self._closing = True
+        # A block that was cancelled may be cancelled again, by a second timeout around it.
+        task = asyncio.current_task()
+        again = task is not None and task.cancelling() > 0
         # Shielded for the same reason as in `_close`.
         with anyio.CancelScope(shield=True):
             try:
-                await self._executor.call(partial(self._close, session))
+                await self._executor.call(partial(self._close, session, cancelled=again))
             except ClientClosed:
                 # The thread of an isolated client has ended already.
                 session.closed = True
             finally:
                 await self._executor.close()
 
-    async def _close(self, session: ClientSession) -> None:
+    async def _close(self, session: ClientSession, *, cancelled: bool) -> None:
         session.close()
         driver, channel = session.driver, session.channel
         channel.journal.closing = True
         # Shielded, since running tasks are paid for; bounded, since the caller waits.
         with anyio.CancelScope(shield=True):
             driver.stop_creating(channel)
+            began = driver.clock.seconds()
             try:
-                with anyio.move_on_after(self._drain):
-                    await driver.drain(channel)
-                    await session.drain()
+                await self._drain_session(session, began + self._drain, cancelled=cancelled)
             finally:
                 session.left = True
                 # Also where asyncio itself cancels this task, which no shield stops.
-                warn_of_unfinished(driver.registry.left(channel), self._drain)
+                drained = driver.clock.seconds() - began
+                warn_of_unfinished(driver.registry.left(channel), drained)
                 try:
                     await driver.leave(channel)
                 finally:
                     await channel.journal.writer.aclose()
+
+    async def _drain_session(
+        self, session: ClientSession, deadline: float, *, cancelled: bool
+    ) -> None:
+        """Wait until every job has ended and is saved, or until `deadline`.
+
+        Where the client closes because its caller was cancelled (`cancelled`), another cancellation
+        waits for that too. Else a cancellation ends the wait: the caller asks for it.
+        """
+        pending: asyncio.CancelledError | None = None
+        while True:
+            try:
+                with anyio.CancelScope(deadline=deadline):
+                    await session.driver.drain(session.channel)
+                    await session.drain()
+                break
+            except asyncio.CancelledError as exc:
+                if not cancelled or session.driver.ending:
+                    raise
+                pending = exc
+        if pending is not None:
+            raise pending
 
     # The main job.
 
@@ -307,7 +333,21 @@ class Client:
     ) -> Result:
         if timeout is not None:
             settings.number("timeout", timeout)
-        handle = await self._executor.call(partial(session.wait, enter, timeout))
+        entered: list[JobHandle] = []
+
+        async def enter_and_keep() -> JobHandle:
+            entered.append(await enter())
+            return entered[0]
+
+        try:
+            handle = await self._executor.call(partial(session.wait, enter_and_keep, timeout))
+        except ClientClosed as exc:
+            if not entered:
+                raise
+            # The thread of an isolated client ended under the job, which may have a task.
+            handle = entered[0]
+            if handle.ending is None:
+                raise handle.abandoned(exc.__cause__) from exc.__cause__
         # Not earlier: a caller that is cancelled before has not got the result.
         self._executor.soon(handle.entry.reported)
         return session.result(handle)
@@ -416,6 +456,7 @@ class Client:
         """
         if self._webhooks is not None:
             # Also while the client closes: running tasks are still awaited.
+            self._executor.check_process()
             return self._webhooks
         session = self._ready()
         if self._secrets is None:

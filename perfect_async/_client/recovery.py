@@ -82,6 +82,13 @@ class Recovery:
         """Whether a job that was not resumed yet needs this file at the vendor."""
         return any(_file(snapshot) == file for snapshot in self._journal.recoverable.values())
 
+    def folder_of(self, recovered: RecoveredJob) -> str | None:
+        """Return the folder of the job's results, if the job is still to be created."""
+        snapshot = self._journal.recoverable.get(recovered.number)
+        if snapshot is None or snapshot.phase is not Phase.ENTERED:
+            return None
+        return snapshot.stored.save_to
+
     # Resuming.
 
     async def resume(self, recovered: RecoveredJob) -> JobHandle:

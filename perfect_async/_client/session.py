@@ -33,6 +33,7 @@ from perfect_async.errors import (
     TaskError,
     TaskExpired,
     WaitTimeout,
+    twin,
 )
 from perfect_async.models import FileId, Job, must_be_job
 
@@ -93,6 +94,7 @@ class ClientSession:
         """
         if isinstance(job, RecoveredJob):
             self.ready()
+            await self._check_folder(self.recovery.folder_of(job))
             self.driver.check()
             return await self.recovery.resume(job)
         must_be_job(job)
@@ -112,26 +114,26 @@ class ClientSession:
 
     async def _enter(self, spec: JobSpec) -> JobHandle:
         registry, journal = self.driver.registry, self.channel.journal
+        await self._check_folder(spec.options.save_to)
         if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
             former = former or await self._finished(spec)
             if former is not None:
                 return former
             self.ready()
-        if spec.options.save_to is not None:
-            await self._check_folder(spec.options.save_to)
-            self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
         equal = registry.equal(self.channel, spec)
         return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
-    async def _check_folder(self, folder: str) -> None:
+    async def _check_folder(self, folder: str | None) -> None:
         """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""
-        try:
-            await self.retention.check_folder(folder)
-        except OSError as exc:
-            raise JobRefused(unwritable(folder, exc)) from exc
+        if folder is not None:
+            try:
+                await self.retention.check_folder(folder)
+            except OSError as exc:
+                raise JobRefused(unwritable(folder, exc)) from exc
+            self.ready()
 
     async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""
@@ -182,11 +184,13 @@ class ClientSession:
             if handle is not None:
                 self.driver.withdraw(handle)
         if handle is None or handle.ending is None:
+            failure = self.channel.last_failure if handle is None else handle.failure
+            last = "" if failure is None else f" The last request failed: {failure.message}"
             raise WaitTimeout(
-                f"The job had not ended after {timeout:g} s.",
+                f"The job had not ended after {timeout:g} s.{last}",
                 task_id=None if handle is None else handle.task_id,
                 units_at_stake=0.0 if handle is None else handle.at_stake,
-            )
+            ) from (failure and twin(failure))
         return handle
 
     async def keep(self, handle: JobHandle) -> Outcome:

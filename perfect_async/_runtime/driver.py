@@ -14,7 +14,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final, assert_never
+from typing import Final, assert_never, cast
 from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
 
 import anyio
@@ -32,7 +32,7 @@ from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._time import NEVER, SECOND, TtlSet
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
-from perfect_async.errors import PerfectError, ServiceUnavailable, twin
+from perfect_async.errors import ClientClosed, PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import Scheduler
 
@@ -126,7 +126,7 @@ class Driver:
                     with self._noting_failure():
                         await self._perform_commands()
         except BaseException as exc:
-            self.failure = self.failure or exc
+            self.failure = self.failure or _only(exc)
             if not isinstance(exc, asyncio.CancelledError):
                 # No traceback: it may hold secrets. The waiters get the error as their cause.
                 LOG.error(
@@ -369,6 +369,7 @@ class Driver:
             if isinstance(exc, _INTERRUPTS) and not isinstance(command, ev.Upload):
                 raise
             event = failure_event(command, exc)
+        self._note_failure(command, event)
         if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
             handle = self.registry.get(command.ref)
             if handle is not None:
@@ -380,6 +381,19 @@ class Driver:
                 self.receive(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
             self._warn()
+
+    def _note_failure(self, command: ev.Request | ev.Upload, event: ev.Answer) -> None:
+        """Remember why the last request failed; an answer of the vendor's ends that."""
+        failure: PerfectError | None = None
+        if isinstance(event, ev.NoAnswer | ev.NotSent):
+            failure = event.error
+            if isinstance(failure, ClientClosed):
+                # It was not sent, since nobody waits for it.
+                return
+        numbers = command.refs if isinstance(command, ev.Register) else (command.ref,)
+        for handle in map(self.registry.get, numbers):
+            if handle is not None:
+                handle.last_failure = handle.channel.last_failure = failure
 
     def _warn(self) -> None:
         """Warn that somebody else uses the key, once in five minutes."""
@@ -406,6 +420,16 @@ class Driver:
             self._queries.pop(command.ref, None)
             query.done.set()
         return event
+
+
+def _only(error: BaseException) -> BaseException:
+    """Return what a group consists of where that is one kind of error, else the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        found = [_only(each) for each in group.exceptions]
+        if len({type(each) for each in found}) == 1:
+            return found[0]
+    return error
 
 
 # Which driver serves a key.

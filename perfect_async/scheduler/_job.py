@@ -67,6 +67,8 @@ ANSWERS: Final[Mapping[type, frozenset[type]]] = {
     ev.Ask: frozenset({ev.Answered, *_FAILURES}),
 }
 """The answers that each command may have; each command is answered once."""
+RESPONSES: Final = frozenset[type]().union(*ANSWERS.values())
+"""All of them."""
 
 TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.WAITING, ev.Register): frozenset({S.REGISTERING}),

@@ -111,10 +111,25 @@ class SchedulerState:
         """How many jobs wait for their creation."""
         return len(self.ready) + len(self.uploads)
 
+    def wants_more(self, now: int) -> bool:
+        """Whether anything that is not reserved may leave: quick, and True promises nothing."""
+        if self.ready or self.queries.waiting:
+            return True
+        early = self.extra_polls.early_at() <= now
+        if not self.uploads:
+            return early
+        # Early polls leave while nothing else waits, or in mid-lease; likely ones also beside work.
+        return (
+            self.uploads.registration_at() <= now
+            or self.extra_polls.likely_at() <= now
+            or (early and self.pacer.allowance.wary_until > now)
+        )
+
     def silent(self, now: int) -> bool:
         """Whether the window is full with requests of others, and it is not the time to probe."""
-        full = self.pacer.allowance.full
-        probing = full and self.table.asking(now - self.pacer.network.patience)
+        if not self.pacer.allowance.full:
+            return False
+        probing = self.table.asking(now - self.pacer.network.patience)
         return self.pacer.silent(now, asking=probing)
 
     def fits(self, now: int, limit: int, count: int = 1) -> bool:

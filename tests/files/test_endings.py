@@ -17,7 +17,7 @@ def encode(kind: str, size: int = 64, **options: object) -> bytes:
     """Draw a portrait in the format `kind`."""
     picture = Image.open(io.BytesIO(portrait(3, size=size)))
     out = io.BytesIO()
-    picture.save(out, {"jpg": "jpeg"}.get(kind, kind), **options)  # type: ignore[arg-type]
+    picture.save(out, {"jpg": "jpeg"}.get(kind, kind), **options)
     return out.getvalue()
 
 
