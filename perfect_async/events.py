@@ -227,7 +227,7 @@ class Limited:
 
 @attrs.frozen
 class KeyRefused:
-    """401 to `command`."""
+    """401 to `command`: final for the whole client, but to a poll only when it comes again."""
 
     command: Request
     error: PerfectError
