@@ -117,9 +117,7 @@ class ImageFile:
 
 def _changed(name: str, when: str) -> PictureRefused:
     """Return the error for a file that another program writes to."""
-    error = PictureRefused(f"{name} changed {when}.")
-    error.mend = "Nothing was created; try again."
-    return error
+    return PictureRefused(f"{name} changed {when}.", passing=True)
 
 
 async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
