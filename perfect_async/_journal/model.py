@@ -12,6 +12,7 @@ state no longer holds it. All times are UTC microseconds since 1970.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -40,6 +41,16 @@ class Phase(Enum):
 
 EndKind: TypeAlias = Literal["done", "failed", "lost", "doubt", "unsent"]
 SourceKind: TypeAlias = Literal["path", "url", "file", "bytes"]
+
+
+def source_digest(digest: str | None, place: str | None) -> str | None:
+    """Return a SHA-256 that tells a picture from others.
+
+    That is the `digest` of its bytes, else one of its `place` (a URL or a file id).
+    """
+    if digest is not None or place is None:
+        return digest
+    return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class IllegalEntry(Exception):
@@ -74,6 +85,11 @@ class StoredJob:
     digest: str | None
     save_to: str | None
     delete: bool
+
+    @property
+    def source_digest(self) -> str | None:
+        """What tells its picture from others, as a SHA-256; None where that is not kept."""
+        return source_digest(self.digest, self.place)
 
 
 # The entries. Files hold them by the names in `ENTRY_TYPES`, so these names are the file format.

@@ -14,7 +14,7 @@ from perfect_async._api.tasks import FEATURES
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import ImageFile
-from perfect_async._journal.model import SourceKind, StoredJob
+from perfect_async._journal.model import SourceKind, StoredJob, source_digest
 from perfect_async._time import SECOND
 from perfect_async.errors import JobRefused, quoted
 from perfect_async.events import TaskKind
@@ -77,6 +77,13 @@ class JobSpec:
         if self.job is None or self.job.key is None:
             return self.identity
         return _digest(["file", self.identity, sorted(parameters(self.job)), self.origin])
+
+    @property
+    def source_digest(self) -> str | None:
+        """What tells its picture from others, as a SHA-256; None for a signed URL."""
+        if self.picture is not None:
+            return self.picture.digest
+        return source_digest(None, self.origin)
 
     @classmethod
     def of(cls, job: Job, picture: ImageFile | None, options: JobOptions) -> JobSpec:
