@@ -227,7 +227,7 @@ class Limited:
 
 @attrs.frozen
 class KeyRefused:
-    """401 to `command`."""
+    """401 to `command`: final for the whole client, but to a poll only when it comes again."""
 
     command: Request
     error: PerfectError
@@ -269,10 +269,14 @@ class Uploaded:
 
 @attrs.frozen
 class Accepted:
-    """The task exists and its units are taken."""
+    """The task exists and its units are taken.
+
+    `interval` is the polling interval that the vendor asks for, None if not given.
+    """
 
     command: Submit
     task_id: str
+    interval: int | None = None
 
 
 @attrs.frozen
@@ -325,6 +329,14 @@ class TimedOut:
 
 
 @attrs.frozen
+class Unreadable:
+    """The task succeeded and nothing can be read from its results: final, the units are spent."""
+
+    command: Poll
+    error: PerfectError
+
+
+@attrs.frozen
 class Answered:
     """The query of `command` is answered."""
 
@@ -346,11 +358,14 @@ Answer: TypeAlias = (
     | EngineFailed
     | TaskUnknown
     | TimedOut
+    | Unreadable
     | Answered
 )
 Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
 OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
-OfPoll: TypeAlias = Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Failure
+OfPoll: TypeAlias = (
+    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
+)
 Event: TypeAlias = (
     Wanted
     | Adopted

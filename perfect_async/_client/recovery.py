@@ -82,6 +82,13 @@ class Recovery:
         """Whether a job that was not resumed yet needs this file at the vendor."""
         return any(_file(snapshot) == file for snapshot in self._journal.recoverable.values())
 
+    def folder_of(self, recovered: RecoveredJob) -> str | None:
+        """Return the folder of the job's results, if the job is still to be created."""
+        snapshot = self._journal.recoverable.get(recovered.number)
+        if snapshot is None or snapshot.phase is not Phase.ENTERED:
+            return None
+        return snapshot.stored.save_to
+
     # Resuming.
 
     async def resume(self, recovered: RecoveredJob) -> JobHandle:
@@ -128,6 +135,12 @@ class Recovery:
         snapshot = self._journal.take_equal(spec.identity)
         if snapshot is None:
             return None
+        if snapshot.in_doubt and spec.options.buy_in_doubt:
+            # The caller knows of the doubt, and buys another task.
+            entry = self._journal.resume(snapshot)
+            entry.ended("doubt")
+            entry.reported()
+            return None
         # Its results keep their names, and are saved where `spec` wants them.
         handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem))
         if handle is not None:
@@ -142,7 +155,7 @@ class Recovery:
     def _resumed(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle | None:
         """Return a handle for a job that was or may have been created; None for any other."""
         entry, channel = self._journal.resume(snapshot), self._channel
-        if snapshot.phase is Phase.CREATING or snapshot.end == "doubt":
+        if snapshot.in_doubt:
             handle = self._registry.doubt(channel, spec, entry, snapshot.since)
             return self._remember(snapshot, handle)
         if snapshot.saved and snapshot.task_id is not None:

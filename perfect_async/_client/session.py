@@ -13,7 +13,6 @@ import attrs
 
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
-from perfect_async._api.responses import same_code
 from perfect_async._client.recovery import RecoveredJob, Recovery
 from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
 from perfect_async._client.retention import Copy, Retention
@@ -95,6 +94,7 @@ class ClientSession:
         """
         if isinstance(job, RecoveredJob):
             self.ready()
+            await self._check_folder(self.recovery.folder_of(job))
             self.driver.check()
             return await self.recovery.resume(job)
         must_be_job(job)
@@ -114,26 +114,31 @@ class ClientSession:
 
     async def _enter(self, spec: JobSpec) -> JobHandle:
         registry, journal = self.driver.registry, self.channel.journal
+        await self._check_folder(spec.options.save_to)
         if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
             former = former or await self._finished(spec)
             if former is not None:
                 return former
             self.ready()
-        if spec.options.save_to is not None:
-            await self._check_folder(spec.options.save_to)
-            self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
-        equal = registry.equal(self.channel, spec)
-        return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()))
+        if (equal := registry.equal(self.channel, spec)) is not None:
+            return equal
+        if spec.options.buy_in_doubt:
+            registry.consent(spec)
+        elif (doubt := registry.in_doubt(self.channel, spec)) is not None:
+            return doubt
+        return registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
-    async def _check_folder(self, folder: str) -> None:
+    async def _check_folder(self, folder: str | None) -> None:
         """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""
-        try:
-            await self.retention.check_folder(folder)
-        except OSError as exc:
-            raise JobRefused(unwritable(folder, exc)) from exc
+        if folder is not None:
+            try:
+                await self.retention.check_folder(folder)
+            except OSError as exc:
+                raise JobRefused(unwritable(folder, exc)) from exc
+            self.ready()
 
     async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""
@@ -288,15 +293,15 @@ class ClientSession:
             question = tasks.status(feature, task_id)
             reply = await self.driver.ask(self.channel, question, lasting=True)
         except RequestRefused as exc:
-            if not same_code(exc.code, "InvalidTaskId"):
+            if not tasks.is_unknown_task(exc):
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
         match tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
                 return event
-            case ev.EngineFailed(error=error) | ev.NoAnswer(error=error):
-                raise error
+            case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() as event:
+                raise event.error
             case _:
                 raise BadAnswer("a task that had ended runs again.")
 

@@ -25,7 +25,7 @@ from perfect_async._api.tasks import FileFacts
 from perfect_async._api.urls import picture_url
 from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
 from perfect_async._files.threads import in_thread, is_passing
-from perfect_async.errors import JobRefused, PictureRefused, quoted
+from perfect_async.errors import JobRefused, PictureRefused, quoted, shown_source
 from perfect_async.models import FileId, Job, Source
 
 T = TypeVar("T")
@@ -110,12 +110,16 @@ class ImageFile:
             # leaks when the upload is cancelled while a thread opens it.
             block = await _in_thread(_block, self._source, start, size, seen.update)
             if start + len(block) == size and seen.hexdigest() != self.digest:
-                raise PictureRefused(f"{quoted(self._source)} {_CHANGED}")
+                raise _changed(quoted(self._source), "after it was looked at")
             for at in range(0, len(block), PIECE):
                 yield block[at : at + PIECE]
 
 
-_CHANGED: Final = "changed after it was looked at."
+def _changed(name: str, when: str) -> PictureRefused:
+    """Return the error for a file that another program writes to."""
+    error = PictureRefused(f"{name} changed {when}.")
+    error.mend = "Nothing was created; try again."
+    return error
 
 
 async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
@@ -197,7 +201,7 @@ def _look_at_bytes(source: bytes, job_type: type[Job]) -> ImageFile:
 
 
 def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
-    name = quoted(path)
+    name = quoted(shown_source(path))
     if not path:
         raise PictureRefused("the path of the picture is empty.")
     try:
@@ -303,7 +307,7 @@ def _digest(file: BinaryIO, size: int, name: str) -> str:
         digest.update(block)
         left -= len(block)
     if left or file.read(1):
-        raise PictureRefused(f"{name} changed while it was read.")
+        raise _changed(name, "while it was read")
     return digest.hexdigest()
 
 
@@ -324,7 +328,7 @@ def _block(path: Path, start: int, size: int, update: Callable[[bytes], object])
             raise
         raise _unreadable(name, exc) from exc
     if not same or len(block) != wanted:
-        raise PictureRefused(f"{name} {_CHANGED}")
+        raise _changed(name, "after it was looked at")
     update(block)
     return block
 

@@ -214,6 +214,35 @@ async def test_a_disk_that_fills_up_stops_the_buying(tmp_path: Path, monkeypatch
     assert 3 == sandbox.ledger.units_charged
 
 
+async def test_resuming_buys_nothing_for_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """A job that was not created stays in the journal until its result can be saved."""
+    shop = Shop(tmp_path, monkeypatch)
+
+    async def hang(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "PUT":
+            await asyncio.sleep(1e6)
+        return None
+
+    c = await shop.client(hang).open()
+    batch = await c.batch([job(1)], save_to=shop.out).__aenter__()
+    await asyncio.sleep(3)
+    assert 1 == batch.progress.waiting
+    await shop.crash(c)
+    await asyncio.to_thread(replace_by_file, shop.out)
+
+    async with shop.client() as c:
+        [refused] = await resumed(c)
+        assert isinstance(refused.error, JobRefused)
+        assert "cannot be written: File exists" in str(refused.error)
+        shop.out.unlink()
+        # Bytes are not in the journal: the job is given again.
+        [outcome] = await all_of(c.batch([job(1)], save_to=shop.out))
+        assert outcome.ok
+    assert 1 == shop.sandbox.ledger.units_charged
+
+
 async def slow_smiles() -> AsyncIterator[Job]:
     """Yield a job each minute."""
     for number in range(4):
