@@ -19,6 +19,7 @@ from cattrs import Converter, transform_error
 from cattrs.gen import make_dict_structure_fn
 
 from perfect_async._time import SECOND
+from perfect_async._value import Value
 from perfect_async.errors import (
     BadAnswer,
     PerfectError,
@@ -45,8 +46,8 @@ _TOO_EARLY: Final = 425
 _TOO_MANY_REQUESTS: Final = 429
 
 
-@attrs.frozen
-class Response:
+@attrs.frozen(eq=False, repr=False)
+class Response(Value):
     """An answer of the API's host as it came; its repr shows the body's length only."""
 
     status: int
@@ -76,15 +77,15 @@ class Response:
 Headers = NewType("Headers", tuple[tuple[str, str], ...])
 
 
-@attrs.frozen
-class _Header:
+@attrs.frozen(eq=False, repr=False)
+class _Header(Value):
     value: str
     key: str | None = None
     name: str | None = None
 
 
-@attrs.frozen
-class UploadRequest:
+@attrs.frozen(eq=False, repr=False)
+class UploadRequest(Value):
     """Where the bytes of a registered file are uploaded."""
 
     url: str
@@ -92,16 +93,16 @@ class UploadRequest:
     headers: Headers = Headers(())
 
 
-@attrs.frozen
-class RegisteredFile:
+@attrs.frozen(eq=False, repr=False)
+class RegisteredFile(Value):
     """A registered file; its bytes go where the first of `requests` says."""
 
     file_id: str
     requests: list[UploadRequest]
 
 
-@attrs.frozen
-class TaskState:
+@attrs.frozen(eq=False, repr=False)
+class TaskState(Value):
     """The state of a task, without its results, which count at the end only."""
 
     task_status: str
@@ -110,22 +111,22 @@ class TaskState:
     polling_interval: object = None
 
 
-@attrs.frozen
-class Picture:
+@attrs.frozen(eq=False, repr=False)
+class Picture(Value):
     """One picture of the results."""
 
     url: object = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Results(Picture):
     """The results of a task: `output` where there may be several, else `url`."""
 
     output: list[Picture] | None = None
 
 
-@attrs.frozen
-class TemplateRow:
+@attrs.frozen(eq=False, repr=False)
+class TemplateRow(Value):
     """One template on a page."""
 
     id: str
@@ -134,8 +135,8 @@ class TemplateRow:
     category_name: str | None = None
 
 
-@attrs.frozen
-class Credit:
+@attrs.frozen(eq=False, repr=False)
+class Credit(Value):
     """One source of units; `amount` is deprecated, `expiry` in milliseconds since 1970."""
 
     id: int
@@ -145,15 +146,15 @@ class Credit:
     expiry: object = None
 
 
-@attrs.frozen
-class Credits:
+@attrs.frozen(eq=False, repr=False)
+class Credits(Value):
     """All sources of units."""
 
     results: list[Credit] | None = None
 
 
-@attrs.frozen
-class Sku:
+@attrs.frozen(eq=False, repr=False)
+class Sku(Value):
     """One price: `amount` units per `proc_unit` of `unit`."""
 
     amount: float
@@ -162,15 +163,15 @@ class Sku:
     run_task_url: str | None = None
 
 
-@attrs.frozen
-class Page:
+@attrs.frozen(eq=False, repr=False)
+class Page(Value):
     """The token of the next page."""
 
     next_token: str | None = None
 
 
-@attrs.frozen
-class _Envelope:
+@attrs.frozen(eq=False, repr=False)
+class _Envelope(Value):
     error: object = None
     error_code: object = None
     polling_interval: object = None

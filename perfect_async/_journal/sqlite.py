@@ -34,6 +34,7 @@ from perfect_async._journal.model import (
     encode,
 )
 from perfect_async._time import SECOND
+from perfect_async._value import Value
 from perfect_async.errors import JournalError, quoted
 
 _Key = TypeVar("_Key")
@@ -69,8 +70,8 @@ INSERT INTO facts VALUES ('seq', 0), ('job', 0), ('wrote', 0), ('clean', 1);
 """
 
 
-@attrs.frozen
-class Row:
+@attrs.frozen(eq=False, repr=False)
+class Row(Value):
     """An entry to be written, its place in the journal, and the state of its job after it."""
 
     seq: int
