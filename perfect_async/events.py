@@ -228,7 +228,7 @@ class Limited(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class KeyRefused(Value):
-    """401 to `command`."""
+    """401 to `command`: final for the whole client, but to a poll only when it comes again."""
 
     command: Request
     error: PerfectError
@@ -270,10 +270,14 @@ class Uploaded(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Accepted(Value):
-    """The task exists and its units are taken."""
+    """The task exists and its units are taken.
+
+    `interval` is the polling interval that the vendor asks for, None if not given.
+    """
 
     command: Submit
     task_id: str
+    interval: int | None = None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -326,6 +330,14 @@ class TimedOut(Value):
 
 
 @attrs.frozen(eq=False, repr=False)
+class Unreadable(Value):
+    """The task succeeded and nothing can be read from its results: final, the units are spent."""
+
+    command: Poll
+    error: PerfectError
+
+
+@attrs.frozen(eq=False, repr=False)
 class Answered(Value):
     """The query of `command` is answered."""
 
@@ -347,11 +359,14 @@ Answer: TypeAlias = (
     | EngineFailed
     | TaskUnknown
     | TimedOut
+    | Unreadable
     | Answered
 )
 Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
 OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
-OfPoll: TypeAlias = Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Failure
+OfPoll: TypeAlias = (
+    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
+)
 Event: TypeAlias = (
     Wanted
     | Adopted

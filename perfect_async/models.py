@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal, TypeAlias
 import attrs
 
 from perfect_async._value import Value
-from perfect_async.errors import ConfigurationError, JobRefused, quoted, without_secrets
+from perfect_async.errors import ConfigurationError, JobRefused, quoted, shown_source
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
@@ -68,8 +68,8 @@ def _shown(source: Source) -> str:
     match source:
         case bytes():
             return f"<{len(source)} bytes>"
-        case str() if "://" in source:
-            return repr(without_secrets(source))
+        case str():
+            return repr(shown_source(source))
         case _:
             return repr(source)
 
@@ -312,10 +312,10 @@ class Progress(Value):
 class Grant(Value):
     """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, its end.
 
-    (contract: Units)
+    `id` is None where the vendor names none, `expires_at` where it does not end. (contract: Units)
     """
 
-    id: int
+    id: int | None
     kind: str
     amount: float
     expires_at: datetime | None
@@ -323,9 +323,10 @@ class Grant(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Units(Value):
-    """The balance in units: the sum of the grants, None where the vendor names none (unknown).
+    """The balance in units, None where the vendor names no grants (unknown), and all grants.
 
-    (contract: Units)
+    The balance is the sum of the grants that the API can spend: those of a kind that begins with
+    "Api" and that have not expired. (contract: Units)
     """
 
     balance: float | None

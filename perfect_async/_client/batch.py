@@ -146,6 +146,7 @@ class Batch:
             raise ConfigurationError(
                 "Enter the batch first: `async with client.batch(...) as batch:`."
             )
+        self._session.executor.check()
         while True:
             outcome = self._take()
             if outcome is not None:
@@ -164,6 +165,7 @@ class Batch:
         Jobs that were read and not created come as `Failed` with `ClientClosed`, at no cost. A
         second call does nothing.
         """
+        self._check_process()
         self._reading.cancel()
         self._scope.cancel()
         self._withdraw()
@@ -171,9 +173,14 @@ class Batch:
     @property
     def progress(self) -> Progress:
         """Counts of its jobs now, the units charged, and an estimate of the time left."""
+        self._check_process()
         return self._progress()
 
     # Inside.
+
+    def _check_process(self) -> None:
+        if self._session is not None:
+            self._session.executor.check_process()
 
     def _progress(self) -> Progress:
         counted = self._counted()

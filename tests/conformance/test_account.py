@@ -18,7 +18,7 @@ TEMPLATES = "/s2s/v2.0/task/template/ai-avatar"
 
 
 async def test_a_wrong_key(vendor: Vendor) -> None:
-    """A key that is nobody's is a 401 with one of the four codes."""
+    """An unknown key is a 401 with one of the four codes."""
     answer = await vendor.call("GET", CREDIT, key="sk-not-a-key")
 
     assert 401 == answer.status_code

@@ -59,7 +59,7 @@ def error_of(response: httpx.Response) -> tuple[int, str | None, str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -14,7 +14,7 @@ import httpx
 
 from perfect_async.sandbox import Sandbox
 
-Trick = Literal["double", "late", "cut", "unannounced"]
+Misbehaviour = Literal["double", "late", "cut", "unannounced"]
 """What happens to an answer on the connection:
 
 - `"double"`: it is sent twice: the client's next request finds the second one.
@@ -28,15 +28,15 @@ _BAD_GATEWAY = httpx.Response(502, headers={"content-type": "text/html"}, conten
 
 @attrs.define
 class Peer:
-    """Answers as the sandbox does, but for scripted tricks."""
+    """Answers as the sandbox does, except where a misbehaviour is scripted."""
 
     url: str
     _transport: httpx.AsyncBaseTransport
-    _scripts: dict[str, deque[Trick]] = attrs.field(factory=dict[str, deque[Trick]])
+    _scripts: dict[str, deque[Misbehaviour]] = attrs.field(factory=dict[str, deque[Misbehaviour]])
 
-    def script(self, part: str, *tricks: Trick) -> None:
-        """Play `tricks` on the next answers to requests whose line contains `part`."""
-        self._scripts.setdefault(part, deque()).extend(tricks)
+    def script(self, part: str, *misbehaviours: Misbehaviour) -> None:
+        """Use `misbehaviours` for the next answers to requests whose line contains `part`."""
+        self._scripts.setdefault(part, deque()).extend(misbehaviours)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until either side ends it."""
@@ -64,13 +64,13 @@ class Peer:
                 writer.write(_as_bytes(response) * 2)
             case "late":
                 writer.write(_as_bytes(_BAD_GATEWAY) + _as_bytes(response))
-            case "cut" | "unannounced" as trick:
-                head, _, body = _as_bytes(response, length=trick == "cut").partition(b"\r\n\r\n")
+            case "cut" | "unannounced" as how:
+                head, _, body = _as_bytes(response, length=how == "cut").partition(b"\r\n\r\n")
                 writer.write(head + b"\r\n\r\n" + body[: len(body) // 2])
                 return False
         return True
 
-    def _next(self, line: str) -> Trick | None:
+    def _next(self, line: str) -> Misbehaviour | None:
         waiting = next((each for part, each in self._scripts.items() if part in line), None)
         return waiting.popleft() if waiting else None
 

@@ -28,7 +28,7 @@ def test_kinds_and_shares_are_checked(name: str) -> None:
 
 
 def test_scripts_are_checked() -> None:
-    """A script for an unknown kind or with an unknown trick is refused."""
+    """A script for an unknown kind or with an unknown action is refused."""
     sandbox = Sandbox()
 
     with pytest.raises(ValueError, match="no requests of kind 'polls'"):
@@ -155,7 +155,7 @@ async def test_a_dropped_call() -> None:
 
 
 async def test_a_lost_creation() -> None:
-    """The task is created and charged, nobody learns its id, and its unit is wasted."""
+    """The task is created and charged, its id is lost, and its unit is wasted."""
     sandbox = roomy(Faults(lost_creations=1.0))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.RemoteProtocolError):
@@ -201,18 +201,18 @@ async def test_a_malformed_answer() -> None:
     assert 30 == sandbox.ledger.units_charged
 
 
-@pytest.mark.parametrize("trick", ["drop", "lose", "hang"])
-async def test_a_poll_that_went_wrong_renews_nothing(trick: str) -> None:
+@pytest.mark.parametrize("action", ["drop", "lose", "hang"])
+async def test_a_poll_that_went_wrong_renews_nothing(action: str) -> None:
     """The lease runs from the last poll that was answered."""
     sandbox = roomy(Faults(stuck=1.0, hang_seconds=0.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(6)
-        sandbox.script("poll", trick)  # type: ignore[arg-type]
+        sandbox.script("poll", action)  # type: ignore[arg-type]
         try:
             await customer.poll(task)
         except httpx.RemoteProtocolError:
-            assert trick != "hang"
+            assert action != "hang"
         await asyncio.sleep(6)
         assert (400, "InvalidTaskId") == error_of(await customer.poll(task))[:2]
 

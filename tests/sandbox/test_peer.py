@@ -1,4 +1,4 @@
-"""The peer that misbehaves on the connection does what its tricks say."""
+"""The peer that misbehaves on the connection does what its script says."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,12 +27,12 @@ async def misbehaving() -> AsyncIterator[Peer]:
 
 
 async def answers(found: Peer, *paths: str) -> list[str]:
-    """What one connection that nobody checks takes for the answers to these paths."""
+    """Return what one connection reads as the answers to these paths, without any check."""
     async with RawClient({}) as client:
         return [(await client.send("GET", found.url + path, KEY)).body.decode() for path in paths]
 
 
-async def test_without_tricks(misbehaving: Peer) -> None:
+async def test_without_a_script(misbehaving: Peer) -> None:
     """The peer answers as the sandbox does, one answer per request."""
     credit, templates = await answers(misbehaving, CREDIT, TEMPLATES)
 

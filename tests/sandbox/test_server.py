@@ -142,16 +142,16 @@ async def test_real_clients(
 async def test_a_notification_over_a_socket() -> None:
     """A served sandbox calls a served endpoint of ours, once a task has ended."""
     secret = "whsec_" + base64.b64encode(b"of the served sandbox").decode()
-    told = asyncio.Event()
+    notified = asyncio.Event()
     said: list[Notification] = []
 
-    class Desk:
+    class Receiver:
         async def deliver(self, body: bytes, headers: list[tuple[str, str]]) -> None:
             said.append(verify(body, headers, secret, time.time()))
-            told.set()
+            notified.set()
 
     shop, port = free_port(), free_port()
-    config = uvicorn.Config(WebhookApp(Desk()), port=shop, log_config=None)
+    config = uvicorn.Config(WebhookApp(Receiver()), port=shop, log_config=None)
     endpoint = uvicorn.Server(config)
     sandbox = Sandbox(
         origin=f"http://127.0.0.1:{port}",
@@ -165,7 +165,7 @@ async def test_a_notification_over_a_socket() -> None:
         async with served(sandbox, port) as http:
             body = {"src_file_url": "https://p.example/a.jpg", "expression_type": TEETH}
             task = data_of(await http.post("/s2s/v2.0/task/ai-smile", json=body))["task_id"]
-            await told.wait()
+            await notified.wait()
         endpoint.should_exit = True
         await shop_task
 

@@ -86,7 +86,7 @@ async def test_an_expired_task_stays_expired() -> None:
             await asyncio.sleep(1)
 
 
-async def test_an_engine_error_that_nobody_asked_for() -> None:
+async def test_an_engine_error_that_is_not_polled() -> None:
     """When the lease runs out first, a failed task's units are kept, too."""
     sandbox = roomy(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
@@ -105,7 +105,7 @@ async def test_the_lease_is_a_setting() -> None:
 
 
 async def test_a_reported_task_needs_no_more_polls() -> None:
-    """Once the end was told there is no lease; each later poll gives a fresh URL, for a day."""
+    """Once the end was reported there is no lease; each later poll gives a fresh URL, for a day."""
     async with Customer(roomy()) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
@@ -307,8 +307,8 @@ async def test_the_upload_url_of_a_deleted_file() -> None:
         assert 404 == (await customer.put(entry, FACE)).status_code
 
 
-async def test_deletion_of_a_finished_task_that_nobody_asked_for() -> None:
-    """Finished is what the engine says, not what was told."""
+async def test_deletion_of_a_finished_task_that_was_not_polled() -> None:
+    """A task that the engine has finished can be deleted before a poll reports it."""
     sandbox = roomy()
     async with Customer(sandbox) as customer:
         task = await customer.task()
