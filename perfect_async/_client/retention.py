@@ -25,6 +25,7 @@ from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.handle import JobHandle
+from perfect_async._value import Value
 from perfect_async.errors import JournalError, NotSaved, PerfectError, RequestRefused
 from perfect_async.models import FileId
 
@@ -36,8 +37,8 @@ _GONE: Final = ("OperationNotSupport", "InvalidTaskId")
 """The vendor's error codes for the deletion of a task that is deleted already."""
 
 
-@attrs.frozen
-class Copy:
+@attrs.frozen(eq=False, repr=False)
+class Copy(Value):
     """The vendor's copy of one finished task, to be deleted; `file` is its input."""
 
     task_id: str

@@ -44,6 +44,7 @@ from perfect_async._journal.model import (
     encode,
 )
 from perfect_async._time import SECOND
+from perfect_async._value import Value
 from perfect_async.errors import JournalError, quoted
 
 _Key = TypeVar("_Key")
@@ -101,8 +102,8 @@ _OBJECTS: Final = {
 }
 
 
-@attrs.frozen
-class Row:
+@attrs.frozen(eq=False, repr=False)
+class Row(Value):
     """An entry to be written, its place in the journal, and the state of its job after it."""
 
     seq: int
