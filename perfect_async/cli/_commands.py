@@ -220,7 +220,7 @@ def forget(*, journal: Path) -> None:
 
     _runner.require_journal(journal)
     deleted = _runner.run(lambda: JournalWriter.forget(journal))
-    print_line(f"{deleted} finished jobs forgotten")
+    print_line(f"{deleted} finished {'job' if deleted == 1 else 'jobs'} forgotten")
 
 
 def sandbox(

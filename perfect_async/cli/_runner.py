@@ -138,6 +138,8 @@ async def run_batch(
     )
 
     def update() -> None:
+        if not jobs:
+            return
         # A job that was not sent has not failed.
         progress, unsent = batch.progress, sum(not report.sent for report in reports)
         failed, total = progress.failed - unsent, jobs - unsent

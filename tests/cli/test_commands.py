@@ -389,7 +389,7 @@ def test_a_ceiling(
     assert 1 == cli.main(["smile", "in", "--max-units", "2"])
     err = capsys.readouterr().err
     assert "2 done, 1 failed, 2 units" in err
-    assert "max_units=2" in err
+    assert "--max-units=2" in err
     assert 2 == sandbox.ledger.units_charged
 
 
