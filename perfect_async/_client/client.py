@@ -81,10 +81,17 @@ class Client:
     `journal`: the path of a file that saves money after a crash. It is made if it is missing; one
     client uses it at a time. Every creation is on the disk before it is sent. A job that finished
     within a day is fetched again instead of bought again (`reuse`: True for all kinds of jobs,
-    False for none, None for all but avatars). A creation whose answer never came is settled from
-    the unit history. After a crash `resume()` goes on where the last process was. The file holds
+    False for none, None for all but avatars). A result that was saved counts as done as long as its
+    files are there. After a crash `resume()` goes on where the last process was. The file holds
     paths, URLs that are not signed, ids and times; no pictures, no key, no signed URLs. Opening
     raises `JournalError` for a file that cannot be used.
+
+    `sole_user`: say that nothing else creates tasks on this account while the client is open: no
+    other program, no other worker, no other machine. A creation whose answer never came is then
+    settled from the unit history, if the client has a journal and only one task of the history can
+    be the lost one. **A face is at stake**: the history names no picture, so where somebody else
+    does create tasks, their result may be handed out as yours. Otherwise such a job ends in
+    `SubmissionInDoubt`, with the tasks that it may be (`candidates`) and its units at stake.
 
     `webhook_secret`: the secret of the webhook in the vendor's console (several while one is
     replaced), else YOUCAM_WEBHOOK_SECRET. Tasks then end as soon as the vendor says so, by `both`
@@ -121,6 +128,7 @@ class Client:
         reuse: bool | None = None,
         webhook_secret: str | Iterable[str] | None = None,
         isolated: bool = False,
+        sole_user: bool = False,
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
@@ -149,6 +157,7 @@ class Client:
         self._max_units = None if max_units is None else settings.units(max_units)
         self._journal = journal
         self._reuse = reuse
+        self._sole_user = sole_user
         given = webhook_secret or os.environ.get(SECRET_VARIABLE) or None
         self._secrets = None if given is None else _read_secrets(given)
         del webhook_secret, given
@@ -224,7 +233,9 @@ class Client:
                 transport=self._transport,
                 past=journal.writer.past,
             )
-            channel = await driver.join(transport, self._timeouts, journal)
+            channel = await driver.join(
+                transport, self._timeouts, journal, sole_user=self._sole_user
+            )
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
         self._session = ClientSession(self._executor, driver, channel, max_units=most, reuse=reuse)
@@ -299,16 +310,21 @@ class Client:
 
     # The main job.
 
-    async def run(self, job: Job, timeout: float | None = None) -> Result:
+    async def run(
+        self, job: Job, timeout: float | None = None, *, buy_in_doubt: bool = False
+    ) -> Result:
         """Run one job and wait for its pictures.
 
         `timeout` in seconds bounds the wait, not the task: a task that was created goes on, and
         `WaitTimeout` carries its `task_id`; a job that was not sent by then is not sent any more.
         The same holds for a caller that is cancelled. Costs `job.units`; raises any error of
         `Failed.error` (see `perfect_async.errors`).
+
+        A job that equals one in doubt raises the same `SubmissionInDoubt` until this process ends.
+        `buy_in_doubt=True` consents to a second charge and creates it.
         """
-        session = self._ready()
-        return await self._wait(session, lambda: session.enter(job), timeout)
+        session, options = self._ready(), JobOptions(buy_in_doubt=buy_in_doubt)
+        return await self._wait(session, lambda: session.enter(job, options), timeout)
 
     async def attach(
         self, feature: type[Job], task_id: str, timeout: float | None = None
@@ -361,6 +377,7 @@ class Client:
         ordered: bool = False,
         save_to: str | os.PathLike[str] | None = None,
         delete: bool = False,
+        buy_in_doubt: bool = False,
     ) -> Batch:
         """Run many jobs: an async context manager, then an async iterator of `Outcome`.
 
@@ -374,9 +391,9 @@ class Client:
         part of its job (names as in `Result.save`): a job is done when its files are on the disk,
         and `Done.files` names them; `Failed` with `NotSaved` says why they are not. `delete`: the
         vendor's copies of the picture and its result are deleted after that, once no other job uses
-        the same file.
+        the same file. `buy_in_doubt`: as in `run`.
         """
-        options = JobOptions(settings.folder(save_to), delete)
+        options = JobOptions(settings.folder(save_to), delete, buy_in_doubt=buy_in_doubt)
         if delete and save_to is None:
             raise ConfigurationError("delete needs save_to: what is not saved is not deleted.")
         most = None if max_units is None else settings.units(max_units)
@@ -387,10 +404,11 @@ class Client:
 
         It is empty on a new journal. Running tasks are polled at once and kept alive (`TaskExpired`
         if their lease had ended). Finished ones whose outcome nobody took are fetched. A creation
-        without an answer is settled from the unit history, or fails with `SubmissionInDoubt`. Jobs
-        that were not created are created, or fail with `SourceLost` if their picture is not known
-        any longer. Results are saved where the former process was to save them. Raises
-        `ConfigurationError` without a journal.
+        without an answer fails with `SubmissionInDoubt`, once, unless it can be settled (see
+        `sole_user`); an equal job gets the same error until this process ends. Jobs that were not
+        created are created, or fail with `SourceLost` if their picture is not known any longer.
+        Results are saved where the former process was to save them. Raises `ConfigurationError`
+        without a journal.
         """
         if self._journal is None:
             raise ConfigurationError("resume needs a journal: Client(journal=...).")

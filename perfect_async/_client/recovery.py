@@ -135,6 +135,12 @@ class Recovery:
         snapshot = self._journal.take_equal(spec.identity)
         if snapshot is None:
             return None
+        if snapshot.in_doubt and spec.options.buy_in_doubt:
+            # The caller knows of the doubt, and buys another task.
+            entry = self._journal.resume(snapshot)
+            entry.ended("doubt")
+            entry.reported()
+            return None
         # Its results keep their names, and are saved where `spec` wants them.
         handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem))
         if handle is not None:
@@ -149,7 +155,7 @@ class Recovery:
     def _resumed(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle | None:
         """Return a handle for a job that was or may have been created; None for any other."""
         entry, channel = self._journal.resume(snapshot), self._channel
-        if snapshot.phase is Phase.CREATING or snapshot.end == "doubt":
+        if snapshot.in_doubt:
             handle = self._registry.doubt(channel, spec, entry, snapshot.since)
             return self._remember(snapshot, handle)
         if snapshot.saved and snapshot.task_id is not None:

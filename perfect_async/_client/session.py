@@ -124,8 +124,13 @@ class ClientSession:
             self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
-        equal = registry.equal(self.channel, spec)
-        return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()))
+        if (equal := registry.equal(self.channel, spec)) is not None:
+            return equal
+        if spec.options.buy_in_doubt:
+            registry.consent(spec)
+        elif (doubt := registry.in_doubt(self.channel, spec)) is not None:
+            return doubt
+        return registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
     async def _check_folder(self, folder: str | None) -> None:
         """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""

@@ -28,6 +28,7 @@ from perfect_async._log import LOG, type_name
 from perfect_async._runtime import commands
 from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._runtime.commands import Submitter, failure_event
+from perfect_async._runtime.doubts import ProcessMemory, memory_for
 from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._time import NEVER, SECOND, TtlSet
@@ -61,7 +62,13 @@ class Driver:
     one did. Jobs enter through `registry`.
     """
 
-    def __init__(self, scheduler: Scheduler, identity: tuple[str, str], clock: Clock) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        identity: tuple[str, str],
+        clock: Clock,
+        memory: ProcessMemory,
+    ) -> None:
         self.scheduler = scheduler
         self.identity = identity
         self.clock = clock
@@ -76,7 +83,8 @@ class Driver:
         self._channels: set[Channel] = set()
         self._started = anyio.Event()
         self._over = anyio.Event()
-        submitter = Submitter(partial(self.ask, urgent=True, lasting=True), clock)
+        ask = partial(self.ask, urgent=True, lasting=True)
+        submitter = Submitter(ask, clock, self._channels, memory)
         self.submitter = submitter
         self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
         self._early = TtlSet(_EARLY_FOR)
@@ -159,10 +167,15 @@ class Driver:
     # What clients call.
 
     async def join(
-        self, transport: VendorTransport, timeouts: Timeouts, journal: JobJournal
+        self,
+        transport: VendorTransport,
+        timeouts: Timeouts,
+        journal: JobJournal,
+        *,
+        sole_user: bool = False,
     ) -> Channel:
         """Return a channel for one more client; the first client starts the host task."""
-        channel = Channel(next(self._numbers), transport, timeouts, journal)
+        channel = Channel(next(self._numbers), transport, timeouts, journal, sole_user)
         self._channels.add(channel)
         self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
@@ -498,5 +511,6 @@ def driver_for(
     if past:
         scheduler.remember(past)
     formers[identity] = _Former(scheduler, now, reference)
-    driver = _drivers[(*identity, id(loop))] = Driver(scheduler, identity, clock)
+    memory = memory_for(identity, transport)
+    driver = _drivers[(*identity, id(loop))] = Driver(scheduler, identity, clock, memory)
     return driver

@@ -31,13 +31,15 @@ _MOST_NAMED: Final = 20
 class Channel:
     """The transport and the journal of one client, known to the scheduler by `number`.
 
-    `last_failure` is why its last request failed, None where it did not.
+    `sole_user`: nobody else creates tasks on the key, as the client's user says. `last_failure` is
+    why its last request failed, None where it did not.
     """
 
     number: int
     transport: VendorTransport
     timeouts: Timeouts
     journal: JobJournal
+    sole_user: bool = False
     last_failure: PerfectError | None = attrs.field(default=None, repr=False)
 
 

@@ -27,11 +27,13 @@ class JobOptions:
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
     they are saved. `spending_limits`: the numbers of the limits that the job counts against.
+    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt.
     """
 
     save_to: str | None = None
     delete: bool = False
     spending_limits: tuple[int, ...] = ()
+    buy_in_doubt: bool = False
 
 
 PLAIN: Final = JobOptions()

@@ -302,7 +302,9 @@ class Tasks:
 
     def _charge(self, task: Task, at: int) -> None:
         task.charged = True
-        self._account.charge(task.units, task.id, self._clock.wall(at))
+        # The vendor's action for it is open (contract: History); the published ones look like this.
+        action = f"api_{task.feature.name.replace('-', '_')}"
+        self._account.charge(task.units, task.id, self._clock.wall(at), action=action)
 
     def _expire(self, task: Task, now: int) -> None:
         """End a task whose lease ran out, even if its processing finished meanwhile."""

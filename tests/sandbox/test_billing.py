@@ -84,7 +84,7 @@ async def test_the_history() -> None:
 
     assert body["next_token"] is None
     refund, consume = body["history"]
-    assert ["refund", "consume"] == [refund["action"], consume["action"]]
+    assert ["refund", "api_ai_avatar"] == [refund["action"], consume["action"]]
     assert {task} == {refund["target_id"], consume["target_id"]}
     assert 1e12 == consume["timestamp"] < refund["timestamp"]
     assert [-2.0] == [part["amount_dec"] for part in consume["info"]["credits"]]
@@ -203,7 +203,7 @@ async def test_rows_of_other_programs() -> None:
         rows = (await customer.get(HISTORY)).json()["result"]["history"]
 
     assert [
-        ("consume", task, -1),
+        ("api_ai_smile", task, -1),
         ("api_photo_enhance", foreign, -3),
         ("renew", "order-1", 50),
     ] == [
