@@ -36,11 +36,13 @@ _ONE_HANGUP: Final = 1.0
 """Seconds within which several SIGHUPs are one: a closing terminal and its shell both send it."""
 
 
-def make_client(journal: Path | None = None, polling: Polling | None = None) -> Client:
+def make_client(
+    journal: Path | None = None, polling: Polling | None = None, *, sole_user: bool = False
+) -> Client:
     """Make the client of a command; tests replace this."""
     from perfect_async import Client, Polling
 
-    return Client(journal=journal, polling=polling or Polling())
+    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
