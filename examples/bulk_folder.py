@@ -30,10 +30,10 @@ async def main(pictures: list[Path], out: Path) -> int:
                     except (PerfectError, OSError) as error:
                         # The picture is paid for: `save` may be called again, at no charge.
                         failed += 1
-                        print(f"{job.source} is done and not saved: {error}", file=sys.stderr)
+                        print(f"{job.source!s} is done and not saved: {error}", file=sys.stderr)
                 case Failed(job, error):
                     failed += 1
-                    print(f"{job.source}: {error.message}\n  {error.mend}", file=sys.stderr)
+                    print(f"{job.source!s}: {error.message}\n  {error.mend}", file=sys.stderr)
             now = batch.progress
             left = "" if now.eta is None else f", about {now.eta:.0f} s left"
             print(f"{now.done} done, {now.failed} failed of {now.total}{left}", file=sys.stderr)

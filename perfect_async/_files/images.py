@@ -25,7 +25,7 @@ from perfect_async._api.tasks import FileFacts
 from perfect_async._api.urls import picture_url
 from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
 from perfect_async._files.threads import in_thread, is_passing
-from perfect_async.errors import JobRefused, PictureRefused, quoted
+from perfect_async.errors import JobRefused, PictureRefused, quoted, shown_source
 from perfect_async.models import FileId, Job, Source
 
 T = TypeVar("T")
@@ -201,7 +201,7 @@ def _look_at_bytes(source: bytes, job_type: type[Job]) -> ImageFile:
 
 
 def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
-    name = quoted(path)
+    name = quoted(shown_source(path))
     if not path:
         raise PictureRefused("the path of the picture is empty.")
     try:

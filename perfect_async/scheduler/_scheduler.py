@@ -41,6 +41,8 @@ __all__ = ["NEVER", "IllegalEvent", "Scheduler"]
 _AHEAD: Final = 4
 """Pictures ready or under way, below which registering comes before creating (or a second's worth).
 """
+_MOST_AHEAD: Final = 240
+"""Jobs that are known before they are created, whatever the limits: each may hold a picture."""
 _PATIENT: Final = 15 * SECOND
 """A query that has waited for so long comes before creations."""
 _KNOWN: Final = 20
@@ -69,6 +71,7 @@ class Scheduler:
         extra, uploads = state.extra_polls, state.uploads
         self._urgent: Final = (
             _Source(state.settlements.wakes, self._settlement),
+            _Source(state.queries.expires_at, self._expired_query),
             _Source(state.table.wakes, self._reserved_poll),
             _Source(extra.try_at, self._retry),
             _Source(state.takeover_at, self._takeover),
@@ -186,8 +189,11 @@ class Scheduler:
         )
 
     def appetite(self) -> int:
-        """How many jobs that are not created yet it wants to know: two registrations and a few."""
-        return max(48, 8 * self._limits.per_second)
+        """How many jobs that are not created yet it wants to know.
+
+        Two registrations and a few; more where the limits are larger, but never all there are.
+        """
+        return min(max(48, 8 * self._limits.per_second), _MOST_AHEAD)
 
     def eta(self, waiting: int, running: int) -> float | None:
         """Estimate the seconds until so many more jobs have ended; None before any has.
@@ -264,6 +270,10 @@ class Scheduler:
 
     def _settlement(self, moment: _Moment) -> ev.Command | None:
         return self._state.settlement(moment.now)
+
+    def _expired_query(self, moment: _Moment) -> ev.Command | None:  # noqa: ARG002 - costs nothing
+        ref, error = self._state.queries.expired()
+        return ev.Settle(ref, error, 0.0)
 
     def _reserved_poll(self, moment: _Moment) -> ev.Command | None:
         # One in its own slot leaves whatever happens: its place in the second is reserved.
