@@ -134,6 +134,10 @@ class SavedResult:
     deleted: bool = False
 
 
+class CreationsInDoubt(JournalError):
+    """The journal holds creations in doubt that were not reported, and cannot be forgotten yet."""
+
+
 class SqliteJournal:
     """An open journal, locked against other clients. Raises `JournalError` for whatever is wrong.
 
@@ -421,7 +425,7 @@ class SqliteJournal:
         """
         doubts = [each for each in self.state.live.values() if each.in_doubt]
         if recent := [each for each in doubts if each.since > now - _DAY]:
-            raise JournalError(
+            raise CreationsInDoubt(
                 f"The journal {quoted(self.path)} holds {len(recent)} creations in doubt that were "
                 "not reported yet: tasks may exist and be charged. Resume the journal first; a day "
                 "after the creation it can be forgotten all the same."
