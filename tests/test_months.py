@@ -44,7 +44,7 @@ def names() -> list[str]:
         pytest.param([100, 300], True, marks=pytest.mark.long),
     ],
 )
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_nothing_grows(
     stops: list[int], journal: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
