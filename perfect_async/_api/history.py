@@ -178,7 +178,7 @@ class HistorySearch:
                 self._found[row.task_id] = named or before, min(first, row.at)
         if self._first is None or not self._descends:
             return True
-        return self._last >= self._since or self._first < self._last
+        return self._last >= self._near or self._first < self._last
 
     def _names_feature(self, action: str) -> bool | None:
         """Return whether `action` names the feature; None where it names another one."""

@@ -15,7 +15,7 @@ import pytest
 
 import perfect_async.sandbox
 from perfect_async import Batch, Client, Polling, Smile, cli
-from perfect_async._journal.model import Creating, Entered, JournalState
+from perfect_async._journal.model import Creating, Entered, JournalEntry, JournalState
 from perfect_async._journal.sqlite import Row, SqliteJournal
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.cli import _manifest, _runner
@@ -434,7 +434,8 @@ def test_a_doubt_is_not_forgotten(folder: Path, capsys: pytest.CaptureFixture[st
     """While it is in doubt whether something was bought, nothing is deleted: status 1."""
     now, state = time.time_ns() // 1000, JournalState()
     job = Smile("https://x/a.jpg")
-    entries = (Entered(1, now, JobSpec.of(job, None, PLAIN).stored()), Creating(1, now))
+    stored = JobSpec.of(job, None, PLAIN).stored()
+    entries: tuple[JournalEntry, ...] = (Entered(1, now, stored), Creating(1, now))
     file = SqliteJournal("jobs.db", now)
     file.commit([Row(1 + n, each, state.receive(each)) for n, each in enumerate(entries)], [], now)
     file.close()
