@@ -350,3 +350,12 @@ def test_any_text_can_be_shown(url: str) -> None:
 def test_credentials_are_never_shown(scheme: str, credentials: str, host: str) -> None:
     """What stands before an @ in front of the host is dropped, however the URL begins."""
     assert credentials not in redacted(f"{scheme}{credentials}@{host}/a?b")
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_a_failure_that_may_pass_is_no_reason_to_change_the_picture(passing: bool) -> None:
+    """An engine that may do it on another try says "try again", also after pickling."""
+    error = TaskFailed("it broke.", code="error_inference", passing=passing, task_id="t")
+    for each in (error, pickle.loads(pickle.dumps(error))):
+        assert passing is ("try again" in str(each))
+        assert passing is ("use another picture." not in str(each))

@@ -761,6 +761,31 @@ async def test_the_opener_that_starts_the_thread_is_cancelled() -> None:
     await two.close()
 
 
+async def test_a_closing_that_is_cancelled_at_once_closes_all_the_same() -> None:
+    """The client lets go of its place although nobody waits for that; others go on."""
+    async with isolated(vendor()) as other:
+        c = await isolated(vendor()).open()
+        session = c._session
+        assert session is not None
+        closing = asyncio.ensure_future(c.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await till(lambda: session.left)
+        assert (await other.run(smile())).images
+
+
+async def test_a_closing_that_is_cancelled_all_the_time_ends_the_thread() -> None:
+    """The last client stops the thread, whether it can wait for its end or not."""
+    c = await isolated(vendor()).open()
+    closing = asyncio.ensure_future(c.close())
+    while not closing.done():
+        await asyncio.sleep(0)
+        closing.cancel()
+
+    await till(lambda: "perfect_async" not in {each.name for each in threading.enumerate()})
+
+
 async def test_a_client_after_a_crash_has_a_new_thread() -> None:
     """A thread that failed is not used again, also while a client still has it open."""
     sandbox, spy = vendor(), Spy()
