@@ -36,10 +36,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 _QUOTE = 300
 _LONGEST_URL = 200
+# "data:" and the longest of the usual media types.
+_LONGEST_TYPE = 40
+# A URL, well written or not: `https://`, `htps:/`, `https//`, `http;//`.
+_URL_LIKE = re.compile(r"\s*(?:[htps]{3,7}[:;,.]*[/\\]|[a-z][a-z0-9+.-]+:[/\\])", re.IGNORECASE)
 # Candidates that a message names; all of them stand in the attribute.
 _SHOWN = 3
 
@@ -61,6 +65,19 @@ def without_secrets(url: str) -> str:
     return shown if found is None else found["head"] + shown[found.end() :]
 
 
+def shown_source(source: str) -> str:
+    """Return a picture's source, a path or a URL, for a message: without what may be secret.
+
+    A mistyped URL is a path to us, so credentials are dropped wherever a part looks like them; a
+    `data:` URL is the picture itself and shows its beginning only.
+    """
+    if re.match(r"\s*data:", source, re.IGNORECASE):
+        return re.split(r"[;,]", source, maxsplit=1)[0][:_LONGEST_TYPE] + "…"
+    if _URL_LIKE.match(source) is None:
+        return re.sub(r"[^/\\\s]*:[^/\\\s]*@", "", source)
+    return re.sub(r"[^/\\]*@", "", re.split(r"[?#]", source, maxsplit=1)[0])
+
+
 def redacted(url: str) -> str:
     """Return `url` for a message or a log line: no secrets, escaped, at most 200 characters."""
     text = without_secrets(url)
@@ -75,7 +92,7 @@ class PerfectError(Exception):
     have been, without a result: 0.0 where nothing was bought or all was given back.
     """
 
-    mend: ClassVar[str] = "See the message."
+    mend: str = "See the message."
 
     def __init__(self, message: str, *, units_at_stake: float = 0.0) -> None:
         super().__init__(message)
@@ -146,9 +163,17 @@ class JobRefused(PerfectError):
 
 
 class PictureRefused(JobRefused):
-    """A picture is outside the vendor's limits (contract: Input pictures); nothing was sent."""
+    """A picture is outside the vendor's limits (contract: Input pictures); nothing was sent.
+
+    `passing`: it could not be read just now, and another try may do it.
+    """
 
     mend = "Nothing was sent; use another picture or convert this one."
+
+    def __init__(self, message: str, *, passing: bool = False, units_at_stake: float = 0.0) -> None:
+        super().__init__(message, units_at_stake=units_at_stake)
+        if passing:
+            self.mend = "Nothing was bought for this job; try again."
 
 
 class SourceLost(JobRefused):
@@ -314,6 +339,8 @@ class TaskFailed(TaskError):
         super().__init__(message, task_id=task_id, request_id=request_id)
         self.code = code
         self.passing = passing
+        if passing:
+            self.mend = "The vendor returns the units; try again, with the same picture."
 
 
 class TaskExpired(TaskError):

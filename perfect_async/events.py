@@ -329,6 +329,14 @@ class TimedOut:
 
 
 @attrs.frozen
+class Unreadable:
+    """The task succeeded and nothing can be read from its results: final, the units are spent."""
+
+    command: Poll
+    error: PerfectError
+
+
+@attrs.frozen
 class Answered:
     """The query of `command` is answered."""
 
@@ -350,11 +358,14 @@ Answer: TypeAlias = (
     | EngineFailed
     | TaskUnknown
     | TimedOut
+    | Unreadable
     | Answered
 )
 Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
 OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
-OfPoll: TypeAlias = Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Failure
+OfPoll: TypeAlias = (
+    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
+)
 Event: TypeAlias = (
     Wanted
     | Adopted

@@ -12,7 +12,7 @@ from typing import ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
-from perfect_async.errors import ConfigurationError, JobRefused, quoted, without_secrets
+from perfect_async.errors import ConfigurationError, JobRefused, quoted, shown_source
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
@@ -67,8 +67,8 @@ def _shown(source: Source) -> str:
     match source:
         case bytes():
             return f"<{len(source)} bytes>"
-        case str() if "://" in source:
-            return repr(without_secrets(source))
+        case str():
+            return repr(shown_source(source))
         case _:
             return repr(source)
 
@@ -78,13 +78,15 @@ class Job:
 
     `feature` is the vendor's name in the path; `formats` the picture types it takes, by their first
     bytes; `longest_side` in pixels and `largest` in bytes bound the picture (contract: Input
-    pictures). `reusable`: an equal job that is finished is fetched again, not bought again.
+    pictures), and so does `longest_shape`, how many times its short side the long one may be.
+    `reusable`: an equal job that is finished is fetched again, not bought again.
     """
 
     feature: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     reusable: ClassVar[bool] = True
     longest_side: ClassVar[int] = 4096
+    longest_shape: ClassVar[float] = math.inf
     largest: ClassVar[int] = 10 * 1024 * 1024
 
     # Declared only: a field of the base would come before those of the features.
@@ -117,12 +119,14 @@ class Smile(Job):
     """One portrait, made to smile: 1 unit.
 
     `source` is a path, bytes, an http(s) URL or a `FileId`: jpg, png or heic under 10 MiB, long
-    side at most 4096 px, one person. `key` is your own identity for the job. Raises `JobRefused`
-    for an unknown expression and an empty key. (contract: Create the task)
+    side at most 4096 px and 20 times the short one, one person. `key` is your own identity for the
+    job. Raises `JobRefused` for an unknown expression and an empty key. (contract: Create the task)
     """
 
     feature: ClassVar[str] = "ai-smile"
     formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "heic")
+    # A face has more than 32 of the 640 px of the long side (contract: Input pictures).
+    longest_shape: ClassVar[float] = 20
 
     source: Source = attrs.field(repr=_shown)
     expression: Expression = attrs.field(default="smile_with_teeth_visible", validator=_expression)
@@ -307,10 +311,10 @@ class Progress:
 class Grant:
     """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, its end.
 
-    (contract: Units)
+    `id` is None where the vendor names none, `expires_at` where it does not end. (contract: Units)
     """
 
-    id: int
+    id: int | None
     kind: str
     amount: float
     expires_at: datetime | None
@@ -318,9 +322,10 @@ class Grant:
 
 @attrs.frozen
 class Units:
-    """The balance in units: the sum of the grants, None where the vendor names none (unknown).
+    """The balance in units, None where the vendor names no grants (unknown), and all grants.
 
-    (contract: Units)
+    The balance is the sum of the grants that the API can spend: those of a kind that begins with
+    "Api" and that have not expired. (contract: Units)
     """
 
     balance: float | None

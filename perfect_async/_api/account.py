@@ -7,6 +7,8 @@ unit history has a file of its own, `history`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -14,12 +16,14 @@ import attrs
 
 from perfect_async._api.responses import (
     Credits,
+    Malformed,
     Page,
     Response,
     Sku,
     TemplateRow,
     as_moment,
     as_text,
+    as_whole,
     bad_answer,
     read,
     response_error,
@@ -32,18 +36,25 @@ from perfect_async.reports import Template
 
 # Entries on one page, the most that the vendor gives.
 _PAGE_SIZE: Final = 20
+# The path of a task's URL after `/task/`, slashes included, is its feature (contract: Prices).
+_FEATURE: Final = re.compile(r"/task/([^?#]*[^?#/])")
 # A larger number is not a number of units.
 _MOST_UNITS: Final = 1e15
 
 
 @attrs.frozen
 class Price:
-    """What `feature` costs: `amount` units per `per` of `unit` ("result_image", "second")."""
+    """What `feature` costs: `amount` units per `per` of `unit` ("result_image", "second").
+
+    A feature may have several prices (by resolution, by number of concerns): `description` tells
+    them apart, in the vendor's words.
+    """
 
     feature: str
     amount: float
     per: int
     unit: str
+    description: str = ""
 
 
 def templates(feature: str, token: str | None) -> Request:
@@ -75,18 +86,35 @@ def units() -> Request:
     return Request("GET", "/s2s/v1.0/client/credit")
 
 
-def read_units(reply: Response) -> Units:
-    """Return the balance and its grants; no grants mean that it is unknown. Raises `ApiError`."""
+def read_units(reply: Response, now: datetime) -> Units:
+    """Return the balance and all grants; no grants mean that it is unknown. Raises `ApiError`.
+
+    The balance counts what the API can spend: grants of a type that begins with "Api" and that
+    have not expired `now` (contract: Units).
+    """
     rows = read(reply, Credits).results or []
     grants: list[Grant] = []
     for index, row in enumerate(rows):
         amount = row.amount if row.amount_dec is None else row.amount_dec
         if amount is None or abs(amount) > _MOST_UNITS:
             raise bad_answer(reply, f"results[{index}].amount_dec is no amount")
-        grants.append(Grant(row.id, row.type or "", amount, as_moment(row.expiry)))
+        grants.append(Grant(_id(row.id), row.type or "", amount, as_moment(row.expiry)))
+    spendable = [grant.amount for grant in grants if _is_spendable(grant, now)]
     # As decimals, so that 10.1 and 5.2 are 15.3.
-    balance = float(sum(Decimal(str(grant.amount)) for grant in grants)) if grants else None
+    balance = float(sum(Decimal(str(amount)) for amount in spendable)) if grants else None
     return Units(balance, tuple(grants))
+
+
+def _id(value: object) -> int | None:
+    try:
+        return as_whole(value)
+    except Malformed:
+        return None
+
+
+def _is_spendable(grant: Grant, now: datetime) -> bool:
+    expired = grant.expires_at is not None and grant.expires_at <= now
+    return grant.kind.lower().startswith("api") and not expired
 
 
 def feature_costs(token: str | None) -> Request:
@@ -101,17 +129,29 @@ def read_feature_costs(reply: Response) -> tuple[tuple[Price, ...], str | None]:
     """
     prices: list[Price] = []
     for index, row in enumerate(read(reply, list[Sku], "result", "skus")):
-        feature = re.split(r"[?#]", row.run_task_url or "")[0].rstrip("/").rpartition("/")[2]
-        if row.proc_unit < 1 or row.amount < 0:
+        per = 1 if row.proc_unit is None else row.proc_unit
+        if per < 1 or row.amount < 0:
             raise bad_answer(reply, f"result.skus[{index}] is no price")
-        if feature:
-            prices.append(Price(feature, row.amount, row.proc_unit, row.unit or ""))
+        found = _FEATURE.search(row.run_task_url or "")
+        if found is not None:
+            told_apart = row.description if isinstance(row.description, str) else ""
+            prices.append(Price(found[1], row.amount, per, row.unit or "", told_apart))
     return tuple(prices), read(reply, Page, "result").next_token or None
 
 
 def delete(task_id: str) -> Request:
     """Ask to delete a finished task, its outputs and its input files (contract: Deletion)."""
     return Request("POST", "/s2s/v2.0/task/delete", content=as_json({"task_id": task_id}))
+
+
+def price_of(prices: Iterable[Price], feature: str) -> Price | None:
+    """Return the one price of a picture of `feature`; None where there are none, or several."""
+    found = {
+        (price.amount, price.per): price
+        for price in prices
+        if price.feature == feature and price.unit == "result_image"
+    }
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def read_deleted(reply: Response) -> None:

@@ -1,14 +1,16 @@
 """The unit history, and what it says about a creation whose answer never came.
 
 The history's rows name a task and an action, and no picture: a wrong guess would hand one person's
-face to another. So a task is taken for the one in doubt only if it is the only one that it can be:
-one id that nobody here knows, of this feature, created between the sending and now, while nothing
-else here is in doubt that it may be as well, and nobody else seems to create on the key. Anything
-else stays in doubt. So does an unknown task from shortly before the sending: somebody else uses the
-account then, or the clocks are too far apart to tell.
+face to another. So the search only ever lists candidates. One of them is taken for the task in
+doubt only for a client whose user says that nobody else creates on the key, and only if it is the
+only one that it can be: one id that nobody here knows, whose action names this feature, created
+between the sending and now, while nothing else here is in doubt. Anything else stays in doubt. So
+does an unknown task from shortly before the sending (somebody else uses the account then, or the
+clocks are too far apart to tell) and whatever a row says that cannot be read or is from the future.
 
-The set of actions is open (contract: History). An action that names another feature belongs to a
-task of that feature; one that names none may belong to any task. Times are UTC microseconds.
+The set of actions is open (contract: History). Purchases are no tasks, whatever their target. An
+action that names another feature belongs to a task of that feature. One that names none may belong
+to any task: it is a candidate, and is never taken. Times are UTC microseconds.
 
 This is a file of its own beside `account`, which only asks and reads: the search keeps state over
 several pages and decides.
@@ -30,7 +32,6 @@ from perfect_async._api.responses import (
     Response,
     as_text,
     as_whole,
-    bad_answer,
     is_task_id,
     read,
 )
@@ -49,6 +50,23 @@ or an unknown task, whose owner may have created another one since.
 
 # How far before the sending, by the vendor's clock, a task may still be the one in doubt.
 _EARLIEST: Final = 5 * SECOND
+# Milliseconds: an earlier time is none of the vendor's, but one in seconds (1973 is long ago).
+_FIRST_TIME: Final = 10**11
+
+# Published actions (contract: History), as `Movement.action` spells them: those that are no tasks,
+# and those of other features.
+_NO_TASKS: Final = frozenset(
+    {
+        *("trial-gift-text-to-image", "sign-up-gift", "subscription-credits", "subscriber-gift"),
+        *("permanent-credits", "compensation-from-customer-service", "renew", "expire"),
+    }
+)
+_OTHER_FEATURES: Final = frozenset(
+    {
+        *("photo-enhance", "object-removal", "background-removal", "colorize", "text-to-image"),
+        *("hair-style", "blur-background", "change-background", "wig"),
+    }
+)
 
 
 @attrs.frozen
@@ -75,30 +93,29 @@ def history(token: str | None) -> Request:
     return Request("GET", "/s2s/v1.0/client/credit/history", page_query(token, _PAGE_SIZE))
 
 
-def read_history(reply: Response) -> tuple[tuple[Movement, ...], str | None]:
+def read_history(reply: Response) -> tuple[tuple[Movement | None, ...], str | None]:
     """Return a page's movements and the next page's token, None on the last.
 
-    Raises `BadAnswer` where a row has no time, since the search must not miss one. A row without a
-    task (units that were bought) is left out, whether its task is null, absent or blank.
+    A row that cannot be understood is None: it may stand for any task. Purchases are left out.
     """
-    found: list[Movement] = []
-    for index, row in enumerate(read(reply, list[_HistoryRow], "result", "history")):
-        if row.target_id is None or (isinstance(row.target_id, str) and not row.target_id.strip()):
-            continue
-        movement = _movement(row)
-        if movement is None:
-            raise bad_answer(reply, f"result.history[{index}] has no time or no task")
-        found.append(movement)
-    return tuple(found), read(reply, Page, "result").next_token or None
+    rows = read(reply, list[_HistoryRow], "result", "history")
+    actions = [re.sub(r"[\W_]+", "-", str(row.action or "").lower()).strip("-") for row in rows]
+    found = tuple(
+        _movement(row, action)
+        for row, action in zip(rows, actions, strict=True)
+        if action.removeprefix("api-") not in _NO_TASKS
+    )
+    return found, read(reply, Page, "result").next_token or None
 
 
-def _movement(row: _HistoryRow) -> Movement | None:
+def _movement(row: _HistoryRow, action: str) -> Movement | None:
     try:
         at, task_id = as_whole(row.timestamp), as_text(row.target_id)
     except Malformed:
         return None
-    action = re.sub(r"[\W_]+", "-", str(row.action or "").lower()).strip("-")
-    return Movement(at * 1000, action, task_id) if is_task_id(task_id) else None
+    if at < _FIRST_TIME or not is_task_id(task_id):
+        return None
+    return Movement(at * 1000, action, task_id)
 
 
 class Unresolved(Enum):
@@ -124,7 +141,9 @@ class HistorySearch:
         self._near = sent - NEAR + SKEW
         # Whether the action names the feature, and when it first moved: a failure gives back later.
         self._found: dict[str, tuple[bool, int]] = {}
-        self._before: set[str] = set()
+        self._before: dict[str, int] = {}
+        # Whether every row could be read.
+        self._complete = True
         # Of the times read so far: the first, the lowest and the last.
         self._first: int | None = None
         self._lowest = self._last = 0
@@ -135,20 +154,24 @@ class HistorySearch:
         """The tasks that it may be, including those that are known here."""
         return frozenset(self._found)
 
-    def read(self, rows: Iterable[Movement]) -> bool:
+    def read(self, rows: Iterable[Movement | None]) -> bool:
         """Read the rows of a page, and return whether the next page is needed.
 
         Pages are expected newest first; where they are not, all of them are needed.
         """
         for row in rows:
+            if row is None:
+                self._complete = False
+                continue
             if self._first is None:
                 self._first = self._lowest = row.at
             # Compared with the lowest: oldest first, each may be only a little later than the last.
             self._descends = self._descends and row.at <= self._lowest + SKEW
             self._lowest, self._last = min(self._lowest, row.at), row.at
             if row.at < self._since:
-                if row.at >= self._near:
-                    self._before.add(row.task_id)
+                if row.at >= self._near and self._names_feature(row.action) is not None:
+                    first = self._before.get(row.task_id, row.at)
+                    self._before[row.task_id] = min(first, row.at)
             elif (named := self._names_feature(row.action)) is not None:
                 before, first = self._found.get(row.task_id, (False, row.at))
                 self._found[row.task_id] = named or before, min(first, row.at)
@@ -158,27 +181,41 @@ class HistorySearch:
 
     def _names_feature(self, action: str) -> bool | None:
         """Return whether `action` names the feature; None where it names another one."""
-        named = [name for name in self._features if name in action]
+        named = [name for name in self._features if _names(action, name)]
         # One name may contain another: the longer one is meant.
         meant = [name for name in named if not any(name in other != name for other in named)]
-        return None if meant and self._feature not in meant else bool(meant)
+        if not meant:
+            return None if action.removeprefix("api-") in _OTHER_FEATURES else False
+        return True if self._feature in meant else None
 
-    def shared(self, known: Callable[[str], bool]) -> bool:
-        """Return whether somebody else created on the key shortly before the sending."""
-        return any(not known(task_id) for task_id in self._before - self._found.keys())
+    def candidates(self, known: Callable[[str], bool]) -> tuple[str, ...]:
+        """Return the tasks that nobody here knows and that may be the one in doubt, oldest first.
+
+        Those from shortly before the sending are among them: the vendor's clock may be behind.
+        """
+        times = {task_id: at for task_id, (_, at) in self._found.items()} | self._before
+        unknown = [task_id for task_id in times if not known(task_id)]
+        return tuple(sorted(unknown, key=lambda task_id: (times[task_id], task_id)))
 
     def verdict(
-        self, known: Callable[[str], bool], doubtful: Collection[str] = ()
+        self, known: Callable[[str], bool], *, now: int, others_in_doubt: bool = False
     ) -> str | Unresolved:
-        """Return the id of the task if exactly one is unknown here, else why there is none.
+        """Return the id of the task if it can only be one, else why there is none.
 
-        `doubtful` are the features of the other creations here whose outcome is unknown.
+        To be asked only for a user who says that nobody else creates on the key.
+        `others_in_doubt`: another creation of this process or journal is in doubt as well.
         """
-        unknown = [task_id for task_id in self._found if not known(task_id)]
-        if not unknown:
+        candidates = self.candidates(known)
+        if not candidates and self._complete:
             return Unresolved.NOTHING
-        named, first = self._found[unknown[0]]
-        others = any(name == self._feature or not named for name in doubtful)
-        if others or len(unknown) > 1 or first < self._sent - _EARLIEST:
+        if len(candidates) != 1 or others_in_doubt or not self._complete:
             return Unresolved.AMBIGUOUS
-        return unknown[0]
+        [task_id] = candidates
+        named, first = self._found.get(task_id, (False, 0))
+        in_time = self._sent - _EARLIEST <= first <= now + SKEW and task_id not in self._before
+        return task_id if named and in_time else Unresolved.AMBIGUOUS
+
+
+def _names(action: str, feature: str) -> bool:
+    """Return whether an action names a feature, with or without the "ai-" before its name."""
+    return feature in action or f"-{feature.removeprefix('ai-')}-" in f"-{action}-"

@@ -12,7 +12,8 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, NewType, TypeVar, cast
+from functools import cached_property
+from typing import Final, NewType, TypeVar, cast, get_origin
 
 import attrs
 from cattrs import Converter, transform_error
@@ -36,10 +37,38 @@ _T = TypeVar("_T")
 _HOUR: Final = 3600 * SECOND
 # About 107 characters were seen (contract: Poll the task).
 _LONGEST_ID: Final = 1024
+_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_KEY_CODES: Final = frozenset(
+    {
+        *("InvalidApiKey", "InactiveApiKey", "ExpiredApiKey"),
+        *("InvalidAccessToken", "InvalidAuthentication"),
+    }
+)
+# Texts that stand alone for a code, as letters in lower case (contract: Errors): the code itself,
+# and what else is published or spoken for it.
+_CODES: Final = {
+    **{code.lower(): code for code in _KEY_CODES},
+    **{
+        code.lower(): code
+        for code in (
+            *("InvalidTaskId", "TaskTimeout", "CreditInsufficiency", "TooManyRequests"),
+            *("InvalidParameters", "BadRequest", "InvalidTemplate", "InvalidStyle"),
+            *("InvalidStyleGroup", "OperationNotSupport", "OperationInvalid", "NotFound"),
+        )
+    },
+    "thetaskidisinvalid": "InvalidTaskId",
+    "taskexecutiontimedout": "TaskTimeout",
+    "insufficientcredit": "CreditInsufficiency",
+    "insufficientcredits": "CreditInsufficiency",
+    "notenoughcredits": "CreditInsufficiency",
+    "theunitsarenotenough": "CreditInsufficiency",
+}
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
 # By number: the sans-IO packages do not import `http`.
+_BAD_REQUEST: Final = 400
 _UNAUTHORIZED: Final = 401
+_PROXY_AUTHENTICATION: Final = 407
 _REQUEST_TIMEOUT: Final = 408
 _TOO_EARLY: Final = 425
 _TOO_MANY_REQUESTS: Final = 429
@@ -54,21 +83,51 @@ class Response:
     request_id: str | None = None
     retry_after: str | None = None
 
+    @cached_property
+    def json(self) -> object:
+        """The decoded body, or `Malformed` where it is no JSON."""
+        return decode(self.content)
+
+    @cached_property
+    def envelope(self) -> ErrorEnvelope | None:
+        """The vendor's error envelope, None where the body has none (contract: Errors)."""
+        return _error_envelope(self.json, success=200 <= self.status < 300)  # noqa: PLR2004 -- 2xx
+
     @property
     def is_success(self) -> bool:
-        """Whether the status is 2xx."""
-        return 200 <= self.status < 300  # noqa: PLR2004 -- the bounds of 2xx
+        """Whether the status is 2xx and the body names no error."""
+        return 200 <= self.status < 300 and self.envelope is None  # noqa: PLR2004 -- 2xx
+
+    @property
+    def error_status(self) -> int:
+        """The HTTP status, or the body's where only the body names an error."""
+        if 200 <= self.status < 300 and self.envelope is not None:  # noqa: PLR2004 -- 2xx
+            return self.envelope.status or _BAD_REQUEST
+        return self.status
 
     @property
     def is_client_error(self) -> bool:
-        """Whether the status is 4xx."""
-        return 400 <= self.status < 500  # noqa: PLR2004 -- the bounds of 4xx
+        """Whether the error status is 4xx."""
+        return 400 <= self.error_status < 500  # noqa: PLR2004 -- the bounds of 4xx
 
     @property
     def safe_request_id(self) -> str | None:
         """The `x-request-id` if it is fit for a message, else None: it comes from outside."""
         found = re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.request_id or "")
         return found and found[0]
+
+
+@attrs.frozen
+class ErrorEnvelope:
+    """What the vendor's error envelope says.
+
+    `status` is the body's own, None where it is no error status. `code` is the vendor's code, or
+    the one that `text` stands for, or None.
+    """
+
+    status: int | None
+    text: object
+    code: str | None
 
 
 # The shapes. A field of type `object` is kept as it came and checked where it is used.
@@ -101,27 +160,22 @@ class RegisteredFile:
 
 
 @attrs.frozen
+class CreatedTask:
+    """A task that was created."""
+
+    task_id: str
+    polling_interval: object = None
+
+
+@attrs.frozen
 class TaskState:
-    """The state of a task, without its results, which count at the end only."""
+    """The state of a task; its results count at the end only."""
 
     task_status: str
     error: object = None
     error_message: object = None
     polling_interval: object = None
-
-
-@attrs.frozen
-class Picture:
-    """One picture of the results."""
-
-    url: object = None
-
-
-@attrs.frozen
-class Results(Picture):
-    """The results of a task: `output` where there may be several, else `url`."""
-
-    output: list[Picture] | None = None
+    results: object = None
 
 
 @attrs.frozen
@@ -138,7 +192,7 @@ class TemplateRow:
 class Credit:
     """One source of units; `amount` is deprecated, `expiry` in milliseconds since 1970."""
 
-    id: int
+    id: object = None
     type: str | None = None
     amount: float | None = None
     amount_dec: float | None = None
@@ -157,9 +211,10 @@ class Sku:
     """One price: `amount` units per `proc_unit` of `unit`."""
 
     amount: float
-    proc_unit: int
+    proc_unit: int | None = None
     unit: str | None = None
     run_task_url: str | None = None
+    description: object = None
 
 
 @attrs.frozen
@@ -167,13 +222,6 @@ class Page:
     """The token of the next page."""
 
     next_token: str | None = None
-
-
-@attrs.frozen
-class _Envelope:
-    error: object = None
-    error_code: object = None
-    polling_interval: object = None
 
 
 # Single values.
@@ -291,13 +339,20 @@ def _describe(error: BaseException, _: type | None) -> str:
             return "has a wrong shape"
 
 
-def structure(content: bytes, shape: type[_T], *keys: str) -> _T | Malformed:
-    """Return what `content` has under the nested `keys` as `shape`, or what is wrong with it."""
-    path = ""
+def decode(content: bytes) -> object:
+    """Return the JSON value of `content`, or `Malformed` where it is no JSON."""
     try:
-        value = cast("object", json.loads(content.decode("utf-8-sig")))
+        return cast("object", json.loads(content.decode("utf-8-sig")))
     except (ValueError, RecursionError):
+        # The parser's error holds the whole document, so it is not kept.
         return Malformed("the answer is not JSON")
+
+
+def structure(value: object, shape: type[_T], *keys: str) -> _T | Malformed:
+    """Return what `value` has under the nested `keys` as `shape`, or what is wrong with it."""
+    if isinstance(value, Malformed):
+        return value
+    path = ""
     for key in keys:
         if not isinstance(value, dict):
             return Malformed(f"{path or 'the answer'} is not an object")
@@ -305,6 +360,9 @@ def structure(content: bytes, shape: type[_T], *keys: str) -> _T | Malformed:
         value = cast("dict[str, object]", value).get(key)
         if value is None:
             return Malformed(f"{path} is missing")
+    if get_origin(shape) is list and not isinstance(value, list):
+        # An object would be read as the list of its keys, and an empty one proves nothing.
+        return Malformed(f"{path or 'the answer'} is not a list")
     try:
         return _converter.structure(value, shape)
     except Exception as error:  # noqa: BLE001 -- cattrs raises groups of whatever a hook raises
@@ -316,11 +374,11 @@ def read(reply: Response, shape: type[_T], *keys: str) -> _T:
     """Read a success as `structure` does. Raises `BadAnswer`, or the error that `reply` stands for.
 
     The body is parsed in a frame that is gone when this raises, and no exception of a parser is
-    kept as a cause: a JSONDecodeError holds the whole document.
+    kept as a cause.
     """
     if not reply.is_success:
         raise response_error(reply)
-    found = structure(reply.content, shape, *keys)
+    found = structure(reply.json, shape, *keys)
     if isinstance(found, Malformed):
         raise bad_answer(reply, str(found))
     return found
@@ -335,23 +393,70 @@ def bad_answer(reply: Response, problem: str) -> BadAnswer:
     )
 
 
-def outer_interval(reply: Response) -> object:
-    """Return the `polling_interval` beside `data`, where an answer may have it too, as it came."""
-    found = structure(reply.content, _Envelope)
-    return None if isinstance(found, Malformed) else found.polling_interval
+def interval(reply: Response, *values: object) -> int | None:
+    """Return the `polling_interval` of an answer: of `values`, else the one beside `data`."""
+    body = cast("dict[str, object]", reply.json) if isinstance(reply.json, dict) else {}
+    return as_interval(*values, body.get("polling_interval"))
+
+
+def _error_envelope(body: object, *, success: bool) -> ErrorEnvelope | None:
+    """Read the error envelope of `body`; a `success` needs more than a text to be an error."""
+    if not isinstance(body, dict):
+        return None
+    fields = cast("dict[str, object]", body)
+    named, text = error_parts(fields.get("error"))
+    given = as_code(fields.get("error_code")) or as_code(fields.get("errorCode")) or named
+    # A code that is not known says nothing where the text is.
+    code = _CODES.get(_squashed(given)) or _CODES.get(_squashed(text)) or given
+    status = _as_error_status(fields.get("status"))
+    if success:
+        bare = all(fields.get(key) is None for key in ("data", "results", "result"))
+        is_error = status is not None or (bare and code is not None)
+    else:
+        is_error = status is not None or code is not None or text is not None
+    return ErrorEnvelope(status, text, code) if is_error else None
+
+
+def _as_error_status(value: object) -> int | None:
+    try:
+        status = as_whole(value)
+    except Malformed:
+        return None
+    return status if 400 <= status < 600 else None  # noqa: PLR2004 -- 4xx and 5xx
+
+
+def error_parts(error: object) -> tuple[str | None, object]:
+    """Return the code and the text of an `error`, which may be an object with both."""
+    if not isinstance(error, dict):
+        return None, error
+    fields = cast("dict[str, object]", error)
+    codes = (as_code(fields.get(key)) for key in ("error_code", "errorCode", "code", "name"))
+    texts = (fields.get(key) for key in ("message", "error_message", "error", "text"))
+    return next(filter(None, codes), None), next((each for each in texts if each), None)
+
+
+def as_code(value: object) -> str | None:
+    """Return `value` if it is a plain word: a code goes into messages as it is."""
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else None
+
+
+def _squashed(text: object) -> str:
+    return re.sub(r"[^a-z]", "", text.lower()[:200]) if isinstance(text, str) else ""
 
 
 def error_details(reply: Response) -> tuple[str, str | None]:
-    """Return the text of an error envelope, quoted, and its `error_code`.
-
-    A code that is not a plain word is dropped, since it goes into messages as it is.
-    """
-    found = structure(reply.content, _Envelope)
-    if isinstance(found, Malformed):
+    """Return the text of an error envelope, quoted, and its code."""
+    envelope = reply.envelope
+    if envelope is None:
         return "", None
-    code = found.error_code if isinstance(found.error_code, str) else ""
-    plain = re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", code)
-    return "" if found.error is None else quoted_text(found.error), plain and plain[0]
+    return "" if envelope.text is None else quoted_text(envelope.text), envelope.code
+
+
+def code_of(error: object, text: object = None) -> str | None:
+    """Return the known code that an `error` of a task's data stands for, or None."""
+    named, inner = error_parts(error)
+    found = (_CODES.get(_squashed(each)) for each in (named, inner, text))
+    return next(filter(None, found), None)
 
 
 def same_code(code: str | None, name: str) -> bool:
@@ -361,7 +466,15 @@ def same_code(code: str | None, name: str) -> bool:
 
 def quoted_text(text: object) -> str:
     """Quote the vendor's `text` for a message, without the secrets of the URLs in it."""
-    return quoted(_URL.sub(lambda url: without_secrets(url[0]), str(text)))
+    return quoted(_URL.sub(lambda url: without_secrets(url[0]), as_plain(text)))
+
+
+def as_plain(value: object) -> str:
+    """Return any JSON value as text; one that is nested too deep has none worth showing."""
+    try:
+        return str(value)
+    except RecursionError:
+        return "nested too deep"
 
 
 def is_task_id(text: str) -> bool:
@@ -372,26 +485,35 @@ def is_task_id(text: str) -> bool:
 def response_error(reply: Response) -> PerfectError:
     """Return the error that `reply`, which is no success, stands for (contract: Errors).
 
-    401 `Unauthorized`, 429 `RateLimited`, 4xx CreditInsufficiency `UnitsExhausted`, other 4xx
+    The code counts more than the status: `InvalidApiKey` and its like and 401 are `Unauthorized`,
+    `TooManyRequests` and 429 `RateLimited`, `CreditInsufficiency` is `UnitsExhausted`, other 4xx
     `RequestRefused`, 5xx `ServiceUnavailable`, anything else `BadAnswer`. 408 and 425 are a
-    gateway's and say that nobody read the request to its end: `ServiceUnavailable`.
+    gateway's and say that nobody read the request to its end: `ServiceUnavailable`. So is 407, a
+    proxy's, which has forwarded nothing.
     """
     text, code = error_details(reply)
     detail = f": {text}" if text else ""
-    status, request_id = reply.status, reply.safe_request_id
-    if status == _UNAUTHORIZED:
+    status, request_id = reply.error_status, reply.safe_request_id
+    refused = reply.is_client_error
+    if status == _PROXY_AUTHENTICATION:
+        return ServiceUnavailable(
+            "the proxy on the way to the vendor refuses its credentials; nothing was forwarded.",
+            status=status,
+            never_sent=True,
+        )
+    if status == _UNAUTHORIZED or (refused and code in _KEY_CODES):
         # Not quoted: an answer about a key may repeat the key.
         message = "the vendor does not accept the API key."
         return Unauthorized(message, status=status, code=code, request_id=request_id)
-    if status == _TOO_MANY_REQUESTS:
+    if status == _TOO_MANY_REQUESTS or (refused and code == "TooManyRequests"):
         message = f"the key's request limit was met{detail}."
         return RateLimited(message, status=status, code=code, request_id=request_id)
     if status in {_REQUEST_TIMEOUT, _TOO_EARLY} or 500 <= status < 600:  # noqa: PLR2004 -- 5xx
         message = f"the vendor's service answered HTTP {status}{detail}."
         return ServiceUnavailable(message, status=status, code=code, request_id=request_id)
-    if reply.is_client_error and same_code(code, "CreditInsufficiency"):
+    if refused and same_code(code, "CreditInsufficiency"):
         return UnitsExhausted("the balance does not cover the job.", request_id=request_id)
-    if reply.is_client_error:
+    if refused:
         message = f"the vendor refused the request{detail}."
         return RequestRefused(message, status=status, code=code, request_id=request_id)
     return bad_answer(reply, f"HTTP {status} is none of its statuses")

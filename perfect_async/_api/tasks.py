@@ -9,22 +9,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import attrs
 
 from perfect_async import events
 from perfect_async._api.responses import (
+    CreatedTask,
     RegisteredFile,
     Response,
-    Results,
     TaskState,
     as_delay,
-    as_interval,
+    as_plain,
     bad_answer,
+    code_of,
     error_details,
+    error_parts,
+    interval,
     is_task_id,
-    outer_interval,
     quoted_text,
     read,
     response_error,
@@ -36,6 +38,8 @@ from perfect_async.errors import (
     JobRefused,
     RateLimited,
     RequestRefused,
+    ResultUnreadable,
+    ServiceUnavailable,
     TaskExpired,
     TaskFailed,
     TaskTimedOut,
@@ -52,6 +56,7 @@ __all__ = [
     "Response",
     "as_json",
     "creation",
+    "is_unknown_task",
     "read_answer",
     "read_creation",
     "read_registration",
@@ -102,18 +107,41 @@ class FileFacts:
 
 def _failure(
     command: events.Request, reply: Response
-) -> events.KeyRefused | events.Limited | events.NoAnswer | events.Refused:
+) -> events.KeyRefused | events.Limited | events.NotSent | events.NoAnswer | events.Refused:
     """Return the event that `reply`, which is no success, is for any command."""
     error = response_error(reply)
     match error:
-        case Unauthorized():
-            return events.KeyRefused(command, error)
         case RateLimited():
             return events.Limited(command, error, as_delay(reply.retry_after))
+        case ServiceUnavailable(never_sent=True):
+            return events.NotSent(command, error)
+        case _ if _is_anothers(command, reply):
+            return events.NoAnswer(command, _anothers(reply))
+        case Unauthorized():
+            return events.KeyRefused(command, error)
         case RequestRefused() | UnitsExhausted():
-            return events.Refused(command, error, reply.status)
+            return events.Refused(command, error, reply.error_status)
         case _:
             return events.NoAnswer(command, error)
+
+
+def _is_anothers(command: events.Request, reply: Response) -> bool:
+    """Return whether a 4xx is not the vendor's, but of a proxy or gateway on the way.
+
+    It is the vendor's if it has the vendor's JSON. Of a proxy nobody knows whether it forwarded the
+    request, so for a creation it leaves open whether there is a task. A registration buys nothing,
+    and an older path may well answer 404 without JSON, so for it every 4xx counts as a refusal.
+    """
+    ours = isinstance(command, events.Register)
+    return reply.is_client_error and reply.envelope is None and not ours
+
+
+def _anothers(reply: Response) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"HTTP {reply.status} came without the vendor's JSON, from a proxy or gateway on the way.",
+        status=reply.status,
+        request_id=reply.safe_request_id,
+    )
 
 
 def registration(files: Sequence[FileFacts], feature: str | None) -> Request:
@@ -182,22 +210,23 @@ def creation(job: Job, source: FileId | str) -> Request:
 
 
 def read_creation(command: events.Submit, reply: Response) -> events.Answer:
-    """Return `Accepted`, `OutOfUnits`, `Refused`, `Limited` or `KeyRefused`.
+    """Return `Accepted`, `OutOfUnits`, `Refused`, `Limited`, `NotSent` or `KeyRefused`.
 
-    `NoAnswer` leaves open whether the task exists: a 5xx, or a success without a usable task id.
+    `NoAnswer` leaves open whether the task exists: a 5xx, a 4xx that is not the vendor's, or a
+    success without a usable task id.
     """
     if not reply.is_success:
         failure = _failure(command, reply)
-        if isinstance(failure.error, UnitsExhausted):
+        if isinstance(failure, events.Refused) and isinstance(failure.error, UnitsExhausted):
             return events.OutOfUnits(command, failure.error)
         return failure
     try:
-        task_id = read(reply, str, "data", "task_id")
-        if not is_task_id(task_id):
+        created = read(reply, CreatedTask, "data")
+        if not is_task_id(created.task_id):
             raise bad_answer(reply, "data.task_id is no usable id")
     except BadAnswer as error:
         return events.NoAnswer(command, error)
-    return events.Accepted(command, task_id)
+    return events.Accepted(command, created.task_id, interval(reply, created.polling_interval))
 
 
 def status(feature: str, task_id: str) -> Request:
@@ -210,39 +239,42 @@ def read_status(
 ) -> events.Answer:
     """Return the status of the task; `units` are at stake if the vendor no longer knows it.
 
-    That is `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown` or `TimedOut`, or as for any
-    command `Limited`, `KeyRefused`, `Refused`, or `NoAnswer` for what can be asked again. An
-    unknown status means running.
+    That is `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown`, `TimedOut` or `Unreadable`, or as
+    for any command `Limited`, `NotSent`, `KeyRefused`, `Refused`, or `NoAnswer` for what can be
+    asked again. An unknown status means running.
     """
     if not reply.is_success:
         return _final_error(command, reply, task_id, units) or _failure(command, reply)
     try:
         state = read(reply, TaskState, "data")
-        match state.task_status.strip().lower():
-            case "success":
-                return events.Succeeded(command, _urls(reply))
-            case "error":
-                return _engine_failure(command, reply, state, task_id)
-            case _:
-                interval = as_interval(state.polling_interval, outer_interval(reply))
-                return events.Running(command, interval)
     except BadAnswer as error:
         return events.NoAnswer(command, error)
+    match state.task_status.strip().lower():
+        case "success" | "completed":
+            return _success(command, reply, state, task_id, units)
+        case "error" | "failed" | "cancelled" | "canceled" | "aborted":
+            if code_of(state.error, state.error_message) == "TaskTimeout":
+                return _timed_out(command, reply, task_id, units)
+            return _engine_failure(command, reply, state, task_id)
+        case _:
+            return events.Running(command, interval(reply, state.polling_interval))
 
 
 def _final_error(
     command: events.Poll, reply: Response, task_id: str, units: float
 ) -> events.TaskUnknown | events.TimedOut | None:
-    """Return the event of the two errors that end the task, None for others (contract: Errors)."""
-    if reply.status == 500 and b"task execution timed out" in reply.content.lower():  # noqa: PLR2004
-        timeout = TaskTimedOut(
-            "the task ran into the vendor's own time limit.",
-            task_id=task_id,
-            request_id=reply.safe_request_id,
-            units_at_stake=units,
-        )
-        return events.TimedOut(command, timeout)
-    if reply.is_client_error and same_code(error_details(reply)[1], "InvalidTaskId"):
+    """Return the event of the two errors that end the task, None for others (contract: Errors).
+
+    A 404 with the vendor's JSON is about the task, whose id is the end of the path; without that
+    JSON it is a proxy's.
+    """
+    _, code = error_details(reply)
+    # Also in plain text, as a bare 500.
+    timeout = reply.status == 500 and b"task execution timed out" in reply.content.lower()  # noqa: PLR2004
+    if timeout or same_code(code, "TaskTimeout"):
+        return _timed_out(command, reply, task_id, units)
+    unknown = reply.envelope is not None and reply.error_status == 404  # noqa: PLR2004
+    if unknown or (reply.is_client_error and same_code(code, "InvalidTaskId")):
         expired = TaskExpired(
             "the vendor does not know the task: it expired, and its units may have been charged.",
             task_id=task_id,
@@ -253,13 +285,32 @@ def _final_error(
     return None
 
 
+def is_unknown_task(error: RequestRefused) -> bool:
+    """Return whether a refused question about a task says that the vendor does not know it."""
+    return same_code(error.code, "InvalidTaskId") or error.status == 404  # noqa: PLR2004
+
+
+def _timed_out(
+    command: events.Poll, reply: Response, task_id: str, units: float
+) -> events.TimedOut:
+    error = TaskTimedOut(
+        "the task ran into the vendor's own time limit.",
+        task_id=task_id,
+        request_id=reply.safe_request_id,
+        units_at_stake=units,
+    )
+    return events.TimedOut(command, error)
+
+
 def _engine_failure(
     command: events.Poll, reply: Response, state: TaskState, task_id: str
 ) -> events.EngineFailed:
+    named, inner = error_parts(state.error)
+    message = state.error_message or (inner if named else None)
     # A missing code is not taken for one that may pass: another try costs units and requests.
-    text = str(state.error).strip() if state.error else "unspecified"
+    text = as_plain(named or inner or state.error or "unspecified").strip()
     code = "".join(c if c.isprintable() else " " for c in text.lower())[:100]
-    detail = f" ({quoted_text(state.error_message)})" if state.error_message else ""
+    detail = f" ({quoted_text(message)})" if message else ""
     passing = code in _PASSING
     error = TaskFailed(
         f"the engine failed with {quoted_text(code)}{detail}.",
@@ -271,17 +322,47 @@ def _engine_failure(
     return events.EngineFailed(command, error, passing)
 
 
-def _urls(reply: Response) -> tuple[str, ...]:
-    """Return the pictures' URLs: `output[].url` if there is an output, else `url`.
+def _success(
+    command: events.Poll, reply: Response, state: TaskState, task_id: str, units: float
+) -> events.Succeeded | events.Unreadable:
+    urls = result_urls(state.results)
+    if urls:
+        return events.Succeeded(command, urls)
+    error = ResultUnreadable(
+        "the task succeeded, and its results name no picture that can be read.",
+        raw=reply.json if state.results is None else state.results,
+        task_id=task_id,
+        request_id=reply.safe_request_id,
+        units_at_stake=units,
+    )
+    return events.Unreadable(command, error)
 
-    An entry without a usable URL is left out and does not take the others along.
+
+def result_urls(results: object) -> tuple[str, ...]:
+    """Return the pictures' URLs of a success (contract: Poll the task).
+
+    They stand in `output` if there is one, else in `results` itself: an object, a list of objects,
+    or a bare URL. An entry without a usable URL is left out and does not take the others along.
     """
-    results = read(reply, Results, "data", "results")
-    pictures = results.output or [results]
-    urls = [p.url for p in pictures if isinstance(p.url, str) and _HTTP.match(p.url)]
-    if not urls:
-        raise bad_answer(reply, "data.results has no usable url")
-    return tuple(urls)
+    if isinstance(results, dict):
+        fields = cast("dict[str, object]", results)
+        return _entry_urls(fields.get("output")) or _entry_url(fields)
+    return _entry_urls(results)
+
+
+def _entry_urls(entries: object) -> tuple[str, ...]:
+    each = cast("list[object]", entries) if isinstance(entries, list) else [entries]
+    return tuple(url for entry in each for url in _entry_url(entry))
+
+
+def _entry_url(entry: object) -> tuple[str, ...]:
+    """Return the URL of one picture, or nothing."""
+    found = [entry]
+    if isinstance(entry, dict):
+        fields = cast("dict[str, object]", entry)
+        found = [fields.get("url"), fields.get("download_url")]
+    urls = (url for url in found if isinstance(url, str) and _HTTP.match(url))
+    return tuple(urls)[:1]
 
 
 def read_answer(command: events.Ask, reply: Response) -> events.Answer:

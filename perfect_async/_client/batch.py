@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
@@ -10,18 +11,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Failed, Outcome
+from perfect_async._files.saving import unwritable
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
+from perfect_async._log import type_name
 from perfect_async._runtime.handle import JobHandle
 from perfect_async._runtime.spec import PLAIN, JobOptions
 from perfect_async.errors import (
     ClientClosed,
     ConfigurationError,
+    JobRefused,
     NotSaved,
     PerfectError,
     quoted,
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MAX_AHEAD: Final = 256
+"""Jobs that are read and not created, whatever the limits are: each may hold a picture."""
 _MAX_ORDERED: Final = 256
 """Outcomes that wait for their turn: one stuck job may hold back as many that came after it."""
 GRACE: Final = 5.0
@@ -97,7 +103,7 @@ class Batch:
         self._order: deque[_Entry] = deque()
         self._held = self._running = self._read = self._done = self._failed = 0
         self._units = self._units_running = 0.0
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._changed = anyio.Event()
         self._stopped = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -108,12 +114,13 @@ class Batch:
         return f"<Batch {self._counted()}>"
 
     async def __aenter__(self) -> Self:
+        session = self._get_session()
+        await self._check_target(session)
         if self._session is not None:
             raise ConfigurationError("A batch is entered once; make another.")
-        session = self._get_session()
         if self._max_units is not None:
             ceiling = session.driver.open_limit(self._max_units)
-            self._options = attrs.evolve(self._options, unit_limits=(ceiling,))
+            self._options = attrs.evolve(self._options, spending_limits=(ceiling,))
         # In the driver's task group: one of this block would wrap the errors of the block.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
@@ -139,6 +146,7 @@ class Batch:
             raise ConfigurationError(
                 "Enter the batch first: `async with client.batch(...) as batch:`."
             )
+        self._session.executor.check()
         while True:
             outcome = self._take()
             if outcome is not None:
@@ -157,6 +165,7 @@ class Batch:
         Jobs that were read and not created come as `Failed` with `ClientClosed`, at no cost. A
         second call does nothing.
         """
+        self._check_process()
         self._reading.cancel()
         self._scope.cancel()
         self._withdraw()
@@ -164,9 +173,14 @@ class Batch:
     @property
     def progress(self) -> Progress:
         """Counts of its jobs now, the units charged, and an estimate of the time left."""
+        self._check_process()
         return self._progress()
 
     # Inside.
+
+    def _check_process(self) -> None:
+        if self._session is not None:
+            self._session.executor.check_process()
 
     def _progress(self) -> Progress:
         counted = self._counted()
@@ -184,6 +198,18 @@ class Batch:
         waiting = (self._read if total is None else total) - ended - self._running
         units = self._units + self._units_running
         return Progress(total, self._done, self._failed, self._running, waiting, units, None)
+
+    async def _check_target(self, session: ClientSession) -> None:
+        """Find out whether the results can be saved, before the first of them is paid for."""
+        if self._options.save_to is None:
+            return
+        # Absolute: this process may change its folder, and another one may resume.
+        folder = await in_thread(os.path.abspath, self._options.save_to)
+        self._options = attrs.evolve(self._options, save_to=folder)
+        try:
+            await session.retention.check_folder(folder)
+        except OSError as exc:
+            raise ConfigurationError(unwritable(folder, exc)) from exc
 
     def _interrupt(self) -> None:
         """Read no more jobs, since the client closes; iterating ends with `ClientClosed`."""
@@ -268,7 +294,7 @@ class Batch:
     def _clean_up(self) -> None:
         """Release the spending limit and the files of the batch once nothing more comes."""
         if self._stopped.is_set() and not self._live and self._session is not None:
-            for ceiling in self._options.unit_limits:
+            for ceiling in self._options.spending_limits:
                 self._session.driver.close_limit(ceiling)
             self._session.retention.unpin(self._files)
             self._files.clear()
@@ -283,7 +309,7 @@ class Batch:
         The scheduler says how many jobs it wants to know before they are created. The number of
         outcomes that were not taken is bounded too, so that a slow consumer stops the creating.
         """
-        ahead = session.driver.scheduler.appetite()
+        ahead = min(_MAX_AHEAD, session.driver.scheduler.appetite())
         held = _MAX_ORDERED if self._ordered else ahead
         while len(self._live) - self._running >= ahead or self._held >= held:
             await self._changed.wait()
@@ -292,10 +318,6 @@ class Batch:
         finished = False
         try:
             with self._scope:
-                if self._options.save_to is not None:
-                    # Absolute: this process may change its folder, and another one may resume.
-                    folder = await anyio.to_thread.run_sync(os.path.abspath, self._options.save_to)
-                    self._options = attrs.evolve(self._options, save_to=folder)
                 async with anyio.create_task_group() as group:
                     await self._read_all(session, group)
                 finished = True
@@ -331,14 +353,27 @@ class Batch:
                     del job, entry
         except StopAsyncIteration:
             pass
-        except Exception as exc:  # noqa: BLE001 - raised after the outcomes of the jobs before it
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            if isinstance(exc, GeneratorExit) and session.driver.ending:
+                raise
+            # Raised after the outcomes of the jobs before it.
             self._failure = exc
         finally:
-            try:
-                with anyio.move_on_after(GRACE, shield=True):
-                    await source.aclose()
-            except Exception as exc:  # noqa: BLE001 - as above
-                self._failure = self._failure or exc
+            await self._close(session, source)
+
+    async def _close(
+        self, session: ClientSession, source: AsyncGenerator[Job | RecoveredJob]
+    ) -> None:
+        try:
+            with anyio.move_on_after(GRACE, shield=True):
+                await source.aclose()
+        except (asyncio.CancelledError, GeneratorExit):
+            if session.driver.ending:
+                raise
+        except BaseException as exc:  # noqa: BLE001 - as above
+            self._failure = self._failure or exc
 
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return each(self._jobs)
@@ -355,7 +390,7 @@ class Batch:
     ) -> Job | RecoveredJob:
         try:
             return await anext(source)
-        except anyio.get_cancelled_exc_class() as exc:
+        except asyncio.CancelledError as exc:
             if session.driver.ending or self._cancelled():
                 raise
             # The source was cancelled from within: that counts as an error of the source.
@@ -381,6 +416,12 @@ class Batch:
             self._reading.cancel()
         except PerfectError as exc:
             self._refuse(entry, exc)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - of a picture; raised where the outcomes end
+            self._failure = self._failure or exc
+            self._refuse(entry, JobRefused(f"the job cannot be looked at ({type_name(exc)})."))
+            self._reading.cancel()
         else:
             entry.units = 0.0 if entry.handle.leader is not None else entry.job.units
             entry.handle.subscribe(partial(self._job_changed, entry))

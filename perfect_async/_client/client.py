@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import (
@@ -80,10 +81,17 @@ class Client:
     `journal`: the path of a file that saves money after a crash. It is made if it is missing; one
     client uses it at a time. Every creation is on the disk before it is sent. A job that finished
     within a day is fetched again instead of bought again (`reuse`: True for all kinds of jobs,
-    False for none, None for all but avatars). A creation whose answer never came is settled from
-    the unit history. After a crash `resume()` goes on where the last process was. The file holds
+    False for none, None for all but avatars). A result that was saved counts as done as long as its
+    files are there. After a crash `resume()` goes on where the last process was. The file holds
     paths, URLs that are not signed, ids and times; no pictures, no key, no signed URLs. Opening
     raises `JournalError` for a file that cannot be used.
+
+    `sole_user`: say that nothing else creates tasks on this account while the client is open: no
+    other program, no other worker, no other machine. A creation whose answer never came is then
+    settled from the unit history, if the client has a journal and only one task of the history can
+    be the lost one. **A face is at stake**: the history names no picture, so where somebody else
+    does create tasks, their result may be handed out as yours. Otherwise such a job ends in
+    `SubmissionInDoubt`, with the tasks that it may be (`candidates`) and its units at stake.
 
     `webhook_secret`: the secret of the webhook in the vendor's console (several while one is
     replaced), else YOUCAM_WEBHOOK_SECRET. Tasks then end as soon as the vendor says so, by `both`
@@ -120,6 +128,7 @@ class Client:
         reuse: bool | None = None,
         webhook_secret: str | Iterable[str] | None = None,
         isolated: bool = False,
+        sole_user: bool = False,
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
@@ -128,8 +137,10 @@ class Client:
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
         problem = settings.key_problem(key)
         self._key = "" if problem is not None or key is None else key
-        # A traceback that shows the locals of this frame must not show the key.
-        del api_key, key
+        given = [webhook_secret or os.environ.get(SECRET_VARIABLE) or None]
+        # A traceback that shows the locals of this frame must not show the key and the secret.
+        del api_key, key, webhook_secret
+        self._secrets = _read_secrets(given)
         if problem is not None:
             raise ConfigurationError(problem)
         self._base_url = normalised_base(self._base_url if base_url is None else base_url)
@@ -148,9 +159,7 @@ class Client:
         self._max_units = None if max_units is None else settings.units(max_units)
         self._journal = journal
         self._reuse = reuse
-        given = webhook_secret or os.environ.get(SECRET_VARIABLE) or None
-        self._secrets = None if given is None else _read_secrets(given)
-        del webhook_secret, given
+        self._sole_user = sole_user
         self._executor: Executor = LoopExecutor()
         self._batch = Batch
         if isolated:
@@ -223,7 +232,9 @@ class Client:
                 transport=self._transport,
                 past=journal.writer.past,
             )
-            channel = await driver.join(transport, self._timeouts, journal)
+            channel = await driver.join(
+                transport, self._timeouts, journal, sole_user=self._sole_user
+            )
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
         self._session = ClientSession(self._executor, driver, channel, max_units=most, reuse=reuse)
@@ -241,48 +252,78 @@ class Client:
             return
         self._executor.check()
         self._closing = True
+        # A block that was cancelled may be cancelled again, by a second timeout around it.
+        task = asyncio.current_task()
+        again = task is not None and task.cancelling() > 0
         # Shielded for the same reason as in `_close`.
         with anyio.CancelScope(shield=True):
             try:
-                await self._executor.call(partial(self._close, session))
+                await self._executor.call(partial(self._close, session, cancelled=again))
             except ClientClosed:
                 # The thread of an isolated client has ended already.
                 session.closed = True
             finally:
                 await self._executor.close()
 
-    async def _close(self, session: ClientSession) -> None:
+    async def _close(self, session: ClientSession, *, cancelled: bool) -> None:
         session.close()
         driver, channel = session.driver, session.channel
         channel.journal.closing = True
         # Shielded, since running tasks are paid for; bounded, since the caller waits.
         with anyio.CancelScope(shield=True):
             driver.stop_creating(channel)
+            began = driver.clock.seconds()
             try:
-                with anyio.move_on_after(self._drain):
-                    await driver.drain(channel)
-                    await session.drain()
+                await self._drain_session(session, began + self._drain, cancelled=cancelled)
             finally:
                 session.left = True
                 # Also where asyncio itself cancels this task, which no shield stops.
-                warn_of_unfinished(driver.registry.left(channel), self._drain)
+                drained = driver.clock.seconds() - began
+                warn_of_unfinished(driver.registry.left(channel), drained)
                 try:
                     await driver.leave(channel)
                 finally:
                     await channel.journal.writer.aclose()
 
+    async def _drain_session(
+        self, session: ClientSession, deadline: float, *, cancelled: bool
+    ) -> None:
+        """Wait until every job has ended and is saved, or until `deadline`.
+
+        Where the client closes because its caller was cancelled (`cancelled`), another cancellation
+        waits for that too. Else a cancellation ends the wait: the caller asks for it.
+        """
+        pending: asyncio.CancelledError | None = None
+        while True:
+            try:
+                with anyio.CancelScope(deadline=deadline):
+                    await session.driver.drain(session.channel)
+                    await session.drain()
+                break
+            except asyncio.CancelledError as exc:
+                if not cancelled or session.driver.ending:
+                    raise
+                pending = exc
+        if pending is not None:
+            raise pending
+
     # The main job.
 
-    async def run(self, job: Job, timeout: float | None = None) -> Result:
+    async def run(
+        self, job: Job, timeout: float | None = None, *, buy_in_doubt: bool = False
+    ) -> Result:
         """Run one job and wait for its pictures.
 
         `timeout` in seconds bounds the wait, not the task: a task that was created goes on, and
         `WaitTimeout` carries its `task_id`; a job that was not sent by then is not sent any more.
         The same holds for a caller that is cancelled. Costs `job.units`; raises any error of
         `Failed.error` (see `perfect_async.errors`).
+
+        A job that equals one in doubt raises the same `SubmissionInDoubt` until this process ends.
+        `buy_in_doubt=True` consents to a second charge and creates it.
         """
-        session = self._ready()
-        return await self._wait(session, lambda: session.enter(job), timeout)
+        session, options = self._ready(), JobOptions(buy_in_doubt=buy_in_doubt)
+        return await self._wait(session, lambda: session.enter(job, options), timeout)
 
     async def attach(
         self, feature: type[Job], task_id: str, timeout: float | None = None
@@ -308,7 +349,21 @@ class Client:
     ) -> Result:
         if timeout is not None:
             settings.number("timeout", timeout)
-        handle = await self._executor.call(partial(session.wait, enter, timeout))
+        entered: list[JobHandle] = []
+
+        async def enter_and_keep() -> JobHandle:
+            entered.append(await enter())
+            return entered[0]
+
+        try:
+            handle = await self._executor.call(partial(session.wait, enter_and_keep, timeout))
+        except ClientClosed as exc:
+            if not entered:
+                raise
+            # The thread of an isolated client ended under the job, which may have a task.
+            handle = entered[0]
+            if handle.ending is None:
+                raise handle.abandoned(exc.__cause__) from exc.__cause__
         # Not earlier: a caller that is cancelled before has not got the result.
         self._executor.soon(handle.entry.reported)
         return session.result(handle)
@@ -321,6 +376,7 @@ class Client:
         ordered: bool = False,
         save_to: str | os.PathLike[str] | None = None,
         delete: bool = False,
+        buy_in_doubt: bool = False,
     ) -> Batch:
         """Run many jobs: an async context manager, then an async iterator of `Outcome`.
 
@@ -334,9 +390,9 @@ class Client:
         part of its job (names as in `Result.save`): a job is done when its files are on the disk,
         and `Done.files` names them; `Failed` with `NotSaved` says why they are not. `delete`: the
         vendor's copies of the picture and its result are deleted after that, once no other job uses
-        the same file.
+        the same file. `buy_in_doubt`: as in `run`.
         """
-        options = JobOptions(settings.folder(save_to), delete)
+        options = JobOptions(settings.folder(save_to), delete, buy_in_doubt=buy_in_doubt)
         if delete and save_to is None:
             raise ConfigurationError("delete needs save_to: what is not saved is not deleted.")
         most = None if max_units is None else settings.units(max_units)
@@ -347,10 +403,11 @@ class Client:
 
         It is empty on a new journal. Running tasks are polled at once and kept alive (`TaskExpired`
         if their lease had ended). Finished ones whose outcome nobody took are fetched. A creation
-        without an answer is settled from the unit history, or fails with `SubmissionInDoubt`. Jobs
-        that were not created are created, or fail with `SourceLost` if their picture is not known
-        any longer. Results are saved where the former process was to save them. Raises
-        `ConfigurationError` without a journal.
+        without an answer fails with `SubmissionInDoubt`, once, unless it can be settled (see
+        `sole_user`); an equal job gets the same error until this process ends. Jobs that were not
+        created are created, or fail with `SourceLost` if their picture is not known any longer.
+        Results are saved where the former process was to save them. Raises `ConfigurationError`
+        without a journal.
         """
         if self._journal is None:
             raise ConfigurationError("resume needs a journal: Client(journal=...).")
@@ -371,7 +428,9 @@ class Client:
 
     async def units(self) -> Units:
         """Ask for the balance of units; one request. A balance of None is unknown, not zero."""
-        return account.read_units(await self._ready().ask(account.units()))
+        session = self._ready()
+        response = await session.ask(account.units())
+        return account.read_units(response, session.driver.clock.now())
 
     async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
         """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
@@ -379,19 +438,17 @@ class Client:
         Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
         Raises `JobRefused` for an item that is no job.
         """
-        prices: dict[str, account.Price] = {}
+        prices: list[account.Price] = []
         # Without the price list the documented prices are used.
         with suppress(BadAnswer, RequestRefused, ServiceUnavailable):
-            async for listed in _paginate(
-                self._ready().ask, account.feature_costs, account.read_feature_costs
-            ):
-                prices[listed.feature] = listed
+            pages = _paginate(self._ready().ask, account.feature_costs, account.read_feature_costs)
+            prices = [listed async for listed in pages]
         costs: dict[str, float] = {}
         count, documented = 0, False
         async for job in each(jobs):
             must_be_job(job)
-            price = prices.get(job.feature)
-            if price is None or price.unit != "result_image":
+            price = account.price_of(prices, job.feature)
+            if price is None:
                 documented, units = True, float(job.units)
             else:
                 units = price.amount * -(-job.outputs // price.per)
@@ -417,6 +474,7 @@ class Client:
         """
         if self._webhooks is not None:
             # Also while the client closes: running tasks are still awaited.
+            self._executor.check_process()
             return self._webhooks
         session = self._ready()
         if self._secrets is None:
@@ -448,10 +506,13 @@ class Client:
 # Most programs use neither webhooks nor threads: what these need is loaded when it is used.
 
 
-def _read_secrets(secret: str | Iterable[str]) -> Secrets:
+def _read_secrets(given: list[str | Iterable[str] | None]) -> Secrets | None:
+    """Take the secret out of `given`, so that no frame holds it when it is refused."""
+    if given == [None]:
+        return None
     from perfect_async.webhooks import Secrets  # noqa: PLC0415 - see above
 
-    return Secrets(secret)
+    return Secrets(given.pop() or "")
 
 
 def _isolated() -> tuple[Executor, type[Batch]]:

@@ -43,9 +43,9 @@ class Recovery:
     """Resumes jobs of a former process for the client on `channel`."""
 
     def __init__(
-        self, registry: JobRegistry, channel: Channel, unit_limits: tuple[int, ...]
+        self, registry: JobRegistry, channel: Channel, spending_limits: tuple[int, ...]
     ) -> None:
-        self._unit_limits = unit_limits
+        self._spending_limits = spending_limits
         self._registry = registry
         self._channel = channel
         self._journal = channel.journal
@@ -81,6 +81,13 @@ class Recovery:
     def uses(self, file: FileId) -> bool:
         """Whether a job that was not resumed yet needs this file at the vendor."""
         return any(_file(snapshot) == file for snapshot in self._journal.recoverable.values())
+
+    def folder_of(self, recovered: RecoveredJob) -> str | None:
+        """Return the folder of the job's results, if the job is still to be created."""
+        snapshot = self._journal.recoverable.get(recovered.number)
+        if snapshot is None or snapshot.phase is not Phase.ENTERED:
+            return None
+        return snapshot.stored.save_to
 
     # Resuming.
 
@@ -128,6 +135,12 @@ class Recovery:
         snapshot = self._journal.take_equal(spec.identity)
         if snapshot is None:
             return None
+        if snapshot.in_doubt and spec.options.buy_in_doubt:
+            # The caller knows of the doubt, and buys another task.
+            entry = self._journal.resume(snapshot)
+            entry.ended("doubt")
+            entry.reported()
+            return None
         # Its results keep their names, and are saved where `spec` wants them.
         handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem))
         if handle is not None:
@@ -142,7 +155,7 @@ class Recovery:
     def _resumed(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle | None:
         """Return a handle for a job that was or may have been created; None for any other."""
         entry, channel = self._journal.resume(snapshot), self._channel
-        if snapshot.phase is Phase.CREATING or snapshot.end == "doubt":
+        if snapshot.in_doubt:
             handle = self._registry.doubt(channel, spec, entry, snapshot.since)
             return self._remember(snapshot, handle)
         if snapshot.saved and snapshot.task_id is not None:
@@ -160,7 +173,7 @@ class Recovery:
         return None
 
     def _spec(self, snapshot: JobSnapshot) -> JobSpec:
-        return JobSpec.restored(snapshot.stored, snapshot.file_id, self._unit_limits)
+        return JobSpec.restored(snapshot.stored, snapshot.file_id, self._spending_limits)
 
     @staticmethod
     async def _with_picture(snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:

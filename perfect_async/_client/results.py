@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from perfect_async._files import names
 from perfect_async._files.images import HEAD, sniff
 from perfect_async._files.saving import AtomicFile, SaveTarget
+from perfect_async._files.threads import in_thread
 from perfect_async.errors import (
     BadAnswer,
     PerfectError,
@@ -29,8 +27,6 @@ from perfect_async.models import Job
 
 if TYPE_CHECKING:
     from perfect_async._client.session import ClientSession
-
-T = TypeVar("T")
 
 _KNOWN: Final = {"jpg", "png", "webp", "gif", "heic"}
 """Types of pictures that the vendor makes."""
@@ -75,7 +71,7 @@ class Result:
         """Write the pictures to `target` and give their paths, in the order of `images`.
 
         `target` is a folder if one is there or if it has no picture's suffix; a missing folder is
-        made. A file in it is called `<source's stem, cleaned>-<8 hex of the job's
+        made. A file in it is called `<source's stem, cleaned>-<16 hex of the job's
         identity>[-<i>].<type>`, the same at each saving and different for each job. Any other
         `target` is the path of a file, whose suffix becomes that of the bytes; several pictures
         become `<stem>-1<suffix>`, `<stem>-2<suffix>`, ...
@@ -86,13 +82,14 @@ class Result:
 
         A URL that has expired is asked for again (one request). Raises `BadAnswer` where the
         download is no picture, `RequestRefused` and `ServiceUnavailable` (after three tries) where
-        it fails, `ConfigurationError` for an empty `target` or a NUL in it, and `OSError` as the
-        disk does.
+        it fails or ends early, `ConfigurationError` for an empty `target` or a NUL in it, and
+        `OSError` as the disk does.
         """
         return await self._session.executor.call(partial(self._save_all, os.fspath(target)))
 
     async def _save_all(self, path: str) -> list[Path]:
-        target = await _in_thread(SaveTarget.of, path)
+        target = await in_thread(SaveTarget.of, path)
+        await self._session.retention.clean_folder(target.folder)
         images = self.images
         saved: list[Path] = []
         for index in range(len(images)):
@@ -128,7 +125,7 @@ class Result:
         return await self._fetch(image.url, target, number)
 
     async def _fetch(self, url: str, target: SaveTarget, number: int | None) -> Path:
-        part = AtomicFile(target.folder / f".{secrets.token_hex(8)}.part")
+        part = AtomicFile(target.folder)
         head = b""
         try:
             async with self._session.download(url) as pieces:
@@ -137,16 +134,20 @@ class Result:
                         head += piece[:HEAD]
                         if len(head) >= HEAD:
                             _picture_type(head)  # an error page is not downloaded to its end
-                    await _in_thread(part.write, piece)
+                    await in_thread(part.write, piece)
             kind = _picture_type(head)
+            if not await in_thread(part.is_whole, kind):
+                raise ServiceUnavailable(
+                    "the download of the vendor's result ended early; nothing was written."
+                )
             if target.name is None:
                 name = names.in_folder(self._stem, self._identity, kind, number)
             else:
                 name = names.as_file(Path(target.name), kind, number).name
-            await _in_thread(part.replace, target.folder / name)
+            await in_thread(part.replace, target.folder / name)
         finally:
             with anyio.move_on_after(_CLEANUP, shield=True):
-                await _in_thread(part.discard)
+                await in_thread(part.discard)
         return target.folder / name
 
 
@@ -196,11 +197,6 @@ class Failed:
 
 
 Outcome: TypeAlias = Done | Failed
-
-
-async def _in_thread(function: Callable[..., T], *args: object) -> T:
-    # Abandoned on cancellation: a disk that hangs holds up nobody, and `AtomicFile` allows it.
-    return await anyio.to_thread.run_sync(partial(function, *args), abandon_on_cancel=True)
 
 
 def _picture_type(head: bytes) -> str:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from perfect_async._api.responses import same_code
 from perfect_async._client.results import Done, Failed, Outcome
 from perfect_async._files import names
+from perfect_async._files.saving import prepare_folder, remove_stale_parts
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.handle import JobHandle
@@ -58,6 +59,8 @@ class Retention:
     ) -> None:
         self._delete = delete
         self._used = used
+        self._cleaned: set[Path] = set()
+        self._writable: set[Path] = set()
         self._saves = anyio.Semaphore(_MAX_SAVES)
         self._saving: set[JobHandle] = set()
         # Batches by file that their unread jobs may name again.
@@ -133,6 +136,23 @@ class Retention:
 
     # Saving and deleting.
 
+    async def check_folder(self, path: str) -> None:
+        """Check that results can be written to the folder `path`, before a job is paid for.
+
+        Not again until a result could not be saved there. Raises `OSError`.
+        """
+        folder = Path(path)
+        if folder not in self._writable:
+            await in_thread(prepare_folder, folder)
+            self._cleaned.add(folder)
+            self._writable.add(folder)
+
+    async def clean_folder(self, folder: Path) -> None:
+        """Remove the files that killed processes were writing to `folder`; once for each."""
+        if folder not in self._cleaned:
+            self._cleaned.add(folder)
+            await in_thread(remove_stale_parts, folder)
+
     async def keep(self, handle: JobHandle, outcome: Outcome) -> Outcome:
         """Save the pictures of `outcome`, which is that of `handle`, as its options say.
 
@@ -153,6 +173,8 @@ class Retention:
                 # The separator says that this is a folder, even if it was removed meanwhile.
                 files = await outcome.result.save(os.path.join(folder, ""))  # noqa: PTH118
             except (PerfectError, OSError) as exc:
+                if isinstance(exc, OSError):
+                    self._writable.discard(Path(folder))
                 why = exc.message if isinstance(exc, PerfectError) else str(exc)
                 error = NotSaved(
                     f"The pictures were made, but not saved: {why}",
@@ -211,15 +233,31 @@ class Retention:
 async def _files_of(outcome: Done, handle: JobHandle) -> list[Path]:
     """Return the files of a job that a former process saved; none if one of them is gone."""
     spec, count = handle.spec, len(outcome.result.images)
-    folder, kinds = Path(spec.options.save_to or ""), sorted(set(names.SUFFIXES.values()))
+    folder = Path(spec.options.save_to or "")
+    # Different jobs may have had one name in former versions: then it is not known whose file it
+    # is, and the result is fetched again.
+    former_name = names.in_folder_formerly(spec.stem, spec.identity, "")
+    jobs = {
+        other.stored.identity
+        for other in handle.channel.journal.writer.state.live.values()
+        if names.in_folder_formerly(other.stored.stem, other.stored.identity, "") == former_name
+    }
+    is_clear = not jobs - {spec.identity}
 
-    def find() -> list[Path]:
-        found: list[Path] = []
-        for number in range(1, count + 1) if count > 1 else [None]:
-            paths = (
-                folder / names.in_folder(spec.stem, spec.identity, kind, number) for kind in kinds
-            )
-            found += [path for path in paths if path.is_file()][:1]
+    def find(number: int | None) -> Path | None:
+        """Find one of its files, by its name or by the one that former versions gave."""
+        for kind in sorted(set(names.SUFFIXES.values())):
+            name = names.in_folder(spec.stem, spec.file_identity, kind, number)
+            if (folder / name).is_file():
+                return folder / name
+            name = names.in_folder_formerly(spec.stem, spec.identity, kind, number)
+            if is_clear and (folder / name).is_file():
+                return folder / name
+        return None
+
+    def find_all() -> list[Path]:
+        numbers = range(1, count + 1) if count > 1 else [None]
+        found = [path for path in map(find, numbers) if path is not None]
         return found if len(found) == count else []
 
-    return await anyio.to_thread.run_sync(find, abandon_on_cancel=True)
+    return await in_thread(find_all)

@@ -13,11 +13,11 @@ import attrs
 
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
-from perfect_async._api.responses import same_code
 from perfect_async._client.recovery import RecoveredJob, Recovery
 from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._files.images import inspect
+from perfect_async._files.saving import unwritable
 from perfect_async._journal.journal import unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
@@ -33,6 +33,7 @@ from perfect_async.errors import (
     TaskError,
     TaskExpired,
     WaitTimeout,
+    twin,
 )
 from perfect_async.models import FileId, Job, must_be_job
 
@@ -93,6 +94,7 @@ class ClientSession:
         """
         if isinstance(job, RecoveredJob):
             self.ready()
+            await self._check_folder(self.recovery.folder_of(job))
             self.driver.check()
             return await self.recovery.resume(job)
         must_be_job(job)
@@ -100,7 +102,9 @@ class ClientSession:
         try:
             picture = await inspect(job.source, type(job))
             self.ready()
-            options = attrs.evolve(options, unit_limits=(*self._limits, *options.unit_limits))
+            options = attrs.evolve(
+                options, spending_limits=(*self._limits, *options.spending_limits)
+            )
             return await self._enter(JobSpec.of(job, picture, options))
         except PerfectError:
             raise
@@ -110,6 +114,7 @@ class ClientSession:
 
     async def _enter(self, spec: JobSpec) -> JobHandle:
         registry, journal = self.driver.registry, self.channel.journal
+        await self._check_folder(spec.options.save_to)
         if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
             former = former or await self._finished(spec)
@@ -118,8 +123,22 @@ class ClientSession:
             self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
-        equal = registry.equal(self.channel, spec)
-        return equal or registry.enter(self.channel, spec, journal.enter(spec.stored()))
+        if (equal := registry.equal(self.channel, spec)) is not None:
+            return equal
+        if spec.options.buy_in_doubt:
+            registry.consent(spec)
+        elif (doubt := registry.in_doubt(self.channel, spec)) is not None:
+            return doubt
+        return registry.enter(self.channel, spec, journal.enter(spec.stored()))
+
+    async def _check_folder(self, folder: str | None) -> None:
+        """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""
+        if folder is not None:
+            try:
+                await self.retention.check_folder(folder)
+            except OSError as exc:
+                raise JobRefused(unwritable(folder, exc)) from exc
+            self.ready()
 
     async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""
@@ -170,11 +189,13 @@ class ClientSession:
             if handle is not None:
                 self.driver.withdraw(handle)
         if handle is None or handle.ending is None:
+            failure = self.channel.last_failure if handle is None else handle.failure
+            last = "" if failure is None else f" The last request failed: {failure.message}"
             raise WaitTimeout(
-                f"The job had not ended after {timeout:g} s.",
+                f"The job had not ended after {timeout:g} s.{last}",
                 task_id=None if handle is None else handle.task_id,
                 units_at_stake=0.0 if handle is None else handle.at_stake,
-            )
+            ) from (failure and twin(failure))
         return handle
 
     async def keep(self, handle: JobHandle) -> Outcome:
@@ -219,7 +240,7 @@ class ClientSession:
                     self._images(event),
                     feature=spec.feature,
                     stem=spec.stem,
-                    identity=spec.identity,
+                    identity=spec.file_identity,
                     session=self,
                 )
             case None:
@@ -272,15 +293,15 @@ class ClientSession:
             question = tasks.status(feature, task_id)
             reply = await self.driver.ask(self.channel, question, lasting=True)
         except RequestRefused as exc:
-            if not same_code(exc.code, "InvalidTaskId"):
+            if not tasks.is_unknown_task(exc):
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
         match tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
                 return event
-            case ev.EngineFailed(error=error) | ev.NoAnswer(error=error):
-                raise error
+            case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() as event:
+                raise event.error
             case _:
                 raise BadAnswer("a task that had ended runs again.")
 

@@ -60,7 +60,9 @@ class _JobReader(Generic[T]):
         request = self._requests[0]
         try:
             job = await anext(source)
-        except Exception as exc:  # noqa: BLE001 - the batch raises it after the outcomes
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the batch raises it after the outcomes
             request.set_exception(exc)
         else:
             request.set_result(job)
@@ -71,7 +73,9 @@ class _JobReader(Generic[T]):
         try:
             with anyio.CancelScope(shield=True):
                 await source.aclose()
-        except Exception as exc:  # noqa: BLE001 - as above
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - as above
             self._end.set_exception(exc)
         finally:
             self.leave()

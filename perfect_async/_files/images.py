@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, TypeVar
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.lowlevel import RunVar
 
 from perfect_async._api.tasks import FileFacts
 from perfect_async._api.urls import picture_url
 from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
-from perfect_async.errors import PictureRefused, quoted
+from perfect_async._files.threads import in_thread, is_passing
+from perfect_async.errors import JobRefused, PictureRefused, quoted, shown_source
 from perfect_async.models import FileId, Job, Source
 
 T = TypeVar("T")
@@ -109,12 +110,16 @@ class ImageFile:
             # leaks when the upload is cancelled while a thread opens it.
             block = await _in_thread(_block, self._source, start, size, seen.update)
             if start + len(block) == size and seen.hexdigest() != self.digest:
-                raise PictureRefused(f"{quoted(self._source)} {_CHANGED}")
+                raise _changed(quoted(self._source), "after it was looked at")
             for at in range(0, len(block), PIECE):
                 yield block[at : at + PIECE]
 
 
-_CHANGED: Final = "changed after it was looked at."
+def _changed(name: str, when: str) -> PictureRefused:
+    """Return the error for a file that another program writes to."""
+    error = PictureRefused(f"{name} changed {when}.")
+    error.mend = "Nothing was created; try again."
+    return error
 
 
 async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
@@ -123,8 +128,9 @@ async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
     Reads the file once, in a worker thread, a block at a time. Raises `PictureRefused`, naming
     limit and value, for a missing or unreadable file, a folder or device, a format that the feature
     does not take (by the first bytes), `job_type.largest` bytes or more, a long side over
-    `job_type.longest_side` pixels, an empty picture or one whose header ends early, a URL that
-    `picture_url` refuses, and a source of another type. (contract: Input pictures)
+    `job_type.longest_side` pixels or `job_type.longest_shape` short sides, an empty picture or one
+    whose header ends early, a URL that `picture_url` refuses, and a source of another type.
+    (contract: Input pictures)
     """
     match source:
         case FileId():
@@ -182,10 +188,11 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
     except LookupError:
         limiter = anyio.CapacityLimiter(_THREADS)
         _limiter.set(limiter)
-    # Abandoned on cancellation: these functions only read, and close what they open.
-    return await anyio.to_thread.run_sync(
-        partial(function, *args), abandon_on_cancel=True, limiter=limiter
-    )
+    try:
+        return await in_thread(function, *args, limiter=limiter)
+    except OSError as exc:
+        # Not the picture's fault, and still so after several tries.
+        raise JobRefused(f"the picture cannot be read now: {exc.strerror}; try again.") from exc
 
 
 def _look_at_bytes(source: bytes, job_type: type[Job]) -> ImageFile:
@@ -194,7 +201,7 @@ def _look_at_bytes(source: bytes, job_type: type[Job]) -> ImageFile:
 
 
 def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
-    name = quoted(path)
+    name = quoted(shown_source(path))
     if not path:
         raise PictureRefused("the path of the picture is empty.")
     try:
@@ -203,6 +210,8 @@ def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
             # Absolute, since the program may change its folder before the upload.
             return _look(file, size, name, Path(path).absolute(), job_type)
     except OSError as exc:
+        if is_passing(exc):
+            raise
         raise _unreadable(name, exc) from exc
 
 
@@ -248,7 +257,8 @@ def _look(
         raise PictureRefused(f"{name} is empty.")
     if size >= job_type.largest:
         raise PictureRefused(
-            f"{name} has {size} bytes; {job_type.feature} takes less than {job_type.largest}."
+            f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
+            f"{_megabytes(job_type.largest)}."
         )
     found = sniff(file.read(HEAD))
     kind = _taken(found, job_type)
@@ -266,11 +276,21 @@ def _look(
             f"{name} is {width} x {height} px; the long side may have {job_type.longest_side} px "
             f"for {job_type.feature}."
         )
+    if max(width, height) > job_type.longest_shape * min(width, height):
+        shortest = math.ceil(max(width, height) / job_type.longest_shape)
+        raise PictureRefused(
+            f"{name} is {width} x {height} px, too narrow for a face that {job_type.feature} can "
+            f"find: its short side must have at least {shortest} px."
+        )
     # A file's name is personal data too: only as much is sent as the vendor's console needs.
     stem = source.stem if isinstance(source, Path) else FALLBACK
     file_name = f"{clean(stem, LONGEST - len('.heic'))}.{kind}"
     facts = FileFacts(content_type=_CONTENT_TYPES[kind], file_name=file_name, file_size=size)
     return ImageFile(facts, digest, kind, width, height, source)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1024**2:,.1f} MB"
 
 
 def _taken(found: str | None, job_type: type[Job]) -> Kind | None:
@@ -287,7 +307,7 @@ def _digest(file: BinaryIO, size: int, name: str) -> str:
         digest.update(block)
         left -= len(block)
     if left or file.read(1):
-        raise PictureRefused(f"{name} changed while it was read.")
+        raise _changed(name, "while it was read")
     return digest.hexdigest()
 
 
@@ -304,9 +324,11 @@ def _block(path: Path, start: int, size: int, update: Callable[[bytes], object])
             file.seek(start)
             block = file.read(wanted)
     except OSError as exc:
+        if is_passing(exc):
+            raise
         raise _unreadable(name, exc) from exc
     if not same or len(block) != wanted:
-        raise PictureRefused(f"{name} {_CHANGED}")
+        raise _changed(name, "after it was looked at")
     update(block)
     return block
 

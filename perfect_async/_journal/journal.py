@@ -57,9 +57,24 @@ class NullWriter:
     async def lookup(self, identity: str, since: int) -> None:
         """Return None: no job is known."""
 
-    async def task_ids(self, _since: int) -> frozenset[str]:
-        """Return nothing: no task is known."""
-        return frozenset()
+    def knows(self, _task_id: str) -> bool:
+        """Return False: no task is known."""
+        return False
+
+    def in_doubt(self, _since: int) -> bool:
+        """Return False: no creation is known."""
+        return False
+
+    async def saved_result(self, identity: str, folder: str) -> None:
+        """Return None: no result is known."""
+
+    async def save_result(
+        self, identity: str, folder: str, task_id: str, files: Iterable[str]
+    ) -> None:
+        """Do nothing."""
+
+    async def key_picture(self, identity: str) -> None:
+        """Return None: no job is known."""
 
     async def drop(self, task_id: str) -> None:
         """Do nothing."""
@@ -248,7 +263,7 @@ class JobJournal:
             for snapshot in self.writer.state.live.values()
             if snapshot.job in self._former
             and snapshot.job not in but
-            and (snapshot.phase is Phase.CREATING or snapshot.end == "doubt")
+            and snapshot.in_doubt
             and snapshot.since >= since
         ]
 

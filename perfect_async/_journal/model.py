@@ -22,6 +22,10 @@ from typing import Final, Literal, TypeAlias, cast, get_args
 import attrs
 
 _ENDLESS: Final = 1e15  # units
+_MOST_OUTPUTS: Final = 10_000
+
+MOST: Final = 2**53
+"""The largest number in a journal: as microseconds, the year 2255."""
 
 
 class Phase(Enum):
@@ -52,8 +56,9 @@ class StoredJob:
 
     `identity` and `stem` name its results; `sure` says whether equal identities mean equal jobs.
     `place` is a path, a URL or a file id, according to `kind`; None where it is not kept. `digest`
-    is the picture's SHA-256. `save_to` is the folder for its results, `delete` whether the vendor's
-    copies are deleted.
+    is a SHA-256 of the picture, else of its URL or file id; in journals of version 0.1 it is None
+    for these. `save_to` is the folder for its results, `delete` whether the vendor's copies are
+    deleted.
     """
 
     identity: str
@@ -194,6 +199,11 @@ class JobSnapshot:
     deleted: bool = False
 
     @property
+    def in_doubt(self) -> bool:
+        """Whether nobody knows if the job has a task."""
+        return self.phase is Phase.CREATING or self.end == "doubt"
+
+    @property
     def over(self) -> bool:
         """Whether nothing is left to do for the job."""
         copies = self.saved and self.stored.delete and not self.deleted
@@ -260,6 +270,10 @@ class JournalState:
             self._live[entry.job] = snapshot
         self.last = max(self.last, entry.job)
         return snapshot
+
+    def discard(self, job: int) -> None:
+        """Drop a job without an entry: it is purged from the file."""
+        del self._live[job]
 
     def after(self, entry: JournalEntry) -> JobSnapshot:
         """Return the state of the job that `entry` would lead to. Raises `IllegalEntry`."""
@@ -336,8 +350,10 @@ def encode(entry: JournalEntry) -> tuple[int, int, str, str]:
 
 def decode(job: object, at: object, kind: object, text: object) -> JournalEntry:
     """Return the entry that `encode` took apart. Raises `Damaged`."""
-    if type(job) is not int or type(at) is not int or job < 1:
+    if type(job) is not int or type(at) is not int:
         raise Damaged("a job or a time is no number")
+    if not (1 <= job <= MOST and 0 <= at <= MOST):
+        raise Damaged("a job or a time is out of range")
     made = ENTRY_TYPES.get(kind) if isinstance(kind, str) else None
     if made is None:
         raise Damaged(f"job {job} has an entry of an unknown kind")
@@ -347,18 +363,21 @@ def decode(job: object, at: object, kind: object, text: object) -> JournalEntry:
         raise Damaged(f"{kind} of job {job} is no JSON") from None
     if not isinstance(fields, dict):
         raise Damaged(f"{kind} of job {job} is no object")
-    held = cast("dict[str, object]", fields)
     try:
-        if made is Entered:
-            return Entered(job, at, _stored(held.get("order")))
-        if made is Uploaded:
-            return Uploaded(job, at, _text(held, "file_id"))
-        if made is Created:
-            return Created(job, at, _text(held, "task_id"))
-        if made is Ended:
-            return Ended(job, at, cast("EndKind", _one_of(held, "how", get_args(EndKind))))
+        return _entry(made, job, at, cast("dict[str, object]", fields))
     except Damaged as exc:
         raise Damaged(f"{kind} of job {job}: {exc}") from None
+
+
+def _entry(made: type[JournalEntry], job: int, at: int, held: dict[str, object]) -> JournalEntry:
+    if made is Entered:
+        return Entered(job, at, _stored(held.get("order")))
+    if made is Uploaded:
+        return Uploaded(job, at, _text(held, "file_id"))
+    if made is Created:
+        return Created(job, at, _text(held, "task_id"))
+    if made is Ended:
+        return Ended(job, at, cast("EndKind", _one_of(held, "how", get_args(EndKind))))
     bare = cast("Callable[[int, int], JournalEntry]", made)
     return bare(job, at)
 
@@ -371,7 +390,7 @@ def _stored(value: object) -> StoredJob:
     # NaN is in no range, and not every int becomes a float.
     if type(units) not in {int, float} or not 0 <= cast("float", units) < _ENDLESS:
         raise Damaged("units is no number of units")
-    if type(outputs) is not int or outputs < 1:
+    if type(outputs) is not int or not 1 <= outputs <= _MOST_OUTPUTS:
         raise Damaged("outputs is no number of pictures")
     identity = _text(held, "identity")
     if not re.fullmatch(r"([0-9a-f]{2})+", identity):

@@ -2,18 +2,27 @@
 
 Each transaction is on the disk when its call returns (WAL, synchronous=FULL). The entries of a job
 are deleted with the one that ends it. One row per task stays, so that the task is known as ours;
-it holds the job's identity while the result may be fetched again. So opening reads the entries of
-live jobs only. Everything here blocks and runs in a worker thread. All times are UTC microseconds
-since 1970.
+it holds the job's identity while the result may be fetched again. A result that was saved is kept
+by its identity and folder, and the picture of a job with a `key` by its identity.
+
+The main file says that the journal is in use from the opening until it is closed. Its latest
+entries are in a file of their own then (`-wal`), and the first of them takes that mark back: so
+the mark is read only where the log is missing. Such a copy would look like a journal that was
+closed, and paid tasks would be bought again. Everything here blocks and runs in a worker thread.
+All times are UTC microseconds since 1970.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
+import json
 import os
+import re
 import secrets
 import sqlite3
 import stat
+import struct
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -24,6 +33,7 @@ from typing import Final, TypeVar, cast
 import attrs
 
 from perfect_async._journal.model import (
+    MOST,
     Created,
     Damaged,
     IllegalEntry,
@@ -49,6 +59,14 @@ _UNSEEN_PER_SECOND: Final = 5
 requests more, in each of so many seconds (contract: Limits).
 """
 
+_DAY: Final = 24 * 3600 * SECOND
+"""How long forgotten tasks are still known by their ids, and how long a doubt stays open."""
+_MARKED_AFTER: Final = 300
+"""Rows and commits after which the log is copied into the main file, and the mark made again."""
+_WAL_HEADER: Final = 32
+_WAL_MAGIC: Final = {0x377F0682: "<", 0x377F0683: ">"}
+"""The magic numbers of a log, and the byte order of its checksums (sqlite's file format, 4.1)."""
+
 _EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
 
 # The table "words" holds the entries; format 1 calls it so.
@@ -67,6 +85,20 @@ CREATE TABLE window (second INTEGER PRIMARY KEY, requests INTEGER NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO facts VALUES ('seq', 0), ('job', 0), ('wrote', 0), ('clean', 1);
 """
+# Made in a journal of version 0.1 as well, which does not look at them.
+_LATER_TABLES: Final = (
+    """CREATE TABLE IF NOT EXISTS results (
+        identity BLOB NOT NULL, folder TEXT NOT NULL, task_id TEXT NOT NULL, files TEXT NOT NULL,
+        PRIMARY KEY (identity, folder)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS keys (
+        identity BLOB PRIMARY KEY, picture TEXT NOT NULL
+    ) WITHOUT ROWID""",
+)
+_OBJECTS: Final = {
+    *(("table", name) for name in ("words", "tasks", "window", "facts", "results", "keys")),
+    *(("index", name) for name in ("words_of_job", "tasks_as", "tasks_at")),
+}
 
 
 @attrs.frozen
@@ -94,11 +126,14 @@ class SqliteJournal:
 
     `state` is the fold of its entries, `seq` the place of the last one, `job` the last number of a
     job, `past` the requests of the former process as (age in microseconds, requests), oldest first.
+    `known_tasks` are the hashes of all task ids that it knew when it was opened, `last_doubt` is
+    when the last creation was sent that stayed in doubt (0: none).
     """
 
     def __init__(self, path: str | os.PathLike[str], now: int, *, make: bool = True) -> None:
         self._lock = threading.Lock()
         self._clean = True
+        self._unmarked = 0
         self.path = _absolute(path)
         with _errors_mapped(self.path):
             if not os.path.lexists(self.path):
@@ -106,17 +141,22 @@ class SqliteJournal:
                     raise JournalError(f"There is no journal {quoted(self.path)}.")
                 _make_file(self.path)
             _check_private(self.path)
+            # Where sqlite looks for the log: it follows links.
+            self._log = f"{os.path.realpath(self.path)}-wal"
+            usable_log = _is_log(self._log)
             self._db = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, check_same_thread=False
             )
             try:
-                self._load(now)
+                self._load(now, usable_log=usable_log)
             except BaseException:
                 self._db.close()
                 raise
 
-    def _load(self, now: int) -> None:
+    def _load(self, now: int, *, usable_log: bool) -> None:
         _lock_file(self._db, self.path)
+        self._check_only_file()
+        self._check_schema()
         problem = self._one("PRAGMA quick_check(1)")
         if problem != "ok":
             raise JournalError(f"The journal {quoted(self.path)} is damaged: {quoted(problem)}.")
@@ -124,13 +164,80 @@ class SqliteJournal:
         facts = self._read_numbers("SELECT name, value FROM facts", str)
         if not facts.keys() >= {"seq", "job", "wrote", "clean"}:
             raise JournalError(f"The journal {quoted(self.path)} is damaged: facts are missing.")
+        if facts.get("in_use") and not facts["clean"] and not usable_log:
+            raise JournalError(
+                f"The journal {quoted(self.path)} was in use and not closed, and its log "
+                f"{quoted(self._log)}, which holds the latest entries, is missing or damaged. Put "
+                "the log back beside it (both files are copied together); without it, paid tasks "
+                f"would be bought again. To begin a new journal, remove {quoted(self.path)}."
+            )
         self.seq, self.job = facts["seq"], max(facts["job"], self.state.last)
         self.past = tuple(self._read_window(now, facts))
+        tasks = self._all("SELECT task_id, created FROM tasks")
+        self.known_tasks = frozenset(hash(task_id) for task_id, _ in tasks if task_id)
+        doubts = [at for task_id, at in tasks if not task_id and isinstance(at, int)]
+        self.last_doubt = max(doubts, default=0)
         with self._transaction():
+            for statement in _LATER_TABLES:
+                self._db.execute(statement)
             self._db.execute("DELETE FROM tasks WHERE created < ?", (now - _KEPT_FOR,))
             # A process that is killed before its first commit leaves this behind.
             self._write_window(self.past, now)
             self._set_fact("clean", 0)
+        self._mark_in_use()
+        self._inodes = [(path, _inode(path)) for path in (self.path, self._log)]
+
+    def _mark_in_use(self) -> None:
+        """Copy the log into the main file with the mark "in use", and take that back in the log.
+
+        A process that is killed in between leaves the mark, and a log that can be read.
+        """
+        self._set_in_use(in_use=True)
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        # It needs no more room than the log has already.
+        self._set_in_use(in_use=False)
+        self._unmarked = 0
+
+    def _check_only_file(self) -> None:
+        """Raise `JournalError` where the file has a second name: its log would be beside another.
+
+        A name that a process left which was killed while it made the journal is removed.
+        """
+        found = Path(self.path).stat()
+        if found.st_nlink < 2:  # noqa: PLR2004 - itself
+            return
+        target = Path(self.path).resolve()
+        for part in target.parent.glob(f"{glob.escape(target.name)}.*.new"):
+            if part.samefile(target):
+                part.unlink()
+        if Path(self.path).stat().st_nlink > 1:
+            raise JournalError(
+                f"The journal {quoted(self.path)} has a second hard link, under which another "
+                "process would miss its latest entries. Remove that, or copy the journal instead."
+            )
+
+    def _check_schema(self) -> None:
+        """Raise `JournalError` for tables, views and triggers that are not the journal's."""
+        self._db.execute("PRAGMA trusted_schema = OFF")
+        for kind, name, sql in self._all("SELECT type, name, sql FROM sqlite_master"):
+            automatic = kind == "index" and sql is None
+            virtual = re.match(r"\s*CREATE\s+VIRTUAL\b", str(sql), re.IGNORECASE)
+            if virtual or not (automatic or (kind, name) in _OBJECTS):
+                raise JournalError(
+                    f"The journal {quoted(self.path)} is damaged: it holds "
+                    f"{quoted(f'{kind} {name}')}, which is not a journal's."
+                )
+
+    def _check_unmoved(self) -> None:
+        """Raise `JournalError` where the file or its log is no longer the one that was opened."""
+        for path, inode in self._inodes:
+            found = _inode(path)
+            if found != inode:
+                what = "was deleted" if found is None else "was replaced"
+                raise JournalError(
+                    f"The journal {quoted(self.path)} cannot be written: {quoted(path)} {what} "
+                    "while it was open. Put it back, or close the client and open it again."
+                )
 
     def _read_state(self) -> JournalState:
         state, seq = JournalState(), cast("object", 0)
@@ -158,7 +265,13 @@ class SqliteJournal:
 
     def _read_numbers(self, query: str, kind: type[_Key]) -> dict[_Key, int]:
         rows = self._all(query)
-        if not all(type(key) is kind and type(value) is int and value >= 0 for key, value in rows):
+        if not all(
+            type(key) is kind
+            and type(value) is int
+            and 0 <= value <= MOST
+            and (not isinstance(key, int) or 0 <= key <= MOST)
+            for key, value in rows
+        ):
             raise JournalError(f"The journal {quoted(self.path)} is damaged: a number is none.")
         return dict(cast("list[tuple[_Key, int]]", rows))
 
@@ -170,14 +283,21 @@ class SqliteJournal:
         Writing a row again changes nothing, so a cancelled caller may repeat its call.
         """
         with self._lock, _errors_mapped(self.path), self._marked_unclean(), self._transaction():
+            self._check_unmoved()
             last = cast("int", self._one("SELECT value FROM facts WHERE name = 'seq'"))
             for row in rows:
                 if row.seq > last:
                     self._write_row(row)
                     last = row.seq
                     self._set_fact("job", row.entry.job, at_least=True)
+                self._unmarked += 1
             self._set_fact("seq", last)
             self._write_window(window, now)
+        self._unmarked += 1
+        if self._unmarked >= _MARKED_AFTER:
+            # It is tried again with the next commit.
+            with self._lock, contextlib.suppress(sqlite3.Error):
+                self._mark_in_use()
 
     def _write_window(self, window: Iterable[tuple[int, int]], now: int) -> None:
         seconds: Counter[int] = Counter()
@@ -190,17 +310,21 @@ class SqliteJournal:
     def _write_row(self, row: Row) -> None:
         snapshot, entry = row.snapshot, row.entry
         if isinstance(entry, Created):
-            values = entry.task_id, snapshot.since
-            self._db.execute("INSERT INTO tasks VALUES (x'', ?, ?)", values)
+            task = entry.task_id, snapshot.since
+            self._db.execute("INSERT INTO tasks VALUES (x'', ?, ?)", task)
         if not snapshot.over:
             self._db.execute("INSERT INTO words VALUES (?, ?, ?, ?, ?)", (row.seq, *encode(entry)))
             return
         self._db.execute("DELETE FROM words WHERE job = ?", (snapshot.job,))
+        stored = snapshot.stored
+        if snapshot.end == "done" and stored.key is not None and stored.digest is not None:
+            picture = bytes.fromhex(stored.identity), stored.digest
+            self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", picture)
         if row.finished:
             self._db.execute(
                 "UPDATE tasks SET identity = ? "
                 "WHERE identity = x'' AND task_id = ? AND created = ?",
-                (bytes.fromhex(snapshot.stored.identity), snapshot.task_id, snapshot.since),
+                (bytes.fromhex(stored.identity), snapshot.task_id, snapshot.since),
             )
         elif snapshot.end == "doubt":
             # A task without a known owner may be this job's.
@@ -210,7 +334,43 @@ class SqliteJournal:
         kept = "max(value, ?)" if at_least else "?"
         self._db.execute(f"UPDATE facts SET value = {kept} WHERE name = ?", (value, name))  # noqa: S608
 
+    def _set_in_use(self, *, in_use: bool) -> None:
+        # Not in the files of version 0.1.
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES ('in_use', ?)", (int(in_use),))
+
+    def save_result(self, identity: str, folder: str, task_id: str, files: Iterable[str]) -> None:
+        """Record durably which `files` of `folder` hold the result of a job."""
+        values = bytes.fromhex(identity), folder, task_id, json.dumps(list(files))
+        with self._lock, _errors_mapped(self.path), self._transaction():
+            self._check_unmoved()
+            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", values)
+
     # Reading.
+
+    def saved_result(self, identity: str, folder: str) -> tuple[str, tuple[str, ...]] | None:
+        """Return the task of a job and its files in `folder`, where its result was saved."""
+        with self._lock, _errors_mapped(self.path):
+            rows = self._all(
+                "SELECT task_id, files FROM results WHERE identity = ? AND folder = ?",
+                bytes.fromhex(identity),
+                folder,
+            )
+        for task_id, text in rows:
+            try:
+                names = cast("object", json.loads(str(text)))
+            except (ValueError, RecursionError):
+                return None
+            if isinstance(names, list) and names:
+                return str(task_id), tuple(str(name) for name in cast("list[object]", names))
+        return None
+
+    def key_picture(self, identity: str) -> str | None:
+        """Return the digest of the picture that a job with a key was done with."""
+        with self._lock, _errors_mapped(self.path):
+            found = self._one(
+                "SELECT picture FROM keys WHERE identity = ?", bytes.fromhex(identity)
+            )
+        return None if found is None else str(found)
 
     def lookup(self, identity: str, since: int) -> str | None:
         """Return the task of the latest finished job of `identity` created since `since`."""
@@ -237,17 +397,36 @@ class SqliteJournal:
         with self._lock, _errors_mapped(self.path), self._transaction():
             self._db.execute("UPDATE tasks SET identity = x'' WHERE task_id = ?", (task_id,))
 
-    def forget(self) -> int:
+    def forget(self, now: int) -> int:
         """Purge the finished jobs, also from the file's free pages.
 
-        Returns how many of them could have been fetched again.
+        Paths and names go at once. Task ids are kept for a day, so that no task of ours is taken
+        for another one. Returns how many jobs could have been fetched again. Raises `JournalError`
+        where a creation of the last day is in doubt and that was not reported yet.
         """
+        doubts = [each for each in self.state.live.values() if each.in_doubt]
+        if recent := [each for each in doubts if each.since > now - _DAY]:
+            raise JournalError(
+                f"The journal {quoted(self.path)} holds {len(recent)} creations in doubt that were "
+                "not reported yet: tasks may exist and be charged. Resume the journal first; a day "
+                "after the creation it can be forgotten all the same."
+            )
         with self._lock, _errors_mapped(self.path):
             with self._transaction():
+                self._check_unmoved()
+                for each in doubts:
+                    self._db.execute("DELETE FROM words WHERE job = ?", (each.job,))
                 gone = cast("int", self._one("SELECT count(*) FROM tasks WHERE identity != x''"))
-                self._db.execute("DELETE FROM tasks")
+                self._db.execute("DELETE FROM tasks WHERE created < ?", (now - _DAY,))
+                self._db.execute("UPDATE tasks SET identity = x''")
+                self._db.execute("DELETE FROM results")
+                self._db.execute("DELETE FROM keys")
+            for each in doubts:
+                self.state.discard(each.job)
             self._db.execute("VACUUM")
+            # Between the two the log is empty, as where the journal is closed.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._mark_in_use()
         return gone
 
     def close(self) -> None:
@@ -288,6 +467,35 @@ class SqliteJournal:
 
 
 # Opening.
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    """Return the device and inode of the file at `path`, None where there is none."""
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_log(path: str) -> bool:
+    """Return whether there is a log of sqlite's at `path`, by the checksum of its header."""
+    try:
+        with Path(path).open("rb") as file:
+            header = file.read(_WAL_HEADER)
+    except FileNotFoundError:
+        return False
+    if len(header) < _WAL_HEADER:
+        return False
+    order = _WAL_MAGIC.get(struct.unpack_from(">I", header)[0])
+    if order is None:
+        return False
+    first = second = 0
+    values = struct.unpack_from(f"{order}6I", header)
+    for one, two in zip(values[::2], values[1::2], strict=True):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + two + first) & 0xFFFFFFFF
+    return (first, second) == struct.unpack_from(">2I", header, 24)
 
 
 def _absolute(path: object) -> str:
@@ -379,6 +587,8 @@ def _lock_file(db: sqlite3.Connection, path: str) -> None:
         )
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    # Done by hand: it would copy the log without the mark.
+    db.execute("PRAGMA wal_autocheckpoint = 0")
     db.execute("PRAGMA secure_delete = ON")
     db.execute("BEGIN IMMEDIATE")
     db.execute("COMMIT")
@@ -394,6 +604,10 @@ def _errors_mapped(path: str) -> Generator[None]:
         raise JournalError(f"The journal {quoted(path)} cannot be opened: {why}.") from exc
     except UnicodeError as exc:
         raise JournalError(f"The journal {quoted(path)} is damaged: it holds no text.") from exc
+    except OverflowError as exc:
+        raise JournalError(
+            f"The journal {quoted(path)} is damaged: a number is too large."
+        ) from exc
     except sqlite3.Error as exc:
         name = getattr(exc, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

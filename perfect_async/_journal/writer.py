@@ -68,6 +68,7 @@ class JournalWriter:
         self._awaited: dict[int, _Pending] = {}
         # By task: the identity of the job and when the task was created.
         self._finished: dict[str, tuple[str, int]] = {}
+        self._known_tasks, self._last_doubt = set(file.known_tasks), file.last_doubt
         self._work = anyio.Event()
         self._failing = self._closed = False
         self._flushed = anyio.Event()
@@ -85,13 +86,15 @@ class JournalWriter:
     async def forget(path: str | os.PathLike[str]) -> int:
         """Purge the finished jobs from the journal at `path`, and return how many they were.
 
-        Raises `JournalError`, also where a client has it open.
+        Task ids are kept for a day. Raises `JournalError`, also where a client has the journal open
+        or a creation of the last day is in doubt and that was not reported yet.
         """
 
         def purge() -> int:
-            file = SqliteJournal(path, time.time_ns() // 1000, make=False)
+            now = time.time_ns() // 1000
+            file = SqliteJournal(path, now, make=False)
             try:
-                return file.forget()
+                return file.forget(now)
             finally:
                 file.close()
 
@@ -109,6 +112,8 @@ class JournalWriter:
         self._apply_pending(entry.job)
         self._seq += 1
         row = Row(self._seq, entry, self.state.receive(entry))
+        if isinstance(entry, Created):
+            self._known_tasks.add(hash(entry.task_id))
         if row.finished:
             snapshot = row.snapshot
             self._finished[str(snapshot.task_id)] = snapshot.stored.identity, snapshot.since
@@ -160,19 +165,30 @@ class JournalWriter:
                 return task_id
         return await self._in_thread(self._file.lookup, identity, since)
 
-    async def task_ids(self, since: int) -> frozenset[str]:
-        """Return every task that was created through this journal since `since`.
+    def knows(self, task_id: str) -> bool:
+        """Return whether a job of this journal has or had this task."""
+        return hash(task_id) in self._known_tasks
 
-        "" is among them if a creation since then stayed in doubt.
+    def in_doubt(self, since: int) -> bool:
+        """Return whether a creation of a former process, sent since `since`, is in doubt."""
+        return self._last_doubt >= since
+
+    async def saved_result(self, identity: str, folder: str) -> tuple[str, tuple[str, ...]] | None:
+        """Return the task of a job and its files in `folder`, where its result was saved."""
+        return await self._in_thread(self._file.saved_result, identity, folder)
+
+    async def save_result(
+        self, identity: str, folder: str, task_id: str, files: Iterable[str]
+    ) -> None:
+        """Record durably which `files` of `folder` hold the result of a job.
+
+        Raises `JournalError`.
         """
-        live = {
-            snapshot.task_id
-            for snapshot in self.state.live.values()
-            if snapshot.task_id is not None
-        }
-        entries = (one.row.entry for one in self._pending)
-        fresh = {entry.task_id for entry in entries if isinstance(entry, Created)}
-        return await self._in_thread(self._file.task_ids, since) | live | fresh
+        await self._in_thread(self._file.save_result, identity, folder, task_id, list(files))
+
+    async def key_picture(self, identity: str) -> str | None:
+        """Return the digest of the picture that a job with a key was done with."""
+        return await self._in_thread(self._file.key_picture, identity)
 
     async def drop(self, task_id: str) -> None:
         """Stop offering the task of a finished job: its results are gone."""

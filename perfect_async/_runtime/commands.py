@@ -1,18 +1,19 @@
 """The scheduler's commands: what each sends over the wire, and the event that comes back.
 
 Registering, uploading and polling are one request each. Creating a task is billed and has no
-idempotency key. With a journal the intent is on the disk before the request is sent, and a creation
-whose answer is lost is settled from the unit history. Only one creation is under way on the key
-then, of whatever feature, since the history's actions need not name one: so the only unknown task
-is the one in doubt, unless other creations of this process are in doubt too.
+idempotency key. With a journal the intent is on the disk before the request is sent. A creation
+whose answer is lost is in doubt: the unit history names the tasks that it may be, and no picture.
+Any of them may be somebody else's, so none is taken. Only where the user says that nobody else
+creates on the key, and the client has a journal, is the only possible task taken. With a journal
+one creation is under way at a time, of whatever feature, so that there are few candidates.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Final
+from weakref import WeakSet
 
 import anyio
 import attrs
@@ -22,6 +23,7 @@ from perfect_async._api import history, tasks
 from perfect_async._api.history import NEAR, HistorySearch, Unresolved
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.clock import Clock
+from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async.errors import (
     BadAnswer,
@@ -32,6 +34,7 @@ from perfect_async.errors import (
     RequestRefused,
     ServiceUnavailable,
     SubmissionInDoubt,
+    quoted,
 )
 from perfect_async.models import FileId
 
@@ -43,8 +46,9 @@ _ANSWER_OVERDUE: Final = 4.0
 """Seconds without an answer after which the history is asked, since the task's lease runs."""
 _LOOK_PAUSES: Final = (0.0, 2.0, 4.0)
 """Seconds before each look into the history: a new task may not be listed yet."""
+_LONGEST_LOOK: Final = 15.0
+"""Seconds for all looks into the history together: other creations wait meanwhile."""
 _MOST_PAGES: Final = 20
-_MOST_REMEMBERED: Final = 10_000
 
 Ask = Callable[[Channel, tasks.Request], Awaitable[tasks.Response]]
 
@@ -86,7 +90,7 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     return event
 
 
-def failure_event(command: ev.Request | ev.Upload, error: Exception) -> ev.Answer:
+def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.Answer:
     """Return the event that `error`, raised by the transport, is for `command`.
 
     The error loses its traceback, whose frames hold pictures. An error of another kind comes from
@@ -123,28 +127,77 @@ class _Flight:
     answered: anyio.Event = attrs.field(factory=anyio.Event)
 
 
-class Submitter:
-    """Creates the tasks of one key and host. `ask` sends a query before any other request."""
+@attrs.frozen
+class _Look:
+    """What the history says about a creation: its task, or why there is none and what it may be."""
 
-    def __init__(self, ask: Ask, clock: Clock) -> None:
+    found: str | Unresolved | PerfectError
+    candidates: tuple[str, ...] = ()
+
+
+class Submitter:
+    """Creates the tasks of one key and host for the clients on `channels`.
+
+    `ask` sends a query before any other request.
+    """
+
+    def __init__(
+        self, ask: Ask, clock: Clock, channels: Collection[Channel], memory: ProcessMemory
+    ) -> None:
         self._ask = ask
         self._clock = clock
+        self._channels = channels
+        self.memory = memory
         # Held by the one creation that is under way or being settled.
         self._turn = anyio.Lock()
-        self._known: OrderedDict[str, None] = OrderedDict()
         self._flights: list[_Flight] = []
+        _submitters.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it serves a client that was not closed."""
+        return bool(self._channels)
 
     def know(self, task_id: str) -> None:
         """Remember a task that belongs to a job of this process, so it is not the one in doubt."""
-        self._known[task_id] = None
-        while len(self._known) > _MOST_REMEMBERED:
-            self._known.popitem(last=False)
+        self.memory.tasks.add(task_id)
+
+    def knows(self, task_id: str) -> bool:
+        """Return whether a job of this process or of an open journal has or had this task."""
+        writers = [channel.journal.writer for channel in list(self._channels)]
+        return task_id in self.memory.tasks or any(writer.knows(task_id) for writer in writers)
+
+    def in_doubt(self, feature: str, since: int, but: _Flight) -> bool:
+        """Return whether another creation of `feature` sent since `since` is in doubt here."""
+        flights = [flight for flight in self._flights if flight is not but]
+        numbers = {flight.number for flight in [*flights, but]}
+        features = {
+            flight.feature
+            for flight in flights
+            if flight.sent >= since and (flight.lost or not flight.answered.is_set())
+        }
+        journals = [channel.journal for channel in list(self._channels)]
+        for journal in journals:
+            features.update(journal.features_in_doubt(since, numbers))
+        return feature in features or any(journal.writer.in_doubt(since) for journal in journals)
+
+    def _is_repeated(self, task_id: str) -> bool:
+        """Return whether the vendor has given this id before, to any client of the process."""
+        return any(
+            other.knows(task_id)
+            for other in _open_submitters()
+            # Two vendors of the user's own making may count alike.
+            if other is self or (other.memory.network and self.memory.network)
+        )
 
     async def create(self, command: ev.Submit, handle: JobHandle) -> ev.Answer:
         """Send the creation of `handle` and return its outcome."""
         if not handle.entry.persistent:
             with self._flight(handle, self._clock.utc()) as flight:
-                return await self._sent(command, handle, flight)
+                event = await self._sent(command, handle, flight)
+                if isinstance(event, ev.NoAnswer):
+                    return await self._settled_event(command, handle, flight, event.error)
+                return event
         began = self._clock.seconds()
         async with self._turn:
             with self._flight(handle, self._clock.utc()) as flight:
@@ -169,7 +222,7 @@ class Submitter:
             flight.answered.set()
             async with self._turn:
                 found = await self._settled(handle, flight, None)
-            flight.lost = _unsettled(found)
+            flight.lost = isinstance(found, PerfectError)
             return found
 
     @contextmanager
@@ -189,7 +242,10 @@ class Submitter:
             ]
 
     async def _certain(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
-        """Send the creation, and ask the history too where the answer is overdue."""
+        """Send the creation, and settle it where no answer comes.
+
+        For the only user of the key the history is asked as soon as the answer is overdue.
+        """
         answers: list[ev.Answer] = []
 
         async def answer() -> None:
@@ -197,23 +253,30 @@ class Submitter:
             group.cancel_scope.cancel()
 
         async def look() -> None:
-            found = await self._look_again(handle, flight, (_ANSWER_OVERDUE, *_LOOK_PAUSES[1:]))
+            pauses = (_ANSWER_OVERDUE, *_LOOK_PAUSES[1:])
+            found = (await self._look_again(handle, flight, pauses)).found
             if isinstance(found, str) and not answers:
                 answers.append(self._found(command, found, flight))
                 group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
             group.start_soon(answer)
-            group.start_soon(look)
+            if handle.channel.sole_user:
+                group.start_soon(look)
         silent = ServiceUnavailable("the transport cancelled the request.")
         event = answers[0] if answers else ev.NoAnswer(command, silent)
         if isinstance(event, ev.NoAnswer):
-            found = await self._settled(handle, flight, event.error)
-            if isinstance(found, str):
-                return self._found(command, found, flight)
-            flight.lost = _unsettled(found)
-            return ev.NoAnswer(command, found)
+            return await self._settled_event(command, handle, flight, event.error)
         return event
+
+    async def _settled_event(
+        self, command: ev.Submit, handle: JobHandle, flight: _Flight, error: PerfectError
+    ) -> ev.Accepted | ev.NoAnswer:
+        found = await self._settled(handle, flight, error)
+        if isinstance(found, str):
+            return self._found(command, found, flight)
+        flight.lost = True
+        return ev.NoAnswer(command, found)
 
     async def _sent(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
         if handle.source is None or handle.spec.job is None:
@@ -228,6 +291,9 @@ class Submitter:
         try:
             response = await channel.transport.call(call, within=channel.timeouts.request)
             event = tasks.read_creation(command, response)
+            if isinstance(event, ev.Accepted) and self._is_repeated(event.task_id):
+                why = f"the answer names {quoted(event.task_id)}, which is another job's task."
+                event = ev.NoAnswer(command, BadAnswer(why))
         except Exception as exc:  # noqa: BLE001 - a transport is the user's
             event = failure_event(command, exc)
         finally:
@@ -247,71 +313,79 @@ class Submitter:
 
     async def _settled(
         self, handle: JobHandle, flight: _Flight, error: PerfectError | None
-    ) -> str | PerfectError:
-        found = await self._look_again(handle, flight, _LOOK_PAUSES)
-        if isinstance(found, str):
-            return found
-        why = "The process ended while it was under way." if error is None else error.message
-        units = handle.spec.units
-        match found:
+    ) -> str | SubmissionInDoubt:
+        """Return the task of a creation whose answer is lost, or the doubt with its candidates."""
+        look = _Look(ServiceUnavailable(f"no answer came within {_LONGEST_LOOK:g} s."))
+        with anyio.move_on_after(_LONGEST_LOOK):
+            look = await self._look_again(handle, flight, _LOOK_PAUSES)
+        match look.found:
+            case str() as task_id:
+                return task_id
             case Unresolved.NOTHING:
-                found_there, units = "the unit history shows no charge for it.", 0.0
+                history = "the unit history shows no charge for it, which proves nothing."
             case Unresolved.AMBIGUOUS:
-                found_there = "the unit history does not tell which task it is, if any."
-            case _:
-                found_there = f"the unit history could not be read: {found.message}"
+                history = "the unit history does not tell which task it is, if any."
+            case failure:
+                history = f"the unit history could not be read: {failure.message}"
+        why = "The process ended while it was under way." if error is None else error.message
         return SubmissionInDoubt(
-            f"The creation's answer never came, and {found_there} {why}",
+            f"The creation's answer never came, and {history} {why}",
             request_id=getattr(error, "request_id", None),
-            units_at_stake=units,
+            units_at_stake=handle.spec.units,
+            candidates=look.candidates,
         )
 
     async def _look_again(
         self, handle: JobHandle, flight: _Flight, pauses: Iterable[float]
-    ) -> str | Unresolved | PerfectError:
+    ) -> _Look:
         """Look after each of `pauses` until something is found: it may be executed late."""
-        found: str | Unresolved | PerfectError = Unresolved.NOTHING
+        look = _Look(Unresolved.NOTHING)
         for pause in pauses:
             await anyio.sleep(pause)
-            found = await self._look(handle, flight)
-            if found is not Unresolved.NOTHING:
+            look = await self._look(handle, flight)
+            if look.found is not Unresolved.NOTHING:
                 break
-        return found
+        return look
 
-    async def _look(self, handle: JobHandle, flight: _Flight) -> str | Unresolved | PerfectError:
+    async def _look(self, handle: JobHandle, flight: _Flight) -> _Look:
         """Return what the history says about the creation of `handle`, tracked by `flight`."""
-        search = HistorySearch(handle.spec.feature, tasks.FEATURES, flight.sent)
-        journal, near = handle.channel.journal, flight.sent - NEAR
-        token: str | None = None
+        feature, near = handle.spec.feature, flight.sent - NEAR
+        search, complete, token = HistorySearch(feature, tasks.FEATURES, flight.sent), False, None
         try:
             for _ in range(_MOST_PAGES):
                 response = await self._ask(handle.channel, history.history(token))
                 rows, following = history.read_history(response)
                 if not search.read(rows) or following in {None, token}:
+                    complete = True
                     break
                 token = following
-            else:
-                return Unresolved.AMBIGUOUS
-            # Other creations whose tasks may be listed as well.
-            others = [other for other in self._flights if other is not flight]
-            in_doubt = journal.features_in_doubt(near, {each.number for each in self._flights})
-            recorded = await journal.writer.task_ids(near)
         except PerfectError as exc:
-            return exc
+            return _Look(exc)
+        submitters = _open_submitters()
 
         def known(task_id: str) -> bool:
-            return task_id in recorded or task_id in self._known
+            return any(submitter.knows(task_id) for submitter in submitters)
 
-        if search.verdict(known) is Unresolved.NOTHING:
-            return Unresolved.NOTHING
-        for other in others:
-            await other.answered.wait()
-        in_doubt += [other.feature for other in others if other.lost and other.sent >= near]
-        if "" in recorded or search.shared(known):
-            return Unresolved.AMBIGUOUS
-        return search.verdict(known, in_doubt)
+        if search.candidates(known):
+            # Their tasks may be listed before their answers come.
+            for other in [other for other in self._flights if other is not flight]:
+                await other.answered.wait()
+        candidates = search.candidates(known)
+        verdict = search.verdict(
+            known,
+            now=self._clock.utc(),
+            others_in_doubt=any(each.in_doubt(feature, near, flight) for each in submitters),
+        )
+        alone = handle.channel.sole_user and handle.entry.persistent and complete
+        if isinstance(verdict, str) and not alone:
+            verdict = Unresolved.AMBIGUOUS
+        return _Look(verdict, candidates)
 
 
-def _unsettled(found: str | PerfectError) -> bool:
-    """Whether a task in the history may still be this one's: not where it lists none at all."""
-    return isinstance(found, PerfectError) and found.units_at_stake > 0
+_submitters: WeakSet[Submitter] = WeakSet()
+"""Those of all drivers of this process, in whatever event loop."""
+
+
+def _open_submitters() -> list[Submitter]:
+    """Return those that serve the open clients of this process."""
+    return [submitter for submitter in list(_submitters) if submitter.is_open]

@@ -14,7 +14,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final, assert_never
+from typing import Final, assert_never, cast
 from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
 
 import anyio
@@ -28,14 +28,16 @@ from perfect_async._log import LOG, type_name
 from perfect_async._runtime import commands
 from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._runtime.commands import Submitter, failure_event
+from perfect_async._runtime.doubts import ProcessMemory, memory_for
 from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._time import NEVER, SECOND, TtlSet
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
-from perfect_async.errors import PerfectError, ServiceUnavailable, twin
+from perfect_async.errors import ClientClosed, PerfectError, ServiceUnavailable, twin
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import Scheduler
 
+_INTERRUPTS: Final = KeyboardInterrupt, SystemExit
 _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
@@ -60,7 +62,13 @@ class Driver:
     one did. Jobs enter through `registry`.
     """
 
-    def __init__(self, scheduler: Scheduler, identity: tuple[str, str], clock: Clock) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        identity: tuple[str, str],
+        clock: Clock,
+        memory: ProcessMemory,
+    ) -> None:
         self.scheduler = scheduler
         self.identity = identity
         self.clock = clock
@@ -75,7 +83,8 @@ class Driver:
         self._channels: set[Channel] = set()
         self._started = anyio.Event()
         self._over = anyio.Event()
-        submitter = Submitter(partial(self.ask, urgent=True, lasting=True), clock)
+        ask = partial(self.ask, urgent=True, lasting=True)
+        submitter = Submitter(ask, clock, self._channels, memory)
         self.submitter = submitter
         self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
         self._early = TtlSet(_EARLY_FOR)
@@ -111,9 +120,11 @@ class Driver:
 
     @property
     def ending(self) -> bool:
-        """Whether the host task is being stopped, from outside or by a failure in it."""
+        """Whether the host task is being stopped: from outside, by a failure or with its loop."""
         group = self._group
-        return group is None or group.cancel_scope.cancel_called or self._scope.cancel_called
+        if group is None or not self._loop.is_running():
+            return True
+        return group.cancel_scope.cancel_called or self._scope.cancel_called
 
     async def _run(self) -> None:
         try:
@@ -123,7 +134,7 @@ class Driver:
                     with self._noting_failure():
                         await self._perform_commands()
         except BaseException as exc:
-            self.failure = self.failure or exc
+            self.failure = self.failure or _only(exc)
             if not isinstance(exc, asyncio.CancelledError):
                 # No traceback: it may hold secrets. The waiters get the error as their cause.
                 LOG.error(
@@ -156,10 +167,15 @@ class Driver:
     # What clients call.
 
     async def join(
-        self, transport: VendorTransport, timeouts: Timeouts, journal: JobJournal
+        self,
+        transport: VendorTransport,
+        timeouts: Timeouts,
+        journal: JobJournal,
+        *,
+        sole_user: bool = False,
     ) -> Channel:
         """Return a channel for one more client; the first client starts the host task."""
-        channel = Channel(next(self._numbers), transport, timeouts, journal)
+        channel = Channel(next(self._numbers), transport, timeouts, journal, sole_user)
         self._channels.add(channel)
         self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
@@ -210,11 +226,14 @@ class Driver:
     async def _run_background(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         try:
             await work()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             # Code of the user's that cancels itself does not end the driver.
             if self.ending:
                 raise
-        except Exception as exc:  # noqa: BLE001 - nor does an error in it
+        except _INTERRUPTS:
+            # asyncio ends the whole loop for these.
+            raise
+        except BaseException as exc:  # noqa: BLE001 - an error of the user's ends nothing either
             LOG.error("Background work of the driver failed: %s.", type_name(exc))
 
     def open_limit(self, units: float) -> int:
@@ -352,13 +371,18 @@ class Driver:
     ) -> None:
         try:
             event = await work()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             if self.ending:
                 raise
             # Something inside the transport was cancelled: the answer is lost.
             event = ev.NoAnswer(command, ServiceUnavailable("the transport cancelled the request."))
-        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+        except BaseException as exc:
+            # The transport is the user's, and so is the picture of an upload. asyncio ends the
+            # whole loop for an interrupt, but reading a picture is never what was interrupted.
+            if isinstance(exc, _INTERRUPTS) and not isinstance(command, ev.Upload):
+                raise
             event = failure_event(command, exc)
+        self._note_failure(command, event)
         if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
             handle = self.registry.get(command.ref)
             if handle is not None:
@@ -370,6 +394,19 @@ class Driver:
                 self.receive(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
             self._warn()
+
+    def _note_failure(self, command: ev.Request | ev.Upload, event: ev.Answer) -> None:
+        """Remember why the last request failed; an answer of the vendor's ends that."""
+        failure: PerfectError | None = None
+        if isinstance(event, ev.NoAnswer | ev.NotSent):
+            failure = event.error
+            if isinstance(failure, ClientClosed):
+                # It was not sent, since nobody waits for it.
+                return
+        numbers = command.refs if isinstance(command, ev.Register) else (command.ref,)
+        for handle in map(self.registry.get, numbers):
+            if handle is not None:
+                handle.last_failure = handle.channel.last_failure = failure
 
     def _warn(self) -> None:
         """Warn that somebody else uses the key, once in five minutes."""
@@ -396,6 +433,16 @@ class Driver:
             self._queries.pop(command.ref, None)
             query.done.set()
         return event
+
+
+def _only(error: BaseException) -> BaseException:
+    """Return what a group consists of where that is one kind of error, else the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        found = [_only(each) for each in group.exceptions]
+        if len({type(each) for each in found}) == 1:
+            return found[0]
+    return error
 
 
 # Which driver serves a key.
@@ -464,5 +511,6 @@ def driver_for(
     if past:
         scheduler.remember(past)
     formers[identity] = _Former(scheduler, now, reference)
-    driver = _drivers[(*identity, id(loop))] = Driver(scheduler, identity, clock)
+    memory = memory_for(identity, transport)
+    driver = _drivers[(*identity, id(loop))] = Driver(scheduler, identity, clock, memory)
     return driver

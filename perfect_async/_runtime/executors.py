@@ -50,6 +50,10 @@ class Executor(Protocol):
         """
         ...
 
+    def check_process(self) -> None:
+        """Raise `ConfigurationError` in another process than its own."""
+        ...
+
     async def call(
         self, work: Callable[[], Awaitable[T]], otherwise: Callable[[T], object] | None = None
     ) -> T:
@@ -66,7 +70,10 @@ class Executor(Protocol):
         ...
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Call `question` there and return its value; blocks until then."""
+        """Call `question` there and return its value; blocks until then.
+
+        Raises as `check_process` does.
+        """
         ...
 
 
@@ -85,14 +92,16 @@ class LoopExecutor:
 
     def check(self) -> None:
         """Raise `ConfigurationError` in another loop or process."""
-        if self._place is None:
-            return
-        loop, process = self._place
-        _check_process(process)
-        if running_loop() is not loop:
+        self.check_process()
+        if self._place is not None and running_loop() is not self._place[0]:
             raise ConfigurationError(
                 "This client was opened in another event loop: open one in each."
             )
+
+    def check_process(self) -> None:
+        """Raise `ConfigurationError` in another process."""
+        if self._place is not None:
+            _check_process(self._place[1])
 
     async def call(
         self,
@@ -108,6 +117,7 @@ class LoopExecutor:
 
     def ask(self, question: Callable[[], T]) -> T:
         """Call `question`."""
+        self.check_process()
         return question()
 
 
@@ -142,6 +152,10 @@ class ThreadExecutor:
 
     def check(self) -> None:
         """Raise `ConfigurationError` in another process."""
+        self.check_process()
+
+    def check_process(self) -> None:
+        """Raise `ConfigurationError` in another process."""
         if self._thread is not None:
             _check_process(self._thread.process)
 
@@ -157,18 +171,26 @@ class ThreadExecutor:
             return await work()
         call = _Call(work)
         thread.submit(call)
-        try:
-            await future_done(call.future)
-        except BaseException:
-            thread.soon(call.cancel)
+        cancelled: BaseException | None = None
+        while not call.future.done():
             try:
-                # Wait for the work to unwind, as for work in one's own loop.
-                with anyio.CancelScope(shield=True):
+                # After a cancellation the work is unwinding, as work in one's own loop would.
+                with anyio.CancelScope(shield=cancelled is not None):
                     await future_done(call.future)
+            except asyncio.CancelledError as exc:
+                cancelled = cancelled or exc
+                thread.soon(call.cancel)
+            except BaseException:
+                # The caller's coroutine is closed: nobody can wait.
+                thread.soon(call.cancel)
+                raise
+        if cancelled is not None:
+            if otherwise is not None:
+                _pass_on(otherwise, call.future)
+            try:
+                raise cancelled
             finally:
-                if otherwise is not None:
-                    call.future.add_done_callback(partial(_pass_on, otherwise))
-            raise
+                del cancelled, call
         try:
             return call.future.result()
         finally:
@@ -182,8 +204,9 @@ class ThreadExecutor:
 
     def ask(self, question: Callable[[], T]) -> T:
         """Call `question` in the thread, which takes one turn of its loop."""
+        self.check_process()
         thread = self._thread
-        if thread is None or thread.is_current or thread.process != os.getpid():
+        if thread is None or thread.is_current:
             return question()
 
         async def work() -> T:
@@ -223,11 +246,10 @@ class _Call(Generic[T]):
                 # The thread ends, which fails the call.
                 raise
             self.future.cancel()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - the caller raises it
+            # Also an interrupt: in the thread it would end the tasks of other clients.
             self._task = None
             self.future.set_exception(exc)
-            if not isinstance(exc, Exception):
-                raise
         else:
             self._task = None
             self.future.set_result(value)

@@ -27,14 +27,20 @@ _MOST_NAMED: Final = 20
 """Tasks that the warning of a client that closes names; it counts the others."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Channel:
-    """The transport and the journal of one client, known to the scheduler by `number`."""
+    """The transport and the journal of one client, known to the scheduler by `number`.
+
+    `sole_user`: nobody else creates tasks on the key, as the client's user says. `last_failure` is
+    why its last request failed, None where it did not.
+    """
 
     number: int
     transport: VendorTransport
     timeouts: Timeouts
     journal: JobJournal
+    sole_user: bool = False
+    last_failure: PerfectError | None = attrs.field(default=None, repr=False)
 
 
 @attrs.define(eq=False)
@@ -61,6 +67,7 @@ class JobHandle:
     wanted: bool = True
     ending: ev.Succeeded | PerfectError | None = None
     units: float = 0.0
+    last_failure: PerfectError | None = attrs.field(default=None, repr=False)
     leader: JobHandle | None = attrs.field(default=None, repr=False)
     followers: list[JobHandle] = attrs.field(factory=list["JobHandle"], repr=False)
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
@@ -84,6 +91,11 @@ class JobHandle:
     def awaited(self) -> bool:
         """Whether somebody waits for this job or for an equal one."""
         return any(one.wanted for one in (self, *self.followers))
+
+    @property
+    def failure(self) -> PerfectError | None:
+        """Why its last request failed, or the last one of its client; None where it did not."""
+        return (self.leader or self).last_failure or self.channel.last_failure
 
     def needs(self, task_id: str, file: FileId | None) -> bool:
         """Whether the job uses this task, or this file at the vendor."""

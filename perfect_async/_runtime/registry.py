@@ -103,7 +103,7 @@ class JobRegistry:
             spec.units,
             uploads=spec.picture is not None,
             channel=channel.number,
-            spending_limits=spec.options.unit_limits,
+            spending_limits=spec.options.spending_limits,
             alone=self.alone,
         )
         self._tell(handle, wanted)
@@ -146,6 +146,19 @@ class JobRegistry:
         handle = self._handle(channel, spec, entry)
         self._tell(handle, ev.Forgone(handle.ref, error, channel.number))
         return handle
+
+    def in_doubt(self, channel: Channel, spec: JobSpec) -> JobHandle | None:
+        """Return the handle of a job that equals one in doubt: with that doubt, and not created."""
+        error = self._submitter.memory.doubts.find(spec)
+        if error is None:
+            return None
+        handle = self._handle(channel, spec, unrecorded())
+        handle.end(error, 0.0, self._clock.seconds())
+        return handle
+
+    def consent(self, spec: JobSpec) -> None:
+        """Forget the doubt of a job: its caller agrees to a second charge."""
+        self._submitter.memory.doubts.discard(spec)
 
     async def _settle_doubt(self, handle: JobHandle, sent: int) -> None:
         found = await self._submitter.settle(handle, sent)
@@ -231,6 +244,11 @@ class JobRegistry:
     def _end(self, handle: JobHandle, ending: ev.Succeeded | PerfectError, units: float) -> None:
         if self._equal.get((handle.channel.number, handle.spec.identity)) is handle:
             del self._equal[handle.channel.number, handle.spec.identity]
+        doubts = self._submitter.memory.doubts
+        if isinstance(ending, SubmissionInDoubt):
+            doubts.add(handle.spec, ending)
+        elif isinstance(ending, ev.Succeeded):
+            doubts.discard(handle.spec)
         handle.end(ending, units, self._clock.seconds())
 
 
@@ -244,11 +262,9 @@ def _end_kind(ending: ev.Succeeded | PerfectError, *, closing: bool) -> EndKind 
             return None
         case ClientClosed():
             return "unsent"
-        case SubmissionInDoubt() if ending.units_at_stake:
+        case SubmissionInDoubt():
             return "doubt"
         case TaskExpired() | TaskTimedOut() | TaskAbandoned():
             return "lost"
         case _:
-            # Also a creation without an answer of which the history shows nothing: a task that
-            # turns up later cannot be its own, and only the caller's consent creates it again.
             return "failed"

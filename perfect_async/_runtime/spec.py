@@ -26,36 +26,36 @@ class JobOptions:
     """The options of a caller for a job.
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
-    they are saved. `unit_limits`: the numbers of the spending limits that the job counts against.
+    they are saved. `spending_limits`: the numbers of the limits that the job counts against.
+    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt.
     """
 
     save_to: str | None = None
     delete: bool = False
-    unit_limits: tuple[int, ...] = ()
+    spending_limits: tuple[int, ...] = ()
+    buy_in_doubt: bool = False
 
 
 PLAIN: Final = JobOptions()
 
-# Query names that sign a URL for a while (S3 and its likes, CloudFront, Azure): they change with
-# each signing, the picture does not. A plain `token` or `hash` is none of them: it may be all that
-# tells two people's pictures apart, and taking one for the other is worse than paying twice.
+# Query names that sign a URL for a while (S3 and its likes, CloudFront; Azure has `sv` and `sig`).
+# A plain `token` or `hash` is none of them: it is the same each time.
 _SIGNING: Final = re.compile(
     r"x-(?:amz|goog|oss|cos|ms|obs)-.*|signature|expires|policy|key-pair-id|"
     r"(?:aws|oss)?accesskeyid|googleaccessid",
     re.IGNORECASE,
 )
-_AZURE: Final = re.compile(
-    "s[vsrpteik]|srt|spr|sig|sip|sdd|ses|sk(?:oid|tid|[tesv])|s[acu]oid|scid"
-)
+_AZURE: Final = {"sv", "sig"}
 
 
 @attrs.frozen
 class JobSpec:
     """One prepared job.
 
-    `job` is None for a task that is known by its id alone. `stem` and `identity` name its results;
-    `sure`: whether equal identities are equal jobs. `picture` is to be uploaded; `source` is sent
-    where nothing is uploaded.
+    `job` is None for a task that is known by its id alone. `sure`: whether equal identities are
+    equal jobs. `picture` is to be uploaded; `source` is sent where nothing is uploaded. `stem` and
+    `file_identity` name its results. `origin` tells its picture from others: the digest, a file id
+    or a URL that is not signed.
     """
 
     feature: str
@@ -69,14 +69,27 @@ class JobSpec:
     picture: ImageFile | None = None
     source: FileId | str | None = attrs.field(default=None, repr=False)
     options: JobOptions = PLAIN
+    origin: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def file_identity(self) -> str:
+        """The identity for file names: another one for each picture, even if the key is equal."""
+        if self.job is None or self.job.key is None:
+            return self.identity
+        return _digest(["file", self.identity, sorted(parameters(self.job)), self.origin])
 
     @classmethod
     def of(cls, job: Job, picture: ImageFile | None, options: JobOptions) -> JobSpec:
         """Prepare `job`, whose picture was inspected. Raises `JobRefused`."""
         source: FileId | str | None = None
-        if picture is None:
-            given = job.source
-            source = given if isinstance(given, FileId) else picture_url(str(given))
+        origin = None
+        if picture is not None:
+            origin = picture.digest
+        elif isinstance(job.source, FileId):
+            source, origin = job.source, job.source.value
+        else:
+            source = picture_url(str(job.source))
+            origin = None if is_signed(job.source) else source
         return cls(
             job.feature,
             float(job.units),
@@ -89,6 +102,7 @@ class JobSpec:
             picture,
             source,
             options,
+            origin,
         )
 
     @classmethod
@@ -98,7 +112,7 @@ class JobSpec:
 
     @classmethod
     def restored(
-        cls, order: StoredJob, file_id: str | None, unit_limits: tuple[int, ...]
+        cls, order: StoredJob, file_id: str | None, spending_limits: tuple[int, ...]
     ) -> JobSpec:
         """Prepare a job of a former process from its journal.
 
@@ -118,7 +132,8 @@ class JobSpec:
             job,
             order.sure,
             source=order.place if order.kind == "url" else source,
-            options=JobOptions(order.save_to, order.delete, unit_limits),
+            options=JobOptions(order.save_to, order.delete, spending_limits),
+            origin=order.place if order.digest is None else order.digest,
         )
 
     @property
@@ -192,7 +207,7 @@ def is_signed(source: Source) -> bool:
         return False
     query = source.strip().partition("#")[0].partition("?")[2]
     keys = {pair.partition("=")[0] for pair in query.split("&")}
-    return any(_SIGNING.fullmatch(key) for key in keys) or {"sv", "sig"} <= keys
+    return any(_SIGNING.fullmatch(key) for key in keys) or keys >= _AZURE
 
 
 def identity(job: Job, digest: str | None) -> str:
@@ -200,20 +215,23 @@ def identity(job: Job, digest: str | None) -> str:
 
     It covers the user's `key` and the feature, if there is a key; else the feature, its parameters
     and the picture: the `digest` of its bytes, its URL or its file id. The signature of a signed
-    URL is left out, since it changes each time; the rest of the query stays, since it may tell
-    pictures apart. Stable between versions: file names and journals hold it.
+    URL is part of it: two signatures may lead to two pictures. Stable between versions: file names
+    and journals hold it.
     """
     parts: list[object]
     if job.key is not None:
         parts = ["key", job.feature, job.key]
     else:
         parts = ["job", job.feature, sorted(parameters(job)), *_origin(job.source, digest)]
-    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
+    return _digest(parts)
 
 
 def task_identity(feature: type[Job], task_id: str) -> str:
     """Return the identity of a job of which only the task is known, in the form of `identity`."""
-    parts = ["task", feature.feature, task_id]
+    return _digest(["task", feature.feature, task_id])
+
+
+def _digest(parts: list[object]) -> str:
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
@@ -234,7 +252,7 @@ def _origin(source: Source, digest: str | None) -> tuple[str, str]:
         case FileId(value):
             return "file", value
         case str() if names.is_url(source):
-            return "url", _unsigned(source)
+            return "url", _normalised(source)
         case _ if digest is not None:
             return "digest", digest
         case _:
@@ -243,14 +261,8 @@ def _origin(source: Source, digest: str | None) -> tuple[str, str]:
             )
 
 
-def _unsigned(url: str) -> str:
-    """Return `url` without its fragment and without the parameters that sign it."""
+def _normalised(url: str) -> str:
+    """Return `url` without its fragment, which is not sent, and without empty parameters."""
     address, _, query = url.strip().partition("#")[0].partition("?")
-    pairs = [(pair.partition("=")[0], pair) for pair in query.split("&") if pair]
-    azure = {"sv", "sig"} <= {name for name, _ in pairs}  # both in every shared access signature
-    kept = [
-        pair
-        for name, pair in pairs
-        if not _SIGNING.fullmatch(name) and not (azure and _AZURE.fullmatch(name))
-    ]
-    return "?".join([address, "&".join(kept)]) if kept else address
+    kept = "&".join(pair for pair in query.split("&") if pair)
+    return f"{address}?{kept}" if kept else address

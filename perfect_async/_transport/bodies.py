@@ -57,7 +57,8 @@ class UploadBody:
         if sent != length:
             self.failure = PictureRefused(
                 f"the picture has other than the {length} bytes of its registration: "
-                "it changed meanwhile."
+                "it changed meanwhile.",
+                passing=True,
             )
             raise self.failure
 
@@ -89,20 +90,41 @@ def upload_headers(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return granted
 
 
-async def decoded(raw: AsyncIterator[bytes], encoding: str, limit: int) -> AsyncGenerator[bytes]:
+async def decoded(
+    raw: AsyncIterator[bytes], encoding: str, limit: int, announced: int | None = None
+) -> AsyncGenerator[bytes]:
     """Yield the bytes of `raw` without their `Content-Encoding`, inflated step by step.
+
+    Raises `ServiceUnavailable` if `raw` has other than the `announced` number of bytes.
 
     Raises `BadAnswer` beyond `limit` decoded bytes, for data that end early or are not what
     `encoding` says, and for any encoding but a single gzip or deflate.
     """
     total = 0
-    async with _Closing(raw), _Closing(_decoder(raw, encoding)) as pieces:
+    whole = raw if announced is None else _counted(raw, announced)
+    async with _Closing(raw), _Closing(whole), _Closing(_decoder(whole, encoding)) as pieces:
         async for piece in pieces:
             total += len(piece)
             if total > limit:
                 raise BadAnswer(f"an answer of the vendor is larger than {limit} bytes.")
             if piece:
                 yield piece
+
+
+async def _counted(raw: AsyncIterator[bytes], announced: int) -> AsyncGenerator[bytes]:
+    """Yield the bytes of `raw`. Raises `ServiceUnavailable` if they are not `announced` ones."""
+    received = 0
+    async for chunk in raw:
+        received += len(chunk)
+        if received > announced:
+            break
+        yield chunk
+    if received != announced:
+        few = "fewer" if received < announced else "more"
+        raise ServiceUnavailable(
+            f"the vendor's storage sent {few} bytes than it announced ({announced}); "
+            "they were not used."
+        )
 
 
 def _decoder(raw: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:

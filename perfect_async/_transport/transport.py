@@ -11,12 +11,20 @@ headers of answers at DEBUG, and "hpack" (for HTTP/2, on a transport that the us
 only, and leave the proxies of the environment to us. So the client stays, and a filter on these
 loggers drops records while a request of ours is being sent or read, which a context variable shows.
 The application's own use of httpx, in other tasks or between two steps of ours, is logged as usual.
+
+An answer does not name the request that it answers; on a connection that is kept alive, only the
+order tells. So an answer too many (a proxy that passes on a late answer after its own 502, or sends
+one twice) would be taken for that of the next request: another person's picture. A connection is
+therefore closed after an answer other than 2xx, after one that could not be read, and when bytes
+follow an answer. httpcore closes one on which bytes arrive while it is idle. An answer that arrives
+even later, together with the next request's, is known by an `x-request-id` that came before.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -35,6 +43,7 @@ import httpx
 
 from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import followed
+from perfect_async._time import SECOND, TtlSet
 from perfect_async._transport.bodies import UploadBody, decoded, storage_error, upload_headers
 from perfect_async.errors import (
     ApiError,
@@ -64,10 +73,17 @@ _PARALLEL_GIVEN: Final = 6
 # Storage writes some 1 KB of XML into a refusal.
 _LONGEST_REFUSAL: Final = 64 * 1024
 _LARGEST_PICTURE: Final = 64 * 1024 * 1024
+# Surplus answers come within seconds; ids are remembered for longer than any request may take.
+_ANSWER_REMEMBERED: Final = 600 * SECOND
+_REQUEST_ID: Final = re.compile(r"[0-9]{12,20}")
+# From httpx's response to httpcore's connection there are five steps.
+_MOST_WRAPPERS: Final = 10
+_WRAPPED: Final = ("_stream", "_httpcore_stream", "_connection")
 # How long the closing of a connection may take, shielded from cancellation.
 _GRACE: Final = 2.0
 
 _STORAGE: Final = "the vendor's storage"
+_LAST_PORT: Final = 65535
 
 # One by one: a filter on "httpcore" would not see the records of its children.
 _LOGGERS: Final = (
@@ -159,6 +175,7 @@ class VendorTransport:
         silence_loggers()
         _network_errors()
         self._api, self._bulk = _clients(timeouts, transport)
+        self._answers = _AnswerIds()
 
     def __repr__(self) -> str:
         return f"<Transport to {self._base_url}>"
@@ -196,7 +213,7 @@ class VendorTransport:
         if isinstance(status, ApiError):
             raise status
         if not 200 <= status < 300:  # noqa: PLR2004 -- the 2xx class
-            raise storage_error("upload", status)
+            raise _refusal("upload", status)
 
     def download(
         self, url: str, *, limit: int = _LARGEST_PICTURE
@@ -222,11 +239,12 @@ class VendorTransport:
                 raise response
             try:
                 if response.status_code != HTTPStatus.OK:
-                    raise storage_error("download", response.status_code)
-                async with aclosing(_pieces(response, limit, deadline)) as pieces:
+                    raise _refusal("download", response.status_code)
+                announced = _announced_length(response)
+                async with aclosing(_pieces(response, limit, deadline, announced)) as pieces:
                     yield pieces
             finally:
-                await _close(response)
+                await _release(response, reusable=response.is_success)
 
     async def _exchange(self, call: Request) -> Response:
         url = self._base_url + call.path
@@ -235,16 +253,23 @@ class VendorTransport:
         headers = self._headers if call.content is None else self._json_headers
         request = httpx.Request(call.method, _parsed(url), headers=headers, content=call.content)
         response = await self._api.send(request, stream=True)
+        reusable = False
         try:
             async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
                 content = b"".join([piece async for piece in pieces])
+            request_id = response.headers.get("x-request-id")
+            if self._answers.is_repeated(request_id, anyio.current_time()):
+                raise ServiceUnavailable(
+                    "an answer came a second time, for another request; it was not believed.",
+                    request_id=request_id,
+                )
+            reusable = response.is_success and _is_object(content)
         finally:
-            await _close(response)
+            await _release(response, reusable=reusable)
+        if response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            raise _proxy_refuses(response.status_code)
         return Response(
-            response.status_code,
-            content,
-            response.headers.get("x-request-id"),
-            response.headers.get("retry-after"),
+            response.status_code, content, request_id, response.headers.get("retry-after")
         )
 
     async def _put(self, grant: FileGrant, body: UploadBody) -> int:
@@ -305,6 +330,7 @@ def _clients(
     if transport is not None:
         client = httpx.AsyncClient(transport=transport, timeout=timeout, cookies=_NoCookies())
         return client, client
+    _check_proxies()
     try:
         verify = httpx.create_ssl_context()
         # No bound on connections: the request limit bounds the API's, `bulk` the others.
@@ -314,12 +340,85 @@ def _clients(
             for _ in range(2)
         )
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
-        problem = type(error).__name__
+        problem = error.with_traceback(None)
     else:
         return first, second
-    # Neither the settings nor the cause are shown: a proxy's URL may hold a password.
-    raise ConfigurationError(
-        f"the proxy or certificate settings in the environment cannot be used ({problem})."
+    raise _environment_error(problem)
+
+
+def _proxy_settings() -> dict[str, str]:
+    """Return the variables that name proxies; lower case wins, as everywhere."""
+    spelled = (
+        next((name for name in (base, base.upper()) if os.environ.get(name)), None)
+        for base in ("https_proxy", "http_proxy", "all_proxy")
+    )
+    return {name: os.environ[name] for name in spelled if name is not None}
+
+
+def _proxy_url(value: str) -> httpx.URL | None:
+    """Return the URL of a proxy, None where it is none."""
+    try:
+        url = httpx.URL(value if "://" in value else f"http://{value}")
+        httpx.Proxy(url)
+    except (ValueError, httpx.InvalidURL):
+        return None
+    return url if url.host and (url.port is None or 1 <= url.port <= _LAST_PORT) else None
+
+
+def _check_proxies() -> None:
+    """Raise `ConfigurationError` for a variable that names no proxy; its value may be secret."""
+    for name, value in _proxy_settings().items():
+        if _proxy_url(value) is None:
+            raise ConfigurationError(
+                f"the environment variable {name} is not the URL of a proxy "
+                "(scheme, host, and a port from 1 to 65535)."
+            )
+
+
+def _environment_error(error: Exception) -> ConfigurationError:
+    """Return the error that names the variable of the environment that httpx could not use.
+
+    Values are not shown, nor is the cause: they may hold a password.
+    """
+    problem = type(error).__name__
+    if isinstance(error, ImportError):
+        socks = [name for name, value in _proxy_settings().items() if value.startswith("socks")]
+        return ConfigurationError(
+            f"the environment variable {', '.join(socks)} names a SOCKS proxy, which needs "
+            'more packages: pip install "httpx[socks]".'
+        )
+    if isinstance(error, OSError):
+        found = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+        whose = " and ".join(found) or "this system"
+        return ConfigurationError(f"the certificates of {whose} cannot be used ({problem}).")
+    name = next((name for name in ("no_proxy", "NO_PROXY") if os.environ.get(name)), "NO_PROXY")
+    return ConfigurationError(
+        f"the environment variable {name} cannot be used ({problem}): it lists names and "
+        "addresses, IPv6 ones without brackets, port or length."
+    )
+
+
+def _refusal(what: str, status: int) -> ApiError:
+    """Return the error for a status of the storage, or of a proxy in front of it."""
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return _proxy_refuses(status)
+    return storage_error(what, status)
+
+
+def _proxy_refuses(status: int) -> ServiceUnavailable:
+    """Return the error for a proxy that forwards nothing, with its host and port."""
+    urls = filter(None, (_proxy_url(value) for value in _proxy_settings().values()))
+    names = [url.host if url.port is None else f"{url.host}:{url.port}" for url in urls]
+    proxy = f"the proxy {quoted(names[0], 100)}" if names else "the proxy"
+    wants = (
+        " (it wants other credentials)"
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
+        else ""
+    )
+    return ServiceUnavailable(
+        f"{proxy} did not forward the request: HTTP {status}{wants}.",
+        status=status,
+        never_sent=True,
     )
 
 
@@ -351,6 +450,8 @@ def _mapped(error: Exception, whom: str) -> ApiError:
     reason = f"{type(error).__name__}{_reason(error)}"
     if isinstance(error, _UNREADABLE):
         return BadAnswer(f"what {whom} answered cannot be read ({reason}).")
+    if isinstance(error, httpx.ProxyError) and (found := re.match("[1-5][0-9]{2}", str(error))):
+        return _proxy_refuses(int(found[0]))
     if isinstance(error, _network_errors()[0]):
         return ServiceUnavailable(f"{whom} could not be reached ({reason}).", never_sent=True)
     return ServiceUnavailable(f"no answer came from {whom} ({reason}).")
@@ -378,6 +479,88 @@ def _reason(error: BaseException) -> str:
     return ""
 
 
+def _is_object(content: bytes) -> bool:
+    """Return whether the answer looks whole: a JSON object from its first brace to its last."""
+    whole = content.strip()
+    return whole.startswith(b"{") and whole.endswith(b"}")
+
+
+class _AnswerIds:
+    """The ids of the answers that came, to know one that comes again.
+
+    The vendor gives every answer an `x-request-id` of its own, a long number (contract: Base URL
+    and headers). A server that begins with one id for all answers, as tests may, has no ids.
+    """
+
+    def __init__(self) -> None:
+        self._seen = TtlSet(_ANSWER_REMEMBERED)
+        self._are_unique: bool | None = None
+
+    def is_repeated(self, request_id: str | None, now: float) -> bool:
+        """Return whether an answer with `request_id` came before, and remember it."""
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            return False
+        at = round(now * SECOND)
+        repeated = self._seen.holds(request_id, at)
+        if self._are_unique is None and len(self._seen):
+            self._are_unique = not repeated
+        self._seen.add(request_id, at)
+        return repeated and self._are_unique is True
+
+
+def _announced_length(response: httpx.Response) -> int | None:
+    """Return the announced length of a body, None where another framing tells its end.
+
+    Raises `ServiceUnavailable` if nothing does: an HTTP/1 body without length and chunks ends with
+    its connection, and then nobody knows whether it was cut short. Transports without a connection
+    (`network_stream`) hand over whole bodies.
+    """
+    length = response.headers.get("content-length", "")
+    if response.headers.get("transfer-encoding") is None and re.fullmatch("[0-9]{1,15}", length):
+        return int(length)
+    framed = "transfer-encoding" in response.headers or not _is_http1(response)
+    if not framed:
+        raise ServiceUnavailable(
+            "the vendor's storage does not announce where the picture ends (no length, and the "
+            "connection was closed): it may be cut short, so it was not used."
+        )
+    return None
+
+
+def _is_http1(response: httpx.Response) -> bool:
+    """Return whether `response` came over a connection of HTTP/1, which serves one at a time."""
+    version = response.extensions.get("http_version")
+    return version in {b"HTTP/1.0", b"HTTP/1.1"} and "network_stream" in response.extensions
+
+
+async def _release(response: httpx.Response, *, reusable: bool) -> None:
+    """Close `response`, and its connection unless the next answer on it is the next request's."""
+    if _is_http1(response) and not (reusable and not _has_surplus(response)):
+        # The pool finds the connection closed, and opens another one. On HTTP/2, which numbers its
+        # answers, other requests go on.
+        with anyio.move_on_after(_GRACE, shield=True), quiet(), suppress(*_network_errors()[1]):
+            await response.extensions["network_stream"].aclose()
+    await _close(response)
+
+
+def _has_surplus(response: httpx.Response) -> bool:
+    """Return whether bytes follow the answer on its connection.
+
+    Only h11, inside of httpcore's connection, knows them. Where it is not found in the streams of
+    the response, nothing is known, and the other defences remain.
+    """
+    inner: object = response.stream
+    for _ in range(_MOST_WRAPPERS):
+        h11_connection = getattr(inner, "_h11_state", None)
+        if h11_connection is not None:
+            return bool(h11_connection.trailing_data[0])
+        inner = next(
+            filter(None, (getattr(inner, name, None) for name in _WRAPPED)),
+            None,
+        )
+    return False
+
+
 async def _close(thing: httpx.Response | httpx.AsyncClient) -> None:
     """Close `thing` in bounded time, also when cancelled; errors of the closing change nothing."""
     with anyio.move_on_after(_GRACE, shield=True), quiet(), suppress(*_network_errors()[1]):
@@ -395,12 +578,14 @@ async def _drain(response: httpx.Response) -> None:
                 async for _ in pieces:
                     pass
     finally:
-        await _close(response)
+        await _release(response, reusable=response.is_success)
 
 
-async def _pieces(response: httpx.Response, limit: int, deadline: float) -> AsyncGenerator[bytes]:
+async def _pieces(
+    response: httpx.Response, limit: int, deadline: float, announced: int | None
+) -> AsyncGenerator[bytes]:
     """Yield the bytes of `response` until `deadline`; no scope around a step crosses a `yield`."""
-    async with aclosing(_decoded(response, limit)) as pieces:
+    async with aclosing(_decoded(response, limit, announced)) as pieces:
         while True:
             within = deadline - anyio.current_time()
             piece = await _guarded(within, _STORAGE, anext(pieces, None))
@@ -411,11 +596,13 @@ async def _pieces(response: httpx.Response, limit: int, deadline: float) -> Asyn
             yield piece
 
 
-def _decoded(response: httpx.Response, limit: int) -> AsyncGenerator[bytes]:
+def _decoded(
+    response: httpx.Response, limit: int, announced: int | None = None
+) -> AsyncGenerator[bytes]:
     # Not `aiter_raw`, which refuses the responses of `httpx.MockTransport`: those are read already.
     stream = cast("httpx.AsyncByteStream", response.stream)
     encoding = response.headers.get("content-encoding", "").strip().lower()
-    return decoded(aiter(stream), encoding, limit)
+    return decoded(aiter(stream), encoding, limit, announced)
 
 
 def silence_loggers() -> None:

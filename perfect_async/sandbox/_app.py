@@ -26,7 +26,8 @@ from ._keys import Keys
 from ._limits import Limiter, Rules, WindowKind
 from ._presigned import UrlSigner
 from ._router import Router
-from ._tasks import Lease, TaskIds, TaskRules, Tasks
+from ._rules import Lease, TaskIds, TaskRules
+from ._tasks import Tasks
 from ._transport import SandboxTransport
 from ._webhooks import RETRIES, Deliver, WebhookFaults, WebhookSender, keys_of, webhook_sender
 

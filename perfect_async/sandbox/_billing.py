@@ -164,11 +164,11 @@ class UnitAccount:
         """End a reservation; does nothing if there is none."""
         self._reserved.pop(task_id, None)
 
-    def charge(self, units: int, task_id: str, wall: float) -> None:
+    def charge(self, units: int, task_id: str, wall: float, *, action: str = "consume") -> None:
         """Take units, first from the grant that expires first."""
         self.release(task_id)
         self._taken[task_id] = self._take(units)
-        self._note("consume", task_id, wall, self._taken[task_id])
+        self._note(action, task_id, wall, self._taken[task_id])
 
     def refund(self, task_id: str, wall: float) -> None:
         """Return a task's units to the grants that they were taken from."""

@@ -102,9 +102,10 @@ def not_accepted(field: str) -> ApiError:
 
 
 def json_response(status: int, value: object) -> Response:
-    """Return a response of UTF-8 JSON without escapes, as the vendor writes it."""
+    """Return a response of compact UTF-8 JSON without escapes, as the vendor writes it."""
     # Half of a surrogate pair, which JSON can escape, has no UTF-8: it becomes a question mark.
-    return Response(status, json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Response(status, text.encode(errors="replace"))
 
 
 def html_response(status: int, title: str, *, delay: float = 0.0) -> Response:

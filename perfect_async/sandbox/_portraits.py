@@ -1,4 +1,4 @@
-"""Friendly faces, drawn from a number.
+"""Draws friendly faces from a number.
 
 A drawn face carries its number in the picture's comment; that is how the engine finds it
 again and redraws it with another mouth, which is as close to face editing as Pillow gets.
@@ -31,7 +31,7 @@ _FINE = 2
 
 
 def portrait(seed: int, size: int = 480) -> bytes:
-    """A portrait with a neutral mouth as JPEG, `size` x `size` px (32 or more).
+    """Draw a portrait with a neutral mouth as JPEG, `size` x `size` px (32 or more).
 
     The same seed gives the same face; different seeds differ in skin, hair, eyes and clothes.
     """
@@ -39,14 +39,14 @@ def portrait(seed: int, size: int = 480) -> bytes:
 
 
 def seed_of(data: bytes) -> int | None:
-    """The number of a drawn face, when the bytes are one."""
+    """Return the number of a drawn face, or None for other bytes."""
     # The comment stands near the front of both formats, before the pixels.
     found = _MARK.search(data[:4096])
     return None if found is None else int(found[1])
 
 
 def encode(image: Image.Image, *, seed: int | None = None, png: bool = False) -> bytes:
-    """The picture as JPEG or PNG, with the number of the face in its comment."""
+    """Encode a picture as JPEG or PNG, with the number of the face in its comment."""
     out = io.BytesIO()
     mark = "" if seed is None else f"sandbox portrait {seed}."
     if png:
@@ -59,7 +59,7 @@ def encode(image: Image.Image, *, seed: int | None = None, png: bool = False) ->
 
 
 def draw_portrait(seed: int, mouth: Mouth, size: int = SIDE) -> Image.Image:
-    """The face of this number with this mouth, `size` x `size` px, RGB."""
+    """Draw the face of this number with this mouth, `size` x `size` px, RGB."""
     rng = random.Random(f"portrait/{seed}")
     face = _Face(size * _FINE, rng)
     face.paint(mouth)
@@ -85,7 +85,7 @@ class _Face:
         self._draw = ImageDraw.Draw(self.image)
 
     def paint(self, mouth: Mouth) -> None:
-        """Back to front."""
+        """Paint all parts, back to front."""
         wide = self._wide
         if self._long:
             self._round((500 - wide - 55, 170, 500 + wide + 55, 860), 190, self._hair)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, assert_never
 from urllib.parse import unquote
 
 import attrs
@@ -194,6 +194,8 @@ class Router:
                 return Response(200, self.chance.stream("broken answers").choice(_BROKEN))
             case "drop" | "lose" | "refuse":
                 return Response(0, lost=True)
+            case _:
+                assert_never(outcome)
 
     def _admit(self, request: Request, route: Route, now: int) -> ApiError | None:
         """Check the key and count the request; return the error of one that may not pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from ._billing import Charging
 from ._dialect import Dialect
 from ._engine import Durations
 from ._faults import Faults
-from ._tasks import Lease
+from ._rules import Lease
 
 
 async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> None:
@@ -86,11 +87,10 @@ def run(
         dialect=dialect,
     )
     print(f"sandbox on {origin} (any Bearer key; Ctrl-C to stop)", file=sys.stderr)  # noqa: T201
-    try:
+    # uvicorn has shut down normally and raises the signal again, unless it is ignored.
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(sandbox, host, port))
-    except KeyboardInterrupt:
-        # uvicorn has shut down normally and raises the signal again.
-        print(repr(sandbox), file=sys.stderr)  # noqa: T201
+    print(repr(sandbox), file=sys.stderr)  # noqa: T201
 
 
 def _url_host(host: str) -> str:

@@ -6,69 +6,22 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Final, Literal, get_args
 
 import attrs
 
-from ._billing import Charging, UnitAccount
+from ._answers import engine_error, missing_file, results_as_json, task_timeout, unknown_task
+from ._billing import UnitAccount
 from ._charges import TaskRecord, TaskState
 from ._clock import Chance, Clock
-from ._dialect import Dialect, one_of
-from ._engine import Durations, Picture, input_error, render
+from ._dialect import Dialect
+from ._engine import Picture, input_error, render
 from ._faults import Faults
 from ._features import TEMPLATE_IDS, Feature, Params, source_of
 from ._files import Files
 from ._http import MICROSECONDS, ApiError
 from ._presigned import UrlSigner, no_such_key
+from ._rules import TaskRules
 from ._webhooks import TaskEnd
-
-TaskIds = Literal["urlsafe", "base64"]
-LeaseReading = Literal["polling_interval", "retention", "flexible"]
-Lease = float | LeaseReading
-_LEASES: Final = get_args(LeaseReading)
-
-_SENTENCES: Final = {
-    "error_no_face": "no face detected",
-    "error_face_parsing": "face alignment failed",
-    "error_inference": "inference failed",
-    "unknown_internal_error": "unknown internal error",
-}
-
-
-def _check_lease(_: object, __: attrs.Attribute[Lease], lease: object) -> None:
-    if isinstance(lease, str) and lease not in _LEASES:
-        raise ValueError(f"lease is seconds or one of {', '.join(_LEASES)}, not {lease!r}")
-
-
-@attrs.frozen(kw_only=True)
-class TaskRules:
-    """The settings of tasks; times in seconds.
-
-    - `lease`: how long a running task survives without a poll (contract: Expiry and charging):
-      seconds, the `"polling_interval"`, the `"retention"`, or `"flexible"`: for ever.
-    - `retention`: how long a task is kept after its end.
-    - `charging`: whether units are taken at the creation (and refunded when a poll reports a
-      failure), or when the engine succeeds.
-    """
-
-    durations: dict[str, Durations]
-    lease: Lease = attrs.field(validator=_check_lease)
-    retention: float
-    charging: Charging = attrs.field(validator=one_of(Charging))
-    polling_interval: int | None
-    ids: TaskIds
-
-    def lease_microseconds(self) -> int | None:
-        """Return the lease, or None without one. Raises `ValueError`."""
-        if self.lease == "flexible":
-            return None
-        if self.lease == "retention":
-            return round(self.retention * MICROSECONDS)
-        if self.lease == "polling_interval":
-            if self.polling_interval is None:
-                raise ValueError("lease='polling_interval' needs a polling_interval")
-            return self.polling_interval * 1000
-        return round(self.lease * MICROSECONDS)
 
 
 @attrs.define(eq=False)
@@ -128,31 +81,6 @@ class Task:
             charged=self.charged,
             refunded=self.refunded,
         )
-
-
-def _unknown(dialect: Dialect, violation: str | None = None) -> ApiError:
-    """Return the error of an unknown or expired task (contract: Expiry and charging)."""
-    text, code = "Invalid task ID", "InvalidTaskId"
-    match dialect.invalid_task_id:
-        case "code":
-            return ApiError(400, text, code, violation)
-        case "text":
-            return ApiError(400, text, None, violation)
-        case "not_found":
-            return ApiError(404, text, None, violation)
-        case "body":
-            return ApiError(400, text, code, violation, in_body=True)
-
-
-def _timeout(dialect: Dialect) -> ApiError:
-    text, code = "Task execution timed out", "TaskTimeout"
-    match dialect.task_timeout:
-        case "text":
-            return ApiError(500, text)
-        case "code":
-            return ApiError(500, None, code)
-        case "both":
-            return ApiError(500, text, code)
 
 
 class Tasks:
@@ -246,21 +174,21 @@ class Tasks:
         now = self._clock.now()
         task = self._by_id.get(task_id)
         if task is None:
-            raise _unknown(dialect)
+            raise unknown_task(dialect)
         if task.feature is not feature:
             violation = f"a task of {task.feature.name} asked as one of {feature.name}"
-            raise _unknown(dialect, violation)
+            raise unknown_task(dialect, violation)
         self._expire(task, now)
         if task.state in {"expired", "deleted"}:
-            raise _unknown(dialect)
+            raise unknown_task(dialect)
         if task.ended is not None and now - task.ended > self._retention:
-            raise _unknown(dialect)
+            raise unknown_task(dialect)
         task.last_poll = now
         task.polls += 1
         if task.processed(now) and task.state == "running":
             self._report(task, now)
         if task.state == "timed_out":
-            raise _timeout(dialect)
+            raise task_timeout(dialect)
         return self._status(task, now, dialect)
 
     def delete(self, task_id: str) -> None:
@@ -313,17 +241,10 @@ class Tasks:
             violation = f"file registered for {file.feature} used for {feature.name}"
         else:
             return Picture(value, file.name, file.data), None
-        code = "unknown_internal_error"
-        match dialect.missing_file:
-            case "invalid":
-                text = "One or more parameters in this request are invalid."
-                raise ApiError(400, text, None, violation)
-            case "not_found":
-                raise ApiError(404, "Not Found", "NotFound", violation)
-            case "internal_error":
-                raise ApiError(500, "Internal error", code, violation)
-            case "engine_error":
-                return Picture(value, None, None), code
+        error = missing_file(dialect, violation)
+        if isinstance(error, ApiError):
+            raise error
+        return Picture(value, None, None), error
 
     def _add(
         self,
@@ -381,7 +302,9 @@ class Tasks:
 
     def _charge(self, task: Task, at: int) -> None:
         task.charged = True
-        self._account.charge(task.units, task.id, self._clock.wall(at))
+        # The vendor's action for it is open (contract: History); the published ones look like this.
+        action = f"api_{task.feature.name.replace('-', '_')}"
+        self._account.charge(task.units, task.id, self._clock.wall(at), action=action)
 
     def _expire(self, task: Task, now: int) -> None:
         """End a task whose lease ran out, even if its processing finished meanwhile."""
@@ -429,11 +352,13 @@ class Tasks:
         results = self._results(task, now, dialect)
         # `error` and `results` are null as often as absent (contract: Poll the task).
         often = self._chance.stream("absent nulls").choice
-        failed = task.state == "error"
-        if failed or often((True, False)):
-            data["error"] = _engine_error(task.failure, dialect) if failed else None
-        if failed and often((True, False)):
-            data["error_message"] = "The engine could not process the picture."
+        failure = task.failure if task.state == "error" else None
+        if failure is not None:
+            data["error"] = engine_error(failure, dialect)
+            if often((True, False)):
+                data["error_message"] = "The engine could not process the picture."
+        elif often((True, False)):
+            data["error"] = None
         if results is not None or often((True, False)):
             data["results"] = results
         if dialect.polling_interval_in != "creation":
@@ -461,39 +386,4 @@ class Tasks:
         if task.feature.many:
             nulls = min(dialect.null_outputs, done)
             urls[:nulls] = [None] * nulls
-        return _results_as_json(urls, dialect, many=task.feature.many)
-
-
-def _engine_error(code: str | None, dialect: Dialect) -> object:
-    if code is None:
-        return None
-    match dialect.engine_errors:
-        case "code":
-            return code
-        case "upper":
-            return code.upper()
-        case "sentence":
-            return _SENTENCES.get(code, code.replace("_", " "))
-        case "object":
-            return {"code": code, "message": _SENTENCES.get(code, code.replace("_", " "))}
-
-
-def _results_as_json(urls: list[str | None], dialect: Dialect, *, many: bool) -> object:
-    """Return the `results` of a task (contract: The flow of one picture)."""
-
-    def entries(field: str) -> list[object]:
-        return [None if url is None else {field: url} for url in urls]
-
-    match dialect.results:
-        case "object":
-            return {"output": entries("url")} if many else entries("url")[0]
-        case "list":
-            return entries("url")
-        case "download_url":
-            return entries("download_url")
-        case "bare":
-            return urls if many else urls[0]
-        case "no_url":
-            return {"scores": {"smile": 71}}
-        case "missing":
-            return None
+        return results_as_json(urls, dialect, many=task.feature.many)

@@ -59,7 +59,10 @@ ANSWERS: Final[Mapping[type, frozenset[type]]] = {
     ev.Upload: frozenset({ev.Uploaded, ev.NotSent, ev.NoAnswer, ev.Refused}),
     ev.Submit: frozenset({ev.Accepted, ev.OutOfUnits, *_FAILURES}),
     ev.Poll: frozenset(
-        {ev.Running, ev.Succeeded, ev.EngineFailed, ev.TaskUnknown, ev.TimedOut, *_FAILURES}
+        {
+            *(ev.Running, ev.Succeeded, ev.EngineFailed, ev.TaskUnknown, ev.TimedOut),
+            *(ev.Unreadable, *_FAILURES),
+        }
     ),
     ev.Ask: frozenset({ev.Answered, *_FAILURES}),
 }
@@ -99,6 +102,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.RUNNING, ev.EngineFailed): frozenset({S.READY, S.ENDED}),
     (S.RUNNING, ev.TaskUnknown): frozenset({S.RUNNING, S.ENDED}),
     (S.RUNNING, ev.TimedOut): frozenset({S.ENDED}),
+    (S.RUNNING, ev.Unreadable): frozenset({S.ENDED}),
     (S.RUNNING, ev.KeyRefused): frozenset({S.RUNNING, S.ENDED}),
     (S.ENDED, ev.Settle): frozenset({S.TOLD}),
 }

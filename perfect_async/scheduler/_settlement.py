@@ -261,7 +261,7 @@ class UnitLedger:
     """The units of all jobs on one key and host, and the spending_limits that they come from."""
 
     def __init__(self) -> None:
-        self._purses: dict[int, _SpendingLimit] = {}
+        self._spending_limits: dict[int, _SpendingLimit] = {}
         self._charged = self._returned = self._at_stake = 0.0
 
     def totals(self) -> Spending:
@@ -272,16 +272,16 @@ class UnitLedger:
         """A ceiling holds from now on, or nothing more comes under it."""
         match event:
             case ev.SpendingLimitOpened():
-                self._purses[event.spending_limit] = _SpendingLimit(event.most)
+                self._spending_limits[event.spending_limit] = _SpendingLimit(event.most)
             case ev.SpendingLimitClosed():
-                self._purses.pop(event.spending_limit, None)
+                self._spending_limits.pop(event.spending_limit, None)
             case _:
                 assert_never(event)
 
     def refusal(self, job: ScheduledJob) -> PerfectError | None:
         """Why `job` cannot be paid for, None where it can."""
         for name in job.spending_limits:
-            ceiling = self._purses.get(name)
+            ceiling = self._spending_limits.get(name)
             if ceiling is not None and ceiling.spent + job.units > ceiling.most + _ROUNDING:
                 return CeilingReached(
                     f"The job costs {job.units:g} units; of max_units={ceiling.most:g} there are "
@@ -322,6 +322,6 @@ class UnitLedger:
 
     def _move(self, job: ScheduledJob, reserved: float) -> None:
         for name in job.spending_limits:
-            if (ceiling := self._purses.get(name)) is not None:
+            if (ceiling := self._spending_limits.get(name)) is not None:
                 ceiling.spent += reserved - job.reserved
         job.reserved = reserved

@@ -407,7 +407,7 @@ class SchedulerState:
                 # By our account the lease held: poll once more before believing it.
                 job.doubted = True
                 self.strategy.failed(job, now)
-            case ev.TaskUnknown() | ev.TimedOut():
+            case ev.TaskUnknown() | ev.TimedOut() | ev.Unreadable():
                 self._end_at_stake(job, event)
             case ev.Limited():
                 self.strategy.failed(job, now + SECOND)
@@ -441,7 +441,9 @@ class SchedulerState:
         self._end_at_stake(job, event)
 
     def _end_at_stake(
-        self, job: ScheduledJob, event: ev.TaskUnknown | ev.TimedOut | ev.KeyRefused | ev.Refused
+        self,
+        job: ScheduledJob,
+        event: ev.TaskUnknown | ev.TimedOut | ev.Unreadable | ev.KeyRefused | ev.Refused,
     ) -> None:
         """End a task that is paid for by the error of `event`."""
         # A copy: the same error may reach others who have nothing at stake.

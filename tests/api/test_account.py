@@ -1,7 +1,7 @@
 """The other calls as the vendor wants them, and what their answers say."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,7 @@ from perfect_async._api.account import (
     Price,
     delete,
     feature_costs,
+    price_of,
     read_deleted,
     read_feature_costs,
     read_templates,
@@ -116,6 +117,8 @@ def test_unsafe_thumbs_are_none(thumb: object) -> None:
         ("data.templates is missing", {"data": {}}),
         (r"data.templates\[1\].id is missing", {"data": {"templates": [{"id": "a"}, {}]}}),
         (r"data.templates\[0\] is not an object", {"data": {"templates": ["a"]}}),
+        ("data.templates is not a list", {"data": {"templates": {}}}),
+        ("data.templates is not a list", {"data": {"templates": ""}}),
         ("data.next_token is not text", {"data": {"templates": [], "next_token": {}}}),
     ],
     ids=repr,
@@ -126,6 +129,10 @@ def test_wrong_templates_are_named(expected: str, value: object) -> None:
         read_templates(reply(value))
 
 
+NOW = datetime(2026, 10, 1, tzinfo=UTC)
+MILLISECONDS = 1_790_812_800_000  # NOW
+
+
 def test_units_are_summed() -> None:
     """The balance is the sum of the grants; the exact amount counts before the deprecated one."""
     rows = [
@@ -134,27 +141,48 @@ def test_units_are_summed() -> None:
             "type": "ApiSubsToken",
             "amount": 10,
             "amount_dec": 10.1,
-            "expiry": 1790812800000,
+            "expiry": MILLISECONDS + 1,
         },
         {"id": "2", "type": "ApiPaygToken", "amount": 5, "amount_dec": None, "expiry": None},
-        {"id": 3, "amount_dec": "0.2"},
+        {"id": None, "type": "apiGift", "amount_dec": "0.2"},
     ]
 
-    found = read_units(reply({"status": 200, "results": rows}))
+    found = read_units(reply({"status": 200, "results": rows}), NOW)
 
-    end = datetime(2026, 10, 1, tzinfo=UTC)
     assert 15.3 == found.balance
     assert (
-        Grant(9007199254740993, "ApiSubsToken", 10.1, end),
+        Grant(9007199254740993, "ApiSubsToken", 10.1, NOW + timedelta(milliseconds=1)),
         Grant(2, "ApiPaygToken", 5.0, None),
-        Grant(3, "", 0.2, None),
+        Grant(None, "apiGift", 0.2, None),
     ) == found.grants
+
+
+@pytest.mark.parametrize(
+    ("expected", "row"),
+    [
+        (5.0, {"id": 1, "type": "ApiSubsToken", "expiry": MILLISECONDS + 1}),
+        (5.0, {"type": "ApiPaygToken", "expiry": "never"}),
+        (5.0, {"id": [], "type": "ApiTrialToken"}),
+        (0.0, {"id": 1, "type": "ApiSubsToken", "expiry": MILLISECONDS}),
+        (0.0, {"id": 1, "type": "ApiSubsToken", "expiry": 1000}),
+        (0.0, {"id": 1, "type": "SubsToken"}),
+        (0.0, {"id": 1, "type": "AppApiToken"}),
+        (0.0, {"id": 1}),
+    ],
+    ids=repr,
+)
+def test_the_balance_is_what_the_api_can_spend(expected: float, row: dict[str, object]) -> None:
+    """Only grants of a type that begins with Api count, and none that has expired."""
+    found = read_units(reply({"results": [row | {"amount": 5}]}), NOW)
+
+    assert expected == found.balance
+    assert 5.0 == found.grants[0].amount
 
 
 @pytest.mark.parametrize("value", [{"results": []}, {"results": None}, {}], ids=repr)
 def test_no_grants_mean_that_the_balance_is_unknown(value: object) -> None:
     """An empty list is not a balance of zero."""
-    assert Units(None, ()) == read_units(reply(value))
+    assert Units(None, ()) == read_units(reply(value), NOW)
 
 
 @pytest.mark.parametrize(
@@ -163,34 +191,53 @@ def test_no_grants_mean_that_the_balance_is_unknown(value: object) -> None:
         (r"results\[0\].amount_dec is no amount", {"id": 1}),
         (r"results\[0\].amount_dec is no amount", {"id": 1, "amount_dec": 1e308}),
         (r"results\[0\].amount is not a finite number", {"id": 1, "amount": 10**400}),
-        (r"results\[0\].id is missing", {"amount": 1}),
-        (r"results\[0\].id is not a whole number", {"id": 1.5, "amount": 1}),
         (r"results\[0\] is not an object", []),
     ],
     ids=repr,
 )
 def test_wrong_grants_are_named(expected: str, row: object) -> None:
-    """A grant without an amount or an id is not guessed at."""
+    """A grant without an amount is not guessed at."""
     with pytest.raises(BadAnswer, match=expected):
-        read_units(reply({"results": [row]}))
+        read_units(reply({"results": [row]}), NOW)
 
 
 def test_prices_are_read() -> None:
-    """A price belongs to the feature at the end of its task's URL; others are left out."""
+    """A price belongs to the feature in its task's URL; one without such a URL is left out."""
     task = "https://yce-api-01.makeupar.com/s2s/v2.0/task/"
     sku = {"description": "x", "amount": 1, "unit": "result_image", "proc_unit": 4}
     rows = [
         sku | {"run_task_url": task + "ai-avatar"},
         sku | {"run_task_url": "/s2s/v2.0/task/ai-smile/?a=b/c#d", "proc_unit": "1", "unit": None},
+        sku
+        | {"run_task_url": "/s2s/v2.1/task/2d-vto/ring", "description": "HD", "proc_unit": None},
+        {"amount": 2, "run_task_url": "/s2s/v2.1/task/2d-vto/ring/?a", "unit": "result_image"},
         sku | {"run_task_url": None},
         sku | {"run_task_url": ""},
+        sku | {"run_task_url": "/s2s/v2.0/file/ai-smile"},
+        sku | {"run_task_url": "/s2s/v2.0/task/"},
         sku,
     ]
 
     found = read_feature_costs(reply({"result": {"skus": rows, "next_token": "n"}}))
 
-    prices = (Price("ai-avatar", 1.0, 4, "result_image"), Price("ai-smile", 1.0, 1, ""))
+    prices = (
+        Price("ai-avatar", 1.0, 4, "result_image", "x"),
+        Price("ai-smile", 1.0, 1, "", "x"),
+        Price("2d-vto/ring", 1.0, 1, "result_image", "HD"),
+        Price("2d-vto/ring", 2.0, 1, "result_image", ""),
+    )
     assert (prices, "n") == found
+
+
+def test_several_prices_are_no_price() -> None:
+    """Of several prices of one feature none is taken for a picture's; other units do not count."""
+    one, other = Price("a", 1.0, 1, "result_image"), Price("a", 2.0, 1, "result_image", "HD")
+    second = Price("a", 3.0, 1, "second")
+
+    assert one == price_of([one, second], "a")
+    assert one == price_of([one, one, Price("b", 9.0, 1, "result_image")], "a")
+    assert None is price_of([one, other], "a")
+    assert None is price_of([second], "a")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +245,8 @@ def test_prices_are_read() -> None:
     [
         (r"result.skus\[0\] is no price", {"amount": 1, "proc_unit": 0}),
         (r"result.skus\[0\] is no price", {"amount": -1, "proc_unit": 1}),
-        (r"result.skus\[0\].proc_unit is missing", {"amount": 1}),
+        (r"result.skus\[0\].proc_unit is not a whole number", {"amount": 1, "proc_unit": 1.5}),
+        (r"result.skus\[0\].amount is missing", {}),
         (r"result.skus\[0\].amount is not a finite number", {"amount": "x", "proc_unit": 1}),
     ],
     ids=repr,
@@ -223,7 +271,11 @@ def test_a_refused_deletion_is_raised() -> None:
     assert "OperationInvalid" == caught.value.code
 
 
-@pytest.mark.parametrize("read", [read_templates, read_units, read_feature_costs])
+def read_units_now(reply: Response) -> Units:
+    return read_units(reply, NOW)
+
+
+@pytest.mark.parametrize("read", [read_templates, read_units_now, read_feature_costs])
 def test_readers_raise_what_a_reply_is(read: object) -> None:
     """A reader that is handed a response_error raises it."""
     assert callable(read)
@@ -247,7 +299,7 @@ def test_readers_raise_what_a_reply_is(read: object) -> None:
 )
 def test_any_page_is_read_or_refused(status: int, content: bytes) -> None:
     """Whatever the bytes, a reader gives its values or an error of ours."""
-    for read in (read_templates, read_units, read_feature_costs, read_deleted):
+    for read in (read_templates, read_units_now, read_feature_costs, read_deleted):
         try:
             read(Response(status, content))
         except PerfectError as error:

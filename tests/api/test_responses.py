@@ -24,8 +24,10 @@ from perfect_async._api.responses import (
     as_text,
     as_whole,
     bad_answer,
+    code_of,
+    decode,
     error_details,
-    outer_interval,
+    interval,
     quoted_text,
     read,
     response_error,
@@ -264,9 +266,7 @@ def test_upload_headers_in_three_shapes(headers: object) -> None:
         "u", "PUT", Headers((("Content-Type", "image/jpeg"), ("Content-Length", "29490")))
     )
 
-    assert expected == structure(
-        body({"url": "u", "method": "PUT", "headers": headers}), UploadRequest
-    )
+    assert expected == structure({"url": "u", "method": "PUT", "headers": headers}, UploadRequest)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_upload_headers_in_three_shapes(headers: object) -> None:
 )
 def test_upload_headers_may_be_missing(value: object) -> None:
     """null is as good as absent."""
-    assert UploadRequest("u") == structure(body(value), UploadRequest)
+    assert UploadRequest("u") == structure((value), UploadRequest)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_upload_headers_may_be_missing(value: object) -> None:
             [{}, {"requests": [{"url": "u", "headers": 1}]}],
         ),
         ("data.files is missing", None),
-        ("data.files has a wrong shape", 1),
+        ("data.files is not a list", 1),
     ],
     ids=repr,
 )
@@ -309,7 +309,7 @@ def test_what_is_wrong_is_named_by_its_path(
             row if row is None else {k: v for k, v in row.items() if v is not ...} for row in rows
         ]
 
-    found = structure(body({"data": {"files": files}}), list[RegisteredFile], "data", "files")
+    found = structure(({"data": {"files": files}}), list[RegisteredFile], "data", "files")
 
     assert isinstance(found, Malformed)
     assert expected == str(found)
@@ -320,7 +320,7 @@ def test_what_is_wrong_is_named_by_its_path(
 )
 def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
     """What is wrong inside headers is looked for there."""
-    found = structure(body({"url": "u", "headers": wrong}), UploadRequest)
+    found = structure(({"url": "u", "headers": wrong}), UploadRequest)
 
     assert isinstance(found, Malformed)
     assert str(found).startswith("headers")
@@ -345,7 +345,7 @@ def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
 )
 def test_what_is_no_answer_at_all(expected: str, content: bytes) -> None:
     """HTML, no UTF-8, endless nesting, and a list where an object belongs are wrong."""
-    found = structure(content, Page)
+    found = structure(decode(content), Page)
 
     assert isinstance(found, Malformed)
     assert expected == str(found)
@@ -356,7 +356,7 @@ def test_what_is_no_answer_at_all(expected: str, content: bytes) -> None:
 )
 def test_keys_on_the_way_must_be_there(content: bytes) -> None:
     """What stands above the wanted is checked as well."""
-    assert isinstance(structure(content, Page, "data", "page"), Malformed)
+    assert isinstance(structure(decode(content), Page, "data", "page"), Malformed)
 
 
 @pytest.mark.parametrize(
@@ -372,19 +372,19 @@ def test_keys_on_the_way_must_be_there(content: bytes) -> None:
 )
 def test_tolerance(expected: Page, content: bytes) -> None:
     """Unknown and repeated keys, a byte order mark, NaN and lone surrogates do no harm."""
-    assert expected == structure(content, Page)
+    assert expected == structure(decode(content), Page)
 
 
 def test_big_ids_are_exact() -> None:
     """An id above 2^53 is not rounded."""
-    assert Credit(9007199254740993) == structure(b'{"id":9007199254740993}', Credit)
+    assert Credit(9007199254740993) == structure(decode(b'{"id":9007199254740993}'), Credit)
 
 
 def test_raw_values_stay_raw() -> None:
     """What is judged where it is used comes as it is."""
     content = body({"task_status": "running", "error": {"a": 1}, "polling_interval": "x"})
 
-    assert TaskState("running", {"a": 1}, None, "x") == structure(content, TaskState)
+    assert TaskState("running", {"a": 1}, None, "x") == structure(decode(content), TaskState)
 
 
 def test_read_gives_what_is_there() -> None:
@@ -417,19 +417,43 @@ def test_no_error_holds_a_successful_body() -> None:
     assert "Signature" not in f"{caught.value}{caught.value.args}{caught.value.__context__}"
 
 
-def test_an_outer_interval_is_found() -> None:
-    """`polling_interval` may stand beside `data`."""
-    assert 5 == outer_interval(Response(200, b'{"polling_interval":5,"data":{}}'))
-    assert outer_interval(Response(200, b"[]")) is None
+@pytest.mark.parametrize(
+    ("expected", "content"),
+    [
+        (5_000, b'{"polling_interval":5,"data":{}}'),
+        (7_000, b'{"polling_interval":5,"data":{"polling_interval":7}}'),
+        (None, b"[]"),
+        (None, b""),
+    ],
+)
+def test_an_interval_stands_in_the_data_or_beside_it(expected: int | None, content: bytes) -> None:
+    """`polling_interval` is taken from the data, else from beside them, else it is unknown."""
+    reply = Response(200, content)
+    data = structure(reply.json, dict[str, int], "data")
+
+    assert expected == interval(
+        reply, data.get("polling_interval") if isinstance(data, dict) else None
+    )
 
 
 @pytest.mark.parametrize(
     ("expected", "value"),
     [
-        (("'Too many requests'", None), {"status": 429, "error": "Too many requests"}),
+        (("'Too many requests'", "TooManyRequests"), {"status": 429, "error": "Too many requests"}),
         (("'no'", "InvalidTaskId"), {"error": "no", "error_code": "InvalidTaskId"}),
+        (("'no'", "InvalidTaskId"), {"error": "no", "errorCode": "INVALID_TASK_ID"}),
+        (("'Invalid task ID'", "InvalidTaskId"), {"error": "Invalid task ID"}),
+        (
+            ("'Invalid task ID.'", "InvalidTaskId"),
+            {"error": "Invalid task ID.", "error_code": "E7"},
+        ),
+        (("'Invalid task ID'", "NotFound"), {"error": "Invalid task ID", "error_code": "NotFound"}),
+        (("'no'", "InvalidTaskId"), {"error": {"code": "InvalidTaskId", "message": "no"}}),
+        (("", "NotFound"), {"status": 404, "error": {"code": "NotFound"}}),
+        (("", None), {"status": 404, "message": "no route"}),
+        (("", None), {"message": "no route"}),
         (("", "A"), {"error": None, "error_code": "A"}),
-        (("\"{'a': 1}\"", None), {"error": {"a": 1}, "error_code": {"b": 2}}),
+        (("", None), {"error": {"a": 1}, "error_code": {"b": 2}}),
         (("", None), {"error_code": "two words"}),
         (("", None), {"error_code": "A" * 65}),
         (("", None), {"error_code": "\x1b[0m"}),
@@ -461,6 +485,7 @@ def test_codes_are_compared_without_case() -> None:
         ),
         ("'https://s.example/a'", "https://s.example/a#b"),
         ("'s3://b/c d://e'", "s3://b/c?secret d://e?secret"),
+        ("'ftp://a.example/b'", "ftp://user:secret@a.example/b"),
         ("'what? yes'", "what? yes"),
     ],
     ids=repr,
@@ -470,14 +495,25 @@ def test_urls_in_texts_lose_what_signs_them(expected: str, text: str) -> None:
     assert expected == quoted_text(text)
 
 
+def test_what_is_nested_too_deep_is_not_shown() -> None:
+    """A value that even Python cannot print is no reason to fail."""
+    value: list[object] = []
+    for _ in range(100_000):
+        value = [value]
+
+    assert "'nested too deep'" == quoted_text(value)
+
+
 @pytest.mark.parametrize(
     ("kind", "status", "code"),
     [
         (Unauthorized, 401, "InvalidApiKey"),
         (Unauthorized, 401, None),
+        (Unauthorized, 403, "ExpiredApiKey"),
         (RateLimited, 429, None),
         (UnitsExhausted, 400, "CreditInsufficiency"),
-        (UnitsExhausted, 402, "creditinsufficiency"),
+        (UnitsExhausted, 402, "CreditInsufficiency"),
+        (RateLimited, 400, "TooManyRequests"),
         (RequestRefused, 400, "InvalidParameters"),
         (RequestRefused, 400, None),
         (RequestRefused, 403, None),
@@ -494,8 +530,8 @@ def test_urls_in_texts_lose_what_signs_them(expected: str, text: str) -> None:
 )
 @pytest.mark.parametrize("html", [False, True])
 def test_refusals(kind: type[PerfectError], status: int, code: str | None, html: bool) -> None:
-    """The status says who must act, the code only where the units are exhausted."""
-    if html and kind is UnitsExhausted:
+    """The status says who must act, unless the code of a 4xx does."""
+    if html and status < 500 and code not in {None, "InvalidApiKey"}:
         kind = RequestRefused
     content = b"<html>no</html>" if html else body({"error": "no", "error_code": code})
 
@@ -508,6 +544,80 @@ def test_refusals(kind: type[PerfectError], status: int, code: str | None, html:
         assert (None if html or kind is BadAnswer else code) == error.code
     if isinstance(error, ServiceUnavailable):
         assert not error.never_sent
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (RequestRefused, {"status": 400, "error": "no"}),
+        (RequestRefused, {"status": "404"}),
+        (RequestRefused, {"error_code": "InvalidParameters"}),
+        (RequestRefused, {"status": 200, "error": "Invalid task ID", "data": None}),
+        (Unauthorized, {"status": 401, "error_code": "InvalidApiKey"}),
+        (Unauthorized, {"status": 400, "error": "Invalid API key"}),
+        (RateLimited, {"status": 429, "error": "Too many requests"}),
+        (UnitsExhausted, {"status": 400, "errorCode": "creditInsufficiency"}),
+        (UnitsExhausted, {"status": 400, "error": "Credit insufficiency"}),
+        (ServiceUnavailable, {"status": 500, "error": "Internal"}),
+    ],
+    ids=repr,
+)
+def test_an_error_in_the_body_of_a_200_is_an_error(
+    kind: type[PerfectError], value: dict[str, object]
+) -> None:
+    """HTTP 200 with an error in its body stands for the same error as with its own status."""
+    reply = Response(200, body(value), "17")
+
+    assert not reply.is_success
+    assert kind is type(response_error(reply))
+    with pytest.raises(kind):
+        read(reply, dict[str, object])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"status": 200, "data": {"task_status": "error", "error": "Invalid task ID"}},
+        {"status": "ok", "data": {}},
+        {"status": 200, "error": None, "results": []},
+        {"status": 0, "error": "what is this"},
+        {"status": 900},
+        {"error_code": "InvalidTaskId", "data": {}},
+        [],
+    ],
+    ids=repr,
+)
+def test_a_success_is_no_error(value: object) -> None:
+    """An answer with HTTP 200 is an error only where its body surely says so."""
+    assert Response(200, body(value)).is_success
+
+
+def test_a_proxy_that_wants_credentials_forwards_nothing() -> None:
+    """407 is never the vendor's: it has not seen the request."""
+    error = response_error(Response(407, b"<html>"))
+
+    assert isinstance(error, ServiceUnavailable)
+    assert error.never_sent
+
+
+@pytest.mark.parametrize(
+    ("expected", "error", "text"),
+    [
+        ("TaskTimeout", "TaskTimeout", None),
+        ("TaskTimeout", "Task execution timed out.", None),
+        ("TaskTimeout", "error_x", "Task execution timed out"),
+        ("TaskTimeout", {"code": "TASK_TIMEOUT"}, None),
+        ("TaskTimeout", {"code": 7, "message": "task execution timed out"}, None),
+        (None, "error_no_face", None),
+        (None, None, None),
+        (None, [], {}),
+    ],
+)
+def test_known_codes_are_found_in_the_data(
+    expected: str | None, error: object, text: object
+) -> None:
+    """The error of a task's data may be a code, a text or an object with both."""
+    assert expected == code_of(error, text)
 
 
 def test_a_refusal_quotes_the_vendor() -> None:

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from perfect_async import events
+from perfect_async._api.responses import Malformed, decode
 from perfect_async._api.tasks import (
     FileFacts,
     Request,
     Response,
     creation,
+    is_unknown_task,
     read_answer,
     read_creation,
     read_registration,
@@ -27,6 +30,7 @@ from perfect_async.errors import (
     PerfectError,
     RateLimited,
     RequestRefused,
+    ResultUnreadable,
     ServiceUnavailable,
     TaskExpired,
     TaskFailed,
@@ -44,6 +48,7 @@ from perfect_async.events import (
     KeyRefused,
     Limited,
     NoAnswer,
+    NotSent,
     OutOfUnits,
     Poll,
     Refused,
@@ -54,6 +59,7 @@ from perfect_async.events import (
     Succeeded,
     TaskUnknown,
     TimedOut,
+    Unreadable,
 )
 from perfect_async.models import Avatar, FileId, Job, Smile, Source
 from tests.api.test_responses import json_values, replies
@@ -86,14 +92,20 @@ def error_of(answer: Answer) -> PerfectError:
 
 # What every command may meet.
 
-SETBACKS = [
+FAILURES = [
     (KeyRefused, Unauthorized, 401, {"error": "no", "error_code": "InvalidApiKey"}),
+    (KeyRefused, Unauthorized, 200, {"status": 401, "error_code": "InvalidApiKey"}),
     (Limited, RateLimited, 429, {"status": 429, "error": "Too many requests"}),
+    (Limited, RateLimited, 429, "<html>"),
+    (Limited, RateLimited, 200, {"status": 429, "error": "Too many requests"}),
     (Refused, RequestRefused, 400, {"error": "no", "error_code": "InvalidParameters"}),
-    (Refused, RequestRefused, 403, "forbidden"),
-    (Refused, RequestRefused, 404, {"error": "Not Found"}),
+    (Refused, RequestRefused, 403, {"error": "forbidden"}),
+    (Refused, RequestRefused, 409, {"status": 409}),
+    (Refused, RequestRefused, 200, {"status": 400, "error": "no"}),
+    (NotSent, ServiceUnavailable, 407, "<html>"),
     (NoAnswer, ServiceUnavailable, 408, None),
     (NoAnswer, ServiceUnavailable, 500, {"error": "Internal Server Error"}),
+    (NoAnswer, ServiceUnavailable, 200, {"status": 500, "error": "Internal Server Error"}),
     (NoAnswer, ServiceUnavailable, 502, "<html>"),
     (NoAnswer, ServiceUnavailable, 503, {}),
     (NoAnswer, BadAnswer, 302, {}),
@@ -101,25 +113,42 @@ SETBACKS = [
 ]
 
 
-@pytest.mark.parametrize(("event", "error", "status", "value"), SETBACKS, ids=repr)
-def test_setbacks_are_the_same_for_all_commands(
-    event: type[Answer], error: type[PerfectError], status: int, value: object
-) -> None:
-    """The common refusals mean the same whatever was asked, and carry their command."""
-    answered = reply(value, status)
-
-    for command, answer in (
+def answers(answered: Response) -> list[tuple[events.Request, Answer]]:
+    """Return what an answer is for each command."""
+    return [
         (REGISTER, read_registration(REGISTER, answered)),
         (SUBMIT, read_creation(SUBMIT, answered)),
         (POLL, read_status(POLL, answered, task_id="t", units=1.0)),
         (ASK, read_answer(ASK, answered)),
-    ):
+    ]
+
+
+@pytest.mark.parametrize(("event", "error", "status", "value"), FAILURES, ids=repr)
+def test_failures_are_the_same_for_all_commands(
+    event: type[Answer], error: type[PerfectError], status: int, value: object
+) -> None:
+    """The common errors mean the same for every command, and carry it."""
+    for command, answer in answers(reply(value, status)):
         assert event is type(answer)
         assert command is getattr(answer, "command", None)
         assert error is type(error_of(answer))
-        assert "17" == getattr(error_of(answer), "request_id", None)
+        if status != 407:
+            assert "17" == getattr(error_of(answer), "request_id", None)
         if isinstance(answer, Refused):
-            assert status == answer.status
+            assert (400 if status == 200 else status) == answer.status
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 410, 413, 418, 499])
+@pytest.mark.parametrize("value", ["<html>", {"message": "no route"}, {}, []], ids=repr)
+def test_a_4xx_without_the_vendors_json_is_no_answer(status: int, value: object) -> None:
+    """A proxy's 4xx leaves open whether the vendor has seen the request, and ends no task."""
+    registration, *others = answers(reply(value, status))
+
+    assert (KeyRefused if status == 401 else Refused) is type(registration[1])
+    for _, answer in others:
+        assert isinstance(answer, NoAnswer)
+        assert ServiceUnavailable is type(answer.error)
+        assert f"HTTP {status}" in str(answer.error)
 
 
 @pytest.mark.parametrize(
@@ -340,10 +369,35 @@ def test_a_creation_without_a_usable_id_is_in_doubt(value: object) -> None:
     assert BadAnswer is type(answer.error)
 
 
-@pytest.mark.parametrize("code", ["CreditInsufficiency", "creditinsufficiency"])
-def test_a_creation_beyond_the_balance(code: str) -> None:
-    """Not enough units has an event of its own, and only for a creation."""
-    answered = reply({"status": 400, "error": "no", "error_code": code}, 400)
+@pytest.mark.parametrize(
+    ("expected", "inside", "beside"), [(None, None, None), (7_000, 7, 9), (9_000, "x", 9)]
+)
+def test_a_creation_may_name_an_interval(
+    expected: int | None, inside: object, beside: object
+) -> None:
+    """The answer to a creation may carry a `polling_interval` too."""
+    data = {"task_id": "t", "polling_interval": inside}
+
+    answer = read_creation(SUBMIT, reply({"data": data, "polling_interval": beside}))
+
+    assert Accepted(SUBMIT, "t", expected) == answer
+
+
+@pytest.mark.parametrize("status", [200, 400, 402])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"error_code": "CreditInsufficiency"},
+        {"error": "no", "error_code": "creditinsufficiency"},
+        {"errorCode": "CreditInsufficiency"},
+        {"error": "CreditInsufficiency"},
+        {"error": "Insufficient credits."},
+    ],
+    ids=repr,
+)
+def test_a_creation_beyond_the_balance(status: int, fields: dict[str, object]) -> None:
+    """Not enough units has an event of its own, in every form, and only for a creation."""
+    answered = reply({"status": 400} | fields, status)
 
     answer = read_creation(SUBMIT, answered)
 
@@ -377,7 +431,7 @@ def test_a_strange_id_of_a_users_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "status", ["running", "RUNNING", "queued", "", "pending", "successful", "failed", 7]
+    "status", ["running", "RUNNING", "queued", "processing", "", "pending", "successful", 7]
 )
 @pytest.mark.parametrize("beside", [{}, {"error": None, "results": None}, {"results": {"url": 1}}])
 def test_what_has_not_ended_runs(status: object, beside: dict[str, object]) -> None:
@@ -419,18 +473,26 @@ def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
     ("expected", "results"),
     [
         ((SIGNED,), {"url": SIGNED}),
+        ((SIGNED,), {"download_url": SIGNED}),
         ((SIGNED,), {"url": SIGNED, "output": None}),
         ((SIGNED,), {"url": SIGNED, "output": []}),
+        ((SIGNED,), {"url": SIGNED, "output": [None]}),
         ((SIGNED, "http://b"), {"output": [{"url": SIGNED}, {"url": "http://b", "x": 1}]}),
         ((SIGNED,), {"url": "https://other", "output": [{"url": SIGNED}]}),
         ((SIGNED,), {"output": [{"url": None}, {}, {"url": 1}, {"url": ""}, {"url": SIGNED}]}),
+        ((SIGNED,), {"output": [None, {"url": SIGNED}, 7, [], "", True]}),
+        ((SIGNED, "https://b"), {"output": [{"download_url": SIGNED}, "https://b"]}),
+        ((SIGNED,), {"output": {"url": SIGNED}}),
+        ((SIGNED,), [{"download_url": SIGNED}]),
+        ((SIGNED, "https://b"), [None, {"url": SIGNED}, "https://b"]),
+        ((SIGNED,), SIGNED),
         (("HTTPS://a",), {"url": "HTTPS://a"}),
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("status", ["success", "Success"])
+@pytest.mark.parametrize("status", ["success", "Success", "completed"])
 def test_a_success_has_urls(expected: tuple[str, ...], results: object, status: str) -> None:
-    """One URL for a smile, one per output for an avatar; an output without one is left out."""
+    """The pictures are read from every published form; an entry without a URL drops only itself."""
     answer = polling({"data": {"task_status": status, "error": None, "results": results}})
 
     assert Succeeded(POLL, expected) == answer
@@ -440,26 +502,36 @@ def test_a_success_has_urls(expected: tuple[str, ...], results: object, status: 
 @pytest.mark.parametrize(
     "results",
     [
-        *(
-            None,
-            {},
-            [],
-            "https://a",
-            {"url": None},
-            {"url": ""},
-            {"url": "ftp://a"},
-            {"url": ["x"]},
-        ),
-        *({"url": "a"}, {"output": {}}, {"output": [{}]}, {"output": ["https://a"]}, {"output": 1}),
+        *({}, [], "", "a", 7, True, {"url": None}, {"url": ""}, {"url": "ftp://a"}),
+        *({"url": ["x"]}, {"url": "a"}, {"output": {}}, {"output": [{}]}, {"output": 1}),
+        *([None], [[SIGNED]], {"score": 7}, {"output": [{"mask_urls": [SIGNED]}]}),
     ],
     ids=repr,
 )
-def test_a_success_without_a_url_is_asked_again(results: object) -> None:
-    """A success that shows no picture is no answer: the next poll may show it."""
+def test_a_success_without_a_picture_is_final(results: object) -> None:
+    """A success in which nothing can be read ends at once, with the task's id and what came."""
     answer = polling({"data": {"task_status": "success", "results": results}})
 
-    assert isinstance(answer, NoAnswer)
-    assert "data.results" in str(answer.error)
+    assert isinstance(answer, Unreadable)
+    assert isinstance(answer.error, ResultUnreadable)
+    assert ("t", "17", 3.0, results) == (
+        answer.error.task_id,
+        answer.error.request_id,
+        answer.error.units_at_stake,
+        answer.error.raw,
+    )
+    assert "secret" not in str(answer.error)
+
+
+def test_a_success_without_results_keeps_the_answer() -> None:
+    """Where there are no results at all, the whole answer is kept."""
+    value = {"status": 200, "data": {"task_status": "success", "results": None, "dst_id": "d"}}
+
+    answer = polling(value)
+
+    assert isinstance(answer, Unreadable)
+    assert isinstance(answer.error, ResultUnreadable)
+    assert value == answer.error.raw
 
 
 @pytest.mark.parametrize(
@@ -480,11 +552,15 @@ def test_a_success_without_a_url_is_asked_again(results: object) -> None:
         ("unspecified", False, None),
         ("unspecified", False, ""),
         ("{'code': 1}", False, {"code": 1}),
+        ("error_no_face", False, {"code": "ERROR_NO_FACE", "message": "no face"}),
+        ("error_inference", True, {"error_code": "error_inference"}),
+        ("no face", False, {"message": "no face"}),
     ],
 )
-def test_an_engine_error_has_a_code(code: str, passing: bool, error: object) -> None:
+@pytest.mark.parametrize("status", ["error", "Error", "failed", "cancelled", "canceled", "aborted"])
+def test_an_engine_error_has_a_code(code: str, passing: bool, error: object, status: str) -> None:
     """The code is lower case and fit to print; four of them may pass on another try."""
-    answer = polling({"data": {"task_status": "error", "error": error, "results": None}})
+    answer = polling({"data": {"task_status": status, "error": error, "results": None}})
 
     assert isinstance(answer, EngineFailed)
     assert isinstance(answer.error, TaskFailed)
@@ -511,11 +587,22 @@ def test_an_engine_error_quotes_its_message() -> None:
     assert "secret" not in text
 
 
-@pytest.mark.parametrize("status", [400, 404, 410])
-@pytest.mark.parametrize("code", ["InvalidTaskId", "invalidtaskid"])
-def test_an_unknown_task_may_have_been_charged(status: int, code: str) -> None:
-    """InvalidTaskId puts the task's units at stake and says which task it is."""
-    answer = polling({"status": status, "error": "no", "error_code": code}, status)
+@pytest.mark.parametrize("status", [200, 400, 404, 410])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"error": "no", "error_code": "InvalidTaskId"},
+        {"error": "no", "error_code": "invalidtaskid"},
+        {"errorCode": "InvalidTaskId"},
+        {"error": "Invalid task ID"},
+        {"error": "INVALID TASK ID."},
+        {"error": {"code": "InvalidTaskId"}},
+    ],
+    ids=repr,
+)
+def test_an_unknown_task_may_have_been_charged(status: int, fields: dict[str, object]) -> None:
+    """InvalidTaskId in every form puts the units at stake and says which task it is."""
+    answer = polling({"status": 400} | fields, status)
 
     assert isinstance(answer, TaskUnknown)
     assert TaskExpired is type(answer.error)
@@ -525,16 +612,37 @@ def test_an_unknown_task_may_have_been_charged(status: int, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("status", "value"),
     [
-        b'{"status":500,"error":"Task execution timed out"}',
-        b'{"status":500,"error":"TASK EXECUTION TIMED OUT.","error_code":null}',
-        b"Task execution timed out",
+        (404, {"status": 404, "error": "Not Found", "error_code": "NotFound"}),
+        (404, {"error": "Not Found"}),
+        (404, {"status": 404}),
+        (200, {"status": 404, "error": "Not Found"}),
+    ],
+    ids=repr,
+)
+def test_a_404_of_the_vendor_is_about_the_task(status: int, value: object) -> None:
+    """A 404 with the vendor's JSON says that the task is unknown."""
+    assert TaskUnknown is type(polling(value, status))
+
+
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (500, b'{"status":500,"error":"Task execution timed out"}'),
+        (500, b'{"status":500,"error":"TASK EXECUTION TIMED OUT.","error_code":null}'),
+        (500, b"Task execution timed out"),
+        (500, b'{"status":500,"error_code":"TaskTimeout"}'),
+        (500, b'{"error":"no","error_code":"tasktimeout"}'),
+        (400, b'{"errorCode":"TaskTimeout"}'),
+        (200, b'{"status":500,"error":"Task execution timed out"}'),
+        (200, b'{"data":{"task_status":"error","error":"TaskTimeout"}}'),
+        (200, b'{"data":{"task_status":"failed","error_message":"Task execution timed out"}}'),
     ],
 )
-def test_the_vendors_own_time_limit_is_final(content: bytes) -> None:
-    """This one 500 is no passing failure, in whatever case or envelope it comes."""
-    answer = read_status(POLL, Response(500, content, "17"), task_id="t", units=3.0)
+def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> None:
+    """The vendor's time limit is no passing failure, by code or text, in whatever envelope."""
+    answer = read_status(POLL, Response(status, content, "17"), task_id="t", units=3.0)
 
     assert isinstance(answer, TimedOut)
     assert isinstance(answer.error, TaskTimedOut)
@@ -545,9 +653,31 @@ def test_the_vendors_own_time_limit_is_final(content: bytes) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("expected", "status", "value"),
+    [
+        (True, 400, {"error_code": "InvalidTaskId"}),
+        (True, 200, {"status": 400, "error": "Invalid task ID"}),
+        (True, 404, {"status": 404, "error": "Not Found"}),
+        (False, 400, {"error_code": "InvalidParameters"}),
+        (False, 403, {"error": "no"}),
+    ],
+    ids=repr,
+)
+def test_a_question_about_an_unknown_task(expected: bool, status: int, value: object) -> None:
+    """A refused question says that the task is unknown as a refused poll does."""
+    answer = read_answer(ASK, reply(value, status))
+
+    assert isinstance(answer, Refused)
+    assert isinstance(answer.error, RequestRefused)
+    assert expected == is_unknown_task(answer.error)
+
+
 def test_a_time_limit_with_another_status_is_not_final() -> None:
     """The same words from a gateway's 504 say nothing about the task."""
-    assert NoAnswer is type(polling({"error": "Task execution timed out"}, 504))
+    answered = Response(504, b"Task execution timed out")
+
+    assert NoAnswer is type(read_status(POLL, answered, task_id="t", units=1.0))
 
 
 @pytest.mark.parametrize(
@@ -590,6 +720,8 @@ def judged(answer: Answer) -> None:
             | EngineFailed()
             | TaskUnknown()
             | TimedOut()
+            | Unreadable()
+            | NotSent()
         ):
             assert "" != str(answer.error)
             assert answer.error.__context__ is None
@@ -610,8 +742,21 @@ def judged(answer: Answer) -> None:
             pytest.fail(f"{answer!r} is no answer of the wire's")
 
 
+def deep(head: str, tail: str) -> bytes:
+    """Return lists in lists, as deep as the parser just takes them."""
+    depth = next(
+        depth
+        for depth in range(1000, 0, -1)
+        if not isinstance(decode(("[" * depth + "]" * depth).encode()), Malformed)
+    )
+    return (head + "[" * (depth - 5) + "]" * (depth - 5) + tail).encode()
+
+
 @given(replies)
 @example(Response(200, b'{"data":{"task_status":"success","results":' + b'{"output":[' * 20_000))
+@example(Response(200, deep('{"data":{"task_status":"success","results":', "}}")))
+@example(Response(200, deep('{"data":{"task_status":"error","error":', "}}")))
+@example(Response(400, deep('{"error":', "}")))
 def test_any_reply_is_an_answer(answered: Response) -> None:
     """Whatever the status, headers and bytes, each command gets one of its answers."""
     judged(read_registration(REGISTER, answered))

@@ -653,3 +653,14 @@ def test_the_repr_of_an_isolated_batch_waits_for_no_thread(
         raise AssertionError("the repr asked the thread")
 
     assert asyncio.run(main()).startswith("<Batch Progress(total=0, done=0")
+
+
+async def test_the_look_ahead_is_bounded_whatever_the_limits_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Limits that allow thousands of creations read no thousands of pictures into the memory."""
+    monkeypatch.setattr(session, "inspect", slowly)
+    source = Counted(smiles(1500))
+    async with client(vendor(), limits=Limits(100_000, 300, 10_000)) as c, c.batch(source) as batch:
+        await asyncio.sleep(0.5)
+        assert 256 == source.read == batch.progress.waiting

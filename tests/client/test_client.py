@@ -492,7 +492,7 @@ async def test_a_file_that_is_at_the_vendor_already() -> None:
         put = file["requests"][0]
         await other.put(put["url"], headers=put["headers"], content=FACE)
         assert (await c.run(Smile(FileId(file["file_id"])))).images
-        with pytest.raises(RequestRefused, match="404"):
+        with pytest.raises(RequestRefused, match="400"):
             await c.run(Smile(FileId("unknown")))
 
     assert 1 == sandbox.ledger.units_charged

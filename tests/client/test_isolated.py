@@ -403,9 +403,9 @@ async def test_closing_lets_what_runs_end_unless_the_caller_is_cancelled_outrigh
     assert "closed>" in repr(c)
 
 
-async def left_running(c: Client, sandbox: Sandbox) -> None:
+async def left_running(c: Client, sandbox: Sandbox, number: int = 0) -> None:
     """Begin a job and leave it when it runs."""
-    waiting = asyncio.ensure_future(c.run(smile()))
+    waiting = asyncio.ensure_future(c.run(smile(number)))
     await till(lambda: 1 == len(sandbox.ledger.tasks))
     waiting.cancel()
     await asyncio.wait([waiting])
@@ -660,20 +660,20 @@ async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> No
     held = Between(sandbox.transport(), spy)
 
     async with isolated(sandbox, journal=journal, transport=held) as c:
-        await left_running(c, sandbox)
+        await left_running(c, sandbox, 7)
         spy.hold = lambda _: False
         await till(lambda: c.statistics().done == 1)
         await c.run(smile(8))
 
     async with isolated(sandbox, journal=journal) as c, c.resume() as batch:
-        assert ["0"] == [outcome.job.key async for outcome in batch]
+        assert ["7"] == [outcome.job.key async for outcome in batch]
 
 
 # When the thread fails.
 
 
 async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFixture) -> None:
-    """Waiting callers get `ClientClosed` from the cause, in a batch with the tasks at stake."""
+    """Callers get `ClientClosed` from the cause, and `TaskAbandoned` where a task is at stake."""
     sandbox, spy = vendor(lasts=30.0), Spy()
     c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     waiting = asyncio.ensure_future(c.run(smile(9)))
@@ -685,10 +685,15 @@ async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFi
         spy.fail = lambda _: SystemExit(3)
         asking = asyncio.ensure_future(c.units())
         outcomes = await taken(batch, ClientClosed)
-        for call in (waiting, asking, c.run(smile())):
-            with pytest.raises(ClientClosed) as caught:
+        for call in (asking, c.run(smile())):
+            with pytest.raises(ClientClosed) as closed:
                 await call
-            assert isinstance(caught.value.__cause__, SystemExit)
+            assert isinstance(closed.value.__cause__, SystemExit)
+        with pytest.raises(TaskAbandoned) as abandoned:
+            await waiting
+        assert isinstance(abandoned.value.__cause__, SystemExit)
+        assert abandoned.value.task_id in {task.task_id for task in sandbox.ledger.tasks}
+        assert 1.0 == abandoned.value.units_at_stake
 
     assert [TaskAbandoned] * 3 == [type(outcome.error) for outcome in outcomes]
     assert thread.over
@@ -696,6 +701,64 @@ async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFi
     await c.close()
     assert "closed>" in repr(c)
     assert "The thread of isolated clients failed: 'SystemExit'." in caplog.text
+
+
+async def test_an_interrupt_in_a_job_is_its_callers(tmp_path: Path) -> None:
+    """A picture that raises an interrupt ends neither the thread nor the tasks of others."""
+
+    class Odd(os.PathLike[str]):
+        def __fspath__(self) -> str:
+            raise SystemExit(3)
+
+    def broken() -> Iterator[Job]:
+        yield smile(1)
+        raise KeyboardInterrupt
+
+    async with isolated(vendor(lasts=0.5)) as other, isolated(vendor()) as c:
+        running = asyncio.ensure_future(other.run(smile()))
+        with pytest.raises(SystemExit):
+            await c.run(Smile(Odd()))
+        async with c.batch(broken()) as batch:
+            assert (await anext(batch)).ok
+            with pytest.raises(KeyboardInterrupt):
+                await anext(batch)
+        assert (await c.run(smile())).images
+        assert (await running).images
+
+
+async def test_a_second_cancellation_does_not_break_the_drain() -> None:
+    """As in one loop: a client that closes for a cancellation keeps what runs to its end."""
+    sandbox = vendor(lasts=0.5)
+
+    async def body() -> None:
+        async with isolated(sandbox, drain=10.0) as c:
+            await c.run(smile())
+
+    task = asyncio.ensure_future(body())
+    await till(lambda: 1 == len(sandbox.ledger.tasks))
+    for _ in range(4):
+        task.cancel()
+        await asyncio.sleep(0.02)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert ["success"] == [each.state for each in sandbox.ledger.tasks]
+    assert 0 == sandbox.ledger.units_wasted
+
+
+async def test_the_opener_that_starts_the_thread_is_cancelled() -> None:
+    """Another client that opens at the same time starts the thread in its place."""
+    sandbox = vendor()
+    one, two = isolated(sandbox), isolated(sandbox)
+    first = asyncio.ensure_future(one.open())
+    second = asyncio.ensure_future(two.open())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first, second], timeout=10)
+
+    assert first.cancelled()
+    assert (await two.run(smile())).images
+    await two.close()
 
 
 async def test_a_client_after_a_crash_has_a_new_thread() -> None:

@@ -1,8 +1,12 @@
 """Pictures are saved as part of their jobs, and the vendor's copies are deleted after that."""
 
 import asyncio
+import errno
+import os
 import shutil
 from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from hashlib import sha256
 from pathlib import Path
 
 import anyio
@@ -11,17 +15,21 @@ import pytest
 
 from perfect_async import (
     Avatar,
+    Batch,
     Client,
     ConfigurationError,
     Done,
     Failed,
     FileId,
     Job,
+    JobRefused,
     Outcome,
     Smile,
     TaskExpired,
 )
+from perfect_async._files import saving
 from perfect_async._runtime.commands import Submitter
+from perfect_async._runtime.spec import identity
 from perfect_async._transport import transport as transports
 from perfect_async.errors import NotSaved
 from perfect_async.sandbox import Sandbox, portrait
@@ -38,7 +46,7 @@ from tests.support.journaled import (
     resumed,
     until,
 )
-from tests.support.sandboxed import STYLE, client, smile
+from tests.support.sandboxed import STYLE, client, smile, vendor
 
 MP = pytest.MonkeyPatch
 
@@ -52,6 +60,20 @@ async def file_of(c: Client, shop: Shop, number: int) -> FileId:
     """A file at the vendor with this face, which one task has used."""
     await c.run(job(number))
     return FileId(shop.sandbox.ledger.tasks[-1].source)
+
+
+async def all_without_folder(batch: Batch, folder: Path) -> list[Outcome]:
+    """Take the outcomes of a batch whose folder becomes a file once its tasks are created."""
+    async with batch:
+        await asyncio.sleep(3)
+        await asyncio.to_thread(replace_by_file, folder)
+        return [outcome async for outcome in batch]
+
+
+def replace_by_file(folder: Path) -> None:
+    """Make it impossible to write to `folder`, as a full disk does."""
+    folder.rmdir()
+    folder.write_bytes(b"full")
 
 
 async def forever(*_: object) -> None:
@@ -111,10 +133,9 @@ async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
 async def test_what_cannot_be_saved(tmp_path: Path, monkeypatch: MP, delete: bool) -> None:
     """A full disk fails the job with `NotSaved`; nothing is deleted, and resuming saves it."""
     shop = Shop(tmp_path, monkeypatch)
-    # A file where the folder should be is as good as a full disk.
-    shop.out.write_bytes(b"full")
     async with shop.client() as c:
-        outcomes = await all_of(c.batch([job(1), job(2)], save_to=shop.out, delete=delete))
+        batch = c.batch([job(1), job(2)], save_to=shop.out, delete=delete)
+        outcomes = await all_without_folder(batch, shop.out)
         adds_up(c, shop.sandbox)
     assert [NotSaved] * 2 == errors(outcomes)
     assert {1.0} == {o.error.units_at_stake for o in outcomes if isinstance(o, Failed)}
@@ -132,12 +153,188 @@ async def test_what_cannot_be_saved(tmp_path: Path, monkeypatch: MP, delete: boo
         assert [] == await resumed(c)
 
 
+# Whether a result can be saved is found out before it is paid for.
+
+
+def fill(monkeypatch: MP) -> None:
+    """Fill the disk."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+@pytest.mark.parametrize("obstacle", ["file", "file above", "full", "read-only"])
+async def test_a_folder_that_cannot_be_written_costs_nothing(
+    tmp_path: Path, monkeypatch: MP, obstacle: str
+) -> None:
+    """Entering the batch says so, and nothing was sent."""
+    sandbox = vendor()
+    out = tmp_path / "out"
+    if obstacle == "full":
+        fill(monkeypatch)
+    elif obstacle == "read-only":
+        monkeypatch.setattr(Path, "mkdir", refuse_writing)
+    else:
+        out.write_bytes(b"a file")
+    folder = out / "below" if obstacle == "file above" else out
+
+    async with client(sandbox) as c:
+        with pytest.raises(ConfigurationError, match=r"save_to is .*out.*cannot be written: \w+"):
+            async with c.batch([smile(1)], save_to=folder):
+                pass
+        monkeypatch.undo()
+        if out.is_file():
+            out.unlink()
+        async with c.batch([smile(1)], save_to=folder) as batch:
+            assert [True] == [outcome.ok async for outcome in batch]
+    assert 1 == sandbox.ledger.units_charged
+
+
+def refuse_writing(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+async def test_a_disk_that_fills_up_stops_the_buying(tmp_path: Path, monkeypatch: MP) -> None:
+    """Once a result could not be saved, no other is bought until the folder can be written."""
+    sandbox = vendor()
+    async with (
+        client(sandbox) as c,
+        c.batch(slow_smiles(), save_to=tmp_path / "out", ordered=True) as batch,
+    ):
+        assert (await anext(batch)).ok
+        with monkeypatch.context() as patch:
+            fill(patch)
+            assert isinstance((await anext(batch)).error, NotSaved)
+            refused = await anext(batch)
+            assert isinstance(refused.error, JobRefused)
+            assert "No space left" in str(refused.error)
+        assert (await anext(batch)).ok
+    assert 3 == sandbox.ledger.units_charged
+
+
+async def test_resuming_buys_nothing_for_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """A job that was not created stays in the journal until its result can be saved."""
+    shop = Shop(tmp_path, monkeypatch)
+
+    async def hang(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "PUT":
+            await asyncio.sleep(1e6)
+        return None
+
+    c = await shop.client(hang).open()
+    batch = await c.batch([job(1)], save_to=shop.out).__aenter__()
+    await asyncio.sleep(3)
+    assert 1 == batch.progress.waiting
+    await shop.crash(c)
+    await asyncio.to_thread(replace_by_file, shop.out)
+
+    async with shop.client() as c:
+        [refused] = await resumed(c)
+        assert isinstance(refused.error, JobRefused)
+        assert "cannot be written: File exists" in str(refused.error)
+        shop.out.unlink()
+        # Bytes are not in the journal: the job is given again.
+        [outcome] = await all_of(c.batch([job(1)], save_to=shop.out))
+        assert outcome.ok
+    assert 1 == shop.sandbox.ledger.units_charged
+
+
+async def slow_smiles() -> AsyncIterator[Job]:
+    """Yield a job each minute."""
+    for number in range(4):
+        yield smile(number)
+        await asyncio.sleep(60)
+
+
+async def test_too_many_open_files_pass(tmp_path: Path, monkeypatch: MP) -> None:
+    """A result that finds no free file handle is saved a little later."""
+    shop = Shop(tmp_path, monkeypatch)
+    failures = 3
+
+    def crowded(path: str, flags: int) -> int:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return os.open(path, flags, 0o600)
+
+    async with shop.client() as c, c.batch([job(1)], save_to=shop.out) as batch:
+        await asyncio.sleep(3)
+        monkeypatch.setattr(saving, "_private", crowded)
+        [outcome] = [outcome async for outcome in batch]
+    assert outcome.ok
+    assert failures < 0
+
+
+# A download that was cut short.
+
+
+@pytest.mark.parametrize("cuts", [1, 2, 3])
+async def test_a_picture_without_its_end_is_not_saved(
+    tmp_path: Path, monkeypatch: MP, cuts: int
+) -> None:
+    """Half a body whose length nobody announced is fetched again, and never counts as saved."""
+    shop = Shop(tmp_path, monkeypatch)
+    inner = shop.sandbox.transport()
+    left = cuts
+
+    async def cut(request: httpx.Request) -> httpx.Response | None:
+        nonlocal left
+        if not request.url.host.startswith("results") or not left:
+            return None
+        left -= 1
+        answer = await inner.handle_async_request(request)
+        body = await answer.aread()
+        return httpx.Response(200, content=halves(body))
+
+    async with shop.client(cut) as c:
+        [outcome] = await all_of(c.batch([job(1)], save_to=shop.out, delete=True))
+        await asyncio.sleep(60)
+    assert (cuts < 3) is outcome.ok
+    if outcome.ok:
+        assert [1] == faces(outcome.files)
+        assert {"deleted": 1} == states(shop)
+    else:
+        assert isinstance(outcome.error, NotSaved)
+        assert "ended early" in str(outcome.error)
+        assert {"success": 1} == states(shop)
+        assert [] == list(shop.out.iterdir())
+
+
+async def halves(body: bytes) -> AsyncIterator[bytes]:
+    """Yield half of a body, without saying how long it is."""
+    yield body[: len(body) // 2]
+
+
+# What killed runs leave.
+
+
+@pytest.mark.parametrize("save", ["batch", "result"])
+async def test_files_of_killed_runs_are_removed(tmp_path: Path, monkeypatch: MP, save: str) -> None:
+    """The next run that writes to the folder removes them, once."""
+    shop = Shop(tmp_path, monkeypatch)
+    shop.out.mkdir()
+    left = shop.out / ".0123456789abcdef.part"
+    left.write_bytes(b"half")
+    async with shop.client() as c:
+        if save == "batch":
+            [outcome] = await all_of(c.batch([job(1)], save_to=shop.out))
+            assert outcome.ok
+        else:
+            await (await c.run(job(1))).save(shop.out)
+    assert [".jpg"] == [path.suffix for path in shop.out.iterdir()]
+
+
 async def test_never_saved(tmp_path: Path, monkeypatch: MP) -> None:
     """What could not be saved until the vendor had it no longer is lost, and told so once."""
     shop = Shop(tmp_path, monkeypatch)
-    shop.out.write_bytes(b"full")
     async with shop.client() as c:
-        assert [NotSaved] == errors(await all_of(c.batch([job(1)], save_to=shop.out)))
+        batch = c.batch([job(1)], save_to=shop.out)
+        assert [NotSaved] == errors(await all_without_folder(batch, shop.out))
     await asyncio.sleep(31 * 3600)
     async with shop.client() as c:
         assert 1 == len(errors(await resumed(c)))
@@ -401,12 +598,9 @@ def open_with(sandbox: Sandbox, journal: Path) -> Client:
 
 async def not_saved(sandbox: Sandbox, folder: Path, *, delete: bool) -> None:
     """A process that made a picture for a folder that cannot be, and told of it."""
-    (folder / "out").write_bytes(b"a file")
-    async with (
-        open_with(sandbox, folder / "jobs.db") as client,
-        client.batch([ONE_SMILE], save_to=folder / "out", delete=delete) as batch,
-    ):
-        [outcome] = [outcome async for outcome in batch]
+    async with open_with(sandbox, folder / "jobs.db") as client:
+        batch = client.batch([ONE_SMILE], save_to=folder / "out", delete=delete)
+        [outcome] = await all_without_folder(batch, folder / "out")
     assert isinstance(outcome.error, NotSaved)
     assert {"success": 1} == dict(sandbox.ledger.tasks_by_state)
 
@@ -543,3 +737,63 @@ async def test_saved_files_that_are_gone_are_saved_again(tmp_path: Path) -> None
 
     assert [True, True] == [outcome.ok for outcome in outcomes]
     assert saved == sorted((tmp_path / "out").iterdir())
+
+
+# Files under the names of former versions, which had eight digits.
+
+
+def rename_as_formerly(folder: Path, identities: Iterable[str]) -> list[Path]:
+    """Give the files of these jobs the names that former versions gave."""
+    named: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        stem, digits, *rest = path.stem.split("-")
+        [identity] = {one for one in identities if one.startswith(digits)}
+        named.append(path.with_name("-".join([stem, identity[:8], *rest]) + path.suffix))
+        path.replace(named[-1])
+    return named
+
+
+async def test_files_under_former_names_count(tmp_path: Path) -> None:
+    """What a former version has saved is done, and is not fetched again."""
+    sandbox = Sandbox()
+    journal = await crashed(sandbox, tmp_path, delete=False)
+    jobs: list[Job] = [ONE_SMILE, ONE_AVATAR]
+    identities = [identity(job, sha256(bytes_of(job)).hexdigest()) for job in jobs]
+    saved = rename_as_formerly(tmp_path / "out", identities)
+    before = dict(sandbox.ledger.requests)
+
+    async with open_with(sandbox, journal) as client:
+        outcomes = await resume_all(client)
+
+    files = [path for outcome in outcomes if isinstance(outcome, Done) for path in outcome.files]
+    assert saved == sorted(files) == sorted((tmp_path / "out").iterdir())
+    assert before == dict(sandbox.ledger.requests)
+
+
+def bytes_of(job: Job) -> bytes:
+    assert isinstance(job.source, bytes)
+    return job.source
+
+
+async def test_a_former_name_of_two_jobs_is_nobodys(tmp_path: Path) -> None:
+    """Where two jobs had one name their results are fetched again, for no unit."""
+    keys = ["order-54476", "order-78921"]
+    jobs = [Smile(portrait(number, 64), key=key) for number, key in enumerate(keys)]
+    [shared] = {identity(job, None)[:8] for job in jobs}
+    sandbox = Sandbox()
+    live = tmp_path / "jobs.db"
+    async with open_with(sandbox, live) as client, client.batch(jobs, save_to=tmp_path / "out"):
+        await anyio.sleep(300)
+        for end in ("", "-wal"):
+            await asyncio.to_thread(shutil.copy, f"{live}{end}", tmp_path / f"crashed.db{end}")
+    first, second = sorted((tmp_path / "out").iterdir())
+    second.unlink()
+    former = first.rename(first.with_name(f"picture-{shared}.jpg"))
+
+    async with open_with(sandbox, tmp_path / "crashed.db") as client:
+        outcomes = await resume_all(client)
+
+    assert 2 == sandbox.ledger.units_charged
+    files = {path for outcome in outcomes for path in outcome.files}
+    assert {first, second} == files
+    assert {first, second, former} == set((tmp_path / "out").iterdir())

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
+from perfect_async.sandbox import Dialect, Durations, Faults, Sandbox, portrait
 from tests.conformance.vendor import BASE_URL, REAL, Vendor
 
 # Readings of the contract that a client must tolerate; each of them is a conforming vendor.
@@ -17,6 +17,19 @@ READINGS: dict[str, Callable[[], Sandbox]] = {
     ),
     "terse": lambda: Sandbox(
         api_keys=["conformance"], header_style="numbers", polling_interval=1000, latency=0.2
+    ),
+    "documents": lambda: Sandbox(
+        api_keys=["conformance"],
+        charging="success",
+        polling_interval=1000,
+        retention=30 * 86_400,
+        dialect=Dialect(
+            invalid_task_id="text",
+            missing_file="not_found",
+            history_sign="positive",
+            polling_interval_in="both",
+            proc_unit=False,
+        ),
     ),
 }
 

@@ -1,22 +1,24 @@
 """Keys, limits, templates, units and prices."""
 
 import asyncio
+import base64
 import json
 
 import pytest
 
-from tests.conformance.vendor import Vendor, clock, costs, error_code, rude
+from tests.conformance.vendor import Vendor, assumed, clock, costs, error_code, rude
 
 pytestmark = clock
 
 CREDIT = "/s2s/v1.0/client/credit"
 HISTORY = "/s2s/v1.0/client/credit/history"
+AUTH = "/s2s/v1.0/client/auth"
 COST = "/s2s/v2.0/credit/feature-cost"
 TEMPLATES = "/s2s/v2.0/task/template/ai-avatar"
 
 
 async def test_a_wrong_key(vendor: Vendor) -> None:
-    """A key that is nobody's is a 401 with one of the four codes."""
+    """An unknown key is a 401 with one of the four codes."""
     answer = await vendor.call("GET", CREDIT, key="sk-not-a-key")
 
     assert 401 == answer.status_code
@@ -28,9 +30,49 @@ async def test_a_wrong_key(vendor: Vendor) -> None:
     }
 
 
+async def test_no_key(vendor: Vendor) -> None:
+    """A call without an Authorization header is a `401 InvalidApiKey`."""
+    answer = await vendor.http.get(CREDIT)
+
+    assert (401, "InvalidApiKey") == (answer.status_code, error_code(answer))
+
+
+async def test_a_corrupt_id_token(vendor: Vendor) -> None:
+    """An id token that is not encrypted for the client gives no access token."""
+    body = {"client_id": "nobody", "id_token": "corrupt"}
+
+    answer = await vendor.http.post(AUTH, json=body)
+
+    assert (401, "InvalidAuthentication") == (answer.status_code, error_code(answer))
+
+
+@assumed
+async def test_an_access_token(vendor: Vendor) -> None:
+    """An access token is taken as Bearer on V2 paths, too."""
+    token = base64.b64encode(bytes(128)).decode()
+    body = {"client_id": vendor.key, "id_token": token}
+
+    answer = (await vendor.http.post(AUTH, json=body)).json()
+
+    key = answer["result"]["access_token"]
+    assert 200 == answer["status"]
+    assert 200 == (await vendor.call("GET", TEMPLATES, key=key)).status_code
+
+
 async def test_an_unknown_path(vendor: Vendor) -> None:
-    """A path that does not exist is a 404."""
-    assert 404 == (await vendor.get("/s2s/v2.0/no-such-thing")).status_code
+    """A path that does not exist is a `404 NotFound`."""
+    answer = await vendor.get("/s2s/v2.0/no-such-thing")
+
+    assert (404, "NotFound") == (answer.status_code, error_code(answer))
+
+
+async def test_a_body_that_is_nested_too_deeply(vendor: Vendor) -> None:
+    """Such a body is a 400 like any other that is no JSON object."""
+    headers = {"authorization": f"Bearer {vendor.key}", "content-type": "application/json"}
+
+    answer = await vendor.http.post("/s2s/v2.0/file", headers=headers, content=b"[" * 100_000)
+
+    assert 400 == answer.status_code
 
 
 @pytest.mark.parametrize("path", [CREDIT, TEMPLATES, "/s2s/v2.0/task/ai-smile/nobody"])
@@ -55,6 +97,8 @@ async def test_templates_in_pages(vendor: Vendor) -> None:
 
     assert 20 < len(ids) == len(set(ids))
     assert {"male", "female"} == {name.partition("_")[0] for name in ids}
+    assert "female_manga_mood" in ids
+    assert "male_manga_mood" not in ids
 
 
 async def test_the_page_size_is_kept(vendor: Vendor) -> None:
@@ -101,8 +145,10 @@ async def test_the_history(vendor: Vendor) -> None:
 
 @costs
 async def test_the_history_knows_the_task(vendor: Vendor) -> None:
-    """A creation stands in the history under its task id."""
+    """A charge stands in the history under its task id."""
     task = await vendor.smile()
+    # Some vendors charge a success only.
+    await vendor.finished(task)
 
     line = (await vendor.get(HISTORY, page_size=1)).json()["result"]["history"][0]
 
@@ -118,7 +164,7 @@ async def test_the_price_list(vendor: Vendor) -> None:
         result = (await vendor.get(COST, **params)).json()["result"]
         for line in result["skus"]:
             name = line["run_task_url"].rstrip("/").rpartition("/")[2]
-            prices[name] = (line["amount"], line["unit"], line["proc_unit"])
+            prices[name] = (line["amount"], line["unit"], line.get("proc_unit", 1))
         if result["next_token"] is None:
             break
         params["starting_token"] = result["next_token"]

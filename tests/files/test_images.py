@@ -285,7 +285,7 @@ class TestRefusing:
         path = tmp_path / "me.jpg"
         limit = 10 * 1024 * 1024
         path.write_bytes(JPG.ljust(limit, b"\0"))
-        expected = "has 10485760 bytes; ai-smile takes less than 10485760."
+        expected = "has 10.0 MB; ai-smile takes less than 10.0 MB."
         assert (await refusal(path)).endswith(expected)
         assert (await refusal(path.read_bytes())).endswith(expected)
 
@@ -301,7 +301,7 @@ class TestRefusing:
         except OSError:
             pytest.skip("this file system knows no such files")
 
-        assert "1099511627776 bytes" in await refusal(path)
+        assert "has 1,048,576.0 MB" in await refusal(path)
 
     @pytest.mark.parametrize("kind", ["jpg", "png", "heic"])
     async def test_the_long_side_is_limited(self, kind: str) -> None:
@@ -310,11 +310,28 @@ class TestRefusing:
             heic if kind == "heic" else lambda width, height: drawn(kind, width, height)
         )
 
-        assert 4096 == (await looked(make(4096, 1))).width
-        assert 4096 == (await looked(make(1, 4096))).height
+        assert 4096 == (await looked(make(4096, 205))).width
+        assert 4096 == (await looked(make(205, 4096))).height
         for width, height in ((4097, 1), (1, 4097)):
             message = await refusal(make(width, height))
             assert f"is {width} x {height} px; the long side may have 4096 px" in message
+
+    @pytest.mark.parametrize("kind", ["jpg", "png", "heic"])
+    async def test_a_smile_needs_room_for_a_face(self, kind: str) -> None:
+        """The long side of a smile's picture has at most 20 short ones; an avatar's any number."""
+        make: Callable[[int, int], bytes] = (
+            heic if kind == "heic" else lambda width, height: drawn(kind, width, height)
+        )
+
+        assert 2000 == (await looked(make(2000, 100))).width
+        assert 100 == (await looked(make(100, 2000))).width
+        for width, height in ((2000, 99), (99, 2000), (2001, 100)):
+            message = await refusal(make(width, height))
+            assert f"is {width} x {height} px, too narrow for a face" in message
+            least = 101 if width == 2001 else 100
+            assert message.endswith(f"its short side must have at least {least} px.")
+        if kind != "heic":
+            assert 99 == (await looked(make(99, 2000), Avatar)).width
 
     @pytest.mark.parametrize(("width", "height"), [(0, 30), (40, 0), (0, 0)])
     async def test_a_picture_without_extent_is_refused(self, width: int, height: int) -> None:
@@ -441,7 +458,8 @@ class TestRefusing:
             monkeypatch.setattr(
                 os, "fstat", lambda _, size=size: SimpleNamespace(st_mode=0o100644, st_size=size)
             )
-            assert (await refusal(path)).endswith("changed while it was read.")
+            with pytest.raises(PictureRefused, match=r"changed while it was read\..*try again"):
+                await inspect(path, Smile)
 
     @pytest.mark.parametrize(
         "source",

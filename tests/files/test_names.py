@@ -1,13 +1,22 @@
 """File names: stems of sources, and names that are safe to write."""
 
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async._files.names import as_file, clean, in_folder, is_url, stem
+from perfect_async._files.names import (
+    as_file,
+    clean,
+    clean_letters,
+    in_folder,
+    in_folder_formerly,
+    is_url,
+    stem,
+)
 from perfect_async.models import FileId, Smile, Source
 
 SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
@@ -67,22 +76,75 @@ def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     assert clean(text) == clean(clean(text))
 
 
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        ("selfie", "selfie"),
+        ("Zoë-Müller", "Zoë Müller"),
+        ("Zoë", "Zoe\u0308"),
+        ("人物", "人物"),
+        ("Мария-2", "Мария (2)"),
+        ("हिन्दी", "हिन्दी"),
+        ("שלום", "שלום"),
+        ("١٢٣", "١٢٣"),
+        ("a-b", "a\u200d\u202eb"),
+        ("gpj.txt", "\u202egpj.txt"),
+        ("e-人", "e\uff0f人"),
+        ("etc-passwd", "../../etc/passwd"),
+        ("a", "\u0301a"),
+        ("a", "-\u0301a"),
+        ("_con", "con"),
+        ("COM", "COM¹"),
+        ("picture", "😀"),
+        ("picture", "\ud800"),
+        ("picture", "\ue000"),
+        ("picture", ""),
+    ],
+)
+def test_names_on_the_disk_keep_their_letters(expected: str, text: str) -> None:
+    """Letters of every script stay, in NFC; characters that hide or reorder do not."""
+    assert expected == clean_letters(text)
+
+
+@given(any_text | st.text(max_size=300), st.integers(8, 80), st.integers(32, 143))
+def test_names_on_the_disk_are_safe_whatever_comes(text: str, limit: int, size: int) -> None:
+    """Any text becomes one short component in NFC, that is no device and the same when repeated."""
+    name = clean_letters(text, limit, size)
+
+    assert name == PurePosixPath(name).name
+    assert 0 < len(name) <= limit
+    assert len(name.encode()) <= size
+    assert unicodedata.is_normalized("NFC", name)
+    assert not DEVICE.fullmatch(name)
+    assert name.strip(".-") == name
+    assert all(char in "._-" or unicodedata.category(char)[0] in "LMN" for char in name)
+    assert name == clean_letters(name, limit, size)
+
+
 @given(any_text, st.text("0123456789abcdef", min_size=64, max_size=64))
 def test_names_in_a_folder_stay_in_it(text: str, digits: str) -> None:
     """The longest name in a folder has 80 characters, one component and the identity in it."""
     name = in_folder(text, digits, "heic", 200)
 
     assert len(name) <= 80
+    assert len(name.encode()) <= 143
     assert name == PurePosixPath(name).name
-    assert name.endswith(f"-{digits[:8]}-200.heic")
-    assert SAFE.fullmatch(name)
+    assert name.endswith(f"-{digits[:16]}-200.heic")
     assert not DEVICE.fullmatch(name)
 
 
 def test_names_in_a_folder_say_source_job_and_number() -> None:
-    """The name is the stem, eight digits of the identity, the number if there are several."""
-    assert "me-0123abcd.jpg" == in_folder("me", "0123abcd" + "f" * 56, "jpg")
-    assert "me-0123abcd-7.png" == in_folder("me", "0123abcd" + "f" * 56, "png", 7)
+    """The name is the stem, 16 digits of the identity, the number if there are several."""
+    identity = "0123abcd4567" + "f" * 52
+    assert "me-0123abcd4567ffff.jpg" == in_folder("me", identity, "jpg")
+    assert "人-0123abcd4567ffff-7.png" == in_folder("人", identity, "png", 7)
+
+
+def test_former_names_are_known() -> None:
+    """Former versions wrote eight digits, and no letters but ASCII."""
+    identity = "0123abcd4567" + "f" * 52
+    assert "Zoe-0123abcd.jpg" == in_folder_formerly("Zoë", identity, "jpg")
+    assert "picture-0123abcd-7.png" == in_folder_formerly("人", identity, "png", 7)
 
 
 @pytest.mark.parametrize(

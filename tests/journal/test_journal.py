@@ -196,12 +196,18 @@ async def test_nothing_without_a_journal() -> None:
     none.writer.request_sent()
     await none.writer.run()
     await none.writer.flushed()
-    assert (frozenset(), [], (), None) == (
-        await none.writer.task_ids(0),
+    assert ([], (), None) == (
         none.features_in_doubt(0, ()),
         none.writer.past,
         await none.finished("ab"),
     )
+    await none.writer.save_result("ab", "out", "t", ["out/me.jpg"])
+    assert (None, None) == (
+        await none.writer.saved_result("ab", "out"),
+        await none.writer.key_picture("ab"),
+    )
+    assert not none.writer.knows("t")
+    assert not none.writer.in_doubt(0)
     assert () == tuple(none.writer.window())
     await none.writer.drop("t")
     await none.writer.aclose()

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from perfect_async._journal.model import (
     ENTRY_TYPES,
+    MOST,
     Created,
     Creating,
     Damaged,
@@ -97,8 +98,8 @@ def entries(job: int, at: int = 0, given: StoredJob = STORED) -> list[JournalEnt
 any_entries = st.builds(
     lambda job, at, given, place: entries(job, at, given)[place],
     *(
-        st.integers(1, 2**62),
-        st.integers(0, 2**62),
+        st.integers(1, MOST),
+        st.integers(0, MOST),
         stored_jobs,
         st.integers(0, len(entries(1)) - 1),
     ),
@@ -399,7 +400,10 @@ def stored_fields(**changes: object) -> dict[str, object]:
     ("expected", "row"),
     [
         ("no number", (None, 1, "Told", "{}")),
-        ("no number", (0, 1, "Told", "{}")),
+        ("out of range", (0, 1, "Told", "{}")),
+        ("out of range", (2**53 + 1, 1, "Told", "{}")),
+        ("out of range", (1, 2**53 + 1, "Told", "{}")),
+        ("out of range", (1, -1, "Told", "{}")),
         ("no number", (True, 1, "Told", "{}")),
         ("no number", (1, "1", "Told", "{}")),
         ("no number", (1, 1.0, "Told", "{}")),
@@ -445,6 +449,7 @@ def test_damage_is_named(expected: str, row: tuple[object, object, object, objec
         ("units is no number of units", {"units": 10**400}),
         ("outputs is no number of pictures", {"outputs": 1.0}),
         ("outputs is no number of pictures", {"outputs": 0}),
+        ("outputs is no number of pictures", {"outputs": 10_001}),
         ("parameters are no pairs", {"parameters": ...}),
         ("parameters are no pairs", {"parameters": {}}),
         ("parameters are no pairs", {"parameters": ["ab"]}),

@@ -200,7 +200,7 @@ def test_a_jobs_number_is_never_used_again(path: Path) -> None:
     for _ in range(2):
         with opened(path) as file:
             assert ({}, 7) == (file.state.live, file.job)
-            file.forget()
+            file.forget(NOW)
 
 
 # Finished jobs.
@@ -271,6 +271,32 @@ def test_a_finished_job_is_forgotten_when_it_cannot_be_fetched(path: Path) -> No
         assert frozenset({"task-2"}) == file.task_ids(0)
 
 
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [([], False), ([Ended(1, NOW, "doubt")], False), ([Ended(1, NOW, "doubt")], True)],
+    ids=["creating", "ended", "reported"],
+)
+def test_a_doubt_is_not_forgotten_before_it_was_reported(
+    path: Path, end: list[JournalEntry], told: bool, after: int
+) -> None:
+    """A creation of the last day in doubt keeps the journal from being forgotten."""
+    writer = Writer(path)
+    writer.write(Entered(1, NOW, STORED), Creating(1, NOW), *end, *[Reported(1, NOW)] * told)
+    file = writer.file
+    file.state = writer.state
+    if told or after:
+        assert 0 == file.forget(NOW + DAY * after)
+        assert {} == file.state.live
+    else:
+        with pytest.raises(JournalError, match="in doubt"):
+            file.forget(NOW + DAY - 1)
+        assert [1] == list(file.state.live)
+    writer.close()
+    with opened(path) as file:
+        assert (not told and not after) == bool(file.state.live)
+
+
 SECRETS = ("/photos/anna-miller.jpg", "order-4711", "anna-miller", "task-of-anna", "file-of-anna")
 
 
@@ -291,21 +317,27 @@ def traces(folder: Path) -> set[str]:
 
 
 def test_forgetting_leaves_no_trace(path: Path) -> None:
-    """Paths, names and ids of finished jobs are in no byte of the files; what runs is kept."""
+    """Paths and names of finished jobs leave the files at once, task ids after a day."""
     writer = Writer(path)
     writer.write(*lifetime(1, end=False))
     for entry in anna(2):
         writer.write(entry)
     assert set(SECRETS) | {"identity"} == traces(path.parent)
 
-    assert 1 == writer.file.forget()
+    writer.file.save_result("5e" * 32, "/photos/anna-miller", "task-of-anna", ["anna-miller.jpg"])
+    assert 1 == writer.file.forget(NOW)
 
+    assert {"task-of-anna"} == traces(path.parent)
+    assert {"task-1", "task-of-anna"} == writer.file.task_ids(0)
+    assert 0 == writer.file.forget(NOW + DAY)
+    assert {"task-of-anna"} == traces(path.parent)
+    assert 0 == writer.file.forget(NOW + DAY + 1)
     assert set() == traces(path.parent)
     writer.close()
     assert set() == traces(path.parent)
     with opened(path) as file:
         assert writer.state == file.state
-        assert 0 == file.forget()
+        assert 0 == file.forget(NOW)
 
 
 def test_forgetting_after_a_kill_leaves_no_trace(path: Path) -> None:
@@ -316,9 +348,9 @@ def test_forgetting_after_a_kill_leaves_no_trace(path: Path) -> None:
     writer.close()
 
     with opened(copy) as file:
-        assert 1 == file.forget()
+        assert 1 == file.forget(NOW)
 
-    assert set() == traces(copy.parent)
+    assert {"task-of-anna"} == traces(copy.parent)
 
 
 def test_what_is_over_is_zeroed(path: Path) -> None:
@@ -345,6 +377,58 @@ def test_finished_jobs_are_small(jobs: int, path: Path) -> None:
     assert path.stat().st_size < 600 * jobs
     with opened(path) as file:
         assert jobs == len(file.task_ids(0))
+
+
+# Results and keys.
+
+
+def test_a_saved_result_is_remembered(path: Path) -> None:
+    """The files of a job are known by its identity and folder, and the last ones count."""
+    with opened(path) as file:
+        file.save_result(STORED.identity, "/out", "t", ["me-1.png", "me-2.png"])
+        file.save_result(STORED.identity, "/out", "t2", ["me.jpg"])
+        file.save_result(STORED.identity, "/other", "t", ["me.png"])
+
+    with opened(path, NOW + 300 * DAY) as file:
+        assert ("t2", ("me.jpg",)) == file.saved_result(STORED.identity, "/out")
+        assert ("t", ("me.png",)) == file.saved_result(STORED.identity, "/other")
+        assert None is file.saved_result(STORED.identity, "/else")
+        assert None is file.saved_result("cd" * 32, "/out")
+        file.forget(NOW)
+        assert None is file.saved_result(STORED.identity, "/out")
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "7", "[" * 100_000])
+def test_a_damaged_result_is_none(path: Path, text: str) -> None:
+    """A result whose files cannot be read is not known."""
+    with opened(path) as file:
+        file.save_result(STORED.identity, "/out", "t", ["me.png"])
+    changed(path, f"UPDATE results SET files = '{text}'")
+
+    with opened(path) as file:
+        assert None is file.saved_result(STORED.identity, "/out")
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        ("cd" * 32, {"key": "k"}),
+        ("cd" * 32, {"key": "k", "kind": "bytes", "place": None}),
+        (None, {"key": None}),
+        (None, {"key": "k", "digest": None}),
+    ],
+)
+@pytest.mark.parametrize("end", ["done", "failed"])
+def test_the_picture_of_a_key_is_remembered(
+    path: Path, expected: object, changes: dict[str, object], end: str
+) -> None:
+    """The picture that a job with a key was done with is known after the job is over."""
+    writer = Writer(path)
+    writer.write(*running(stored(**changes)), Ended(1, NOW, end), Reported(1, NOW))  # type: ignore[arg-type] # one of two
+    writer.close()
+
+    with opened(path) as file:
+        assert (expected if end == "done" else None) == file.key_picture(STORED.identity)
 
 
 # Task ids.
@@ -402,8 +486,8 @@ def test_the_tasks_of_both_tries_are_known(path: Path) -> None:
     assert {"t", "second"} == file.task_ids(0)
     assert {"second"} == file.task_ids(NOW + 5)
     assert "second" == file.lookup(STORED.identity, 0)
-    assert 1 == file.forget()
-    assert set() == file.task_ids(0)
+    assert 1 == file.forget(NOW)
+    assert {"t", "second"} == file.task_ids(0)
     file.close()
 
 
@@ -420,7 +504,7 @@ def test_a_task_whose_result_cannot_be_fetched_is_known(path: Path, sure: bool) 
 
     assert {"t"} == file.task_ids(0)
     assert None is file.lookup(STORED.identity, 0)
-    assert 0 == file.forget()
+    assert 0 == file.forget(NOW)
     file.close()
 
 
@@ -557,7 +641,7 @@ def test_forgetting_does_not_hide_what_a_killed_process_sent(path: Path) -> None
     writer.close()
 
     with opened(copy, NOW + SECOND) as file:
-        file.forget()
+        file.forget(NOW)
 
     with opened(copy, NOW + 2 * SECOND) as file:
         assert 7 + 15 == sum(count for _, count in file.past)
@@ -810,6 +894,13 @@ def changed(path: Path, *statements: str) -> None:
         "UPDATE facts SET value = NULL",
         "UPDATE window SET requests = 'x'",
         "UPDATE window SET requests = -5",
+        f"UPDATE facts SET value = {2**63 - 1} WHERE name = 'seq'",
+        f"UPDATE facts SET value = {2**63 - 1} WHERE name = 'job'",
+        f"UPDATE facts SET value = {2**63 - 1} WHERE name = 'wrote'",
+        f"UPDATE window SET second = {2**63 - 1}",
+        f"UPDATE words SET job = {2**63 - 1}",
+        f"UPDATE words SET at = {2**63 - 1}",
+        f"UPDATE words SET at = -{2**62}",
         "UPDATE words SET text = '{}' WHERE kind = 'Created'",
         "UPDATE words SET text = '{\"task_id\":' WHERE kind = 'Created'",
         "UPDATE words SET text = CAST(x'ff' AS TEXT) WHERE kind = 'Created'",
@@ -874,7 +965,7 @@ def test_any_name_is_a_files(name: str, path: Path, monkeypatch: pytest.MonkeyPa
     assert [1] == list(file.state.live)
     monkeypatch.chdir("/")
     # Where it is does not depend on where the process goes.
-    file.forget()
+    file.forget(NOW)
     file.close()
     assert [path.with_name(name)] == list(path.parent.iterdir())
 
@@ -960,7 +1051,7 @@ def test_a_log_that_was_cut_off_or_garbled_is_a_prefix(path: Path) -> None:
     log = Path(f"{path}-wal")
     main, whole = path.read_bytes(), log.read_bytes()
     chance = random.Random(4)
-    cuts = {0, 1, 31, 32, 33, len(whole) - 1, *chance.sample(range(len(whole)), 40)}
+    cuts = {32, 33, len(whole) - 1, *chance.sample(range(len(whole)), 40)}
     places = [*sorted(cuts), len(whole)]
     seen: list[int] = []
 
@@ -975,6 +1066,184 @@ def test_a_log_that_was_cut_off_or_garbled_is_a_prefix(path: Path) -> None:
     assert max(seen) == len(states) - 1
     assert len(set(seen)) > 5
     assert seen[::2] == sorted(seen[::2])
+
+
+@pytest.mark.parametrize("left", [None, b"", b"x", 31, "garbled"], ids=repr)
+def test_a_journal_without_its_log_is_refused(path: Path, left: object) -> None:
+    """A copy without the log is not taken for a journal that was closed."""
+    states = journal_of(path)
+    log = Path(f"{path}-wal")
+    main, whole = path.read_bytes(), log.read_bytes()
+    match left:
+        case None:
+            log.unlink()
+        case bytes():
+            log.write_bytes(left)
+        case int():
+            log.write_bytes(whole[:left])
+        case _:
+            log.write_bytes(b"\0" * 40 + whole[40:])
+
+    said = refused(path)
+
+    assert "jobs.db-wal" in said
+    assert main == path.read_bytes()
+    log.write_bytes(whole)
+    with opened(path) as file:
+        assert states[-1] == file.state
+
+
+def test_a_journal_is_marked_as_in_use_from_its_opening_on(path: Path) -> None:
+    """Also one that was just opened, and one that was opened again or forgotten meanwhile."""
+    for step in range(3):
+        writer = Writer(path)
+        if step == 1:
+            writer.write(*lifetime(1))
+        if step == 2:
+            writer.file.forget(NOW)
+        copy = path.with_name(f"copy{step}.db")
+        shutil.copy(path, copy)
+        writer.close()
+        assert f"copy{step}.db-wal" in refused(copy)
+        with opened(path):
+            pass
+
+
+def test_a_journal_of_version_0_1_opens(path: Path) -> None:
+    """A file without the later tables and marks is opened, and gets them."""
+    with opened(path):
+        pass
+    changed(
+        path, "DROP TABLE results", "DROP TABLE keys", "DELETE FROM facts WHERE name = 'in_use'"
+    )
+    changed(path, "UPDATE facts SET value = 0 WHERE name = 'clean'")
+
+    with opened(path) as file:
+        file.save_result("ab" * 32, "/out", "t", ["a.jpg"])
+        assert ("t", ("a.jpg",)) == file.saved_result("ab" * 32, "/out")
+
+
+@pytest.mark.parametrize("commits", [1, 299, 300, 301, 650])
+def test_a_long_log_is_copied_with_its_mark(path: Path, commits: int) -> None:
+    """However much was written, a copy without the log is refused, and one with it is whole."""
+    writer = Writer(path)
+    for number in range(commits // 2):
+        writer.write(*lifetime(number + 1, end=number % 50 > 0)[:1])
+    copy = killed(path, path.parent / "copy")
+    alone = path.with_name("alone.db")
+    shutil.copy(path, alone)
+    writer.close()
+
+    assert "alone.db-wal" in refused(alone)
+    with opened(copy) as file:
+        assert writer.state == file.state
+    with opened(path) as file:
+        assert writer.state == file.state
+
+
+def test_a_client_that_was_never_closed_leaves_a_journal(path: Path) -> None:
+    """A process that ends without closing the journal leaves a complete one."""
+    output_of(
+        python(
+            """
+            writer = Writer(Path(sys.argv[1]))
+            writer.write(*lifetime(1, end=False))
+            """,
+            path,
+        )
+    )
+
+    with opened(path) as file:
+        assert [1] == list(file.state.live)
+
+
+# A file that changes under an open journal.
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_file_that_is_gone_is_noticed(path: Path, how: str, suffix: str) -> None:
+    """Nothing is committed into a file that nobody would find again."""
+    writer = Writer(path)
+    writer.write(*lifetime(1, end=False))
+    part = Path(f"{path}{suffix}")
+    away = path.with_name("away")
+    part.rename(away)
+    if how == "replaced":
+        shutil.copy(away, part)
+
+    for _ in range(2):
+        with pytest.raises(JournalError, match=f"was {how} while it was open"):
+            writer.file.commit(writer.rows(lifetime(2 + _, end=False)), (), NOW)
+    with pytest.raises(JournalError, match=f"was {how}"):
+        writer.file.save_result("ab" * 32, "/out", "t", ["a.jpg"])
+    with pytest.raises(JournalError, match=f"was {how}"):
+        writer.file.forget(NOW)
+
+    away.replace(part)
+    writer.write(*lifetime(9, end=False))
+    writer.close()
+
+
+def test_a_second_hard_link_is_refused(path: Path) -> None:
+    """Under another name the log would be missed, so neither name opens."""
+    with opened(path):
+        pass
+    other = path.with_name("other.db")
+    os.link(path, other)
+
+    for name in (path, other):
+        assert "second hard link" in refused(name)
+
+    other.unlink()
+    with opened(path):
+        pass
+
+
+def test_the_name_that_a_killed_maker_left_is_removed(path: Path) -> None:
+    """A process that is killed between naming a new journal and removing its part does no harm."""
+    with opened(path):
+        pass
+    part = path.with_name("jobs.db.0123abcd.new")
+    os.link(path, part)
+
+    with opened(path):
+        assert not part.exists()
+
+
+# What is not the journal's.
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE VIEW mine AS SELECT 1",
+        "CREATE TRIGGER mine AFTER INSERT ON words BEGIN DELETE FROM words; END",
+        "CREATE TABLE mine (x)",
+        "CREATE VIRTUAL TABLE mine USING fts5(x)",
+        "CREATE INDEX mine ON words (at)",
+    ],
+)
+def test_a_foreign_schema_is_refused(path: Path, statement: str) -> None:
+    """What another program put into the file is never run."""
+    with opened(path):
+        pass
+    changed(path, statement)
+    before = path.read_bytes()
+
+    assert "not a journal's" in refused(path)
+    assert before == path.read_bytes()
+
+
+def test_a_view_that_never_ends_does_not_hang_the_opening(path: Path) -> None:
+    """A recursive view in place of a table is refused before it is read."""
+    with opened(path):
+        pass
+    endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c)"
+    columns = "'seq' || n AS name, n AS value"
+    changed(path, "DROP TABLE facts", f"CREATE VIEW facts AS {endless} SELECT {columns} FROM c")
+
+    assert "is damaged" in refused(path)
 
 
 def test_a_log_without_its_file_is_no_new_journal(path: Path) -> None:

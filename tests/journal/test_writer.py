@@ -56,6 +56,8 @@ class Disk:
     def __init__(self) -> None:
         self.state = JournalState()
         self.past = ((SECOND, 3),)
+        self.known_tasks: frozenset[int] = frozenset({hash("former")})
+        self.last_doubt = 5
         self.seq = self.job = 7
         self.entries: list[JournalEntry] = []
         self.windows: list[list[tuple[int, int]]] = []
@@ -115,11 +117,6 @@ class Disk:
             self._wait()
             task_id, created = self.finished.get(identity, (None, 0))
             return task_id if created >= since else None
-
-    def task_ids(self, since: int) -> frozenset[str]:
-        with self._alone():
-            self._wait()
-            return frozenset(one for one, created in self.tasks.items() if created >= since)
 
     def drop(self, task_id: str) -> None:
         with self._alone():
@@ -276,7 +273,7 @@ async def test_a_finished_job_is_known_before_it_is_written() -> None:
         await idle()
         disk.free.set()
         assert await other is None
-        assert frozenset({"task-8"}) == await journal.task_ids(since)
+        assert journal.knows("task-8")
         await idle()
 
         assert "task-8" == await journal.lookup(STORED.identity, since)
@@ -284,16 +281,17 @@ async def test_a_finished_job_is_known_before_it_is_written() -> None:
         assert {} == journal._finished
 
 
-async def test_living_tasks_are_known() -> None:
-    """`ids` names what runs as well as what has ended."""
+async def test_all_tasks_are_known_from_their_creation_on() -> None:
+    """Tasks of the former process, running ones and those that have ended are known as ours."""
     disk = Disk()
     async with running_writer(disk) as journal:
         one, two = enter(journal), enter(journal)
         await create(journal, one)
-        assert frozenset({"task-8"}) == await journal.task_ids(0)
+        assert [True, True, False] == [journal.knows(t) for t in ("former", "task-8", "task-9")]
         await create(journal, two)
         finish(journal, one)
-        assert frozenset({"task-8", "task-9"}) == await journal.task_ids(0)
+        assert [True, True] == [journal.knows(task) for task in ("task-8", "task-9")]
+        assert [True, False] == [journal.in_doubt(since) for since in (5, 6)]
 
 
 async def test_a_dropped_task_is_not_found() -> None:
@@ -306,7 +304,7 @@ async def test_a_dropped_task_is_not_found() -> None:
         await journal.drop("task-8")
 
         assert await journal.lookup(STORED.identity, 0) is None
-        assert frozenset({"task-8"}) == await journal.task_ids(0)
+        assert journal.knows("task-8")
 
 
 async def test_what_is_deleted_is_not_found() -> None:

@@ -18,6 +18,7 @@ from perfect_async._journal.journal import JobJournal, NullWriter, unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.commands import failure_event
+from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.driver import Driver
 from perfect_async._runtime.handle import Channel
 from perfect_async._runtime.spec import PLAIN, JobSpec
@@ -95,7 +96,7 @@ def test_foreign_errors_are_named_by_their_kind(error: BaseException, expected: 
 
 async def test_a_driver_that_nobody_joined_takes_nothing() -> None:
     """Without a client there is no host, and so nobody who would do the work."""
-    driver = Driver(Scheduler(Limits(), Polling()), ("key", "host"), Clock())
+    driver = Driver(Scheduler(Limits(), Polling()), ("key", "host"), Clock(), ProcessMemory())
 
     assert not driver.alive
     with pytest.raises(ClientClosed):
@@ -118,7 +119,7 @@ async def test_work_beside_that_is_cancelled_takes_nothing_along() -> None:
 
 async def test_a_host_that_is_cancelled_before_it_begins() -> None:
     """Nobody waits for a host task that will never run."""
-    driver = Driver(Scheduler(Limits(), Polling()), ("key", "host"), Clock())
+    driver = Driver(Scheduler(Limits(), Polling()), ("key", "host"), Clock(), ProcessMemory())
     nowhere = await channel()
     joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts(), nowhere.journal))
     await asyncio.sleep(0)

@@ -22,6 +22,7 @@ from perfect_async import (
     PerfectError,
     Polling,
     Result,
+    ResultUnreadable,
     ServiceUnavailable,
     Smile,
     SubmissionInDoubt,
@@ -490,11 +491,27 @@ async def test_two_refusals_do_not_stop_an_idle_client() -> None:
     assert 60 > clock() - began
 
 
-async def test_an_end_that_cannot_be_read_is_told() -> None:
-    """A success without a usable result, for as long as we ask, ends in `TaskAbandoned`."""
+async def test_an_end_that_cannot_be_read_is_final() -> None:
+    """A success without a usable result ends at once, with what the vendor answered."""
     sandbox = vendor()
     good = {"status": 200, "data": {"task_status": "success", "results": {"url": ""}}}
     sandbox.script("poll", *[(200, good)] * 400)
+    async with client(sandbox, polling=Polling(give_up_after=60.0)) as c:
+        with pytest.raises(ResultUnreadable) as caught:
+            await c.run(smile())
+        spent = c.statistics().units
+
+    assert None is not caught.value.request_id
+    assert None is not caught.value.task_id
+    assert {"url": ""} == caught.value.raw
+    assert (1.0, 1.0) == (caught.value.units_at_stake, spent.at_stake)
+    assert 1 == sandbox.ledger.requests["poll"]
+
+
+async def test_a_last_answer_that_cannot_be_read_is_told() -> None:
+    """What came last is told with the abandonment of a task that was never answered well."""
+    sandbox = vendor()
+    sandbox.script("poll", *[(200, {"status": 200, "data": {}})] * 400)
     async with client(sandbox, polling=Polling(give_up_after=60.0)) as c:
         with pytest.raises(TaskAbandoned, match="Last seen: ") as caught:
             await c.run(smile())

@@ -172,3 +172,36 @@ async def test_a_client_that_dies_while_it_asks() -> None:
 
     assert [] == sent
     assert [] == sandbox.ledger.log
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"raw_path": b"/s2s/\xff\xfe%ff/\x80"},
+        {"query_string": b"page_size=\xff&starting_token=%ff%00"},
+        {"headers": [(b"host", b"["), (b"authorization", b"Bearer \xff\xfe")]},
+        {"method": "P\u00d6ST"},
+    ],
+)
+async def test_strange_bytes_are_answered(changes: dict[str, object]) -> None:
+    """Bytes that are no text in a path, a query or a header give an error, not an exception."""
+    sent = await exchange(Sandbox(), **{"raw_path": CREDIT.encode() + b"/history", **changes})
+
+    assert sent[0]["status"] in {400, 401, 404}
+
+
+async def test_head_over_asgi() -> None:
+    """HEAD announces the body and does not send it."""
+    get, head = await exchange(Sandbox()), await exchange(Sandbox(), method="HEAD")
+
+    assert get[0]["status"] == head[0]["status"] == 200
+    assert dict(get[0]["headers"])[b"content-length"] == dict(head[0]["headers"])[b"content-length"]
+    assert b"" == head[1]["body"]
+
+
+async def test_options_over_asgi() -> None:
+    """The answer to OPTIONS has no body and says nothing of one."""
+    head, body = await exchange(Sandbox(), method="OPTIONS")
+
+    assert (204, b"") == (head["status"], body["body"])
+    assert {b"content-type", b"content-length"}.isdisjoint(dict(head["headers"]))

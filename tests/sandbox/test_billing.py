@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from perfect_async.sandbox import Faults, Sandbox
+from perfect_async.sandbox import Faults, Grant, Sandbox
 from perfect_async.sandbox._billing import UnitAccount
 from perfect_async.sandbox._clock import Clock
 from tests.sandbox.customer import Customer, avatar, data_of, error_of, roomy
@@ -84,7 +84,7 @@ async def test_the_history() -> None:
 
     assert body["next_token"] is None
     refund, consume = body["history"]
-    assert ["refund", "consume"] == [refund["action"], consume["action"]]
+    assert ["refund", "api_ai_avatar"] == [refund["action"], consume["action"]]
     assert {task} == {refund["target_id"], consume["target_id"]}
     assert 1e12 == consume["timestamp"] < refund["timestamp"]
     assert [-2.0] == [part["amount_dec"] for part in consume["info"]["credits"]]
@@ -157,3 +157,80 @@ async def test_a_wrong_token() -> None:
         for token in ("abc", "bm9uZQ==", "é", "ZnJvbTotNQ==", "A" * 9999):
             answer = await customer.get(HISTORY, starting_token=token)
             assert (400, "InvalidParameters") == error_of(answer)[:2]
+
+
+async def test_grants_that_the_api_does_not_spend() -> None:
+    """Only grants of types beginning with Api that have not expired count, soonest first."""
+    grants = [
+        Grant("ApiPaygToken", 5.0, days=300),
+        Grant("SubsToken", 100.0),
+        Grant("ApiSubsToken", 2.0, days=30, has_id=False),
+        Grant("ApiPaygToken", 50.0, days=-1),
+    ]
+    sandbox = Sandbox(units=grants, epoch=1e9, lease="flexible")
+    async with Customer(sandbox) as customer:
+        assert 7 == sandbox.ledger.balance
+        await customer.task(avatar(12), "ai-avatar")
+        rows = (await customer.get(CREDIT)).json()["results"]
+        parts = (await customer.get(HISTORY)).json()["result"]["history"][0]["info"]["credits"]
+
+    assert [4.0, 100.0, 0.0, 50.0] == [row["amount_dec"] for row in rows]
+    assert [True, True, False, True] == ["id" in row for row in rows]
+    assert [-2.0, -1.0] == [part["amount_dec"] for part in parts]
+    assert [False, True] == ["id" in part for part in parts]
+    assert rows[3]["expiry"] < 1e12 < rows[0]["expiry"]
+
+
+async def test_a_grant_expires() -> None:
+    """Units are gone once their grant has expired."""
+    sandbox = Sandbox(units=[Grant("ApiSubsToken", 2.0, days=1)])
+    async with Customer(sandbox) as customer:
+        await customer.task()
+        await asyncio.sleep(86_400)
+        answer = await customer.create()
+
+    assert (400, "CreditInsufficiency") == error_of(answer)[:2]
+    assert 0 == sandbox.ledger.balance
+
+
+async def test_rows_of_other_programs() -> None:
+    """Charges and purchases of others stand in the history by their time, and move units."""
+    sandbox = Sandbox(units=10, epoch=1e9)
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        foreign = sandbox.book("api_photo_enhance", -3, ago=30)
+        sandbox.book("renew", 50, target_id="order-1", ago=60)
+        rows = (await customer.get(HISTORY)).json()["result"]["history"]
+
+    assert [
+        ("api_ai_smile", task, -1),
+        ("api_photo_enhance", foreign, -3),
+        ("renew", "order-1", 50),
+    ] == [
+        (row["action"], row["target_id"], sum(p["amount"] for p in row["info"]["credits"]))
+        for row in rows
+    ]
+    assert [1e12, 1e12 - 30_000, 1e12 - 60_000] == [row["timestamp"] for row in rows]
+    assert 56 == sandbox.ledger.balance
+
+
+@pytest.mark.parametrize("skew", [90.0, -90.0])
+async def test_a_clock_that_is_wrong(skew: float) -> None:
+    """The vendor's clock is ahead or behind; presigned URLs work all the same."""
+    sandbox = Sandbox(epoch=1e9, clock_skew=skew)
+    async with Customer(sandbox) as customer:
+        await customer.task()
+        row = (await customer.get(HISTORY)).json()["result"]["history"][0]
+        await customer.uploaded()
+
+    assert (1e9 + skew) * 1000 == row["timestamp"]
+
+
+async def test_several_prices_of_one_feature() -> None:
+    """Some features have several prices, or a path with a slash."""
+    async with Customer(roomy()) as customer:
+        skus = (await customer.get(COST)).json()["result"]["skus"]
+    urls = [sku["run_task_url"] for sku in skus]
+
+    assert 3 == urls.count("/s2s/v2.0/task/skin-analysis")
+    assert "/s2s/v2.0/task/2d-vto/ring" in urls

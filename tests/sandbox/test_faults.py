@@ -6,7 +6,7 @@ import hashlib
 import httpx
 import pytest
 
-from perfect_async.sandbox import ENGINE_ERROR_CODES, KINDS, Durations, Faults, Sandbox
+from perfect_async.sandbox import ENGINE_ERROR_CODES, KINDS, Durations, Faults, Sandbox, portrait
 from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roomy
 
 
@@ -28,7 +28,7 @@ def test_kinds_and_shares_are_checked(name: str) -> None:
 
 
 def test_scripts_are_checked() -> None:
-    """A script for an unknown kind or with an unknown trick is refused."""
+    """A script for an unknown kind or with an unknown action is refused."""
     sandbox = Sandbox()
 
     with pytest.raises(ValueError, match="no requests of kind 'polls'"):
@@ -155,7 +155,7 @@ async def test_a_dropped_call() -> None:
 
 
 async def test_a_lost_creation() -> None:
-    """The task is created and charged, nobody learns its id, and its unit is wasted."""
+    """The task is created and charged, its id is lost, and its unit is wasted."""
     sandbox = roomy(Faults(lost_creations=1.0))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.RemoteProtocolError):
@@ -201,18 +201,18 @@ async def test_a_malformed_answer() -> None:
     assert 30 == sandbox.ledger.units_charged
 
 
-@pytest.mark.parametrize("trick", ["drop", "lose", "hang"])
-async def test_a_poll_that_went_wrong_renews_nothing(trick: str) -> None:
+@pytest.mark.parametrize("action", ["drop", "lose", "hang"])
+async def test_a_poll_that_went_wrong_renews_nothing(action: str) -> None:
     """The lease runs from the last poll that was answered."""
     sandbox = roomy(Faults(stuck=1.0, hang_seconds=0.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(6)
-        sandbox.script("poll", trick)  # type: ignore[arg-type]
+        sandbox.script("poll", action)  # type: ignore[arg-type]
         try:
             await customer.poll(task)
         except httpx.RemoteProtocolError:
-            assert trick != "hang"
+            assert action != "hang"
         await asyncio.sleep(6)
         assert (400, "InvalidTaskId") == error_of(await customer.poll(task))[:2]
 
@@ -317,3 +317,47 @@ async def test_a_scripted_answer_spends_the_window() -> None:
         second = await customer.get("/s2s/v1.0/client/credit")
 
     assert [418, 429] == [first.status_code, second.status_code]
+
+
+async def test_a_repeated_task_id() -> None:
+    """The second creation answers the first one's id; both are charged, one is unseen."""
+    sandbox = roomy(Faults(repeated_task_ids=1.0))
+    async with Customer(sandbox) as customer:
+        ids = [await customer.task() for _ in range(2)]
+
+    assert ids[0] == ids[1]
+    assert 2 == sandbox.ledger.units_charged == len({t.task_id for t in sandbox.ledger.tasks})
+
+
+async def test_a_repeated_file_id() -> None:
+    """The second file has the first one's id, whose bytes a task then takes."""
+    sandbox = roomy(Faults(repeated_file_ids=1.0))
+    async with Customer(sandbox) as customer:
+        first = await customer.uploaded(FACE, "first.jpg")
+        second = await customer.uploaded(portrait(8, 64), "second.jpg")
+        await customer.task({"src_file_id": second, "expression_type": TEETH})
+
+    assert first == second
+    assert "first.jpg" == sandbox.ledger.tasks[0].file_name
+
+
+async def test_a_limit_by_chance() -> None:
+    """A 429 out of the blue executes nothing and counts as refused."""
+    sandbox = roomy(Faults(limited={"history": 1.0, "task": 1.0}))
+    async with Customer(sandbox) as customer:
+        answers = [await customer.get("/s2s/v1.0/client/credit/history"), await customer.create()]
+
+    assert [429, 429] == [answer.status_code for answer in answers]
+    assert {"history": 1, "task": 1} == dict(sandbox.ledger.refused)
+    assert 0 == sandbox.ledger.units_charged
+
+
+async def test_a_gateway_that_hides_the_answer() -> None:
+    """`lose_502` executes the request and answers as a gateway."""
+    sandbox = roomy()
+    sandbox.script("task", "lose_502")
+    async with Customer(sandbox) as customer:
+        answer = await customer.create()
+
+    assert (502, "text/html") == (answer.status_code, answer.headers["content-type"])
+    assert 1 == sandbox.ledger.units_charged

@@ -206,3 +206,13 @@ async def test_a_thumb_that_is_not_there() -> None:
         answer = await customer.http.get("https://results.sandbox.example/templates/none.jpg")
 
     assert (404, True) == (answer.status_code, "NoSuchKey" in answer.text)
+
+
+async def test_the_templates_that_the_contract_names() -> None:
+    """`female_manga_mood` can be asked for; `male_manga_mood` is an `InvalidTemplate`."""
+    async with Customer(roomy()) as customer:
+        good = await customer.create(avatar(1, "female_manga_mood"), "ai-avatar")
+        wrong = await customer.create(avatar(1, "male_manga_mood"), "ai-avatar")
+
+    assert 200 == good.status_code
+    assert (400, "InvalidTemplate") == error_of(wrong)[:2]

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Sandbox
+from tests.sandbox.clients import CLIENTS
 from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roomy
 
 ENTRY: dict[str, object] = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": 9}
@@ -225,6 +226,15 @@ async def test_other_headers_than_the_signed_ones(headers: dict[str, str], code:
     assert 1 == len(sandbox.ledger.violations)
 
 
+@pytest.mark.parametrize("client", sorted(CLIENTS))
+async def test_standard_headers_are_no_violation(client: str) -> None:
+    """The storage takes what HTTP clients add to an upload by themselves."""
+    answer, sandbox = await put(dict(CLIENTS[client]))
+
+    assert 200 == answer.status_code
+    assert [] == sandbox.ledger.violations
+
+
 async def test_a_superfluous_header_is_noted() -> None:
     """S3 ignores a header of ours; the contract says: exactly its headers."""
     answer, sandbox = await put({"X-Trace": "1"})
@@ -305,3 +315,12 @@ async def test_an_unknown_file_id() -> None:
 
     assert (400, None, INVALID) == error_of(answer)
     assert [] == sandbox.ledger.violations
+
+
+async def test_an_element_that_is_no_file() -> None:
+    """The error of a value in an array names its index."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.post("/s2s/v2.0/file", {"files": [ENTRY, "a.jpg"]})
+
+    text = "`1` is not one of the accepted values."
+    assert (400, "InvalidParameters", text) == error_of(answer)

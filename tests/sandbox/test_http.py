@@ -34,7 +34,7 @@ def test_an_envelope_with_and_without_a_code() -> None:
 
 def test_json_is_utf8() -> None:
     """Characters go out as they are."""
-    assert '{"a": "缩"}'.encode() == json_response(200, {"a": "缩"}).body
+    assert '{"a":"缩"}'.encode() == json_response(200, {"a": "缩"}).body
 
 
 def test_a_gateways_page() -> None:

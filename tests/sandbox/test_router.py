@@ -1,13 +1,21 @@
 """Which call is meant, and who may make it."""
 
+import json
+import operator
+
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perfect_async.sandbox import Sandbox
+from perfect_async.sandbox._http import Request
 from perfect_async.sandbox._router import Route, route_api
 from tests.sandbox.customer import API, SMILE, Customer, error_of, roomy
 
 CREDIT = "/s2s/v1.0/client/credit"
+AUTH = "/s2s/v1.0/client/auth"
+DELETE = "/s2s/v2.0/task/delete"
 
 
 @pytest.mark.parametrize(
@@ -111,3 +119,131 @@ async def test_json_is_announced() -> None:
         answer: httpx.Response = await customer.get(CREDIT)
 
     assert "application/json; charset=utf-8" == answer.headers["content-type"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 200_000,
+        b'{"files":' * 100_000,
+        b'{"files": [{"file_size": ' + b"9" * 5000 + b"}]}",
+        b"\xff\xfe\x00",
+        b"",
+        b"null",
+        b"NaN",
+    ],
+)
+@pytest.mark.parametrize("path", ["/s2s/v2.0/file", "/s2s/v2.0/task/ai-smile", AUTH, DELETE])
+async def test_bodies_that_are_no_objects(path: str, body: bytes) -> None:
+    """JSON that is broken, too deep or no object is a 400, not an exception."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.http.post(path, content=body, headers=customer.key)
+
+    assert (400, "BadRequest") == error_of(answer)[:2]
+
+
+async def test_half_a_surrogate_pair() -> None:
+    """Text that has no UTF-8 is answered all the same."""
+    body = b'{"files":[{"content_type":"image/jpeg","file_name":"\\ud800","file_size":9}]}'
+    async with Customer(roomy()) as customer:
+        answer = await customer.http.post("/s2s/v2.0/file", content=body, headers=customer.key)
+
+    assert 200 == answer.status_code
+
+
+async def test_head_is_a_get_without_a_body() -> None:
+    """HEAD has the status and the length of GET."""
+    sandbox = roomy()
+    async with Customer(sandbox) as customer:
+        got = await customer.http.get(CREDIT, headers=customer.key)
+        head = await customer.http.head(CREDIT, headers=customer.key)
+
+    assert (200, got.headers["content-length"], b"") == (
+        head.status_code,
+        head.headers["content-length"],
+        head.content,
+    )
+    assert [] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize("path", [CREDIT, "/", "/nowhere"])
+async def test_options_need_no_key(path: str) -> None:
+    """OPTIONS is answered without a key, outside of the limits, and is no violation."""
+    sandbox = Sandbox(per_second=1)
+    async with Customer(sandbox) as customer:
+        answers = [await customer.http.options(path) for _ in range(3)]
+
+    assert [204] * 3 == [answer.status_code for answer in answers]
+    assert "GET" in answers[0].headers["allow"]
+    assert [] == sandbox.ledger.violations
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "PROPFIND"])
+async def test_other_methods(method: str) -> None:
+    """A method that a path does not have is a `404 NotFound`."""
+    async with Customer(roomy()) as customer:
+        answer = await customer.http.request(method, CREDIT, headers=customer.key)
+
+    assert (404, "NotFound") == error_of(answer)[:2]
+
+
+KNOWN = st.sampled_from(
+    [
+        "/s2s/v2.0/file",
+        "/s2s/v2.0/file/ai-smile",
+        "/s2s/v2.0/task/ai-smile",
+        "/s2s/v2.0/task/ai-avatar",
+        "/s2s/v2.0/task/ai-smile/",
+        DELETE,
+        AUTH,
+        CREDIT,
+        f"{CREDIT}/history",
+        "/s2s/v2.0/credit/feature-cost",
+        "/s2s/v2.0/task/template/ai-avatar",
+    ]
+)
+# What a server decodes from any bytes.
+LATIN = st.text(st.characters(max_codepoint=255), max_size=20)
+FIELDS = [
+    "files",
+    "content_type",
+    "file_name",
+    "file_size",
+    "src_file_id",
+    "src_file_url",
+    "expression_type",
+    "template_id",
+    "output_count",
+    "task_id",
+    "id_token",
+    "client_id",
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5)
+    ),
+    max_leaves=10,
+)
+REQUESTS = st.builds(
+    Request,
+    method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE"]),
+    host=st.sampled_from(["api.example", "uploads.sandbox.example", "results.sandbox.example"])
+    | LATIN,
+    path=KNOWN | st.builds(operator.add, KNOWN, LATIN) | LATIN,
+    query=st.builds(operator.add, st.sampled_from(["", "page_size=", "starting_token="]), LATIN),
+    headers=st.fixed_dictionaries(
+        {"authorization": st.just("Bearer k") | LATIN, "content-length": LATIN}
+    ),
+    body=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=30),
+)
+
+
+@given(REQUESTS)
+def test_any_request_gets_an_answer(request: Request) -> None:
+    """No request raises, and none is answered as an error of the server."""
+    router = Sandbox()._router
+
+    response = router.arrive(request, router.leave(request))
+
+    assert 200 <= response.status < 500

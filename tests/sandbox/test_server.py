@@ -6,8 +6,8 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,21 +18,19 @@ import httpx
 import pytest
 import uvicorn
 
-from perfect_async.sandbox import Durations, Faults, Sandbox, serve
+from perfect_async.sandbox import Durations, Faults, Sandbox, run, serve
 from perfect_async.webhooks import Notification, WebhookApp, verify
-from tests.sandbox.customer import FACE, TEETH, data_of
+from tests.sandbox.clients import CLIENTS, RawClient
+from tests.sandbox.customer import FACE, TEETH, data_of, free_port
 
 pytestmark = pytest.mark.real_time
 
 ROOT = Path(__file__).parents[2]
 KEY = {"authorization": "Bearer a-secret-key"}
 CREDIT = "/s2s/v1.0/client/credit"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+FETCH = """
+fetch("{url}", {{headers: {{authorization: "Bearer k"}}}}).then(r => r.text()).then(console.log)
+"""
 
 
 @contextlib.asynccontextmanager
@@ -82,19 +80,78 @@ async def test_a_whole_picture_over_a_socket(caplog: pytest.LogCaptureFixture) -
     assert "X-Amz" not in caplog.text
 
 
+@pytest.mark.parametrize("name", sorted(CLIENTS))
+async def test_the_clients_of_strangers(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Each client gets a picture without a violation or a line in the server's log."""
+    port = free_port()
+    origin = f"http://127.0.0.1:{port}"
+    sandbox = Sandbox(origin=origin, durations={"ai-smile": Durations.fixed(0.05)}, per_second=50)
+    json_type = {**KEY, "Content-Type": "application/json"}
+    async with served(sandbox, port), RawClient(CLIENTS[name]) as client:
+        entry = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": len(FACE)}
+        body = json.dumps({"files": [entry]}).encode()
+        answer = await client.send("POST", f"{origin}/s2s/v2.0/file", json_type, body)
+        file = json.loads(answer.body)["data"]["files"][0]
+        request = file["requests"][0]
+        put = await client.send("PUT", request["url"], request["headers"], FACE)
+        body = json.dumps({"src_file_id": file["file_id"], "expression_type": TEETH}).encode()
+        answer = await client.send("POST", f"{origin}/s2s/v2.0/task/ai-smile", json_type, body)
+        task = json.loads(answer.body)["data"]["task_id"]
+        await asyncio.sleep(0.1)
+        answer = await client.send("GET", f"{origin}/s2s/v2.0/task/ai-smile/{task}", KEY)
+        picture = await client.send("GET", json.loads(answer.body)["data"]["results"]["url"])
+
+    assert [200, 200] == [put.status, picture.status]
+    assert ["unknown: unknown path GET /ready"] == sandbox.ledger.violations
+    assert [] == [each for each in caplog.records if each.name.startswith("uvicorn")]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("curl", ["-sS", "--fail", "-H", "Authorization: Bearer k", "{url}"]),
+        ("curl", ["-sS", "--http2", "--fail", "-H", "Authorization: Bearer k", "{url}"]),
+        (
+            "node",
+            ["-e", FETCH],
+        ),
+    ],
+)
+async def test_real_clients(
+    tool: str, arguments: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The programs themselves read the balance."""
+    program = shutil.which(tool)
+    if program is None:
+        pytest.skip(f"{tool} is not installed")
+    port = free_port()
+    sandbox = Sandbox()
+    async with served(sandbox, port):
+        process = await asyncio.create_subprocess_exec(
+            program,
+            *(each.format(url=f"http://127.0.0.1:{port}{CREDIT}") for each in arguments),
+            stdout=asyncio.subprocess.PIPE,
+            env={"PATH": os.environ["PATH"], "NO_PROXY": "*"},
+        )
+        said, _ = await process.communicate()
+
+    assert 1000 == sum(grant["amount_dec"] for grant in json.loads(said)["results"])
+    assert [] == [each for each in caplog.records if each.name.startswith("uvicorn")]
+
+
 async def test_a_notification_over_a_socket() -> None:
     """A served sandbox calls a served endpoint of ours, once a task has ended."""
     secret = "whsec_" + base64.b64encode(b"of the served sandbox").decode()
-    told = asyncio.Event()
+    notified = asyncio.Event()
     said: list[Notification] = []
 
-    class Desk:
+    class Receiver:
         async def deliver(self, body: bytes, headers: list[tuple[str, str]]) -> None:
             said.append(verify(body, headers, secret, time.time()))
-            told.set()
+            notified.set()
 
     shop, port = free_port(), free_port()
-    config = uvicorn.Config(WebhookApp(Desk()), port=shop, log_config=None)
+    config = uvicorn.Config(WebhookApp(Receiver()), port=shop, log_config=None)
     endpoint = uvicorn.Server(config)
     sandbox = Sandbox(
         origin=f"http://127.0.0.1:{port}",
@@ -108,7 +165,7 @@ async def test_a_notification_over_a_socket() -> None:
         async with served(sandbox, port) as http:
             body = {"src_file_url": "https://p.example/a.jpg", "expression_type": TEETH}
             task = data_of(await http.post("/s2s/v2.0/task/ai-smile", json=body))["task_id"]
-            await told.wait()
+            await notified.wait()
         endpoint.should_exit = True
         await shop_task
 
@@ -171,3 +228,30 @@ def test_from_the_command_line(more: str) -> None:
     assert "Traceback" not in rest
     assert "a-secret-key" not in first + rest
     assert 0 == process.returncode
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8787"),
+        ("0.0.0.0", "http://127.0.0.1:8787"),
+        ("::", "http://[::1]:8787"),
+        ("::1", "http://[::1]:8787"),
+        ("box.example", "http://box.example:8787"),
+    ],
+)
+def test_the_origin_of_presigned_urls(
+    host: str, origin: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """URLs name the address served, an IPv6 one in brackets, and loopback for all interfaces."""
+    given: list[object] = []
+
+    async def serve_nothing(*arguments: object) -> None:
+        given.extend(arguments[1:])
+
+    monkeypatch.setattr("perfect_async.sandbox._server.serve", serve_nothing)
+
+    run(host=host)
+
+    assert [host, 8787] == given
+    assert f"sandbox on {origin} (" in capsys.readouterr().err

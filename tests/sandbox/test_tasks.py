@@ -86,7 +86,7 @@ async def test_an_expired_task_stays_expired() -> None:
             await asyncio.sleep(1)
 
 
-async def test_an_engine_error_that_nobody_asked_for() -> None:
+async def test_an_engine_error_that_is_not_polled() -> None:
     """When the lease runs out first, a failed task's units are kept, too."""
     sandbox = roomy(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
@@ -105,7 +105,7 @@ async def test_the_lease_is_a_setting() -> None:
 
 
 async def test_a_reported_task_needs_no_more_polls() -> None:
-    """Once the end was told there is no lease; each later poll gives a fresh URL, for a day."""
+    """Once the end was reported there is no lease; each later poll gives a fresh URL, for a day."""
     async with Customer(roomy()) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
@@ -307,8 +307,8 @@ async def test_the_upload_url_of_a_deleted_file() -> None:
         assert 404 == (await customer.put(entry, FACE)).status_code
 
 
-async def test_deletion_of_a_finished_task_that_nobody_asked_for() -> None:
-    """Finished is what the engine says, not what was told."""
+async def test_deletion_of_a_finished_task_that_was_not_polled() -> None:
+    """A task that the engine has finished can be deleted before a poll reports it."""
     sandbox = roomy()
     async with Customer(sandbox) as customer:
         task = await customer.task()
@@ -353,3 +353,112 @@ async def test_ids_survive_their_encoding() -> None:
 
     assert task not in path
     assert unquote(path).endswith(task)
+
+
+async def test_a_lease_of_the_polling_interval() -> None:
+    """A task is lost when it is not polled within the interval of its answers."""
+    sandbox = Sandbox(durations=LONG, lease="polling_interval", polling_interval=3000)
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        await asyncio.sleep(3)
+        assert 200 == (await customer.poll(task)).status_code
+        await asyncio.sleep(3.001)
+        assert 400 == (await customer.poll(task)).status_code
+
+
+async def test_a_lease_of_the_retention() -> None:
+    """A running task survives a day without polls, and no longer."""
+    forever = {"ai-smile": Durations.fixed(9 * DAY)}
+    async with Customer(Sandbox(durations=forever, lease="retention")) as customer:
+        task = await customer.task()
+        await asyncio.sleep(DAY)
+        assert "running" == data_of(await customer.poll(task))["task_status"]
+        await asyncio.sleep(DAY + 1)
+        assert 400 == (await customer.poll(task)).status_code
+
+
+async def test_a_flexible_lease() -> None:
+    """A running task needs no polls; its result is kept for a day after the engine's end."""
+    week = {"ai-smile": Durations.fixed(7 * DAY)}
+    async with Customer(Sandbox(durations=week, lease="flexible")) as customer:
+        first, second = await customer.task(), await customer.task()
+        await asyncio.sleep(8 * DAY)
+        assert "success" == data_of(await customer.poll(first))["task_status"]
+        await asyncio.sleep(1)
+        assert 400 == (await customer.poll(second)).status_code
+
+
+async def test_the_retention_is_a_setting() -> None:
+    """A finished task is kept for thirty days where the retention is as long."""
+    sandbox = Sandbox(durations={"ai-smile": Durations.fixed(1)}, retention=30 * DAY)
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        await asyncio.sleep(1)
+        await customer.poll(task)
+        await asyncio.sleep(30 * DAY)
+        assert 200 == (await customer.poll(task)).status_code
+        await asyncio.sleep(1)
+        assert 400 == (await customer.poll(task)).status_code
+
+
+def test_leases_that_have_no_meaning() -> None:
+    """An unknown reading is refused, and the interval's without an interval."""
+    with pytest.raises(ValueError, match=r"lease is seconds or one of polling_interval, .*'long'"):
+        Sandbox(lease="long")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a polling_interval"):
+        Sandbox(lease="polling_interval")
+    with pytest.raises(ValueError, match="charging is one of creation, success, not 'never'"):
+        Sandbox(charging="never")  # type: ignore[arg-type]
+
+
+async def test_a_success_is_charged_when_the_engine_ends() -> None:
+    """Where only a success is charged, units are reserved before and taken at the end."""
+    sandbox = Sandbox(units=1, durations={"ai-smile": Durations.fixed(5)}, charging="success")
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        refused = await customer.create()
+        assert (0, 1) == (sandbox.ledger.units_charged, sandbox.ledger.balance)
+        await asyncio.sleep(5)
+        assert (1, 0) == (sandbox.ledger.units_charged, sandbox.ledger.balance)
+        assert "success" == data_of(await customer.poll(task))["task_status"]
+
+    assert (400, "CreditInsufficiency") == error_of(refused)[:2]
+
+
+@pytest.mark.parametrize("faults", [Faults(engine_errors=1.0), Faults(timeouts=1.0)])
+async def test_a_failure_is_not_charged(faults: Faults) -> None:
+    """Where only a success is charged, a failure leaves no trace in the units."""
+    sandbox = Sandbox(
+        units=1, durations={"ai-smile": Durations.fixed(5)}, charging="success", faults=faults
+    )
+    async with Customer(sandbox) as customer:
+        task = await customer.task()
+        await asyncio.sleep(5)
+        await customer.poll(task)
+        history = (await customer.get("/s2s/v1.0/client/credit/history")).json()["result"]
+        assert 200 == (await customer.create()).status_code
+
+    assert [] == history["history"]
+    assert (0, 0, 0, 1) == (
+        sandbox.ledger.units_charged,
+        sandbox.ledger.units_returned,
+        sandbox.ledger.units_wasted,
+        sandbox.ledger.balance,
+    )
+
+
+async def test_a_lost_task_is_charged_when_its_engine_succeeds() -> None:
+    """The engine does not stop with the lease: a task lost before its end is charged at the end."""
+    sandbox = Sandbox(durations={"ai-smile": Durations.fixed(20)}, charging="success", epoch=1e9)
+    async with Customer(sandbox) as customer:
+        await customer.task()
+        await asyncio.sleep(15)
+        assert (0, {"expired": 1}) == (
+            sandbox.ledger.units_wasted,
+            dict(sandbox.ledger.tasks_by_state),
+        )
+        await asyncio.sleep(15)
+        row = (await customer.get("/s2s/v1.0/client/credit/history")).json()["result"]["history"]
+
+    assert 1 == sandbox.ledger.units_wasted == sandbox.ledger.units_charged
+    assert [1e12 + 20_000] == [each["timestamp"] for each in row]

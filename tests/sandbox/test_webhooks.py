@@ -139,7 +139,7 @@ async def test_what_becomes_of_the_task(engine: Faults, expected: list[str]) -> 
 
 
 async def test_a_lost_task_is_not_announced() -> None:
-    """Of two tasks the one that nobody kept alive is gone, and nothing is said of it."""
+    """Of two tasks the one whose lease ran out is not announced."""
     inbox = Inbox()
     async with (
         shop(inbox, smile=Durations.fixed(12.0)) as sandbox,
@@ -392,7 +392,7 @@ def test_a_secret_that_is_none(secret: str | list[str]) -> None:
 # On the way.
 
 
-class Desk:
+class Receiver:
     """A receiver of ours behind the endpoint of ours."""
 
     def __init__(self) -> None:
@@ -404,8 +404,8 @@ class Desk:
 
 async def test_over_http_into_an_app() -> None:
     """A POST to the URL through the transport that was given, answered by our endpoint."""
-    desk = Desk()
-    over = httpx.ASGITransport(WebhookApp(desk))
+    receiver = Receiver()
+    over = httpx.ASGITransport(WebhookApp(receiver))
     async with shop(webhook_url=URL, webhook_transport=over) as sandbox:
         tasks = await ordered(sandbox)
         await asyncio.sleep(9)
@@ -413,7 +413,7 @@ async def test_over_http_into_an_app() -> None:
         await ordered(sandbox)
         await asyncio.sleep(9)
 
-    assert tasks == desk.ids
+    assert tasks == receiver.ids
     assert [204, 400] == [record.answer for record in sandbox.ledger.webhooks]
 
 
@@ -463,7 +463,7 @@ async def test_over_a_network_that_fails() -> None:
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], said: str) -> None:
-    """Half a webhook, or two, is a mistake that is told at once."""
+    """Half a webhook, or two, is refused at construction."""
     with pytest.raises(ValueError, match=said):
         Sandbox(**settings)
 
@@ -522,7 +522,7 @@ async def test_what_is_due_later_is_never_sent() -> None:
 
 
 async def test_an_answer_after_the_end() -> None:
-    """A creation that arrives after the closing is created and announced to nobody."""
+    """A creation that arrives after the closing is created and not announced."""
     inbox = Inbox()
     sandbox = shop(inbox, latency=4.0)
     async with asyncio.TaskGroup() as group, sandbox:
@@ -568,7 +568,7 @@ async def test_a_cancelled_block_is_cancelled() -> None:
 
 @pytest.mark.parametrize("open_already", [False, True])
 async def test_the_lifespan_opens_it(open_already: bool) -> None:
-    """A server that sends the lifespan opens it, unless somebody did."""
+    """A server that sends the lifespan opens it, unless it is open already."""
     inbox = Inbox()
     sandbox = shop(inbox)
     messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()

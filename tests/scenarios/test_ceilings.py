@@ -140,4 +140,4 @@ async def test_nothing_is_kept_of_it(tmp_path: Path, monkeypatch: MP) -> None:
         for number in range(3):
             await all_of(c.batch([smile(number), smile(number + 10)], max_units=1))
         assert c._session is not None
-        assert {} == c._session.driver.scheduler._book.units._purses
+        assert {} == c._session.driver.scheduler._state.units._spending_limits

@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 FEW = int(os.environ.get("CRASH_KILLS", "12"))
 SEED = int(os.environ.get("CRASH_SEED", str(random.randrange(10**6))))
 MANY, MOST = 40, 200
+PASSED = 120
+"""Points that a process which does its work passes, or more of them."""
 OPEN = 8
 """Pictures that a process has before it."""
 
@@ -130,7 +132,9 @@ class Crashes:
             # Now and then what runs is lost before the next process comes.
             "late": crashing.LEASE + 0.2 if self.chance.random() < 0.07 else 0.0,
             "fuse": fuse if killed else ("never", 1),
-            "after": self.chance.uniform(0.05, 1.3) if killed else 30.0,
+            "after": (self.chance.randint(1, PASSED), self.chance.uniform(0, 0.05))
+            if killed
+            else (0, 0.0),
         }
         assert self.nursery.stdin is not None
         assert self.nursery.stdout is not None

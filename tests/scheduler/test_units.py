@@ -230,7 +230,7 @@ class Ceilings(RuleBasedStateMachine):
     @invariant()
     def the_ceilings_hold(self) -> None:
         for number, most in enumerate(CEILINGS, 1):
-            spent = self.units._purses[number].spent
+            spent = self.units._spending_limits[number].spent
             runs = sum(
                 job.units for job in self.sent + self.running if number in job.spending_limits
             )

@@ -71,7 +71,9 @@ POINTS = (
 
 
 class Plan(TypedDict):
-    """One worker's life: what is left to do, and when it is killed at the latest."""
+    """One worker's life: what is left to do, and when it is killed: at the latest so many seconds
+    after so many points, which it comes to soon or late as the machine is fast or slow.
+    """
 
     number: int
     folder: str
@@ -81,7 +83,7 @@ class Plan(TypedDict):
     dawdles: float
     late: float
     fuse: tuple[str, int]
-    after: float
+    after: tuple[int, float]
 
 
 class Line(TypedDict):
@@ -208,16 +210,23 @@ def vendor(port: int, seed: int) -> None:
 
 @attrs.define
 class Fuse:
-    """Kills this process at the `left`-th passing of `point`, in whatever thread."""
+    """Kills this process at the `left`-th passing of `point`, in whatever thread, or `later`
+    seconds after the `among`-th passing of any point.
+    """
 
     point: str
     left: int
+    among: int
+    later: float
 
     def passing(self, point: str) -> None:
+        self.among -= 1
+        if not self.among:
+            threading.Timer(self.later, kill).start()
         if point == self.point:
             self.left -= 1
             if not self.left:
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill()
                 threading.Event().wait()  # it has not come yet
 
     def lay(self) -> None:
@@ -255,6 +264,10 @@ class Fuse:
         set_to(AtomicFile, "replace", replacing)
         set_to(VendorTransport, "call", calling)
         set_to(VendorTransport, "upload", uploading)
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def set_to(where: object, name: str, what: object) -> None:
@@ -300,7 +313,7 @@ class Worker:
         self.pictures = {
             picture.identity(self.folder): picture for picture in map(Picture, plan["pictures"])
         }
-        self.fuse = Fuse(*plan["fuse"])
+        self.fuse = Fuse(*plan["fuse"], *plan["after"])
         self.former: dict[int, str] = {}
         self.jobs: dict[Job, str] = {}
 
@@ -380,16 +393,12 @@ def worker(plan: Plan) -> None:
 
 
 def nursery() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     for line in sys.stdin:
         plan: Plan = json.loads(line)
         time.sleep(plan["late"])
         child = os.fork()
         if child == 0:
             live(plan)
-        if signal.sigtimedwait([signal.SIGCHLD], plan["after"]) is None:
-            os.kill(child, signal.SIGKILL)
-            signal.sigwait([signal.SIGCHLD])
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
@@ -398,7 +407,6 @@ def live(plan: Plan) -> None:
     """The child's life, and its end, whatever happens."""
     status = 1
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         worker(plan)
         status = 0
     except BaseException:  # noqa: BLE001 - a fork of the nursery does not go back into it

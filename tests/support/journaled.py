@@ -16,6 +16,7 @@ import pytest
 from perfect_async import Batch, Client, Done, Failed, Outcome, Smile, SubmissionInDoubt
 from perfect_async._journal.writer import JournalWriter
 from perfect_async._runtime import clock as clock_module
+from perfect_async._runtime import commands, doubts
 from perfect_async._transport.transport import HttpTransport
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import client, clock, vendor
@@ -128,6 +129,10 @@ class Shop:
         given: dict[str, object] = {"journal": self.path, "transport": self.wire, **settings}
         return client(self.sandbox, **given)
 
+    def sole(self, change: Change | None = None, **settings: object) -> Client:
+        """A client with the journal whose user says that nobody else creates on the key."""
+        return self.client(change, sole_user=True, **settings)
+
     def plain(self) -> Client:
         """One without a journal."""
         return self.client(journal=None)
@@ -150,6 +155,9 @@ class Shop:
                 shutil.copy(wal, f"{after}-wal")
         self.path = after
         session.closed = True
+        # A new process knows nothing of the doubts of this one.
+        doubts._loop_doubts.clear()
+        commands._submitters.clear()
         host = session.driver._host
         assert host is not None
         host.cancel()

@@ -16,7 +16,4 @@ def examples(usual: int) -> int:
     For a search whose examples cost more or less than those of others. Without it a search follows
     the profile of conftest.py.
     """
-    profile = settings.default
-    if profile is None:
-        raise AssertionError("conftest.py loads a profile before any test is imported")
-    return usual * profile.max_examples // EXAMPLES
+    return usual * settings().max_examples // EXAMPLES

@@ -8,7 +8,7 @@ import socket
 import ssl
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError
 from types import ModuleType, TracebackType
 
@@ -830,20 +830,77 @@ async def test_calls_and_pictures_have_pools_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "proxy",
-    ["socks5://user:secret@proxy", "gopher://user:secret@proxy", "http://user:secret@proxy:port"],
+    ("variable", "value"),
+    [
+        *(("HTTPS_PROXY", f"http://user:secret@proxy:{port}") for port in ("port", "0", "99999")),
+        *(("HTTPS_PROXY", value) for value in ("socks5://user:secret@proxy", "gopher://secret")),
+        *(("HTTP_PROXY", value) for value in ("http://user:secret@", "http://")),
+        *(("ALL_PROXY", value) for value in ("socks5://user:secret@proxy", "secret:port")),
+        *(("all_proxy", value) for value in ("http://user:secret@proxy:-1",)),
+        *(("NO_PROXY", value) for value in ("[::1]", "a.example,[::1]:80", "fd00::/8")),
+        *(("no_proxy", value) for value in ("[::1]",)),
+        *(("SSL_CERT_FILE", value) for value in ("/no/such/secret",)),
+    ],
 )
-async def test_a_bad_proxy_in_the_environment_is_named(
-    proxy: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_bad_setting_of_the_environment_names_its_variable(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy setting that cannot be used is a ConfigurationError that does not quote it."""
-    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    """A proxy or certificate setting that cannot be used is named, and its value is not shown."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(variable, value)
 
-    with pytest.raises(ConfigurationError, match="proxy or certificate") as caught:
+    with pytest.raises(ConfigurationError, match=rf"\b{variable}\b") as caught:
         over(None)
 
     assert "secret" not in str(caught.value)
-    assert caught.value.__context__ is None
+    assert (None, None) == (caught.value.__cause__, caught.value.__context__)
+
+
+async def test_a_setting_that_is_overridden_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lower-case variable wins, as with httpx; what it hides may be anything."""
+    monkeypatch.setenv("HTTPS_PROXY", "gopher://proxy")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+
+    await over(None).aclose()
+
+
+def refusing(error: Exception | int) -> Net:
+    """A network whose proxy refuses: with an answer, or with httpx's error for CONNECT."""
+    return failing(error) if isinstance(error, Exception) else answering(error, html="<b>no</b>")
+
+
+@pytest.mark.parametrize("error", [407, httpx.ProxyError("407 Proxy Authentication Required")])
+@pytest.mark.parametrize(
+    ("named", "value"),
+    [
+        ("'proxy.example:3128'", "http://user:secret@proxy.example:3128"),
+        ("'proxy.example'", "proxy.example"),
+        ("the proxy did", None),
+    ],
+)
+async def test_a_refusing_proxy_is_named(
+    error: Exception | int, named: str, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """407 names the proxy, without its password, and says that nothing was forwarded."""
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.delenv("HTTPS_PROXY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("HTTPS_PROXY", value)
+    transport = over(refusing(error))
+
+    work: list[Callable[[], Awaitable[object]]] = [
+        lambda: transport.call(CALL, within=1),
+        lambda: transport.upload(grant(), picture),
+        lambda: fetched(transport),
+    ]
+    for each in work:
+        with pytest.raises(ServiceUnavailable, match=named) as caught:
+            await each()
+        assert (407, True) == (caught.value.status, caught.value.never_sent)
+        assert "secret" not in str(caught.value)
+        assert_clean(caught.value)
 
 
 async def test_a_given_transport_is_closed_with_us() -> None:
@@ -1072,14 +1129,222 @@ async def test_an_answer_that_breaks_off(
 @pytest.mark.usefixtures("no_proxy")
 async def test_a_silent_server_is_given_up_and_its_connection_dropped() -> None:
     """A call that timed out does not leave its connection for the next one."""
-    async with serving(b"", OK) as server:
-        transport = over(None, server.base)
+    silent = [True]
+
+    async def moody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            if not silent[0]:
+                writer.write(OK)
+                await writer.drain()
+
+    async with listening(moody) as port:
+        transport = over(None, f"http://127.0.0.1:{port}")
         with pytest.raises(ServiceUnavailable, match="TimeoutError"):
             await transport.call(CALL, within=0.1)
-        await transport.call(CALL, within=60)
+        silent[0] = False
+        assert Response(200, b"{}", "17") == await transport.call(CALL, within=60)
         await transport.aclose()
 
+
+# Answers too many.
+
+
+def http(body: str, status: str = "200 OK", number: int = 0) -> bytes:
+    """An answer of the API whose `x-request-id` is made of `number`."""
+    request_id = 576460752303423488 + number
+    head = f"HTTP/1.1 {status}\r\nx-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+ONE, TWO, THREE = (http(f'{{"task":{number}}}', number=number) for number in (1, 2, 3))
+REAL = b'{"task":2}'
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+@pytest.mark.parametrize("given", [False, True], ids=["own", "given"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        http("<html>", "502 Bad Gateway") + ONE,
+        http("{}", "429 Too Many Requests"),
+        http("{}", "404 Not Found"),
+        http("{}", "302 Found"),
+        http("<html>"),
+        http('{"task":'),
+        http(""),
+        ONE + ONE,
+        ONE + THREE,
+        ONE + b"x",
+        ONE.replace(b"content-length", b"content-encoding: br\r\ncontent-length"),
+    ],
+    ids=repr,
+)
+async def test_a_connection_is_used_again_after_a_clean_answer_only(
+    first: bytes, given: bool
+) -> None:
+    """After an error, an answer that cannot be read, or bytes too many, another one is opened."""
+    async with serving(first, TWO) as server:
+        transport = over(httpx.AsyncHTTPTransport() if given else None, server.base)
+        with suppress(BadAnswer):
+            await transport.call(CALL, within=60)
+        answer = await transport.call(CALL, within=60)
+        await transport.aclose()
+
+    assert REAL == answer.content
     assert 2 == server.connections
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_a_connection_is_kept_alive_after_clean_answers() -> None:
+    """Answers that nothing is wrong with share one connection."""
+    async with serving(ONE, TWO, THREE) as server:
+        transport = over(None, server.base)
+        found = [(await transport.call(CALL, within=60)).content for _ in range(3)]
+        await transport.aclose()
+
+    assert [b'{"task":1}', b'{"task":2}', b'{"task":3}'] == found
+    assert 1 == server.connections
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+@pytest.mark.parametrize("late", [ONE, THREE], ids=["the same", "another"])
+async def test_an_answer_that_comes_between_two_requests(late: bytes) -> None:
+    """A connection on which something arrives while it is idle is not used again."""
+    sent, came = anyio.Event(), anyio.Event()
+    connections: list[int] = []
+
+    async def doubling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ONE if len(connections) == 1 else TWO)
+        await writer.drain()
+        if len(connections) == 1:
+            await came.wait()
+            writer.write(late)
+            await writer.drain()
+            sent.set()
+        await reader.read()
+
+    async with listening(doubling) as port:
+        transport = over(None, f"http://127.0.0.1:{port}")
+        await transport.call(CALL, within=60)
+        came.set()
+        await sent.wait()
+        answer = await transport.call(CALL, within=60)
+        await transport.aclose()
+
+    assert REAL == answer.content
+    assert 2 == len(connections)
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_an_answer_that_comes_with_the_next_one() -> None:
+    """An answer that was there before is not taken for that of the next request."""
+    async with serving(THREE, ONE, ONE + TWO, TWO) as server:
+        transport = over(None, server.base)
+        await transport.call(CALL, within=60)
+        await transport.call(CALL, within=60)
+        with pytest.raises(ServiceUnavailable, match="a second time") as caught:
+            await transport.call(CALL, within=60)
+        answer = await transport.call(CALL, within=60)
+        await transport.aclose()
+
+    assert not caught.value.never_sent
+    assert_clean(caught.value)
+    assert REAL == answer.content
+    assert 2 == server.connections
+
+
+@pytest.mark.parametrize(
+    ("expected", "ids"),
+    [
+        ([False, False, True, True], ["1" * 18, "2" * 18, "1" * 18, "2" * 18]),
+        # A server that begins with one id for all has no ids.
+        ([False] * 5, ["1" * 18, "1" * 18, "2" * 18, "1" * 18, "2" * 18]),
+        # Nor are short ones and none.
+        ([False] * 5, ["1", "2", "1", None, None]),
+        ([False] * 4, ["a" * 18, "b" * 18, "a" * 18, "b" * 18]),
+    ],
+)
+def test_ids_of_answers(expected: list[bool], ids: list[str | None]) -> None:
+    """An id that came before marks a surplus answer, if the server gives each answer its own."""
+    answers = transports._AnswerIds()
+
+    assert expected == [answers.is_repeated(each, 0.0) for each in ids]
+
+
+def test_ids_are_remembered_for_ten_minutes() -> None:
+    """An id that came long before is no sign of anything."""
+    answers = transports._AnswerIds()
+    for number in range(2):
+        answers.is_repeated(f"{number:018}", 0.0)
+
+    assert not answers.is_repeated(f"{0:018}", 601.0)
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_pictures_are_as_safe() -> None:
+    """A download's and an upload's connection is not used again either where bytes follow."""
+    async with serving(OK + OK, OK + OK, OK) as server:
+        transport = over(None, server.base)
+        await transport.upload(grant(f"{server.base}/a"), picture)
+        await fetched(transport, f"{server.base}/a")
+        await fetched(transport, f"{server.base}/a")
+        await transport.aclose()
+
+    assert 3 == server.connections
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+@pytest.mark.parametrize(
+    ("expected", "answer"),
+    [
+        ("does not announce", b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nabc"),
+        ("does not announce", b"HTTP/1.0 200 OK\r\n\r\nabc"),
+        ("RemoteProtocolError", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc"),
+        (
+            "RemoteProtocolError",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        ),
+    ],
+)
+async def test_a_picture_that_may_be_cut_short(expected: str, answer: bytes) -> None:
+    """A body whose end was not announced, or not reached, is no picture."""
+    async with serving(answer) as server:
+        transport = over(None, server.base)
+        with pytest.raises(ServiceUnavailable, match=expected) as caught:
+            await fetched(transport, f"{server.base}/a")
+        await transport.aclose()
+
+    assert_clean(caught.value)
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("no_proxy")
+async def test_a_picture_in_chunks_is_whole() -> None:
+    """Chunks announce their end."""
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    async with serving(chunked) as server:
+        transport = over(None, server.base)
+        assert b"abc" == await fetched(transport, f"{server.base}/a")
+        await transport.aclose()
+
+
+@pytest.mark.parametrize(("few", "length"), [("fewer", "4"), ("more", "2")])
+async def test_a_length_that_is_not_kept(few: str, length: str) -> None:
+    """A transport that does not compare the length hands over a picture that is none."""
+    net = answering(200, headers={"content-length": length}, stream=Body(b"ab", b"c"))
+
+    with pytest.raises(ServiceUnavailable, match=few) as caught:
+        await fetched(over(net))
+
+    assert_clean(caught.value)
 
 
 @pytest.mark.real_time

@@ -1,0 +1,126 @@
+"""The memory of this process: tasks that it knows, and creations that are in doubt.
+
+A creation is in doubt when its answer never came: the task may exist and be charged. Until the
+process ends, an equal job gets the same doubt instead of a second task, whichever client it is
+given to, unless the caller consents. A later process is consent, since its user has seen the first
+one end. Tasks are remembered so that none is taken for the lost one of another job, and so that an
+id which the vendor gives twice is noticed.
+
+Clients on the network share one memory. Behind a transport that the user made may be another
+vendor, so there only the clients of one event loop share their doubts, and only those that are open
+together their tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from perfect_async._runtime.spec import JobSpec
+from perfect_async._transport.transport import HttpTransport, NetworkTransport
+from perfect_async.errors import SubmissionInDoubt, twin
+
+_MOST_TASKS: Final = 100_000
+_HOSTS: Final = {"https://yce-api-01.perfectcorp.com": "https://yce-api-01.makeupar.com"}
+"""Names of one host (contract: Base URL and headers)."""
+
+
+class KnownTasks:
+    """The tasks of this process's jobs, the last 100,000. May be used from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._ids
+
+    def add(self, task_id: str) -> None:
+        """Remember a task."""
+        with self._lock:
+            self._ids[task_id] = None
+            while len(self._ids) > _MOST_TASKS:
+                self._ids.popitem(last=False)
+
+
+class Doubts:
+    """The creations in doubt of one key. May be used from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # By identity; the URL tells jobs apart whose identities leave its signature out.
+        self._errors: dict[str, list[tuple[str | None, SubmissionInDoubt]]] = {}
+
+    def find(self, spec: JobSpec) -> SubmissionInDoubt | None:
+        """Return the doubt of a job that equals `spec`, to be raised anew."""
+        with self._lock:
+            for url, error in self._errors.get(spec.identity, ()):
+                if _may_equal(url, _url(spec)):
+                    return twin(error)
+        return None
+
+    def add(self, spec: JobSpec, error: SubmissionInDoubt) -> None:
+        """Remember that the creation of `spec` is in doubt."""
+        self.discard(spec)
+        error = twin(error)
+        # What it holds on to may hold a picture.
+        error.__cause__ = error.__context__ = None
+        with self._lock:
+            self._errors.setdefault(spec.identity, []).append((_url(spec), error))
+
+    def discard(self, spec: JobSpec) -> None:
+        """Forget the doubt of `spec`: its task was found, or the caller consents to another."""
+        with self._lock:
+            left = [
+                (url, error)
+                for url, error in self._errors.pop(spec.identity, [])
+                if not _may_equal(url, _url(spec))
+            ]
+            if left:
+                self._errors[spec.identity] = left
+
+
+def _url(spec: JobSpec) -> str | None:
+    """Return what tells equal identities apart; None where they are equal, or it is not kept."""
+    return None if spec.sure or not isinstance(spec.source, str) else spec.source
+
+
+def _may_equal(one: str | None, other: str | None) -> bool:
+    return one is None or other is None or one == other
+
+
+@attrs.frozen
+class ProcessMemory:
+    """What the process remembers for the clients on one key and host.
+
+    `network`: whether they reach it by a transport of this package.
+    """
+
+    tasks: KnownTasks = attrs.field(factory=KnownTasks)
+    doubts: Doubts = attrs.field(factory=Doubts)
+    network: bool = False
+
+
+_network_tasks: Final = KnownTasks()
+_network_doubts: Final[dict[tuple[str, str], Doubts]] = {}
+_loop_doubts: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Doubts]] = (
+    WeakKeyDictionary()
+)
+_opening: Final = threading.Lock()
+
+
+def memory_for(identity: tuple[str, str], transport: HttpTransport | None) -> ProcessMemory:
+    """Return the memory for a key (hashed) on a host, reached by `transport` in this loop."""
+    key, host = identity
+    account = key, _HOSTS.get(host, host)
+    with _opening:
+        if transport is None or isinstance(transport, NetworkTransport):
+            doubts = _network_doubts.setdefault(account, Doubts())
+            return ProcessMemory(_network_tasks, doubts, network=True)
+        accounts = _loop_doubts.setdefault(asyncio.get_running_loop(), {})
+        return ProcessMemory(doubts=accounts.setdefault(account, Doubts()))

@@ -1,0 +1,120 @@
+"""Whole pictures are told from those whose download was cut short."""
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from perfect_async._files.endings import has_end
+from perfect_async.sandbox import portrait
+
+LONG_SCAN = 5 * 64 * 1024
+
+
+def encode(kind: str, size: int = 64, **options: object) -> bytes:
+    """Draw a portrait in the format `kind`."""
+    picture = Image.open(io.BytesIO(portrait(3, size=size)))
+    out = io.BytesIO()
+    picture.save(out, {"jpg": "jpeg"}.get(kind, kind), **options)
+    return out.getvalue()
+
+
+THUMBNAIL = encode("jpg", 16)
+JPEG = encode("jpg")
+PICTURES = {
+    "jpg": JPEG,
+    "png": encode("png"),
+    "webp": encode("webp"),
+}
+
+
+def with_thumbnail(data: bytes) -> bytes:
+    """Put a JPEG with an end marker of its own into the first segment."""
+    length = len(THUMBNAIL) + 2
+    return data[:2] + b"\xff\xe1" + length.to_bytes(2, "big") + THUMBNAIL + data[2:]
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_whole_picture_has_its_end(kind: str) -> None:
+    """What an encoder wrote is whole, also with padding behind it."""
+    assert has_end(io.BytesIO(PICTURES[kind]), kind)
+    assert has_end(io.BytesIO(PICTURES[kind] + bytes(7)), kind)
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"restart_marker_blocks": 1}, {"quality": 100}]
+)
+def test_jpegs_of_all_kinds_have_their_ends(options: dict[str, object]) -> None:
+    """Several scans, restart markers and long scans are walked."""
+    data = encode("jpg", 512, **options)
+
+    assert has_end(io.BytesIO(data), "jpg")
+    assert not has_end(io.BytesIO(data[:-2]), "jpg")
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_cut_picture_has_no_end(kind: str, share: float) -> None:
+    """Wherever it is cut, behind the bytes that tell its type."""
+    data = PICTURES[kind]
+    cut = 12 + int(share * (len(data) - 12))
+
+    assert not has_end(io.BytesIO(data[:cut]), kind)
+
+
+def test_the_end_of_a_thumbnail_is_no_end() -> None:
+    """A cut just behind a thumbnail's end marker leaves no whole picture."""
+    data = with_thumbnail(JPEG)
+
+    assert has_end(io.BytesIO(data), "jpg")
+    assert not has_end(io.BytesIO(data[: len(THUMBNAIL) + 6]), "jpg")
+
+
+def test_a_marker_between_two_blocks_is_found() -> None:
+    """The two bytes of a marker may lie in two blocks of a long scan."""
+    header = b"\xff\xd8\xff\xda\x00\x02"
+    for filler in range(64 * 1024 - 2, 64 * 1024 + 2):
+        scan = bytes(filler)
+        assert has_end(io.BytesIO(header + scan + b"\xff\xd9"), "jpg")
+        assert not has_end(io.BytesIO(header + scan + b"\xff"), "jpg")
+        assert not has_end(io.BytesIO(header + scan + b"\xff\x00\xff\xd0"), "jpg")
+
+
+@pytest.mark.parametrize("fill", [b"\xff", b"\xff" * 9])
+def test_fill_bytes_before_a_marker_are_skipped(fill: bytes) -> None:
+    """Any number of 0xFF may come before a marker."""
+    assert has_end(io.BytesIO(b"\xff\xd8" + fill + b"\xff\xd9"), "jpg")
+    assert not has_end(io.BytesIO(b"\xff\xd8" + fill), "jpg")
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "end"),
+    [
+        ("jpg", b"\xff\xd8\xff\xe0" + bytes(200), b"\xff\xd9"),
+        ("jpg", b"\xff\xd8\xff\xe0\x00\x02nonsense", b"\xff\xd9\0\0"),
+        ("png", b"\x89PNG\r\n\x1a\n" + bytes(200), b"IEND\xaeB`\x82"),
+    ],
+)
+def test_a_strange_file_is_judged_by_its_last_bytes(kind: str, head: bytes, end: bytes) -> None:
+    """A file that follows no standard still ends with its format's end marker, or was cut."""
+    assert has_end(io.BytesIO(head + end), kind)
+    assert not has_end(io.BytesIO(head), kind)
+
+
+def test_endless_segments_end_the_walk() -> None:
+    """A hostile file of a million segments is judged by its last bytes."""
+    assert not has_end(io.BytesIO(b"\xff\xd8" + b"\xff\xe0\x00\x02" * 200_000), "jpg")
+
+
+@pytest.mark.parametrize("kind", ["gif", "heic"])
+def test_formats_without_a_known_end_count_as_whole(kind: str) -> None:
+    """Nothing is refused that cannot be judged."""
+    assert has_end(io.BytesIO(b"anything"), kind)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["jpg", "png", "webp"]))
+def test_no_bytes_are_too_strange(data: bytes, kind: str) -> None:
+    """Any bytes get an answer."""
+    assert has_end(io.BytesIO(data), kind) in {True, False}

@@ -1,0 +1,251 @@
+"""Files that appear whole or not at all, and folders that can be written."""
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perfect_async._files import saving
+from perfect_async._files.saving import AtomicFile, prepare_folder, remove_stale_parts
+
+PART = ".0123456789abcdef.part"
+MP = pytest.MonkeyPatch
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An empty folder."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    """Run a test with the umask that most systems have."""
+    before = os.umask(0o022)
+    saving._umask.cache_clear()
+    yield
+    os.umask(before)
+    saving._umask.cache_clear()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# A file on its way.
+
+
+def test_every_order_of_calls_leaves_a_whole_file_or_none(out: Path) -> None:
+    """A file that was discarded or was never written makes no file any more."""
+    part = AtomicFile(out)
+    part.discard()
+    part.write(b"data")
+    part.replace(out / "a.jpg")
+    part.discard()
+    assert set() == names(out)
+
+    part = AtomicFile(out)
+    part.replace(out / "b.jpg")
+    part.write(b"data")
+    part.replace(out / "b.jpg")
+    part.write(b"more")
+    part.discard()
+    part.discard()
+    assert {"b.jpg"} == names(out)
+    assert b"data" == (out / "b.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_it_never_writes_into_another_file(out: Path, monkeypatch: MP, link: bool) -> None:
+    """A name that is taken, by a link too, is an error and is left alone."""
+    monkeypatch.setattr(os, "urandom", lambda _: bytes.fromhex(PART[1:17]))
+    if link:
+        (out / PART).symlink_to(out / "elsewhere")
+    else:
+        (out / PART).write_bytes(b"somebody's")
+    part = AtomicFile(out)
+
+    with pytest.raises(FileExistsError):
+        part.write(b"data")
+    part.discard()
+
+    assert {PART} == names(out)
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_nobody_else_can_read_it_until_it_is_whole(out: Path) -> None:
+    """It belongs to its owner alone from the first byte; the result has the usual mode."""
+    part = AtomicFile(out)
+    part.write(b"data")
+    assert [0o600] == [mode(path) for path in out.iterdir()]
+
+    part.replace(out / "a.jpg")
+
+    assert 0o644 == mode(out / "a.jpg")
+
+
+# Files of killed runs.
+
+
+def leave_part(out: Path) -> Path:
+    """Kill a process that is writing to `out`, and return the file that it leaves."""
+    script = (
+        "import os, pathlib, signal, sys\n"
+        "from perfect_async._files.saving import AtomicFile\n"
+        "AtomicFile(pathlib.Path(sys.argv[1])).write(b'half')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(out)], check=False)
+    [part] = out.iterdir()
+    return part
+
+
+def test_what_a_killed_run_left_is_removed(out: Path) -> None:
+    """However new it is: its process holds no lock on it any more."""
+    leave_part(out)
+
+    remove_stale_parts(out)
+
+    assert set() == names(out)
+
+
+def test_what_is_still_written_stays(out: Path) -> None:
+    """A lock says that a process is at it; other descriptors do not share the lock."""
+    part = AtomicFile(out)
+    part.write(b"half")
+    [path] = out.iterdir()
+
+    remove_stale_parts(out)
+    assert path.exists()
+
+    part.replace(out / "a.jpg")
+    remove_stale_parts(out)
+    assert {"a.jpg"} == names(out)
+
+
+def test_only_our_own_files_are_removed(out: Path, tmp_path: Path) -> None:
+    """Other names, links, folders, and files with a second name stay."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"data")
+    (out / "movie.part").touch()
+    (out / ".0123456789abcde.part").touch()
+    (out / ".0123456789abcdef.part.jpg").touch()
+    (out / PART.replace("0", "1")).symlink_to(elsewhere)
+    (out / PART.replace("0", "2")).mkdir()
+    (out / PART.replace("0", "3")).hardlink_to(elsewhere)
+    before = names(out)
+
+    remove_stale_parts(out)
+
+    assert before == names(out)
+    assert b"data" == elsewhere.read_bytes()
+
+
+def test_files_of_other_users_stay(out: Path, monkeypatch: MP) -> None:
+    """In a shared folder each user cleans up after himself."""
+    (out / PART).touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+    remove_stale_parts(out)
+
+    assert {PART} == names(out)
+
+
+@pytest.mark.parametrize(("age", "left"), [(3700, set()), (3500, {PART})])
+def test_without_locks_the_age_decides(
+    out: Path, monkeypatch: MP, age: float, left: set[str]
+) -> None:
+    """On a file system that has no locks a file is stale after an hour."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (out / PART).touch()
+    written = time.time() - age
+    os.utime(out / PART, (written, written))
+
+    remove_stale_parts(out)
+
+    assert left == names(out)
+
+
+def test_a_file_that_was_removed_before_it_was_locked_is_made_again(
+    out: Path, monkeypatch: MP
+) -> None:
+    """A process that cleans up between the opening and the lock loses nothing for us."""
+    flock, calls = fcntl.flock, 0
+
+    def removing_once(handle: int, how: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            remove_all(out)
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", removing_once)
+    part = AtomicFile(out)
+    part.write(b"data")
+    part.replace(out / "a.jpg")
+
+    assert 2 == calls
+    assert b"data" == (out / "a.jpg").read_bytes()
+
+
+def remove_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def test_a_folder_that_is_not_there_has_no_stale_files(out: Path) -> None:
+    """Nothing is raised."""
+    remove_stale_parts(out / "missing")
+
+
+# Whether a folder can be written.
+
+
+def test_a_folder_is_made_and_left_empty(out: Path) -> None:
+    """The probe leaves nothing, and what a killed run left is gone."""
+    leave_part(out)
+    prepare_folder(out)
+    prepare_folder(out / "a" / "b")
+
+    assert {"a"} == names(out)
+    assert set() == names(out / "a" / "b")
+
+
+def test_a_file_in_the_way_is_an_error(out: Path) -> None:
+    """At the end of the path or before it."""
+    (out / "file").touch()
+    for folder in (out / "file", out / "file" / "below"):
+        with pytest.raises(OSError):
+            prepare_folder(folder)
+
+
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_a_full_disk_is_an_error(out: Path, monkeypatch: MP, call: str) -> None:
+    """Whether the first byte or the last one finds no room, nothing is left."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space"):
+        prepare_folder(out)
+    monkeypatch.undo()
+
+    assert set() == names(out)
