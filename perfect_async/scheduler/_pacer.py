@@ -203,8 +203,7 @@ class Pacer:
         cycle, guard, spared = self._wanted_cycle(), self._wanted_guard(), self._wanted_spared()
         worse = cycle < self.table.cycle or guard > self.table.guard
         # Tasks whose polls are too close together for so many retries move apart.
-        if spared > self.table.spared:
-            self._crowded, self._cut_at = True, now
+        self._crowded |= spared > self.table.spared
         self.table.spared = spared
         if (cycle, guard) == (self.table.cycle, self.table.guard) and not self._crowded:
             self.cramped, self._settled = False, True

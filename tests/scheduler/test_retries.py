@@ -7,6 +7,7 @@ import pytest
 from benchmarks.loads import LOADS
 from benchmarks.model import Failures, simulate
 from perfect_async import events as ev
+from perfect_async._time import SLOT
 from perfect_async.errors import ServiceUnavailable
 from perfect_async.models import Limits
 from perfect_async.scheduler._pacer import Pacer
@@ -27,15 +28,17 @@ def test_two_fast_failures_in_a_full_second(seed: int) -> None:
     assert (60, 0, 0) == (outcome.done, outcome.lost, outcome.refused)
 
 
-def polled(pacer: Pacer, failures: int, count: int) -> None:
-    """Report `count` polls, the first `failures` of which failed."""
+def polled(pacer: Pacer, failures: int, count: int, now: int = 0) -> None:
+    """Report `count` polls at `now`, the first `failures` of which failed."""
     for number in range(count):
         poll = ev.Poll(number, 1)
-        pacer.table.leave(number, 0, SECOND)
+        pacer.table.leave(number, now, SECOND)
         failed = number < failures
-        pacer.table.answered(number, 0)
-        pacer.on_response(ev.NoAnswer(poll, DOWN) if failed else ev.Running(poll), SECOND // 10, 0)
-    pacer.replan(0)
+        pacer.table.answered(number, now)
+        pacer.on_response(
+            ev.NoAnswer(poll, DOWN) if failed else ev.Running(poll), SECOND // 10, now
+        )
+    pacer.replan(now)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +67,12 @@ def test_tasks_that_are_too_close_move_apart() -> None:
     pacer = Pacer(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
     polled(pacer, 0, 400)
     table = pacer.table
-    for ref, slot in enumerate((0, 1, 2, 3)):
+    now = 60 * SECOND
+    for ref, slot in enumerate(range(now // SLOT, now // SLOT + 4)):
         assert table.free(slot)
-        table.promise(ref, slot, 600 * SECOND // 50_000)
+        table.promise(ref, slot, 600 * SECOND // SLOT)
         table.arm(ref)
-    assert 1_000_000 > table.queue[-1][0] * 50_000 - table.queue[0][0] * 50_000
-    polled(pacer, 3, 3)
+    polled(pacer, 3, 3, now)
     assert 2 == table.spared
     slots = sorted(table._tasks[ref].next for ref in range(4))
-    assert max(sum(low <= slot < low + 25 for slot in slots) for low in slots) <= 3
+    assert max(sum(low <= slot < low + SECOND // SLOT for slot in slots) for low in slots) <= 3
