@@ -95,7 +95,10 @@ class Vendor:
                 self._tell(at, ev.Accepted(command, f"task-{command.ref}"))
             case ev.Poll():
                 over = now >= self._ends.get(command.ref, 0)
-                self._tell(at, ev.Succeeded(command, ("u",)) if over else ev.Running(command))
+                self._tell(
+                    at,
+                    ev.Succeeded(command, (f"u/{command.ref}",)) if over else ev.Running(command),
+                )
             case ev.Ask():
                 raise AssertionError(command)
 

@@ -45,7 +45,9 @@ class Forgetful(httpx.AsyncBaseTransport):
             # As long as the vendor's.
             data = {"task_id": f"{next(self._numbers):0108d}"}
         elif self.over:
-            data = {"task_status": "success", "results": {"url": "https://results.example/1.jpg"}}
+            task_id = request.url.path.rpartition("/")[2]
+            url = f"https://results.example/{task_id}.jpg"
+            data = {"task_status": "success", "results": {"url": url}}
         return httpx.Response(200, content=json.dumps({"status": 200, "data": data}).encode())
 
 

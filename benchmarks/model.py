@@ -17,7 +17,7 @@ import attrs
 
 from benchmarks.loads import SMILE, Slowdown, bound
 from perfect_async import events as ev
-from perfect_async.errors import RateLimited, TaskExpired
+from perfect_async.errors import RateLimited, ServiceUnavailable, TaskExpired
 from perfect_async.models import Job, Limits, Polling
 from perfect_async.scheduler import NEVER, Scheduler
 
@@ -190,10 +190,12 @@ def simulate(
     known: Sequence[float] = (),
     slowdown: Slowdown | None = None,
     foreign: Sequence[Foreign] = (),
+    failing: float = 0.0,
     until: float = math.inf,
 ) -> Outcome:
     """Run one load, each task of which is a `job`, through a fresh scheduler, beside `foreign`
-    clients, for `until` seconds at most.
+    clients, for `until` seconds at most. A share `failing` of the polls fails as soon as it
+    arrives.
 
     It has seen tasks of the durations `known` before, in a batch that ended a window earlier; what
     they took does not count, but what was lost of them does.
@@ -201,14 +203,13 @@ def simulate(
     durations, measured = [*known, *durations], durations
     limits, polling = limits or Limits(), polling or Polling()
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
-    vendor, usual = Vendor(limits, rng, foreign), job.usual
-    usual_micros = usual and (round(usual[0] * SECOND), round(usual[1] * SECOND))
-    kind = ev.TaskKind(job.feature, job.outputs, usual_micros)
-    wanted = ev.Wanted(0, kind, job.units, uploads=True)
+    vendor = Vendor(limits, rng, foreign)
+    # A stream of its own: without failures nothing else changes.
+    failures = random.Random(f"failing {seed}")
+    wanted = ev.Wanted(0, _kind(job), job.units, uploads=True)
     vendor.slowdown = None if known else slowdown
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
-    order, now, requests, done, fed = 0, 0, 0, 0, 0
-    began, spent = 0, 0
+    order, now, requests, done, fed, began, spent = 0, 0, 0, 0, 0, 0, 0
     answers: dict[int, ev.Answer] = {}
     while done < len(durations) and now < until * SECOND:
         statistics = scheduler.statistics()
@@ -232,10 +233,11 @@ def simulate(
                 vendor.settled(command, now)
                 break
             order += 1
-            takes = ROUND_TRIP if not isinstance(command, ev.Upload) else 2 * ROUND_TRIP
-            arrives = rng.randint(0, takes)
-            heapq.heappush(queue, (now + arrives, 2 * order, "arrives", command))
-            heapq.heappush(queue, (now + takes, 2 * order + 1, "answered", command))
+            arrives, takes = _times(command, rng)
+            fails = isinstance(command, ev.Poll) and failures.random() < failing
+            what, ends = ("fails", now + arrives) if fails else ("arrives", now + takes)
+            heapq.heappush(queue, (now + arrives, 2 * order, what, command))
+            heapq.heappush(queue, (ends, 2 * order + 1, "answered", command))
             requests += not isinstance(command, ev.Upload)
         if command is not None:
             continue  # a job ended: feed the next before waiting
@@ -244,10 +246,11 @@ def simulate(
             raise AssertionError(f"nothing will ever happen again: {scheduler!r}")
         if queue and queue[0][0] <= wake:
             now, _, what, request = heapq.heappop(queue)
-            if what == "arrives":
-                answers[request.number] = _answer(vendor, request, durations, now)
-            else:
+            if what == "answered":
                 scheduler.receive(answers.pop(request.number), now)
+            else:
+                fails = what == "fails"
+                answers[request.number] = _answer(vendor, request, durations, now, fails=fails)
         else:
             now = wake
     return Outcome(
@@ -271,17 +274,36 @@ def simulate(
     )
 
 
+def _kind(job: Job) -> ev.TaskKind:
+    """Which tasks last like that of `job`."""
+    usual = job.usual and (round(job.usual[0] * SECOND), round(job.usual[1] * SECOND))
+    return ev.TaskKind(job.feature, job.outputs, usual)
+
+
+def _times(request: ev.Request | ev.Upload, rng: random.Random) -> tuple[int, int]:
+    """After how long `request` arrives, and is answered."""
+    takes = ROUND_TRIP if not isinstance(request, ev.Upload) else 2 * ROUND_TRIP
+    return rng.randint(0, takes), takes
+
+
 def _answer(
-    vendor: Vendor, request: ev.Request | ev.Upload, durations: Sequence[float], at: int
+    vendor: Vendor,
+    request: ev.Request | ev.Upload,
+    durations: Sequence[float],
+    at: int,
+    *,
+    fails: bool,
 ) -> ev.Answer:
     if isinstance(request, ev.Upload):
         return ev.Uploaded(request)
     if not vendor.admits(at, type(request).__name__):
         return ev.Limited(request, RateLimited("Too many requests"))
+    if fails:
+        return ev.NoAnswer(request, ServiceUnavailable("502"))
     match request:
         case ev.Register():
             return ev.Registered(
-                request, tuple(ev.FileGrant("f", "PUT", "u", ()) for _ in request.refs)
+                request, tuple(ev.FileGrant(f"file-{ref}", "PUT", "u", ()) for ref in request.refs)
             )
         case ev.Submit():
             vendor.tasks[request.ref] = at, at + round(durations[request.ref] * SECOND)
@@ -296,5 +318,5 @@ def _answer(
                 return ev.TaskUnknown(request, TaskExpired("lost"))
             vendor.seen[request.ref] = at
             if at >= vendor.ends(request.ref):
-                return ev.Succeeded(request, ("https://results.example/1",))
+                return ev.Succeeded(request, (f"https://results.example/{request.ref}",))
             return ev.Running(request)

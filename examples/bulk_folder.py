@@ -2,8 +2,8 @@
 
     YOUCAM_API_KEY=... python examples/bulk_folder.py photos/ out/
 
-Exit status: 0 all done, 1 some failed, 2 nothing to do or wrong settings. Running it again runs,
-and charges, everything again; the files in out/ keep their names.
+Exit status: 0 all done, 1 some failed, 2 nothing to do or wrong settings. A second run buys
+everything again: the README shows how a journal prevents that.
 """
 
 import argparse
@@ -18,10 +18,9 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".heic"}
 
 async def main(pictures: list[Path], out: Path) -> int:
     failed = 0
-    # A list has a length, so that `progress` knows the total and can give an eta. For more
-    # pictures than fit a list, pass a generator: it is read a few dozen jobs ahead.
-    # `key` is your own name for a job, and comes back with its outcome.
-    jobs = [Smile(picture, key=str(picture)) for picture in pictures]
+    # A list has a length, so `progress` knows the total and can estimate the time that is left. For
+    # more pictures than fit into a list, pass a generator: it is read a few dozen jobs ahead.
+    jobs = [Smile(picture) for picture in pictures]
     async with Client() as client, client.batch(jobs) as batch:
         async for outcome in batch:
             match outcome:
@@ -31,10 +30,10 @@ async def main(pictures: list[Path], out: Path) -> int:
                     except (PerfectError, OSError) as error:
                         # The picture is paid for: `save` may be called again, at no charge.
                         failed += 1
-                        print(f"{job.key} is done and not saved: {error}", file=sys.stderr)
+                        print(f"{job.source!s} is done and not saved: {error}", file=sys.stderr)
                 case Failed(job, error):
                     failed += 1
-                    print(f"{job.key}: {error.message}\n  {error.mend}", file=sys.stderr)
+                    print(f"{job.source!s}: {error.message}\n  {error.mend}", file=sys.stderr)
             now = batch.progress
             left = "" if now.eta is None else f", about {now.eta:.0f} s left"
             print(f"{now.done} done, {now.failed} failed of {now.total}{left}", file=sys.stderr)
@@ -54,7 +53,7 @@ if __name__ == "__main__":
     if not found:
         print(f"no pictures in {given.photos}", file=sys.stderr)
         sys.exit(2)
-    # Made now, since a name such as `a.jpg` would be a file's for `save`.
+    # Without this, `save` would take a name such as `a.jpg` for that of a file.
     given.out.mkdir(parents=True, exist_ok=True)
     try:
         sys.exit(asyncio.run(main(found, given.out)))

@@ -40,6 +40,10 @@ from typing import TypeVar
 
 _QUOTE = 300
 _LONGEST_URL = 200
+# "data:" and the longest of the usual media types.
+_LONGEST_TYPE = 40
+# A URL, well written or not: `https://`, `htps:/`, `https//`, `http;//`.
+_URL_LIKE = re.compile(r"\s*(?:[htps]{3,7}[:;,.]*[/\\]|[a-z][a-z0-9+.-]+:[/\\])", re.IGNORECASE)
 # Candidates that a message names; all of them stand in the attribute.
 _SHOWN = 3
 
@@ -59,6 +63,20 @@ def without_secrets(url: str) -> str:
     shown = re.split(r"[?#]", url, maxsplit=1)[0]
     found = re.match(r"(?P<head>(?:[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\]))?[/\\]*)[^/\\]*@", shown)
     return shown if found is None else found["head"] + shown[found.end() :]
+
+
+def shown_source(source: str) -> str:
+    """Return a picture's source, a path or a URL, for a message: without what may be secret.
+
+    A mistyped URL is a path to us, so credentials are dropped wherever a part looks like them; a
+    `data:` URL is the picture itself and shows its beginning only.
+    """
+    data = re.match(r"\s*data:[A-Za-z0-9/+.-]*", source, re.IGNORECASE)
+    if data is not None:
+        return data[0][:_LONGEST_TYPE] + "…"
+    if _URL_LIKE.match(source) is None:
+        return re.sub(r"[^/\\\s]*:[^/\\\s]*@", "", source)
+    return re.sub(r"[^/\\]*@", "", re.split(r"[?#]", source, maxsplit=1)[0])
 
 
 def redacted(url: str) -> str:
@@ -146,9 +164,17 @@ class JobRefused(PerfectError):
 
 
 class PictureRefused(JobRefused):
-    """A picture is outside the vendor's limits (contract: Input pictures); nothing was sent."""
+    """A picture is outside the vendor's limits (contract: Input pictures); nothing was sent.
+
+    `passing`: it could not be read just now, and another try may do it.
+    """
 
     mend = "Nothing was sent; use another picture or convert this one."
+
+    def __init__(self, message: str, *, passing: bool = False, units_at_stake: float = 0.0) -> None:
+        super().__init__(message, units_at_stake=units_at_stake)
+        if passing:
+            self.mend = "Nothing was bought; try again."
 
 
 class SourceLost(JobRefused):

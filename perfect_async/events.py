@@ -227,7 +227,7 @@ class Limited:
 
 @attrs.frozen
 class KeyRefused:
-    """401 to `command`."""
+    """401 to `command`: final for the whole client, but to a poll only when it comes again."""
 
     command: Request
     error: PerfectError
@@ -269,11 +269,14 @@ class Uploaded:
 
 @attrs.frozen
 class Accepted:
-    """The task exists and its units are taken; `polling_interval` in microseconds, if given."""
+    """The task exists and its units are taken.
+
+    `interval` is the polling interval that the vendor asks for, None if not given.
+    """
 
     command: Submit
     task_id: str
-    polling_interval: int | None = None
+    interval: int | None = None
 
 
 @attrs.frozen

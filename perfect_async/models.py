@@ -12,7 +12,7 @@ from typing import ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
-from perfect_async.errors import ConfigurationError, JobRefused, quoted, without_secrets
+from perfect_async.errors import ConfigurationError, JobRefused, quoted, shown_source
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
@@ -67,8 +67,8 @@ def _shown(source: Source) -> str:
     match source:
         case bytes():
             return f"<{len(source)} bytes>"
-        case str() if "://" in source:
-            return repr(without_secrets(source))
+        case str():
+            return repr(shown_source(source))
         case _:
             return repr(source)
 

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol, TypeAlias, cast
 
+import anyio
 import attrs
 from standardwebhooks.webhooks import hmac_data
 
@@ -44,6 +45,9 @@ TOLERANCE: Final = 300
 
 MOST_BYTES: Final = 64 * 1024
 """The largest body that `WebhookApp` reads; a notification is some 200 bytes."""
+
+LONGEST_BODY: Final = 10.0
+"""Seconds for a body to arrive, however slowly it is sent."""
 
 # One spelling of a number: what was signed is its text. Eleven digits last until the year 5138.
 _SHAPES: Final = {
@@ -128,22 +132,50 @@ class Secrets:
     __slots__ = ("_keys",)
 
     def __init__(self, secrets: str | Iterable[str]) -> None:
-        keys = [_key(each) for each in ([secrets] if isinstance(secrets, str) else secrets)]
+        keys = _keys(secrets)
+        del secrets
         self._keys = tuple(key for key in keys if key)
         if not keys or None in keys:
             # A traceback that shows the values of locals must not show these.
-            del secrets, keys, self._keys
+            del keys
+            self._keys = ()
             raise ConfigurationError(
                 "The webhook's secret is not what the vendor's console shows: "
                 "whsec_ and base64 after it."
             )
 
     def __repr__(self) -> str:
-        return f"<Secrets: {len(self._keys)}>"
+        # Also while it is being made, or after that failed.
+        return f"<Secrets: {len(getattr(self, '_keys', ()))}>"
 
     def signatures(self, content: bytes) -> list[str]:
         """The signature of `content` under each secret: base64 of HMAC-SHA256, padded."""
         return [base64.b64encode(hmac_data(key, content)).decode() for key in self._keys]
+
+    def have_signed(self, content: bytes, signature: str) -> bool:
+        """Return whether a `v1` signature of a `webhook-signature` header is by one of these."""
+        offered = [
+            value
+            for version, _, value in (each.partition(",") for each in signature.split(" "))
+            if version == "v1"
+        ]
+        expected = self.signatures(content)
+        # As text, since base64 has several spellings of the same bytes. All pairs are compared, so
+        # that the time taken does not tell which secret nearly matched.
+        fitting = [hmac.compare_digest(one, other) for one in offered for other in expected]
+        return any(fitting)
+
+
+def _keys(secrets: object) -> list[bytes | None]:
+    """Return the key of each secret, None for one that is none; nothing where they are no secrets.
+
+    Raises nothing: an error would show the secrets among the locals of its frames.
+    """
+    try:
+        each = [secrets] if isinstance(secrets, str) else list(cast("Iterable[object]", secrets))
+    except Exception:  # noqa: BLE001 -- whatever the iterable of a user's raises
+        return []
+    return [_key(secret) for secret in each]
 
 
 def _key(secret: object) -> bytes | None:
@@ -173,7 +205,11 @@ def verify(
     Of `standardwebhooks` this takes the signature. Its own `verify` reads the wall clock, wants a
     body that is UTF-8, takes the last of repeated headers, and lets ValueError through.
     """
-    keys = secrets if isinstance(secrets, Secrets) else Secrets(secrets)
+    try:
+        keys = secrets if isinstance(secrets, Secrets) else Secrets(secrets)
+    finally:
+        # A traceback that shows the values of locals must not show these.
+        del secrets
     content = _raw(body)
     found = _relevant_headers(headers)
     for name, shape in _SHAPES.items():
@@ -182,16 +218,7 @@ def verify(
         if not shape.fullmatch(found[name]):
             raise WebhookRejected(f"{name} is malformed.")
     webhook_id, timestamp, signature = (found[name] for name in _SHAPES)
-    offered = [
-        value
-        for version, _, value in (each.partition(",") for each in signature.split(" "))
-        if version == "v1"
-    ]
-    expected = keys.signatures(f"{webhook_id}.{timestamp}.".encode() + content)
-    # As text, since base64 has several spellings of the same bytes. All pairs are compared, so that
-    # the time taken does not tell which secret nearly matched.
-    fitting = [hmac.compare_digest(one, other) for one in offered for other in expected]
-    if not any(fitting):
+    if not keys.have_signed(f"{webhook_id}.{timestamp}.".encode() + content, signature):
         raise WebhookRejected("No v1 signature in webhook-signature is by one of the secrets.")
     # After the signature, so that a reason about clocks is about a genuine message.
     off = _clock(now) - int(timestamp)
@@ -263,9 +290,10 @@ class WebhookApp:
     """The endpoint as an ASGI 3 application: `receiver.deliver` for every POST, whatever the path.
 
     It answers 204 once the notification is taken, and for duplicates; 400 if it is rejected,
-    without a reason (which is logged at INFO); 405 if it is no POST; 413 if it is over 64 KB,
-    unread; 503 if `deliver` fails otherwise, so that the sender tries again (logged at ERROR, once
-    until it works again). No middleware in front may have read the body.
+    without a reason (which is logged at INFO); 405 if it is no POST; 408 if its body takes longer
+    than 10 s; 413 if it is over 64 KB, unread; 503 if `deliver` fails otherwise, so that the sender
+    tries again (logged at ERROR, once until it works again). No middleware in front may have read
+    the body.
 
     Give it the exact path. `mount` of Starlette and FastAPI answers a path without a slash at its
     end with a redirect, which a sender does not follow.
@@ -329,18 +357,13 @@ class WebhookApp:
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
         if any(name.lower() == "content-length" and _too_long(value) for name, value in headers):
             return 413
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if len(body) > MOST_BYTES:
-                return 413
-            more = message.get("more_body", False)
+        body: bytes | int | None = 408
+        with anyio.move_on_after(LONGEST_BODY):
+            body = await _read_body(receive)
+        if not isinstance(body, bytes):
+            return body
         try:
-            await self._receiver.deliver(bytes(body), headers)
+            await self._receiver.deliver(body, headers)
         except WebhookRejected as error:
             LOG.info("A request at the webhook was rejected: %s", error.reason)
             return 400
@@ -353,6 +376,21 @@ class WebhookApp:
             return 503
         self._failing = False
         return 204
+
+
+async def _read_body(receive: _Receive) -> bytes | int | None:
+    """Return the body, the status that refuses it, or None if the sender has gone."""
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MOST_BYTES:
+            return 413
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
 def _too_long(announced: str) -> bool:

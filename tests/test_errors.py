@@ -40,6 +40,7 @@ from perfect_async.errors import (
     WebhookRejected,
     quoted,
     redacted,
+    shown_source,
     twin,
 )
 
@@ -226,6 +227,57 @@ def test_an_unreadable_result_is_kept_and_not_shown() -> None:
     assert "s3cret" not in str(error) + repr(error) + repr(error.args)
 
 
+@pytest.mark.parametrize(
+    ("passing", "lasting"),
+    [
+        (
+            TaskFailed("x.", code="error_inference", passing=True),
+            TaskFailed("x.", code="error_pose", passing=False),
+        ),
+        (PictureRefused("x.", passing=True), PictureRefused("x.")),
+    ],
+    ids=["TaskFailed", "PictureRefused"],
+)
+def test_a_failure_that_may_pass_says_try_again(
+    passing: PerfectError, lasting: PerfectError
+) -> None:
+    """Another picture is advised where the picture is at fault, another try where it is not."""
+    assert "try again" in str(passing)
+    assert "another picture" not in str(passing)
+    assert "another picture" in str(lasting)
+    assert str(passing) == str(twin(passing)) == str(pickle.loads(pickle.dumps(passing)))
+
+
+@pytest.mark.parametrize(
+    ("expected", "source"),
+    [
+        *((path, path) for path in ("a.jpg", "C:/Users/a@b/c.jpg", "a#b?c.jpg", "me@home/a.jpg")),
+        ("https://a.example/b.jpg", "https://user:secret@a.example/b.jpg?secret#secret"),
+        ("https:/a.example/b.jpg", "https:/user:secret@a.example/b.jpg?secret"),
+        ("https//a.example/b.jpg", "https//user:secret@a.example/b.jpg?secret"),
+        ("htps://a.example/b", "htps://secret@a.example/b"),
+        ("http;//a.example/b", "http;//user:secret@a.example/b?secret"),
+        ("s3://a.example/b", "s3://user:secret@a.example/b?secret"),
+        ("a.example/b.jpg", "user:secret@a.example/b.jpg"),
+        ("folder/a.example", "folder/user:secret@a.example"),
+        ("data:image/png…", "data:image/png;base64,secret"),
+        (" DATA:…", " DATA:,secret"),
+        ("data:" + "x" * 35 + "…", "data:" + "x" * 9999),
+    ],
+)
+def test_sources_are_shown_without_secrets(expected: str, source: str) -> None:
+    """A path is shown as it is; a URL, well written or not, without what may be secret."""
+    assert expected == shown_source(source)
+
+
+@given(st.text() | st.lists(st.sampled_from([*"/\\@:?#.a", "http", "data:"])).map("".join))
+def test_any_source_can_be_shown(source: str) -> None:
+    """Whatever a source is, showing it does not fail, and leaves no credentials."""
+    shown = shown_source(source)
+
+    assert not re.search(r"[^/\\\s]:[^/\\\s]*@", shown)
+
+
 def test_a_wait_that_ends_is_a_timeout() -> None:
     """`except TimeoutError` catches it, as for any other wait."""
     assert issubclass(WaitTimeout, TimeoutError)
@@ -305,5 +357,5 @@ def test_a_failure_that_may_pass_is_no_reason_to_change_the_picture(passing: boo
     """An engine that may do it on another try says "try again", also after pickling."""
     error = TaskFailed("it broke.", code="error_inference", passing=passing, task_id="t")
     for each in (error, pickle.loads(pickle.dumps(error))):
-        assert passing is ("try again." in str(each))
+        assert passing is ("try again" in str(each))
         assert passing is ("use another picture." not in str(each))

@@ -42,7 +42,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("_log", "scheduler", "_api", "_transport", "_journal", "_files", "_runtime", "webhooks"),
     },
     "__init__": {*VALUES, "_client"},
-    "cli": {*VALUES, "__init__", "webhooks", "_client.settings", "_journal", "sandbox"},
+    "cli": {
+        *VALUES,
+        *("__init__", "webhooks", "_client.settings", "_journal", "sandbox"),
+        # What is already in a folder is found by the names and identities that the client uses.
+        *("_files", "_runtime.spec"),
+    },
     "__main__": {"cli"},
     "sandbox": set(),
 }

@@ -115,6 +115,8 @@ def test_smiles_cost_a_unit() -> None:
     [
         (bytes(20), "<20 bytes>"),
         ("dir/a.jpg", "'dir/a.jpg'"),
+        ("https//user:s3cret@a.example/b?s3cret", "'https//a.example/b'"),
+        ("data:image/png;base64,s3cret", "'data:image/png…'"),
         (Path("a.jpg"), repr(Path("a.jpg"))),
         (FileId("abc"), "FileId(value='abc')"),
         ("https://a.example/b.jpg?X-Amz-Signature=s3cret", "'https://a.example/b.jpg'"),

@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections import UserDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from perfect_async import ConfigurationError, WebhookRejected
+from perfect_async import Client, ConfigurationError, WebhookRejected
 from perfect_async.webhooks import (
     Notification,
     Secrets,
@@ -456,8 +456,83 @@ def test_a_secret_that_is_none(secrets: list[str]) -> None:
     assert "whsec_ and base64 after it" in str(caught.value)
     assert "s3" not in str(caught.value)
     assert None is caught.value.__cause__
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError) as caught:
         verify(BODY, signed(), secrets, NOW)
+    assert "s3" not in locals_of(caught.value)
+
+
+def locals_of(error: BaseException) -> str:
+    """All local values of the package's frames in a traceback, as a debugger prints them."""
+    found: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        if "perfect_async" in trace.tb_frame.f_globals["__name__"].split("."):
+            found.append(repr(trace.tb_frame.f_locals))
+        trace = trace.tb_next
+    return " ".join(found)
+
+
+class Broken:
+    """An iterable that raises when it has given a secret."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield SECRET
+        raise OSError(SECRET)
+
+
+@pytest.mark.parametrize(
+    "secrets", [None, 7, Broken()], ids=["None", "7", "one that raises"]
+)
+def test_what_is_no_collection_of_secrets(secrets: object) -> None:
+    """Something else than secrets is a ConfigurationError too, whatever reading it raises."""
+    with pytest.raises(ConfigurationError) as caught:
+        verify(BODY, signed(), secrets, NOW)  # type: ignore[arg-type]
+
+    assert None is caught.value.__cause__
+    assert None is caught.value.__context__
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "now"),
+    [
+        (BODY, signed(key=b"x"), NOW),
+        (BODY + b" ", signed(), NOW),
+        (BODY, signed(), NOW + 1000),
+        (BODY, {}, NOW),
+        (b"", signed(), NOW),
+    ],
+    ids=["forged", "changed", "stale", "no headers", "no body"],
+)
+def test_a_rejection_holds_no_secret(body: bytes, headers: dict[str, str], now: int) -> None:
+    """A traceback that shows local values shows neither the secret nor the right signature."""
+    with pytest.raises(WebhookRejected) as caught:
+        verify(body, headers, SECRET, now)
+
+    shown = locals_of(caught.value)
+    expected = signature(KEY, "msg_1", str(NOW), BODY + b" ")
+    assert SECRET not in shown
+    assert SECRET.removeprefix("whsec_") not in shown
+    assert repr(KEY) not in shown
+    assert expected.removeprefix("v1,") not in shown
+
+
+@pytest.mark.parametrize(
+    ("secret", "base_url"), [("s3cret!", None), (["s3cret!"], None), (SECRET, "ftp://a.example")]
+)
+def test_a_client_that_is_refused_holds_no_secret(
+    secret: str | list[str], base_url: str | None
+) -> None:
+    """A traceback of a client's settings shows the secret in no frame."""
+    with pytest.raises(ConfigurationError) as caught:
+        Client("key", base_url=base_url, webhook_secret=secret)
+
+    assert "s3cret" not in locals_of(caught.value)
+    assert SECRET not in locals_of(caught.value)
+
+
+def test_half_made_secrets_can_be_printed() -> None:
+    """Secrets whose making failed, or has not begun, have a repr."""
+    assert "<Secrets: 0>" == repr(object.__new__(Secrets))
 
 
 def test_secrets_do_not_show() -> None:
@@ -468,7 +543,7 @@ def test_secrets_do_not_show() -> None:
 # The endpoint.
 
 
-class Desk:
+class FakeReceiver:
     """A receiver that verifies as a client does, and fails on request."""
 
     def __init__(self) -> None:
@@ -487,20 +562,20 @@ def calls(app: WebhookApp | Starlette) -> httpx.AsyncClient:
 
 async def test_a_notification_is_taken_in() -> None:
     """A genuine POST is answered with an empty 204, and so is the same again."""
-    session = Desk()
+    session = FakeReceiver()
     async with calls(WebhookApp(session)) as http:
         answers = [await http.post("/any/path", content=BODY, headers=signed()) for _ in range(2)]
 
     assert [(204, b""), (204, b"")] == [(each.status_code, each.content) for each in answers]
     assert "content-length" not in answers[0].headers
     assert [SAID, SAID] == session.taken
-    assert "<WebhookApp for Desk>" == repr(WebhookApp(session))
+    assert "<WebhookApp for FakeReceiver>" == repr(WebhookApp(session))
 
 
 async def test_a_forgery_learns_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """A rejected POST is an empty 400; why is in the log, below what a person must read."""
     caplog.set_level(logging.INFO, "perfect_async")
-    async with calls(WebhookApp(Desk())) as http:
+    async with calls(WebhookApp(FakeReceiver())) as http:
         answer = await http.post("/", content=BODY, headers=signed(key=b"x"))
 
     assert (400, b"", "0") == (
@@ -516,7 +591,7 @@ async def test_a_forgery_learns_nothing(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
 async def test_only_posts(method: str) -> None:
     """Every other method is told which one is meant."""
-    async with calls(WebhookApp(Desk())) as http:
+    async with calls(WebhookApp(FakeReceiver())) as http:
         answer = await http.request(method, "/")
 
     assert (405, "POST", b"") == (answer.status_code, answer.headers["allow"], answer.content)
@@ -524,7 +599,7 @@ async def test_only_posts(method: str) -> None:
 
 async def test_mounted_in_starlette() -> None:
     """As a route of Starlette it answers at its path alone, methods included."""
-    session = Desk()
+    session = FakeReceiver()
     app = Starlette(routes=[Route("/webhooks/youcam", WebhookApp(session))])
     async with calls(app) as http:
         good = await http.post("/webhooks/youcam", content=BODY, headers=signed())
@@ -539,7 +614,7 @@ async def test_mounted_in_starlette() -> None:
 async def test_a_failure_of_ours_asks_for_another_try(caplog: pytest.LogCaptureFixture) -> None:
     """What fails here is a 503, told once at ERROR by its type until it has worked again."""
     caplog.set_level(logging.WARNING, "perfect_async")
-    session = Desk()
+    session = FakeReceiver()
     statuses: list[int] = []
     async with calls(WebhookApp(session)) as http:
         for fails in (OSError("https://signed?url"), ValueError(), None, OSError()):
@@ -588,7 +663,7 @@ def part(body: bytes, *, more: bool = True) -> Message:
 
 async def test_a_body_in_parts() -> None:
     """Parts are put together, and keys that ASGI lets a server leave out are."""
-    session = Desk()
+    session = FakeReceiver()
     parts: list[Message] = [part(BODY[:9]), part(b""), {"type": "http.request", "body": BODY[9:]}]
 
     sent, _ = await exchange(WebhookApp(session), parts, headers=raw(signed()))
@@ -602,7 +677,7 @@ async def test_a_body_in_parts() -> None:
 
 async def test_a_body_of_64_kb_and_one_byte_more() -> None:
     """64 KB are read; at the first byte more the reading stops, whatever was promised."""
-    session = Desk()
+    session = FakeReceiver()
     most = b"{}" + b" " * (64 * 1024 - 2)
     headers = raw({**signed(most), "content-length": "5"})
 
@@ -634,14 +709,37 @@ async def test_what_is_promised(promised: bytes, status: int) -> None:
     """A body that is announced as too large is not read; nonsense announces nothing."""
     headers = [*raw(signed()), (b"Content-Length", promised)]
 
-    sent, unread = await exchange(WebhookApp(Desk()), [part(BODY, more=False)], headers=headers)
+    sent, unread = await exchange(
+        WebhookApp(FakeReceiver()), [part(BODY, more=False)], headers=headers
+    )
 
     assert (status, status == 413) == (sent[0]["status"], unread == 1)
 
 
+@pytest.mark.parametrize(("pause", "status"), [(4.9, 204), (5.1, 408)])
+async def test_a_body_that_takes_long(pause: float, status: int) -> None:
+    """A body is read for 10 s at most; then the sender is told so, and nothing is taken."""
+    receiver = FakeReceiver()
+    parts = [part(BODY[:9]), part(BODY[9:], more=False)]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause)
+        return parts.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: Message = {"type": "http", "method": "POST", "headers": raw(signed())}
+    await WebhookApp(receiver)(scope, receive, send)
+
+    assert status == sent[0]["status"]
+    assert (status == 204) == bool(receiver.taken)
+
+
 async def test_a_sender_that_hangs_up() -> None:
     """Gone in the middle of its body, it is answered nothing, and nothing is taken in."""
-    session = Desk()
+    session = FakeReceiver()
 
     sent, _ = await exchange(
         WebhookApp(session), [part(BODY), {"type": "http.disconnect"}], headers=raw(signed())
@@ -665,7 +763,7 @@ async def test_a_cancelled_delivery_stays_cancelled() -> None:
 async def test_the_lifespan_of_a_bare_server() -> None:
     """Startup and shutdown are answered, since a server may serve nothing but this."""
     sent, _ = await exchange(
-        WebhookApp(Desk()),
+        WebhookApp(FakeReceiver()),
         [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}],
         type="lifespan",
     )
@@ -675,7 +773,9 @@ async def test_the_lifespan_of_a_bare_server() -> None:
 
 async def test_a_websocket_is_closed() -> None:
     """Closed before it was accepted, which a server answers with 403."""
-    sent, _ = await exchange(WebhookApp(Desk()), [{"type": "websocket.connect"}], type="websocket")
+    sent, _ = await exchange(
+        WebhookApp(FakeReceiver()), [{"type": "websocket.connect"}], type="websocket"
+    )
 
     assert [{"type": "websocket.close"}] == sent
 
@@ -683,7 +783,7 @@ async def test_a_websocket_is_closed() -> None:
 async def test_no_other_protocol() -> None:
     """What ASGI may come to carry is refused by name, as ASGI asks for."""
     with pytest.raises(RuntimeError, match="a webhook is HTTP, not telepathy"):
-        await exchange(WebhookApp(Desk()), [], type="telepathy")
+        await exchange(WebhookApp(FakeReceiver()), [], type="telepathy")
 
 
 # What a genuine body says.

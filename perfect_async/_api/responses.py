@@ -395,8 +395,11 @@ def bad_answer(reply: Response, problem: str) -> BadAnswer:
 
 def interval(reply: Response, *values: object) -> int | None:
     """Return the `polling_interval` of an answer: of `values`, else the one beside `data`."""
-    body = cast("dict[str, object]", reply.json) if isinstance(reply.json, dict) else {}
-    return as_interval(*values, body.get("polling_interval"))
+    body = reply.json
+    outer = (
+        cast("dict[str, object]", body).get("polling_interval") if isinstance(body, dict) else None
+    )
+    return as_interval(*values, outer)
 
 
 def _error_envelope(body: object, *, success: bool) -> ErrorEnvelope | None:

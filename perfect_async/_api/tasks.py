@@ -56,6 +56,7 @@ __all__ = [
     "Response",
     "as_json",
     "creation",
+    "is_unknown_task",
     "read_answer",
     "read_creation",
     "read_registration",
@@ -282,6 +283,11 @@ def _final_error(
         )
         return events.TaskUnknown(command, expired)
     return None
+
+
+def is_unknown_task(error: RequestRefused) -> bool:
+    """Return whether a refused question about a task says that the vendor does not know it."""
+    return same_code(error.code, "InvalidTaskId") or error.status == 404  # noqa: PLR2004
 
 
 def _timed_out(

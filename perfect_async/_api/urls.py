@@ -22,6 +22,7 @@ from perfect_async.errors import (
     PictureRefused,
     quoted,
     redacted,
+    shown_source,
 )
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -37,8 +38,20 @@ _PARTS: Final = re.compile(
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER: Final = re.compile(r"0x[0-9a-f]*|[0-9]+")
-# Names that stay inside a machine or a network (RFC 6761, 6762, 8375; ICANN's .internal).
-_INSIDE: Final = ("localhost", "local", "internal", "localdomain", "lan", "home.arpa", "intranet")
+# Names that stay inside a machine, a network or a cluster: RFC 6761, 6762 (and its appendix G),
+# 7686 and 8375, ICANN's .internal and its names in collision, Kubernetes' short names of services.
+_INSIDE: Final = (
+    *("localhost", "local", "localdomain", "localnet", "internal", "intranet", "intra", "private"),
+    *("lan", "home", "home.arpa", "corp", "domain", "mail", "workgroup", "onion", "svc", "cluster"),
+)
+# Addresses that are special and that some versions of `ipaddress` take for global: documentation
+# (RFC 9637), segment routing (RFC 9602), the former relays of 6to4 (RFC 7526).
+_SPECIAL: Final = (
+    ipaddress.ip_network("3fff::/20"),
+    ipaddress.ip_network("5f00::/16"),
+    ipaddress.ip_network("192.88.99.0/24"),
+)
+_PORTS: Final = {"https": 443, "http": 80}
 _UNRESERVED: Final = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
 )
@@ -61,8 +74,9 @@ class _Parts:
 def followed(url: str, *, base_url: str) -> str:
     """Return `url` as the vendor gave it, if it may be connected to.
 
-    https only (http only where `base_url` is), no credentials, no private, loopback, link-local or
-    other special address and no name from inside a network, unless it is `base_url`'s own host.
+    https only (http only where `base_url` is) and no credentials. No private, loopback, link-local
+    or other special address, no name from inside a network and no port but the scheme's own, unless
+    it is `base_url`'s own host.
     Raises `BadAnswer`, whose message names the host at most.
     """
     try:
@@ -75,6 +89,8 @@ def followed(url: str, *, base_url: str) -> str:
             reason = "is not https"
         elif _normalised(parts.host) == _normalised(base.host):
             return url
+        elif parts.port not in {None, _PORTS[parts.scheme]}:
+            reason = "names an unusual port"
         else:
             reason = _objection(parts.host)
             if not reason:
@@ -95,7 +111,7 @@ def picture_url(url: str) -> str:
         reason = str(problem)
     else:
         return safe
-    raise PictureRefused(f"the picture's URL {quoted(redacted(url))} {reason}.")
+    raise PictureRefused(f"the picture's URL {quoted(shown_source(url))} {reason}.")
 
 
 def normalised_base(url: str) -> str:
@@ -251,5 +267,6 @@ def _objection(host: str) -> str:
         or not address.is_global
         # 6to4 wraps an IPv4 address, perhaps a private one; Teredo is private to ipaddress.
         or (isinstance(address, ipaddress.IPv6Address) and address.sixtofour is not None)
+        or any(address in network for network in _SPECIAL)
     )
     return "names a special address" if special else ""

@@ -137,8 +137,10 @@ class Client:
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
         problem = settings.key_problem(key)
         self._key = "" if problem is not None or key is None else key
-        # A traceback that shows the locals of this frame must not show the key.
-        del api_key, key
+        given = [webhook_secret or os.environ.get(SECRET_VARIABLE) or None]
+        # A traceback that shows the locals of this frame must not show the key and the secret.
+        del api_key, key, webhook_secret
+        self._secrets = _read_secrets(given)
         if problem is not None:
             raise ConfigurationError(problem)
         self._base_url = normalised_base(self._base_url if base_url is None else base_url)
@@ -158,9 +160,6 @@ class Client:
         self._journal = journal
         self._reuse = reuse
         self._sole_user = sole_user
-        given = webhook_secret or os.environ.get(SECRET_VARIABLE) or None
-        self._secrets = None if given is None else _read_secrets(given)
-        del webhook_secret, given
         self._executor: Executor = LoopExecutor()
         self._batch = Batch
         if isolated:
@@ -507,10 +506,13 @@ class Client:
 # Most programs use neither webhooks nor threads: what these need is loaded when it is used.
 
 
-def _read_secrets(secret: str | Iterable[str]) -> Secrets:
+def _read_secrets(given: list[str | Iterable[str] | None]) -> Secrets | None:
+    """Take the secret out of `given`, so that no frame holds it when it is refused."""
+    if given == [None]:
+        return None
     from perfect_async.webhooks import Secrets  # noqa: PLC0415 - see above
 
-    return Secrets(secret)
+    return Secrets(given.pop() or "")
 
 
 def _isolated() -> tuple[Executor, type[Batch]]:

@@ -14,7 +14,6 @@ import attrs
 
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
-from perfect_async._api.responses import same_code
 from perfect_async._client.keys import Keys, check_former
 from perfect_async._client.recovery import RecoveredJob, Recovery
 from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
@@ -339,7 +338,7 @@ class ClientSession:
             question = tasks.status(feature, task_id)
             reply = await self.driver.ask(self.channel, question, lasting=True)
         except RequestRefused as exc:
-            if not same_code(exc.code, "InvalidTaskId"):
+            if not tasks.is_unknown_task(exc):
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None

@@ -25,7 +25,7 @@ from perfect_async._api.tasks import FileFacts
 from perfect_async._api.urls import picture_url
 from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
 from perfect_async._files.threads import in_thread, is_passing
-from perfect_async.errors import JobRefused, PictureRefused, quoted
+from perfect_async.errors import JobRefused, PictureRefused, quoted, shown_source
 from perfect_async.models import FileId, Job, Source
 
 T = TypeVar("T")
@@ -117,9 +117,7 @@ class ImageFile:
 
 def _changed(name: str, when: str) -> PictureRefused:
     """Return the error for a file that another program writes to."""
-    error = PictureRefused(f"{name} changed {when}.")
-    error.mend = "Nothing was created; try again."
-    return error
+    return PictureRefused(f"{name} changed {when}.", passing=True)
 
 
 async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
@@ -201,7 +199,7 @@ def _look_at_bytes(source: bytes, job_type: type[Job]) -> ImageFile:
 
 
 def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
-    name = quoted(path)
+    name = quoted(shown_source(path))
     if not path:
         raise PictureRefused("the path of the picture is empty.")
     try:

@@ -27,7 +27,7 @@ from perfect_async.errors import SubmissionInDoubt, twin
 
 _MOST_TASKS: Final = 20_000
 _HOSTS: Final = {"https://yce-api-01.perfectcorp.com": "https://yce-api-01.makeupar.com"}
-"""Names of one host (contract: the page's first section)."""
+"""Names of one host (contract: Base URL and headers)."""
 
 
 class KnownTasks:

@@ -1,17 +1,19 @@
 """The entry point of `perfect-async`: parse the command line, run a command, map its errors.
 
-Exit status: 0 all done, 1 some failed, 2 usage or configuration, 130 left at once by Ctrl-C.
+Exit status: 0 all done, 1 some failed, 2 usage or configuration; 130 left at once by Ctrl-C, 143
+and 129 ended by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from perfect_async.cli import _commands
-from perfect_async.cli._output import escape_unencodable, print_error
-from perfect_async.cli._runner import FAILED, INTERRUPTED, USAGE, missing_extra
+from perfect_async.cli._output import OutputError, escape_unencodable, flush, print_error
+from perfect_async.cli._runner import FAILED, USAGE, missing_extra, signal_status
 from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, Unauthorized
 
 _HELP: Final = (
@@ -29,6 +31,22 @@ _COMMANDS: Final = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments` (the command line's) and return its exit status."""
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt as exc:
+        return signal_status(*exc.args)
+    except OSError as exc:
+        # Help and version are printed by a library. Errors at a file's path are others.
+        if exc.filename is not None:
+            raise
+        print_error(f"stdout cannot be written: {exc.strerror}.")
+        status = FAILED
+    with suppress(OutputError):
+        flush()
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         from cyclopts import App, CycloptsError, Parameter
     except ImportError as exc:
@@ -49,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_unencodable()
     try:
         status = app(
-            list(sys.argv[1:] if arguments is None else arguments),
+            list(arguments),
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -66,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PerfectError as exc:
         print_error(str(exc))
         return USAGE if isinstance(exc, Unauthorized) else FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except OutputError as exc:
+        print_error(str(exc))
+        return FAILED
     return status if isinstance(status, int) else 0
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json as json_
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from perfect_async.cli import _runner
-from perfect_async.cli._inputs import find_pictures
-from perfect_async.cli._output import print_line
+from perfect_async.cli._inputs import Picture, find_pictures
+from perfect_async.cli._output import OutputError, print_error, print_line
 from perfect_async.errors import ConfigurationError, quoted
 from perfect_async.models import Avatar, Expression, Job, Polling, Smile
 
@@ -30,11 +31,14 @@ def smile(
     out: Path = OUT,
     json: bool = False,
     journal: Path | None = None,
+    again: bool = False,
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
 ) -> int:
     """Make portraits smile: 1 unit each.
+
+    A picture whose result is in the folder of results already is not bought again.
 
     Parameters
     ----------
@@ -43,12 +47,15 @@ def smile(
     expression
         Which smile.
     out
-        Folder for the results; made where it is missing.
+        Folder for the results; made where it is missing. A hidden file in it records which result
+        belongs to which picture.
     json
         Print one line of JSON per picture on stdout instead of the paths of the results.
     journal
         A file, made where it is missing, that records every purchase: after a crash `resume`
         continues this run, and pictures that were finished within a day are not bought again.
+    again
+        Buy also what is there already; the older files stay.
     delete
         Delete the vendor's copies of the face and its result once the result is saved.
     max_units
@@ -57,14 +64,11 @@ def smile(
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
     """
-    jobs: list[Job] = [
-        Smile(picture, expression) for picture in find_pictures(pictures, Smile.formats, out)
-    ]
-
-    def start(client: Client) -> Batch:
-        return client.batch(jobs, max_units=max_units, save_to=out, delete=delete)
-
-    return _run(start, out, journal, insured, as_json=json)
+    return _buy(
+        find_pictures(pictures, Smile.formats, out),
+        lambda picture: Smile(picture, expression),
+        _Options(out, json, journal, again, delete, max_units, insured),
+    )
 
 
 def avatar(
@@ -76,11 +80,14 @@ def avatar(
     out: Path = OUT,
     json: bool = False,
     journal: Path | None = None,
+    again: bool = False,
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
 ) -> int:
     """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
+
+    A portrait whose avatars are in the folder of results already is not bought again.
 
     Parameters
     ----------
@@ -91,12 +98,15 @@ def avatar(
     count
         Avatars of each portrait, 1 to 200.
     out
-        Folder for the results; made where it is missing.
+        Folder for the results; made where it is missing. A hidden file in it records which result
+        belongs to which picture.
     json
         Print one line of JSON per picture on stdout instead of the paths of the results.
     journal
         A file, made where it is missing, that records every purchase: after a crash `resume`
         continues this run.
+    again
+        Buy also what is there already; the older files stay.
     delete
         Delete the vendor's copies of the face and its result once the result is saved.
     max_units
@@ -105,15 +115,11 @@ def avatar(
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
     """
-    jobs: list[Job] = [
-        Avatar(picture, template_id=template, output_count=count)
-        for picture in find_pictures(pictures, Avatar.formats, out)
-    ]
-
-    def start(client: Client) -> Batch:
-        return client.batch(jobs, max_units=max_units, save_to=out, delete=delete)
-
-    return _run(start, out, journal, insured, as_json=json)
+    return _buy(
+        find_pictures(pictures, Avatar.formats, out),
+        lambda picture: Avatar(picture, template_id=template, output_count=count),
+        _Options(out, json, journal, again, delete, max_units, insured),
+    )
 
 
 def resume(*, journal: Path, json: bool = False) -> int:
@@ -130,7 +136,16 @@ def resume(*, journal: Path, json: bool = False) -> int:
         Print one line of JSON per picture on stdout instead of the paths of the results.
     """
     _runner.require_journal(journal)
-    return _run(lambda client: client.resume(), None, journal, None, as_json=json)
+    from perfect_async.cli._display import Display
+
+    client = _runner.make_client(journal)
+    display = Display("json" if json else "paths")
+    with display:
+        summary = _runner.run(
+            lambda: _runner.run_batch(client, lambda opened: opened.resume(), display, journal)
+        )
+    display.close(summary, None)
+    return _runner.exit_status(summary)
 
 
 def templates(*, json: bool = False) -> None:
@@ -312,28 +327,71 @@ def demo(
     with display:
         summary = _runner.run(lambda: show.run(display))
     display.close(summary, show.results)
-    for path in show.write_report(summary):
-        print_line(str(path))
-    return _runner.exit_status(summary)
+    paths = show.write_report(summary)
+    status = _runner.exit_status(summary)
+    try:
+        for path in paths:
+            print_line(str(path))
+    except OutputError as exc:
+        print_error(str(exc))
+        return status or _runner.FAILED
+    return status
 
 
-def _run(
-    start: Callable[[Client], Batch],
-    out: Path | None,
-    journal: Path | None,
-    insured: float | None,
-    *,
-    as_json: bool,
-) -> int:
-    """Run the batch that `start` makes, print its results and its summary, return the status."""
-    from perfect_async.cli._display import Display
+class _Options(NamedTuple):
+    """The options that `smile` and `avatar` share."""
 
-    client = _runner.make_client(journal, None if insured is None else Polling(insured=insured))
-    if out is not None:
-        _runner.make_folder(out)
-    display = Display("json" if as_json else "paths")
+    out: Path
+    json: bool
+    journal: Path | None
+    again: bool
+    delete: bool
+    max_units: float | None
+    insured: float | None
+
+
+def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], options: _Options) -> int:
+    """Buy the jobs of `pictures` whose results are not there; report all, return the status."""
+    import secrets
+
+    from perfect_async.cli._display import Display, report_refused, report_there
+    from perfect_async.cli._manifest import Manifest, leave_out_results, unfinished
+
+    out, journal = options.out, options.journal
+    polling = None if options.insured is None else Polling(insured=options.insured)
+    client = _runner.make_client(journal, polling)
+    jobs = [make_job(picture) for picture in pictures]
+    _runner.make_folder(out)
+    manifest = Manifest(out)
+    display = Display("json" if options.json else "paths")
+    kept, left_out = leave_out_results(pictures, manifest)
+    if left_out:
+        display.message(f"{len(left_out)} of the pictures are results of former runs: left out.")
+        jobs = [make_job(picture) for picture in kept]
+    if not jobs:
+        raise ConfigurationError("all pictures are results of former runs: pass another --out.")
+    if manifest.broken:
+        display.message(_runner.rebuild(manifest))
+    plan = manifest.plan(
+        jobs,
+        token=secrets.token_hex(8),
+        again=options.again,
+        unfinished=lambda: unfinished(journal),
+    )
+    reports = [report_there(job, files) for job, files in plan.there]
+    reports += [report_refused(job, error) for job, error in plan.refused]
+
+    def start(client: Client) -> Batch:
+        return client.batch(
+            plan.jobs, max_units=options.max_units, save_to=out, delete=options.delete
+        )
+
     with display:
-        summary = _runner.run(lambda: _runner.run_batch(client, start, display, journal))
+        if plan.jobs:
+            run = partial(_runner.run_batch, client, start, display, journal, reports)
+            summary = _runner.run(run)
+        else:
+            summary = _runner.report_only(reports, display)
     display.close(summary, out)
     return _runner.exit_status(summary)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, assert_never
@@ -21,9 +22,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from perfect_async.cli._output import print_line, printable
+from perfect_async.cli._output import OutputError, print_line, printable
 from perfect_async.errors import ClientClosed, PerfectError
-from perfect_async.models import Progress, Source
+from perfect_async.models import Job, Progress, Source
 from perfect_async.reports import Statistics
 
 TICK: Final = 0.25
@@ -40,7 +41,10 @@ _LOG_WIDTH: Final = 120
 
 @attrs.frozen
 class JobReport:
-    """The outcome of one job, saving included; `source` is free of secrets (`redacted_source`)."""
+    """The outcome of one job, saving included; `source` is free of secrets (`redacted_source`).
+
+    `already_there`: its files are of a former run, and nothing was bought.
+    """
 
     source: str
     ok: bool
@@ -49,6 +53,7 @@ class JobReport:
     duration: float | None
     files: tuple[Path, ...]
     error: PerfectError | None
+    already_there: bool = attrs.field(default=False, kw_only=True)
 
     @property
     def sent(self) -> bool:
@@ -65,6 +70,7 @@ class JobReport:
             "units": self.units,
             "duration": None if self.duration is None else round(self.duration, 3),
             "files": [str(path) for path in self.files],
+            "already_there": self.already_there,
             "error": None
             if error is None
             else {
@@ -78,16 +84,27 @@ class JobReport:
 
 @attrs.frozen
 class RunSummary:
-    """A finished run of `jobs` jobs: what became of each, and the seconds that all took."""
+    """A finished run of `jobs` jobs: what became of each, and the seconds that all took.
+
+    `stopped_by` is the signal that stopped it early; `output_failed` says that results could not
+    be printed.
+    """
 
     reports: Sequence[JobReport]
     jobs: int
     seconds: float
+    stopped_by: int | None = attrs.field(default=None, kw_only=True)
+    output_failed: bool = attrs.field(default=False, kw_only=True)
 
     @property
     def done(self) -> int:
         """The number of jobs whose pictures were made and saved."""
-        return sum(report.ok for report in self.reports)
+        return sum(report.ok and not report.already_there for report in self.reports)
+
+    @property
+    def already_there(self) -> int:
+        """The number of jobs whose results were there before the run."""
+        return sum(report.already_there for report in self.reports)
 
     @property
     def failures(self) -> list[JobReport]:
@@ -108,10 +125,38 @@ class RunSummary:
         errors = [report.error for report in self.failures if report.error is not None]
         at_stake = sum(error.units_at_stake for error in errors)
         parts = [f"{self.done} done", f"{len(self.failures)} failed"]
+        parts += [f"{self.already_there} already there"] if self.already_there else []
         parts += [f"{self.unsent} not sent"] if self.unsent else []
         parts += [f"{self.units:g} units"]
         parts += [f"{at_stake:g} at stake"] if at_stake else []
         return f"{', '.join(parts)}, in {format_duration(self.seconds)}"
+
+
+def report_there(job: Job, files: tuple[Path, ...]) -> JobReport:
+    """Return the report of a job whose results are there already."""
+    return JobReport(
+        source=redacted_source(job.source),
+        ok=True,
+        task_id=None,
+        units=0.0,
+        duration=None,
+        files=files,
+        error=None,
+        already_there=True,
+    )
+
+
+def report_refused(job: Job, error: PerfectError) -> JobReport:
+    """Return the report of a job that was not sent because of `error`."""
+    return JobReport(
+        source=redacted_source(job.source),
+        ok=False,
+        task_id=None,
+        units=0.0,
+        duration=None,
+        files=(),
+        error=error,
+    )
 
 
 def redacted_source(source: Source) -> str:
@@ -145,19 +190,28 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(highlight=False).print(grid)
 
 
+class _Stderr(Console):
+    """A console on stderr, which may be a terminal that was closed or a pipe without a reader."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more; rich would end the program, and lose the tasks that run."""
+        self.quiet = True
+
+
 class Display:
     """The display of one run.
 
     Enter it, call `update` every `interval` seconds and `report` for each outcome, leave it, and
     call `close`. `results` selects what stdout gets for each outcome: the paths of its files, or a
-    line of JSON.
+    line of JSON. An output that cannot be written any more does not end the run.
     """
 
     def __init__(self, results: Results = "paths") -> None:
         self._results: Results = results
+        self.output_failed = False
         terminal = sys.stderr.isatty()
         # Only the stream decides: FORCE_COLOR would otherwise write escape codes into a log.
-        self._console = Console(
+        self._console = _Stderr(
             stderr=True,
             force_terminal=terminal,
             width=None if terminal else _LOG_WIDTH,
@@ -178,7 +232,8 @@ class Display:
 
     def __enter__(self) -> Self:
         if self._live is not None:
-            self._live.start()
+            with self._printing():
+                self._live.start()
         return self
 
     def __exit__(
@@ -188,19 +243,30 @@ class Display:
         traceback: TracebackType | None,
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with self._printing():
+                self._live.stop()
+
+    @contextmanager
+    def _printing(self) -> Generator[None]:
+        """Print nothing more where stderr fails, as it does after its terminal was closed."""
+        try:
+            yield
+        except OSError:
+            self._console.quiet = True
 
     def message(self, text: str) -> None:
         """Print a message on stderr."""
-        # A log keeps its lines whole.
-        self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
+        with self._printing():
+            # A log keeps its lines whole.
+            self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
 
     def update(self, progress: Progress, statistics: Statistics) -> None:
         """Show the progress."""
         if self._live is None:
             self.message(_line(progress, statistics))
         else:
-            self._live.update(_live_view(progress, statistics), refresh=True)
+            with self._printing():
+                self._live.update(_live_view(progress, statistics), refresh=True)
 
     def report(self, report: JobReport) -> None:
         """Print one outcome on stdout."""
@@ -216,20 +282,27 @@ class Display:
         for line in lines:
             if self._live is not None and sys.stdout.isatty():
                 # Both streams are one screen: the line goes above the live display.
-                self._console.print(Text(printable(line)), soft_wrap=True)
-            else:
+                with self._printing():
+                    self._console.print(Text(printable(line)), soft_wrap=True)
+                continue
+            try:
                 print_line(line)
+            except OutputError as exc:
+                self.output_failed = True
+                self.message(f"{exc} Results are saved and not printed.")
 
     def close(self, summary: RunSummary, where: Path | None) -> None:
         """Print the failures, and one line about the whole run, saved in the folder `where`."""
         failures = summary.failures
         if failures:
-            self._console.print(_failures(failures[:_MOST_ROWS]))
+            with self._printing():
+                self._console.print(_failures(failures[:_MOST_ROWS]))
         if len(failures) > _MOST_ROWS:
             self.message(
                 f"and {len(failures) - _MOST_ROWS} more failures; --json prints all of them"
             )
-        self.message(f"{summary}; saved in {where}" if summary.done and where else str(summary))
+        saved = summary.done or summary.already_there
+        self.message(f"{summary}; saved in {where}" if saved and where else str(summary))
 
 
 def _line(progress: Progress, statistics: Statistics) -> str:

@@ -9,6 +9,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -36,7 +37,7 @@ def find_pictures(
     A URL stays as it is, and so does the path of a file, whatever its name. A folder yields the
     pictures in it, a pattern (`*`, `?`, `[...]`, `**` for any depth) those that it matches: files
     with a suffix of `formats`, sorted, without hidden ones. `**` does not look into the folder
-    `results`, whose pictures would be paid for again.
+    `results`, unless the pattern begins there.
     Raises `ConfigurationError` for an argument that names no picture.
     """
     pictures: dict[str, Picture] = {}
@@ -69,15 +70,18 @@ def _expand(argument: str, formats: Sequence[str], results: Path | None) -> list
         raise ConfigurationError(f"there is no file {quoted(argument)}.")
     deep = "**" in path.parts
     matches: Iterator[Path] = (Path(match) for match in glob.iglob(str(path), recursive=deep))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    if deep and results is not None:
-        matches = _outside(results, matches)
+    if deep and results is not None and not _is_below(_beginning(path), results):
+        matches = (match for match in matches if not _is_below(match, results))
     return _only_pictures(argument, matches, formats)
 
 
-def _outside(folder: Path, paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield those of `paths` that are not below `folder`."""
-    inside = folder.resolve()
-    return (path for path in paths if not path.resolve().is_relative_to(inside))
+def _beginning(pattern: Path) -> Path:
+    """Return the folder in which all matches of a pattern are."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str]) -> list[Picture]:

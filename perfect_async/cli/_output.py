@@ -5,9 +5,14 @@ Names and vendor texts are printed with control characters escaped.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+
+
+class OutputError(Exception):
+    """Results cannot be printed; the message says why."""
 
 
 def printable(text: str) -> str:
@@ -24,15 +29,36 @@ def escape_unencodable() -> None:
 
 def print_error(text: str) -> None:
     """Print one line on stderr that begins with the program's name."""
-    sys.stderr.write(f"perfect-async: {printable(text)}\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"perfect-async: {printable(text)}\n")
 
 
 def print_line(line: str) -> None:
-    """Print one line on stdout at once; do nothing where its reader has gone."""
+    """Print one line on stdout at once; do nothing where its reader has gone.
+
+    Raises `OutputError` where stdout cannot be written for another reason, such as a full disk;
+    later lines are dropped then.
+    """
     try:
         sys.stdout.write(f"{line}\n")
+    except OSError as exc:
+        _give_up(exc)
+    flush()
+
+
+def flush() -> None:
+    """Write what is still buffered for stdout. Raises `OutputError` as `print_line` does."""
+    try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        # `... | head`: the pictures are paid for, so they are saved all the same. The rest of the
-        # buffer would raise again at exit (Python's documentation of SIGPIPE).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as exc:
+        _give_up(exc)
+
+
+def _give_up(error: OSError) -> None:
+    # The rest of the buffer would raise again at exit (Python's documentation of SIGPIPE).
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    # `... | head` is no error: the pictures are paid for, and saved all the same.
+    if not isinstance(error, BrokenPipeError):
+        raise OutputError(f"stdout cannot be written: {error.strerror}.") from error

@@ -1,13 +1,13 @@
-"""Run a command: make its client and its loop, run a batch, stop it on Ctrl-C."""
+"""Run a command: make its client and its loop, run a batch, stop it on Ctrl-C and its like."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import signal
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
@@ -16,14 +16,24 @@ from perfect_async.errors import ConfigurationError, JournalError, Unauthorized,
 
 # `--help` runs none of this, so the client and asyncio are loaded by the functions that need them.
 if TYPE_CHECKING:
-    from perfect_async import Batch, Client, Outcome, Polling
+    from perfect_async import Batch, Client, Done, Outcome, Polling
     from perfect_async.cli._display import Display, JobReport, RunSummary
+    from perfect_async.cli._manifest import Manifest
 
 T = TypeVar("T")
 
 FAILED: Final = 1
 USAGE: Final = 2
-INTERRUPTED: Final = 130
+
+# SIGHUP is what a closing terminal sends; Windows has none.
+STOP_SIGNALS: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()),
+)
+
+_ONE_HANGUP: Final = 1.0
+"""Seconds within which several SIGHUPs are one: a closing terminal and its shell both send it."""
 
 
 def make_client(journal: Path | None = None, polling: Polling | None = None) -> Client:
@@ -42,19 +52,28 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def exit_status(summary: RunSummary) -> int:
     """Return the exit status of a run."""
+    if summary.stopped_by not in {None, signal.SIGINT}:
+        return signal_status(summary.stopped_by)
     if any(isinstance(report.error, Unauthorized) for report in summary.reports):
         return USAGE
-    return FAILED if summary.done < summary.jobs else 0
+    done = summary.done + summary.already_there
+    return FAILED if done < summary.jobs or summary.output_failed else 0
+
+
+def signal_status(number: int | None = None) -> int:
+    """Return the exit status of a program that was ended by a signal, by default by Ctrl-C."""
+    return 128 + (number or signal.SIGINT)
 
 
 def make_folder(folder: Path) -> None:
     """Make the folder for results before anything is bought that could not be saved there."""
+    from perfect_async._files.saving import prepare_folder
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        prepare_folder(folder)
     except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"--out {quoted(folder)} cannot be made: {exc}.") from exc
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"--out {quoted(folder)} cannot be written to.")
+        reason = getattr(exc, "strerror", None) or exc
+        raise ConfigurationError(f"--out {quoted(folder)} cannot be written: {reason}.") from exc
 
 
 def require_journal(journal: Path) -> None:
@@ -73,14 +92,38 @@ def missing_extra(error: ImportError) -> str:
     )
 
 
+def rebuild(manifest: Manifest) -> str:
+    """Rebuild a broken manifest, and return the message that says so."""
+    try:
+        manifest.rebuild()
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the manifest in {quoted(manifest.folder)} is broken, and cannot be rebuilt: "
+            f"{exc.strerror}."
+        ) from exc
+    return (
+        f"The manifest in {manifest.folder} was broken. It was rebuilt from the {len(manifest)} "
+        "results that are there."
+    )
+
+
 async def run_batch(
-    client: Client, start: Callable[[Client], Batch], display: Display, journal: Path | None = None
+    client: Client,
+    start: Callable[[Client], Batch],
+    display: Display,
+    journal: Path | None = None,
+    before: Sequence[JobReport] = (),
+    *,
+    recorded: bool = True,
 ) -> RunSummary:
     """Open `client`, run the batch that `start` makes on it, and report every outcome.
 
-    The first Ctrl-C stops sending, waits until the running tasks have ended, and saves them; the
-    second raises `KeyboardInterrupt`. `journal` is the client's: unfinished work can be resumed
-    with it.
+    `before` are reports of jobs that are not part of the batch; they are reported first. With
+    `recorded` the manifest of a folder records what is saved there.
+
+    The first Ctrl-C, SIGTERM or SIGHUP stops sending, waits until the running tasks have ended, and
+    saves them; the second raises `KeyboardInterrupt` with its number. `journal` is the client's:
+    unfinished work can be resumed with it.
     """
     import anyio
     import attrs
@@ -88,7 +131,8 @@ async def run_batch(
     from perfect_async.cli._display import RunSummary
 
     began = anyio.current_time()
-    reports: list[JobReport] = []
+    reports = list(before)
+    signals: list[int] = []
     resume_command = (
         None if journal is None else f"perfect-async resume --journal {shlex.quote(str(journal))}"
     )
@@ -104,22 +148,58 @@ async def run_batch(
             update()
             await anyio.sleep(display.interval)
 
+    for report in before:
+        display.report(report)
     async with client, start(client) as batch:
         # Known from the start, because both kinds of batches are made from lists.
         jobs = batch.progress.total or 0
-        with _interrupts(
-            lambda: _stop(batch, display, resume_command),
-            lambda: _leave(batch, display, resume_command),
-        ):
+
+        def stop(number: int) -> None:
+            signals.append(number)
+            _stop(batch, display, resume_command)
+
+        with _stop_signals(stop, partial(_leave, batch, display, resume_command)):
             async with anyio.create_task_group() as group:
                 group.start_soon(watch)
                 async for outcome in batch:
+                    if outcome.ok and recorded:
+                        await _record(outcome, display)
                     reports.append(_report(outcome))
                     if reports[-1].sent:
                         display.report(reports[-1])
                 group.cancel_scope.cancel()
         update()
-    return RunSummary(reports, jobs, anyio.current_time() - began)
+    return RunSummary(
+        reports,
+        jobs + len(before),
+        anyio.current_time() - began,
+        stopped_by=signals[0] if signals else None,
+        output_failed=display.output_failed,
+    )
+
+
+def report_only(reports: Sequence[JobReport], display: Display) -> RunSummary:
+    """Report jobs of which none is to be sent."""
+    from perfect_async.cli._display import RunSummary
+
+    for report in reports:
+        display.report(report)
+    return RunSummary(reports, len(reports), 0.0, output_failed=display.output_failed)
+
+
+async def _record(outcome: Done, display: Display) -> None:
+    """Append the files of `outcome` to the manifest of their folder."""
+    import anyio.to_thread
+
+    from perfect_async.cli._manifest import record
+
+    try:
+        await anyio.to_thread.run_sync(record, outcome)
+    except OSError as exc:
+        display.message(
+            f"The manifest of {outcome.files[0].parent} cannot be written: {exc.strerror}. Another "
+            "run may buy these results again."
+        )
 
 
 def _report(outcome: Outcome) -> JobReport:
@@ -149,43 +229,52 @@ def _stop(batch: Batch, display: Display, resume_command: str | None) -> None:
     )
 
 
-def _leave(batch: Batch, display: Display, resume_command: str | None) -> NoReturn:
+def _leave(batch: Batch, display: Display, resume_command: str | None, number: int) -> NoReturn:
     rest = (
         ""
         if resume_command is None
         else f"; go on with {resume_command} within seconds, before the vendor drops them"
     )
     display.message(f"Left at once: {batch.progress.running} tasks were running{rest}.")
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 @contextmanager
-def _interrupts(stop: Callable[[], None], leave: Callable[[], NoReturn]) -> Generator[None]:
-    """Call `stop` in the loop on the first Ctrl-C of the block, and `leave` on the second.
+def _stop_signals(stop: Callable[[int], None], leave: Callable[[int], NoReturn]) -> Generator[None]:
+    """Call `stop` in the loop at the first of `STOP_SIGNALS` in the block, `leave` at the second.
 
-    This does not use `loop.add_signal_handler`, which Windows lacks. Nothing changes in another
-    thread than the main one, and where Ctrl-C is ignored, as in a shell's background job.
+    This does not use `loop.add_signal_handler`, which Windows lacks. A signal that is ignored stays
+    ignored (`nohup`, a shell's background job), and outside of the main thread nothing changes.
     """
     import asyncio
 
     loop = asyncio.get_running_loop()
-    presses = count(1)
+    received: list[tuple[int, float]] = []
 
-    def handle(_: int, __: FrameType | None) -> None:
-        number = next(presses)
-        if number > 2:  # noqa: PLR2004 - the loop did not get to the second
-            raise KeyboardInterrupt
+    def handle(number: int, _: FrameType | None) -> None:
+        now = loop.time()
+        hangups = [at for former, at in received if former == number and is_hangup(number)]
+        if hangups and now - hangups[0] < _ONE_HANGUP:
+            return
+        received.append((number, now))
+        if len(received) > 2:  # noqa: PLR2004 - the loop did not get to the second
+            raise KeyboardInterrupt(number)
         # In the loop: here any line of it may be half done. This also wakes the loop.
-        loop.call_soon_threadsafe(stop if number == 1 else leave)
+        loop.call_soon_threadsafe(stop if len(received) == 1 else leave, number)
 
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        if before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, handle)
-    except ValueError:
-        before = signal.SIG_IGN
+    former: dict[int, Any] = {}
+    with suppress(ValueError):  # in another thread than the main one
+        for number in STOP_SIGNALS:
+            # None: a handler that Python did not install, and could not put back.
+            if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+                former[number] = signal.signal(number, handle)
     try:
         yield
     finally:
-        if before is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def is_hangup(number: int) -> bool:
+    """Return whether a signal is SIGHUP, which Windows lacks."""
+    return number == getattr(signal, "SIGHUP", None)

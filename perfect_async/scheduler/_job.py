@@ -67,10 +67,12 @@ ANSWERS: Final[Mapping[type, frozenset[type]]] = {
     ev.Ask: frozenset({ev.Answered, *_FAILURES}),
 }
 """The answers that each command may have; each command is answered once."""
+RESPONSES: Final = frozenset[type]().union(*ANSWERS.values())
+"""All of them."""
 
 TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.WAITING, ev.Register): frozenset({S.REGISTERING}),
-    (S.REGISTERING, ev.Registered): frozenset({S.REGISTERED}),
+    (S.REGISTERING, ev.Registered): frozenset({S.REGISTERED, S.WAITING, S.ENDED}),
     (S.REGISTERING, ev.NotSent): frozenset({S.WAITING, S.ENDED}),
     (S.REGISTERING, ev.NoAnswer): frozenset({S.WAITING, S.ENDED}),
     (S.REGISTERING, ev.Limited): frozenset({S.WAITING, S.ENDED}),
@@ -95,13 +97,13 @@ TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.RUNNING, ev.NotSent): frozenset({S.RUNNING}),
     (S.RUNNING, ev.NoAnswer): frozenset({S.RUNNING}),
     (S.RUNNING, ev.Limited): frozenset({S.RUNNING}),
-    (S.RUNNING, ev.Refused): frozenset({S.RUNNING}),
-    (S.RUNNING, ev.Succeeded): frozenset({S.ENDED}),
+    (S.RUNNING, ev.Refused): frozenset({S.RUNNING, S.ENDED}),
+    (S.RUNNING, ev.Succeeded): frozenset({S.RUNNING, S.ENDED}),
     (S.RUNNING, ev.EngineFailed): frozenset({S.READY, S.ENDED}),
     (S.RUNNING, ev.TaskUnknown): frozenset({S.RUNNING, S.ENDED}),
     (S.RUNNING, ev.TimedOut): frozenset({S.ENDED}),
     (S.RUNNING, ev.Unreadable): frozenset({S.ENDED}),
-    (S.RUNNING, ev.KeyRefused): frozenset({S.ENDED}),
+    (S.RUNNING, ev.KeyRefused): frozenset({S.RUNNING, S.ENDED}),
     (S.ENDED, ev.Settle): frozenset({S.TOLD}),
 }
 """The states to which an answer or an issued command may lead from each state."""
@@ -115,8 +117,11 @@ class ScheduledJob:
     (or the creation) left. `try_at` is when a poll that failed or is silent is sent again,
     `early_at` when another poll may leave before the reserved one, `likely_at` when its task has
     probably ended, `ask_at` when it is polled whatever is reserved. `announced` counts its polls
-    since the vendor said that it ended. `adopted`: its creation was not seen, so its duration will
-    not be known. `reserved` units count against its `spending_limits`.
+    since the vendor said that it ended. `given_interval` is what the answer to its creation asked
+    for. Its last `refusals` polls were refused for the same reason, `refused_for`. `confirming`:
+    its result was named for another task too, so it is polled once more. `adopted`: its creation
+    was not seen, so its duration will not be known. `reserved` units count against its
+    `spending_limits`.
     """
 
     ref: int
@@ -137,6 +142,7 @@ class ScheduledJob:
     accepted: int = 0
     last_left: int = 0
     interval: int = 0
+    given_interval: int | None = None
     tries: int = 0
     try_at: int | None = None
     ask_at: int | None = None
@@ -144,6 +150,9 @@ class ScheduledJob:
     early_at: int | None = None
     likely_at: int | None = None
     doubted: bool = False
+    refused_for: tuple[object, ...] | None = None
+    refusals: int = 0
+    confirming: bool = False
     trouble: PerfectError | None = None
     charged: float = 0.0
     reserved: float = 0.0

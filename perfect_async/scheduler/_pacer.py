@@ -33,7 +33,7 @@ _SILENT: Final = 3
 """So many creations may be silent for longer than the patience before no other leaves."""
 _TREMBLE: Final = 2 * SLOT
 """The guard shrinks only by so much at once."""
-_FAILED: Final = (ev.NotSent, ev.NoAnswer, ev.Refused)
+_FAILED: Final = (ev.NotSent, ev.NoAnswer, ev.Refused, ev.KeyRefused)
 """What may come of a poll that tells nothing of its task."""
 _NOTHING: Final = 4
 """So few requests of ours in a window are none."""

@@ -142,7 +142,7 @@ class ExtraPolls:
 
     def created(self, job: ScheduledJob) -> None:
         """The task exists; its first poll may come after the interval."""
-        job.interval = self.interval
+        job.interval = self._usual(job)
         self._early_at(job, job.accepted + job.interval)
 
     def left(self, job: ScheduledJob, now: int) -> None:
@@ -188,9 +188,7 @@ class ExtraPolls:
             self.failed(job, max(now, job.last_left + table.cycle * SLOT))
         elif job.try_at is not None:
             self.failed(job, job.try_at)
-        job.interval = wait = self.interval
-        if interval is not None:
-            job.interval = wait = min(max(interval, _LEAST_INTERVAL), table.cycle * SLOT)
+        job.interval = wait = self._usual(job) if interval is None else self._clamped(interval)
         if age // 7 > wait and not self._pacer.plenty(now):
             wait = age // 7
         self._early_at(job, job.last_left + wait)
@@ -216,6 +214,14 @@ class ExtraPolls:
             heapq.heappop(early)
         while likely[0][2].likely_at != likely[0][0]:
             heapq.heappop(likely)
+
+    def _usual(self, job: ScheduledJob) -> int:
+        """The interval between polls of `job` where their answers name none."""
+        return self.interval if job.given_interval is None else self._clamped(job.given_interval)
+
+    def _clamped(self, interval: int) -> int:
+        """Keep an interval that the vendor names between half a second and the cycle."""
+        return min(max(interval, _LEAST_INTERVAL), self._pacer.table.cycle * SLOT)
 
     def _early_at(self, job: ScheduledJob, at: int) -> None:
         """Allow a poll before the promise; under foreign use, want one in mid-lease."""

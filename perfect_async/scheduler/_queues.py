@@ -9,14 +9,14 @@ microseconds.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 import attrs
 
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND
-from perfect_async.errors import JobRefused, PerfectError
+from perfect_async.errors import BadAnswer, JobRefused, PerfectError, RateLimited
 from perfect_async.scheduler._job import JobState, ScheduledJob
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ _LINGER = SECOND // 10
 _MOST_FAILURES: Final = 6
 _MOST_UPLOADS = 24
 """Uploads at once: the other host may be slow, and each holds a piece of a picture in memory."""
+_URGENT: Final = 60 * SECOND
+"""An urgent query that has no answer after this time ends: other creations wait for it."""
+_MOST_FILES: Final = 20_000
+"""File ids that are remembered, to find one that the vendor gives twice."""
 _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10
 """Pauses double from half a second; more often than this they are at their longest."""
@@ -54,6 +58,9 @@ class UploadQueue:
         self.under_way = 0
         self._queued: list[tuple[int, int, ScheduledJob]] = []
         self._uploading: dict[int, ScheduledJob] = {}
+        # Files that are registered one by one, and the jobs by the ids that the vendor gave them.
+        self._single: set[int] = set()
+        self._given: dict[str, int] = {}
         # Uploads without an answer since the last that had one, and when the next may leave.
         self._troubles = 0
         self._hold = 0
@@ -73,6 +80,7 @@ class UploadQueue:
     def remove(self, jobs: Iterable[ScheduledJob]) -> None:
         """Nothing more is done for these; what is under way ends unheard."""
         gone = {job.ref for job in jobs}
+        self._single -= gone
         self.waiting = deque(job for job in self.waiting if job.ref not in gone)
         self._queued = [entry for entry in self._queued if entry[2].ref not in gone]
         heapq.heapify(self._queued)
@@ -88,8 +96,14 @@ class UploadQueue:
         first = self.waiting[0]
         feature = None if self._universal else first.kind.feature
         refs: list[int] = []
+        if first.ref in self._single:
+            return (first.ref,), feature
         for job in self.waiting:
-            if job.channel == first.channel and feature in {None, job.kind.feature}:
+            if (
+                job.channel == first.channel
+                and feature in {None, job.kind.feature}
+                and job.ref not in self._single
+            ):
                 refs.append(job.ref)
                 if len(refs) == self._files:
                     break
@@ -161,10 +175,7 @@ class UploadQueue:
     ) -> News:
         match event:
             case ev.Registered():
-                for job in jobs:
-                    job.move(event, JobState.REGISTERED)
-                    heapq.heappush(self._queued, (now, job.ref, job))
-                return [], []
+                return self._granted(jobs, command, event, now)
             case ev.Refused(status=404) if command.feature is None:
                 self._universal = False
             case ev.Refused() if len(command.refs) > 1:
@@ -184,6 +195,36 @@ class UploadQueue:
             case _:
                 pass
         return self._again(jobs, event, now)
+
+    def _granted(
+        self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Registered, now: int
+    ) -> News:
+        """Queue the uploads, but register again, one by one, files whose id was given before.
+
+        Two files under one id would be one picture: the later upload replaces the earlier one.
+        """
+        ids = {ref: grant.file_id for ref, grant in zip(command.refs, event.grants, strict=True)}
+        counts = Counter(ids.values())
+        repeated: list[ScheduledJob] = []
+        for job in jobs:
+            if counts[ids[job.ref]] > 1 or self._given.get(ids[job.ref], job.ref) != job.ref:
+                job.failures += 1
+                repeated.append(job)
+            else:
+                job.move(event, JobState.REGISTERED)
+                heapq.heappush(self._queued, (now, job.ref, job))
+        for ref, file_id in ids.items():
+            self._given.setdefault(file_id, ref)
+        while len(self._given) > _MOST_FILES:
+            del self._given[next(iter(self._given))]
+        hopeless = [job for job in repeated if job.failures >= _MOST_FAILURES]
+        error = BadAnswer("The vendor gives one file id to several pictures, again and again.")
+        again = [job for job in repeated if job.failures < _MOST_FAILURES]
+        self._single.update(job.ref for job in again)
+        self._single.difference_update(job.ref for job in jobs if job not in again)
+        if again:
+            self._again(again, event, now)
+        return [], [(job, error) for job in hopeless]
 
     def _uploaded(self, job: ScheduledJob, event: ev.Answer, now: int) -> News:
         if job.state is not JobState.UPLOADING:
@@ -211,7 +252,7 @@ class UploadQueue:
                 return [], []
 
     def _again(self, jobs: list[ScheduledJob], event: ev.Answer, now: int) -> News:
-        """Back to the head of those that wait, in their order."""
+        """Put jobs back to the head of those that wait, in their order."""
         for job in jobs:
             job.move(event, JobState.WAITING)
         self.waiting.extendleft(reversed(jobs))
@@ -228,9 +269,11 @@ class UploadQueue:
 
 @attrs.define(eq=False)
 class Query:
-    """One question; `since` is when it came, `repeats` whether it may be asked twice, `urgent`
-    whether it leaves before those that came sooner and before any creation, `lasting` whether it is
-    asked while its lane closes.
+    """One query, which came at `since`.
+
+    `repeats`: it may be sent twice. `urgent`: it leaves before earlier ones and before any
+    creation, and ends after a minute, since creations wait for it. `lasting`: it is sent also while
+    its channel closes. `error` is the last failure.
     """
 
     ref: int
@@ -240,10 +283,11 @@ class Query:
     urgent: bool = False
     lasting: bool = False
     failures: int = 0
+    error: PerfectError | None = None
 
 
 class QueryQueue:
-    """Those that are `waiting`, in the order in which they came, and those on their way."""
+    """The queries that are `waiting`, in the order in which they came, and those under way."""
 
     def __init__(self) -> None:
         self.waiting: deque[Query] = deque()
@@ -253,64 +297,84 @@ class QueryQueue:
         return ref in self._known
 
     def channel(self, ref: int) -> int:
-        """Whose question `ref` is."""
+        """The channel of query `ref`."""
         return self._known[ref].channel
 
-    def add(self, question: Query) -> None:
-        """A question came."""
-        self._known[question.ref] = question
-        if question.urgent:
-            self.waiting.appendleft(question)
+    def add(self, query: Query) -> None:
+        """Take a query in."""
+        self._known[query.ref] = query
+        if query.urgent:
+            self.waiting.appendleft(query)
         else:
-            self.waiting.append(question)
+            self.waiting.append(query)
 
     def issued(self) -> None:
-        """The first leaves."""
+        """The first one leaves."""
         self.waiting.popleft()
 
-    def forget(self, question: Query) -> None:
-        """It was told how it ended."""
-        del self._known[question.ref]
+    def forget(self, query: Query) -> None:
+        """Its end was reported."""
+        del self._known[query.ref]
 
     def on_response(
-        self, command: ev.Ask, event: ev.Answer, *, again: bool
+        self, command: ev.Ask, event: ev.Answer, now: int, *, again: bool
     ) -> tuple[Query, PerfectError] | None:
-        """The question of `command` came back; gives it and why where it ended without an answer.
+        """Take the answer of `command`; gives the query and the error where it ended without one.
 
-        Asking costs nothing but the window, so what may pass is asked `again`, while the client is
+        A query costs nothing but a request, so what may pass is sent `again`, while the client is
         open.
         """
-        question = self._known[command.ref]
+        query = self._known[command.ref]
         match event:
             case ev.NotSent() | ev.NoAnswer() | ev.Limited() if (
-                (again or question.lasting)
-                and question.failures < _MOST_FAILURES
-                and (question.repeats or not isinstance(event, ev.NoAnswer))
+                (again or query.lasting)
+                and query.failures < _MOST_FAILURES
+                and now < query.since + (_URGENT if query.urgent else NEVER)
+                and (query.repeats or not isinstance(event, ev.NoAnswer))
             ):
-                question.failures += 1
-                self.waiting.appendleft(question)
+                query.failures += 1
+                query.error = event.error
+                self.waiting.appendleft(query)
                 return None
             case ev.NotSent() | ev.NoAnswer() | ev.Limited() | ev.KeyRefused() | ev.Refused():
-                return question, event.error
+                return query, event.error
             case _:
-                self.forget(question)
+                self.forget(query)
                 return None
 
+    def expires_at(self) -> int:
+        """When an urgent query that still waits ends."""
+        if not self.waiting:
+            return NEVER
+        return min((each.since + _URGENT for each in self.waiting if each.urgent), default=NEVER)
+
+    def expired(self) -> tuple[int, PerfectError]:
+        """The ref of that query, and why it ends."""
+        query = min((each for each in self.waiting if each.urgent), key=lambda each: each.since)
+        message = f"The limits of the key left no room for a query for {_URGENT // SECOND} s."
+        return query.ref, query.error or RateLimited(message)
+
+    def expire(self, ref: int) -> Query:
+        """Take that query out; it is to be forgotten next."""
+        query = self._known[ref]
+        self.waiting.remove(query)
+        return query
+
     def withdraw(self, ref: int) -> None:
-        """Nobody waits for it: it does not leave if it has not, nor again if it has."""
-        question = self._known.get(ref)
-        if question is None:
+        """Do not send it, or not again: nobody waits for it."""
+        query = self._known.get(ref)
+        if query is None:
             return
-        if question in self.waiting:
-            self.waiting.remove(question)
-            self.forget(question)
+        if query in self.waiting:
+            self.waiting.remove(query)
+            self.forget(query)
         else:
-            question.failures = _MOST_FAILURES
+            query.failures = _MOST_FAILURES
 
     def close(self, channel: int, *, dropped: bool = False) -> list[Query]:
-        """What was not sent of `channel` is not sent; what lasts is not once it is `dropped`."""
-        for question in self._known.values():
-            question.lasting &= question.channel != channel or not dropped
+        """Take out what waits of `channel`; lasting queries only once it is `dropped`."""
+        for query in self._known.values():
+            query.lasting &= query.channel != channel or not dropped
         ended = [each for each in self.waiting if each.channel == channel and not each.lasting]
         self.waiting = deque(each for each in self.waiting if each not in ended)
         return ended

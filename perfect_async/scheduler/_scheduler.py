@@ -24,13 +24,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.reports import Statistics
-from perfect_async.scheduler._job import IllegalEvent, JobState
+from perfect_async.scheduler._job import RESPONSES, IllegalEvent, JobState
 from perfect_async.scheduler._state import SchedulerState
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ __all__ = ["NEVER", "IllegalEvent", "Scheduler"]
 _AHEAD: Final = 4
 """Pictures ready or under way, below which registering comes before creating (or a second's worth).
 """
+_MOST_AHEAD: Final = 240
+"""Jobs that are known before they are created, whatever the limits: each may hold a picture."""
 _PATIENT: Final = 15 * SECOND
 """A query that has waited for so long comes before creations."""
 _KNOWN: Final = 20
@@ -67,14 +69,17 @@ class Scheduler:
             limits, polling, engine_retries=engine_retries, files_per_call=files_per_call
         )
         extra, uploads = state.extra_polls, state.uploads
-        self._sources: Final = (
+        self._urgent: Final = (
             _Source(state.settlements.wakes, self._settlement),
+            _Source(state.queries.expires_at, self._expired_query),
             _Source(state.table.wakes, self._reserved_poll),
             _Source(extra.try_at, self._retry),
             _Source(state.takeover_at, self._takeover),
             _Source(state.poll_queue.wakes, self._announced_poll),
             _Source(uploads.upload_at, self._upload),
-            # From here on nothing is reserved and no lease is at stake.
+        )
+        # Nothing of these is reserved, and no lease is at stake.
+        self._optional: Final = (
             _Source(extra.early_at, self._wary_poll),
             _Source(state.query_at, self._urgent_query),
             _Source(uploads.registration_at, self._early_registration),
@@ -84,12 +89,11 @@ class Scheduler:
             _Source(extra.likely_at, self._likely_poll),
             _Source(extra.early_at, self._early_poll),
         )
-        # The last answer, when it was given, and what else was seen then. Only an event makes
-        # another answer possible at the same time.
-        self._looked_at: int | None = None
+        sources = (*self._urgent, *self._optional)
+        self._wakes: Final = tuple(dict.fromkeys(source.wakes for source in sources))
+        # The last answer and when it was given: only an event makes another one possible then.
         self._answer: ev.Command | None = None
-        self._soonest = NEVER
-        self._blocked: _Moment | None = None
+        self._answered_at: int | None = None
         if not state.can_keep_one():
             message = (
                 f"{limits!r} cannot keep even one task alive that is polled every "
@@ -114,6 +118,9 @@ class Scheduler:
                 if event.command is not due and event.command != due:
                     raise IllegalEvent(f"{event.command!r} is not what is due.")
                 state.on_issued(event.command, now)
+            case _ if type(event) in RESPONSES:
+                # Before the others, since every second event is a response.
+                state.on_response(cast("ev.Answer", event), now)
             case ev.Wanted() | ev.Adopted() | ev.Forgone() | ev.Asked():
                 state.on_arrival(event, now)
             case ev.Notified():
@@ -127,14 +134,18 @@ class Scheduler:
             case ev.SpendingLimitOpened() | ev.SpendingLimitClosed():
                 state.units.on_limit(event)
             case _:
-                state.on_response(event, now)
+                raise IllegalEvent(f"{event!r} is no event.")
         state.refresh(now)
-        self._looked_at = None
+        self._answered_at = None
 
     def due(self, now: int) -> ev.Command | None:
         """What to do at `now`, None for nothing. Report `Issued` before asking again."""
-        if self._looked_at != now:
-            self._look(now)
+        if self._answered_at != now:
+            moment = _Moment(self._state, now)
+            answer = self._first(self._urgent, moment)
+            if answer is None and self._state.wants_more(now):
+                answer = self._first(self._optional, moment)
+            self._answer, self._answered_at = answer, now
         return self._answer
 
     def wakes_at(self, now: int) -> int:
@@ -142,14 +153,16 @@ class Scheduler:
 
         It is after `now`, and `NEVER` when only an event can wake the scheduler.
         """
-        if self._looked_at != now:
-            self._look(now)
+        soonest, waits = NEVER, False
+        for wakes in self._wakes:
+            if (at := wakes()) <= now:
+                waits = True
+            elif at < soonest:
+                soonest = at
         if self._state.silent(now):
             # Only the end of the silence, or the answer to the request that probes, counts.
-            return min(self._soonest, max(self._state.pacer.allowance.silent_until, now + SLOT))
-        if self._blocked is not None:
-            return min(self._soonest, self._fits_at(self._blocked))
-        return self._soonest
+            return min(soonest, max(self._state.pacer.allowance.silent_until, now + SLOT))
+        return min(soonest, self._fits_at(_Moment(self._state, now))) if waits else soonest
 
     def statistics(self) -> Statistics:
         """Describe the state after the last event."""
@@ -176,8 +189,11 @@ class Scheduler:
         )
 
     def appetite(self) -> int:
-        """How many jobs that are not created yet it wants to know: two registrations and a few."""
-        return max(48, 8 * self._limits.per_second)
+        """How many jobs that are not created yet it wants to know.
+
+        Two registrations and a few; more where the limits are larger, but never all there are.
+        """
+        return min(max(48, 8 * self._limits.per_second), _MOST_AHEAD)
 
     def eta(self, waiting: int, running: int) -> float | None:
         """Estimate the seconds until so many more jobs have ended; None before any has.
@@ -225,21 +241,14 @@ class Scheduler:
 
     # What leaves next.
 
-    def _look(self, now: int) -> None:
-        """Find what is due at `now`, or when something may be."""
-        soonest, moment = NEVER, None
-        answer: ev.Command | None = None
-        for wakes, following in self._sources:
-            at = wakes()
-            if at <= now:
-                if moment is None:
-                    moment = _Moment(self._state, now)
-                if (answer := following(moment)) is not None:
-                    break
-            elif at < soonest:
-                soonest = at
-        self._looked_at, self._answer = now, answer
-        self._soonest, self._blocked = soonest, moment
+    @staticmethod
+    def _first(sources: Iterable[_Source], moment: _Moment) -> ev.Command | None:
+        """The command of the first of `sources` that has one."""
+        now = moment.now
+        for wakes, following in sources:
+            if wakes() <= now and (command := following(moment)) is not None:
+                return command
+        return None
 
     def _fits_at(self, moment: _Moment) -> int:
         """When something that is due, but does not fit now, may fit.
@@ -261,6 +270,10 @@ class Scheduler:
 
     def _settlement(self, moment: _Moment) -> ev.Command | None:
         return self._state.settlement(moment.now)
+
+    def _expired_query(self, moment: _Moment) -> ev.Command | None:  # noqa: ARG002 - costs nothing
+        ref, error = self._state.queries.expired()
+        return ev.Settle(ref, error, 0.0)
 
     def _reserved_poll(self, moment: _Moment) -> ev.Command | None:
         # One in its own slot leaves whatever happens: its place in the second is reserved.

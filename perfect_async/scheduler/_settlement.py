@@ -7,7 +7,7 @@ by a command of its own, in the order of the ends. All times are integer microse
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, Final, assert_never
 
 import attrs
@@ -17,6 +17,7 @@ from perfect_async._time import NEVER, SECOND
 from perfect_async.errors import (
     CeilingReached,
     ClientClosed,
+    JobRefused,
     PerfectError,
     SubmissionInDoubt,
     TaskAbandoned,
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 _POOR: Final = 60 * SECOND
 """How long a refused balance is believed; then one job asks again."""
+_MOST_DOUBTS: Final = 3
+"""Creations in a row without an answer after which nothing more is created for a while."""
+_STOPPED: Final = 300 * SECOND
+"""How long that is; then one creation is tried."""
+_MOST_RESULTS: Final = 10_000
+"""Results that are remembered."""
 _ROUNDING: Final = 1e-6
 """Of units: how far sums of prices may be off, as floats add; far below any price."""
 _AT_STAKE: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
@@ -86,9 +93,9 @@ class Settlements:
         self._units.end(job, at_stake)
         self.queue.append((ev.Settle(job.ref, ending, job.charged), job))
 
-    def answer(self, question: Query, error: PerfectError) -> None:
-        """A question ends without an answer."""
-        self.queue.append((ev.Settle(question.ref, error, 0.0), question))
+    def answer(self, query: Query, error: PerfectError) -> None:
+        """A query ends without an answer."""
+        self.queue.append((ev.Settle(query.ref, error, 0.0), query))
 
     def wakes(self) -> int:
         """When there is something to report without an event."""
@@ -96,22 +103,31 @@ class Settlements:
             return 0
         return self.ages[0][0] if self.ages else NEVER
 
-    def settled(self, command: ev.Settle, questions: QueryQueue) -> None:
+    def settled(self, command: ev.Settle, queries: QueryQueue) -> None:
         """What was to be told next is told."""
         if self.queue:
             _, ended = self.queue.popleft()
+        elif command.ref in queries:
+            ended = queries.expire(command.ref)
         else:
             # Too old: nobody asks for it any longer, so the promises go and the units are lost.
             ended = heapq.heappop(self.ages)[2]
             self.end(ended, command.ending, at_stake=ended.charged)
             self.queue.clear()
         if isinstance(ended, Query):
-            questions.forget(ended)
+            queries.forget(ended)
             return
         ended.state = JobState.TOLD
         if not isinstance(command.ending, ClientClosed):
             self._counts["done" if isinstance(command.ending, ev.Succeeded) else "failed"] += 1
         del self._jobs[ended.ref]
+
+    def recall(self, job: ScheduledJob) -> bool:
+        """Take back the end of `job` while it is not reported; gives whether it was possible."""
+        kept = [entry for entry in self.queue if entry[1] is not job]
+        recalled = len(kept) < len(self.queue)
+        self.queue = deque(kept)
+        return recalled
 
     def tidy(self) -> None:
         """Drop from the head of `ages` what no longer holds."""
@@ -123,12 +139,38 @@ class Settlements:
 
 
 class Refusals:
-    """What speaks against creating anything: `closed` lanes, a `dead` key, too low a balance."""
+    """The reasons not to create: `closed` channels, a `dead` key, a low balance, many doubts."""
 
     def __init__(self) -> None:
         self.closed: set[int] = set()
         self.dead: PerfectError | None = None
         self._poor: tuple[int, float, PerfectError] | None = None
+        self._doubts = 0
+        self._stopped_until = 0
+
+    def created(self, event: ev.Answer, now: int) -> PerfectError | None:
+        """Count a creation that ended in `event`; gives why none is sent any more, if so.
+
+        Each creation without an answer may be charged, so after three of them, with none accepted
+        in between, creating stops.
+        """
+        if isinstance(event, ev.Accepted):
+            self._doubts = self._stopped_until = 0
+        elif isinstance(event, ev.NoAnswer):
+            self._doubts += 1
+            if self._doubts >= _MOST_DOUBTS:
+                self._stopped_until = now + _STOPPED
+                return self._stopped()
+        return None
+
+    def _stopped(self) -> PerfectError:
+        error = JobRefused(
+            f"Nothing was sent: {self._doubts} creations in a row had no answer, and each of them "
+            f"may be charged. Creating stops for {_STOPPED // SECOND // 60} minutes."
+        )
+        # Not "correct the job", which is the usual advice.
+        vars(error)["mend"] = "Check the connection to the vendor, then run the job again."
+        return error
 
     def out_of_units(self, job: ScheduledJob, error: PerfectError, now: int) -> None:
         """The balance was too low for `job`, so it is for what costs as much."""
@@ -143,9 +185,40 @@ class Refusals:
             return ClientClosed("The client is closing.")
         if self.dead is not None:
             return self.dead
+        if now < self._stopped_until:
+            return self._stopped()
         if self._poor is not None and now < self._poor[0] and job.units >= self._poor[1]:
             return self._poor[2]
         return None
+
+
+class Results:
+    """Which task each result object belongs to, by its URL without the signature."""
+
+    def __init__(self) -> None:
+        self._owners: OrderedDict[str, ScheduledJob] = OrderedDict()
+
+    def other(self, urls: Iterable[str], job: ScheduledJob) -> ScheduledJob | None:
+        """The job whose task, another than that of `job`, has one of these results already."""
+        found = (self._owners.get(_object(url)) for url in urls)
+        return next((own for own in found if own and own.task_id != job.task_id), None)
+
+    def add(self, urls: Iterable[str], job: ScheduledJob) -> None:
+        """The results belong to the task of `job`."""
+        for url in urls:
+            self._owners[_object(url)] = job
+        while len(self._owners) > _MOST_RESULTS:
+            self._owners.popitem(last=False)
+
+    def remove(self, job: ScheduledJob) -> None:
+        """Forget the results of `job`."""
+        for name in [name for name, owner in self._owners.items() if owner is job]:
+            del self._owners[name]
+
+
+def _object(url: str) -> str:
+    """The object that a signed URL names."""
+    return url.partition("#")[0].partition("?")[0]
 
 
 def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:

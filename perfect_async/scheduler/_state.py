@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Final, assert_never, cast
 
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
-from perfect_async.errors import (
-    ClientClosed,
-    PerfectError,
-    twin,
-)
+from perfect_async.errors import ClientClosed, PerfectError, ResultUnreadable, twin
 from perfect_async.scheduler._job import ANSWERS, IllegalEvent, JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 from perfect_async.scheduler._polling import PollQueue, strategies
 from perfect_async.scheduler._queues import Query, QueryQueue, UploadQueue
 from perfect_async.scheduler._settlement import (
     Refusals,
+    Results,
     Settlements,
     UnitLedger,
     abandoned,
@@ -36,6 +33,12 @@ if TYPE_CHECKING:
 
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
+_SAME_REFUSALS: Final = 3
+"""Polls that the vendor refuses one after another for the same reason, until that is final."""
+_SAME_KEY_REFUSALS: Final = 2
+"""The same for 401: one may be a passing fault, and the task is paid for."""
+_CLIENT_ERROR: Final = 4
+_PASSING: Final = frozenset({408, 429})
 
 _RUNNING: Final = JobState.RUNNING
 _CREATED: Final = frozenset(
@@ -74,6 +77,7 @@ class SchedulerState:
         self.ended, self.lasted = 0, 0
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
         self.refusals = Refusals()
+        self._results = Results()
 
     # What the deciding half asks.
 
@@ -111,10 +115,25 @@ class SchedulerState:
         """How many jobs wait for their creation."""
         return len(self.ready) + len(self.uploads)
 
+    def wants_more(self, now: int) -> bool:
+        """Whether anything that is not reserved may leave: quick, and True promises nothing."""
+        if self.ready or self.queries.waiting:
+            return True
+        early = self.extra_polls.early_at() <= now
+        if not self.uploads:
+            return early
+        # Early polls leave while nothing else waits, or in mid-lease; likely ones also beside work.
+        return (
+            self.uploads.registration_at() <= now
+            or self.extra_polls.likely_at() <= now
+            or (early and self.pacer.allowance.wary_until > now)
+        )
+
     def silent(self, now: int) -> bool:
         """Whether the window is full with requests of others, and it is not the time to probe."""
-        full = self.pacer.allowance.full
-        probing = full and self.table.asking(now - self.pacer.network.patience)
+        if not self.pacer.allowance.full:
+            return False
+        probing = self.table.asking(now - self.pacer.network.patience)
         return self.pacer.silent(now, asking=probing)
 
     def fits(self, now: int, limit: int, count: int = 1) -> bool:
@@ -183,7 +202,8 @@ class SchedulerState:
         self.pacer.created(command.number, now)
         job.task_id, job.doubted, job.tries, job.try_at, job.early_at = None, False, 0, None, None
         job.announced = 0
-        job.trouble = None
+        job.trouble = job.given_interval = job.refused_for = None
+        job.confirming = False
         job.accepted = job.last_left = now
         job.given_up = now + self.give_up
         self.strategy.created(job, now)
@@ -300,23 +320,30 @@ class SchedulerState:
                 self._polled(command, event, sent, now)
             case ev.Submit():
                 self._submitted(command, event, now)
+                if (stop := self.refusals.created(event, now)) is not None:
+                    self._end_uncreated(list(self.jobs.values()), stop)
             case ev.Register():
                 self._prepared(command, event, now)
             case ev.Ask():
                 again = self.queries.channel(command.ref) not in self.refusals.closed
-                if (end := self.queries.on_response(command, event, again=again)) is not None:
+                if (end := self.queries.on_response(command, event, now, again=again)) is not None:
                     self.settlements.answer(*end)
             case _:
                 assert_never(command)
-        if isinstance(event, ev.KeyRefused) and self.refusals.dead is None:
-            self.refusals.dead = event.error
-            self._end_uncreated(list(self.jobs.values()), event.error)
+        if isinstance(event, ev.KeyRefused) and not isinstance(command, ev.Poll):
+            self._key_refused(event.error)
 
     def _prepared(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> None:
         ready, failed = self.uploads.on_response(command, event, now)
         self.ready.extend(ready)
         for job, error in failed:
             self.settlements.end(job, error, cause=event)
+
+    def _key_refused(self, error: PerfectError) -> None:
+        """Stop creating: the vendor refuses the key."""
+        if self.refusals.dead is None:
+            self.refusals.dead = error
+            self._end_uncreated(list(self.jobs.values()), error)
 
     def _submitted(self, command: ev.Submit, event: ev.Answer, now: int) -> None:
         job = self.jobs.get(command.ref)
@@ -327,6 +354,7 @@ class SchedulerState:
             case ev.Accepted():
                 job.move(event, JobState.RUNNING)
                 job.task_id, job.failures = event.task_id, 0
+                job.given_interval = event.interval
                 self.units.charge(job)
                 self._runs(job, now)
             case ev.NoAnswer():
@@ -369,36 +397,86 @@ class SchedulerState:
         event = cast("ev.OfPoll", event)
         match event:
             case ev.Running():
-                job.trouble = None
+                job.trouble = job.refused_for = None
                 self.strategy.runs(job, left, event.polling_interval, now)
             case ev.Succeeded():
-                self.settlements.end(job, event, cause=event, ended=self._lasted(job, now))
+                self._succeeded(job, event, now)
             case ev.EngineFailed():
-                self._lasted(job, now)
-                self.units.give_back(job)
-                mine = job.wanted and not job.adopted
-                again = event.passing and mine and self.refusals.refusal(job, now) is None
-                if again and job.engine_failures < self.engine_retries:
-                    job.engine_failures += 1
-                    self._again(job, event)
-                else:
-                    self.settlements.end(job, event.error, cause=event)
+                self._engine_failed(job, event, now)
             case ev.TaskUnknown() if not job.doubted and left < job.accepted + self.lease:
                 # By our account the lease held: poll once more before believing it.
                 job.doubted = True
                 self.strategy.failed(job, now)
-            case ev.TaskUnknown() | ev.TimedOut() | ev.Unreadable() | ev.KeyRefused():
-                # A copy: the same error may reach others who have nothing at stake.
-                error = twin(event.error)
-                error.units_at_stake = job.charged
-                self.settlements.end(job, error, cause=event, at_stake=job.charged)
+            case ev.TaskUnknown() | ev.TimedOut() | ev.Unreadable():
+                self._end_at_stake(job, event)
             case ev.Limited():
                 self.strategy.failed(job, now + SECOND)
-            case ev.NotSent() | ev.NoAnswer() | ev.Refused():
+            case ev.KeyRefused() | ev.Refused():
+                self._refused(job, event, now)
+            case ev.NotSent() | ev.NoAnswer():
                 job.trouble = event.error
                 self.strategy.failed(job, now)
             case _:
                 assert_never(event)
+
+    def _engine_failed(self, job: ScheduledJob, event: ev.EngineFailed, now: int) -> None:
+        self._lasted(job, now)
+        self.units.give_back(job)
+        mine = job.wanted and not job.adopted
+        again = event.passing and mine and self.refusals.refusal(job, now) is None
+        if again and job.engine_failures < self.engine_retries:
+            job.engine_failures += 1
+            self._again(job, event)
+        else:
+            self.settlements.end(job, event.error, cause=event)
+
+    def _refused(self, job: ScheduledJob, event: ev.KeyRefused | ev.Refused, now: int) -> None:
+        """Poll again inside the lease, unless the vendor refuses it again and again."""
+        if not _is_final(job, event):
+            job.trouble = event.error
+            self.strategy.failed(job, now)
+            return
+        if isinstance(event, ev.KeyRefused):
+            self._key_refused(event.error)
+        self._end_at_stake(job, event)
+
+    def _end_at_stake(
+        self,
+        job: ScheduledJob,
+        event: ev.TaskUnknown | ev.TimedOut | ev.Unreadable | ev.KeyRefused | ev.Refused,
+    ) -> None:
+        """End a task that is paid for by the error of `event`."""
+        # A copy: the same error may reach others who have nothing at stake.
+        error = twin(event.error)
+        error.units_at_stake = job.charged
+        self.settlements.end(job, error, cause=event, at_stake=job.charged)
+
+    def _succeeded(self, job: ScheduledJob, event: ev.Succeeded, now: int) -> None:
+        """End `job` by its result, unless another task has the same one.
+
+        An answer does not name its task, so it may belong to another one whose answer went astray.
+        Both are polled again then. The other one may have been reported already; this one ends in
+        an error if the vendor names the same result again, since one of the two is wrong.
+        """
+        other = self._results.other(event.urls, job)
+        if other is None:
+            self._results.add(event.urls, job)
+            self.settlements.end(job, event, cause=event, ended=self._lasted(job, now))
+        elif not job.confirming:
+            job.confirming = True
+            self.poll_queue.put(job, now)
+            if other.state is JobState.ENDED and self.settlements.recall(other):
+                self._results.remove(other)
+                other.state, other.confirming = JobState.ADOPTED, True
+                self.takeovers.append(other)
+        else:
+            self._lasted(job, now)
+            message = (
+                "The vendor names the same result for this task and for task "
+                f"{other.task_id}, also when asked again: one of the two is wrong."
+            )
+            error = ResultUnreadable(message, task_id=job.task_id, units_at_stake=job.charged)
+            self.settlements.end(job, error, cause=event, at_stake=job.charged)
 
     def _lasted(self, job: ScheduledJob, now: int) -> int | None:
         """Count how long the task lasted, if its creation was seen; gives when it ended."""
@@ -438,3 +516,19 @@ class SchedulerState:
         self.uploads.remove(jobs)
         gone = {job.ref for job in jobs}
         self.ready = deque(job for job in self.ready if job.ref not in gone)
+
+
+def _is_final(job: ScheduledJob, event: ev.KeyRefused | ev.Refused) -> bool:
+    """Count a refused poll of `job`; gives whether refusals for this reason are final now.
+
+    408, 429 and 5xx may pass, however often they come.
+    """
+    status = 401 if isinstance(event, ev.KeyRefused) else event.status
+    if status // 100 != _CLIENT_ERROR or status in _PASSING:
+        return False
+    code = getattr(event.error, "code", None)
+    reason = status, type(event.error), code or event.error.message
+    job.refusals = job.refusals + 1 if job.refused_for == reason else 1
+    job.refused_for = reason
+    most = _SAME_KEY_REFUSALS if isinstance(event, ev.KeyRefused) else _SAME_REFUSALS
+    return job.refusals >= most

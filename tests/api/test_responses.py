@@ -495,6 +495,15 @@ def test_urls_in_texts_lose_what_signs_them(expected: str, text: str) -> None:
     assert expected == quoted_text(text)
 
 
+def test_what_is_nested_too_deep_is_not_shown() -> None:
+    """A value that even Python cannot print is no reason to fail."""
+    value: list[object] = []
+    for _ in range(100_000):
+        value = [value]
+
+    assert "'nested too deep'" == quoted_text(value)
+
+
 @pytest.mark.parametrize(
     ("kind", "status", "code"),
     [

@@ -16,6 +16,7 @@ from perfect_async._api.tasks import (
     Request,
     Response,
     creation,
+    is_unknown_task,
     read_answer,
     read_creation,
     read_registration,
@@ -650,6 +651,26 @@ def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> Non
         answer.error.request_id,
         answer.error.units_at_stake,
     )
+
+
+@pytest.mark.parametrize(
+    ("expected", "status", "value"),
+    [
+        (True, 400, {"error_code": "InvalidTaskId"}),
+        (True, 200, {"status": 400, "error": "Invalid task ID"}),
+        (True, 404, {"status": 404, "error": "Not Found"}),
+        (False, 400, {"error_code": "InvalidParameters"}),
+        (False, 403, {"error": "no"}),
+    ],
+    ids=repr,
+)
+def test_a_question_about_an_unknown_task(expected: bool, status: int, value: object) -> None:
+    """A refused question says that the task is unknown as a refused poll does."""
+    answer = read_answer(ASK, reply(value, status))
+
+    assert isinstance(answer, Refused)
+    assert isinstance(answer.error, RequestRefused)
+    assert expected == is_unknown_task(answer.error)
 
 
 def test_a_time_limit_with_another_status_is_not_final() -> None:

@@ -123,6 +123,8 @@ def test_honest_urls_are_followed_as_they_are(url: str) -> None:
         *("10.0.0.1", "10.1", "172.16.0.1", "172.31.255.255", "192.168.0.1", "169.254.169.254"),
         *("100.64.0.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"),
         *("192.0.2.1", "198.51.100.1", "203.0.113.1", "198.18.0.1", "192.0.0.1"),
+        *("192.88.99.0", "192.88.99.1", "192.88.99.255"),
+        *("[3fff::1]", "[3fff:fff:ffff::1]", "[5f00::1]"),
         *(
             "[::]",
             "[::1]",
@@ -139,7 +141,7 @@ def test_honest_urls_are_followed_as_they_are(url: str) -> None:
 )
 def test_special_addresses_are_not_followed(host: str) -> None:
     """No private, loopback, link-local or other special address, in whatever spelling."""
-    for url in (f"https://{host}/a", f"https://{host}:8443/a", f"HTTPS://{host.upper()}"):
+    for url in (f"https://{host}/a", f"https://{host}:443/a", f"HTTPS://{host.upper()}"):
         assert "address" in refused(url).message
 
 
@@ -162,6 +164,8 @@ def test_unusual_spellings_of_addresses_are_not_followed(host: str) -> None:
         *("localhost", "LOCALHOST", "localhost.", "a.localhost", "a.LocalHost.", "printer.local"),
         *("metadata.google.internal", "a.internal.", "db.lan", "a.home.arpa", "a.localdomain"),
         *("intranet", "metadata", "wiki.intranet"),
+        *("kubernetes.default.svc", "db.prod.svc.cluster.local", "db.prod.svc.", "a.cluster"),
+        *("git.corp", "nas.home", "a.private", "a.b.PRIVATE", "a.intra", "mx.mail", "a.onion"),
     ],
 )
 def test_names_from_inside_a_network_are_not_followed(host: str) -> None:
@@ -346,14 +350,31 @@ def test_ipv6_addresses_are_followed_only_where_they_are_plain_and_global(value:
     assert not (address.is_reserved)
 
 
-@given(names, st.one_of(st.none(), st.integers(1, 65535)), st.text(string.ascii_letters + "/%=&?-"))
-def test_signed_urls_on_public_names_are_always_followed(
-    name: str, port: int | None, rest: str
-) -> None:
+@given(names, st.booleans(), st.text(string.ascii_letters + "/%=&?-"))
+def test_signed_urls_on_public_names_are_always_followed(name: str, port: bool, rest: str) -> None:
     """Nothing honest is refused."""
-    url = f"https://{name}{'' if port is None else f':{port}'}/{rest}"
+    url = f"https://{name}{':443' if port else ''}/{rest}"
 
     assert url == followed(url, base_url=BASE)
+
+
+@given(names, st.integers(1, 65535).filter(lambda port: port != 443))
+@example("a.example.com", 80)
+@example("a.example.com", 8443)
+def test_other_ports_are_not_followed(name: str, port: int) -> None:
+    """A port beside the scheme's own leads to something else than storage."""
+    assert "unusual port" in refused(f"https://{name}:{port}/a").message
+    assert "unusual port" in refused(f"https://{name}:{port}/a", "http://a.example").message
+
+
+@pytest.mark.parametrize(("port", "fine"), [("", True), (":80", True), (":443", False)])
+def test_the_port_of_plain_http(port: str, fine: bool) -> None:
+    """Plain http, where it is followed at all, has its own port."""
+    url = f"http://a.example{port}/b"
+    if fine:
+        assert url == followed(url, base_url="http://c.example")
+    else:
+        assert "unusual port" in refused(url, "http://c.example").message
 
 
 @pytest.mark.parametrize(
@@ -364,6 +385,8 @@ def test_signed_urls_on_public_names_are_always_followed(
         ("https://a.example/%E5%90%8D%20b.jpg?q=%C3%A9#f", "https://a.example/名 b.jpg?q=é#f"),
         ("https://a.example/%20%2F", "https://a.example/%20%2F"),
         ("http://127.0.0.1:8787/a.jpg", "http://127.0.0.1:8787/a.jpg"),
+        ("https://a.b.svc:9443/a.jpg", "https://a.b.svc:9443/a.jpg"),
+        ("http://192.88.99.1/a.jpg", "http://192.88.99.1/a.jpg"),
     ],
 )
 def test_pictures_may_be_anywhere(expected: str, url: str) -> None:

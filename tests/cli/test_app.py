@@ -1,5 +1,6 @@
 """The entry point: usage errors, missing extras, help and version."""
 
+import errno
 import importlib.metadata
 import os
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from perfect_async import cli
+from perfect_async._files.saving import AtomicFile
 from perfect_async.cli import _runner
 from tests.support.terminal import use_sandbox
 
@@ -21,8 +23,8 @@ from tests.support.terminal import use_sandbox
         (["smile", "in", "--nope"], "Unknown option: --nope"),
         (["smile", "missing.jpg"], "there is no file 'missing.jpg'"),
         (["smile", "*.png"], "'*.png' has no picture"),
-        (["smile", "in", "--out", "in/0.jpg"], "--out 'in/0.jpg' cannot be made"),
-        (["smile", "in", "--out", "a\0b"], "cannot be made"),
+        (["smile", "in", "--out", "in/0.jpg"], "--out 'in/0.jpg' cannot be written: File exists"),
+        (["smile", "in", "--out", "a\0b"], "cannot be written: embedded null byte"),
         (["avatar", "in"], "--template"),
         (["avatar", "in", "--template", "x", "--count", "201"], "not a whole number from 1 to 200"),
         (["avatar", "in", "--template", " "], "template_id"),
@@ -74,15 +76,27 @@ def test_a_missing_key(
     assert not (folder / "perfect-async-out").exists()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_folder_that_cannot_be_written(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
 ) -> None:
-    """Results that could not be saved are not bought."""
-    use_sandbox(monkeypatch)
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    """Results that could not be saved are not bought: one line and status 2."""
+    sandbox = use_sandbox(monkeypatch)
+
+    def write(_: AtomicFile, __: bytes) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(AtomicFile, "write", write)
 
     assert 2 == cli.main(["smile", "in"])
-    assert "--out 'perfect-async-out' cannot be written to" in capsys.readouterr().err
+    assert (
+        f"perfect-async: --out 'perfect-async-out' cannot be written: {os.strerror(number)}.\n"
+        == capsys.readouterr().err
+    )
+    assert 0 == sum(sandbox.ledger.requests.values())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The commands: what they do, print and return; in virtual time."""
 
 import asyncio
+import errno
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,10 @@ import pytest
 import perfect_async.sandbox
 from perfect_async import Batch, Client, Polling, cli
 from perfect_async._journal.sqlite import SqliteJournal
-from perfect_async.cli import _runner
+from perfect_async.cli import _manifest, _runner
 from perfect_async.cli._display import Display
-from perfect_async.sandbox import Durations, Faults
+from perfect_async.cli._manifest import Manifest
+from perfect_async.sandbox import Durations, Faults, portrait
 from tests.support import virtual_time
 from tests.support.terminal import advance_start, free_port, interrupt_at, use_sandbox
 
@@ -32,7 +35,7 @@ def test_smile(
     out, err = capsys.readouterr()
 
     assert 0 == status
-    assert 3 == len(out.splitlines()) == len(list((folder / "perfect-async-out").iterdir()))
+    assert 3 == len(out.splitlines()) == len(list((folder / "perfect-async-out").glob("[!.]*")))
     assert all((folder / line).is_file() for line in out.splitlines())
     assert "0 of 3: 0 done" in err
     assert "3 done, 0 failed, 3 units, in 0:" in err
@@ -126,11 +129,12 @@ def test_ctrl_c_twice(
 def test_what_is_finished_is_not_bought_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a journal the same command again gives the same files for no unit."""
+    """With a journal the same command again fetches deleted results for no unit."""
     sandbox = use_sandbox(monkeypatch)
 
     assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
     first = capsys.readouterr()
+    shutil.rmtree("perfect-async-out")
     advance_start(monkeypatch, 100)
     assert 0 == cli.main(["smile", "in", "--journal", "jobs.db"])
     again = capsys.readouterr()
@@ -138,6 +142,165 @@ def test_what_is_finished_is_not_bought_again(
     assert sorted(first.out.splitlines()) == sorted(again.out.splitlines())
     assert "3 done, 0 failed, 0 units" in again.err
     assert 3 == sandbox.ledger.units_charged
+
+
+def test_what_is_there_is_not_bought_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command again prints the same results for no unit; only new pictures are sent."""
+    sandbox = use_sandbox(monkeypatch)
+
+    assert 0 == cli.main(["smile", "in"])
+    first = capsys.readouterr()
+    advance_start(monkeypatch, 100)
+    assert 0 == cli.main(["smile", "in"])
+    again = capsys.readouterr()
+    (folder / "in" / "new.jpg").write_bytes(portrait(9, 64))
+    advance_start(monkeypatch, 100)
+    assert 0 == cli.main(["smile", "in", "--json"])
+    more = capsys.readouterr()
+
+    assert sorted(first.out.splitlines()) == sorted(again.out.splitlines())
+    assert "0 done, 0 failed, 3 already there, 0 units" in again.err
+    assert "1 done, 0 failed, 3 already there, 1 units" in more.err
+    assert [False, True, True, True] == sorted(
+        json.loads(line)["already_there"] for line in more.out.splitlines()
+    )
+    assert 4 == sandbox.ledger.units_charged
+
+
+def test_avatars_are_not_bought_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Avatars are bought once, with a journal too; `--again` buys a set beside the older one."""
+    sandbox = use_sandbox(monkeypatch)
+    command = ["avatar", "in/0.jpg", "--template", "male_studio_00", "--journal", "jobs.db"]
+
+    for extra in ([], [], ["--again"], []):
+        assert 0 == cli.main([*command, *extra])
+        advance_start(monkeypatch, 1000)
+    files = capsys.readouterr().out.splitlines()
+
+    assert 2 == sandbox.ledger.units_charged
+    assert files[:4] == files[4:8]
+    assert set(files[:4]).isdisjoint(files[8:12])
+    assert files[8:12] == files[12:]
+    assert all(Path(path).is_file() for path in files)
+
+
+def test_a_run_that_stopped_at_its_ceiling_is_completed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeating a run that stopped at `--max-units` buys only what is missing, deleted or not."""
+    sandbox = use_sandbox(monkeypatch)
+
+    for status in (1, 1, 0, 0):
+        assert status == cli.main(["smile", "in", "--max-units", "1", "--delete"])
+        advance_start(monkeypatch, 100)
+
+    assert 3 == sandbox.ledger.units_charged
+
+
+def test_results_in_the_folder_of_pictures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that is both input and output does not have its results worked on."""
+    sandbox = use_sandbox(monkeypatch)
+
+    for pictures in (["in"], ["in"], ["in/**/*.jpg"], [str(path) for path in Path("in").glob("*")]):
+        assert 0 == cli.main(["smile", *pictures, "--out", "in"])
+        advance_start(monkeypatch, 100)
+    assert 3 == sandbox.ledger.units_charged
+    assert "3 of the pictures are results of former runs: left out." in capsys.readouterr().err
+
+    results = [str(path) for path in Path("in").glob("?-*.jpg")]
+    assert 2 == cli.main(["smile", *results, "--out", "in"])
+    assert "pass another --out" in capsys.readouterr().err
+
+
+def test_a_broken_manifest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A broken manifest is said and rebuilt, and nothing is bought again."""
+    sandbox = use_sandbox(monkeypatch)
+    assert 0 == cli.main(["smile", "in", "--out", "out"])
+    Path("out", ".perfect-async-manifest").write_text("nonsense")
+    capsys.readouterr()
+
+    assert 0 == cli.main(["smile", "in", "--out", "out"])
+    assert (
+        "The manifest in out was broken. It was rebuilt from the 3 results that are there."
+        in capsys.readouterr().err
+    )
+    assert 3 == sandbox.ledger.units_charged
+
+
+def test_a_manifest_that_cannot_be_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its manifest a folder's results could be bought again: status 2, nothing is sent."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("out", ".perfect-async-manifest").mkdir(parents=True)
+
+    assert 2 == cli.main(["smile", "in", "--out", "out"])
+    assert "it is no regular file" in capsys.readouterr().err
+    assert 0 == sum(sandbox.ledger.requests.values())
+
+
+def test_a_manifest_that_cannot_be_rebuilt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A broken manifest on a disk that refuses another one is status 2, and nothing is sent."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("out").mkdir()
+    Path("out", ".perfect-async-manifest").write_text("nonsense")
+
+    def refuse(_: Manifest) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Manifest, "rebuild", refuse)
+
+    assert 2 == cli.main(["smile", "in", "--out", "out"])
+    assert "cannot be rebuilt: No space left on device" in capsys.readouterr().err
+    assert 0 == sum(sandbox.ledger.requests.values())
+
+
+def test_a_manifest_that_cannot_be_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results that cannot be recorded are saved, reported and still found by their names."""
+    use_sandbox(monkeypatch)
+    append = _manifest._write
+
+    def refuse(_: int, __: bytes) -> NoReturn:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(_manifest, "_write", refuse)
+    assert 0 == cli.main(["smile", "in", "--out", "out"])
+    assert 3 == capsys.readouterr().err.count("cannot be written: Disk quota exceeded")
+
+    monkeypatch.setattr(_manifest, "_write", append)
+    assert 0 == cli.main(["smile", "in", "--out", "out"])
+    assert "3 already there" in capsys.readouterr().err
+
+
+def test_two_pictures_for_one_former_result(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures that may both belong to a former result are not bought: status 1."""
+    sandbox = use_sandbox(monkeypatch)
+    monkeypatch.setattr(_manifest, "identity", lambda job, digest: "01234567" + digest[8:])
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        Path(name, "a.jpg").write_bytes(portrait(len(name) + ord(name[0]), 64))
+    Path("out").mkdir()
+    Path("out", "a-01234567.jpg").write_bytes(portrait(3, 64))
+
+    assert 1 == cli.main(["smile", "one", "two", "--out", "out", "--json"])
+    errors = [json.loads(line)["error"] for line in capsys.readouterr().out.splitlines()]
+    assert ["JobRefused"] * 2 == [error["type"] for error in errors]
+    assert all("a-01234567.jpg" in error["message"] for error in errors)
+    assert 0 == sandbox.ledger.units_charged
 
 
 def test_nothing_to_resume(
@@ -174,7 +337,7 @@ def test_resume_after_leaving(
     err = capsys.readouterr().err
     assert 2 == err.count("go on with perfect-async resume --journal 'my jobs.db'")
     running = int(err.partition("Left at once: ")[2].split()[0])
-    done = len(list(Path("here").iterdir()))
+    done = len(list(Path("here").glob("[!.]*")))
     advance_start(monkeypatch, left[0] - virtual_time.START + 1)
     assert running > 1
 
@@ -188,17 +351,17 @@ def test_resume_after_leaving(
         files = [path for line in files for path in json.loads(line)["files"]]
     assert running == len(files)
     assert {Path("here").absolute()} == {Path(path).parent for path in files}
-    assert done + running == len(list(Path("here").iterdir())) == sandbox.ledger.units_charged
+    assert done + running == len(list(Path("here").glob("[!.]*"))) == sandbox.ledger.units_charged
     assert {"success": done + running} == dict(sandbox.ledger.tasks_by_state)
 
 
-def noting_time(times: list[float]) -> Callable[[Batch, Display, str | None], NoReturn]:
+def noting_time(times: list[float]) -> Callable[[Batch, Display, str | None, int], NoReturn]:
     """Return a `_runner._leave` that notes the loop's time."""
     leave = _runner._leave
 
-    def left(batch: Batch, display: Display, resume_command: str | None) -> NoReturn:
+    def left(batch: Batch, display: Display, resume_command: str | None, number: int) -> NoReturn:
         times.append(asyncio.get_running_loop().time())
-        leave(batch, display, resume_command)
+        leave(batch, display, resume_command, number)
 
     return left
 

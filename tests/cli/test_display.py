@@ -114,6 +114,7 @@ def test_json_of_a_failure() -> None:
         "units": 0.0,
         "duration": 1.235,
         "files": [],
+        "already_there": False,
         "error": {
             "type": "TaskFailed",
             "message": "No [b]face[/].",

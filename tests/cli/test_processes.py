@@ -1,19 +1,24 @@
 """The program as a process of its own: real time, real signals, real ports."""
 
 import json
+import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from perfect_async.sandbox import portrait
-from tests.support.terminal import program, read_until, serve_sandbox
+from tests.support.terminal import ROOT, program, read_until, serve_sandbox
 
 
 @pytest.mark.real_time
+@pytest.mark.timeout(60)
 def test_demo_for_real(tmp_path: Path) -> None:
-    """In real time the demo takes seconds, and its exit status and summary are right."""
+    """In real time the demo's exit status and summary are right."""
     with program("demo", "--fail", "0.05", cwd=tmp_path) as process:
         out, err = process.communicate()
 
@@ -23,41 +28,185 @@ def test_demo_for_real(tmp_path: Path) -> None:
     assert "23 done, 1 failed" in (tmp_path / "perfect-async-demo" / "summary.md").read_text()
 
 
+def pictures(folder: Path, number: int) -> Path:
+    """Draw more portraits than the demo's limits let it send at once."""
+    face = portrait(0, 64)
+    (folder / "in").mkdir()
+    for seed in range(number):
+        # Bytes after the end of a picture make it another one, sooner than drawing it.
+        (folder / "in" / f"{seed}.jpg").write_bytes(face + bytes([seed]))
+    return folder / "in"
+
+
+def wait_for_results(folder: Path) -> None:
+    while not list(folder.glob("perfect-async-demo/results/[!.]*")):
+        time.sleep(0.02)
+
+
+STATUS = {signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
 @pytest.mark.real_time
-def test_ctrl_c_for_real(tmp_path: Path) -> None:
-    """One Ctrl-C while pictures are being sent: what runs is saved, status 1."""
-    with program("demo", cwd=tmp_path) as process:
-        read_until(process, "0 of 24")
-        while not list(tmp_path.glob("perfect-async-demo/results/*")):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", STATUS)
+def test_a_signal_for_real(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal while pictures are being sent: running tasks are saved, and the status names it."""
+    with program("demo", str(pictures(tmp_path, 60)), cwd=tmp_path) as process:
+        wait_for_results(tmp_path)
+        process.send_signal(number)
         _, err = process.communicate()
 
-    saved = list(tmp_path.glob("perfect-async-demo/results/portrait-*"))
-    assert 1 == process.returncode
+    saved = list(tmp_path.glob("perfect-async-demo/results/[!.]*"))
+    assert STATUS[number] == process.returncode
     assert "Stopping: nothing more is sent" in err
-    assert f"{len(saved)} done, 0 failed, {24 - len(saved)} not sent" in err
+    assert f"{len(saved)} done, 0 failed, {60 - len(saved)} not sent" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.real_time
-def test_ctrl_c_twice_for_real(tmp_path: Path) -> None:
-    """Two Ctrl-C: gone with status 130, no traceback and no half-written picture."""
-    with program("demo", cwd=tmp_path) as process:
-        read_until(process, "0 of 24")
-        while not list(tmp_path.glob("perfect-async-demo/results/portrait-*")):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
+def test_two_signals_for_real(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """A second signal leaves at once: no traceback and no half-written picture."""
+    with program("demo", str(pictures(tmp_path, 60)), cwd=tmp_path) as process:
+        wait_for_results(tmp_path)
+        process.send_signal(number)
         read_until(process, "Stopping")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
         _, err = process.communicate()
 
-    assert 130 == process.returncode
+    assert status == process.returncode
     assert "Left at once" in err
     assert "Traceback" not in err
     assert [] == list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.real_time
+@pytest.mark.timeout(60)
+def test_nohup(tmp_path: Path) -> None:
+    """A program that was started with SIGHUP ignored runs to its end."""
+    ignoring = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    ignoring += "os.execv(sys.executable, [sys.executable, '-m', 'perfect_async', 'demo'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", ignoring],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for_results(tmp_path)
+        process.send_signal(signal.SIGHUP)
+        _, err = process.communicate()
+
+    assert 0 == process.returncode
+    assert "24 done, 0 failed" in err
+
+
+@pytest.mark.real_time
+@pytest.mark.timeout(60)
+def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
+    """Closing the terminal saves what runs, although nothing can be printed any more."""
+    main, side = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "perfect_async", "demo", str(pictures(tmp_path, 60))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=side,
+        stderr=side,
+    ) as process:
+        os.close(side)
+        while not list(tmp_path.glob("perfect-async-demo/results/[!.]*")):
+            os.read(main, 1 << 16)
+        os.close(main)
+        process.send_signal(signal.SIGHUP)
+        process.wait()
+
+    assert 129 == process.returncode
+    assert (tmp_path / "perfect-async-demo" / "summary.md").exists()
+
+
+@pytest.mark.real_time
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["smile", "--help"], ["demo"]])
+def test_a_full_disk_behind_stdout(tmp_path: Path, arguments: list[str]) -> None:
+    """`> /dev/full` is one line that says so, and status 1."""
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "perfect_async", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    message = "perfect-async: stdout cannot be written: No space left on device."
+    assert 1 == ran.returncode
+    assert message == ran.stderr.splitlines()[-1]
+    assert "Traceback" not in ran.stderr
+    assert "Exception ignored" not in ran.stderr
+
+
+@pytest.mark.real_time
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_results_that_cannot_be_printed(tmp_path: Path) -> None:
+    """A run whose stdout is full saves all of its results, says so once, and is status 1."""
+    (tmp_path / "me.jpg").write_bytes(portrait(1))
+    (tmp_path / "you.jpg").write_bytes(portrait(2))
+    with serve_sandbox(tmp_path) as (url, _), Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "perfect_async", "smile", "me.jpg", "you.jpg", "--out", "out"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "YOUCAM_BASE_URL": url,
+                "YOUCAM_API_KEY": "a-secret-key",
+            },
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert 1 == ran.returncode
+    assert 1 == ran.stderr.count("No space left on device")
+    assert "2 done, 0 failed" in ran.stderr
+    assert 2 == len(list((tmp_path / "out").glob("*.jpg")))
+
+
+@pytest.mark.real_time
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("arguments", [["--help"], ["demo"]])
+def test_nobody_reads(tmp_path: Path, arguments: list[str]) -> None:
+    """Without a reader of stdout and stderr the program does its work, without a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        [sys.executable, "-m", "perfect_async", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writer,
+        stderr=writer,
+        check=False,
+    )
+    os.close(writer)
+
+    assert ran.returncode in {0, 1}
+    if arguments == ["demo"]:
+        assert 0 == ran.returncode
+        assert 24 == len(list(tmp_path.glob("perfect-async-demo/results/[!.]*")))
+
+
+@pytest.mark.real_time
+@pytest.mark.timeout(60)
 def test_one_process_serves_another(tmp_path: Path) -> None:
     """`smile` in one process is served by `sandbox` in another, which ends with its ledger."""
     (tmp_path / "me.jpg").write_bytes(portrait(1))

@@ -1,6 +1,7 @@
 """A run from a terminal: saved, shown, and stopped when asked; in virtual time."""
 
 import asyncio
+import errno
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -9,10 +10,10 @@ from typing import NoReturn, cast
 
 import pytest
 
-from perfect_async import Avatar, Client, Job, Progress, Smile, Statistics
+from perfect_async import Avatar, Client, Job, Progress, Result, Smile, Statistics
 from perfect_async.cli._display import Display, JobReport, RunSummary
-from perfect_async.cli._runner import _interrupts, run_batch
-from perfect_async.errors import ConfigurationError
+from perfect_async.cli._runner import STOP_SIGNALS, _stop_signals, run_batch, signal_status
+from perfect_async.errors import ConfigurationError, NotSaved
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support import virtual_time
 
@@ -22,13 +23,16 @@ SMILES = {"ai-smile": Durations.fixed(8.0)}
 class RecordingDisplay(Display):
     """A display that records what it is given."""
 
-    def __init__(self, interval: float = 10.0, presses: Sequence[int] = ()) -> None:
+    def __init__(
+        self, interval: float = 10.0, presses: Sequence[int] = (), number: int = signal.SIGINT
+    ) -> None:
         super().__init__("nothing")
         self.progress: list[Progress] = []
         self.lines: list[str] = []
         self.reports: list[JobReport] = []
         self._interval = interval
         self._presses = presses
+        self._number = number
 
     @property
     def interval(self) -> float:
@@ -43,7 +47,7 @@ class RecordingDisplay(Display):
     def report(self, report: JobReport) -> None:
         self.reports.append(report)
         if len(self.reports) in self._presses:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self._number)
 
 
 def client(sandbox: Sandbox) -> Client:
@@ -101,6 +105,26 @@ async def test_failures_do_not_stop_the_rest(tmp_path: Path) -> None:
         "https://x/bad.jpg": "TaskFailed",
     } == failures
     assert 2 == summary.done
+
+
+async def test_an_unsaved_result_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result that the disk refuses is a failure whose units are spent."""
+
+    def save(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Result, "save", save)
+
+    summary = await process(client(Sandbox()), smiles(1), tmp_path, RecordingDisplay())
+
+    (report,) = summary.reports
+    assert isinstance(report.error, NotSaved)
+    assert not report.ok
+    assert report.error.message.startswith("The pictures were made, but not saved: ")
+    assert report.task_id == report.error.task_id
+    assert (1.0, 1.0) == (report.units, report.error.units_at_stake)
 
 
 async def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
@@ -173,8 +197,8 @@ async def test_the_third_ctrl_c_needs_no_loop() -> None:
     """The third Ctrl-C raises at once, where the loop did not get to the second."""
     calls: list[str] = []
 
-    leave = cast("Callable[[], NoReturn]", lambda: calls.append("leave"))
-    with _interrupts(lambda: calls.append("stop"), leave):
+    leave = cast("Callable[[int], NoReturn]", lambda number: calls.append("leave"))
+    with _stop_signals(lambda number: calls.append("stop"), leave):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -185,16 +209,76 @@ async def test_the_third_ctrl_c_needs_no_loop() -> None:
     assert ["stop", "leave"] == calls
 
 
-async def test_an_ignored_ctrl_c_stays_ignored() -> None:
-    """A process that was started with Ctrl-C ignored goes on ignoring it."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_an_ignored_signal_stays_ignored(number: int) -> None:
+    """A process that was started with a signal ignored (`nohup`) goes on ignoring it."""
+
+    def fail(_: int) -> NoReturn:
+        pytest.fail("handled")
+
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        with _interrupts(lambda: pytest.fail("stopped"), lambda: pytest.fail("left")):
-            signal.raise_signal(signal.SIGINT)
+        with _stop_signals(fail, fail):
+            signal.raise_signal(number)
             await asyncio.sleep(0)
-        assert signal.SIG_IGN == signal.getsignal(signal.SIGINT)
+        assert signal.SIG_IGN == signal.getsignal(number)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_handlers_are_put_back(number: int) -> None:
+    """After the block each signal does what it did before."""
+    before = signal.getsignal(number)
+
+    with _stop_signals(lambda _: None, cast("Callable[[int], NoReturn]", lambda _: None)):
+        assert before is not signal.getsignal(number)
+
+    assert before is signal.getsignal(number)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_each_signal_stops_sending(tmp_path: Path, number: int) -> None:
+    """Ctrl-C, SIGTERM and SIGHUP stop sending; running tasks are saved; the signal is reported."""
+    sandbox, display = Sandbox(durations=SMILES), RecordingDisplay(presses=[1], number=number)
+
+    summary = await process(client(sandbox), smiles(200), tmp_path, display)
+
+    assert 1 < summary.done < 40
+    assert 200 == summary.done + summary.unsent
+    assert {"success": summary.done} == dict(sandbox.ledger.tasks_by_state)
+    assert number == summary.stopped_by
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_the_second_signal_leaves(tmp_path: Path, number: int) -> None:
+    """The second signal leaves at once, and its number becomes the exit status."""
+    display = RecordingDisplay(presses=[1, 2], number=number)
+    slow = {"ai-smile": Durations.uniform(5.0, 100.0)}
+
+    with pytest.raises(KeyboardInterrupt) as left:
+        virtual_time.run(
+            lambda: process(client(Sandbox(durations=slow)), smiles(30), tmp_path, display)
+        )
+
+    assert 128 + number == signal_status(*left.value.args)
+    assert 2 == len(display.reports)
+
+
+async def test_a_closing_terminal_hangs_up_once() -> None:
+    """Several SIGHUPs within a second are one: the terminal and its shell both send it."""
+    calls: list[str] = []
+    leave = cast("Callable[[int], NoReturn]", lambda number: calls.append("leave"))
+
+    with _stop_signals(lambda number: calls.append("stop"), leave):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+        await asyncio.sleep(1)
+        assert ["stop"] == calls
+        signal.raise_signal(signal.SIGHUP)
+        await asyncio.sleep(0)
+
+    assert ["stop", "leave"] == calls
 
 
 def test_another_thread_gets_no_signals(tmp_path: Path) -> None:

@@ -666,7 +666,7 @@ async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> No
         await c.run(smile(8))
 
     async with isolated(sandbox, journal=journal) as c, c.resume() as batch:
-        assert ["0"] == [outcome.job.key async for outcome in batch]
+        assert ["7"] == [outcome.job.key async for outcome in batch]
 
 
 # When the thread fails.

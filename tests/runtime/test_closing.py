@@ -128,7 +128,7 @@ async def test_a_batch_is_iterated_in_its_own_loop() -> None:
 
         def elsewhere() -> None:
             with pytest.raises(ConfigurationError, match="another event loop"):
-                asyncio.run(anext(batch))  # type: ignore[arg-type]
+                asyncio.run(anext(batch))
 
         await asyncio.to_thread(elsewhere)
         assert (await anext(batch)).ok

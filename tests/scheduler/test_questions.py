@@ -23,7 +23,7 @@ def test_in_order() -> None:
     assert 0 == questions.channel(4)
     questions.issued()
     command = ev.Ask(1, 4)
-    assert None is questions.on_response(command, ev.Answered(command), again=True)
+    assert None is questions.on_response(command, ev.Answered(command), 0, again=True)
     assert 4 not in questions
     assert 5 == questions.waiting[0].ref
 
@@ -35,15 +35,15 @@ def test_asked_again(kind: type[ev.NotSent | ev.NoAnswer | ev.Limited]) -> None:
     command = ev.Ask(1, 4)
     for _ in range(6):
         questions.issued()
-        assert None is questions.on_response(command, kind(command, DOWN), again=True)
+        assert None is questions.on_response(command, kind(command, DOWN), 0, again=True)
     questions.issued()
-    ended = questions.on_response(command, kind(command, DOWN), again=True)
+    ended = questions.on_response(command, kind(command, DOWN), 0, again=True)
     assert ended is not None
     assert DOWN is ended[1]
     questions.forget(ended[0])
     questions.issued()
     command = ev.Ask(2, 5)
-    ended = questions.on_response(command, kind(command, DOWN), again=False)
+    ended = questions.on_response(command, kind(command, DOWN), 0, again=False)
     assert ended is not None
     assert not questions.waiting
 
@@ -53,7 +53,7 @@ def test_refused() -> None:
     questions = asked(4)
     questions.issued()
     command = ev.Ask(1, 4)
-    ended = questions.on_response(command, ev.Refused(command, DOWN, 400), again=True)
+    ended = questions.on_response(command, ev.Refused(command, DOWN, 400), 0, again=True)
     assert ended is not None
     assert DOWN is ended[1]
 
@@ -72,6 +72,6 @@ def test_lasting() -> None:
     assert [1] == [question.ref for question in questions.close(1)]
     questions.issued()
     command = ev.Ask(1, 3)
-    assert None is questions.on_response(command, ev.NotSent(command, DOWN), again=False)
+    assert None is questions.on_response(command, ev.NotSent(command, DOWN), 0, again=False)
     assert [3] == [question.ref for question in questions.close(1, dropped=True)]
     assert not questions.waiting

@@ -8,11 +8,11 @@ from perfect_async.errors import JobRefused, PerfectError
 from perfect_async.events import TaskKind
 from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._queues import UploadQueue
+from tests.support.scheduler_harness import grants
 
 SECOND = 1_000_000
 SMILE, AVATAR = TaskKind("ai-smile"), TaskKind("ai-avatar")
 NO = PerfectError("no")
-GRANT = ev.FileGrant("f", "PUT", "u", ())
 
 
 class Desk:
@@ -55,7 +55,7 @@ class Desk:
 
     def registered(self) -> None:
         command = self.register()
-        self.hear(ev.Registered(command, (GRANT,) * len(command.refs)))
+        self.hear(ev.Registered(command, grants(command)))
 
 
 def test_the_whole_way() -> None:
@@ -64,7 +64,7 @@ def test_the_whole_way() -> None:
     command = session.register()
     assert ((0, 1, 2), None) == (command.refs, command.feature)
     assert 3 == session.uploads.under_way == len(session.uploads)
-    session.hear(ev.Registered(command, (GRANT,) * 3))
+    session.hear(ev.Registered(command, grants(command)))
     for ref in range(3):
         upload = session.upload()
         assert upload is not None
@@ -108,7 +108,7 @@ def test_one_bad_file_is_found() -> None:
         if 5 in command.refs:
             ended += session.hear(ev.Refused(command, NO, 400))[1]
         else:
-            session.hear(ev.Registered(command, (GRANT,) * len(command.refs)))
+            session.hear(ev.Registered(command, grants(command)))
     assert [(5, NO)] == ended
     assert 8 == session.uploads._files
 

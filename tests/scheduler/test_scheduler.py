@@ -31,7 +31,7 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import NEVER, IllegalEvent, Scheduler
-from tests.support.scheduler_harness import SMILE, SchedulerHarness, head
+from tests.support.scheduler_harness import SMILE, SchedulerHarness, grants, head
 from tests.support.searching import examples
 
 SECOND = 1_000_000
@@ -39,7 +39,6 @@ DOWN = ServiceUnavailable("down")
 NEVER_SENT = ServiceUnavailable("not connected", never_sent=True)
 FULL = RateLimited("Too many requests", status=429)
 LEAST = 1_000
-GRANT = ev.FileGrant("f", "PUT", "https://up.example/1", ())
 
 
 def dump(thing: object, seen: set[int] | None = None) -> object:
@@ -272,7 +271,7 @@ class World:
             return ev.Limited(command, FULL)
         match command:
             case ev.Register():
-                return ev.Registered(command, (GRANT,) * len(command.refs))
+                return ev.Registered(command, grants(command))
             case ev.Submit():
                 lasts = round(self.duration(self.rng) * SECOND)
                 self.tasks[command.ref] = Task(self.now + lasts, self.now)
@@ -286,7 +285,7 @@ class World:
                     return ev.TaskUnknown(command, TaskExpired("lost"))
                 task.seen = self.now
                 if self.now >= task.ends:
-                    return ev.Succeeded(command, ("https://results.example/1",))
+                    return ev.Succeeded(command, (f"https://results.example/{command.ref}",))
                 return ev.Running(command)
 
     # What is to be seen.
@@ -879,7 +878,7 @@ def test_a_picture_that_cannot_go_up() -> None:
     session.tell(ev.Wanted(1, SMILE, 1.0, uploads=True))
     register = session.take()
     assert isinstance(register, ev.Register)
-    session.tell(ev.Registered(register, (GRANT,)))
+    session.tell(ev.Registered(register, grants(register)))
     upload = session.take()
     assert isinstance(upload, ev.Upload)
     session.tell(ev.Refused(upload, JobRefused("gone"), 0))

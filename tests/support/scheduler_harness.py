@@ -18,6 +18,12 @@ def head(queue: Sequence[T]) -> T | None:
     return queue[0] if queue else None
 
 
+def grants(command: ev.Register, *file_ids: str) -> tuple[ev.FileGrant, ...]:
+    """What the vendor grants for the files of `command`: `file_ids`, else an id for each."""
+    ids = file_ids or tuple(f"file-{ref}" for ref in command.refs)
+    return tuple(ev.FileGrant(name, "PUT", f"https://up.example/{name}", ()) for name in ids)
+
+
 class SchedulerHarness:
     """A scheduler by hand: what is due is taken and answered in the test."""
 

@@ -263,7 +263,7 @@ async def other_calls(client: Client) -> None:
     assert_type(units, Units)
     assert_type(units.balance, float | None)
     assert_type(units.grants, tuple[Grant, ...])
-    assert_type(units.grants[0].id, int)
+    assert_type(units.grants[0].id, int | None)
     assert_type(units.grants[0].kind, str)
     assert_type(units.grants[0].amount, float)
     assert_type(units.grants[0].expires_at, datetime | None)

@@ -1,0 +1,418 @@
+"""The manifest of a results folder: which files are whose results, so that none is bought twice.
+
+It is a hidden file of JSON lines in the folder, one for each set of results:
+
+    {"job": "0123456789abcdef", "files": ["me-0123456789abcdef.jpg"]}
+
+`job` is the beginning of the job's identity, which covers the picture, the feature and its
+parameters. The manifest holds names of files, and no paths, URLs or keys. A line is appended by one
+write, so that several runs may add to one manifest. Results that it does not name are found by
+their own names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, cast
+
+import attrs
+
+from perfect_async import Done
+from perfect_async._files import names
+from perfect_async._runtime.spec import identity, is_signed
+from perfect_async.cli._inputs import Picture
+from perfect_async.errors import ConfigurationError, JobRefused, quoted
+from perfect_async.models import EXPRESSIONS, Expression, Job, Smile
+
+NAME: Final = ".perfect-async-manifest"
+
+_LARGEST: Final = 256 * 1024 * 1024
+_KINDS: Final = ("jpg", "png", "webp", "gif", "heic")
+_RESULT: Final = re.compile(
+    r"(?P<stem>.+)-(?P<digits>[0-9a-f]{16}|[0-9a-f]{8})(?:-(?P<number>[0-9]{1,3}))?"
+    rf"\.(?:{'|'.join(_KINDS)})",
+    re.DOTALL,
+)
+_DIGITS: Final = 16
+"""Digits of an identity in the manifest and in the name of a result; former versions wrote 8."""
+
+# A job that is bought again has a key of its own, and so an identity and files of its own.
+_AGAIN: Final = re.compile(rf"perfect-async again ([0-9a-f]{{{_DIGITS}}})[0-9a-f]* [0-9a-f]+")
+
+_NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+@attrs.frozen
+class Plan:
+    """The work of a run.
+
+    `jobs` are to be bought. `there` are done, with their files. `refused` may be done or not.
+    """
+
+    jobs: list[Job]
+    there: list[tuple[Job, tuple[Path, ...]]]
+    refused: list[tuple[Job, JobRefused]]
+
+
+class Manifest:
+    """What is known of the results in `folder`, by its manifest and by the names of files.
+
+    Making it reads them and changes nothing. `broken`: a part of the manifest cannot be read.
+    Raises `ConfigurationError` where the folder or the manifest cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = folder / NAME
+        self._files = self._list()
+        self._sets: dict[str, list[tuple[str, ...]]] = {}
+        self.broken = not self._parse(self._read())
+        recorded = {name for sets in self._sets.values() for files in sets for name in files}
+        # By the digits in their names, then by what stands before: results without a line.
+        self._unrecorded: dict[str, dict[str, dict[int, str]]] = {}
+        self._former: set[str] = set()
+        for name in self._files - recorded:
+            if (match := _RESULT.fullmatch(name)) is None:
+                continue
+            if len(match["digits"]) == _DIGITS:
+                by_stem = self._unrecorded.setdefault(match["digits"], {})
+                by_stem.setdefault(match["stem"], {})[int(match["number"] or 0)] = name
+            else:
+                self._former.add(name)
+        self._results = recorded | {
+            name
+            for by_stem in self._unrecorded.values()
+            for numbered in by_stem.values()
+            for name in numbered.values()
+        }
+
+    def __len__(self) -> int:
+        """The number of results that are there."""
+        return len(self._results & self._files)
+
+    def _list(self) -> set[str]:
+        try:
+            return {path.name for path in self.folder.iterdir()}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        except OSError as exc:
+            raise ConfigurationError(
+                f"--out {quoted(self.folder)} cannot be read: {exc.strerror}."
+            ) from exc
+
+    def _read(self) -> bytes:
+        try:
+            handle = os.open(self._path, os.O_RDONLY | _NO_FOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        except OSError as exc:
+            raise self._unusable(exc.strerror) from exc
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise self._unusable("it is no regular file")
+            with open(handle, "rb", closefd=False) as file:
+                return file.read(_LARGEST)
+        except OSError as exc:
+            raise self._unusable(exc.strerror) from exc
+        finally:
+            os.close(handle)
+
+    def _unusable(self, reason: str | None) -> ConfigurationError:
+        return ConfigurationError(f"the manifest {quoted(self._path)} cannot be read: {reason}.")
+
+    def _parse(self, content: bytes) -> bool:
+        """Take over the lines of a manifest; return whether all of them could be read."""
+        lines = content.split(b"\n")
+        whole = not lines.pop()
+        for line in lines:
+            if (found := _parse_line(line)) is None:
+                whole = False
+            else:
+                job, files = found
+                self._sets.setdefault(job, []).append(files)
+        return whole
+
+    # Looking up.
+
+    def is_result(self, path: Path) -> bool:
+        """Return whether a file is a result of this folder."""
+        return path.name in self._results and _same_folder(path.parent, self.folder)
+
+    def former_results(self, pictures: Sequence[Picture]) -> set[Path]:
+        """Return those of `pictures` that former versions made of others among `pictures`.
+
+        Their names have 8 digits, as other names may have: a smile counts if the digits are right.
+        """
+        found = set()
+        for path in pictures:
+            if not isinstance(path, Path) or path.name not in self._former:
+                continue
+            match = _RESULT.fullmatch(path.name)
+            if match is None or not _same_folder(path.parent, self.folder):
+                continue
+            if any(_made_of(match, other) for other in pictures if other != path):
+                found.add(path)
+        return found
+
+    def plan(
+        self,
+        jobs: Iterable[Job],
+        *,
+        token: str,
+        again: bool = False,
+        unfinished: Callable[[], set[str]] = set,
+    ) -> Plan:
+        """Sort `jobs` into those to be bought and those whose results are there.
+
+        With `again` all are to be bought. A job that is bought although it has results gets a key
+        that contains `token`, so that its new results are files of their own; not so where it is
+        one of the `unfinished` identities of a journal, and continues.
+        """
+        plan = Plan([], [], [])
+        claims: dict[tuple[str, ...], dict[str, list[Job]]] = {}
+        for job in jobs:
+            name = self._identity(job, again=again)
+            if name is None:
+                plan.jobs.append(job)
+            elif again:
+                plan.jobs.append(_again(job, name, token))
+            elif (files := self._find(job, name)) is not None:
+                plan.there.append((job, self._paths(files)))
+            elif (files := self._find_former(job, name)) is not None:
+                claims.setdefault(files, {}).setdefault(name, []).append(job)
+            elif self._has_some(name) and name not in unfinished():
+                plan.jobs.append(_again(job, name, token))
+            else:
+                plan.jobs.append(job)
+        for files, claimants in claims.items():
+            claiming = [job for equal in claimants.values() for job in equal]
+            if len(claimants) == 1:
+                plan.there.extend((job, self._paths(files)) for job in claiming)
+            else:
+                plan.refused.extend((job, _ambiguous(files, claiming)) for job in claiming)
+        return plan
+
+    def _identity(self, job: Job, *, again: bool) -> str | None:
+        """Return the identity of a job, None where its picture cannot be read or need not be."""
+        digest = None
+        if not names.is_url(job.source):
+            if not (again or self._results or self._former):
+                return None
+            digest = _digest(Path(cast("Path", job.source)), job.largest)
+            if digest is None:
+                return None
+        return manifest_identity(job, digest)
+
+    def _find(self, job: Job, name: str) -> tuple[str, ...] | None:
+        for files in reversed(self._sets.get(name[:_DIGITS], [])):
+            if self._files.issuperset(files):
+                return files
+        for numbered in self._unrecorded.get(name[:_DIGITS], {}).values():
+            if list(numbered) and sorted(numbered) == _numbers(job):
+                return tuple(numbered[number] for number in sorted(numbered))
+        return None
+
+    def _find_former(self, job: Job, name: str) -> tuple[str, ...] | None:
+        found = []
+        for number in _numbers(job):
+            candidates = (
+                names.in_folder_formerly(names.stem(job), name, kind, number or None)
+                for kind in _KINDS
+            )
+            found += [file for file in candidates if file in self._former][:1]
+        return tuple(found) if len(found) == job.outputs else None
+
+    def _has_some(self, name: str) -> bool:
+        """Return whether some files of a job are there, which new ones must not be mixed with."""
+        recorded = {file for files in self._sets.get(name[:_DIGITS], []) for file in files}
+        return bool(recorded & self._files) or name[:_DIGITS] in self._unrecorded
+
+    def _paths(self, files: Iterable[str]) -> tuple[Path, ...]:
+        return tuple(Path(os.path.abspath(self.folder / name)) for name in files)  # noqa: PTH100
+
+    # Writing.
+
+    def rebuild(self) -> None:
+        """Replace a broken manifest by one with the lines that could be read. Raises `OSError`."""
+        part = self.folder / f".{os.urandom(8).hex()}.part"
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600)
+        try:
+            try:
+                lines = [_line(job, files) for job, sets in self._sets.items() for files in sets]
+                _write(handle, b"".join(lines))
+            finally:
+                os.close(handle)
+            part.replace(self._path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+        self.broken = False
+
+
+def unfinished(journal: Path | None) -> set[str]:
+    """Return the identities of the jobs in a journal that a run with it will continue."""
+    import time
+
+    from perfect_async._journal.sqlite import SqliteJournal
+
+    if journal is None or not journal.exists():
+        return set()
+    file = SqliteJournal(journal, time.time_ns() // 1000, make=False)
+    try:
+        return {snapshot.stored.identity for snapshot in file.state.live.values()}
+    finally:
+        file.close()
+
+
+def leave_out_results(
+    pictures: Sequence[Picture], manifest: Manifest
+) -> tuple[list[Picture], list[Path]]:
+    """Split `pictures` into those to work on, and results of former runs, which are not.
+
+    Results in the folder of `manifest` never are. Those in another folder are left out if other
+    pictures in it are named too: a folder of results alone is meant to be worked on.
+    """
+    results = manifest.former_results(pictures)
+    results |= {path for path in pictures if isinstance(path, Path) and manifest.is_result(path)}
+    by_folder: dict[Path, list[Path]] = {}
+    for path in pictures:
+        if isinstance(path, Path) and path not in results:
+            by_folder.setdefault(path.parent, []).append(path)
+    for folder, paths in by_folder.items():
+        if (folder / NAME).exists() and not _same_folder(folder, manifest.folder):
+            other = Manifest(folder)
+            made = {path for path in paths if other.is_result(path)}
+            if len(made) < len(paths):
+                results |= made
+    kept = [picture for picture in pictures if picture not in results]
+    return kept, sorted(results)
+
+
+def manifest_identity(job: Job, digest: str | None) -> str:
+    """Return the identity of a job in a manifest, as 64 hex digits.
+
+    It is that of the library, except for a signed URL. There the library leaves the signature out,
+    although URLs that differ only in it may lead to different pictures.
+    """
+    found = identity(job, digest)
+    if job.key is None and is_signed(job.source):
+        text = json.dumps(["signed", found, str(job.source).strip()])
+        return hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def record(outcome: Done) -> None:
+    """Append the files of a saved job to the manifest of their folder. Raises `OSError`."""
+    if not outcome.files or (job := _recorded_job(outcome)) is None:
+        return
+    path = outcome.files[0].parent / NAME
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW
+    handle = os.open(path, flags, 0o600)
+    try:
+        _write(handle, _line(job, [file.name for file in outcome.files]))
+    finally:
+        os.close(handle)
+
+
+def _recorded_job(outcome: Done) -> str | None:
+    """Return the digits under which the results of a job are recorded."""
+    job = outcome.job
+    if job.key is not None and (again := _AGAIN.fullmatch(job.key)):
+        return again[1]
+    if job.key is None and is_signed(job.source):
+        return manifest_identity(job, None)[:_DIGITS]
+    match = _RESULT.fullmatch(outcome.files[0].name)
+    return match["digits"] if match and len(match["digits"]) == _DIGITS else None
+
+
+def _line(job: str, files: Iterable[str]) -> bytes:
+    return json.dumps({"job": job, "files": list(files)}).encode() + b"\n"
+
+
+def _parse_line(line: bytes) -> tuple[str, tuple[str, ...]] | None:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, Mapping):
+        return None
+    job, files = content.get("job"), content.get("files")
+    if not isinstance(job, str) or not re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", job):
+        return None
+    if not isinstance(files, list) or not files:
+        return None
+    # A name and no path: results are in this folder.
+    if not all(isinstance(name, str) and re.fullmatch(r"[^/\\\0]+", name) for name in files):
+        return None
+    return job, tuple(files)
+
+
+def _write(handle: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+    os.fsync(handle)
+
+
+def _again(job: Job, name: str, token: str) -> Job:
+    # Every feature is an attrs class with a key; the base class declares it and is none.
+    return cast("Job", attrs.evolve(cast("Smile", job), key=f"perfect-async again {name} {token}"))
+
+
+def _numbers(job: Job) -> list[int]:
+    """Return the numbers in the names of a job's results; 0 is none."""
+    return list(range(1, job.outputs + 1)) if job.outputs > 1 else [0]
+
+
+def _ambiguous(files: tuple[str, ...], jobs: Sequence[Job]) -> JobRefused:
+    sources = ", ".join(quoted(os.fsdecode(cast("Path", job.source)), 160) for job in jobs[:4])
+    return JobRefused(
+        f"the result {quoted(files[0], 120)} of a former version may be that of any of {sources}; "
+        "nothing was bought for them. Rename the result, or use --again to buy all of them."
+    )
+
+
+def _made_of(result: re.Match[str], picture: Picture) -> bool:
+    """Return whether a result of a former version was made of `picture`."""
+    if not isinstance(picture, Path):
+        return False
+    if _former_stem(picture) != result["stem"]:
+        return False
+    if result["number"] is not None:
+        return True
+    digest = _digest(picture, Smile.largest)
+    smiles = [Smile(picture, cast("Expression", expression)) for expression in EXPRESSIONS]
+    return digest is not None and any(
+        identity(job, digest).startswith(result["digits"]) for job in smiles
+    )
+
+
+def _former_stem(picture: Path) -> str:
+    match = _RESULT.fullmatch(names.in_folder_formerly(picture.stem, "0" * 64, "jpg"))
+    return "" if match is None else match["stem"]
+
+
+def _digest(path: Path, largest: int) -> str | None:
+    """Return the SHA-256 of a picture, None for what the client will refuse."""
+    with suppress(OSError, ValueError), open(path, "rb", opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_size <= largest:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe without a writer would block.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _same_folder(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
