@@ -208,8 +208,8 @@ def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
     # A picture is bought again only after a doubt about it was reported.
     assert successes.total() - len(pictures) <= doubts
     charged = sum(task["units"] for task in ledger["tasks"] if task["state"] != "error")
-    known = len(pictures) + story.at_stake(doubts=False)
-    assert known <= charged <= known + doubts
+    # The engine may have returned the units of a task that was lost: more is reported then.
+    assert len(pictures) <= charged <= len(pictures) + story.at_stake(doubts=False) + doubts
     assert [] == ledger["violations"]
     assert 0 == ledger["refused"]
     # Many kills have met jobs wherever they can be; the most met them in the rarer places, too.
