@@ -48,7 +48,7 @@ async def test_closed_while_it_is_settled(tmp_path: Path, monkeypatch: MP, pause
 
 
 async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
-    """Who stops waiting for it changes nothing about it: the next process tells that it failed."""
+    """Who stops waiting for it changes nothing about it: the next process tells the doubt."""
     shop = Shop(tmp_path, monkeypatch)
     await in_doubt(shop)
     async with shop.client() as c:
@@ -57,7 +57,7 @@ async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) ->
         await asyncio.sleep(30)
         adds_up(c, shop.sandbox)
     async with shop.client() as c:
-        assert [RequestRefused] == errors(await resumed(c))
+        assert [SubmissionInDoubt] == errors(await resumed(c))
 
 
 async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
@@ -67,7 +67,7 @@ async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> 
     async with shop.client() as c:
         both = await asyncio.gather(c.run(smile(1)), c.run(smile(1)), return_exceptions=True)
         assert [SubmissionInDoubt] * 2 == [type(each) for each in both]
-        await c.run(smile(1))
+        await c.run(smile(1), buy_in_doubt=True)
         adds_up(c, shop.sandbox)
     assert 1 == shop.sandbox.ledger.units_charged
 
