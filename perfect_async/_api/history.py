@@ -37,6 +37,7 @@ from perfect_async._api.responses import (
 )
 from perfect_async._api.tasks import Request
 from perfect_async._time import SECOND
+from perfect_async._value import Value
 
 # Rows on one page, the most that the vendor gives.
 _PAGE_SIZE: Final = 30
@@ -69,8 +70,8 @@ _OTHER_FEATURES: Final = frozenset(
 )
 
 
-@attrs.frozen
-class Movement:
+@attrs.frozen(eq=False, repr=False)
+class Movement(Value):
     """One row of the unit history: the units of `task_id` moved `at`, in UTC microseconds.
 
     `action` is the vendor's name for it, in lower case with hyphens between its words.
@@ -81,8 +82,8 @@ class Movement:
     task_id: str
 
 
-@attrs.frozen
-class _HistoryRow:
+@attrs.frozen(eq=False, repr=False)
+class _HistoryRow(Value):
     timestamp: object = None
     action: object = None
     target_id: object = None

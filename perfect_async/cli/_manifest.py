@@ -26,7 +26,7 @@ import attrs
 
 from perfect_async import Done
 from perfect_async._files import names
-from perfect_async._runtime.spec import identity, is_signed
+from perfect_async._runtime.spec import identity
 from perfect_async.cli._inputs import Picture
 from perfect_async.errors import ConfigurationError, JobRefused, quoted
 from perfect_async.models import EXPRESSIONS, Expression, Job, Smile
@@ -208,7 +208,7 @@ class Manifest:
             digest = _digest(Path(cast("Path", job.source)), job.largest)
             if digest is None:
                 return None
-        return manifest_identity(job, digest)
+        return identity(job, digest)
 
     def _find(self, job: Job, name: str) -> tuple[str, ...] | None:
         for files in reversed(self._sets.get(name[:_DIGITS], [])):
@@ -296,19 +296,6 @@ def leave_out_results(
     return kept, sorted(results)
 
 
-def manifest_identity(job: Job, digest: str | None) -> str:
-    """Return the identity of a job in a manifest, as 64 hex digits.
-
-    It is that of the library, except for a signed URL. There the library leaves the signature out,
-    although URLs that differ only in it may lead to different pictures.
-    """
-    found = identity(job, digest)
-    if job.key is None and is_signed(job.source):
-        text = json.dumps(["signed", found, str(job.source).strip()])
-        return hashlib.sha256(text.encode()).hexdigest()
-    return found
-
-
 def record(outcome: Done) -> None:
     """Append the files of a saved job to the manifest of their folder. Raises `OSError`."""
     if not outcome.files or (job := _recorded_job(outcome)) is None:
@@ -327,8 +314,6 @@ def _recorded_job(outcome: Done) -> str | None:
     job = outcome.job
     if job.key is not None and (again := _AGAIN.fullmatch(job.key)):
         return again[1]
-    if job.key is None and is_signed(job.source):
-        return manifest_identity(job, None)[:_DIGITS]
     match = _RESULT.fullmatch(outcome.files[0].name)
     return match["digits"] if match and len(match["digits"]) == _DIGITS else None
 

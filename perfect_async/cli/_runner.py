@@ -36,11 +36,13 @@ _ONE_HANGUP: Final = 1.0
 """Seconds within which several SIGHUPs are one: a closing terminal and its shell both send it."""
 
 
-def make_client(journal: Path | None = None, polling: Polling | None = None) -> Client:
+def make_client(
+    journal: Path | None = None, polling: Polling | None = None, *, sole_user: bool = False
+) -> Client:
     """Make the client of a command; tests replace this."""
     from perfect_async import Client, Polling
 
-    return Client(journal=journal, polling=polling or Polling())
+    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -138,6 +140,8 @@ async def run_batch(
     )
 
     def update() -> None:
+        if not jobs:
+            return
         # A job that was not sent has not failed.
         progress, unsent = batch.progress, sum(not report.sent for report in reports)
         failed, total = progress.failed - unsent, jobs - unsent
