@@ -714,7 +714,8 @@ async def test_an_interrupt_in_a_job_is_its_callers(tmp_path: Path) -> None:
         yield smile(1)
         raise KeyboardInterrupt
 
-    async with isolated(vendor(lasts=0.5)) as other, isolated(vendor()) as c:
+    sandbox = vendor(lasts=0.5)
+    async with isolated(sandbox) as other, isolated(sandbox) as c:
         running = asyncio.ensure_future(other.run(smile()))
         with pytest.raises(SystemExit):
             await c.run(Smile(Odd()))
