@@ -6,7 +6,7 @@ import json as json_
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -399,8 +399,9 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
         jobs,
         token=secrets.token_hex(8),
         again=options.again,
-        unfinished=lambda: unfinished(journal),
+        unfinished=cache(lambda: unfinished(journal)),
     )
+    _runner.record_former(manifest, plan)
     reports = [report_there(job, files) for job, files in plan.there]
     reports += [report_refused(job, error) for job, error in plan.refused]
 

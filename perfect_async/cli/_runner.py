@@ -18,7 +18,7 @@ from perfect_async.errors import ConfigurationError, JournalError, Unauthorized,
 if TYPE_CHECKING:
     from perfect_async import Batch, Client, Done, Outcome, Polling
     from perfect_async.cli._display import Display, JobReport, RunSummary
-    from perfect_async.cli._manifest import Manifest
+    from perfect_async.cli._manifest import Manifest, Plan
 
 T = TypeVar("T")
 
@@ -109,6 +109,16 @@ def rebuild(manifest: Manifest) -> str:
     )
 
 
+def record_former(manifest: Manifest, plan: Plan) -> None:
+    """Record whose the results of a former version are, before anything is bought."""
+    try:
+        manifest.record_former(plan)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the manifest in {quoted(manifest.folder)} cannot be written: {exc.strerror}."
+        ) from exc
+
+
 async def run_batch(
     client: Client,
     start: Callable[[Client], Batch],
@@ -130,6 +140,7 @@ async def run_batch(
     import anyio
     import attrs
 
+    from perfect_async import Done
     from perfect_async.cli._display import RunSummary
 
     began = anyio.current_time()
@@ -166,7 +177,7 @@ async def run_batch(
             async with anyio.create_task_group() as group:
                 group.start_soon(watch)
                 async for outcome in batch:
-                    if outcome.ok and recorded:
+                    if isinstance(outcome, Done) and recorded:
                         await _record(outcome, display)
                     reports.append(_report(outcome))
                     if reports[-1].sent:

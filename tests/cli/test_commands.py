@@ -268,6 +268,28 @@ def test_a_manifest_that_cannot_be_rebuilt(
     assert 0 == sum(sandbox.ledger.requests.values())
 
 
+def test_a_former_result_that_cannot_be_recorded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A former result that cannot be recorded as one picture's is status 2: nothing is sent."""
+    sandbox = use_sandbox(monkeypatch)
+    monkeypatch.setattr(_manifest, "identity", lambda job, digest: "01234567" + digest[8:])
+    Path("out").mkdir()
+    Path("out", "0-01234567.jpg").write_bytes(portrait(3, 64))
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_manifest, "_append", refuse)
+        assert 2 == cli.main(["smile", "in", "--out", "out"])
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert 0 == sum(sandbox.ledger.requests.values())
+
+    assert 0 == cli.main(["smile", "in/0.jpg", "--out", "out"])
+    assert "1 already there" in capsys.readouterr().err
+
+
 def test_a_manifest_that_cannot_be_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -434,8 +456,10 @@ def test_a_doubt_is_not_forgotten(folder: Path, capsys: pytest.CaptureFixture[st
     """While it is in doubt whether something was bought, nothing is deleted: status 1."""
     now, state = time.time_ns() // 1000, JournalState()
     job = Smile("https://x/a.jpg")
-    stored = JobSpec.of(job, None, PLAIN).stored()
-    entries: tuple[JournalEntry, ...] = (Entered(1, now, stored), Creating(1, now))
+    entries: list[JournalEntry] = [
+        Entered(1, now, JobSpec.of(job, None, PLAIN).stored()),
+        Creating(1, now),
+    ]
     file = SqliteJournal("jobs.db", now)
     file.commit([Row(1 + n, each, state.receive(each)) for n, each in enumerate(entries)], [], now)
     file.close()
