@@ -408,7 +408,10 @@ class SubmissionInDoubt(TaskError):
     another program's task with another person's picture, so none is taken without your consent.
     """
 
-    mend = "Look at the unit history; running the job again consents to a second charge."
+    mend = (
+        "Look at the unit history; buy_in_doubt=True, or another run of the program, consents to a "
+        "second charge."
+    )
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ from perfect_async._journal.model import (
 )
 from perfect_async._time import SECOND
 from perfect_async._value import Value
-from perfect_async.errors import JournalError, quoted
+from perfect_async.errors import JournalError, SubmissionInDoubt, quoted
 
 _Key = TypeVar("_Key")
 _APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
@@ -132,10 +132,6 @@ class SavedResult:
     task_id: str
     files: tuple[str, ...]
     deleted: bool = False
-
-
-class CreationsInDoubt(JournalError):
-    """The journal holds creations in doubt that were not reported, and cannot be forgotten yet."""
 
 
 class SqliteJournal:
@@ -420,15 +416,16 @@ class SqliteJournal:
         """Purge the finished jobs, also from the file's free pages.
 
         Paths and names go at once. Task ids are kept for a day, so that no task of ours is taken
-        for another one. Returns how many jobs could have been fetched again. Raises `JournalError`
-        where a creation of the last day is in doubt and that was not reported yet.
+        for another one. Returns how many jobs could have been fetched again. Raises
+        `SubmissionInDoubt` where that of a creation of the last day was not reported yet.
         """
         doubts = [each for each in self.state.live.values() if each.in_doubt]
         if recent := [each for each in doubts if each.since > now - _DAY]:
-            raise CreationsInDoubt(
+            raise SubmissionInDoubt(
                 f"The journal {quoted(self.path)} holds {len(recent)} creations in doubt that were "
                 "not reported yet: tasks may exist and be charged. Resume the journal first; a day "
-                "after the creation it can be forgotten all the same."
+                "after the creation it can be forgotten all the same.",
+                units_at_stake=sum(each.stored.units for each in recent),
             )
         with self._lock, _errors_mapped(self.path):
             with self._transaction():

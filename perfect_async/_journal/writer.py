@@ -86,8 +86,8 @@ class JournalWriter:
     async def forget(path: str | os.PathLike[str]) -> int:
         """Purge the finished jobs from the journal at `path`, and return how many they were.
 
-        Task ids are kept for a day. Raises `JournalError`, also where a client has the journal open
-        or a creation of the last day is in doubt and that was not reported yet.
+        Task ids are kept for a day. Raises `JournalError`, also where a client has it open, and
+        `SubmissionInDoubt` where that of a creation of the last day was not reported yet.
         """
 
         def purge() -> int:

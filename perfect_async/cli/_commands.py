@@ -232,13 +232,13 @@ def forget(*, journal: Path) -> int:
     journal
         The journal's file; no other process may be using it.
     """
-    from perfect_async._journal.sqlite import CreationsInDoubt
     from perfect_async._journal.writer import JournalWriter
+    from perfect_async.errors import SubmissionInDoubt
 
     _runner.require_journal(journal)
     try:
         deleted = _runner.run(lambda: JournalWriter.forget(journal))
-    except CreationsInDoubt as exc:
+    except SubmissionInDoubt as exc:
         print_error(exc.message)
         return _runner.FAILED
     print_line(f"{deleted} finished {'job' if deleted == 1 else 'jobs'} forgotten")

@@ -37,7 +37,7 @@ from perfect_async._journal.model import (
     Uploaded,
 )
 from perfect_async._journal.sqlite import Row, SavedResult, SqliteJournal
-from perfect_async.errors import JournalError
+from perfect_async.errors import JournalError, SubmissionInDoubt
 from tests.journal.test_model import STORED, entries, stored
 from tests.support.searching import examples
 
@@ -290,8 +290,9 @@ def test_a_doubt_is_not_forgotten_before_it_was_reported(
         assert 0 == file.forget(NOW + DAY * after)
         assert {} == file.state.live
     else:
-        with pytest.raises(JournalError, match="in doubt"):
+        with pytest.raises(SubmissionInDoubt, match="not reported yet") as caught:
             file.forget(NOW + DAY - 1)
+        assert 1.0 == caught.value.units_at_stake
         assert [1] == list(file.state.live)
     writer.close()
     with opened(path) as file:
