@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MAX_AHEAD: Final = 256
-"""Jobs that are read and not created, whatever the limits are: each may hold a picture."""
 _MAX_ORDERED: Final = 256
 """Outcomes that wait for their turn: one stuck job may hold back as many that came after it."""
 GRACE: Final = 5.0
@@ -309,7 +307,7 @@ class Batch:
         The scheduler says how many jobs it wants to know before they are created. The number of
         outcomes that were not taken is bounded too, so that a slow consumer stops the creating.
         """
-        ahead = min(_MAX_AHEAD, session.driver.scheduler.appetite())
+        ahead = session.driver.scheduler.appetite()
         held = _MAX_ORDERED if self._ordered else ahead
         while len(self._live) - self._running >= ahead or self._held >= held:
             await self._changed.wait()

@@ -663,4 +663,4 @@ async def test_the_look_ahead_is_bounded_whatever_the_limits_are(
     source = Counted(smiles(1500))
     async with client(vendor(), limits=Limits(100_000, 300, 10_000)) as c, c.batch(source) as batch:
         await asyncio.sleep(0.5)
-        assert 256 == source.read == batch.progress.waiting
+        assert 48 <= source.read == batch.progress.waiting <= 256

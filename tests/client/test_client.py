@@ -462,7 +462,7 @@ async def test_a_fresh_url_after_two_hours(tmp_path: Path) -> None:
     [
         ({"task_status": "running"}, BadAnswer),
         ({"task_status": "error", "error": "error_pose"}, TaskFailed),
-        ({"task_status": "success", "results": {}}, BadAnswer),
+        ({"task_status": "success", "results": {}}, ResultUnreadable),
     ],
     ids=["running", "error", "empty"],
 )
@@ -808,7 +808,7 @@ async def test_a_creation_whose_answer_is_lost(trick: Trick) -> None:
     sandbox = vendor()
     sandbox.script("task", written.get(trick, cast("Scripted", trick)))
     async with client(sandbox) as c:
-        with pytest.raises(SubmissionInDoubt, match="went out") as caught:
+        with pytest.raises(SubmissionInDoubt, match="answer never came") as caught:
             await c.run(avatar(5))
         await asyncio.sleep(100)
 
