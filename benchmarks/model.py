@@ -94,6 +94,31 @@ class Outcome:
         return self.makespan / self.bound
 
 
+class Failures:
+    """Polls that fail as soon as they arrive: a `share` of them, and with each the next polls of
+    its task until `row` have failed.
+
+    Rows show in a few thousand tasks what would take millions to happen by chance.
+    """
+
+    def __init__(self, share: float, *, row: int = 1, seed: int = 0) -> None:
+        self._share = share
+        self._row = row
+        # A stream of its own: without failures nothing else changes.
+        self._rng = random.Random(f"failures {seed}")
+        self._left: dict[int, int] = {}
+
+    def hit(self, ref: int) -> bool:
+        """Whether the poll of task `ref` that leaves now fails."""
+        if self._left.get(ref):
+            self._left[ref] -= 1
+            return True
+        hits = self._rng.random() < self._share
+        if hits:
+            self._left[ref] = self._row - 1
+        return hits
+
+
 class Vendor:
     """Both limits and the lease, and whoever else uses the key."""
 
@@ -190,12 +215,11 @@ def simulate(
     known: Sequence[float] = (),
     slowdown: Slowdown | None = None,
     foreign: Sequence[Foreign] = (),
-    failing: float = 0.0,
+    failures: Failures | None = None,
     until: float = math.inf,
 ) -> Outcome:
     """Run one load, each task of which is a `job`, through a fresh scheduler, beside `foreign`
-    clients, for `until` seconds at most. A share `failing` of the polls fails as soon as it
-    arrives.
+    clients, for `until` seconds at most. Polls fail as `failures` says.
 
     It has seen tasks of the durations `known` before, in a batch that ended a window earlier; what
     they took does not count, but what was lost of them does.
@@ -204,8 +228,7 @@ def simulate(
     limits, polling = limits or Limits(), polling or Polling()
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
     vendor = Vendor(limits, rng, foreign)
-    # A stream of its own: without failures nothing else changes.
-    failures = random.Random(f"failing {seed}")
+    failures = failures or Failures(0.0)
     wanted = ev.Wanted(0, _kind(job), job.units, uploads=True)
     vendor.slowdown = None if known else slowdown
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
@@ -234,7 +257,7 @@ def simulate(
                 break
             order += 1
             arrives, takes = _times(command, rng)
-            fails = isinstance(command, ev.Poll) and failures.random() < failing
+            fails = isinstance(command, ev.Poll) and failures.hit(command.ref)
             what, ends = ("fails", now + arrives) if fails else ("arrives", now + takes)
             heapq.heappush(queue, (now + arrives, 2 * order, what, command))
             heapq.heappush(queue, (ends, 2 * order + 1, "answered", command))

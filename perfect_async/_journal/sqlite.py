@@ -44,6 +44,7 @@ from perfect_async._journal.model import (
     encode,
 )
 from perfect_async._time import SECOND
+from perfect_async._value import Value
 from perfect_async.errors import JournalError, quoted
 
 _Key = TypeVar("_Key")
@@ -89,7 +90,7 @@ INSERT INTO facts VALUES ('seq', 0), ('job', 0), ('wrote', 0), ('clean', 1);
 _LATER_TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS results (
         identity BLOB NOT NULL, folder TEXT NOT NULL, task_id TEXT NOT NULL, files TEXT NOT NULL,
-        PRIMARY KEY (identity, folder)
+        deleted INTEGER NOT NULL, PRIMARY KEY (identity, folder)
     ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS keys (
         identity BLOB PRIMARY KEY, picture TEXT NOT NULL
@@ -101,8 +102,8 @@ _OBJECTS: Final = {
 }
 
 
-@attrs.frozen
-class Row:
+@attrs.frozen(eq=False, repr=False)
+class Row(Value):
     """An entry to be written, its place in the journal, and the state of its job after it."""
 
     seq: int
@@ -119,6 +120,18 @@ class Row:
             and snapshot.stored.sure
             and not snapshot.deleted
         )
+
+
+@attrs.frozen
+class SavedResult:
+    """A result that was saved: its task and the names of its files.
+
+    `deleted`: the vendor's copies were deleted.
+    """
+
+    task_id: str
+    files: tuple[str, ...]
+    deleted: bool = False
 
 
 class CreationsInDoubt(JournalError):
@@ -321,8 +334,8 @@ class SqliteJournal:
             return
         self._db.execute("DELETE FROM words WHERE job = ?", (snapshot.job,))
         stored = snapshot.stored
-        if snapshot.end == "done" and stored.key is not None and stored.digest is not None:
-            picture = bytes.fromhex(stored.identity), stored.digest
+        if snapshot.end == "done" and stored.key is not None and stored.source_digest is not None:
+            picture = bytes.fromhex(stored.identity), stored.source_digest
             self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", picture)
         if row.finished:
             self._db.execute(
@@ -347,25 +360,26 @@ class SqliteJournal:
         values = bytes.fromhex(identity), folder, task_id, json.dumps(list(files))
         with self._lock, _errors_mapped(self.path), self._transaction():
             self._check_unmoved()
-            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", values)
+            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, 0)", values)
 
     # Reading.
 
-    def saved_result(self, identity: str, folder: str) -> tuple[str, tuple[str, ...]] | None:
-        """Return the task of a job and its files in `folder`, where its result was saved."""
+    def saved_result(self, identity: str, folder: str) -> SavedResult | None:
+        """Return the files of a job in `folder`, if its result was saved there."""
         with self._lock, _errors_mapped(self.path):
             rows = self._all(
-                "SELECT task_id, files FROM results WHERE identity = ? AND folder = ?",
+                "SELECT task_id, files, deleted FROM results WHERE identity = ? AND folder = ?",
                 bytes.fromhex(identity),
                 folder,
             )
-        for task_id, text in rows:
+        for task_id, text, deleted in rows:
             try:
                 names = cast("object", json.loads(str(text)))
             except (ValueError, RecursionError):
                 return None
             if isinstance(names, list) and names:
-                return str(task_id), tuple(str(name) for name in cast("list[object]", names))
+                files = tuple(str(name) for name in cast("list[object]", names))
+                return SavedResult(str(task_id), files, deleted=bool(deleted))
         return None
 
     def key_picture(self, identity: str) -> str | None:
@@ -400,6 +414,7 @@ class SqliteJournal:
         """Stop offering this task: its results are gone."""
         with self._lock, _errors_mapped(self.path), self._transaction():
             self._db.execute("UPDATE tasks SET identity = x'' WHERE task_id = ?", (task_id,))
+            self._db.execute("UPDATE results SET deleted = 1 WHERE task_id = ?", (task_id,))
 
     def forget(self, now: int) -> int:
         """Purge the finished jobs, also from the file's free pages.

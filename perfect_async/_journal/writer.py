@@ -17,7 +17,7 @@ import anyio.to_thread
 import attrs
 
 from perfect_async._journal.model import Created, JournalEntry, JournalState
-from perfect_async._journal.sqlite import Row, SqliteJournal
+from perfect_async._journal.sqlite import Row, SavedResult, SqliteJournal
 from perfect_async._log import LOG
 from perfect_async.errors import JournalError, PerfectError
 
@@ -173,8 +173,8 @@ class JournalWriter:
         """Return whether a creation of a former process, sent since `since`, is in doubt."""
         return self._last_doubt >= since
 
-    async def saved_result(self, identity: str, folder: str) -> tuple[str, tuple[str, ...]] | None:
-        """Return the task of a job and its files in `folder`, where its result was saved."""
+    async def saved_result(self, identity: str, folder: str) -> SavedResult | None:
+        """Return the files of a job in `folder`, if its result was saved there."""
         return await self._in_thread(self._file.saved_result, identity, folder)
 
     async def save_result(

@@ -55,9 +55,9 @@ class Timetable:
     """The account of requests over time, and the polls that are promised in it.
 
     `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's promises
-    reach at most. `guard` is how long after leaving a request may arrive by the plan; `spared` how
-    many fifths of a second's requests are never promised. `queue` is a heap of promised polls as
-    (slot, ref), whose head is true. Asking (`first`, `spare`, `admits`,
+    reach at most. `guard` is how long after leaving a request may arrive by the plan. `spared`
+    requests of a second, or so many fifths of them if that is more, are never promised. `queue` is
+    a heap of promised polls as (slot, ref), whose head is true. Asking (`due`, `wakes`, `admits`,
     `room`) changes nothing.
     """
 
@@ -371,7 +371,8 @@ class Timetable:
         # The run in which promises are bounded, and by how many. At one request a second a try
         # finds room between two promises only if both leave some.
         run = self._reach * (2 if self.per_second == 1 else 1)
-        most = max(1, self.per_second - max(1, self._spared * self.per_second // 5))
+        kept = max(self._spared, self._spared * self.per_second // 5)
+        most = max(1, self.per_second - kept)
         self._bounds = run, most
 
     def _polls(self, task: _Promise) -> range:

@@ -21,8 +21,7 @@ from perfect_async.models import Limits
 
 _STEP: Final = 4
 """Cycles are cut in steps of so many slots, so that trembling round trips do not move the plan."""
-_POOR: Final = 0.02
-"""A share of failed polls from which two tries in one second are to be expected."""
+_MOST_SPARED: Final = 2
 _SPARE: Final = 0.016
 """The share of a window that is not promised on a good network: 4 of 250."""
 _LONGEST_PAUSE: Final = 30 * SECOND
@@ -74,12 +73,13 @@ class Pacer:
         self._cut_at = 0
         self._gap = 0
         self._cut_for = -1
-        self._settled = False
+        self._settled = self._crowded = False
         self._sized: tuple[float, int] = (0.0, 0)
         self._reserve = 0
         if limits.per_second == 1:
             # A try leaves a second and the guard after the poll, however soon it is wanted.
             self._gap = SECOND
+        self.table.spared = self._wanted_spared()
         self.table.recut(self._wanted_cycle(), self._wanted_guard(), 0, limits.requests)
 
     def reserve(self) -> int:
@@ -183,7 +183,6 @@ class Pacer:
         if polled and not isinstance(event, ev.Limited):
             # A 429 tells nothing about the network: polling more often for it, as on a bad
             # network, would only make more of them.
-            self.table.spared = 2 if self.network.failing >= _POOR else 1
             self.network.polled(failed=isinstance(event, _FAILED))
         if self._cut_for != self.network.changes:
             self.calm = False
@@ -201,12 +200,16 @@ class Pacer:
 
     def _recut(self, now: int) -> None:
         self._cut_for, self._settled = self.network.changes, False
-        cycle, guard = self._wanted_cycle(), self._wanted_guard()
+        cycle, guard, spared = self._wanted_cycle(), self._wanted_guard(), self._wanted_spared()
         worse = cycle < self.table.cycle or guard > self.table.guard
-        if (cycle, guard) == (self.table.cycle, self.table.guard):
+        # Tasks whose polls are too close together for so many retries move apart.
+        self._crowded |= spared > self.table.spared
+        self.table.spared = spared
+        if (cycle, guard) == (self.table.cycle, self.table.guard) and not self._crowded:
             self.cramped, self._settled = False, True
         elif not len(self.table) or now >= self._cut_at:
             fitted = self.table.recut(cycle, guard, now, self.firm)
+            self._crowded &= not fitted
             # Nothing new is promised by a plan that the network no longer allows.
             self.cramped = not fitted and worse
             self._cut_at = now + (SECOND if self.cramped else _GROW)
@@ -224,6 +227,14 @@ class Pacer:
     def _wanted_guard(self) -> int:
         guard, wanted = self.table.guard, -(-self.network.jitter // SLOT) * SLOT
         return guard if guard - _TREMBLE < wanted <= guard else wanted
+
+    def _wanted_spared(self) -> int:
+        """Places of a second that are kept for retries.
+
+        Retries that fail at once come in the same second: of three tries two, and so of more, since
+        the rest of the lease is longer than a second then.
+        """
+        return min(self.network.tries - 1, _MOST_SPARED)
 
     def _wanted_cycle(self) -> int:
         """Slots between two polls: as late as the last try still arrives in the lease.
