@@ -456,10 +456,8 @@ def test_a_doubt_is_not_forgotten(folder: Path, capsys: pytest.CaptureFixture[st
     """While it is in doubt whether something was bought, nothing is deleted: status 1."""
     now, state = time.time_ns() // 1000, JournalState()
     job = Smile("https://x/a.jpg")
-    entries: list[JournalEntry] = [
-        Entered(1, now, JobSpec.of(job, None, PLAIN).stored()),
-        Creating(1, now),
-    ]
+    stored = JobSpec.of(job, None, PLAIN).stored()
+    entries: tuple[JournalEntry, ...] = (Entered(1, now, stored), Creating(1, now))
     file = SqliteJournal("jobs.db", now)
     file.commit([Row(1 + n, each, state.receive(each)) for n, each in enumerate(entries)], [], now)
     file.close()
