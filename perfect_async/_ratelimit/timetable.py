@@ -285,13 +285,20 @@ class Timetable:
         """Whether a task may take the phase of `slot` and leave the rest to tries."""
         return self._phases.free(slot, *self._bounds)
 
-    def origin(self, slot: int) -> int | None:
+    def origin(self, slot: int, *, exists: bool = False) -> int | None:
         """The latest slot with a free phase, up to a quarter of a cycle before `slot`.
+
+        A task that `exists` already takes a place that is kept for retries rather than none, while
+        one is left.
 
         A task created in `slot` and polled every cycle after that one is polled sooner than it must
         be, by as much, once.
         """
-        return self._phases.latest(slot, self.cycle // 4, *self._bounds)
+        run, most = self._bounds
+        found = self._phases.latest(slot, self.cycle // 4, run, most)
+        if found is None and exists:
+            found = self._phases.latest(slot, self.cycle // 4, run, max(most, self.per_second - 1))
+        return found
 
     def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
         """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.

@@ -118,7 +118,7 @@ class AdmissionController:
             kind.old[job.ref] = task
         # It would not have been admitted without a free phase; but what exists already is polled
         # wherever there is room.
-        origin = self._table.origin(now // SLOT)
+        origin = self._table.origin(now // SLOT, exists=True)
         self._table.promise(job.ref, now // SLOT if origin is None else origin, last)
         self._news += 1
 

@@ -615,3 +615,23 @@ def test_whether_a_poll_is_promised_by_a_time() -> None:
     made.keep(1, 176 * SLOT)
     assert made.lapsed(1)
     assert not made.polled_by(1, 1000 * SLOT)
+
+
+def test_a_task_that_exists_takes_a_kept_place() -> None:
+    """Where phases without the kept places are taken, one that exists has four of five all the
+    same.
+    """
+    made = table()
+    made.spared = 2
+    count = 0
+    while (place := made.origin(500)) is not None:
+        made.promise(count, place, 10_000)
+        count += 1
+    place = made.origin(500, exists=True)
+    assert place is not None
+    assert 500 - made.cycle // 4 <= place <= 500
+    while (place := made.origin(500, exists=True)) is not None:
+        made.promise(count, place, 10_000)
+        count += 1
+    made.spared = 1
+    assert None is made.origin(500)
