@@ -322,14 +322,15 @@ class Submitter:
             case str() as task_id:
                 return task_id
             case Unresolved.NOTHING:
-                history = "the unit history shows no charge for it, which proves nothing."
+                history = "the unit history shows no charge, which proves nothing."
             case Unresolved.AMBIGUOUS:
                 history = "the unit history does not tell which task it is, if any."
             case failure:
                 history = f"the unit history could not be read: {failure.message}"
         why = "The process ended while it was under way." if error is None else error.message
         return SubmissionInDoubt(
-            f"The creation's answer never came, and {history} {why}",
+            f"The task's creation went out and no usable answer came back: {why} For this creation "
+            f"{history}",
             request_id=getattr(error, "request_id", None),
             units_at_stake=handle.spec.units,
             candidates=look.candidates,

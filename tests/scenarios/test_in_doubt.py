@@ -1,4 +1,4 @@
-"""A creation whose answer never came is in doubt, or is settled for the only user of the key."""
+"""A creation without a usable answer is in doubt, or is settled for the only user of the key."""
 
 import asyncio
 import json
