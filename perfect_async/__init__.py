@@ -1,17 +1,17 @@
-"""Perfect Corp's YouCam API for asyncio: pictures in bulk, no task that cannot be kept alive.
+"""Asyncio client for Perfect Corp's YouCam API that creates no task it cannot keep alive.
 
     async with Client() as client:                       # key from YOUCAM_API_KEY
         result = await client.run(Smile("selfie.jpg"))
         await result.save("smiling.jpg")
 
-The README tells the rest; `perfect_async.errors` draws the tree of what can go wrong.
+See the README for the rest, and `perfect_async.errors` for the tree of errors.
 """
 
 from __future__ import annotations
 
-from perfect_async._client.batch import Batch
-from perfect_async._client.client import Client
-from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
 from perfect_async.errors import (
     ApiError,
     BadAnswer,
@@ -52,6 +52,11 @@ from perfect_async.models import (
     Units,
 )
 from perfect_async.reports import Estimate, Spending, Statistics, Template
+
+if TYPE_CHECKING:
+    from perfect_async._client.batch import Batch
+    from perfect_async._client.client import Client
+    from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
 
 __all__ = [
     "ApiError",
@@ -102,7 +107,37 @@ __all__ = [
     "WebhookRejected",
 ]
 
-# Objects say where people import them from, not which file holds them.
+# The client loads httpx, asyncio and the scheduler, which is most of what an import costs. Programs
+# that only name values or errors, and `perfect-async --help`, do not pay for it.
+_LOADED_WHEN_USED: Final = {
+    "Batch": "perfect_async._client.batch",
+    "Client": "perfect_async._client.client",
+    "Done": "perfect_async._client.results",
+    "Failed": "perfect_async._client.results",
+    "Outcome": "perfect_async._client.results",
+    "Result": "perfect_async._client.results",
+    "ResultImage": "perfect_async._client.results",
+}
+
+
+def _claim(thing: object) -> None:
+    # Objects say where people import them from, not which file holds them.
+    if isinstance(thing, type):
+        thing.__module__ = __name__
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LOADED_WHEN_USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    thing: object = getattr(import_module(_LOADED_WHEN_USED[name]), name)
+    _claim(thing)
+    globals()[name] = thing
+    return thing
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 for _thing in [value for name, value in globals().items() if name in __all__]:
-    if isinstance(_thing, type):
-        _thing.__module__ = __name__
+    _claim(_thing)
