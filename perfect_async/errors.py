@@ -71,8 +71,9 @@ def shown_source(source: str) -> str:
     A mistyped URL is a path to us, so credentials are dropped wherever a part looks like them; a
     `data:` URL is the picture itself and shows its beginning only.
     """
-    if re.match(r"\s*data:", source, re.IGNORECASE):
-        return re.split(r"[;,]", source, maxsplit=1)[0][:_LONGEST_TYPE] + "…"
+    data = re.match(r"\s*data:[A-Za-z0-9/+.-]*", source, re.IGNORECASE)
+    if data is not None:
+        return data[0][:_LONGEST_TYPE] + "…"
     if _URL_LIKE.match(source) is None:
         return re.sub(r"[^/\\\s]*:[^/\\\s]*@", "", source)
     return re.sub(r"[^/\\]*@", "", re.split(r"[?#]", source, maxsplit=1)[0])
@@ -173,7 +174,7 @@ class PictureRefused(JobRefused):
     def __init__(self, message: str, *, passing: bool = False, units_at_stake: float = 0.0) -> None:
         super().__init__(message, units_at_stake=units_at_stake)
         if passing:
-            self.mend = "Nothing was bought for this job; try again."
+            self.mend = "Nothing was bought; try again."
 
 
 class SourceLost(JobRefused):
@@ -340,7 +341,7 @@ class TaskFailed(TaskError):
         self.code = code
         self.passing = passing
         if passing:
-            self.mend = "The vendor returns the units; try again, with the same picture."
+            self.mend = "The vendor returns the units; try again."
 
 
 class TaskExpired(TaskError):
@@ -407,7 +408,10 @@ class SubmissionInDoubt(TaskError):
     another program's task with another person's picture, so none is taken without your consent.
     """
 
-    mend = "Look at the unit history; running the job again consents to a second charge."
+    mend = (
+        "Look at the unit history; buy_in_doubt=True, or another run of the program, consents to a "
+        "second charge."
+    )
 
     def __init__(
         self,

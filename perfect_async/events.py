@@ -12,11 +12,12 @@ from typing import TypeAlias
 
 import attrs
 
+from perfect_async._value import Value
 from perfect_async.errors import PerfectError
 
 
-@attrs.frozen
-class TaskKind:
+@attrs.frozen(eq=False, repr=False)
+class TaskKind(Value):
     """Tasks that last alike: equal `feature`, equal number of `outputs` (pictures that come back).
 
     `usual` is the shortest and longest documented duration, None where none is documented.
@@ -30,8 +31,8 @@ class TaskKind:
 # Commands.
 
 
-@attrs.frozen
-class Register:
+@attrs.frozen(eq=False, repr=False)
+class Register(Value):
     """Register the files of `refs` with one call; `feature` names the path, None the usual one."""
 
     number: int
@@ -39,40 +40,40 @@ class Register:
     feature: str | None
 
 
-@attrs.frozen
-class Upload:
+@attrs.frozen(eq=False, repr=False)
+class Upload(Value):
     """Put the bytes of `ref` where its registration said. It costs no request of the limits."""
 
     number: int
     ref: int
 
 
-@attrs.frozen
-class Submit:
+@attrs.frozen(eq=False, repr=False)
+class Submit(Value):
     """Create the task of `ref`. It spends units and is never repeated blindly."""
 
     number: int
     ref: int
 
 
-@attrs.frozen
-class Poll:
+@attrs.frozen(eq=False, repr=False)
+class Poll(Value):
     """Ask for the state of the task of `ref`."""
 
     number: int
     ref: int
 
 
-@attrs.frozen
-class Ask:
+@attrs.frozen(eq=False, repr=False)
+class Ask(Value):
     """Send the query `ref` (templates, units, prices, history, delete)."""
 
     number: int
     ref: int
 
 
-@attrs.frozen
-class Settle:
+@attrs.frozen(eq=False, repr=False)
+class Settle(Value):
     """Report how `ref` ended; `units` is what it cost, less what came back."""
 
     ref: int
@@ -86,8 +87,8 @@ Command: TypeAlias = Request | Upload | Settle
 # Events.
 
 
-@attrs.frozen
-class Wanted:
+@attrs.frozen(eq=False, repr=False)
+class Wanted(Value):
     """A job came in.
 
     `channel`: one client on one transport; files are registered together only within it. `uploads`:
@@ -106,8 +107,8 @@ class Wanted:
     alone: bool = False
 
 
-@attrs.frozen
-class Adopted:
+@attrs.frozen(eq=False, repr=False)
+class Adopted(Value):
     """A job came in whose task exists already. It is polled at once, since its lease is unknown.
 
     `age` is how long ago it was created, as far as anybody knows; the rest as in `Wanted`.
@@ -121,8 +122,8 @@ class Adopted:
     age: int = 0
 
 
-@attrs.frozen
-class Forgone:
+@attrs.frozen(eq=False, repr=False)
+class Forgone(Value):
     """A job came in whose end is known already: `error`, which says what is at stake."""
 
     ref: int
@@ -130,37 +131,37 @@ class Forgone:
     channel: int = 0
 
 
-@attrs.frozen
-class SpendingLimitOpened:
+@attrs.frozen(eq=False, repr=False)
+class SpendingLimitOpened(Value):
     """Jobs that name `spending_limit` may be charged `most` units together."""
 
     spending_limit: int
     most: float
 
 
-@attrs.frozen
-class SpendingLimitClosed:
+@attrs.frozen(eq=False, repr=False)
+class SpendingLimitClosed(Value):
     """No job that names `spending_limit` comes any more."""
 
     spending_limit: int
 
 
-@attrs.frozen
-class Notified:
+@attrs.frozen(eq=False, repr=False)
+class Notified(Value):
     """The vendor says that the task of `ref` has ended. It still has to be polled."""
 
     ref: int
 
 
-@attrs.frozen
-class Withdrawn:
+@attrs.frozen(eq=False, repr=False)
+class Withdrawn(Value):
     """Nobody waits for `ref`: it is not created, or kept to its end and not created again."""
 
     ref: int
 
 
-@attrs.frozen
-class Asked:
+@attrs.frozen(eq=False, repr=False)
+class Asked(Value):
     """A query came in; `ref` is its own, `channel` the client's.
 
     `repeats`: it may be sent again where no answer came. `urgent`: units depend on the answer, so
@@ -174,29 +175,29 @@ class Asked:
     lasting: bool = False
 
 
-@attrs.frozen
-class Closed:
+@attrs.frozen(eq=False, repr=False)
+class Closed(Value):
     """`channel` creates nothing more; its running tasks are kept alive."""
 
     channel: int = 0
 
 
-@attrs.frozen
-class Dropped:
+@attrs.frozen(eq=False, repr=False)
+class Dropped(Value):
     """`channel` ends now: none of its tasks is polled any longer, running ones are abandoned."""
 
     channel: int = 0
 
 
-@attrs.frozen
-class Issued:
+@attrs.frozen(eq=False, repr=False)
+class Issued(Value):
     """`command` is being performed. Reported before the scheduler is asked again."""
 
     command: Command
 
 
-@attrs.frozen
-class NotSent:
+@attrs.frozen(eq=False, repr=False)
+class NotSent(Value):
     """`command` certainly did not reach the vendor (never connected, or it could not be written
     down).
     """
@@ -205,16 +206,16 @@ class NotSent:
     error: PerfectError
 
 
-@attrs.frozen
-class NoAnswer:
+@attrs.frozen(eq=False, repr=False)
+class NoAnswer(Value):
     """`command` went out and no usable answer came back: hung, dropped, 5xx, malformed."""
 
     command: Request | Upload
     error: PerfectError
 
 
-@attrs.frozen
-class Limited:
+@attrs.frozen(eq=False, repr=False)
+class Limited(Value):
     """429 to `command`: not executed, but it counts against the limits.
 
     `retry_after` is None where the answer named none.
@@ -225,16 +226,16 @@ class Limited:
     retry_after: int | None = None
 
 
-@attrs.frozen
-class KeyRefused:
+@attrs.frozen(eq=False, repr=False)
+class KeyRefused(Value):
     """401 to `command`: final for the whole client, but to a poll only when it comes again."""
 
     command: Request
     error: PerfectError
 
 
-@attrs.frozen
-class Refused:
+@attrs.frozen(eq=False, repr=False)
+class Refused(Value):
     """The vendor read `command` and refused it. `status` is the HTTP status."""
 
     command: Request | Upload
@@ -242,8 +243,8 @@ class Refused:
     status: int
 
 
-@attrs.frozen
-class FileGrant:
+@attrs.frozen(eq=False, repr=False)
+class FileGrant(Value):
     """Where and how one registered picture is uploaded; `url` is signed and shows in no repr."""
 
     file_id: str = attrs.field(repr=False)
@@ -252,23 +253,23 @@ class FileGrant:
     headers: tuple[tuple[str, str], ...]
 
 
-@attrs.frozen
-class Registered:
+@attrs.frozen(eq=False, repr=False)
+class Registered(Value):
     """The vendor registered the files, in the order of `command.refs`."""
 
     command: Register
     grants: tuple[FileGrant, ...]
 
 
-@attrs.frozen
-class Uploaded:
+@attrs.frozen(eq=False, repr=False)
+class Uploaded(Value):
     """The vendor has the picture's bytes."""
 
     command: Upload
 
 
-@attrs.frozen
-class Accepted:
+@attrs.frozen(eq=False, repr=False)
+class Accepted(Value):
     """The task exists and its units are taken.
 
     `interval` is the polling interval that the vendor asks for, None if not given.
@@ -279,32 +280,32 @@ class Accepted:
     interval: int | None = None
 
 
-@attrs.frozen
-class OutOfUnits:
+@attrs.frozen(eq=False, repr=False)
+class OutOfUnits(Value):
     """The balance does not cover the job of `command`; nothing was charged."""
 
     command: Submit
     error: PerfectError
 
 
-@attrs.frozen
-class Running:
+@attrs.frozen(eq=False, repr=False)
+class Running(Value):
     """The task still runs and its lease is renewed. `polling_interval` is None if not given."""
 
     command: Poll
     polling_interval: int | None = None
 
 
-@attrs.frozen
-class Succeeded:
+@attrs.frozen(eq=False, repr=False)
+class Succeeded(Value):
     """The task succeeded; `urls` are signed and show in no repr."""
 
     command: Poll
     urls: tuple[str, ...] = attrs.field(repr=lambda urls: f"<{len(urls)} urls>")
 
 
-@attrs.frozen
-class EngineFailed:
+@attrs.frozen(eq=False, repr=False)
+class EngineFailed(Value):
     """The engine failed and the units come back; `passing`: another try may succeed."""
 
     command: Poll
@@ -312,32 +313,32 @@ class EngineFailed:
     passing: bool
 
 
-@attrs.frozen
-class TaskUnknown:
+@attrs.frozen(eq=False, repr=False)
+class TaskUnknown(Value):
     """400 InvalidTaskId: the vendor does not know the task (any longer)."""
 
     command: Poll
     error: PerfectError
 
 
-@attrs.frozen
-class TimedOut:
+@attrs.frozen(eq=False, repr=False)
+class TimedOut(Value):
     """500 "Task execution timed out": final."""
 
     command: Poll
     error: PerfectError
 
 
-@attrs.frozen
-class Unreadable:
+@attrs.frozen(eq=False, repr=False)
+class Unreadable(Value):
     """The task succeeded and nothing can be read from its results: final, the units are spent."""
 
     command: Poll
     error: PerfectError
 
 
-@attrs.frozen
-class Answered:
+@attrs.frozen(eq=False, repr=False)
+class Answered(Value):
     """The query of `command` is answered."""
 
     command: Ask

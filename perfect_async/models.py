@@ -12,6 +12,7 @@ from typing import ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
+from perfect_async._value import Value
 from perfect_async.errors import ConfigurationError, JobRefused, quoted, shown_source
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
@@ -49,8 +50,8 @@ def _count(_instance: object, _attribute: object, value: int) -> None:
         )
 
 
-@attrs.frozen
-class FileId:
+@attrs.frozen(eq=False, repr=False)
+class FileId(Value):
     """A picture that is already at the vendor, by the `file_id` of its registration.
 
     Raises `JobRefused` where it is empty. (contract: Register the file)
@@ -73,7 +74,7 @@ def _shown(source: Source) -> str:
             return repr(source)
 
 
-class Job:
+class Job(Value):
     """The base of the features' jobs; use `Smile` or `Avatar`.
 
     `feature` is the vendor's name in the path; `formats` the picture types it takes, by their first
@@ -114,7 +115,7 @@ class Job:
         return None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Smile(Job):
     """One portrait, made to smile: 1 unit.
 
@@ -138,7 +139,7 @@ class Smile(Job):
         return 5.0, 20.0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Avatar(Job):
     """`output_count` (1 to 200) avatars of one portrait: 1 unit per 4, rounded up.
 
@@ -192,8 +193,8 @@ def _whole(instance: object, attribute: attrs.Attribute[int], value: int) -> Non
         raise ConfigurationError(f"{name} is {quoted(value)}; it must be a whole number from 1.")
 
 
-@attrs.frozen
-class Limits:
+@attrs.frozen(eq=False, repr=False)
+class Limits(Value):
     """The limits of the key: `requests` per `period` seconds, and `per_second`.
 
     Raises `ConfigurationError` for a value that is no positive number. (contract: Limits)
@@ -229,8 +230,8 @@ def _completion(_instance: object, _attribute: object, value: object) -> None:
         )
 
 
-@attrs.frozen
-class Polling:
+@attrs.frozen(eq=False, repr=False)
+class Polling(Value):
     """How tasks are kept alive, in seconds.
 
     `lease`: a running task that is not polled for so long is lost (the true value is open; 10 is
@@ -273,8 +274,8 @@ class Polling:
             )
 
 
-@attrs.frozen
-class Timeouts:
+@attrs.frozen(eq=False, repr=False)
+class Timeouts(Value):
     """The longest times of single exchanges, in seconds; all but `connect` for the whole exchange.
 
     `connect` is generous since one of the vendor's hosts is slow to connect (contract: Base URL and
@@ -289,8 +290,8 @@ class Timeouts:
     download: float = attrs.field(default=120.0, validator=_positive)
 
 
-@attrs.frozen
-class Progress:
+@attrs.frozen(eq=False, repr=False)
+class Progress(Value):
     """The progress of a batch: numbers of jobs, `units` charged net of returns, `eta` in seconds.
 
     `done`, `failed`, `running` (at the vendor) and `waiting` (not created yet) add up to `total`,
@@ -307,8 +308,8 @@ class Progress:
     eta: float | None
 
 
-@attrs.frozen
-class Grant:
+@attrs.frozen(eq=False, repr=False)
+class Grant(Value):
     """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, its end.
 
     `id` is None where the vendor names none, `expires_at` where it does not end. (contract: Units)
@@ -320,8 +321,8 @@ class Grant:
     expires_at: datetime | None
 
 
-@attrs.frozen
-class Units:
+@attrs.frozen(eq=False, repr=False)
+class Units(Value):
     """The balance in units, None where the vendor names no grants (unknown), and all grants.
 
     The balance is the sum of the grants that the API can spend: those of a kind that begins with

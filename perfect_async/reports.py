@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 import attrs
 
+from perfect_async._value import Value
 
-@attrs.frozen
-class Template:
+
+@attrs.frozen(eq=False, repr=False)
+class Template(Value):
     """A style for `Avatar`: `id` goes into `template_id`; `thumb` is a safe https URL or None.
 
     (contract: Templates)
@@ -23,8 +25,8 @@ class Template:
     thumb: str | None
 
 
-@attrs.frozen
-class Estimate:
+@attrs.frozen(eq=False, repr=False)
+class Estimate(Value):
     """The expected cost of `jobs`: `units` in all and `by_feature`.
 
     `documented` is True if the vendor's price list did not name every feature, and the documented
@@ -37,8 +39,8 @@ class Estimate:
     documented: bool
 
 
-@attrs.frozen
-class Spending:
+@attrs.frozen(eq=False, repr=False)
+class Spending(Value):
     """Units since the client opened, by the prices of the features.
 
     `charged`: for tasks that were created, or taken over from a journal. `returned`: after failures
@@ -52,8 +54,8 @@ class Spending:
     at_stake: float
 
 
-@attrs.frozen
-class Statistics:
+@attrs.frozen(eq=False, repr=False)
+class Statistics(Value):
     """The state of a client: counts since it opened unless said otherwise, times in seconds.
 
     `waiting`, `preparing` (registering or uploading), `ready`, `running`: jobs now.

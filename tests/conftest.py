@@ -39,11 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is marked `long` unless `--long` is given."""
-    if config.getoption("--long"):
-        return
+    """Skip what is marked `long`, or with `--long` let each test search for as long as it needs."""
+    long = config.getoption("--long")
     for item in items:
-        if item.get_closest_marker("long") is not None:
+        if long and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+        elif not long and item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.skip(reason="searches for long: needs --long"))
 
 

@@ -16,12 +16,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "perfect_async"
 
 # Which package may import which. Files of one package may import each other (without circles),
-# and everything may import `errors` and `_time`.
+# and everything may import `errors`, `_time` and `_value`.
 VALUES = {"models", "reports", "events"}
-EVERYWHERE = {"errors", "_time"}
+EVERYWHERE = {"errors", "_time", "_value"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "_time": set(),
+    "_value": set(),
     "models": VALUES,
     "reports": VALUES,
     "events": VALUES,
@@ -57,7 +58,17 @@ TO_OPEN: set[tuple[str, str]] = set()
 
 # Decide without awaiting: no await, clock, randomness or I/O. The gate wants every branch covered.
 SANS_IO = (
-    *("_time", "_ratelimit", "scheduler", "_api", "errors", "events", "models", "reports"),
+    *(
+        "_time",
+        "_value",
+        "_ratelimit",
+        "scheduler",
+        "_api",
+        "errors",
+        "events",
+        "models",
+        "reports",
+    ),
     "_journal/model",
 )
 

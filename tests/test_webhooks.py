@@ -480,7 +480,7 @@ class Broken:
         raise OSError(SECRET)
 
 
-@pytest.mark.parametrize("secrets", [None, 7, Broken()], ids=["None", "7", "an iterable that raises"])
+@pytest.mark.parametrize("secrets", [None, 7, Broken()], ids=["None", "7", "one that raises"])
 def test_what_is_no_collection_of_secrets(secrets: object) -> None:
     """Something else than secrets is a ConfigurationError too, whatever reading it raises."""
     with pytest.raises(ConfigurationError) as caught:

@@ -30,6 +30,7 @@ from perfect_async._api.responses import (
 )
 from perfect_async._api.tasks import Request, as_json, segment
 from perfect_async._api.urls import encoded, followed
+from perfect_async._value import Value
 from perfect_async.errors import BadAnswer
 from perfect_async.models import Grant, Units
 from perfect_async.reports import Template
@@ -42,8 +43,8 @@ _FEATURE: Final = re.compile(r"/task/([^?#]*[^?#/])")
 _MOST_UNITS: Final = 1e15
 
 
-@attrs.frozen
-class Price:
+@attrs.frozen(eq=False, repr=False)
+class Price(Value):
     """What `feature` costs: `amount` units per `per` of `unit` ("result_image", "second").
 
     A feature may have several prices (by resolution, by number of concerns): `description` tells

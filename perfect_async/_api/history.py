@@ -37,6 +37,7 @@ from perfect_async._api.responses import (
 )
 from perfect_async._api.tasks import Request
 from perfect_async._time import SECOND
+from perfect_async._value import Value
 
 # Rows on one page, the most that the vendor gives.
 _PAGE_SIZE: Final = 30
@@ -69,8 +70,8 @@ _OTHER_FEATURES: Final = frozenset(
 )
 
 
-@attrs.frozen
-class Movement:
+@attrs.frozen(eq=False, repr=False)
+class Movement(Value):
     """One row of the unit history: the units of `task_id` moved `at`, in UTC microseconds.
 
     `action` is the vendor's name for it, in lower case with hyphens between its words.
@@ -81,8 +82,8 @@ class Movement:
     task_id: str
 
 
-@attrs.frozen
-class _HistoryRow:
+@attrs.frozen(eq=False, repr=False)
+class _HistoryRow(Value):
     timestamp: object = None
     action: object = None
     target_id: object = None
@@ -177,7 +178,7 @@ class HistorySearch:
                 self._found[row.task_id] = named or before, min(first, row.at)
         if self._first is None or not self._descends:
             return True
-        return self._last >= self._since or self._first < self._last
+        return self._last >= self._near or self._first < self._last
 
     def _names_feature(self, action: str) -> bool | None:
         """Return whether `action` names the feature; None where it names another one."""

@@ -20,6 +20,7 @@ from cattrs import Converter, transform_error
 from cattrs.gen import make_dict_structure_fn
 
 from perfect_async._time import SECOND
+from perfect_async._value import Value
 from perfect_async.errors import (
     BadAnswer,
     PerfectError,
@@ -74,8 +75,8 @@ _TOO_EARLY: Final = 425
 _TOO_MANY_REQUESTS: Final = 429
 
 
-@attrs.frozen
-class Response:
+@attrs.frozen(eq=False, repr=False)
+class Response(Value):
     """An answer of the API's host as it came; its repr shows the body's length only."""
 
     status: int
@@ -117,8 +118,8 @@ class Response:
         return found and found[0]
 
 
-@attrs.frozen
-class ErrorEnvelope:
+@attrs.frozen(eq=False, repr=False)
+class ErrorEnvelope(Value):
     """What the vendor's error envelope says.
 
     `status` is the body's own, None where it is no error status. `code` is the vendor's code, or
@@ -135,15 +136,15 @@ class ErrorEnvelope:
 Headers = NewType("Headers", tuple[tuple[str, str], ...])
 
 
-@attrs.frozen
-class _Header:
+@attrs.frozen(eq=False, repr=False)
+class _Header(Value):
     value: str
     key: str | None = None
     name: str | None = None
 
 
-@attrs.frozen
-class UploadRequest:
+@attrs.frozen(eq=False, repr=False)
+class UploadRequest(Value):
     """Where the bytes of a registered file are uploaded."""
 
     url: str
@@ -151,24 +152,24 @@ class UploadRequest:
     headers: Headers = Headers(())
 
 
-@attrs.frozen
-class RegisteredFile:
+@attrs.frozen(eq=False, repr=False)
+class RegisteredFile(Value):
     """A registered file; its bytes go where the first of `requests` says."""
 
     file_id: str
     requests: list[UploadRequest]
 
 
-@attrs.frozen
-class CreatedTask:
+@attrs.frozen(eq=False, repr=False)
+class CreatedTask(Value):
     """A task that was created."""
 
     task_id: str
     polling_interval: object = None
 
 
-@attrs.frozen
-class TaskState:
+@attrs.frozen(eq=False, repr=False)
+class TaskState(Value):
     """The state of a task; its results count at the end only."""
 
     task_status: str
@@ -178,8 +179,8 @@ class TaskState:
     results: object = None
 
 
-@attrs.frozen
-class TemplateRow:
+@attrs.frozen(eq=False, repr=False)
+class TemplateRow(Value):
     """One template on a page."""
 
     id: str
@@ -188,8 +189,8 @@ class TemplateRow:
     category_name: str | None = None
 
 
-@attrs.frozen
-class Credit:
+@attrs.frozen(eq=False, repr=False)
+class Credit(Value):
     """One source of units; `amount` is deprecated, `expiry` in milliseconds since 1970."""
 
     id: object = None
@@ -199,15 +200,15 @@ class Credit:
     expiry: object = None
 
 
-@attrs.frozen
-class Credits:
+@attrs.frozen(eq=False, repr=False)
+class Credits(Value):
     """All sources of units."""
 
     results: list[Credit] | None = None
 
 
-@attrs.frozen
-class Sku:
+@attrs.frozen(eq=False, repr=False)
+class Sku(Value):
     """One price: `amount` units per `proc_unit` of `unit`."""
 
     amount: float
@@ -217,8 +218,8 @@ class Sku:
     description: object = None
 
 
-@attrs.frozen
-class Page:
+@attrs.frozen(eq=False, repr=False)
+class Page(Value):
     """The token of the next page."""
 
     next_token: str | None = None
@@ -395,8 +396,11 @@ def bad_answer(reply: Response, problem: str) -> BadAnswer:
 
 def interval(reply: Response, *values: object) -> int | None:
     """Return the `polling_interval` of an answer: of `values`, else the one beside `data`."""
-    body = cast("dict[str, object]", reply.json) if isinstance(reply.json, dict) else {}
-    return as_interval(*values, body.get("polling_interval"))
+    body = reply.json
+    outer = (
+        cast("dict[str, object]", body).get("polling_interval") if isinstance(body, dict) else None
+    )
+    return as_interval(*values, outer)
 
 
 def _error_envelope(body: object, *, success: bool) -> ErrorEnvelope | None:

@@ -33,6 +33,7 @@ from perfect_async._api.responses import (
     same_code,
 )
 from perfect_async._api.urls import percent
+from perfect_async._value import Value
 from perfect_async.errors import (
     BadAnswer,
     JobRefused,
@@ -86,8 +87,8 @@ FEATURES: Final[dict[str, type[Job]]] = {kind.feature: kind for kind in _PARAMET
 """The kinds of jobs that can be sent, by the vendor's names for their features."""
 
 
-@attrs.frozen
-class Request:
+@attrs.frozen(eq=False, repr=False)
+class Request(Value):
     """A request to the API's host: `path` from the root, percent-encoded; `content` is JSON."""
 
     method: Literal["GET", "POST"]
@@ -96,8 +97,8 @@ class Request:
     content: bytes | None = None
 
 
-@attrs.frozen
-class FileFacts:
+@attrs.frozen(eq=False, repr=False)
+class FileFacts(Value):
     """The facts of a picture that are registered: MIME type, ASCII name, size in bytes."""
 
     content_type: str

@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
+from perfect_async._value import Value
 from perfect_async.errors import (
     BadAnswer,
     ConfigurationError,
@@ -59,8 +60,8 @@ _UNRESERVED: Final = (
 _KEPT: Final = "%/:?#[]@!$&'()*+,;="
 
 
-@attrs.frozen
-class _Parts:
+@attrs.frozen(eq=False, repr=False)
+class _Parts(Value):
     """The parts of a URL; `host` is in lower case and without a trailing dot."""
 
     scheme: Literal["http", "https"]

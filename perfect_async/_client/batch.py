@@ -204,7 +204,7 @@ class Batch:
         if self._options.save_to is None:
             return
         # Absolute: this process may change its folder, and another one may resume.
-        folder = await in_thread(os.path.abspath, self._options.save_to)
+        folder: str = await in_thread(partial(os.path.abspath, self._options.save_to))
         self._options = attrs.evolve(self._options, save_to=folder)
         try:
             await session.retention.check_folder(folder)

@@ -18,6 +18,7 @@ from perfect_async._log import LOG
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.spec import JobSpec
+from perfect_async._value import Value
 from perfect_async.errors import JobRefused, RequestRefused, SourceLost, quoted
 from perfect_async.models import FileId, Job
 
@@ -31,8 +32,8 @@ _RANK: Final = {
 """The order of resuming: running leases first."""
 
 
-@attrs.frozen
-class RecoveredJob:
+@attrs.frozen(eq=False, repr=False)
+class RecoveredJob(Value):
     """One job of a former process, with its number in the journal."""
 
     number: int

@@ -15,6 +15,7 @@ from perfect_async._files import names
 from perfect_async._files.images import HEAD, sniff
 from perfect_async._files.saving import AtomicFile, SaveTarget
 from perfect_async._files.threads import in_thread
+from perfect_async._value import Value
 from perfect_async.errors import (
     BadAnswer,
     PerfectError,
@@ -41,8 +42,8 @@ _CLEANUP: Final = 5.0
 """Seconds that a cancelled save may take to remove its temporary file."""
 
 
-@attrs.frozen
-class ResultImage:
+@attrs.frozen(eq=False, repr=False)
+class ResultImage(Value):
     """One picture of a result: a signed URL, which can be downloaded until `expires_at` (UTC).
 
     The repr shows the URL without its query, which holds the signature.
@@ -52,8 +53,8 @@ class ResultImage:
     expires_at: datetime
 
 
-@attrs.frozen
-class Result:
+@attrs.frozen(eq=False, repr=False)
+class Result(Value):
     """The pictures of one finished task, in the vendor's order.
 
     `task_id` is the vendor's. The URLs expire after 2 h; `save` asks for fresh ones, which the
@@ -151,8 +152,8 @@ class Result:
         return target.folder / name
 
 
-@attrs.frozen
-class Done:
+@attrs.frozen(eq=False, repr=False)
+class Done(Value):
     """A job that is done: `result` has its pictures.
 
     `units` were charged for it, including repeated tries; 0.0 where an equal job paid for the task.
@@ -174,8 +175,8 @@ class Done:
         return self.result
 
 
-@attrs.frozen
-class Failed:
+@attrs.frozen(eq=False, repr=False)
+class Failed(Value):
     """A job that failed: `error` says why and what to do next.
 
     `task_id` is None where no task was created or its id never came. `units` were charged and not

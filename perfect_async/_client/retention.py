@@ -25,7 +25,8 @@ from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.handle import JobHandle
-from perfect_async.errors import NotSaved, PerfectError, RequestRefused
+from perfect_async._value import Value
+from perfect_async.errors import JournalError, NotSaved, PerfectError, RequestRefused
 from perfect_async.models import FileId
 
 _MAX_SAVES: Final = 8
@@ -36,8 +37,8 @@ _GONE: Final = ("OperationNotSupport", "InvalidTaskId")
 """The vendor's error codes for the deletion of a task that is deleted already."""
 
 
-@attrs.frozen
-class Copy:
+@attrs.frozen(eq=False, repr=False)
+class Copy(Value):
     """The vendor's copy of one finished task, to be deleted; `file` is its input."""
 
     task_id: str
@@ -63,11 +64,14 @@ class Retention:
         self._writable: set[Path] = set()
         self._saves = anyio.Semaphore(_MAX_SAVES)
         self._saving: set[JobHandle] = set()
+        self._unrecorded: set[JobHandle] = set()
         # Batches by file that their unread jobs may name again.
         self._pinned: Counter[FileId] = Counter()
         self._to_delete: list[Copy] = []
         self._fetching: Counter[str] = Counter()
         self._deleting: set[str] = set()
+        # Tasks of copies from `delete_later` on, until they are deleted or could not be.
+        self._scheduled: set[str] = set()
         self._deletions = 0
         self._changed = anyio.Event()
 
@@ -93,8 +97,11 @@ class Retention:
             self._fetching += Counter()
 
     def delete_later(self, copies: Iterable[Copy]) -> None:
-        """Delete `copies` once no job needs them."""
-        self._to_delete.extend(copies)
+        """Delete `copies` once no job needs them, each task once."""
+        for copy in copies:
+            if copy.task_id not in self._scheduled:
+                self._scheduled.add(copy.task_id)
+                self._to_delete.append(copy)
 
     def begin(self, handle: JobHandle) -> None:
         """Keep the task and file of `handle`, which has ended and is to be saved."""
@@ -104,7 +111,10 @@ class Retention:
         """Note that the saving has ended; if it succeeded, delete the copies where asked for."""
         self._saving.discard(handle)
         self._notify()
-        if handle.spec.options.delete and isinstance(outcome, Done) and outcome.files:
+        recorded = handle not in self._unrecorded
+        self._unrecorded.discard(handle)
+        wanted = handle.spec.options.delete and recorded
+        if wanted and isinstance(outcome, Done) and outcome.files:
             file = handle.source if isinstance(handle.source, FileId) else None
             self.delete_later([Copy(outcome.task_id, handle.entry, file)])
 
@@ -161,6 +171,8 @@ class Retention:
         folder = handle.spec.options.save_to
         if folder is None or not isinstance(outcome, Done):
             return outcome
+        if handle.files:
+            return attrs.evolve(outcome, files=handle.files)
         async with self._saves:
             snapshot = handle.entry.snapshot
             if (
@@ -183,8 +195,28 @@ class Retention:
                 )
                 error.__cause__ = exc.with_traceback(None)
                 return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
-        handle.entry.saved()
+        await self._record(handle, outcome, files)
         return attrs.evolve(outcome, files=tuple(files))
+
+    async def _record(self, handle: JobHandle, outcome: Done, files: Iterable[Path]) -> None:
+        """Record in the journal where the result of `handle` was saved.
+
+        Where that fails the vendor's copies stay: they are all that a later process could fetch.
+        """
+        spec = handle.spec
+        if spec.sure and spec.options.save_to is not None:
+            try:
+                await handle.channel.journal.writer.save_result(
+                    spec.identity,
+                    spec.options.save_to,
+                    outcome.task_id,
+                    [file.name for file in files],
+                )
+            except JournalError as exc:
+                LOG.error("%s A saved result is not in the journal.", exc)
+                self._unrecorded.add(handle)
+                return
+        handle.entry.saved()
 
     async def delete_now(self, copies: Iterable[Copy]) -> None:
         """Delete what `free` returned, one after another, with several tries each."""
@@ -198,13 +230,14 @@ class Retention:
     async def _delete_unused(self, copy: Copy) -> None:
         if self._in_use(copy):
             # A job has come meanwhile that needs it.
-            self.delete_later([copy])
+            self._to_delete.append(copy)
             return
         self._deleting.add(copy.task_id)
         try:
             await self._try_to_delete(copy)
         finally:
             self._deleting.discard(copy.task_id)
+            self._scheduled.discard(copy.task_id)
 
     async def _try_to_delete(self, copy: Copy) -> None:
         why: PerfectError | None = None

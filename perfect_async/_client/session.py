@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -13,11 +14,13 @@ import attrs
 
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
+from perfect_async._client.keys import Keys, check_former
 from perfect_async._client.recovery import RecoveredJob, Recovery
 from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._files.images import inspect
 from perfect_async._files.saving import unwritable
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import unrecorded
 from perfect_async._log import type_name
 from perfect_async._runtime.driver import Driver
@@ -65,6 +68,7 @@ class ClientSession:
         self.interrupts: set[Callable[[], None]] = set()
         self._limits = limits = () if max_units is None else (driver.open_limit(max_units),)
         self._reuse = reuse
+        self._keys = Keys()
         self.retention = Retention(self._delete_copy, self._uses)
         self.recovery = Recovery(driver.registry, channel, limits)
 
@@ -100,12 +104,12 @@ class ClientSession:
         must_be_job(job)
         self.ready()
         try:
-            picture = await inspect(job.source, type(job))
-            self.ready()
-            options = attrs.evolve(
-                options, spending_limits=(*self._limits, *options.spending_limits)
-            )
-            return await self._enter(JobSpec.of(job, picture, options))
+            async with self._keys.turn(job):
+                picture = await inspect(job.source, type(job))
+                self.ready()
+                limits = *self._limits, *options.spending_limits
+                options = attrs.evolve(options, spending_limits=limits)
+                return await self._enter(JobSpec.of(job, picture, options))
         except PerfectError:
             raise
         except Exception as exc:
@@ -113,11 +117,31 @@ class ClientSession:
             raise JobRefused(f"the job cannot be looked at ({type_name(exc)}).") from exc
 
     async def _enter(self, spec: JobSpec) -> JobHandle:
-        registry, journal = self.driver.registry, self.channel.journal
         await self._check_folder(spec.options.save_to)
+        claimed = self._keys.claim(spec)
+        try:
+            if claimed:
+                await self._check_former_key(spec)
+            handle = await self._find_or_enter(spec)
+        except BaseException:
+            if claimed:
+                self._keys.release(spec)
+            raise
+        if claimed:
+            self._keys.follow(handle)
+        return handle
+
+    async def _check_former_key(self, spec: JobSpec) -> None:
+        """Refuse a job whose key named another picture in a former process."""
+        journal = self.channel.journal
+        former = journal.former_source(spec.identity)
+        check_former(spec, former, await journal.writer.key_picture(spec.identity))
+
+    async def _find_or_enter(self, spec: JobSpec) -> JobHandle:
+        registry, journal = self.driver.registry, self.channel.journal
         if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
-            former = former or await self._finished(spec)
+            former = former or await self._saved(spec) or await self._finished(spec)
             if former is not None:
                 return former
             self.ready()
@@ -139,6 +163,27 @@ class ClientSession:
             except OSError as exc:
                 raise JobRefused(unwritable(folder, exc)) from exc
             self.ready()
+
+    async def _saved(self, spec: JobSpec) -> JobHandle | None:
+        """Return a handle of an equal job whose files are still in the folder; no request."""
+        options = spec.options
+        if options.save_to is None or self._reuse is False:
+            return None
+        folder = Path(options.save_to)
+        saved = await self.channel.journal.writer.saved_result(spec.identity, options.save_to)
+        if saved is None:
+            return None
+        files = tuple(folder / name for name in saved.files)
+        if not await in_thread(lambda: all(file.is_file() for file in files)):
+            return None
+        if saved.deleted:
+            spec = attrs.evolve(spec, options=attrs.evolve(options, delete=False))
+        handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
+        handle.task_id, handle.files = saved.task_id, files
+        # Without URLs: they are asked for where somebody reads the result again.
+        done = ev.Succeeded(ev.Poll(0, 0), ("",) * len(files))
+        handle.end(done, 0.0, self.driver.clock.seconds())
+        return handle
 
     async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""
@@ -314,6 +359,7 @@ class ClientSession:
         # Also while the client drains.
         reply = await self.driver.ask(self.channel, account.delete(task_id), lasting=True)
         account.read_deleted(reply)
+        await self.channel.journal.writer.drop(task_id)
 
     def _uses(self, task_id: str, file: FileId | None) -> bool:
         former = file is not None and self.recovery.uses(file)

@@ -25,6 +25,7 @@ from perfect_async._api.tasks import FileFacts
 from perfect_async._api.urls import picture_url
 from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
 from perfect_async._files.threads import in_thread, is_passing
+from perfect_async._value import Value
 from perfect_async.errors import JobRefused, PictureRefused, quoted, shown_source
 from perfect_async.models import FileId, Job, Source
 
@@ -72,8 +73,8 @@ _THREADS: Final = 4
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("perfect_async._files.images")
 
 
-@attrs.frozen
-class ImageFile:
+@attrs.frozen(eq=False, repr=False)
+class ImageFile(Value):
     """A picture that was inspected and may be sent.
 
     `facts` are for its registration; `digest` the SHA-256 of its bytes in hex; `width` and
@@ -117,9 +118,7 @@ class ImageFile:
 
 def _changed(name: str, when: str) -> PictureRefused:
     """Return the error for a file that another program writes to."""
-    error = PictureRefused(f"{name} changed {when}.")
-    error.mend = "Nothing was created; try again."
-    return error
+    return PictureRefused(f"{name} changed {when}.", passing=True)
 
 
 async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:

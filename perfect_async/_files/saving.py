@@ -18,6 +18,7 @@ import attrs
 
 from perfect_async._files import names
 from perfect_async._files.endings import has_end
+from perfect_async._value import Value
 from perfect_async.errors import ConfigurationError, quoted
 
 if sys.platform != "win32":
@@ -36,8 +37,8 @@ def is_path(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value) and "\0" not in value
 
 
-@attrs.frozen
-class SaveTarget:
+@attrs.frozen(eq=False, repr=False)
+class SaveTarget(Value):
     """The place of a result: `folder`, and the file's name in it if the user gave one."""
 
     folder: Path

@@ -219,6 +219,12 @@ class JobJournal:
         number = self._numbers.get(identity)
         return None if number is None else self.take(number)
 
+    def former_source(self, identity: str) -> StoredJob | None:
+        """Return the equal job of the former process that was not resumed yet, and may be done."""
+        snapshot = self.recoverable.get(self._numbers.get(identity, 0))
+        failed = snapshot is None or snapshot.end in {"failed", "unsent"}
+        return None if snapshot is None or failed else snapshot.stored
+
     def take_task(self, task_id: str) -> JobSnapshot | None:
         """Take the job of the former process with this task, unless it was resumed already."""
         found = (n for n, snapshot in self.recoverable.items() if snapshot.task_id == task_id)

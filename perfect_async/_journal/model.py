@@ -12,6 +12,7 @@ state no longer holds it. All times are UTC microseconds since 1970.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,8 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, cast, get_args
 
 import attrs
+
+from perfect_async._value import Value
 
 _ENDLESS: Final = 1e15  # units
 _MOST_OUTPUTS: Final = 10_000
@@ -42,6 +45,16 @@ EndKind: TypeAlias = Literal["done", "failed", "lost", "doubt", "unsent"]
 SourceKind: TypeAlias = Literal["path", "url", "file", "bytes"]
 
 
+def source_digest(digest: str | None, place: str | None) -> str | None:
+    """Return a SHA-256 that tells a picture from others.
+
+    That is the `digest` of its bytes, else one of its `place` (a URL or a file id).
+    """
+    if digest is not None or place is None:
+        return digest
+    return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 class IllegalEntry(Exception):
     """An entry that cannot follow: a bug of this package, or a damaged journal."""
 
@@ -50,8 +63,8 @@ class Damaged(ValueError):
     """A row of a journal is not an entry; the message says where, and quotes nothing."""
 
 
-@attrs.frozen
-class StoredJob:
+@attrs.frozen(eq=False, repr=False)
+class StoredJob(Value):
     """A job as it was submitted, without its picture, API key or signed URLs.
 
     `identity` and `stem` name its results; `sure` says whether equal identities mean equal jobs.
@@ -75,12 +88,17 @@ class StoredJob:
     save_to: str | None
     delete: bool
 
+    @property
+    def source_digest(self) -> str | None:
+        """What tells its picture from others, as a SHA-256; None where that is not kept."""
+        return source_digest(self.digest, self.place)
+
 
 # The entries. Files hold them by the names in `ENTRY_TYPES`, so these names are the file format.
 
 
-@attrs.frozen
-class Entered:
+@attrs.frozen(eq=False, repr=False)
+class Entered(Value):
     """The job was submitted."""
 
     job: int
@@ -88,8 +106,8 @@ class Entered:
     stored: StoredJob
 
 
-@attrs.frozen
-class Uploaded:
+@attrs.frozen(eq=False, repr=False)
+class Uploaded(Value):
     """Its picture was uploaded."""
 
     job: int
@@ -97,24 +115,24 @@ class Uploaded:
     file_id: str = attrs.field(repr=False)
 
 
-@attrs.frozen
-class Creating:
+@attrs.frozen(eq=False, repr=False)
+class Creating(Value):
     """Its creation is about to be sent: units may be charged from here on."""
 
     job: int
     at: int
 
 
-@attrs.frozen
-class NotCreated:
+@attrs.frozen(eq=False, repr=False)
+class NotCreated(Value):
     """The vendor certainly did not execute the creation."""
 
     job: int
     at: int
 
 
-@attrs.frozen
-class Created:
+@attrs.frozen(eq=False, repr=False)
+class Created(Value):
     """The vendor created its task."""
 
     job: int
@@ -122,16 +140,16 @@ class Created:
     task_id: str
 
 
-@attrs.frozen
-class Returned:
+@attrs.frozen(eq=False, repr=False)
+class Returned(Value):
     """The engine failed its task and returned the units; the job may be created again."""
 
     job: int
     at: int
 
 
-@attrs.frozen
-class Ended:
+@attrs.frozen(eq=False, repr=False)
+class Ended(Value):
     """The job ended."""
 
     job: int
@@ -139,24 +157,24 @@ class Ended:
     end: EndKind
 
 
-@attrs.frozen
-class Saved:
+@attrs.frozen(eq=False, repr=False)
+class Saved(Value):
     """Its results are on the disk."""
 
     job: int
     at: int
 
 
-@attrs.frozen
-class Reported:
+@attrs.frozen(eq=False, repr=False)
+class Reported(Value):
     """The caller was told how it ended."""
 
     job: int
     at: int
 
 
-@attrs.frozen
-class Deleted:
+@attrs.frozen(eq=False, repr=False)
+class Deleted(Value):
     """The vendor's copies were deleted."""
 
     job: int
@@ -183,8 +201,8 @@ ENTRY_TYPES: Final[Mapping[str, type[JournalEntry]]] = {
 _NAMES: Final[Mapping[type[JournalEntry], str]] = {kind: name for name, kind in ENTRY_TYPES.items()}
 
 
-@attrs.frozen
-class JobSnapshot:
+@attrs.frozen(eq=False, repr=False)
+class JobSnapshot(Value):
     """The state of one job; `since` is when its last creation was about to be sent."""
 
     job: int

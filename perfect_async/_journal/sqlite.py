@@ -44,7 +44,8 @@ from perfect_async._journal.model import (
     encode,
 )
 from perfect_async._time import SECOND
-from perfect_async.errors import JournalError, quoted
+from perfect_async._value import Value
+from perfect_async.errors import JournalError, SubmissionInDoubt, quoted
 
 _Key = TypeVar("_Key")
 _APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
@@ -89,7 +90,7 @@ INSERT INTO facts VALUES ('seq', 0), ('job', 0), ('wrote', 0), ('clean', 1);
 _LATER_TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS results (
         identity BLOB NOT NULL, folder TEXT NOT NULL, task_id TEXT NOT NULL, files TEXT NOT NULL,
-        PRIMARY KEY (identity, folder)
+        deleted INTEGER NOT NULL, PRIMARY KEY (identity, folder)
     ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS keys (
         identity BLOB PRIMARY KEY, picture TEXT NOT NULL
@@ -101,8 +102,8 @@ _OBJECTS: Final = {
 }
 
 
-@attrs.frozen
-class Row:
+@attrs.frozen(eq=False, repr=False)
+class Row(Value):
     """An entry to be written, its place in the journal, and the state of its job after it."""
 
     seq: int
@@ -119,6 +120,18 @@ class Row:
             and snapshot.stored.sure
             and not snapshot.deleted
         )
+
+
+@attrs.frozen
+class SavedResult:
+    """A result that was saved: its task and the names of its files.
+
+    `deleted`: the vendor's copies were deleted.
+    """
+
+    task_id: str
+    files: tuple[str, ...]
+    deleted: bool = False
 
 
 class SqliteJournal:
@@ -317,8 +330,8 @@ class SqliteJournal:
             return
         self._db.execute("DELETE FROM words WHERE job = ?", (snapshot.job,))
         stored = snapshot.stored
-        if snapshot.end == "done" and stored.key is not None and stored.digest is not None:
-            picture = bytes.fromhex(stored.identity), stored.digest
+        if snapshot.end == "done" and stored.key is not None and stored.source_digest is not None:
+            picture = bytes.fromhex(stored.identity), stored.source_digest
             self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", picture)
         if row.finished:
             self._db.execute(
@@ -343,25 +356,26 @@ class SqliteJournal:
         values = bytes.fromhex(identity), folder, task_id, json.dumps(list(files))
         with self._lock, _errors_mapped(self.path), self._transaction():
             self._check_unmoved()
-            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", values)
+            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, 0)", values)
 
     # Reading.
 
-    def saved_result(self, identity: str, folder: str) -> tuple[str, tuple[str, ...]] | None:
-        """Return the task of a job and its files in `folder`, where its result was saved."""
+    def saved_result(self, identity: str, folder: str) -> SavedResult | None:
+        """Return the files of a job in `folder`, if its result was saved there."""
         with self._lock, _errors_mapped(self.path):
             rows = self._all(
-                "SELECT task_id, files FROM results WHERE identity = ? AND folder = ?",
+                "SELECT task_id, files, deleted FROM results WHERE identity = ? AND folder = ?",
                 bytes.fromhex(identity),
                 folder,
             )
-        for task_id, text in rows:
+        for task_id, text, deleted in rows:
             try:
                 names = cast("object", json.loads(str(text)))
             except (ValueError, RecursionError):
                 return None
             if isinstance(names, list) and names:
-                return str(task_id), tuple(str(name) for name in cast("list[object]", names))
+                files = tuple(str(name) for name in cast("list[object]", names))
+                return SavedResult(str(task_id), files, deleted=bool(deleted))
         return None
 
     def key_picture(self, identity: str) -> str | None:
@@ -396,20 +410,22 @@ class SqliteJournal:
         """Stop offering this task: its results are gone."""
         with self._lock, _errors_mapped(self.path), self._transaction():
             self._db.execute("UPDATE tasks SET identity = x'' WHERE task_id = ?", (task_id,))
+            self._db.execute("UPDATE results SET deleted = 1 WHERE task_id = ?", (task_id,))
 
     def forget(self, now: int) -> int:
         """Purge the finished jobs, also from the file's free pages.
 
         Paths and names go at once. Task ids are kept for a day, so that no task of ours is taken
-        for another one. Returns how many jobs could have been fetched again. Raises `JournalError`
-        where a creation of the last day is in doubt and that was not reported yet.
+        for another one. Returns how many jobs could have been fetched again. Raises
+        `SubmissionInDoubt` where that of a creation of the last day was not reported yet.
         """
         doubts = [each for each in self.state.live.values() if each.in_doubt]
         if recent := [each for each in doubts if each.since > now - _DAY]:
-            raise JournalError(
+            raise SubmissionInDoubt(
                 f"The journal {quoted(self.path)} holds {len(recent)} creations in doubt that were "
                 "not reported yet: tasks may exist and be charged. Resume the journal first; a day "
-                "after the creation it can be forgotten all the same."
+                "after the creation it can be forgotten all the same.",
+                units_at_stake=sum(each.stored.units for each in recent),
             )
         with self._lock, _errors_mapped(self.path):
             with self._transaction():

@@ -17,7 +17,7 @@ import anyio.to_thread
 import attrs
 
 from perfect_async._journal.model import Created, JournalEntry, JournalState
-from perfect_async._journal.sqlite import Row, SqliteJournal
+from perfect_async._journal.sqlite import Row, SavedResult, SqliteJournal
 from perfect_async._log import LOG
 from perfect_async.errors import JournalError, PerfectError
 
@@ -86,8 +86,8 @@ class JournalWriter:
     async def forget(path: str | os.PathLike[str]) -> int:
         """Purge the finished jobs from the journal at `path`, and return how many they were.
 
-        Task ids are kept for a day. Raises `JournalError`, also where a client has the journal open
-        or a creation of the last day is in doubt and that was not reported yet.
+        Task ids are kept for a day. Raises `JournalError`, also where a client has it open, and
+        `SubmissionInDoubt` where that of a creation of the last day was not reported yet.
         """
 
         def purge() -> int:
@@ -173,8 +173,8 @@ class JournalWriter:
         """Return whether a creation of a former process, sent since `since`, is in doubt."""
         return self._last_doubt >= since
 
-    async def saved_result(self, identity: str, folder: str) -> tuple[str, tuple[str, ...]] | None:
-        """Return the task of a job and its files in `folder`, where its result was saved."""
+    async def saved_result(self, identity: str, folder: str) -> SavedResult | None:
+        """Return the files of a job in `folder`, if its result was saved there."""
         return await self._in_thread(self._file.saved_result, identity, folder)
 
     async def save_result(

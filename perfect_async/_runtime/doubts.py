@@ -25,13 +25,13 @@ from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
 from perfect_async.errors import SubmissionInDoubt, twin
 
-_MOST_TASKS: Final = 100_000
+_MOST_TASKS: Final = 20_000
 _HOSTS: Final = {"https://yce-api-01.perfectcorp.com": "https://yce-api-01.makeupar.com"}
 """Names of one host (contract: Base URL and headers)."""
 
 
 class KnownTasks:
-    """The tasks of this process's jobs, the last 100,000. May be used from several threads."""
+    """The tasks of this process's jobs, the last 20,000. May be used from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -437,12 +437,11 @@ class Driver:
 
 def _only(error: BaseException) -> BaseException:
     """Return what a group consists of where that is one kind of error, else the error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        found = [_only(each) for each in group.exceptions]
-        if len({type(each) for each in found}) == 1:
-            return found[0]
-    return error
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    found = [_only(each) for each in group.exceptions]
+    return found[0] if len({type(each) for each in found}) == 1 else group
 
 
 # Which driver serves a key.

@@ -148,7 +148,9 @@ class ThreadExecutor:
             return
         self._closed = True
         if _leave_thread(thread):
-            await _in_worker(thread.stop)
+            # At once, whatever becomes of the wait.
+            thread.stop()
+            await _in_worker(thread.join)
 
     def check(self) -> None:
         """Raise `ConfigurationError` in another process."""
@@ -238,6 +240,10 @@ class _Call(Generic[T]):
         if self.future.done():
             return
         self._task = asyncio.current_task()
+        if self._cancelled and self._task is not None:
+            # As in one's own loop: the work begins, and its first wait is cancelled. So closing
+            # a client is never left out.
+            self._task.cancel()
         try:
             value = await self._work()
         except asyncio.CancelledError:
@@ -256,10 +262,8 @@ class _Call(Generic[T]):
 
     def cancel(self) -> None:
         """Cancel the work; to be called in the thread."""
-        if self._task is None:
-            self.future.cancel()
-        else:
-            self._cancelled = True
+        self._cancelled = True
+        if self._task is not None:
             self._task.cancel()
 
     def fail(self, error: PerfectError) -> None:
@@ -301,11 +305,13 @@ class _LoopThread:
                 self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and wait for its end; to be called in another thread, which it blocks."""
+        """End the thread soon; one that was not started ends once it is."""
+        self._stopping = True
+        self._wake()
+
+    def join(self) -> None:
+        """Wait for the thread's end; to be called in another thread, which it blocks."""
         if self._thread.ident is not None:
-            self.started.exception()  # blocks until the thread takes calls, or has failed
-            self._stopping = True
-            self._wake()
             self._thread.join()
 
     def submit(self, call: _Call[T]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -50,8 +51,8 @@ class JobHandle:
     `task_id` is the task that runs now. `submitting` is True while a creation was sent and its
     answer is not known. `ending` is the end of the job. Subscribers are called when one of the
     three changes. An equal job has a handle of its own among the `followers` of the first one's
-    (its `leader`): one task with several waiters, charged to the first. Times are the loop's, in
-    seconds.
+    (its `leader`): one task with several waiters, charged to the first. `files` are those of a
+    result that was saved before. Times are the loop's, in seconds.
     """
 
     ref: int
@@ -69,6 +70,7 @@ class JobHandle:
     units: float = 0.0
     last_failure: PerfectError | None = attrs.field(default=None, repr=False)
     leader: JobHandle | None = attrs.field(default=None, repr=False)
+    files: tuple[Path, ...] = ()
     followers: list[JobHandle] = attrs.field(factory=list["JobHandle"], repr=False)
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
     _subscribers: list[Callable[[], None]] = attrs.field(

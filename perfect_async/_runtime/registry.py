@@ -267,4 +267,6 @@ def _end_kind(ending: ev.Succeeded | PerfectError, *, closing: bool) -> EndKind 
         case TaskExpired() | TaskTimedOut() | TaskAbandoned():
             return "lost"
         case _:
-            return "failed"
+            # What is paid for is not told as uncharged later: a result that cannot be read, a poll
+            # that the vendor refuses for good.
+            return "lost" if ending.units_at_stake else "failed"

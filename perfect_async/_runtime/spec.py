@@ -14,15 +14,16 @@ from perfect_async._api.tasks import FEATURES
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import ImageFile
-from perfect_async._journal.model import SourceKind, StoredJob
+from perfect_async._journal.model import SourceKind, StoredJob, source_digest
 from perfect_async._time import SECOND
+from perfect_async._value import Value
 from perfect_async.errors import JobRefused, quoted
 from perfect_async.events import TaskKind
 from perfect_async.models import FileId, Job, Source
 
 
-@attrs.frozen
-class JobOptions:
+@attrs.frozen(eq=False, repr=False)
+class JobOptions(Value):
     """The options of a caller for a job.
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
@@ -48,8 +49,8 @@ _SIGNING: Final = re.compile(
 _AZURE: Final = {"sv", "sig"}
 
 
-@attrs.frozen
-class JobSpec:
+@attrs.frozen(eq=False, repr=False)
+class JobSpec(Value):
     """One prepared job.
 
     `job` is None for a task that is known by its id alone. `sure`: whether equal identities are
@@ -77,6 +78,13 @@ class JobSpec:
         if self.job is None or self.job.key is None:
             return self.identity
         return _digest(["file", self.identity, sorted(parameters(self.job)), self.origin])
+
+    @property
+    def source_digest(self) -> str | None:
+        """What tells its picture from others, as a SHA-256; None for a signed URL."""
+        if self.picture is not None:
+            return self.picture.digest
+        return source_digest(None, self.origin)
 
     @classmethod
     def of(cls, job: Job, picture: ImageFile | None, options: JobOptions) -> JobSpec:

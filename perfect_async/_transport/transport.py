@@ -37,6 +37,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlencode
+from weakref import WeakKeyDictionary
 
 import anyio
 import httpx
@@ -258,7 +259,8 @@ class VendorTransport:
             async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
                 content = b"".join([piece async for piece in pieces])
             request_id = response.headers.get("x-request-id")
-            if self._answers.is_repeated(request_id, anyio.current_time()):
+            connection = response.extensions.get("network_stream")
+            if self._answers.is_repeated(connection, request_id, anyio.current_time()):
                 raise ServiceUnavailable(
                     "an answer came a second time, for another request; it was not believed.",
                     request_id=request_id,
@@ -486,25 +488,26 @@ def _is_object(content: bytes) -> bool:
 
 
 class _AnswerIds:
-    """The ids of the answers that came, to know one that comes again.
+    """The ids of the answers that came on each connection, to know one that comes again.
 
     The vendor gives every answer an `x-request-id` of its own, a long number (contract: Base URL
-    and headers). A server that begins with one id for all answers, as tests may, has no ids.
+    and headers). A server that begins with one id for all answers has no ids.
     """
 
     def __init__(self) -> None:
-        self._seen = TtlSet(_ANSWER_REMEMBERED)
+        self._seen: WeakKeyDictionary[object, TtlSet] = WeakKeyDictionary()
         self._are_unique: bool | None = None
 
-    def is_repeated(self, request_id: str | None, now: float) -> bool:
-        """Return whether an answer with `request_id` came before, and remember it."""
-        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+    def is_repeated(self, connection: object, request_id: str | None, now: float) -> bool:
+        """Return whether `request_id` came before on `connection`, and remember it."""
+        if connection is None or not _REQUEST_ID.fullmatch(request_id or ""):
             return False
-        at = round(now * SECOND)
-        repeated = self._seen.holds(request_id, at)
-        if self._are_unique is None and len(self._seen):
+        seen = self._seen.setdefault(connection, TtlSet(_ANSWER_REMEMBERED))
+        key, at = str(request_id), round(now * SECOND)
+        repeated = seen.holds(key, at)
+        if self._are_unique is None and len(seen):
             self._are_unique = not repeated
-        self._seen.add(request_id, at)
+        seen.add(key, at)
         return repeated and self._are_unique is True
 
 

@@ -12,7 +12,13 @@ from contextlib import suppress
 from typing import Final
 
 from perfect_async.cli import _commands
-from perfect_async.cli._output import OutputError, escape_unencodable, flush, print_error
+from perfect_async.cli._output import (
+    OutputError,
+    escape_unencodable,
+    flush,
+    in_terminal_terms,
+    print_error,
+)
 from perfect_async.cli._runner import FAILED, USAGE, missing_extra, signal_status
 from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, Unauthorized
 
@@ -79,7 +85,7 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(missing_extra(exc))
         return USAGE
     except (ConfigurationError, JobRefused) as exc:
-        print_error(exc.message)
+        print_error(in_terminal_terms(exc.message))
         return USAGE
     except PerfectError as exc:
         print_error(str(exc))

@@ -6,7 +6,7 @@ import json as json_
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -35,6 +35,7 @@ def smile(
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
+    sole_user: bool = False,
 ) -> int:
     """Make portraits smile: 1 unit each.
 
@@ -63,11 +64,15 @@ def smile(
     insured
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
+    sole_user
+        Say that nothing else creates tasks on this account during the run. A task whose
+        creation got no answer can then be found in the unit history. If it is not true, another
+        program's task may be taken for it, and another person's face saved as the result.
     """
     return _buy(
         find_pictures(pictures, Smile.formats, out),
         lambda picture: Smile(picture, expression),
-        _Options(out, json, journal, again, delete, max_units, insured),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user),
     )
 
 
@@ -84,6 +89,7 @@ def avatar(
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
+    sole_user: bool = False,
 ) -> int:
     """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
 
@@ -114,19 +120,24 @@ def avatar(
     insured
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
+    sole_user
+        Say that nothing else creates tasks on this account during the run. A task whose
+        creation got no answer can then be found in the unit history. If it is not true, another
+        program's task may be taken for it, and another person's face saved as the result.
     """
     return _buy(
         find_pictures(pictures, Avatar.formats, out),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
-        _Options(out, json, journal, again, delete, max_units, insured),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user),
     )
 
 
-def resume(*, journal: Path, json: bool = False) -> int:
+def resume(*, journal: Path, json: bool = False, sole_user: bool = False) -> int:
     """Continue the last run with this journal, and save to the folder that it was given.
 
     Running tasks are kept alive, finished ones are fetched, and unsent pictures are sent. A picture
-    whose sending was cut off is looked up in the unit history, and never sent twice.
+    whose sending was cut off is in doubt: the unit history shows whether it may have been charged,
+    and it is not sent again.
 
     Parameters
     ----------
@@ -134,11 +145,15 @@ def resume(*, journal: Path, json: bool = False) -> int:
         The journal's file.
     json
         Print one line of JSON per picture on stdout instead of the paths of the results.
+    sole_user
+        Say that nothing else creates tasks on this account. A task whose creation got no
+        answer can then be found in the unit history. If it is not true, another program's task may
+        be taken for it, and another person's face saved as the result.
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display
 
-    client = _runner.make_client(journal)
+    client = _runner.make_client(journal, sole_user=sole_user)
     display = Display("json" if json else "paths")
     with display:
         summary = _runner.run(
@@ -205,11 +220,12 @@ def units(*, json: bool = False) -> None:
     print_table(["units", "amount", "until"], [("balance", balance, ""), *rows])
 
 
-def forget(*, journal: Path) -> None:
-    """Delete finished jobs from a journal: paths, names and ids.
+def forget(*, journal: Path) -> int:
+    """Delete finished jobs from a journal: paths and names at once, task ids after a day.
 
     Unfinished jobs stay, and can be resumed. A picture whose job was deleted is bought again when
-    it is asked for again.
+    it is asked for again and its result is not in the folder. While it is in doubt whether a
+    picture was bought, nothing is deleted, and the exit status is 1: resume the journal first.
 
     Parameters
     ----------
@@ -217,10 +233,16 @@ def forget(*, journal: Path) -> None:
         The journal's file; no other process may be using it.
     """
     from perfect_async._journal.writer import JournalWriter
+    from perfect_async.errors import SubmissionInDoubt
 
     _runner.require_journal(journal)
-    deleted = _runner.run(lambda: JournalWriter.forget(journal))
-    print_line(f"{deleted} finished jobs forgotten")
+    try:
+        deleted = _runner.run(lambda: JournalWriter.forget(journal))
+    except SubmissionInDoubt as exc:
+        print_error(exc.message)
+        return _runner.FAILED
+    print_line(f"{deleted} finished {'job' if deleted == 1 else 'jobs'} forgotten")
+    return 0
 
 
 def sandbox(
@@ -348,6 +370,7 @@ class _Options(NamedTuple):
     delete: bool
     max_units: float | None
     insured: float | None
+    sole_user: bool
 
 
 def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], options: _Options) -> int:
@@ -359,7 +382,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
 
     out, journal = options.out, options.journal
     polling = None if options.insured is None else Polling(insured=options.insured)
-    client = _runner.make_client(journal, polling)
+    client = _runner.make_client(journal, polling, sole_user=options.sole_user)
     jobs = [make_job(picture) for picture in pictures]
     _runner.make_folder(out)
     manifest = Manifest(out)
@@ -376,8 +399,9 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
         jobs,
         token=secrets.token_hex(8),
         again=options.again,
-        unfinished=lambda: unfinished(journal),
+        unfinished=cache(lambda: unfinished(journal)),
     )
+    _runner.record_former(manifest, plan)
     reports = [report_there(job, files) for job, files in plan.there]
     reports += [report_refused(job, error) for job, error in plan.refused]
 

@@ -22,7 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from perfect_async.cli._output import OutputError, print_line, printable
+from perfect_async.cli._output import OutputError, in_terminal_terms, print_line, printable
 from perfect_async.errors import ClientClosed, PerfectError
 from perfect_async.models import Job, Progress, Source
 from perfect_async.reports import Statistics
@@ -338,6 +338,7 @@ def _failures(failures: Iterable[JobReport]) -> Table:
     grid.add_column("what to do", overflow="fold", ratio=3)
     for report in failures:
         if report.error is not None:
-            texts = (report.source, report.error.message, report.error.mend)
-            grid.add_row(*(Text(printable(text)) for text in texts))
+            texts = (report.error.message, report.error.mend)
+            advice = [in_terminal_terms(text) for text in texts]
+            grid.add_row(*(Text(printable(text)) for text in (report.source, *advice)))
     return grid

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
@@ -26,7 +26,7 @@ import attrs
 
 from perfect_async import Done
 from perfect_async._files import names
-from perfect_async._runtime.spec import identity, is_signed
+from perfect_async._runtime.spec import identity
 from perfect_async.cli._inputs import Picture
 from perfect_async.errors import ConfigurationError, JobRefused, quoted
 from perfect_async.models import EXPRESSIONS, Expression, Job, Smile
@@ -54,11 +54,15 @@ class Plan:
     """The work of a run.
 
     `jobs` are to be bought. `there` are done, with their files. `refused` may be done or not.
+    `former` are sets of files, by the identities of jobs, that a former version named.
     """
 
     jobs: list[Job]
     there: list[tuple[Job, tuple[Path, ...]]]
     refused: list[tuple[Job, JobRefused]]
+    former: list[tuple[str, tuple[str, ...]]] = attrs.field(
+        factory=list[tuple[str, tuple[str, ...]]]
+    )
 
 
 class Manifest:
@@ -115,10 +119,13 @@ class Manifest:
         except OSError as exc:
             raise self._unusable(exc.strerror) from exc
         try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
                 raise self._unusable("it is no regular file")
+            if found.st_size > _LARGEST:
+                raise self._unusable("it is too large")
             with open(handle, "rb", closefd=False) as file:
-                return file.read(_LARGEST)
+                return file.read()
         except OSError as exc:
             raise self._unusable(exc.strerror) from exc
         finally:
@@ -150,7 +157,7 @@ class Manifest:
 
         Their names have 8 digits, as other names may have: a smile counts if the digits are right.
         """
-        found = set()
+        found: set[Path] = set()
         for path in pictures:
             if not isinstance(path, Path) or path.name not in self._former:
                 continue
@@ -178,23 +185,24 @@ class Manifest:
         plan = Plan([], [], [])
         claims: dict[tuple[str, ...], dict[str, list[Job]]] = {}
         for job in jobs:
-            name = self._identity(job, again=again)
-            if name is None:
+            known_as = self._identity(job, again=again)
+            if known_as is None:
                 plan.jobs.append(job)
             elif again:
-                plan.jobs.append(_again(job, name, token))
-            elif (files := self._find(job, name)) is not None:
+                plan.jobs.append(_again(job, known_as, token))
+            elif (files := self._find(job, known_as)) is not None:
                 plan.there.append((job, self._paths(files)))
-            elif (files := self._find_former(job, name)) is not None:
-                claims.setdefault(files, {}).setdefault(name, []).append(job)
-            elif self._has_some(name) and name not in unfinished():
-                plan.jobs.append(_again(job, name, token))
+            elif (files := self._find_former(job, known_as)) is not None:
+                claims.setdefault(files, {}).setdefault(known_as, []).append(job)
+            elif self._has_some(known_as) and known_as not in unfinished():
+                plan.jobs.append(_again(job, known_as, token))
             else:
                 plan.jobs.append(job)
         for files, claimants in claims.items():
             claiming = [job for equal in claimants.values() for job in equal]
             if len(claimants) == 1:
                 plan.there.extend((job, self._paths(files)) for job in claiming)
+                plan.former.append((next(iter(claimants)), files))
             else:
                 plan.refused.extend((job, _ambiguous(files, claiming)) for job in claiming)
         return plan
@@ -208,36 +216,52 @@ class Manifest:
             digest = _digest(Path(cast("Path", job.source)), job.largest)
             if digest is None:
                 return None
-        return manifest_identity(job, digest)
+        return identity(job, digest)
 
-    def _find(self, job: Job, name: str) -> tuple[str, ...] | None:
-        for files in reversed(self._sets.get(name[:_DIGITS], [])):
-            if self._files.issuperset(files):
+    def _find(self, job: Job, known_as: str) -> tuple[str, ...] | None:
+        digits = known_as[:_DIGITS]
+        for files in reversed(self._sets.get(digits, [])):
+            if self._are_there(files):
                 return files
-        for numbered in self._unrecorded.get(name[:_DIGITS], {}).values():
-            if list(numbered) and sorted(numbered) == _numbers(job):
-                return tuple(numbered[number] for number in sorted(numbered))
+        for numbered in self._unrecorded.get(digits, {}).values():
+            files = tuple(numbered[number] for number in sorted(numbered))
+            if sorted(numbered) == _numbers(job) and self._are_there(files):
+                return files
         return None
 
-    def _find_former(self, job: Job, name: str) -> tuple[str, ...] | None:
-        found = []
+    def _are_there(self, files: Sequence[str]) -> bool:
+        return self._files.issuperset(files) and all(
+            (self.folder / name).is_file() for name in files
+        )
+
+    def _find_former(self, job: Job, known_as: str) -> tuple[str, ...] | None:
+        found: list[str] = []
         for number in _numbers(job):
             candidates = (
-                names.in_folder_formerly(names.stem(job), name, kind, number or None)
+                names.in_folder_formerly(names.stem(job), known_as, kind, number or None)
                 for kind in _KINDS
             )
             found += [file for file in candidates if file in self._former][:1]
-        return tuple(found) if len(found) == job.outputs else None
+        return tuple(found) if len(found) == job.outputs and self._are_there(found) else None
 
-    def _has_some(self, name: str) -> bool:
+    def _has_some(self, known_as: str) -> bool:
         """Return whether some files of a job are there, which new ones must not be mixed with."""
-        recorded = {file for files in self._sets.get(name[:_DIGITS], []) for file in files}
-        return bool(recorded & self._files) or name[:_DIGITS] in self._unrecorded
+        digits = known_as[:_DIGITS]
+        recorded = {file for files in self._sets.get(digits, []) for file in files}
+        return bool(recorded & self._files) or digits in self._unrecorded
 
     def _paths(self, files: Iterable[str]) -> tuple[Path, ...]:
         return tuple(Path(os.path.abspath(self.folder / name)) for name in files)  # noqa: PTH100
 
     # Writing.
+
+    def record_former(self, plan: Plan) -> None:
+        """Record whose the results of a former version are, so that no other job claims them.
+
+        Raises `OSError`.
+        """
+        for known_as, files in plan.former:
+            _append(self._path, _line(known_as[:_DIGITS], files))
 
     def rebuild(self) -> None:
         """Replace a broken manifest by one with the lines that could be read. Raises `OSError`."""
@@ -296,28 +320,18 @@ def leave_out_results(
     return kept, sorted(results)
 
 
-def manifest_identity(job: Job, digest: str | None) -> str:
-    """Return the identity of a job in a manifest, as 64 hex digits.
-
-    It is that of the library, except for a signed URL. There the library leaves the signature out,
-    although URLs that differ only in it may lead to different pictures.
-    """
-    found = identity(job, digest)
-    if job.key is None and is_signed(job.source):
-        text = json.dumps(["signed", found, str(job.source).strip()])
-        return hashlib.sha256(text.encode()).hexdigest()
-    return found
-
-
 def record(outcome: Done) -> None:
     """Append the files of a saved job to the manifest of their folder. Raises `OSError`."""
     if not outcome.files or (job := _recorded_job(outcome)) is None:
         return
-    path = outcome.files[0].parent / NAME
+    _append(outcome.files[0].parent / NAME, _line(job, [file.name for file in outcome.files]))
+
+
+def _append(path: Path, line: bytes) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW
     handle = os.open(path, flags, 0o600)
     try:
-        _write(handle, _line(job, [file.name for file in outcome.files]))
+        _write(handle, line)
     finally:
         os.close(handle)
 
@@ -327,8 +341,6 @@ def _recorded_job(outcome: Done) -> str | None:
     job = outcome.job
     if job.key is not None and (again := _AGAIN.fullmatch(job.key)):
         return again[1]
-    if job.key is None and is_signed(job.source):
-        return manifest_identity(job, None)[:_DIGITS]
     match = _RESULT.fullmatch(outcome.files[0].name)
     return match["digits"] if match and len(match["digits"]) == _DIGITS else None
 
@@ -342,17 +354,20 @@ def _parse_line(line: bytes) -> tuple[str, tuple[str, ...]] | None:
         content = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         return None
-    job, files = content.get("job"), content.get("files")
+    held = cast("dict[str, object]", content)
+    job, files = held.get("job"), held.get("files")
     if not isinstance(job, str) or not re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", job):
         return None
     if not isinstance(files, list) or not files:
         return None
+    found = [name for name in cast("list[object]", files) if isinstance(name, str)]
     # A name and no path: results are in this folder.
-    if not all(isinstance(name, str) and re.fullmatch(r"[^/\\\0]+", name) for name in files):
+    whole = len(found) == len(cast("list[object]", files))
+    if not whole or not all(re.fullmatch(r"[^/\\\0]+", name) for name in found):
         return None
-    return job, tuple(files)
+    return job, tuple(found)
 
 
 def _write(handle: int, content: bytes) -> None:
@@ -362,9 +377,11 @@ def _write(handle: int, content: bytes) -> None:
     os.fsync(handle)
 
 
-def _again(job: Job, name: str, token: str) -> Job:
+def _again(job: Job, known_as: str, token: str) -> Job:
     # Every feature is an attrs class with a key; the base class declares it and is none.
-    return cast("Job", attrs.evolve(cast("Smile", job), key=f"perfect-async again {name} {token}"))
+    return cast(
+        "Job", attrs.evolve(cast("Smile", job), key=f"perfect-async again {known_as} {token}")
+    )
 
 
 def _numbers(job: Job) -> list[int]:

@@ -8,11 +8,34 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
+from typing import Final
+
+# What the library's messages call a setting, and what it is in the terminal.
+_OPTIONS: Final = {
+    "base_url": "YOUCAM_BASE_URL",
+    "save_to": "--out",
+    "max_units": "--max-units",
+    "output_count": "--count",
+    "Avatar.template_id": "--template",
+    "Polling.insured": "--insured",
+}
+# Not within a name or path, nor at the beginning of a quotation.
+_SETTING: Final = re.compile(
+    rf"(?<![\w.'\"/-])(?:{'|'.join(map(re.escape, _OPTIONS))})(?![\w/-]|\.\w)"
+)
 
 
 class OutputError(Exception):
     """Results cannot be printed; the message says why."""
+
+
+def in_terminal_terms(message: str) -> str:
+    """Replace the names of the library's settings in a message by those of options."""
+    # A key on a command line would stay in the shell's history.
+    message = message.replace(" or pass api_key", "")
+    return _SETTING.sub(lambda match: _OPTIONS[match[0]], message)
 
 
 def printable(text: str) -> str:

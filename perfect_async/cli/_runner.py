@@ -18,7 +18,7 @@ from perfect_async.errors import ConfigurationError, JournalError, Unauthorized,
 if TYPE_CHECKING:
     from perfect_async import Batch, Client, Done, Outcome, Polling
     from perfect_async.cli._display import Display, JobReport, RunSummary
-    from perfect_async.cli._manifest import Manifest
+    from perfect_async.cli._manifest import Manifest, Plan
 
 T = TypeVar("T")
 
@@ -36,11 +36,13 @@ _ONE_HANGUP: Final = 1.0
 """Seconds within which several SIGHUPs are one: a closing terminal and its shell both send it."""
 
 
-def make_client(journal: Path | None = None, polling: Polling | None = None) -> Client:
+def make_client(
+    journal: Path | None = None, polling: Polling | None = None, *, sole_user: bool = False
+) -> Client:
     """Make the client of a command; tests replace this."""
     from perfect_async import Client, Polling
 
-    return Client(journal=journal, polling=polling or Polling())
+    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -107,6 +109,16 @@ def rebuild(manifest: Manifest) -> str:
     )
 
 
+def record_former(manifest: Manifest, plan: Plan) -> None:
+    """Record whose the results of a former version are, before anything is bought."""
+    try:
+        manifest.record_former(plan)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the manifest in {quoted(manifest.folder)} cannot be written: {exc.strerror}."
+        ) from exc
+
+
 async def run_batch(
     client: Client,
     start: Callable[[Client], Batch],
@@ -128,6 +140,7 @@ async def run_batch(
     import anyio
     import attrs
 
+    from perfect_async import Done
     from perfect_async.cli._display import RunSummary
 
     began = anyio.current_time()
@@ -138,6 +151,8 @@ async def run_batch(
     )
 
     def update() -> None:
+        if not jobs:
+            return
         # A job that was not sent has not failed.
         progress, unsent = batch.progress, sum(not report.sent for report in reports)
         failed, total = progress.failed - unsent, jobs - unsent
@@ -162,7 +177,7 @@ async def run_batch(
             async with anyio.create_task_group() as group:
                 group.start_soon(watch)
                 async for outcome in batch:
-                    if outcome.ok and recorded:
+                    if isinstance(outcome, Done) and recorded:
                         await _record(outcome, display)
                     reports.append(_report(outcome))
                     if reports[-1].sent:

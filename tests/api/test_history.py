@@ -269,13 +269,13 @@ def test_an_action_that_names_two_features_may_be_either() -> None:
     [
         (True, [[]]),
         (True, [[row("a")]]),
-        (True, [[row("a"), row("b", -60)]]),
-        (False, [[row("a"), row("b", -61)]]),
-        (False, [[row("a", -61)]]),
-        (False, [[row("a")], [row("b", -61)]]),
-        (False, [[row("a")], [], [row("b", -61)]]),
+        (True, [[row("a"), row("b", -180)]]),
+        (False, [[row("a"), row("b", -181)]]),
+        (False, [[row("a", -181)]]),
+        (False, [[row("a")], [row("b", -181)]]),
+        (False, [[row("a")], [], [row("b", -181)]]),
         # A little disorder is none.
-        (False, [[row("a", -10), row("b", 20), row("c", -90)]]),
+        (False, [[row("a", -10), row("b", 20), row("c", -190)]]),
         # Sorted the other way round, at once or little by little, within a page or from one to
         # another: what is wanted comes last.
         (True, [[row("a", -500), row("b", -400)]]),

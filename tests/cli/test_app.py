@@ -26,10 +26,13 @@ from tests.support.terminal import use_sandbox
         (["smile", "in", "--out", "in/0.jpg"], "--out 'in/0.jpg' cannot be written: File exists"),
         (["smile", "in", "--out", "a\0b"], "cannot be written: embedded null byte"),
         (["avatar", "in"], "--template"),
-        (["avatar", "in", "--template", "x", "--count", "201"], "not a whole number from 1 to 200"),
-        (["avatar", "in", "--template", " "], "template_id"),
-        (["smile", "in", "--max-units", "-1"], "max_units is '-1.0'"),
-        (["smile", "in", "--insured", "0"], "Polling.insured is '0.0'"),
+        (
+            ["avatar", "in", "--template", "x", "--count", "201"],
+            "--count '201' is not a whole number from 1 to 200",
+        ),
+        (["avatar", "in", "--template", " "], "--template is ' '"),
+        (["smile", "in", "--max-units", "-1"], "--max-units is '-1.0'"),
+        (["smile", "in", "--insured", "0"], "--insured is '0.0'"),
         (["smile", "in", "--journal", "in/0.jpg"], "is no journal of perfect_async"),
         (["smile", "in", "--journal", "in"], "is no regular file"),
         (["resume"], "--journal"),
@@ -72,7 +75,7 @@ def test_a_missing_key(
     monkeypatch.delenv("YOUCAM_API_KEY", raising=False)
 
     assert 2 == cli.main(["smile", "in"])
-    assert "set YOUCAM_API_KEY" in capsys.readouterr().err
+    assert "set YOUCAM_API_KEY.\n" in capsys.readouterr().err
     assert not (folder / "perfect-async-out").exists()
 
 

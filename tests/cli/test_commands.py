@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -13,8 +14,10 @@ from typing import NoReturn
 import pytest
 
 import perfect_async.sandbox
-from perfect_async import Batch, Client, Polling, cli
-from perfect_async._journal.sqlite import SqliteJournal
+from perfect_async import Batch, Client, Polling, Smile, cli
+from perfect_async._journal.model import Creating, Entered, JournalEntry, JournalState
+from perfect_async._journal.sqlite import Row, SqliteJournal
+from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.cli import _manifest, _runner
 from perfect_async.cli._display import Display
 from perfect_async.cli._manifest import Manifest
@@ -265,6 +268,28 @@ def test_a_manifest_that_cannot_be_rebuilt(
     assert 0 == sum(sandbox.ledger.requests.values())
 
 
+def test_a_former_result_that_cannot_be_recorded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A former result that cannot be recorded as one picture's is status 2: nothing is sent."""
+    sandbox = use_sandbox(monkeypatch)
+    monkeypatch.setattr(_manifest, "identity", lambda job, digest: "01234567" + digest[8:])
+    Path("out").mkdir()
+    Path("out", "0-01234567.jpg").write_bytes(portrait(3, 64))
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_manifest, "_append", refuse)
+        assert 2 == cli.main(["smile", "in", "--out", "out"])
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert 0 == sum(sandbox.ledger.requests.values())
+
+    assert 0 == cli.main(["smile", "in/0.jpg", "--out", "out"])
+    assert "1 already there" in capsys.readouterr().err
+
+
 def test_a_manifest_that_cannot_be_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,7 +414,7 @@ def test_a_ceiling(
     assert 1 == cli.main(["smile", "in", "--max-units", "2"])
     err = capsys.readouterr().err
     assert "2 done, 1 failed, 2 units" in err
-    assert "max_units=2" in err
+    assert "--max-units=2" in err
     assert 2 == sandbox.ledger.units_charged
 
 
@@ -399,9 +424,11 @@ def test_insured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sandbox(monkeypatch)
     make = _runner.make_client
 
-    def client(journal: Path | None = None, polling: Polling | None = None) -> Client:
+    def client(
+        journal: Path | None = None, polling: Polling | None = None, *, sole_user: bool = False
+    ) -> Client:
         given.append(polling)
-        return make(journal, polling)
+        return make(journal, polling, sole_user=sole_user)
 
     monkeypatch.setattr(_runner, "make_client", client)
 
@@ -423,6 +450,44 @@ def test_forget(
     assert "3 finished jobs forgotten\n" == capsys.readouterr().out
     assert 0 == cli.main(["forget", "--journal", "jobs.db"])
     assert "0 finished jobs forgotten\n" == capsys.readouterr().out
+
+
+def test_a_doubt_is_not_forgotten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While it is in doubt whether something was bought, nothing is deleted: status 1."""
+    now, state = time.time_ns() // 1000, JournalState()
+    job = Smile("https://x/a.jpg")
+    entries: list[JournalEntry] = [
+        Entered(1, now, JobSpec.of(job, None, PLAIN).stored()),
+        Creating(1, now),
+    ]
+    file = SqliteJournal("jobs.db", now)
+    file.commit([Row(1 + n, each, state.receive(each)) for n, each in enumerate(entries)], [], now)
+    file.close()
+
+    assert 1 == cli.main(["forget", "--journal", "jobs.db"])
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert "in doubt" in err
+    assert 1 == len(err.splitlines())
+
+
+@pytest.mark.parametrize("sole", [False, True])
+def test_a_sole_user(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sole: bool
+) -> None:
+    """Only with `--sole-user` a task whose creation got no answer is found in the history."""
+    sandbox = use_sandbox(monkeypatch)
+    sandbox.script("task", "lose")
+
+    status = cli.main(
+        ["smile", "in/0.jpg", "--journal", "jobs.db", "--json", *["--sole-user"] * sole]
+    )
+    (report,) = map(json.loads, capsys.readouterr().out.splitlines())
+
+    assert (not sole, sole) == (bool(status), report["ok"])
+    if not sole:
+        assert "SubmissionInDoubt" == report["error"]["type"]
+    assert 1 == sandbox.ledger.units_charged
 
 
 def test_a_journal_in_use(

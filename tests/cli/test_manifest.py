@@ -21,7 +21,6 @@ from perfect_async.cli._manifest import (
     Manifest,
     Plan,
     leave_out_results,
-    manifest_identity,
     record,
 )
 
@@ -87,6 +86,26 @@ def test_a_recorded_result_is_there(tmp_path: Path, out: Path) -> None:
     assert 1 == len(plan(out, Smile(tmp_path / "a.jpg", "closed_mouth_smile")).jobs)
 
 
+@pytest.mark.parametrize("digits", [8, 16])
+def test_a_folder_is_no_result(tmp_path: Path, out: Path, digits: int) -> None:
+    """Something else with the name of a result does not count as the result."""
+    job = Smile(picture(tmp_path, "a.jpg"))
+    (file,) = results_of(job, out, digits)
+    file.unlink()
+    file.mkdir()
+
+    assert [] == plan(out, job).there
+
+
+def test_a_huge_manifest_is_refused(out: Path) -> None:
+    """A file that is too large to be a manifest is not read as one, and stays as it is."""
+    with (out / NAME).open("wb") as file:
+        file.truncate(1 << 30)
+
+    with pytest.raises(ConfigurationError, match="too large"):
+        Manifest(out)
+
+
 def test_a_deleted_result_is_bought(tmp_path: Path, out: Path) -> None:
     """A recorded result that is gone is bought again, under its old name."""
     job = Smile(picture(tmp_path, "a.jpg"))
@@ -116,7 +135,7 @@ def test_an_incomplete_set_is_bought_under_other_names(tmp_path: Path, out: Path
     assert digits_of(job) != digits_of(again)
     assert job.source == again.source
     # A journal that holds the job continues it.
-    unfinished = {manifest_identity(job, hashlib.sha256(b"a.jpg").hexdigest())}
+    unfinished = {digits_of(job, 64)}
     (same,) = Manifest(out).plan([job], token="x", unfinished=lambda: unfinished).jobs
     assert job is same
 
@@ -164,13 +183,20 @@ def test_several_jobs_for_one_former_name(
     assert ([], [], [one, two]) == (found.jobs, found.there, [job for job, _ in found.refused])
     message = found.refused[0][1].message
     assert all(text in message for text in ("a-01234567.jpg", str(one.source), str(two.source)))
-    assert [one] == [job for job, _ in plan(out, one).there]
+    # One alone claims it, and keeps it.
+    alone = plan(out, one)
+    assert [one] == [job for job, _ in alone.there]
+    Manifest(out).record_former(alone)
+    assert ([two], [one]) == (
+        plan(out, one, two).jobs,
+        [job for job, _ in plan(out, one, two).there],
+    )
 
 
 def test_signed_urls_are_their_own(out: Path) -> None:
     """URLs that differ in their signature are different pictures; the same URL is there."""
     one, two = (Smile(f"https://x/a.jpg?X-Amz-Signature={n}") for n in range(2))
-    file = picture(out, "a-0123456789abcdef.jpg")
+    file = picture(out, f"a-{identity(one, None)[:16]}.jpg")
     record(done(one, [file]))
 
     assert ([two], [(one, (file,))]) == (plan(out, one, two).jobs, plan(out, one, two).there)

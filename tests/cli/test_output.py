@@ -1,5 +1,6 @@
 """Lines on stdout and stderr: escaped, whole, and without a traceback for a closed pipe."""
 
+import errno
 import io
 import os
 import subprocess
@@ -8,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from perfect_async.cli._output import escape_unencodable, print_error, print_line, printable
+from perfect_async.cli._output import (
+    OutputError,
+    escape_unencodable,
+    flush,
+    in_terminal_terms,
+    print_error,
+    print_line,
+    printable,
+)
 
 HOSTILE = "[red]a\x1b[31m\u202eb\n"
 ESCAPED = "[red]a\\x1b[31m\\u202eb\\n"
@@ -66,3 +75,62 @@ def test_a_reader_that_leaves() -> None:
         err = process.stderr.read()
 
     assert (7, b"") == (process.returncode, err)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("max_units is '-1'; raise `max_units`.", "--max-units is '-1'; raise `--max-units`."),
+        ("set YOUCAM_API_KEY or pass api_key.", "set YOUCAM_API_KEY."),
+        ("output_count '0' is", "--count '0' is"),
+        ("'max_units.jpg' and a/max_units.jpg, my_max_units", None),
+    ],
+)
+def test_messages_name_options(message: str, text: str | None) -> None:
+    """Settings in messages have their names in the terminal; names of files stay."""
+    assert (message if text is None else text) == in_terminal_terms(message)
+
+
+class Broken(io.StringIO):
+    """A stdout that fails: when it is written, or when it is flushed."""
+
+    def __init__(self, number: int, *, writing: bool) -> None:
+        super().__init__()
+        self.number = number
+        self.writing = writing
+
+    def fileno(self) -> int:
+        return self.number
+
+    def write(self, text: str) -> int:
+        if self.writing:
+            raise OSError(errno.EIO, "Input/output error")
+        return len(text)
+
+    def flush(self) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("writing", [True, False])
+def test_a_stdout_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writing: bool
+) -> None:
+    """What cannot be printed is an error that says why."""
+    with (tmp_path / "out").open("wb") as file:
+        monkeypatch.setattr("sys.stdout", Broken(file.fileno(), writing=writing))
+        with pytest.raises(OutputError, match="Input/output error"):
+            print_line("x")
+        with pytest.raises(OutputError, match="Input/output error"):
+            flush()
+
+
+def test_a_stderr_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that cannot be printed is dropped."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("sys.stderr", Closed())
+
+    print_error("nobody reads this")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import threading
@@ -26,6 +27,7 @@ from perfect_async import (
     PictureRefused,
     Polling,
     RequestRefused,
+    ResultUnreadable,
     ServiceUnavailable,
     Smile,
     SubmissionInDoubt,
@@ -1097,3 +1099,62 @@ async def test_an_outcome_that_nobody_took_is_forgotten_after_a_day(
                 pass
         await anyio.sleep(60)
         assert {} == journal.state.live
+
+
+# Results that cannot be read.
+
+UNREADABLE = {"status": 200, "data": {"task_status": "success", "results": {"score": 7}}}
+
+
+async def test_a_result_that_cannot_be_read_is_raised_with_the_answer() -> None:
+    """The error has the task's id and the vendor's answer, and the task is polled no more."""
+    sandbox = vendor()
+    sandbox.script("poll", (200, UNREADABLE))
+    async with client(sandbox) as c:
+        with pytest.raises(ResultUnreadable) as caught:
+            await c.run(smile())
+        await anyio.sleep(60)
+
+    [task] = sandbox.ledger.tasks
+    assert task.task_id == caught.value.task_id
+    assert {"score": 7} == caught.value.raw
+    assert 1.0 == caught.value.units_at_stake
+    assert 1 == sandbox.ledger.requests["poll"]
+
+
+async def test_a_result_that_cannot_be_read_fails_its_job_alone() -> None:
+    """A batch goes on, and its outcome says what was paid for."""
+    sandbox = vendor()
+    sandbox.script("poll", (200, UNREADABLE))
+    async with client(sandbox) as c, c.batch(smiles(3), ordered=True) as batch:
+        outcomes = [outcome async for outcome in batch]
+
+    assert [False, True, True] == [outcome.ok for outcome in outcomes]
+    error = outcomes[0].error
+    assert isinstance(error, ResultUnreadable)
+    assert outcomes[0].task_id == error.task_id
+    assert error.task_id in {task.task_id for task in sandbox.ledger.tasks}
+    assert {"score": 7} == error.raw
+    assert 1.0 == outcomes[0].units
+
+
+async def test_a_null_among_the_pictures_takes_no_other_along(tmp_path: Path) -> None:
+    """The pictures that can be read are there, and are saved."""
+    sandbox = vendor()
+    inner = sandbox.transport()
+
+    async def drop_second(request: httpx.Request) -> httpx.Response | None:
+        if request.method != "GET" or "/task/" not in request.url.path:
+            return None
+        answer = await inner.handle_async_request(request)
+        found = json.loads(await answer.aread())
+        if found["data"]["task_status"] == "success":
+            found["data"]["results"]["output"][1] = None
+        return httpx.Response(200, json=found)
+
+    async with client(sandbox, transport=Between(inner, drop_second)) as c:
+        result = await c.run(avatar(3))
+        paths = await result.save(tmp_path)
+
+    assert ["0.jpg", "2.jpg"] == [httpx.URL(each.url).path[-5:] for each in result.images]
+    assert 2 == len(paths)

@@ -714,7 +714,8 @@ async def test_an_interrupt_in_a_job_is_its_callers(tmp_path: Path) -> None:
         yield smile(1)
         raise KeyboardInterrupt
 
-    async with isolated(vendor(lasts=0.5)) as other, isolated(vendor()) as c:
+    sandbox = vendor(lasts=0.5)
+    async with isolated(sandbox) as other, isolated(sandbox) as c:
         running = asyncio.ensure_future(other.run(smile()))
         with pytest.raises(SystemExit):
             await c.run(Smile(Odd()))
@@ -759,6 +760,31 @@ async def test_the_opener_that_starts_the_thread_is_cancelled() -> None:
     assert first.cancelled()
     assert (await two.run(smile())).images
     await two.close()
+
+
+async def test_a_closing_that_is_cancelled_at_once_closes_all_the_same() -> None:
+    """The client lets go of its place although nobody waits for that; others go on."""
+    async with isolated(vendor()) as other:
+        c = await isolated(vendor()).open()
+        session = c._session
+        assert session is not None
+        closing = asyncio.ensure_future(c.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await till(lambda: session.left)
+        assert (await other.run(smile())).images
+
+
+async def test_a_closing_that_is_cancelled_all_the_time_ends_the_thread() -> None:
+    """The last client stops the thread, whether it can wait for its end or not."""
+    c = await isolated(vendor()).open()
+    closing = asyncio.ensure_future(c.close())
+    while not closing.done():
+        await asyncio.sleep(0)
+        closing.cancel()
+
+    await till(lambda: "perfect_async" not in {each.name for each in threading.enumerate()})
 
 
 async def test_a_client_after_a_crash_has_a_new_thread() -> None:

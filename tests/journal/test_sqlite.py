@@ -1,5 +1,6 @@
 """The journal's file: its contents, and what may happen to it on a disk."""
 
+import hashlib
 import os
 import random
 import shutil
@@ -35,8 +36,8 @@ from perfect_async._journal.model import (
     StoredJob,
     Uploaded,
 )
-from perfect_async._journal.sqlite import Row, SqliteJournal
-from perfect_async.errors import JournalError
+from perfect_async._journal.sqlite import Row, SavedResult, SqliteJournal
+from perfect_async.errors import JournalError, SubmissionInDoubt
 from tests.journal.test_model import STORED, entries, stored
 from tests.support.searching import examples
 
@@ -289,8 +290,9 @@ def test_a_doubt_is_not_forgotten_before_it_was_reported(
         assert 0 == file.forget(NOW + DAY * after)
         assert {} == file.state.live
     else:
-        with pytest.raises(JournalError, match="in doubt"):
+        with pytest.raises(SubmissionInDoubt, match="not reported yet") as caught:
             file.forget(NOW + DAY - 1)
+        assert 1.0 == caught.value.units_at_stake
         assert [1] == list(file.state.live)
     writer.close()
     with opened(path) as file:
@@ -390,10 +392,14 @@ def test_a_saved_result_is_remembered(path: Path) -> None:
         file.save_result(STORED.identity, "/other", "t", ["me.png"])
 
     with opened(path, NOW + 300 * DAY) as file:
-        assert ("t2", ("me.jpg",)) == file.saved_result(STORED.identity, "/out")
-        assert ("t", ("me.png",)) == file.saved_result(STORED.identity, "/other")
+        assert SavedResult("t2", ("me.jpg",)) == file.saved_result(STORED.identity, "/out")
+        assert SavedResult("t", ("me.png",)) == file.saved_result(STORED.identity, "/other")
         assert None is file.saved_result(STORED.identity, "/else")
         assert None is file.saved_result("cd" * 32, "/out")
+        file.drop("t2")
+        assert SavedResult("t2", ("me.jpg",), deleted=True) == file.saved_result(
+            STORED.identity, "/out"
+        )
         file.forget(NOW)
         assert None is file.saved_result(STORED.identity, "/out")
 
@@ -415,7 +421,11 @@ def test_a_damaged_result_is_none(path: Path, text: str) -> None:
         ("cd" * 32, {"key": "k"}),
         ("cd" * 32, {"key": "k", "kind": "bytes", "place": None}),
         (None, {"key": None}),
-        (None, {"key": "k", "digest": None}),
+        (None, {"key": "k", "digest": None, "place": None}),
+        (
+            hashlib.sha256(b"https://a.example").hexdigest(),
+            {"key": "k", "digest": None, "kind": "url", "place": "https://a.example"},
+        ),
     ],
 )
 @pytest.mark.parametrize("end", ["done", "failed"])
@@ -1120,7 +1130,7 @@ def test_a_journal_of_version_0_1_opens(path: Path) -> None:
 
     with opened(path) as file:
         file.save_result("ab" * 32, "/out", "t", ["a.jpg"])
-        assert ("t", ("a.jpg",)) == file.saved_result("ab" * 32, "/out")
+        assert SavedResult("t", ("a.jpg",)) == file.saved_result("ab" * 32, "/out")
 
 
 @pytest.mark.parametrize("commits", [1, 299, 300, 301, 650])

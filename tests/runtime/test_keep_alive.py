@@ -592,13 +592,24 @@ async def test_a_batch_of_a_closed_client_ends() -> None:
 
 
 async def test_a_refused_key_puts_only_its_own_task_at_stake() -> None:
-    """A 401 to a poll has the task's units at stake; what was never sent has none."""
+    """A 401 to each poll of a task has its units at stake; what was never sent has none."""
+    refused: list[str] = []
+
+    async def change(request: httpx.Request) -> httpx.Response | None:
+        path = request.url.path
+        if "/ai-smile/" not in path or path not in [*refused, path][:1]:
+            return None
+        refused.append(path)
+        body = {"status": 401, "error": "no", "error_code": "InvalidApiKey"}
+        return httpx.Response(401, json=body)
+
     sandbox = vendor()
-    sandbox.script("poll", (401, {"status": 401, "error": "no", "error_code": "InvalidApiKey"}))
-    async with client(sandbox) as c, c.batch(list(smiles(20))) as batch:
+    transport = Between(sandbox.transport(), change)
+    async with client(sandbox, transport=transport) as c, c.batch(list(smiles(20))) as batch:
         errors = [outcome.error async for outcome in batch if outcome.error]
 
-    assert 1.0 == sum(error.units_at_stake for error in errors if isinstance(error, Unauthorized))
+    assert len(refused) > 1
+    assert 1.0 == sum(error.units_at_stake for error in errors)
 
 
 async def test_a_question_that_nobody_waits_for_is_not_sent() -> None:

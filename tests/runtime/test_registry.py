@@ -8,8 +8,9 @@ import pytest
 
 from perfect_async import ClientClosed, Smile, SubmissionInDoubt, TaskAbandoned
 from perfect_async._journal import model as entries
+from perfect_async._runtime.registry import _end_kind
 from perfect_async._runtime.spec import PLAIN, JobSpec
-from perfect_async.errors import RequestRefused
+from perfect_async.errors import PerfectError, RequestRefused, ResultUnreadable, TaskFailed
 from tests.support.journaled import Shop, adds_up, creates, done, errors, job, resumed, until
 from tests.support.sandboxed import avatar, smile
 
@@ -48,7 +49,7 @@ async def test_closed_while_it_is_settled(tmp_path: Path, monkeypatch: MP, pause
 
 
 async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
-    """Who stops waiting for it changes nothing about it: the next process tells that it failed."""
+    """Who stops waiting for it changes nothing about it: the next process tells the doubt."""
     shop = Shop(tmp_path, monkeypatch)
     await in_doubt(shop)
     async with shop.client() as c:
@@ -57,7 +58,7 @@ async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) ->
         await asyncio.sleep(30)
         adds_up(c, shop.sandbox)
     async with shop.client() as c:
-        assert [RequestRefused] == errors(await resumed(c))
+        assert [SubmissionInDoubt] == errors(await resumed(c))
 
 
 async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
@@ -67,7 +68,7 @@ async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> 
     async with shop.client() as c:
         both = await asyncio.gather(c.run(smile(1)), c.run(smile(1)), return_exceptions=True)
         assert [SubmissionInDoubt] * 2 == [type(each) for each in both]
-        await c.run(smile(1))
+        await c.run(smile(1), buy_in_doubt=True)
         adds_up(c, shop.sandbox)
     assert 1 == shop.sandbox.ledger.units_charged
 
@@ -156,3 +157,18 @@ async def test_after_the_end(tmp_path: Path, monkeypatch: MP) -> None:
     with pytest.raises(ClientClosed):
         await c.attach(Smile, "t")
     assert not shop.sandbox.ledger.requests
+
+
+@pytest.mark.parametrize(
+    ("expected", "error"),
+    [
+        ("lost", ResultUnreadable("x.", task_id="t", units_at_stake=1.0)),
+        ("lost", RequestRefused("x.", units_at_stake=1.0)),
+        ("failed", RequestRefused("x.")),
+        ("failed", TaskFailed("x.", code="error_pose", passing=False, task_id="t")),
+    ],
+    ids=repr,
+)
+def test_what_is_paid_for_is_not_recorded_as_uncharged(expected: str, error: PerfectError) -> None:
+    """A job that ends with units at stake is lost in the journal, not failed without a charge."""
+    assert expected == _end_kind(error, closing=False)

@@ -23,7 +23,7 @@ def long(*values: object) -> ParameterSet:
 
 
 @pytest.mark.parametrize(("seed", "jobs"), [(2, 90), long(1, 500), long(2, 500), long(3, 500)])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_bad_night_costs_only_the_tasks_that_never_end(seed: int, jobs: int) -> None:
     """Mixed jobs with engine errors, stuck tasks, hanging and failing polls all end as they
     should.

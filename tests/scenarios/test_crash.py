@@ -83,11 +83,14 @@ class Story:
         """The files of each picture that is done, by its identity."""
         return {line["picture"]: line["files"] for line in self.told if line["error"] is None}
 
-    @property
-    def at_stake(self) -> float:
-        """Units that were said to be lost. A process that died while telling tells it again."""
-        last = {line["number"] or -index: line["at_stake"] for index, line in enumerate(self.told)}
-        return sum(last.values())
+    def at_stake(self, *, doubts: bool) -> float:
+        """Units of tasks that were lost, or may have been created (`doubts`).
+
+        A process that died while it reported an outcome reports it again.
+        """
+        last = {line["number"] or -index: line for index, line in enumerate(self.told)}
+        found = [one for one in last.values() if doubts == (one["error"] == "SubmissionInDoubt")]
+        return sum(one["at_stake"] for one in found)
 
     @property
     def phases(self) -> Counter[str]:
@@ -200,9 +203,13 @@ def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
     successes = Counter(
         task["picture"] for task in ledger["tasks"] if task["state"] in {"success", "deleted"}
     )
-    assert {one.number: 1 for one in crashes.pictures} == dict(successes)
+    doubts = story.at_stake(doubts=True)
+    assert {one.number for one in crashes.pictures} == successes.keys()
+    # A picture is bought again only after a doubt about it was reported.
+    assert successes.total() - len(pictures) <= doubts
     charged = sum(task["units"] for task in ledger["tasks"] if task["state"] != "error")
-    assert len(pictures) + story.at_stake == charged
+    # The engine may have returned the units of a task that was lost: more is reported then.
+    assert len(pictures) <= charged <= len(pictures) + story.at_stake(doubts=False) + doubts
     assert [] == ledger["violations"]
     assert 0 == ledger["refused"]
     # Many kills have met jobs wherever they can be; the most met them in the rarer places, too.

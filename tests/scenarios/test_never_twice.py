@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from perfect_async import Avatar, ClientClosed, Done, Job, Smile
+from perfect_async import Avatar, ClientClosed, Done, Job, JobRefused, Smile
+from perfect_async._journal.sqlite import SqliteJournal
+from perfect_async.errors import JournalError
 from perfect_async.sandbox import Faults
 from tests.support.journaled import (
     DAY,
@@ -279,3 +281,160 @@ async def test_the_vendor_is_down(tmp_path: Path, monkeypatch: MP) -> None:
         assert isinstance((await all_of(c.batch([smile(1)])))[0], Done)
         adds_up(c, shop.sandbox)
     assert 1 == shop.sandbox.ledger.units_charged
+
+
+# Saved.
+
+
+@pytest.mark.parametrize("kind", ["smile", "avatar"])
+async def test_a_saved_job_is_done(tmp_path: Path, monkeypatch: MP, kind: str) -> None:
+    """Three runs of one batch with a journal, a folder and `delete` cost once, whatever it is."""
+    shop = Shop(tmp_path, monkeypatch)
+    jobs: list[Job] = [job(n) if kind == "smile" else avatar(4, key=str(n)) for n in range(5)]
+    units = len(jobs) * jobs[0].units
+    kept: dict[Path, bytes] = {}
+    for turn in range(3):
+        async with shop.client() as c:
+            outcomes = await all_of(c.batch(jobs, save_to=shop.out, delete=True))
+            assert len(jobs) == len(done(outcomes))
+            again = await all_of(c.batch(jobs, save_to=shop.out, delete=True))
+            assert [0.0] * len(jobs) == [outcome.units for outcome in again]
+        files = [path for outcome in [*done(outcomes), *done(again)] for path in outcome.files]
+        assert set(shop.out.iterdir()) == set(files)
+        if turn == 0:
+            # One is retouched by its owner, and is never overwritten.
+            files[0].write_bytes(b"retouched")
+            kept = {path: path.read_bytes() for path in files}
+        assert kept == {path: path.read_bytes() for path in files}
+        deletions = shop.sandbox.ledger.requests["delete"]
+        assert len(jobs) == deletions
+        assert units == shop.sandbox.ledger.units_charged
+        await asyncio.sleep(40 * DAY)
+
+
+async def test_a_saved_job_whose_file_is_gone(tmp_path: Path, monkeypatch: MP) -> None:
+    """A file that was removed is fetched again while it can be, and is bought again after that."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with shop.client() as c:
+        [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+        outcome.files[0].unlink()
+        [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+        assert 1 == shop.sandbox.ledger.units_charged
+        await asyncio.sleep(2 * DAY)
+        outcome.files[0].unlink()
+        [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+    assert [1] == faces(outcome.files)
+    assert 2 == shop.sandbox.ledger.units_charged
+
+
+async def test_reading_a_saved_result(tmp_path: Path, monkeypatch: MP) -> None:
+    """The result of a job that was saved before can be saved elsewhere while the vendor has it."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with shop.client() as c:
+        await all_of(c.batch([job(1)], save_to=shop.out))
+        [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+        files = await outcome.result.save(tmp_path / "else")
+    assert [1] == faces(files)
+
+
+async def test_the_vendors_copies_are_deleted_later(tmp_path: Path, monkeypatch: MP) -> None:
+    """`delete` holds for a result that was saved without it before; once."""
+    shop = Shop(tmp_path, monkeypatch)
+    async with shop.client() as c:
+        await all_of(c.batch([job(1)], save_to=shop.out))
+        for _ in range(3):
+            await all_of(c.batch([job(1)], save_to=shop.out, delete=True))
+            await asyncio.sleep(60)
+        assert 1 == shop.sandbox.ledger.requests["delete"]
+    assert 1 == shop.sandbox.ledger.units_charged
+
+
+@pytest.mark.parametrize("delete", [True, False])
+async def test_a_run_that_stopped_at_its_ceiling(
+    tmp_path: Path, monkeypatch: MP, delete: bool
+) -> None:
+    """Repeated, it buys only what is missing."""
+    shop = Shop(tmp_path, monkeypatch)
+    jobs = [job(n) for n in range(6)]
+    for turn in (1, 2, 3, 4):
+        async with shop.client() as c:
+            outcomes = await all_of(c.batch(jobs, save_to=shop.out, delete=delete, max_units=2))
+        assert min(2 * turn, 6) == len(done(outcomes)) == shop.sandbox.ledger.units_charged
+        await asyncio.sleep(2 * DAY)
+
+
+async def test_a_journal_that_cannot_record_a_result(
+    tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a saved result cannot be recorded the vendor keeps its copy, and nothing is bought."""
+    shop = Shop(tmp_path, monkeypatch)
+
+    def full(*_: object) -> None:
+        raise JournalError("full")
+
+    async with shop.client() as c:
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteJournal, "save_result", full)
+            [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out, delete=True)))
+        assert outcome.files
+        assert "not in the journal" in caplog.text
+    async with shop.client() as c:
+        assert 1 == len(done(await all_of(c.batch([job(1)], save_to=shop.out, delete=True))))
+    assert 1 == shop.sandbox.ledger.units_charged
+
+
+# One key, one picture.
+
+
+@pytest.mark.parametrize("journal", [True, False])
+async def test_another_picture_in_one_batch(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
+    """A job whose key names another picture is refused, names both, and the others go on."""
+    shop = Shop(tmp_path, monkeypatch)
+    (tmp_path / "one.jpg").write_bytes(face(1))
+    (tmp_path / "two.jpg").write_bytes(face(2))
+    jobs = [
+        *(Smile(tmp_path / "one.jpg", key="k"), Smile(tmp_path / "two.jpg", key="k")),
+        *(Smile(face(1), key="k"), job(3)),
+    ]
+    async with (shop.client if journal else shop.plain)() as c:
+        outcomes = await all_of(c.batch(jobs, save_to=shop.out, ordered=True))
+        with pytest.raises(JobRefused, match="another picture"):
+            await c.run(jobs[1])
+        later = await all_of(c.batch([jobs[1]], save_to=shop.out))
+    assert [True, False, True, True] == [outcome.ok for outcome in outcomes]
+    assert [JobRefused] == errors(outcomes) == errors(later)
+    assert "one.jpg" in str(outcomes[1].error)
+    assert "two.jpg" in str(outcomes[1].error)
+    assert 2 == shop.sandbox.ledger.units_charged
+
+
+@pytest.mark.parametrize("state", ["over", "running"])
+async def test_another_picture_in_another_run(tmp_path: Path, monkeypatch: MP, state: str) -> None:
+    """A journal knows the picture of a key, of a job that is over and of one that is not."""
+    shop = Shop(tmp_path, monkeypatch)
+    c = await shop.client().open()
+    running = asyncio.ensure_future(c.run(Smile(face(1), key="k")))
+    if state == "over":
+        await running
+        await c.close()
+    else:
+        await until(lambda: bool(shop.sandbox.ledger.tasks))
+        await asyncio.sleep(0.5)
+        await shop.crash(c, running)
+    async with shop.client() as c:
+        with pytest.raises(JobRefused, match="another picture"):
+            await c.run(Smile(face(2), key="k"))
+        result = await c.run(Smile(face(1), key="k"))
+        assert [1] == faces(await result.save(shop.out))
+    assert 1 == shop.sandbox.ledger.units_charged
+
+
+async def test_a_key_is_free_again_after_a_failure(tmp_path: Path, monkeypatch: MP) -> None:
+    """A key whose job failed without a charge may come with another picture."""
+    faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
+    shop = Shop(tmp_path, monkeypatch, faults=faults)
+    async with shop.client() as c:
+        assert 1 == len(errors(await all_of(c.batch([Smile(face(1), key="k")]))))
+        shop.sandbox.faults = Faults()
+        result = await c.run(Smile(face(2), key="k"))
+        assert [2] == faces(await result.save(shop.out))

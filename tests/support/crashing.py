@@ -326,6 +326,8 @@ class Worker:
             polling=POLLING,
             timeouts=Timeouts(request=5.0),
             reuse=True,
+            # Nobody else creates tasks at this vendor.
+            sole_user=True,
         )
         async with client:
             assert client._session is not None
@@ -336,11 +338,14 @@ class Worker:
             self.fuse.passing("opened")
             self.former = {number: snapshot.stored.identity for number, snapshot in left.items()}
             await self.tell(client.resume())
+            rounds = 0
             while self.pictures:
-                # Whatever went wrong was told, and is run again: the user's consent.
+                # A job that failed is run again; from the second round on with consent.
                 self.jobs = {one.job(self.folder): name for name, one in self.pictures.items()}
                 out, delete = self.folder / "out", self.plan["delete"]
-                await self.tell(client.batch(self.jobs, save_to=out, delete=delete))
+                consents = {"buy_in_doubt": bool(rounds)}
+                await self.tell(client.batch(self.jobs, save_to=out, delete=delete, **consents))
+                rounds += 1
         self.diary.note(end=self.plan["number"])
 
     async def tell(self, batch: Batch) -> None:

@@ -26,12 +26,13 @@ def use_sandbox(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Sandbox:
     monkeypatch.setattr(
         _runner,
         "make_client",
-        lambda journal=None, polling=None: Client(
+        lambda journal=None, polling=None, sole_user=False: Client(
             "key",
             base_url="https://sandbox.example",
             transport=sandbox.transport(),
             polling=polling or Polling(),
             journal=journal,
+            sole_user=sole_user,
         ),
     )
     monkeypatch.setattr(_runner, "run", virtual_time.run)

@@ -1272,18 +1272,23 @@ async def test_an_answer_that_comes_with_the_next_one() -> None:
 )
 def test_ids_of_answers(expected: list[bool], ids: list[str | None]) -> None:
     """An id that came before marks a surplus answer, if the server gives each answer its own."""
+    answers, connection = transports._AnswerIds(), object.__new__(Net)
+
+    assert expected == [answers.is_repeated(connection, each, 0.0) for each in ids]
+
+
+def test_ids_belong_to_a_connection() -> None:
+    """An id of another connection, one without a connection, and an old one are no surplus."""
     answers = transports._AnswerIds()
+    one, other = object.__new__(Net), object.__new__(Net)
+    first, second = "1" * 18, "2" * 18
+    for request_id in (first, second):
+        assert not answers.is_repeated(one, request_id, 0.0)
 
-    assert expected == [answers.is_repeated(each, 0.0) for each in ids]
-
-
-def test_ids_are_remembered_for_ten_minutes() -> None:
-    """An id that came long before is no sign of anything."""
-    answers = transports._AnswerIds()
-    for number in range(2):
-        answers.is_repeated(f"{number:018}", 0.0)
-
-    assert not answers.is_repeated(f"{0:018}", 601.0)
+    assert not answers.is_repeated(other, first, 1.0)
+    assert not answers.is_repeated(None, first, 1.0)
+    assert not answers.is_repeated(one, first, 601.0)
+    assert answers.is_repeated(one, first, 602.0)
 
 
 @pytest.mark.real_time

@@ -40,6 +40,7 @@ from perfect_async import (
     RequestRefused,
     Result,
     ResultImage,
+    ResultUnreadable,
     ServiceUnavailable,
     Smile,
     Statistics,
@@ -92,6 +93,8 @@ def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     Client(limits=250)  # type: ignore[arg-type]
     Client(transport=httpx.HTTPTransport())  # type: ignore[arg-type]
     Client(max_units=10, journal="jobs.db", reuse=True)
+    Client(sole_user=True)
+    Client(sole_user="yes")  # type: ignore[arg-type]
     Client(max_unit=10)  # type: ignore[call-arg]
 
 
@@ -148,6 +151,8 @@ async def one_picture(client: Client, path: Path) -> None:
     await client.run(path)  # type: ignore[arg-type]
     await client.run([Smile(path)])  # type: ignore[arg-type]
     await client.run(Smile(path), timeout="60")  # type: ignore[arg-type]
+    assert_type(await client.run(Smile(path), buy_in_doubt=True), Result)
+    await client.run(Smile(path), 60, True)  # type: ignore[call-arg]
     await result.save(b"out")  # type: ignore[arg-type]
     client.run(Smile(path))  # type: ignore[unused-coroutine]
 
@@ -177,6 +182,7 @@ async def many_pictures(client: Client, photos: list[Path], path: Path) -> None:
     """`batch` takes any iterable of jobs, and its outcomes narrow in a `match`."""
     assert_type(client.batch([Smile(path), Avatar(path, "x")]), Batch)
     assert_type(client.batch(lazily(path), ordered=True), Batch)
+    assert_type(client.batch([Smile(path)], buy_in_doubt=True), Batch)
     assert_type(client.batch(lazily_async(path)), Batch)
 
     async with client.batch(Smile(photo) for photo in photos) as batch:
@@ -313,6 +319,11 @@ async def errors(client: Client, path: Path) -> None:
         assert_type(error.task_id, str | None)
         assert_type(error.request_id, str | None)
         assert_type(error.units_at_stake, float)
+        if isinstance(error, SubmissionInDoubt):
+            assert_type(error.candidates, tuple[str, ...])
+    except ResultUnreadable as error:
+        assert_type(error.task_id, str | None)
+        assert_type(error.raw, object)
     except ServiceUnavailable as error:
         assert_type(error.never_sent, bool)
     except (Unauthorized, RequestRefused, RateLimited, BadAnswer) as error:
@@ -341,6 +352,7 @@ def tree() -> None:
         TaskExpired,
         TaskTimedOut,
         TaskAbandoned,
+        ResultUnreadable,
         WaitTimeout,
         SubmissionInDoubt,
     ]
