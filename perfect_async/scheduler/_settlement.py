@@ -123,9 +123,13 @@ class Settlements:
         del self._jobs[ended.ref]
 
     def recall(self, task_id: str) -> list[ScheduledJob]:
-        """Take back the ends of the jobs of `task_id` that are not reported yet; gives the jobs."""
+        """Take back successes of `task_id` that are not reported yet; gives their jobs."""
         recalled = [
-            job for _, job in self.queue if isinstance(job, ScheduledJob) and job.task_id == task_id
+            job
+            for settle, job in self.queue
+            if isinstance(settle.ending, ev.Succeeded)
+            and isinstance(job, ScheduledJob)
+            and job.task_id == task_id
         ]
         self.queue = deque(entry for entry in self.queue if entry[1] not in recalled)
         return recalled

@@ -469,6 +469,8 @@ class SchedulerState:
             for recalled in self.settlements.recall(other):
                 self._results.remove(other)
                 recalled.state, recalled.confirming = JobState.ADOPTED, True
+                # How long it lasted is counted already, and it is not created again.
+                recalled.adopted = True
                 self.takeovers.append(recalled)
         else:
             self._lasted(job, now)
