@@ -122,11 +122,16 @@ class Settlements:
             self._counts["done" if isinstance(command.ending, ev.Succeeded) else "failed"] += 1
         del self._jobs[ended.ref]
 
-    def recall(self, job: ScheduledJob) -> bool:
-        """Take back the end of `job` while it is not reported; gives whether it was possible."""
-        kept = [entry for entry in self.queue if entry[1] is not job]
-        recalled = len(kept) < len(self.queue)
-        self.queue = deque(kept)
+    def recall(self, task_id: str) -> list[ScheduledJob]:
+        """Take back successes of `task_id` that are not reported yet; gives their jobs."""
+        recalled = [
+            job
+            for settle, job in self.queue
+            if isinstance(settle.ending, ev.Succeeded)
+            and isinstance(job, ScheduledJob)
+            and job.task_id == task_id
+        ]
+        self.queue = deque(entry for entry in self.queue if entry[1] not in recalled)
         return recalled
 
     def tidy(self) -> None:
@@ -193,27 +198,27 @@ class Refusals:
 
 
 class Results:
-    """Which task each result object belongs to, by its URL without the signature."""
+    """Which task each of the newest result objects belongs to, by its URL without the signature."""
 
     def __init__(self) -> None:
-        self._owners: OrderedDict[str, ScheduledJob] = OrderedDict()
+        self._tasks: OrderedDict[str, str] = OrderedDict()
 
-    def other(self, urls: Iterable[str], job: ScheduledJob) -> ScheduledJob | None:
-        """The job whose task, another than that of `job`, has one of these results already."""
-        found = (self._owners.get(_object(url)) for url in urls)
-        return next((own for own in found if own and own.task_id != job.task_id), None)
+    def other(self, urls: Iterable[str], task_id: str) -> str | None:
+        """The id of another task than `task_id` that has one of these results already."""
+        found = (self._tasks.get(_object(url), task_id) for url in urls)
+        return next((other for other in found if other != task_id), None)
 
-    def add(self, urls: Iterable[str], job: ScheduledJob) -> None:
-        """The results belong to the task of `job`."""
+    def add(self, urls: Iterable[str], task_id: str) -> None:
+        """The results belong to `task_id`."""
         for url in urls:
-            self._owners[_object(url)] = job
-        while len(self._owners) > _MOST_RESULTS:
-            self._owners.popitem(last=False)
+            self._tasks[_object(url)] = task_id
+        while len(self._tasks) > _MOST_RESULTS:
+            self._tasks.popitem(last=False)
 
-    def remove(self, job: ScheduledJob) -> None:
-        """Forget the results of `job`."""
-        for name in [name for name, owner in self._owners.items() if owner is job]:
-            del self._owners[name]
+    def remove(self, task_id: str) -> None:
+        """Forget the results of `task_id`."""
+        for name in [name for name, task in self._tasks.items() if task == task_id]:
+            del self._tasks[name]
 
 
 def _object(url: str) -> str:

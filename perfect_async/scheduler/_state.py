@@ -458,25 +458,29 @@ class SchedulerState:
         Both are polled again then. The other one may have been reported already; this one ends in
         an error if the vendor names the same result again, since one of the two is wrong.
         """
-        other = self._results.other(event.urls, job)
+        task_id = job.task_id or ""
+        other = self._results.other(event.urls, task_id)
         if other is None:
-            self._results.add(event.urls, job)
+            self._results.add(event.urls, task_id)
             self.settlements.end(job, event, cause=event, ended=self._lasted(job, now))
         elif not job.confirming:
             job.confirming = True
             self.poll_queue.put(job, now)
-            if other.state is JobState.ENDED and self.settlements.recall(other):
+            for recalled in self.settlements.recall(other):
                 self._results.remove(other)
-                other.state, other.confirming = JobState.ADOPTED, True
-                self.takeovers.append(other)
+                recalled.state, recalled.confirming = JobState.ADOPTED, True
+                # How long it lasted is counted already, and it is not created again.
+                recalled.adopted = True
+                self.takeovers.append(recalled)
         else:
             self._lasted(job, now)
             message = (
-                "The vendor names the same result for this task and for task "
-                f"{other.task_id}, also when asked again: one of the two is wrong."
+                f"The vendor names the same result for this task and for task {other}, also when "
+                "asked again: one of the two is wrong."
             )
-            error = ResultUnreadable(message, task_id=job.task_id, units_at_stake=job.charged)
-            self.settlements.end(job, error, cause=event, at_stake=job.charged)
+            stake = job.charged
+            error = ResultUnreadable(message, task_id=job.task_id, units_at_stake=stake)
+            self.settlements.end(job, error, cause=event, at_stake=stake)
 
     def _lasted(self, job: ScheduledJob, now: int) -> int | None:
         """Count how long the task lasted, if its creation was seen; gives when it ended."""

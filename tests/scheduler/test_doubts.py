@@ -19,8 +19,8 @@ from perfect_async.errors import (
     Unauthorized,
 )
 from perfect_async.models import Limits, Polling
-from perfect_async.scheduler import NEVER, Scheduler
-from perfect_async.scheduler._job import JobState
+from perfect_async.scheduler import NEVER, IllegalEvent, Scheduler
+from perfect_async.scheduler._job import JobState, ScheduledJob
 from tests.support.scheduler_harness import SECOND, SMILE, SchedulerHarness, grants
 
 DOWN = ServiceUnavailable("down")
@@ -511,3 +511,51 @@ def test_the_look_ahead_is_bounded(requests: int, per_second: int) -> None:
     """However large the limits are, few jobs are known before they are created."""
     limits = Limits(requests=requests + 50, per_second=per_second)
     assert 48 <= Scheduler(limits, Polling(insured=10)).appetite() <= 240
+
+
+def test_two_tasks_with_401_twice() -> None:
+    """A key that is refused again for another task ends that one as well."""
+    harness = SchedulerHarness()
+    harness.running(1)
+    harness.running(2)
+    ended: list[int] = []
+    while len(ended) < 2:
+        match harness.take():
+            case ev.Poll() as poll:
+                harness.tell(ev.KeyRefused(poll, Unauthorized("no")))
+            case ev.Settle(ending=Unauthorized()) as settle:
+                ended.append(settle.ref)
+    assert [1, 2] == sorted(ended)
+    assert 2.0 == harness.scheduler.statistics().units.at_stake
+
+
+def test_many_file_ids_are_remembered() -> None:
+    """The newest 20,000 file ids are known; an older one may come again."""
+    queue = SchedulerHarness().scheduler._state.uploads
+    for ref in range(20_002):
+        queue.add(ScheduledJob(ref, SMILE, 1.0, True, 0, JobState.WAITING), 0)
+        command = ev.Register(ref, (ref,), None)
+        queue.issued(command, 0)
+        name = "file-0" if ref == 20_001 else f"file-{ref}"
+        queue.on_response(command, ev.Registered(command, grants(command, name)), 0)
+    assert not queue.waiting
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_withdrawn_query(sent: bool) -> None:
+    """It is not sent if it has not left, nor again if it has."""
+    harness = SchedulerHarness()
+    harness.tell(ev.Asked(90))
+    command = harness.take() if sent else None
+    harness.tell(ev.Withdrawn(90))
+    if isinstance(command, ev.Ask):
+        harness.tell(ev.NoAnswer(command, DOWN))
+        assert DOWN is harness.settle().ending
+    assert None is harness.scheduler.due(harness.now)
+    assert 90 not in harness.scheduler._state.queries
+
+
+def test_something_else_than_an_event() -> None:
+    """What is no event raises."""
+    with pytest.raises(IllegalEvent):
+        SchedulerHarness().tell("no event")  # type: ignore[arg-type] # on purpose
