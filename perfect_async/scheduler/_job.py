@@ -113,15 +113,15 @@ TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
 class ScheduledJob:
     """The scheduler's record of one job; times in microseconds.
 
-    `given_up` is when its task is abandoned. `accepted` is when the last poll that renewed the lease
-    (or the creation) left. `try_at` is when a poll that failed or is unanswered is sent again.
-    `early_at` is when another poll may leave before the reserved one. `likely_at` is when its task
-    has probably ended. `ask_at` is when it is polled whatever is reserved. `announced` counts its
-    polls since the vendor said that it ended. `given_interval` is the interval that the answer to its
-    creation named. Its last `refusals` polls were refused for the same reason, `refused_for`.
-    `confirming`: its result was named for another task too, so it is polled once more. `adopted`: its
-    creation was not seen, so its duration will not be known. `reserved` units count against its
-    `spending_limits`.
+    `given_up` is when its task is abandoned. `accepted` is when the last poll that renewed the
+    lease (or the creation) left. `try_at` is when a poll that failed or is unanswered is sent
+    again. `early_at` is when another poll may leave before the reserved one. `likely_at` is when
+    its task has probably ended. `ask_at` is when it is polled whatever is reserved. `announced`
+    counts its polls since the vendor said that it ended. `given_interval` is the interval that the
+    answer to its creation named. Its last `refusals` polls were refused for the same reason,
+    `refused_for`. `confirming`: its result was named for another task too, so it is polled once
+    more. `adopted`: its creation was not seen, so its duration will not be known. `reserved` units
+    count against its `spending_limits`.
     """
 
     ref: int

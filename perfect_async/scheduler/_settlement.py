@@ -110,7 +110,8 @@ class Settlements:
         elif command.ref in queries:
             ended = queries.expire(command.ref)
         else:
-            # Given up: it is polled no longer, so its reserved polls are freed and its units are lost.
+            # Given up: it is polled no longer, so its reserved polls are freed and its units are
+            # lost.
             ended = heapq.heappop(self.ages)[2]
             self.end(ended, command.ending, at_stake=ended.charged)
             self.queue.clear()
@@ -123,7 +124,7 @@ class Settlements:
         del self._jobs[ended.ref]
 
     def recall(self, job: ScheduledJob) -> bool:
-        """Take back the end of `job` if it is not reported yet; return whether that was possible."""
+        """Take back the end of `job` if it is not reported yet; return whether it was."""
         kept = [entry for entry in self.queue if entry[1] is not job]
         recalled = len(kept) < len(self.queue)
         self.queue = deque(kept)
@@ -199,7 +200,7 @@ class Results:
         self._owners: OrderedDict[str, ScheduledJob] = OrderedDict()
 
     def other(self, urls: Iterable[str], job: ScheduledJob) -> ScheduledJob | None:
-        """Return the job of another task than that of `job` that has one of these results already."""
+        """Return the job of another task than that of `job` that has one of these results."""
         found = (self._owners.get(_object(url)) for url in urls)
         return next((own for own in found if own and own.task_id != job.task_id), None)
 
@@ -239,8 +240,8 @@ def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
 def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
     """Return the error of a job that may have a task; `error` None: the client closed first.
 
-    A `SubmissionInDoubt` is returned as it is: the unit history was read for it, so it has the units
-    at stake.
+    A `SubmissionInDoubt` is returned as it is: the unit history was read for it, so it has the
+    units at stake.
     """
     if isinstance(error, SubmissionInDoubt):
         return error
@@ -259,7 +260,7 @@ class _SpendingLimit:
 
 
 class UnitLedger:
-    """The units of all jobs on one key and host, and the spending limits that they count against."""
+    """The units of all jobs on one key and host, and the spending limits they count against."""
 
     def __init__(self) -> None:
         self._spending_limits: dict[int, _SpendingLimit] = {}
