@@ -238,7 +238,7 @@ class ExtraPolls:
 
 
 class LeasePolling:
-    """Polls by reserved requests, so that tasks stay alive whatever their durations.
+    """Polling by reserved polls, which keep tasks alive whatever their durations.
 
     See `AdmissionController`, `Timetable` and `ExtraPolls`.
 
@@ -324,7 +324,7 @@ class LeasePolling:
 
 
 class WebhookPolling:
-    """Polls tasks only once they are announced; nothing here renews a lease.
+    """Polling only of tasks that are announced or overdue; nothing here renews a lease.
 
     A task holds the request that fetches its result, or more of them where tasks are announced too
     early. Where no notification comes, the task is polled once it has lasted twice as long as the
