@@ -70,9 +70,9 @@ def imports(rounds: int) -> dict[str, float]:
     programs = {
         "bare": "",
         "libraries": LIBRARIES,
-        "ours": "import perfect_async",
+        "ours": "from perfect_async import Client",
         "libraries, pip": WITHOUT_CLICK + LIBRARIES,
-        "ours, pip": WITHOUT_CLICK + "import perfect_async",
+        "ours, pip": WITHOUT_CLICK + "from perfect_async import Client",
     }
     took: dict[str, list[float]] = {name: [] for name in programs}
     with tempfile.TemporaryDirectory() as cache:
@@ -89,8 +89,8 @@ def imports(rounds: int) -> dict[str, float]:
 
 
 def loaded(packages: Sequence[str]) -> list[str]:
-    """Which of `packages` the import of ours loads, in order."""
-    program = f"import sys, perfect_async; print(*{{*{tuple(packages)}}} & {{*sys.modules}})"
+    """Return which of `packages` importing the client loads, in order."""
+    program = f"import sys; from perfect_async import Client; print(*{{*{tuple(packages)}}} & {{*sys.modules}})"
     return sorted(_python(WITHOUT_CLICK + program).split())
 
 

@@ -115,14 +115,14 @@ class Ours:
         del seed  # it draws nothing
         async with Client("a-key", transport=transport, polling=self.polling) as client:
             if self.warm:
-                await self._done(client, [pictures[0]] * WARM_UP)
+                await self._done(client, [pictures[0]] * WARM_UP, "warm-up ")
                 await asyncio.sleep(PERIOD + LEASE)
             start()
             return await self._done(client, pictures)
 
-    async def _done(self, client: Client, pictures: Sequence[bytes]) -> int:
+    async def _done(self, client: Client, pictures: Sequence[bytes], prefix: str = "") -> int:
         # A key for each: else equal pictures would be one job.
-        jobs = (Smile(picture, key=str(number)) for number, picture in enumerate(pictures))
+        jobs = (Smile(picture, key=f"{prefix}{number}") for number, picture in enumerate(pictures))
         async with client.batch(jobs) as batch:
             return sum([outcome.ok async for outcome in batch])
 

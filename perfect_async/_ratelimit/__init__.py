@@ -1,1 +1,3 @@
-"""Pure arithmetic of the request limits: the window, promised polls, and what answers reveal."""
+"""Arithmetic of the request limits, without I/O: windows, reserved polls, estimates from
+answers.
+"""

@@ -1,30 +1,30 @@
-"""Which requests left, which are promised, and what fits beside them.
+"""The timetable: which requests left, which polls are reserved, and what fits beside them.
 
 Time is cut into slots. A task in flight is polled every `cycle` slots, so it keeps its *phase*
 (slot modulo cycle) for life, and the polls of all tasks are known until their ends.
 
-The invariant, and why nothing is lost and nothing refused while it holds:
+The invariant, and why no task is lost and no request is refused while it holds:
 
 1. Any run as long as a period and 2 s holds at most the limit's requests, any run as long as a
-   second and the `guard` at most the second's, each request counted in the slot in which it left
-   or is promised to leave; every task in flight has a promise every cycle until its end.
-2. A promised poll leaves in its slot: what was promised becomes what left, and no run changes.
-3. An ended task takes its promises out: no run grows.
-4. A creation, a registration, a question, a try or an early poll is let in only if every run that
-   it (and its promises) touches holds afterwards.
+   second and the `guard` at most the second's. Each request counts in the slot in which it left
+   or is reserved to leave. Every task in flight has a reserved poll every cycle until its end.
+2. A reserved poll leaves in its slot: it counts there before and after, and no run changes.
+3. An ended task frees its reserved polls: no run grows.
+4. A creation, a registration, a query, a retry or an early poll is admitted only if every run that
+   it (and its reserved polls) touches holds afterwards.
 5. Time alone changes nothing: slots are absolute, and a run that is within the limit stays so.
 
 So a task is polled every `cycle` whatever the durations are, and neither limit is ever overdrawn,
 as far as the fault model goes: a request arrives at the vendor before its answer and within `guard`
-of leaving (2 s for the period's limit), and the driver is awake in every slot with a promise. Two
-arrivals within a second then left within a second and the guard, so they share a run.
+of leaving (2 s for the period's limit), and the driver is awake in every slot with a reserved poll.
+Two arrivals within a second then left within a second and the guard, so they share a run.
 
-To be on the safe side of the model the account is stricter than the invariant: a request counts in
-every run while it is unanswered and at its answer afterwards, which is never before it left, so
-that what arrives as late as its answer is respected by all that is let in later. A creation counts
-twice while it is unanswered: when its answer comes after the first promise, that poll leaves late.
-A poll that leaves late keeps its phase, so that the later ones stay where admission saw them; what
-it shifts is covered by the requests that are never promised (`Pacer.reserve`).
+The account is stricter than the invariant, to be on the safe side of the model. A request counts in
+every run while it is unanswered, and at its answer afterwards, which is never before it left. So
+requests admitted later respect one that arrives as late as its answer. A creation counts twice
+while it is unanswered: when its answer comes after the first reserved poll, that poll leaves late.
+A poll that leaves late keeps its phase, so that the later ones stay where admission placed them;
+the requests that are never reserved (`Pacer.reserve`) cover the shift.
 
 All times are integer microseconds: adding 0.1 s ten times lets eleven requests into one second.
 """
@@ -44,7 +44,7 @@ from perfect_async._time import NEVER, SECOND, SLOT
 
 @attrs.define
 class _Promise:
-    """The polls of one task: the next one's slot and the last slot that may hold one."""
+    """The reserved polls of one task: the next one's slot and the last slot that may hold one."""
 
     next: int
     last: int
@@ -52,13 +52,13 @@ class _Promise:
 
 
 class Timetable:
-    """The account of requests over time, and the polls that are promised in it.
+    """The account of requests over time, and the polls that are reserved in it.
 
-    `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's promises
-    reach at most. `guard` is how long after leaving a request may arrive by the plan. `spared`
-    requests of a second, or so many fifths of them if that is more, are never promised. `queue` is
-    a heap of promised polls as (slot, ref), whose head is true. Asking (`due`, `wakes`, `admits`,
-    `room`) changes nothing.
+    `requests` per `period` and `per_second` are the limits; `horizon` is how far a task's reserved
+    polls reach at most. `guard` is how long after leaving a request may arrive by the plan.
+    `spared` requests of a second, or so many fifths of them if that is more, are never reserved.
+    `queue` is a heap of reserved polls as (slot, ref), whose head is valid. The queries (`due`,
+    `wakes`, `admits`, `room`) change nothing.
     """
 
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
@@ -68,7 +68,7 @@ class Timetable:
         self.cycle = 1
         self._tasks: dict[int, _Promise] = {}
         self.queue: list[tuple[int, int]] = []
-        # What is not answered: when it left, what it counts, and the last slots that must respect
+        # The unanswered requests: when each left, its weight, and the last slots that must respect
         # it if it arrived within the guard and if within the patience.
         self._flying: dict[int, tuple[int, int, int, int]] = {}
         self._second = SecondWindow()
@@ -88,7 +88,9 @@ class Timetable:
     # Requests that leave and are answered.
 
     def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
-        """Request `number` leaves; it occupies the window until a period after its answer."""
+        """Record that request `number` leaves; it occupies the window until a period after its
+        answer.
+        """
         self.account.forget(now)
         ends, late = self._second.leave(now, self._guard, patience)
         weight = 2 if creates else 1
@@ -96,7 +98,7 @@ class Timetable:
         self.account.unanswered += weight
 
     def answered(self, number: int, now: int) -> int:
-        """Request `number` is answered or given up; returns how long it took."""
+        """Record that request `number` is answered or given up; return how long it took."""
         left, weight, ends, late = self._flying.pop(number)
         self.account.unanswered -= weight
         self.account.answered(now)
@@ -104,35 +106,39 @@ class Timetable:
         return now - left
 
     def asking(self, since: int) -> bool:
-        """Whether a request that left after `since` is unanswered."""
+        """Return whether a request that left after `since` is unanswered."""
         return any(left > since for left, _, _, _ in self._flying.values())
 
     def occupied(self, now: int) -> int:
-        """Requests that occupy the window now."""
+        """Return how many requests occupy the window now."""
         return self.account.occupied(now) + len(self._flying)
 
     def past(self, now: int) -> tuple[tuple[int, int], ...]:
-        """What occupies the window now, as (age in microseconds, requests), the oldest first."""
+        """Return the requests in the window as (age in microseconds, requests), the oldest
+        first.
+        """
         return (*self.account.past(now), (0, len(self._flying)))
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Requests that left before time 0, as `past` tells them; before anything else."""
+        """Add requests that left before time 0, as `past` returned them; call this before all
+        else.
+        """
         past = tuple(past)
         self.account.remember(past)
         for age, count in past:
             self._second.remember(age, self.guard, count)
 
-    # Promises.
+    # Reserved polls.
 
     def wakes(self) -> int:
-        """When the next reserved poll of a task that can be polled leaves."""
+        """Return when the next reserved poll of a task that can be polled leaves."""
         return self.queue[0][0] * SLOT if self.queue else NEVER
 
     def due(self, slot: int) -> tuple[int, int] | None:
-        """The reserved poll to send in `slot`, as (its slot, ref), None where none is due.
+        """Return the reserved poll to send in `slot`, as (its slot, ref), None where none is due.
 
-        One whose slot is `slot` comes before overdue ones: it leaves whatever happens, so they must
-        see it when they look for room.
+        One whose slot is `slot` comes before overdue ones: it leaves in any case, so the overdue
+        ones must count it when they look for room.
         """
         if not self.queue or self.queue[0][0] > slot:
             return None
@@ -143,45 +149,47 @@ class Timetable:
         return self.queue[0]
 
     def promise(self, ref: int, slot: int, last: int) -> None:
-        """Task `ref` is polled every cycle after `slot` until slot `last`."""
-        # The account begins here if it has not begun: not at the last promise.
+        """Reserve polls of task `ref` every cycle after `slot` until slot `last`."""
+        # The account begins here if it has not begun, and not at the last reserved poll.
         self.account.index(slot)
         self._tasks[ref] = task = _Promise(slot + self.cycle, last)
         self._phases.take(slot)
         self.account.promise(ref, self._polls(task))
 
     def arm(self, ref: int) -> None:
-        """Task `ref` has an id and can be polled from now on."""
+        """Allow polls of task `ref`, which has an id from now on."""
         task = self._tasks[ref]
         task.armed = True
         self._enqueue(ref, task)
 
     def keep(self, ref: int, now: int) -> None:
-        """A poll of `ref` leaves for its promise; the phase stays, however late it is."""
+        """Use up the reserved poll of `ref` that leaves now; the phase stays, however late it
+        is.
+        """
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
         self.account.promise(ref, self._polls(task))
         self._enqueue(ref, task)
-        # What was promised before no longer holds, wherever it stands in the queue.
+        # Entries of the queue for earlier reserved polls are no longer valid.
         self._tidy()
 
     def release(self, ref: int) -> None:
-        """Task `ref` ended: its promises go."""
+        """Free the reserved polls of task `ref`, which ended."""
         task = self._tasks.pop(ref)
         self.account.promise(ref, range(0))
         self._phases.give(task.next)
         self._tidy()
 
     def extend(self, ref: int, last: int, slot: int, limit: int) -> bool:
-        """Promise `ref` polls until slot `last` (which may be sooner than now) if they fit.
+        """Reserve polls of `ref` until slot `last` (which may be sooner than now) if they fit.
 
         `slot` is the present one. Where they do not fit nothing changes.
         """
         task = self._tasks[ref]
         following, lapsed = task.next, task.next > task.last
         if lapsed:
-            # In its phase, but not for what is over.
+            # In its phase, but not in slots that are over.
             following += self.cycle * max(0, -(-(slot - following) // self.cycle))
         kept = following + self.cycle * max(0, (task.last - following) // self.cycle + 1)
         more = range(kept, last + 1, self.cycle)
@@ -195,10 +203,10 @@ class Timetable:
         return True
 
     def shift(self, ref: int, to: int, slot: int, limit: int) -> None:
-        """Move the next promise of `ref` from its slot to the later slot `to`, if that fits.
+        """Move the next reserved poll of `ref` from its slot to the later slot `to`, if that fits.
 
-        For a task whose lease was renewed between two promises: the phase moves with it. `slot` is
-        the present one.
+        This is for a task whose lease was renewed between two reserved polls: the phase moves with
+        it. `slot` is the present one.
         """
         task = self._tasks[ref]
         if not task.next < to <= task.last:
@@ -212,50 +220,52 @@ class Timetable:
         self._tidy()
 
     def next_poll(self, ref: int) -> int:
-        """When the next promised poll of `ref` leaves, in microseconds."""
+        """Return when the next reserved poll of `ref` leaves, in microseconds."""
         return self._tasks[ref].next * SLOT
 
     def lapsed(self, ref: int) -> bool:
-        """Whether nothing is promised to `ref` any longer."""
+        """Return whether `ref` has no reserved poll any longer."""
         task = self._tasks[ref]
         return task.next > task.last
 
     def polled_by(self, ref: int, at: int) -> bool:
-        """Whether the next poll of `ref` is promised, to leave by `at`."""
+        """Return whether the next poll of `ref` is reserved and leaves by `at`."""
         task = self._tasks[ref]
         return task.next <= task.last and task.next * SLOT <= at
 
     # What fits.
 
     def admits(self, slot: int, origin: int, last: int, limit: int) -> bool:
-        """Whether a task created in `slot` and polled every cycle from `origin` to `last` fits."""
+        """Return whether a task created in `slot` and polled from `origin` to `last` fits."""
         polls = range(origin + self.cycle, last + 1, self.cycle)
-        # That a creation counts twice is covered by the requests that `limit` keeps back.
+        # The requests that `limit` keeps back cover that a creation counts twice.
         return self.account.holds(slot, polls, limit, leaving=1)
 
     def would_admit(
         self, slot: int, origin: int, last: int, ends: Mapping[int, int], limit: int
     ) -> bool:
-        """The same if every task were polled until the slot that `ends` names for it."""
+        """Return the same as `admits` if every task were polled until its slot in `ends`."""
         newcomer = range(origin + self.cycle, last + 1, self.cycle)
         return self.account.would_hold(slot, [newcomer, *self._until(ends)], limit, leaving=1)
 
     def would_keep(self, slot: int, ends: Mapping[int, int], limit: int) -> bool:
-        """Whether one more request fits in `slot` if every task were polled until its of `ends`."""
+        """Return whether one more request fits in `slot` if tasks were polled until their
+        `ends`.
+        """
         return self.account.would_hold(slot, self._until(ends), limit, leaving=1)
 
     def ample(self, now: int) -> bool:
-        """Whether the second does not bind: quick, and False tells nothing."""
+        """Return whether the second surely has room: quick; False does not mean that it is full."""
         held = self._second.count(now // SLOT)
         return held + self._phases.within(self._reach) + 3 <= self.per_second
 
     def room(self, now: int, *, urgent: bool = False, creates: bool = False, kept: int = 0) -> bool:
-        """Whether the second has room for one more request now, beside what is promised, and for
-        `kept` others.
+        """Return whether the second has room for one more request now.
 
-        A request that is not answered may arrive until the patience with it ends, later than the
-        guard; for what is `urgent` it arrived within the guard, where it was counted all along,
-        else two polls that hang would keep a third one's task from being tried again.
+        The request must fit beside the reserved ones and `kept` others. An unanswered request may
+        arrive until the patience with it ends, later than the guard. An `urgent` request assumes
+        that it arrived within the guard, where it was counted all along; otherwise two unanswered
+        polls would block the retry for a third task.
         """
         slot, most = now // SLOT, self.per_second - kept
         held = self._second.held(slot, self._reach, urgent=urgent)
@@ -269,11 +279,11 @@ class Timetable:
         return True
 
     def lends(self, now: int, slack: int) -> bool:
-        """Whether what nobody was promised may leave now and a try still finds its place.
+        """Return whether an unreserved request may leave now and a retry still finds its place.
 
-        The last place of a second belongs to tries. It is lent where no try can need it before it
-        is free again: nothing is unanswered, and what is promised next leaves so late that the try
-        after it, which has `slack` slots, comes in time.
+        The last place of a second belongs to retries. It is lent where no retry can need it before
+        it is free again: nothing is unanswered, and the next reserved poll leaves so late that the
+        retry after it, which has `slack` slots, comes in time.
         """
         if self.room(now, kept=1):
             return True
@@ -282,7 +292,7 @@ class Timetable:
         return not any(self._phases.ahead(now // SLOT, self._reach - slack + 1)[1:])
 
     def free(self, slot: int) -> bool:
-        """Whether a task may take the phase of `slot` and leave the rest to tries."""
+        """Return whether a task may take the phase of `slot` and leave the rest to retries."""
         return self._phases.free(slot, *self._bounds)
 
     def origin(self, slot: int, *, exists: bool = False) -> int | None:
@@ -303,7 +313,8 @@ class Timetable:
     def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
         """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.
 
-        Else nothing changes. No task is polled later than it was promised, and each within a cycle.
+        Otherwise nothing changes. No task is polled later than was reserved, and each within a
+        cycle.
         """
         if not self._tasks:
             self.cycle, self.guard = cycle, guard
@@ -318,7 +329,7 @@ class Timetable:
         self._phases = PhaseTable(cycle, self._per_slot)
         fits = True
         for task in sorted(self._tasks.values(), key=lambda task: task.next):
-            # One that is overdue leaves at once all the same, and keeps the new phase afterwards.
+            # An overdue poll leaves at once all the same; its task keeps the new phase afterwards.
             overdue = task.next <= slot
             latest = min(task.next, slot + cycle)
             earliest = latest - cycle if overdue else max(slot, latest - cycle)
@@ -330,7 +341,7 @@ class Timetable:
             self._phases.take(at)
         if fits:
             self._promise_all()
-            # A limit that has shrunk under what was promised is no reason to keep the old plan.
+            # The old plan is not kept only because the limit has shrunk below the reserved polls.
             if self.account.peak(slot, horizon) <= max(limit, peak) and self._seconds_hold(slot):
                 self.queue = [
                     (t.next, ref) for ref, t in self._tasks.items() if t.armed and t.next <= t.last
@@ -343,10 +354,12 @@ class Timetable:
         self._promise_all()
         return False
 
-    # Inside.
+    # Internals.
 
     def _seconds_hold(self, slot: int) -> bool:
-        """Whether what left and what is promised next keep the second's limit together."""
+        """Return whether past requests and the next reserved ones keep the second's limit
+        together.
+        """
         held = self._second.held(slot, self._reach)
         ahead = accumulate(self._phases.ahead(slot, len(held))[1:])
         return all(
@@ -375,8 +388,8 @@ class Timetable:
     def _bound(self) -> None:
         # Slots in a run that any two requests within a second of each other share.
         self._reach = -(-(SECOND + self._guard) // SLOT) + 1
-        # The run in which promises are bounded, and by how many. At one request a second a try
-        # finds room between two promises only if both leave some.
+        # The run in which reserved polls are bounded, and by how many. At one request a second a
+        # retry finds room between two reserved polls only if both leave some.
         run = self._reach * (2 if self.per_second == 1 else 1)
         kept = max(self._spared, self._spared * self.per_second // 5)
         most = max(1, self.per_second - kept)
@@ -397,11 +410,11 @@ class Timetable:
             self.account.promise(ref, self._polls(task))
 
     def _tidy(self) -> None:
-        """Keep the head of the queue true, so that asking for it changes nothing."""
+        """Keep the head of the queue valid, so that reading it changes nothing."""
         while self.queue and not self._holds(*self.queue[0]):
             heapq.heappop(self.queue)
 
     def _holds(self, slot: int, ref: int) -> bool:
-        """Whether what the queue says is still promised."""
+        """Return whether an entry of the queue is still reserved."""
         task = self._tasks.get(ref)
         return task is not None and task.next == slot <= task.last

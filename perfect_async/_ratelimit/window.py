@@ -1,9 +1,9 @@
-"""The period's limit: how many requests left and are promised, in buckets of time.
+"""The period's limit: how many requests left and are reserved, in buckets of time.
 
 A request occupies every window that holds a moment between its leaving and its answer, so it counts
-in every run of buckets while it is unanswered, and at its answer afterwards. What counting in
-buckets loses is one bucket in a period. Asking changes nothing. All times are integer microseconds,
-slots as in the timetable.
+in every run of buckets while it is unanswered, and at its answer afterwards. Counting in buckets
+loses one bucket in a period. The queries change nothing. All times are integer microseconds, slots
+as in the timetable.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ _NOTHING: Final = range(0)
 
 
 class SlidingWindow:
-    """Requests over time: `requests` in a `period`; promises reach `horizon` ahead at most.
+    """The requests over time: `requests` in a `period`; reserved polls reach `horizon` ahead at
+    most.
 
-    `unanswered` is the weight of what has left and was not answered: more than one for what is to
-    keep a request free beside its own. `reach` is how many slots of a task's promises can be in one
-    window.
+    `unanswered` is the weight of the requests that left and were not answered. A request weighs
+    more than one where it keeps another free beside its own. `reach` is how many slots of a task's
+    reserved polls can be in one window.
     """
 
     def __init__(self, *, requests: int, period: int, horizon: int) -> None:
@@ -44,7 +45,8 @@ class SlidingWindow:
         self._base: int = 0
         self._left: list[int] = []
         self._promised: list[int] = []
-        # By task: what is promised, what of it is in the buckets, and where the two may differ.
+        # By task: its reserved polls, those counted in the buckets, and tasks where the two may
+        # differ.
         self._plans: dict[int, range] = {}
         self._counted: dict[int, range] = {}
         self._changed: set[int] = set()
@@ -53,17 +55,17 @@ class SlidingWindow:
         self._spare: tuple[int, int, int] | None = None
 
     def bucket(self, now: int) -> int:
-        """The number of the bucket of `now`."""
+        """Return the number of the bucket of `now`."""
         return now // self._length
 
     def next_change(self, now: int) -> int:
-        """When a window that is full now may have room again: the next bucket's start."""
+        """Return when a window that is full now may have room again: the next bucket's start."""
         return (self.bucket(now) + 1) * self._bucket * SLOT
 
-    # What left.
+    # Requests that left.
 
     def answered(self, now: int) -> None:
-        """A request was answered; it counts here from now on."""
+        """Record that a request was answered; it counts here from now on."""
         here = now // self._length
         if here != self._seen:
             self.forget(now)
@@ -72,12 +74,12 @@ class SlidingWindow:
         self._spare = None
 
     def occupied(self, now: int) -> int:
-        """Requests in the window of `now` that were answered."""
+        """Return how many requests in the window of `now` were answered."""
         here = self.bucket(now) - self._base
         return sum(self._left[max(0, here - self._run + 1) : here + 1])
 
     def past(self, now: int) -> list[tuple[int, int]]:
-        """The same as (age in microseconds, requests), the oldest first."""
+        """Return the same requests as (age in microseconds, requests), the oldest first."""
         here = self.bucket(now)
         first = max(self._base, here - self._run + 1)
         spent = [
@@ -87,7 +89,9 @@ class SlidingWindow:
         return [(age, count) for age, count in spent if count]
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Requests that left before time 0, as `past` tells them; before anything else."""
+        """Add requests that left before time 0, as `past` returned them; call this before all
+        else.
+        """
         # The account reaches back as far as any window does.
         self._base = -self._run
         self._left = [0] * (self._run + 1)
@@ -97,7 +101,7 @@ class SlidingWindow:
             self._total += count
 
     def forget(self, now: int) -> None:
-        """Drop what no window from now on can hold."""
+        """Drop the buckets that no window from now on can hold."""
         here = now // self._length
         if here == self._seen:
             return
@@ -112,12 +116,12 @@ class SlidingWindow:
                 self._promised[self.index(self._base * self._bucket)] += overdue
         self.index(now // SLOT)
 
-    # What is promised.
+    # Reserved polls.
 
     def promise(self, ref: int, polls: range) -> None:
-        """Task `ref` is promised `polls` from now on, and nothing else."""
-        # Buckets are for windows that may be full. Where all that there is fits into any window
-        # nobody looks at them, and a task may come, move and go without being counted there.
+        """Reserve `polls` for task `ref` from now on, and no others."""
+        # Buckets are for windows that may be full. Where all requests together fit into any window
+        # the buckets are not read, so a task may come, move and go without being counted there.
         self._total += len(polls) - len(self._plans.get(ref, _NOTHING))
         self._spare = None
         if polls:
@@ -131,7 +135,7 @@ class SlidingWindow:
                 self._changed.discard(ref)
 
     def replace(self, ref: int, polls: range, slot: int, limit: int) -> bool:
-        """Promise `ref` these polls and no others, if they fit; `slot` is the present one."""
+        """Reserve these polls and no others for `ref`, if they fit; `slot` is the present one."""
         before = self._plans.get(ref, _NOTHING)
         fits = self._total - len(before) + self.unanswered + len(polls) <= limit
         if not fits:
@@ -141,13 +145,13 @@ class SlidingWindow:
         return fits
 
     def _settle(self) -> None:
-        """Count in the buckets what is promised now."""
+        """Count the present reserved polls in the buckets."""
         for ref in self._changed:
             before, after = self._counted.pop(ref, _NOTHING), self._plans.get(ref, _NOTHING)
             if after:
                 self._counted[ref] = after
             if after and before and before[-1] == after[-1] and before.step == after.step:
-                # The usual case: of the polls some have left.
+                # The usual case: some of the polls have left.
                 self._count(range(before[0], after[0], after.step), -1)
                 self._count(range(after[0], before[0], after.step), 1)
             else:
@@ -164,14 +168,14 @@ class SlidingWindow:
             for slot in polls:
                 promised[slot // bucket - base] += by
         else:
-            # An overdue promise lies before what is still remembered.
+            # An overdue poll lies before the first bucket that is kept.
             for slot in polls:
                 promised[max(0, slot // bucket - base)] += by
 
     # What fits.
 
     def spare(self, now: int) -> int:
-        """How many more requests could leave now if every window may hold `requests`."""
+        """Return how many more requests could leave now if every window may hold `requests`."""
         here = self.bucket(now)
         if self._spare is None or self._spare[:2] != (here, self.unanswered):
             peak = self._peak(here, here + self._run - 1)
@@ -179,15 +183,19 @@ class SlidingWindow:
         return self._spare[2]
 
     def fits(self, now: int, count: int, limit: int) -> bool:
-        """Whether `count` more could leave now if every window may hold `limit`."""
+        """Return whether `count` more could leave now if every window may hold `limit`."""
         return self.at_most(count, limit) or self.spare(now) - self.requests + limit >= count
 
     def at_most(self, count: int, limit: int) -> bool:
-        """Whether `count` more fit wherever they are: quick, and False tells nothing."""
+        """Return whether `count` more fit at any time: quick; False does not mean that they do
+        not.
+        """
         return self._total + self.unanswered + count <= limit
 
     def holds(self, slot: int, polls: range, limit: int, *, leaving: int = 0) -> bool:
-        """Whether `polls` (and requests `leaving` in `slot`) fit beside what is promised."""
+        """Return whether `polls` (and requests `leaving` in `slot`) fit beside the reserved
+        polls.
+        """
         if self.at_most(leaving + len(polls), limit):
             return True
         here = slot // self._bucket
@@ -196,7 +204,7 @@ class SlidingWindow:
         return self._peak(here, last, polls, leaving=leaving) <= limit
 
     def would_hold(self, slot: int, plan: Iterable[range], limit: int, *, leaving: int = 0) -> bool:
-        """Whether `plan` would fit if it were all that is promised."""
+        """Return whether `plan` would fit if no other polls were reserved."""
         bucket, base = self._bucket, self._base
         last = slot // bucket
         planned = [0] * max(len(self._promised), last - base + 1)
@@ -209,10 +217,12 @@ class SlidingWindow:
         return self._peak(slot // bucket, last, leaving=leaving, promised=planned) <= limit
 
     def peak(self, slot: int, last: int) -> int:
-        """The most that a window holds, of those that end in `slot` or later and by `last`."""
+        """Return the most that a window holds, of those that end in `slot` or later and by
+        `last`.
+        """
         return self._peak(slot // self._bucket, last // self._bucket)
 
-    # Inside.
+    # Internals.
 
     def _peak(
         self,
@@ -229,13 +239,13 @@ class SlidingWindow:
             self._settle()
             promised = self._promised
         both = [*map(add, self._left[low:high], promised[low:high])]
-        # Beyond what has left so far there are only promises.
+        # After the last request that left there are only reserved polls.
         both.extend(promised[low + len(both) : high])
         if more:
             both.extend([0] * (high - low - len(both)))
             for poll in more:
                 both[max(0, poll // self._bucket - self._base - low)] += 1
-        # What is unanswered counts in every run that holds the present: none after it holds more.
+        # Unanswered requests count in every run that holds the present: none after it holds more.
         both.extend([0] * (here - self._base - low + 1 - len(both)))
         both[here - self._base - low] += self.unanswered + leaving
         runs = [*accumulate(both, initial=0)]
@@ -244,7 +254,7 @@ class SlidingWindow:
         return peak
 
     def index(self, slot: int) -> int:
-        """The place of `slot` in the account, which grows to hold it."""
+        """Return the place of `slot` in the account, which grows to hold it."""
         if not self._left:
             self._base = max(self._base, slot // self._bucket)
         index = max(0, slot // self._bucket - self._base)

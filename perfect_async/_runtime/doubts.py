@@ -6,9 +6,9 @@ given to, unless the caller consents. A later process is consent, since its user
 one end. Tasks are remembered so that none is taken for the lost one of another job, and so that an
 id which the vendor gives twice is noticed.
 
-Clients on the network share one memory. Behind a transport that the user made may be another
-vendor, so there only the clients of one event loop share their doubts, and only those that are open
-together their tasks.
+Clients on the network share one memory for each host. Behind a transport that the user made may be
+another vendor, so there only the clients of one event loop share their doubts, and only those that
+are open together their tasks.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class ProcessMemory:
     network: bool = False
 
 
-_network_tasks: Final = KnownTasks()
+_network_tasks: Final[dict[str, KnownTasks]] = {}
+"""By host: a vendor gives an id once, whichever key asks."""
 _network_doubts: Final[dict[tuple[str, str], Doubts]] = {}
 _loop_doubts: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Doubts]] = (
     WeakKeyDictionary()
@@ -117,10 +118,12 @@ _opening: Final = threading.Lock()
 def memory_for(identity: tuple[str, str], transport: HttpTransport | None) -> ProcessMemory:
     """Return the memory for a key (hashed) on a host, reached by `transport` in this loop."""
     key, host = identity
-    account = key, _HOSTS.get(host, host)
+    host = _HOSTS.get(host, host)
+    account = key, host
     with _opening:
         if transport is None or isinstance(transport, NetworkTransport):
             doubts = _network_doubts.setdefault(account, Doubts())
-            return ProcessMemory(_network_tasks, doubts, network=True)
+            tasks = _network_tasks.setdefault(host, KnownTasks())
+            return ProcessMemory(tasks, doubts, network=True)
         accounts = _loop_doubts.setdefault(asyncio.get_running_loop(), {})
         return ProcessMemory(doubts=accounts.setdefault(account, Doubts()))

@@ -1,6 +1,6 @@
-"""Decides which request leaves next and when to wake, without any I/O.
+"""The scheduler: it decides which request leaves next and when to wake, without any I/O.
 
-`Scheduler.receive(event, now)` changes its state; `due(now)` and `wakes_at(now)` only answer.
+`Scheduler.receive(event, now)` changes its state; `due(now)` and `wakes_at(now)` only read it.
 """
 
 from __future__ import annotations

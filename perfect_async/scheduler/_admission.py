@@ -1,15 +1,17 @@
-"""Who may be created beside those that run, and until when each of them is promised polls.
+"""Admission: whether a task can be created beside those that run, and how long polls are reserved.
 
 A task is *young* until the age that hardly any of its kind outlasts (`DurationModel.horizon`),
-then old. The plan (the timetable) holds polls for old tasks until they are given up, for young ones
-until `insured` and never longer: so every task can be polled for `insured` whatever happens. A
-creation must fit into that plan and into a second one, which trusts the observed durations but for
-the tail: young tasks end by the horizon, but the r most suspicious of them run until they are given
-up like the old ones; more than r is a matter of 1e-4 by their ages.
+then old. The plan (the timetable) reserves polls for old tasks until they are given up, and for
+young ones until `insured` and never longer: so every task can be polled for `insured` whatever
+happens. A creation must fit into that plan and into a second one, which trusts the observed
+durations except for the tail: young tasks end by the horizon, but the r of them most likely to run
+long run until they are given up, like the old ones. The chance that more than r run so long is
+1e-4 by their ages.
 
-Nothing is created while an old task has no promise to its end. Everything is strict, promised until
-it is given up, where `insured` is as long as that, before the first end of its kind, while the key
-seems to be used elsewhere, and after a loss until 30 more tasks have ended: a loss frees nothing.
+Nothing is created while an old task has no polls reserved to its end. The plan is strict (polls are
+reserved until the task is given up) in five cases: where `insured` is as long as that, before the
+first end of its kind, while the key seems to be used elsewhere, and after a loss until 30 more
+tasks have ended, since a loss frees nothing.
 
 All times are integer microseconds.
 """
@@ -28,28 +30,28 @@ from perfect_async.scheduler._job import ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
 _CHANCE: Final = 1e-4
-"""The chance that more tasks run long than there is room for, at one creation."""
+"""The chance, at one creation, that more tasks run long than there is room for."""
 _INSURED_CHANCE: Final = 1e-3
-"""The same where all tasks are insured for twice the horizon: too many that run long are a loss
-only if they run longer than that as well.
+"""The same chance where all tasks are insured for twice the horizon: too many tasks that run long
+are a loss only if they run longer than that as well.
 """
 _RATHER: Final = 0.8
 """The chance of having ended from which an early poll is worth its request."""
 _MOURNING: Final = 30
-"""Tasks to end after a loss before evidence is believed again."""
+"""How many tasks must end after a loss before the observed durations count again."""
 _WORTH: Final = 5 * SECOND // (2 * SLOT)
-"""Slots by which a promise is worth moving: not at each of several early polls."""
+"""Slots by which a reserved poll is worth moving: not at each of several early polls."""
 _NEWCOMER: Final = -1
 _KINDS: Final = 64
-"""Kinds of tasks whose durations are remembered."""
+"""How many kinds of tasks have their durations remembered."""
 
 
 @attrs.define(eq=False)
 class _Kind:
     """Tasks that last alike: of one feature with one number of outputs.
 
-    `horizon` is the age that hardly any of them outlasts, 0 while nothing is known; by `placed` all
-    of them were last looked at.
+    `horizon` is the age that hardly any of them outlasts, 0 while nothing is known. `placed` is the
+    horizon by which the reserved polls of all of them were last set.
     """
 
     durations: DurationEstimator
@@ -62,16 +64,16 @@ class _Kind:
 
     @property
     def stale(self) -> bool:
-        """Whether so much is new that it is worth looking at the durations again."""
+        """Whether enough is new that the durations are worth estimating again."""
         known = max(len(self.durations), len(self.young) + len(self.old))
         return self.news >= max(1, known // 8)
 
 
 @attrs.define(eq=False)
 class _Task:
-    """A task as admission sees it: it ran for sure at the age `low`.
+    """A task as admission sees it: it was seen running at the age `low`.
 
-    `cap` is the last slot before it is given up, `last` that of its promises.
+    `cap` is the last slot before it is given up, `last` that of its reserved polls.
     """
 
     ref: int
@@ -84,7 +86,7 @@ class _Task:
 
 
 class AdmissionController:
-    """The plan of who is polled until when; `insured` and `give_up` as in `Polling`.
+    """The plan of which task is polled until when; `insured` and `give_up` as in `Polling`.
 
     Before `acts_at` there is nothing to `review`, unless the key seems to be used elsewhere.
     """
@@ -104,10 +106,10 @@ class AdmissionController:
         self._full: tuple[int, int] | None = None
         self._news = 0
 
-    # What happens to tasks.
+    # Events of tasks.
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """The creation of `job` leaves, or the first poll of a task that existed before."""
+        """Record that the creation of `job`, or the first poll of an adopted task, leaves."""
         kind = self._remember(job)
         last, cap = self._last(kind, now, now), job.given_up // SLOT
         self._tasks[job.ref] = task = _Task(job.ref, kind, now, now, cap, last)
@@ -123,21 +125,21 @@ class AdmissionController:
         self._news += 1
 
     def accepted(self, ref: int, now: int) -> None:
-        """Its creation is answered: it began by now at the latest."""
+        """Record that its creation is answered: it began by now at the latest."""
         self._tasks[ref].began = now
 
     def runs(self, ref: int, left: int, now: int) -> None:
-        """A poll that left at `left` found it running."""
+        """Record that a poll that left at `left` found it running."""
         task = self._tasks[ref]
         task.low = max(task.low, left - task.began)
         self._news += 1
         to = left // SLOT + self._table.cycle
         if to - self._table.next_poll(ref) // SLOT >= _WORTH:
-            # Its lease was renewed between two promises: the next one can wait as long.
+            # Its lease was renewed between two reserved polls, so the next one can wait as long.
             self._table.shift(ref, to, now // SLOT, self._pacer.firm)
 
     def release(self, ref: int, *, ended: int | None = None, lost: bool = False) -> None:
-        """It is polled no longer: seen to have `ended`, or else nobody knows how long it lasts."""
+        """Stop polling a task: it was seen to have `ended`, or its duration stays unknown."""
         task = self._tasks.pop(ref)
         kind = task.kind
         kind.young.pop(ref, None)
@@ -158,10 +160,10 @@ class AdmissionController:
         elif self._strict_for or self._strict:
             self.acts_at = 0
 
-    # What is asked.
+    # Queries about the plan.
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Whether `job` can be created now and kept alive as promised."""
+        """Return whether `job` can be created now and polled for as long as is to be reserved."""
         if self._short:
             return False
         here = self._table.account.bucket(now), self._news
@@ -177,20 +179,24 @@ class AdmissionController:
             newcomer = _Task(_NEWCOMER, kind, now, now, (now + self._give_up) // SLOT, origin)
             if self._believable(now, limit, newcomer):
                 return True
-        # Less fits as nothing but time goes by only until the next bucket.
+        # Time alone makes no room before the next bucket.
         self._full = here
         return False
 
     def spares(self, now: int, limit: int) -> bool:
-        """Whether a request that nobody was promised leaves room for all that may still run long.
+        """Return whether an unreserved request leaves room for all tasks that may still run long.
 
-        An early poll is no better than a creation: it must not take what a suspect may need.
+        An early poll has no priority over a creation here: it must not take a request that a task
+        likely to run long may need.
         """
         return not self._short and (self._certain(limit) or self._believable(now, limit))
 
     def _certain(self, limit: int) -> bool:
-        """Whether no evidence is needed: all are promised polls for as long as they may run, or
-        whoever is young may be polled for as long as any window lasts (and, quicker, whoever runs).
+        """Return whether the plan holds without the observed durations.
+
+        It holds where all tasks have polls reserved for as long as they may run, or where the young
+        ones may be polled for as long as any window lasts (checked first, as it is quicker, for all
+        that run).
         """
         if self._strict:
             return True
@@ -202,9 +208,9 @@ class AdmissionController:
         return account.at_most(1 + young * each, limit)
 
     def _believable(self, now: int, limit: int, newcomer: _Task | None = None) -> bool:
-        """Whether one more request fits if evidence is taken at its word but for the tail.
+        """Return whether one more request fits if the observed durations hold except for the tail.
 
-        `newcomer` is a task that it creates, whose `last` is its origin.
+        `newcomer` is a task that the request creates, whose `last` is its origin.
         """
         table, slot = self._table, now // SLOT
         ends: dict[int, int] = {}
@@ -229,31 +235,31 @@ class AdmissionController:
         ends.update((ref, cap) for _, ref, cap in worst)
         if newcomer is None:
             return table.would_keep(slot, ends, limit)
-        # One that is the first of its kind is not among them.
+        # The first task of its kind is not in `ends`.
         last = ends.pop(newcomer.ref, newcomer.cap)
         return table.would_admit(slot, newcomer.last, last, ends, limit)
 
     def reserved_each(self, now: int) -> int:
-        """How many requests are reserved for a task like the last one when it is created."""
+        """Return how many requests are reserved for a task like the last one when it is created."""
         kind = next(reversed(self._kinds.values()), None)
         if kind is None:
             return self._give_up // SLOT // self._table.cycle + 1
         return (self._last(kind, now, now) - now // SLOT) // self._table.cycle + 1
 
     def likely_end(self, ref: int) -> int | None:
-        """When `ref`, as far as it is known to run, has rather ended than not; None if unknown."""
+        """Return when `ref`, seen running so far, has probably ended; None if unknown."""
         task = self._tasks[ref]
         if task.kind.outlook is None:
             return None
         if (age := task.kind.outlook.likely(task.low, _RATHER)) is None:
-            # None was seen to end so late: in mid-cycle it tells something new either way.
+            # No task was seen to end so late, so a poll in mid-cycle is informative either way.
             age = task.low + self._table.cycle * SLOT // 2
         return task.created + age
 
-    # What follows from news and time.
+    # Changes that follow from events and time.
 
     def review(self, now: int) -> None:
-        """After any news: who is old, and who is promised what."""
+        """Update after any event which tasks are old, and which polls are reserved."""
         strict = (
             self._never_believes or self._strict_for > 0 or self._pacer.allowance.wary_until > now
         )
@@ -276,7 +282,7 @@ class AdmissionController:
             running = [task.low for task in [*kind.old.values(), *kind.young.values()] if task.low]
             kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
             kind.horizon = 0 if kind.outlook is None else kind.outlook.horizon
-            # A horizon that trembles moves nothing.
+            # A small change of the horizon moves no reserved polls.
             every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT
         if every:
             kind.placed = kind.horizon
@@ -297,7 +303,7 @@ class AdmissionController:
             self._place(oldest, now)
 
     def _place(self, task: _Task, now: int) -> None:
-        """Promise less at once, more when there is room."""
+        """Reserve fewer polls at once, more when there is room."""
         last = self._last(task.kind, task.created, now)
         if last > task.last:
             self._short[task.ref] = task
@@ -307,7 +313,7 @@ class AdmissionController:
                 self._promise(task, last, self._pacer.firm, now)
 
     def _lengthen(self, now: int) -> None:
-        """Promise more to those that ought to have more, the oldest first."""
+        """Reserve more polls for those that need more, the oldest first."""
         crowded = False
         for task in sorted(self._short.values(), key=lambda task: task.created):
             last = self._last(task.kind, task.created, now)
@@ -316,7 +322,8 @@ class AdmissionController:
                 continue
             crowded = True
             if self._table.lapsed(task.ref):
-                # Its last promise is used up: one more poll, if need be of those kept for tries.
+                # Its last reserved poll is used up: reserve one more, if need be of those kept for
+                # retries.
                 kept = (self._pacer.firm + self._table.account.requests) // 2
                 self._promise(task, task.last + self._table.cycle, kept, now)
 
@@ -327,10 +334,10 @@ class AdmissionController:
         return True
 
     def _last(self, kind: _Kind, created: int, now: int) -> int:
-        """The last slot that a task that was created then ought to be promised."""
+        """Return the last slot for which a task created at `created` needs a reserved poll."""
         if not self._young(kind, created, now):
             return (created + self._give_up) // SLOT
-        # One poll after it: what has ended by then is heard, what has not becomes old.
+        # One poll after it shows what has ended by then; a task that still runs becomes old.
         insured = max(self._insured, kind.horizon) + self._table.cycle * SLOT
         return (created + min(self._give_up, insured)) // SLOT
 
@@ -341,7 +348,7 @@ class AdmissionController:
         return self._kinds.get(job.kind) or _Kind(DurationEstimator(job.kind.usual))
 
     def _remember(self, job: ScheduledJob) -> _Kind:
-        """The kind of `job`, which is the last one to be forgotten now."""
+        """Return the kind of `job`, and make it the last one to be forgotten."""
         kind = self._kind(job)
         self._kinds.pop(job.kind, None)
         if len(self._kinds) >= _KINDS:

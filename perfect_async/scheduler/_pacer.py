@@ -1,8 +1,7 @@
-"""How fast we may go: what the answers say about the network and the key, and what follows for the
-plan.
+"""Pace requests: estimate network and key from the answers, and cut the plan accordingly.
 
-From round trips and failures come the cycle of the timetable and the requests that are never
-promised; from 429s the limit that is assumed; from requests without an answer a pause, so that
+Round trips and failures give the cycle of the timetable and the number of requests that are never
+reserved. 429s give the limit that is assumed. Requests without an answer give a pause, so that
 nothing is created into an outage. All times are integer microseconds.
 """
 
@@ -20,35 +19,35 @@ from perfect_async._time import SECOND, SLOT
 from perfect_async.models import Limits
 
 _STEP: Final = 4
-"""Cycles are cut in steps of so many slots, so that trembling round trips do not move the plan."""
+"""Slots by which a cycle is rounded, so that small changes of round trips do not move the plan."""
 _MOST_SPARED: Final = 2
 _SPARE: Final = 0.016
-"""The share of a window that is not promised on a good network: 4 of 250."""
+"""The share of a window that is not reserved on a good network: 4 of 250."""
 _LONGEST_PAUSE: Final = 30 * SECOND
 _DOUBT: Final = 2 * SECOND
 _LONGEST_DOUBT: Final = 120 * SECOND
-"""Pauses after creations without an answer: each may cost units, they grow fast, to 2 minutes."""
+"""Pauses after creations without an answer grow fast, to 2 minutes, as each may cost units."""
 _SILENT: Final = 3
-"""So many creations may be silent for longer than the patience before no other leaves."""
+"""Creations that may be unanswered for longer than the patience before no other leaves."""
 _TREMBLE: Final = 2 * SLOT
-"""The guard shrinks only by so much at once."""
+"""The most by which the guard must exceed the wanted one before it shrinks."""
 _FAILED: Final = (ev.NotSent, ev.NoAnswer, ev.Refused, ev.KeyRefused)
-"""What may come of a poll that tells nothing of its task."""
+"""The answers to a poll that do not say how its task is."""
 _NOTHING: Final = 4
-"""So few requests of ours in a window are none."""
+"""Up to this many requests of ours in a window count as none."""
 _PROBING: Final = 30 * SECOND
-"""For how long polls are wanted in mid-lease after news that came while more was tried."""
+"""How long polls are wanted in mid-lease after a replan while a higher limit was tried."""
 _GROW: Final = 30 * SECOND
 """The least time between two plans: growing can wait, shrinking is tried each second."""
 
 
 class Pacer:
-    """The evidence about network and key, and the timetable that is cut by it.
+    """The estimates of network and key, and the timetable that is cut by them.
 
-    `lease` and `horizon` (how long a task is promised polls) in microseconds. `hold` is the time
-    before which nothing new is sent; `cramped` is True while the plan is cut for a better network
-    than there is, and nothing new must be promised. While `calm`, `cut` would change nothing at any
-    time: the plan suits the network, and nobody else was met on the key.
+    `lease` and `horizon` (how long polls are reserved for a task) are in microseconds. `hold` is
+    the time before which nothing new is sent. `cramped` is True while the plan is cut for a better
+    network than there is, so that nothing new may be reserved. While `calm`, `replan` would change
+    nothing at any time: the plan suits the network, and no foreign use of the key was seen.
     """
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
@@ -77,13 +76,13 @@ class Pacer:
         self._sized: tuple[float, int] = (0.0, 0)
         self._reserve = 0
         if limits.per_second == 1:
-            # A try leaves a second and the guard after the poll, however soon it is wanted.
+            # A retry leaves a second and the guard after the poll, however soon it is wanted.
             self._gap = SECOND
         self.table.spared = self._wanted_spared()
         self.table.recut(self._wanted_cycle(), self._wanted_guard(), 0, limits.requests)
 
     def reserve(self) -> int:
-        """Requests of a window that are never promised: for tries, and for polls that left late."""
+        """Return the requests of a window that are never reserved: for retries and late polls."""
         sized = self.network.failing, self.table.cycle
         if self._sized != sized:
             self._sized, share = sized, max(_SPARE, 1.25 * self.network.failing)
@@ -93,38 +92,43 @@ class Pacer:
 
     @property
     def firm(self) -> int:
-        """How many requests of a window may be promised to tasks that run."""
+        """How many requests of a window may be reserved for running tasks."""
         return self._requests - self.reserve()
 
     def limit(self, now: int) -> int:
-        """How many requests of a window creations may count on."""
+        """Return how many requests of a window creations may count on."""
         limit, reserve = self.allowance.limit(now), self.reserve()
         if limit == self._requests:
             return limit - reserve
         least = min(self._requests, self._alone() + reserve)
         if limit < least and self.allowance.quiet(now):
             # Not even one task can be insured for as long as it may run. One is tried all the same
-            # where half of the limit is free, since most tasks need far less, or next to nothing of
-            # ours is in the window, since who sends nothing learns nothing.
+            # in two cases: half of the limit is free (most tasks need far less), or next to nothing
+            # of ours is in the window (the limit can only be learned by sending).
             free = self.table.occupied(now) <= max(limit // 2, _NOTHING)
             limit = least if free else limit
         return limit - reserve
 
     def plenty(self, now: int) -> bool:
-        """Whether more than half of the window is free, or there is room for as many tasks again as
-        run: so a single one is asked at its interval for as long as another could still be created.
+        """Return whether requests are plenty.
+
+        They are where more than half of the window is free, or where there is room for as many
+        tasks again as run. So a single task is polled at its interval for as long as another could
+        still be created.
         """
         again = (self._alone() + self.reserve()) * max(1, len(self.table))
         most = min(self._requests // 2, again)
         return self.table.account.fits(now, most + 1, self._requests)
 
     def paused_until(self) -> int:
-        """Before this nothing is sent but what keeps tasks alive."""
+        """Return the time before which only polls that renew leases are sent."""
         return max(self.hold, self.allowance.paused_until)
 
     def silent(self, now: int, *, asking: bool) -> bool:
-        """Whether nothing at all is sent: the window was full, and one request at a time asks
-        whether it still is; `asking` is whether one is under way.
+        """Return whether nothing at all is sent.
+
+        The window was full, and one request at a time probes whether it still is; `asking` is
+        whether one is under way.
         """
         return now < self.allowance.silent_until or (self.allowance.full and asking)
 
@@ -134,11 +138,11 @@ class Pacer:
         return bool(self._creating)
 
     def created(self, number: int, now: int) -> None:
-        """Creation `number` leaves."""
+        """Record that creation `number` leaves."""
         self._creating[number] = now
 
     def may_create(self, now: int) -> bool:
-        """Whether a creation may be expected to be answered: one without an answer may be charged.
+        """Return whether a creation can expect an answer: one without an answer may be charged.
 
         After one in doubt the next waits, and goes alone until one is answered again.
         """
@@ -152,7 +156,7 @@ class Pacer:
         )
 
     def on_response(self, event: ev.Answer, took: int, now: int) -> None:
-        """What an answer after `took` tells about the network and the key."""
+        """Update the estimates of network and key by an answer that came after `took`."""
         polled = isinstance(event.command, ev.Poll)
         if isinstance(event.command, ev.Submit):
             self._creating.pop(event.command.number)
@@ -165,7 +169,8 @@ class Pacer:
         match event:
             case ev.NotSent() | ev.NoAnswer():
                 if not polled:
-                    # Creating into an outage buys doubts: pause, longer each time.
+                    # Creations during an outage may be charged without an answer: pause, longer
+                    # each time.
                     self._outage += 1
                     pause = SECOND * 2 ** min(self._outage - 1, 10) // 2
                     self.hold = now + min(pause, _LONGEST_PAUSE)
@@ -181,8 +186,8 @@ class Pacer:
                     own = self.table.occupied(now) if self.allowance.full else 0
                     self.allowance.accepted(now, own)
         if polled and not isinstance(event, ev.Limited):
-            # A 429 tells nothing about the network: polling more often for it, as on a bad
-            # network, would only make more of them.
+            # A 429 says nothing about the network. Polling more often for it, as on a bad network,
+            # would only cause more of them.
             self.network.polled(failed=isinstance(event, _FAILED))
         if self._cut_for != self.network.changes:
             self.calm = False
@@ -190,11 +195,12 @@ class Pacer:
     def replan(self, now: int) -> None:
         """Give the timetable the cycle and the guard that suit the network, where that fits."""
         if self.allowance.probing(now):
-            # Whoever tries what may be refused polls in mid-lease, where that costs no task.
+            # A request may be refused while a higher limit is tried: poll in mid-lease, where that
+            # costs no task.
             self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
         waits = len(self.table) > 0 and now < self._cut_at
         if self._cut_for != self.network.changes or not (self._settled or waits):
-            # Else nothing is asked for that was not asked for then.
+            # Otherwise the wanted plan has not changed.
             self._recut(now)
         self.calm = self._settled and not self.allowance.met
 
@@ -210,18 +216,20 @@ class Pacer:
         elif not len(self.table) or now >= self._cut_at:
             fitted = self.table.recut(cycle, guard, now, self.firm)
             self._crowded &= not fitted
-            # Nothing new is promised by a plan that the network no longer allows.
+            # Nothing new is reserved under a plan that the network no longer allows.
             self.cramped = not fitted and worse
             self._cut_at = now + (SECOND if self.cramped else _GROW)
 
     def lends(self, now: int) -> bool:
-        """Whether what nobody was promised may leave now, and all tries still come in time."""
+        """Return whether an unreserved request may leave now with all retries still in time."""
         left = self._lease - self.table.cycle * SLOT - self.table.guard
         spent = (self.network.tries - 2) * self.network.patience
         return self.table.lends(now, max(0, left - spent) // SLOT - 1)
 
     def _alone(self) -> int:
-        """Requests of a window that one task needs: its creation, counted twice, and its polls."""
+        """Return the requests of a window that one task needs: its creation, counted twice, and
+        polls.
+        """
         return -(-self.table.account.reach // self.table.cycle) + 2
 
     def _wanted_guard(self) -> int:
@@ -229,17 +237,18 @@ class Pacer:
         return guard if guard - _TREMBLE < wanted <= guard else wanted
 
     def _wanted_spared(self) -> int:
-        """Places of a second that are kept for retries.
+        """Return the places of a second that are kept for retries.
 
-        Retries that fail at once come in the same second: of three tries two, and so of more, since
-        the rest of the lease is longer than a second then.
+        Retries that fail at once come in the same second: of three tries two. With more tries it is
+        two as well, since the rest of the lease is longer than a second then.
         """
         return min(self.network.tries - 1, _MOST_SPARED)
 
     def _wanted_cycle(self) -> int:
-        """Slots between two polls: as late as the last try still arrives in the lease.
+        """Return the slots between two polls: the most with which the last retry arrives in the
+        lease.
 
-        Not so early that not even one task could be polled: worse tries are better than nothing.
+        But not so few that not even one task could be polled: worse retries are better than none.
         """
         apart = max(self.network.patience, self._gap and self._gap + self.table.guard)
         tries = (self.network.tries - 1) * apart + self.network.jitter

@@ -1,6 +1,6 @@
-"""Poll the tasks that exist: by promised polls that keep them alive, or once they are announced.
+"""Poll the tasks that exist: by reserved polls that renew their leases, or once they are announced.
 
-`LeasePolling` keeps to the contract's lease: polls promised in the timetable, tries inside the
+`LeasePolling` keeps to the contract's lease: polls reserved in the timetable, retries inside the
 lease, early polls where they pay. `WebhookPolling` is the vendor's own flow with webhooks, without
 polls between the creation and the notification: a task holds only its last request, and is polled
 when a notification arrives or when it is long overdue. Both receive the same events. All times are
@@ -23,86 +23,86 @@ from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
 _OVERDUE: Final = 2
-"""So many times as long as it usually lasts, a task is long overdue."""
+"""A task is long overdue after this many times its usual duration."""
 _UNKNOWN: Final = 120 * SECOND
-"""How long a task may last of which nothing is known."""
+"""How long a task may last if nothing is known of its kind."""
 _LONGEST: Final = 60 * SECOND
 """The longest pause between two polls of a task that was announced and still runs."""
 _SOON: Final = 5 * SECOND
 """When a poll that failed is sent again where no lease runs; longer each time it fails again."""
 _SUPPOSED: Final = 5
-"""So many tasks are supposed to have been asked for twice, before anything is known of any."""
+"""How many tasks are assumed to have been polled twice, before anything is known of any."""
 _OF_LATE: Final = 200
-"""Of so many tasks that ended at the most it is known how often they were asked for in vain."""
+"""How many ended tasks at most count in the average of polls sent in vain."""
 _MOST_IN_VAIN: Final = 3
-"""No more requests than that are held for a task beside the one for its result."""
+"""The most requests held for a task beside the one for its result."""
 
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
 """A poll that is early by less is not worth a request."""
 _LAST: Final = ScheduledJob(-1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.TOLD)
 _LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
-"""Ends each queue, so that there is a first one always."""
+"""The end of each queue, so that there is always a first entry."""
 
 
 class PollingStrategy(Protocol):
-    """What either does at each piece of news about a task."""
+    """The reaction of a polling strategy to each event of a task."""
 
     @property
     def held(self) -> int:
-        """Requests that its tasks will need and that no promise in the timetable holds."""
+        """How many requests its tasks will need that the timetable does not reserve."""
         ...
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Whether `job` may be created now beside those that exist; changes nothing."""
+        """Return whether `job` may be created now beside those that exist; changes nothing."""
         ...
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """Its creation leaves, or the first poll of a task that existed before."""
+        """Record that its creation, or the first poll of an adopted task, leaves."""
         ...
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Its task exists and can be polled."""
+        """Record that its task exists and can be polled."""
         ...
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll of it leaves."""
+        """Record that a poll of it leaves."""
         ...
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
-        """A poll that left at `left` found it running."""
+        """Record that a poll that left at `left` found it running."""
         ...
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """A poll of it failed; from `at` on another may leave."""
+        """Record that a poll of it failed; from `at` on another may leave."""
         ...
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
-        """It is asked for no longer: it `ended`, or was `lost`, or nobody knows."""
+        """Stop polling it: it `ended`, or was `lost`, or its end is unknown."""
         ...
 
 
 class PollQueue:
-    """Tasks that are to be asked for beside all promises, by when: notified, or overdue."""
+    """The tasks to poll beside the reserved polls, by time: they are notified or overdue."""
 
     def __init__(self) -> None:
         self._queue: list[tuple[int, int, ScheduledJob]] = []
 
     def put(self, job: ScheduledJob, at: int) -> None:
-        """Ask for the task of `job` at `at`, and not at another time."""
+        """Poll the task of `job` at `at`, and not at another time."""
         job.ask_at = at
         heapq.heappush(self._queue, (at, job.ref, job))
 
     def wakes(self) -> int:
-        """When the next task is to be polled."""
+        """Return when the next task is to be polled."""
         return self._queue[0][0] if self._queue else NEVER
 
     def first(self) -> int:
-        """The ref of that task."""
+        """Return the ref of that task."""
         return self._queue[0][1]
 
     def tidy(self) -> None:
-        """Drop from the head what no longer holds."""
+        """Drop entries that are no longer valid from the head."""
         while self._queue and (
             self._queue[0][2].ask_at != self._queue[0][0]
             or self._queue[0][2].state is not JobState.RUNNING
@@ -111,54 +111,56 @@ class PollQueue:
 
 
 class ExtraPolls:
-    """Which tasks are to be asked again beside their promises, and when.
+    """The tasks to poll beside their reserved polls, and when.
 
-    `lease` and `interval` as in `Polling`. `tries`, `early` and `likely` are heaps of when, which
-    task (by ref) and its job; their heads are true after `tidy`, at `NEVER` where there is none.
+    `lease` and `interval` as in `Polling`. `tries`, `early` and `likely` are heaps of (when, ref of
+    the task, its job); their heads are valid after `tidy`, at `NEVER` where there is none.
     """
 
     def __init__(self, pacer: Pacer, *, lease: int, interval: int) -> None:
         self._pacer = pacer
         self._lease = lease
         self.interval = interval
-        # Whether asking is the way to hear of an end: not while the vendor tells it by itself.
+        # Whether polls are needed to see an end: not while the vendor sends notifications.
         self.eager = True
-        # To be tried again; may be asked early; has rather ended than not.
+        # Polls to retry; tasks that may be polled early; tasks that have probably ended.
         self.tries: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.early: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.likely: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
 
     def try_at(self) -> int:
-        """When a poll is to be sent again."""
+        """Return when a poll is to be sent again."""
         return self.tries[0][0]
 
     def early_at(self) -> int:
-        """When a task may be polled before its reserved poll."""
+        """Return when a task may be polled before its reserved poll."""
         return self.early[0][0]
 
     def likely_at(self) -> int:
-        """When a task has probably ended."""
+        """Return when a task has probably ended."""
         return self.likely[0][0]
 
     def created(self, job: ScheduledJob) -> None:
-        """The task exists; its first poll may come after the interval."""
+        """Record that the task exists; its first poll may come after the interval."""
         job.interval = self._usual(job)
         self._early_at(job, job.accepted + job.interval)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll of the task leaves; if it stays silent another leaves beside it."""
+        """Record that a poll of the task leaves; if it stays unanswered another leaves beside
+        it.
+        """
         job.last_left, job.early_at, job.likely_at = now, None, None
         self.failed(job, now + self._pacer.network.patience)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Send a poll again at `at`, where the lease would not hold until the next promised one."""
+        """Send a poll again at `at`, where the lease would not hold until the next reserved one."""
         end = job.accepted + self._lease
         if job.tries:
-            # The first try may leave at once; the others share what is left of the lease, since
-            # what fails at once now may pass in half a second.
+            # The first retry may leave at once; the others share the rest of the lease, since a
+            # failure that comes at once may pass in half a second.
             at = max(at, job.last_left + (end - job.last_left) // (MOST_TRIES - job.tries + 1))
-        # The next promise renews in time unless the one before it failed: short as the cycle may
-        # be, its tries come at once, as the cycle was cut for them.
+        # The next reserved poll renews in time unless the one before it failed. However short the
+        # cycle is, retries then come at once, as the cycle was cut for them.
         table = self._pacer.table
         if (
             at < end
@@ -173,17 +175,17 @@ class ExtraPolls:
     def renewed(
         self, job: ScheduledJob, left: int, interval: int | None, age: int, now: int
     ) -> None:
-        """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
+        """Record that a poll that left at `left` renewed the lease; the vendor named `interval`.
 
-        A later poll may be unanswered still, and its try stays where the lease needs it. The
+        A later poll may be unanswered still, and its retry stays where the lease needs it. The
         interval is kept between half a second and the cycle. Where requests are not plenty, a
-        seventh of the task's age passes first: asking an old task often learns little, and so the
+        seventh of the task's age passes first: a poll of an old task often finds it running, so the
         delay is in proportion.
         """
         job.doubted, job.accepted = False, max(job.accepted, left)
         table = self._pacer.table
         if table.lapsed(job.ref):
-            # Nothing is promised any longer: it leaves if there is room when it must.
+            # No poll is reserved any longer: one leaves when the lease needs it, if there is room.
             job.tries = 0
             self.failed(job, max(now, job.last_left + table.cycle * SLOT))
         elif job.try_at is not None:
@@ -194,9 +196,9 @@ class ExtraPolls:
         self._early_at(job, job.last_left + wait)
 
     def expect_end(self, job: ScheduledJob, at: int | None) -> None:
-        """By `at` the task has rather ended than not (None: nobody knows): worth asking then.
+        """Poll early at `at`, by when the task has probably ended (None: unknown).
 
-        But not for what the promised poll hears soon enough.
+        But not where the reserved poll comes soon enough.
         """
         job.likely_at = None
         if at is not None and self.eager:
@@ -206,7 +208,7 @@ class ExtraPolls:
                 heapq.heappush(self.likely, (at, job.ref, job))
 
     def tidy(self) -> None:
-        """Drop from the heads of the queues what no longer holds."""
+        """Drop entries that are no longer valid from the heads of the queues."""
         tries, early, likely = self.tries, self.early, self.likely
         while tries[0][2].try_at != tries[0][0]:
             heapq.heappop(tries)
@@ -216,7 +218,7 @@ class ExtraPolls:
             heapq.heappop(likely)
 
     def _usual(self, job: ScheduledJob) -> int:
-        """The interval between polls of `job` where their answers name none."""
+        """Return the interval between polls of `job` where their answers name none."""
         return self.interval if job.given_interval is None else self._clamped(job.given_interval)
 
     def _clamped(self, interval: int) -> int:
@@ -224,7 +226,7 @@ class ExtraPolls:
         return min(max(interval, _LEAST_INTERVAL), self._pacer.table.cycle * SLOT)
 
     def _early_at(self, job: ScheduledJob, at: int) -> None:
-        """Allow a poll before the promise; under foreign use, want one in mid-lease."""
+        """Allow a poll before the reserved one; under foreign use, want one in mid-lease."""
         wary = self._pacer.allowance.wary_until > job.last_left
         if wary:
             at = min(at, job.accepted + self._lease * 6 // 10)
@@ -236,11 +238,12 @@ class ExtraPolls:
 
 
 class LeasePolling:
-    """Keeps tasks alive whatever their durations.
+    """Polling by reserved polls, which keep tasks alive whatever their durations.
 
     See `AdmissionController`, `Timetable` and `ExtraPolls`.
 
-    `lease`, `interval`, `insured` and `give_up` as in `Polling`; `counts` tells of polls.
+    `lease`, `interval`, `insured` and `give_up` as in `Polling`; `counts` has the numbers of late
+    polls and of retries.
     """
 
     def __init__(
@@ -262,19 +265,19 @@ class LeasePolling:
 
     @property
     def held(self) -> int:
-        """None: what its tasks need is promised."""
+        """How many requests its tasks need beside the reserved ones: none."""
         return 0
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Whether all of its polls fit that are to be promised."""
+        """Return whether all polls to reserve for it fit."""
         return self.admission.admits(job, now, limit)
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """Its polls are promised."""
+        """Reserve its polls."""
         self.admission.created(job, now)
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Its promises count from now on."""
+        """Allow its reserved polls from now on."""
         self._table.arm(job.ref)
         self.admission.accepted(job.ref, now)
         self.extra_polls.created(job)
@@ -282,7 +285,7 @@ class LeasePolling:
             self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll leaves: for its promise, as a try, or beside."""
+        """Record a poll that leaves: its reserved one, a retry, or an extra one."""
         reserved = self._table.due(now // SLOT)
         if reserved is not None and reserved[1] == job.ref:
             self.counts["late"] += reserved[0] < now // SLOT
@@ -295,7 +298,7 @@ class LeasePolling:
         self.extra_polls.left(job, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
-        """Its lease is renewed; one that was announced is asked again at its interval."""
+        """Renew its lease; a task that was announced is polled again at its interval."""
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + self._give_up
         self.extra_polls.renewed(job, left, interval, age, now)
@@ -304,28 +307,29 @@ class LeasePolling:
             self._poll_queue.put(job, now + pause(job))
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Another leaves inside the lease, if the next promise comes too late."""
+        """Send another poll inside the lease, if the next reserved one comes too late."""
         self.extra_polls.failed(job, at)
         if job.announced:
-            # Its end is near: whoever waits need not wait for the next promise.
+            # It is about to end: poll again before the next reserved poll, so its caller waits
+            # less.
             self._poll_queue.put(job, at + pause(job))
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
-        """Its promises go."""
+        """Free its reserved polls."""
         if ended is not None:
-            # The vendor tells of ends by itself, or it does not (any longer).
+            # This end shows whether the vendor sends notifications (still).
             self.extra_polls.eager = not job.announced
         self.admission.release(job.ref, ended=ended, lost=lost)
         job.try_at = job.early_at = job.likely_at = job.ask_at = None
 
 
 class WebhookPolling:
-    """Leaves tasks alone until they are announced; nothing here renews a lease.
+    """Polling only of tasks that are announced or overdue; nothing here renews a lease.
 
-    A task holds the request that asks for its result, or more of them where tasks are announced too
-    early. Where no notification comes it is asked for once it has lasted twice as long as the
-    longest of its kind that was announced of late (at first: that is documented), ever more rarely
-    from then on, and once more before it is given up.
+    A task holds the request that fetches its result, or more of them where tasks are announced too
+    early. Where no notification comes, the task is polled once it has lasted twice as long as the
+    longest of its kind that was announced of late (at first: twice the documented duration), ever
+    more rarely from then on, and once more before it is given up.
     """
 
     def __init__(self, pacer: Pacer, poll_queue: PollQueue, *, interval: int) -> None:
@@ -338,65 +342,68 @@ class WebhookPolling:
 
     @property
     def held(self) -> int:
-        """A request for each task's result, and those that are sent in vain.
+        """How many requests its tasks need: one for each result, and those that are sent in vain.
 
-        As many of these for each task as of late, and what that may be off by for so few; one until
-        more is known.
+        The latter are as many for each task as of late, plus the error of that estimate for so few
+        tasks; one for each task until more is known.
         """
         count, known = len(self._tasks), self._ended + _SUPPOSED
         vain = min(-(-count * (self._vain + _SUPPOSED) // known), _MOST_IN_VAIN * count)
         return count + vain + 2 * isqrt(vain)
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:  # noqa: ARG002 - another's business
-        """Whether its creation and its result fit beside the results of those that exist."""
+        """Return whether its creation and its result fit beside the results of those that exist."""
         return self._account.fits(now, 2 + self.held, limit)
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """It holds a request."""
+        """Hold a request for it."""
         self._tasks[job.ref] = now
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """It is long overdue after a while."""
+        """Poll it once it is long overdue."""
         job.interval = self._interval
         self._ask(job, now + _OVERDUE * self._lasts(job), now)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll leaves; should its answer never come, another leaves after a while."""
+        """Record a poll that leaves; if its answer never comes, another leaves after a while."""
         job.accepted = job.last_left = now
         self._ask(job, now + 2 * _SOON, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
-        """It was announced too early, or is slow."""
+        """Poll it again later: it was announced too early, or is slow."""
         self._vain += job.announced > 0
         job.doubted, job.tries = False, 0
         lasted = now - self._tasks[job.ref]
         self._ask(job, now + (pause(job) if job.announced else max(_UNKNOWN, lasted // 2)), now)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Asked again soon, and ever more rarely: an outage must not cost the window."""
+        """Poll it again soon, and ever more rarely: an outage must not use up the window."""
         self._vain += 1
         job.tries += 1
         self._ask(job, at + min(_SOON << min(job.tries - 1, 10), _LONGEST), at)
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:  # noqa: ARG002 - as above
-        """What it lasted tells when others are overdue, if it is known."""
+        """Learn from its duration, if that is known, when other tasks are overdue."""
         began = self._tasks.pop(job.ref)
         job.ask_at, job.tries = None, 0
         self._ended += 1
         if self._ended >= _OF_LATE:
             self._ended, self._vain = self._ended // 2, self._vain // 2
         if ended is not None and job.announced:
-            # Else it was found when it was asked for, and may have ended long before. The first
-            # that end are the shortest, so what is documented fades, too.
+            # Otherwise a poll for an overdue task found it ended, maybe long after its end. The
+            # first tasks to end are the shortest, so the documented duration loses its weight only
+            # slowly.
             self._longest[job.kind] = max(self._lasts(job) * 63 // 64, ended - began)
 
     def _lasts(self, job: ScheduledJob) -> int:
-        """How long tasks like that of `job` last at the most."""
+        """Return how long tasks like that of `job` last at the most."""
         usual = _UNKNOWN if job.kind.usual is None else job.kind.usual[1]
         return self._longest.get(job.kind, usual)
 
     def _ask(self, job: ScheduledJob, at: int, now: int) -> None:
-        """Ask at `at`, or sooner, while it is not given up and there is time for another try."""
+        """Poll at `at`, or sooner, so that it is not given up yet and there is time for another
+        try.
+        """
         half = max((job.given_up - now) // 2, self._interval)
         last = max(job.given_up - 2 * _SOON, now + half)
         self._poll_queue.put(job, min(at, last))
@@ -405,7 +412,7 @@ class WebhookPolling:
 def strategies(
     pacer: Pacer, poll_queue: PollQueue, polling: Polling
 ) -> tuple[LeasePolling, PollingStrategy]:
-    """The one that keeps tasks alive, and the one that is to be used, by `Polling.completion`."""
+    """Return the strategy that renews leases, and the one to use by `Polling.completion`."""
     interval = round(polling.interval * SECOND)
     keeping = LeasePolling(
         pacer,
@@ -421,6 +428,6 @@ def strategies(
 
 
 def pause(job: ScheduledJob) -> int:
-    """How long to leave alone a task that was announced and still runs: longer each time."""
+    """Return how long not to poll a task that was announced and still runs: longer each time."""
     job.announced += 1
     return min(job.interval << min(job.announced - 2, 10), _LONGEST)

@@ -1,4 +1,4 @@
-"""From a job to a picture at the vendor: registering files together, then uploading each.
+"""Bring the pictures of jobs to the vendor: register files together, then upload each.
 
 One call registers up to 20 files and costs one request of the window, so a picture costs a
 twentieth of one here; the bytes go to another host and cost none (contract: The flow of one
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LINGER = SECOND // 10
-"""How long a registration waits for company."""
+"""How long a registration waits for more files."""
 _MOST_FAILURES: Final = 6
 _MOST_UPLOADS = 24
 """Uploads at once: the other host may be slow, and each holds a piece of a picture in memory."""
@@ -33,10 +33,10 @@ _MOST_FILES: Final = 20_000
 """File ids that are remembered, to find one that the vendor gives twice."""
 _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10
-"""Pauses double from half a second; more often than this they are at their longest."""
+"""Pauses double from half a second; after this many doublings they are at their longest."""
 
 News: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, PerfectError]]]
-"""Jobs that became ready, and jobs that ended with why."""
+"""Jobs that became ready, and jobs that ended, each with why."""
 
 
 class UploadQueue:
@@ -61,7 +61,7 @@ class UploadQueue:
         # Files that are registered one by one, and the jobs by the ids that the vendor gave them.
         self._single: set[int] = set()
         self._given: dict[str, int] = {}
-        # Uploads without an answer since the last that had one, and when the next may leave.
+        # Uploads without an answer since the last answered one, and when the next may leave.
         self._troubles = 0
         self._hold = 0
 
@@ -72,13 +72,13 @@ class UploadQueue:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
     def add(self, job: ScheduledJob, now: int) -> None:
-        """A job whose picture must be registered and uploaded."""
+        """Add a job whose picture must be registered and uploaded."""
         if not self.waiting:
             self._since = now
         self.waiting.append(job)
 
     def remove(self, jobs: Iterable[ScheduledJob]) -> None:
-        """Nothing more is done for these; what is under way ends unheard."""
+        """Stop preparing these jobs; answers to commands under way are ignored."""
         gone = {job.ref for job in jobs}
         self._single -= gone
         self.waiting = deque(job for job in self.waiting if job.ref not in gone)
@@ -87,9 +87,10 @@ class UploadQueue:
         self._count()
 
     def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
-        """The files to register now and the feature whose path to use, None for the universal one.
+        """Return the files to register now and the feature whose path to use, None for the
+        universal one.
 
-        `partly`: fewer files than one call holds are worth a call.
+        `partly`: a call is worth sending with fewer files than it can hold.
         """
         if now < self.registration_at() or not (partly or len(self.waiting) >= self._files):
             return None
@@ -110,25 +111,27 @@ class UploadQueue:
         return tuple(refs), feature
 
     def registration_at(self) -> int:
-        """When files may be registered, if fewer than one call holds are worth it."""
+        """Return when files may be registered, if a call is worth sending with fewer than it
+        can hold.
+        """
         if not self.waiting:
             return NEVER
         return self._since if len(self.waiting) >= self._files else self._since + _LINGER
 
     def upload_at(self) -> int:
-        """When the next picture may be uploaded."""
-        # While the other host answers nothing, one upload at a time finds out when it does.
+        """Return when the next picture may be uploaded."""
+        # While the other host does not answer, one upload at a time probes it.
         most = 1 if self._troubles else _MOST_UPLOADS
         if not self._queued or len(self._uploading) >= most:
             return NEVER
         return max(self._queued[0][0], self._hold)
 
     def next_upload(self) -> int:
-        """The ref of that picture."""
+        """Return the ref of that picture."""
         return self._queued[0][1]
 
     def issued(self, command: ev.Register | ev.Upload, now: int) -> None:
-        """A registration or an upload leaves."""
+        """Record that a registration or an upload leaves."""
         match command:
             case ev.Register():
                 refs, jobs, others = set(command.refs), list[ScheduledJob](), list[ScheduledJob]()
@@ -150,7 +153,7 @@ class UploadQueue:
         self._count()
 
     def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
-        """`command` ended in `event`."""
+        """Record that `command` ended in `event`; return the jobs that are ready and that ended."""
         news = self._responded(command, event, now)
         self._count()
         return news
@@ -179,14 +182,14 @@ class UploadQueue:
             case ev.Refused(status=404) if command.feature is None:
                 self._universal = False
             case ev.Refused() if len(command.refs) > 1:
-                # Too many for one call, or one of them is not taken: fewer will tell.
+                # Too many files for one call, or one file is refused: fewer files show which.
                 self._files = max(1, min(self._files, len(command.refs) // 2))
             case ev.Refused() | ev.KeyRefused():
-                # It was the file, not the number of them.
+                # The file was refused, not the number of files.
                 self._files = self._files_most
                 return [], self._ended(jobs, event)
             case ev.NotSent() | ev.NoAnswer():
-                # An outage is not the pictures' fault: the first alone pays for the attempt.
+                # The pictures do not cause an outage, so the attempt counts for the first one only.
                 if jobs:
                     jobs[0].failures += 1
                     if jobs[0].failures >= _MOST_FAILURES:
@@ -237,7 +240,7 @@ class UploadQueue:
             case ev.Refused(error=JobRefused()):
                 return [], self._ended([job], event)
             case ev.Refused():
-                # The signed URL no longer serves (it lives two hours): register again.
+                # The signed URL is no longer valid (it lives two hours): register again.
                 job.failures += 1
                 if job.failures >= _MOST_FAILURES:
                     return [], self._ended([job], event)
@@ -297,11 +300,11 @@ class QueryQueue:
         return ref in self._known
 
     def channel(self, ref: int) -> int:
-        """The channel of query `ref`."""
+        """Return the channel of query `ref`."""
         return self._known[ref].channel
 
     def add(self, query: Query) -> None:
-        """Take a query in."""
+        """Add a query."""
         self._known[query.ref] = query
         if query.urgent:
             self.waiting.appendleft(query)
@@ -309,20 +312,21 @@ class QueryQueue:
             self.waiting.append(query)
 
     def issued(self) -> None:
-        """The first one leaves."""
+        """Record that the first waiting query leaves."""
         self.waiting.popleft()
 
     def forget(self, query: Query) -> None:
-        """Its end was reported."""
+        """Forget a query whose end was reported."""
         del self._known[query.ref]
 
     def on_response(
         self, command: ev.Ask, event: ev.Answer, now: int, *, again: bool
     ) -> tuple[Query, PerfectError] | None:
-        """Take the answer of `command`; gives the query and the error where it ended without one.
+        """Record the answer of `command`; return the query and the error where it ended without
+        one.
 
-        A query costs nothing but a request, so what may pass is sent `again`, while the client is
-        open.
+        A query costs only a request, so it is sent `again` after a failure that may pass, while the
+        client is open.
         """
         query = self._known[command.ref]
         match event:
@@ -343,13 +347,13 @@ class QueryQueue:
                 return None
 
     def expires_at(self) -> int:
-        """When an urgent query that still waits ends."""
+        """Return when an urgent query that still waits ends."""
         if not self.waiting:
             return NEVER
         return min((each.since + _URGENT for each in self.waiting if each.urgent), default=NEVER)
 
     def expired(self) -> tuple[int, PerfectError]:
-        """The ref of that query, and why it ends."""
+        """Return the ref of that query, and why it ends."""
         query = min((each for each in self.waiting if each.urgent), key=lambda each: each.since)
         message = f"The limits of the key left no room for a query for {_URGENT // SECOND} s."
         return query.ref, query.error or RateLimited(message)
@@ -361,7 +365,7 @@ class QueryQueue:
         return query
 
     def withdraw(self, ref: int) -> None:
-        """Do not send it, or not again: nobody waits for it."""
+        """Do not send it, or not again: its caller no longer waits."""
         query = self._known.get(ref)
         if query is None:
             return
@@ -372,7 +376,7 @@ class QueryQueue:
             query.failures = _MOST_FAILURES
 
     def close(self, channel: int, *, dropped: bool = False) -> list[Query]:
-        """Take out what waits of `channel`; lasting queries only once it is `dropped`."""
+        """Take out the waiting queries of `channel`; lasting ones only once it is `dropped`."""
         for query in self._known.values():
             query.lasting &= query.channel != channel or not dropped
         ended = [each for each in self.waiting if each.channel == channel and not each.lasting]

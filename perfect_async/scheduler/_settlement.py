@@ -1,7 +1,7 @@
-"""How jobs and questions end, and who is told next: the last thing that happens to each.
+"""Settle jobs and queries: what ends them, and which end is reported next.
 
-A job ends by the vendor's answer, by its age, or by what becomes of its client; its waiter is told
-by a command of its own, in the order of the ends. All times are integer microseconds.
+The vendor's answer, the age of its task or its client ends a job. Each end is reported by a command
+of its own, in the order of the ends. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
     from perfect_async.scheduler._polling import PollingStrategy
 
 _POOR: Final = 60 * SECOND
-"""How long a refused balance is believed; then one job asks again."""
+"""How long a refused balance counts as too low; then one job is tried again."""
 _MOST_DOUBTS: Final = 3
-"""Creations in a row without an answer after which nothing more is created for a while."""
+"""Creations in a row without an answer after which creating stops for a while."""
 _STOPPED: Final = 300 * SECOND
-"""How long that is; then one creation is tried."""
+"""How long creating stops; then one creation is tried."""
 _MOST_RESULTS: Final = 10_000
-"""Results that are remembered."""
+"""How many results are remembered."""
 _ROUNDING: Final = 1e-6
-"""Of units: how far sums of prices may be off, as floats add; far below any price."""
+"""Tolerance in units for rounding in sums of prices (floats); far below any price."""
 _AT_STAKE: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
 
 
 class Settlements:
-    """What has ended and was not told yet, and which task grows too old next.
+    """The ends that are not reported yet, and the task that is given up next.
 
-    `queue` holds what is to be told, `ages` is a heap of when which task is given up; its head is
-    true after `tidy`.
+    `queue` holds the ends to report. `ages` is a heap of (when a task is given up, ref, job); its
+    head is valid after `tidy`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Settlements:
         self.ages: list[tuple[int, int, ScheduledJob]] = []
 
     def expect(self, job: ScheduledJob) -> None:
-        """The task of `job` exists, and is given up at its time."""
+        """Schedule when the task of `job`, which exists now, is given up."""
         heapq.heappush(self.ages, (job.given_up, job.ref, job))
 
     def end(
@@ -78,7 +78,7 @@ class Settlements:
         ended: int | None = None,
         at_stake: float = 0.0,
     ) -> None:
-        """The job ends, by the table where the vendor's answer is the `cause`.
+        """End the job; a vendor's answer as the `cause` must be allowed by the transition table.
 
         `ended` is when its task was seen to have ended well.
         """
@@ -94,23 +94,24 @@ class Settlements:
         self.queue.append((ev.Settle(job.ref, ending, job.charged), job))
 
     def answer(self, query: Query, error: PerfectError) -> None:
-        """A query ends without an answer."""
+        """End a query without an answer."""
         self.queue.append((ev.Settle(query.ref, error, 0.0), query))
 
     def wakes(self) -> int:
-        """When there is something to report without an event."""
+        """Return when there is something to report without an event."""
         if self.queue:
             return 0
         return self.ages[0][0] if self.ages else NEVER
 
     def settled(self, command: ev.Settle, queries: QueryQueue) -> None:
-        """What was to be told next is told."""
+        """Record that `command`, the next end to report, was reported."""
         if self.queue:
             _, ended = self.queue.popleft()
         elif command.ref in queries:
             ended = queries.expire(command.ref)
         else:
-            # Too old: nobody asks for it any longer, so the promises go and the units are lost.
+            # Given up: it is polled no longer, so its reserved polls are freed and its units are
+            # lost.
             ended = heapq.heappop(self.ages)[2]
             self.end(ended, command.ending, at_stake=ended.charged)
             self.queue.clear()
@@ -135,7 +136,7 @@ class Settlements:
         return recalled
 
     def tidy(self) -> None:
-        """Drop from the head of `ages` what no longer holds."""
+        """Drop entries that are no longer valid from the head of `ages`."""
         ages = self.ages
         while ages and (
             ages[0][2].state is not JobState.RUNNING or ages[0][2].given_up != ages[0][0]
@@ -154,7 +155,7 @@ class Refusals:
         self._stopped_until = 0
 
     def created(self, event: ev.Answer, now: int) -> PerfectError | None:
-        """Count a creation that ended in `event`; gives why none is sent any more, if so.
+        """Count a creation that ended in `event`; return why creating stops now, or None.
 
         Each creation without an answer may be charged, so after three of them, with none accepted
         in between, creating stops.
@@ -173,19 +174,19 @@ class Refusals:
             f"Nothing was sent: {self._doubts} creations in a row had no answer, and each of them "
             f"may be charged. Creating stops for {_STOPPED // SECOND // 60} minutes."
         )
-        # Not "correct the job", which is the usual advice.
+        # Replaces the usual advice, "correct the job".
         vars(error)["mend"] = "Check the connection to the vendor, then run the job again."
         return error
 
     def out_of_units(self, job: ScheduledJob, error: PerfectError, now: int) -> None:
-        """The balance was too low for `job`, so it is for what costs as much."""
+        """Record that the balance was too low for `job`, and so for each job that costs as much."""
         least = job.units
         if self._poor is not None and now < self._poor[0]:
             least = min(least, self._poor[1])
         self._poor = now + _POOR, least, error
 
     def refusal(self, job: ScheduledJob, now: int) -> PerfectError | None:
-        """Why the job need not even be sent."""
+        """Return why the job is not sent, None where it may be."""
         if job.channel in self.closed:
             return ClientClosed("The client is closing.")
         if self.dead is not None:
@@ -222,12 +223,12 @@ class Results:
 
 
 def _object(url: str) -> str:
-    """The object that a signed URL names."""
+    """Return the object that a signed URL names."""
     return url.partition("#")[0].partition("?")[0]
 
 
 def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
-    """Why a task that still runs is asked for no longer; `give_up` as in `Polling`."""
+    """Return the error of a task that still runs and is given up; `give_up` as in `Polling`."""
     message = f"The task had not ended after {give_up / SECOND:g} s and is abandoned."
     if closed:
         message = "The client closed while the task was still running."
@@ -242,9 +243,10 @@ def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
 
 
 def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
-    """Why nobody knows whether the job has a task; `error` None: the client closed first.
+    """Return the error of a job that may have a task; `error` None: the client closed first.
 
-    An `error` that says so itself has looked into the unit history, and knows what is at stake.
+    A `SubmissionInDoubt` is returned as it is: the unit history was read for it, so it has the
+    units at stake.
     """
     if isinstance(error, SubmissionInDoubt):
         return error
@@ -256,25 +258,25 @@ def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
 
 @attrs.define
 class _SpendingLimit:
-    """`most` units may be spent, `spent` of them are or may be."""
+    """A spending limit: `most` units may be spent, `spent` of them are or may be."""
 
     most: float
     spent: float = 0.0
 
 
 class UnitLedger:
-    """The units of all jobs on one key and host, and the spending_limits that they come from."""
+    """The units of all jobs on one key and host, and the spending limits they count against."""
 
     def __init__(self) -> None:
         self._spending_limits: dict[int, _SpendingLimit] = {}
         self._charged = self._returned = self._at_stake = 0.0
 
     def totals(self) -> Spending:
-        """How it stands."""
+        """Return the units charged, returned and at stake."""
         return Spending(self._charged, self._returned, self._at_stake)
 
     def on_limit(self, event: ev.SpendingLimitOpened | ev.SpendingLimitClosed) -> None:
-        """A ceiling holds from now on, or nothing more comes under it."""
+        """Open a spending limit, or close one under which no more jobs come."""
         match event:
             case ev.SpendingLimitOpened():
                 self._spending_limits[event.spending_limit] = _SpendingLimit(event.most)
@@ -284,7 +286,7 @@ class UnitLedger:
                 assert_never(event)
 
     def refusal(self, job: ScheduledJob) -> PerfectError | None:
-        """Why `job` cannot be paid for, None where it can."""
+        """Return why the spending limits do not allow `job`, None where they do."""
         for name in job.spending_limits:
             ceiling = self._spending_limits.get(name)
             if ceiling is not None and ceiling.spent + job.units > ceiling.most + _ROUNDING:
@@ -297,31 +299,31 @@ class UnitLedger:
     def unaffordable(
         self, jobs: Iterable[ScheduledJob], spending_limits: tuple[int, ...]
     ) -> list[tuple[ScheduledJob, PerfectError]]:
-        """Those of `jobs` that one of `spending_limits` cannot pay for any longer, and why."""
+        """Return those of `jobs` that one of `spending_limits` no longer allows, each with why."""
         paid = [job for job in jobs if not set(spending_limits).isdisjoint(job.spending_limits)]
         return [(job, error) for job in paid if (error := self.refusal(job)) is not None]
 
     def reserve(self, job: ScheduledJob) -> None:
-        """The creation of `job` leaves."""
+        """Reserve the units of `job`, whose creation leaves."""
         self._move(job, job.units)
 
     def charge(self, job: ScheduledJob) -> None:
-        """Its task exists."""
+        """Charge the units of `job`, whose task exists."""
         job.charged = job.units
         self._charged += job.units
 
     def give_back(self, job: ScheduledJob) -> None:
-        """Its engine failed."""
+        """Return the units charged for `job`, whose engine failed."""
         self._returned += job.charged
         job.charged = 0.0
         self._move(job, 0.0)
 
     def release(self, job: ScheduledJob) -> None:
-        """Its creation was not executed."""
+        """Release the units reserved for `job`, whose creation was not executed."""
         self._move(job, 0.0)
 
     def end(self, job: ScheduledJob, at_stake: float) -> None:
-        """It ended; `at_stake` units are or may be charged for it with nothing to show."""
+        """End `job`; `at_stake` units are or may be charged for it without a result."""
         self._at_stake += at_stake
         self._move(job, max(job.charged, at_stake))
 

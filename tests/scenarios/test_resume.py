@@ -112,7 +112,7 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
     shop.sandbox.faults = Faults()
     async with shop.client() as c:
         told += await resumed(c)
-        again = await all_of(c.batch(jobs, save_to=shop.out, delete=delete))
+        again = await all_of(c.batch(jobs, save_to=shop.out, delete=delete, buy_in_doubt=True))
         assert [] == await resumed(c)
     assert [] == [o.error for o in again if not o.ok]
     assert 12 == len(done(again))
