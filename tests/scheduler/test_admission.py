@@ -21,7 +21,7 @@ GIVE_UP = 600 * SECOND
 INSURED = 120 * SECOND
 
 
-class Desk:
+class AdmissionHarness:
     """Admission at the vendor's limits and a good network; what is created is answered at once."""
 
     def __init__(self, *, insured: int = INSURED, give_up: int = GIVE_UP) -> None:
@@ -112,7 +112,7 @@ def horizon(ends: int, lasts: float, cycle: int) -> int:
 
 def test_strict_before_the_first_end() -> None:
     """Where no durations are known a task is promised polls until it is given up."""
-    session = Desk()
+    session = AdmissionHarness()
     assert session.admits()
     ref = session.create()
     assert GIVE_UP == session.promised(ref, 0)
@@ -123,7 +123,7 @@ def test_strict_before_the_first_end() -> None:
 @pytest.mark.parametrize("count", [1, 4, 25])
 def test_a_young_task_is_insured(count: int) -> None:
     """A task of a kind that is known is promised polls for 120 s, and one more."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(count)
     created = session.now // SLOT * SLOT
     assert INSURED + session.cycle == session.promised(session.create(), created)
@@ -131,7 +131,7 @@ def test_a_young_task_is_insured(count: int) -> None:
 
 def test_a_horizon_beyond_what_is_insured() -> None:
     """Where tasks last longer than they are insured they are promised the horizon."""
-    session = Desk(insured=10 * SECOND)
+    session = AdmissionHarness(insured=10 * SECOND)
     session.learn(4)
     created = session.now // SLOT * SLOT
     expected = horizon(4, 8, session.cycle) + session.cycle
@@ -140,7 +140,7 @@ def test_a_horizon_beyond_what_is_insured() -> None:
 
 def test_no_promise_beyond_the_end() -> None:
     """Where the horizon lies behind the time when a task is given up that is the last promise."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(1, lasts=300)
     created = session.now // SLOT * SLOT
     assert GIVE_UP == session.promised(session.create(), created)
@@ -148,7 +148,7 @@ def test_no_promise_beyond_the_end() -> None:
 
 def test_an_old_task_is_promised_all() -> None:
     """From the horizon on a task is promised polls until it is given up."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(4)
     created = session.now // SLOT * SLOT
     ref = session.create()
@@ -160,7 +160,7 @@ def test_an_old_task_is_promised_all() -> None:
 
 def test_young_again() -> None:
     """When the first ends are seen those that run get their promises beyond 120 s taken back."""
-    session = Desk()
+    session = AdmissionHarness()
     running = session.create()
     ended = session.create()
     session.wait(8)
@@ -171,7 +171,7 @@ def test_young_again() -> None:
 
 def test_the_whole_time_insured() -> None:
     """Who is insured until tasks are given up is strict whatever is known."""
-    session = Desk(insured=GIVE_UP)
+    session = AdmissionHarness(insured=GIVE_UP)
     session.learn(20)
     created = session.now // SLOT * SLOT
     assert GIVE_UP == session.promised(session.create(), created)
@@ -180,7 +180,7 @@ def test_the_whole_time_insured() -> None:
 
 def test_strict_after_a_loss() -> None:
     """After a loss nothing is believed until 30 more have ended."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(4)
     running, lost = session.create(), session.create()
     created = session.now // SLOT * SLOT
@@ -199,7 +199,7 @@ def test_strict_after_a_loss() -> None:
 
 def test_strict_under_foreign_use() -> None:
     """While the key seems to be used elsewhere nothing is believed."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(4)
     created, ref = session.now // SLOT * SLOT, session.create()
     session.pacer.allowance.wary_until = session.now + 5 * SECOND
@@ -214,7 +214,11 @@ def test_strict_under_foreign_use() -> None:
 
 def test_how_many_fit() -> None:
     """Seven where nothing is known, twice as many insured for 120 s, three times with less."""
-    strict, insured, bold = Desk(), Desk(), Desk(insured=20 * SECOND)
+    strict, insured, bold = (
+        AdmissionHarness(),
+        AdmissionHarness(),
+        AdmissionHarness(insured=20 * SECOND),
+    )
     for session in (insured, bold):
         session.learn(100)
     counts = [len(session.fill()) for session in (strict, insured, bold)]
@@ -225,7 +229,7 @@ def test_how_many_fit() -> None:
 
 def test_full_is_full_until_news_or_the_next_bucket() -> None:
     """What did not fit is not asked again before something happens; then it may fit."""
-    session = Desk()
+    session = AdmissionHarness()
     running = session.fill()
     assert not session.admits()
     assert not session.admits()
@@ -237,7 +241,7 @@ def test_full_is_full_until_news_or_the_next_bucket() -> None:
 
 def test_no_free_phase() -> None:
     """Where every phase near is taken nothing is admitted, and a second later again."""
-    session = Desk()
+    session = AdmissionHarness()
     slot = session.now // SLOT
     for at in range(slot - session.table.cycle // 4 - 40, slot + 40):
         if session.table.free(at):
@@ -252,7 +256,7 @@ def test_those_that_run_long_are_in_the_way() -> None:
     """The longer those that run have been seen to, the fewer fit beside them."""
     seen: list[int] = []
     for low in (0.0, 7.5):
-        session = Desk(insured=20 * SECOND)
+        session = AdmissionHarness(insured=20 * SECOND)
         session.learn(100)
         for _ in range(5):
             ref = session.create()
@@ -264,7 +268,7 @@ def test_those_that_run_long_are_in_the_way() -> None:
 
 def test_an_old_task_that_does_not_fit() -> None:
     """Where old tasks have no promise to their ends nothing is created, until there is room."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     running = session.fill()
     created = session.now
@@ -286,7 +290,7 @@ def test_an_old_task_that_does_not_fit() -> None:
 
 def test_room_belongs_to_the_old_first() -> None:
     """Room that comes as time goes by is not for new tasks before old ones have their promises."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     running, created = [], session.now
     for _ in range(6):
@@ -309,7 +313,7 @@ def test_short_ones_get_one_more_poll() -> None:
     """A task whose promises are used up is promised its next poll, of those kept for tries if need
     be.
     """
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     running = session.fill()
     lapsed: set[int] = set()
@@ -329,7 +333,7 @@ def test_short_ones_get_one_more_poll() -> None:
 
 def test_beside_a_kind_that_nobody_knows() -> None:
     """Tasks of a kind without an end stand in the way until they are given up."""
-    bold, beside = Desk(insured=20 * SECOND), Desk(insured=20 * SECOND)
+    bold, beside = AdmissionHarness(insured=20 * SECOND), AdmissionHarness(insured=20 * SECOND)
     for session in (bold, beside):
         session.learn(100)
     for _ in range(4):
@@ -341,7 +345,7 @@ def test_beside_a_kind_that_nobody_knows() -> None:
 
 def test_what_is_not_known_is_admitted_strictly() -> None:
     """A kind without an end gets no more than strict, however well another is known."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     assert 7 == len(session.fill("ai-avatar"))
 
@@ -352,7 +356,7 @@ def test_what_is_not_known_is_admitted_strictly() -> None:
 @pytest.mark.parametrize(("feature", "outputs"), [("ai-avatar", 1), ("ai-smile", 4)])
 def test_kinds_share_no_evidence(feature: str, outputs: int) -> None:
     """Of another feature, or with another number of outputs, tasks last as long as they like."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(10)
     created = session.now // SLOT * SLOT
     known, other = session.create(), session.create(feature, outputs)
@@ -362,7 +366,7 @@ def test_kinds_share_no_evidence(feature: str, outputs: int) -> None:
 
 def test_sixty_four_kinds_are_remembered() -> None:
     """The kind that was used longest ago is forgotten first, and none that runs."""
-    session = Desk()
+    session = AdmissionHarness()
     running = session.create("first")
     for number in range(100):
         ref = session.create(f"feature {number}")
@@ -378,7 +382,7 @@ def test_what_a_job_says_of_its_kind() -> None:
     """What is documented of a kind counts beside its first ends."""
     ends = []
     for usual in (None, (40 * SECOND, 60 * SECOND)):
-        session = Desk()
+        session = AdmissionHarness()
         for ref in (1, 2):
             job = ScheduledJob(ref, TaskKind("ai-smile", 1, usual), 1.0, False, 0, JobState.READY)
             job.given_up = 600 * SECOND
@@ -394,7 +398,7 @@ def test_what_a_job_says_of_its_kind() -> None:
 
 def test_the_likely_end() -> None:
     """Nobody knows before the first end; then what most have ended by, from its creation."""
-    session = Desk()
+    session = AdmissionHarness()
     first, second, third = session.create(), session.create(), session.create()
     assert None is session.admission.likely_end(second)
     session.now = 4 * SECOND
@@ -409,7 +413,7 @@ def test_the_likely_end() -> None:
 
 def test_an_age_counts_from_the_answer() -> None:
     """A task has run for sure only since the answer to its creation."""
-    session = Desk()
+    session = AdmissionHarness()
     job = session.job()
     session.admission.created(job, 0)
     session.admission.accepted(job.ref, 2 * SECOND)
@@ -420,12 +424,12 @@ def test_an_age_counts_from_the_answer() -> None:
 
 def test_what_a_task_keeps_to_itself() -> None:
     """As many requests as promises and one: fewer once durations are known."""
-    session = Desk()
+    session = AdmissionHarness()
     cycle = session.table.cycle
     assert GIVE_UP // SLOT // cycle + 1 == session.admission.reserved_each(0)
     session.create()
     assert GIVE_UP // SLOT // cycle + 1 == session.admission.reserved_each(0)
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(4)
     assert (INSURED + session.cycle) // SLOT // cycle + 1 == session.admission.reserved_each(
         session.now
@@ -434,7 +438,7 @@ def test_what_a_task_keeps_to_itself() -> None:
 
 def test_what_did_not_end_is_evidence_where_it_was_seen_to_run() -> None:
     """A task that is given up tells how long it ran; one never seen to run tells nothing."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(20)
     kind = next(iter(session.admission._kinds.values()))
     before = len(kind.durations)
@@ -448,7 +452,7 @@ def test_what_did_not_end_is_evidence_where_it_was_seen_to_run() -> None:
 
 def test_a_lease_renewed_between_two_promises() -> None:
     """The next promise moves a cycle behind a poll that came 2.5 s after the last, not sooner."""
-    session = Desk()
+    session = AdmissionHarness()
     ref = session.create()
     first = session.table.next_poll(ref)
     apart = 5 * SECOND // 2
@@ -464,7 +468,7 @@ def test_a_lease_renewed_between_two_promises() -> None:
 
 def test_it_ends_without_a_trace() -> None:
     """When all have ended nothing is promised, short, young or old."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(30)
     running = session.fill()
     session.wait(20)
@@ -485,7 +489,7 @@ def test_it_ends_without_a_trace() -> None:
 def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median: float) -> None:
     """Whatever ends, is lost or stays, each task keeps its promises for as long as is insured."""
     rng = random.Random(seed)
-    session = Desk(insured=insured * SECOND)
+    session = AdmissionHarness(insured=insured * SECOND)
     ends: dict[int, float] = {}
     created: dict[int, int] = {}
     for _ in range(120):
@@ -510,7 +514,7 @@ def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median:
 
 def test_after_oversleeping() -> None:
     """Who wakes up when all that ran is too old long since goes on."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     running = session.fill()
     session.now += 1000 * SECOND
@@ -523,7 +527,7 @@ def test_after_oversleeping() -> None:
 
 def test_a_horizon_that_creeps() -> None:
     """However slowly the horizon moves, a young task is promised polls up to it."""
-    session = Desk(insured=20 * SECOND)
+    session = AdmissionHarness(insured=20 * SECOND)
     session.learn(20, lasts=60)
     began, running = session.now, session.fill()
     last = running.pop()
@@ -540,7 +544,7 @@ def test_an_early_poll_takes_nothing_from_a_suspect() -> None:
     """What nobody was promised leaves while there is room for all that may run long, and never
     beside an old task that has no promise to its end.
     """
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     assert session.admission.spares(session.now, 246)
     session.fill()
