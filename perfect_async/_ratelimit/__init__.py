@@ -1,1 +1,1 @@
-"""Pure arithmetic of the request limits: the window, promised polls, and what answers reveal."""
+"""Pure arithmetic of the request limits: the window, reserved polls, and what answers reveal."""

@@ -1,4 +1,4 @@
-"""Which requests left, which are promised, and what fits beside them.
+"""Account for the requests that left and the polls that are reserved, and say what else fits.
 
 Time is cut into slots. A task in flight is polled every `cycle` slots, so it keeps its *phase*
 (slot modulo cycle) for life, and the polls of all tasks are known until their ends.
@@ -7,24 +7,24 @@ The invariant, and why nothing is lost and nothing refused while it holds:
 
 1. Any run as long as a period and 2 s holds at most the limit's requests, any run as long as a
    second and the `guard` at most the second's, each request counted in the slot in which it left
-   or is promised to leave; every task in flight has a promise every cycle until its end.
-2. A promised poll leaves in its slot: what was promised becomes what left, and no run changes.
-3. An ended task takes its promises out: no run grows.
-4. A creation, a registration, a question, a try or an early poll is let in only if every run that
-   it (and its promises) touches holds afterwards.
+   or is reserved to leave; every task in flight has a reservation every cycle until its end.
+2. A reserved poll leaves in its slot: what was reserved becomes what left, and no run changes.
+3. An ended task takes its reservations out: no run grows.
+4. A creation, a registration, a query, a retry or an early poll leaves only if every run that
+   it (and its reservations) touches holds afterwards.
 5. Time alone changes nothing: slots are absolute, and a run that is within the limit stays so.
 
 So a task is polled every `cycle` whatever the durations are, and neither limit is ever overdrawn,
 as far as the fault model goes: a request arrives at the vendor before its answer and within `guard`
-of leaving (2 s for the period's limit), and the driver is awake in every slot with a promise. Two
-arrivals within a second then left within a second and the guard, so they share a run.
+of leaving (2 s for the period's limit), and the driver is awake in every slot with a reservation.
+Two arrivals within a second then left within a second and the guard, so they share a run.
 
 To be on the safe side of the model the account is stricter than the invariant: a request counts in
 every run while it is unanswered and at its answer afterwards, which is never before it left, so
 that what arrives as late as its answer is respected by all that is let in later. A creation counts
-twice while it is unanswered: when its answer comes after the first promise, that poll leaves late.
-A poll that leaves late keeps its phase, so that the later ones stay where admission saw them; what
-it shifts is covered by the requests that are never promised (`Pacer.reserve`).
+twice while it is unanswered: when its answer comes after the first reservation, that poll leaves
+late. A poll that leaves late keeps its phase, so that the later ones stay where admission saw them;
+what it shifts is covered by the requests that are never reserved (`Pacer.reserve`).
 
 All times are integer microseconds: adding 0.1 s ten times lets eleven requests into one second.
 """
@@ -43,7 +43,7 @@ from perfect_async._time import NEVER, SECOND, SLOT
 
 
 @attrs.define
-class _Promise:
+class _Reservation:
     """The polls of one task: the next one's slot and the last slot that may hold one."""
 
     next: int
@@ -52,13 +52,13 @@ class _Promise:
 
 
 class Timetable:
-    """The account of requests over time, and the polls that are promised in it.
+    """The account of requests over time, and the polls that are reserved in it.
 
-    `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's promises
-    reach at most. `guard` is how long after leaving a request may arrive by the plan. `spared`
-    requests of a second, or so many fifths of them if that is more, are never promised. `queue` is
-    a heap of promised polls as (slot, ref), whose head is true. Asking (`due`, `wakes`, `admits`,
-    `room`) changes nothing.
+    `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's
+    reservations reach at most. `guard` is how long after leaving a request may arrive by the plan.
+    `spared` requests of a second, or so many fifths of them if that is more, are never reserved.
+    `queue` is a heap of reserved polls as (slot, ref), whose head is true. Asking (`due`, `wakes`,
+    `admits`, `room`) changes nothing.
     """
 
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
@@ -66,7 +66,7 @@ class Timetable:
         self.per_second = per_second
         self._guard, self._spared = 0, 1
         self.cycle = 1
-        self._tasks: dict[int, _Promise] = {}
+        self._tasks: dict[int, _Reservation] = {}
         self.queue: list[tuple[int, int]] = []
         # What is not answered: when it left, what it counts, and the last slots that must respect
         # it if it arrived within the guard and if within the patience.
@@ -142,13 +142,13 @@ class Timetable:
                     return at, ref
         return self.queue[0]
 
-    def promise(self, ref: int, slot: int, last: int) -> None:
+    def reserve(self, ref: int, slot: int, last: int) -> None:
         """Task `ref` is polled every cycle after `slot` until slot `last`."""
-        # The account begins here if it has not begun: not at the last promise.
+        # The account begins here if it has not begun: not at the last reservation.
         self.account.index(slot)
-        self._tasks[ref] = task = _Promise(slot + self.cycle, last)
+        self._tasks[ref] = task = _Reservation(slot + self.cycle, last)
         self._phases.take(slot)
-        self.account.promise(ref, self._polls(task))
+        self.account.reserve(ref, self._polls(task))
 
     def arm(self, ref: int) -> None:
         """Task `ref` has an id and can be polled from now on."""
@@ -157,19 +157,19 @@ class Timetable:
         self._enqueue(ref, task)
 
     def keep(self, ref: int, now: int) -> None:
-        """A poll of `ref` leaves for its promise; the phase stays, however late it is."""
+        """The reserved poll of `ref` leaves; the phase stays, however late it is."""
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
-        self.account.promise(ref, self._polls(task))
+        self.account.reserve(ref, self._polls(task))
         self._enqueue(ref, task)
-        # What was promised before no longer holds, wherever it stands in the queue.
+        # What was reserved before no longer holds, wherever it stands in the queue.
         self._tidy()
 
     def release(self, ref: int) -> None:
-        """Task `ref` ended: its promises go."""
+        """Free what is reserved for task `ref`."""
         task = self._tasks.pop(ref)
-        self.account.promise(ref, range(0))
+        self.account.reserve(ref, range(0))
         self._phases.give(task.next)
         self._tidy()
 
@@ -188,17 +188,17 @@ class Timetable:
         if more and not self.account.holds(slot, more, limit):
             return False
         task.next, task.last = following, last
-        self.account.promise(ref, self._polls(task))
+        self.account.reserve(ref, self._polls(task))
         if lapsed:
             self._enqueue(ref, task)
         self._tidy()
         return True
 
     def shift(self, ref: int, to: int, slot: int, limit: int) -> None:
-        """Move the next promise of `ref` from its slot to the later slot `to`, if that fits.
+        """Move the next reserved poll of `ref` to the later slot `to`, if that fits.
 
-        For a task whose lease was renewed between two promises: the phase moves with it. `slot` is
-        the present one.
+        For a task whose lease was renewed between two reservations: the phase moves with it. `slot`
+        is the present one.
         """
         task = self._tasks[ref]
         if not task.next < to <= task.last:
@@ -212,16 +212,16 @@ class Timetable:
         self._tidy()
 
     def next_poll(self, ref: int) -> int:
-        """When the next promised poll of `ref` leaves, in microseconds."""
+        """When the next reserved poll of `ref` leaves, in microseconds."""
         return self._tasks[ref].next * SLOT
 
     def lapsed(self, ref: int) -> bool:
-        """Whether nothing is promised to `ref` any longer."""
+        """Whether nothing is reserved for `ref` any longer."""
         task = self._tasks[ref]
         return task.next > task.last
 
     def polled_by(self, ref: int, at: int) -> bool:
-        """Whether the next poll of `ref` is promised, to leave by `at`."""
+        """Whether the next poll of `ref` is reserved, to leave by `at`."""
         task = self._tasks[ref]
         return task.next <= task.last and task.next * SLOT <= at
 
@@ -250,7 +250,7 @@ class Timetable:
         return held + self._phases.within(self._reach) + 3 <= self.per_second
 
     def room(self, now: int, *, urgent: bool = False, creates: bool = False, kept: int = 0) -> bool:
-        """Whether the second has room for one more request now, beside what is promised, and for
+        """Whether the second has room for one more request now, beside what is reserved, and for
         `kept` others.
 
         A request that is not answered may arrive until the patience with it ends, later than the
@@ -262,18 +262,18 @@ class Timetable:
         if held[0] >= most:
             return False
         ahead = 1
-        for k, promised in enumerate(self._phases.ahead(slot, len(held))[1:], start=1):
-            ahead += promised + (creates and k % self.cycle == 0)
+        for k, reserved in enumerate(self._phases.ahead(slot, len(held))[1:], start=1):
+            ahead += reserved + (creates and k % self.cycle == 0)
             if ahead + held[k] > most:
                 return False
         return True
 
     def lends(self, now: int, slack: int) -> bool:
-        """Whether what nobody was promised may leave now and a try still finds its place.
+        """Whether a request that is not reserved may leave now and a retry still finds its place.
 
-        The last place of a second belongs to tries. It is lent where no try can need it before it
-        is free again: nothing is unanswered, and what is promised next leaves so late that the try
-        after it, which has `slack` slots, comes in time.
+        The last place of a second is kept for a retry. It is lent if no retry can need it before it
+        is free again: nothing is unanswered, and the next reserved poll leaves so late that a retry
+        of it, which has `slack` slots, comes in time.
         """
         if self.room(now, kept=1):
             return True
@@ -303,7 +303,7 @@ class Timetable:
     def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
         """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.
 
-        Else nothing changes. No task is polled later than it was promised, and each within a cycle.
+        Else nothing changes. No task is polled later than it was reserved, and each within a cycle.
         """
         if not self._tasks:
             self.cycle, self.guard = cycle, guard
@@ -329,8 +329,8 @@ class Timetable:
             task.next = at
             self._phases.take(at)
         if fits:
-            self._promise_all()
-            # A limit that has shrunk under what was promised is no reason to keep the old plan.
+            self._reserve_all()
+            # A limit that has shrunk under what was reserved is no reason to keep the old plan.
             if self.account.peak(slot, horizon) <= max(limit, peak) and self._seconds_hold(slot):
                 self.queue = [
                     (t.next, ref) for ref, t in self._tasks.items() if t.armed and t.next <= t.last
@@ -340,13 +340,13 @@ class Timetable:
         self.cycle, self.guard, self._phases = before
         for ref, task in self._tasks.items():
             task.next = places[ref]
-        self._promise_all()
+        self._reserve_all()
         return False
 
     # Inside.
 
     def _seconds_hold(self, slot: int) -> bool:
-        """Whether what left and what is promised next keep the second's limit together."""
+        """Whether what left and what is reserved next keep the second's limit together."""
         held = self._second.held(slot, self._reach)
         ahead = accumulate(self._phases.ahead(slot, len(held))[1:])
         return all(
@@ -375,26 +375,26 @@ class Timetable:
     def _bound(self) -> None:
         # Slots in a run that any two requests within a second of each other share.
         self._reach = -(-(SECOND + self._guard) // SLOT) + 1
-        # The run in which promises are bounded, and by how many. At one request a second a try
-        # finds room between two promises only if both leave some.
+        # The run in which reservations are bounded, and by how many. At one request a second a try
+        # finds room between two reservations only if both leave some.
         run = self._reach * (2 if self.per_second == 1 else 1)
         kept = max(self._spared, self._spared * self.per_second // 5)
         most = max(1, self.per_second - kept)
         self._bounds = run, most
 
-    def _polls(self, task: _Promise) -> range:
+    def _polls(self, task: _Reservation) -> range:
         return range(task.next, task.last + 1, self.cycle)
 
     def _until(self, ends: Mapping[int, int]) -> list[range]:
         return [range(task.next, ends[ref] + 1, self.cycle) for ref, task in self._tasks.items()]
 
-    def _enqueue(self, ref: int, task: _Promise) -> None:
+    def _enqueue(self, ref: int, task: _Reservation) -> None:
         if task.armed and task.next <= task.last:
             heapq.heappush(self.queue, (task.next, ref))
 
-    def _promise_all(self) -> None:
+    def _reserve_all(self) -> None:
         for ref, task in self._tasks.items():
-            self.account.promise(ref, self._polls(task))
+            self.account.reserve(ref, self._polls(task))
 
     def _tidy(self) -> None:
         """Keep the head of the queue true, so that asking for it changes nothing."""
@@ -402,6 +402,6 @@ class Timetable:
             heapq.heappop(self.queue)
 
     def _holds(self, slot: int, ref: int) -> bool:
-        """Whether what the queue says is still promised."""
+        """Whether what the queue says is still reserved."""
         task = self._tasks.get(ref)
         return task is not None and task.next == slot <= task.last

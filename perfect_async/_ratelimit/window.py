@@ -1,4 +1,4 @@
-"""The period's limit: how many requests left and are promised, in buckets of time.
+"""The period's limit: how many requests left and are reserved, in buckets of time.
 
 A request occupies every window that holds a moment between its leaving and its answer, so it counts
 in every run of buckets while it is unanswered, and at its answer afterwards. What counting in
@@ -24,11 +24,11 @@ _NOTHING: Final = range(0)
 
 
 class SlidingWindow:
-    """Requests over time: `requests` in a `period`; promises reach `horizon` ahead at most.
+    """Requests over time: `requests` in a `period`; reservations reach `horizon` ahead at most.
 
     `unanswered` is the weight of what has left and was not answered: more than one for what is to
-    keep a request free beside its own. `reach` is how many slots of a task's promises can be in one
-    window.
+    keep a request free beside its own. `reach` is how many slots of a task's reservations can be in
+    one window.
     """
 
     def __init__(self, *, requests: int, period: int, horizon: int) -> None:
@@ -43,8 +43,8 @@ class SlidingWindow:
         self.reach = min(self._run * self._bucket, horizon // SLOT)
         self._base: int = 0
         self._left: list[int] = []
-        self._promised: list[int] = []
-        # By task: what is promised, what of it is in the buckets, and where the two may differ.
+        self._reserved: list[int] = []
+        # By task: what is reserved, what of it is in the buckets, and where the two may differ.
         self._plans: dict[int, range] = {}
         self._counted: dict[int, range] = {}
         self._changed: set[int] = set()
@@ -91,7 +91,7 @@ class SlidingWindow:
         # The account reaches back as far as any window does.
         self._base = -self._run
         self._left = [0] * (self._run + 1)
-        self._promised = [0] * (self._run + 1)
+        self._reserved = [0] * (self._run + 1)
         for age, count in past:
             self._left[self.index(-age // SLOT)] += count
             self._total += count
@@ -105,17 +105,17 @@ class SlidingWindow:
         if self._left and old > self._run // 2:
             self._settle()
             self._total -= sum(self._left[:old])
-            overdue = sum(self._promised[:old])
-            del self._left[:old], self._promised[:old]
+            overdue = sum(self._reserved[:old])
+            del self._left[:old], self._reserved[:old]
             self._base += old
             if overdue:
-                self._promised[self.index(self._base * self._bucket)] += overdue
+                self._reserved[self.index(self._base * self._bucket)] += overdue
         self.index(now // SLOT)
 
-    # What is promised.
+    # What is reserved.
 
-    def promise(self, ref: int, polls: range) -> None:
-        """Task `ref` is promised `polls` from now on, and nothing else."""
+    def reserve(self, ref: int, polls: range) -> None:
+        """Reserve `polls` for task `ref` from now on, and nothing else."""
         # Buckets are for windows that may be full. Where all that there is fits into any window
         # nobody looks at them, and a task may come, move and go without being counted there.
         self._total += len(polls) - len(self._plans.get(ref, _NOTHING))
@@ -135,13 +135,13 @@ class SlidingWindow:
         before = self._plans.get(ref, _NOTHING)
         fits = self._total - len(before) + self.unanswered + len(polls) <= limit
         if not fits:
-            self.promise(ref, _NOTHING)
+            self.reserve(ref, _NOTHING)
             fits = self.holds(slot, polls, limit)
-        self.promise(ref, polls if fits else before)
+        self.reserve(ref, polls if fits else before)
         return fits
 
     def _settle(self) -> None:
-        """Count in the buckets what is promised now."""
+        """Count in the buckets what is reserved now."""
         for ref in self._changed:
             before, after = self._counted.pop(ref, _NOTHING), self._plans.get(ref, _NOTHING)
             if after:
@@ -159,14 +159,14 @@ class SlidingWindow:
         if not polls:
             return
         self.index(polls[-1])
-        promised, base, bucket = self._promised, self._base, self._bucket
+        reserved, base, bucket = self._reserved, self._base, self._bucket
         if polls[0] // bucket >= base:
             for slot in polls:
-                promised[slot // bucket - base] += by
+                reserved[slot // bucket - base] += by
         else:
-            # An overdue promise lies before what is still remembered.
+            # An overdue reservation lies before what is still remembered.
             for slot in polls:
-                promised[max(0, slot // bucket - base)] += by
+                reserved[max(0, slot // bucket - base)] += by
 
     # What fits.
 
@@ -187,7 +187,7 @@ class SlidingWindow:
         return self._total + self.unanswered + count <= limit
 
     def holds(self, slot: int, polls: range, limit: int, *, leaving: int = 0) -> bool:
-        """Whether `polls` (and requests `leaving` in `slot`) fit beside what is promised."""
+        """Whether `polls` (and requests `leaving` in `slot`) fit beside what is reserved."""
         if self.at_most(leaving + len(polls), limit):
             return True
         here = slot // self._bucket
@@ -196,17 +196,17 @@ class SlidingWindow:
         return self._peak(here, last, polls, leaving=leaving) <= limit
 
     def would_hold(self, slot: int, plan: Iterable[range], limit: int, *, leaving: int = 0) -> bool:
-        """Whether `plan` would fit if it were all that is promised."""
+        """Whether `plan` would fit if it were all that is reserved."""
         bucket, base = self._bucket, self._base
         last = slot // bucket
-        planned = [0] * max(len(self._promised), last - base + 1)
+        planned = [0] * max(len(self._reserved), last - base + 1)
         for polls in plan:
             if polls and (end := polls[-1] // bucket) > last:
                 last = end
                 planned.extend([0] * (end - base + 1 - len(planned)))
             for poll in polls:
                 planned[max(0, poll // bucket - base)] += 1
-        return self._peak(slot // bucket, last, leaving=leaving, promised=planned) <= limit
+        return self._peak(slot // bucket, last, leaving=leaving, reserved=planned) <= limit
 
     def peak(self, slot: int, last: int) -> int:
         """The most that a window holds, of those that end in `slot` or later and by `last`."""
@@ -221,16 +221,16 @@ class SlidingWindow:
         more: range = _NOTHING,
         *,
         leaving: int = 0,
-        promised: Sequence[int] | None = None,
+        reserved: Sequence[int] | None = None,
     ) -> int:
         low = max(here - self._run + 1 - self._base, 0)
         high = max(last, here) + 1 - self._base
-        if promised is None:
+        if reserved is None:
             self._settle()
-            promised = self._promised
-        both = [*map(add, self._left[low:high], promised[low:high])]
-        # Beyond what has left so far there are only promises.
-        both.extend(promised[low + len(both) : high])
+            reserved = self._reserved
+        both = [*map(add, self._left[low:high], reserved[low:high])]
+        # Beyond what has left so far there are only reservations.
+        both.extend(reserved[low + len(both) : high])
         if more:
             both.extend([0] * (high - low - len(both)))
             for poll in more:
@@ -250,5 +250,5 @@ class SlidingWindow:
         index = max(0, slot // self._bucket - self._base)
         if (missing := index + 1 - len(self._left)) > 0:
             self._left.extend([0] * missing)
-            self._promised.extend([0] * missing)
+            self._reserved.extend([0] * missing)
         return index

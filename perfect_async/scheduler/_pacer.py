@@ -1,9 +1,8 @@
-"""How fast we may go: what the answers say about the network and the key, and what follows for the
-plan.
+"""Set the pace: what the answers tell about the network and the key, and the plan that follows.
 
-From round trips and failures come the cycle of the timetable and the requests that are never
-promised; from 429s the limit that is assumed; from requests without an answer a pause, so that
-nothing is created into an outage. All times are integer microseconds.
+Round trips and failures give the cycle of the timetable and the requests that are never reserved;
+429s give the limit that is assumed; requests without an answer give a pause, so that nothing is
+created into an outage. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from perfect_async._time import SECOND, SLOT
 from perfect_async.models import Limits
 
 _STEP: Final = 4
-"""Cycles are cut in steps of so many slots, so that trembling round trips do not move the plan."""
+"""Cycles change in steps of so many slots, so that small changes do not move the plan."""
 _MOST_SPARED: Final = 2
 _SPARE: Final = 0.016
-"""The share of a window that is not promised on a good network: 4 of 250."""
+"""The share of a window that is not reserved on a good network: 4 of 250."""
 _LONGEST_PAUSE: Final = 30 * SECOND
 _DOUBT: Final = 2 * SECOND
 _LONGEST_DOUBT: Final = 120 * SECOND
-"""Pauses after creations without an answer: each may cost units, they grow fast, to 2 minutes."""
+"""Pauses after creations without an answer grow fast, to 2 minutes: each may cost units."""
 _SILENT: Final = 3
-"""So many creations may be silent for longer than the patience before no other leaves."""
+"""So many creations may wait longer than the patience before no other leaves."""
 _TREMBLE: Final = 2 * SLOT
 """The guard shrinks only by so much at once."""
 _FAILED: Final = (ev.NotSent, ev.NoAnswer, ev.Refused, ev.KeyRefused)
-"""What may come of a poll that tells nothing of its task."""
+"""Answers of a poll that tell nothing about its task."""
 _NOTHING: Final = 4
-"""So few requests of ours in a window are none."""
+"""So few requests of ours in a window count as none."""
 _PROBING: Final = 30 * SECOND
-"""For how long polls are wanted in mid-lease after news that came while more was tried."""
+"""How long polls are wanted in mid-lease after an event while more is tried."""
 _GROW: Final = 30 * SECOND
 """The least time between two plans: growing can wait, shrinking is tried each second."""
 
@@ -45,10 +44,10 @@ _GROW: Final = 30 * SECOND
 class Pacer:
     """The evidence about network and key, and the timetable that is cut by it.
 
-    `lease` and `horizon` (how long a task is promised polls) in microseconds. `hold` is the time
-    before which nothing new is sent; `cramped` is True while the plan is cut for a better network
-    than there is, and nothing new must be promised. While `calm`, `cut` would change nothing at any
-    time: the plan suits the network, and nobody else was met on the key.
+    `lease` and `horizon` (how long polls are reserved for a task) in microseconds. Nothing new is
+    sent before `hold`. `cramped` is True while the plan suits a better network than there is, so
+    that nothing new may be reserved. While `calm`, `replan` would change nothing at any time: the
+    plan suits the network, and no other user of the key was seen.
     """
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
@@ -77,13 +76,13 @@ class Pacer:
         self._sized: tuple[float, int] = (0.0, 0)
         self._reserve = 0
         if limits.per_second == 1:
-            # A try leaves a second and the guard after the poll, however soon it is wanted.
+            # A retry leaves a second and the guard after the poll, however soon it is wanted.
             self._gap = SECOND
         self.table.spared = self._wanted_spared()
         self.table.recut(self._wanted_cycle(), self._wanted_guard(), 0, limits.requests)
 
     def reserve(self) -> int:
-        """Requests of a window that are never promised: for tries, and for polls that left late."""
+        """Requests of a window that are never reserved: for retries, and for late polls."""
         sized = self.network.failing, self.table.cycle
         if self._sized != sized:
             self._sized, share = sized, max(_SPARE, 1.25 * self.network.failing)
@@ -93,7 +92,7 @@ class Pacer:
 
     @property
     def firm(self) -> int:
-        """How many requests of a window may be promised to tasks that run."""
+        """How many requests of a window may be reserved for running tasks."""
         return self._requests - self.reserve()
 
     def limit(self, now: int) -> int:
@@ -103,28 +102,29 @@ class Pacer:
             return limit - reserve
         least = min(self._requests, self._alone() + reserve)
         if limit < least and self.allowance.quiet(now):
-            # Not even one task can be insured for as long as it may run. One is tried all the same
-            # where half of the limit is free, since most tasks need far less, or next to nothing of
-            # ours is in the window, since who sends nothing learns nothing.
+            # Not even one task can be insured for as long as it may run. One is tried anyway if
+            # half of the limit is free, since most tasks need far less, or if next to nothing of
+            # ours is in the window, since without requests nothing is learned.
             free = self.table.occupied(now) <= max(limit // 2, _NOTHING)
             limit = least if free else limit
         return limit - reserve
 
     def plenty(self, now: int) -> bool:
-        """Whether more than half of the window is free, or there is room for as many tasks again as
-        run: so a single one is asked at its interval for as long as another could still be created.
+        """Whether more than half of the window is free, or as many tasks again as run would fit.
+
+        So a single task is polled at its interval while another one could still be created.
         """
         again = (self._alone() + self.reserve()) * max(1, len(self.table))
         most = min(self._requests // 2, again)
         return self.table.account.fits(now, most + 1, self._requests)
 
     def paused_until(self) -> int:
-        """Before this nothing is sent but what keeps tasks alive."""
+        """Until when only requests that keep tasks alive are sent."""
         return max(self.hold, self.allowance.paused_until)
 
     def silent(self, now: int, *, asking: bool) -> bool:
-        """Whether nothing at all is sent: the window was full, and one request at a time asks
-        whether it still is; `asking` is whether one is under way.
+        """Whether nothing at all is sent: the window was full, and one request at a time probes
+        whether it still is; `asking`: such a request is under way.
         """
         return now < self.allowance.silent_until or (self.allowance.full and asking)
 
@@ -138,9 +138,9 @@ class Pacer:
         self._creating[number] = now
 
     def may_create(self, now: int) -> bool:
-        """Whether a creation may be expected to be answered: one without an answer may be charged.
+        """Whether an answer to a creation can be expected: one without may be charged.
 
-        After one in doubt the next waits, and goes alone until one is answered again.
+        After a creation without an answer the next one waits, and goes alone until it is answered.
         """
         if self._doubts:
             return now >= self._doubt_until and not self._creating
@@ -152,7 +152,7 @@ class Pacer:
         )
 
     def on_response(self, event: ev.Answer, took: int, now: int) -> None:
-        """What an answer after `took` tells about the network and the key."""
+        """Learn about the network and the key from an answer that took `took`."""
         polled = isinstance(event.command, ev.Poll)
         if isinstance(event.command, ev.Submit):
             self._creating.pop(event.command.number)
@@ -181,20 +181,19 @@ class Pacer:
                     own = self.table.occupied(now) if self.allowance.full else 0
                     self.allowance.accepted(now, own)
         if polled and not isinstance(event, ev.Limited):
-            # A 429 tells nothing about the network: polling more often for it, as on a bad
-            # network, would only make more of them.
+            # A 429 tells nothing about the network: to poll more often, as on a bad network, would
+            # only cause more of them.
             self.network.polled(failed=isinstance(event, _FAILED))
         if self._cut_for != self.network.changes:
             self.calm = False
 
     def replan(self, now: int) -> None:
-        """Give the timetable the cycle and the guard that suit the network, where that fits."""
+        """Give the timetable the cycle and the guard that suit the network, if they fit."""
         if self.allowance.probing(now):
-            # Whoever tries what may be refused polls in mid-lease, where that costs no task.
+            # While requests may be refused, polls leave in mid-lease, where that costs no task.
             self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
         waits = len(self.table) > 0 and now < self._cut_at
         if self._cut_for != self.network.changes or not (self._settled or waits):
-            # Else nothing is asked for that was not asked for then.
             self._recut(now)
         self.calm = self._settled and not self.allowance.met
 
@@ -210,12 +209,12 @@ class Pacer:
         elif not len(self.table) or now >= self._cut_at:
             fitted = self.table.recut(cycle, guard, now, self.firm)
             self._crowded &= not fitted
-            # Nothing new is promised by a plan that the network no longer allows.
+            # Reserve nothing new by a plan that the network no longer allows.
             self.cramped = not fitted and worse
             self._cut_at = now + (SECOND if self.cramped else _GROW)
 
     def lends(self, now: int) -> bool:
-        """Whether what nobody was promised may leave now, and all tries still come in time."""
+        """Whether a request that is not reserved may leave and all retries still come in time."""
         left = self._lease - self.table.cycle * SLOT - self.table.guard
         spent = (self.network.tries - 2) * self.network.patience
         return self.table.lends(now, max(0, left - spent) // SLOT - 1)
@@ -237,9 +236,9 @@ class Pacer:
         return min(self.network.tries - 1, _MOST_SPARED)
 
     def _wanted_cycle(self) -> int:
-        """Slots between two polls: as late as the last try still arrives in the lease.
+        """Slots between two polls: as many as let the last retry arrive in the lease.
 
-        Not so early that not even one task could be polled: worse tries are better than nothing.
+        Not so few that not even one task could be polled: late retries are better than none.
         """
         apart = max(self.network.patience, self._gap and self._gap + self.table.guard)
         tries = (self.network.tries - 1) * apart + self.network.jitter

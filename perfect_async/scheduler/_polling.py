@@ -1,6 +1,6 @@
-"""Poll the tasks that exist: by promised polls that keep them alive, or once they are announced.
+"""Poll the tasks that exist: by reserved polls that keep them alive, or once they are announced.
 
-`LeasePolling` keeps to the contract's lease: polls promised in the timetable, tries inside the
+`LeasePolling` keeps to the contract's lease: polls reserved in the timetable, retries inside the
 lease, early polls where they pay. `WebhookPolling` is the vendor's own flow with webhooks, without
 polls between the creation and the notification: a task holds only its last request, and is polled
 when a notification arrives or when it is long overdue. Both receive the same events. All times are
@@ -23,50 +23,50 @@ from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
 _OVERDUE: Final = 2
-"""So many times as long as it usually lasts, a task is long overdue."""
+"""A task that lasts so many times as long as usual is long overdue."""
 _UNKNOWN: Final = 120 * SECOND
-"""How long a task may last of which nothing is known."""
+"""How long a task may last before anything is known of its kind."""
 _LONGEST: Final = 60 * SECOND
 """The longest pause between two polls of a task that was announced and still runs."""
 _SOON: Final = 5 * SECOND
-"""When a poll that failed is sent again where no lease runs; longer each time it fails again."""
+"""The pause before a failed poll is sent again where no lease runs; it grows with each failure."""
 _SUPPOSED: Final = 5
-"""So many tasks are supposed to have been asked for twice, before anything is known of any."""
+"""So many tasks count as polled once in vain, before anything is known."""
 _OF_LATE: Final = 200
-"""Of so many tasks that ended at the most it is known how often they were asked for in vain."""
+"""Tasks after which half of the count of vain polls is forgotten."""
 _MOST_IN_VAIN: Final = 3
-"""No more requests than that are held for a task beside the one for its result."""
+"""The most requests that are held for a task beside the one for its result."""
 
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
 """A poll that is early by less is not worth a request."""
 _LAST: Final = ScheduledJob(-1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.TOLD)
 _LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
-"""Ends each queue, so that there is a first one always."""
+"""Ends each queue, so that there is always a first one."""
 
 
 class PollingStrategy(Protocol):
-    """What either does at each piece of news about a task."""
+    """What a strategy does at each event of a task."""
 
     @property
     def held(self) -> int:
-        """Requests that its tasks will need and that no promise in the timetable holds."""
+        """Requests that its tasks will need and that are not reserved in the timetable."""
         ...
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Whether `job` may be created now beside those that exist; changes nothing."""
+        """Whether `job` may be created now beside the tasks that exist; changes nothing."""
         ...
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """Its creation leaves, or the first poll of a task that existed before."""
+        """The creation of `job` leaves, or the first poll of an adopted task."""
         ...
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Its task exists and can be polled."""
+        """The task of `job` exists and can be polled."""
         ...
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll of it leaves."""
+        """A poll of `job` leaves."""
         ...
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
@@ -74,22 +74,22 @@ class PollingStrategy(Protocol):
         ...
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """A poll of it failed; from `at` on another may leave."""
+        """A poll of `job` failed; another one may leave from `at` on."""
         ...
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
-        """It is asked for no longer: it `ended`, or was `lost`, or nobody knows."""
+        """Poll `job` no longer: it `ended`, or was `lost`, or its end is unknown."""
         ...
 
 
 class PollQueue:
-    """Tasks that are to be asked for beside all promises, by when: notified, or overdue."""
+    """Tasks to poll beside the reserved polls, by when: announced ones, and overdue ones."""
 
     def __init__(self) -> None:
         self._queue: list[tuple[int, int, ScheduledJob]] = []
 
     def put(self, job: ScheduledJob, at: int) -> None:
-        """Ask for the task of `job` at `at`, and not at another time."""
+        """Poll the task of `job` at `at`, and not at the time that was set before."""
         job.ask_at = at
         heapq.heappush(self._queue, (at, job.ref, job))
 
@@ -111,7 +111,7 @@ class PollQueue:
 
 
 class ExtraPolls:
-    """Which tasks are to be asked again beside their promises, and when.
+    """Which tasks are polled beside their reserved polls, and when.
 
     `lease` and `interval` as in `Polling`. `tries`, `early` and `likely` are heaps of when, which
     task (by ref) and its job; their heads are true after `tidy`, at `NEVER` where there is none.
@@ -121,9 +121,9 @@ class ExtraPolls:
         self._pacer = pacer
         self._lease = lease
         self.interval = interval
-        # Whether asking is the way to hear of an end: not while the vendor tells it by itself.
+        # Whether an early poll finds ends sooner: not while the vendor announces them.
         self.eager = True
-        # To be tried again; may be asked early; has rather ended than not.
+        # To be sent again; may be polled early; has probably ended.
         self.tries: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.early: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.likely: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
@@ -141,24 +141,24 @@ class ExtraPolls:
         return self.likely[0][0]
 
     def created(self, job: ScheduledJob) -> None:
-        """The task exists; its first poll may come after the interval."""
+        """The task exists; its first early poll may come after the interval."""
         job.interval = self._usual(job)
         self._early_at(job, job.accepted + job.interval)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll of the task leaves; if it stays silent another leaves beside it."""
+        """A poll of the task leaves; if it stays silent, another one leaves beside it."""
         job.last_left, job.early_at, job.likely_at = now, None, None
         self.failed(job, now + self._pacer.network.patience)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Send a poll again at `at`, where the lease would not hold until the next promised one."""
+        """Send a poll again at `at` if the lease would not hold until the next reserved poll."""
         end = job.accepted + self._lease
         if job.tries:
-            # The first try may leave at once; the others share what is left of the lease, since
-            # what fails at once now may pass in half a second.
+            # The first retry may leave at once; the others share what is left of the lease, since
+            # what fails now may pass in half a second.
             at = max(at, job.last_left + (end - job.last_left) // (MOST_TRIES - job.tries + 1))
-        # The next promise renews in time unless the one before it failed: short as the cycle may
-        # be, its tries come at once, as the cycle was cut for them.
+        # The next reserved poll renews the lease in time unless the one before it failed: then its
+        # retries come at once, since the cycle leaves room for them.
         table = self._pacer.table
         if (
             at < end
@@ -175,15 +175,15 @@ class ExtraPolls:
     ) -> None:
         """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
 
-        A later poll may be unanswered still, and its try stays where the lease needs it. The
+        A later poll may still be unanswered, and its retry stays where the lease needs it. The
         interval is kept between half a second and the cycle. Where requests are not plenty, a
-        seventh of the task's age passes first: asking an old task often learns little, and so the
-        delay is in proportion.
+        seventh of the task's age passes first: polling an old task often tells little, and the
+        delay is in proportion to its age.
         """
         job.doubted, job.accepted = False, max(job.accepted, left)
         table = self._pacer.table
         if table.lapsed(job.ref):
-            # Nothing is promised any longer: it leaves if there is room when it must.
+            # Nothing is reserved any longer: a poll leaves if there is room when it must.
             job.tries = 0
             self.failed(job, max(now, job.last_left + table.cycle * SLOT))
         elif job.try_at is not None:
@@ -194,9 +194,9 @@ class ExtraPolls:
         self._early_at(job, job.last_left + wait)
 
     def expect_end(self, job: ScheduledJob, at: int | None) -> None:
-        """By `at` the task has rather ended than not (None: nobody knows): worth asking then.
+        """Poll at `at`, when the task has probably ended (None: unknown).
 
-        But not for what the promised poll hears soon enough.
+        Not if the reserved poll follows soon enough.
         """
         job.likely_at = None
         if at is not None and self.eager:
@@ -224,7 +224,7 @@ class ExtraPolls:
         return min(max(interval, _LEAST_INTERVAL), self._pacer.table.cycle * SLOT)
 
     def _early_at(self, job: ScheduledJob, at: int) -> None:
-        """Allow a poll before the promise; under foreign use, want one in mid-lease."""
+        """Allow a poll before the reserved one; while others use the key, want one in mid-lease."""
         wary = self._pacer.allowance.wary_until > job.last_left
         if wary:
             at = min(at, job.accepted + self._lease * 6 // 10)
@@ -262,19 +262,19 @@ class LeasePolling:
 
     @property
     def held(self) -> int:
-        """None: what its tasks need is promised."""
+        """None: what its tasks need is reserved."""
         return 0
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Whether all of its polls fit that are to be promised."""
+        """Whether all polls fit that would be reserved for it."""
         return self.admission.admits(job, now, limit)
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """Its polls are promised."""
+        """Reserve its polls."""
         self.admission.created(job, now)
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Its promises count from now on."""
+        """Its reserved polls can leave from now on."""
         self._table.arm(job.ref)
         self.admission.accepted(job.ref, now)
         self.extra_polls.created(job)
@@ -282,7 +282,7 @@ class LeasePolling:
             self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll leaves: for its promise, as a try, or beside."""
+        """A poll leaves: a reserved one, a retry, or an early one."""
         reserved = self._table.due(now // SLOT)
         if reserved is not None and reserved[1] == job.ref:
             self.counts["late"] += reserved[0] < now // SLOT
@@ -295,7 +295,7 @@ class LeasePolling:
         self.extra_polls.left(job, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
-        """Its lease is renewed; one that was announced is asked again at its interval."""
+        """Its lease is renewed; an announced task is polled again at its interval."""
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + self._give_up
         self.extra_polls.renewed(job, left, interval, age, now)
@@ -304,28 +304,28 @@ class LeasePolling:
             self._poll_queue.put(job, now + pause(job))
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Another leaves inside the lease, if the next promise comes too late."""
+        """Another poll leaves inside the lease, if the next reserved one comes too late."""
         self.extra_polls.failed(job, at)
         if job.announced:
-            # Its end is near: whoever waits need not wait for the next promise.
+            # Its end is near: do not wait for the next reserved poll.
             self._poll_queue.put(job, at + pause(job))
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
-        """Its promises go."""
+        """Free its reserved polls."""
         if ended is not None:
-            # The vendor tells of ends by itself, or it does not (any longer).
+            # Whether the vendor still announces ends.
             self.extra_polls.eager = not job.announced
         self.admission.release(job.ref, ended=ended, lost=lost)
         job.try_at = job.early_at = job.likely_at = job.ask_at = None
 
 
 class WebhookPolling:
-    """Leaves tasks alone until they are announced; nothing here renews a lease.
+    """Leaves tasks alone until they are announced; it renews no lease.
 
     A task holds the request that asks for its result, or more of them where tasks are announced too
-    early. Where no notification comes it is asked for once it has lasted twice as long as the
-    longest of its kind that was announced of late (at first: that is documented), ever more rarely
-    from then on, and once more before it is given up.
+    early. A task without a notification is polled once it has lasted twice as long as the longest
+    of its kind that was announced lately (at first: the documented duration), then more and more
+    rarely, and once more before it is given up.
     """
 
     def __init__(self, pacer: Pacer, poll_queue: PollQueue, *, interval: int) -> None:
@@ -338,65 +338,65 @@ class WebhookPolling:
 
     @property
     def held(self) -> int:
-        """A request for each task's result, and those that are sent in vain.
+        """A request for each task's result, and those that will be sent in vain.
 
-        As many of these for each task as of late, and what that may be off by for so few; one until
-        more is known.
+        As many vain ones for each task as lately, and a margin for small numbers; one for each
+        until more is known.
         """
         count, known = len(self._tasks), self._ended + _SUPPOSED
         vain = min(-(-count * (self._vain + _SUPPOSED) // known), _MOST_IN_VAIN * count)
         return count + vain + 2 * isqrt(vain)
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:  # noqa: ARG002 - another's business
-        """Whether its creation and its result fit beside the results of those that exist."""
+        """Whether its creation and its result fit beside the results of other tasks."""
         return self._account.fits(now, 2 + self.held, limit)
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """It holds a request."""
+        """Hold a request for its result."""
         self._tasks[job.ref] = now
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """It is long overdue after a while."""
+        """Poll it when it is long overdue."""
         job.interval = self._interval
         self._ask(job, now + _OVERDUE * self._lasts(job), now)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll leaves; should its answer never come, another leaves after a while."""
+        """A poll leaves; if it stays without an answer, another one leaves after a while."""
         job.accepted = job.last_left = now
         self._ask(job, now + 2 * _SOON, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
-        """It was announced too early, or is slow."""
+        """It was announced too early, or it is slow: poll it again later."""
         self._vain += job.announced > 0
         job.doubted, job.tries = False, 0
         lasted = now - self._tasks[job.ref]
         self._ask(job, now + (pause(job) if job.announced else max(_UNKNOWN, lasted // 2)), now)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Asked again soon, and ever more rarely: an outage must not cost the window."""
+        """Poll again soon, then more and more rarely: an outage must not cost the window."""
         self._vain += 1
         job.tries += 1
         self._ask(job, at + min(_SOON << min(job.tries - 1, 10), _LONGEST), at)
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:  # noqa: ARG002 - as above
-        """What it lasted tells when others are overdue, if it is known."""
+        """Forget it; how long it lasted tells when others are overdue."""
         began = self._tasks.pop(job.ref)
         job.ask_at, job.tries = None, 0
         self._ended += 1
         if self._ended >= _OF_LATE:
             self._ended, self._vain = self._ended // 2, self._vain // 2
         if ended is not None and job.announced:
-            # Else it was found when it was asked for, and may have ended long before. The first
-            # that end are the shortest, so what is documented fades, too.
+            # Else a poll found its end, which may be long ago. The first tasks that end are the
+            # shortest, so the documented duration fades only slowly.
             self._longest[job.kind] = max(self._lasts(job) * 63 // 64, ended - began)
 
     def _lasts(self, job: ScheduledJob) -> int:
-        """How long tasks like that of `job` last at the most."""
+        """How long tasks like that of `job` last at most."""
         usual = _UNKNOWN if job.kind.usual is None else job.kind.usual[1]
         return self._longest.get(job.kind, usual)
 
     def _ask(self, job: ScheduledJob, at: int, now: int) -> None:
-        """Ask at `at`, or sooner, while it is not given up and there is time for another try."""
+        """Poll at `at`, or sooner so that there is time for a retry before it is given up."""
         half = max((job.given_up - now) // 2, self._interval)
         last = max(job.given_up - 2 * _SOON, now + half)
         self._poll_queue.put(job, min(at, last))
@@ -405,7 +405,7 @@ class WebhookPolling:
 def strategies(
     pacer: Pacer, poll_queue: PollQueue, polling: Polling
 ) -> tuple[LeasePolling, PollingStrategy]:
-    """The one that keeps tasks alive, and the one that is to be used, by `Polling.completion`."""
+    """The strategy that keeps tasks alive, and the one that `Polling.completion` selects."""
     interval = round(polling.interval * SECOND)
     keeping = LeasePolling(
         pacer,
@@ -421,6 +421,6 @@ def strategies(
 
 
 def pause(job: ScheduledJob) -> int:
-    """How long to leave alone a task that was announced and still runs: longer each time."""
+    """The pause before an announced task that still runs is polled again: longer each time."""
     job.announced += 1
     return min(job.interval << min(job.announced - 2, 10), _LONGEST)

@@ -1,9 +1,9 @@
-"""From a job to a picture at the vendor: registering files together, then uploading each.
+"""What waits before a task is created: pictures to register and upload, and queries.
 
 One call registers up to 20 files and costs one request of the window, so a picture costs a
-twentieth of one here; the bytes go to another host and cost none (contract: The flow of one
-picture). Neither spends units, so both are simply done again when they fail. All times are integer
-microseconds.
+twentieth of one; the bytes go to another host and cost none (contract: The flow of one picture).
+Neither spends units, so both are simply repeated when they fail. Queries are no jobs: templates,
+units, prices, history, delete. They use the same window. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LINGER = SECOND // 10
-"""How long a registration waits for company."""
+"""How long a registration waits for more files."""
 _MOST_FAILURES: Final = 6
 _MOST_UPLOADS = 24
-"""Uploads at once: the other host may be slow, and each holds a piece of a picture in memory."""
+"""Concurrent uploads: the other host may be slow, and each holds a piece of a picture."""
 _URGENT: Final = 60 * SECOND
 """An urgent query that has no answer after this time ends: other creations wait for it."""
 _MOST_FILES: Final = 20_000
 """File ids that are remembered, to find one that the vendor gives twice."""
 _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10
-"""Pauses double from half a second; more often than this they are at their longest."""
+"""Pauses start at half a second and double so often at most."""
 
-News: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, PerfectError]]]
-"""Jobs that became ready, and jobs that ended with why."""
+Prepared: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, PerfectError]]]
+"""Jobs that became ready, and jobs that ended with their errors."""
 
 
 class UploadQueue:
     """The jobs whose pictures are not at the vendor yet.
 
     `files_per_call` is how many files one registration holds at first; it is halved when the vendor
-    refuses that many, and where the universal path is missing each feature registers for itself.
-    `waiting` are those that are not registered, `under_way` is how many are on their way to READY.
+    refuses that many. Where the universal path is missing each feature has registrations of its
+    own. `waiting` are the jobs without a registration, `under_way` is how many are being prepared.
     """
 
     def __init__(self, files_per_call: int) -> None:
@@ -61,7 +61,7 @@ class UploadQueue:
         # Files that are registered one by one, and the jobs by the ids that the vendor gave them.
         self._single: set[int] = set()
         self._given: dict[str, int] = {}
-        # Uploads without an answer since the last that had one, and when the next may leave.
+        # Uploads without an answer since the last answered one, and when the next may leave.
         self._troubles = 0
         self._hold = 0
 
@@ -72,13 +72,13 @@ class UploadQueue:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
     def add(self, job: ScheduledJob, now: int) -> None:
-        """A job whose picture must be registered and uploaded."""
+        """Take in a job whose picture must be registered and uploaded."""
         if not self.waiting:
             self._since = now
         self.waiting.append(job)
 
     def remove(self, jobs: Iterable[ScheduledJob]) -> None:
-        """Nothing more is done for these; what is under way ends unheard."""
+        """Drop these jobs; the answers of their requests under way change nothing."""
         gone = {job.ref for job in jobs}
         self._single -= gone
         self.waiting = deque(job for job in self.waiting if job.ref not in gone)
@@ -149,15 +149,15 @@ class UploadQueue:
                 assert_never(command)
         self._count()
 
-    def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
-        """`command` ended in `event`."""
-        news = self._responded(command, event, now)
+    def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
+        """Take the answer of `command`."""
+        prepared = self._responded(command, event, now)
         self._count()
-        return news
+        return prepared
 
-    def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+    def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
         if isinstance(command, ev.Register):
-            # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
+            # Jobs that ended meanwhile (withdrawn, the client closed) no longer count.
             jobs = self._registering.pop(command.number)
             self._sent -= len(jobs)
             left = [job for job in jobs if job.state is JobState.REGISTERING]
@@ -172,21 +172,21 @@ class UploadQueue:
 
     def _registered(
         self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Answer, now: int
-    ) -> News:
+    ) -> Prepared:
         match event:
             case ev.Registered():
                 return self._granted(jobs, command, event, now)
             case ev.Refused(status=404) if command.feature is None:
                 self._universal = False
             case ev.Refused() if len(command.refs) > 1:
-                # Too many for one call, or one of them is not taken: fewer will tell.
+                # Too many for one call, or one of them is refused: fewer at once will tell.
                 self._files = max(1, min(self._files, len(command.refs) // 2))
             case ev.Refused() | ev.KeyRefused():
-                # It was the file, not the number of them.
+                # The file is refused, not their number.
                 self._files = self._files_most
                 return [], self._ended(jobs, event)
             case ev.NotSent() | ev.NoAnswer():
-                # An outage is not the pictures' fault: the first alone pays for the attempt.
+                # An outage is not the fault of the pictures: only the first one counts it.
                 if jobs:
                     jobs[0].failures += 1
                     if jobs[0].failures >= _MOST_FAILURES:
@@ -198,7 +198,7 @@ class UploadQueue:
 
     def _granted(
         self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Registered, now: int
-    ) -> News:
+    ) -> Prepared:
         """Queue the uploads, but register again, one by one, files whose id was given before.
 
         Two files under one id would be one picture: the later upload replaces the earlier one.
@@ -226,7 +226,7 @@ class UploadQueue:
             self._again(again, event, now)
         return [], [(job, error) for job in hopeless]
 
-    def _uploaded(self, job: ScheduledJob, event: ev.Answer, now: int) -> News:
+    def _uploaded(self, job: ScheduledJob, event: ev.Answer, now: int) -> Prepared:
         if job.state is not JobState.UPLOADING:
             return [], []
         match event:
@@ -247,11 +247,11 @@ class UploadQueue:
                 if job.failures >= _MOST_FAILURES:
                     return [], self._ended([job], event)
                 job.move(event, JobState.REGISTERED)
-                # Behind those that were not tried yet.
+                # Behind the uploads that were not tried yet.
                 heapq.heappush(self._queued, (now, job.ref, job))
                 return [], []
 
-    def _again(self, jobs: list[ScheduledJob], event: ev.Answer, now: int) -> News:
+    def _again(self, jobs: list[ScheduledJob], event: ev.Answer, now: int) -> Prepared:
         """Put jobs back to the head of those that wait, in their order."""
         for job in jobs:
             job.move(event, JobState.WAITING)

@@ -1,7 +1,9 @@
-"""How jobs and questions end, and who is told next: the last thing that happens to each.
+"""How jobs and queries end, why jobs are not sent, and what all of them cost.
 
-A job ends by the vendor's answer, by its age, or by what becomes of its client; its waiter is told
-by a command of its own, in the order of the ends. All times are integer microseconds.
+A job ends by the vendor's answer, by its age, or by an event of its client; a command of its own
+reports the end, in the order of the ends. Units are reserved when a creation leaves, by the price
+of the feature; what was not charged, or was given back, is free again. A job that does not fit
+under a spending limit is not sent. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from perfect_async.scheduler._polling import PollingStrategy
 
 _POOR: Final = 60 * SECOND
-"""How long a refused balance is believed; then one job asks again."""
+"""How long a refused balance counts; then one job is tried again."""
 _MOST_DOUBTS: Final = 3
 """Creations in a row without an answer after which nothing more is created for a while."""
 _STOPPED: Final = 300 * SECOND
@@ -40,15 +42,15 @@ _STOPPED: Final = 300 * SECOND
 _MOST_RESULTS: Final = 10_000
 """Results that are remembered."""
 _ROUNDING: Final = 1e-6
-"""Of units: how far sums of prices may be off, as floats add; far below any price."""
+"""Units by which sums of prices may be off, since they are floats; far below any price."""
 _AT_STAKE: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
 
 
 class Settlements:
-    """What has ended and was not told yet, and which task grows too old next.
+    """The ends to report, and when each running task is too old.
 
-    `queue` holds what is to be told, `ages` is a heap of when which task is given up; its head is
-    true after `tidy`.
+    `queue` holds the reports, `ages` is a heap of when which task is given up; its head is true
+    after `tidy`.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Settlements:
         self.ages: list[tuple[int, int, ScheduledJob]] = []
 
     def expect(self, job: ScheduledJob) -> None:
-        """The task of `job` exists, and is given up at its time."""
+        """Give up the task of `job` at its time."""
         heapq.heappush(self.ages, (job.given_up, job.ref, job))
 
     def end(
@@ -78,7 +80,7 @@ class Settlements:
         ended: int | None = None,
         at_stake: float = 0.0,
     ) -> None:
-        """The job ends, by the table where the vendor's answer is the `cause`.
+        """End a job, by the table if the vendor's answer is the `cause`.
 
         `ended` is when its task was seen to have ended well.
         """
@@ -94,7 +96,7 @@ class Settlements:
         self.queue.append((ev.Settle(job.ref, ending, job.charged), job))
 
     def answer(self, query: Query, error: PerfectError) -> None:
-        """A query ends without an answer."""
+        """End a query without an answer."""
         self.queue.append((ev.Settle(query.ref, error, 0.0), query))
 
     def wakes(self) -> int:
@@ -104,13 +106,13 @@ class Settlements:
         return self.ages[0][0] if self.ages else NEVER
 
     def settled(self, command: ev.Settle, queries: QueryQueue) -> None:
-        """What was to be told next is told."""
+        """The next end is reported."""
         if self.queue:
             _, ended = self.queue.popleft()
         elif command.ref in queries:
             ended = queries.expire(command.ref)
         else:
-            # Too old: nobody asks for it any longer, so the promises go and the units are lost.
+            # Too old: it is polled no longer, so its reserved polls go and its units are lost.
             ended = heapq.heappop(self.ages)[2]
             self.end(ended, command.ending, at_stake=ended.charged)
             self.queue.clear()
@@ -178,14 +180,14 @@ class Refusals:
         return error
 
     def out_of_units(self, job: ScheduledJob, error: PerfectError, now: int) -> None:
-        """The balance was too low for `job`, so it is for what costs as much."""
+        """Note that the balance is too low for `job`, and so for any that costs as much."""
         least = job.units
         if self._poor is not None and now < self._poor[0]:
             least = min(least, self._poor[1])
         self._poor = now + _POOR, least, error
 
     def refusal(self, job: ScheduledJob, now: int) -> PerfectError | None:
-        """Why the job need not even be sent."""
+        """Why `job` is not sent, None if it may be."""
         if job.channel in self.closed:
             return ClientClosed("The client is closing.")
         if self.dead is not None:
@@ -227,7 +229,7 @@ def _object(url: str) -> str:
 
 
 def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
-    """Why a task that still runs is asked for no longer; `give_up` as in `Polling`."""
+    """The error of a running task that is polled no longer; `give_up` as in `Polling`."""
     message = f"The task had not ended after {give_up / SECOND:g} s and is abandoned."
     if closed:
         message = "The client closed while the task was still running."
@@ -242,9 +244,9 @@ def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
 
 
 def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
-    """Why nobody knows whether the job has a task; `error` None: the client closed first.
+    """The error of a creation without an answer; `error` is None if the client closed first.
 
-    An `error` that says so itself has looked into the unit history, and knows what is at stake.
+    An `error` that is a doubt already comes from the unit history, and says what is at stake.
     """
     if isinstance(error, SubmissionInDoubt):
         return error
@@ -256,25 +258,25 @@ def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
 
 @attrs.define
 class _SpendingLimit:
-    """`most` units may be spent, `spent` of them are or may be."""
+    """Of `most` units, `spent` are spent or reserved."""
 
     most: float
     spent: float = 0.0
 
 
 class UnitLedger:
-    """The units of all jobs on one key and host, and the spending_limits that they come from."""
+    """The units of all jobs on one key and host, and the spending limits over them."""
 
     def __init__(self) -> None:
         self._spending_limits: dict[int, _SpendingLimit] = {}
         self._charged = self._returned = self._at_stake = 0.0
 
     def totals(self) -> Spending:
-        """How it stands."""
+        """The units that were charged, given back, and are at stake."""
         return Spending(self._charged, self._returned, self._at_stake)
 
     def on_limit(self, event: ev.SpendingLimitOpened | ev.SpendingLimitClosed) -> None:
-        """A ceiling holds from now on, or nothing more comes under it."""
+        """Open or close a spending limit."""
         match event:
             case ev.SpendingLimitOpened():
                 self._spending_limits[event.spending_limit] = _SpendingLimit(event.most)
@@ -284,49 +286,49 @@ class UnitLedger:
                 assert_never(event)
 
     def refusal(self, job: ScheduledJob) -> PerfectError | None:
-        """Why `job` cannot be paid for, None where it can."""
+        """Why `job` does not fit under its spending limits, None if it does."""
         for name in job.spending_limits:
-            ceiling = self._spending_limits.get(name)
-            if ceiling is not None and ceiling.spent + job.units > ceiling.most + _ROUNDING:
+            limit = self._spending_limits.get(name)
+            if limit is not None and limit.spent + job.units > limit.most + _ROUNDING:
                 return CeilingReached(
-                    f"The job costs {job.units:g} units; of max_units={ceiling.most:g} there are "
-                    f"{ceiling.spent:g} spent or reserved."
+                    f"The job costs {job.units:g} units; of max_units={limit.most:g} there are "
+                    f"{limit.spent:g} spent or reserved."
                 )
         return None
 
     def unaffordable(
         self, jobs: Iterable[ScheduledJob], spending_limits: tuple[int, ...]
     ) -> list[tuple[ScheduledJob, PerfectError]]:
-        """Those of `jobs` that one of `spending_limits` cannot pay for any longer, and why."""
+        """The `jobs` that no longer fit under one of `spending_limits`, with their errors."""
         paid = [job for job in jobs if not set(spending_limits).isdisjoint(job.spending_limits)]
         return [(job, error) for job in paid if (error := self.refusal(job)) is not None]
 
     def reserve(self, job: ScheduledJob) -> None:
-        """The creation of `job` leaves."""
+        """Reserve the units of `job`, whose creation leaves."""
         self._move(job, job.units)
 
     def charge(self, job: ScheduledJob) -> None:
-        """Its task exists."""
+        """Charge the units of `job`, whose task exists."""
         job.charged = job.units
         self._charged += job.units
 
     def give_back(self, job: ScheduledJob) -> None:
-        """Its engine failed."""
+        """Give back the units of `job`, whose engine failed."""
         self._returned += job.charged
         job.charged = 0.0
         self._move(job, 0.0)
 
     def release(self, job: ScheduledJob) -> None:
-        """Its creation was not executed."""
+        """Release the units of `job`, whose creation was not executed."""
         self._move(job, 0.0)
 
     def end(self, job: ScheduledJob, at_stake: float) -> None:
-        """It ended; `at_stake` units are or may be charged for it with nothing to show."""
+        """End `job`; `at_stake` units are or may be charged for it without a result."""
         self._at_stake += at_stake
         self._move(job, max(job.charged, at_stake))
 
     def _move(self, job: ScheduledJob, reserved: float) -> None:
         for name in job.spending_limits:
-            if (ceiling := self._spending_limits.get(name)) is not None:
-                ceiling.spent += reserved - job.reserved
+            if (limit := self._spending_limits.get(name)) is not None:
+                limit.spent += reserved - job.reserved
         job.reserved = reserved

@@ -116,7 +116,7 @@ class SchedulerState:
         return len(self.ready) + len(self.uploads)
 
     def wants_more(self, now: int) -> bool:
-        """Whether anything that is not reserved may leave: quick, and True promises nothing."""
+        """Whether anything that is not reserved may leave: quick, and True reservations nothing."""
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
@@ -301,7 +301,7 @@ class SchedulerState:
     # Events of the vendor.
 
     def on_response(self, event: ev.Answer, now: int) -> None:
-        """A command ended in `event`."""
+        """Take the answer of a command."""
         command = event.command
         sent = self._sent.get(command.number)
         if (
@@ -379,7 +379,7 @@ class SchedulerState:
                 assert_never(event)
 
     def _again(self, job: ScheduledJob, cause: ev.Answer) -> None:
-        """Create the job (again) before those that came later."""
+        """Create the job again, before those that came later."""
         self.strategy.release(job, ended=None, lost=False)
         self.units.release(job)
         job.move(cause, JobState.READY)

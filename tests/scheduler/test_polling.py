@@ -600,7 +600,7 @@ class ExtraPollsHarness:
         self.job = ScheduledJob(
             1, TaskKind("ai-smile"), 1.0, uploads=False, channel=0, state=JobState.RUNNING
         )
-        self.pacer.table.promise(1, 0, 120 * SECOND // SLOT)
+        self.pacer.table.reserve(1, 0, 120 * SECOND // SLOT)
         self.pacer.table.arm(1)
         self.extra_polls.created(self.job)
         self.cycle = self.pacer.table.cycle * SLOT
@@ -626,7 +626,7 @@ def test_an_early_poll_after_the_interval() -> None:
 
 
 def test_a_silent_promised_poll_is_tried_again() -> None:
-    """A promised poll that is silent is tried again inside the lease; an early one is not."""
+    """A reserved poll that is silent is tried again inside the lease; an early one is not."""
     session = ExtraPollsHarness()
     session.extra_polls.left(session.job, 3 * SECOND)
     assert None is session.job.try_at
@@ -636,12 +636,12 @@ def test_a_silent_promised_poll_is_tried_again() -> None:
 
 
 def test_a_short_cycle_is_cut_for_its_tries() -> None:
-    """A promised poll that fails is tried at once, even if the next is promised in the lease."""
+    """A reserved poll that fails is tried at once, even if the next is reserved in the lease."""
     session = ExtraPollsHarness()
     pacer = Pacer(Limits(), lease=30 * SECOND, horizon=120 * SECOND)
     session.extra_polls = ExtraPolls(pacer, lease=30 * SECOND, interval=2 * SECOND)
     pacer.table.recut(80, pacer.table.guard, 0, 250)
-    pacer.table.promise(1, 0, 120 * SECOND // SLOT)
+    pacer.table.reserve(1, 0, 120 * SECOND // SLOT)
     pacer.table.arm(1)
     pacer.table.keep(1, 4 * SECOND)
     assert pacer.table.next_poll(1) < 30 * SECOND
@@ -679,7 +679,7 @@ def test_tries_are_spread_over_the_lease() -> None:
 
 
 def test_an_answer_ends_the_tries() -> None:
-    """A renewed lease that reaches the next promise needs no try, and the queue forgets it."""
+    """A renewed lease that reaches the next reserved poll needs no retry; the queue forgets it."""
     session = ExtraPollsHarness()
     session.pacer.table.keep(1, session.cycle)
     session.extra_polls.left(session.job, session.cycle)
@@ -717,7 +717,7 @@ def test_the_vendors_interval(said: int | None, kept: int) -> None:
 
 
 def test_no_early_poll_at_the_promise() -> None:
-    """An early poll that would come with the promise is none."""
+    """An early poll that would come with the reserved poll is none."""
     session = ExtraPollsHarness()
     session.extra_polls.renewed(session.job, 3 * SECOND, 10**15, 3 * SECOND, 3 * SECOND)
     assert None is session.job.early_at
@@ -759,14 +759,14 @@ def test_a_poll_when_it_is_likely_to_have_ended() -> None:
 
 @pytest.mark.parametrize("before", [0, SECOND - 1])
 def test_a_promise_that_hears_it_soon_enough(before: int) -> None:
-    """What is promised within a second of the likely end needs no poll beside it."""
+    """What is reserved within a second of the likely end needs no poll beside it."""
     session = ExtraPollsHarness()
-    promised = session.pacer.table.next_poll(1)
-    session.extra_polls.expect_end(session.job, promised - before)
+    reserved = session.pacer.table.next_poll(1)
+    session.extra_polls.expect_end(session.job, reserved - before)
     assert None is session.job.likely_at
     assert None is first(session.extra_polls.likely)
-    session.extra_polls.expect_end(session.job, promised - SECOND)
-    assert (promised - SECOND, 1) == first(session.extra_polls.likely)
+    session.extra_polls.expect_end(session.job, reserved - SECOND)
+    assert (reserved - SECOND, 1) == first(session.extra_polls.likely)
 
 
 def test_hope_ends_with_a_poll_and_with_news() -> None:
@@ -798,7 +798,7 @@ def test_when_something_may_be_worth_asking() -> None:
     assert [] == wakes(session.extra_polls)
 
 
-# Tasks that nothing is promised any longer.
+# Tasks that nothing is reserved any longer.
 
 
 def test_a_task_without_a_promise_is_asked_where_there_is_room() -> None:
