@@ -90,7 +90,10 @@ def imports(rounds: int) -> dict[str, float]:
 
 def loaded(packages: Sequence[str]) -> list[str]:
     """Return which of `packages` importing the client loads, in order."""
-    program = f"import sys; from perfect_async import Client; print(*{{*{tuple(packages)}}} & {{*sys.modules}})"
+    program = (
+        "import sys; from perfect_async import Client; "
+        f"print(*{{*{tuple(packages)}}} & {{*sys.modules}})"
+    )
     return sorted(_python(WITHOUT_CLICK + program).split())
 
 

@@ -1,3 +1,1 @@
-"""Arithmetic of the request limits, without I/O: windows, reserved polls, estimates from
-answers.
-"""
+"""Pure arithmetic of the request limits: the window, reserved polls, and what answers reveal."""

@@ -1,4 +1,4 @@
-"""Estimate from refusals how much of the key's window is used by something else.
+"""What refusals make plausible about the key: how much of its window something else uses.
 
 All times are integer microseconds.
 """
@@ -12,18 +12,18 @@ import attrs
 from perfect_async._time import SECOND
 
 _FULL = 2
-"""429s in a row that mean a full window; a single one may be the limit of the second."""
+"""429s running that mean a full window; one may be the second's limit."""
 _SECOND_LOOK: Final = 10 * SECOND
-"""Sooner than this after contact, too few foreign requests were seen to estimate their rate."""
+"""So soon after contact what others took meanwhile is too little to tell their rate."""
 _STRANGE: Final = 40 * SECOND
 _PAUSE: Final = 15 * SECOND
 """How long nothing is created after contact, and after each later sign of a full window."""
 _WARY: Final = 120 * SECOND
 _SHRINK: Final = 0.8
 _TOP: Final = 0.9
-"""The share of our requests in the window at a refusal that is assumed later; `_SHRINK` at once."""
+"""What is assumed at once, and later, of what was in the window when something was refused."""
 _GROWTH: Final = 0.05
-"""Requests a second by which the assumed limit grows: slower than any window empties."""
+"""Requests a second: slower than anybody's window empties."""
 _HOLD: Final = 600 * SECOND
 _LONGEST_HOLD: Final = 3600 * SECOND
 _QUIET: Final = 30 * SECOND
@@ -33,27 +33,25 @@ _LONGEST_SILENCE: Final = 30 * SECOND
 
 @attrs.define
 class AdaptiveLimit:
-    """The number of requests that a window is assumed to hold when the key may be used elsewhere
-    too.
+    """How many requests a window may be assumed to hold when the key may be used elsewhere too.
 
-    One 429 may be the per-second limit: creations pause a second. Two in a row mean that the window
-    is full with requests that are not ours. Two count as in a row only if the second left after the
-    pause: requests that were under way when the first was refused give no new information.
+    One 429 may be the per-second limit: creations pause a second. Two running mean that the window
+    is full with requests that are not ours. Two running are two of which the second left after the
+    pause: requests that were under way when the first was refused tell no more than it did.
 
-    A full window means that others hold at least `requests` less our own in it. So the number of
-    our requests at a refusal is a ceiling: assume 0.8 of it, grow by 0.05 a second to 0.9 of it,
-    and stay there for ten minutes, twice as long after each time that more was tried and refused,
-    an hour at most. Then try more, faster while nothing is refused: a foreign user who left is
-    noticed soon, and one who stays costs little.
+    A full window tells that others hold at least `requests` less our own in it. So what is ours at
+    a refusal is a ceiling: assume 0.8 of it, grow by 0.05 a second to 0.9 of it, and stay there for
+    ten minutes, twice as long after each time that more was tried and refused, an hour at most.
+    Then try more, faster while nothing is refused: who left is not missed for long, and who stays
+    costs little.
 
-    At contact (the first full window) the foreign use may have begun just now. Then it holds little
-    and takes more every second until a window has passed, and the ceiling means nothing yet. So
-    nothing is created for 40 s, and the foreign requests between contact and the next answer give
-    the foreign rate, and so the number of requests that it will leave in the end.
+    At contact the other may have come just now. Then he holds little, takes more every second until
+    a window has passed, and the ceiling tells nothing: nothing is created for 40 s, and what he
+    took between contact and the next answer tells his rate, and so what he will leave in the end.
 
-    While the window is `full` one request at a time probes whether it still is, after 1, 2, 4 and
-    at most 30 s (`silent_until`): refused requests fill the window too (contract: Limits), so a
-    sender that keeps its pace stays locked out for as long as it does.
+    While the window is `full` one request at a time asks whether it still is, after 1, 2, 4 and at
+    most 30 s (`silent_until`): refused requests fill the window too (contract: Limits), and whoever
+    goes on at his pace locks himself out for as long as he does.
     """
 
     requests: int
@@ -81,9 +79,7 @@ class AdaptiveLimit:
         self._assumed = self._ceiling = float(self.requests)
 
     def refused(self, now: int, left: int, own: int, retry_after: int | None) -> None:
-        """Record a 429 to a request that left at `left`, with `own` requests of ours in the
-        window.
-        """
+        """A 429 to what left at `left`, while `own` requests of ours occupy the window."""
         pause, again = SECOND, not self._running or left >= self._refused_at + SECOND
         if again:
             self._running += 1
@@ -97,18 +93,18 @@ class AdaptiveLimit:
         self.paused_until = max(self.paused_until, now + max(pause, retry_after or 0))
 
     def accepted(self, now: int, own: int) -> None:
-        """Record an answer that is no 429, with `own` requests of ours in the window."""
+        """An answer that was no 429 came, while `own` requests of ours occupy the window."""
         if self.full:
             self._extrapolate(now, (self._theirs + self.requests - own) / 2)
         self._running = self.silent_until = 0
         self._silence, self.full = SECOND, False
 
     def limit(self, now: int) -> int:
-        """Return how many requests the window is assumed to hold."""
+        """Requests that the window is assumed to hold."""
         if self._met_at is None:
             return self.requests
         grown = self._assumed + _GROWTH * (now - self._since) / SECOND
-        # A refused number is not tried again before the hold is over; then it grows ever faster.
+        # What was refused is not tried again before the hold is over, and then ever faster.
         past = max(0, now - self._held_until)
         top = max(self._assumed, _TOP * self._ceiling)
         grown = min(grown, top) + _GROWTH * past / SECOND * (1 + past / (2 * self.period))
@@ -125,22 +121,21 @@ class AdaptiveLimit:
         return self._met_at is not None
 
     def probing(self, now: int) -> bool:
-        """Return whether more is tried than was seen to fit."""
+        """Whether more is tried than was seen to fit."""
         return (
             self._met_at is not None and now > self._held_until and self.limit(now) < self.requests
         )
 
     def quiet(self, now: int) -> bool:
-        """Return whether no window was full for a while.
+        """Whether no window was full for a while: 30 s, twice as long each time, at most 5 minutes.
 
-        The while is 30 s, twice as long each time, at most 5 minutes. Then one task may be tried
-        even where it needs more than the limit: the number of our requests in a full window does
-        not show how many would fit.
+        Then one task may be tried where even that is more than the limit: how few requests of ours
+        were in a full window does not tell how many fit.
         """
         return now >= self._quiet_until
 
     def _met(self, now: int, own: int) -> int:
-        """Record that the window is full; return how long to create nothing."""
+        """The window is full; gives how long to create nothing."""
         lately = now < self._quiet_until + _LONGEST_QUIET and self._quiet_until > 0
         self._quiet = min(2 * self._quiet, _LONGEST_QUIET) if lately else _QUIET
         self._quiet_until = now + self._quiet
@@ -159,9 +154,7 @@ class AdaptiveLimit:
         return pause
 
     def _extrapolate(self, now: int, theirs: float) -> None:
-        """Lower the limit for others that hold `theirs`, as they may have come at contact and
-        grow.
-        """
+        """Others hold `theirs`: if they came at contact they will hold more in the end."""
         since = now - (self._met_at or 0)
         if self._met_at is not None and _SECOND_LOOK <= since < self.period:
             rate = max(0.0, (theirs - self._theirs_then) / since)

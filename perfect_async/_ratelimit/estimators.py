@@ -1,11 +1,11 @@
-"""Estimate from the durations seen so far how long a task may run, and how likely longer.
+"""What durations seen so far make plausible: how long a task may run, and how likely longer.
 
-Ends are seen only by polls, so evidence comes as intervals: a task that was running at one poll and
-had ended at the next lasted between both. A task that still runs, was lost or given up is evidence
-too (it lasted at least so long): long tasks end last, so an estimate from ends alone would take the
-first short ones for all. So the share that outlasts an age is the product-limit estimate (Kaplan
-and Meier, 1958). It counts ends at their latest, and running tasks at their next poll, which errs
-towards long: if they were counted at their last poll, every cycle would end without them.
+We see ends only when we ask, so evidence comes as intervals: a task that was running at one poll
+and had ended at the next lasted between both. A task that still runs, was lost or given up is
+evidence too (it lasted at least so long): long tasks end last, and whoever counts only ends takes
+the first short ones for all. So the share that outlasts an age is the product-limit estimate
+(Kaplan and Meier, 1958) with ends at their latest, and those that run at their next poll, which
+errs towards long: were they counted at their last poll, every cycle would end without them.
 
 All times are integer microseconds.
 """
@@ -25,36 +25,35 @@ import attrs
 from perfect_async._time import SECOND
 
 _REMEMBERED_ANSWERS = 400
-"""Round trips and polls that count: older ones say little about the network now."""
+"""Round trips and polls that count: old enough news about a network is no news."""
 _LOSS = 1e-6
-"""The accepted chance that every retry of a lease fails."""
+"""The chance that every try of a lease fails which is still taken."""
 MOST_TRIES: Final = 6
 _FAILING: Final = tuple(_LOSS ** (1 / k) for k in range(2, MOST_TRIES))
 """The shares of failing polls from which 3, 4, 5 and 6 tries are needed."""
 _FEW = 20
-"""Up to this many round trips are evaluated after every answer, more only now and then."""
+"""So few round trips are looked at after every answer, more only now and then."""
 _ENOUGH = 100
-"""From this many round trips on there is a 99th percentile."""
+"""So many round trips have a 99th percentile."""
 _PRIOR_FAILED, _PRIOR_POLLS = 0.2, 20.0
-"""The prior: 1 % of polls fail. 200 polls without a failure bring it under 0.1 %."""
+"""Before anything is seen: 1 % of polls fail. 200 clean polls bring it under 0.1 %."""
 _REMEMBERED_TASKS: Final = 400
 """Tasks of one kind that count: durations drift."""
 _SHARE: Final = 0.05
-"""The share of tasks that outlasts the quantile from which the horizon is computed."""
+"""The share of tasks that outlasts the quantile from which the horizon is reckoned."""
 _MARGIN: Final = 1.2
 _COARSE: Final = SECOND // 2
 _MANY: Final = 500.0
-"""From this mean on Poisson's tail is the normal one; five deviations are less than 1e-6."""
+"""From such a mean on Poisson's tail is the normal one; five deviations are less than 1e-6."""
 
 
 @attrs.define
 class DurationModel:
-    """The distribution of the durations of one kind of task at one moment.
+    """What the durations of one kind of task look like at one moment.
 
     `horizon` is the age that hardly any task outlasts: about 1.2 times the 95th percentile, more
-    while few are known. `ended` is the number of tasks that ended. Of these, a share of `shares`
-    outlasts each of `ages`, and `middles` are the middles of the intervals in which they ended; all
-    sorted.
+    while few are known. Of those that ended (`ended` in number): a share of `shares` outlasts each
+    of `ages`, and `middles` are the middles of the intervals in which they did; all sorted.
     """
 
     horizon: int
@@ -65,11 +64,11 @@ class DurationModel:
     _known: dict[int, float] = attrs.field(factory=dict[int, float])
 
     def outlasts(self, age: int) -> float:
-        """Return the chance that a task that runs at `age` still runs at the horizon.
+        """The chance that a task that runs at `age` still runs at the horizon.
 
-        The share that outlasts the horizon is at least half a task in all that ended and one more,
-        since the data cannot exclude it (the estimate of Krichevsky and Trofimov, 1981). The chance
-        is conditional on the age, so it grows with the age of a task.
+        Half a task in all that ended and one more outlasts the horizon at least: nobody has seen
+        that it cannot be (the estimate of Krichevsky and Trofimov, 1981). Conditional on the age,
+        so a task becomes the more suspicious the older it is.
         """
         key = -(-age // _COARSE)
         if (known := self._known.get(key)) is None:
@@ -79,9 +78,7 @@ class DurationModel:
         return known
 
     def likely(self, age: int, chance: float) -> int | None:
-        """Return the age at which a task running at `age` has ended with `chance`; None if
-        unknown.
-        """
+        """The age at which a task that runs at `age` has ended with `chance`; None if unknown."""
         middles = self._middles
         first = bisect_right(middles, age)
         place = first + math.ceil(chance * (len(middles) - first)) - 1
@@ -93,9 +90,9 @@ class DurationModel:
 
 
 class DurationEstimator:
-    """The last 400 durations of one kind of task; `usual` is the documented duration.
+    """The last 400 durations of one kind of task; `usual` is what its documentation says.
 
-    The documented duration weighs as much as one task that ended in that interval.
+    What is documented weighs as much as one task that ended in that interval.
     """
 
     def __init__(self, usual: tuple[int, int] | None = None) -> None:
@@ -107,14 +104,12 @@ class DurationEstimator:
         return len(self._seen)
 
     def ended(self, low: int, high: int) -> None:
-        """Record that a task ended between the ages `low` and `high`."""
+        """A task ended between the ages `low` and `high`."""
         self._add(low, high)
         self._ended += 1
 
     def outlasted(self, low: int) -> None:
-        """Record that a task ran at the age `low` and that the rest of its duration stays
-        unknown.
-        """
+        """A task ran at the age `low`, and nobody will know how much longer."""
         self._add(low, None)
 
     def _add(self, low: int, high: int | None) -> None:
@@ -123,15 +118,15 @@ class DurationEstimator:
         self._seen.append((low, high))
 
     def outlook(self, running: Iterable[int], cycle: int) -> DurationModel | None:
-        """Return the model while tasks are `running` at these ages; None before the first end.
+        """What is plausible while tasks are `running` at these ages; None before the first end.
 
-        Polls come every `cycle`, a quarter of which is added because an end is seen late.
+        Polls come every `cycle`, a quarter of which is what seeing an end late adds.
         """
         if not self._ended:
             return None
         seen = [*self._seen] if self._usual is None else [self._usual, *self._seen]
         ends = sorted(high for _, high in seen if high is not None)
-        # A running task is seen again a cycle later; until then no task of either kind has left.
+        # Whoever runs is seen again a cycle later: till then neither kind has left.
         unseen = [low for low, high in seen if high is None]
         unseen = sorted(age + cycle for age in (*unseen, *running))
         known = len(ends) + len(unseen)
@@ -144,7 +139,7 @@ class DurationEstimator:
             )
         ]
         shares = [*accumulate(stays, mul)]
-        # The first age that hardly any task outlasts, else the last age at which any was seen.
+        # The first age that hardly any outlasts, else the last that any was seen at.
         place = bisect_left(shares, -_SHARE, key=neg)
         quantile = ages[place] if place < len(ages) else max(ends[-1:] + unseen[-1:])
         return DurationModel(
@@ -157,10 +152,9 @@ class DurationEstimator:
 
 
 def tail(mean: float, chance: float) -> int:
-    """Return the smallest r so that more than r rare events have `chance` at most; `mean` on
-    average.
+    """The smallest r so that more than r rare things, `mean` on the average, have `chance` at most.
 
-    Poisson's distribution is used, whose tail is above that of events that are not equally rare
+    By Poisson's distribution, whose tail is above that of things that are not equally rare
     (Hoeffding, 1956).
     """
     if mean > _MANY:
@@ -176,13 +170,13 @@ def tail(mean: float, chance: float) -> int:
 
 @attrs.define
 class LatencyEstimator:
-    """The times that answers take and the share of polls that fail, over the last 400 of each.
+    """How long answers take and how often polls fail, over the last 400 of each.
 
-    `patience`: how long a poll may be unanswered before another is sent beside it, 3 x p95, 0.3 to
-    2 s. `jitter`: how long after leaving a request may still arrive, 0.15 to 1 s: p95 and half as
-    much again, or p99 where that is less and 100 are known. `failing`: the share of polls to expect
-    to fail, over 0. `tries`: the smallest k with `failing ** k < 1e-6`, from 2 to 6. `changes`: how
-    often patience, jitter or tries changed, since they are read more often than they change.
+    `patience`: how long a poll may be silent before another is sent beside it, 3 x p95, 0.3 to 2 s.
+    `jitter`: how long after leaving a request may still arrive, 0.15 to 1 s: p95 and half as much
+    again, or p99 where that is less and 100 are known. `failing`: the share of polls to expect to
+    fail, over 0. `tries`: the smallest k with `failing ** k < 1e-6`, from 2 to 6. `changes`: how
+    often patience, jitter or tries changed, since they are asked for more often than they do.
     """
 
     patience: int = 600_000
@@ -196,11 +190,11 @@ class LatencyEstimator:
     _count: int = 0
 
     def answered(self, took: int) -> None:
-        """Record an answer that came after `took`."""
+        """An answer came after `took`."""
         self._times.append(took)
         self._count += 1
         if self._count <= _FEW or self._count % 16 == 0:
-            # Every 16th: that costs less than keeping 400 numbers in order.
+            # Every 16th: less than it takes to keep 400 numbers in order.
             times = sorted(self._times)
             p95 = times[math.ceil(0.95 * len(times)) - 1]
             late = p95 * 3 // 2
@@ -215,7 +209,7 @@ class LatencyEstimator:
                 self.changes += 1
 
     def polled(self, *, failed: bool) -> None:
-        """Record a poll that ended, with or without an answer that says how the task is."""
+        """A poll ended, with or without an answer that says how the task is."""
         self._failed.append(failed)
         self._failures += failed
         if len(self._failed) > _REMEMBERED_ANSWERS:

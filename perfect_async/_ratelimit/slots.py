@@ -1,6 +1,6 @@
-"""Slots and phases: a task polled every cycle keeps its phase, the slot modulo the cycle.
+"""Whose turn it is: a task that is polled every cycle keeps its phase, the slot modulo the cycle.
 
-So deadlines cannot collide, and the number of polls of all tasks in any second is known for as long
+So deadlines cannot collide, and what the polls of all tasks need of any second is known for as long
 as they live. Times are slots.
 """
 
@@ -15,7 +15,7 @@ from perfect_async._time import SECOND, SLOT
 class PhaseTable:
     """The phases of a `cycle` and how many tasks own each; at most `per_slot` may.
 
-    The queries take a `run` of slots and the `most` that any such run may hold.
+    What is asked takes a `run` of slots and the `most` that any such run may hold.
     """
 
     def __init__(self, cycle: int, per_slot: int) -> None:
@@ -26,29 +26,29 @@ class PhaseTable:
         self._taken: tuple[int, int, list[bool]] | None = None
 
     def take(self, slot: int) -> None:
-        """Let a task own the phase of `slot`."""
+        """A task owns the phase of `slot`."""
         self._owners[slot % self.cycle] += 1
         self._count += 1
         self._taken = None
 
     def give(self, slot: int) -> None:
-        """Take the phase of `slot` from a task."""
+        """A task owns the phase of `slot` no longer."""
         self._owners[slot % self.cycle] -= 1
         self._count -= 1
         self._taken = None
 
     def within(self, run: int) -> int:
-        """Return the most polls that any `run` of slots holds."""
+        """No `run` of slots holds more polls than this."""
         return self._count * -(-run // self.cycle)
 
     def ahead(self, slot: int, run: int) -> list[int]:
-        """Return how many polls each of the `run` slots from `slot` on holds."""
+        """How many polls the `run` slots from `slot` on hold, each."""
         start = slot % self.cycle
         laps = -(-(start + run) // self.cycle)
         return (self._owners * laps)[start : start + run]
 
     def free(self, slot: int, run: int, most: int) -> bool:
-        """Return whether one more task may own the phase of `slot`."""
+        """Whether one more task may own the phase of `slot`."""
         if self._owners[slot % self.cycle] >= self._per_slot:
             return False
         if run <= self.cycle and self._count < most:
@@ -58,14 +58,14 @@ class PhaseTable:
         return not self._taken[2][slot % self.cycle]
 
     def latest(self, slot: int, back: int, run: int, most: int) -> int | None:
-        """Return the latest slot up to `slot`, `back` before it at most, whose phase is free."""
+        """The latest slot up to `slot`, `back` before it at most, whose phase is free."""
         for place in range(slot, slot - back - 1, -1):
             if self.free(place, run, most):
                 return place
         return None
 
     def _full(self, run: int, most: int) -> list[bool]:
-        """Return for each phase whether some run that holds it is full."""
+        """By phase, whether some run that holds it is full."""
         size = self.cycle
         sums = [*accumulate(self.ahead(0, size + run), initial=0)]
         # A phase that comes twice in a long run counts twice there.
@@ -78,10 +78,9 @@ class PhaseTable:
 
 
 class SecondWindow:
-    """The requests that left, by the last slot in which a new request must take them into account.
+    """Requests that left, by the last slot in which something new must respect them.
 
-    There are two such slots for each: one if it arrived within the guard, and one if it arrives as
-    late as the patience lasts.
+    Twice: if they arrived within the guard, and if they arrive as late as the patience lasts.
     """
 
     def __init__(self) -> None:
@@ -91,7 +90,7 @@ class SecondWindow:
         self._count = 0
 
     def leave(self, now: int, guard: int, patience: int) -> tuple[int, int]:
-        """Record a request that leaves; return both of its last slots."""
+        """A request leaves; gives both of its last slots."""
         ends = (now + guard + SECOND) // SLOT
         late = (now + max(patience, guard) + SECOND) // SLOT
         self._ends[ends] = self._ends.get(ends, 0) + 1
@@ -100,7 +99,7 @@ class SecondWindow:
         return ends, late
 
     def answered(self, ends: int, late: int, now: int) -> None:
-        """Record that it has arrived by now: its part of the second may end earlier."""
+        """It has arrived by now: what it occupies of the second may end earlier."""
         at = (now + SECOND) // SLOT
         if at < ends:
             self._ends[ends] -= 1
@@ -110,7 +109,7 @@ class SecondWindow:
             self._late[at] = self._late.get(at, 0) + 1
 
     def remember(self, age: int, guard: int, count: int) -> None:
-        """Record that `count` requests were answered `age` before time 0."""
+        """`count` requests were answered `age` before time 0."""
         ends = (guard + SECOND - age) // SLOT
         if count and ends >= 0:
             self._ends[ends] = self._ends.get(ends, 0) + count
@@ -118,9 +117,7 @@ class SecondWindow:
             self._count += count
 
     def count(self, slot: int) -> int:
-        """Return how many count in `slot` or later, late ones at their late slot; drop the
-        others.
-        """
+        """How many of them count in `slot` or later, the late ones late; drops what does not."""
         if slot == self._from:
             return self._count
         if slot - self._from > len(self._late):
@@ -136,10 +133,10 @@ class SecondWindow:
         return self._count
 
     def held(self, slot: int, run: int, *, urgent: bool = True) -> list[int]:
-        """Return how many of them count in each of the `run` slots from `slot` on."""
+        """How many of them count in each of the `run` slots from `slot` on."""
         held = [0] * run
         for end, count in (self._ends if urgent else self._late).items():
             if end >= slot:
                 held[min(end - slot, run - 1)] += count
-        # Sum from the last slot back: a request that counts in a slot counts in those before.
+        # From the last one back: what counts in a slot counts in those before.
         return [*accumulate(reversed(held))][::-1]

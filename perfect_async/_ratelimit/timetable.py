@@ -1,30 +1,30 @@
-"""The timetable: which requests left, which polls are reserved, and what fits beside them.
+"""Account for the requests that left and the polls that are reserved, and say what else fits.
 
 Time is cut into slots. A task in flight is polled every `cycle` slots, so it keeps its *phase*
 (slot modulo cycle) for life, and the polls of all tasks are known until their ends.
 
-The invariant, and why no task is lost and no request is refused while it holds:
+The invariant, and why nothing is lost and nothing refused while it holds:
 
 1. Any run as long as a period and 2 s holds at most the limit's requests, any run as long as a
-   second and the `guard` at most the second's. Each request counts in the slot in which it left
-   or is reserved to leave. Every task in flight has a reserved poll every cycle until its end.
-2. A reserved poll leaves in its slot: it counts there before and after, and no run changes.
-3. An ended task frees its reserved polls: no run grows.
-4. A creation, a registration, a query, a retry or an early poll is admitted only if every run that
-   it (and its reserved polls) touches holds afterwards.
+   second and the `guard` at most the second's, each request counted in the slot in which it left
+   or is reserved to leave; every task in flight has a reservation every cycle until its end.
+2. A reserved poll leaves in its slot: what was reserved becomes what left, and no run changes.
+3. An ended task takes its reservations out: no run grows.
+4. A creation, a registration, a query, a retry or an early poll leaves only if every run that
+   it (and its reservations) touches holds afterwards.
 5. Time alone changes nothing: slots are absolute, and a run that is within the limit stays so.
 
 So a task is polled every `cycle` whatever the durations are, and neither limit is ever overdrawn,
 as far as the fault model goes: a request arrives at the vendor before its answer and within `guard`
-of leaving (2 s for the period's limit), and the driver is awake in every slot with a reserved poll.
+of leaving (2 s for the period's limit), and the driver is awake in every slot with a reservation.
 Two arrivals within a second then left within a second and the guard, so they share a run.
 
-The account is stricter than the invariant, to be on the safe side of the model. A request counts in
-every run while it is unanswered, and at its answer afterwards, which is never before it left. So
-requests admitted later respect one that arrives as late as its answer. A creation counts twice
-while it is unanswered: when its answer comes after the first reserved poll, that poll leaves late.
-A poll that leaves late keeps its phase, so that the later ones stay where admission placed them;
-the requests that are never reserved (`Pacer.reserve`) cover the shift.
+To be on the safe side of the model the account is stricter than the invariant: a request counts in
+every run while it is unanswered and at its answer afterwards, which is never before it left, so
+that what arrives as late as its answer is respected by all that is let in later. A creation counts
+twice while it is unanswered: when its answer comes after the first reservation, that poll leaves
+late. A poll that leaves late keeps its phase, so that the later ones stay where admission saw them;
+what it shifts is covered by the requests that are never reserved (`Pacer.reserve`).
 
 All times are integer microseconds: adding 0.1 s ten times lets eleven requests into one second.
 """
@@ -43,8 +43,8 @@ from perfect_async._time import NEVER, SECOND, SLOT
 
 
 @attrs.define
-class _Promise:
-    """The reserved polls of one task: the next one's slot and the last slot that may hold one."""
+class _Reservation:
+    """The polls of one task: the next one's slot and the last slot that may hold one."""
 
     next: int
     last: int
@@ -54,11 +54,11 @@ class _Promise:
 class Timetable:
     """The account of requests over time, and the polls that are reserved in it.
 
-    `requests` per `period` and `per_second` are the limits; `horizon` is how far a task's reserved
-    polls reach at most. `guard` is how long after leaving a request may arrive by the plan.
+    `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's
+    reservations reach at most. `guard` is how long after leaving a request may arrive by the plan.
     `spared` requests of a second, or so many fifths of them if that is more, are never reserved.
-    `queue` is a heap of reserved polls as (slot, ref), whose head is valid. The queries (`due`,
-    `wakes`, `admits`, `room`) change nothing.
+    `queue` is a heap of reserved polls as (slot, ref), whose head is true. Asking (`due`, `wakes`,
+    `admits`, `room`) changes nothing.
     """
 
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
@@ -66,9 +66,9 @@ class Timetable:
         self.per_second = per_second
         self._guard, self._spared = 0, 1
         self.cycle = 1
-        self._tasks: dict[int, _Promise] = {}
+        self._tasks: dict[int, _Reservation] = {}
         self.queue: list[tuple[int, int]] = []
-        # The unanswered requests: when each left, its weight, and the last slots that must respect
+        # What is not answered: when it left, what it counts, and the last slots that must respect
         # it if it arrived within the guard and if within the patience.
         self._flying: dict[int, tuple[int, int, int, int]] = {}
         self._second = SecondWindow()
@@ -88,9 +88,7 @@ class Timetable:
     # Requests that leave and are answered.
 
     def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
-        """Record that request `number` leaves; it occupies the window until a period after its
-        answer.
-        """
+        """Request `number` leaves; it occupies the window until a period after its answer."""
         self.account.forget(now)
         ends, late = self._second.leave(now, self._guard, patience)
         weight = 2 if creates else 1
@@ -98,7 +96,7 @@ class Timetable:
         self.account.unanswered += weight
 
     def answered(self, number: int, now: int) -> int:
-        """Record that request `number` is answered or given up; return how long it took."""
+        """Request `number` is answered or given up; returns how long it took."""
         left, weight, ends, late = self._flying.pop(number)
         self.account.unanswered -= weight
         self.account.answered(now)
@@ -106,39 +104,35 @@ class Timetable:
         return now - left
 
     def asking(self, since: int) -> bool:
-        """Return whether a request that left after `since` is unanswered."""
+        """Whether a request that left after `since` is unanswered."""
         return any(left > since for left, _, _, _ in self._flying.values())
 
     def occupied(self, now: int) -> int:
-        """Return how many requests occupy the window now."""
+        """Requests that occupy the window now."""
         return self.account.occupied(now) + len(self._flying)
 
     def past(self, now: int) -> tuple[tuple[int, int], ...]:
-        """Return the requests in the window as (age in microseconds, requests), the oldest
-        first.
-        """
+        """What occupies the window now, as (age in microseconds, requests), the oldest first."""
         return (*self.account.past(now), (0, len(self._flying)))
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Add requests that left before time 0, as `past` returned them; call this before all
-        else.
-        """
+        """Requests that left before time 0, as `past` tells them; before anything else."""
         past = tuple(past)
         self.account.remember(past)
         for age, count in past:
             self._second.remember(age, self.guard, count)
 
-    # Reserved polls.
+    # Promises.
 
     def wakes(self) -> int:
-        """Return when the next reserved poll of a task that can be polled leaves."""
+        """When the next reserved poll of a task that can be polled leaves."""
         return self.queue[0][0] * SLOT if self.queue else NEVER
 
     def due(self, slot: int) -> tuple[int, int] | None:
-        """Return the reserved poll to send in `slot`, as (its slot, ref), None where none is due.
+        """The reserved poll to send in `slot`, as (its slot, ref), None where none is due.
 
-        One whose slot is `slot` comes before overdue ones: it leaves in any case, so the overdue
-        ones must count it when they look for room.
+        One whose slot is `slot` comes before overdue ones: it leaves whatever happens, so they must
+        see it when they look for room.
         """
         if not self.queue or self.queue[0][0] > slot:
             return None
@@ -148,65 +142,63 @@ class Timetable:
                     return at, ref
         return self.queue[0]
 
-    def promise(self, ref: int, slot: int, last: int) -> None:
-        """Reserve polls of task `ref` every cycle after `slot` until slot `last`."""
-        # The account begins here if it has not begun, and not at the last reserved poll.
+    def reserve(self, ref: int, slot: int, last: int) -> None:
+        """Task `ref` is polled every cycle after `slot` until slot `last`."""
+        # The account begins here if it has not begun: not at the last reservation.
         self.account.index(slot)
-        self._tasks[ref] = task = _Promise(slot + self.cycle, last)
+        self._tasks[ref] = task = _Reservation(slot + self.cycle, last)
         self._phases.take(slot)
-        self.account.promise(ref, self._polls(task))
+        self.account.reserve(ref, self._polls(task))
 
     def arm(self, ref: int) -> None:
-        """Allow polls of task `ref`, which has an id from now on."""
+        """Task `ref` has an id and can be polled from now on."""
         task = self._tasks[ref]
         task.armed = True
         self._enqueue(ref, task)
 
     def keep(self, ref: int, now: int) -> None:
-        """Use up the reserved poll of `ref` that leaves now; the phase stays, however late it
-        is.
-        """
+        """The reserved poll of `ref` leaves; the phase stays, however late it is."""
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
-        self.account.promise(ref, self._polls(task))
+        self.account.reserve(ref, self._polls(task))
         self._enqueue(ref, task)
-        # Entries of the queue for earlier reserved polls are no longer valid.
+        # What was reserved before no longer holds, wherever it stands in the queue.
         self._tidy()
 
     def release(self, ref: int) -> None:
-        """Free the reserved polls of task `ref`, which ended."""
+        """Free what is reserved for task `ref`."""
         task = self._tasks.pop(ref)
-        self.account.promise(ref, range(0))
+        self.account.reserve(ref, range(0))
         self._phases.give(task.next)
         self._tidy()
 
     def extend(self, ref: int, last: int, slot: int, limit: int) -> bool:
-        """Reserve polls of `ref` until slot `last` (which may be sooner than now) if they fit.
+        """Promise `ref` polls until slot `last` (which may be sooner than now) if they fit.
 
         `slot` is the present one. Where they do not fit nothing changes.
         """
         task = self._tasks[ref]
         following, lapsed = task.next, task.next > task.last
         if lapsed:
-            # In its phase, but not in slots that are over.
+            # In its phase, but not for what is over.
             following += self.cycle * max(0, -(-(slot - following) // self.cycle))
         kept = following + self.cycle * max(0, (task.last - following) // self.cycle + 1)
         more = range(kept, last + 1, self.cycle)
         if more and not self.account.holds(slot, more, limit):
             return False
         task.next, task.last = following, last
-        self.account.promise(ref, self._polls(task))
+        self.account.reserve(ref, self._polls(task))
         if lapsed:
             self._enqueue(ref, task)
         self._tidy()
         return True
 
     def shift(self, ref: int, to: int, slot: int, limit: int) -> None:
-        """Move the next reserved poll of `ref` from its slot to the later slot `to`, if that fits.
+        """Move the next reserved poll of `ref` to the later slot `to`, if that fits.
 
-        This is for a task whose lease was renewed between two reserved polls: the phase moves with
-        it. `slot` is the present one.
+        For a task whose lease was renewed between two reservations: the phase moves with it. `slot`
+        is the present one.
         """
         task = self._tasks[ref]
         if not task.next < to <= task.last:
@@ -220,70 +212,68 @@ class Timetable:
         self._tidy()
 
     def next_poll(self, ref: int) -> int:
-        """Return when the next reserved poll of `ref` leaves, in microseconds."""
+        """When the next reserved poll of `ref` leaves, in microseconds."""
         return self._tasks[ref].next * SLOT
 
     def lapsed(self, ref: int) -> bool:
-        """Return whether `ref` has no reserved poll any longer."""
+        """Whether nothing is reserved for `ref` any longer."""
         task = self._tasks[ref]
         return task.next > task.last
 
     def polled_by(self, ref: int, at: int) -> bool:
-        """Return whether the next poll of `ref` is reserved and leaves by `at`."""
+        """Whether the next poll of `ref` is reserved, to leave by `at`."""
         task = self._tasks[ref]
         return task.next <= task.last and task.next * SLOT <= at
 
     # What fits.
 
     def admits(self, slot: int, origin: int, last: int, limit: int) -> bool:
-        """Return whether a task created in `slot` and polled from `origin` to `last` fits."""
+        """Whether a task created in `slot` and polled every cycle from `origin` to `last` fits."""
         polls = range(origin + self.cycle, last + 1, self.cycle)
-        # The requests that `limit` keeps back cover that a creation counts twice.
+        # That a creation counts twice is covered by the requests that `limit` keeps back.
         return self.account.holds(slot, polls, limit, leaving=1)
 
     def would_admit(
         self, slot: int, origin: int, last: int, ends: Mapping[int, int], limit: int
     ) -> bool:
-        """Return the same as `admits` if every task were polled until its slot in `ends`."""
+        """The same if every task were polled until the slot that `ends` names for it."""
         newcomer = range(origin + self.cycle, last + 1, self.cycle)
         return self.account.would_hold(slot, [newcomer, *self._until(ends)], limit, leaving=1)
 
     def would_keep(self, slot: int, ends: Mapping[int, int], limit: int) -> bool:
-        """Return whether one more request fits in `slot` if tasks were polled until their
-        `ends`.
-        """
+        """Whether one more request fits in `slot` if every task were polled until its of `ends`."""
         return self.account.would_hold(slot, self._until(ends), limit, leaving=1)
 
     def ample(self, now: int) -> bool:
-        """Return whether the second surely has room: quick; False does not mean that it is full."""
+        """Whether the second does not bind: quick, and False tells nothing."""
         held = self._second.count(now // SLOT)
         return held + self._phases.within(self._reach) + 3 <= self.per_second
 
     def room(self, now: int, *, urgent: bool = False, creates: bool = False, kept: int = 0) -> bool:
-        """Return whether the second has room for one more request now.
+        """Whether the second has room for one more request now, beside what is reserved, and for
+        `kept` others.
 
-        The request must fit beside the reserved ones and `kept` others. An unanswered request may
-        arrive until the patience with it ends, later than the guard. An `urgent` request assumes
-        that it arrived within the guard, where it was counted all along; otherwise two unanswered
-        polls would block the retry for a third task.
+        A request that is not answered may arrive until the patience with it ends, later than the
+        guard; for what is `urgent` it arrived within the guard, where it was counted all along,
+        else two polls that hang would keep a third one's task from being tried again.
         """
         slot, most = now // SLOT, self.per_second - kept
         held = self._second.held(slot, self._reach, urgent=urgent)
         if held[0] >= most:
             return False
         ahead = 1
-        for k, promised in enumerate(self._phases.ahead(slot, len(held))[1:], start=1):
-            ahead += promised + (creates and k % self.cycle == 0)
+        for k, reserved in enumerate(self._phases.ahead(slot, len(held))[1:], start=1):
+            ahead += reserved + (creates and k % self.cycle == 0)
             if ahead + held[k] > most:
                 return False
         return True
 
     def lends(self, now: int, slack: int) -> bool:
-        """Return whether an unreserved request may leave now and a retry still finds its place.
+        """Whether a request that is not reserved may leave now and a retry still finds its place.
 
-        The last place of a second belongs to retries. It is lent where no retry can need it before
-        it is free again: nothing is unanswered, and the next reserved poll leaves so late that the
-        retry after it, which has `slack` slots, comes in time.
+        The last place of a second is kept for a retry. It is lent if no retry can need it before it
+        is free again: nothing is unanswered, and the next reserved poll leaves so late that a retry
+        of it, which has `slack` slots, comes in time.
         """
         if self.room(now, kept=1):
             return True
@@ -292,7 +282,7 @@ class Timetable:
         return not any(self._phases.ahead(now // SLOT, self._reach - slack + 1)[1:])
 
     def free(self, slot: int) -> bool:
-        """Return whether a task may take the phase of `slot` and leave the rest to retries."""
+        """Whether a task may take the phase of `slot` and leave the rest to tries."""
         return self._phases.free(slot, *self._bounds)
 
     def origin(self, slot: int, *, exists: bool = False) -> int | None:
@@ -313,8 +303,7 @@ class Timetable:
     def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
         """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.
 
-        Otherwise nothing changes. No task is polled later than was reserved, and each within a
-        cycle.
+        Else nothing changes. No task is polled later than it was reserved, and each within a cycle.
         """
         if not self._tasks:
             self.cycle, self.guard = cycle, guard
@@ -329,7 +318,7 @@ class Timetable:
         self._phases = PhaseTable(cycle, self._per_slot)
         fits = True
         for task in sorted(self._tasks.values(), key=lambda task: task.next):
-            # An overdue poll leaves at once all the same; its task keeps the new phase afterwards.
+            # One that is overdue leaves at once all the same, and keeps the new phase afterwards.
             overdue = task.next <= slot
             latest = min(task.next, slot + cycle)
             earliest = latest - cycle if overdue else max(slot, latest - cycle)
@@ -340,8 +329,8 @@ class Timetable:
             task.next = at
             self._phases.take(at)
         if fits:
-            self._promise_all()
-            # The old plan is not kept only because the limit has shrunk below the reserved polls.
+            self._reserve_all()
+            # A limit that has shrunk under what was reserved is no reason to keep the old plan.
             if self.account.peak(slot, horizon) <= max(limit, peak) and self._seconds_hold(slot):
                 self.queue = [
                     (t.next, ref) for ref, t in self._tasks.items() if t.armed and t.next <= t.last
@@ -351,15 +340,13 @@ class Timetable:
         self.cycle, self.guard, self._phases = before
         for ref, task in self._tasks.items():
             task.next = places[ref]
-        self._promise_all()
+        self._reserve_all()
         return False
 
-    # Internals.
+    # Inside.
 
     def _seconds_hold(self, slot: int) -> bool:
-        """Return whether past requests and the next reserved ones keep the second's limit
-        together.
-        """
+        """Whether what left and what is reserved next keep the second's limit together."""
         held = self._second.held(slot, self._reach)
         ahead = accumulate(self._phases.ahead(slot, len(held))[1:])
         return all(
@@ -388,33 +375,33 @@ class Timetable:
     def _bound(self) -> None:
         # Slots in a run that any two requests within a second of each other share.
         self._reach = -(-(SECOND + self._guard) // SLOT) + 1
-        # The run in which reserved polls are bounded, and by how many. At one request a second a
-        # retry finds room between two reserved polls only if both leave some.
+        # The run in which reservations are bounded, and by how many. At one request a second a try
+        # finds room between two reservations only if both leave some.
         run = self._reach * (2 if self.per_second == 1 else 1)
         kept = max(self._spared, self._spared * self.per_second // 5)
         most = max(1, self.per_second - kept)
         self._bounds = run, most
 
-    def _polls(self, task: _Promise) -> range:
+    def _polls(self, task: _Reservation) -> range:
         return range(task.next, task.last + 1, self.cycle)
 
     def _until(self, ends: Mapping[int, int]) -> list[range]:
         return [range(task.next, ends[ref] + 1, self.cycle) for ref, task in self._tasks.items()]
 
-    def _enqueue(self, ref: int, task: _Promise) -> None:
+    def _enqueue(self, ref: int, task: _Reservation) -> None:
         if task.armed and task.next <= task.last:
             heapq.heappush(self.queue, (task.next, ref))
 
-    def _promise_all(self) -> None:
+    def _reserve_all(self) -> None:
         for ref, task in self._tasks.items():
-            self.account.promise(ref, self._polls(task))
+            self.account.reserve(ref, self._polls(task))
 
     def _tidy(self) -> None:
-        """Keep the head of the queue valid, so that reading it changes nothing."""
+        """Keep the head of the queue true, so that asking for it changes nothing."""
         while self.queue and not self._holds(*self.queue[0]):
             heapq.heappop(self.queue)
 
     def _holds(self, slot: int, ref: int) -> bool:
-        """Return whether an entry of the queue is still reserved."""
+        """Whether what the queue says is still reserved."""
         task = self._tasks.get(ref)
         return task is not None and task.next == slot <= task.last

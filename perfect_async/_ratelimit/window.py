@@ -1,9 +1,9 @@
 """The period's limit: how many requests left and are reserved, in buckets of time.
 
 A request occupies every window that holds a moment between its leaving and its answer, so it counts
-in every run of buckets while it is unanswered, and at its answer afterwards. Counting in buckets
-loses one bucket in a period. The queries change nothing. All times are integer microseconds, slots
-as in the timetable.
+in every run of buckets while it is unanswered, and at its answer afterwards. What counting in
+buckets loses is one bucket in a period. Asking changes nothing. All times are integer microseconds,
+slots as in the timetable.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ _NOTHING: Final = range(0)
 
 
 class SlidingWindow:
-    """The requests over time: `requests` in a `period`; reserved polls reach `horizon` ahead at
-    most.
+    """Requests over time: `requests` in a `period`; reservations reach `horizon` ahead at most.
 
-    `unanswered` is the weight of the requests that left and were not answered. A request weighs
-    more than one where it keeps another free beside its own. `reach` is how many slots of a task's
-    reserved polls can be in one window.
+    `unanswered` is the weight of what has left and was not answered: more than one for what is to
+    keep a request free beside its own. `reach` is how many slots of a task's reservations can be in
+    one window.
     """
 
     def __init__(self, *, requests: int, period: int, horizon: int) -> None:
@@ -44,9 +43,8 @@ class SlidingWindow:
         self.reach = min(self._run * self._bucket, horizon // SLOT)
         self._base: int = 0
         self._left: list[int] = []
-        self._promised: list[int] = []
-        # By task: its reserved polls, those counted in the buckets, and tasks where the two may
-        # differ.
+        self._reserved: list[int] = []
+        # By task: what is reserved, what of it is in the buckets, and where the two may differ.
         self._plans: dict[int, range] = {}
         self._counted: dict[int, range] = {}
         self._changed: set[int] = set()
@@ -55,17 +53,17 @@ class SlidingWindow:
         self._spare: tuple[int, int, int] | None = None
 
     def bucket(self, now: int) -> int:
-        """Return the number of the bucket of `now`."""
+        """The number of the bucket of `now`."""
         return now // self._length
 
     def next_change(self, now: int) -> int:
-        """Return when a window that is full now may have room again: the next bucket's start."""
+        """When a window that is full now may have room again: the next bucket's start."""
         return (self.bucket(now) + 1) * self._bucket * SLOT
 
-    # Requests that left.
+    # What left.
 
     def answered(self, now: int) -> None:
-        """Record that a request was answered; it counts here from now on."""
+        """A request was answered; it counts here from now on."""
         here = now // self._length
         if here != self._seen:
             self.forget(now)
@@ -74,12 +72,12 @@ class SlidingWindow:
         self._spare = None
 
     def occupied(self, now: int) -> int:
-        """Return how many requests in the window of `now` were answered."""
+        """Requests in the window of `now` that were answered."""
         here = self.bucket(now) - self._base
         return sum(self._left[max(0, here - self._run + 1) : here + 1])
 
     def past(self, now: int) -> list[tuple[int, int]]:
-        """Return the same requests as (age in microseconds, requests), the oldest first."""
+        """The same as (age in microseconds, requests), the oldest first."""
         here = self.bucket(now)
         first = max(self._base, here - self._run + 1)
         spent = [
@@ -89,19 +87,17 @@ class SlidingWindow:
         return [(age, count) for age, count in spent if count]
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Add requests that left before time 0, as `past` returned them; call this before all
-        else.
-        """
+        """Requests that left before time 0, as `past` tells them; before anything else."""
         # The account reaches back as far as any window does.
         self._base = -self._run
         self._left = [0] * (self._run + 1)
-        self._promised = [0] * (self._run + 1)
+        self._reserved = [0] * (self._run + 1)
         for age, count in past:
             self._left[self.index(-age // SLOT)] += count
             self._total += count
 
     def forget(self, now: int) -> None:
-        """Drop the buckets that no window from now on can hold."""
+        """Drop what no window from now on can hold."""
         here = now // self._length
         if here == self._seen:
             return
@@ -109,19 +105,19 @@ class SlidingWindow:
         if self._left and old > self._run // 2:
             self._settle()
             self._total -= sum(self._left[:old])
-            overdue = sum(self._promised[:old])
-            del self._left[:old], self._promised[:old]
+            overdue = sum(self._reserved[:old])
+            del self._left[:old], self._reserved[:old]
             self._base += old
             if overdue:
-                self._promised[self.index(self._base * self._bucket)] += overdue
+                self._reserved[self.index(self._base * self._bucket)] += overdue
         self.index(now // SLOT)
 
-    # Reserved polls.
+    # What is reserved.
 
-    def promise(self, ref: int, polls: range) -> None:
-        """Reserve `polls` for task `ref` from now on, and no others."""
-        # Buckets are for windows that may be full. Where all requests together fit into any window
-        # the buckets are not read, so a task may come, move and go without being counted there.
+    def reserve(self, ref: int, polls: range) -> None:
+        """Reserve `polls` for task `ref` from now on, and nothing else."""
+        # Buckets are for windows that may be full. Where all that there is fits into any window
+        # nobody looks at them, and a task may come, move and go without being counted there.
         self._total += len(polls) - len(self._plans.get(ref, _NOTHING))
         self._spare = None
         if polls:
@@ -135,23 +131,23 @@ class SlidingWindow:
                 self._changed.discard(ref)
 
     def replace(self, ref: int, polls: range, slot: int, limit: int) -> bool:
-        """Reserve these polls and no others for `ref`, if they fit; `slot` is the present one."""
+        """Promise `ref` these polls and no others, if they fit; `slot` is the present one."""
         before = self._plans.get(ref, _NOTHING)
         fits = self._total - len(before) + self.unanswered + len(polls) <= limit
         if not fits:
-            self.promise(ref, _NOTHING)
+            self.reserve(ref, _NOTHING)
             fits = self.holds(slot, polls, limit)
-        self.promise(ref, polls if fits else before)
+        self.reserve(ref, polls if fits else before)
         return fits
 
     def _settle(self) -> None:
-        """Count the present reserved polls in the buckets."""
+        """Count in the buckets what is reserved now."""
         for ref in self._changed:
             before, after = self._counted.pop(ref, _NOTHING), self._plans.get(ref, _NOTHING)
             if after:
                 self._counted[ref] = after
             if after and before and before[-1] == after[-1] and before.step == after.step:
-                # The usual case: some of the polls have left.
+                # The usual case: of the polls some have left.
                 self._count(range(before[0], after[0], after.step), -1)
                 self._count(range(after[0], before[0], after.step), 1)
             else:
@@ -163,19 +159,19 @@ class SlidingWindow:
         if not polls:
             return
         self.index(polls[-1])
-        promised, base, bucket = self._promised, self._base, self._bucket
+        reserved, base, bucket = self._reserved, self._base, self._bucket
         if polls[0] // bucket >= base:
             for slot in polls:
-                promised[slot // bucket - base] += by
+                reserved[slot // bucket - base] += by
         else:
-            # An overdue poll lies before the first bucket that is kept.
+            # An overdue reservation lies before what is still remembered.
             for slot in polls:
-                promised[max(0, slot // bucket - base)] += by
+                reserved[max(0, slot // bucket - base)] += by
 
     # What fits.
 
     def spare(self, now: int) -> int:
-        """Return how many more requests could leave now if every window may hold `requests`."""
+        """How many more requests could leave now if every window may hold `requests`."""
         here = self.bucket(now)
         if self._spare is None or self._spare[:2] != (here, self.unanswered):
             peak = self._peak(here, here + self._run - 1)
@@ -183,19 +179,15 @@ class SlidingWindow:
         return self._spare[2]
 
     def fits(self, now: int, count: int, limit: int) -> bool:
-        """Return whether `count` more could leave now if every window may hold `limit`."""
+        """Whether `count` more could leave now if every window may hold `limit`."""
         return self.at_most(count, limit) or self.spare(now) - self.requests + limit >= count
 
     def at_most(self, count: int, limit: int) -> bool:
-        """Return whether `count` more fit at any time: quick; False does not mean that they do
-        not.
-        """
+        """Whether `count` more fit wherever they are: quick, and False tells nothing."""
         return self._total + self.unanswered + count <= limit
 
     def holds(self, slot: int, polls: range, limit: int, *, leaving: int = 0) -> bool:
-        """Return whether `polls` (and requests `leaving` in `slot`) fit beside the reserved
-        polls.
-        """
+        """Whether `polls` (and requests `leaving` in `slot`) fit beside what is reserved."""
         if self.at_most(leaving + len(polls), limit):
             return True
         here = slot // self._bucket
@@ -204,25 +196,23 @@ class SlidingWindow:
         return self._peak(here, last, polls, leaving=leaving) <= limit
 
     def would_hold(self, slot: int, plan: Iterable[range], limit: int, *, leaving: int = 0) -> bool:
-        """Return whether `plan` would fit if no other polls were reserved."""
+        """Whether `plan` would fit if it were all that is reserved."""
         bucket, base = self._bucket, self._base
         last = slot // bucket
-        planned = [0] * max(len(self._promised), last - base + 1)
+        planned = [0] * max(len(self._reserved), last - base + 1)
         for polls in plan:
             if polls and (end := polls[-1] // bucket) > last:
                 last = end
                 planned.extend([0] * (end - base + 1 - len(planned)))
             for poll in polls:
                 planned[max(0, poll // bucket - base)] += 1
-        return self._peak(slot // bucket, last, leaving=leaving, promised=planned) <= limit
+        return self._peak(slot // bucket, last, leaving=leaving, reserved=planned) <= limit
 
     def peak(self, slot: int, last: int) -> int:
-        """Return the most that a window holds, of those that end in `slot` or later and by
-        `last`.
-        """
+        """The most that a window holds, of those that end in `slot` or later and by `last`."""
         return self._peak(slot // self._bucket, last // self._bucket)
 
-    # Internals.
+    # Inside.
 
     def _peak(
         self,
@@ -231,21 +221,21 @@ class SlidingWindow:
         more: range = _NOTHING,
         *,
         leaving: int = 0,
-        promised: Sequence[int] | None = None,
+        reserved: Sequence[int] | None = None,
     ) -> int:
         low = max(here - self._run + 1 - self._base, 0)
         high = max(last, here) + 1 - self._base
-        if promised is None:
+        if reserved is None:
             self._settle()
-            promised = self._promised
-        both = [*map(add, self._left[low:high], promised[low:high])]
-        # After the last request that left there are only reserved polls.
-        both.extend(promised[low + len(both) : high])
+            reserved = self._reserved
+        both = [*map(add, self._left[low:high], reserved[low:high])]
+        # Beyond what has left so far there are only reservations.
+        both.extend(reserved[low + len(both) : high])
         if more:
             both.extend([0] * (high - low - len(both)))
             for poll in more:
                 both[max(0, poll // self._bucket - self._base - low)] += 1
-        # Unanswered requests count in every run that holds the present: none after it holds more.
+        # What is unanswered counts in every run that holds the present: none after it holds more.
         both.extend([0] * (here - self._base - low + 1 - len(both)))
         both[here - self._base - low] += self.unanswered + leaving
         runs = [*accumulate(both, initial=0)]
@@ -254,11 +244,11 @@ class SlidingWindow:
         return peak
 
     def index(self, slot: int) -> int:
-        """Return the place of `slot` in the account, which grows to hold it."""
+        """The place of `slot` in the account, which grows to hold it."""
         if not self._left:
             self._base = max(self._base, slot // self._bucket)
         index = max(0, slot // self._bucket - self._base)
         if (missing := index + 1 - len(self._left)) > 0:
             self._left.extend([0] * missing)
-            self._promised.extend([0] * missing)
+            self._reserved.extend([0] * missing)
         return index

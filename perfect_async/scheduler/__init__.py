@@ -1,6 +1,6 @@
-"""The scheduler: it decides which request leaves next and when to wake, without any I/O.
+"""Decides which request leaves next and when to wake, without any I/O.
 
-`Scheduler.receive(event, now)` changes its state; `due(now)` and `wakes_at(now)` only read it.
+`Scheduler.receive(event, now)` changes its state; `due(now)` and `wakes_at(now)` only answer.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
-"""Admission: whether a task can be created beside those that run, and how long polls are reserved.
+"""Decide which job may be created, and until when polls are reserved for each task.
 
 A task is *young* until the age that hardly any of its kind outlasts (`DurationModel.horizon`),
-then old. The plan (the timetable) reserves polls for old tasks until they are given up, and for
-young ones until `insured` and never longer: so every task can be polled for `insured` whatever
-happens. A creation must fit into that plan and into a second one, which trusts the observed
-durations except for the tail: young tasks end by the horizon, but the r of them most likely to run
-long run until they are given up, like the old ones. The chance that more than r run so long is
-1e-4 by their ages.
+then old. The plan (the timetable) reserves polls for old tasks until they are given up, for young
+ones until `insured`: so every task can be polled for `insured` whatever happens. A creation must
+fit into that plan and into a second one, which trusts the observed durations except for the tail:
+young tasks end by the horizon, but the r most suspicious of them run until they are given up, like
+the old ones. More than r such tasks have a probability of 1e-4 by their ages.
 
-Nothing is created while an old task has no polls reserved to its end. The plan is strict (polls are
-reserved until the task is given up) in five cases: where `insured` is as long as that, before the
-first end of its kind, while the key seems to be used elsewhere, and after a loss until 30 more
-tasks have ended, since a loss frees nothing.
+Nothing is created while an old task has no polls reserved to its end. Admission is strict (polls
+are reserved until a task is given up) if `insured` is as long as that, before the first end of a
+kind, while others seem to use the key, and after a loss until 30 more tasks have ended: a loss
+frees nothing.
 
 All times are integer microseconds.
 """
@@ -30,50 +29,50 @@ from perfect_async.scheduler._job import ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
 _CHANCE: Final = 1e-4
-"""The chance, at one creation, that more tasks run long than there is room for."""
+"""The accepted probability, for one creation, that more tasks run long than fit."""
 _INSURED_CHANCE: Final = 1e-3
-"""The same chance where all tasks are insured for twice the horizon: too many tasks that run long
-are a loss only if they run longer than that as well.
+"""The same if all tasks are insured for twice the horizon: too many long tasks are a loss only if
+they run longer than that as well.
 """
 _RATHER: Final = 0.8
-"""The chance of having ended from which an early poll is worth its request."""
-_MOURNING: Final = 30
-"""How many tasks must end after a loss before the observed durations count again."""
+"""The probability of having ended from which an early poll is worth its request."""
+_STRICT_AFTER_LOSS: Final = 30
+"""Tasks that must end after a loss before observed durations count again."""
 _WORTH: Final = 5 * SECOND // (2 * SLOT)
-"""Slots by which a reserved poll is worth moving: not at each of several early polls."""
+"""Slots by which moving a reserved poll is worth it: not at each of several early polls."""
 _NEWCOMER: Final = -1
 _KINDS: Final = 64
-"""How many kinds of tasks have their durations remembered."""
+"""Kinds of tasks whose durations are remembered."""
 
 
 @attrs.define(eq=False)
 class _Kind:
     """Tasks that last alike: of one feature with one number of outputs.
 
-    `horizon` is the age that hardly any of them outlasts, 0 while nothing is known. `placed` is the
-    horizon by which the reserved polls of all of them were last set.
+    `horizon` is the age that hardly any of them outlasts, 0 while nothing is known; `placed` is the
+    horizon by which their plans were last made.
     """
 
     durations: DurationEstimator
     outlook: DurationModel | None = None
     horizon: int = 0
-    news: int = 0
+    changes: int = 0
     placed: int = 0
     young: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
     old: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
 
     @property
     def stale(self) -> bool:
-        """Whether enough is new that the durations are worth estimating again."""
+        """Whether so much is new that the durations are worth another look."""
         known = max(len(self.durations), len(self.young) + len(self.old))
-        return self.news >= max(1, known // 8)
+        return self.changes >= max(1, known // 8)
 
 
 @attrs.define(eq=False)
 class _Task:
     """A task as admission sees it: it was seen running at the age `low`.
 
-    `cap` is the last slot before it is given up, `last` that of its reserved polls.
+    `cap` is the last slot before it is given up, `last` the last slot that is reserved for it.
     """
 
     ref: int
@@ -86,9 +85,9 @@ class _Task:
 
 
 class AdmissionController:
-    """The plan of which task is polled until when; `insured` and `give_up` as in `Polling`.
+    """Plans until when each task is polled; `insured` and `give_up` as in `Polling`.
 
-    Before `acts_at` there is nothing to `review`, unless the key seems to be used elsewhere.
+    Before `acts_at` there is nothing to `review`, unless others seem to use the key.
     """
 
     def __init__(self, pacer: Pacer, *, insured: int, give_up: int) -> None:
@@ -104,12 +103,12 @@ class AdmissionController:
         self._strict = True
         self._review_at = self.acts_at = 0
         self._full: tuple[int, int] | None = None
-        self._news = 0
+        self._changes = 0
 
     # Events of tasks.
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """Record that the creation of `job`, or the first poll of an adopted task, leaves."""
+        """The creation of `job` leaves, or the first poll of an adopted task."""
         kind = self._remember(job)
         last, cap = self._last(kind, now, now), job.given_up // SLOT
         self._tasks[job.ref] = task = _Task(job.ref, kind, now, now, cap, last)
@@ -118,28 +117,28 @@ class AdmissionController:
             self._review_by(now + kind.horizon)
         else:
             kind.old[job.ref] = task
-        # It would not have been admitted without a free phase; but what exists already is polled
-        # wherever there is room.
+        # A new task is admitted only with a free phase; an adopted one is polled wherever there is
+        # room.
         origin = self._table.origin(now // SLOT, exists=True)
-        self._table.promise(job.ref, now // SLOT if origin is None else origin, last)
-        self._news += 1
+        self._table.reserve(job.ref, now // SLOT if origin is None else origin, last)
+        self._changes += 1
 
     def accepted(self, ref: int, now: int) -> None:
-        """Record that its creation is answered: it began by now at the latest."""
+        """Its creation is answered: it began by now at the latest."""
         self._tasks[ref].began = now
 
     def runs(self, ref: int, left: int, now: int) -> None:
-        """Record that a poll that left at `left` found it running."""
+        """A poll that left at `left` found it running."""
         task = self._tasks[ref]
         task.low = max(task.low, left - task.began)
-        self._news += 1
+        self._changes += 1
         to = left // SLOT + self._table.cycle
         if to - self._table.next_poll(ref) // SLOT >= _WORTH:
-            # Its lease was renewed between two reserved polls, so the next one can wait as long.
+            # Its lease was renewed between two reserved polls: the next one can wait as long.
             self._table.shift(ref, to, now // SLOT, self._pacer.firm)
 
     def release(self, ref: int, *, ended: int | None = None, lost: bool = False) -> None:
-        """Stop polling a task: it was seen to have `ended`, or its duration stays unknown."""
+        """Poll it no longer: it `ended`, or how long it lasts is unknown (None)."""
         task = self._tasks.pop(ref)
         kind = task.kind
         kind.young.pop(ref, None)
@@ -152,21 +151,21 @@ class AdmissionController:
         elif task.low:
             kind.durations.outlasted(task.low)
         if lost:
-            self._strict_for = _MOURNING
-        kind.news += 1
-        self._news += 1
+            self._strict_for = _STRICT_AFTER_LOSS
+        kind.changes += 1
+        self._changes += 1
         if kind.stale:
             self._review_by(0)
         elif self._strict_for or self._strict:
             self.acts_at = 0
 
-    # Queries about the plan.
+    # What is asked.
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Return whether `job` can be created now and polled for as long as is to be reserved."""
+        """Whether `job` can be created now and all polls be reserved that keep it alive."""
         if self._short:
             return False
-        here = self._table.account.bucket(now), self._news
+        here = self._table.account.bucket(now), self._changes
         if self._full == here:
             return False
         kind, slot = self._kind(job), now // SLOT
@@ -179,24 +178,20 @@ class AdmissionController:
             newcomer = _Task(_NEWCOMER, kind, now, now, (now + self._give_up) // SLOT, origin)
             if self._believable(now, limit, newcomer):
                 return True
-        # Time alone makes no room before the next bucket.
+        # Without an event nothing more fits until the next bucket.
         self._full = here
         return False
 
     def spares(self, now: int, limit: int) -> bool:
-        """Return whether an unreserved request leaves room for all tasks that may still run long.
+        """Whether a request that is not reserved leaves room for all tasks that may run long.
 
-        An early poll has no priority over a creation here: it must not take a request that a task
-        likely to run long may need.
+        An early poll is like a creation: it must not take what a suspicious task may need.
         """
         return not self._short and (self._certain(limit) or self._believable(now, limit))
 
     def _certain(self, limit: int) -> bool:
-        """Return whether the plan holds without the observed durations.
-
-        It holds where all tasks have polls reserved for as long as they may run, or where the young
-        ones may be polled for as long as any window lasts (checked first, as it is quicker, for all
-        that run).
+        """Whether no estimate is needed: polls are reserved for as long as tasks may run, or all
+        young tasks (or, quicker to see, all tasks) fit into any window.
         """
         if self._strict:
             return True
@@ -208,9 +203,9 @@ class AdmissionController:
         return account.at_most(1 + young * each, limit)
 
     def _believable(self, now: int, limit: int, newcomer: _Task | None = None) -> bool:
-        """Return whether one more request fits if the observed durations hold except for the tail.
+        """Whether one more request fits if the estimates hold except for the tail.
 
-        `newcomer` is a task that the request creates, whose `last` is its origin.
+        `newcomer` is a task that it creates, whose `last` is its origin.
         """
         table, slot = self._table, now // SLOT
         ends: dict[int, int] = {}
@@ -235,31 +230,31 @@ class AdmissionController:
         ends.update((ref, cap) for _, ref, cap in worst)
         if newcomer is None:
             return table.would_keep(slot, ends, limit)
-        # The first task of its kind is not in `ends`.
+        # The first task of its kind is not among them.
         last = ends.pop(newcomer.ref, newcomer.cap)
         return table.would_admit(slot, newcomer.last, last, ends, limit)
 
     def reserved_each(self, now: int) -> int:
-        """Return how many requests are reserved for a task like the last one when it is created."""
+        """How many requests are reserved for a task like the last one when it is created."""
         kind = next(reversed(self._kinds.values()), None)
         if kind is None:
             return self._give_up // SLOT // self._table.cycle + 1
         return (self._last(kind, now, now) - now // SLOT) // self._table.cycle + 1
 
     def likely_end(self, ref: int) -> int | None:
-        """Return when `ref`, seen running so far, has probably ended; None if unknown."""
+        """When `ref` has probably ended, by its age when seen running; None if unknown."""
         task = self._tasks[ref]
         if task.kind.outlook is None:
             return None
         if (age := task.kind.outlook.likely(task.low, _RATHER)) is None:
-            # No task was seen to end so late, so a poll in mid-cycle is informative either way.
+            # No task was seen to end so late: a poll in mid-cycle tells something new either way.
             age = task.low + self._table.cycle * SLOT // 2
         return task.created + age
 
-    # Changes that follow from events and time.
+    # Reviews.
 
     def review(self, now: int) -> None:
-        """Update after any event which tasks are old, and which polls are reserved."""
+        """After any event: which tasks are old, and what is reserved for each."""
         strict = (
             self._never_believes or self._strict_for > 0 or self._pacer.allowance.wary_until > now
         )
@@ -278,11 +273,11 @@ class AdmissionController:
 
     def _review(self, kind: _Kind, now: int, *, every: bool) -> None:
         if kind.stale:
-            kind.news = 0
+            kind.changes = 0
             running = [task.low for task in [*kind.old.values(), *kind.young.values()] if task.low]
             kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
             kind.horizon = 0 if kind.outlook is None else kind.outlook.horizon
-            # A small change of the horizon moves no reserved polls.
+            # A small change of the horizon moves nothing.
             every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT
         if every:
             kind.placed = kind.horizon
@@ -303,41 +298,40 @@ class AdmissionController:
             self._place(oldest, now)
 
     def _place(self, task: _Task, now: int) -> None:
-        """Reserve fewer polls at once, more when there is room."""
+        """Reserve less at once, more when there is room."""
         last = self._last(task.kind, task.created, now)
         if last > task.last:
             self._short[task.ref] = task
         else:
             self._short.pop(task.ref, None)
             if last < task.last:
-                self._promise(task, last, self._pacer.firm, now)
+                self._reserve(task, last, self._pacer.firm, now)
 
     def _lengthen(self, now: int) -> None:
-        """Reserve more polls for those that need more, the oldest first."""
+        """Reserve more for the tasks that need more, the oldest first."""
         crowded = False
         for task in sorted(self._short.values(), key=lambda task: task.created):
             last = self._last(task.kind, task.created, now)
-            if not crowded and self._promise(task, last, self._pacer.firm, now):
+            if not crowded and self._reserve(task, last, self._pacer.firm, now):
                 del self._short[task.ref]
                 continue
             crowded = True
             if self._table.lapsed(task.ref):
-                # Its last reserved poll is used up: reserve one more, if need be of those kept for
-                # retries.
+                # Its last reserved poll has left: one more, if need be from those kept for retries.
                 kept = (self._pacer.firm + self._table.account.requests) // 2
-                self._promise(task, task.last + self._table.cycle, kept, now)
+                self._reserve(task, task.last + self._table.cycle, kept, now)
 
-    def _promise(self, task: _Task, last: int, limit: int, now: int) -> bool:
+    def _reserve(self, task: _Task, last: int, limit: int, now: int) -> bool:
         if not self._table.extend(task.ref, last, now // SLOT, limit):
             return False
         task.last = last
         return True
 
     def _last(self, kind: _Kind, created: int, now: int) -> int:
-        """Return the last slot for which a task created at `created` needs a reserved poll."""
+        """The last slot to reserve for a task that was created at `created`."""
         if not self._young(kind, created, now):
             return (created + self._give_up) // SLOT
-        # One poll after it shows what has ended by then; a task that still runs becomes old.
+        # One poll after it: it finds the end, or the task becomes old.
         insured = max(self._insured, kind.horizon) + self._table.cycle * SLOT
         return (created + min(self._give_up, insured)) // SLOT
 
@@ -348,7 +342,7 @@ class AdmissionController:
         return self._kinds.get(job.kind) or _Kind(DurationEstimator(job.kind.usual))
 
     def _remember(self, job: ScheduledJob) -> _Kind:
-        """Return the kind of `job`, and make it the last one to be forgotten."""
+        """The kind of `job`, which becomes the last one to be forgotten."""
         kind = self._kind(job)
         self._kinds.pop(job.kind, None)
         if len(self._kinds) >= _KINDS:

@@ -7,10 +7,10 @@
     RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> TOLD
 
 A job starts READY when its picture is at a URL or at the vendor, and ADOPTED when its task exists.
-Failures that may pass lead back to the state before; final ones lead from any state to ENDED.
-Events of the client (it closes, the key is refused, the balance is exhausted, the job is withdrawn)
-may end a job in any state and are not in the table. TOLD means that the end was reported; the
-answer of a hedged poll that comes afterwards changes nothing.
+Failures that may pass lead back to the state before; final ones lead from anywhere to ENDED. Events
+of the client (it closes, the key is refused, the balance is exhausted, the job is withdrawn) may
+end a job in any state and are not in the table. TOLD means that the end was reported; the answer of
+a hedged poll that comes afterwards changes nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ ANSWERS: Final[Mapping[type, frozenset[type]]] = {
 }
 """The answers that each command may have; each command is answered once."""
 RESPONSES: Final = frozenset[type]().union(*ANSWERS.values())
-"""All answers of all commands."""
+"""All of them."""
 
 TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.WAITING, ev.Register): frozenset({S.REGISTERING}),
@@ -111,17 +111,17 @@ TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
 
 @attrs.define(eq=False)
 class ScheduledJob:
-    """The scheduler's record of one job; times in microseconds.
+    """What the scheduler knows of one job; times in microseconds.
 
-    `given_up` is when its task is abandoned. `accepted` is when the last poll that renewed the
-    lease (or the creation) left. `try_at` is when a poll that failed or is unanswered is sent
-    again. `early_at` is when another poll may leave before the reserved one. `likely_at` is when
-    its task has probably ended. `ask_at` is when it is polled whatever is reserved. `announced`
-    counts its polls since the vendor said that it ended. `given_interval` is the interval that the
-    answer to its creation named. Its last `refusals` polls were refused for the same reason,
-    `refused_for`. `confirming`: its result was named for another task too, so it is polled once
-    more. `adopted`: its creation was not seen, so its duration will not be known. `reserved` units
-    count against its `spending_limits`.
+    `given_up` is when its task is abandoned, `accepted` when the last poll that renewed the lease
+    (or the creation) left. `try_at` is when a poll that failed or is silent is sent again,
+    `early_at` when another poll may leave before the reserved one, `likely_at` when its task has
+    probably ended, `ask_at` when it is polled whatever is reserved. `announced` counts its polls
+    since the vendor said that it ended. `given_interval` is what the answer to its creation asked
+    for. Its last `refusals` polls were refused for the same reason, `refused_for`. `confirming`:
+    its result was named for another task too, so it is polled once more. `adopted`: its creation
+    was not seen, so its duration will not be known. `reserved` units count against its
+    `spending_limits`.
     """
 
     ref: int
@@ -184,7 +184,7 @@ class ScheduledJob:
             adopted=True,
             task_id=event.task_id,
             given_up=given_up,
-            # The first "unknown task" is final: there is no evidence that its lease held.
+            # An unknown task is believed at once: nothing here says that its lease held.
             doubted=True,
         )
 
@@ -196,7 +196,7 @@ class ScheduledJob:
         return cls(event.ref, kind, units, uploads=False, channel=channel, state=state)
 
     def move(self, cause: ev.Answer | ev.Command, state: JobState) -> None:
-        """Go to `state` because of `cause`; raise `IllegalEvent` if the table does not allow it."""
+        """Go to `state` because of `cause`; raises `IllegalEvent` if the table has no such way."""
         if state not in TRANSITIONS.get((self.state, type(cause)), ()):
             raise IllegalEvent(f"{cause!r} does not lead from {self.state.name} to {state.name}.")
         self.state = state

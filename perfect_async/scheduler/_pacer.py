@@ -1,8 +1,8 @@
-"""Pace requests: estimate network and key from the answers, and cut the plan accordingly.
+"""Set the pace: what the answers tell about the network and the key, and the plan that follows.
 
-Round trips and failures give the cycle of the timetable and the number of requests that are never
-reserved. 429s give the limit that is assumed. Requests without an answer give a pause, so that
-nothing is created into an outage. All times are integer microseconds.
+Round trips and failures give the cycle of the timetable and the requests that are never reserved;
+429s give the limit that is assumed; requests without an answer give a pause, so that nothing is
+created into an outage. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from perfect_async._time import SECOND, SLOT
 from perfect_async.models import Limits
 
 _STEP: Final = 4
-"""Slots by which a cycle is rounded, so that small changes of round trips do not move the plan."""
+"""Cycles change in steps of so many slots, so that small changes do not move the plan."""
 _MOST_SPARED: Final = 2
 _SPARE: Final = 0.016
 """The share of a window that is not reserved on a good network: 4 of 250."""
 _LONGEST_PAUSE: Final = 30 * SECOND
 _DOUBT: Final = 2 * SECOND
 _LONGEST_DOUBT: Final = 120 * SECOND
-"""Pauses after creations without an answer grow fast, to 2 minutes, as each may cost units."""
+"""Pauses after creations without an answer grow fast, to 2 minutes: each may cost units."""
 _SILENT: Final = 3
-"""Creations that may be unanswered for longer than the patience before no other leaves."""
+"""So many creations may wait longer than the patience before no other leaves."""
 _TREMBLE: Final = 2 * SLOT
-"""The most by which the guard must exceed the wanted one before it shrinks."""
+"""The guard shrinks only by so much at once."""
 _FAILED: Final = (ev.NotSent, ev.NoAnswer, ev.Refused, ev.KeyRefused)
-"""The answers to a poll that do not say how its task is."""
+"""Answers of a poll that tell nothing about its task."""
 _NOTHING: Final = 4
-"""Up to this many requests of ours in a window count as none."""
+"""So few requests of ours in a window count as none."""
 _PROBING: Final = 30 * SECOND
-"""How long polls are wanted in mid-lease after a replan while a higher limit was tried."""
+"""How long polls are wanted in mid-lease after an event while more is tried."""
 _GROW: Final = 30 * SECOND
 """The least time between two plans: growing can wait, shrinking is tried each second."""
 
 
 class Pacer:
-    """The estimates of network and key, and the timetable that is cut by them.
+    """The evidence about network and key, and the timetable that is cut by it.
 
-    `lease` and `horizon` (how long polls are reserved for a task) are in microseconds. `hold` is
-    the time before which nothing new is sent. `cramped` is True while the plan is cut for a better
-    network than there is, so that nothing new may be reserved. While `calm`, `replan` would change
-    nothing at any time: the plan suits the network, and no foreign use of the key was seen.
+    `lease` and `horizon` (how long polls are reserved for a task) in microseconds. Nothing new is
+    sent before `hold`. `cramped` is True while the plan suits a better network than there is, so
+    that nothing new may be reserved. While `calm`, `replan` would change nothing at any time: the
+    plan suits the network, and no other user of the key was seen.
     """
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
@@ -82,7 +82,7 @@ class Pacer:
         self.table.recut(self._wanted_cycle(), self._wanted_guard(), 0, limits.requests)
 
     def reserve(self) -> int:
-        """Return the requests of a window that are never reserved: for retries and late polls."""
+        """Requests of a window that are never reserved: for retries, and for late polls."""
         sized = self.network.failing, self.table.cycle
         if self._sized != sized:
             self._sized, share = sized, max(_SPARE, 1.25 * self.network.failing)
@@ -96,39 +96,35 @@ class Pacer:
         return self._requests - self.reserve()
 
     def limit(self, now: int) -> int:
-        """Return how many requests of a window creations may count on."""
+        """How many requests of a window creations may count on."""
         limit, reserve = self.allowance.limit(now), self.reserve()
         if limit == self._requests:
             return limit - reserve
         least = min(self._requests, self._alone() + reserve)
         if limit < least and self.allowance.quiet(now):
-            # Not even one task can be insured for as long as it may run. One is tried all the same
-            # in two cases: half of the limit is free (most tasks need far less), or next to nothing
-            # of ours is in the window (the limit can only be learned by sending).
+            # Not even one task can be insured for as long as it may run. One is tried anyway if
+            # half of the limit is free, since most tasks need far less, or if next to nothing of
+            # ours is in the window, since without requests nothing is learned.
             free = self.table.occupied(now) <= max(limit // 2, _NOTHING)
             limit = least if free else limit
         return limit - reserve
 
     def plenty(self, now: int) -> bool:
-        """Return whether requests are plenty.
+        """Whether more than half of the window is free, or as many tasks again as run would fit.
 
-        They are where more than half of the window is free, or where there is room for as many
-        tasks again as run. So a single task is polled at its interval for as long as another could
-        still be created.
+        So a single task is polled at its interval while another one could still be created.
         """
         again = (self._alone() + self.reserve()) * max(1, len(self.table))
         most = min(self._requests // 2, again)
         return self.table.account.fits(now, most + 1, self._requests)
 
     def paused_until(self) -> int:
-        """Return the time before which only polls that renew leases are sent."""
+        """Until when only requests that keep tasks alive are sent."""
         return max(self.hold, self.allowance.paused_until)
 
     def silent(self, now: int, *, asking: bool) -> bool:
-        """Return whether nothing at all is sent.
-
-        The window was full, and one request at a time probes whether it still is; `asking` is
-        whether one is under way.
+        """Whether nothing at all is sent: the window was full, and one request at a time probes
+        whether it still is; `asking`: such a request is under way.
         """
         return now < self.allowance.silent_until or (self.allowance.full and asking)
 
@@ -138,13 +134,13 @@ class Pacer:
         return bool(self._creating)
 
     def created(self, number: int, now: int) -> None:
-        """Record that creation `number` leaves."""
+        """Creation `number` leaves."""
         self._creating[number] = now
 
     def may_create(self, now: int) -> bool:
-        """Return whether a creation can expect an answer: one without an answer may be charged.
+        """Whether an answer to a creation can be expected: one without may be charged.
 
-        After one in doubt the next waits, and goes alone until one is answered again.
+        After a creation without an answer the next one waits, and goes alone until it is answered.
         """
         if self._doubts:
             return now >= self._doubt_until and not self._creating
@@ -156,7 +152,7 @@ class Pacer:
         )
 
     def on_response(self, event: ev.Answer, took: int, now: int) -> None:
-        """Update the estimates of network and key by an answer that came after `took`."""
+        """Learn about the network and the key from an answer that took `took`."""
         polled = isinstance(event.command, ev.Poll)
         if isinstance(event.command, ev.Submit):
             self._creating.pop(event.command.number)
@@ -169,8 +165,7 @@ class Pacer:
         match event:
             case ev.NotSent() | ev.NoAnswer():
                 if not polled:
-                    # Creations during an outage may be charged without an answer: pause, longer
-                    # each time.
+                    # Creating into an outage buys doubts: pause, longer each time.
                     self._outage += 1
                     pause = SECOND * 2 ** min(self._outage - 1, 10) // 2
                     self.hold = now + min(pause, _LONGEST_PAUSE)
@@ -186,21 +181,19 @@ class Pacer:
                     own = self.table.occupied(now) if self.allowance.full else 0
                     self.allowance.accepted(now, own)
         if polled and not isinstance(event, ev.Limited):
-            # A 429 says nothing about the network. Polling more often for it, as on a bad network,
-            # would only cause more of them.
+            # A 429 tells nothing about the network: to poll more often, as on a bad network, would
+            # only cause more of them.
             self.network.polled(failed=isinstance(event, _FAILED))
         if self._cut_for != self.network.changes:
             self.calm = False
 
     def replan(self, now: int) -> None:
-        """Give the timetable the cycle and the guard that suit the network, where that fits."""
+        """Give the timetable the cycle and the guard that suit the network, if they fit."""
         if self.allowance.probing(now):
-            # A request may be refused while a higher limit is tried: poll in mid-lease, where that
-            # costs no task.
+            # While requests may be refused, polls leave in mid-lease, where that costs no task.
             self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
         waits = len(self.table) > 0 and now < self._cut_at
         if self._cut_for != self.network.changes or not (self._settled or waits):
-            # Otherwise the wanted plan has not changed.
             self._recut(now)
         self.calm = self._settled and not self.allowance.met
 
@@ -216,20 +209,18 @@ class Pacer:
         elif not len(self.table) or now >= self._cut_at:
             fitted = self.table.recut(cycle, guard, now, self.firm)
             self._crowded &= not fitted
-            # Nothing new is reserved under a plan that the network no longer allows.
+            # Reserve nothing new by a plan that the network no longer allows.
             self.cramped = not fitted and worse
             self._cut_at = now + (SECOND if self.cramped else _GROW)
 
     def lends(self, now: int) -> bool:
-        """Return whether an unreserved request may leave now with all retries still in time."""
+        """Whether a request that is not reserved may leave and all retries still come in time."""
         left = self._lease - self.table.cycle * SLOT - self.table.guard
         spent = (self.network.tries - 2) * self.network.patience
         return self.table.lends(now, max(0, left - spent) // SLOT - 1)
 
     def _alone(self) -> int:
-        """Return the requests of a window that one task needs: its creation, counted twice, and
-        polls.
-        """
+        """Requests of a window that one task needs: its creation, counted twice, and its polls."""
         return -(-self.table.account.reach // self.table.cycle) + 2
 
     def _wanted_guard(self) -> int:
@@ -237,18 +228,17 @@ class Pacer:
         return guard if guard - _TREMBLE < wanted <= guard else wanted
 
     def _wanted_spared(self) -> int:
-        """Return the places of a second that are kept for retries.
+        """Places of a second that are kept for retries.
 
-        Retries that fail at once come in the same second: of three tries two. With more tries it is
-        two as well, since the rest of the lease is longer than a second then.
+        Retries that fail at once come in the same second: of three tries two, and so of more, since
+        the rest of the lease is longer than a second then.
         """
         return min(self.network.tries - 1, _MOST_SPARED)
 
     def _wanted_cycle(self) -> int:
-        """Return the slots between two polls: the most with which the last retry arrives in the
-        lease.
+        """Slots between two polls: as many as let the last retry arrive in the lease.
 
-        But not so few that not even one task could be polled: worse retries are better than none.
+        Not so few that not even one task could be polled: late retries are better than none.
         """
         apart = max(self.network.patience, self._gap and self._gap + self.table.guard)
         tries = (self.network.tries - 1) * apart + self.network.jitter

@@ -1,4 +1,4 @@
-"""Poll the tasks that exist: by reserved polls that renew their leases, or once they are announced.
+"""Poll the tasks that exist: by reserved polls that keep them alive, or once they are announced.
 
 `LeasePolling` keeps to the contract's lease: polls reserved in the timetable, retries inside the
 lease, early polls where they pay. `WebhookPolling` is the vendor's own flow with webhooks, without
@@ -23,86 +23,86 @@ from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
 _OVERDUE: Final = 2
-"""A task is long overdue after this many times its usual duration."""
+"""A task that lasts so many times as long as usual is long overdue."""
 _UNKNOWN: Final = 120 * SECOND
-"""How long a task may last if nothing is known of its kind."""
+"""How long a task may last before anything is known of its kind."""
 _LONGEST: Final = 60 * SECOND
 """The longest pause between two polls of a task that was announced and still runs."""
 _SOON: Final = 5 * SECOND
-"""When a poll that failed is sent again where no lease runs; longer each time it fails again."""
+"""The pause before a failed poll is sent again where no lease runs; it grows with each failure."""
 _SUPPOSED: Final = 5
-"""How many tasks are assumed to have been polled twice, before anything is known of any."""
+"""So many tasks count as polled once in vain, before anything is known."""
 _OF_LATE: Final = 200
-"""How many ended tasks at most count in the average of polls sent in vain."""
+"""Tasks after which half of the count of vain polls is forgotten."""
 _MOST_IN_VAIN: Final = 3
-"""The most requests held for a task beside the one for its result."""
+"""The most requests that are held for a task beside the one for its result."""
 
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
 """A poll that is early by less is not worth a request."""
 _LAST: Final = ScheduledJob(-1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.TOLD)
 _LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
-"""The end of each queue, so that there is always a first entry."""
+"""Ends each queue, so that there is always a first one."""
 
 
 class PollingStrategy(Protocol):
-    """The reaction of a polling strategy to each event of a task."""
+    """What a strategy does at each event of a task."""
 
     @property
     def held(self) -> int:
-        """How many requests its tasks will need that the timetable does not reserve."""
+        """Requests that its tasks will need and that are not reserved in the timetable."""
         ...
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Return whether `job` may be created now beside those that exist; changes nothing."""
+        """Whether `job` may be created now beside the tasks that exist; changes nothing."""
         ...
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """Record that its creation, or the first poll of an adopted task, leaves."""
+        """The creation of `job` leaves, or the first poll of an adopted task."""
         ...
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Record that its task exists and can be polled."""
+        """The task of `job` exists and can be polled."""
         ...
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """Record that a poll of it leaves."""
+        """A poll of `job` leaves."""
         ...
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
-        """Record that a poll that left at `left` found it running."""
+        """A poll that left at `left` found it running."""
         ...
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Record that a poll of it failed; from `at` on another may leave."""
+        """A poll of `job` failed; another one may leave from `at` on."""
         ...
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
-        """Stop polling it: it `ended`, or was `lost`, or its end is unknown."""
+        """Poll `job` no longer: it `ended`, or was `lost`, or its end is unknown."""
         ...
 
 
 class PollQueue:
-    """The tasks to poll beside the reserved polls, by time: they are notified or overdue."""
+    """Tasks to poll beside the reserved polls, by when: announced ones, and overdue ones."""
 
     def __init__(self) -> None:
         self._queue: list[tuple[int, int, ScheduledJob]] = []
 
     def put(self, job: ScheduledJob, at: int) -> None:
-        """Poll the task of `job` at `at`, and not at another time."""
+        """Poll the task of `job` at `at`, and not at the time that was set before."""
         job.ask_at = at
         heapq.heappush(self._queue, (at, job.ref, job))
 
     def wakes(self) -> int:
-        """Return when the next task is to be polled."""
+        """When the next task is to be polled."""
         return self._queue[0][0] if self._queue else NEVER
 
     def first(self) -> int:
-        """Return the ref of that task."""
+        """The ref of that task."""
         return self._queue[0][1]
 
     def tidy(self) -> None:
-        """Drop entries that are no longer valid from the head."""
+        """Drop from the head what no longer holds."""
         while self._queue and (
             self._queue[0][2].ask_at != self._queue[0][0]
             or self._queue[0][2].state is not JobState.RUNNING
@@ -111,56 +111,54 @@ class PollQueue:
 
 
 class ExtraPolls:
-    """The tasks to poll beside their reserved polls, and when.
+    """Which tasks are polled beside their reserved polls, and when.
 
-    `lease` and `interval` as in `Polling`. `tries`, `early` and `likely` are heaps of (when, ref of
-    the task, its job); their heads are valid after `tidy`, at `NEVER` where there is none.
+    `lease` and `interval` as in `Polling`. `tries`, `early` and `likely` are heaps of when, which
+    task (by ref) and its job; their heads are true after `tidy`, at `NEVER` where there is none.
     """
 
     def __init__(self, pacer: Pacer, *, lease: int, interval: int) -> None:
         self._pacer = pacer
         self._lease = lease
         self.interval = interval
-        # Whether polls are needed to see an end: not while the vendor sends notifications.
+        # Whether an early poll finds ends sooner: not while the vendor announces them.
         self.eager = True
-        # Polls to retry; tasks that may be polled early; tasks that have probably ended.
+        # To be sent again; may be polled early; has probably ended.
         self.tries: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.early: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.likely: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
 
     def try_at(self) -> int:
-        """Return when a poll is to be sent again."""
+        """When a poll is to be sent again."""
         return self.tries[0][0]
 
     def early_at(self) -> int:
-        """Return when a task may be polled before its reserved poll."""
+        """When a task may be polled before its reserved poll."""
         return self.early[0][0]
 
     def likely_at(self) -> int:
-        """Return when a task has probably ended."""
+        """When a task has probably ended."""
         return self.likely[0][0]
 
     def created(self, job: ScheduledJob) -> None:
-        """Record that the task exists; its first poll may come after the interval."""
+        """The task exists; its first early poll may come after the interval."""
         job.interval = self._usual(job)
         self._early_at(job, job.accepted + job.interval)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """Record that a poll of the task leaves; if it stays unanswered another leaves beside
-        it.
-        """
+        """A poll of the task leaves; if it stays silent, another one leaves beside it."""
         job.last_left, job.early_at, job.likely_at = now, None, None
         self.failed(job, now + self._pacer.network.patience)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Send a poll again at `at`, where the lease would not hold until the next reserved one."""
+        """Send a poll again at `at` if the lease would not hold until the next reserved poll."""
         end = job.accepted + self._lease
         if job.tries:
-            # The first retry may leave at once; the others share the rest of the lease, since a
-            # failure that comes at once may pass in half a second.
+            # The first retry may leave at once; the others share what is left of the lease, since
+            # what fails now may pass in half a second.
             at = max(at, job.last_left + (end - job.last_left) // (MOST_TRIES - job.tries + 1))
-        # The next reserved poll renews in time unless the one before it failed. However short the
-        # cycle is, retries then come at once, as the cycle was cut for them.
+        # The next reserved poll renews the lease in time unless the one before it failed: then its
+        # retries come at once, since the cycle leaves room for them.
         table = self._pacer.table
         if (
             at < end
@@ -175,17 +173,17 @@ class ExtraPolls:
     def renewed(
         self, job: ScheduledJob, left: int, interval: int | None, age: int, now: int
     ) -> None:
-        """Record that a poll that left at `left` renewed the lease; the vendor named `interval`.
+        """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
 
-        A later poll may be unanswered still, and its retry stays where the lease needs it. The
+        A later poll may still be unanswered, and its retry stays where the lease needs it. The
         interval is kept between half a second and the cycle. Where requests are not plenty, a
-        seventh of the task's age passes first: a poll of an old task often finds it running, so the
-        delay is in proportion.
+        seventh of the task's age passes first: polling an old task often tells little, and the
+        delay is in proportion to its age.
         """
         job.doubted, job.accepted = False, max(job.accepted, left)
         table = self._pacer.table
         if table.lapsed(job.ref):
-            # No poll is reserved any longer: one leaves when the lease needs it, if there is room.
+            # Nothing is reserved any longer: a poll leaves if there is room when it must.
             job.tries = 0
             self.failed(job, max(now, job.last_left + table.cycle * SLOT))
         elif job.try_at is not None:
@@ -196,9 +194,9 @@ class ExtraPolls:
         self._early_at(job, job.last_left + wait)
 
     def expect_end(self, job: ScheduledJob, at: int | None) -> None:
-        """Poll early at `at`, by when the task has probably ended (None: unknown).
+        """Poll at `at`, when the task has probably ended (None: unknown).
 
-        But not where the reserved poll comes soon enough.
+        Not if the reserved poll follows soon enough.
         """
         job.likely_at = None
         if at is not None and self.eager:
@@ -208,7 +206,7 @@ class ExtraPolls:
                 heapq.heappush(self.likely, (at, job.ref, job))
 
     def tidy(self) -> None:
-        """Drop entries that are no longer valid from the heads of the queues."""
+        """Drop from the heads of the queues what no longer holds."""
         tries, early, likely = self.tries, self.early, self.likely
         while tries[0][2].try_at != tries[0][0]:
             heapq.heappop(tries)
@@ -218,7 +216,7 @@ class ExtraPolls:
             heapq.heappop(likely)
 
     def _usual(self, job: ScheduledJob) -> int:
-        """Return the interval between polls of `job` where their answers name none."""
+        """The interval between polls of `job` where their answers name none."""
         return self.interval if job.given_interval is None else self._clamped(job.given_interval)
 
     def _clamped(self, interval: int) -> int:
@@ -226,7 +224,7 @@ class ExtraPolls:
         return min(max(interval, _LEAST_INTERVAL), self._pacer.table.cycle * SLOT)
 
     def _early_at(self, job: ScheduledJob, at: int) -> None:
-        """Allow a poll before the reserved one; under foreign use, want one in mid-lease."""
+        """Allow a poll before the reserved one; while others use the key, want one in mid-lease."""
         wary = self._pacer.allowance.wary_until > job.last_left
         if wary:
             at = min(at, job.accepted + self._lease * 6 // 10)
@@ -238,12 +236,11 @@ class ExtraPolls:
 
 
 class LeasePolling:
-    """Polling by reserved polls, which keep tasks alive whatever their durations.
+    """Keeps tasks alive whatever their durations.
 
     See `AdmissionController`, `Timetable` and `ExtraPolls`.
 
-    `lease`, `interval`, `insured` and `give_up` as in `Polling`; `counts` has the numbers of late
-    polls and of retries.
+    `lease`, `interval`, `insured` and `give_up` as in `Polling`; `counts` tells of polls.
     """
 
     def __init__(
@@ -265,11 +262,11 @@ class LeasePolling:
 
     @property
     def held(self) -> int:
-        """How many requests its tasks need beside the reserved ones: none."""
+        """None: what its tasks need is reserved."""
         return 0
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Return whether all polls to reserve for it fit."""
+        """Whether all polls fit that would be reserved for it."""
         return self.admission.admits(job, now, limit)
 
     def created(self, job: ScheduledJob, now: int) -> None:
@@ -277,7 +274,7 @@ class LeasePolling:
         self.admission.created(job, now)
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Allow its reserved polls from now on."""
+        """Its reserved polls can leave from now on."""
         self._table.arm(job.ref)
         self.admission.accepted(job.ref, now)
         self.extra_polls.created(job)
@@ -285,7 +282,7 @@ class LeasePolling:
             self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """Record a poll that leaves: its reserved one, a retry, or an extra one."""
+        """A poll leaves: a reserved one, a retry, or an early one."""
         reserved = self._table.due(now // SLOT)
         if reserved is not None and reserved[1] == job.ref:
             self.counts["late"] += reserved[0] < now // SLOT
@@ -298,7 +295,7 @@ class LeasePolling:
         self.extra_polls.left(job, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
-        """Renew its lease; a task that was announced is polled again at its interval."""
+        """Its lease is renewed; an announced task is polled again at its interval."""
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + self._give_up
         self.extra_polls.renewed(job, left, interval, age, now)
@@ -307,29 +304,28 @@ class LeasePolling:
             self._poll_queue.put(job, now + pause(job))
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Send another poll inside the lease, if the next reserved one comes too late."""
+        """Another poll leaves inside the lease, if the next reserved one comes too late."""
         self.extra_polls.failed(job, at)
         if job.announced:
-            # It is about to end: poll again before the next reserved poll, so its caller waits
-            # less.
+            # Its end is near: do not wait for the next reserved poll.
             self._poll_queue.put(job, at + pause(job))
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
         """Free its reserved polls."""
         if ended is not None:
-            # This end shows whether the vendor sends notifications (still).
+            # Whether the vendor still announces ends.
             self.extra_polls.eager = not job.announced
         self.admission.release(job.ref, ended=ended, lost=lost)
         job.try_at = job.early_at = job.likely_at = job.ask_at = None
 
 
 class WebhookPolling:
-    """Polling only of tasks that are announced or overdue; nothing here renews a lease.
+    """Leaves tasks alone until they are announced; it renews no lease.
 
-    A task holds the request that fetches its result, or more of them where tasks are announced too
-    early. Where no notification comes, the task is polled once it has lasted twice as long as the
-    longest of its kind that was announced of late (at first: twice the documented duration), ever
-    more rarely from then on, and once more before it is given up.
+    A task holds the request that asks for its result, or more of them where tasks are announced too
+    early. A task without a notification is polled once it has lasted twice as long as the longest
+    of its kind that was announced lately (at first: the documented duration), then more and more
+    rarely, and once more before it is given up.
     """
 
     def __init__(self, pacer: Pacer, poll_queue: PollQueue, *, interval: int) -> None:
@@ -342,68 +338,65 @@ class WebhookPolling:
 
     @property
     def held(self) -> int:
-        """How many requests its tasks need: one for each result, and those that are sent in vain.
+        """A request for each task's result, and those that will be sent in vain.
 
-        The latter are as many for each task as of late, plus the error of that estimate for so few
-        tasks; one for each task until more is known.
+        As many vain ones for each task as lately, and a margin for small numbers; one for each
+        until more is known.
         """
         count, known = len(self._tasks), self._ended + _SUPPOSED
         vain = min(-(-count * (self._vain + _SUPPOSED) // known), _MOST_IN_VAIN * count)
         return count + vain + 2 * isqrt(vain)
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:  # noqa: ARG002 - another's business
-        """Return whether its creation and its result fit beside the results of those that exist."""
+        """Whether its creation and its result fit beside the results of other tasks."""
         return self._account.fits(now, 2 + self.held, limit)
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """Hold a request for it."""
+        """Hold a request for its result."""
         self._tasks[job.ref] = now
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Poll it once it is long overdue."""
+        """Poll it when it is long overdue."""
         job.interval = self._interval
         self._ask(job, now + _OVERDUE * self._lasts(job), now)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """Record a poll that leaves; if its answer never comes, another leaves after a while."""
+        """A poll leaves; if it stays without an answer, another one leaves after a while."""
         job.accepted = job.last_left = now
         self._ask(job, now + 2 * _SOON, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
-        """Poll it again later: it was announced too early, or is slow."""
+        """It was announced too early, or it is slow: poll it again later."""
         self._vain += job.announced > 0
         job.doubted, job.tries = False, 0
         lasted = now - self._tasks[job.ref]
         self._ask(job, now + (pause(job) if job.announced else max(_UNKNOWN, lasted // 2)), now)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Poll it again soon, and ever more rarely: an outage must not use up the window."""
+        """Poll again soon, then more and more rarely: an outage must not cost the window."""
         self._vain += 1
         job.tries += 1
         self._ask(job, at + min(_SOON << min(job.tries - 1, 10), _LONGEST), at)
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:  # noqa: ARG002 - as above
-        """Learn from its duration, if that is known, when other tasks are overdue."""
+        """Forget it; how long it lasted tells when others are overdue."""
         began = self._tasks.pop(job.ref)
         job.ask_at, job.tries = None, 0
         self._ended += 1
         if self._ended >= _OF_LATE:
             self._ended, self._vain = self._ended // 2, self._vain // 2
         if ended is not None and job.announced:
-            # Otherwise a poll for an overdue task found it ended, maybe long after its end. The
-            # first tasks to end are the shortest, so the documented duration loses its weight only
-            # slowly.
+            # Else a poll found its end, which may be long ago. The first tasks that end are the
+            # shortest, so the documented duration fades only slowly.
             self._longest[job.kind] = max(self._lasts(job) * 63 // 64, ended - began)
 
     def _lasts(self, job: ScheduledJob) -> int:
-        """Return how long tasks like that of `job` last at the most."""
+        """How long tasks like that of `job` last at most."""
         usual = _UNKNOWN if job.kind.usual is None else job.kind.usual[1]
         return self._longest.get(job.kind, usual)
 
     def _ask(self, job: ScheduledJob, at: int, now: int) -> None:
-        """Poll at `at`, or sooner, so that it is not given up yet and there is time for another
-        try.
-        """
+        """Poll at `at`, or sooner so that there is time for a retry before it is given up."""
         half = max((job.given_up - now) // 2, self._interval)
         last = max(job.given_up - 2 * _SOON, now + half)
         self._poll_queue.put(job, min(at, last))
@@ -412,7 +405,7 @@ class WebhookPolling:
 def strategies(
     pacer: Pacer, poll_queue: PollQueue, polling: Polling
 ) -> tuple[LeasePolling, PollingStrategy]:
-    """Return the strategy that renews leases, and the one to use by `Polling.completion`."""
+    """The strategy that keeps tasks alive, and the one that `Polling.completion` selects."""
     interval = round(polling.interval * SECOND)
     keeping = LeasePolling(
         pacer,
@@ -428,6 +421,6 @@ def strategies(
 
 
 def pause(job: ScheduledJob) -> int:
-    """Return how long not to poll a task that was announced and still runs: longer each time."""
+    """The pause before an announced task that still runs is polled again: longer each time."""
     job.announced += 1
     return min(job.interval << min(job.announced - 2, 10), _LONGEST)

@@ -1,9 +1,9 @@
-"""Bring the pictures of jobs to the vendor: register files together, then upload each.
+"""What waits before a task is created: pictures to register and upload, and queries.
 
 One call registers up to 20 files and costs one request of the window, so a picture costs a
-twentieth of one here; the bytes go to another host and cost none (contract: The flow of one
-picture). Neither spends units, so both are simply done again when they fail. All times are integer
-microseconds.
+twentieth of one; the bytes go to another host and cost none (contract: The flow of one picture).
+Neither spends units, so both are simply repeated when they fail. Queries are no jobs: templates,
+units, prices, history, delete. They use the same window. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _LINGER = SECOND // 10
 """How long a registration waits for more files."""
 _MOST_FAILURES: Final = 6
 _MOST_UPLOADS = 24
-"""Uploads at once: the other host may be slow, and each holds a piece of a picture in memory."""
+"""Concurrent uploads: the other host may be slow, and each holds a piece of a picture."""
 _URGENT: Final = 60 * SECOND
 """An urgent query that has no answer after this time ends: other creations wait for it."""
 _MOST_FILES: Final = 20_000
 """File ids that are remembered, to find one that the vendor gives twice."""
 _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10
-"""Pauses double from half a second; after this many doublings they are at their longest."""
+"""Pauses start at half a second and double so often at most."""
 
-News: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, PerfectError]]]
-"""Jobs that became ready, and jobs that ended, each with why."""
+Prepared: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, PerfectError]]]
+"""Jobs that became ready, and jobs that ended with their errors."""
 
 
 class UploadQueue:
     """The jobs whose pictures are not at the vendor yet.
 
     `files_per_call` is how many files one registration holds at first; it is halved when the vendor
-    refuses that many, and where the universal path is missing each feature registers for itself.
-    `waiting` are those that are not registered, `under_way` is how many are on their way to READY.
+    refuses that many. Where the universal path is missing each feature has registrations of its
+    own. `waiting` are the jobs without a registration, `under_way` is how many are being prepared.
     """
 
     def __init__(self, files_per_call: int) -> None:
@@ -72,13 +72,13 @@ class UploadQueue:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
     def add(self, job: ScheduledJob, now: int) -> None:
-        """Add a job whose picture must be registered and uploaded."""
+        """Take in a job whose picture must be registered and uploaded."""
         if not self.waiting:
             self._since = now
         self.waiting.append(job)
 
     def remove(self, jobs: Iterable[ScheduledJob]) -> None:
-        """Stop preparing these jobs; answers to commands under way are ignored."""
+        """Drop these jobs; the answers of their requests under way change nothing."""
         gone = {job.ref for job in jobs}
         self._single -= gone
         self.waiting = deque(job for job in self.waiting if job.ref not in gone)
@@ -87,10 +87,9 @@ class UploadQueue:
         self._count()
 
     def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
-        """Return the files to register now and the feature whose path to use, None for the
-        universal one.
+        """The files to register now and the feature whose path to use, None for the universal one.
 
-        `partly`: a call is worth sending with fewer files than it can hold.
+        `partly`: fewer files than one call holds are worth a call.
         """
         if now < self.registration_at() or not (partly or len(self.waiting) >= self._files):
             return None
@@ -111,27 +110,25 @@ class UploadQueue:
         return tuple(refs), feature
 
     def registration_at(self) -> int:
-        """Return when files may be registered, if a call is worth sending with fewer than it
-        can hold.
-        """
+        """When files may be registered, if fewer than one call holds are worth it."""
         if not self.waiting:
             return NEVER
         return self._since if len(self.waiting) >= self._files else self._since + _LINGER
 
     def upload_at(self) -> int:
-        """Return when the next picture may be uploaded."""
-        # While the other host does not answer, one upload at a time probes it.
+        """When the next picture may be uploaded."""
+        # While the other host answers nothing, one upload at a time finds out when it does.
         most = 1 if self._troubles else _MOST_UPLOADS
         if not self._queued or len(self._uploading) >= most:
             return NEVER
         return max(self._queued[0][0], self._hold)
 
     def next_upload(self) -> int:
-        """Return the ref of that picture."""
+        """The ref of that picture."""
         return self._queued[0][1]
 
     def issued(self, command: ev.Register | ev.Upload, now: int) -> None:
-        """Record that a registration or an upload leaves."""
+        """A registration or an upload leaves."""
         match command:
             case ev.Register():
                 refs, jobs, others = set(command.refs), list[ScheduledJob](), list[ScheduledJob]()
@@ -152,15 +149,15 @@ class UploadQueue:
                 assert_never(command)
         self._count()
 
-    def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
-        """Record that `command` ended in `event`; return the jobs that are ready and that ended."""
-        news = self._responded(command, event, now)
+    def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
+        """Take the answer of `command`."""
+        prepared = self._responded(command, event, now)
         self._count()
-        return news
+        return prepared
 
-    def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> News:
+    def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
         if isinstance(command, ev.Register):
-            # Jobs that ended meanwhile (withdrawn, the client closed) are no longer registering.
+            # Jobs that ended meanwhile (withdrawn, the client closed) no longer count.
             jobs = self._registering.pop(command.number)
             self._sent -= len(jobs)
             left = [job for job in jobs if job.state is JobState.REGISTERING]
@@ -175,21 +172,21 @@ class UploadQueue:
 
     def _registered(
         self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Answer, now: int
-    ) -> News:
+    ) -> Prepared:
         match event:
             case ev.Registered():
                 return self._granted(jobs, command, event, now)
             case ev.Refused(status=404) if command.feature is None:
                 self._universal = False
             case ev.Refused() if len(command.refs) > 1:
-                # Too many files for one call, or one file is refused: fewer files show which.
+                # Too many for one call, or one of them is refused: fewer at once will tell.
                 self._files = max(1, min(self._files, len(command.refs) // 2))
             case ev.Refused() | ev.KeyRefused():
-                # The file was refused, not the number of files.
+                # The file is refused, not their number.
                 self._files = self._files_most
                 return [], self._ended(jobs, event)
             case ev.NotSent() | ev.NoAnswer():
-                # The pictures do not cause an outage, so the attempt counts for the first one only.
+                # An outage is not the fault of the pictures: only the first one counts it.
                 if jobs:
                     jobs[0].failures += 1
                     if jobs[0].failures >= _MOST_FAILURES:
@@ -201,7 +198,7 @@ class UploadQueue:
 
     def _granted(
         self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Registered, now: int
-    ) -> News:
+    ) -> Prepared:
         """Queue the uploads, but register again, one by one, files whose id was given before.
 
         Two files under one id would be one picture: the later upload replaces the earlier one.
@@ -229,7 +226,7 @@ class UploadQueue:
             self._again(again, event, now)
         return [], [(job, error) for job in hopeless]
 
-    def _uploaded(self, job: ScheduledJob, event: ev.Answer, now: int) -> News:
+    def _uploaded(self, job: ScheduledJob, event: ev.Answer, now: int) -> Prepared:
         if job.state is not JobState.UPLOADING:
             return [], []
         match event:
@@ -240,7 +237,7 @@ class UploadQueue:
             case ev.Refused(error=JobRefused()):
                 return [], self._ended([job], event)
             case ev.Refused():
-                # The signed URL is no longer valid (it lives two hours): register again.
+                # The signed URL no longer serves (it lives two hours): register again.
                 job.failures += 1
                 if job.failures >= _MOST_FAILURES:
                     return [], self._ended([job], event)
@@ -250,11 +247,11 @@ class UploadQueue:
                 if job.failures >= _MOST_FAILURES:
                     return [], self._ended([job], event)
                 job.move(event, JobState.REGISTERED)
-                # Behind those that were not tried yet.
+                # Behind the uploads that were not tried yet.
                 heapq.heappush(self._queued, (now, job.ref, job))
                 return [], []
 
-    def _again(self, jobs: list[ScheduledJob], event: ev.Answer, now: int) -> News:
+    def _again(self, jobs: list[ScheduledJob], event: ev.Answer, now: int) -> Prepared:
         """Put jobs back to the head of those that wait, in their order."""
         for job in jobs:
             job.move(event, JobState.WAITING)
@@ -300,11 +297,11 @@ class QueryQueue:
         return ref in self._known
 
     def channel(self, ref: int) -> int:
-        """Return the channel of query `ref`."""
+        """The channel of query `ref`."""
         return self._known[ref].channel
 
     def add(self, query: Query) -> None:
-        """Add a query."""
+        """Take a query in."""
         self._known[query.ref] = query
         if query.urgent:
             self.waiting.appendleft(query)
@@ -312,21 +309,20 @@ class QueryQueue:
             self.waiting.append(query)
 
     def issued(self) -> None:
-        """Record that the first waiting query leaves."""
+        """The first one leaves."""
         self.waiting.popleft()
 
     def forget(self, query: Query) -> None:
-        """Forget a query whose end was reported."""
+        """Its end was reported."""
         del self._known[query.ref]
 
     def on_response(
         self, command: ev.Ask, event: ev.Answer, now: int, *, again: bool
     ) -> tuple[Query, PerfectError] | None:
-        """Record the answer of `command`; return the query and the error where it ended without
-        one.
+        """Take the answer of `command`; gives the query and the error where it ended without one.
 
-        A query costs only a request, so it is sent `again` after a failure that may pass, while the
-        client is open.
+        A query costs nothing but a request, so what may pass is sent `again`, while the client is
+        open.
         """
         query = self._known[command.ref]
         match event:
@@ -347,13 +343,13 @@ class QueryQueue:
                 return None
 
     def expires_at(self) -> int:
-        """Return when an urgent query that still waits ends."""
+        """When an urgent query that still waits ends."""
         if not self.waiting:
             return NEVER
         return min((each.since + _URGENT for each in self.waiting if each.urgent), default=NEVER)
 
     def expired(self) -> tuple[int, PerfectError]:
-        """Return the ref of that query, and why it ends."""
+        """The ref of that query, and why it ends."""
         query = min((each for each in self.waiting if each.urgent), key=lambda each: each.since)
         message = f"The limits of the key left no room for a query for {_URGENT // SECOND} s."
         return query.ref, query.error or RateLimited(message)
@@ -365,7 +361,7 @@ class QueryQueue:
         return query
 
     def withdraw(self, ref: int) -> None:
-        """Do not send it, or not again: its caller no longer waits."""
+        """Do not send it, or not again: nobody waits for it."""
         query = self._known.get(ref)
         if query is None:
             return
@@ -376,7 +372,7 @@ class QueryQueue:
             query.failures = _MOST_FAILURES
 
     def close(self, channel: int, *, dropped: bool = False) -> list[Query]:
-        """Take out the waiting queries of `channel`; lasting ones only once it is `dropped`."""
+        """Take out what waits of `channel`; lasting queries only once it is `dropped`."""
         for query in self._known.values():
             query.lasting &= query.channel != channel or not dropped
         ended = [each for each in self.waiting if each.channel == channel and not each.lasting]

@@ -1,11 +1,11 @@
 """Decide which request leaves next, and when to ask again.
 
-The scheduler is a value that takes events and says what is due. `receive(event, now)` is the only
-call that changes it; `due(now)` says what to do, and calling it twice changes nothing;
-`wakes_at(now)` says when to ask again if no event comes. The scheduler keeps the only account of
-requests (the timetable), so a retry is a new command, which is sent only if the account has room.
+The scheduler is a value that takes events and answers a question. `receive(event, now)` is the only
+call that changes it; `due(now)` says what to do, and asking twice changes nothing; `wakes_at(now)`
+says when to ask again if no event comes. It keeps the only account of requests (the timetable), so
+a retry is a new command that it may or may not afford.
 
-Commands come from one ranked list of sources:
+What may be due comes from one ranked list of sources:
 
 1. reports of ends, and tasks that are too old: they cost no request;
 2. reserved polls, each in its slot; an overdue one leaves as soon as the second has room;
@@ -42,9 +42,9 @@ _AHEAD: Final = 4
 """Pictures ready or under way, below which registering comes before creating (or a second's worth).
 """
 _MOST_AHEAD: Final = 240
-"""The most jobs known before they are created, whatever the limits: each may hold a picture."""
+"""Jobs that are known before they are created, whatever the limits: each may hold a picture."""
 _PATIENT: Final = 15 * SECOND
-"""A query that has waited for this long comes before creations."""
+"""A query that has waited for so long comes before creations."""
 _KNOWN: Final = 20
 """Jobs that must have ended before their average cost counts."""
 _REQUESTS_PER_JOB: Final = 3.0
@@ -52,12 +52,12 @@ _REQUESTS_PER_JOB: Final = 3.0
 
 
 class Scheduler:
-    """The scheduler of all jobs on one key and host.
+    """Decides for all jobs on one key and host.
 
-    `limits` and `polling` are the settings of the same names. `engine_retries` is how often a
-    passing failure of the engine is tried again as a new task. `files_per_call` is how many files
-    one registration holds at first. Raises `ConfigurationError` where not even one task could be
-    kept alive.
+    `limits` and `polling` are the settings of the same names; `engine_retries` is how often a
+    passing failure of the engine is tried again as a new task; `files_per_call` how many files one
+    registration holds at first. Raises `ConfigurationError` where not even one task could be kept
+    alive.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Scheduler:
             _Source(state.poll_queue.wakes, self._announced_poll),
             _Source(uploads.upload_at, self._upload),
         )
-        # None of these is reserved, and no lease is at stake.
+        # Nothing of these is reserved, and no lease is at stake.
         self._optional: Final = (
             _Source(extra.early_at, self._wary_poll),
             _Source(state.query_at, self._urgent_query),
@@ -91,7 +91,7 @@ class Scheduler:
         )
         sources = (*self._urgent, *self._optional)
         self._wakes: Final = tuple(dict.fromkeys(source.wakes for source in sources))
-        # The last result of `due` and its time: at the same time only an event can change it.
+        # The last answer and when it was given: only an event makes another one possible then.
         self._answer: ev.Command | None = None
         self._answered_at: int | None = None
         if not state.can_keep_one():
@@ -105,12 +105,11 @@ class Scheduler:
         states = Counter(job.state.name.lower() for job in self._state.jobs.values())
         return f"<Scheduler {dict(states)} {self._state.table!r}>"
 
-    # The interface of the driver.
+    # The seam.
 
     def receive(self, event: ev.Event, now: int) -> None:
-        """Take `event` at `now`.
-
-        Raises `IllegalEvent`, and leaves the scheduler as it was, if the event is impossible now.
+        """Take `event` at `now`. Raises `IllegalEvent`, and stays as it was, if it is impossible
+        now.
         """
         state = self._state
         match event:
@@ -140,7 +139,7 @@ class Scheduler:
         self._answered_at = None
 
     def due(self, now: int) -> ev.Command | None:
-        """Return the command to perform at `now`, or None. Report `Issued` before asking again."""
+        """What to do at `now`, None for nothing. Report `Issued` before asking again."""
         if self._answered_at != now:
             moment = _Moment(self._state, now)
             answer = self._first(self._urgent, moment)
@@ -150,9 +149,9 @@ class Scheduler:
         return self._answer
 
     def wakes_at(self, now: int) -> int:
-        """Return when `due`, which had nothing to do at `now`, may have something without an event.
+        """When `due`, which had nothing to do at `now`, may have something without an event.
 
-        The time is after `now`, and `NEVER` when only an event can wake the scheduler.
+        It is after `now`, and `NEVER` when only an event can wake the scheduler.
         """
         soonest, waits = NEVER, False
         for wakes in self._wakes:
@@ -190,10 +189,9 @@ class Scheduler:
         )
 
     def appetite(self) -> int:
-        """Return how many jobs that are not created yet the scheduler wants to know.
+        """How many jobs that are not created yet it wants to know.
 
-        These are two registrations and a few; more where the limits are larger, but never all there
-        are.
+        Two registrations and a few; more where the limits are larger, but never all there are.
         """
         return min(max(48, 8 * self._limits.per_second), _MOST_AHEAD)
 
@@ -245,7 +243,7 @@ class Scheduler:
 
     @staticmethod
     def _first(sources: Iterable[_Source], moment: _Moment) -> ev.Command | None:
-        """Return the command of the first of `sources` that has one."""
+        """The command of the first of `sources` that has one."""
         now = moment.now
         for wakes, following in sources:
             if wakes() <= now and (command := following(moment)) is not None:
@@ -253,7 +251,7 @@ class Scheduler:
         return None
 
     def _fits_at(self, moment: _Moment) -> int:
-        """Return when something that is due, but does not fit now, may fit.
+        """When something that is due, but does not fit now, may fit.
 
         The second and the phases free up slot by slot, the window bucket by bucket.
         """
@@ -278,7 +276,7 @@ class Scheduler:
         return ev.Settle(ref, error, 0.0)
 
     def _reserved_poll(self, moment: _Moment) -> ev.Command | None:
-        # A poll in its own slot leaves in any case: its place in the second is reserved.
+        # One in its own slot leaves whatever happens: its place in the second is reserved.
         slot, ref = moment.reserved or (0, 0)
         if moment.room or (slot == moment.slot and not moment.silent):
             return ev.Poll(moment.number, ref)
@@ -290,15 +288,14 @@ class Scheduler:
             moment.reserved is None
             and not moment.silent
             and state.fits_urgently(now)
-            # A lease is at stake: an unanswered poll counts only where it left, not as late as it
-            # may arrive.
+            # A lease is at stake: a hanging poll counts where it left, not where it may still be.
             and (moment.room or state.table.room(now, urgent=True))
         ):
             return ev.Poll(moment.number, state.extra_polls.tries[0][1])
         return None
 
     def _takeover(self, moment: _Moment) -> ev.Command | None:
-        # The rest of the lease is unknown: this comes before anything that can wait.
+        # Nobody knows how much of the lease is left: sooner than anything that can wait.
         if moment.reserved is None and moment.room and self._state.fits_urgently(moment.now):
             return ev.Poll(moment.number, self._state.takeovers[0].ref)
         return None
@@ -358,10 +355,10 @@ class Scheduler:
         return None
 
     def _likely_poll(self, moment: _Moment) -> ev.Command | None:
-        """Poll a task that has probably ended: its reserved requests become free sooner.
+        """Poll a task that has probably ended: what it holds becomes free the sooner.
 
-        This happens only where the window holds all waiting work; otherwise a request costs time.
-        The caller's source of jobs may hold more than is known here.
+        Only where the window holds all waiting work: where it does not, requests are time. The
+        caller's source of jobs may hold more than is known here.
         """
         state, work = self._state, self._state.uncreated()
         if not work or not moment.free or work >= self.appetite() - _AHEAD:
@@ -387,8 +384,7 @@ class _Source(NamedTuple):
     """One kind of command.
 
     `wakes()` is when there may be one without an event, at the latest `now` if it only waits for
-    room. `next(moment)`, called from then on, returns the command to send, None where it has to
-    wait.
+    room. `next(moment)`, asked from then on, is the command to send, None where it has to wait.
     """
 
     wakes: Callable[[], int]
@@ -399,10 +395,8 @@ _T = TypeVar("_T")
 
 
 class _lazy(Generic[_T]):  # noqa: N801 - used as a decorator
-    """A property that is computed once.
-
-    Unlike `functools.cached_property` it has no lock, which costs more than the answers in Python
-    3.11.
+    """A property that is computed once; unlike `functools.cached_property` without a lock, which
+    costs more than the answers in Python 3.11.
     """
 
     def __init__(self, compute: Callable[[_Moment], _T]) -> None:
@@ -414,7 +408,7 @@ class _lazy(Generic[_T]):  # noqa: N801 - used as a decorator
 
 
 class _Moment:
-    """The room that the limits leave at `now`; each answer is computed when it is first needed."""
+    """What the limits allow at `now`; each answer is computed when it is first needed."""
 
     def __init__(self, state: SchedulerState, now: int) -> None:
         self._state = state

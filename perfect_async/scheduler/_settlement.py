@@ -1,7 +1,9 @@
-"""Settle jobs and queries: what ends them, and which end is reported next.
+"""How jobs and queries end, why jobs are not sent, and what all of them cost.
 
-The vendor's answer, the age of its task or its client ends a job. Each end is reported by a command
-of its own, in the order of the ends. All times are integer microseconds.
+A job ends by the vendor's answer, by its age, or by an event of its client; a command of its own
+reports the end, in the order of the ends. Units are reserved when a creation leaves, by the price
+of the feature; what was not charged, or was given back, is free again. A job that does not fit
+under a spending limit is not sent. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -32,23 +34,23 @@ if TYPE_CHECKING:
     from perfect_async.scheduler._polling import PollingStrategy
 
 _POOR: Final = 60 * SECOND
-"""How long a refused balance counts as too low; then one job is tried again."""
+"""How long a refused balance counts; then one job is tried again."""
 _MOST_DOUBTS: Final = 3
-"""Creations in a row without an answer after which creating stops for a while."""
+"""Creations in a row without an answer after which nothing more is created for a while."""
 _STOPPED: Final = 300 * SECOND
-"""How long creating stops; then one creation is tried."""
+"""How long that is; then one creation is tried."""
 _MOST_RESULTS: Final = 10_000
-"""How many results are remembered."""
+"""Results that are remembered."""
 _ROUNDING: Final = 1e-6
-"""Tolerance in units for rounding in sums of prices (floats); far below any price."""
+"""Units by which sums of prices may be off, since they are floats; far below any price."""
 _AT_STAKE: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
 
 
 class Settlements:
-    """The ends that are not reported yet, and the task that is given up next.
+    """The ends to report, and when each running task is too old.
 
-    `queue` holds the ends to report. `ages` is a heap of (when a task is given up, ref, job); its
-    head is valid after `tidy`.
+    `queue` holds the reports, `ages` is a heap of when which task is given up; its head is true
+    after `tidy`.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Settlements:
         self.ages: list[tuple[int, int, ScheduledJob]] = []
 
     def expect(self, job: ScheduledJob) -> None:
-        """Schedule when the task of `job`, which exists now, is given up."""
+        """Give up the task of `job` at its time."""
         heapq.heappush(self.ages, (job.given_up, job.ref, job))
 
     def end(
@@ -78,7 +80,7 @@ class Settlements:
         ended: int | None = None,
         at_stake: float = 0.0,
     ) -> None:
-        """End the job; a vendor's answer as the `cause` must be allowed by the transition table.
+        """End a job, by the table if the vendor's answer is the `cause`.
 
         `ended` is when its task was seen to have ended well.
         """
@@ -98,20 +100,19 @@ class Settlements:
         self.queue.append((ev.Settle(query.ref, error, 0.0), query))
 
     def wakes(self) -> int:
-        """Return when there is something to report without an event."""
+        """When there is something to report without an event."""
         if self.queue:
             return 0
         return self.ages[0][0] if self.ages else NEVER
 
     def settled(self, command: ev.Settle, queries: QueryQueue) -> None:
-        """Record that `command`, the next end to report, was reported."""
+        """The next end is reported."""
         if self.queue:
             _, ended = self.queue.popleft()
         elif command.ref in queries:
             ended = queries.expire(command.ref)
         else:
-            # Given up: it is polled no longer, so its reserved polls are freed and its units are
-            # lost.
+            # Too old: it is polled no longer, so its reserved polls go and its units are lost.
             ended = heapq.heappop(self.ages)[2]
             self.end(ended, command.ending, at_stake=ended.charged)
             self.queue.clear()
@@ -136,7 +137,7 @@ class Settlements:
         return recalled
 
     def tidy(self) -> None:
-        """Drop entries that are no longer valid from the head of `ages`."""
+        """Drop from the head of `ages` what no longer holds."""
         ages = self.ages
         while ages and (
             ages[0][2].state is not JobState.RUNNING or ages[0][2].given_up != ages[0][0]
@@ -155,7 +156,7 @@ class Refusals:
         self._stopped_until = 0
 
     def created(self, event: ev.Answer, now: int) -> PerfectError | None:
-        """Count a creation that ended in `event`; return why creating stops now, or None.
+        """Count a creation that ended in `event`; gives why none is sent any more, if so.
 
         Each creation without an answer may be charged, so after three of them, with none accepted
         in between, creating stops.
@@ -174,19 +175,19 @@ class Refusals:
             f"Nothing was sent: {self._doubts} creations in a row had no answer, and each of them "
             f"may be charged. Creating stops for {_STOPPED // SECOND // 60} minutes."
         )
-        # Replaces the usual advice, "correct the job".
+        # Not "correct the job", which is the usual advice.
         vars(error)["mend"] = "Check the connection to the vendor, then run the job again."
         return error
 
     def out_of_units(self, job: ScheduledJob, error: PerfectError, now: int) -> None:
-        """Record that the balance was too low for `job`, and so for each job that costs as much."""
+        """Note that the balance is too low for `job`, and so for any that costs as much."""
         least = job.units
         if self._poor is not None and now < self._poor[0]:
             least = min(least, self._poor[1])
         self._poor = now + _POOR, least, error
 
     def refusal(self, job: ScheduledJob, now: int) -> PerfectError | None:
-        """Return why the job is not sent, None where it may be."""
+        """Why `job` is not sent, None if it may be."""
         if job.channel in self.closed:
             return ClientClosed("The client is closing.")
         if self.dead is not None:
@@ -223,12 +224,12 @@ class Results:
 
 
 def _object(url: str) -> str:
-    """Return the object that a signed URL names."""
+    """The object that a signed URL names."""
     return url.partition("#")[0].partition("?")[0]
 
 
 def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
-    """Return the error of a task that still runs and is given up; `give_up` as in `Polling`."""
+    """The error of a running task that is polled no longer; `give_up` as in `Polling`."""
     message = f"The task had not ended after {give_up / SECOND:g} s and is abandoned."
     if closed:
         message = "The client closed while the task was still running."
@@ -243,10 +244,9 @@ def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
 
 
 def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
-    """Return the error of a job that may have a task; `error` None: the client closed first.
+    """The error of a creation without an answer; `error` is None if the client closed first.
 
-    A `SubmissionInDoubt` is returned as it is: the unit history was read for it, so it has the
-    units at stake.
+    An `error` that is a doubt already comes from the unit history, and says what is at stake.
     """
     if isinstance(error, SubmissionInDoubt):
         return error
@@ -258,25 +258,25 @@ def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
 
 @attrs.define
 class _SpendingLimit:
-    """A spending limit: `most` units may be spent, `spent` of them are or may be."""
+    """Of `most` units, `spent` are spent or reserved."""
 
     most: float
     spent: float = 0.0
 
 
 class UnitLedger:
-    """The units of all jobs on one key and host, and the spending limits they count against."""
+    """The units of all jobs on one key and host, and the spending limits over them."""
 
     def __init__(self) -> None:
         self._spending_limits: dict[int, _SpendingLimit] = {}
         self._charged = self._returned = self._at_stake = 0.0
 
     def totals(self) -> Spending:
-        """Return the units charged, returned and at stake."""
+        """The units that were charged, given back, and are at stake."""
         return Spending(self._charged, self._returned, self._at_stake)
 
     def on_limit(self, event: ev.SpendingLimitOpened | ev.SpendingLimitClosed) -> None:
-        """Open a spending limit, or close one under which no more jobs come."""
+        """Open or close a spending limit."""
         match event:
             case ev.SpendingLimitOpened():
                 self._spending_limits[event.spending_limit] = _SpendingLimit(event.most)
@@ -286,20 +286,20 @@ class UnitLedger:
                 assert_never(event)
 
     def refusal(self, job: ScheduledJob) -> PerfectError | None:
-        """Return why the spending limits do not allow `job`, None where they do."""
+        """Why `job` does not fit under its spending limits, None if it does."""
         for name in job.spending_limits:
-            ceiling = self._spending_limits.get(name)
-            if ceiling is not None and ceiling.spent + job.units > ceiling.most + _ROUNDING:
+            limit = self._spending_limits.get(name)
+            if limit is not None and limit.spent + job.units > limit.most + _ROUNDING:
                 return CeilingReached(
-                    f"The job costs {job.units:g} units; of max_units={ceiling.most:g} there are "
-                    f"{ceiling.spent:g} spent or reserved."
+                    f"The job costs {job.units:g} units; of max_units={limit.most:g} there are "
+                    f"{limit.spent:g} spent or reserved."
                 )
         return None
 
     def unaffordable(
         self, jobs: Iterable[ScheduledJob], spending_limits: tuple[int, ...]
     ) -> list[tuple[ScheduledJob, PerfectError]]:
-        """Return those of `jobs` that one of `spending_limits` no longer allows, each with why."""
+        """The `jobs` that no longer fit under one of `spending_limits`, with their errors."""
         paid = [job for job in jobs if not set(spending_limits).isdisjoint(job.spending_limits)]
         return [(job, error) for job in paid if (error := self.refusal(job)) is not None]
 
@@ -313,13 +313,13 @@ class UnitLedger:
         self._charged += job.units
 
     def give_back(self, job: ScheduledJob) -> None:
-        """Return the units charged for `job`, whose engine failed."""
+        """Give back the units of `job`, whose engine failed."""
         self._returned += job.charged
         job.charged = 0.0
         self._move(job, 0.0)
 
     def release(self, job: ScheduledJob) -> None:
-        """Release the units reserved for `job`, whose creation was not executed."""
+        """Release the units of `job`, whose creation was not executed."""
         self._move(job, 0.0)
 
     def end(self, job: ScheduledJob, at_stake: float) -> None:
@@ -329,6 +329,6 @@ class UnitLedger:
 
     def _move(self, job: ScheduledJob, reserved: float) -> None:
         for name in job.spending_limits:
-            if (ceiling := self._spending_limits.get(name)) is not None:
-                ceiling.spent += reserved - job.reserved
+            if (limit := self._spending_limits.get(name)) is not None:
+                limit.spent += reserved - job.reserved
         job.reserved = reserved

@@ -1,9 +1,8 @@
-"""The state: which jobs wait or run, which requests were sent, and their cost. Only events change
-it.
+"""What is known: who waits, who runs, what was sent, what it cost. Only events change it.
 
-This is the receiving half of the scheduler. Each kind of event has its method and leaves the heads
-of all queues valid, so that the deciding half (`_scheduler.py`) only has to look. All times are
-integer microseconds.
+The receiving half of the scheduler. Each kind of event has its method and leaves the heads of all
+queues true, so that the deciding half (`_scheduler.py`) only has to look. All times are integer
+microseconds.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 _SAME_REFUSALS: Final = 3
-"""Polls refused in a row for the same reason until the refusal is final."""
+"""Polls that the vendor refuses one after another for the same reason, until that is final."""
 _SAME_KEY_REFUSALS: Final = 2
 """The same for 401: one may be a passing fault, and the task is paid for."""
 _CLIENT_ERROR: Final = 4
@@ -60,7 +59,7 @@ class SchedulerState:
         self.table = self.pacer.table
         self.poll_queue = PollQueue()
         keeping, self.strategy = strategies(self.pacer, self.poll_queue, polling)
-        # Without polls in between there is nothing to reserve, and admission has no plan to check.
+        # Without polls in between there is nothing to reserve, and nothing to admit by.
         self.keeps_alive = self.strategy is keeping
         self.admission, self.extra_polls = keeping.admission, keeping.extra_polls
         self.counts = keeping.counts
@@ -80,46 +79,44 @@ class SchedulerState:
         self.refusals = Refusals()
         self._results = Results()
 
-    # Queries of the deciding half.
+    # What the deciding half asks.
 
     def can_keep_one(self) -> bool:
-        """Return whether the limits allow one task to be polled for as long as it may run."""
+        """Whether the limits allow one task to be polled for as long as it may run."""
         if not self.keeps_alive:
             return True
         return self.table.admits(0, 0, self.give_up // SLOT, self.pacer.limit(0))
 
     def settlement(self, now: int) -> ev.Settle | None:
-        """Return the end to report now: one that happened, or that of a task which is too old."""
+        """The end to report now: one that happened, or that of a task which is too old."""
         if self.settlements.queue:
             return self.settlements.queue[0][0]
         at, _, job = self.settlements.ages[0]
         return ev.Settle(job.ref, self.abandoned(job), job.charged) if at <= now else None
 
     def takeover_at(self) -> int:
-        """Return when the first poll of an adopted task is due."""
+        """When the first poll of an adopted task is due."""
         return 0 if self.takeovers else NEVER
 
     def creation_at(self) -> int:
-        """Return when the pauses allow a creation."""
+        """When a creation may leave, as far as pauses go."""
         return self.pacer.paused_until() if self.ready else NEVER
 
     def query_at(self) -> int:
-        """Return when the pauses allow a query."""
+        """When a query may leave, as far as pauses go."""
         return self.pacer.paused_until() if self.queries.waiting else NEVER
 
     def creation(self) -> ScheduledJob | None:
-        """Return the job to create next, None where it has to wait for another creation."""
+        """The job to create next, None where it has to wait for another creation."""
         job = self.ready[0]
         return None if job.alone and self.pacer.creating else job
 
     def uncreated(self) -> int:
-        """Return how many jobs wait for their creation."""
+        """How many jobs wait for their creation."""
         return len(self.ready) + len(self.uploads)
 
     def wants_more(self, now: int) -> bool:
-        """Return whether an unreserved request may want to leave: quick; True may turn out
-        wrong.
-        """
+        """Whether anything that is not reserved may leave: quick, and True reservations nothing."""
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
@@ -133,23 +130,22 @@ class SchedulerState:
         )
 
     def silent(self, now: int) -> bool:
-        """Return whether the window is full with requests of others and no probe is due."""
+        """Whether the window is full with requests of others, and it is not the time to probe."""
         if not self.pacer.allowance.full:
             return False
         probing = self.table.asking(now - self.pacer.network.patience)
         return self.pacer.silent(now, asking=probing)
 
     def fits(self, now: int, limit: int, count: int = 1) -> bool:
-        """Return whether `count` more requests fit if every window may hold `limit`."""
+        """Whether `count` more requests fit if every window may hold `limit`."""
         return self.table.account.fits(now, count, limit)
 
     def fits_urgently(self, now: int) -> bool:
-        """Return whether the window has a request for a lease that is at stake.
+        """Whether the window has a request for a lease that is at stake.
 
         More tasks may have been adopted than the plan has room for: a former process knew how long
-        they last, and admitted as many. Then only the requests now in the window count: most tasks
-        end long before their last reserved poll, and a task that is not polled now is lost for
-        certain.
+        they last, and admitted as many. Then the window as it is counts: most tasks end long before
+        their last reserved poll, and a task that is not polled now is lost for certain.
         """
         most = self.table.account.requests
         if self.fits(now, most):
@@ -158,13 +154,13 @@ class SchedulerState:
         return adopted and self.table.occupied(now) < most
 
     def abandoned(self, job: ScheduledJob) -> PerfectError:
-        """Return the error of a task that still runs and is polled no longer."""
+        """The error of a task that still runs and is polled no longer."""
         return abandoned(job, self.give_up, closed=job.channel in self.refusals.closed)
 
     # Events of the driver.
 
     def on_issued(self, command: ev.Command, now: int) -> None:
-        """Record that `command`, which was due, is being performed."""
+        """`command`, which was due, is being performed."""
         task = 0
         match command:
             case ev.Poll():
@@ -177,8 +173,7 @@ class SchedulerState:
                 self.settlements.settled(command, self.queries)
                 return
             case ev.Submit():
-                # A number that no other task has, be it of this job or of another with the same
-                # ref.
+                # Unlike the number of any other task, of this job or of another with the same ref.
                 kind, task = "submit", command.number
                 self._submit(self.ready.popleft(), command, now)
             case ev.Register():
@@ -214,10 +209,10 @@ class SchedulerState:
         self.strategy.created(job, now)
 
     def _take_over(self, job: ScheduledJob, command: ev.Poll, now: int) -> None:
-        """Record that the first poll of an adopted task leaves."""
+        """The first poll of an adopted task leaves."""
         job.move(command, JobState.RUNNING)
         job.task = command.number
-        # The rest of its lease is unknown: an unanswered poll is sent again soon.
+        # Nobody knows how much of its lease is left: a silent poll is sent again soon.
         job.accepted, job.last_left = now - self.lease // 2, now
         self.strategy.created(job, now)
         self._runs(job, now)
@@ -227,14 +222,14 @@ class SchedulerState:
         self.settlements.expect(job)
 
     def on_arrival(self, event: ev.Wanted | ev.Adopted | ev.Forgone | ev.Asked, now: int) -> None:
-        """Add a job or a query that came in."""
+        """A job or a query came in."""
         if event.ref in self.jobs or event.ref in self.queries:
             raise IllegalEvent(f"{event.ref} is known already.")
         match event:
             case ev.Wanted():
                 self._want(ScheduledJob.of(event), now)
             case ev.Adopted():
-                # At any age it is polled once, and kept for a while if it runs.
+                # However old it is: it is polled once, and kept for a while if it runs.
                 given_up = max(now + 2 * self.lease, now - event.age + self.give_up)
                 self.jobs[event.ref] = job = ScheduledJob.adopting(event, given_up)
                 self.units.charge(job)
@@ -261,26 +256,23 @@ class SchedulerState:
             self.ready.append(job)
 
     def on_notified(self, ref: int, now: int) -> None:
-        """Record that the vendor says that the task of `ref` has ended."""
+        """The vendor says that the task of `ref` has ended."""
         job = self.jobs.get(ref)
-        # After a first announcement it is about to be polled, or is being polled: a second adds
-        # nothing.
+        # Announced once, it is about to be polled, or is being polled: again adds nothing.
         if job is not None and job.state in {JobState.ADOPTED, _RUNNING} and job.announced != 1:
             job.announced = 1
             if job.state is _RUNNING:
                 self.poll_queue.put(job, now)
 
     def on_withdrawn(self, ref: int) -> None:
-        """Stop `ref`, whose caller no longer waits: end it if not created, else create it only
-        once.
-        """
+        """Nobody waits for `ref`: it ends if it was not created, else it is not created again."""
         self.queries.withdraw(ref)
         if (job := self.jobs.get(ref)) is not None:
             job.wanted = False
             self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
 
     def on_closed(self, channel: int, now: int) -> None:
-        """Close `channel`: it creates nothing more."""
+        """`channel` creates nothing more."""
         self.refusals.closed.add(channel)
         error = ClientClosed("The client closed before this was sent.")
         self._end_uncreated([job for job in self.jobs.values() if job.channel == channel], error)
@@ -295,7 +287,7 @@ class SchedulerState:
             self.settlements.answer(query, error)
 
     def on_dropped(self, channel: int, now: int) -> None:
-        """End `channel` now, with all its running tasks."""
+        """`channel` ends now, with all its running tasks."""
         self.on_closed(channel, now)
         self._close_queries(channel, ClientClosed("The client is closed."), dropped=True)
         for job in [job for job in self.jobs.values() if job.channel == channel]:
@@ -309,7 +301,7 @@ class SchedulerState:
     # Events of the vendor.
 
     def on_response(self, event: ev.Answer, now: int) -> None:
-        """Record that a command ended in `event`."""
+        """Take the answer of a command."""
         command = event.command
         sent = self._sent.get(command.number)
         if (
@@ -387,7 +379,7 @@ class SchedulerState:
                 assert_never(event)
 
     def _again(self, job: ScheduledJob, cause: ev.Answer) -> None:
-        """Create the job (again) before those that came later."""
+        """Create the job again, before those that came later."""
         self.strategy.release(job, ended=None, lost=False)
         self.units.release(job)
         job.move(cause, JobState.READY)
@@ -399,8 +391,8 @@ class SchedulerState:
     ) -> None:
         job, (_, left, task) = self.jobs.get(command.ref), sent
         if job is None or job.state is not _RUNNING or job.task != task:
-            # The answer of a hedged poll, or of a task that was abandoned or created again: a
-            # second answer changes nothing.
+            # A hedged poll, a task that was abandoned or created again: the second answer changes
+            # nothing.
             return
         event = cast("ev.OfPoll", event)
         match event:
@@ -412,7 +404,7 @@ class SchedulerState:
             case ev.EngineFailed():
                 self._engine_failed(job, event, now)
             case ev.TaskUnknown() if not job.doubted and left < job.accepted + self.lease:
-                # By our account the lease held: poll once more before this is final.
+                # By our account the lease held: poll once more before believing it.
                 job.doubted = True
                 self.strategy.failed(job, now)
             case ev.TaskUnknown() | ev.TimedOut() | ev.Unreadable():
@@ -454,7 +446,7 @@ class SchedulerState:
         event: ev.TaskUnknown | ev.TimedOut | ev.Unreadable | ev.KeyRefused | ev.Refused,
     ) -> None:
         """End a task that is paid for by the error of `event`."""
-        # A copy: the same error may reach other jobs that have no units at stake.
+        # A copy: the same error may reach others who have nothing at stake.
         error = twin(event.error)
         error.units_at_stake = job.charged
         self.settlements.end(job, error, cause=event, at_stake=job.charged)
@@ -462,9 +454,9 @@ class SchedulerState:
     def _succeeded(self, job: ScheduledJob, event: ev.Succeeded, now: int) -> None:
         """End `job` by its result, unless another task has the same one.
 
-        An answer does not name its task, so it may be the answer to a poll of another task. Both
-        are polled again then. The other one may have been reported already; this one ends in an
-        error if the vendor names the same result again, since one of the two is wrong.
+        An answer does not name its task, so it may belong to another one whose answer went astray.
+        Both are polled again then. The other one may have been reported already; this one ends in
+        an error if the vendor names the same result again, since one of the two is wrong.
         """
         task_id = job.task_id or ""
         other = self._results.other(event.urls, task_id)
@@ -491,7 +483,7 @@ class SchedulerState:
             self.settlements.end(job, error, cause=event, at_stake=stake)
 
     def _lasted(self, job: ScheduledJob, now: int) -> int | None:
-        """Count how long the task lasted, if its creation was seen; return when it ended."""
+        """Count how long the task lasted, if its creation was seen; gives when it ended."""
         if job.adopted:
             return None
         self.ended += 1
@@ -499,9 +491,7 @@ class SchedulerState:
         return now
 
     def refresh(self, now: int) -> None:
-        """Update after any event the heads of the queues, and the plan where the network
-        changed.
-        """
+        """After any event: true heads of the queues, and a plan that suits the network."""
         self.updated_at = now
         self.extra_polls.tidy()
         self.poll_queue.tidy()
@@ -510,7 +500,7 @@ class SchedulerState:
         if now >= self.admission.acts_at or self.pacer.allowance.wary_until:
             self.admission.review(now)
 
-    # Ends of jobs.
+    # How things end.
 
     def _end_uncreated(self, jobs: Iterable[ScheduledJob], error: PerfectError) -> None:
         gone = [job for job in jobs if job.state not in _CREATED]
@@ -533,7 +523,7 @@ class SchedulerState:
 
 
 def _is_final(job: ScheduledJob, event: ev.KeyRefused | ev.Refused) -> bool:
-    """Count a refused poll of `job`; return whether refusals for this reason are final now.
+    """Count a refused poll of `job`; gives whether refusals for this reason are final now.
 
     408, 429 and 5xx may pass, however often they come.
     """

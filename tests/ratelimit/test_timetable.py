@@ -1,4 +1,4 @@
-"""Slots, phases and promises: what fits stays inside both limits."""
+"""Slots, phases and reservations: what fits stays inside both limits."""
 
 import random
 
@@ -24,17 +24,17 @@ def table(
     return made
 
 
-def promised(made: Timetable) -> int:
+def reserved(made: Timetable) -> int:
     """How many polls the account's buckets hold."""
     made.account._settle()
-    return sum(made.account._promised)
+    return sum(made.account._reserved)
 
 
 def state(made: Timetable) -> tuple[object, ...]:
     tasks = {ref: (task.next, task.last) for ref, task in made._tasks.items()}
     sums = (
         sum(made.account._left),
-        promised(made),
+        reserved(made),
         made.account._total,
         sum(made._phases._owners),
     )
@@ -46,7 +46,7 @@ def fill(made: Timetable, *, start: int = 0, last: int = 12_000, limit: int = 25
     count, slot = 0, start
     while made.admits(slot, slot, slot + last, limit):
         if made.free(slot):
-            made.promise(count, slot, slot + last)
+            made.reserve(count, slot, slot + last)
             made.arm(count)
             count += 1
         slot += 1
@@ -59,10 +59,10 @@ def test_seven_tasks_fit() -> None:
 
 
 def test_promises_leave_in_order() -> None:
-    """The next promise is the first that can be polled; kept, it moves a cycle on."""
+    """The next reserved poll is the first that can be polled; kept, it moves a cycle on."""
     made = table()
-    made.promise(1, 10, 1000)
-    made.promise(2, 5, 1000)
+    made.reserve(1, 10, 1000)
+    made.reserve(2, 5, 1000)
     assert None is head(made.queue)
     made.arm(1)
     assert (186, 1) == head(made.queue)
@@ -77,7 +77,7 @@ def test_promises_leave_in_order() -> None:
 def test_a_late_poll_keeps_its_phase(late: int) -> None:
     """However late a poll leaves, the next is in the task's phase and in the future."""
     made = table()
-    made.promise(1, 10, 100_000)
+    made.reserve(1, 10, 100_000)
     made.arm(1)
     made.keep(1, (186 + late) * SLOT)
     first = head(made.queue)
@@ -87,14 +87,14 @@ def test_a_late_poll_keeps_its_phase(late: int) -> None:
 
 
 def test_nothing_after_the_last_slot() -> None:
-    """A task has no promise past its end, and ends without a trace."""
+    """A task has no reserved poll past its end, and ends without a trace."""
     made = table()
     before = state(made)
-    made.promise(1, 10, 100)
+    made.reserve(1, 10, 100)
     made.arm(1)
     assert None is head(made.queue)
     made.release(1)
-    made.promise(2, 10, 200)
+    made.reserve(2, 10, 200)
     made.arm(2)
     made.keep(2, 186 * SLOT)
     assert None is head(made.queue)
@@ -147,21 +147,21 @@ def test_the_second_beside_a_silent_request() -> None:
 
 
 def test_the_second_beside_promises() -> None:
-    """What leaves now must leave room for what is promised within the second, its own polls too."""
+    """What leaves now must leave room for what is reserved within the second, its own polls too."""
     made = table(per_second=2)
-    made.promise(1, 10, 10_000)
-    made.promise(2, 12, 10_000)
+    made.reserve(1, 10, 10_000)
+    made.reserve(2, 12, 10_000)
     assert not made.room(180 * SLOT)
     assert made.room(200 * SLOT)
     tight = table(per_second=2, cycle=8)
-    tight.promise(1, 3, 10_000)
+    tight.reserve(1, 3, 10_000)
     assert not tight.room(8 * SLOT, creates=True)
 
 
 def test_one_request_a_second_leaves_room_for_tries() -> None:
     """At one request a second two phases are so far apart that a try fits between them."""
     made = table(per_second=1)
-    made.promise(1, 0, 10_000)
+    made.reserve(1, 0, 10_000)
     assert not made.free(40)
     assert made.free(60)
 
@@ -169,17 +169,17 @@ def test_one_request_a_second_leaves_room_for_tries() -> None:
 def test_crowded_slots_and_seconds() -> None:
     """A slot has one phase, a second four of five, and three where tries need two."""
     made = table()
-    made.promise(1, 0, 10_000)
+    made.reserve(1, 0, 10_000)
     assert not made.free(176)
     for ref, slot in ((2, 4), (3, 8)):
-        made.promise(ref, slot, 10_000)
+        made.reserve(ref, slot, 10_000)
     assert made.free(12)
     made.spared = 2
     assert not made.free(12)
 
 
 def test_growing_and_shrinking_the_cycle() -> None:
-    """A new cycle moves no promise later, keeps one owner a phase, and leaves nothing behind."""
+    """A new cycle moves no poll later, keeps one owner a phase, and leaves nothing behind."""
     made = table(cycle=160)
     fill(made, limit=200)
     before = {ref: task.next for ref, task in made._tasks.items()}
@@ -191,7 +191,7 @@ def test_growing_and_shrinking_the_cycle() -> None:
         assert len(made) == sum(made._phases._owners)
     for ref in list(before):
         made.release(ref)
-    assert 0 == made.account._total == promised(made)
+    assert 0 == made.account._total == reserved(made)
 
 
 def test_a_plan_that_does_not_fit_changes_nothing() -> None:
@@ -207,7 +207,7 @@ def test_a_plan_without_room_for_the_phases() -> None:
     """Where a cycle has no phase for every task the plan stays as it was."""
     made = table(requests=10_000)
     for ref in range(12):
-        made.promise(ref, ref * 12, 10_000)
+        made.reserve(ref, ref * 12, 10_000)
     before = state(made)
     assert not made.recut(30, SECOND, 145 * SLOT, 10_000)
     assert before == state(made)
@@ -217,7 +217,7 @@ def test_a_plan_against_what_just_left() -> None:
     """A plan that moves polls beside requests that just left is not taken."""
     made = table(cycle=176, per_second=2, requests=10_000)
     for ref in range(2):
-        made.promise(ref, ref * 40, 10_000)
+        made.reserve(ref, ref * 40, 10_000)
     now = 60 * SLOT
     for number in range(2):
         made.leave(number, now, SECOND)
@@ -230,7 +230,7 @@ def test_overdue_promises_get_a_phase_of_their_own() -> None:
     """After oversleeping, overdue tasks leave at once and share no phase with others."""
     made = table(requests=1000, cycle=176)
     for ref in range(10):
-        made.promise(ref, ref * 15, 12_000)
+        made.reserve(ref, ref * 15, 12_000)
         made.arm(ref)
     now = 400 * SLOT
     assert made.recut(120, 150_000, now, 1000)
@@ -257,17 +257,17 @@ def test_idle(gap: int) -> None:
 
 
 def test_overdue_for_long() -> None:
-    """A promise that is older than all that is remembered is kept and released all the same."""
+    """A reserved poll older than all that is remembered is kept and released all the same."""
     made = table()
-    made.promise(1, 10, 200)
-    made.promise(2, 10, 190)
+    made.reserve(1, 10, 200)
+    made.reserve(2, 10, 190)
     made.arm(1)
     for minutes in (30, 60, 90):
         made.leave(minutes, minutes * MINUTE, SECOND)
     made.keep(1, 90 * MINUTE)
     made.release(2)
     made.release(1)
-    assert 0 == promised(made)
+    assert 0 == reserved(made)
     assert 3 == made.occupied(90 * MINUTE)
 
 
@@ -280,7 +280,7 @@ def test_the_next_change_is_ahead() -> None:
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 5, 8, 40]), st.sampled_from([8, 40, 176]))
 def test_any_history_keeps_the_second(seed: int, per_second: int, cycle: int) -> None:
-    """Whatever leaves where there is room, beside promises kept, no second holds more."""
+    """Whatever leaves where there is room, beside reservations kept, no second holds more."""
     rng = random.Random(seed)
     made = table(per_second=per_second, cycle=cycle, requests=10**6)
     left: list[int] = []
@@ -296,7 +296,7 @@ def test_any_history_keeps_the_second(seed: int, per_second: int, cycle: int) ->
         if rng.random() < 0.5 and made.room(now, creates=True) and made.free(slot):
             ref, number = ref + 1, number + 1
             made.leave(number, now, SECOND, creates=True)
-            made.promise(ref, slot, slot + 12_000)
+            made.reserve(ref, slot, slot + 12_000)
             made.arm(ref)
             left.append(now)
         elif rng.random() < 0.5 and made.room(now):
@@ -346,7 +346,7 @@ def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
     """The poll whose slot it is leaves first, so that one that is overdue sees it."""
     made = table()
     for ref, slot in ((1, 0), (2, 10), (3, 20)):
-        made.promise(ref, slot, 12_000)
+        made.reserve(ref, slot, 12_000)
         made.arm(ref)
     assert (176, 1) == head(made.queue)
     assert (176, 1) == made.due(176)
@@ -363,16 +363,16 @@ def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
 
 
 def test_longer_and_shorter() -> None:
-    """A task is promised more where it fits, and less at once; released it leaves no trace."""
+    """A task is reserved more where it fits, and less at once; released it leaves no trace."""
     made = table()
     before = state(made)
-    made.promise(1, 0, 1000)
+    made.reserve(1, 0, 1000)
     made.arm(1)
-    assert 5 == promised(made)
+    assert 5 == reserved(made)
     assert made.extend(1, 12_000, 0, 250)
-    assert 68 == promised(made)
+    assert 68 == reserved(made)
     assert made.extend(1, 400, 0, 250)
-    assert 2 == promised(made)
+    assert 2 == reserved(made)
     assert (176, 1) == head(made.queue)
     made.release(1)
     assert before == state(made)
@@ -382,7 +382,7 @@ def test_longer_where_it_does_not_fit() -> None:
     """Where the windows have no room for more nothing changes; for less there is always room."""
     made = table()
     fill(made)
-    made.promise(99, 5000, 5100)
+    made.reserve(99, 5000, 5100)
     before = state(made)
     assert not made.extend(99, 12_000, 5000, 250)
     assert before == state(made)
@@ -390,9 +390,9 @@ def test_longer_where_it_does_not_fit() -> None:
 
 
 def test_nothing_is_promised_any_longer() -> None:
-    """A task whose last promise is used up has lapsed; it goes on in its phase, and ahead."""
+    """A task whose last reserved poll is used up has lapsed; it goes on in its phase, and ahead."""
     made = table()
-    made.promise(1, 10, 200)
+    made.reserve(1, 10, 200)
     made.arm(1)
     assert not made.lapsed(1)
     made.keep(1, 186 * SLOT)
@@ -401,27 +401,27 @@ def test_nothing_is_promised_any_longer() -> None:
     assert made.extend(1, 2000, 1000, 250)
     assert not made.lapsed(1)
     assert (10 + 6 * 176, 1) == head(made.queue)
-    assert 6 == promised(made)
+    assert 6 == reserved(made)
 
 
 def test_promised_less_than_its_next_poll() -> None:
-    """Where a task may be polled no longer its promise leaves the queue as well."""
+    """Where a task may be polled no longer its reserved poll leaves the queue as well."""
     made = table()
-    made.promise(1, 10, 1000)
+    made.reserve(1, 10, 1000)
     made.arm(1)
     assert made.extend(1, 100, 50, 250)
     assert made.lapsed(1)
     assert None is head(made.queue)
-    assert 0 == promised(made)
+    assert 0 == reserved(made)
     # One more, in its phase, as if nothing had been.
     assert made.extend(1, 200, 50, 250)
     assert (186, 1) == head(made.queue)
 
 
 def test_a_promise_moves_later() -> None:
-    """A poll that was asked between two promises moves the next one, and the phase, behind it."""
+    """A poll between two reserved ones moves the next one, and the phase, behind it."""
     made = table()
-    made.promise(1, 0, 12_000)
+    made.reserve(1, 0, 12_000)
     made.arm(1)
     made.shift(1, 220, 100, 250)
     assert (220, 1) == head(made.queue)
@@ -433,9 +433,9 @@ def test_a_promise_moves_later() -> None:
 
 @pytest.mark.parametrize("to", [100, 176, 2001])
 def test_a_promise_moves_only_later_and_not_beyond_the_last(to: int) -> None:
-    """Sooner, or behind the last promise, is no place for a poll."""
+    """Sooner, or behind the last reserved poll, is no place for a poll."""
     made = table()
-    made.promise(1, 0, 2000)
+    made.reserve(1, 0, 2000)
     made.arm(1)
     before = state(made)
     made.shift(1, to, 50, 250)
@@ -446,7 +446,7 @@ def test_a_promise_stays_where_the_other_place_is_taken() -> None:
     """Where another owns the phase, or the windows are full, nothing moves."""
     made = table()
     for ref, slot in ((1, 0), (2, 44)):
-        made.promise(ref, slot, 12_000)
+        made.reserve(ref, slot, 12_000)
         made.arm(ref)
     before = state(made)
     made.shift(1, 220, 100, 250)
@@ -462,11 +462,11 @@ def test_a_promise_stays_where_the_other_place_is_taken() -> None:
     st.lists(st.tuples(st.sampled_from(["extend", "shift", "keep"]), st.integers(0, 900))),
 )
 def test_whatever_changes_the_account_is_true(last: int, moves: list[tuple[str, int]]) -> None:
-    """However promises change, what is counted is what is promised, and nothing stays behind."""
+    """However reservations change, exactly what is reserved is counted."""
     made = table(cycle=40, requests=30)
     before, slot = state(made), 0
     for ref in (1, 2):
-        made.promise(ref, ref * 12, ref * 12 + last)
+        made.reserve(ref, ref * 12, ref * 12 + last)
         made.arm(ref)
     for what, by in moves:
         slot += by % 7
@@ -495,12 +495,12 @@ def test_the_origin_is_the_latest_free_phase() -> None:
     """A task created in a slot takes its phase, or the nearest before it that is free."""
     made = table()
     assert 500 == made.origin(500)
-    made.promise(1, 500, 12_000)
+    made.reserve(1, 500, 12_000)
     assert 499 == made.origin(500)
     for ref in range(2, 5):
         place = made.origin(500)
         assert place is not None
-        made.promise(ref, place, 12_000)
+        made.reserve(ref, place, 12_000)
     # Four in any second and guard: the next is as far before them.
     reach = made._reach
     assert 500 - reach == made.origin(500)
@@ -512,13 +512,13 @@ def test_no_origin() -> None:
     taken = 0
     while (place := made.origin(500)) is not None:
         assert 500 - 44 <= place <= 500
-        made.promise(taken, place, 12_000)
+        made.reserve(taken, place, 12_000)
         taken += 1
     assert 4 <= taken <= 8
 
 
 def test_what_another_plan_would_admit() -> None:
-    """The same task fits where those that run are taken to end sooner than they are promised."""
+    """The same task fits where those that run are taken to end sooner than they are reserved."""
     made = table()
     count = fill(made)
     slot = next(slot for slot in range(5000, 5200) if made.free(slot))
@@ -536,11 +536,11 @@ def test_what_another_plan_would_admit() -> None:
 def test_the_last_place_of_a_second_is_lent() -> None:
     """At one request a second it is, where nothing is unanswered and no try can need it."""
     made = table(per_second=1)
-    made.promise(1, 0, 12_000)
+    made.reserve(1, 0, 12_000)
     reach = made._reach
     assert not made.room(20 * SLOT, kept=1)
     assert made.lends(20 * SLOT, 10)
-    # What is promised next leaves in time for its try, but not for one with less slack.
+    # What is reserved next leaves in time for its try, but not for one with less slack.
     late = 176 - reach + 5
     assert not made.room(late * SLOT)
     assert made.lends((176 - reach) * SLOT, 10)
@@ -566,10 +566,12 @@ def test_more_than_one_place_needs_no_loan() -> None:
 
 @pytest.mark.parametrize("asleep", [700, 1000, 3600])
 def test_longer_after_oversleeping(asleep: int) -> None:
-    """A task whose promises are all overdue by more than a window is promised more all the same."""
+    """A task whose reservations are all overdue by more than a window is reserved more all the
+    same.
+    """
     made = table()
     for ref in range(7):
-        made.promise(ref, ref * 20, ref * 20 + 2400)
+        made.reserve(ref, ref * 20, ref * 20 + 2400)
         made.arm(ref)
     now = asleep * SECOND
     made.leave(100, now, SECOND)
@@ -577,17 +579,19 @@ def test_longer_after_oversleeping(asleep: int) -> None:
         made.extend(ref, ref * 20 + 12_000, now // SLOT, 246)
     for ref in range(7):
         made.release(ref)
-    assert 0 == made.account._total == promised(made)
+    assert 0 == made.account._total == reserved(made)
 
 
 def test_a_short_promise_beside_long_ones() -> None:
-    """No run as long as a period holds more than the limit, beyond a task's last promise either."""
+    """No run as long as a period holds more than the limit, beyond a task's last reserved poll
+    either.
+    """
     made = table()
     for ref in range(7):
-        made.promise(ref, ref * 20, ref * 20 + 12_000)
+        made.reserve(ref, ref * 20, ref * 20 + 12_000)
     ref, slot = 7, 140
     while made.admits(slot, slot, slot + 2400, 246):
-        made.promise(ref, slot, slot + 2400)
+        made.reserve(ref, slot, slot + 2400)
         ref, slot = ref + 1, slot + 20
     assert 246 >= made.account.peak(slot, slot + 12_000)
 
@@ -596,7 +600,7 @@ def test_more_is_spared_at_once() -> None:
     """Where another fifth of a second is kept for tries, fewer phases are free from then on."""
     made = table()
     for ref, slot in enumerate((0, 2, 4)):
-        made.promise(ref, slot, 12_000)
+        made.reserve(ref, slot, 12_000)
     assert made.free(6)
     made.spared = 2
     assert 2 == made.spared
@@ -606,9 +610,9 @@ def test_more_is_spared_at_once() -> None:
 
 
 def test_whether_a_poll_is_promised_by_a_time() -> None:
-    """The next promise counts where it leaves by then, and where there is one."""
+    """The next reserved poll counts where it leaves by then, and where there is one."""
     made = table()
-    made.promise(1, 0, 200)
+    made.reserve(1, 0, 200)
     assert made.polled_by(1, 176 * SLOT)
     assert not made.polled_by(1, 176 * SLOT - 1)
     made.arm(1)
@@ -625,13 +629,13 @@ def test_a_task_that_exists_takes_a_kept_place() -> None:
     made.spared = 2
     count = 0
     while (place := made.origin(500)) is not None:
-        made.promise(count, place, 10_000)
+        made.reserve(count, place, 10_000)
         count += 1
     place = made.origin(500, exists=True)
     assert place is not None
     assert 500 - made.cycle // 4 <= place <= 500
     while (place := made.origin(500, exists=True)) is not None:
-        made.promise(count, place, 10_000)
+        made.reserve(count, place, 10_000)
         count += 1
     made.spared = 1
     assert None is made.origin(500)

@@ -14,12 +14,12 @@ SECOND = 1_000_000
 LATEST = 2 * SECOND
 REQUESTS = 20
 
-# What happened: (slots since what was before, what, how many slots a promise is long, every so
-# many of them).
+# What happened: (slots since what was before, what, how many slots a reserved poll is long, every
+# so many of them).
 MOVES = st.lists(
     st.tuples(
         st.integers(0, 90),
-        st.sampled_from(["answered", "promised", "unanswered"]),
+        st.sampled_from(["answered", "reserved", "unanswered"]),
         st.integers(1, 400),
         st.integers(1, 60),
     ),
@@ -39,10 +39,10 @@ def account(
     return made
 
 
-def promised(made: SlidingWindow) -> list[int]:
-    """What is promised, by bucket."""
+def reserved(made: SlidingWindow) -> list[int]:
+    """What is reserved, by bucket."""
     made._settle()
-    return list(made._promised)
+    return list(made._reserved)
 
 
 class Plain:
@@ -51,19 +51,19 @@ class Plain:
     def __init__(self, made: SlidingWindow) -> None:
         self.bucket, self.run = made._bucket, made._run
         self.left: Counter[int] = Counter()
-        self.promised: Counter[int] = Counter()
+        self.reserved: Counter[int] = Counter()
         self.unanswered = 0
 
     def count(self, polls: range, by: int) -> None:
         for slot in polls:
-            self.promised[slot // self.bucket] += by
+            self.reserved[slot // self.bucket] += by
 
     def peak(self, slot: int, last: int, polls: Sequence[int] = (), leaving: int = 0) -> int:
         """The most in a window, with `polls` and `leaving`, of those that end from `slot` on and by
         `last`.
         """
         here, last = slot // self.bucket, max(slot, last) // self.bucket
-        counts = self.left + self.promised + Counter(poll // self.bucket for poll in polls)
+        counts = self.left + self.reserved + Counter(poll // self.bucket for poll in polls)
         counts[here] += self.unanswered + leaving
         return max(
             sum(counts[bucket] for bucket in range(first, first + self.run))
@@ -86,8 +86,8 @@ def played(
         if what == "answered":
             made.answered(slot * SLOT)
             plain.left[slot // plain.bucket] += 1
-        elif what == "promised":
-            made.promise(len(made._plans), range(slot, slot + length, step))
+        elif what == "reserved":
+            made.reserve(len(made._plans), range(slot, slot + length, step))
             plain.count(range(slot, slot + length, step), 1)
         else:
             made.unanswered += 1
@@ -113,13 +113,13 @@ def test_two_requests_within_a_period_share_a_window(period: int, horizon: int) 
 
 @pytest.mark.parametrize(("period", "horizon"), [(300, 600), (86_400, 600), (300, 86_400), (1, 1)])
 def test_there_are_not_too_many_buckets(period: int, horizon: int) -> None:
-    """However long the period and the promises are, some thousands of buckets hold them."""
+    """However long the period and the reservations are, some thousands of buckets hold them."""
     made = SlidingWindow(requests=250, period=period * SECOND, horizon=horizon * SECOND)
     assert 4001 >= (period + horizon) * SECOND // (made._bucket * SLOT)
 
 
 def test_what_of_a_task_is_in_a_window() -> None:
-    """A window holds no more of a task's promises than there are, and than it is long."""
+    """A window holds no more of a task's reservations than there are, and than it is long."""
     assert 20 == account(period=300 * SECOND, horizon=20).reach
     made = account()
     assert made._run * made._bucket == made.reach
@@ -147,10 +147,10 @@ def test_the_peak_is_that_of_the_windows(moves: list[tuple[int, str, int, int]],
 
 @given(MOVES)
 def test_what_is_spare(moves: list[tuple[int, str, int, int]]) -> None:
-    """So many could leave now, asked twice and after more is promised or sent."""
+    """So many could leave now, asked twice and after more is reserved or sent."""
     made, plain, slot = played(moves)
     made.spare(slot * SLOT)
-    made.promise(-1, range(slot, slot + 10))
+    made.reserve(-1, range(slot, slot + 10))
     plain.count(range(slot, slot + 10), 1)
     peak = plain.peak(slot, plain.beyond(slot))
     assert REQUESTS - peak == made.spare(slot * SLOT) == made.spare(slot * SLOT)
@@ -195,26 +195,26 @@ def test_what_another_plan_would_hold(
     leaving: int,
     near: int,
 ) -> None:
-    """Another plan is held against what left, not against what is promised, and changes nothing."""
+    """Another plan is held against what left, not against what is reserved, and changes nothing."""
     made, plain, slot = played(moves)
-    before = made.spare(slot * SLOT), made._total, promised(made)
+    before = made.spare(slot * SLOT), made._total, reserved(made)
     more = [range(slot + after, slot + after + length, step) for after, length, step in plan]
-    plain.promised.clear()
+    plain.reserved.clear()
     polls = [poll for some in more for poll in some]
     made.index(slot)
     peak = plain.peak(slot, plain.beyond(max(polls, default=slot)), polls, leaving)
     assert not made.would_hold(slot, more, peak - 1, leaving=leaving)
     assert made.would_hold(slot, more, peak + near, leaving=leaving)
     assert before[:2] == (made.spare(slot * SLOT), made._total)
-    assert before[2] == promised(made)[: len(before[2])]
+    assert before[2] == reserved(made)[: len(before[2])]
 
 
 @given(MOVES, POLLS, LIMITS)
 def test_what_holds_alone_would_hold(
     moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], limit: int
 ) -> None:
-    """Where nothing is promised both questions have one answer."""
-    made, _, slot = played([move for move in moves if move[1] != "promised"])
+    """Where nothing is reserved both questions have one answer."""
+    made, _, slot = played([move for move in moves if move[1] != "reserved"])
     more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
     made.index(slot)
     assert made.would_hold(slot, [more], limit) == made.holds(slot, more, limit)
@@ -234,7 +234,7 @@ def test_the_quick_answer_is_true(
 def test_a_promise_of_nothing() -> None:
     """No polls change nothing, and hold where a request that leaves does."""
     made = account(requests=1)
-    made.promise(1, range(5, 5))
+    made.reserve(1, range(5, 5))
     assert 0 == made._total
     assert made.holds(0, range(5, 5), 1, leaving=1)
     made.answered(0)
@@ -250,7 +250,7 @@ def test_windows_that_have_gone_by_are_full_no_longer() -> None:
     assert made.fits(3 * SECOND + LATEST + 2 * 2 * SLOT, 3, 3)
 
 
-# What is promised, what left.
+# What is reserved, what left.
 
 
 @given(MOVES, POLLS, st.booleans())
@@ -261,17 +261,17 @@ def test_a_promise_taken_back_leaves_no_trace(
     made, _, slot = played(moves)
     more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
     made.index(more[-1])
-    before = made._total, promised(made), made.spare(slot * SLOT)
-    made.promise(-1, more)
+    before = made._total, reserved(made), made.spare(slot * SLOT)
+    made.reserve(-1, more)
     assert before[0] + len(more) == made._total
     if looked:
         made.spare(slot * SLOT)
-    made.promise(-1, range(0))
-    assert before == (made._total, promised(made), made.spare(slot * SLOT))
+    made.reserve(-1, range(0))
+    assert before == (made._total, reserved(made), made.spare(slot * SLOT))
 
 
-# What happens to the promises of a few tasks: whose, from which slot on, so many, every so many of
-# them, and whether anybody looks at the buckets afterwards.
+# What happens to the reservations of a few tasks: whose, from which slot on, so many, every so many
+# of them, and whether anybody looks at the buckets afterwards.
 PLANS = st.lists(
     st.tuples(
         st.integers(0, 2),
@@ -286,16 +286,16 @@ PLANS = st.lists(
 
 @given(PLANS)
 def test_the_last_promise_counts(plans: list[tuple[int, int, int, int, bool]]) -> None:
-    """However often the promises of a task change, seen or not, the buckets hold the last ones."""
+    """However often a task's reservations change, seen or not, the buckets hold the last ones."""
     made, last = account(), dict[int, range]()
     for ref, first, count, step, looked in plans:
         last[ref] = range(first, first + count * step, step)
-        made.promise(ref, last[ref])
+        made.reserve(ref, last[ref])
         assert sum(len(polls) for polls in last.values()) == made._total
         if looked:
             made.spare(0)
     expected = Counter(slot // made._bucket for polls in last.values() for slot in polls)
-    assert expected == Counter({at: count for at, count in enumerate(promised(made)) if count})
+    assert expected == Counter({at: count for at, count in enumerate(reserved(made)) if count})
 
 
 @given(PLANS)
@@ -304,23 +304,23 @@ def test_some_of_the_promises_have_left(plans: list[tuple[int, int, int, int, bo
     made, last = account(), dict[int, range]()
     for ref, first, _, _, looked in plans:
         last[ref] = range(7 * (first % 9), 63, 7)
-        made.promise(ref, last[ref])
+        made.reserve(ref, last[ref])
         if looked:
             made.spare(0)
     expected = Counter(slot // made._bucket for polls in last.values() for slot in polls)
-    assert expected == Counter({at: count for at, count in enumerate(promised(made)) if count})
+    assert expected == Counter({at: count for at, count in enumerate(reserved(made)) if count})
 
 
 def test_what_nobody_looks_at_is_not_kept() -> None:
     """Tasks that come and go while everything fits anywhere leave nothing behind."""
     made = account()
     for ref in range(100):
-        made.promise(ref, range(10, 400, 7))
-        made.promise(ref, range(17, 400, 7))
+        made.reserve(ref, range(10, 400, 7))
+        made.reserve(ref, range(17, 400, 7))
         assert made.fits(0, 1, 10**6)
-        made.promise(ref, range(0))
+        made.reserve(ref, range(0))
     assert (0, 0, 0) == (len(made._plans), len(made._counted), len(made._changed))
-    assert not any(made._promised)
+    assert not any(made._reserved)
 
 
 @given(MOVES, st.integers(0, 300), POLLS, LIMITS)
@@ -341,16 +341,16 @@ def test_forgetting_changes_no_answer(
 
 
 def test_what_is_old_is_dropped() -> None:
-    """The account stays small, and a promise that was overdue can still be taken back."""
+    """The account stays small, and a reserved poll that was overdue can still be taken back."""
     made = account()
-    made.promise(1, range(10, 20, 5))
+    made.reserve(1, range(10, 20, 5))
     made.answered(0)
     for second in range(0, 600, 5):
         made.forget(second * SECOND)
         assert 4 * made._run > len(made._left)
-    assert 2 == made._total == sum(promised(made))
-    made.promise(1, range(0))
-    assert 0 == made._total == sum(promised(made))
+    assert 2 == made._total == sum(reserved(made))
+    made.reserve(1, range(0))
+    assert 0 == made._total == sum(reserved(made))
     made.forget(10**6 * SECOND)
     assert 0 == made._total
     assert REQUESTS == made.spare(10**6 * SECOND)
@@ -402,19 +402,19 @@ def test_a_plan_beyond_what_is_known() -> None:
 def test_replaced_where_it_fits(
     plans: list[tuple[int, int, int, int, bool]], polls: tuple[int, int, int], limit: int
 ) -> None:
-    """A task is promised other polls where they fit without its own, else what it was promised."""
+    """A task is reserved other polls where they fit without its own, else what it was reserved."""
     made, other = account(), account()
     for ref, first, count, step, _ in plans:
         for each in (made, other):
-            each.promise(ref, range(first, first + count * step, step))
-    before = made._total, promised(made)
+            each.reserve(ref, range(first, first + count * step, step))
+    before = made._total, reserved(made)
     more = range(polls[0], polls[0] + polls[1], polls[2])
-    other.promise(0, range(0))
+    other.reserve(0, range(0))
     fits = other.holds(0, more, limit)
     assert fits == made.replace(0, more, 0, limit)
     if fits:
-        other.promise(0, more)
+        other.reserve(0, more)
         assert (other._total, other.peak(0, 900)) == (made._total, made.peak(0, 900))
     else:
         made.index(len(before[1]) * made._bucket)
-        assert before == (made._total, promised(made)[: len(before[1])])
+        assert before == (made._total, reserved(made)[: len(before[1])])

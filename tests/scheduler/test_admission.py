@@ -1,4 +1,4 @@
-"""Who may be created beside those that run, and until when each of them is promised polls."""
+"""Who may be created beside those that run, and until when each of them is reserved polls."""
 
 import math
 import random
@@ -21,7 +21,7 @@ GIVE_UP = 600 * SECOND
 INSURED = 120 * SECOND
 
 
-class Desk:
+class AdmissionHarness:
     """Admission at the vendor's limits and a good network; what is created is answered at once."""
 
     def __init__(self, *, insured: int = INSURED, give_up: int = GIVE_UP) -> None:
@@ -91,12 +91,12 @@ class Desk:
             self.end(ref)
         self.wait(310)
 
-    def promised(self, ref: int, created: int) -> int:
-        """How long after its creation the last promise of `ref` may leave."""
+    def reserved(self, ref: int, created: int) -> int:
+        """How long after its creation the last reserved poll of `ref` may leave."""
         return self.table._tasks[ref].last * SLOT - created
 
     def poll(self) -> None:
-        """Every promise up to now leaves, and finds its task running."""
+        """Every reserved poll up to now leaves, and finds its task running."""
         while (first := head(self.table.queue)) is not None and first[0] * SLOT <= self.now:
             self.table.keep(first[1], first[0] * SLOT)
             self.admission.runs(first[1], first[0] * SLOT, self.now)
@@ -107,106 +107,108 @@ def horizon(ends: int, lasts: float, cycle: int) -> int:
     return round((1.2 + 1 / math.sqrt(ends)) * lasts * SECOND) + cycle // 4
 
 
-# What a task is promised.
+# What a task is reserved.
 
 
 def test_strict_before_the_first_end() -> None:
-    """Where no durations are known a task is promised polls until it is given up."""
-    session = Desk()
+    """Where no durations are known a task is reserved polls until it is given up."""
+    session = AdmissionHarness()
     assert session.admits()
     ref = session.create()
-    assert GIVE_UP == session.promised(ref, 0)
+    assert GIVE_UP == session.reserved(ref, 0)
     session.wait(300)
-    assert GIVE_UP == session.promised(ref, 0)
+    assert GIVE_UP == session.reserved(ref, 0)
 
 
 @pytest.mark.parametrize("count", [1, 4, 25])
 def test_a_young_task_is_insured(count: int) -> None:
-    """A task of a kind that is known is promised polls for 120 s, and one more."""
-    session = Desk()
+    """A task of a kind that is known is reserved polls for 120 s, and one more."""
+    session = AdmissionHarness()
     session.learn(count)
     created = session.now // SLOT * SLOT
-    assert INSURED + session.cycle == session.promised(session.create(), created)
+    assert INSURED + session.cycle == session.reserved(session.create(), created)
 
 
 def test_a_horizon_beyond_what_is_insured() -> None:
-    """Where tasks last longer than they are insured they are promised the horizon."""
-    session = Desk(insured=10 * SECOND)
+    """Where tasks last longer than they are insured they are reserved the horizon."""
+    session = AdmissionHarness(insured=10 * SECOND)
     session.learn(4)
     created = session.now // SLOT * SLOT
     expected = horizon(4, 8, session.cycle) + session.cycle
-    assert expected // SLOT * SLOT == session.promised(session.create(), created)
+    assert expected // SLOT * SLOT == session.reserved(session.create(), created)
 
 
 def test_no_promise_beyond_the_end() -> None:
-    """Where the horizon lies behind the time when a task is given up that is the last promise."""
-    session = Desk()
+    """Where the horizon lies behind the time when a task is given up that is the last reserved
+    poll.
+    """
+    session = AdmissionHarness()
     session.learn(1, lasts=300)
     created = session.now // SLOT * SLOT
-    assert GIVE_UP == session.promised(session.create(), created)
+    assert GIVE_UP == session.reserved(session.create(), created)
 
 
 def test_an_old_task_is_promised_all() -> None:
-    """From the horizon on a task is promised polls until it is given up."""
-    session = Desk()
+    """From the horizon on a task is reserved polls until it is given up."""
+    session = AdmissionHarness()
     session.learn(4)
     created = session.now // SLOT * SLOT
     ref = session.create()
     session.wait(horizon(4, 8, session.cycle) / SECOND - 0.1)
-    assert INSURED + session.cycle == session.promised(ref, created)
+    assert INSURED + session.cycle == session.reserved(ref, created)
     session.wait(0.2)
-    assert GIVE_UP == session.promised(ref, created)
+    assert GIVE_UP == session.reserved(ref, created)
 
 
 def test_young_again() -> None:
-    """When the first ends are seen those that run get their promises beyond 120 s taken back."""
-    session = Desk()
+    """The first ends take back what is reserved beyond 120 s for running tasks."""
+    session = AdmissionHarness()
     running = session.create()
     ended = session.create()
     session.wait(8)
-    assert GIVE_UP == session.promised(running, 0)
+    assert GIVE_UP == session.reserved(running, 0)
     session.end(ended)
-    assert INSURED + session.cycle == session.promised(running, 0)
+    assert INSURED + session.cycle == session.reserved(running, 0)
 
 
 def test_the_whole_time_insured() -> None:
     """Who is insured until tasks are given up is strict whatever is known."""
-    session = Desk(insured=GIVE_UP)
+    session = AdmissionHarness(insured=GIVE_UP)
     session.learn(20)
     created = session.now // SLOT * SLOT
-    assert GIVE_UP == session.promised(session.create(), created)
+    assert GIVE_UP == session.reserved(session.create(), created)
     assert 7 == 1 + len(session.fill())
 
 
 def test_strict_after_a_loss() -> None:
     """After a loss nothing is believed until 30 more have ended."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(4)
     running, lost = session.create(), session.create()
     created = session.now // SLOT * SLOT
     session.wait(8)
     session.lose(lost)
-    assert GIVE_UP == session.promised(running, created)
+    assert GIVE_UP == session.reserved(running, created)
     session.end(running)
     for left in range(29, 0, -1):
         created, ref = session.now // SLOT * SLOT, session.create()
-        assert GIVE_UP == session.promised(ref, created), left
+        assert GIVE_UP == session.reserved(ref, created), left
         session.wait(8)
         session.end(ref)
     created = session.now // SLOT * SLOT
-    assert INSURED + session.cycle == session.promised(session.create(), created)
+    assert INSURED + session.cycle == session.reserved(session.create(), created)
 
 
 def test_strict_under_foreign_use() -> None:
     """While the key seems to be used elsewhere nothing is believed."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(4)
     created, ref = session.now // SLOT * SLOT, session.create()
     session.pacer.allowance.wary_until = session.now + 5 * SECOND
     session.wait(1)
-    assert GIVE_UP == session.promised(ref, created)
+    assert GIVE_UP == session.reserved(ref, created)
     session.wait(4)
-    assert INSURED + session.cycle == session.promised(ref, created)
+    assert INSURED + session.cycle == session.reserved(ref, created)
 
 
 # What fits.
@@ -214,7 +216,11 @@ def test_strict_under_foreign_use() -> None:
 
 def test_how_many_fit() -> None:
     """Seven where nothing is known, twice as many insured for 120 s, three times with less."""
-    strict, insured, bold = Desk(), Desk(), Desk(insured=20 * SECOND)
+    strict, insured, bold = (
+        AdmissionHarness(),
+        AdmissionHarness(),
+        AdmissionHarness(insured=20 * SECOND),
+    )
     for session in (insured, bold):
         session.learn(100)
     counts = [len(session.fill()) for session in (strict, insured, bold)]
@@ -225,7 +231,7 @@ def test_how_many_fit() -> None:
 
 def test_full_is_full_until_news_or_the_next_bucket() -> None:
     """What did not fit is not asked again before something happens; then it may fit."""
-    session = Desk()
+    session = AdmissionHarness()
     running = session.fill()
     assert not session.admits()
     assert not session.admits()
@@ -237,7 +243,7 @@ def test_full_is_full_until_news_or_the_next_bucket() -> None:
 
 def test_no_free_phase() -> None:
     """Where every phase near is taken nothing is admitted, and a second later again."""
-    session = Desk()
+    session = AdmissionHarness()
     slot = session.now // SLOT
     for at in range(slot - session.table.cycle // 4 - 40, slot + 40):
         if session.table.free(at):
@@ -252,7 +258,7 @@ def test_those_that_run_long_are_in_the_way() -> None:
     """The longer those that run have been seen to, the fewer fit beside them."""
     seen: list[int] = []
     for low in (0.0, 7.5):
-        session = Desk(insured=20 * SECOND)
+        session = AdmissionHarness(insured=20 * SECOND)
         session.learn(100)
         for _ in range(5):
             ref = session.create()
@@ -263,8 +269,8 @@ def test_those_that_run_long_are_in_the_way() -> None:
 
 
 def test_an_old_task_that_does_not_fit() -> None:
-    """Where old tasks have no promise to their ends nothing is created, until there is room."""
-    session = Desk()
+    """While old tasks have no polls reserved to their ends, nothing is created."""
+    session = AdmissionHarness()
     session.learn(100)
     running = session.fill()
     created = session.now
@@ -272,7 +278,7 @@ def test_an_old_task_that_does_not_fit() -> None:
     assert 10 < len(running)
     seen: list[list[bool]] = []
     while not session.admits():
-        seen.append([session.promised(ref, created) > 500 * SECOND for ref in running])
+        seen.append([session.reserved(ref, created) > 500 * SECOND for ref in running])
         # The oldest come first.
         assert sorted(seen[-1], reverse=True) == seen[-1]
         # Nobody sees how long it lasted: nothing else changes.
@@ -280,13 +286,13 @@ def test_an_old_task_that_does_not_fit() -> None:
         session.wait(1)
     assert not any(seen[0])
     assert any(any(some) for some in seen)
-    assert all(session.promised(ref, created) > 500 * SECOND for ref in running)
+    assert all(session.reserved(ref, created) > 500 * SECOND for ref in running)
     assert 5 <= len(running) <= 7
 
 
 def test_room_belongs_to_the_old_first() -> None:
-    """Room that comes as time goes by is not for new tasks before old ones have their promises."""
-    session = Desk()
+    """Room that comes with time goes to the reservations of old tasks before new ones."""
+    session = AdmissionHarness()
     session.learn(100)
     running, created = [], session.now
     for _ in range(6):
@@ -297,19 +303,19 @@ def test_room_belongs_to_the_old_first() -> None:
         session.table.leave(number, session.now, SECOND)
         session.table.answered(number, session.now)
     session.wait(14)
-    assert session.promised(running[-1], created) < 200 * SECOND
+    assert session.reserved(running[-1], created) < 200 * SECOND
     session.now += 300 * SECOND
     assert not session.admits()
     session.wait(0)
-    assert GIVE_UP == session.promised(running[-1], created)
+    assert GIVE_UP == session.reserved(running[-1], created)
     assert session.admits()
 
 
 def test_short_ones_get_one_more_poll() -> None:
-    """A task whose promises are used up is promised its next poll, of those kept for tries if need
-    be.
+    """A task whose reservations are used up is reserved its next poll, of those kept for tries if
+    need be.
     """
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     running = session.fill()
     lapsed: set[int] = set()
@@ -329,7 +335,7 @@ def test_short_ones_get_one_more_poll() -> None:
 
 def test_beside_a_kind_that_nobody_knows() -> None:
     """Tasks of a kind without an end stand in the way until they are given up."""
-    bold, beside = Desk(insured=20 * SECOND), Desk(insured=20 * SECOND)
+    bold, beside = AdmissionHarness(insured=20 * SECOND), AdmissionHarness(insured=20 * SECOND)
     for session in (bold, beside):
         session.learn(100)
     for _ in range(4):
@@ -341,7 +347,7 @@ def test_beside_a_kind_that_nobody_knows() -> None:
 
 def test_what_is_not_known_is_admitted_strictly() -> None:
     """A kind without an end gets no more than strict, however well another is known."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     assert 7 == len(session.fill("ai-avatar"))
 
@@ -352,17 +358,17 @@ def test_what_is_not_known_is_admitted_strictly() -> None:
 @pytest.mark.parametrize(("feature", "outputs"), [("ai-avatar", 1), ("ai-smile", 4)])
 def test_kinds_share_no_evidence(feature: str, outputs: int) -> None:
     """Of another feature, or with another number of outputs, tasks last as long as they like."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(10)
     created = session.now // SLOT * SLOT
     known, other = session.create(), session.create(feature, outputs)
-    assert INSURED + session.cycle == session.promised(known, created)
-    assert GIVE_UP == session.promised(other, created)
+    assert INSURED + session.cycle == session.reserved(known, created)
+    assert GIVE_UP == session.reserved(other, created)
 
 
 def test_sixty_four_kinds_are_remembered() -> None:
     """The kind that was used longest ago is forgotten first, and none that runs."""
-    session = Desk()
+    session = AdmissionHarness()
     running = session.create("first")
     for number in range(100):
         ref = session.create(f"feature {number}")
@@ -378,7 +384,7 @@ def test_what_a_job_says_of_its_kind() -> None:
     """What is documented of a kind counts beside its first ends."""
     ends = []
     for usual in (None, (40 * SECOND, 60 * SECOND)):
-        session = Desk()
+        session = AdmissionHarness()
         for ref in (1, 2):
             job = ScheduledJob(ref, TaskKind("ai-smile", 1, usual), 1.0, False, 0, JobState.READY)
             job.given_up = 600 * SECOND
@@ -394,7 +400,7 @@ def test_what_a_job_says_of_its_kind() -> None:
 
 def test_the_likely_end() -> None:
     """Nobody knows before the first end; then what most have ended by, from its creation."""
-    session = Desk()
+    session = AdmissionHarness()
     first, second, third = session.create(), session.create(), session.create()
     assert None is session.admission.likely_end(second)
     session.now = 4 * SECOND
@@ -409,7 +415,7 @@ def test_the_likely_end() -> None:
 
 def test_an_age_counts_from_the_answer() -> None:
     """A task has run for sure only since the answer to its creation."""
-    session = Desk()
+    session = AdmissionHarness()
     job = session.job()
     session.admission.created(job, 0)
     session.admission.accepted(job.ref, 2 * SECOND)
@@ -419,13 +425,13 @@ def test_an_age_counts_from_the_answer() -> None:
 
 
 def test_what_a_task_keeps_to_itself() -> None:
-    """As many requests as promises and one: fewer once durations are known."""
-    session = Desk()
+    """As many requests as reservations and one: fewer once durations are known."""
+    session = AdmissionHarness()
     cycle = session.table.cycle
     assert GIVE_UP // SLOT // cycle + 1 == session.admission.reserved_each(0)
     session.create()
     assert GIVE_UP // SLOT // cycle + 1 == session.admission.reserved_each(0)
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(4)
     assert (INSURED + session.cycle) // SLOT // cycle + 1 == session.admission.reserved_each(
         session.now
@@ -434,7 +440,7 @@ def test_what_a_task_keeps_to_itself() -> None:
 
 def test_what_did_not_end_is_evidence_where_it_was_seen_to_run() -> None:
     """A task that is given up tells how long it ran; one never seen to run tells nothing."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(20)
     kind = next(iter(session.admission._kinds.values()))
     before = len(kind.durations)
@@ -447,8 +453,10 @@ def test_what_did_not_end_is_evidence_where_it_was_seen_to_run() -> None:
 
 
 def test_a_lease_renewed_between_two_promises() -> None:
-    """The next promise moves a cycle behind a poll that came 2.5 s after the last, not sooner."""
-    session = Desk()
+    """The next reserved poll moves a cycle behind a poll that came 2.5 s after the last, not
+    sooner.
+    """
+    session = AdmissionHarness()
     ref = session.create()
     first = session.table.next_poll(ref)
     apart = 5 * SECOND // 2
@@ -463,8 +471,8 @@ def test_a_lease_renewed_between_two_promises() -> None:
 
 
 def test_it_ends_without_a_trace() -> None:
-    """When all have ended nothing is promised, short, young or old."""
-    session = Desk()
+    """When all have ended nothing is reserved, short, young or old."""
+    session = AdmissionHarness()
     session.learn(30)
     running = session.fill()
     session.wait(20)
@@ -473,7 +481,7 @@ def test_it_ends_without_a_trace() -> None:
     kind = next(iter(session.admission._kinds.values()))
     session.table.account._settle()
     assert (0, 0, 0, 0) == (
-        sum(session.table.account._promised),
+        sum(session.table.account._reserved),
         len(session.admission._short),
         len(kind.young),
         len(kind.old),
@@ -483,9 +491,9 @@ def test_it_ends_without_a_trace() -> None:
 @settings(max_examples=examples(40))
 @given(st.integers(0, 2**32), st.sampled_from([20, 60, 120]), st.floats(2, 60))
 def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median: float) -> None:
-    """Whatever ends, is lost or stays, each task keeps its promises for as long as is insured."""
+    """Whatever ends, is lost or stays, each task keeps its reserved polls while it is insured."""
     rng = random.Random(seed)
-    session = Desk(insured=insured * SECOND)
+    session = AdmissionHarness(insured=insured * SECOND)
     ends: dict[int, float] = {}
     created: dict[int, int] = {}
     for _ in range(120):
@@ -500,17 +508,17 @@ def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median:
             lasts = rng.choice([rng.lognormvariate(0, 0.4) * median, rng.uniform(1, 200)])
             ends[ref], created[ref] = at + lasts * SECOND, at
         for ref, at in created.items():
-            assert insured * SECOND <= session.promised(ref, at) + SLOT
+            assert insured * SECOND <= session.reserved(ref, at) + SLOT
             task = session.admission._tasks[ref]
             assert task.last == session.table._tasks[ref].last
-            # An old task that is not promised all is known to be short.
+            # An old task that is not reserved all is known to be short.
             young = ref in task.kind.young
             assert young or task.last == task.cap or ref in session.admission._short
 
 
 def test_after_oversleeping() -> None:
     """Who wakes up when all that ran is too old long since goes on."""
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     running = session.fill()
     session.now += 1000 * SECOND
@@ -522,8 +530,8 @@ def test_after_oversleeping() -> None:
 
 
 def test_a_horizon_that_creeps() -> None:
-    """However slowly the horizon moves, a young task is promised polls up to it."""
-    session = Desk(insured=20 * SECOND)
+    """However slowly the horizon moves, a young task is reserved polls up to it."""
+    session = AdmissionHarness(insured=20 * SECOND)
     session.learn(20, lasts=60)
     began, running = session.now, session.fill()
     last = running.pop()
@@ -531,16 +539,16 @@ def test_a_horizon_that_creeps() -> None:
     for number, ref in enumerate(running):
         session.now = max(session.now, began + round((60 + 1.3 * number) * SECOND))
         session.end(ref)
-        promised = session.promised(last, task.created)
+        reserved = session.reserved(last, task.created)
         assert task.kind.outlook is not None
-        assert task.kind.outlook.horizon <= promised or last in session.admission._short
+        assert task.kind.outlook.horizon <= reserved or last in session.admission._short
 
 
 def test_an_early_poll_takes_nothing_from_a_suspect() -> None:
-    """What nobody was promised leaves while there is room for all that may run long, and never
-    beside an old task that has no promise to its end.
+    """What nobody was reserved leaves while there is room for all that may run long, and never
+    beside an old task that has no reserved poll to its end.
     """
-    session = Desk()
+    session = AdmissionHarness()
     session.learn(100)
     assert session.admission.spares(session.now, 246)
     session.fill()

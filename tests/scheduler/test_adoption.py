@@ -71,7 +71,7 @@ def test_asked_for_at_once(count: int, busy: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_kept_like_others(seed: int) -> None:
-    """Adopted tasks among others hold every limit and promise, and whose lease ended is told."""
+    """Adopted tasks among others keep every limit and reserved poll; lost ones are reported."""
     world = Former(Limits(), Polling(insured=60), seed=seed)
     for number in range(30):
         if number % 3:

@@ -53,7 +53,7 @@ def test_nothing_new_on_a_plan_for_a_better_network() -> None:
     while here.table.admits(slot, slot, slot + 2400, here.limit(0)):
         if here.table.free(slot):
             ref += 1
-            here.table.promise(ref, slot, slot + 2400)
+            here.table.reserve(ref, slot, slot + 2400)
         slot += 1
     assert here.may_create(0)
     polled(here, 300, 5 * SECOND)
@@ -68,7 +68,7 @@ def test_nothing_new_on_a_plan_for_a_better_network() -> None:
 
 
 def test_the_reserve_follows_the_failures() -> None:
-    """A few requests of a window are never promised, more on a bad network, a quarter at most."""
+    """A few requests of a window are never reserved, more on a bad network, a quarter at most."""
     here = pacer()
     assert 4 == here.reserve()
     for _ in range(400):
@@ -206,7 +206,7 @@ def test_the_plan_is_not_cut_again_at_once() -> None:
     """While tasks run a plan that grows waits for half a minute."""
     here = pacer()
     polled(here, 300)
-    here.table.promise(1, 0, 2400)
+    here.table.reserve(1, 0, 2400)
     here.replan(0)
     good = here.table.cycle
     for _ in range(20):
@@ -225,7 +225,7 @@ def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
     here = pacer(Limits(per_second=1))
     polled(here, 300)
     here.replan(0)
-    here.table.promise(1, 0, 2400)
+    here.table.reserve(1, 0, 2400)
     cycle = here.table.cycle * SLOT
     assert not here.table.room(cycle // 2, kept=1)
     assert here.lends(cycle // 2)
@@ -241,7 +241,7 @@ def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
 
 
 def test_what_may_be_promised_to_those_that_run() -> None:
-    """All but what is never promised; under foreign use creations count on less."""
+    """All but what is never reserved; under foreign use creations count on less."""
     here = pacer()
     assert (246, 246) == (here.firm, here.limit(0))
     for now in (0, 2 * SECOND):

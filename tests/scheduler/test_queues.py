@@ -1,4 +1,4 @@
-"""Pictures on their way to the vendor: registered together, uploaded each."""
+"""Pictures on their way to the vendor, and queries that wait for their request."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from perfect_async._time import NEVER
 from perfect_async.errors import JobRefused, PerfectError
 from perfect_async.events import TaskKind
 from perfect_async.scheduler._job import JobState, ScheduledJob
-from perfect_async.scheduler._queues import UploadQueue
+from perfect_async.scheduler._queues import Query, QueryQueue, UploadQueue
 from tests.support.scheduler_harness import grants
 
 SECOND = 1_000_000
@@ -15,7 +15,7 @@ SMILE, AVATAR = TaskKind("ai-smile"), TaskKind("ai-avatar")
 NO = PerfectError("no")
 
 
-class Desk:
+class UploadHarness:
     def __init__(self, count: int, *, files: int = 20, channels: int = 1) -> None:
         self.uploads = UploadQueue(files)
         self.jobs = {
@@ -60,7 +60,7 @@ class Desk:
 
 def test_the_whole_way() -> None:
     """Files are registered together in their order and each is uploaded and ready."""
-    session = Desk(3)
+    session = UploadHarness(3)
     command = session.register()
     assert ((0, 1, 2), None) == (command.refs, command.feature)
     assert 3 == session.uploads.under_way == len(session.uploads)
@@ -75,24 +75,24 @@ def test_the_whole_way() -> None:
 
 def test_a_full_call_or_none() -> None:
     """A call waits until it is full unless part of one is worth it, and for company even then."""
-    session = Desk(3)
+    session = UploadHarness(3)
     assert None is session.uploads.registration(SECOND, partly=False)
     assert None is session.uploads.registration(50_000, partly=True)
     assert 100_000 == session.uploads.registration_at()
-    assert None is not Desk(20).uploads.registration(0, partly=False)
-    assert None is Desk(0).uploads.registration(0, partly=True)
+    assert None is not UploadHarness(20).uploads.registration(0, partly=False)
+    assert None is UploadHarness(0).uploads.registration(0, partly=True)
 
 
 def test_lanes_stay_apart() -> None:
     """One call holds the files of one lane, and the others keep their order."""
-    session = Desk(6, channels=2)
+    session = UploadHarness(6, channels=2)
     assert (0, 2, 4) == session.register().refs
     assert (1, 3, 5) == session.register().refs
 
 
 def test_too_many_files_halve_the_call() -> None:
     """A refused call is sent again with half of the files, even where several were on their way."""
-    session = Desk(40)
+    session = UploadHarness(40)
     first, second = session.register(), session.register()
     assert 20 == len(first.refs) == len(second.refs)
     assert ([], []) == session.hear(ev.Refused(first, NO, 400))
@@ -102,7 +102,7 @@ def test_too_many_files_halve_the_call() -> None:
 
 def test_one_bad_file_is_found() -> None:
     """Halving leads to the one file that is refused, which ends alone; calls are full again."""
-    session, ended = Desk(8, files=8), []
+    session, ended = UploadHarness(8, files=8), []
     while len(session.uploads) > session.uploads.under_way:
         command = session.register()
         if 5 in command.refs:
@@ -115,7 +115,7 @@ def test_one_bad_file_is_found() -> None:
 
 def test_the_feature_s_own_path() -> None:
     """Where the universal path is missing each feature registers for itself, and nothing ends."""
-    session = Desk(40)
+    session = UploadHarness(40)
     first, second = session.register(), session.register()
     assert ([], []) == session.hear(ev.Refused(first, NO, 404))
     assert ([], []) == session.hear(ev.Refused(second, NO, 404))
@@ -128,13 +128,13 @@ def test_the_feature_s_own_path() -> None:
 
 def test_a_refused_key_ends_all() -> None:
     """401 ends every file of the call."""
-    session = Desk(3)
+    session = UploadHarness(3)
     assert [0, 1, 2] == [ref for ref, _ in session.hear(ev.KeyRefused(session.register(), NO))[1]]
 
 
 def test_refused_for_the_limit() -> None:
     """429 costs no file anything."""
-    session = Desk(3)
+    session = UploadHarness(3)
     for _ in range(30):
         assert ([], []) == session.hear(ev.Limited(session.register(), NO))
 
@@ -142,7 +142,7 @@ def test_refused_for_the_limit() -> None:
 @pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer])
 def test_an_outage_while_registering(kind: type[ev.NotSent | ev.NoAnswer]) -> None:
     """A call without an answer is sent again; after six times its first file ends, and no other."""
-    session = Desk(3)
+    session = UploadHarness(3)
     for _ in range(5):
         assert ([], []) == session.hear(kind(session.register(), NO))
     assert ([], [(0, NO)]) == session.hear(kind(session.register(), NO))
@@ -151,12 +151,12 @@ def test_an_outage_while_registering(kind: type[ev.NotSent | ev.NoAnswer]) -> No
 
 def test_withdrawn_on_the_way() -> None:
     """What is said of files that ended meanwhile changes nothing."""
-    session = Desk(2)
+    session = UploadHarness(2)
     command = session.register()
     for job in session.jobs.values():
         job.state = JobState.ENDED
     assert ([], []) == session.hear(ev.NoAnswer(command, NO))
-    session = Desk(3)
+    session = UploadHarness(3)
     session.registered()
     upload = session.upload()
     assert upload is not None
@@ -171,7 +171,7 @@ def test_withdrawn_on_the_way() -> None:
 
 def test_uploads_at_once() -> None:
     """At most 24 pictures go up at once."""
-    session = Desk(60, files=60)
+    session = UploadHarness(60, files=60)
     session.registered()
     uploads = [session.upload() for _ in range(25)]
     assert 24 == sum(upload is not None for upload in uploads)
@@ -180,7 +180,7 @@ def test_uploads_at_once() -> None:
 
 def test_an_outage_while_uploading() -> None:
     """While the other host is silent one upload at a time is tried, with growing pauses."""
-    session = Desk(10)
+    session = UploadHarness(10)
     session.registered()
     flying = [session.upload() for _ in range(6)]
     for upload in flying:
@@ -210,7 +210,7 @@ def test_an_outage_while_uploading() -> None:
 
 def test_a_signed_url_that_no_longer_serves() -> None:
     """A refused upload registers again, six times."""
-    session = Desk(1)
+    session = UploadHarness(1)
     for _ in range(5):
         session.registered()
         upload = session.upload()
@@ -224,7 +224,7 @@ def test_a_signed_url_that_no_longer_serves() -> None:
 
 def test_an_upload_fails_six_times() -> None:
     """A picture whose upload stays unanswered six times ends, and no other."""
-    session = Desk(1)
+    session = UploadHarness(1)
     session.registered()
     for failure in range(6):
         session.now += 60 * SECOND
@@ -235,7 +235,7 @@ def test_an_upload_fails_six_times() -> None:
 
 def test_a_picture_to_blame() -> None:
     """An upload that our own side refuses ends the job at once."""
-    session, gone = Desk(1), JobRefused("gone")
+    session, gone = UploadHarness(1), JobRefused("gone")
     session.registered()
     upload = session.upload()
     assert upload is not None
@@ -244,8 +244,82 @@ def test_a_picture_to_blame() -> None:
 
 def test_when_there_is_anything_to_register() -> None:
     """A full call is worth making at once, a smaller one after a tenth of a second, none never."""
-    uploads = Desk(2, files=3).uploads
+    uploads = UploadHarness(2, files=3).uploads
     assert 100_000 == uploads.registration_at()
-    full = Desk(3, files=3).uploads
+    full = UploadHarness(3, files=3).uploads
     assert 0 == full.registration_at()
-    assert NEVER == Desk(0).uploads.registration_at()
+    assert NEVER == UploadHarness(0).uploads.registration_at()
+
+
+# Queries.
+
+
+DOWN = PerfectError("down")
+
+
+def waiting_queries(*refs: int) -> QueryQueue:
+    queries = QueryQueue()
+    for ref in refs:
+        queries.add(Query(ref, channel=ref % 2, since=0))
+    return queries
+
+
+def test_in_order() -> None:
+    """The first that came is the first to be sent, and an answered one is forgotten."""
+    queries = waiting_queries(4, 5)
+    assert 2 == len(queries.waiting)
+    assert 0 == queries.channel(4)
+    queries.issued()
+    command = ev.Ask(1, 4)
+    assert None is queries.on_response(command, ev.Answered(command), 0, again=True)
+    assert 4 not in queries
+    assert 5 == queries.waiting[0].ref
+
+
+@pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer, ev.Limited])
+def test_asked_again(kind: type[ev.NotSent | ev.NoAnswer | ev.Limited]) -> None:
+    """What may pass is waiting_queries again before the others, six times, not in a closed lane."""
+    queries = waiting_queries(4, 5)
+    command = ev.Ask(1, 4)
+    for _ in range(6):
+        queries.issued()
+        assert None is queries.on_response(command, kind(command, DOWN), 0, again=True)
+    queries.issued()
+    ended = queries.on_response(command, kind(command, DOWN), 0, again=True)
+    assert ended is not None
+    assert DOWN is ended[1]
+    queries.forget(ended[0])
+    queries.issued()
+    command = ev.Ask(2, 5)
+    ended = queries.on_response(command, kind(command, DOWN), 0, again=False)
+    assert ended is not None
+    assert not queries.waiting
+
+
+def test_refused() -> None:
+    """A final refusal ends the question with the vendor's reason."""
+    queries = waiting_queries(4)
+    queries.issued()
+    command = ev.Ask(1, 4)
+    ended = queries.on_response(command, ev.Refused(command, DOWN, 400), 0, again=True)
+    assert ended is not None
+    assert DOWN is ended[1]
+
+
+def test_closed() -> None:
+    """A closing lane ends its queries that were not sent, and no others."""
+    queries = waiting_queries(1, 2, 3)
+    assert [1, 3] == [question.ref for question in queries.close(1)]
+    assert 1 == len(queries.waiting)
+
+
+def test_lasting() -> None:
+    """Some are sent, and sent again, while their lane closes, and end when it is dropped."""
+    queries = waiting_queries(1)
+    queries.add(Query(3, channel=1, since=0, lasting=True))
+    assert [1] == [question.ref for question in queries.close(1)]
+    queries.issued()
+    command = ev.Ask(1, 3)
+    assert None is queries.on_response(command, ev.NotSent(command, DOWN), 0, again=False)
+    assert [3] == [question.ref for question in queries.close(1, dropped=True)]
+    assert not queries.waiting

@@ -56,7 +56,7 @@ def test_as_many_places_as_retries_need(failures: int, tries: int, spared: int) 
     ("per_second", "most"), [(1, 1), (2, 1), (3, 1), (5, 3), (10, 6), (40, 24)]
 )
 def test_places_at_other_limits(per_second: int, most: int) -> None:
-    """At least two places of a second are kept, where it has so many, and one for a promise."""
+    """At least two places of a second are kept, if it has so many, and one for a reserved poll."""
     limits = Limits(requests=2000, per_second=per_second)
     pacer = Pacer(limits, lease=10 * SECOND, horizon=600 * SECOND)
     assert most == pacer.table._bounds[1]
@@ -70,7 +70,7 @@ def test_tasks_that_are_too_close_move_apart() -> None:
     now = 60 * SECOND
     for ref, slot in enumerate(range(now // SLOT, now // SLOT + 4)):
         assert table.free(slot)
-        table.promise(ref, slot, 600 * SECOND // SLOT)
+        table.reserve(ref, slot, 600 * SECOND // SLOT)
         table.arm(ref)
     polled(pacer, 3, 3, now)
     assert 2 == table.spared

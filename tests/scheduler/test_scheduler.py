@@ -156,7 +156,7 @@ class World:
         raise AssertionError("it never rests")
 
     def promise_kept(self, command: ev.Command) -> None:
-        """A promised poll leaves in its slot, if its task had an id by then, we were awake, and the
+        """A reserved poll leaves in its slot, if its task had an id by then, we were awake, and the
         window was not full with requests of others.
         """
         if isinstance(command, ev.Poll) and self.on_time:
@@ -167,7 +167,7 @@ class World:
 
     @property
     def slow(self) -> set[int]:
-        """Tasks whose creation was answered after their first promise."""
+        """Tasks whose creation was answered after their first reserved poll."""
         return self._slow
 
     def leave(self, command: ev.Request | ev.Upload) -> None:
@@ -304,7 +304,9 @@ class World:
         assert round(charged, 6) == round(statistics.units.charged - statistics.units.returned, 6)
 
     def promises_hold(self) -> None:
-        """Every task in flight has a promise within a cycle, and the plan is inside the limits."""
+        """Every task in flight has a reserved poll within a cycle, and the plan is inside the
+        limits.
+        """
         table, slot = self.scheduler._state.table, self.now // SLOT
         for task in table._tasks.values():
             assert task.next <= slot + table.cycle + 1 or task.next > task.last
@@ -344,7 +346,7 @@ SETTINGS = (
 
 
 class Machine(RuleBasedStateMachine):
-    """Anything may happen at any time; the promises of the scheduler hold all the same."""
+    """Anything may happen at any time; the reservations of the scheduler hold all the same."""
 
     @initialize(
         setting=st.sampled_from(SETTINGS),

@@ -1,21 +1,32 @@
-"""How jobs and questions end, who is told next, and what an end releases."""
+"""How jobs and queries end, what an end releases, and what was charged and is at stake."""
 
 from collections import Counter
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from perfect_async import events as ev
-from perfect_async.errors import ClientClosed, TaskAbandoned, TaskExpired, TaskFailed
+from perfect_async.errors import (
+    CeilingReached,
+    ClientClosed,
+    TaskAbandoned,
+    TaskExpired,
+    TaskFailed,
+)
 from perfect_async.events import TaskKind
+from perfect_async.reports import Spending
 from perfect_async.scheduler._job import IllegalEvent, JobState, ScheduledJob
 from perfect_async.scheduler._queues import Query, QueryQueue
 from perfect_async.scheduler._settlement import Settlements, UnitLedger
+from tests.support.searching import examples
 
 SUCCEEDED = ev.Succeeded(ev.Poll(1, 1), ("https://results.example/1",))
 FAILED = TaskFailed("x", code="x", passing=False)
 
 
-class Keeper:
+class FakeStrategy:
     """A keeper that notes what is released."""
 
     held = 0
@@ -40,10 +51,10 @@ class Keeper:
         self.released.append((job.ref, ended, lost))
 
 
-class Bench:
+class SettlementHarness:
     def __init__(self) -> None:
         self.jobs: dict[int, ScheduledJob] = {}
-        self.strategy, self.units = Keeper(), UnitLedger()
+        self.strategy, self.units = FakeStrategy(), UnitLedger()
         self.counts: Counter[str] = Counter()
         self.settlements = Settlements(self.jobs, self.strategy, self.units, self.counts)
         self.queries = QueryQueue()
@@ -68,7 +79,7 @@ class Bench:
 
 def test_an_end_is_told_once() -> None:
     """The job's waiter is told what it cost, and the job is forgotten."""
-    bench = Bench()
+    bench = SettlementHarness()
     job = bench.job(1)
     bench.settlements.end(job, SUCCEEDED, cause=SUCCEEDED, ended=5)
     assert JobState.ENDED is job.state
@@ -79,7 +90,7 @@ def test_an_end_is_told_once() -> None:
 
 def test_ends_are_told_in_their_order() -> None:
     """First ended, first told; what fails counts as failed, what the client left as neither."""
-    bench = Bench()
+    bench = SettlementHarness()
     failed, closed, done = bench.job(1), bench.job(2, JobState.READY), bench.job(3)
     failure = ev.EngineFailed(ev.Poll(1, 1), FAILED, passing=False)
     bench.settlements.end(failed, FAILED, cause=failure)
@@ -92,7 +103,7 @@ def test_ends_are_told_in_their_order() -> None:
 
 def test_a_task_that_the_vendor_lost() -> None:
     """The keeper hears that it was lost, and its units are at stake."""
-    bench = Bench()
+    bench = SettlementHarness()
     gone = TaskExpired("gone")
     unknown = ev.TaskUnknown(ev.Poll(1, 1), gone)
     bench.settlements.end(bench.job(1), gone, cause=unknown, at_stake=1.0)
@@ -102,7 +113,7 @@ def test_a_task_that_the_vendor_lost() -> None:
 
 def test_no_way_leads_there() -> None:
     """An end that the table does not know is refused."""
-    bench = Bench()
+    bench = SettlementHarness()
     job = bench.job(1, JobState.READY)
     with pytest.raises(IllegalEvent):
         bench.settlements.end(job, SUCCEEDED, cause=SUCCEEDED)
@@ -112,7 +123,7 @@ def test_no_way_leads_there() -> None:
 
 def test_too_old() -> None:
     """The oldest task is given up when that is said; nobody is told twice."""
-    bench = Bench()
+    bench = SettlementHarness()
     young, old = bench.job(1, given_up=700), bench.job(2, given_up=600)
     assert 600 == bench.settlements.ages[0][0]
     command = ev.Settle(2, TaskAbandoned("too old"), 1.0)
@@ -126,7 +137,7 @@ def test_too_old() -> None:
 
 def test_the_ages_tell_the_truth() -> None:
     """What has ended or got another time is not at the head."""
-    bench = Bench()
+    bench = SettlementHarness()
     first, second, third = bench.job(1, given_up=1), bench.job(2, given_up=2), bench.job(3)
     bench.settlements.end(first, SUCCEEDED, cause=SUCCEEDED)
     second.given_up = 900
@@ -140,10 +151,267 @@ def test_the_ages_tell_the_truth() -> None:
 
 def test_a_question_without_an_answer() -> None:
     """Whoever asked is told, and the question is forgotten; it cost nothing."""
-    bench = Bench()
+    bench = SettlementHarness()
     question = Query(7, 0, 0, repeats=True, urgent=False)
     bench.queries.add(question)
     bench.settlements.answer(question, ClientClosed("closed"))
     assert (7, 0.0) == (bench.settle().ref, bench.settlements._units.totals().charged)
     assert 7 not in bench.queries
     assert {} == bench.counts
+
+
+# Units.
+
+
+def job(units: float = 1.0, *spending_limits: int, ref: int = 1) -> ScheduledJob:
+    return ScheduledJob(ref, TaskKind("ai-smile"), units, False, 1, JobState.READY, spending_limits)
+
+
+def limited(*limits_of: float) -> UnitLedger:
+    units = UnitLedger()
+    for number, most in enumerate(limits_of, 1):
+        units.on_limit(ev.SpendingLimitOpened(number, most))
+    return units
+
+
+def refused(units: UnitLedger, one: ScheduledJob) -> bool:
+    return units.refusal(one) is not None
+
+
+def test_nothing_is_spent_at_first() -> None:
+    """Without jobs there is nothing to tell, and without limits_of nothing is refused."""
+    assert Spending(0.0, 0.0, 0.0) == UnitLedger().totals()
+    assert not refused(UnitLedger(), job(1e9))
+
+
+def test_a_ceiling_is_reached_exactly() -> None:
+    """The last unit may be spent, the one after it not; the error says how it stands."""
+    units, first, second = limited(3.0), job(2.0, 1), job(1.0, 1, ref=2)
+    units.reserve(first)
+
+    assert not refused(units, second)
+    units.reserve(second)
+    error = units.refusal(job(1.0, 1, ref=3))
+
+    assert isinstance(error, CeilingReached)
+    assert "costs 1 units; of max_units=3 there are 3 spent or reserved" in str(error)
+    assert 0.0 == error.units_at_stake
+
+
+@pytest.mark.parametrize(("expected", "prices"), [(10, [0.1] * 11), (3, [0.6, 0.3, 0.1, 0.1])])
+def test_fractions_of_a_unit_add_up(expected: int, prices: list[float]) -> None:
+    """Ten tenths are one: what fits exactly is not refused for how floats are added."""
+    units, taken = limited(1.0), 0
+    for ref, price in enumerate(prices):
+        one = job(price, 1, ref=ref)
+        if not refused(units, one):
+            units.reserve(one)
+            taken += 1
+
+    assert expected == taken
+
+
+def test_any_of_several_ceilings_holds() -> None:
+    """A job under the client's and the batch's limited must fit under both."""
+    units = limited(10.0, 2.0)
+    units.reserve(job(2.0, 1, 2))
+
+    assert refused(units, job(1.0, 1, 2, ref=2))
+    assert not refused(units, job(8.0, 1, ref=3))
+    assert refused(units, job(9.0, 1, ref=3))
+
+
+def test_a_ceiling_that_is_gone_holds_nothing() -> None:
+    """When a batch is over, what still runs under it is nobody's reservation."""
+    units, one = limited(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.on_limit(ev.SpendingLimitClosed(1))
+    units.on_limit(ev.SpendingLimitClosed(1))
+
+    assert not refused(units, job(5.0, 1, ref=2))
+    units.charge(one)
+    units.end(one, 0.0)
+    assert Spending(1.0, 0.0, 0.0) == units.totals()
+
+
+def test_a_success_is_spent() -> None:
+    """What was charged with a result to show is not at stake, and stays under the limited."""
+    units, one = limited(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.charge(one)
+    units.end(one, 0.0)
+
+    assert Spending(1.0, 0.0, 0.0) == units.totals()
+    assert refused(units, job(1.0, 1, ref=2))
+
+
+def test_an_engine_failure_gives_its_units_back() -> None:
+    """They are free again for another, and returned once."""
+    units, one = limited(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.charge(one)
+    units.give_back(one)
+
+    assert not refused(units, job(1.0, 1, ref=2))
+    units.end(one, 0.0)
+    assert Spending(1.0, 1.0, 0.0) == units.totals()
+    assert not refused(units, job(1.0, 1, ref=2))
+
+
+def test_a_retry_reserves_again() -> None:
+    """A task that the engine failed is created again under the same limited."""
+    units, one = limited(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.charge(one)
+    units.give_back(one)
+    units.release(one)
+    units.reserve(one)
+    units.charge(one)
+    units.end(one, 0.0)
+
+    assert Spending(2.0, 1.0, 0.0) == units.totals()
+    assert refused(units, job(1.0, 1, ref=2))
+
+
+def test_a_creation_that_was_not_executed_costs_nothing() -> None:
+    """What was refused is neither reserved nor told."""
+    units, one = limited(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.release(one)
+    units.end(one, 0.0)
+
+    assert Spending(0.0, 0.0, 0.0) == units.totals()
+    assert not refused(units, job(1.0, 1, ref=2))
+
+
+def test_a_creation_in_doubt_stays_under_the_ceiling() -> None:
+    """It may have been charged: at stake, and not free for another."""
+    units, one = limited(1.0), job(1.0, 1)
+    units.reserve(one)
+    units.end(one, 1.0)
+
+    assert Spending(0.0, 0.0, 1.0) == units.totals()
+    assert refused(units, job(1.0, 1, ref=2))
+
+
+def test_a_lost_task_is_charged_and_at_stake() -> None:
+    """Its units count once under the limited."""
+    units, one = limited(2.0), job(1.0, 1)
+    units.reserve(one)
+    units.charge(one)
+    units.end(one, 1.0)
+
+    assert Spending(1.0, 0.0, 1.0) == units.totals()
+    assert not refused(units, job(1.0, 1, ref=2))
+
+
+CEILINGS = (7.0, 4.0)
+
+
+class Ceilings(RuleBasedStateMachine):
+    """Jobs on their ways in any order, under two limits_of; what a ledger would say beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = limited(*CEILINGS)
+        self.refs = 0
+        self.waiting: list[ScheduledJob] = []
+        self.sent: list[ScheduledJob] = []
+        self.running: list[ScheduledJob] = []
+        self.over: list[tuple[ScheduledJob, float]] = []
+        self.charged = self.returned = self.at_stake = 0.0
+
+    @rule(units=st.sampled_from([1.0, 2.0, 3.0]), limits=st.sampled_from([(), (1,), (2,), (1, 2)]))
+    def comes(self, units: float, limits: tuple[int, ...]) -> None:
+        self.refs += 1
+        self.waiting.append(job(units, *limits, ref=self.refs))
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def leaves_or_is_refused(self) -> None:
+        one = self.waiting.pop(0)
+        if refused(self.units, one):
+            self._end(one, 0.0, 0.0)
+        else:
+            self.units.reserve(one)
+            self.sent.append(one)
+
+    @precondition(lambda self: self.sent)
+    @rule(what=st.sampled_from(["accepted", "again", "refused", "doubt", "settled"]))
+    def answers(self, what: str) -> None:
+        one = self.sent.pop(0)
+        match what:
+            case "accepted":
+                self.units.charge(one)
+                self.charged += one.units
+                self.running.append(one)
+            case "again":
+                self.units.release(one)
+                self.waiting.insert(0, one)
+            case "doubt":
+                self._end(one, one.units, one.units)
+            case _:
+                self._end(one, 0.0, 0.0)
+
+    @precondition(lambda self: self.running)
+    @rule(what=st.sampled_from(["done", "lost", "engine", "engine again"]))
+    def ends(self, what: str) -> None:
+        one = self.running.pop(0)
+        match what:
+            case "done":
+                self._end(one, 0.0, one.units)
+            case "lost":
+                self._end(one, one.charged, one.units)
+            case _:
+                self.units.give_back(one)
+                self.returned += one.units
+                if what == "engine":
+                    self._end(one, 0.0, 0.0)
+                else:
+                    self.units.release(one)
+                    self.waiting.insert(0, one)
+
+    def _end(self, one: ScheduledJob, at_stake: float, spent: float) -> None:
+        self.units.end(one, at_stake)
+        self.at_stake += at_stake
+        self.over.append((one, spent))
+
+    @invariant()
+    def the_ceilings_hold(self) -> None:
+        for number, most in enumerate(CEILINGS, 1):
+            spent = self.units._spending_limits[number].spent
+            runs = sum(
+                job.units for job in self.sent + self.running if number in job.spending_limits
+            )
+            gone = sum(units for one, units in self.over if number in one.spending_limits)
+            assert runs + gone == spent
+            assert 0.0 <= spent <= most
+
+    @invariant()
+    def the_totals_are_the_ledgers(self) -> None:
+        assert Spending(self.charged, self.returned, self.at_stake) == self.units.totals()
+
+    @invariant()
+    def only_what_runs_is_reserved(self) -> None:
+        assert all(not one.reserved for one in self.waiting)
+        assert all(one.reserved == one.units for one in self.sent + self.running)
+        assert all(one.reserved == spent for one, spent in self.over)
+
+
+TestCeilings = Ceilings.TestCase
+TestCeilings.settings = settings(max_examples=examples(60), stateful_step_count=40)
+
+
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))
+@example([1, 2], 3)
+def test_a_ceiling_is_used_as_far_as_it_goes(tenths: list[int], most: int) -> None:
+    """Whatever the prices, what is refused would not have fitted, and what is taken does."""
+    units, taken = limited(most / 10), 0
+    for ref, price in enumerate(tenths):
+        one = job(price / 10, 1, ref=ref)
+        if refused(units, one):
+            assert taken + price > most
+        else:
+            units.reserve(one)
+            taken += price
+            assert taken <= most

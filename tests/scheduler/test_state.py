@@ -108,7 +108,7 @@ def test_abandoned_after_closing() -> None:
 
 
 def test_a_try_is_counted() -> None:
-    """A poll that repeats a silent promised one is counted as a try, a late one as late."""
+    """A poll that repeats a silent reserved one is counted as a try, a late one as late."""
     here = state()
     running(here)
     first = head(here.table.queue)

@@ -1,67 +1,10 @@
-"""What round trips, failed polls and refusals make plausible."""
+"""What refusals make plausible about the key: how much of its window others use."""
 
-import math
-
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perfect_async._ratelimit.adaptive import AdaptiveLimit
-from perfect_async._ratelimit.estimators import LatencyEstimator
 from perfect_async._time import SECOND
-from tests.support.searching import examples
-
-
-def test_before_anything_is_seen() -> None:
-    """A network that nobody knows is taken for a fair one."""
-    network = LatencyEstimator()
-    assert 3 == network.tries
-    assert 600_000 == network.patience
-    assert 300_000 == network.jitter
-
-
-@pytest.mark.parametrize(
-    ("took", "patience", "jitter"),
-    [(1_000, 300_000, 150_000), (150_000, 450_000, 225_000), (9 * SECOND, 2 * SECOND, SECOND)],
-)
-def test_patience_follows_the_round_trips(took: int, patience: int, jitter: int) -> None:
-    """Patience is three times the 95th percentile and jitter half as much, both inside bounds."""
-    network = LatencyEstimator()
-    for _ in range(100):
-        network.answered(took)
-    assert patience == network.patience
-    assert jitter == network.jitter
-
-
-@given(st.lists(st.integers(0, 60 * SECOND), max_size=600))
-def test_a_twentieth_may_be_slow(times: list[int]) -> None:
-    """Whatever the round trips are, patience and jitter stay inside their bounds."""
-    network = LatencyEstimator()
-    for took in times:
-        network.answered(took)
-    assert 300_000 <= network.patience <= 2 * SECOND
-    assert 150_000 <= network.jitter <= SECOND
-
-
-@pytest.mark.parametrize(
-    ("clean", "failed", "tries"), [(200, 0, 2), (100, 3, 4), (0, 50, 6), (400, 400, 6)]
-)
-def test_tries_follow_the_failures(clean: int, failed: int, tries: int) -> None:
-    """The lease holds as many tries as the share of failures asks for, from 2 to 6."""
-    network = LatencyEstimator()
-    for lost in [False] * clean + [True] * failed:
-        network.polled(failed=lost)
-    assert tries == network.tries
-
-
-@given(st.lists(st.booleans(), max_size=1000))
-def test_old_polls_are_forgotten(polls: list[bool]) -> None:
-    """Only the last 400 polls count."""
-    network = LatencyEstimator()
-    for failed in polls:
-        network.polled(failed=failed)
-    last = polls[-400:]
-    assert (sum(last) + 0.2) / (len(last) + 20) == network.failing
 
 
 def test_one_refusal_is_a_second() -> None:
@@ -219,49 +162,3 @@ def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -
         assert allowance.silent_until <= now + 30 * SECOND
     assert 250 == allowance.limit(now + 10_000 * SECOND)
     assert allowance.paused_until <= now + 40 * SECOND
-
-
-def test_a_few_slow_answers_are_no_jitter() -> None:
-    """With a hundred round trips known jitter is their 99th percentile, where that is less."""
-    for slow, jitter in ((250_000, 250_000), (900_000, 300_000)):
-        network = LatencyEstimator()
-        for took in [200_000] * 108 + [slow] * 4:
-            network.answered(took)
-        assert jitter == network.jitter
-
-
-def test_before_a_hundred_are_known() -> None:
-    """With fewer round trips jitter is the 95th percentile and half as much again."""
-    network = LatencyEstimator()
-    for _ in range(96):
-        network.answered(200_000)
-    assert 300_000 == network.jitter
-    for _ in range(16):
-        network.answered(200_000)
-    assert 200_000 == network.jitter
-
-
-@settings(max_examples=examples(30))
-@given(st.lists(st.integers(150_000, SECOND), min_size=300, max_size=500))
-def test_jitter_is_beyond_most(times: list[int]) -> None:
-    """Of the last 400, looked at every sixteenth time, 95 of 100 arrive within it."""
-    network = LatencyEstimator()
-    for took in times:
-        network.answered(took)
-    looked = times[: len(times) // 16 * 16][-400:]
-    assert sum(took <= network.jitter for took in looked) >= 0.95 * len(looked)
-    assert network.jitter <= max(looked)
-
-
-@given(st.lists(st.integers(50_000, 900_000), min_size=1, max_size=40), st.integers(1, 60))
-def test_only_the_last_round_trips_count(times: list[int], again: int) -> None:
-    """Patience and jitter are those of the last 400 round trips when they were looked at."""
-    network, told = LatencyEstimator(), times * again
-    for took in told:
-        network.answered(took)
-    looked = len(told) if len(told) <= 20 else max(20, len(told) // 16 * 16)
-    last = sorted(told[:looked][-400:])
-    p95 = last[math.ceil(0.95 * len(last)) - 1]
-    p99 = last[math.ceil(0.99 * len(last)) - 1] if len(last) >= 100 else p95 * 2
-    assert min(max(3 * p95, 300_000), 2 * SECOND) == network.patience
-    assert min(max(min(p95 * 3 // 2, p99), 150_000), SECOND) == network.jitter
