@@ -344,6 +344,155 @@ class Answered(Value):
     command: Ask
 
 
+# What the members of one key tell each other. A member is one scheduler: a process, or an event
+# loop of it. Times and slots count from a moment that all members of the ledger share.
+
+
+@attrs.frozen(eq=False, repr=False)
+class SharedLimits(Value):
+    """The settings of a member that must hold for all: the strictest of each does.
+
+    `requests` per `period` and `per_second` as in `Limits`, `lease` as in `Polling`; times in
+    microseconds.
+    """
+
+    requests: int
+    period: int
+    per_second: int
+    lease: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class MemberRow(Value):
+    """How a member stands; `pid` is for people to read.
+
+    `work`: jobs that wait for their creation. `waited_at`: when one of them last waited for its
+    turn. `short`: polls are missing that keep its tasks alive, so nobody creates. `cycle`, `guard`
+    and `spared`: the plan that its own network asks for. `stepped_at`: when this was written.
+    """
+
+    member: str
+    pid: int
+    limits: SharedLimits
+    stepped_at: int
+    work: int = 0
+    running: int = 0
+    waited_at: int = 0
+    short: bool = False
+    cycle: int = 0
+    guard: int = 0
+    spared: int = 0
+
+
+@attrs.frozen(eq=False, repr=False)
+class RequestRow(Value):
+    """A request of a member that occupies the window: when it `left` and was `answered`.
+
+    `outcome`: empty while it is not answered, else `accepted`, `refused` (429) or `failed`.
+    """
+
+    member: str
+    number: int
+    left: int
+    creates: bool = False
+    answered: int | None = None
+    outcome: str = ""
+    retry_after: int | None = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class TaskRow(Value):
+    """A task of a member and the polls that are reserved for it.
+
+    `next` and `last` are slots: one poll a cycle from `next` to `last`. `task_id` is empty while
+    its creation is not answered. `created`, `began`, `low`, `cap` as admission sees it; `renewed`
+    is when its lease was last renewed. `announced`: it is known to have ended, and its owner has
+    not asked yet. `ended`: nobody polls it any longer; `lost`: since the vendor did not know it.
+    """
+
+    member: str
+    ref: int
+    kind: TaskKind
+    created: int
+    began: int
+    cap: int
+    next: int
+    last: int
+    low: int = 0
+    task_id: str = ""
+    renewed: int = 0
+    announced: bool = False
+    ended: bool = False
+    lost: bool = False
+
+
+@attrs.frozen(eq=False, repr=False)
+class DurationRow(Value):
+    """A task of `kind` ran at the age `low`, and had ended by `high` (None: unknown)."""
+
+    member: str
+    number: int
+    kind: TaskKind
+    low: int
+    high: int | None
+
+
+@attrs.frozen(eq=False, repr=False)
+class PlanRow(Value):
+    """The plan that all tasks are polled by; a later one has a larger `epoch`."""
+
+    epoch: int
+    cycle: int
+    guard: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class IntentRow(Value):
+    """A creation that a member sent or is about to send, at `sent`.
+
+    `identity` and `digest` say which job it is for. `state`: `sent`, `accepted` (then `task_id`
+    names its task), `refused` (nothing was charged), or `doubt`.
+    """
+
+    member: str
+    ref: int
+    identity: str
+    digest: str
+    feature: str
+    sent: int
+    state: str = "sent"
+    task_id: str = ""
+
+
+@attrs.frozen(eq=False, repr=False)
+class DoneRow(Value):
+    """A job whose task succeeded at `at`: its result can be fetched again by `task_id`."""
+
+    identity: str
+    digest: str
+    feature: str
+    task_id: str
+    at: int
+
+
+LedgerRow: TypeAlias = (
+    MemberRow | RequestRow | TaskRow | DurationRow | PlanRow | IntentRow | DoneRow
+)
+
+
+@attrs.frozen(eq=False, repr=False)
+class LedgerRead(Value):
+    """What other members wrote since the last time; the ledger's lock is held.
+
+    `gone` are members that left or died. `afresh`: the ledger was new, so `rows` are all that there
+    are, and what was known of other members no longer counts.
+    """
+
+    rows: tuple[LedgerRow, ...] = ()
+    gone: tuple[str, ...] = ()
+    afresh: bool = False
+
+
 Answer: TypeAlias = (
     NotSent
     | NoAnswer
@@ -379,5 +528,6 @@ Event: TypeAlias = (
     | Closed
     | Dropped
     | Issued
+    | LedgerRead
     | Answer
 )
