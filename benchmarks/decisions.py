@@ -75,7 +75,7 @@ class Vendor:
         """Another job comes in."""
         self._refs += 1
         uploads = self._refs % 2 == 0
-        self._tell(at, ev.Wanted(self._refs, SMILE, 1, uploads=uploads))
+        self._tell(at, ev.JobAdded(self._refs, SMILE, 1, uploads=uploads))
 
     def perform(self, command: ev.Command, now: int) -> None:
         """Answer in a while; a job that has ended makes room for another."""

@@ -93,9 +93,9 @@ async def night(seed: int, count: int = JOBS) -> Night:
 def _problems(
     outcomes: list[Outcome], statistics: Statistics, ledger: Ledger, count: int
 ) -> Iterator[str]:
-    told = Counter(outcome.job.key for outcome in outcomes)
-    if told != Counter(str(number) for number in range(count)):
-        yield f"{count} jobs had {told.total()} outcomes"
+    reported = Counter(outcome.job.key for outcome in outcomes)
+    if reported != Counter(str(number) for number in range(count)):
+        yield f"{count} jobs had {reported.total()} outcomes"
     stuck = {task.task_id: task.units for task in ledger.tasks if task.stuck}
     abandoned = {o.task_id: o.units for o in outcomes if isinstance(o.error, TaskAbandoned)}
     if stuck != abandoned:
@@ -104,7 +104,11 @@ def _problems(
     if not expired <= set(stuck):
         yield f"{len(expired - set(stuck))} tasks expired that would have ended"
     at_stake = sum(outcome.error.units_at_stake for outcome in outcomes if outcome.error)
-    counts = {"wasted": ledger.units_wasted, "told": at_stake, "counted": statistics.units.at_stake}
+    counts = {
+        "wasted": ledger.units_wasted,
+        "reported": at_stake,
+        "counted": statistics.units.at_stake,
+    }
     for name, units in counts.items():
         if units != sum(stuck.values()):
             yield f"{sum(stuck.values()):g} units were at stake, {units:g} {name}"

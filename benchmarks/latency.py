@@ -1,4 +1,4 @@
-"""How soon a single `run` on an idle client hears of the end.
+"""Measure how soon a single `run` on an idle client returns after the end of its task.
 
 Each run goes through the public client against the sandbox in virtual time, with nothing else going
 on and an empty window: smiles of 8 s and avatars of 60 s (lognormal, at most 150 s), a round trip
@@ -53,7 +53,7 @@ class Case:
 
     feature: str
     interval: float
-    told: int | None
+    vendor_interval: int | None
 
     def job(self, number: int) -> Job:
         """A job of a picture at a URL, which needs no upload."""
@@ -63,19 +63,22 @@ class Case:
         return Avatar(url, "male_studio_00", key=str(number))
 
     def __str__(self) -> str:
-        who = "told" if self.told else "ours"
+        who = "vendor" if self.vendor_interval else "ours"
         return f"{self.feature.removeprefix('ai-')}, {self.interval:g} s ({who})"
 
 
 CASES = tuple(
-    Case(feature, interval, told) for interval, told in INTERVALS for feature in DURATIONS
+    Case(feature, interval, vendor_interval)
+    for interval, vendor_interval in INTERVALS
+    for feature in DURATIONS
 )
 
 
 @attrs.frozen
-class Heard:
-    """How long the news of each end took, in seconds; `problems` counts what was refused, lost or
-    wrong.
+class Delays:
+    """The seconds from the end of each task to the return of `run`.
+
+    `problems` counts what was refused, lost or wrong.
     """
 
     delays: tuple[float, ...]
@@ -103,13 +106,13 @@ def durations(feature: str, seed: int, runs: int) -> Durations:
     return Durations.of(lambda _: next(drawn))
 
 
-async def hear(case: Case, seed: int, runs: int = RUNS) -> Heard:
+async def measure(case: Case, seed: int, runs: int = RUNS) -> Delays:
     """Run so many jobs, one after the other, each on a client that was idle for a window."""
     sandbox = Sandbox(
         seed=seed,
         durations={case.feature: durations(case.feature, seed, runs)},
         latency=ROUND_TRIP,
-        polling_interval=case.told,
+        polling_interval=case.vendor_interval,
         units=100_000,
     )
     loop, delays = asyncio.get_running_loop(), list[float]()
@@ -122,22 +125,22 @@ async def hear(case: Case, seed: int, runs: int = RUNS) -> Heard:
             delays.append(loop.time() - task.created_at - task.duration)
     ledger = sandbox.ledger
     problems = sum(ledger.refused.values()) + ledger.units_wasted + len(ledger.violations)
-    return Heard(tuple(delays), ledger.requests["poll"], problems)
+    return Delays(tuple(delays), ledger.requests["poll"], problems)
 
 
-def draw(heard: Sequence[tuple[Case, Heard]], path: Path) -> None:
-    """The share of ends that were heard of within a time, a panel for each interval."""
+def draw(measured: Sequence[tuple[Case, Delays]], path: Path) -> None:
+    """The share of ends that were seen within a time, a panel for each interval."""
     import matplotlib as mpl  # noqa: PLC0415 (only who draws needs it)
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - only to draw
 
-    intervals = sorted({case.interval for case, _ in heard})
+    intervals = sorted({case.interval for case, _ in measured})
     figure, panels = plt.subplots(
         1, len(intervals), figsize=(4 * len(intervals), 4), layout="constrained", squeeze=False
     )
     for panel, interval in zip(panels[0], intervals, strict=True):
-        for case, each in heard:
+        for case, each in measured:
             if case.interval == interval:
                 delays = sorted(each.delays)
                 shares = [(place + 1) / len(delays) for place in range(len(delays))]
@@ -166,28 +169,28 @@ def main(
         f"{'task, polling interval':24} {'runs':>5} {'median':>7} {'target':>7} {'p95':>6} "
         f"{'max':>6} {'target':>7} {'polls each':>11}"
     )
-    results: list[tuple[Case, Heard]] = []
+    results: list[tuple[Case, Delays]] = []
     for case in cases:
-        parts = [run(hear, case, seed, runs) for seed in seeds]
-        heard = Heard(
+        parts = [run(measure, case, seed, runs) for seed in seeds]
+        found = Delays(
             tuple(delay for part in parts for delay in part.delays),
             sum(part.polls for part in parts),
             sum(part.problems for part in parts),
         )
-        results.append((case, heard))
+        results.append((case, found))
         half, whole = case.interval / 2 + ROUND_TRIP, case.interval + ROUND_TRIP
-        middle, most = median(heard.delays), max(heard.delays)
-        late = sum(delay > whole + TICK for delay in heard.delays)
-        told = [
+        middle, most = median(found.delays), max(found.delays)
+        late = sum(delay > whole + TICK for delay in found.delays)
+        wrong = [
             *(["median late"] if middle > half + TICK else []),
             *([f"{late} late"] if late else []),
-            *([f"{heard.problems} problems"] if heard.problems else []),
+            *([f"{found.problems} problems"] if found.problems else []),
         ]
-        missed += bool(told)
+        missed += bool(wrong)
         print(
-            f"{case!s:24} {len(heard.delays):5} {middle:7.3f} {half:7.3f} "
-            f"{heard.quantile(0.95):6.3f} {most:6.3f} {whole:7.3f} "
-            f"{heard.polls / len(heard.delays):11.1f} {', '.join(told)}".rstrip(),
+            f"{case!s:24} {len(found.delays):5} {middle:7.3f} {half:7.3f} "
+            f"{found.quantile(0.95):6.3f} {most:6.3f} {whole:7.3f} "
+            f"{found.polls / len(found.delays):11.1f} {', '.join(wrong)}".rstrip(),
             flush=True,
         )
     print(f"{len(seeds)} seeds, {time.perf_counter() - began:.0f} s")

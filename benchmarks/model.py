@@ -229,7 +229,7 @@ def simulate(
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
     vendor = Vendor(limits, rng, foreign)
     failures = failures or Failures(0.0)
-    wanted = ev.Wanted(0, _kind(job), job.units, uploads=True)
+    wanted = ev.JobAdded(0, _kind(job), job.units, uploads=True)
     vendor.slowdown = None if known else slowdown
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
     order, now, requests, done, fed, began, spent = 0, 0, 0, 0, 0, 0, 0
@@ -244,7 +244,7 @@ def simulate(
             if slowdown is not None:
                 vendor.slowdown = attrs.evolve(slowdown, at=slowdown.at + now / SECOND)
         while fed < len(known or durations) and (
-            statistics.waiting + statistics.preparing + statistics.ready < scheduler.appetite()
+            statistics.waiting + statistics.preparing + statistics.ready < scheduler.lookahead()
         ):
             scheduler.receive(attrs.evolve(wanted, ref=fed), now)
             fed += 1

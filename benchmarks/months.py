@@ -8,7 +8,7 @@ the garbage collector knows, and what the process occupies.
 `python benchmarks/months.py [jobs] [first]`: without a journal, and a tenth of it with one (whose
 disk is real). Some 15 minutes each for 200,000. What a client remembers on purpose is bounded and
 has to be full before the first measurement: the last 10,000 task ids, and with a journal the jobs
-of a day whose end nobody heard.
+of a day whose end nobody received.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
   installation. "pip" leaves out what httpx loads for its own terminal program where click and rich
   happen to be there, as they are beside our extras.
 
-All of it is repeated, in turns with what it is compared to, and told as medians: machines are
+All of it is repeated, in turns with what it is compared to, and reported as medians: machines are
 noisy. Draws the first two over the number of tasks in flight.
 
     python benchmarks/overhead.py [SEED ...]      # seeds 0 to 2 where none is given; minutes
@@ -107,10 +107,10 @@ def _python(program: str, cache: str | None = None) -> str:
     return run.stdout
 
 
-# What is told.
+# The lines of the report.
 
 
-def told_decisions(costs: Sequence[decisions.Cost], held: Sequence[float]) -> Iterator[Line]:
+def decision_lines(costs: Sequence[decisions.Cost], held: Sequence[float]) -> Iterator[Line]:
     """Print the scaling, and judge it."""
     columns = f"{'in flight':>9} {'decision us':>12} {'p99 us':>8} {'pair us':>8} {'pairs':>7}"
     print(f"{columns} {'bytes a task':>13}")
@@ -142,7 +142,7 @@ def told_decisions(costs: Sequence[decisions.Cost], held: Sequence[float]) -> It
     )
 
 
-def told_unread() -> Line:
+def unread_line() -> Line:
     """Judge what jobs cost that have not been read."""
     few, many = (memory.unread(jobs) for jobs in UNREAD)
     return Line(
@@ -153,7 +153,7 @@ def told_unread() -> Line:
     )
 
 
-def told_rounds(kind: str, found: dict[str, list[loopback.Round]]) -> Iterator[Line]:
+def round_lines(kind: str, found: dict[str, list[loopback.Round]]) -> Iterator[Line]:
     """Print what each way came to, and judge ours."""
     print(
         f"\n{kind:14} {'jobs/s':>8} {'share':>6} {'ms of CPU':>10} {'share':>6} {'busy':>5}  calls"
@@ -180,7 +180,7 @@ def told_rounds(kind: str, found: dict[str, list[loopback.Round]]) -> Iterator[L
             )
 
 
-def told_imports(took: dict[str, float]) -> Iterator[Line]:
+def import_lines(took: dict[str, float]) -> Iterator[Line]:
     """Print what the imports took, and judge them."""
     print(f"\n{'import':18} {'ms CPU':>7} {'less bare':>10}")
     for name, seconds in took.items():
@@ -222,12 +222,12 @@ def main(seeds: Sequence[int], path: Path, *, quick: bool) -> int:
     turns, rounds, jobs = (10, 3, 300) if quick else (40, 7, 600)
     costs = decisions.measure(sizes, turns=turns, seeds=seeds)
     held = memory.in_flight(sizes)
-    lines = [*told_decisions(costs, held), told_unread()]
+    lines = [*decision_lines(costs, held), unread_line()]
     draw(costs, held, path)
     for kind, upload in (("from URLs", False), ("with uploads", True)):
         found = loopback.measure(jobs, upload=upload, at_once=64, rounds=rounds)
-        lines += told_rounds(kind, found)
-    lines += told_imports(imports(3 * rounds))
+        lines += round_lines(kind, found)
+    lines += import_lines(imports(3 * rounds))
     print(f"\n{'':58} {'measured':>32}  {'target':8}")
     for line in lines:
         verdict = "" if line.met else "MISSED"

@@ -12,7 +12,7 @@ task; "refused" were answered 429. "req/picture" are the requests to the API, re
 each picture done. "x bound" is the time over that of a clairvoyant schedule that keeps every task
 (`bound` in `loads.py`), in brackets where fewer than 99 % of the pictures were done in it. "warm"
 is a client that has run 150 smiles before and then waited until its window was empty; only what
-came after is counted. `--median` changes how long smiles take: no policy is told.
+came after is counted. `--median` changes how long smiles take: no policy knows them.
 """
 
 from __future__ import annotations
@@ -172,10 +172,10 @@ async def measure(policy: Policy, count: int, seed: int, median: float = 8.0) ->
         nonlocal tasks, entries, began
         tasks, entries, began = len(ledger.tasks), len(ledger.log), loop.time()
 
-    told = None
+    reported = None
     try:
         async with asyncio.timeout(CAP):
-            told = await policy.run(sandbox.transport(), pictures, seed, start)
+            reported = await policy.run(sandbox.transport(), pictures, seed, start)
     except TimeoutError:
         pass
     seconds = loop.time() - began
@@ -186,11 +186,11 @@ async def measure(policy: Policy, count: int, seed: int, median: float = 8.0) ->
     done, lost = states.count("success"), states.count("expired")
     if [task.duration for task in created] != durations[: len(created)]:
         raise AssertionError(f"{policy.name}: other smiles than everybody's")
-    if ledger.violations or done + lost != len(created) or told not in {None, done}:
-        raise AssertionError(f"{policy.name}: {told} told, {done} done, {ledger!r}")
+    if ledger.violations or done + lost != len(created) or reported not in {None, done}:
+        raise AssertionError(f"{policy.name}: {reported} reported, {done} done, {ledger!r}")
     asked = [entry.status for entry in ledger.log[entries:] if entry.kind != "upload"]
     return Run(
-        count, done, lost, asked.count(429), len(asked), seconds, bound(durations), told is None
+        count, done, lost, asked.count(429), len(asked), seconds, bound(durations), reported is None
     )
 
 

@@ -19,7 +19,7 @@ the scheduler alone, against the model of `model.py`.
 - ratio: time from the other's coming on, over the least that a clairvoyant client needs for the
   same jobs beside him.
 
-Exit status 1 where the client was locked out, did not end, or told other losses than the vendor
+Exit status 1 where the client was locked out, did not end, or reported other losses than the vendor
 saw.
 """
 
@@ -148,7 +148,7 @@ class Row:
     share: float
     ratio: float
     ended: bool
-    told: bool
+    reported: bool
 
     @property
     def locked_out(self) -> bool:
@@ -193,7 +193,7 @@ def measure(outcome: Outcome, foreign: Sequence[Foreign], least: float) -> Row:
         share=outcome.assumed[-1][1] / left if left else math.inf,
         ratio=(end - max(0.0, min(other.start for other in foreign))) / (least or math.nan),
         ended=outcome.ended,
-        told=outcome.at_stake == outcome.lost == len(outcome.losses),
+        reported=outcome.at_stake == outcome.lost == len(outcome.losses),
     )
 
 
@@ -251,7 +251,7 @@ def main(seeds: Sequence[int], companies: Sequence[Company], out: Path | None) -
             rows = [one(load, company, seed)[1] for seed in seeds]
             wrong = [
                 *(["locked out"] if any(row.locked_out for row in rows) else []),
-                *([] if all(row.told for row in rows) else ["told wrongly"]),
+                *([] if all(row.reported for row in rows) else ["reported wrongly"]),
             ]
             bad += bool(wrong)
             lost = f"{mean(r.in_flight for r in rows):.1f} + {mean(r.later for r in rows):.1f}"

@@ -136,12 +136,12 @@ def measured(cases: Sequence[Case]) -> Iterator[Iterator[Run]]:
         yield pool.imap(one, cases)
 
 
-def ratios(told: Column, rows: Iterable[Sequence[Run]]) -> list[str]:
+def ratios(column: Column, rows: Iterable[Sequence[Run]]) -> list[str]:
     """Print how each of LOADS came out in a column; returns what is not as it should be."""
-    print(f"{told.title:26} {'mean':>6} {'max':>6} {'reference':>10} {'relative':>9}", end="")
+    print(f"{column.title:26} {'mean':>6} {'max':>6} {'reference':>10} {'relative':>9}", end="")
     print(f" {'lost':>5} {'refused':>8}")
     wrong: list[str] = []
-    for load, reference, most, runs in zip(LOADS, told.reference, told.most, rows, strict=True):
+    for load, reference, most, runs in zip(LOADS, column.reference, column.most, rows, strict=True):
         ratio = mean(run.ratio for run in runs)
         lost, refused = sum(run.lost for run in runs), sum(run.refused for run in runs)
         print(
@@ -149,7 +149,7 @@ def ratios(told: Column, rows: Iterable[Sequence[Run]]) -> list[str]:
             f"{ratio / reference:9.3f} {lost:5} {refused:8}",
             flush=True,
         )
-        where = f"{told.title}, {load.name}"
+        where = f"{column.title}, {load.name}"
         if ratio > most:
             wrong.append(f"{where}: {ratio:.3f}, which is over {most:.3f}")
         if lost or refused:
@@ -168,16 +168,16 @@ def ways(names: Iterable[str]) -> list[Column]:
     return found
 
 
-def fooled(told: Sequence[Column], rows: Iterable[Sequence[Sequence[Run]]]) -> list[str]:
+def fooled(columns: Sequence[Column], rows: Iterable[Sequence[Sequence[Run]]]) -> list[str]:
     """Print what was lost of the loads that are meant to fool; returns what should not have been.
 
     A row has the runs of each column.
     """
-    print(f"{'lost, of tasks':31}" + "".join(f" {column.title:>19}" for column in told))
+    print(f"{'lost, of tasks':31}" + "".join(f" {column.title:>19}" for column in columns))
     wrong: list[str] = []
     for load, row in zip((*FOOLING, *BEYOND), rows, strict=True):
         print(f"{load.name:31}", end="")
-        for column, runs in zip(told, row, strict=True):
+        for column, runs in zip(columns, row, strict=True):
             lost, refused = sum(run.lost for run in runs), sum(run.refused for run in runs)
             print(f" {lost:8} of {sum(run.tasks for run in runs):7}", end="")
             insured = column.insured >= (600 if load in BEYOND else 120)
@@ -190,7 +190,7 @@ def fooled(told: Sequence[Column], rows: Iterable[Sequence[Sequence[Run]]]) -> l
 
 def table(seeds: Sequence[int], names: Sequence[str]) -> list[str]:
     """Measure and print the columns of these names; returns what is not as it should be."""
-    told, every = ways(names), range(len(EVERY))
+    columns, every = ways(names), range(len(EVERY))
     cases = [
         Case(load, COLUMNS[name].insured, COLUMNS[name].warm, seed)
         for name in names
@@ -200,7 +200,7 @@ def table(seeds: Sequence[int], names: Sequence[str]) -> list[str]:
     cases += [
         Case(load, column.insured, column.warm, seed)
         for load in every[len(LOADS) :]
-        for column in told
+        for column in columns
         for seed in seeds
     ]
     with measured(cases) as runs:
@@ -208,8 +208,8 @@ def table(seeds: Sequence[int], names: Sequence[str]) -> list[str]:
         for name in names:
             wrong += ratios(COLUMNS[name], ([*islice(runs, len(seeds))] for _ in LOADS))
         wrong += fooled(
-            told,
-            ([[*islice(runs, len(seeds))] for _ in told] for _ in every[len(LOADS) :]),
+            columns,
+            ([[*islice(runs, len(seeds))] for _ in columns] for _ in every[len(LOADS) :]),
         )
     return wrong
 
@@ -217,14 +217,14 @@ def table(seeds: Sequence[int], names: Sequence[str]) -> list[str]:
 def certify(tasks: int) -> list[str]:
     """Print how many of so many tasks a load are lost in column 30; returns what is too much."""
     counts = [-(-tasks // len(load.durations(random.Random(0)))) for load in STATIONARY]
-    told = COLUMNS["30"]
+    column = COLUMNS["30"]
     cases = [
-        Case(load, told.insured, told.warm, FIRST_SEED + seed)
+        Case(load, column.insured, column.warm, FIRST_SEED + seed)
         for load, count in enumerate(counts)
         for seed in range(count)
     ]
     print(
-        f"{told.title:26} {'seeds':>6} {'tasks':>8} {'lost':>5} {'per 10,000':>11} {'refused':>8}"
+        f"{column.title:26} {'seeds':>6} {'tasks':>8} {'lost':>5} {'per 10,000':>11} {'refused':>8}"
     )
     total: list[Run] = []
 

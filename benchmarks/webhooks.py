@@ -12,7 +12,7 @@ that is the vendor's own flow, and what `Polling(completion="webhook")` bets on.
 say so one notification of ten never comes, or three of ten come 3 s before the status flips.
 
 "req/picture" are all requests to the API for each picture done, "per hour" are the pictures done
-over the time that all of them took. "heard after" is from the end of a task to its result, in the
+over the time that all of them took. "known after" is from the end of a task to its result, in the
 median and for the slowest of twenty.
 """
 
@@ -46,7 +46,7 @@ FACES = tuple(portrait(number, size=96) for number in range(8))
 
 @attrs.frozen
 class Way:
-    """How the ends are heard of, and what happens to notifications."""
+    """How the ends become known, and what happens to notifications."""
 
     name: str
     completion: Completion
@@ -105,10 +105,10 @@ class Run:
 async def measure(way: Way, load: Load, count: int, seed: int) -> Run:
     """Run `count` pictures of `load` and read in the vendor's ledger what became of them."""
     drawn = iter(lognormal(count, load.median, load.sigma)(random.Random(seed)))
-    told: list[Client] = []
+    clients: list[Client] = []
 
     async def deliver(body: bytes, headers: dict[str, str]) -> None:
-        await told[0].webhooks.deliver(body, headers)
+        await clients[0].webhooks.deliver(body, headers)
 
     durations, tells = Durations.of(lambda _: next(drawn)), way.completion != "poll"
     sandbox = Sandbox(
@@ -130,21 +130,21 @@ async def measure(way: Way, load: Load, count: int, seed: int) -> Run:
         )
         began = loop.time()
         async with client:
-            told.append(client)
+            clients.append(client)
             async with client.batch(load.job(number) for number in range(count)) as batch:
                 done = sum([outcome.ok async for outcome in batch])
         seconds = loop.time() - began
     states = [task.state for task in ledger.tasks]
     if ledger.violations or done != states.count("success") or len(states) != count:
-        raise AssertionError(f"{way.name}: {done} told, {ledger!r}")
+        raise AssertionError(f"{way.name}: {done} reported done, {ledger!r}")
     waits = sorted(
         task.ended_at - task.created_at - task.duration
         for task in ledger.tasks
         if task.ended_at is not None and task.state == "success"
     )
     asked = [entry.status for entry in ledger.log if entry.kind != "upload"]
-    heard = waits[len(waits) // 2], waits[len(waits) * 19 // 20]
-    return Run(count, done, states.count("expired"), asked.count(429), len(asked), seconds, heard)
+    known = waits[len(waits) // 2], waits[len(waits) * 19 // 20]
+    return Run(count, done, states.count("expired"), asked.count(429), len(asked), seconds, known)
 
 
 @attrs.frozen
@@ -168,18 +168,18 @@ class Row:
         return self.mean(lambda run: 3600 * run.done / run.seconds)
 
     def __str__(self) -> str:
-        heard, slowest = self.mean(lambda run: run.waits[0]), self.mean(lambda run: run.waits[1])
+        known, slowest = self.mean(lambda run: run.waits[0]), self.mean(lambda run: run.waits[1])
         return (
             f"{self.name:20} {self.mean(lambda run: run.done):6.0f} "
             f"{self.mean(lambda run: run.lost):10.0f} {self.mean(lambda run: run.refused):8.0f} "
             f"{self.cost:11.2f} {self.rate:9.0f} "
-            f"{heard:9.1f} s {slowest:6.1f} s"
+            f"{known:9.1f} s {slowest:6.1f} s"
         )
 
 
 HEAD = (
     f"{'':20} {'done':>6} {'lost, paid':>10} {'refused':>8} {'req/picture':>11} {'per hour':>9} "
-    f"{'heard after':>11} {'slowest':>8}"
+    f"{'known after':>11} {'slowest':>8}"
 )
 
 

@@ -33,7 +33,7 @@ async def main(pictures: list[Path], out: Path) -> int:
                         print(f"{job.source!s} is done and not saved: {error}", file=sys.stderr)
                 case Failed(job, error):
                     failed += 1
-                    print(f"{job.source!s}: {error.message}\n  {error.mend}", file=sys.stderr)
+                    print(f"{job.source!s}: {error.message}\n  {error.hint}", file=sys.stderr)
             now = batch.progress
             left = "" if now.eta is None else f", about {now.eta:.0f} s left"
             print(f"{now.done} done, {now.failed} failed of {now.total}{left}", file=sys.stderr)

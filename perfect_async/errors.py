@@ -26,7 +26,7 @@
         ├── WaitTimeout         you, if you still want to wait (also a TimeoutError)
         └── SubmissionInDoubt   you: only you can agree to a second charge
 
-Every message says what happened, whether units are at stake, and what to do next; `mend` is that
+Every message says what happened, whether units are at stake, and what to do next; `hint` is that
 last part alone. The vendor's text is quoted with its control characters escaped and cut at 300
 characters. No message holds the API key or a signed URL.
 """
@@ -89,11 +89,11 @@ def redacted(url: str) -> str:
 class PerfectError(Exception):
     """The base of every error that this package raises.
 
-    `mend` says what to do next. `units_at_stake` is the number of units that were charged, or may
+    `hint` says what to do next. `units_at_stake` is the number of units that were charged, or may
     have been, without a result: 0.0 where nothing was bought or all was given back.
     """
 
-    mend: str = "See the message."
+    hint: str = "See the message."
 
     def __init__(self, message: str, *, units_at_stake: float = 0.0) -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ class PerfectError(Exception):
 
     @property
     def message(self) -> str:
-        """What happened, without `mend`."""
+        """What happened, without `hint`."""
         return str(self.args[0])
 
     def __str__(self) -> str:
@@ -109,7 +109,7 @@ class PerfectError(Exception):
         if self.units_at_stake:
             are = "unit is" if self.units_at_stake == 1 else "units are"
             stake = f" {self.units_at_stake:g} {are} at stake."
-        return f"{self.message}{stake} {self.mend}"
+        return f"{self.message}{stake} {self.hint}"
 
     def __reduce__(self) -> tuple[Callable[..., PerfectError], tuple[object, ...]]:
         # By default the class is called with `args` alone, which not every error here accepts.
@@ -128,7 +128,7 @@ def _restored(
 E = TypeVar("E", bound=PerfectError)
 
 
-def twin(error: E) -> E:
+def copy_error(error: E) -> E:
     """Return an equal error to raise elsewhere: raising an error writes a traceback into it."""
     other = copy.copy(error)
     if error.__cause__ is not None:
@@ -139,7 +139,7 @@ def twin(error: E) -> E:
 class ConfigurationError(PerfectError):
     """The client was set up or used in a way that cannot work; nothing was sent."""
 
-    mend = "Nothing was sent; correct the setting named here."
+    hint = "Nothing was sent; correct the setting named here."
 
 
 class JournalError(ConfigurationError):
@@ -148,19 +148,19 @@ class JournalError(ConfigurationError):
     No task is created that could not be recorded.
     """
 
-    mend = "Nothing was bought; mend what is named here."
+    hint = "Nothing was bought; correct what is named here."
 
 
 class ClientClosed(PerfectError):
     """The client closed before this job was sent; nothing was bought."""
 
-    mend = "Nothing was bought for this job; run it on an open client."
+    hint = "Nothing was bought for this job; run it on an open client."
 
 
 class JobRefused(PerfectError):
     """The parameters of a job are outside the vendor's limits; nothing was sent."""
 
-    mend = "Nothing was sent; correct the job."
+    hint = "Nothing was sent; correct the job."
 
 
 class PictureRefused(JobRefused):
@@ -169,12 +169,12 @@ class PictureRefused(JobRefused):
     `passing`: it could not be read just now, and another try may do it.
     """
 
-    mend = "Nothing was sent; use another picture or convert this one."
+    hint = "Nothing was sent; use another picture or convert this one."
 
     def __init__(self, message: str, *, passing: bool = False, units_at_stake: float = 0.0) -> None:
         super().__init__(message, units_at_stake=units_at_stake)
         if passing:
-            self.mend = "Nothing was bought; try again."
+            self.hint = "Nothing was bought; try again."
 
 
 class SourceLost(JobRefused):
@@ -183,7 +183,7 @@ class SourceLost(JobRefused):
     It was given as bytes, as a signed URL, or as a file that has changed since.
     """
 
-    mend = "Nothing was bought for this job; run it again with its picture."
+    hint = "Nothing was bought for this job; run it again with its picture."
 
 
 class ApiError(PerfectError):
@@ -193,7 +193,7 @@ class ApiError(PerfectError):
     None; `request_id` the `x-request-id` of the answer, to quote to the vendor's support, or None.
     """
 
-    mend = "Try again later; quote the request id to the vendor if it stays."
+    hint = "Try again later; quote the request id to the vendor if it stays."
 
     def __init__(
         self,
@@ -219,19 +219,19 @@ class ApiError(PerfectError):
 class Unauthorized(ApiError):
     """The key is wrong, inactive or expired (401): final for the client, which creates no more."""
 
-    mend = "Check the key in the vendor's console and open a new client."
+    hint = "Check the key in the vendor's console and open a new client."
 
 
 class RequestRefused(ApiError):
     """The vendor read the request and refused it (4xx); nothing was created or charged."""
 
-    mend = "Nothing was charged; correct what the vendor names."
+    hint = "Nothing was charged; correct what the vendor names."
 
 
 class RateLimited(ApiError):
     """The key's request limit was met (429), again and again: something else uses the key."""
 
-    mend = "Nothing was charged; lower `Limits` or find out who else uses this key."
+    hint = "Nothing was charged; lower `Limits` or find out who else uses this key."
 
 
 class ServiceUnavailable(ApiError):
@@ -240,7 +240,7 @@ class ServiceUnavailable(ApiError):
     `never_sent` is True only where it is certain that the vendor did not see the request.
     """
 
-    mend = "Try again later; check the network and the vendor's status."
+    hint = "Try again later; check the network and the vendor's status."
 
     def __init__(
         self,
@@ -261,13 +261,13 @@ class ServiceUnavailable(ApiError):
 class BadAnswer(ApiError):
     """The vendor's answer is malformed, too large, or names a URL that must not be followed."""
 
-    mend = "Nothing of it was used; quote the request id to the vendor."
+    hint = "Nothing of it was used; quote the request id to the vendor."
 
 
 class UnitsExhausted(PerfectError):
     """The balance does not cover the job; nothing was charged for it."""
 
-    mend = "Nothing was charged; buy units or run cheaper jobs."
+    hint = "Nothing was charged; buy units or run cheaper jobs."
 
     def __init__(self, message: str, *, request_id: str | None = None) -> None:
         super().__init__(message)
@@ -277,7 +277,7 @@ class UnitsExhausted(PerfectError):
 class CeilingReached(UnitsExhausted):
     """The job would cost more than `max_units` leaves; it was not sent."""
 
-    mend = "Nothing was charged; raise `max_units` to go on."
+    hint = "Nothing was charged; raise `max_units` to go on."
 
 
 class WebhookRejected(PerfectError):
@@ -287,7 +287,7 @@ class WebhookRejected(PerfectError):
     nothing of the secret.
     """
 
-    mend = (
+    hint = (
         "Refuse it; if the vendor sent it, compare the webhook's secret and this machine's clock."
     )
 
@@ -300,7 +300,7 @@ class WebhookRejected(PerfectError):
 class TaskError(PerfectError):
     """An error about one task; `task_id` is the vendor's id, None where it is unknown."""
 
-    mend = "Look the task up by its id."
+    hint = "Look the task up by its id."
 
     def __init__(
         self,
@@ -326,7 +326,7 @@ class TaskFailed(TaskError):
     `passing` is True for the four codes that may pass on another try.
     """
 
-    mend = "The vendor returns the units; use another picture."
+    hint = "The vendor returns the units; use another picture."
 
     def __init__(
         self,
@@ -341,25 +341,25 @@ class TaskFailed(TaskError):
         self.code = code
         self.passing = passing
         if passing:
-            self.mend = "The vendor returns the units; try again."
+            self.hint = "The vendor returns the units; try again."
 
 
 class TaskExpired(TaskError):
     """The vendor no longer knows the task: it expired unpolled. Its units may have been charged."""
 
-    mend = "Compare the balance; run the job again if a second charge is acceptable."
+    hint = "Compare the balance; run the job again if a second charge is acceptable."
 
 
 class TaskTimedOut(TaskError):
     """The vendor's own limit ended the task (500, "Task execution timed out"): final."""
 
-    mend = "Compare the balance; run the job again if a second charge is acceptable."
+    hint = "Compare the balance; run the job again if a second charge is acceptable."
 
 
 class TaskAbandoned(TaskError):
     """The client stopped polling: the task still ran at `Polling.give_up_after` or at closing."""
 
-    mend = "The units are taken; a task that nobody polls is lost after its lease."
+    hint = "The units are taken; a task that nobody polls is lost after its lease."
 
 
 class ResultUnreadable(TaskError):
@@ -369,7 +369,7 @@ class ResultUnreadable(TaskError):
     signed URLs: message, `repr` and `str` show nothing of it.
     """
 
-    mend = "Read `raw`, or ask for the task again by its id within a day; do not buy it again."
+    hint = "Read `raw`, or ask for the task again by its id within a day; do not buy it again."
 
     def __init__(
         self,
@@ -392,13 +392,13 @@ class NotSaved(TaskError):
     The vendor keeps them for a day at least; `__cause__` is what went wrong.
     """
 
-    mend = "Mend the cause, then save them: by resuming the journal, or attach() with the task id."
+    hint = "Fix the cause, then save them: by resuming the journal, or attach() with the task id."
 
 
 class WaitTimeout(TaskError, TimeoutError):
     """The caller's own `timeout` ran out. A task that was created goes on and is kept alive."""
 
-    mend = "A created task goes on while the client is open; nothing is charged for one never sent."
+    hint = "A created task goes on while the client is open; nothing is charged for one never sent."
 
 
 class SubmissionInDoubt(TaskError):
@@ -408,7 +408,7 @@ class SubmissionInDoubt(TaskError):
     another program's task with another person's picture, so none is taken without your consent.
     """
 
-    mend = (
+    hint = (
         "Look at the unit history; buy_in_doubt=True, or another run of the program, consents to a "
         "second charge."
     )

@@ -88,7 +88,7 @@ Command: TypeAlias = Request | Upload | Settle
 
 
 @attrs.frozen(eq=False, repr=False)
-class Wanted(Value):
+class JobAdded(Value):
     """A job came in.
 
     `channel`: one client on one transport; files are registered together only within it. `uploads`:
@@ -108,10 +108,10 @@ class Wanted(Value):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Adopted(Value):
+class TaskAdopted(Value):
     """A job came in whose task exists already. It is polled at once, since its lease is unknown.
 
-    `age` is how long ago it was created, as far as anybody knows; the rest as in `Wanted`.
+    `age` is how long ago it was created, as far as anybody knows; the rest as in `JobAdded`.
     """
 
     ref: int
@@ -123,7 +123,7 @@ class Adopted(Value):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Forgone(Value):
+class JobRejected(Value):
     """A job came in whose end is known already: `error`, which says what is at stake."""
 
     ref: int
@@ -154,14 +154,14 @@ class Notified(Value):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Withdrawn(Value):
+class JobCancelled(Value):
     """Nobody waits for `ref`: it is not created, or kept to its end and not created again."""
 
     ref: int
 
 
 @attrs.frozen(eq=False, repr=False)
-class Asked(Value):
+class QueryAdded(Value):
     """A query came in; `ref` is its own, `channel` the client's.
 
     `repeats`: it may be sent again where no answer came. `urgent`: units depend on the answer, so
@@ -176,14 +176,14 @@ class Asked(Value):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Closed(Value):
+class ChannelClosed(Value):
     """`channel` creates nothing more; its running tasks are kept alive."""
 
     channel: int = 0
 
 
 @attrs.frozen(eq=False, repr=False)
-class Dropped(Value):
+class ChannelAborted(Value):
     """`channel` ends now: none of its tasks is polled any longer, running ones are abandoned."""
 
     channel: int = 0
@@ -517,16 +517,16 @@ OfPoll: TypeAlias = (
     Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
 )
 Event: TypeAlias = (
-    Wanted
-    | Adopted
-    | Forgone
+    JobAdded
+    | TaskAdopted
+    | JobRejected
     | SpendingLimitOpened
     | SpendingLimitClosed
     | Notified
-    | Withdrawn
-    | Asked
-    | Closed
-    | Dropped
+    | JobCancelled
+    | QueryAdded
+    | ChannelClosed
+    | ChannelAborted
     | Issued
     | LedgerRead
     | Answer

@@ -367,7 +367,7 @@ class WebhookApp:
         except WebhookRejected as error:
             LOG.info("A request at the webhook was rejected: %s", error.reason)
             return 400
-        except Exception as error:  # noqa: BLE001 -- the sender cannot mend what fails here
+        except Exception as error:  # noqa: BLE001 -- the sender cannot fix what fails here
             if not self._failing:
                 LOG.error(
                     "Notifications cannot be taken in: %s. They come again.", type_name(error)

@@ -38,10 +38,10 @@ from perfect_async.errors import (
     UnitsExhausted,
     WaitTimeout,
     WebhookRejected,
+    copy_error,
     quoted,
     redacted,
     shown_source,
-    twin,
 )
 
 MAKE: dict[type[PerfectError], Callable[[str], PerfectError]] = {
@@ -121,14 +121,14 @@ def test_this_file_makes_every_error() -> None:
 
 
 @every_error
-def test_the_message_says_what_happened_and_the_mend(kind: type[PerfectError]) -> None:
+def test_the_message_says_what_happened_and_the_hint(kind: type[PerfectError]) -> None:
     """What is shown begins with what happened and goes on with what to do next."""
     error = MAKE[kind]("it broke.")
 
     assert "it broke." == error.message
     assert str(error).startswith("it broke. ")
-    assert kind.mend in str(error)
-    assert kind.mend.endswith(".")
+    assert kind.hint in str(error)
+    assert kind.hint.endswith(".")
 
 
 @every_error
@@ -148,9 +148,9 @@ def test_the_message_says_the_units(kind: type[PerfectError]) -> None:
 
 @every_error
 def test_own_mends(kind: type[PerfectError]) -> None:
-    """Every error has a mend of its own."""
-    assert "mend" in vars(kind)
-    assert 1 == sum(other.mend == kind.mend for other in MAKE) or kind in {
+    """Every error has a hint of its own."""
+    assert "hint" in vars(kind)
+    assert 1 == sum(other.hint == kind.hint for other in MAKE) or kind in {
         TaskExpired,
         TaskTimedOut,
     }
@@ -159,8 +159,8 @@ def test_own_mends(kind: type[PerfectError]) -> None:
 @every_error
 @pytest.mark.parametrize(
     "again",
-    [copy.copy, copy.deepcopy, twin, lambda error: pickle.loads(pickle.dumps(error))],
-    ids=["copy", "deepcopy", "twin", "pickle"],
+    [copy.copy, copy.deepcopy, copy_error, lambda error: pickle.loads(pickle.dumps(error))],
+    ids=["copy", "deepcopy", "copy_error", "pickle"],
 )
 def test_copies_are_equal(
     kind: type[PerfectError], again: Callable[[PerfectError], PerfectError]
@@ -176,22 +176,22 @@ def test_copies_are_equal(
     assert vars(error) == vars(other)
 
 
-def test_a_twin_keeps_the_cause_and_not_the_traceback() -> None:
+def test_a_copied_error_keeps_the_cause_and_not_the_traceback() -> None:
     """What an error came from belongs to it, where it was raised does not."""
     cause = ValueError("why")
     error = ClientClosed("gone.").with_traceback(None)
     error.__cause__ = cause
     with pytest.raises(ClientClosed):
         raise error
-    other = twin(error)
+    other = copy_error(error)
 
     assert cause is other.__cause__
     assert None is other.__traceback__
-    assert None is twin(ClientClosed("gone.")).__cause__
+    assert None is copy_error(ClientClosed("gone.")).__cause__
 
 
 def test_a_rejection_has_a_reason() -> None:
-    """What a log wants of a rejected notification is why, without the mend."""
+    """What a log wants of a rejected notification is why, without the hint."""
     assert "stale." == WebhookRejected("stale.").reason
 
 
@@ -245,7 +245,7 @@ def test_a_failure_that_may_pass_says_try_again(
     assert "try again" in str(passing)
     assert "another picture" not in str(passing)
     assert "another picture" in str(lasting)
-    assert str(passing) == str(twin(passing)) == str(pickle.loads(pickle.dumps(passing)))
+    assert str(passing) == str(copy_error(passing)) == str(pickle.loads(pickle.dumps(passing)))
 
 
 @pytest.mark.parametrize(

@@ -560,14 +560,14 @@ def calls(app: WebhookApp | Starlette) -> httpx.AsyncClient:
 
 async def test_a_notification_is_taken_in() -> None:
     """A genuine POST is answered with an empty 204, and so is the same again."""
-    session = FakeReceiver()
-    async with calls(WebhookApp(session)) as http:
+    receiver = FakeReceiver()
+    async with calls(WebhookApp(receiver)) as http:
         answers = [await http.post("/any/path", content=BODY, headers=signed()) for _ in range(2)]
 
     assert [(204, b""), (204, b"")] == [(each.status_code, each.content) for each in answers]
     assert "content-length" not in answers[0].headers
-    assert [SAID, SAID] == session.taken
-    assert "<WebhookApp for FakeReceiver>" == repr(WebhookApp(session))
+    assert [SAID, SAID] == receiver.taken
+    assert "<WebhookApp for FakeReceiver>" == repr(WebhookApp(receiver))
 
 
 async def test_a_forgery_learns_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -597,8 +597,8 @@ async def test_only_posts(method: str) -> None:
 
 async def test_mounted_in_starlette() -> None:
     """As a route of Starlette it answers at its path alone, methods included."""
-    session = FakeReceiver()
-    app = Starlette(routes=[Route("/webhooks/youcam", WebhookApp(session))])
+    receiver = FakeReceiver()
+    app = Starlette(routes=[Route("/webhooks/youcam", WebhookApp(receiver))])
     async with calls(app) as http:
         good = await http.post("/webhooks/youcam", content=BODY, headers=signed())
         bad = await http.post("/webhooks/youcam", content=BODY)
@@ -606,17 +606,17 @@ async def test_mounted_in_starlette() -> None:
         elsewhere = await http.post("/webhooks", content=BODY, headers=signed())
 
     assert [204, 400, 405, 404] == [each.status_code for each in (good, bad, wrong, elsewhere)]
-    assert [SAID] == session.taken
+    assert [SAID] == receiver.taken
 
 
 async def test_a_failure_of_ours_asks_for_another_try(caplog: pytest.LogCaptureFixture) -> None:
     """What fails here is a 503, told once at ERROR by its type until it has worked again."""
     caplog.set_level(logging.WARNING, "perfect_async")
-    session = FakeReceiver()
+    receiver = FakeReceiver()
     statuses: list[int] = []
-    async with calls(WebhookApp(session)) as http:
+    async with calls(WebhookApp(receiver)) as http:
         for fails in (OSError("https://signed?url"), ValueError(), None, OSError()):
-            session.fails = fails
+            receiver.fails = fails
             answer = await http.post("/", content=BODY, headers=signed())
             statuses.append(answer.status_code)
             assert b"" == answer.content
@@ -661,32 +661,32 @@ def part(body: bytes, *, more: bool = True) -> Message:
 
 async def test_a_body_in_parts() -> None:
     """Parts are put together, and keys that ASGI lets a server leave out are."""
-    session = FakeReceiver()
+    receiver = FakeReceiver()
     parts: list[Message] = [part(BODY[:9]), part(b""), {"type": "http.request", "body": BODY[9:]}]
 
-    sent, _ = await exchange(WebhookApp(session), parts, headers=raw(signed()))
+    sent, _ = await exchange(WebhookApp(receiver), parts, headers=raw(signed()))
 
     assert [
         {"type": "http.response.start", "status": 204, "headers": []},
         {"type": "http.response.body", "body": b""},
     ] == sent
-    assert [SAID] == session.taken
+    assert [SAID] == receiver.taken
 
 
 async def test_a_body_of_64_kb_and_one_byte_more() -> None:
     """64 KB are read; at the first byte more the reading stops, whatever was promised."""
-    session = FakeReceiver()
+    receiver = FakeReceiver()
     most = b"{}" + b" " * (64 * 1024 - 2)
     headers = raw({**signed(most), "content-length": "5"})
 
-    full, _ = await exchange(WebhookApp(session), [part(most, more=False)], headers=headers)
+    full, _ = await exchange(WebhookApp(receiver), [part(most, more=False)], headers=headers)
     over, unread = await exchange(
-        WebhookApp(session), [part(most), part(b" "), part(b" ", more=False)], headers=headers
+        WebhookApp(receiver), [part(most), part(b" "), part(b" ", more=False)], headers=headers
     )
 
     assert 204 == full[0]["status"]
     assert (413, 1) == (over[0]["status"], unread)
-    assert 1 == len(session.taken)
+    assert 1 == len(receiver.taken)
 
 
 @pytest.mark.parametrize(
@@ -737,13 +737,13 @@ async def test_a_body_that_takes_long(pause: float, status: int) -> None:
 
 async def test_a_sender_that_hangs_up() -> None:
     """Gone in the middle of its body, it is answered nothing, and nothing is taken in."""
-    session = FakeReceiver()
+    receiver = FakeReceiver()
 
     sent, _ = await exchange(
-        WebhookApp(session), [part(BODY), {"type": "http.disconnect"}], headers=raw(signed())
+        WebhookApp(receiver), [part(BODY), {"type": "http.disconnect"}], headers=raw(signed())
     )
 
-    assert ([], []) == (sent, session.taken)
+    assert ([], []) == (sent, receiver.taken)
 
 
 async def test_a_cancelled_delivery_stays_cancelled() -> None:

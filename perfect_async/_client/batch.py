@@ -28,8 +28,8 @@ from perfect_async.errors import (
     JobRefused,
     NotSaved,
     PerfectError,
+    copy_error,
     quoted,
-    twin,
 )
 from perfect_async.models import FileId, Job, Progress
 
@@ -307,7 +307,7 @@ class Batch:
         The scheduler says how many jobs it wants to know before they are created. The number of
         outcomes that were not taken is bounded too, so that a slow consumer stops the creating.
         """
-        ahead = session.driver.scheduler.appetite()
+        ahead = session.driver.scheduler.lookahead()
         held = _MAX_ORDERED if self._ordered else ahead
         while len(self._live) - self._running >= ahead or self._held >= held:
             await self._changed.wait()
@@ -327,7 +327,7 @@ class Batch:
                 self._failure = error
             for entry in list(self._live):
                 if entry.handle is None:
-                    self._refuse(entry, twin(error))
+                    self._refuse(entry, copy_error(error))
             session.interrupts.discard(self._interrupt)
             self._stopped.set()
             self._notify()

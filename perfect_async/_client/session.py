@@ -36,7 +36,7 @@ from perfect_async.errors import (
     TaskError,
     TaskExpired,
     WaitTimeout,
-    twin,
+    copy_error,
 )
 from perfect_async.models import FileId, Job, must_be_job
 
@@ -240,7 +240,7 @@ class ClientSession:
                 f"The job had not ended after {timeout:g} s.{last}",
                 task_id=None if handle is None else handle.task_id,
                 units_at_stake=0.0 if handle is None else handle.at_stake,
-            ) from (failure and twin(failure))
+            ) from (failure and copy_error(failure))
         return handle
 
     async def keep(self, handle: JobHandle) -> Outcome:

@@ -1,4 +1,4 @@
-"""What refusals make plausible about the key: how much of its window something else uses.
+"""Estimate from 429s how much of the key's window something else uses.
 
 All times are integer microseconds.
 """
@@ -15,10 +15,11 @@ _FULL = 2
 """429s running that mean a full window; one may be the second's limit."""
 _SECOND_LOOK: Final = 10 * SECOND
 """So soon after contact what others took meanwhile is too little to tell their rate."""
-_STRANGE: Final = 40 * SECOND
+_FIRST_PAUSE: Final = 40 * SECOND
 _PAUSE: Final = 15 * SECOND
 """How long nothing is created after contact, and after each later sign of a full window."""
-_WARY: Final = 120 * SECOND
+_CONTENDED: Final = 120 * SECOND
+"""How long others count as using the key after a full window."""
 _SHRINK: Final = 0.8
 _TOP: Final = 0.9
 """What is assumed at once, and later, of what was in the window when something was refused."""
@@ -50,14 +51,16 @@ class AdaptiveLimit:
     took between contact and the next answer tells his rate, and so what he will leave in the end.
 
     While the window is `full` one request at a time asks whether it still is, after 1, 2, 4 and at
-    most 30 s (`silent_until`): refused requests fill the window too (contract: Limits), and whoever
-    goes on at his pace locks himself out for as long as he does.
+    most 30 s (`silent_until`): refused requests fill the window too (contract: Limits), so a client
+    that goes on at its pace locks itself out for as long as it does.
+
+    Until `contended_until` others are taken to use the key.
     """
 
     requests: int
     period: int = 300 * SECOND
     paused_until: int = 0
-    wary_until: int = 0
+    contended_until: int = 0
     silent_until: int = 0
     full: bool = False
     _assumed: float = attrs.field(init=False)
@@ -79,21 +82,21 @@ class AdaptiveLimit:
         self._assumed = self._ceiling = float(self.requests)
 
     def refused(self, now: int, left: int, own: int, retry_after: int | None) -> None:
-        """A 429 to what left at `left`, while `own` requests of ours occupy the window."""
+        """Record a 429 to a request sent at `left`; `own` requests of ours occupy the window."""
         pause, again = SECOND, not self._running or left >= self._refused_at + SECOND
         if again:
             self._running += 1
             self._refused_at = now
             if self._running >= _FULL:
                 pause = self._met(now, own)
-            if now < self.wary_until:
+            if now < self.contended_until:
                 self.full = True
                 self.silent_until = now + self._silence
                 self._silence = min(2 * self._silence, _LONGEST_SILENCE)
         self.paused_until = max(self.paused_until, now + max(pause, retry_after or 0))
 
     def accepted(self, now: int, own: int) -> None:
-        """An answer that was no 429 came, while `own` requests of ours occupy the window."""
+        """Record an answer that was no 429; `own` requests of ours occupy the window."""
         if self.full:
             self._extrapolate(now, (self._theirs + self.requests - own) / 2)
         self._running = self.silent_until = 0
@@ -135,7 +138,7 @@ class AdaptiveLimit:
         return now >= self._quiet_until
 
     def _met(self, now: int, own: int) -> int:
-        """The window is full; gives how long to create nothing."""
+        """Record that the window is full; return how long to create nothing."""
         lately = now < self._quiet_until + _LONGEST_QUIET and self._quiet_until > 0
         self._quiet = min(2 * self._quiet, _LONGEST_QUIET) if lately else _QUIET
         self._quiet_until = now + self._quiet
@@ -143,18 +146,18 @@ class AdaptiveLimit:
         self._theirs = self.requests - own
         if self._met_at is None or limit == self.requests:
             self._met_at, self._theirs_then = now, self._theirs
-            self._hold, self._ceiling, pause = _HOLD, float(own), _STRANGE
+            self._hold, self._ceiling, pause = _HOLD, float(own), _FIRST_PAUSE
         elif now >= self._episode_until:
             self._hold, self._ceiling = min(2 * self._hold, _LONGEST_HOLD), float(own)
         self._ceiling = min(self._ceiling, own)
         self._assumed, self._since = min(float(limit), _SHRINK * own), now
         self._held_until = now + self._hold
-        self.wary_until = self._episode_until = now + _WARY
+        self.contended_until = self._episode_until = now + _CONTENDED
         self._extrapolate(now, self._theirs)
         return pause
 
     def _extrapolate(self, now: int, theirs: float) -> None:
-        """Others hold `theirs`: if they came at contact they will hold more in the end."""
+        """Estimate what others will hold if they came at contact and now hold `theirs`."""
         since = now - (self._met_at or 0)
         if self._met_at is not None and _SECOND_LOOK <= since < self.period:
             rate = max(0.0, (theirs - self._theirs_then) / since)

@@ -1,9 +1,9 @@
-"""What durations seen so far make plausible: how long a task may run, and how likely longer.
+"""Estimate how long tasks may run from the durations seen so far, and how fast the network is.
 
 We see ends only when we ask, so evidence comes as intervals: a task that was running at one poll
 and had ended at the next lasted between both. A task that still runs, was lost or given up is
-evidence too (it lasted at least so long): long tasks end last, and whoever counts only ends takes
-the first short ones for all. So the share that outlasts an age is the product-limit estimate
+evidence too (it lasted at least so long): long tasks end last, and counting only ends would
+take the first short ones for all. So the share that outlasts an age is the product-limit estimate
 (Kaplan and Meier, 1958) with ends at their latest, and those that run at their next poll, which
 errs towards long: were they counted at their last poll, every cycle would end without them.
 
@@ -49,7 +49,7 @@ _MANY: Final = 500.0
 
 @attrs.define
 class DurationModel:
-    """What the durations of one kind of task look like at one moment.
+    """A model of the durations of one kind of task at one moment.
 
     `horizon` is the age that hardly any task outlasts: about 1.2 times the 95th percentile, more
     while few are known. Of those that ended (`ended` in number): a share of `shares` outlasts each
@@ -104,12 +104,12 @@ class DurationEstimator:
         return len(self._seen)
 
     def ended(self, low: int, high: int) -> None:
-        """A task ended between the ages `low` and `high`."""
+        """Record a task that ended between the ages `low` and `high`."""
         self._add(low, high)
         self._ended += 1
 
     def outlasted(self, low: int) -> None:
-        """A task ran at the age `low`, and nobody will know how much longer."""
+        """Record a task that ran at the age `low`; its end is unknown."""
         self._add(low, None)
 
     def _add(self, low: int, high: int | None) -> None:
@@ -126,7 +126,7 @@ class DurationEstimator:
             return None
         seen = [*self._seen] if self._usual is None else [self._usual, *self._seen]
         ends = sorted(high for _, high in seen if high is not None)
-        # Whoever runs is seen again a cycle later: till then neither kind has left.
+        # A running task is seen again a cycle later; until then it has not ended.
         unseen = [low for low, high in seen if high is None]
         unseen = sorted(age + cycle for age in (*unseen, *running))
         known = len(ends) + len(unseen)
@@ -190,7 +190,7 @@ class LatencyEstimator:
     _count: int = 0
 
     def answered(self, took: int) -> None:
-        """An answer came after `took`."""
+        """Record an answer that came after `took`."""
         self._times.append(took)
         self._count += 1
         if self._count <= _FEW or self._count % 16 == 0:
@@ -209,7 +209,7 @@ class LatencyEstimator:
                 self.changes += 1
 
     def polled(self, *, failed: bool) -> None:
-        """A poll ended, with or without an answer that says how the task is."""
+        """Record a poll that ended; `failed` if its answer did not say how the task is."""
         self._failed.append(failed)
         self._failures += failed
         if len(self._failed) > _REMEMBERED_ANSWERS:

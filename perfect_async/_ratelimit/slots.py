@@ -1,4 +1,4 @@
-"""Whose turn it is: a task that is polled every cycle keeps its phase, the slot modulo the cycle.
+"""Assign phases: a task that is polled every cycle keeps its phase, the slot modulo the cycle.
 
 So deadlines cannot collide, and what the polls of all tasks need of any second is known for as long
 as they live. Times are slots.
@@ -26,19 +26,19 @@ class PhaseTable:
         self._taken: tuple[int, int, list[bool]] | None = None
 
     def take(self, slot: int) -> None:
-        """A task owns the phase of `slot`."""
+        """Give the phase of `slot` to a task."""
         self._owners[slot % self.cycle] += 1
         self._count += 1
         self._taken = None
 
     def give(self, slot: int) -> None:
-        """A task owns the phase of `slot` no longer."""
+        """Take the phase of `slot` back from a task."""
         self._owners[slot % self.cycle] -= 1
         self._count -= 1
         self._taken = None
 
     def within(self, run: int) -> int:
-        """No `run` of slots holds more polls than this."""
+        """Return a bound on the polls in any `run` of slots."""
         return self._count * -(-run // self.cycle)
 
     def ahead(self, slot: int, run: int) -> list[int]:
@@ -90,7 +90,7 @@ class SecondWindow:
         self._count = 0
 
     def leave(self, now: int, guard: int, patience: int) -> tuple[int, int]:
-        """A request leaves; gives both of its last slots."""
+        """Record a request that leaves; return both of its last slots."""
         ends = (now + guard + SECOND) // SLOT
         late = (now + max(patience, guard) + SECOND) // SLOT
         self._ends[ends] = self._ends.get(ends, 0) + 1
@@ -99,7 +99,7 @@ class SecondWindow:
         return ends, late
 
     def answered(self, ends: int, late: int, now: int) -> None:
-        """It has arrived by now: what it occupies of the second may end earlier."""
+        """Record that a request is answered: it has arrived, so it may leave the second earlier."""
         at = (now + SECOND) // SLOT
         if at < ends:
             self._ends[ends] -= 1
@@ -109,7 +109,7 @@ class SecondWindow:
             self._late[at] = self._late.get(at, 0) + 1
 
     def remember(self, age: int, guard: int, count: int) -> None:
-        """`count` requests were answered `age` before time 0."""
+        """Record `count` requests that were answered `age` before time 0."""
         ends = (guard + SECOND - age) // SLOT
         if count and ends >= 0:
             self._ends[ends] = self._ends.get(ends, 0) + count
@@ -117,7 +117,7 @@ class SecondWindow:
             self._count += count
 
     def count(self, slot: int) -> int:
-        """How many of them count in `slot` or later, the late ones late; drops what does not."""
+        """Count the requests that matter in `slot` or later if they come late; drop the others."""
         if slot == self._from:
             return self._count
         if slot - self._from > len(self._late):

@@ -88,7 +88,7 @@ class Timetable:
     # Requests that leave and are answered.
 
     def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
-        """Request `number` leaves; it occupies the window until a period after its answer."""
+        """Record that `number` leaves; it occupies the window until a period after its answer."""
         self.account.forget(now)
         ends, late = self._second.leave(now, self._guard, patience)
         weight = 2 if creates else 1
@@ -96,7 +96,7 @@ class Timetable:
         self.account.unanswered += weight
 
     def answered(self, number: int, now: int) -> int:
-        """Request `number` is answered or given up; returns how long it took."""
+        """Record that request `number` is answered or given up; return how long it took."""
         left, weight, ends, late = self._flying.pop(number)
         self.account.unanswered -= weight
         self.account.answered(now)
@@ -116,13 +116,13 @@ class Timetable:
         return (*self.account.past(now), (0, len(self._flying)))
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Requests that left before time 0, as `past` tells them; before anything else."""
+        """Take over requests that left before time 0, as `past` lists them; call it first."""
         past = tuple(past)
         self.account.remember(past)
         for age, count in past:
             self._second.remember(age, self.guard, count)
 
-    # Promises.
+    # Reservations.
 
     def wakes(self) -> int:
         """When the next reserved poll of a task that can be polled leaves."""
@@ -143,7 +143,7 @@ class Timetable:
         return self.queue[0]
 
     def reserve(self, ref: int, slot: int, last: int) -> None:
-        """Task `ref` is polled every cycle after `slot` until slot `last`."""
+        """Reserve polls of task `ref` every cycle after `slot` until slot `last`."""
         # The account begins here if it has not begun: not at the last reservation.
         self.account.index(slot)
         self._tasks[ref] = task = _Reservation(slot + self.cycle, last)
@@ -151,13 +151,13 @@ class Timetable:
         self.account.reserve(ref, self._polls(task))
 
     def arm(self, ref: int) -> None:
-        """Task `ref` has an id and can be polled from now on."""
+        """Let task `ref` be polled from now on: it has an id."""
         task = self._tasks[ref]
         task.armed = True
         self._enqueue(ref, task)
 
     def keep(self, ref: int, now: int) -> None:
-        """The reserved poll of `ref` leaves; the phase stays, however late it is."""
+        """Record that the reserved poll of `ref` leaves; its phase stays, however late it is."""
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
@@ -174,7 +174,7 @@ class Timetable:
         self._tidy()
 
     def extend(self, ref: int, last: int, slot: int, limit: int) -> bool:
-        """Promise `ref` polls until slot `last` (which may be sooner than now) if they fit.
+        """Reserve polls of `ref` until slot `last` (may be sooner than now) if they fit.
 
         `slot` is the present one. Where they do not fit nothing changes.
         """
@@ -245,7 +245,7 @@ class Timetable:
         return self.account.would_hold(slot, self._until(ends), limit, leaving=1)
 
     def ample(self, now: int) -> bool:
-        """Whether the second does not bind: quick, and False tells nothing."""
+        """Whether the second does not bind: a quick check; False is not certain."""
         held = self._second.count(now // SLOT)
         return held + self._phases.within(self._reach) + 3 <= self.per_second
 

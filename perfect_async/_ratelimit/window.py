@@ -63,7 +63,7 @@ class SlidingWindow:
     # What left.
 
     def answered(self, now: int) -> None:
-        """A request was answered; it counts here from now on."""
+        """Count a request that was answered from now on."""
         here = now // self._length
         if here != self._seen:
             self.forget(now)
@@ -87,7 +87,7 @@ class SlidingWindow:
         return [(age, count) for age, count in spent if count]
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Requests that left before time 0, as `past` tells them; before anything else."""
+        """Take over requests that left before time 0, as `past` lists them; call it first."""
         # The account reaches back as far as any window does.
         self._base = -self._run
         self._left = [0] * (self._run + 1)
@@ -131,7 +131,7 @@ class SlidingWindow:
                 self._changed.discard(ref)
 
     def replace(self, ref: int, polls: range, slot: int, limit: int) -> bool:
-        """Promise `ref` these polls and no others, if they fit; `slot` is the present one."""
+        """Reserve these polls for `ref` and no others, if they fit; `slot` is the present one."""
         before = self._plans.get(ref, _NOTHING)
         fits = self._total - len(before) + self.unanswered + len(polls) <= limit
         if not fits:
@@ -183,7 +183,7 @@ class SlidingWindow:
         return self.at_most(count, limit) or self.spare(now) - self.requests + limit >= count
 
     def at_most(self, count: int, limit: int) -> bool:
-        """Whether `count` more fit wherever they are: quick, and False tells nothing."""
+        """Whether `count` more fit wherever they are: a quick check; False is not certain."""
         return self._total + self.unanswered + count <= limit
 
     def holds(self, slot: int, polls: range, limit: int, *, leaving: int = 0) -> bool:

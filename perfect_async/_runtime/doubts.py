@@ -23,7 +23,7 @@ import attrs
 
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
-from perfect_async.errors import SubmissionInDoubt, twin
+from perfect_async.errors import SubmissionInDoubt, copy_error
 
 _MOST_TASKS: Final = 20_000
 _HOSTS: Final = {"https://yce-api-01.perfectcorp.com": "https://yce-api-01.makeupar.com"}
@@ -61,13 +61,13 @@ class Doubts:
         with self._lock:
             for url, error in self._errors.get(spec.identity, ()):
                 if _may_equal(url, _url(spec)):
-                    return twin(error)
+                    return copy_error(error)
         return None
 
     def add(self, spec: JobSpec, error: SubmissionInDoubt) -> None:
         """Remember that the creation of `spec` is in doubt."""
         self.discard(spec)
-        error = twin(error)
+        error = copy_error(error)
         # What it holds on to may hold a picture.
         error.__cause__ = error.__context__ = None
         with self._lock:

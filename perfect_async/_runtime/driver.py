@@ -33,7 +33,7 @@ from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._time import NEVER, SECOND, TtlSet
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
-from perfect_async.errors import ClientClosed, PerfectError, ServiceUnavailable, twin
+from perfect_async.errors import ClientClosed, PerfectError, ServiceUnavailable, copy_error
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import Scheduler
 
@@ -204,7 +204,7 @@ class Driver:
         try:
             if self.alive:
                 self.registry.drop(channel)
-                self.receive(ev.Dropped(channel.number))
+                self.receive(ev.ChannelAborted(channel.number))
                 # The driver settles those jobs at its next turn, or gives them up where it ends.
                 await self.drain(channel)
         finally:
@@ -250,7 +250,7 @@ class Driver:
     def stop_creating(self, channel: Channel) -> None:
         """Create no more tasks for `channel`; its running tasks are kept alive."""
         if self.alive:
-            self.receive(ev.Closed(channel.number))
+            self.receive(ev.ChannelClosed(channel.number))
 
     def check(self, channel: Channel | None = None) -> None:
         """Raise `ClientClosed` where commands (of `channel`) are no longer performed."""
@@ -283,7 +283,9 @@ class Driver:
         number, query = next(self._refs), _Query(channel, call)
         # A request that changes something at the vendor is not repeated: it may have been executed.
         repeats = call.method == "GET"
-        asked = ev.Asked(number, channel.number, repeats=repeats, urgent=urgent, lasting=lasting)
+        asked = ev.QueryAdded(
+            number, channel.number, repeats=repeats, urgent=urgent, lasting=lasting
+        )
         self.receive(asked)
         self._queries[number] = query
         try:
@@ -291,11 +293,11 @@ class Driver:
         except BaseException:
             # Nobody waits for the answer: an unsent query is not sent.
             if self._queries.pop(number, None) is not None and self.alive:
-                self.receive(ev.Withdrawn(number))
+                self.receive(ev.JobCancelled(number))
             raise
         if query.reply is None:
             wrong = AssertionError(query)
-            raise twin(query.error) if isinstance(query.error, PerfectError) else wrong
+            raise copy_error(query.error) if isinstance(query.error, PerfectError) else wrong
         return query.reply
 
     async def drain(self, channel: Channel) -> None:

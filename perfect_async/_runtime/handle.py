@@ -19,8 +19,8 @@ from perfect_async.errors import (
     PerfectError,
     SubmissionInDoubt,
     TaskAbandoned,
+    copy_error,
     quoted,
-    twin,
 )
 from perfect_async.models import FileId, Timeouts
 
@@ -143,7 +143,7 @@ class JobHandle:
     def end(self, ending: ev.Succeeded | PerfectError, units: float, at: float) -> None:
         """Record the end of the job, and wake those who wait for it."""
         # One refusal may end many jobs, and each of them is raised on its own.
-        self.ending = twin(ending) if isinstance(ending, PerfectError) else ending
+        self.ending = copy_error(ending) if isinstance(ending, PerfectError) else ending
         self.submitting, self.units, self.ended_at = False, units, at
         self.done.set()
         self._call_subscribers()

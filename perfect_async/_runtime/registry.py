@@ -97,7 +97,7 @@ class JobRegistry:
         """Enter a job that is to be created."""
         handle = self._handle(channel, spec, entry)
         handle.source = spec.source
-        wanted = ev.Wanted(
+        wanted = ev.JobAdded(
             handle.ref,
             spec.kind,
             spec.units,
@@ -144,7 +144,7 @@ class JobRegistry:
     ) -> JobHandle:
         """Enter a job that is known to have failed with `error`."""
         handle = self._handle(channel, spec, entry)
-        self._tell(handle, ev.Forgone(handle.ref, error, channel.number))
+        self._tell(handle, ev.JobRejected(handle.ref, error, channel.number))
         return handle
 
     def in_doubt(self, channel: Channel, spec: JobSpec) -> JobHandle | None:
@@ -167,7 +167,7 @@ class JobRegistry:
         self._settling.discard(handle.ref)
         if isinstance(found, PerfectError):
             del self._handles[handle.ref]
-            self._tell(handle, ev.Forgone(handle.ref, found, handle.channel.number))
+            self._tell(handle, ev.JobRejected(handle.ref, found, handle.channel.number))
         else:
             handle.created(found)
             self._adopt(handle, found, self._clock.utc() - sent)
@@ -179,7 +179,7 @@ class JobRegistry:
         spec = handle.spec
         handle.task_id = task_id
         self._submitter.know(task_id)
-        adopted = ev.Adopted(
+        adopted = ev.TaskAdopted(
             handle.ref,
             spec.kind,
             # A task that is known by its id alone was charged to somebody else, or to us before.
@@ -210,7 +210,7 @@ class JobRegistry:
             leader.followers.remove(handle)
             handle.end(ClientClosed("Nobody waits for this job."), 0.0, self._clock.seconds())
         if not leader.awaited:
-            self._receive(ev.Withdrawn(leader.ref))
+            self._receive(ev.JobCancelled(leader.ref))
 
     def settle(self, command: ev.Settle) -> bool:
         """End the job of `command`; False where it is no job in the registry."""

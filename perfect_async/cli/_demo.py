@@ -155,7 +155,7 @@ smile, any other picture gets a stamp.
 
 def _failure(report: JobReport) -> str:
     error = report.error
-    reason = "" if error is None else f"{error.message} {error.mend}"
+    reason = "" if error is None else f"{error.message} {error.hint}"
     return f"    {printable(report.source)}: {printable(reason)}"
 
 

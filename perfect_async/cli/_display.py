@@ -76,7 +76,7 @@ class JobReport:
             else {
                 "type": type(error).__name__,
                 "message": error.message,
-                "mend": error.mend,
+                "hint": error.hint,
                 "code": getattr(error, "code", None),
             },
         }
@@ -338,7 +338,7 @@ def _failures(failures: Iterable[JobReport]) -> Table:
     grid.add_column("what to do", overflow="fold", ratio=3)
     for report in failures:
         if report.error is not None:
-            texts = (report.error.message, report.error.mend)
+            texts = (report.error.message, report.error.hint)
             advice = [in_terminal_terms(text) for text in texts]
             grid.add_row(*(Text(printable(text)) for text in (report.source, *advice)))
     return grid

@@ -124,11 +124,11 @@ class AdmissionController:
         self._changes += 1
 
     def accepted(self, ref: int, now: int) -> None:
-        """Its creation is answered: it began by now at the latest."""
+        """Record that the creation of `ref` is answered: it began by now at the latest."""
         self._tasks[ref].began = now
 
     def runs(self, ref: int, left: int, now: int) -> None:
-        """A poll that left at `left` found it running."""
+        """Record that a poll which left at `left` found `ref` running."""
         task = self._tasks[ref]
         task.low = max(task.low, left - task.began)
         self._changes += 1
@@ -138,7 +138,7 @@ class AdmissionController:
             self._table.shift(ref, to, now // SLOT, self._pacer.firm)
 
     def release(self, ref: int, *, ended: int | None = None, lost: bool = False) -> None:
-        """Poll it no longer: it `ended`, or how long it lasts is unknown (None)."""
+        """Poll `ref` no longer: it `ended` then, or how long it lasts is unknown (None)."""
         task = self._tasks.pop(ref)
         kind = task.kind
         kind.young.pop(ref, None)
@@ -254,9 +254,11 @@ class AdmissionController:
     # Reviews.
 
     def review(self, now: int) -> None:
-        """After any event: which tasks are old, and what is reserved for each."""
+        """Update which tasks are old and what is reserved for each; called after each event."""
         strict = (
-            self._never_believes or self._strict_for > 0 or self._pacer.allowance.wary_until > now
+            self._never_believes
+            or self._strict_for > 0
+            or self._pacer.allowance.contended_until > now
         )
         if strict != self._strict or now >= self._review_at:
             every, self._strict = strict != self._strict, strict

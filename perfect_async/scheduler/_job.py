@@ -4,13 +4,13 @@
     REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> READY
     READY ── Issued ──> SUBMITTING ── Accepted ──> RUNNING
     ADOPTED ── Issued ──> RUNNING
-    RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> TOLD
+    RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> SETTLED
 
 A job starts READY when its picture is at a URL or at the vendor, and ADOPTED when its task exists.
 Failures that may pass lead back to the state before; final ones lead from anywhere to ENDED. Events
-of the client (it closes, the key is refused, the balance is exhausted, the job is withdrawn) may
-end a job in any state and are not in the table. TOLD means that the end was reported; the answer of
-a hedged poll that comes afterwards changes nothing.
+of the client (it closes, the key is refused, the balance is exhausted, the job is cancelled) may
+end a job in any state and are not in the table. SETTLED means that the end was
+reported; the answer of a hedged poll that comes afterwards changes nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class JobState(Enum):
     ADOPTED = auto()
     RUNNING = auto()
     ENDED = auto()
-    TOLD = auto()
+    SETTLED = auto()
 
 
 S = JobState
@@ -104,7 +104,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.RUNNING, ev.TimedOut): frozenset({S.ENDED}),
     (S.RUNNING, ev.Unreadable): frozenset({S.ENDED}),
     (S.RUNNING, ev.KeyRefused): frozenset({S.RUNNING, S.ENDED}),
-    (S.ENDED, ev.Settle): frozenset({S.TOLD}),
+    (S.ENDED, ev.Settle): frozenset({S.SETTLED}),
 }
 """The states to which an answer or an issued command may lead from each state."""
 
@@ -158,7 +158,7 @@ class ScheduledJob:
     reserved: float = 0.0
 
     @classmethod
-    def of(cls, event: ev.Wanted) -> ScheduledJob:
+    def of(cls, event: ev.JobAdded) -> ScheduledJob:
         """Make a job whose task is to be created."""
         return cls(
             event.ref,
@@ -172,7 +172,7 @@ class ScheduledJob:
         )
 
     @classmethod
-    def adopting(cls, event: ev.Adopted, given_up: int) -> ScheduledJob:
+    def adopting(cls, event: ev.TaskAdopted, given_up: int) -> ScheduledJob:
         """Make a job whose task exists already."""
         return cls(
             event.ref,
@@ -189,14 +189,14 @@ class ScheduledJob:
         )
 
     @classmethod
-    def forgone(cls, event: ev.Forgone) -> ScheduledJob:
+    def rejected(cls, event: ev.JobRejected) -> ScheduledJob:
         """Make a job whose end is known already."""
         units, kind = event.error.units_at_stake, ev.TaskKind("")
         channel, state = event.channel, JobState.READY
         return cls(event.ref, kind, units, uploads=False, channel=channel, state=state)
 
     def move(self, cause: ev.Answer | ev.Command, state: JobState) -> None:
-        """Go to `state` because of `cause`; raises `IllegalEvent` if the table has no such way."""
+        """Go to `state` because of `cause`. Raises `IllegalEvent` if the table forbids it."""
         if state not in TRANSITIONS.get((self.state, type(cause)), ()):
             raise IllegalEvent(f"{cause!r} does not lead from {self.state.name} to {state.name}.")
         self.state = state

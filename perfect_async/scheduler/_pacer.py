@@ -1,4 +1,4 @@
-"""Set the pace: what the answers tell about the network and the key, and the plan that follows.
+"""Learn about the network and the key from answers, and set the pace of requests by it.
 
 Round trips and failures give the cycle of the timetable and the requests that are never reserved;
 429s give the limit that is assumed; requests without an answer give a pause, so that nothing is
@@ -29,10 +29,10 @@ _LONGEST_DOUBT: Final = 120 * SECOND
 """Pauses after creations without an answer grow fast, to 2 minutes: each may cost units."""
 _SILENT: Final = 3
 """So many creations may wait longer than the patience before no other leaves."""
-_TREMBLE: Final = 2 * SLOT
+_JITTER_TOLERANCE: Final = 2 * SLOT
 """The guard shrinks only by so much at once."""
 _FAILED: Final = (ev.NotSent, ev.NoAnswer, ev.Refused, ev.KeyRefused)
-"""Answers of a poll that tell nothing about its task."""
+"""Answers to a poll that contain nothing about its task."""
 _NOTHING: Final = 4
 """So few requests of ours in a window count as none."""
 _PROBING: Final = 30 * SECOND
@@ -42,12 +42,12 @@ _GROW: Final = 30 * SECOND
 
 
 class Pacer:
-    """The evidence about network and key, and the timetable that is cut by it.
+    """The evidence about network and key, and the timetable that is planned by it.
 
     `lease` and `horizon` (how long polls are reserved for a task) in microseconds. Nothing new is
-    sent before `hold`. `cramped` is True while the plan suits a better network than there is, so
-    that nothing new may be reserved. While `calm`, `replan` would change nothing at any time: the
-    plan suits the network, and no other user of the key was seen.
+    sent before `hold`. `overcommitted` is True while the plan suits a better network than there is,
+    so that nothing new may be reserved. While `calm`, `replan` would change nothing at any time:
+    the plan suits the network, and no other user of the key was seen.
     """
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
@@ -60,7 +60,7 @@ class Pacer:
             horizon=horizon,
         )
         self.hold = 0
-        self.cramped = False
+        self.overcommitted = False
         self.refused = 0
         self.calm = False
         self._requests = limits.requests
@@ -134,7 +134,7 @@ class Pacer:
         return bool(self._creating)
 
     def created(self, number: int, now: int) -> None:
-        """Creation `number` leaves."""
+        """Record that creation `number` leaves."""
         self._creating[number] = now
 
     def may_create(self, now: int) -> bool:
@@ -144,7 +144,7 @@ class Pacer:
         """
         if self._doubts:
             return now >= self._doubt_until and not self._creating
-        if self.cramped:
+        if self.overcommitted:
             return False
         oldest = islice(self._creating.values(), _SILENT)
         return len(self._creating) < _SILENT or any(
@@ -191,7 +191,7 @@ class Pacer:
         """Give the timetable the cycle and the guard that suit the network, if they fit."""
         if self.allowance.probing(now):
             # While requests may be refused, polls leave in mid-lease, where that costs no task.
-            self.allowance.wary_until = max(self.allowance.wary_until, now + _PROBING)
+            self.allowance.contended_until = max(self.allowance.contended_until, now + _PROBING)
         waits = len(self.table) > 0 and now < self._cut_at
         if self._cut_for != self.network.changes or not (self._settled or waits):
             self._recut(now)
@@ -205,13 +205,13 @@ class Pacer:
         self._crowded |= spared > self.table.spared
         self.table.spared = spared
         if (cycle, guard) == (self.table.cycle, self.table.guard) and not self._crowded:
-            self.cramped, self._settled = False, True
+            self.overcommitted, self._settled = False, True
         elif not len(self.table) or now >= self._cut_at:
             fitted = self.table.recut(cycle, guard, now, self.firm)
             self._crowded &= not fitted
             # Reserve nothing new by a plan that the network no longer allows.
-            self.cramped = not fitted and worse
-            self._cut_at = now + (SECOND if self.cramped else _GROW)
+            self.overcommitted = not fitted and worse
+            self._cut_at = now + (SECOND if self.overcommitted else _GROW)
 
     def lends(self, now: int) -> bool:
         """Whether a request that is not reserved may leave and all retries still come in time."""
@@ -225,7 +225,7 @@ class Pacer:
 
     def _wanted_guard(self) -> int:
         guard, wanted = self.table.guard, -(-self.network.jitter // SLOT) * SLOT
-        return guard if guard - _TREMBLE < wanted <= guard else wanted
+        return guard if guard - _JITTER_TOLERANCE < wanted <= guard else wanted
 
     def _wanted_spared(self) -> int:
         """Places of a second that are kept for retries.

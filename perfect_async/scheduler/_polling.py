@@ -40,7 +40,9 @@ _MOST_IN_VAIN: Final = 3
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
 """A poll that is early by less is not worth a request."""
-_LAST: Final = ScheduledJob(-1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.TOLD)
+_LAST: Final = ScheduledJob(
+    -1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.SETTLED
+)
 _LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
 """Ends each queue, so that there is always a first one."""
 
@@ -98,7 +100,7 @@ class PollQueue:
         return self._queue[0][0] if self._queue else NEVER
 
     def first(self) -> int:
-        """The ref of that task."""
+        """The ref of the task that is polled next."""
         return self._queue[0][1]
 
     def tidy(self) -> None:
@@ -141,12 +143,12 @@ class ExtraPolls:
         return self.likely[0][0]
 
     def created(self, job: ScheduledJob) -> None:
-        """The task exists; its first early poll may come after the interval."""
+        """Allow the first early poll of a new task after its interval."""
         job.interval = self._usual(job)
         self._early_at(job, job.accepted + job.interval)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll of the task leaves; if it stays silent, another one leaves beside it."""
+        """Record that a poll leaves; without an answer another one is sent beside it."""
         job.last_left, job.early_at, job.likely_at = now, None, None
         self.failed(job, now + self._pacer.network.patience)
 
@@ -224,11 +226,11 @@ class ExtraPolls:
         return min(max(interval, _LEAST_INTERVAL), self._pacer.table.cycle * SLOT)
 
     def _early_at(self, job: ScheduledJob, at: int) -> None:
-        """Allow a poll before the reserved one; while others use the key, want one in mid-lease."""
-        wary = self._pacer.allowance.wary_until > job.last_left
-        if wary:
+        """Allow a poll before the reserved one; while the key is contended, one in mid-lease."""
+        contended = self._pacer.allowance.contended_until > job.last_left
+        if contended:
             at = min(at, job.accepted + self._lease * 6 // 10)
-        if (self.eager or wary) and at < self._pacer.table.next_poll(job.ref):
+        if (self.eager or contended) and at < self._pacer.table.next_poll(job.ref):
             job.early_at = at
             heapq.heappush(self.early, (at, job.ref, job))
         else:
@@ -262,7 +264,7 @@ class LeasePolling:
 
     @property
     def held(self) -> int:
-        """None: what its tasks need is reserved."""
+        """Always 0: what its tasks need is reserved."""
         return 0
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
@@ -274,7 +276,7 @@ class LeasePolling:
         self.admission.created(job, now)
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Its reserved polls can leave from now on."""
+        """Let its reserved polls leave from now on."""
         self._table.arm(job.ref)
         self.admission.accepted(job.ref, now)
         self.extra_polls.created(job)
@@ -282,7 +284,7 @@ class LeasePolling:
             self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll leaves: a reserved one, a retry, or an early one."""
+        """Record that a poll leaves: a reserved one, a retry, or an early one."""
         reserved = self._table.due(now // SLOT)
         if reserved is not None and reserved[1] == job.ref:
             self.counts["late"] += reserved[0] < now // SLOT
@@ -295,7 +297,7 @@ class LeasePolling:
         self.extra_polls.left(job, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
-        """Its lease is renewed; an announced task is polled again at its interval."""
+        """Renew its lease; an announced task is polled again at its interval."""
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + self._give_up
         self.extra_polls.renewed(job, left, interval, age, now)
@@ -304,7 +306,7 @@ class LeasePolling:
             self._poll_queue.put(job, now + pause(job))
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Another poll leaves inside the lease, if the next reserved one comes too late."""
+        """Send another poll inside the lease if the next reserved one comes too late."""
         self.extra_polls.failed(job, at)
         if job.announced:
             # Its end is near: do not wait for the next reserved poll.
@@ -361,12 +363,12 @@ class WebhookPolling:
         self._ask(job, now + _OVERDUE * self._lasts(job), now)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll leaves; if it stays without an answer, another one leaves after a while."""
+        """Record that a poll leaves; without an answer another one is sent after a while."""
         job.accepted = job.last_left = now
         self._ask(job, now + 2 * _SOON, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
-        """It was announced too early, or it is slow: poll it again later."""
+        """Poll it again later: it was announced too early, or it is slow."""
         self._vain += job.announced > 0
         job.doubted, job.tries = False, 0
         lasted = now - self._tasks[job.ref]

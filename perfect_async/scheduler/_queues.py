@@ -1,4 +1,4 @@
-"""What waits before a task is created: pictures to register and upload, and queries.
+"""Queue what precedes a task, which is registering and uploading its picture, and queries.
 
 One call registers up to 20 files and costs one request of the window, so a picture costs a
 twentieth of one; the bytes go to another host and cost none (contract: The flow of one picture).
@@ -124,11 +124,11 @@ class UploadQueue:
         return max(self._queued[0][0], self._hold)
 
     def next_upload(self) -> int:
-        """The ref of that picture."""
+        """The ref of the job whose picture is uploaded next."""
         return self._queued[0][1]
 
     def issued(self, command: ev.Register | ev.Upload, now: int) -> None:
-        """A registration or an upload leaves."""
+        """Record that a registration or an upload leaves."""
         match command:
             case ev.Register():
                 refs, jobs, others = set(command.refs), list[ScheduledJob](), list[ScheduledJob]()
@@ -157,7 +157,7 @@ class UploadQueue:
 
     def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
         if isinstance(command, ev.Register):
-            # Jobs that ended meanwhile (withdrawn, the client closed) no longer count.
+            # Jobs that ended meanwhile (cancelled, the client closed) no longer count.
             jobs = self._registering.pop(command.number)
             self._sent -= len(jobs)
             left = [job for job in jobs if job.state is JobState.REGISTERING]
@@ -309,11 +309,11 @@ class QueryQueue:
             self.waiting.append(query)
 
     def issued(self) -> None:
-        """The first one leaves."""
+        """Take out the first waiting query, which leaves."""
         self.waiting.popleft()
 
     def forget(self, query: Query) -> None:
-        """Its end was reported."""
+        """Forget `query`, whose end was reported."""
         del self._known[query.ref]
 
     def on_response(
@@ -349,19 +349,19 @@ class QueryQueue:
         return min((each.since + _URGENT for each in self.waiting if each.urgent), default=NEVER)
 
     def expired(self) -> tuple[int, PerfectError]:
-        """The ref of that query, and why it ends."""
+        """The ref of the urgent query that waited too long, and why it ends."""
         query = min((each for each in self.waiting if each.urgent), key=lambda each: each.since)
         message = f"The limits of the key left no room for a query for {_URGENT // SECOND} s."
         return query.ref, query.error or RateLimited(message)
 
     def expire(self, ref: int) -> Query:
-        """Take that query out; it is to be forgotten next."""
+        """Take query `ref` out of the queue; call `forget` next."""
         query = self._known[ref]
         self.waiting.remove(query)
         return query
 
-    def withdraw(self, ref: int) -> None:
-        """Do not send it, or not again: nobody waits for it."""
+    def cancel(self, ref: int) -> None:
+        """Do not send query `ref`, or not again: nobody waits for it."""
         query = self._known.get(ref)
         if query is None:
             return
@@ -371,10 +371,10 @@ class QueryQueue:
         else:
             query.failures = _MOST_FAILURES
 
-    def close(self, channel: int, *, dropped: bool = False) -> list[Query]:
-        """Take out what waits of `channel`; lasting queries only once it is `dropped`."""
+    def close(self, channel: int, *, aborted: bool = False) -> list[Query]:
+        """Take out the waiting queries of `channel`; lasting ones only if it is `aborted`."""
         for query in self._known.values():
-            query.lasting &= query.channel != channel or not dropped
+            query.lasting &= query.channel != channel or not aborted
         ended = [each for each in self.waiting if each.channel == channel and not each.lasting]
         self.waiting = deque(each for each in self.waiting if each not in ended)
         return ended

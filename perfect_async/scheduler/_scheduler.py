@@ -80,7 +80,7 @@ class Scheduler:
         )
         # Nothing of these is reserved, and no lease is at stake.
         self._optional: Final = (
-            _Source(extra.early_at, self._wary_poll),
+            _Source(extra.early_at, self._contended_poll),
             _Source(state.query_at, self._urgent_query),
             _Source(uploads.registration_at, self._early_registration),
             _Source(state.creation_at, self._creation),
@@ -121,16 +121,16 @@ class Scheduler:
             case _ if type(event) in RESPONSES:
                 # Before the others, since every second event is a response.
                 state.on_response(cast("ev.Answer", event), now)
-            case ev.Wanted() | ev.Adopted() | ev.Forgone() | ev.Asked():
+            case ev.JobAdded() | ev.TaskAdopted() | ev.JobRejected() | ev.QueryAdded():
                 state.on_arrival(event, now)
             case ev.Notified():
                 state.on_notified(event.ref, now)
-            case ev.Withdrawn():
-                state.on_withdrawn(event.ref)
-            case ev.Closed():
-                state.on_closed(event.channel, now)
-            case ev.Dropped():
-                state.on_dropped(event.channel, now)
+            case ev.JobCancelled():
+                state.on_cancelled(event.ref)
+            case ev.ChannelClosed():
+                state.on_channel_closed(event.channel, now)
+            case ev.ChannelAborted():
+                state.on_channel_aborted(event.channel, now)
             case ev.SpendingLimitOpened() | ev.SpendingLimitClosed():
                 state.units.on_limit(event)
             case _:
@@ -188,8 +188,8 @@ class Scheduler:
             units=state.units.totals(),
         )
 
-    def appetite(self) -> int:
-        """How many jobs that are not created yet it wants to know.
+    def lookahead(self) -> int:
+        """Say how many jobs that are not created yet the caller should hand over.
 
         Two registrations and a few; more where the limits are larger, but never all there are.
         """
@@ -308,9 +308,9 @@ class Scheduler:
     def _upload(self, moment: _Moment) -> ev.Command | None:
         return ev.Upload(moment.number, self._state.uploads.next_upload())
 
-    def _wary_poll(self, moment: _Moment) -> ev.Command | None:
-        """Poll in mid-lease while others use the key."""
-        if self._state.pacer.allowance.wary_until > moment.now and moment.spare:
+    def _contended_poll(self, moment: _Moment) -> ev.Command | None:
+        """Poll in mid-lease while the key is contended."""
+        if self._state.pacer.allowance.contended_until > moment.now and moment.spare:
             return ev.Poll(moment.number, self._state.extra_polls.early[0][1])
         return None
 
@@ -361,7 +361,7 @@ class Scheduler:
         caller's source of jobs may hold more than is known here.
         """
         state, work = self._state, self._state.uncreated()
-        if not work or not moment.free or work >= self.appetite() - _AHEAD:
+        if not work or not moment.free or work >= self.lookahead() - _AHEAD:
             return None
         needed = state.table.occupied(moment.now) + _REQUESTS_PER_JOB * work + 2 * len(state.table)
         if needed > moment.limit or not state.admission.spares(moment.now, moment.limit):

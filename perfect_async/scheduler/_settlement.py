@@ -106,7 +106,7 @@ class Settlements:
         return self.ages[0][0] if self.ages else NEVER
 
     def settled(self, command: ev.Settle, queries: QueryQueue) -> None:
-        """The next end is reported."""
+        """Record that the next end is reported, and forget its job or query."""
         if self.queue:
             _, ended = self.queue.popleft()
         elif command.ref in queries:
@@ -119,7 +119,7 @@ class Settlements:
         if isinstance(ended, Query):
             queries.forget(ended)
             return
-        ended.state = JobState.TOLD
+        ended.state = JobState.SETTLED
         if not isinstance(command.ending, ClientClosed):
             self._counts["done" if isinstance(command.ending, ev.Succeeded) else "failed"] += 1
         del self._jobs[ended.ref]
@@ -176,7 +176,7 @@ class Refusals:
             f"may be charged. Creating stops for {_STOPPED // SECOND // 60} minutes."
         )
         # Not "correct the job", which is the usual advice.
-        vars(error)["mend"] = "Check the connection to the vendor, then run the job again."
+        vars(error)["hint"] = "Check the connection to the vendor, then run the job again."
         return error
 
     def out_of_units(self, job: ScheduledJob, error: PerfectError, now: int) -> None:
@@ -211,7 +211,7 @@ class Results:
         return next((other for other in found if other != task_id), None)
 
     def add(self, urls: Iterable[str], task_id: str) -> None:
-        """The results belong to `task_id`."""
+        """Record that the results belong to `task_id`."""
         for url in urls:
             self._tasks[_object(url)] = task_id
         while len(self._tasks) > _MOST_RESULTS:

@@ -1,8 +1,8 @@
-"""What is known: who waits, who runs, what was sent, what it cost. Only events change it.
+"""Keep the state of all jobs, queries and requests. Only events change it.
 
-The receiving half of the scheduler. Each kind of event has its method and leaves the heads of all
-queues true, so that the deciding half (`_scheduler.py`) only has to look. All times are integer
-microseconds.
+This is the receiving half of the scheduler. Each kind of event has its method and leaves the heads
+of all queues true, so that the deciding half (`_scheduler.py`) only has to look. All times are
+integer microseconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, assert_never, cast
 
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
-from perfect_async.errors import ClientClosed, PerfectError, ResultUnreadable, twin
+from perfect_async.errors import ClientClosed, PerfectError, ResultUnreadable, copy_error
 from perfect_async.scheduler._job import ANSWERS, IllegalEvent, JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 from perfect_async.scheduler._polling import PollQueue, strategies
@@ -42,7 +42,7 @@ _PASSING: Final = frozenset({408, 429})
 
 _RUNNING: Final = JobState.RUNNING
 _CREATED: Final = frozenset(
-    {JobState.SUBMITTING, JobState.ADOPTED, JobState.RUNNING, JobState.ENDED, JobState.TOLD}
+    {JobState.SUBMITTING, JobState.ADOPTED, JobState.RUNNING, JobState.ENDED, JobState.SETTLED}
 )
 
 
@@ -116,7 +116,10 @@ class SchedulerState:
         return len(self.ready) + len(self.uploads)
 
     def wants_more(self, now: int) -> bool:
-        """Whether anything that is not reserved may leave: quick, and True reservations nothing."""
+        """Whether anything that is not reserved may leave: a quick check.
+
+        True is no promise that anything is due.
+        """
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
@@ -126,7 +129,7 @@ class SchedulerState:
         return (
             self.uploads.registration_at() <= now
             or self.extra_polls.likely_at() <= now
-            or (early and self.pacer.allowance.wary_until > now)
+            or (early and self.pacer.allowance.contended_until > now)
         )
 
     def silent(self, now: int) -> bool:
@@ -160,7 +163,7 @@ class SchedulerState:
     # Events of the driver.
 
     def on_issued(self, command: ev.Command, now: int) -> None:
-        """`command`, which was due, is being performed."""
+        """Record that `command`, which was due, is being performed."""
         task = 0
         match command:
             case ev.Poll():
@@ -209,7 +212,7 @@ class SchedulerState:
         self.strategy.created(job, now)
 
     def _take_over(self, job: ScheduledJob, command: ev.Poll, now: int) -> None:
-        """The first poll of an adopted task leaves."""
+        """Start to poll an adopted task: its first poll leaves."""
         job.move(command, JobState.RUNNING)
         job.task = command.number
         # Nobody knows how much of its lease is left: a silent poll is sent again soon.
@@ -221,23 +224,25 @@ class SchedulerState:
         self.strategy.accepted(job, now)
         self.settlements.expect(job)
 
-    def on_arrival(self, event: ev.Wanted | ev.Adopted | ev.Forgone | ev.Asked, now: int) -> None:
-        """A job or a query came in."""
+    def on_arrival(
+        self, event: ev.JobAdded | ev.TaskAdopted | ev.JobRejected | ev.QueryAdded, now: int
+    ) -> None:
+        """Take in a job or a query."""
         if event.ref in self.jobs or event.ref in self.queries:
             raise IllegalEvent(f"{event.ref} is known already.")
         match event:
-            case ev.Wanted():
-                self._want(ScheduledJob.of(event), now)
-            case ev.Adopted():
+            case ev.JobAdded():
+                self._add(ScheduledJob.of(event), now)
+            case ev.TaskAdopted():
                 # However old it is: it is polled once, and kept for a while if it runs.
                 given_up = max(now + 2 * self.lease, now - event.age + self.give_up)
                 self.jobs[event.ref] = job = ScheduledJob.adopting(event, given_up)
                 self.units.charge(job)
                 self.takeovers.append(job)
-            case ev.Forgone():
-                self.jobs[event.ref] = job = ScheduledJob.forgone(event)
+            case ev.JobRejected():
+                self.jobs[event.ref] = job = ScheduledJob.rejected(event)
                 self.settlements.end(job, event.error, at_stake=job.units)
-            case ev.Asked():
+            case ev.QueryAdded():
                 options = event.repeats, event.urgent, event.lasting
                 self.queries.add(Query(event.ref, event.channel, now, *options))
                 if event.channel in self.refusals.closed:
@@ -245,7 +250,7 @@ class SchedulerState:
             case _:
                 assert_never(event)
 
-    def _want(self, job: ScheduledJob, now: int) -> None:
+    def _add(self, job: ScheduledJob, now: int) -> None:
         self.jobs[job.ref] = job
         error = self.refusals.refusal(job, now) or self.units.refusal(job)
         if error is not None:
@@ -256,7 +261,7 @@ class SchedulerState:
             self.ready.append(job)
 
     def on_notified(self, ref: int, now: int) -> None:
-        """The vendor says that the task of `ref` has ended."""
+        """Poll the task of `ref` soon: the vendor says that it has ended."""
         job = self.jobs.get(ref)
         # Announced once, it is about to be polled, or is being polled: again adds nothing.
         if job is not None and job.state in {JobState.ADOPTED, _RUNNING} and job.announced != 1:
@@ -264,15 +269,15 @@ class SchedulerState:
             if job.state is _RUNNING:
                 self.poll_queue.put(job, now)
 
-    def on_withdrawn(self, ref: int) -> None:
-        """Nobody waits for `ref`: it ends if it was not created, else it is not created again."""
-        self.queries.withdraw(ref)
+    def on_cancelled(self, ref: int) -> None:
+        """End `ref` if it was not created, else do not create it again: nobody waits for it."""
+        self.queries.cancel(ref)
         if (job := self.jobs.get(ref)) is not None:
             job.wanted = False
             self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
 
-    def on_closed(self, channel: int, now: int) -> None:
-        """`channel` creates nothing more."""
+    def on_channel_closed(self, channel: int, now: int) -> None:
+        """End what `channel` has not created yet; its running tasks go on."""
         self.refusals.closed.add(channel)
         error = ClientClosed("The client closed before this was sent.")
         self._end_uncreated([job for job in self.jobs.values() if job.channel == channel], error)
@@ -282,14 +287,14 @@ class SchedulerState:
             for ref in [job.ref for job in self.jobs.values() if job.channel == channel]:
                 self.on_notified(ref, now)
 
-    def _close_queries(self, channel: int, error: PerfectError, *, dropped: bool = False) -> None:
-        for query in self.queries.close(channel, dropped=dropped):
+    def _close_queries(self, channel: int, error: PerfectError, *, aborted: bool = False) -> None:
+        for query in self.queries.close(channel, aborted=aborted):
             self.settlements.answer(query, error)
 
-    def on_dropped(self, channel: int, now: int) -> None:
-        """`channel` ends now, with all its running tasks."""
-        self.on_closed(channel, now)
-        self._close_queries(channel, ClientClosed("The client is closed."), dropped=True)
+    def on_channel_aborted(self, channel: int, now: int) -> None:
+        """End all of `channel` now and abandon its running tasks."""
+        self.on_channel_closed(channel, now)
+        self._close_queries(channel, ClientClosed("The client is closed."), aborted=True)
         for job in [job for job in self.jobs.values() if job.channel == channel]:
             if job.state in {JobState.ADOPTED, JobState.RUNNING}:
                 if job.state is JobState.ADOPTED:
@@ -447,7 +452,7 @@ class SchedulerState:
     ) -> None:
         """End a task that is paid for by the error of `event`."""
         # A copy: the same error may reach others who have nothing at stake.
-        error = twin(event.error)
+        error = copy_error(event.error)
         error.units_at_stake = job.charged
         self.settlements.end(job, error, cause=event, at_stake=job.charged)
 
@@ -491,13 +496,13 @@ class SchedulerState:
         return now
 
     def refresh(self, now: int) -> None:
-        """After any event: true heads of the queues, and a plan that suits the network."""
+        """Update the heads of the queues and the plan; called after each event."""
         self.updated_at = now
         self.extra_polls.tidy()
         self.poll_queue.tidy()
         if not self.pacer.calm:
             self.pacer.replan(now)
-        if now >= self.admission.acts_at or self.pacer.allowance.wary_until:
+        if now >= self.admission.acts_at or self.pacer.allowance.contended_until:
             self.admission.review(now)
 
     # How things end.

@@ -390,7 +390,7 @@ def test_the_port_of_plain_http(port: str, fine: bool) -> None:
     ],
 )
 def test_pictures_may_be_anywhere(expected: str, url: str) -> None:
-    """A picture's URL is the vendor's to fetch; only its spelling is mended."""
+    """A picture's URL is the vendor's to fetch; only its spelling is corrected."""
     assert expected == picture_url(url)
 
 

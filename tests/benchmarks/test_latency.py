@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import latency
-from benchmarks.latency import CASES, ROUND_TRIP, Case, hear
+from benchmarks.latency import CASES, ROUND_TRIP, Case, measure
 from perfect_async import Client
 from perfect_async.sandbox import Durations, Sandbox
 from tests.support.sandboxed import client, clock, smile, vendor
@@ -16,11 +16,11 @@ from tests.support.sandboxed import client, clock, smile, vendor
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_a_run_hears_within_an_interval_and_a_round_trip(case: Case) -> None:
     """On an idle client, whatever the interval is and however long the task takes."""
-    heard = await hear(case, seed=11, runs=6)
-    assert 6 == len(heard.delays)
-    assert 0 <= min(heard.delays)
-    assert max(heard.delays) <= case.interval + ROUND_TRIP + latency.TICK
-    assert 0 == heard.problems
+    found = await measure(case, seed=11, runs=6)
+    assert 6 == len(found.delays)
+    assert 0 <= min(found.delays)
+    assert max(found.delays) <= case.interval + ROUND_TRIP + latency.TICK
+    assert 0 == found.problems
 
 
 async def polls(sandbox: Sandbox, questions: int) -> int:
@@ -68,9 +68,9 @@ def test_the_benchmark(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     picture = tmp_path / "latency.png"
     # So few runs are no median, but they know whether one of them was late.
     latency.main([1], picture, cases=CASES[:1], runs=6)
-    told = capsys.readouterr().out
-    assert "smile, 2 s (ours)" in told
-    assert re.search(r"\d late|problems", told) is None
+    printed = capsys.readouterr().out
+    assert "smile, 2 s (ours)" in printed
+    assert re.search(r"\d late|problems", printed) is None
     assert picture.read_bytes().startswith(b"\x89PNG")
     # Nobody asks every second where the vendor says 5.
     slow = Case("ai-avatar", 1.0, 5000)

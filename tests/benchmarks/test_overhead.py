@@ -119,9 +119,9 @@ def test_the_verdict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         "ours, pip": 0.15,
     }
     lines = [
-        *overhead.told_decisions(costs, held),
-        *overhead.told_rounds("from URLs", rounds),
-        *overhead.told_imports(took),
+        *overhead.decision_lines(costs, held),
+        *overhead.round_lines("from URLs", rounds),
+        *overhead.import_lines(took),
     ]
     overhead.draw(costs, held, tmp_path / "drawn.png")
 

@@ -50,7 +50,7 @@ def test_smile(
 def test_some_fail(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Some failed: status 1, one line of JSON each, a table with the mend."""
+    """Some failed: status 1, one line of JSON each, a table with the hint."""
     use_sandbox(monkeypatch, faults=Faults(by_picture={"1.jpg": "error_no_face"}))
 
     status = cli.main(["smile", "in", "--json", "--out", "results"])
@@ -563,7 +563,7 @@ def test_unknown_units(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def test_an_unreachable_vendor(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A question without an answer is status 1 and one line with the mend."""
+    """A question without an answer is status 1 and one line with the hint."""
     use_sandbox(monkeypatch, faults=Faults(bad_gateway={"credit": 1.0}))
 
     assert 1 == cli.main(["units"])

@@ -104,7 +104,7 @@ def test_the_summary_counts() -> None:
 
 
 def test_json_of_a_failure() -> None:
-    """Type, message, mend and code, ASCII only."""
+    """Type, message, hint and code, ASCII only."""
     facts = failed("ü").as_dict()
 
     assert {
@@ -118,7 +118,7 @@ def test_json_of_a_failure() -> None:
         "error": {
             "type": "TaskFailed",
             "message": "No [b]face[/].",
-            "mend": TaskFailed.mend,
+            "hint": TaskFailed.hint,
             "code": "error_no_face",
         },
     } == facts
@@ -132,7 +132,7 @@ def test_json_of_an_error_without_a_code() -> None:
     assert {
         "type": "PictureRefused",
         "message": "x",
-        "mend": PictureRefused.mend,
+        "hint": PictureRefused.hint,
         "code": None,
     } == (report.as_dict()["error"])
     assert report.as_dict()["duration"] is None

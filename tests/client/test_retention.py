@@ -34,7 +34,7 @@ from perfect_async._transport import transport as transports
 from perfect_async.errors import NotSaved
 from perfect_async.sandbox import Sandbox, portrait
 from tests.support.journaled import (
-    Shop,
+    JournalHarness,
     adds_up,
     all_of,
     done,
@@ -51,15 +51,15 @@ from tests.support.sandboxed import STYLE, client, smile, vendor
 MP = pytest.MonkeyPatch
 
 
-def states(shop: Shop) -> dict[str, int]:
+def states(harness: JournalHarness) -> dict[str, int]:
     """How many tasks are in each state."""
-    return dict(shop.sandbox.ledger.tasks_by_state)
+    return dict(harness.sandbox.ledger.tasks_by_state)
 
 
-async def file_of(c: Client, shop: Shop, number: int) -> FileId:
+async def file_of(c: Client, harness: JournalHarness, number: int) -> FileId:
     """A file at the vendor with this face, which one task has used."""
     await c.run(job(number))
-    return FileId(shop.sandbox.ledger.tasks[-1].source)
+    return FileId(harness.sandbox.ledger.tasks[-1].source)
 
 
 async def all_without_folder(batch: Batch, folder: Path) -> list[Outcome]:
@@ -87,29 +87,29 @@ async def forever(*_: object) -> None:
 @pytest.mark.parametrize("journal", [True, False])
 async def test_saved_when_done(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
     """A job that is done has its own files on the disk, and says where they are."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     jobs: list[Job] = [job(n) for n in range(5)]
     jobs.append(Avatar(face(5), STYLE, output_count=3, key="5"))
     async with (
-        (shop.client if journal else shop.plain)() as c,
-        c.batch(jobs, save_to=shop.out) as batch,
+        (harness.client if journal else harness.plain)() as c,
+        c.batch(jobs, save_to=harness.out) as batch,
     ):
         async for outcome in batch:
             assert isinstance(outcome, Done)
             assert outcome.job.outputs == len(outcome.files)
             if isinstance(outcome.job, Smile):
                 assert [int(str(outcome.job.key))] == faces(outcome.files)
-    adds_up(c, shop.sandbox)
-    assert 8 == len(list(shop.out.iterdir()))
+    adds_up(c, harness.sandbox)
+    assert 8 == len(list(harness.out.iterdir()))
 
 
 async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
     """At most eight results are downloaded at once, and polls go on beside."""
     # A transport that was given, as the sandbox's is, carries no more than six.
     monkeypatch.setattr(transports, "_PARALLEL_GIVEN", 24)
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     now, most = 0, 0
-    inner = shop.sandbox.transport()
+    inner = harness.sandbox.transport()
 
     async def slow(request: httpx.Request) -> httpx.Response | None:
         nonlocal now, most
@@ -121,35 +121,35 @@ async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
         now -= 1
         return await inner.handle_async_request(request)
 
-    async with shop.client(slow) as c:
-        outcomes = await all_of(c.batch([job(n) for n in range(18)], save_to=shop.out))
-    adds_up(c, shop.sandbox)
+    async with harness.client(slow) as c:
+        outcomes = await all_of(c.batch([job(n) for n in range(18)], save_to=harness.out))
+    adds_up(c, harness.sandbox)
     assert 8 == most
     assert 18 == len(done(outcomes))
-    assert 0 == shop.sandbox.ledger.units_wasted
+    assert 0 == harness.sandbox.ledger.units_wasted
 
 
 @pytest.mark.parametrize("delete", [True, False])
 async def test_what_cannot_be_saved(tmp_path: Path, monkeypatch: MP, delete: bool) -> None:
     """A full disk fails the job with `NotSaved`; nothing is deleted, and resuming saves it."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
-        batch = c.batch([job(1), job(2)], save_to=shop.out, delete=delete)
-        outcomes = await all_without_folder(batch, shop.out)
-        adds_up(c, shop.sandbox)
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        batch = c.batch([job(1), job(2)], save_to=harness.out, delete=delete)
+        outcomes = await all_without_folder(batch, harness.out)
+        adds_up(c, harness.sandbox)
     assert [NotSaved] * 2 == errors(outcomes)
     assert {1.0} == {o.error.units_at_stake for o in outcomes if isinstance(o, Failed)}
-    async with shop.client():
+    async with harness.client():
         await asyncio.sleep(60)
-    assert {"success": 2} == states(shop)
+    assert {"success": 2} == states(harness)
 
-    shop.out.unlink()
-    async with shop.client() as c:
+    harness.out.unlink()
+    async with harness.client() as c:
         again = await resumed(c)
     assert [1, 2] == sorted(faces(path for outcome in done(again) for path in outcome.files))
-    assert ({"deleted": 2} if delete else {"success": 2}) == states(shop)
-    assert 2 == shop.sandbox.ledger.units_charged
-    async with shop.client() as c:
+    assert ({"deleted": 2} if delete else {"success": 2}) == states(harness)
+    assert 2 == harness.sandbox.ledger.units_charged
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
@@ -218,29 +218,29 @@ async def test_resuming_buys_nothing_for_a_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: MP
 ) -> None:
     """A job that was not created stays in the journal until its result can be saved."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
 
     async def hang(request: httpx.Request) -> httpx.Response | None:
         if request.method == "PUT":
             await asyncio.sleep(1e6)
         return None
 
-    c = await shop.client(hang).open()
-    batch = await c.batch([job(1)], save_to=shop.out).__aenter__()
+    c = await harness.client(hang).open()
+    batch = await c.batch([job(1)], save_to=harness.out).__aenter__()
     await asyncio.sleep(3)
     assert 1 == batch.progress.waiting
-    await shop.crash(c)
-    await asyncio.to_thread(replace_by_file, shop.out)
+    await harness.crash(c)
+    await asyncio.to_thread(replace_by_file, harness.out)
 
-    async with shop.client() as c:
+    async with harness.client() as c:
         [refused] = await resumed(c)
         assert isinstance(refused.error, JobRefused)
         assert "cannot be written: File exists" in str(refused.error)
-        shop.out.unlink()
+        harness.out.unlink()
         # Bytes are not in the journal: the job is given again.
-        [outcome] = await all_of(c.batch([job(1)], save_to=shop.out))
+        [outcome] = await all_of(c.batch([job(1)], save_to=harness.out))
         assert outcome.ok
-    assert 1 == shop.sandbox.ledger.units_charged
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 async def slow_smiles() -> AsyncIterator[Job]:
@@ -252,7 +252,7 @@ async def slow_smiles() -> AsyncIterator[Job]:
 
 async def test_too_many_open_files_pass(tmp_path: Path, monkeypatch: MP) -> None:
     """A result that finds no free file handle is saved a little later."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     failures = 3
 
     def crowded(path: str, flags: int) -> int:
@@ -262,7 +262,7 @@ async def test_too_many_open_files_pass(tmp_path: Path, monkeypatch: MP) -> None
             raise OSError(errno.EMFILE, "Too many open files")
         return os.open(path, flags, 0o600)
 
-    async with shop.client() as c, c.batch([job(1)], save_to=shop.out) as batch:
+    async with harness.client() as c, c.batch([job(1)], save_to=harness.out) as batch:
         await asyncio.sleep(3)
         monkeypatch.setattr(saving, "_private", crowded)
         [outcome] = [outcome async for outcome in batch]
@@ -278,8 +278,8 @@ async def test_a_picture_without_its_end_is_not_saved(
     tmp_path: Path, monkeypatch: MP, cuts: int
 ) -> None:
     """Half a body whose length nobody announced is fetched again, and never counts as saved."""
-    shop = Shop(tmp_path, monkeypatch)
-    inner = shop.sandbox.transport()
+    harness = JournalHarness(tmp_path, monkeypatch)
+    inner = harness.sandbox.transport()
     left = cuts
 
     async def cut(request: httpx.Request) -> httpx.Response | None:
@@ -291,18 +291,18 @@ async def test_a_picture_without_its_end_is_not_saved(
         body = await answer.aread()
         return httpx.Response(200, content=halves(body))
 
-    async with shop.client(cut) as c:
-        [outcome] = await all_of(c.batch([job(1)], save_to=shop.out, delete=True))
+    async with harness.client(cut) as c:
+        [outcome] = await all_of(c.batch([job(1)], save_to=harness.out, delete=True))
         await asyncio.sleep(60)
     assert (cuts < 3) is outcome.ok
     if outcome.ok:
         assert [1] == faces(outcome.files)
-        assert {"deleted": 1} == states(shop)
+        assert {"deleted": 1} == states(harness)
     else:
         assert isinstance(outcome.error, NotSaved)
         assert "ended early" in str(outcome.error)
-        assert {"success": 1} == states(shop)
-        assert [] == list(shop.out.iterdir())
+        assert {"success": 1} == states(harness)
+        assert [] == list(harness.out.iterdir())
 
 
 async def halves(body: bytes) -> AsyncIterator[bytes]:
@@ -316,84 +316,84 @@ async def halves(body: bytes) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize("save", ["batch", "result"])
 async def test_files_of_killed_runs_are_removed(tmp_path: Path, monkeypatch: MP, save: str) -> None:
     """The next run that writes to the folder removes them, once."""
-    shop = Shop(tmp_path, monkeypatch)
-    shop.out.mkdir()
-    left = shop.out / ".0123456789abcdef.part"
+    harness = JournalHarness(tmp_path, monkeypatch)
+    harness.out.mkdir()
+    left = harness.out / ".0123456789abcdef.part"
     left.write_bytes(b"half")
-    async with shop.client() as c:
+    async with harness.client() as c:
         if save == "batch":
-            [outcome] = await all_of(c.batch([job(1)], save_to=shop.out))
+            [outcome] = await all_of(c.batch([job(1)], save_to=harness.out))
             assert outcome.ok
         else:
-            await (await c.run(job(1))).save(shop.out)
-    assert [".jpg"] == [path.suffix for path in shop.out.iterdir()]
+            await (await c.run(job(1))).save(harness.out)
+    assert [".jpg"] == [path.suffix for path in harness.out.iterdir()]
 
 
 async def test_never_saved(tmp_path: Path, monkeypatch: MP) -> None:
     """What could not be saved until the vendor had it no longer is lost, and told so once."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
-        batch = c.batch([job(1)], save_to=shop.out)
-        assert [NotSaved] == errors(await all_without_folder(batch, shop.out))
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        batch = c.batch([job(1)], save_to=harness.out)
+        assert [NotSaved] == errors(await all_without_folder(batch, harness.out))
     await asyncio.sleep(31 * 3600)
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert 1 == len(errors(await resumed(c)))
         assert [] == await resumed(c)
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
 async def test_saved_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> None:
     """A crash between success and download loses nothing."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
 
     async def hang(request: httpx.Request) -> httpx.Response | None:
         if request.url.host.startswith("results"):
             await asyncio.sleep(1e6)
         return None
 
-    c = await shop.client(hang).open()
-    async with c.batch([job(1), job(2)], save_to=shop.out):
-        await until(lambda: {"success": 2} == states(shop))
+    c = await harness.client(hang).open()
+    async with c.batch([job(1), job(2)], save_to=harness.out):
+        await until(lambda: {"success": 2} == states(harness))
         await asyncio.sleep(1)
-        await shop.crash(c)
-    async with shop.client() as c:
+        await harness.crash(c)
+    async with harness.client() as c:
         outcomes = await resumed(c)
     assert [1, 2] == sorted(faces(path for outcome in done(outcomes) for path in outcome.files))
-    paid(outcomes, shop.sandbox)
+    paid(outcomes, harness.sandbox)
 
 
 async def test_a_relative_folder(tmp_path: Path, monkeypatch: MP) -> None:
     """A folder that was given relatively is the same one for the next process, wherever that is."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    c = await shop.client().open()
+    c = await harness.client().open()
     async with c.batch([job(1)], save_to="here"):
-        await until(lambda: len(shop.sandbox.ledger.tasks) > 0)
+        await until(lambda: len(harness.sandbox.ledger.tasks) > 0)
         await asyncio.sleep(1)
-        await shop.crash(c)
+        await harness.crash(c)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    async with shop.client() as c:
+    async with harness.client() as c:
         [outcome] = done(await resumed(c))
     assert [tmp_path / "here"] == [path.parent for path in outcome.files]
 
 
 async def test_two_folders(tmp_path: Path, monkeypatch: MP) -> None:
     """Equal jobs of two batches are one task, saved to both folders."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         both = [
             c.batch([job(1)], save_to=tmp_path / "a"),
             c.batch([job(1)], save_to=tmp_path / "b"),
         ]
         first, second = await asyncio.gather(*map(all_of, both))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     files = [path for outcome in done([*first, *second]) for path in outcome.files]
     assert [tmp_path / "a", tmp_path / "b"] == [path.parent for path in files]
     assert [1, 1] == faces(files)
     assert [1.0, 0.0] == sorted((o.units for o in [*first, *second]), reverse=True)
-    assert 1 == shop.sandbox.ledger.units_charged
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 # Deleting.
@@ -402,88 +402,90 @@ async def test_two_folders(tmp_path: Path, monkeypatch: MP) -> None:
 @pytest.mark.parametrize("journal", [True, False])
 async def test_deleted_when_saved(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
     """With `delete` the vendor keeps nothing, and the files are there."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with (shop.client if journal else shop.plain)() as c:
-        outcomes = await all_of(c.batch([job(n) for n in range(4)], save_to=shop.out, delete=True))
-    adds_up(c, shop.sandbox)
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with (harness.client if journal else harness.plain)() as c:
+        outcomes = await all_of(
+            c.batch([job(n) for n in range(4)], save_to=harness.out, delete=True)
+        )
+    adds_up(c, harness.sandbox)
     assert [0, 1, 2, 3] == sorted(faces(p for o in done(outcomes) for p in o.files))
-    assert {"deleted": 4} == states(shop)
+    assert {"deleted": 4} == states(harness)
     if journal:
-        async with shop.client() as c:
+        async with harness.client() as c:
             assert [] == await resumed(c)
-        assert 4 == shop.sandbox.ledger.requests["delete"]
+        assert 4 == harness.sandbox.ledger.requests["delete"]
 
 
 async def test_what_is_not_saved_is_not_deleted(tmp_path: Path, monkeypatch: MP) -> None:
     """`delete` without `save_to` is refused, before anything is sent."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         with pytest.raises(ConfigurationError, match="save_to"):
             c.batch([job(1)], delete=True)
-    assert not shop.wire.sent
+    assert not harness.wire.sent
 
 
 async def test_deletion_is_tried_again(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A deletion that fails is tried four times, then by the next process on the journal."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     no = (400, {"status": 400, "error": "no", "error_code": "OperationInvalid"})
-    shop.sandbox.script("delete", no, (502, "<html>"), no, no)
-    async with shop.client(drain=100) as c:
-        outcomes = await all_of(c.batch([job(1)], save_to=shop.out, delete=True))
+    harness.sandbox.script("delete", no, (502, "<html>"), no, no)
+    async with harness.client(drain=100) as c:
+        outcomes = await all_of(c.batch([job(1)], save_to=harness.out, delete=True))
     assert 1 == len(done(outcomes))
-    assert {"success": 1} == states(shop)
+    assert {"success": 1} == states(harness)
     assert ["WARNING"] == [each.levelname for each in caplog.records]
     assert "not deleted" in caplog.text
 
-    async with shop.client():
+    async with harness.client():
         await asyncio.sleep(10)
-    assert {"deleted": 1} == states(shop)
-    async with shop.client() as c:
+    assert {"deleted": 1} == states(harness)
+    async with harness.client() as c:
         await asyncio.sleep(10)
         assert [] == await resumed(c)
-    assert 5 == shop.sandbox.ledger.requests["delete"]
+    assert 5 == harness.sandbox.ledger.requests["delete"]
 
 
 async def test_a_deletion_whose_answer_is_lost(tmp_path: Path, monkeypatch: MP) -> None:
     """A deletion that was executed and not answered is over once the vendor says so."""
-    shop = Shop(tmp_path, monkeypatch)
-    shop.sandbox.script("delete", "lose")
-    async with shop.client() as c:
-        await all_of(c.batch([job(1)], save_to=shop.out, delete=True))
-    assert {"deleted": 1} == states(shop)
-    assert 2 == shop.sandbox.ledger.requests["delete"]
-    async with shop.client():
+    harness = JournalHarness(tmp_path, monkeypatch)
+    harness.sandbox.script("delete", "lose")
+    async with harness.client() as c:
+        await all_of(c.batch([job(1)], save_to=harness.out, delete=True))
+    assert {"deleted": 1} == states(harness)
+    assert 2 == harness.sandbox.ledger.requests["delete"]
+    async with harness.client():
         await asyncio.sleep(10)
-    assert 2 == shop.sandbox.ledger.requests["delete"]
+    assert 2 == harness.sandbox.ledger.requests["delete"]
 
 
 async def test_deleted_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> None:
     """A crash between saving and deleting leaves the deletion to the next process."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
 
     async def hang(request: httpx.Request) -> httpx.Response | None:
         if request.url.path.endswith("/task/delete"):
             await asyncio.sleep(1e6)
         return None
 
-    c = await shop.client(hang).open()
-    assert 2 == len(done(await all_of(c.batch([job(1), job(2)], save_to=shop.out, delete=True))))
+    c = await harness.client(hang).open()
+    assert 2 == len(done(await all_of(c.batch([job(1), job(2)], save_to=harness.out, delete=True))))
     await asyncio.sleep(3)
-    await shop.crash(c)
-    async with shop.client() as c:
+    await harness.crash(c)
+    async with harness.client() as c:
         # Their outcomes were told.
         assert [] == await resumed(c)
         await asyncio.sleep(10)
-    assert {"deleted": 2} == states(shop)
+    assert {"deleted": 2} == states(harness)
 
 
 async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
     """Nothing is deleted while a job of this or another batch still uses its file."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
-        file = await file_of(c, shop, 7)
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        file = await file_of(c, harness, 7)
         jobs: list[Job] = [
             Smile(file),
             Avatar(file, STYLE, output_count=2),
@@ -492,42 +494,42 @@ async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
         ]
         later = c.batch([Avatar(file, STYLE, output_count=1)], save_to=tmp_path / "b")
         outcomes, others = await asyncio.gather(
-            all_of(c.batch(jobs, save_to=shop.out, delete=True)), all_of(later)
+            all_of(c.batch(jobs, save_to=harness.out, delete=True)), all_of(later)
         )
-    adds_up(c, shop.sandbox)
+    adds_up(c, harness.sandbox)
     assert [] == errors([*outcomes, *others])
     sevens = [outcome for outcome in done(outcomes) if outcome.job.source == file]
     assert 3 == len(sevens)
     smiling = [outcome for outcome in sevens if isinstance(outcome.job, Smile)]
     assert [7, 7] == faces(path for outcome in smiling for path in outcome.files)
     # The first one and the other batch's were not to be deleted.
-    assert {"deleted": 28, "success": 2} == states(shop)
+    assert {"deleted": 28, "success": 2} == states(harness)
 
 
 async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
     """Nor while a job of the former process, which nobody has resumed yet, uses it."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
 
     async def hang(request: httpx.Request) -> httpx.Response | None:
         if request.url.path.endswith("/task/delete"):
             await asyncio.sleep(1e6)
         return None
 
-    c = await shop.client(hang).open()
-    file = await file_of(c, shop, 7)
-    assert [] == errors(await all_of(c.batch([Smile(file)], save_to=shop.out, delete=True)))
+    c = await harness.client(hang).open()
+    file = await file_of(c, harness, 7)
+    assert [] == errors(await all_of(c.batch([Smile(file)], save_to=harness.out, delete=True)))
     # The next job comes in, and does not get any further.
     with monkeypatch.context() as patch:
         patch.setattr(Submitter, "create", forever)
         waiting = asyncio.ensure_future(c.run(Smile(file, expression="closed_mouth_smile")))
         await asyncio.sleep(5)
-        await shop.crash(c, waiting)
-    async with shop.client() as c:
+        await harness.crash(c, waiting)
+    async with harness.client() as c:
         await asyncio.sleep(30)
-        assert "deleted" not in states(shop)
+        assert "deleted" not in states(harness)
         outcomes = await resumed(c)
         assert [] == errors(outcomes)
-        [path] = await done(outcomes)[0].result.save(shop.out)
+        [path] = await done(outcomes)[0].result.save(harness.out)
         await asyncio.sleep(10)
     assert [7] == faces([path])
 
@@ -539,8 +541,8 @@ async def test_wanted_again_while_it_is_deleted(
     tmp_path: Path, monkeypatch: MP, pauses: range
 ) -> None:
     """An equal job gets the pictures before they are deleted, or buys its own."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         for pause in pauses:
             one = job(100 + pause)
             first = await all_of(c.batch([one], save_to=tmp_path / "a", delete=True))
@@ -549,14 +551,14 @@ async def test_wanted_again_while_it_is_deleted(
             assert [] == errors([*first, *second])
             files = [path for outcome in done([*first, *second]) for path in outcome.files]
             assert [100 + pause] * 2 == faces(files)
-    adds_up(c, shop.sandbox)
+    adds_up(c, harness.sandbox)
 
 
 async def test_two_batches_of_which_one_deletes(tmp_path: Path, monkeypatch: MP) -> None:
     """What one batch deletes, is deleted after an equal job of another one has saved it."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     first = True
-    inner = shop.sandbox.transport()
+    inner = harness.sandbox.transport()
 
     async def change(request: httpx.Request) -> httpx.Response | None:
         nonlocal first
@@ -565,24 +567,24 @@ async def test_two_batches_of_which_one_deletes(tmp_path: Path, monkeypatch: MP)
         first = first and not request.url.host.startswith("results")
         return await inner.handle_async_request(request)
 
-    async with shop.client(change) as c:
+    async with harness.client(change) as c:
         both = await asyncio.gather(
             all_of(c.batch([smile(1)], save_to=tmp_path / "a", delete=True)),
             all_of(c.batch([smile(1)], save_to=tmp_path / "b")),
         )
     assert [] == errors([*both[0], *both[1]])
-    assert {"deleted": 1} == states(shop)
+    assert {"deleted": 1} == states(harness)
 
 
 async def test_leaving_saves_and_deletes(tmp_path: Path, monkeypatch: MP) -> None:
     """Closing waits for what is being saved, and deletes it."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
-        batch = c.batch([job(1)], save_to=shop.out, delete=True)
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        batch = c.batch([job(1)], save_to=harness.out, delete=True)
         async with batch:
-            await until(lambda: len(shop.sandbox.ledger.tasks) > 0)
-    assert [1] == faces(shop.out.iterdir())
-    assert {"deleted": 1} == states(shop)
+            await until(lambda: len(harness.sandbox.ledger.tasks) > 0)
+    assert [1] == faces(harness.out.iterdir())
+    assert {"deleted": 1} == states(harness)
 
 
 # A result that a former process saved, or could not save.
@@ -609,7 +611,7 @@ async def not_saved(sandbox: Sandbox, folder: Path, *, delete: bool) -> None:
 async def test_a_result_that_was_not_saved_is_saved_by_resuming(
     tmp_path: Path, delete: bool
 ) -> None:
-    """Once the cause is mended the next process saves it, and only then deletes the copies."""
+    """Once the cause is fixed the next process saves it, and only then deletes the copies."""
     sandbox = Sandbox()
     await not_saved(sandbox, tmp_path, delete=delete)
     (tmp_path / "out").unlink()
@@ -631,7 +633,7 @@ async def test_a_result_that_was_not_saved_is_saved_by_resuming(
 
 
 async def test_a_result_stays_in_the_journal_until_it_is_saved(tmp_path: Path) -> None:
-    """A cause that is not mended is told again, and still nothing is lost."""
+    """A cause that is not fixed is told again, and still nothing is lost."""
     sandbox = Sandbox()
     await not_saved(sandbox, tmp_path, delete=True)
 

@@ -90,7 +90,7 @@ def diagram() -> str:
         f"    {before.name} --> {after.name}: {', '.join(names)}"
         for (before, after), names in causes.items()
     ]
-    lines.append("    TOLD --> [*]")
+    lines.append("    SETTLED --> [*]")
     return "\n".join(lines) + "\n"
 
 

@@ -381,7 +381,7 @@ async def test_a_picture_without_a_face(site: Site, sandbox: Sandbox) -> None:
         ("poll", (500, {"error": "Task execution timed out"}), (502, "TaskTimedOut")),
     ],
 )
-async def test_what_the_visitor_cannot_mend(
+async def test_what_the_visitor_cannot_fix(
     site: Site, sandbox: Sandbox, kind: str, answer: tuple[int, object], expected: tuple[int, str]
 ) -> None:
     """Failures of key, balance and vendor are reported by their name alone."""

@@ -17,7 +17,17 @@ from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.errors import JournalError
 from perfect_async.sandbox import Durations, Faults
-from tests.support.journaled import Shop, adds_up, all_of, creates, done, errors, job, paid, resumed
+from tests.support.journaled import (
+    JournalHarness,
+    adds_up,
+    all_of,
+    creates,
+    done,
+    errors,
+    job,
+    paid,
+    resumed,
+)
 from tests.support.sandboxed import clock, smile
 from tests.support.virtual_time import hanging
 
@@ -51,8 +61,8 @@ def blocking(file: SqliteJournal, monkeypatch: MP) -> Callable[[], None]:
 
 async def test_written_before_it_leaves(tmp_path: Path, monkeypatch: MP) -> None:
     """The intent of a creation is on the disk before it is sent, also for a retry."""
-    shop = Shop(tmp_path, monkeypatch, faults=Faults(engine_errors=0.5))
-    c = shop.client()
+    harness = JournalHarness(tmp_path, monkeypatch, faults=Faults(engine_errors=0.5))
+    c = harness.client()
     found: list[int] = []
     last = "SELECT count(*) FROM words AS a WHERE kind = 'Creating' AND seq = "
     last += "(SELECT max(seq) FROM words AS b WHERE a.job = b.job)"
@@ -62,18 +72,18 @@ async def test_written_before_it_leaves(tmp_path: Path, monkeypatch: MP) -> None
             found.extend(number for (number,) in journal_of(c)._db.execute(last))
         return None
 
-    c = shop.client(look)
+    c = harness.client(look)
     async with c:
         await all_of(c.batch(smile(n) for n in range(8)))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert len(found) > 8
     assert {1} == set(found)
 
 
 async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: MP) -> None:
     """A disk that blocks for a minute stops creations, delays no poll and loses nothing."""
-    shop = Shop(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(70.0)})
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(70.0)})
+    async with harness.client() as c:
         working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(12)])))
         await asyncio.sleep(1.5)
         go = blocking(journal_of(c), monkeypatch)
@@ -82,15 +92,15 @@ async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: MP) -> None:
         go()
         outcomes = await working
         late = c.statistics().late
-        adds_up(c, shop.sandbox)
-    created = [task.created_at for task in shop.sandbox.ledger.tasks]
+        adds_up(c, harness.sandbox)
+    created = [task.created_at for task in harness.sandbox.ledger.tasks]
     # One was written down already.
     assert 1 >= sum(began + 0.5 < at < began + 60 for at in created)
     assert any(at > began + 60 for at in created)
-    assert 12 == len(done(outcomes)) == shop.sandbox.ledger.units_charged
-    assert 0 == late == shop.sandbox.ledger.units_wasted
-    assert [] == shop.sandbox.ledger.violations
-    async with shop.client() as c:
+    assert 12 == len(done(outcomes)) == harness.sandbox.ledger.units_charged
+    assert 0 == late == harness.sandbox.ledger.units_wasted
+    assert [] == harness.sandbox.ledger.violations
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
@@ -98,8 +108,8 @@ async def test_a_disk_that_hangs_at_the_end(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Closing waits for the disk for a few seconds and no longer; the next process goes on."""
-    shop = Shop(tmp_path, monkeypatch)
-    c = await shop.client().open()
+    harness = JournalHarness(tmp_path, monkeypatch)
+    c = await harness.client().open()
     await c.run(smile(1))
     await asyncio.sleep(1)
     go = blocking(journal_of(c), monkeypatch)
@@ -118,26 +128,26 @@ async def test_a_disk_that_hangs_at_the_end(
 
 async def test_a_crash_while_the_disk_hangs(tmp_path: Path, monkeypatch: MP) -> None:
     """Nothing that was paid is lost if the process ends before the disk works again."""
-    shop = Shop(tmp_path, monkeypatch)
-    c = await shop.client().open()
+    harness = JournalHarness(tmp_path, monkeypatch)
+    c = await harness.client().open()
     working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(12)])))
     await asyncio.sleep(1.5)
     go = blocking(journal_of(c), monkeypatch)
     await asyncio.sleep(4)
-    await shop.crash(c, working)
+    await harness.crash(c, working)
     go()
-    async with shop.client() as c:
+    async with harness.client() as c:
         outcomes = await resumed(c)
-        adds_up(c, shop.sandbox)
-    paid(outcomes, shop.sandbox)
+        adds_up(c, harness.sandbox)
+    paid(outcomes, harness.sandbox)
 
 
 async def test_a_full_disk(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What cannot be written down is not created: `JournalError`; what runs is kept to its end."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         running = asyncio.ensure_future(c.run(smile(1)))
         await asyncio.sleep(2)
         file = journal_of(c)
@@ -149,14 +159,14 @@ async def test_a_full_disk(
             patch.setattr(file, "commit", full)
             assert [JournalError] == errors(await all_of(c.batch([smile(2)])))
             await running
-        assert 1 == shop.sandbox.ledger.units_charged
+        assert 1 == harness.sandbox.ledger.units_charged
         await asyncio.sleep(10)
         await c.run(smile(2))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert 1 == sum("full" in each.getMessage() for each in caplog.records)
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert {"1", "2"} >= {str(outcome.job.key) for outcome in await resumed(c)}
-        assert 2 == shop.sandbox.ledger.units_charged
+        assert 2 == harness.sandbox.ledger.units_charged
 
 
 # Without a client.
@@ -266,29 +276,29 @@ async def test_not_executed(tmp_path: Path) -> None:
 
 async def test_what_was_ended_unsent(tmp_path: Path, monkeypatch: MP) -> None:
     """A creation that was refused is over when it was told, and is not resumed."""
-    shop = Shop(tmp_path, monkeypatch)
-    shop.sandbox.script("task", (400, {"status": 400, "error": "no"}))
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    harness.sandbox.script("task", (400, {"status": 400, "error": "no"}))
+    async with harness.client() as c:
         outcomes = await all_of(c.batch([smile(1), job(2)]))
         assert 1 == len(done(outcomes)) == len(errors(outcomes))
-        adds_up(c, shop.sandbox)
-    async with shop.client() as c:
+        adds_up(c, harness.sandbox)
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
 async def test_failed_and_not_heard(tmp_path: Path, monkeypatch: MP) -> None:
     """A failure that nobody heard is told by the next process, which buys nothing."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
-    shop = Shop(tmp_path, monkeypatch, faults=faults)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
+    async with harness.client() as c:
         gone = asyncio.ensure_future(c.run(smile(1)))
         await asyncio.sleep(3)
         gone.cancel()
         await asyncio.sleep(20)
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert 1 == len(errors(await resumed(c)))
         assert [] == await resumed(c)
-    assert 1 == shop.sandbox.ledger.units_returned == shop.sandbox.ledger.units_charged
+    assert 1 == harness.sandbox.ledger.units_returned == harness.sandbox.ledger.units_charged
 
 
 def test_the_key_is_the_identity() -> None:

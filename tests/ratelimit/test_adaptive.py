@@ -13,7 +13,7 @@ def test_one_refusal_is_a_second() -> None:
     allowance.refused(10 * SECOND, 10 * SECOND, 100, None)
     assert 11 * SECOND == allowance.paused_until
     assert 250 == allowance.limit(10 * SECOND)
-    assert 0 == allowance.wary_until
+    assert 0 == allowance.contended_until
 
 
 def full(allowance: AdaptiveLimit, now: int, own: int) -> None:
@@ -23,14 +23,14 @@ def full(allowance: AdaptiveLimit, now: int, own: int) -> None:
 
 
 def test_two_running_are_the_window() -> None:
-    """Two 429s running: 0.8 of our own, a pause of 40 s, two wary minutes, slow growth to 0.9,
+    """Two 429s running: 0.8 of our own, a pause of 40 s, two contended minutes, slow growth to 0.9,
     and after ten minutes beyond.
     """
     allowance, now = AdaptiveLimit(250), 10 * SECOND
     full(allowance, now, 100)
     assert 80 == allowance.limit(now)
     assert now + 40 * SECOND == allowance.paused_until
-    assert now + 120 * SECOND == allowance.wary_until
+    assert now + 120 * SECOND == allowance.contended_until
     assert 85 == allowance.limit(now + 100 * SECOND)
     assert 90 == allowance.limit(now + 600 * SECOND)
     assert not allowance.probing(now + 600 * SECOND)

@@ -174,11 +174,11 @@ async def test_the_scheduler_hears_which_tasks_last_alike(
     count: int, usual: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job comes in with its pictures and the durations that are documented, in microseconds."""
-    received: list[ev.Wanted] = []
+    received: list[ev.JobAdded] = []
     receive = Scheduler.receive
 
     def listen(scheduler: Scheduler, event: ev.Event, now: int) -> None:
-        if isinstance(event, ev.Wanted):
+        if isinstance(event, ev.JobAdded):
             received.append(event)
         receive(scheduler, event, now)
 

@@ -11,13 +11,22 @@ from perfect_async._journal import model as entries
 from perfect_async._runtime.registry import _end_kind
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.errors import PerfectError, RequestRefused, ResultUnreadable, TaskFailed
-from tests.support.journaled import Shop, adds_up, creates, done, errors, job, resumed, until
+from tests.support.journaled import (
+    JournalHarness,
+    adds_up,
+    creates,
+    done,
+    errors,
+    job,
+    resumed,
+    until,
+)
 from tests.support.sandboxed import avatar, smile
 
 MP = pytest.MonkeyPatch
 
 
-async def in_doubt(shop: Shop) -> None:
+async def in_doubt(harness: JournalHarness) -> None:
     """A process that dies while a creation is under way, which is not executed."""
     stopped = asyncio.Event()
 
@@ -26,51 +35,51 @@ async def in_doubt(shop: Shop) -> None:
             stopped.set()
             await asyncio.sleep(1e6)
 
-    c = await shop.client(never).open()
+    c = await harness.client(never).open()
     working = asyncio.ensure_future(c.run(smile(1)))
     await stopped.wait()
-    await shop.crash(c, working)
+    await harness.crash(c, working)
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.1, 3.0])
 async def test_closed_while_it_is_settled(tmp_path: Path, monkeypatch: MP, pause: float) -> None:
     """A client that closes while it settles a doubt leaves it to the next one."""
-    shop = Shop(tmp_path, monkeypatch)
-    await in_doubt(shop)
-    async with shop.client(drain=0.0) as c, c.resume() as batch:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await in_doubt(harness)
+    async with harness.client(drain=0.0) as c, c.resume() as batch:
         await asyncio.sleep(pause)
     # One that was not even begun says only that.
     assert [SubmissionInDoubt if pause else ClientClosed] == errors([o async for o in batch])
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert [SubmissionInDoubt] == errors(await resumed(c))
-        adds_up(c, shop.sandbox)
-    async with shop.client() as c:
+        adds_up(c, harness.sandbox)
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
 async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
     """Who stops waiting for it changes nothing about it: the next process tells the doubt."""
-    shop = Shop(tmp_path, monkeypatch)
-    await in_doubt(shop)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await in_doubt(harness)
+    async with harness.client() as c:
         async with c.resume():
             await asyncio.sleep(0.1)
         await asyncio.sleep(30)
-        adds_up(c, shop.sandbox)
-    async with shop.client() as c:
+        adds_up(c, harness.sandbox)
+    async with harness.client() as c:
         assert [SubmissionInDoubt] == errors(await resumed(c))
 
 
 async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
     """Submitting it again meanwhile waits for the same end, and the time after creates it."""
-    shop = Shop(tmp_path, monkeypatch)
-    await in_doubt(shop)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await in_doubt(harness)
+    async with harness.client() as c:
         both = await asyncio.gather(c.run(smile(1)), c.run(smile(1)), return_exceptions=True)
         assert [SubmissionInDoubt] * 2 == [type(each) for each in both]
         await c.run(smile(1), buy_in_doubt=True)
-        adds_up(c, shop.sandbox)
-    assert 1 == shop.sandbox.ledger.units_charged
+        adds_up(c, harness.sandbox)
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 async def test_the_driver_fails_meanwhile(tmp_path: Path, monkeypatch: MP) -> None:
@@ -78,18 +87,18 @@ async def test_the_driver_fails_meanwhile(tmp_path: Path, monkeypatch: MP) -> No
 
     The avatar was created after the doubt was settled and reported.
     """
-    shop = Shop(tmp_path, monkeypatch)
-    await in_doubt(shop)
-    c = await shop.client().open()
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await in_doubt(harness)
+    c = await harness.client().open()
     settling = asyncio.ensure_future(resumed(c))
     running = asyncio.ensure_future(c.run(avatar()))
-    await until(lambda: len(shop.sandbox.ledger.tasks) > 0)
+    await until(lambda: len(harness.sandbox.ledger.tasks) > 0)
     await asyncio.sleep(1)
-    await shop.crash(c)
+    await harness.crash(c)
     assert [SubmissionInDoubt] == errors(await settling)
     with pytest.raises(TaskAbandoned):
         await running
-    async with shop.client() as c:
+    async with harness.client() as c:
         outcomes = await resumed(c)
     assert (1, 0) == (len(done(outcomes)), len(errors(outcomes)))
 
@@ -98,19 +107,19 @@ async def test_jobs_of_another_version(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job that this version cannot make is left as it is, and the others go on."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         assert c._session is not None
         journal = c._session.channel.journal.writer
         order = JobSpec.of(smile(1), None, PLAIN).stored()
         strange = attrs.evolve(order, feature="ai-hat", identity="ab" * 32)
         journal.append(entries.Entered(journal.next_number(), 0, strange))
         journal.append(entries.Entered(journal.next_number(), 0, order))
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert 1 == len(done(await resumed(c)))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert ["WARNING"] == [each.levelname for each in caplog.records]
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert c._session is not None
         left = c._session.channel.journal.recoverable
         assert ["ai-hat"] == [each.stored.feature for each in left.values()]
@@ -118,45 +127,45 @@ async def test_jobs_of_another_version(
 
 async def test_failed_before(tmp_path: Path, monkeypatch: MP) -> None:
     """A failure that nobody has seen is reported by the next process, and the job is not sent."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         assert c._session is not None
         journal = c._session.channel.journal.writer
         number = journal.next_number()
         order = JobSpec.of(smile(1), None, PLAIN).stored()
         journal.append(entries.Entered(number, 0, order))
         journal.append(entries.Ended(number, 0, "failed"))
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert [RequestRefused] == errors(await resumed(c))
         assert [] == await resumed(c)
-    assert not shop.sandbox.ledger.requests
+    assert not harness.sandbox.ledger.requests
 
 
 @pytest.mark.parametrize("journal", [True, False])
 async def test_uploads_of_who_goes_away(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
     """A caller that leaves during the upload gets the error, and nothing is bought."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with (shop.client if journal else shop.plain)() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with (harness.client if journal else harness.plain)() as c:
         running = asyncio.ensure_future(c.run(job(1)))
-        await until(lambda: shop.sandbox.ledger.requests["file"] > 0)
+        await until(lambda: harness.sandbox.ledger.requests["file"] > 0)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
         await asyncio.sleep(30)
-        adds_up(c, shop.sandbox)
-    assert 0 == shop.sandbox.ledger.units_charged
+        adds_up(c, harness.sandbox)
+    assert 0 == harness.sandbox.ledger.units_charged
 
 
 async def test_after_the_end(tmp_path: Path, monkeypatch: MP) -> None:
     """A closed client takes nothing in."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         pass
     with pytest.raises(ClientClosed):
         await c.run(smile(1))
     with pytest.raises(ClientClosed):
         await c.attach(Smile, "t")
-    assert not shop.sandbox.ledger.requests
+    assert not harness.sandbox.ledger.requests
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_every_name_has_a_docstring() -> None:
 
 
 @pytest.mark.parametrize("missing", ["PIL", "starlette", "uvicorn"])
-def test_a_missing_library_is_named_with_its_mend(missing: str) -> None:
+def test_a_missing_library_is_named_with_its_fix(missing: str) -> None:
     """Without the extra the import says what to install."""
     code = (
         "import sys\n"

@@ -273,10 +273,10 @@ async def test_deletion() -> None:
     sandbox = roomy()
     async with Customer(sandbox) as customer:
         body = {"src_file_id": await customer.uploaded(), "expression_type": TEETH}
-        task, twin = await customer.task(body), await customer.task(body)
+        task, second = await customer.task(body), await customer.task(body)
         await asyncio.sleep(1)
         url = data_of(await customer.poll(task))["results"]["url"]
-        other = data_of(await customer.poll(twin))["results"]["url"]
+        other = data_of(await customer.poll(second))["results"]["url"]
         assert 200 == (await customer.http.get(url)).status_code
 
         answer = await customer.delete(task)

@@ -17,7 +17,7 @@ from perfect_async import (
     WaitTimeout,
 )
 from perfect_async.sandbox import Durations, Faults
-from tests.support.journaled import Shop, adds_up, done, face, faces, job, resumed, until
+from tests.support.journaled import JournalHarness, adds_up, done, face, faces, job, resumed, until
 from tests.support.sandboxed import avatar, client, smile
 
 MP = pytest.MonkeyPatch
@@ -40,45 +40,45 @@ async def test_the_same_client(
     tmp_path: Path, monkeypatch: MP, journal: bool, pause: float
 ) -> None:
     """After a `WaitTimeout` the task goes on, and is attached while it runs or when it is done."""
-    shop = Shop(tmp_path, monkeypatch, durations=LONG)
-    async with (shop.client if journal else shop.plain)() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
+    async with (harness.client if journal else harness.plain)() as c:
         task_id = await timed_out(c)
         await asyncio.sleep(pause)
         result = await c.attach(Smile, task_id)
         assert task_id == result.task_id
-        assert [1] == faces(await result.save(shop.out))
-        adds_up(c, shop.sandbox)
-    assert 1 == shop.sandbox.ledger.units_charged
-    assert 0 == shop.sandbox.ledger.units_wasted
+        assert [1] == faces(await result.save(harness.out))
+        adds_up(c, harness.sandbox)
+    assert 1 == harness.sandbox.ledger.units_charged
+    assert 0 == harness.sandbox.ledger.units_wasted
 
 
 @pytest.mark.parametrize("crash", [True, False])
 async def test_another_process(tmp_path: Path, monkeypatch: MP, crash: bool) -> None:
     """Another process on the journal attaches what the former one has left."""
-    shop = Shop(tmp_path, monkeypatch, durations=LONG)
-    c = await shop.client(drain=1.0).open()
+    harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
+    c = await harness.client(drain=1.0).open()
     task_id = await timed_out(c)
-    await (shop.crash(c) if crash else c.close())
-    async with shop.client() as c:
+    await (harness.crash(c) if crash else c.close())
+    async with harness.client() as c:
         result = await c.attach(Smile, task_id)
-        assert [1] == faces(await result.save(shop.out))
-        adds_up(c, shop.sandbox)
+        assert [1] == faces(await result.save(harness.out))
+        adds_up(c, harness.sandbox)
         assert [] == await resumed(c)
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
 async def test_without_the_journal(tmp_path: Path, monkeypatch: MP) -> None:
     """So does a client that knows nothing but the id, beside the one that keeps the task."""
-    shop = Shop(tmp_path, monkeypatch, durations=LONG)
+    harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
     async with (
-        shop.client() as owner,
-        client(shop.sandbox, base_url="https://yce-api-01.perfectcorp.com") as c,
+        harness.client() as owner,
+        client(harness.sandbox, base_url="https://yce-api-01.perfectcorp.com") as c,
     ):
         task_id = await timed_out(owner)
         result = await c.attach(Smile, task_id)
-        assert [1] == faces(await result.save(shop.out))
-        adds_up(owner, shop.sandbox)
+        assert [1] == faces(await result.save(harness.out))
+        adds_up(owner, harness.sandbox)
         # What somebody else was charged for is none of its charges.
         assert (0.0, 0.0, 0.0) == _units(c)
 
@@ -90,139 +90,142 @@ def _units(c: Client) -> tuple[float, float, float]:
 
 async def test_two_clients_on_one_key(tmp_path: Path, monkeypatch: MP) -> None:
     """Clients that share a ledger share the task too: nobody polls it twice."""
-    shop = Shop(tmp_path, monkeypatch, durations=LONG)
-    async with shop.client() as owner, shop.client(journal=None, transport=owner._transport) as c:
+    harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
+    async with (
+        harness.client() as owner,
+        harness.client(journal=None, transport=owner._transport) as c,
+    ):
         task_id = await timed_out(owner)
         attached = asyncio.ensure_future(c.attach(Smile, task_id))
         await asyncio.sleep(1)
         assert c._session is not None
         assert 1 == len(c._session.driver.registry)
         await attached
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
 
 
 async def test_a_caller_that_is_cancelled(tmp_path: Path, monkeypatch: MP) -> None:
     """A dropped web request loses nothing: the next one attaches."""
-    shop = Shop(tmp_path, monkeypatch, durations=LONG)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
+    async with harness.client() as c:
         with anyio.move_on_after(5):
             await c.run(job(1))
-        [task] = shop.sandbox.ledger.tasks
+        [task] = harness.sandbox.ledger.tasks
         with anyio.move_on_after(5):
             await c.attach(Smile, task.task_id)
         result = await c.attach(Smile, task.task_id)
-        assert [1] == faces(await result.save(shop.out))
-        adds_up(c, shop.sandbox)
+        assert [1] == faces(await result.save(harness.out))
+        adds_up(c, harness.sandbox)
 
 
 async def test_before_it_was_sent(tmp_path: Path, monkeypatch: MP) -> None:
     """A job that was not sent by then is not sent any more, and has no id."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
 
     async def slow(request: httpx.Request) -> httpx.Response | None:
         if request.method == "PUT":
             await asyncio.sleep(30)
         return None
 
-    async with shop.client(slow) as c:
+    async with harness.client(slow) as c:
         with pytest.raises(WaitTimeout) as caught:
             await c.run(job(1), timeout=10)
         assert (None, 0.0) == (caught.value.task_id, caught.value.units_at_stake)
         await asyncio.sleep(60)
-        adds_up(c, shop.sandbox)
-    assert 0 == shop.sandbox.ledger.units_charged
-    async with shop.client() as c:
+        adds_up(c, harness.sandbox)
+    assert 0 == harness.sandbox.ledger.units_charged
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
 async def test_an_unknown_id(tmp_path: Path, monkeypatch: MP) -> None:
     """An id that the vendor does not know is `TaskExpired`, at once; nothing was charged here."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         with anyio.fail_after(3), pytest.raises(TaskExpired) as caught:
             await c.attach(Smile, "nobody's")
         assert "nobody's" == caught.value.task_id
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
         assert (0.0, 0.0, 0.0) == _units(c)
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
 async def test_the_wrong_feature(tmp_path: Path, monkeypatch: MP) -> None:
     """What is no feature or no id is refused before anything is sent."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         with pytest.raises(ConfigurationError, match="feature"):
             await c.attach(str, "a")  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match="task id"):
             await c.attach(Smile, "")
-    assert not shop.wire.sent
+    assert not harness.wire.sent
 
 
 async def test_an_avatar(tmp_path: Path, monkeypatch: MP) -> None:
     """All pictures of an attached task come back."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         with pytest.raises(WaitTimeout) as caught:
             await c.run(avatar(5), timeout=5)
         result = await c.attach(Avatar, str(caught.value.task_id))
         assert 5 == len(result.images)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
 
 
 async def test_patience(tmp_path: Path, monkeypatch: MP) -> None:
     """Attaching may time out too, again and again."""
-    shop = Shop(tmp_path, monkeypatch, durations=LONG)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
+    async with harness.client() as c:
         task_id = await timed_out(c)
         for _ in range(3):
             with pytest.raises(WaitTimeout) as caught:
                 await c.attach(Smile, task_id, timeout=5)
             assert task_id == caught.value.task_id
         await c.attach(Smile, task_id)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
 
 
 @pytest.mark.parametrize("journal", [True, False])
 async def test_one_that_fails(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
     """An attached task whose engine fails is not bought again by the caller that attached it."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_inference",))
-    shop = Shop(tmp_path, monkeypatch, durations=LONG, faults=faults)
-    c = await shop.client(drain=1.0, engine_retries=0).open()
+    harness = JournalHarness(tmp_path, monkeypatch, durations=LONG, faults=faults)
+    c = await harness.client(drain=1.0, engine_retries=0).open()
     task_id = await timed_out(c)
     await c.close()
-    async with (shop.client if journal else shop.plain)() as c:
+    async with (harness.client if journal else harness.plain)() as c:
         with pytest.raises(TaskFailed):
             await c.attach(Smile, task_id)
-    assert 1 == shop.sandbox.ledger.units_charged == shop.sandbox.ledger.units_returned
+    assert 1 == harness.sandbox.ledger.units_charged == harness.sandbox.ledger.units_returned
 
 
 async def test_attached_to_a_former_try(tmp_path: Path, monkeypatch: MP) -> None:
     """Where the engine failed the task and another one was made, the first one's id tells so."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_inference",))
-    shop = Shop(tmp_path, monkeypatch, faults=faults)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
+    async with harness.client() as c:
         running = asyncio.ensure_future(c.run(smile(1)))
-        await until(lambda: shop.sandbox.ledger.units_returned > 0)
-        shop.sandbox.faults = Faults()
-        [first] = [task.task_id for task in shop.sandbox.ledger.tasks]
+        await until(lambda: harness.sandbox.ledger.units_returned > 0)
+        harness.sandbox.faults = Faults()
+        [first] = [task.task_id for task in harness.sandbox.ledger.tasks]
         await asyncio.sleep(0.2)
         with pytest.raises(TaskFailed):
             await c.attach(Smile, first)
         result = await running
     assert first != result.task_id
-    assert {"error": 1, "success": 1} == dict(shop.sandbox.ledger.tasks_by_state)
+    assert {"error": 1, "success": 1} == dict(harness.sandbox.ledger.tasks_by_state)
 
 
 async def test_face_of_a_finished_one(tmp_path: Path, monkeypatch: MP) -> None:
     """A finished task of another process is fetched for one request, charged to nobody here."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.plain() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.plain() as c:
         task_id = (await c.run(Smile(face(4)))).task_id
-    async with shop.client() as c:
-        before = shop.sandbox.ledger.requests["poll"]
+    async with harness.client() as c:
+        before = harness.sandbox.ledger.requests["poll"]
         result = await c.attach(Smile, task_id)
-        assert 1 == shop.sandbox.ledger.requests["poll"] - before
-        assert [4] == faces(await result.save(shop.out))
+        assert 1 == harness.sandbox.ledger.requests["poll"] - before
+        assert [4] == faces(await result.save(harness.out))
         assert (0.0, 0.0, 0.0) == _units(c)
         assert [] == done(await resumed(c))

@@ -8,7 +8,7 @@ import pytest
 from perfect_async import ConfigurationError, Job
 from perfect_async.errors import CeilingReached
 from perfect_async.sandbox import Faults
-from tests.support.journaled import Shop, adds_up, all_of, done, errors, job
+from tests.support.journaled import JournalHarness, adds_up, all_of, done, errors, job
 from tests.support.sandboxed import avatar, smile
 
 MP = pytest.MonkeyPatch
@@ -18,26 +18,26 @@ MP = pytest.MonkeyPatch
 @pytest.mark.parametrize("most", [0, 1, 5, 5.5, 12])
 async def test_a_batch(tmp_path: Path, monkeypatch: MP, most: float, journal: bool) -> None:
     """What fits is done, the rest fails unsent, and is not prepared either."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with (shop.client if journal else shop.plain)() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with (harness.client if journal else harness.plain)() as c:
         outcomes = await all_of(c.batch([job(n) for n in range(10)], max_units=most))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     fits = min(int(most), 10)
-    assert fits == len(done(outcomes)) == shop.sandbox.ledger.units_charged
+    assert fits == len(done(outcomes)) == harness.sandbox.ledger.units_charged
     assert [CeilingReached] * (10 - fits) == errors(outcomes)
-    assert fits == shop.sandbox.ledger.requests["task"]
+    assert fits == harness.sandbox.ledger.requests["task"]
     if most == 0:
-        assert not shop.sandbox.ledger.requests
+        assert not harness.sandbox.ledger.requests
 
 
 async def test_a_client(tmp_path: Path, monkeypatch: MP) -> None:
     """A client's ceiling holds for runs and batches together, and from then on."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client(max_units=6) as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client(max_units=6) as c:
         runs = [asyncio.ensure_future(c.run(smile(n))) for n in range(4)]
         outcomes = await all_of(c.batch([smile(n) for n in range(10, 20)]))
         results = await asyncio.gather(*runs, return_exceptions=True)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
         with pytest.raises(CeilingReached, match="max_units=6 there are 6 spent") as caught:
             await c.run(smile(99))
         assert 0.0 == caught.value.units_at_stake
@@ -45,28 +45,28 @@ async def test_a_client(tmp_path: Path, monkeypatch: MP) -> None:
         for outcome in done(outcomes)[:1]:
             await c.run(outcome.job)
     good = sum(not isinstance(each, BaseException) for each in results)
-    assert 6 == good + len(done(outcomes)) == shop.sandbox.ledger.units_charged
+    assert 6 == good + len(done(outcomes)) == harness.sandbox.ledger.units_charged
 
 
 async def test_both(tmp_path: Path, monkeypatch: MP) -> None:
     """A batch's ceiling holds within its client's, and batches do not share theirs."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client(max_units=7) as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client(max_units=7) as c:
         first = await all_of(c.batch([smile(n) for n in range(5)], max_units=3))
         second = await all_of(c.batch([smile(n) for n in range(10, 20)], max_units=6))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert (3, 4) == (len(done(first)), len(done(second)))
 
 
 async def test_prices(tmp_path: Path, monkeypatch: MP) -> None:
     """What is dear may not fit where what is cheap does."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     jobs: list[Job] = [avatar(12, key="a"), avatar(12, key="b"), smile(1), smile(2)]
-    async with shop.client() as c:
+    async with harness.client() as c:
         outcomes = await all_of(c.batch(jobs, max_units=4))
-        adds_up(c, shop.sandbox)
-    assert 4 >= shop.sandbox.ledger.units_charged
-    assert shop.sandbox.ledger.units_charged == sum(o.job.units for o in done(outcomes))
+        adds_up(c, harness.sandbox)
+    assert 4 >= harness.sandbox.ledger.units_charged
+    assert harness.sandbox.ledger.units_charged == sum(o.job.units for o in done(outcomes))
     assert len(errors(outcomes)) >= 2
 
 
@@ -74,11 +74,11 @@ async def test_prices(tmp_path: Path, monkeypatch: MP) -> None:
 async def test_tries_of_ours(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
     """Tries after engine failures are within the ceiling: units that came back are spent again."""
     faults = Faults(engine_errors=0.4, engine_error_codes=("error_inference",))
-    shop = Shop(tmp_path, monkeypatch, faults=faults, seed=seed)
-    async with shop.client(engine_retries=3) as c:
+    harness = JournalHarness(tmp_path, monkeypatch, faults=faults, seed=seed)
+    async with harness.client(engine_retries=3) as c:
         outcomes = await all_of(c.batch([smile(n) for n in range(12)], max_units=5))
-        adds_up(c, shop.sandbox)
-    ledger = shop.sandbox.ledger
+        adds_up(c, harness.sandbox)
+    ledger = harness.sandbox.ledger
     assert 5 >= ledger.units_charged - ledger.units_returned == len(done(outcomes))
     net, most = 0, 0
     times = [(task.created_at, task.units) for task in ledger.tasks]
@@ -92,12 +92,12 @@ async def test_tries_of_ours(tmp_path: Path, monkeypatch: MP, seed: int) -> None
 @pytest.mark.parametrize("fate", ["drop", "lose", (400, {"status": 400, "error": "no"}), "refuse"])
 async def test_what_was_not_charged(tmp_path: Path, monkeypatch: MP, fate: object) -> None:
     """What was certainly not charged is free again, what may have been is not."""
-    shop = Shop(tmp_path, monkeypatch)
-    shop.sandbox.script("task", fate)  # type: ignore[arg-type]
-    async with shop.plain() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    harness.sandbox.script("task", fate)  # type: ignore[arg-type]
+    async with harness.plain() as c:
         await all_of(c.batch([smile(0)], max_units=1))
-    shop.sandbox.script("task", fate)  # type: ignore[arg-type]
-    async with shop.client(max_units=2, journal=None) as c:
+    harness.sandbox.script("task", fate)  # type: ignore[arg-type]
+    async with harness.client(max_units=2, journal=None) as c:
         outcomes = await all_of(c.batch([smile(1)]))
         outcomes += await all_of(c.batch([smile(2)]))
         outcomes += await all_of(c.batch([smile(3)]))
@@ -109,34 +109,34 @@ async def test_what_was_not_charged(tmp_path: Path, monkeypatch: MP, fate: objec
 
 async def test_resumed(tmp_path: Path, monkeypatch: MP) -> None:
     """What a former process paid for goes on under any ceiling; what is new counts."""
-    shop = Shop(tmp_path, monkeypatch)
-    c = await shop.client().open()
+    harness = JournalHarness(tmp_path, monkeypatch)
+    c = await harness.client().open()
     working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(30)])))
     await asyncio.sleep(4)
-    created = len(shop.sandbox.ledger.tasks)
-    await shop.crash(c, working)
-    async with shop.client(max_units=3) as c:
+    created = len(harness.sandbox.ledger.tasks)
+    await harness.crash(c, working)
+    async with harness.client(max_units=3) as c:
         outcomes = await all_of(c.resume())
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert created <= len(done(outcomes)) <= created + 4
-    assert 3 >= shop.sandbox.ledger.units_charged - created
+    assert 3 >= harness.sandbox.ledger.units_charged - created
 
 
 @pytest.mark.parametrize("most", [-1, float("nan"), float("inf"), "3", True])
 async def test_no_ceiling(tmp_path: Path, monkeypatch: MP, most: object) -> None:
     """What is no number of units is refused."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     with pytest.raises(ConfigurationError, match="max_units"):
-        shop.client(max_units=most)
-    async with shop.client() as c:
+        harness.client(max_units=most)
+    async with harness.client() as c:
         with pytest.raises(ConfigurationError, match="max_units"):
             c.batch([], max_units=most)  # type: ignore[arg-type]
 
 
 async def test_nothing_is_kept_of_it(tmp_path: Path, monkeypatch: MP) -> None:
     """When a batch is over nothing is kept of its ceiling."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.plain() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.plain() as c:
         for number in range(3):
             await all_of(c.batch([smile(number), smile(number + 10)], max_units=1))
         assert c._session is not None

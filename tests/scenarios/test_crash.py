@@ -50,14 +50,14 @@ def program(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def asked(url: str) -> crashing.Told:
+def asked(url: str) -> crashing.LedgerReport:
     """What the vendor tells, once it is there."""
     until = time.monotonic() + 60
     while True:
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
-                told: crashing.Told = json.load(answer)
-                return told
+                report: crashing.LedgerReport = json.load(answer)
+                return report
         except OSError:
             if time.monotonic() > until:
                 raise
@@ -65,9 +65,9 @@ def asked(url: str) -> crashing.Told:
 
 @attrs.define
 class Story:
-    """What happened: the diary that all processes of the user have written."""
+    """What happened: the log that all processes of the user have written."""
 
-    told: list[crashing.Line]
+    reported: list[crashing.Line]
     left: list[crashing.Line]
 
     @classmethod
@@ -75,20 +75,20 @@ class Story:
         lines: list[crashing.Line] = []
         if path.exists():
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-        told = [line for line in lines if line.get("picture")]
-        return cls(told, [line for line in lines if line.get("left")])
+        reported = [line for line in lines if line.get("picture")]
+        return cls(reported, [line for line in lines if line.get("left")])
 
     @property
     def done(self) -> dict[str, list[str]]:
         """The files of each picture that is done, by its identity."""
-        return {line["picture"]: line["files"] for line in self.told if line["error"] is None}
+        return {line["picture"]: line["files"] for line in self.reported if line["error"] is None}
 
     def at_stake(self, *, doubts: bool) -> float:
         """Units of tasks that were lost, or may have been created (`doubts`).
 
         A process that died while it reported an outcome reports it again.
         """
-        last = {line["number"] or -index: line for index, line in enumerate(self.told)}
+        last = {line["number"] or -index: line for index, line in enumerate(self.reported)}
         found = [one for one in last.values() if doubts == (one["error"] == "SubmissionInDoubt")]
         return sum(one["at_stake"] for one in found)
 
@@ -105,14 +105,14 @@ class Crashes:
     folder: Path
     url: str
     chance: random.Random
-    nursery: "subprocess.Popen[str]"
+    forkserver: "subprocess.Popen[str]"
     pictures: list[crashing.Picture] = attrs.field(factory=list)
     points: list[str] = attrs.field(factory=list)
     processes: int = 0
     kills: int = 0
 
     def left(self) -> list[int]:
-        done = Story.of(self.folder / "diary").done
+        done = Story.of(self.folder / "event_log").done
         return [one.number for one in self.pictures if one.identity(self.folder) not in done]
 
     def process(self, *, killed: bool) -> int:
@@ -124,26 +124,26 @@ class Crashes:
         self.processes += 1
         if not self.points:
             self.points = self.chance.sample(crashing.POINTS, len(crashing.POINTS))
-        fuse = self.points.pop(), min(9, int(self.chance.expovariate(0.4)) + 1)
+        kill_switch = self.points.pop(), min(9, int(self.chance.expovariate(0.4)) + 1)
         plan: crashing.Plan = {
             "number": self.processes,
             "folder": str(self.folder),
             "url": self.url,
             "pictures": left,
-            "delete": fuse[0].endswith("delete") or self.chance.random() < 0.5,
-            "dawdles": self.chance.choice([0.0, 0.0, 0.1]),
+            "delete": kill_switch[0].endswith("delete") or self.chance.random() < 0.5,
+            "pause": self.chance.choice([0.0, 0.0, 0.1]),
             # Now and then what runs is lost before the next process comes.
-            "late": crashing.LEASE + 0.2 if self.chance.random() < 0.07 else 0.0,
-            "fuse": fuse if killed else ("never", 1),
+            "delay": crashing.LEASE + 0.2 if self.chance.random() < 0.07 else 0.0,
+            "kill_switch": kill_switch if killed else ("never", 1),
             "after": (self.chance.randint(1, PASSED), self.chance.uniform(0, 0.05))
             if killed
             else (0, 0.0),
         }
-        assert self.nursery.stdin is not None
-        assert self.nursery.stdout is not None
-        self.nursery.stdin.write(json.dumps(plan) + "\n")
-        self.nursery.stdin.flush()
-        status = int(self.nursery.stdout.readline())
+        assert self.forkserver.stdin is not None
+        assert self.forkserver.stdout is not None
+        self.forkserver.stdin.write(json.dumps(plan) + "\n")
+        self.forkserver.stdin.flush()
+        status = int(self.forkserver.stdout.readline())
         self.kills += status < 0
         assert status in {0, -9}, f"process {self.processes} ended with {status}"
         return status
@@ -174,20 +174,20 @@ def results(picture: crashing.Picture) -> list[set[bytes]]:
 @pytest.mark.timeout(300 + 10 * max(FEW, MANY))
 @pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
 def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
-    """Every picture has its own result once, and what was charged for nothing is told."""
+    """Every picture has its own result once, and what was charged for nothing is reported."""
     print(f"CRASH_KILLS={kills} CRASH_SEED={SEED}")
     began, port = time.monotonic(), free_port()
     url = f"http://127.0.0.1:{port}"
-    with program("vendor", str(port), str(SEED)), program("nursery") as nursery:
+    with program("vendor", str(port), str(SEED)), program("forkserver") as forkserver:
         asked(f"{url}/ledger")
-        crashes = Crashes(tmp_path, url, random.Random(SEED), nursery)
+        crashes = Crashes(tmp_path, url, random.Random(SEED), forkserver)
         while crashes.kills < kills:
             crashes.process(killed=True)
         assert 0 == crashes.process(killed=False)
         ledger = asked(f"{url}/ledger")
-    story = Story.of(tmp_path / "diary")
+    story = Story.of(tmp_path / "event_log")
     print(f"{crashes.processes} processes, {time.monotonic() - began:.1f} s", dict(story.phases))
-    print(Counter(str(line["error"]) for line in story.told))
+    print(Counter(str(line["error"]) for line in story.reported))
 
     pictures = {one.identity(tmp_path): one for one in crashes.pictures}
     assert pictures.keys() == story.done.keys()
@@ -217,4 +217,4 @@ def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
     if kills >= MANY:
         assert {"entered", "uploaded", "creating", "done"} <= story.phases.keys()
     if kills >= MOST:
-        assert {"saved", "told", "ended"} <= story.phases.keys()
+        assert {"saved", "reported", "ended"} <= story.phases.keys()

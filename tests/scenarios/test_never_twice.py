@@ -11,7 +11,7 @@ from perfect_async.errors import JournalError
 from perfect_async.sandbox import Faults
 from tests.support.journaled import (
     DAY,
-    Shop,
+    JournalHarness,
     adds_up,
     all_of,
     done,
@@ -34,24 +34,24 @@ HOUR = 3600.0
 @pytest.mark.parametrize("journal", [True, False])
 async def test_equal_runs(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
     """Equal jobs that run at once are one task, of which the first pays."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with (shop.client if journal else shop.plain)() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with (harness.client if journal else harness.plain)() as c:
         results = await asyncio.gather(*(c.run(Smile(face(3))) for _ in range(5)))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert 1 == len({result.task_id for result in results})
-    assert 1 == shop.sandbox.ledger.units_charged == shop.sandbox.ledger.requests["upload"]
+    assert 1 == harness.sandbox.ledger.units_charged == harness.sandbox.ledger.requests["upload"]
 
 
 async def test_equal_in_a_batch(tmp_path: Path, monkeypatch: MP) -> None:
     """In a batch each of them has an outcome, and progress counts the units once."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
-        batch = c.batch([Smile(face(n % 3)) for n in range(12)], save_to=shop.out)
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        batch = c.batch([Smile(face(n % 3)) for n in range(12)], save_to=harness.out)
         outcomes = await all_of(batch)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
         assert (12, 3.0) == (batch.progress.done, batch.progress.units)
     assert 3.0 == sum(outcome.units for outcome in outcomes)
-    assert [0, 1, 2] == sorted(faces(shop.out.iterdir()))
+    assert [0, 1, 2] == sorted(faces(harness.out.iterdir()))
 
 
 @pytest.mark.parametrize(
@@ -65,35 +65,35 @@ async def test_equal_in_a_batch(tmp_path: Path, monkeypatch: MP) -> None:
 )
 async def test_other_jobs(tmp_path: Path, monkeypatch: MP, other: Job) -> None:
     """Another picture, parameter, feature or key is another job."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         await asyncio.gather(c.run(Smile(face(3))), c.run(other))
-        adds_up(c, shop.sandbox)
-    assert 2 == len(shop.sandbox.ledger.tasks)
+        adds_up(c, harness.sandbox)
+    assert 2 == len(harness.sandbox.ledger.tasks)
 
 
 async def test_urls(tmp_path: Path, monkeypatch: MP) -> None:
     """URLs are equal by their text; signed ones are not, but by `key`."""
     url = "https://pictures.example/1.jpg"
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         for jobs, tasks in (
             ([Smile(url), Smile(url)], 1),
             ([Smile(f"{url}?X-Amz-Signature=a")] * 2, 2),
             ([Smile(f"{url}?X-Amz-Signature={n}", key="k") for n in range(2)], 1),
         ):
-            before = len(shop.sandbox.ledger.tasks)
+            before = len(harness.sandbox.ledger.tasks)
             await all_of(c.batch(jobs))
-            assert tasks == len(shop.sandbox.ledger.tasks) - before
-        adds_up(c, shop.sandbox)
+            assert tasks == len(harness.sandbox.ledger.tasks) - before
+        adds_up(c, harness.sandbox)
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.1, 0.7, 3.0])
 @pytest.mark.parametrize("who", ["leader", "follower", "both"])
 async def test_one_goes_away(tmp_path: Path, monkeypatch: MP, pause: float, who: str) -> None:
     """Who is cancelled takes nothing from the other; if both are, what was not sent is not."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         both = [asyncio.ensure_future(c.run(job(1))) for _ in range(2)]
         await asyncio.sleep(pause)
         gone = {"leader": both[:1], "follower": both[1:], "both": both}[who]
@@ -101,16 +101,16 @@ async def test_one_goes_away(tmp_path: Path, monkeypatch: MP, pause: float, who:
             each.cancel()
         results = await asyncio.gather(*both, return_exceptions=True)
         await asyncio.sleep(30)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert 2 - len(gone) == sum(not isinstance(each, BaseException) for each in results)
-    assert (0 if who == "both" and pause < 0.5 else 1) == shop.sandbox.ledger.units_charged
+    assert (0 if who == "both" and pause < 0.5 else 1) == harness.sandbox.ledger.units_charged
 
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_another_comes_as_one_goes(tmp_path: Path, monkeypatch: MP, turns: int) -> None:
     """An equal job that comes just when nobody waits for the first one any longer is done."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.plain() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.plain() as c:
         first = asyncio.ensure_future(c.run(smile(1)))
         second = asyncio.ensure_future(c.run(job(1)))
         await asyncio.sleep(0)
@@ -120,21 +120,21 @@ async def test_another_comes_as_one_goes(tmp_path: Path, monkeypatch: MP, turns:
         second.cancel()
         await c.run(smile(1))
         await asyncio.gather(first, second, return_exceptions=True)
-        adds_up(c, shop.sandbox)
-    assert 1 == shop.sandbox.ledger.units_charged
+        adds_up(c, harness.sandbox)
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 async def test_as_the_last_one_leaves(tmp_path: Path, monkeypatch: MP) -> None:
     """Nor does it follow one that is on its way out and was not created."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.plain() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.plain() as c:
         session = c._session
         assert session is not None
         first = await session.enter(smile(1))
         session.driver.withdraw(first)
         second = await session.enter(smile(1))
         await second.done.wait()
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert isinstance(first.ending, ClientClosed)
     assert not isinstance(second.ending, Exception)
 
@@ -142,12 +142,12 @@ async def test_as_the_last_one_leaves(tmp_path: Path, monkeypatch: MP) -> None:
 async def test_all_fail_alike(tmp_path: Path, monkeypatch: MP) -> None:
     """Equal jobs fail alike, each with an error of its own."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
-    shop = Shop(tmp_path, monkeypatch, faults=faults)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
+    async with harness.client() as c:
         outcomes = await all_of(c.batch([job(1)] * 3))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert 3 == len({id(outcome.error) for outcome in outcomes})
-    assert 1 == shop.sandbox.ledger.units_returned
+    assert 1 == harness.sandbox.ledger.units_returned
 
 
 # Finished.
@@ -155,34 +155,34 @@ async def test_all_fail_alike(tmp_path: Path, monkeypatch: MP) -> None:
 
 async def test_fetched_again(tmp_path: Path, monkeypatch: MP) -> None:
     """A finished job costs one status request within a day, in the same process and in the next."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         await all_of(c.batch([job(1)], save_to=tmp_path / "a"))
-        before = sum(shop.sandbox.ledger.requests.values())
+        before = sum(harness.sandbox.ledger.requests.values())
         outcomes = await all_of(c.batch([job(1)], save_to=tmp_path / "b"))
         # A status, and the download.
-        assert 2 == sum(shop.sandbox.ledger.requests.values()) - before
-        adds_up(c, shop.sandbox)
+        assert 2 == sum(harness.sandbox.ledger.requests.values()) - before
+        adds_up(c, harness.sandbox)
     await asyncio.sleep(23 * HOUR)
-    async with shop.client() as c:
-        before = sum(shop.sandbox.ledger.requests.values())
+    async with harness.client() as c:
+        before = sum(harness.sandbox.ledger.requests.values())
         outcomes += await all_of(c.batch([job(1)], save_to=tmp_path / "c"))
-        assert 2 == sum(shop.sandbox.ledger.requests.values()) - before
-    assert 1 == shop.sandbox.ledger.units_charged
+        assert 2 == sum(harness.sandbox.ledger.requests.values()) - before
+    assert 1 == harness.sandbox.ledger.units_charged
     assert [0.0, 0.0] == [outcome.units for outcome in done(outcomes)]
     assert [1, 1] == faces(path for outcome in done(outcomes) for path in outcome.files)
 
 
 async def test_after_a_day(tmp_path: Path, monkeypatch: MP) -> None:
     """After a day it is bought again."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         first = await c.run(job(1))
         await asyncio.sleep(DAY + 60)
         second = await c.run(job(1))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert first.task_id != second.task_id
-    assert 2 == shop.sandbox.ledger.units_charged
+    assert 2 == harness.sandbox.ledger.units_charged
 
 
 @pytest.mark.parametrize(
@@ -199,64 +199,64 @@ async def test_reuse(
     tmp_path: Path, monkeypatch: MP, reuse: bool | None, one: str, bought: int
 ) -> None:
     """`reuse` says which jobs are fetched again; by default all but avatars."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     wanted = smile(1) if one == "smile" else avatar()
-    async with shop.client(reuse=reuse) as c:
+    async with harness.client(reuse=reuse) as c:
         await c.run(wanted)
         await c.run(wanted)
-        adds_up(c, shop.sandbox)
-    assert bought == len(shop.sandbox.ledger.tasks)
+        adds_up(c, harness.sandbox)
+    assert bought == len(harness.sandbox.ledger.tasks)
 
 
 async def test_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
     """Without a journal nothing is remembered, and each is bought."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.plain() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.plain() as c:
         await c.run(smile(1))
         await c.run(smile(1))
-        adds_up(c, shop.sandbox)
-    assert 2 == shop.sandbox.ledger.units_charged
+        adds_up(c, harness.sandbox)
+    assert 2 == harness.sandbox.ledger.units_charged
 
 
 async def test_deleted(tmp_path: Path, monkeypatch: MP) -> None:
     """A deleted task is not offered again; nor one that the vendor has lost."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         first = await c.run(smile(1))
         await c.delete(first.task_id)
-        before = shop.sandbox.ledger.requests["poll"]
+        before = harness.sandbox.ledger.requests["poll"]
         second = await c.run(smile(1))
         assert first.task_id != second.task_id
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     # By somebody else.
-    async with shop.plain() as c:
+    async with harness.plain() as c:
         await c.delete(second.task_id)
-    async with shop.client() as c:
+    async with harness.client() as c:
         third = await c.run(smile(1))
     assert 3 == len({first.task_id, second.task_id, third.task_id})
-    assert before < shop.sandbox.ledger.requests["poll"]
+    assert before < harness.sandbox.ledger.requests["poll"]
 
 
 async def test_what_nobody_heard(tmp_path: Path, monkeypatch: MP) -> None:
     """A job whose caller went away is found finished by the next one who asks."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         gone = asyncio.ensure_future(c.run(job(1)))
-        await until(lambda: len(shop.sandbox.ledger.tasks) > 0)
+        await until(lambda: len(harness.sandbox.ledger.tasks) > 0)
         gone.cancel()
         await asyncio.sleep(30)
         result = await c.run(job(1))
-        assert [1] == faces(await result.save(shop.out))
-        adds_up(c, shop.sandbox)
-    async with shop.client() as c:
+        assert [1] == faces(await result.save(harness.out))
+        adds_up(c, harness.sandbox)
+    async with harness.client() as c:
         assert result.task_id == (await c.run(job(1))).task_id
-    assert 1 == shop.sandbox.ledger.units_charged
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 async def test_no_growth(tmp_path: Path, monkeypatch: MP) -> None:
     """What nobody heard of is kept for a day and no longer."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         assert c._session is not None
         for number in range(6):
             gone = asyncio.ensure_future(c.run(smile(number)))
@@ -265,22 +265,22 @@ async def test_no_growth(tmp_path: Path, monkeypatch: MP) -> None:
             await asyncio.sleep(12 * HOUR)
         journal = c._session.channel.journal.writer
         assert 3 >= len(journal.state.live)
-        adds_up(c, shop.sandbox)
-    async with shop.client() as c:
+        adds_up(c, harness.sandbox)
+    async with harness.client() as c:
         assert 3 >= len(await resumed(c))
 
 
 async def test_the_vendor_is_down(tmp_path: Path, monkeypatch: MP) -> None:
     """Where a finished job cannot be asked for, it fails rather than being bought again."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         await c.run(smile(1))
-        shop.sandbox.faults = Faults(bad_gateway={"poll": 1.0})
+        harness.sandbox.faults = Faults(bad_gateway={"poll": 1.0})
         assert 1 == len(errors(await all_of(c.batch([smile(1)]))))
-        shop.sandbox.faults = Faults()
+        harness.sandbox.faults = Faults()
         assert isinstance((await all_of(c.batch([smile(1)])))[0], Done)
-        adds_up(c, shop.sandbox)
-    assert 1 == shop.sandbox.ledger.units_charged
+        adds_up(c, harness.sandbox)
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 # Saved.
@@ -289,64 +289,64 @@ async def test_the_vendor_is_down(tmp_path: Path, monkeypatch: MP) -> None:
 @pytest.mark.parametrize("kind", ["smile", "avatar"])
 async def test_a_saved_job_is_done(tmp_path: Path, monkeypatch: MP, kind: str) -> None:
     """Three runs of one batch with a journal, a folder and `delete` cost once, whatever it is."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     jobs: list[Job] = [job(n) if kind == "smile" else avatar(4, key=str(n)) for n in range(5)]
     units = len(jobs) * jobs[0].units
     kept: dict[Path, bytes] = {}
     for turn in range(3):
-        async with shop.client() as c:
-            outcomes = await all_of(c.batch(jobs, save_to=shop.out, delete=True))
+        async with harness.client() as c:
+            outcomes = await all_of(c.batch(jobs, save_to=harness.out, delete=True))
             assert len(jobs) == len(done(outcomes))
-            again = await all_of(c.batch(jobs, save_to=shop.out, delete=True))
+            again = await all_of(c.batch(jobs, save_to=harness.out, delete=True))
             assert [0.0] * len(jobs) == [outcome.units for outcome in again]
         files = [path for outcome in [*done(outcomes), *done(again)] for path in outcome.files]
-        assert set(shop.out.iterdir()) == set(files)
+        assert set(harness.out.iterdir()) == set(files)
         if turn == 0:
             # One is retouched by its owner, and is never overwritten.
             files[0].write_bytes(b"retouched")
             kept = {path: path.read_bytes() for path in files}
         assert kept == {path: path.read_bytes() for path in files}
-        deletions = shop.sandbox.ledger.requests["delete"]
+        deletions = harness.sandbox.ledger.requests["delete"]
         assert len(jobs) == deletions
-        assert units == shop.sandbox.ledger.units_charged
+        assert units == harness.sandbox.ledger.units_charged
         await asyncio.sleep(40 * DAY)
 
 
 async def test_a_saved_job_whose_file_is_gone(tmp_path: Path, monkeypatch: MP) -> None:
     """A file that was removed is fetched again while it can be, and is bought again after that."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
-        [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        [outcome] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
         outcome.files[0].unlink()
-        [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
-        assert 1 == shop.sandbox.ledger.units_charged
+        [outcome] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
+        assert 1 == harness.sandbox.ledger.units_charged
         await asyncio.sleep(2 * DAY)
         outcome.files[0].unlink()
-        [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+        [outcome] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
     assert [1] == faces(outcome.files)
-    assert 2 == shop.sandbox.ledger.units_charged
+    assert 2 == harness.sandbox.ledger.units_charged
 
 
 async def test_reading_a_saved_result(tmp_path: Path, monkeypatch: MP) -> None:
     """The result of a job that was saved before can be saved elsewhere while the vendor has it."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
-        await all_of(c.batch([job(1)], save_to=shop.out))
-        [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        await all_of(c.batch([job(1)], save_to=harness.out))
+        [outcome] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
         files = await outcome.result.save(tmp_path / "else")
     assert [1] == faces(files)
 
 
 async def test_the_vendors_copies_are_deleted_later(tmp_path: Path, monkeypatch: MP) -> None:
     """`delete` holds for a result that was saved without it before; once."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
-        await all_of(c.batch([job(1)], save_to=shop.out))
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        await all_of(c.batch([job(1)], save_to=harness.out))
         for _ in range(3):
-            await all_of(c.batch([job(1)], save_to=shop.out, delete=True))
+            await all_of(c.batch([job(1)], save_to=harness.out, delete=True))
             await asyncio.sleep(60)
-        assert 1 == shop.sandbox.ledger.requests["delete"]
-    assert 1 == shop.sandbox.ledger.units_charged
+        assert 1 == harness.sandbox.ledger.requests["delete"]
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 @pytest.mark.parametrize("delete", [True, False])
@@ -354,12 +354,12 @@ async def test_a_run_that_stopped_at_its_ceiling(
     tmp_path: Path, monkeypatch: MP, delete: bool
 ) -> None:
     """Repeated, it buys only what is missing."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     jobs = [job(n) for n in range(6)]
     for turn in (1, 2, 3, 4):
-        async with shop.client() as c:
-            outcomes = await all_of(c.batch(jobs, save_to=shop.out, delete=delete, max_units=2))
-        assert min(2 * turn, 6) == len(done(outcomes)) == shop.sandbox.ledger.units_charged
+        async with harness.client() as c:
+            outcomes = await all_of(c.batch(jobs, save_to=harness.out, delete=delete, max_units=2))
+        assert min(2 * turn, 6) == len(done(outcomes)) == harness.sandbox.ledger.units_charged
         await asyncio.sleep(2 * DAY)
 
 
@@ -367,20 +367,20 @@ async def test_a_journal_that_cannot_record_a_result(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where a saved result cannot be recorded the vendor keeps its copy, and nothing is bought."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
 
     def full(*_: object) -> None:
         raise JournalError("full")
 
-    async with shop.client() as c:
+    async with harness.client() as c:
         with monkeypatch.context() as patch:
             patch.setattr(SqliteJournal, "save_result", full)
-            [outcome] = done(await all_of(c.batch([job(1)], save_to=shop.out, delete=True)))
+            [outcome] = done(await all_of(c.batch([job(1)], save_to=harness.out, delete=True)))
         assert outcome.files
         assert "not in the journal" in caplog.text
-    async with shop.client() as c:
-        assert 1 == len(done(await all_of(c.batch([job(1)], save_to=shop.out, delete=True))))
-    assert 1 == shop.sandbox.ledger.units_charged
+    async with harness.client() as c:
+        assert 1 == len(done(await all_of(c.batch([job(1)], save_to=harness.out, delete=True))))
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 # One key, one picture.
@@ -389,52 +389,52 @@ async def test_a_journal_that_cannot_record_a_result(
 @pytest.mark.parametrize("journal", [True, False])
 async def test_another_picture_in_one_batch(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
     """A job whose key names another picture is refused, names both, and the others go on."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     (tmp_path / "one.jpg").write_bytes(face(1))
     (tmp_path / "two.jpg").write_bytes(face(2))
     jobs = [
         *(Smile(tmp_path / "one.jpg", key="k"), Smile(tmp_path / "two.jpg", key="k")),
         *(Smile(face(1), key="k"), job(3)),
     ]
-    async with (shop.client if journal else shop.plain)() as c:
-        outcomes = await all_of(c.batch(jobs, save_to=shop.out, ordered=True))
+    async with (harness.client if journal else harness.plain)() as c:
+        outcomes = await all_of(c.batch(jobs, save_to=harness.out, ordered=True))
         with pytest.raises(JobRefused, match="another picture"):
             await c.run(jobs[1])
-        later = await all_of(c.batch([jobs[1]], save_to=shop.out))
+        later = await all_of(c.batch([jobs[1]], save_to=harness.out))
     assert [True, False, True, True] == [outcome.ok for outcome in outcomes]
     assert [JobRefused] == errors(outcomes) == errors(later)
     assert "one.jpg" in str(outcomes[1].error)
     assert "two.jpg" in str(outcomes[1].error)
-    assert 2 == shop.sandbox.ledger.units_charged
+    assert 2 == harness.sandbox.ledger.units_charged
 
 
 @pytest.mark.parametrize("state", ["over", "running"])
 async def test_another_picture_in_another_run(tmp_path: Path, monkeypatch: MP, state: str) -> None:
     """A journal knows the picture of a key, of a job that is over and of one that is not."""
-    shop = Shop(tmp_path, monkeypatch)
-    c = await shop.client().open()
+    harness = JournalHarness(tmp_path, monkeypatch)
+    c = await harness.client().open()
     running = asyncio.ensure_future(c.run(Smile(face(1), key="k")))
     if state == "over":
         await running
         await c.close()
     else:
-        await until(lambda: bool(shop.sandbox.ledger.tasks))
+        await until(lambda: bool(harness.sandbox.ledger.tasks))
         await asyncio.sleep(0.5)
-        await shop.crash(c, running)
-    async with shop.client() as c:
+        await harness.crash(c, running)
+    async with harness.client() as c:
         with pytest.raises(JobRefused, match="another picture"):
             await c.run(Smile(face(2), key="k"))
         result = await c.run(Smile(face(1), key="k"))
-        assert [1] == faces(await result.save(shop.out))
-    assert 1 == shop.sandbox.ledger.units_charged
+        assert [1] == faces(await result.save(harness.out))
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 async def test_a_key_is_free_again_after_a_failure(tmp_path: Path, monkeypatch: MP) -> None:
     """A key whose job failed without a charge may come with another picture."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
-    shop = Shop(tmp_path, monkeypatch, faults=faults)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
+    async with harness.client() as c:
         assert 1 == len(errors(await all_of(c.batch([Smile(face(1), key="k")]))))
-        shop.sandbox.faults = Faults()
+        harness.sandbox.faults = Faults()
         result = await c.run(Smile(face(2), key="k"))
-        assert [2] == faces(await result.save(shop.out))
+        assert [2] == faces(await result.save(harness.out))

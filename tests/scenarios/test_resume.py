@@ -27,7 +27,7 @@ from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import JournalError, SourceLost
 from perfect_async.sandbox import Durations, Faults
 from tests.support.journaled import (
-    Shop,
+    JournalHarness,
     adds_up,
     all_of,
     creates,
@@ -85,7 +85,9 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
         bad_gateway={"delete": 0.1, "upload": 0.1},
     )
     spread = Durations(6.0, 0.8)
-    shop = Shop(tmp_path, monkeypatch, seed=seed, faults=faults, durations={"ai-smile": spread})
+    harness = JournalHarness(
+        tmp_path, monkeypatch, seed=seed, faults=faults, durations={"ai-smile": spread}
+    )
     jobs = on_disk(tmp_path / "in", range(12))
     delete = bool(seed % 2)
     told: list[Outcome] = []
@@ -93,26 +95,26 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
     async def work(c: Client, *, first: bool) -> None:
         batches = [c.resume()]
         if first or not rng.randrange(3):
-            batches.append(c.batch(each(jobs, 0.3), save_to=shop.out, delete=delete))
+            batches.append(c.batch(each(jobs, 0.3), save_to=harness.out, delete=delete))
         for batch in batches:
             async with batch:
                 async for outcome in batch:
                     told.append(outcome)
 
     for life in range(3):
-        c = await shop.client(engine_retries=3).open()
+        c = await harness.client(engine_retries=3).open()
         working = asyncio.ensure_future(work(c, first=not life))
         await asyncio.wait([working], timeout=rng.uniform(0, 25))
         seen = len(told)
-        await shop.crash(c, working)
+        await harness.crash(c, working)
         # What a dead process says is heard by nobody.
         del told[seen:]
         await asyncio.sleep(rng.choice([0.0, 1.0, 4.0, 30.0]))
     # The last one has a good day, and runs again what failed.
-    shop.sandbox.faults = Faults()
-    async with shop.client() as c:
+    harness.sandbox.faults = Faults()
+    async with harness.client() as c:
         told += await resumed(c)
-        again = await all_of(c.batch(jobs, save_to=shop.out, delete=delete, buy_in_doubt=True))
+        again = await all_of(c.batch(jobs, save_to=harness.out, delete=delete, buy_in_doubt=True))
         assert [] == await resumed(c)
     assert [] == [o.error for o in again if not o.ok]
     assert 12 == len(done(again))
@@ -120,7 +122,7 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
         assert [number_of(outcome)] == faces(outcome.files)
     for outcome in done(told):
         assert [number_of(outcome)] == faces(outcome.files)
-    counts = drawn(shop.sandbox)
+    counts = drawn(harness.sandbox)
     doubts = sum(isinstance(o.error, SubmissionInDoubt) for o in told)
     lost = sum(isinstance(o.error, TaskExpired) for o in told)
     assert set(range(12)) == set(counts)
@@ -128,7 +130,7 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
     # where the vendor's copy was gone and it was asked for once more.
     if not delete:
         assert counts.total() <= 12 + doubts
-    ledger = shop.sandbox.ledger
+    ledger = harness.sandbox.ledger
     assert ledger.units_wasted <= lost + doubts
     assert [] == ledger.violations
 
@@ -138,49 +140,49 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
 
 async def test_a_new_journal(tmp_path: Path, monkeypatch: MP) -> None:
     """There is nothing to resume on a new journal, nor where all was told."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         assert [] == await resumed(c)
         await c.run(smile(1))
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert [] == await resumed(c)
-        adds_up(c, shop.sandbox, elsewhere=1)
+        adds_up(c, harness.sandbox, elsewhere=1)
 
 
 async def test_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
     """Resuming needs a journal, and an open client."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.plain() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.plain() as c:
         with pytest.raises(ConfigurationError, match="journal"):
             c.resume()
     with pytest.raises(ConfigurationError, match="not open"):
-        shop.client().resume()
+        harness.client().resume()
 
 
 async def test_leases_first(tmp_path: Path, monkeypatch: MP) -> None:
     """What runs is asked for before anything else, then what is in doubt, then what is new."""
-    shop = Shop(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(30.0)})
-    stop = Stop(shop, 6)
-    c = await shop.client(stop).open()
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(30.0)})
+    stop = Stop(harness, 6)
+    c = await harness.client(stop).open()
     working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(12)])))
     await stop.stopped.wait()
     await asyncio.sleep(1)
-    await shop.crash(c, working)
-    async with shop.client() as c:
+    await harness.crash(c, working)
+    async with harness.client() as c:
         outcomes = await resumed(c)
-    kinds = [path.rpartition("/")[2] for _, _, path in shop.wire.sent]
+    kinds = [path.rpartition("/")[2] for _, _, path in harness.wire.sent]
     assert ["poll"] * 6 == ["poll" if len(kind) > 50 else kind for kind in kinds[:6]]
     assert "history" == kinds[6]
     assert 1 == kinds[:9].count("ai-smile") or "ai-smile" not in kinds[:9]
     assert [SubmissionInDoubt] == errors(outcomes)
     assert 11 == len(done(outcomes))
-    paid(outcomes, shop.sandbox)
+    paid(outcomes, harness.sandbox)
 
 
 class Stop:
     """After `left` creations nothing is answered, and none is executed."""
 
-    def __init__(self, shop: Shop, left: int) -> None:
+    def __init__(self, harness: JournalHarness, left: int) -> None:
         self._left = left
         self.stopped = asyncio.Event()
 
@@ -195,109 +197,109 @@ class Stop:
 
 async def test_what_is_lost(tmp_path: Path, monkeypatch: MP) -> None:
     """A task whose lease had ended is `TaskExpired` with its units counted, once."""
-    shop = Shop(tmp_path, monkeypatch)
-    c = await shop.client().open()
+    harness = JournalHarness(tmp_path, monkeypatch)
+    c = await harness.client().open()
     jobs: list[Job] = [smile(1), avatar(8, key="a")]
     working = [asyncio.ensure_future(c.run(one)) for one in jobs]
-    await until(lambda: len(shop.sandbox.ledger.tasks) == 2)
+    await until(lambda: len(harness.sandbox.ledger.tasks) == 2)
     await asyncio.sleep(1)
-    await shop.crash(c, *working)
+    await harness.crash(c, *working)
     await asyncio.sleep(60)
-    async with shop.client() as c:
+    async with harness.client() as c:
         outcomes = await resumed(c)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
         assert 3.0 == c.statistics().units.at_stake
         assert [] == await resumed(c)
     assert [TaskExpired] * 2 == errors(outcomes)
     assert [1.0, 2.0] == sorted(o.error.units_at_stake for o in outcomes if isinstance(o, Failed))
-    paid(outcomes, shop.sandbox)
-    async with shop.client() as c:
+    paid(outcomes, harness.sandbox)
+    async with harness.client() as c:
         assert [] == await resumed(c)
 
 
-async def frozen(shop: Shop, jobs: list[Smile], monkeypatch: MP) -> None:
+async def frozen(harness: JournalHarness, jobs: list[Smile], monkeypatch: MP) -> None:
     """A process that has taken `jobs` in, has uploaded nothing, and dies."""
 
     async def forever(*_: object, **__: object) -> None:
         await asyncio.sleep(1e6)
 
-    c = await shop.client().open()
+    c = await harness.client().open()
     with monkeypatch.context() as patch:
         patch.setattr(VendorTransport, "upload", forever)
         working = [asyncio.ensure_future(c.run(one)) for one in jobs]
         await asyncio.sleep(5)
-        await shop.crash(c, *working)
+        await harness.crash(c, *working)
 
 
 async def test_sources(tmp_path: Path, monkeypatch: MP) -> None:
     """What was not uploaded is created from its file; bytes and changed files are `SourceLost`."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     jobs = [*on_disk(tmp_path / "in", range(1, 4)), job(4)]
-    await frozen(shop, jobs, monkeypatch)
+    await frozen(harness, jobs, monkeypatch)
     (tmp_path / "in" / "2.jpg").write_bytes(face(9))
     (tmp_path / "in" / "3.jpg").unlink()
-    async with shop.client() as c:
+    async with harness.client() as c:
         outcomes = await resumed(c)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
         [outcome] = done(outcomes)
-        assert [1] == faces(await outcome.result.save(shop.out))
+        assert [1] == faces(await outcome.result.save(harness.out))
         assert [] == await resumed(c)
     assert [SourceLost, SourceLost, PictureRefused] == sorted(errors(outcomes), key=str)[::-1]
-    assert 1 == shop.sandbox.ledger.units_charged
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 async def test_uploaded_bytes(tmp_path: Path, monkeypatch: MP) -> None:
     """Bytes that had been uploaded are created from the vendor's copy."""
-    shop = Shop(tmp_path, monkeypatch)
-    stop = Stop(shop, 0)
+    harness = JournalHarness(tmp_path, monkeypatch)
+    stop = Stop(harness, 0)
 
     async def forever(*_: object) -> None:
         await asyncio.sleep(1e6)
 
-    c = await shop.client(stop).open()
+    c = await harness.client(stop).open()
     with monkeypatch.context() as patch:
         patch.setattr(Submitter, "create", forever)
         working = asyncio.ensure_future(c.run(job(3)))
         await asyncio.sleep(5)
-        await shop.crash(c, working)
-    async with shop.client() as c:
+        await harness.crash(c, working)
+    async with harness.client() as c:
         [outcome] = done(await resumed(c))
-        assert [3] == faces(await outcome.result.save(shop.out))
-        adds_up(c, shop.sandbox)
+        assert [3] == faces(await outcome.result.save(harness.out))
+        adds_up(c, harness.sandbox)
     assert isinstance(outcome.job.source, FileId)
-    assert 1 == shop.sandbox.ledger.requests["upload"]
+    assert 1 == harness.sandbox.ledger.requests["upload"]
 
 
 @pytest.mark.parametrize("signed", [True, False])
 async def test_urls(tmp_path: Path, monkeypatch: MP, signed: bool) -> None:
     """A URL is created again, a signed one is not kept: neither in the journal, nor its job."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     one = Smile(f"https://pictures.example/1.jpg{'?X-Amz-Signature=SECRET' if signed else ''}")
 
     async def forever(*_: object) -> None:
         await asyncio.sleep(1e6)
 
-    c = await shop.client().open()
+    c = await harness.client().open()
     with monkeypatch.context() as patch:
         patch.setattr(Submitter, "create", forever)
         working = asyncio.ensure_future(c.run(one))
         await asyncio.sleep(5)
-        await shop.crash(c, working)
-    held = b"".join(path.read_bytes() for path in shop.folder.glob("jobs-1.db*"))
+        await harness.crash(c, working)
+    held = b"".join(path.read_bytes() for path in harness.folder.glob("jobs-1.db*"))
     assert (b"pictures.example" in held) is not signed
     assert b"SECRET" not in held
-    async with shop.client() as c:
+    async with harness.client() as c:
         outcomes = await resumed(c)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert ([SourceLost] if signed else []) == errors(outcomes)
 
 
 async def test_no_picture_and_no_key(tmp_path: Path, monkeypatch: MP) -> None:
     """Neither pictures nor the API key are in the journal, and nobody else may read it."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         await c.run(Smile(face(3)))
-        files = list(shop.folder.glob("jobs.db*"))
+        files = list(harness.folder.glob("jobs.db*"))
         held = b"".join(path.read_bytes() for path in files)
         assert {0o600} == {path.stat().st_mode & 0o777 for path in files}
     assert face(3)[200:260] not in held
@@ -306,153 +308,153 @@ async def test_no_picture_and_no_key(tmp_path: Path, monkeypatch: MP) -> None:
 
 async def test_the_window(tmp_path: Path, monkeypatch: MP) -> None:
     """What the former process had spent of the window is not spent twice."""
-    shop = Shop(tmp_path, monkeypatch, requests=60, period=100.0)
+    harness = JournalHarness(tmp_path, monkeypatch, requests=60, period=100.0)
     limits = Limits(requests=60, period=100.0)
     polling = Polling(insured=10.0, give_up_after=60.0)
     for _ in range(4):
-        c = await shop.client(limits=limits, polling=polling).open()
+        c = await harness.client(limits=limits, polling=polling).open()
         first = asyncio.ensure_future(resumed(c))
         working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(40)])))
         await asyncio.sleep(15)
-        await shop.crash(c, first, working)
-    assert 0 == sum(shop.sandbox.ledger.refused.values())
+        await harness.crash(c, first, working)
+    assert 0 == sum(harness.sandbox.ledger.refused.values())
 
 
 async def test_one_writer(tmp_path: Path, monkeypatch: MP) -> None:
     """A second client on the journal gets a clear error, and the first one goes on."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         with pytest.raises(JournalError, match="in use"):
-            await shop.client().open()
+            await harness.client().open()
         await c.run(smile(1))
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
 
 
 async def test_a_client_beside(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A client with a journal may close before another one on the same key, and be opened again."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.plain() as other:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.plain() as other:
         transport = other._transport
         for number in range(3):
-            async with shop.client(transport=transport) as c:
+            async with harness.client(transport=transport) as c:
                 await c.run(smile(number))
                 beside = len(asyncio.all_tasks())
             await asyncio.sleep(30)
             assert beside > len(asyncio.all_tasks())
             assert 2 == len(asyncio.all_tasks())
         await other.run(smile(9))
-        adds_up(other, shop.sandbox)
+        adds_up(other, harness.sandbox)
     assert [] == caplog.records
 
 
 # Together with other calls.
 
 
-async def started(shop: Shop, jobs: list[Smile]) -> list[str]:
+async def started(harness: JournalHarness, jobs: list[Smile]) -> list[str]:
     """A process that has created `jobs` and dies; the ids of their tasks."""
-    c = await shop.client().open()
+    c = await harness.client().open()
     working = [asyncio.ensure_future(c.run(one)) for one in jobs]
-    await until(lambda: len(shop.sandbox.ledger.tasks) == len(jobs))
+    await until(lambda: len(harness.sandbox.ledger.tasks) == len(jobs))
     await asyncio.sleep(0.5)
-    await shop.crash(c, *working)
-    return [task.task_id for task in shop.sandbox.ledger.tasks]
+    await harness.crash(c, *working)
+    return [task.task_id for task in harness.sandbox.ledger.tasks]
 
 
 async def test_submitted_instead(tmp_path: Path, monkeypatch: MP) -> None:
     """A job that is submitted again goes on as the former process left it; others are resumed."""
-    shop = Shop(tmp_path, monkeypatch)
-    ids = await started(shop, [job(n) for n in range(3)])
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    ids = await started(harness, [job(n) for n in range(3)])
+    async with harness.client() as c:
         batch = c.resume()
         result = await c.run(job(1))
         assert result.task_id in ids
-        assert [1] == faces(await result.save(shop.out))
+        assert [1] == faces(await result.save(harness.out))
         outcomes = await all_of(batch)
-        adds_up(c, shop.sandbox)
-    assert 3 == shop.sandbox.ledger.units_charged
+        adds_up(c, harness.sandbox)
+    assert 3 == harness.sandbox.ledger.units_charged
     assert set(ids) == {outcome.task_id for outcome in done(outcomes)}
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.2, 6.0])
 async def test_resumed_and_attached(tmp_path: Path, monkeypatch: MP, pause: float) -> None:
     """A task may be resumed and attached at once, and others go on."""
-    shop = Shop(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(4.0)})
-    ids = await started(shop, [smile(n) for n in range(3)])
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(4.0)})
+    ids = await started(harness, [smile(n) for n in range(3)])
+    async with harness.client() as c:
         batch = c.resume()
         attached = asyncio.ensure_future(c.attach(Smile, ids[0]))
         await asyncio.sleep(pause)
         outcomes = await all_of(batch)
         assert ids[0] == (await attached).task_id
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert 3 == len(done(outcomes))
 
 
 async def test_closed_while_it_resumes(tmp_path: Path, monkeypatch: MP) -> None:
     """A client that closes before all is done leaves the rest to the next one."""
-    shop = Shop(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(60.0)})
-    await started(shop, [smile(n) for n in range(3)])
-    async with shop.client(drain=1.0) as c, c.resume():
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(60.0)})
+    await started(harness, [smile(n) for n in range(3)])
+    async with harness.client(drain=1.0) as c, c.resume():
         await asyncio.sleep(5)
-    async with shop.client(drain=1.0) as c:
+    async with harness.client(drain=1.0) as c:
         pass
-    async with shop.client() as c:
+    async with harness.client() as c:
         outcomes = await resumed(c)
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
     assert 3 == len(done(outcomes))
-    paid(outcomes, shop.sandbox)
+    paid(outcomes, harness.sandbox)
 
 
 async def test_closed_before_the_creation(tmp_path: Path, monkeypatch: MP) -> None:
     """What a client that closes has not created was told to its caller, and is not resumed."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(20)])))
         await asyncio.sleep(1)
     await asyncio.wait([working])
-    created = shop.sandbox.ledger.units_charged
+    created = harness.sandbox.ledger.units_charged
     assert 0 < created < 20
-    async with shop.client() as c:
+    async with harness.client() as c:
         assert [] == await resumed(c)
-    assert created == shop.sandbox.ledger.units_charged
+    assert created == harness.sandbox.ledger.units_charged
 
 
 async def test_as_many_as_the_former_process_had(tmp_path: Path, monkeypatch: MP) -> None:
     """All that ran are kept alive, though a new process would not have created as many."""
-    shop = Shop(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(12.0)})
-    c = await shop.client().open()
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(12.0)})
+    c = await harness.client().open()
     working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(60)])))
-    await until(lambda: shop.sandbox.ledger.tasks_by_state["running"] >= 12, every=0.5)
-    await shop.crash(c, working)
-    async with shop.client() as c:
+    await until(lambda: harness.sandbox.ledger.tasks_by_state["running"] >= 12, every=0.5)
+    await harness.crash(c, working)
+    async with harness.client() as c:
         outcomes = await resumed(c)
     assert 12 <= len(done(outcomes))
     assert [] == errors(outcomes)
-    assert 0 == shop.sandbox.ledger.units_wasted
+    assert 0 == harness.sandbox.ledger.units_wasted
 
 
 async def test_taken_up_before_its_creation(tmp_path: Path, monkeypatch: MP) -> None:
     """What was not created goes on with the picture that is submitted again, resumed or not."""
-    shop = Shop(tmp_path, monkeypatch)
-    await frozen(shop, [job(4)], monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await frozen(harness, [job(4)], monkeypatch)
+    async with harness.client() as c:
         batch = c.resume()
         result = await c.run(job(4))
-        assert [4] == faces(await result.save(shop.out))
+        assert [4] == faces(await result.save(harness.out))
         [outcome] = done(await all_of(batch))
         assert result.task_id == outcome.task_id
-        adds_up(c, shop.sandbox)
+        adds_up(c, harness.sandbox)
         assert [] == await resumed(c)
-    assert 1 == shop.sandbox.ledger.units_charged
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 async def test_resumed_twice(tmp_path: Path, monkeypatch: MP) -> None:
     """Two that resume get the same ends; what can only be told once is told to the first."""
-    shop = Shop(tmp_path, monkeypatch)
-    await frozen(shop, [job(4)], monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await frozen(harness, [job(4)], monkeypatch)
+    async with harness.client() as c:
         first, second = c.resume(), c.resume()
         assert [SourceLost] == errors(await all_of(first))
         assert [JobRefused] == errors(await all_of(second))

@@ -126,7 +126,7 @@ def test_creations_adapt(share: float, start: float, most: int) -> None:
         outcome, foreign, shared_key.least_time(durations, outcome, foreign, 3)
     )
     assert row.ended
-    assert row.told
+    assert row.reported
     assert not row.locked_out
     assert 0 < row.in_flight + row.later <= most
     assert row.later <= 3

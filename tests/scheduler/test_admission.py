@@ -112,103 +112,103 @@ def horizon(ends: int, lasts: float, cycle: int) -> int:
 
 def test_strict_before_the_first_end() -> None:
     """Where no durations are known a task is reserved polls until it is given up."""
-    session = AdmissionHarness()
-    assert session.admits()
-    ref = session.create()
-    assert GIVE_UP == session.reserved(ref, 0)
-    session.wait(300)
-    assert GIVE_UP == session.reserved(ref, 0)
+    harness = AdmissionHarness()
+    assert harness.admits()
+    ref = harness.create()
+    assert GIVE_UP == harness.reserved(ref, 0)
+    harness.wait(300)
+    assert GIVE_UP == harness.reserved(ref, 0)
 
 
 @pytest.mark.parametrize("count", [1, 4, 25])
 def test_a_young_task_is_insured(count: int) -> None:
     """A task of a kind that is known is reserved polls for 120 s, and one more."""
-    session = AdmissionHarness()
-    session.learn(count)
-    created = session.now // SLOT * SLOT
-    assert INSURED + session.cycle == session.reserved(session.create(), created)
+    harness = AdmissionHarness()
+    harness.learn(count)
+    created = harness.now // SLOT * SLOT
+    assert INSURED + harness.cycle == harness.reserved(harness.create(), created)
 
 
 def test_a_horizon_beyond_what_is_insured() -> None:
     """Where tasks last longer than they are insured they are reserved the horizon."""
-    session = AdmissionHarness(insured=10 * SECOND)
-    session.learn(4)
-    created = session.now // SLOT * SLOT
-    expected = horizon(4, 8, session.cycle) + session.cycle
-    assert expected // SLOT * SLOT == session.reserved(session.create(), created)
+    harness = AdmissionHarness(insured=10 * SECOND)
+    harness.learn(4)
+    created = harness.now // SLOT * SLOT
+    expected = horizon(4, 8, harness.cycle) + harness.cycle
+    assert expected // SLOT * SLOT == harness.reserved(harness.create(), created)
 
 
 def test_no_promise_beyond_the_end() -> None:
     """Where the horizon lies behind the time when a task is given up that is the last reserved
     poll.
     """
-    session = AdmissionHarness()
-    session.learn(1, lasts=300)
-    created = session.now // SLOT * SLOT
-    assert GIVE_UP == session.reserved(session.create(), created)
+    harness = AdmissionHarness()
+    harness.learn(1, lasts=300)
+    created = harness.now // SLOT * SLOT
+    assert GIVE_UP == harness.reserved(harness.create(), created)
 
 
 def test_an_old_task_is_promised_all() -> None:
     """From the horizon on a task is reserved polls until it is given up."""
-    session = AdmissionHarness()
-    session.learn(4)
-    created = session.now // SLOT * SLOT
-    ref = session.create()
-    session.wait(horizon(4, 8, session.cycle) / SECOND - 0.1)
-    assert INSURED + session.cycle == session.reserved(ref, created)
-    session.wait(0.2)
-    assert GIVE_UP == session.reserved(ref, created)
+    harness = AdmissionHarness()
+    harness.learn(4)
+    created = harness.now // SLOT * SLOT
+    ref = harness.create()
+    harness.wait(horizon(4, 8, harness.cycle) / SECOND - 0.1)
+    assert INSURED + harness.cycle == harness.reserved(ref, created)
+    harness.wait(0.2)
+    assert GIVE_UP == harness.reserved(ref, created)
 
 
 def test_young_again() -> None:
     """The first ends take back what is reserved beyond 120 s for running tasks."""
-    session = AdmissionHarness()
-    running = session.create()
-    ended = session.create()
-    session.wait(8)
-    assert GIVE_UP == session.reserved(running, 0)
-    session.end(ended)
-    assert INSURED + session.cycle == session.reserved(running, 0)
+    harness = AdmissionHarness()
+    running = harness.create()
+    ended = harness.create()
+    harness.wait(8)
+    assert GIVE_UP == harness.reserved(running, 0)
+    harness.end(ended)
+    assert INSURED + harness.cycle == harness.reserved(running, 0)
 
 
 def test_the_whole_time_insured() -> None:
     """Who is insured until tasks are given up is strict whatever is known."""
-    session = AdmissionHarness(insured=GIVE_UP)
-    session.learn(20)
-    created = session.now // SLOT * SLOT
-    assert GIVE_UP == session.reserved(session.create(), created)
-    assert 7 == 1 + len(session.fill())
+    harness = AdmissionHarness(insured=GIVE_UP)
+    harness.learn(20)
+    created = harness.now // SLOT * SLOT
+    assert GIVE_UP == harness.reserved(harness.create(), created)
+    assert 7 == 1 + len(harness.fill())
 
 
 def test_strict_after_a_loss() -> None:
     """After a loss nothing is believed until 30 more have ended."""
-    session = AdmissionHarness()
-    session.learn(4)
-    running, lost = session.create(), session.create()
-    created = session.now // SLOT * SLOT
-    session.wait(8)
-    session.lose(lost)
-    assert GIVE_UP == session.reserved(running, created)
-    session.end(running)
+    harness = AdmissionHarness()
+    harness.learn(4)
+    running, lost = harness.create(), harness.create()
+    created = harness.now // SLOT * SLOT
+    harness.wait(8)
+    harness.lose(lost)
+    assert GIVE_UP == harness.reserved(running, created)
+    harness.end(running)
     for left in range(29, 0, -1):
-        created, ref = session.now // SLOT * SLOT, session.create()
-        assert GIVE_UP == session.reserved(ref, created), left
-        session.wait(8)
-        session.end(ref)
-    created = session.now // SLOT * SLOT
-    assert INSURED + session.cycle == session.reserved(session.create(), created)
+        created, ref = harness.now // SLOT * SLOT, harness.create()
+        assert GIVE_UP == harness.reserved(ref, created), left
+        harness.wait(8)
+        harness.end(ref)
+    created = harness.now // SLOT * SLOT
+    assert INSURED + harness.cycle == harness.reserved(harness.create(), created)
 
 
 def test_strict_under_foreign_use() -> None:
     """While the key seems to be used elsewhere nothing is believed."""
-    session = AdmissionHarness()
-    session.learn(4)
-    created, ref = session.now // SLOT * SLOT, session.create()
-    session.pacer.allowance.wary_until = session.now + 5 * SECOND
-    session.wait(1)
-    assert GIVE_UP == session.reserved(ref, created)
-    session.wait(4)
-    assert INSURED + session.cycle == session.reserved(ref, created)
+    harness = AdmissionHarness()
+    harness.learn(4)
+    created, ref = harness.now // SLOT * SLOT, harness.create()
+    harness.pacer.allowance.contended_until = harness.now + 5 * SECOND
+    harness.wait(1)
+    assert GIVE_UP == harness.reserved(ref, created)
+    harness.wait(4)
+    assert INSURED + harness.cycle == harness.reserved(ref, created)
 
 
 # What fits.
@@ -221,9 +221,9 @@ def test_how_many_fit() -> None:
         AdmissionHarness(),
         AdmissionHarness(insured=20 * SECOND),
     )
-    for session in (insured, bold):
-        session.learn(100)
-    counts = [len(session.fill()) for session in (strict, insured, bold)]
+    for harness in (insured, bold):
+        harness.learn(100)
+    counts = [len(harness.fill()) for harness in (strict, insured, bold)]
     assert 7 == counts[0]
     assert 13 <= counts[1] <= 17
     assert 20 < counts[2]
@@ -231,102 +231,102 @@ def test_how_many_fit() -> None:
 
 def test_full_is_full_until_news_or_the_next_bucket() -> None:
     """What did not fit is not asked again before something happens; then it may fit."""
-    session = AdmissionHarness()
-    running = session.fill()
-    assert not session.admits()
-    assert not session.admits()
-    session.now += SECOND
-    assert not session.admits()
-    session.end(running[0])
-    assert session.admits()
+    harness = AdmissionHarness()
+    running = harness.fill()
+    assert not harness.admits()
+    assert not harness.admits()
+    harness.now += SECOND
+    assert not harness.admits()
+    harness.end(running[0])
+    assert harness.admits()
 
 
 def test_no_free_phase() -> None:
     """Where every phase near is taken nothing is admitted, and a second later again."""
-    session = AdmissionHarness()
-    slot = session.now // SLOT
-    for at in range(slot - session.table.cycle // 4 - 40, slot + 40):
-        if session.table.free(at):
-            session.table._phases.take(at)
-    assert None is session.table.origin(slot)
-    assert not session.admits()
-    session.now += 5 * SECOND
-    assert session.admits()
+    harness = AdmissionHarness()
+    slot = harness.now // SLOT
+    for at in range(slot - harness.table.cycle // 4 - 40, slot + 40):
+        if harness.table.free(at):
+            harness.table._phases.take(at)
+    assert None is harness.table.origin(slot)
+    assert not harness.admits()
+    harness.now += 5 * SECOND
+    assert harness.admits()
 
 
 def test_those_that_run_long_are_in_the_way() -> None:
     """The longer those that run have been seen to, the fewer fit beside them."""
     seen: list[int] = []
     for low in (0.0, 7.5):
-        session = AdmissionHarness(insured=20 * SECOND)
-        session.learn(100)
+        harness = AdmissionHarness(insured=20 * SECOND)
+        harness.learn(100)
         for _ in range(5):
-            ref = session.create()
-            session.now += 6 * SLOT
-            session.admission.runs(ref, session.now + round(low * SECOND), session.now)
-        seen.append(len(session.fill()))
+            ref = harness.create()
+            harness.now += 6 * SLOT
+            harness.admission.runs(ref, harness.now + round(low * SECOND), harness.now)
+        seen.append(len(harness.fill()))
     assert seen[0] > seen[1] + 3
 
 
 def test_an_old_task_that_does_not_fit() -> None:
     """While old tasks have no polls reserved to their ends, nothing is created."""
-    session = AdmissionHarness()
-    session.learn(100)
-    running = session.fill()
-    created = session.now
-    session.wait(14)
+    harness = AdmissionHarness()
+    harness.learn(100)
+    running = harness.fill()
+    created = harness.now
+    harness.wait(14)
     assert 10 < len(running)
     seen: list[list[bool]] = []
-    while not session.admits():
-        seen.append([session.reserved(ref, created) > 500 * SECOND for ref in running])
+    while not harness.admits():
+        seen.append([harness.reserved(ref, created) > 500 * SECOND for ref in running])
         # The oldest come first.
         assert sorted(seen[-1], reverse=True) == seen[-1]
         # Nobody sees how long it lasted: nothing else changes.
-        session.admission.release(running.pop())
-        session.wait(1)
+        harness.admission.release(running.pop())
+        harness.wait(1)
     assert not any(seen[0])
     assert any(any(some) for some in seen)
-    assert all(session.reserved(ref, created) > 500 * SECOND for ref in running)
+    assert all(harness.reserved(ref, created) > 500 * SECOND for ref in running)
     assert 5 <= len(running) <= 7
 
 
 def test_room_belongs_to_the_old_first() -> None:
     """Room that comes with time goes to the reservations of old tasks before new ones."""
-    session = AdmissionHarness()
-    session.learn(100)
-    running, created = [], session.now
+    harness = AdmissionHarness()
+    harness.learn(100)
+    running, created = [], harness.now
     for _ in range(6):
-        created = session.now
-        running.append(session.create())
-        session.now += 10 * SLOT
+        created = harness.now
+        running.append(harness.create())
+        harness.now += 10 * SLOT
     for number in range(1000, 1120):
-        session.table.leave(number, session.now, SECOND)
-        session.table.answered(number, session.now)
-    session.wait(14)
-    assert session.reserved(running[-1], created) < 200 * SECOND
-    session.now += 300 * SECOND
-    assert not session.admits()
-    session.wait(0)
-    assert GIVE_UP == session.reserved(running[-1], created)
-    assert session.admits()
+        harness.table.leave(number, harness.now, SECOND)
+        harness.table.answered(number, harness.now)
+    harness.wait(14)
+    assert harness.reserved(running[-1], created) < 200 * SECOND
+    harness.now += 300 * SECOND
+    assert not harness.admits()
+    harness.wait(0)
+    assert GIVE_UP == harness.reserved(running[-1], created)
+    assert harness.admits()
 
 
 def test_short_ones_get_one_more_poll() -> None:
     """A task whose reservations are used up is reserved its next poll, of those kept for tries if
     need be.
     """
-    session = AdmissionHarness()
-    session.learn(100)
-    running = session.fill()
+    harness = AdmissionHarness()
+    harness.learn(100)
+    running = harness.fill()
     lapsed: set[int] = set()
     for _ in range(250):
-        session.wait(1)
-        before = {ref: session.table._tasks[ref].last for ref in running}
-        session.poll()
+        harness.wait(1)
+        before = {ref: harness.table._tasks[ref].last for ref in running}
+        harness.poll()
         for ref in running:
-            task = session.table._tasks[ref]
-            if ref in session.admission._short and before[ref] < task.last:
-                assert task.last <= before[ref] + session.table.cycle
+            task = harness.table._tasks[ref]
+            if ref in harness.admission._short and before[ref] < task.last:
+                assert task.last <= before[ref] + harness.table.cycle
                 lapsed.add(ref)
     assert lapsed
     # Those that can be kept for the whole time were never among them.
@@ -336,8 +336,8 @@ def test_short_ones_get_one_more_poll() -> None:
 def test_beside_a_kind_that_nobody_knows() -> None:
     """Tasks of a kind without an end stand in the way until they are given up."""
     bold, beside = AdmissionHarness(insured=20 * SECOND), AdmissionHarness(insured=20 * SECOND)
-    for session in (bold, beside):
-        session.learn(100)
+    for harness in (bold, beside):
+        harness.learn(100)
     for _ in range(4):
         beside.create("ai-avatar")
         beside.now += 10 * SLOT
@@ -347,9 +347,9 @@ def test_beside_a_kind_that_nobody_knows() -> None:
 
 def test_what_is_not_known_is_admitted_strictly() -> None:
     """A kind without an end gets no more than strict, however well another is known."""
-    session = AdmissionHarness()
-    session.learn(100)
-    assert 7 == len(session.fill("ai-avatar"))
+    harness = AdmissionHarness()
+    harness.learn(100)
+    assert 7 == len(harness.fill("ai-avatar"))
 
 
 # Kinds.
@@ -358,40 +358,40 @@ def test_what_is_not_known_is_admitted_strictly() -> None:
 @pytest.mark.parametrize(("feature", "outputs"), [("ai-avatar", 1), ("ai-smile", 4)])
 def test_kinds_share_no_evidence(feature: str, outputs: int) -> None:
     """Of another feature, or with another number of outputs, tasks last as long as they like."""
-    session = AdmissionHarness()
-    session.learn(10)
-    created = session.now // SLOT * SLOT
-    known, other = session.create(), session.create(feature, outputs)
-    assert INSURED + session.cycle == session.reserved(known, created)
-    assert GIVE_UP == session.reserved(other, created)
+    harness = AdmissionHarness()
+    harness.learn(10)
+    created = harness.now // SLOT * SLOT
+    known, other = harness.create(), harness.create(feature, outputs)
+    assert INSURED + harness.cycle == harness.reserved(known, created)
+    assert GIVE_UP == harness.reserved(other, created)
 
 
 def test_sixty_four_kinds_are_remembered() -> None:
     """The kind that was used longest ago is forgotten first, and none that runs."""
-    session = AdmissionHarness()
-    running = session.create("first")
+    harness = AdmissionHarness()
+    running = harness.create("first")
     for number in range(100):
-        ref = session.create(f"feature {number}")
-        session.wait(1)
-        session.end(ref)
-        assert 64 >= len(session.admission._kinds)
-    names = {kind.feature for kind in session.admission._kinds}
+        ref = harness.create(f"feature {number}")
+        harness.wait(1)
+        harness.end(ref)
+        assert 64 >= len(harness.admission._kinds)
+    names = {kind.feature for kind in harness.admission._kinds}
     assert {"first", *(f"feature {number}" for number in range(37, 100))} == names
-    session.end(running)
+    harness.end(running)
 
 
 def test_what_a_job_says_of_its_kind() -> None:
     """What is documented of a kind counts beside its first ends."""
     ends = []
     for usual in (None, (40 * SECOND, 60 * SECOND)):
-        session = AdmissionHarness()
+        harness = AdmissionHarness()
         for ref in (1, 2):
             job = ScheduledJob(ref, TaskKind("ai-smile", 1, usual), 1.0, False, 0, JobState.READY)
             job.given_up = 600 * SECOND
-            session.admission.created(job, 0)
-        session.now = 8 * SECOND
-        session.end(1)
-        ends.append(session.admission.likely_end(2))
+            harness.admission.created(job, 0)
+        harness.now = 8 * SECOND
+        harness.end(1)
+        ends.append(harness.admission.likely_end(2))
     assert [4 * SECOND, 50 * SECOND] == ends
 
 
@@ -400,55 +400,55 @@ def test_what_a_job_says_of_its_kind() -> None:
 
 def test_the_likely_end() -> None:
     """Nobody knows before the first end; then what most have ended by, from its creation."""
-    session = AdmissionHarness()
-    first, second, third = session.create(), session.create(), session.create()
-    assert None is session.admission.likely_end(second)
-    session.now = 4 * SECOND
-    session.admission.runs(first, 4 * SECOND, session.now)
-    session.now = 8 * SECOND
-    session.end(first)
-    assert 6 * SECOND == session.admission.likely_end(second)
-    session.admission.runs(second, 7 * SECOND, session.now)
-    assert 7 * SECOND + session.cycle // 2 == session.admission.likely_end(second)
-    assert 6 * SECOND == session.admission.likely_end(third)
+    harness = AdmissionHarness()
+    first, second, third = harness.create(), harness.create(), harness.create()
+    assert None is harness.admission.likely_end(second)
+    harness.now = 4 * SECOND
+    harness.admission.runs(first, 4 * SECOND, harness.now)
+    harness.now = 8 * SECOND
+    harness.end(first)
+    assert 6 * SECOND == harness.admission.likely_end(second)
+    harness.admission.runs(second, 7 * SECOND, harness.now)
+    assert 7 * SECOND + harness.cycle // 2 == harness.admission.likely_end(second)
+    assert 6 * SECOND == harness.admission.likely_end(third)
 
 
 def test_an_age_counts_from_the_answer() -> None:
     """A task has run for sure only since the answer to its creation."""
-    session = AdmissionHarness()
-    job = session.job()
-    session.admission.created(job, 0)
-    session.admission.accepted(job.ref, 2 * SECOND)
-    session.admission.runs(job.ref, 5 * SECOND, 5 * SECOND)
-    session.admission.runs(job.ref, 4 * SECOND, 6 * SECOND)
-    assert 3 * SECOND == session.admission._tasks[job.ref].low
+    harness = AdmissionHarness()
+    job = harness.job()
+    harness.admission.created(job, 0)
+    harness.admission.accepted(job.ref, 2 * SECOND)
+    harness.admission.runs(job.ref, 5 * SECOND, 5 * SECOND)
+    harness.admission.runs(job.ref, 4 * SECOND, 6 * SECOND)
+    assert 3 * SECOND == harness.admission._tasks[job.ref].low
 
 
 def test_what_a_task_keeps_to_itself() -> None:
     """As many requests as reservations and one: fewer once durations are known."""
-    session = AdmissionHarness()
-    cycle = session.table.cycle
-    assert GIVE_UP // SLOT // cycle + 1 == session.admission.reserved_each(0)
-    session.create()
-    assert GIVE_UP // SLOT // cycle + 1 == session.admission.reserved_each(0)
-    session = AdmissionHarness()
-    session.learn(4)
-    assert (INSURED + session.cycle) // SLOT // cycle + 1 == session.admission.reserved_each(
-        session.now
+    harness = AdmissionHarness()
+    cycle = harness.table.cycle
+    assert GIVE_UP // SLOT // cycle + 1 == harness.admission.reserved_each(0)
+    harness.create()
+    assert GIVE_UP // SLOT // cycle + 1 == harness.admission.reserved_each(0)
+    harness = AdmissionHarness()
+    harness.learn(4)
+    assert (INSURED + harness.cycle) // SLOT // cycle + 1 == harness.admission.reserved_each(
+        harness.now
     )
 
 
 def test_what_did_not_end_is_evidence_where_it_was_seen_to_run() -> None:
     """A task that is given up tells how long it ran; one never seen to run tells nothing."""
-    session = AdmissionHarness()
-    session.learn(20)
-    kind = next(iter(session.admission._kinds.values()))
+    harness = AdmissionHarness()
+    harness.learn(20)
+    kind = next(iter(harness.admission._kinds.values()))
     before = len(kind.durations)
-    unseen, seen = session.create(), session.create()
-    session.admission.release(unseen)
+    unseen, seen = harness.create(), harness.create()
+    harness.admission.release(unseen)
     assert before == len(kind.durations)
-    session.admission.runs(seen, session.now + 500 * SECOND, session.now)
-    session.admission.release(seen)
+    harness.admission.runs(seen, harness.now + 500 * SECOND, harness.now)
+    harness.admission.release(seen)
     assert before + 1 == len(kind.durations)
 
 
@@ -456,33 +456,33 @@ def test_a_lease_renewed_between_two_promises() -> None:
     """The next reserved poll moves a cycle behind a poll that came 2.5 s after the last, not
     sooner.
     """
-    session = AdmissionHarness()
-    ref = session.create()
-    first = session.table.next_poll(ref)
+    harness = AdmissionHarness()
+    ref = harness.create()
+    first = harness.table.next_poll(ref)
     apart = 5 * SECOND // 2
-    early = first - session.cycle + apart - SLOT
-    session.admission.runs(ref, early, early)
-    assert first == session.table.next_poll(ref)
-    session.admission.runs(ref, early + SLOT, early + SLOT)
-    assert first + apart == session.table.next_poll(ref)
+    early = first - harness.cycle + apart - SLOT
+    harness.admission.runs(ref, early, early)
+    assert first == harness.table.next_poll(ref)
+    harness.admission.runs(ref, early + SLOT, early + SLOT)
+    assert first + apart == harness.table.next_poll(ref)
     # An older answer moves nothing back.
-    session.admission.runs(ref, early, early + SLOT)
-    assert first + apart == session.table.next_poll(ref)
+    harness.admission.runs(ref, early, early + SLOT)
+    assert first + apart == harness.table.next_poll(ref)
 
 
 def test_it_ends_without_a_trace() -> None:
     """When all have ended nothing is reserved, short, young or old."""
-    session = AdmissionHarness()
-    session.learn(30)
-    running = session.fill()
-    session.wait(20)
+    harness = AdmissionHarness()
+    harness.learn(30)
+    running = harness.fill()
+    harness.wait(20)
     for ref in running:
-        session.end(ref)
-    kind = next(iter(session.admission._kinds.values()))
-    session.table.account._settle()
+        harness.end(ref)
+    kind = next(iter(harness.admission._kinds.values()))
+    harness.table.account._settle()
     assert (0, 0, 0, 0) == (
-        sum(session.table.account._reserved),
-        len(session.admission._short),
+        sum(harness.table.account._reserved),
+        len(harness.admission._short),
         len(kind.young),
         len(kind.old),
     )
@@ -493,67 +493,67 @@ def test_it_ends_without_a_trace() -> None:
 def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median: float) -> None:
     """Whatever ends, is lost or stays, each task keeps its reserved polls while it is insured."""
     rng = random.Random(seed)
-    session = AdmissionHarness(insured=insured * SECOND)
+    harness = AdmissionHarness(insured=insured * SECOND)
     ends: dict[int, float] = {}
     created: dict[int, int] = {}
     for _ in range(120):
-        session.now += rng.choice([SLOT, 4 * SLOT, SECOND, 5 * SECOND])
-        session.poll()
-        for ref in [ref for ref, end in ends.items() if end <= session.now]:
-            (session.lose if rng.random() < 0.02 else session.end)(ref)
+        harness.now += rng.choice([SLOT, 4 * SLOT, SECOND, 5 * SECOND])
+        harness.poll()
+        for ref in [ref for ref, end in ends.items() if end <= harness.now]:
+            (harness.lose if rng.random() < 0.02 else harness.end)(ref)
             del ends[ref], created[ref]
-        session.admission.review(session.now)
-        if session.admits():
-            at, ref = session.now, session.create()
+        harness.admission.review(harness.now)
+        if harness.admits():
+            at, ref = harness.now, harness.create()
             lasts = rng.choice([rng.lognormvariate(0, 0.4) * median, rng.uniform(1, 200)])
             ends[ref], created[ref] = at + lasts * SECOND, at
         for ref, at in created.items():
-            assert insured * SECOND <= session.reserved(ref, at) + SLOT
-            task = session.admission._tasks[ref]
-            assert task.last == session.table._tasks[ref].last
+            assert insured * SECOND <= harness.reserved(ref, at) + SLOT
+            task = harness.admission._tasks[ref]
+            assert task.last == harness.table._tasks[ref].last
             # An old task that is not reserved all is known to be short.
             young = ref in task.kind.young
-            assert young or task.last == task.cap or ref in session.admission._short
+            assert young or task.last == task.cap or ref in harness.admission._short
 
 
 def test_after_oversleeping() -> None:
     """Who wakes up when all that ran is too old long since goes on."""
-    session = AdmissionHarness()
-    session.learn(100)
-    running = session.fill()
-    session.now += 1000 * SECOND
-    session.table.leave(1000, session.now, SECOND)
-    session.admission.review(session.now)
+    harness = AdmissionHarness()
+    harness.learn(100)
+    running = harness.fill()
+    harness.now += 1000 * SECOND
+    harness.table.leave(1000, harness.now, SECOND)
+    harness.admission.review(harness.now)
     for ref in running:
-        session.admission.release(ref)
-    assert session.admits()
+        harness.admission.release(ref)
+    assert harness.admits()
 
 
 def test_a_horizon_that_creeps() -> None:
     """However slowly the horizon moves, a young task is reserved polls up to it."""
-    session = AdmissionHarness(insured=20 * SECOND)
-    session.learn(20, lasts=60)
-    began, running = session.now, session.fill()
+    harness = AdmissionHarness(insured=20 * SECOND)
+    harness.learn(20, lasts=60)
+    began, running = harness.now, harness.fill()
     last = running.pop()
-    task = session.admission._tasks[last]
+    task = harness.admission._tasks[last]
     for number, ref in enumerate(running):
-        session.now = max(session.now, began + round((60 + 1.3 * number) * SECOND))
-        session.end(ref)
-        reserved = session.reserved(last, task.created)
+        harness.now = max(harness.now, began + round((60 + 1.3 * number) * SECOND))
+        harness.end(ref)
+        reserved = harness.reserved(last, task.created)
         assert task.kind.outlook is not None
-        assert task.kind.outlook.horizon <= reserved or last in session.admission._short
+        assert task.kind.outlook.horizon <= reserved or last in harness.admission._short
 
 
 def test_an_early_poll_takes_nothing_from_a_suspect() -> None:
     """What nobody was reserved leaves while there is room for all that may run long, and never
     beside an old task that has no reserved poll to its end.
     """
-    session = AdmissionHarness()
-    session.learn(100)
-    assert session.admission.spares(session.now, 246)
-    session.fill()
-    assert session.admission.spares(session.now, 246)
-    assert not session.admission.spares(session.now, 60)
-    ref = next(iter(session.admission._tasks))
-    session.admission._short[ref] = session.admission._tasks[ref]
-    assert not session.admission.spares(session.now, 100_000)
+    harness = AdmissionHarness()
+    harness.learn(100)
+    assert harness.admission.spares(harness.now, 246)
+    harness.fill()
+    assert harness.admission.spares(harness.now, 246)
+    assert not harness.admission.spares(harness.now, 60)
+    ref = next(iter(harness.admission._tasks))
+    harness.admission._short[ref] = harness.admission._tasks[ref]
+    assert not harness.admission.spares(harness.now, 100_000)

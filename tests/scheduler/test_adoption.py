@@ -26,9 +26,9 @@ SECOND = 1_000_000
 DOWN = ServiceUnavailable("down")
 
 
-def adopted(ref: int = 1, **facts: object) -> ev.Adopted:
+def adopted(ref: int = 1, **facts: object) -> ev.TaskAdopted:
     """A smile's task."""
-    return ev.Adopted(ref, SMILE, 1.0, f"task-{ref}", **facts)  # type: ignore[arg-type]
+    return ev.TaskAdopted(ref, SMILE, 1.0, f"task-{ref}", **facts)  # type: ignore[arg-type]
 
 
 class Former(World):
@@ -89,141 +89,141 @@ def test_kept_like_others(seed: int) -> None:
 
 def test_counted_as_running() -> None:
     """A task that is taken over is charged and counts as running at once."""
-    session = SchedulerHarness()
-    session.tell(adopted())
-    assert 1 == session.scheduler.statistics().running
-    assert 1.0 == session.scheduler.statistics().units.charged
-    assert session.now < session.scheduler.wakes_at(session.now)
+    harness = SchedulerHarness()
+    harness.tell(adopted())
+    assert 1 == harness.scheduler.statistics().running
+    assert 1.0 == harness.scheduler.statistics().units.charged
+    assert harness.now < harness.scheduler.wakes_at(harness.now)
 
 
 def test_adopted_and_done() -> None:
-    """One that has ended is told after one request, and is no evidence of how long they last."""
-    session = SchedulerHarness()
-    session.tell(adopted())
-    poll = session.poll()
-    assert 0 == session.now
-    session.tell(ev.Succeeded(poll, ("https://r.example/1",)))
-    assert 1.0 == session.settle().units
-    assert None is session.scheduler.eta(1, 0)
-    assert 1 == session.scheduler.statistics().done
+    """A task that has ended is reported after one request, and is no evidence of durations."""
+    harness = SchedulerHarness()
+    harness.tell(adopted())
+    poll = harness.poll()
+    assert 0 == harness.now
+    harness.tell(ev.Succeeded(poll, ("https://r.example/1",)))
+    assert 1.0 == harness.settle().units
+    assert None is harness.scheduler.eta(1, 0)
+    assert 1 == harness.scheduler.statistics().done
 
 
 def test_adopted_and_unknown() -> None:
     """One that the vendor does not know is believed lost at once, with its units at stake."""
-    session = SchedulerHarness()
-    session.tell(adopted())
-    session.tell(ev.TaskUnknown(session.poll(), TaskExpired("gone", task_id="task-1")))
-    settle = session.settle()
+    harness = SchedulerHarness()
+    harness.tell(adopted())
+    harness.tell(ev.TaskUnknown(harness.poll(), TaskExpired("gone", task_id="task-1")))
+    settle = harness.settle()
     assert isinstance(settle.ending, TaskExpired)
     assert (1.0, 1.0) == (settle.ending.units_at_stake, settle.units)
-    assert 1.0 == session.scheduler.statistics().units.at_stake
+    assert 1.0 == harness.scheduler.statistics().units.at_stake
 
 
 def test_adopted_and_failed() -> None:
     """One whose engine fails is not created anew: its job is known to nobody here."""
-    session = SchedulerHarness(engine_retries=3)
-    session.tell(adopted())
-    session.tell(failed(session.poll()))
-    assert 0.0 == session.settle().units
-    assert 1.0 == session.scheduler.statistics().units.returned
+    harness = SchedulerHarness(engine_retries=3)
+    harness.tell(adopted())
+    harness.tell(failed(harness.poll()))
+    assert 0.0 == harness.settle().units
+    assert 1.0 == harness.scheduler.statistics().units.returned
 
 
 def test_adopted_and_silent() -> None:
     """The first poll that fails is tried again soon: nobody knows how much of the lease is left."""
-    session = SchedulerHarness()
-    session.tell(adopted())
-    session.tell(ev.NoAnswer(session.poll(), DOWN))
-    again = session.poll()
-    assert 3 * SECOND > session.now
-    session.tell(ev.Running(again))
-    session.poll()
-    assert 10 * SECOND > session.now
+    harness = SchedulerHarness()
+    harness.tell(adopted())
+    harness.tell(ev.NoAnswer(harness.poll(), DOWN))
+    again = harness.poll()
+    assert 3 * SECOND > harness.now
+    harness.tell(ev.Running(again))
+    harness.poll()
+    assert 10 * SECOND > harness.now
 
 
 @pytest.mark.parametrize("answer", [ev.TimedOut, ev.KeyRefused])
 def test_adopted_and_refused(answer: type[ev.TimedOut | ev.KeyRefused]) -> None:
     """Other ends of one that was taken over leave its unit at stake."""
-    session = SchedulerHarness()
-    session.tell(adopted())
+    harness = SchedulerHarness()
+    harness.tell(adopted())
     for _ in range(1 + (answer is ev.KeyRefused)):
-        session.tell(answer(session.poll(), TaskTimedOut("x")))
-    assert 1.0 == session.settle().units
-    assert 1.0 == session.scheduler.statistics().units.at_stake
+        harness.tell(answer(harness.poll(), TaskTimedOut("x")))
+    assert 1.0 == harness.settle().units
+    assert 1.0 == harness.scheduler.statistics().units.at_stake
 
 
 @pytest.mark.parametrize("age", [0, 100, 10_000])
 def test_too_old(age: int) -> None:
     """However old it is, it is asked for, and kept for a while if it runs."""
-    session = SchedulerHarness()
-    session.tell(adopted(age=age * SECOND))
-    while not isinstance(command := session.take(), ev.Settle):
+    harness = SchedulerHarness()
+    harness.tell(adopted(age=age * SECOND))
+    while not isinstance(command := harness.take(), ev.Settle):
         assert isinstance(command, ev.Poll)
-        session.now += SLOT
-        session.tell(ev.Running(command))
+        harness.now += SLOT
+        harness.tell(ev.Running(command))
     assert isinstance(command.ending, TaskAbandoned)
-    assert max(20, 120 - age) - 1 <= session.now / SECOND <= max(20, 120 - age) + 10
+    assert max(20, 120 - age) - 1 <= harness.now / SECOND <= max(20, 120 - age) + 10
     assert 1.0 == command.ending.units_at_stake
 
 
 @pytest.mark.parametrize("polled", [True, False])
 def test_dropped(polled: bool) -> None:
     """A client that ends abandons what it has taken over, asked for or not."""
-    session = SchedulerHarness()
-    session.tell(adopted())
+    harness = SchedulerHarness()
+    harness.tell(adopted())
     if polled:
-        session.poll()
-    session.tell(ev.Dropped())
-    settle = session.settle()
+        harness.poll()
+    harness.tell(ev.ChannelAborted())
+    settle = harness.settle()
     assert isinstance(settle.ending, TaskAbandoned)
-    assert 1.0 == settle.ending.units_at_stake == session.scheduler.statistics().units.at_stake
-    assert None is session.scheduler.due(session.now)
-    assert not polled or NEVER == session.scheduler.wakes_at(session.now + 400 * SECOND)
+    assert 1.0 == settle.ending.units_at_stake == harness.scheduler.statistics().units.at_stake
+    assert None is harness.scheduler.due(harness.now)
+    assert not polled or NEVER == harness.scheduler.wakes_at(harness.now + 400 * SECOND)
 
 
 def test_closing_keeps_it() -> None:
     """A client that only closes keeps what it has taken over; so does one that nobody waits for."""
-    session = SchedulerHarness()
-    session.tell(adopted())
-    session.tell(ev.Closed())
-    session.tell(ev.Withdrawn(1))
-    session.tell(ev.Succeeded(session.poll(), ("https://r.example/1",)))
-    assert isinstance(session.settle().ending, ev.Succeeded)
+    harness = SchedulerHarness()
+    harness.tell(adopted())
+    harness.tell(ev.ChannelClosed())
+    harness.tell(ev.JobCancelled(1))
+    harness.tell(ev.Succeeded(harness.poll(), ("https://r.example/1",)))
+    assert isinstance(harness.settle().ending, ev.Succeeded)
 
 
 @pytest.mark.parametrize(
     "event",
-    [adopted(), ev.Forgone(1, RequestRefused("x")), ev.Wanted(1, SMILE, 1.0, uploads=False)],
+    [adopted(), ev.JobRejected(1, RequestRefused("x")), ev.JobAdded(1, SMILE, 1.0, uploads=False)],
 )
 def test_known_already(event: ev.Event) -> None:
     """A number that is known is nobody else's, and nothing has changed."""
-    session = SchedulerHarness()
-    session.tell(adopted())
-    before = session.scheduler.statistics()
+    harness = SchedulerHarness()
+    harness.tell(adopted())
+    before = harness.scheduler.statistics()
     with pytest.raises(IllegalEvent):
-        session.tell(event)
-    assert before == session.scheduler.statistics()
+        harness.tell(event)
+    assert before == harness.scheduler.statistics()
 
 
 def test_a_full_window() -> None:
     """Where the window is full they wait until it is not, and no longer."""
-    session = SchedulerHarness()
-    session.scheduler.remember([(250 * SECOND, 246), (1, 4)])
-    session.tell(adopted())
-    poll = session.poll()
-    assert 49 * SECOND < session.now < 56 * SECOND
-    session.tell(ev.Running(poll))
+    harness = SchedulerHarness()
+    harness.scheduler.remember([(250 * SECOND, 246), (1, 4)])
+    harness.tell(adopted())
+    poll = harness.poll()
+    assert 49 * SECOND < harness.now < 56 * SECOND
+    harness.tell(ev.Running(poll))
 
 
-# Forgone.
+# Rejected.
 
 
 @pytest.mark.parametrize("at_stake", [0.0, 2.0])
-def test_forgone(at_stake: float) -> None:
-    """A job whose end is known is told so, with what is at stake, and costs no request."""
-    session = SchedulerHarness()
-    session.tell(ev.Forgone(1, SubmissionInDoubt("x", units_at_stake=at_stake)))
-    assert isinstance(session.settle().ending, SubmissionInDoubt)
-    statistics = session.scheduler.statistics()
+def test_rejected(at_stake: float) -> None:
+    """A job whose end is known ends so, with what is at stake, and costs no request."""
+    harness = SchedulerHarness()
+    harness.tell(ev.JobRejected(1, SubmissionInDoubt("x", units_at_stake=at_stake)))
+    assert isinstance(harness.settle().ending, SubmissionInDoubt)
+    statistics = harness.scheduler.statistics()
     assert (0.0, at_stake) == (statistics.units.charged, statistics.units.at_stake)
     assert {} == statistics.requests
     assert 1 == statistics.failed
@@ -232,65 +232,65 @@ def test_forgone(at_stake: float) -> None:
 # One by one.
 
 
-def wanted(ref: int, feature: str = "ai-smile", **facts: object) -> ev.Wanted:
+def wanted(ref: int, feature: str = "ai-smile", **facts: object) -> ev.JobAdded:
     """A job that is created alone."""
-    return ev.Wanted(ref, ev.TaskKind(feature), 1.0, uploads=False, alone=True, **facts)  # type: ignore[arg-type]
+    return ev.JobAdded(ref, ev.TaskKind(feature), 1.0, uploads=False, alone=True, **facts)  # type: ignore[arg-type]
 
 
 def test_alone() -> None:
     """A creation waits for the one before it, until that is answered in whatever way."""
-    session = SchedulerHarness()
+    harness = SchedulerHarness()
     for ref in range(1, 5):
-        session.tell(wanted(ref))
+        harness.tell(wanted(ref))
     for answer in (
         lambda command: ev.Accepted(command, "t"),
         lambda command: ev.NoAnswer(command, DOWN),
         lambda command: ev.Refused(command, RequestRefused("x"), 400),
     ):
-        command = session.take()
+        command = harness.take()
         while isinstance(command, ev.Settle):
-            command = session.take()
+            command = harness.take()
         assert isinstance(command, ev.Submit)
         # Nothing wakes it but the answer.
-        assert None is session.scheduler.due(session.now)
-        session.now += SECOND
-        assert None is session.scheduler.due(session.now)
-        session.tell(answer(command))
-    assert 4 == sum(session.scheduler.statistics().requests.values()) + 1
+        assert None is harness.scheduler.due(harness.now)
+        harness.now += SECOND
+        assert None is harness.scheduler.due(harness.now)
+        harness.tell(answer(command))
+    assert 4 == sum(harness.scheduler.statistics().requests.values()) + 1
 
 
 def test_alone_whatever_the_feature() -> None:
     """The history's actions need not name one, so another feature's creation waits as well."""
-    session = SchedulerHarness()
-    session.tell(wanted(1))
-    session.tell(wanted(2, "ai-avatar"))
-    first = session.take()
+    harness = SchedulerHarness()
+    harness.tell(wanted(1))
+    harness.tell(wanted(2, "ai-avatar"))
+    first = harness.take()
     assert isinstance(first, ev.Submit)
-    session.now += SECOND
-    assert None is session.scheduler.due(session.now)
-    session.tell(ev.Accepted(first, "t"))
-    assert 2 == getattr(session.take(), "ref", None)
+    harness.now += SECOND
+    assert None is harness.scheduler.due(harness.now)
+    harness.tell(ev.Accepted(first, "t"))
+    assert 2 == getattr(harness.take(), "ref", None)
 
 
 def test_not_alone() -> None:
     """Jobs that need not be alone wait for none."""
-    session = SchedulerHarness()
+    harness = SchedulerHarness()
     for ref in (1, 2, 3):
-        session.tell(ev.Wanted(ref, SMILE, 1.0, uploads=False))
-    assert [1, 2, 3] == [getattr(session.take(), "ref", None) for _ in range(3)]
+        harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=False))
+    assert [1, 2, 3] == [getattr(harness.take(), "ref", None) for _ in range(3)]
 
 
 def test_an_error_that_knows() -> None:
-    """What the unit history has told of a creation is told, with what is at stake."""
-    session = SchedulerHarness()
-    session.tell(wanted(1))
-    command = session.take()
+    """What the unit history says of a creation is reported, with what is at stake."""
+    harness = SchedulerHarness()
+    harness.tell(wanted(1))
+    command = harness.take()
     assert isinstance(command, ev.Submit)
-    session.tell(ev.NoAnswer(command, SubmissionInDoubt("nothing", units_at_stake=0.0)))
-    settle = session.settle()
+    harness.tell(ev.NoAnswer(command, SubmissionInDoubt("nothing", units_at_stake=0.0)))
+    settle = harness.settle()
     assert isinstance(settle.ending, SubmissionInDoubt)
     assert "nothing" == settle.ending.message
-    assert 0.0 == session.scheduler.statistics().units.at_stake
+    assert 0.0 == harness.scheduler.statistics().units.at_stake
 
 
 # Ceilings.
@@ -298,24 +298,24 @@ def test_an_error_that_knows() -> None:
 
 def test_a_purse() -> None:
     """What no longer fits ends when the last unit is reserved, prepared or not; what fits stays."""
-    session = SchedulerHarness()
-    session.tell(ev.SpendingLimitOpened(7, 2.0))
-    session.tell(wanted(1, spending_limits=(7,)))
-    session.tell(ev.Wanted(2, SMILE, 1.0, uploads=True, spending_limits=(7,)))
-    session.tell(ev.Wanted(3, SMILE, 2.0, uploads=True, spending_limits=(7,)))
-    session.tell(ev.Wanted(4, SMILE, 2.0, uploads=True))
-    command = session.take()
+    harness = SchedulerHarness()
+    harness.tell(ev.SpendingLimitOpened(7, 2.0))
+    harness.tell(wanted(1, spending_limits=(7,)))
+    harness.tell(ev.JobAdded(2, SMILE, 1.0, uploads=True, spending_limits=(7,)))
+    harness.tell(ev.JobAdded(3, SMILE, 2.0, uploads=True, spending_limits=(7,)))
+    harness.tell(ev.JobAdded(4, SMILE, 2.0, uploads=True))
+    command = harness.take()
     while not isinstance(command, ev.Submit):
-        command = session.take()
-    settle = session.settle()
+        command = harness.take()
+    settle = harness.settle()
     assert 3 == settle.ref
     assert isinstance(settle.ending, CeilingReached)
-    session.tell(ev.Wanted(5, SMILE, 2.0, uploads=False, spending_limits=(7,)))
-    assert 5 == session.settle().ref
+    harness.tell(ev.JobAdded(5, SMILE, 2.0, uploads=False, spending_limits=(7,)))
+    assert 5 == harness.settle().ref
     # Where nobody counts any longer there is no ceiling.
-    session.tell(ev.SpendingLimitClosed(7))
-    session.tell(ev.Wanted(6, SMILE, 9.0, uploads=False, spending_limits=(7,)))
-    assert JobState.READY is session.scheduler._state.jobs[6].state
+    harness.tell(ev.SpendingLimitClosed(7))
+    harness.tell(ev.JobAdded(6, SMILE, 9.0, uploads=False, spending_limits=(7,)))
+    assert JobState.READY is harness.scheduler._state.jobs[6].state
 
 
 # Questions.
@@ -323,30 +323,30 @@ def test_a_purse() -> None:
 
 def test_an_urgent_question() -> None:
     """What units depend on leaves before creations and before questions that came sooner."""
-    session = SchedulerHarness()
-    session.tell(ev.Asked(1))
-    session.tell(wanted(2))
-    session.tell(ev.Asked(3, urgent=True))
-    assert [3, 2] == [getattr(session.take(), "ref", None) for _ in range(2)]
+    harness = SchedulerHarness()
+    harness.tell(ev.QueryAdded(1))
+    harness.tell(wanted(2))
+    harness.tell(ev.QueryAdded(3, urgent=True))
+    assert [3, 2] == [getattr(harness.take(), "ref", None) for _ in range(2)]
 
 
 def test_a_lasting_question() -> None:
     """What lasts is asked, and asked again, while its client closes, and not once it is gone."""
-    session = SchedulerHarness()
-    session.tell(ev.Asked(1, lasting=True))
-    session.tell(ev.Closed())
-    session.tell(ev.Asked(2))
-    assert isinstance(session.settle().ending, ClientClosed)
-    command = session.take()
+    harness = SchedulerHarness()
+    harness.tell(ev.QueryAdded(1, lasting=True))
+    harness.tell(ev.ChannelClosed())
+    harness.tell(ev.QueryAdded(2))
+    assert isinstance(harness.settle().ending, ClientClosed)
+    command = harness.take()
     assert isinstance(command, ev.Ask)
-    session.tell(ev.NoAnswer(command, DOWN))
-    again = session.take()
+    harness.tell(ev.NoAnswer(command, DOWN))
+    again = harness.take()
     assert isinstance(again, ev.Ask)
-    session.tell(ev.Asked(3, lasting=True))
-    session.tell(ev.Dropped())
-    assert 3 == session.settle().ref
-    session.tell(ev.NoAnswer(again, DOWN))
-    assert 1 == session.settle().ref
+    harness.tell(ev.QueryAdded(3, lasting=True))
+    harness.tell(ev.ChannelAborted())
+    assert 3 == harness.settle().ref
+    harness.tell(ev.NoAnswer(again, DOWN))
+    assert 1 == harness.settle().ref
 
 
 def test_settings_are_the_schedulers() -> None:

@@ -29,7 +29,7 @@ FULL = RateLimited("full")
 
 def submit(harness: SchedulerHarness, ref: int) -> ev.Submit:
     """Send the creation of a new job."""
-    harness.tell(ev.Wanted(ref, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=False))
     while not isinstance(command := harness.take(), ev.Submit):
         assert isinstance(command, ev.Settle | ev.Poll)
     return command
@@ -50,8 +50,8 @@ def test_three_doubts_stop_creating() -> None:
     harness = SchedulerHarness()
     in_doubt(harness, 1, 2)
     third = submit(harness, 3)
-    harness.tell(ev.Wanted(4, SMILE, 1.0, uploads=False))
-    harness.tell(ev.Wanted(5, SMILE, 1.0, uploads=True))
+    harness.tell(ev.JobAdded(4, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(5, SMILE, 1.0, uploads=True))
     harness.tell(ev.NoAnswer(third, DOWN))
     endings = {settle.ref: settle.ending for settle in (harness.settle() for _ in range(3))}
     assert isinstance(endings[3], SubmissionInDoubt)
@@ -60,7 +60,7 @@ def test_three_doubts_stop_creating() -> None:
         assert "nothing was sent" in str(endings[ref]).lower()
         assert "correct the job" not in str(endings[ref])
         assert 0.0 == getattr(endings[ref], "units_at_stake", None)
-    harness.tell(ev.Wanted(6, SMILE, 1.0, uploads=True))
+    harness.tell(ev.JobAdded(6, SMILE, 1.0, uploads=True))
     assert isinstance(harness.settle().ending, JobRefused)
 
 
@@ -69,11 +69,11 @@ def test_creating_is_tried_again() -> None:
     harness = SchedulerHarness()
     in_doubt(harness, 1, 2, 3)
     harness.now += 299 * SECOND
-    harness.tell(ev.Wanted(4, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(4, SMILE, 1.0, uploads=False))
     assert isinstance(harness.settle().ending, JobRefused)
     harness.now += SECOND
     for ref in (5, 6):
-        harness.tell(ev.Wanted(ref, SMILE, 1.0, uploads=False))
+        harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=False))
     trial = harness.take()
     assert isinstance(trial, ev.Submit)
     assert None is harness.scheduler.due(harness.now)
@@ -81,12 +81,12 @@ def test_creating_is_tried_again() -> None:
     assert isinstance(harness.settle().ending, SubmissionInDoubt)
     assert isinstance(harness.settle().ending, JobRefused)
     harness.now += 300 * SECOND
-    harness.tell(ev.Wanted(7, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(7, SMILE, 1.0, uploads=False))
     trial = harness.take()
     assert isinstance(trial, ev.Submit)
     harness.tell(ev.Accepted(trial, "task-7"))
     in_doubt(harness, 8, 9)
-    harness.tell(ev.Wanted(10, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(10, SMILE, 1.0, uploads=False))
     assert JobState.READY is harness.scheduler._state.jobs[10].state
 
 
@@ -96,7 +96,7 @@ def test_what_counts_as_a_doubt() -> None:
     """
     harness = SchedulerHarness()
     for ref in range(100, 105):
-        harness.tell(ev.Forgone(ref, SubmissionInDoubt("x", units_at_stake=1.0)))
+        harness.tell(ev.JobRejected(ref, SubmissionInDoubt("x", units_at_stake=1.0)))
         harness.settle()
     in_doubt(harness, 1, 2)
     harness.tell(ev.Refused(submit(harness, 3), RequestRefused("no"), 400))
@@ -107,7 +107,7 @@ def test_what_counts_as_a_doubt() -> None:
     assert isinstance(again, ev.Submit)
     harness.tell(ev.Accepted(again, "task-4"))
     in_doubt(harness, 5, 6)
-    harness.tell(ev.Wanted(7, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(7, SMILE, 1.0, uploads=False))
     assert JobState.READY is harness.scheduler._state.jobs[7].state
 
 
@@ -116,10 +116,10 @@ def test_a_creation_of_a_dropped_client_counts() -> None:
     harness = SchedulerHarness()
     in_doubt(harness, 1, 2)
     third = submit(harness, 3)
-    harness.tell(ev.Dropped())
+    harness.tell(ev.ChannelAborted())
     harness.settle()
     harness.tell(ev.NoAnswer(third, DOWN))
-    harness.tell(ev.Wanted(4, SMILE, 1.0, uploads=False, channel=1))
+    harness.tell(ev.JobAdded(4, SMILE, 1.0, uploads=False, channel=1))
     assert isinstance(harness.settle().ending, JobRefused)
 
 
@@ -148,7 +148,7 @@ def test_one_401_on_a_poll() -> None:
     assert harness.now < accepted + 10 * SECOND
     harness.tell(ev.Running(again))
     harness.tell(ev.KeyRefused(harness.poll(), Unauthorized("no")))
-    harness.tell(ev.Wanted(2, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(2, SMILE, 1.0, uploads=False))
     assert JobState.READY is harness.scheduler._state.jobs[2].state
 
 
@@ -161,7 +161,7 @@ def test_two_401_on_polls() -> None:
     settle = harness.settle()
     assert isinstance(settle.ending, Unauthorized)
     assert 1.0 == settle.ending.units_at_stake
-    harness.tell(ev.Wanted(2, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(2, SMILE, 1.0, uploads=False))
     assert isinstance(harness.settle().ending, Unauthorized)
 
 
@@ -218,7 +218,7 @@ def test_different_reasons() -> None:
 def test_the_creations_interval(interval: int | None) -> None:
     """The interval of the creation's answer counts until a poll's answer names another."""
     harness = SchedulerHarness()
-    harness.tell(ev.Wanted(1, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=False))
     command = harness.take()
     assert isinstance(command, ev.Submit)
     harness.tell(ev.Accepted(command, "task-1", interval))
@@ -237,7 +237,7 @@ def test_the_creations_interval(interval: int | None) -> None:
 def test_an_interval_beyond_the_lease() -> None:
     """However long an interval the creation's answer names, the lease is kept."""
     harness = SchedulerHarness()
-    harness.tell(ev.Wanted(1, SMILE, 1.0, uploads=False))
+    harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=False))
     command = harness.take()
     assert isinstance(command, ev.Submit)
     harness.tell(ev.Accepted(command, "task-1", 10**15))
@@ -261,7 +261,7 @@ def test_a_file_id_twice_in_one_call() -> None:
     """Files with one id are registered again, one by one; the others are uploaded."""
     harness = SchedulerHarness()
     for ref in range(1, 5):
-        harness.tell(ev.Wanted(ref, SMILE, 1.0, uploads=True))
+        harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=True))
     harness.now += SECOND
     command = register(harness)
     harness.tell(ev.Registered(command, grants(command, "a", "b", "a", "c")))
@@ -281,7 +281,7 @@ def test_a_file_id_twice_in_one_call() -> None:
 def test_a_file_id_of_an_earlier_call() -> None:
     """An id that another job got before is not used; the same job may get its own again."""
     harness = SchedulerHarness()
-    harness.tell(ev.Wanted(1, SMILE, 1.0, uploads=True))
+    harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=True))
     command = register(harness)
     harness.tell(ev.Registered(command, grants(command, "a")))
     upload = harness.take()
@@ -290,7 +290,7 @@ def test_a_file_id_of_an_earlier_call() -> None:
     command = register(harness)
     harness.tell(ev.Registered(command, grants(command, "a")))
     assert isinstance(harness.take(), ev.Upload)
-    harness.tell(ev.Wanted(2, SMILE, 1.0, uploads=True))
+    harness.tell(ev.JobAdded(2, SMILE, 1.0, uploads=True))
     command = register(harness)
     harness.tell(ev.Registered(command, grants(command, "a")))
     command = register(harness)
@@ -305,7 +305,7 @@ def test_a_vendor_that_repeats_ids_forever() -> None:
     """Where no id of its own comes, the job ends before anything is bought."""
     harness = SchedulerHarness()
     for ref in (1, 2):
-        harness.tell(ev.Wanted(ref, SMILE, 1.0, uploads=True))
+        harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=True))
     calls, ended = 0, list[int]()
     while len(ended) < 2:
         match harness.take():
@@ -327,7 +327,7 @@ def test_no_file_id_is_uploaded_twice(answers: list[list[int]]) -> None:
     """Whatever ids come, those that are uploaded belong to one job each."""
     harness = SchedulerHarness()
     for ref in range(1, 6):
-        harness.tell(ev.Wanted(ref, SMILE, 1.0, uploads=True))
+        harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=True))
     harness.now += SECOND
     ids: dict[int, str] = {}
     uploaded: dict[str, int] = {}
@@ -431,7 +431,7 @@ def test_one_task_twice_is_no_conflict() -> None:
     """Two jobs of the same task have the same result."""
     harness = SchedulerHarness()
     for ref in (1, 2):
-        harness.tell(ev.Adopted(ref, SMILE, 1.0, "the same"))
+        harness.tell(ev.TaskAdopted(ref, SMILE, 1.0, "the same"))
     polls = next_polls(harness, 1, 2)
     for poll in polls.values():
         harness.tell(ev.Succeeded(poll, url("one")))
@@ -457,7 +457,7 @@ def test_a_dropped_client_is_not_asked_again() -> None:
     polls = next_polls(harness, 1, 2)
     harness.tell(ev.Succeeded(polls[1], url("one")))
     harness.tell(ev.Succeeded(polls[2], url("one")))
-    harness.tell(ev.Dropped())
+    harness.tell(ev.ChannelAborted())
     assert {1, 2} == {harness.settle().ref for _ in range(2)}
     assert NEVER == harness.scheduler.wakes_at(harness.now)
 
@@ -481,7 +481,7 @@ def test_many_results_are_remembered() -> None:
 def test_an_urgent_query_ends_in_a_minute() -> None:
     """While the key is full with requests of others, an urgent query ends after 60 s."""
     harness = SchedulerHarness()
-    harness.tell(ev.Asked(90, urgent=True, lasting=True))
+    harness.tell(ev.QueryAdded(90, urgent=True, lasting=True))
     while isinstance(command := harness.take(), ev.Ask):
         harness.now += SECOND // 10
         harness.tell(ev.Limited(command, FULL))
@@ -495,8 +495,8 @@ def test_an_urgent_query_that_cannot_leave() -> None:
     """One that finds no room for a minute ends as well; others wait on."""
     harness = SchedulerHarness()
     harness.scheduler.remember([(0, 250)])
-    harness.tell(ev.Asked(91))
-    harness.tell(ev.Asked(90, urgent=True))
+    harness.tell(ev.QueryAdded(91))
+    harness.tell(ev.QueryAdded(90, urgent=True))
     settle = harness.settle()
     assert isinstance(settle.ending, RateLimited)
     assert (90, 60 * SECOND) == (settle.ref, harness.now)
@@ -510,7 +510,7 @@ def test_an_urgent_query_that_cannot_leave() -> None:
 def test_the_look_ahead_is_bounded(requests: int, per_second: int) -> None:
     """However large the limits are, few jobs are known before they are created."""
     limits = Limits(requests=requests + 50, per_second=per_second)
-    assert 48 <= Scheduler(limits, Polling(insured=10)).appetite() <= 240
+    assert 48 <= Scheduler(limits, Polling(insured=10)).lookahead() <= 240
 
 
 def test_two_tasks_with_401_twice() -> None:
@@ -542,12 +542,12 @@ def test_many_file_ids_are_remembered() -> None:
 
 
 @pytest.mark.parametrize("sent", [False, True])
-def test_a_withdrawn_query(sent: bool) -> None:
+def test_a_cancelled_query(sent: bool) -> None:
     """It is not sent if it has not left, nor again if it has."""
     harness = SchedulerHarness()
-    harness.tell(ev.Asked(90))
+    harness.tell(ev.QueryAdded(90))
     command = harness.take() if sent else None
-    harness.tell(ev.Withdrawn(90))
+    harness.tell(ev.JobCancelled(90))
     if isinstance(command, ev.Ask):
         harness.tell(ev.NoAnswer(command, DOWN))
         assert DOWN is harness.settle().ending

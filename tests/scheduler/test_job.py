@@ -45,14 +45,16 @@ def test_every_state_is_reached_and_left() -> None:
     left = {state for state, _ in TRANSITIONS}
     assert {JobState.WAITING, JobState.READY} <= reached
     assert {JobState.ADOPTED} == set(JobState) - reached
-    assert {JobState.TOLD} == set(JobState) - left
+    assert {JobState.SETTLED} == set(JobState) - left
 
 
 def test_every_answer_is_in_the_table() -> None:
     """Whatever may answer a command of a job is news that some state may hear."""
     known = {kind for _, kind in TRANSITIONS}
-    heard = {kind for command, kinds in ANSWERS.items() if command is not ev.Ask for kind in kinds}
-    assert heard <= known
+    known_answers = {
+        kind for command, kinds in ANSWERS.items() if command is not ev.Ask for kind in kinds
+    }
+    assert known_answers <= known
 
 
 def test_no_money_is_spent_twice() -> None:

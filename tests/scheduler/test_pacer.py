@@ -58,7 +58,7 @@ def test_nothing_new_on_a_plan_for_a_better_network() -> None:
     assert here.may_create(0)
     polled(here, 300, 5 * SECOND)
     here.replan(100 * SECOND)
-    assert here.cramped
+    assert here.overcommitted
     assert not here.may_create(0)
     for each in range(1, ref + 1):
         here.table.release(each)
@@ -184,13 +184,13 @@ def test_polls_are_sooner_while_more_is_tried() -> None:
     refused(here, 200)
     here.on_response(ev.Running(POLL), 1000, 301 * SECOND)
     here.replan(700 * SECOND)
-    assert 420 * SECOND == here.allowance.wary_until
+    assert 420 * SECOND == here.allowance.contended_until
     here.replan(1000 * SECOND)
-    assert 1030 * SECOND == here.allowance.wary_until
+    assert 1030 * SECOND == here.allowance.contended_until
 
 
 @pytest.mark.parametrize("took", [150_000, 300_000, 700_000, 5 * SECOND])
-def test_a_trembling_network_keeps_the_guard(took: int) -> None:
+def test_a_jittery_network_keeps_the_guard(took: int) -> None:
     """The guard is never below the jitter and does not move for small changes."""
     here = pacer()
     polled(here, 400, took)
@@ -213,7 +213,7 @@ def test_the_plan_is_not_cut_again_at_once() -> None:
         here.on_response(ev.NoAnswer(POLL, NO), 100_000, 0)
     here.replan(20 * SECOND)
     assert good == here.table.cycle
-    assert not here.cramped
+    assert not here.overcommitted
     here.replan(30 * SECOND)
     assert good > here.table.cycle
 

@@ -35,7 +35,7 @@ BOTH = Polling(completion="both")
 DOWN = ServiceUnavailable("down")
 
 
-class Told(World):
+class NotifyingWorld(World):
     """A world whose vendor tells of ends; `offsets(end)` are when it does, in microseconds.
 
     With completion="webhook" a lease is no matter.
@@ -45,7 +45,7 @@ class Told(World):
         super().__init__(*given, **more)  # type: ignore[arg-type]
         self.offsets: Callable[[random.Random], Iterable[int]] = lambda _: (0,)
         self.lifted = self.polling.completion == "webhook"
-        self.told: list[tuple[int, int]] = []
+        self.notified: list[tuple[int, int]] = []
 
     def vendor(self, command: ev.Request | ev.Upload) -> ev.Answer:
         if self.lifted and isinstance(command, ev.Poll):
@@ -56,11 +56,11 @@ class Told(World):
                 at = max(self.now, self.tasks[command.ref].ends + offset)
                 self.order += 1
                 note = Flight(command, self.now, 0, 0)
-                heapq.heappush(self.queue, (at, self.order, "told", note, None))
+                heapq.heappush(self.queue, (at, self.order, "notify", note, None))
         return answer
 
     def happen(self) -> None:
-        if self.queue[0][2] == "told":
+        if self.queue[0][2] == "notify":
             command = heapq.heappop(self.queue)[3].command
             assert isinstance(command, ev.Submit)
             self.notify(command.ref)
@@ -68,7 +68,7 @@ class Told(World):
             super().happen()
 
     def notify(self, ref: int) -> None:
-        self.told.append((self.now, ref))
+        self.notified.append((self.now, ref))
         self.tell(ev.Notified(ref))
 
     def polls(self, ref: int = 1) -> list[float]:
@@ -83,11 +83,11 @@ class Told(World):
         ]
 
 
-def told(
+def one_task(
     polling: Polling = WEBHOOK, lasts: float = 30.0, offsets: Iterable[float] = (0.0,)
-) -> Told:
+) -> NotifyingWorld:
     """A world of one task of `lasts` seconds, announced at these offsets from its end."""
-    world = Told(None, polling)
+    world = NotifyingWorld(None, polling)
     given = [round(each * SECOND) for each in offsets]
     world.offsets, world.duration = lambda _: given, lambda _: lasts
     world.round_trip = lambda _: 100_000
@@ -100,7 +100,7 @@ def told(
 
 def test_two_requests_where_the_vendor_tells() -> None:
     """Nothing is asked between the creation and the notification, however long that is."""
-    world = told(lasts=200)
+    world = one_task(lasts=200)
     world.finish()
 
     assert Counter(Submit=1, Poll=1, Settle=1) == world.kinds()
@@ -108,8 +108,8 @@ def test_two_requests_where_the_vendor_tells() -> None:
 
 
 def test_a_notification_ends_the_wait() -> None:
-    """With both, polls keep the task alive, and the end is heard of when it is announced."""
-    world = told(BOTH, lasts=20)
+    """With both, polls keep the task alive, and the end is known when it is announced."""
+    world = one_task(BOTH, lasts=20)
     world.finish()
 
     assert 20.1 == pytest.approx(world.polls()[-1], abs=0.2)
@@ -120,7 +120,7 @@ def test_a_notification_ends_the_wait() -> None:
 @pytest.mark.parametrize("polling", [WEBHOOK, BOTH])
 def test_an_early_notification(polling: Polling) -> None:
     """A task that still runs is asked for again with growing pauses."""
-    world = told(polling, lasts=60, offsets=[-40.0])
+    world = one_task(polling, lasts=60, offsets=[-40.0])
     world.finish()
     asked = [at for at in world.polls() if at > 19.9]
 
@@ -133,7 +133,7 @@ def test_an_early_notification(polling: Polling) -> None:
 @pytest.mark.parametrize("offsets", [(0, 0), (0, 0.05), (0, 5, 500), (0,) * 30])
 def test_double_and_late(polling: Polling, offsets: tuple[float, ...]) -> None:
     """What comes again costs at most a poll or two, however often, and after the end nothing."""
-    world = told(polling, offsets=offsets)
+    world = one_task(polling, offsets=offsets)
     world.finish()
     polls = [at for at in world.polls() if at > 29]
     world.run(world.now + 1000 * SECOND)
@@ -144,9 +144,9 @@ def test_double_and_late(polling: Polling, offsets: tuple[float, ...]) -> None:
 
 def test_what_comes_second_changes_nothing() -> None:
     """A notification of a job that has ended, is not known or was not created leaves no trace."""
-    world = told()
+    world = one_task()
     world.finish()
-    world.tell(ev.Wanted(7, SMILE, 1.0, uploads=True))
+    world.tell(ev.JobAdded(7, SMILE, 1.0, uploads=True))
     world.perform()
     world.scheduler.due(world.now)
     before = dump(world.scheduler)
@@ -162,7 +162,7 @@ def test_what_comes_second_changes_nothing() -> None:
 )
 def test_a_lost_notification(usual: float | None, lasts: float, expected: list[float]) -> None:
     """Long overdue, a task is asked for all the same, and ever more rarely."""
-    world = told(lasts=lasts, offsets=())
+    world = one_task(lasts=lasts, offsets=())
     job = world.scheduler._state.jobs[1]
     job.kind = TaskKind("ai-smile", usual=None if usual is None else (0, round(usual * SECOND)))
     world.finish()
@@ -175,9 +175,9 @@ def test_a_lost_notification(usual: float | None, lasts: float, expected: list[f
 def test_once_more_before_it_is_given_up(give_up: int) -> None:
     """A task that nobody announced is asked for while there is time for another try."""
     polling = Polling(completion="webhook", give_up_after=give_up)
-    world = told(polling, lasts=give_up / 3, offsets=())
+    world = one_task(polling, lasts=give_up / 3, offsets=())
     world.finish()
-    stuck = told(polling, lasts=10_000, offsets=())
+    stuck = one_task(polling, lasts=10_000, offsets=())
     stuck.finish()
 
     assert ev.Succeeded is type(world.settled[1].ending)
@@ -188,7 +188,7 @@ def test_once_more_before_it_is_given_up(give_up: int) -> None:
 
 def test_polls_that_fail_come_again_ever_more_rarely() -> None:
     """Where no lease runs, an outage of ten minutes costs a dozen polls, not the window."""
-    world = told(Polling(completion="webhook", give_up_after=1200), lasts=20)
+    world = one_task(Polling(completion="webhook", give_up_after=1200), lasts=20)
     world.fate = lambda command: (
         ev.NoAnswer(command, DOWN)
         if isinstance(command, ev.Poll) and world.now < 600 * SECOND
@@ -204,7 +204,7 @@ def test_polls_that_fail_come_again_ever_more_rarely() -> None:
 
 def test_a_refused_poll_comes_again() -> None:
     """A 429 to the poll that was announced delays the result by seconds."""
-    world = told(lasts=20)
+    world = one_task(lasts=20)
     full = RateLimited("Too many requests", status=429)
     refused = iter([True])
     world.fate = lambda command: (
@@ -217,7 +217,7 @@ def test_a_refused_poll_comes_again() -> None:
 
 def test_an_announced_poll_that_fails_does_not_wait_for_the_next_promise() -> None:
     """With both, the result comes seconds after the notification, though the first poll failed."""
-    world = told(BOTH, lasts=20)
+    world = one_task(BOTH, lasts=20)
     world.fate = lambda command: (
         ev.NoAnswer(command, DOWN)
         if isinstance(command, ev.Poll) and 20 * SECOND <= world.now <= 20.2 * SECOND
@@ -230,7 +230,7 @@ def test_an_announced_poll_that_fails_does_not_wait_for_the_next_promise() -> No
 
 def test_an_answer_that_never_comes() -> None:
     """A poll that hangs is followed by another; its answer, when it comes, changes nothing."""
-    world = told(lasts=20)
+    world = one_task(lasts=20)
     slow = iter([40_000_000])
     world.round_trip = lambda command: (
         next(slow, 100_000) if isinstance(command, ev.Poll) else 100_000
@@ -245,7 +245,7 @@ def test_an_answer_that_never_comes() -> None:
 
 def test_an_unknown_task_is_asked_for_once_more() -> None:
     """ "Unknown" of a task that is left alone on purpose is believed the second time."""
-    world = told(lasts=60)
+    world = one_task(lasts=60)
     world.fate = lambda command: (
         ev.TaskUnknown(command, TaskExpired("unknown")) if isinstance(command, ev.Poll) else None
     )
@@ -257,7 +257,7 @@ def test_an_unknown_task_is_asked_for_once_more() -> None:
 
 def test_a_failure_of_the_engine_is_tried_again() -> None:
     """An announced failure that may pass is made anew, and the new task waits for its own word."""
-    world = told(lasts=30)
+    world = one_task(lasts=30)
     failures = iter([True])
     failed = TaskFailed("x", code="error_inference", passing=True)
     world.fate = lambda command: (
@@ -275,10 +275,10 @@ def test_a_failure_of_the_engine_is_tried_again() -> None:
 @pytest.mark.parametrize("completion", ["webhook", "both"])
 def test_a_task_that_is_taken_over(completion: Completion) -> None:
     """It is asked for at once; what was announced before is asked for again soon."""
-    world = told(Polling(completion=completion))
+    world = one_task(Polling(completion=completion))
     world.tasks[5] = test_scheduler.Task(3 * SECOND, 0)
     world.jobs[5] = 1.0
-    world.tell(ev.Adopted(5, SMILE, 1.0, "task-5", age=60 * SECOND))
+    world.tell(ev.TaskAdopted(5, SMILE, 1.0, "task-5", age=60 * SECOND))
     world.tell(ev.Notified(5))
     world.finish()
 
@@ -288,10 +288,10 @@ def test_a_task_that_is_taken_over(completion: Completion) -> None:
 
 def test_an_old_task_that_is_taken_over_is_asked_for_again() -> None:
     """Even one that is about to be given up is asked for a second time."""
-    world = told()
+    world = one_task()
     world.tasks[5] = test_scheduler.Task(8 * SECOND, 0)
     world.jobs[5] = 1.0
-    world.tell(ev.Adopted(5, SMILE, 1.0, "task-5", age=3600 * SECOND))
+    world.tell(ev.TaskAdopted(5, SMILE, 1.0, "task-5", age=3600 * SECOND))
     world.finish()
 
     assert ev.Succeeded is type(world.settled[5].ending)
@@ -299,9 +299,9 @@ def test_an_old_task_that_is_taken_over_is_asked_for_again() -> None:
 
 def test_who_closes_poll_queue() -> None:
     """What runs when the client closes is asked for at once, since there is no time to wait."""
-    world = told(lasts=12, offsets=[60])
+    world = one_task(lasts=12, offsets=[60])
     world.run(5 * SECOND)
-    world.tell(ev.Closed(0))
+    world.tell(ev.ChannelClosed(0))
     world.finish()
 
     assert [5.0, 7.1, 11.2, 19.3] == pytest.approx(world.polls(), abs=0.6)
@@ -309,9 +309,9 @@ def test_who_closes_poll_queue() -> None:
 
 def test_dropped_tasks_are_asked_for_no_longer() -> None:
     """When a client has ended, a notification of what it left asks for nothing."""
-    world = told(lasts=12)
+    world = one_task(lasts=12)
     world.run(5 * SECOND)
-    world.tell(ev.Dropped(0))
+    world.tell(ev.ChannelAborted(0))
     world.run(100 * SECOND)
 
     assert {"TaskAbandoned": 1} == world.endings()
@@ -325,7 +325,7 @@ def test_dropped_tasks_are_asked_for_no_longer() -> None:
 @pytest.mark.parametrize("lasts", [8.0, 60.0])
 def test_results_do_not_wait_for_a_period(lasts: float, early: float) -> None:
     """The window is never filled with creations, also where the vendor tells too early."""
-    world = Told(None, WEBHOOK, seed=3)
+    world = NotifyingWorld(None, WEBHOOK, seed=3)
     world.duration = lambda rng: lasts * rng.lognormvariate(0, 0.35)
     world.offsets = lambda rng: (-3 * SECOND if rng.random() < early else 0,)
     for _ in range(300):
@@ -343,12 +343,12 @@ def test_results_do_not_wait_for_a_period(lasts: float, early: float) -> None:
 
 def test_questions_do_not_take_what_results_need() -> None:
     """However much is asked, what was created is asked for when it is announced."""
-    world = Told(None, WEBHOOK)
+    world = NotifyingWorld(None, WEBHOOK)
     world.duration = lambda _: 40.0
     for _ in range(60):
         world.want()
     for number in range(400):
-        world.tell(ev.Asked(1_000_000 + number))
+        world.tell(ev.QueryAdded(1_000_000 + number))
     world.finish(100)
     waits = [
         at - world.tasks[ref].ends for ref, at in world.settled_at.items() if ref in world.tasks
@@ -361,7 +361,7 @@ def test_questions_do_not_take_what_results_need() -> None:
 @pytest.mark.parametrize("lost", [0.1, 1.0])
 def test_lost_notifications_do_not_feed_on_themselves(lost: float) -> None:
     """What was found late says nothing of how long tasks last: none is given up for it."""
-    world = Told(None, WEBHOOK, seed=5)
+    world = NotifyingWorld(None, WEBHOOK, seed=5)
     world.duration = lambda _: 60.0
     world.offsets = lambda rng: () if rng.random() < lost else (0,)
     for _ in range(200):
@@ -375,7 +375,7 @@ def test_lost_notifications_do_not_feed_on_themselves(lost: float) -> None:
 
 def test_what_is_overdue_is_learned() -> None:
     """After many that were announced, a lost one is found sooner than by what is documented."""
-    world = Told(None, WEBHOOK)
+    world = NotifyingWorld(None, WEBHOOK)
     world.duration = lambda _: 8.0
     for _ in range(400):
         world.want(uploads=False)
@@ -390,7 +390,7 @@ def test_what_is_overdue_is_learned() -> None:
 
 def test_the_end_is_foreseen() -> None:
     """With webhooks the forecast reckons with two requests for each, not with polls."""
-    world = Told(None, WEBHOOK)
+    world = NotifyingWorld(None, WEBHOOK)
     world.duration = lambda _: 60.0
     for _ in range(60):
         world.want(uploads=False)
@@ -404,7 +404,7 @@ def test_the_end_is_foreseen() -> None:
 
 def test_the_forecast_of_a_few() -> None:
     """What the window holds at once takes as long as one of them."""
-    world = told(lasts=60)
+    world = one_task(lasts=60)
     world.finish()
     world.run(world.now + 400 * SECOND)
     eta = world.scheduler.eta(50, 0)
@@ -497,7 +497,7 @@ def test_which_keeper(completion: Completion | None, kept: bool) -> None:
 def test_limits_that_could_keep_nothing_alive() -> None:
     """Where no polls are needed, ten requests a period are enough."""
     limits = Limits(10, 300.0, 1)
-    world = Told(limits, WEBHOOK)
+    world = NotifyingWorld(limits, WEBHOOK)
     world.round_trip = lambda _: 100_000
     for _ in range(8):
         world.want(uploads=False)
@@ -530,7 +530,7 @@ class Notifying(test_scheduler.Machine):
         notes=st.sampled_from(["all", "none", "wild"]),
     )
     def begin(self, setting: tuple[Limits, Polling], seed: int, faults: str, notes: str) -> None:
-        self.world = world = Told(*setting, seed=seed)
+        self.world = world = NotifyingWorld(*setting, seed=seed)
         self.faults, self.rng = faults, world.rng
         self.channels, self.asked = set(), 0
         if faults != "none":
@@ -577,7 +577,7 @@ TestNotifying.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defin
 )
 def test_nothing_hangs(seed: int, lost: float, completion: Completion, count: int) -> None:
     """Whichever notifications come, each task is found while it is not given up."""
-    world = Told(None, Polling(completion=completion), seed=seed)
+    world = NotifyingWorld(None, Polling(completion=completion), seed=seed)
     world.offsets = lambda rng: (
         () if rng.random() < lost else (round(rng.uniform(-10, 30) * SECOND),)
     )
@@ -620,88 +620,88 @@ def first(queue: list[tuple[int, int, ScheduledJob]]) -> tuple[int, int] | None:
 
 def test_an_early_poll_after_the_interval() -> None:
     """The first early poll may come an interval after the creation."""
-    session = ExtraPollsHarness()
-    assert (2 * SECOND, 1) == first(session.extra_polls.early)
-    assert None is first(session.extra_polls.tries)
+    harness = ExtraPollsHarness()
+    assert (2 * SECOND, 1) == first(harness.extra_polls.early)
+    assert None is first(harness.extra_polls.tries)
 
 
 def test_a_silent_promised_poll_is_tried_again() -> None:
     """A reserved poll that is silent is tried again inside the lease; an early one is not."""
-    session = ExtraPollsHarness()
-    session.extra_polls.left(session.job, 3 * SECOND)
-    assert None is session.job.try_at
-    session.pacer.table.keep(1, session.cycle)
-    session.extra_polls.left(session.job, session.cycle)
-    assert (session.cycle + session.patience, 1) == first(session.extra_polls.tries)
+    harness = ExtraPollsHarness()
+    harness.extra_polls.left(harness.job, 3 * SECOND)
+    assert None is harness.job.try_at
+    harness.pacer.table.keep(1, harness.cycle)
+    harness.extra_polls.left(harness.job, harness.cycle)
+    assert (harness.cycle + harness.patience, 1) == first(harness.extra_polls.tries)
 
 
 def test_a_short_cycle_is_cut_for_its_tries() -> None:
     """A reserved poll that fails is tried at once, even if the next is reserved in the lease."""
-    session = ExtraPollsHarness()
+    harness = ExtraPollsHarness()
     pacer = Pacer(Limits(), lease=30 * SECOND, horizon=120 * SECOND)
-    session.extra_polls = ExtraPolls(pacer, lease=30 * SECOND, interval=2 * SECOND)
+    harness.extra_polls = ExtraPolls(pacer, lease=30 * SECOND, interval=2 * SECOND)
     pacer.table.recut(80, pacer.table.guard, 0, 250)
     pacer.table.reserve(1, 0, 120 * SECOND // SLOT)
     pacer.table.arm(1)
     pacer.table.keep(1, 4 * SECOND)
     assert pacer.table.next_poll(1) < 30 * SECOND
-    session.extra_polls.failed(session.job, 4 * SECOND + 100_000)
-    assert 4 * SECOND + 100_000 == session.job.try_at
+    harness.extra_polls.failed(harness.job, 4 * SECOND + 100_000)
+    assert 4 * SECOND + 100_000 == harness.job.try_at
 
 
 def test_tries_end() -> None:
     """After six tries, and past the lease, no other try is made."""
-    session = ExtraPollsHarness()
-    session.pacer.table.keep(1, session.cycle)
-    session.job.tries = 6
-    session.extra_polls.failed(session.job, session.cycle)
-    assert None is session.job.try_at
-    session.job.tries = 0
-    session.extra_polls.failed(session.job, 10 * SECOND)
-    assert None is session.job.try_at
+    harness = ExtraPollsHarness()
+    harness.pacer.table.keep(1, harness.cycle)
+    harness.job.tries = 6
+    harness.extra_polls.failed(harness.job, harness.cycle)
+    assert None is harness.job.try_at
+    harness.job.tries = 0
+    harness.extra_polls.failed(harness.job, 10 * SECOND)
+    assert None is harness.job.try_at
 
 
 def test_tries_are_spread_over_the_lease() -> None:
     """Polls that fail at once are not all spent at once: the last leaves near the lease's end."""
-    session, left = ExtraPollsHarness(), []
-    session.pacer.table.keep(1, session.cycle)
-    session.extra_polls.left(session.job, session.cycle)
-    session.extra_polls.failed(session.job, session.cycle)
-    while (found := first(session.extra_polls.tries)) is not None:
+    harness, left = ExtraPollsHarness(), []
+    harness.pacer.table.keep(1, harness.cycle)
+    harness.extra_polls.left(harness.job, harness.cycle)
+    harness.extra_polls.failed(harness.job, harness.cycle)
+    while (found := first(harness.extra_polls.tries)) is not None:
         left.append(found[0])
-        session.job.tries += 1
-        session.extra_polls.left(session.job, found[0])
-        session.extra_polls.failed(session.job, found[0])
-        session.extra_polls.tidy()
+        harness.job.tries += 1
+        harness.extra_polls.left(harness.job, found[0])
+        harness.extra_polls.failed(harness.job, found[0])
+        harness.extra_polls.tidy()
     assert 6 == len(left)
-    assert session.cycle == left[0]
+    assert harness.cycle == left[0]
     assert 9 * SECOND < left[-1] < 10 * SECOND
 
 
 def test_an_answer_ends_the_tries() -> None:
     """A renewed lease that reaches the next reserved poll needs no retry; the queue forgets it."""
-    session = ExtraPollsHarness()
-    session.pacer.table.keep(1, session.cycle)
-    session.extra_polls.left(session.job, session.cycle)
-    session.extra_polls.renewed(
-        session.job, session.cycle, None, session.cycle, session.cycle + 100_000
+    harness = ExtraPollsHarness()
+    harness.pacer.table.keep(1, harness.cycle)
+    harness.extra_polls.left(harness.job, harness.cycle)
+    harness.extra_polls.renewed(
+        harness.job, harness.cycle, None, harness.cycle, harness.cycle + 100_000
     )
-    session.extra_polls.tidy()
-    assert None is first(session.extra_polls.tries)
-    assert session.cycle == session.job.accepted
+    harness.extra_polls.tidy()
+    assert None is first(harness.extra_polls.tries)
+    assert harness.cycle == harness.job.accepted
 
 
 def test_an_old_answer_keeps_the_try() -> None:
     """An answer to an older poll renews the lease from when that one left, and no more."""
-    session = ExtraPollsHarness()
-    session.pacer.table.keep(1, session.cycle)
-    session.extra_polls.left(session.job, session.cycle)
-    session.extra_polls.renewed(
-        session.job, 2 * SECOND, None, session.cycle, session.cycle + 100_000
+    harness = ExtraPollsHarness()
+    harness.pacer.table.keep(1, harness.cycle)
+    harness.extra_polls.left(harness.job, harness.cycle)
+    harness.extra_polls.renewed(
+        harness.job, 2 * SECOND, None, harness.cycle, harness.cycle + 100_000
     )
-    session.extra_polls.tidy()
-    assert 2 * SECOND == session.job.accepted
-    assert (session.cycle + session.patience, 1) == first(session.extra_polls.tries)
+    harness.extra_polls.tidy()
+    assert 2 * SECOND == harness.job.accepted
+    assert (harness.cycle + harness.patience, 1) == first(harness.extra_polls.tries)
 
 
 @pytest.mark.parametrize(
@@ -709,38 +709,38 @@ def test_an_old_answer_keeps_the_try() -> None:
 )
 def test_the_vendors_interval(said: int | None, kept: int) -> None:
     """The vendor's interval is followed on the next early poll, from half a second up."""
-    session = ExtraPollsHarness()
-    session.extra_polls.left(session.job, 3 * SECOND)
-    session.extra_polls.renewed(session.job, 3 * SECOND, said, 3 * SECOND, 3 * SECOND)
-    session.extra_polls.tidy()
-    assert (3 * SECOND + kept, 1) == first(session.extra_polls.early)
+    harness = ExtraPollsHarness()
+    harness.extra_polls.left(harness.job, 3 * SECOND)
+    harness.extra_polls.renewed(harness.job, 3 * SECOND, said, 3 * SECOND, 3 * SECOND)
+    harness.extra_polls.tidy()
+    assert (3 * SECOND + kept, 1) == first(harness.extra_polls.early)
 
 
 def test_no_early_poll_at_the_promise() -> None:
     """An early poll that would come with the reserved poll is none."""
-    session = ExtraPollsHarness()
-    session.extra_polls.renewed(session.job, 3 * SECOND, 10**15, 3 * SECOND, 3 * SECOND)
-    assert None is session.job.early_at
-    session.extra_polls.tidy()
-    assert None is first(session.extra_polls.early)
+    harness = ExtraPollsHarness()
+    harness.extra_polls.renewed(harness.job, 3 * SECOND, 10**15, 3 * SECOND, 3 * SECOND)
+    assert None is harness.job.early_at
+    harness.extra_polls.tidy()
+    assert None is first(harness.extra_polls.early)
 
 
 def test_thrift() -> None:
     """Where requests are scarce a seventh of the task's age passes before an early poll."""
-    session = ExtraPollsHarness()
+    harness = ExtraPollsHarness()
     for number in range(220):
-        session.pacer.table.leave(number, 0, SECOND)
-    session.extra_polls.left(session.job, SECOND)
-    session.extra_polls.renewed(session.job, SECOND, None, 28 * SECOND, SECOND)
-    assert 5 * SECOND == session.job.early_at
+        harness.pacer.table.leave(number, 0, SECOND)
+    harness.extra_polls.left(harness.job, SECOND)
+    harness.extra_polls.renewed(harness.job, SECOND, None, 28 * SECOND, SECOND)
+    assert 5 * SECOND == harness.job.early_at
 
 
-def test_wary() -> None:
+def test_contended() -> None:
     """While the key is used elsewhere a poll is wanted in mid-lease."""
-    session = ExtraPollsHarness()
-    session.pacer.allowance.wary_until = 120 * SECOND
-    session.extra_polls.renewed(session.job, 0, 8 * SECOND, 0, 0)
-    assert 6 * SECOND == session.job.early_at
+    harness = ExtraPollsHarness()
+    harness.pacer.allowance.contended_until = 120 * SECOND
+    harness.extra_polls.renewed(harness.job, 0, 8 * SECOND, 0, 0)
+    assert 6 * SECOND == harness.job.early_at
 
 
 # Tasks that have rather ended than not.
@@ -748,54 +748,54 @@ def test_wary() -> None:
 
 def test_a_poll_when_it_is_likely_to_have_ended() -> None:
     """It is worth asking when the task has rather ended, and not before the interval."""
-    session = ExtraPollsHarness()
-    assert None is first(session.extra_polls.likely)
-    session.extra_polls.expect_end(session.job, 5 * SECOND)
-    assert (5 * SECOND, 1) == first(session.extra_polls.likely)
-    session.extra_polls.expect_end(session.job, SECOND)
-    session.extra_polls.tidy()
-    assert (2 * SECOND, 1) == first(session.extra_polls.likely)
+    harness = ExtraPollsHarness()
+    assert None is first(harness.extra_polls.likely)
+    harness.extra_polls.expect_end(harness.job, 5 * SECOND)
+    assert (5 * SECOND, 1) == first(harness.extra_polls.likely)
+    harness.extra_polls.expect_end(harness.job, SECOND)
+    harness.extra_polls.tidy()
+    assert (2 * SECOND, 1) == first(harness.extra_polls.likely)
 
 
 @pytest.mark.parametrize("before", [0, SECOND - 1])
 def test_a_promise_that_hears_it_soon_enough(before: int) -> None:
     """What is reserved within a second of the likely end needs no poll beside it."""
-    session = ExtraPollsHarness()
-    reserved = session.pacer.table.next_poll(1)
-    session.extra_polls.expect_end(session.job, reserved - before)
-    assert None is session.job.likely_at
-    assert None is first(session.extra_polls.likely)
-    session.extra_polls.expect_end(session.job, reserved - SECOND)
-    assert (reserved - SECOND, 1) == first(session.extra_polls.likely)
+    harness = ExtraPollsHarness()
+    reserved = harness.pacer.table.next_poll(1)
+    harness.extra_polls.expect_end(harness.job, reserved - before)
+    assert None is harness.job.likely_at
+    assert None is first(harness.extra_polls.likely)
+    harness.extra_polls.expect_end(harness.job, reserved - SECOND)
+    assert (reserved - SECOND, 1) == first(harness.extra_polls.likely)
 
 
 def test_hope_ends_with_a_poll_and_with_news() -> None:
     """A poll that leaves, and not knowing any longer, take the likely one out of the queue."""
     for polled in (True, False):
-        session = ExtraPollsHarness()
-        session.extra_polls.expect_end(session.job, 5 * SECOND)
+        harness = ExtraPollsHarness()
+        harness.extra_polls.expect_end(harness.job, 5 * SECOND)
         if polled:
-            session.extra_polls.left(session.job, 3 * SECOND)
+            harness.extra_polls.left(harness.job, 3 * SECOND)
         else:
-            session.extra_polls.expect_end(session.job, None)
-        session.extra_polls.tidy()
-        assert None is session.job.likely_at
-        assert None is first(session.extra_polls.likely)
+            harness.extra_polls.expect_end(harness.job, None)
+        harness.extra_polls.tidy()
+        assert None is harness.job.likely_at
+        assert None is first(harness.extra_polls.likely)
 
 
 def test_when_something_may_be_worth_asking() -> None:
     """Of tries, early and likely polls the first of each may wake."""
-    session = ExtraPollsHarness()
-    assert [2 * SECOND] == wakes(session.extra_polls)
-    session.extra_polls.expect_end(session.job, 5 * SECOND)
-    assert [2 * SECOND, 5 * SECOND] == wakes(session.extra_polls)
-    session.pacer.table.keep(1, session.cycle)
-    session.extra_polls.failed(session.job, session.cycle)
-    assert [session.cycle, 2 * SECOND, 5 * SECOND] == wakes(session.extra_polls)
-    session.extra_polls.left(session.job, session.cycle)
-    session.job.try_at = None
-    session.extra_polls.tidy()
-    assert [] == wakes(session.extra_polls)
+    harness = ExtraPollsHarness()
+    assert [2 * SECOND] == wakes(harness.extra_polls)
+    harness.extra_polls.expect_end(harness.job, 5 * SECOND)
+    assert [2 * SECOND, 5 * SECOND] == wakes(harness.extra_polls)
+    harness.pacer.table.keep(1, harness.cycle)
+    harness.extra_polls.failed(harness.job, harness.cycle)
+    assert [harness.cycle, 2 * SECOND, 5 * SECOND] == wakes(harness.extra_polls)
+    harness.extra_polls.left(harness.job, harness.cycle)
+    harness.job.try_at = None
+    harness.extra_polls.tidy()
+    assert [] == wakes(harness.extra_polls)
 
 
 # Tasks that nothing is reserved any longer.
@@ -803,22 +803,22 @@ def test_when_something_may_be_worth_asking() -> None:
 
 def test_a_task_without_a_promise_is_asked_where_there_is_room() -> None:
     """Its next poll is a try a cycle after the last one, inside the lease."""
-    session = ExtraPollsHarness()
-    session.pacer.table.extend(1, 100, 0, 250)
-    session.job.tries = 3
-    session.extra_polls.left(session.job, 4 * SECOND)
-    session.extra_polls.renewed(session.job, 4 * SECOND, None, 4 * SECOND, 4 * SECOND + 100_000)
-    session.extra_polls.tidy()
-    assert (4 * SECOND + session.cycle, 1) == first(session.extra_polls.tries)
-    assert 0 == session.job.tries
+    harness = ExtraPollsHarness()
+    harness.pacer.table.extend(1, 100, 0, 250)
+    harness.job.tries = 3
+    harness.extra_polls.left(harness.job, 4 * SECOND)
+    harness.extra_polls.renewed(harness.job, 4 * SECOND, None, 4 * SECOND, 4 * SECOND + 100_000)
+    harness.extra_polls.tidy()
+    assert (4 * SECOND + harness.cycle, 1) == first(harness.extra_polls.tries)
+    assert 0 == harness.job.tries
 
 
 def test_a_late_answer_without_a_promise() -> None:
     """Where the answer comes after the time of the next poll that leaves at once."""
-    session = ExtraPollsHarness()
-    session.pacer.table.extend(1, 100, 0, 250)
-    session.extra_polls.left(session.job, SECOND)
-    late = SECOND + session.cycle + SECOND // 2
-    session.extra_polls.renewed(session.job, SECOND, None, SECOND, late)
-    session.extra_polls.tidy()
-    assert (late, 1) == first(session.extra_polls.tries)
+    harness = ExtraPollsHarness()
+    harness.pacer.table.extend(1, 100, 0, 250)
+    harness.extra_polls.left(harness.job, SECOND)
+    late = SECOND + harness.cycle + SECOND // 2
+    harness.extra_polls.renewed(harness.job, SECOND, None, SECOND, late)
+    harness.extra_polls.tidy()
+    assert (late, 1) == first(harness.extra_polls.tries)

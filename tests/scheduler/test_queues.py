@@ -60,186 +60,186 @@ class UploadHarness:
 
 def test_the_whole_way() -> None:
     """Files are registered together in their order and each is uploaded and ready."""
-    session = UploadHarness(3)
-    command = session.register()
+    harness = UploadHarness(3)
+    command = harness.register()
     assert ((0, 1, 2), None) == (command.refs, command.feature)
-    assert 3 == session.uploads.under_way == len(session.uploads)
-    session.hear(ev.Registered(command, grants(command)))
+    assert 3 == harness.uploads.under_way == len(harness.uploads)
+    harness.hear(ev.Registered(command, grants(command)))
     for ref in range(3):
-        upload = session.upload()
+        upload = harness.upload()
         assert upload is not None
-        assert ([ref], []) == session.hear(ev.Uploaded(upload))
-    assert 0 == len(session.uploads)
-    assert NEVER == session.uploads.upload_at()
+        assert ([ref], []) == harness.hear(ev.Uploaded(upload))
+    assert 0 == len(harness.uploads)
+    assert NEVER == harness.uploads.upload_at()
 
 
 def test_a_full_call_or_none() -> None:
     """A call waits until it is full unless part of one is worth it, and for company even then."""
-    session = UploadHarness(3)
-    assert None is session.uploads.registration(SECOND, partly=False)
-    assert None is session.uploads.registration(50_000, partly=True)
-    assert 100_000 == session.uploads.registration_at()
+    harness = UploadHarness(3)
+    assert None is harness.uploads.registration(SECOND, partly=False)
+    assert None is harness.uploads.registration(50_000, partly=True)
+    assert 100_000 == harness.uploads.registration_at()
     assert None is not UploadHarness(20).uploads.registration(0, partly=False)
     assert None is UploadHarness(0).uploads.registration(0, partly=True)
 
 
 def test_lanes_stay_apart() -> None:
-    """One call holds the files of one lane, and the others keep their order."""
-    session = UploadHarness(6, channels=2)
-    assert (0, 2, 4) == session.register().refs
-    assert (1, 3, 5) == session.register().refs
+    """One call holds the files of one channel, and the others keep their order."""
+    harness = UploadHarness(6, channels=2)
+    assert (0, 2, 4) == harness.register().refs
+    assert (1, 3, 5) == harness.register().refs
 
 
 def test_too_many_files_halve_the_call() -> None:
     """A refused call is sent again with half of the files, even where several were on their way."""
-    session = UploadHarness(40)
-    first, second = session.register(), session.register()
+    harness = UploadHarness(40)
+    first, second = harness.register(), harness.register()
     assert 20 == len(first.refs) == len(second.refs)
-    assert ([], []) == session.hear(ev.Refused(first, NO, 400))
-    assert ([], []) == session.hear(ev.Refused(second, NO, 413))
-    assert 10 == len(session.register().refs)
+    assert ([], []) == harness.hear(ev.Refused(first, NO, 400))
+    assert ([], []) == harness.hear(ev.Refused(second, NO, 413))
+    assert 10 == len(harness.register().refs)
 
 
 def test_one_bad_file_is_found() -> None:
     """Halving leads to the one file that is refused, which ends alone; calls are full again."""
-    session, ended = UploadHarness(8, files=8), []
-    while len(session.uploads) > session.uploads.under_way:
-        command = session.register()
+    harness, ended = UploadHarness(8, files=8), []
+    while len(harness.uploads) > harness.uploads.under_way:
+        command = harness.register()
         if 5 in command.refs:
-            ended += session.hear(ev.Refused(command, NO, 400))[1]
+            ended += harness.hear(ev.Refused(command, NO, 400))[1]
         else:
-            session.hear(ev.Registered(command, grants(command)))
+            harness.hear(ev.Registered(command, grants(command)))
     assert [(5, NO)] == ended
-    assert 8 == session.uploads._files
+    assert 8 == harness.uploads._files
 
 
 def test_the_feature_s_own_path() -> None:
     """Where the universal path is missing each feature registers for itself, and nothing ends."""
-    session = UploadHarness(40)
-    first, second = session.register(), session.register()
-    assert ([], []) == session.hear(ev.Refused(first, NO, 404))
-    assert ([], []) == session.hear(ev.Refused(second, NO, 404))
-    command = session.register()
-    feature = session.jobs[command.refs[0]].kind.feature
+    harness = UploadHarness(40)
+    first, second = harness.register(), harness.register()
+    assert ([], []) == harness.hear(ev.Refused(first, NO, 404))
+    assert ([], []) == harness.hear(ev.Refused(second, NO, 404))
+    command = harness.register()
+    feature = harness.jobs[command.refs[0]].kind.feature
     assert feature == command.feature
-    assert {feature} == {session.jobs[ref].kind.feature for ref in command.refs}
-    session.hear(ev.Refused(session.register(), NO, 404))
+    assert {feature} == {harness.jobs[ref].kind.feature for ref in command.refs}
+    harness.hear(ev.Refused(harness.register(), NO, 404))
 
 
 def test_a_refused_key_ends_all() -> None:
     """401 ends every file of the call."""
-    session = UploadHarness(3)
-    assert [0, 1, 2] == [ref for ref, _ in session.hear(ev.KeyRefused(session.register(), NO))[1]]
+    harness = UploadHarness(3)
+    assert [0, 1, 2] == [ref for ref, _ in harness.hear(ev.KeyRefused(harness.register(), NO))[1]]
 
 
 def test_refused_for_the_limit() -> None:
     """429 costs no file anything."""
-    session = UploadHarness(3)
+    harness = UploadHarness(3)
     for _ in range(30):
-        assert ([], []) == session.hear(ev.Limited(session.register(), NO))
+        assert ([], []) == harness.hear(ev.Limited(harness.register(), NO))
 
 
 @pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer])
 def test_an_outage_while_registering(kind: type[ev.NotSent | ev.NoAnswer]) -> None:
     """A call without an answer is sent again; after six times its first file ends, and no other."""
-    session = UploadHarness(3)
+    harness = UploadHarness(3)
     for _ in range(5):
-        assert ([], []) == session.hear(kind(session.register(), NO))
-    assert ([], [(0, NO)]) == session.hear(kind(session.register(), NO))
-    assert (1, 2) == session.register().refs
+        assert ([], []) == harness.hear(kind(harness.register(), NO))
+    assert ([], [(0, NO)]) == harness.hear(kind(harness.register(), NO))
+    assert (1, 2) == harness.register().refs
 
 
-def test_withdrawn_on_the_way() -> None:
+def test_cancelled_on_the_way() -> None:
     """What is said of files that ended meanwhile changes nothing."""
-    session = UploadHarness(2)
-    command = session.register()
-    for job in session.jobs.values():
+    harness = UploadHarness(2)
+    command = harness.register()
+    for job in harness.jobs.values():
         job.state = JobState.ENDED
-    assert ([], []) == session.hear(ev.NoAnswer(command, NO))
-    session = UploadHarness(3)
-    session.registered()
-    upload = session.upload()
+    assert ([], []) == harness.hear(ev.NoAnswer(command, NO))
+    harness = UploadHarness(3)
+    harness.registered()
+    upload = harness.upload()
     assert upload is not None
-    session.jobs[0].state = JobState.ENDED
-    session.uploads.remove([session.jobs[0], session.jobs[1]])
-    assert ([], []) == session.hear(ev.Uploaded(upload))
-    last = session.upload()
+    harness.jobs[0].state = JobState.ENDED
+    harness.uploads.remove([harness.jobs[0], harness.jobs[1]])
+    assert ([], []) == harness.hear(ev.Uploaded(upload))
+    last = harness.upload()
     assert last is not None
     assert 2 == last.ref
-    assert None is session.upload()
+    assert None is harness.upload()
 
 
 def test_uploads_at_once() -> None:
     """At most 24 pictures go up at once."""
-    session = UploadHarness(60, files=60)
-    session.registered()
-    uploads = [session.upload() for _ in range(25)]
+    harness = UploadHarness(60, files=60)
+    harness.registered()
+    uploads = [harness.upload() for _ in range(25)]
     assert 24 == sum(upload is not None for upload in uploads)
-    assert NEVER == session.uploads.upload_at()
+    assert NEVER == harness.uploads.upload_at()
 
 
 def test_an_outage_while_uploading() -> None:
     """While the other host is silent one upload at a time is tried, with growing pauses."""
-    session = UploadHarness(10)
-    session.registered()
-    flying = [session.upload() for _ in range(6)]
+    harness = UploadHarness(10)
+    harness.registered()
+    flying = [harness.upload() for _ in range(6)]
     for upload in flying:
         assert upload is not None
-        session.hear(ev.NoAnswer(upload, NO))
-    tried, ended, until = 0, 0, session.now + 600 * SECOND
+        harness.hear(ev.NoAnswer(upload, NO))
+    tried, ended, until = 0, 0, harness.now + 600 * SECOND
     while True:
-        assert None is session.upload()
-        at = session.uploads.upload_at()
+        assert None is harness.upload()
+        at = harness.uploads.upload_at()
         if at > until:
             break
-        session.now = at
-        upload = session.upload()
+        harness.now = at
+        upload = harness.upload()
         assert upload is not None
-        assert None is session.upload()
+        assert None is harness.upload()
         tried += 1
-        ended += len(session.hear(ev.NotSent(upload, NO))[1])
+        ended += len(harness.hear(ev.NotSent(upload, NO))[1])
     assert tried <= 24
     assert ended <= 5
-    session.now = at
-    upload = session.upload()
+    harness.now = at
+    upload = harness.upload()
     assert upload is not None
-    session.hear(ev.Uploaded(upload))
-    assert None is not session.upload()
-    assert None is not session.upload()
+    harness.hear(ev.Uploaded(upload))
+    assert None is not harness.upload()
+    assert None is not harness.upload()
 
 
 def test_a_signed_url_that_no_longer_serves() -> None:
     """A refused upload registers again, six times."""
-    session = UploadHarness(1)
+    harness = UploadHarness(1)
     for _ in range(5):
-        session.registered()
-        upload = session.upload()
+        harness.registered()
+        upload = harness.upload()
         assert upload is not None
-        assert ([], []) == session.hear(ev.Refused(upload, NO, 403))
-    session.registered()
-    upload = session.upload()
+        assert ([], []) == harness.hear(ev.Refused(upload, NO, 403))
+    harness.registered()
+    upload = harness.upload()
     assert upload is not None
-    assert ([], [(0, NO)]) == session.hear(ev.Refused(upload, NO, 403))
+    assert ([], [(0, NO)]) == harness.hear(ev.Refused(upload, NO, 403))
 
 
 def test_an_upload_fails_six_times() -> None:
     """A picture whose upload stays unanswered six times ends, and no other."""
-    session = UploadHarness(1)
-    session.registered()
+    harness = UploadHarness(1)
+    harness.registered()
     for failure in range(6):
-        session.now += 60 * SECOND
-        upload = session.upload()
+        harness.now += 60 * SECOND
+        upload = harness.upload()
         assert upload is not None
-        assert ([], [(0, NO)] if failure == 5 else []) == session.hear(ev.NoAnswer(upload, NO))
+        assert ([], [(0, NO)] if failure == 5 else []) == harness.hear(ev.NoAnswer(upload, NO))
 
 
 def test_a_picture_to_blame() -> None:
     """An upload that our own side refuses ends the job at once."""
-    session, gone = UploadHarness(1), JobRefused("gone")
-    session.registered()
-    upload = session.upload()
+    harness, gone = UploadHarness(1), JobRefused("gone")
+    harness.registered()
+    upload = harness.upload()
     assert upload is not None
-    assert ([], [(0, gone)]) == session.hear(ev.Refused(upload, gone, 0))
+    assert ([], [(0, gone)]) == harness.hear(ev.Refused(upload, gone, 0))
 
 
 def test_when_there_is_anything_to_register() -> None:
@@ -278,7 +278,7 @@ def test_in_order() -> None:
 
 @pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer, ev.Limited])
 def test_asked_again(kind: type[ev.NotSent | ev.NoAnswer | ev.Limited]) -> None:
-    """What may pass is waiting_queries again before the others, six times, not in a closed lane."""
+    """What may pass is sent again before the others, six times, not in a closed channel."""
     queries = waiting_queries(4, 5)
     command = ev.Ask(1, 4)
     for _ in range(6):
@@ -307,19 +307,19 @@ def test_refused() -> None:
 
 
 def test_closed() -> None:
-    """A closing lane ends its queries that were not sent, and no others."""
+    """A closing channel ends its queries that were not sent, and no others."""
     queries = waiting_queries(1, 2, 3)
     assert [1, 3] == [question.ref for question in queries.close(1)]
     assert 1 == len(queries.waiting)
 
 
 def test_lasting() -> None:
-    """Some are sent, and sent again, while their lane closes, and end when it is dropped."""
+    """Some are sent, and sent again, while their channel closes, and end when it is dropped."""
     queries = waiting_queries(1)
     queries.add(Query(3, channel=1, since=0, lasting=True))
     assert [1] == [question.ref for question in queries.close(1)]
     queries.issued()
     command = ev.Ask(1, 3)
     assert None is queries.on_response(command, ev.NotSent(command, DOWN), 0, again=False)
-    assert [3] == [question.ref for question in queries.close(1, dropped=True)]
+    assert [3] == [question.ref for question in queries.close(1, aborted=True)]
     assert not queries.waiting

@@ -129,7 +129,7 @@ class World:
         ref = len(self.jobs) + 1
         self.jobs[ref] = units
         feature = "ai-smile" if ref % 2 else "ai-avatar"
-        self.tell(ev.Wanted(ref, ev.TaskKind(feature), units, uploads, channel))
+        self.tell(ev.JobAdded(ref, ev.TaskKind(feature), units, uploads, channel))
         return ref
 
     def tell(self, event: ev.Event) -> None:
@@ -162,8 +162,8 @@ class World:
         if isinstance(command, ev.Poll) and self.on_time:
             first = self.scheduler._state.table.due(self.now // SLOT)
             if first is not None and first[1] == command.ref and first[0] < self.now // SLOT:
-                wary = self.now < self.scheduler._state.pacer.allowance.wary_until
-                assert wary or command.ref in self.slow
+                contended = self.now < self.scheduler._state.pacer.allowance.contended_until
+                assert contended or command.ref in self.slow
 
     @property
     def slow(self) -> set[int]:
@@ -420,7 +420,7 @@ class Machine(RuleBasedStateMachine):
     def questions(self, count: int) -> None:
         for _ in range(count):
             self.asked += 1
-            self.world.tell(ev.Asked(1_000_000 + self.asked, self.rng.randint(0, 2)))
+            self.world.tell(ev.QueryAdded(1_000_000 + self.asked, self.rng.randint(0, 2)))
         self.world.perform()
 
     @rule(seconds=st.floats(0, 90))
@@ -439,13 +439,13 @@ class Machine(RuleBasedStateMachine):
         world.perform()
 
     @rule()
-    def withdrawn(self) -> None:
-        self.world.tell(ev.Withdrawn(self.rng.randint(1, len(self.world.jobs) + 3)))
+    def cancelled(self) -> None:
+        self.world.tell(ev.JobCancelled(self.rng.randint(1, len(self.world.jobs) + 3)))
         self.world.perform()
 
     @precondition(lambda self: self.rng.random() < 0.15)
-    @rule(event=st.sampled_from([ev.Closed, ev.Dropped]), channel=st.integers(0, 2))
-    def lane_ends(self, event: type[ev.Closed | ev.Dropped], channel: int) -> None:
+    @rule(event=st.sampled_from([ev.ChannelClosed, ev.ChannelAborted]), channel=st.integers(0, 2))
+    def lane_ends(self, event: type[ev.ChannelClosed | ev.ChannelAborted], channel: int) -> None:
         self.world.tell(event(channel))
         self.world.perform()
 
@@ -460,7 +460,7 @@ class Machine(RuleBasedStateMachine):
             ev.Issued(ev.Settle(1, ClientClosed("x"), 1.0)),
             ev.Running(poll),
             ev.Uploaded(upload),
-            *(ev.Wanted(ref, SMILE, 1, True) for ref in list(scheduler._state.jobs)[:1]),
+            *(ev.JobAdded(ref, SMILE, 1, True) for ref in list(scheduler._state.jobs)[:1]),
         ]
         for flight in world.flights.values():
             command = flight.command
@@ -506,7 +506,7 @@ class Machine(RuleBasedStateMachine):
         world = self.world
         give_up = self.world.polling.give_up_after
         for channel in range(3):
-            world.tell(ev.Closed(channel))
+            world.tell(ev.ChannelClosed(channel))
         world.run(world.now + round((2 * give_up + 100) * SECOND))
         jobs = {ref for ref in world.jobs if ref < 1_000_000}
         assert jobs == jobs & set(world.settled)
@@ -521,7 +521,7 @@ TestMachine.settings = settings(max_examples=examples(25), stateful_step_count=2
 TestMachine.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defined]
 
 
-# Bad days, each told in one piece.
+# Bad days, each in one piece.
 
 
 def busy(jobs: int = 120, *, uploads: bool = False, seed: int = 1) -> World:
@@ -679,9 +679,9 @@ def test_a_scheduler_after_another_knows_the_window() -> None:
     world.finish()
     after = Scheduler(Limits(), Polling())
     after.remember(world.scheduler.past(world.now))
-    told = [count for _, count in world.scheduler.past(world.now)]
-    assert told == [count for _, count in after.past(0)]
-    assert 80 < sum(told) < 250
+    past = [count for _, count in world.scheduler.past(world.now)]
+    assert past == [count for _, count in after.past(0)]
+    assert 80 < sum(past) < 250
 
 
 def test_waiting_time_is_honest() -> None:
@@ -706,127 +706,127 @@ def failed(command: ev.Poll, *, passing: bool = True) -> ev.EngineFailed:
 
 
 def test_a_passing_failure_is_tried_again() -> None:
-    """A failure of the engine that may pass is created anew as often as was said, then told."""
-    session = SchedulerHarness(engine_retries=1)
-    session.running()
-    session.tell(failed(session.poll()))
-    again = session.take()
+    """A failure of the engine that may pass is created anew as often as was said, then reported."""
+    harness = SchedulerHarness(engine_retries=1)
+    harness.running()
+    harness.tell(failed(harness.poll()))
+    again = harness.take()
     assert isinstance(again, ev.Submit)
-    session.tell(ev.Accepted(again, "task-2"))
-    session.tell(failed(session.poll()))
-    settle = session.settle()
+    harness.tell(ev.Accepted(again, "task-2"))
+    harness.tell(failed(harness.poll()))
+    settle = harness.settle()
     assert isinstance(settle.ending, TaskFailed)
     assert 0.0 == settle.units
-    assert 2.0 == session.scheduler.statistics().units.returned
+    assert 2.0 == harness.scheduler.statistics().units.returned
 
 
-@pytest.mark.parametrize("how", ["final", "withdrawn", "closed", "no retries"])
+@pytest.mark.parametrize("how", ["final", "cancelled", "closed", "no retries"])
 def test_a_failure_that_is_not_tried_again(how: str) -> None:
-    """A final failure, and any of a job that nobody waits for, is told at once."""
-    session = SchedulerHarness(engine_retries=0 if how == "no retries" else 1)
-    session.running()
-    poll = session.poll()
-    if how == "withdrawn":
-        session.tell(ev.Withdrawn(1))
+    """A final failure, and any of a job that nobody waits for, is reported at once."""
+    harness = SchedulerHarness(engine_retries=0 if how == "no retries" else 1)
+    harness.running()
+    poll = harness.poll()
+    if how == "cancelled":
+        harness.tell(ev.JobCancelled(1))
     if how == "closed":
-        session.tell(ev.Closed())
-    session.tell(failed(poll, passing=how != "final"))
-    assert isinstance(session.settle().ending, TaskFailed)
+        harness.tell(ev.ChannelClosed())
+    harness.tell(failed(poll, passing=how != "final"))
+    assert isinstance(harness.settle().ending, TaskFailed)
 
 
 def test_unknown_is_asked_once_more() -> None:
     """An unknown task inside its lease is asked again, and only the second answer is believed."""
-    session = SchedulerHarness()
-    session.running()
-    session.tell(ev.TaskUnknown(session.poll(), TaskExpired("unknown")))
-    session.tell(ev.TaskUnknown(session.poll(), TaskExpired("unknown")))
-    settle = session.settle()
+    harness = SchedulerHarness()
+    harness.running()
+    harness.tell(ev.TaskUnknown(harness.poll(), TaskExpired("unknown")))
+    harness.tell(ev.TaskUnknown(harness.poll(), TaskExpired("unknown")))
+    settle = harness.settle()
     assert isinstance(settle.ending, TaskExpired)
     assert 1.0 == settle.ending.units_at_stake == settle.units
-    assert 1.0 == session.scheduler.statistics().units.at_stake
+    assert 1.0 == harness.scheduler.statistics().units.at_stake
 
 
 def test_a_late_answer_leaves_the_try_in_place() -> None:
     """A hung poll that answers at last renews its own lease, not that of a newer silent poll."""
-    session = SchedulerHarness()
-    session.running()
-    old = session.poll()
-    session.poll()
-    session.tell(ev.Running(old))
-    assert None is not session.scheduler._state.jobs[1].try_at
-    before = session.now
-    session.poll()
-    assert SECOND > session.now - before
+    harness = SchedulerHarness()
+    harness.running()
+    old = harness.poll()
+    harness.poll()
+    harness.tell(ev.Running(old))
+    assert None is not harness.scheduler._state.jobs[1].try_at
+    before = harness.now
+    harness.poll()
+    assert SECOND > harness.now - before
 
 
 def test_dropped() -> None:
-    """A dropped lane ends at once: what runs is abandoned, what is being created is in doubt."""
-    session = SchedulerHarness()
-    session.running(1)
-    session.tell(ev.Wanted(2, SMILE, 3.0, uploads=False))
-    submit = session.take()
+    """A dropped channel ends at once: what runs is abandoned, what is being created is in doubt."""
+    harness = SchedulerHarness()
+    harness.running(1)
+    harness.tell(ev.JobAdded(2, SMILE, 3.0, uploads=False))
+    submit = harness.take()
     assert isinstance(submit, ev.Submit)
-    session.tell(ev.Wanted(3, SMILE, 1.0, uploads=True))
-    session.tell(ev.Dropped())
-    endings = {settle.ref: settle.ending for settle in (session.settle() for _ in range(3))}
+    harness.tell(ev.JobAdded(3, SMILE, 1.0, uploads=True))
+    harness.tell(ev.ChannelAborted())
+    endings = {settle.ref: settle.ending for settle in (harness.settle() for _ in range(3))}
     assert isinstance(endings[1], TaskAbandoned)
     assert isinstance(endings[2], SubmissionInDoubt)
     assert isinstance(endings[3], ClientClosed)
-    session.tell(ev.Accepted(submit, "late"))
-    assert None is session.scheduler.due(session.now)
-    assert 4.0 == session.scheduler.statistics().units.at_stake
+    harness.tell(ev.Accepted(submit, "late"))
+    assert None is harness.scheduler.due(harness.now)
+    assert 4.0 == harness.scheduler.statistics().units.at_stake
 
 
 def test_abandoned_at_its_deadline() -> None:
-    """A task that still runs at `give_up_after` is told as abandoned, its units at stake."""
-    session = SchedulerHarness()
-    session.running()
-    while isinstance(command := session.take(), ev.Poll):
-        session.tell(ev.Running(command))
+    """A task that still runs at `give_up_after` is reported as abandoned, its units at stake."""
+    harness = SchedulerHarness()
+    harness.running()
+    while isinstance(command := harness.take(), ev.Poll):
+        harness.tell(ev.Running(command))
     assert isinstance(command, ev.Settle)
     assert isinstance(command.ending, TaskAbandoned)
-    assert 120 * SECOND == session.now
-    assert 1.0 == session.scheduler.statistics().units.at_stake
+    assert 120 * SECOND == harness.now
+    assert 1.0 == harness.scheduler.statistics().units.at_stake
 
 
 def test_out_of_units() -> None:
     """A refused balance ends unsent what costs as much, keeps the cheaper, and is asked again
     later.
     """
-    session = SchedulerHarness()
+    harness = SchedulerHarness()
     for ref, units in ((1, 5.0), (2, 9.0), (3, 1.0)):
-        session.tell(ev.Wanted(ref, SMILE, units, uploads=False))
-    first, second = session.take(), session.take()
+        harness.tell(ev.JobAdded(ref, SMILE, units, uploads=False))
+    first, second = harness.take(), harness.take()
     assert isinstance(first, ev.Submit)
     assert isinstance(second, ev.Submit)
-    session.tell(ev.OutOfUnits(first, UnitsExhausted("poor")))
-    session.tell(ev.OutOfUnits(second, UnitsExhausted("poor")))
-    session.tell(ev.Wanted(4, SMILE, 6.0, uploads=False))
-    assert {1, 2, 4} == {session.settle().ref for _ in range(3)}
-    cheap = session.take()
+    harness.tell(ev.OutOfUnits(first, UnitsExhausted("poor")))
+    harness.tell(ev.OutOfUnits(second, UnitsExhausted("poor")))
+    harness.tell(ev.JobAdded(4, SMILE, 6.0, uploads=False))
+    assert {1, 2, 4} == {harness.settle().ref for _ in range(3)}
+    cheap = harness.take()
     assert isinstance(cheap, ev.Submit)
     assert 3 == cheap.ref
-    session.tell(ev.Accepted(cheap, "task"))
-    session.now += 61 * SECOND
-    session.tell(ev.Wanted(5, SMILE, 6.0, uploads=False))
-    assert [5] == [job.ref for job in session.scheduler._state.ready]
+    harness.tell(ev.Accepted(cheap, "task"))
+    harness.now += 61 * SECOND
+    harness.tell(ev.JobAdded(5, SMILE, 6.0, uploads=False))
+    assert [5] == [job.ref for job in harness.scheduler._state.ready]
 
 
 @pytest.mark.parametrize("answer", [ev.Limited, ev.NotSent])
 def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSent]) -> None:
     """401 ends everything that is not created, what comes later, and what is to repeat."""
-    session = SchedulerHarness()
+    harness = SchedulerHarness()
     for ref in (1, 2, 3):
-        session.tell(ev.Wanted(ref, SMILE, 1.0, uploads=False))
-    first, second = session.take(), session.take()
+        harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=False))
+    first, second = harness.take(), harness.take()
     assert isinstance(first, ev.Submit)
     assert isinstance(second, ev.Submit)
-    session.tell(ev.KeyRefused(first, Unauthorized("no")))
-    session.tell(answer(second, FULL))
-    session.tell(ev.Wanted(4, SMILE, 1.0, uploads=True))
-    endings = [session.settle().ending for _ in range(4)]
+    harness.tell(ev.KeyRefused(first, Unauthorized("no")))
+    harness.tell(answer(second, FULL))
+    harness.tell(ev.JobAdded(4, SMILE, 1.0, uploads=True))
+    endings = [harness.settle().ending for _ in range(4)]
     assert all(isinstance(ending, Unauthorized) for ending in endings)
-    assert not session.scheduler._state.jobs
+    assert not harness.scheduler._state.jobs
 
 
 @pytest.mark.parametrize(
@@ -834,63 +834,63 @@ def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSen
 )
 def test_how_often_a_creation_is_sent(answer: Callable[..., ev.Answer], most: int) -> None:
     """A creation that was certainly not executed is repeated so often; a refused one never."""
-    session = SchedulerHarness()
-    session.tell(ev.Wanted(1, SMILE, 1.0, uploads=False))
+    harness = SchedulerHarness()
+    harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=False))
     sent = 0
-    while isinstance(command := session.take(), ev.Submit):
+    while isinstance(command := harness.take(), ev.Submit):
         sent += 1
         more = (400,) if answer is ev.Refused else ()
-        session.now += SECOND // 10
-        session.tell(answer(command, FULL, *more))
+        harness.now += SECOND // 10
+        harness.tell(answer(command, FULL, *more))
     assert most == sent
-    assert 0.0 == session.scheduler.statistics().units.charged
+    assert 0.0 == harness.scheduler.statistics().units.charged
 
 
 @pytest.mark.parametrize("polling_interval", [None, 1, -3, 5 * SECOND, 10**15])
 def test_the_vendors_interval(polling_interval: int | None) -> None:
     """The interval that an answer names is kept between half a second and the cycle."""
-    session = SchedulerHarness()
-    session.running()
-    session.tell(ev.Running(session.poll(), polling_interval))
-    cycle = session.scheduler._state.table.cycle * SLOT
+    harness = SchedulerHarness()
+    harness.running()
+    harness.tell(ev.Running(harness.poll(), polling_interval))
+    cycle = harness.scheduler._state.table.cycle * SLOT
     wanted = 2 * SECOND if polling_interval is None else min(max(polling_interval, 500_000), cycle)
-    assert wanted == session.scheduler._state.jobs[1].interval
+    assert wanted == harness.scheduler._state.jobs[1].interval
 
 
 def test_questions_have_their_turn() -> None:
-    """A question that waited long comes before creations; what passes is asked again, then told."""
-    session = SchedulerHarness()
-    session.tell(ev.Asked(90))
+    """A query that waited long comes before creations; what passes is repeated, then reported."""
+    harness = SchedulerHarness()
+    harness.tell(ev.QueryAdded(90))
     for _ in range(7):
-        ask = session.take()
+        ask = harness.take()
         assert isinstance(ask, ev.Ask)
-        session.tell(ev.NoAnswer(ask, DOWN))
-    assert DOWN is session.settle().ending
-    session.tell(ev.Closed(3))
-    session.tell(ev.Asked(91, 3))
-    assert isinstance(session.settle().ending, ClientClosed)
-    session.tell(ev.Asked(1))
+        harness.tell(ev.NoAnswer(ask, DOWN))
+    assert DOWN is harness.settle().ending
+    harness.tell(ev.ChannelClosed(3))
+    harness.tell(ev.QueryAdded(91, 3))
+    assert isinstance(harness.settle().ending, ClientClosed)
+    harness.tell(ev.QueryAdded(1))
     with pytest.raises(IllegalEvent):
-        session.tell(ev.Asked(1))
+        harness.tell(ev.QueryAdded(1))
 
 
 def test_a_picture_that_cannot_go_up() -> None:
     """A picture that its upload refuses ends the job before anything was bought."""
-    session = SchedulerHarness()
-    session.tell(ev.Wanted(1, SMILE, 1.0, uploads=True))
-    register = session.take()
+    harness = SchedulerHarness()
+    harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=True))
+    register = harness.take()
     assert isinstance(register, ev.Register)
-    session.tell(ev.Registered(register, grants(register)))
-    upload = session.take()
+    harness.tell(ev.Registered(register, grants(register)))
+    upload = harness.take()
     assert isinstance(upload, ev.Upload)
-    session.tell(ev.Refused(upload, JobRefused("gone"), 0))
-    assert isinstance(session.settle().ending, JobRefused)
+    harness.tell(ev.Refused(upload, JobRefused("gone"), 0))
+    assert isinstance(harness.settle().ending, JobRefused)
 
 
 def test_shown() -> None:
     """The repr says how many jobs are where and how the plan is cut."""
-    session = SchedulerHarness()
-    session.running()
+    harness = SchedulerHarness()
+    harness.running()
     assert "<Scheduler {'running': 1} <Timetable 1 tasks every 8.8 s, 0 requests unanswered>>" == (
-        repr(session.scheduler)
+        repr(harness.scheduler)
     )

@@ -77,19 +77,19 @@ class SettlementHarness:
         return command
 
 
-def test_an_end_is_told_once() -> None:
-    """The job's waiter is told what it cost, and the job is forgotten."""
+def test_an_end_is_reported_once() -> None:
+    """The job's end is reported with what it cost, and the job is forgotten."""
     bench = SettlementHarness()
     job = bench.job(1)
     bench.settlements.end(job, SUCCEEDED, cause=SUCCEEDED, ended=5)
     assert JobState.ENDED is job.state
     assert ev.Settle(1, SUCCEEDED, 1.0) == bench.settle()
-    assert (JobState.TOLD, {}, {"done": 1}) == (job.state, bench.jobs, bench.counts)
+    assert (JobState.SETTLED, {}, {"done": 1}) == (job.state, bench.jobs, bench.counts)
     assert [(1, 5, False)] == bench.strategy.released
 
 
-def test_ends_are_told_in_their_order() -> None:
-    """First ended, first told; what fails counts as failed, what the client left as neither."""
+def test_ends_are_reported_in_their_order() -> None:
+    """First ended, first reported; what fails counts as failed, what the client left as neither."""
     bench = SettlementHarness()
     failed, closed, done = bench.job(1), bench.job(2, JobState.READY), bench.job(3)
     failure = ev.EngineFailed(ev.Poll(1, 1), FAILED, passing=False)
@@ -122,13 +122,13 @@ def test_no_way_leads_there() -> None:
 
 
 def test_too_old() -> None:
-    """The oldest task is given up when that is said; nobody is told twice."""
+    """The oldest task is given up when that is said; nothing is reported twice."""
     bench = SettlementHarness()
     young, old = bench.job(1, given_up=700), bench.job(2, given_up=600)
     assert 600 == bench.settlements.ages[0][0]
     command = ev.Settle(2, TaskAbandoned("too old"), 1.0)
     bench.settlements.settled(command, bench.queries)
-    assert (JobState.TOLD, JobState.RUNNING) == (old.state, young.state)
+    assert (JobState.SETTLED, JobState.RUNNING) == (old.state, young.state)
     assert [(2, None, False)] == bench.strategy.released
     assert not bench.settlements.queue
     assert 1.0 == bench.units.totals().at_stake
@@ -150,7 +150,7 @@ def test_the_ages_tell_the_truth() -> None:
 
 
 def test_a_question_without_an_answer() -> None:
-    """Whoever asked is told, and the question is forgotten; it cost nothing."""
+    """The error is reported and the query is forgotten; it cost nothing."""
     bench = SettlementHarness()
     question = Query(7, 0, 0, repeats=True, urgent=False)
     bench.queries.add(question)
@@ -274,7 +274,7 @@ def test_a_retry_reserves_again() -> None:
 
 
 def test_a_creation_that_was_not_executed_costs_nothing() -> None:
-    """What was refused is neither reserved nor told."""
+    """What was refused is neither reserved nor reported."""
     units, one = limited(1.0), job(1.0, 1)
     units.reserve(one)
     units.release(one)

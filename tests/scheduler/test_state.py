@@ -20,14 +20,14 @@ def state() -> SchedulerState:
 
 
 def running(here: SchedulerState, ref: int = 1, number: int = 1, now: int = 0) -> None:
-    here.on_arrival(ev.Wanted(ref, SMILE, 2.0, uploads=False), now)
+    here.on_arrival(ev.JobAdded(ref, SMILE, 2.0, uploads=False), now)
     command = ev.Submit(number, ref)
     here.on_issued(command, now)
     here.on_response(ev.Accepted(command, f"task-{number}"), now + 100_000)
 
 
 def test_a_task_is_charged_and_settled() -> None:
-    """What was charged is told with the ending, and the job is forgotten once it is told."""
+    """What was charged is reported with the ending, and then the job is forgotten."""
     here = state()
     running(here)
     assert 2.0 == here.units.totals().charged
@@ -44,7 +44,7 @@ def test_a_task_is_charged_and_settled() -> None:
 
 
 def test_a_hedged_poll_comes_second() -> None:
-    """An answer about a job that ended, or was told, changes nothing but the window."""
+    """An answer about a job that ended, or was reported, changes nothing but the window."""
     here = state()
     running(here)
     polls = [ev.Poll(number, 1) for number in (2, 3, 4)]
@@ -73,11 +73,11 @@ def test_a_number_used_again() -> None:
 
 
 def test_a_closed_lane_takes_nothing() -> None:
-    """A closed lane ends what is not created and what comes later, and is counted as neither."""
+    """A closed channel ends what is not created and what comes later, and is counted as neither."""
     here = state()
-    here.on_closed(0, 0)
-    here.on_arrival(ev.Wanted(1, SMILE, 1.0, uploads=True), 0)
-    here.on_arrival(ev.Asked(2), 0)
+    here.on_channel_closed(0, 0)
+    here.on_arrival(ev.JobAdded(1, SMILE, 1.0, uploads=True), 0)
+    here.on_arrival(ev.QueryAdded(2), 0)
     assert 2 == len(here.settlements.queue)
     for settle in [settle for settle, _ in here.settlements.queue]:
         assert isinstance(settle.ending, ClientClosed)
@@ -89,12 +89,12 @@ def test_a_closed_lane_takes_nothing() -> None:
 def test_known_numbers() -> None:
     """A number that is known cannot come in again, as a job or as a question."""
     here = state()
-    here.on_arrival(ev.Wanted(1, SMILE, 1.0, uploads=True), 0)
-    here.on_arrival(ev.Asked(2), 0)
+    here.on_arrival(ev.JobAdded(1, SMILE, 1.0, uploads=True), 0)
+    here.on_arrival(ev.QueryAdded(2), 0)
     for event in (1, 2):
         with pytest.raises(IllegalEvent, match="is known already"):
-            here.on_arrival(ev.Asked(event), 0)
-    here.on_withdrawn(99)
+            here.on_arrival(ev.QueryAdded(event), 0)
+    here.on_cancelled(99)
     assert not here.settlements.queue
 
 
@@ -103,7 +103,7 @@ def test_abandoned_after_closing() -> None:
     here = state()
     running(here)
     assert "after 120 s" in str(here.abandoned(here.jobs[1]))
-    here.on_closed(0, 0)
+    here.on_channel_closed(0, 0)
     assert "client closed" in str(here.abandoned(here.jobs[1]))
 
 
@@ -121,15 +121,15 @@ def test_a_try_is_counted() -> None:
 
 
 def adopted(here: SchedulerState, now: int = 0) -> ScheduledJob:
-    here.on_arrival(ev.Adopted(1, SMILE, 1.0, "t1"), now)
+    here.on_arrival(ev.TaskAdopted(1, SMILE, 1.0, "t1"), now)
     return here.jobs[1]
 
 
-def test_a_task_that_was_not_asked_for_yet_is_dropped() -> None:
+def test_a_task_that_was_not_polled_yet_is_abandoned() -> None:
     """What is taken over and has not left is abandoned with its client, and asked for no longer."""
     here = state()
     job = adopted(here)
-    here.on_dropped(0, 0)
+    here.on_channel_aborted(0, 0)
     assert (JobState.ENDED, 0) == (job.state, len(here.takeovers))
     assert isinstance(here.settlements.queue[0][0].ending, TaskAbandoned)
 

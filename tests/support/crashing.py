@@ -1,11 +1,10 @@
 """The processes of the crash test: a vendor that outlives all, and workers that are killed.
 
     python -m tests.support.crashing vendor PORT   a sandbox with a lease of seconds; GET /ledger
-    python -m tests.support.crashing nursery       forks a worker for each plan (JSON) on stdin
+    python -m tests.support.crashing forkserver    forks a worker for each plan (JSON) on stdin
 
-The nursery has imported everything already, so that a kill costs no more than what was at work. It
-kills by the clock, and knows whom: a child that nobody has waited for keeps its number. A worker
-also kills itself, with the same signal, at the n-th passing of a point of its plan.
+The fork server has imported everything already, so that a killed worker costs no new start. A
+worker kills itself with SIGKILL: at the n-th passing of a point of its plan, or by a timer.
 """
 
 import asyncio
@@ -61,7 +60,7 @@ OUTPUTS = 2
 SIDE = 64
 
 POINTS = (
-    *("opened", "told"),
+    *("opened", "reported"),
     *("before commit", "after commit"),
     *("before register", "after register", "before upload", "after upload"),
     *("before submit", "after submit", "before poll", "after poll"),
@@ -80,14 +79,14 @@ class Plan(TypedDict):
     url: str
     pictures: list[int]
     delete: bool
-    dawdles: float
-    late: float
-    fuse: tuple[str, int]
+    pause: float
+    delay: float
+    kill_switch: tuple[str, int]
     after: tuple[int, float]
 
 
 class Line(TypedDict):
-    """A line of the diary; those of a start have a number and `left`, those of an end a number."""
+    """A line of the log; those of a start have a number and `left`, those of an end a number."""
 
     picture: str
     number: int | None
@@ -108,7 +107,7 @@ class Task(TypedDict):
     picture: int | None
 
 
-class Told(TypedDict):
+class LedgerReport(TypedDict):
     """The vendor's ledger."""
 
     tasks: list[Task]
@@ -164,11 +163,11 @@ class Vendor(Sandbox):
         if scope["type"] != "http" or scope["path"] != "/ledger":
             await super().__call__(scope, receive, send)
             return
-        body = json.dumps(self.told()).encode()
+        body = json.dumps(self.ledger_report()).encode()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
-    def told(self) -> Told:
+    def ledger_report(self) -> LedgerReport:
         tasks = self._router._tasks._by_id
         return {
             "tasks": [
@@ -209,7 +208,7 @@ def vendor(port: int, seed: int) -> None:
 
 
 @attrs.define
-class Fuse:
+class KillSwitch:
     """Kills this process at the `left`-th passing of `point`, in whatever thread, or `later`
     seconds after the `among`-th passing of any point.
     """
@@ -229,8 +228,8 @@ class Fuse:
                 kill()
                 threading.Event().wait()  # it has not come yet
 
-    def lay(self) -> None:
-        """Put it where money moves."""
+    def install(self) -> None:
+        """Patch the calls that spend units or write results."""
         commit, replace = SqliteJournal.commit, AtomicFile.replace
         call, upload = VendorTransport.call, VendorTransport.upload
 
@@ -284,8 +283,8 @@ def kind_of(call: Request) -> str:
     return "submit" if call.method == "POST" else "poll"
 
 
-class Diary:
-    """What the worker's user knows: a line for each thing, which a kill does not take back."""
+class EventLog:
+    """A log of what was reported to the user: a line each, which survives a kill."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -299,7 +298,7 @@ def label(snapshot: JobSnapshot) -> str:
     if snapshot.phase is Phase.ENTERED:
         return "entered" if snapshot.file_id is None else "uploaded"
     if snapshot.phase is Phase.DONE:
-        return "told" if snapshot.reported else "saved" if snapshot.saved else "done"
+        return "reported" if snapshot.reported else "saved" if snapshot.saved else "done"
     return snapshot.phase.name.lower()
 
 
@@ -309,11 +308,11 @@ class Worker:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.folder = Path(plan["folder"])
-        self.diary = Diary(self.folder / "diary")
+        self.event_log = EventLog(self.folder / "event_log")
         self.pictures = {
             picture.identity(self.folder): picture for picture in map(Picture, plan["pictures"])
         }
-        self.fuse = Fuse(*plan["fuse"], *plan["after"])
+        self.kill_switch = KillSwitch(*plan["kill_switch"], *plan["after"])
         self.former: dict[int, str] = {}
         self.jobs: dict[Job, str] = {}
 
@@ -334,8 +333,8 @@ class Worker:
             journal = client._session.channel.journal.writer
             left = dict(journal.state.live)
             labels = {number: label(snapshot) for number, snapshot in left.items()}
-            self.diary.note(start=self.plan["number"], left=labels)
-            self.fuse.passing("opened")
+            self.event_log.note(start=self.plan["number"], left=labels)
+            self.kill_switch.passing("opened")
             self.former = {number: snapshot.stored.identity for number, snapshot in left.items()}
             await self.tell(client.resume())
             rounds = 0
@@ -346,10 +345,10 @@ class Worker:
                 consents = {"buy_in_doubt": bool(rounds)}
                 await self.tell(client.batch(self.jobs, save_to=out, delete=delete, **consents))
                 rounds += 1
-        self.diary.note(end=self.plan["number"])
+        self.event_log.note(end=self.plan["number"])
 
     async def tell(self, batch: Batch) -> None:
-        """What the user is told, written down before anything else happens."""
+        """Log what is reported to the user before anything else happens."""
         places: list[_Entry] = []
         take = batch._take
 
@@ -361,8 +360,8 @@ class Worker:
         async with batch:
             async for outcome in batch:
                 self.note(places[0], outcome)
-                self.fuse.passing("told")
-                await anyio.sleep(self.plan["dawdles"])
+                self.kill_switch.passing("reported")
+                await anyio.sleep(self.plan["pause"])
 
     def note(self, place: _Entry, outcome: Outcome) -> None:
         item, error = place.item, outcome.error
@@ -371,7 +370,7 @@ class Worker:
             number, identity = item.number, self.former[item.number]
         else:
             identity = self.jobs[item]
-        self.diary.note(
+        self.event_log.note(
             picture=identity,
             number=number,
             task_id=outcome.task_id,
@@ -390,17 +389,17 @@ def worker(plan: Plan) -> None:
     set_to(commands, "_PAUSES", (0.0, 0.1, 0.2))
     set_to(retention, "_PAUSES", (0.0, 0.1, 0.2))
     one = Worker(plan)
-    one.fuse.lay()
+    one.kill_switch.install()
     asyncio.run(one.work())
 
 
-# The nursery.
+# The fork server.
 
 
-def nursery() -> None:
+def forkserver() -> None:
     for line in sys.stdin:
         plan: Plan = json.loads(line)
-        time.sleep(plan["late"])
+        time.sleep(plan["delay"])
         child = os.fork()
         if child == 0:
             live(plan)
@@ -414,7 +413,7 @@ def live(plan: Plan) -> None:
     try:
         worker(plan)
         status = 0
-    except BaseException:  # noqa: BLE001 - a fork of the nursery does not go back into it
+    except BaseException:  # noqa: BLE001 - a fork of the server does not go back into it
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -425,4 +424,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "vendor":
         vendor(int(sys.argv[2]), int(sys.argv[3]))
     else:
-        nursery()
+        forkserver()

@@ -94,7 +94,7 @@ class Wire(httpx.AsyncBaseTransport):
             answer.exception()
 
 
-class Shop:
+class JournalHarness:
     """A sandbox, a journal and the clients on it, one after another; the wall clock is the loop's.
 
     `path` is where the journal is now: each crash moves it, so that nothing that the dead client
@@ -228,9 +228,9 @@ def adds_up(c: Client, sandbox: Sandbox, *, elsewhere: float = 0.0) -> None:
 
 
 def paid(outcomes: Iterable[Outcome], sandbox: Sandbox) -> None:
-    """Over all processes: the vendor took what was delivered for, and what was told to be at stake.
+    """Over all processes: the vendor took the units of what was delivered or reported at stake.
 
-    Nobody was charged twice for one picture. Of a job that was told twice (by a process that
+    Nobody was charged twice for one picture. Of a job that was reported twice (by a process that
     crashed before it had written down so) the better outcome counts.
     """
     ledger = sandbox.ledger

@@ -45,7 +45,7 @@ class SchedulerHarness:
 
     def running(self, ref: int = 1, *, units: float = 1.0) -> None:
         """Create a task for a new job."""
-        self.tell(ev.Wanted(ref, SMILE, units, uploads=False))
+        self.tell(ev.JobAdded(ref, SMILE, units, uploads=False))
         command = self.take()
         assert isinstance(command, ev.Submit)
         self.tell(ev.Accepted(command, f"task-{ref}"))

@@ -240,7 +240,7 @@ def outcomes_by_truth(outcome: Outcome) -> None:
 def outcomes_unchecked(outcome: Outcome) -> None:
     """Nobody forgets the failures unnoticed."""
     outcome.result.images  # type: ignore[union-attr]  # noqa: B018
-    outcome.error.mend  # type: ignore[union-attr]  # noqa: B018
+    outcome.error.hint  # type: ignore[union-attr]  # noqa: B018
 
 
 def positions(outcome: Outcome) -> None:
@@ -334,7 +334,7 @@ async def errors(client: Client, path: Path) -> None:
         assert_type(error.request_id, str | None)
     except PerfectError as error:
         assert_type(error.message, str)
-        assert_type(error.mend, str)
+        assert_type(error.hint, str)
         assert_type(error.units_at_stake, float)
 
 
