@@ -229,7 +229,7 @@ def simulate(
     scheduler, rng = Scheduler(limits, polling), random.Random(seed)
     vendor = Vendor(limits, rng, foreign)
     failures = failures or Failures(0.0)
-    wanted = ev.JobAdded(0, _kind(job), job.units, uploads=True)
+    wanted = ev.JobAdded(0, kind_of(job), job.units, uploads=True)
     vendor.slowdown = None if known else slowdown
     queue: list[tuple[int, int, str, ev.Request | ev.Upload]] = []
     order, now, requests, done, fed, began, spent = 0, 0, 0, 0, 0, 0, 0
@@ -256,7 +256,7 @@ def simulate(
                 vendor.settled(command, now)
                 break
             order += 1
-            arrives, takes = _times(command, rng)
+            arrives, takes = times(command, rng)
             fails = isinstance(command, ev.Poll) and failures.hit(command.ref)
             what, ends = ("fails", now + arrives) if fails else ("arrives", now + takes)
             heapq.heappush(queue, (now + arrives, 2 * order, what, command))
@@ -273,7 +273,7 @@ def simulate(
                 scheduler.receive(answers.pop(request.number), now)
             else:
                 fails = what == "fails"
-                answers[request.number] = _answer(vendor, request, durations, now, fails=fails)
+                answers[request.number] = answer(vendor, request, durations, now, fails=fails)
         else:
             now = wake
     return Outcome(
@@ -297,19 +297,19 @@ def simulate(
     )
 
 
-def _kind(job: Job) -> ev.TaskKind:
+def kind_of(job: Job) -> ev.TaskKind:
     """Which tasks last like that of `job`."""
     usual = job.usual and (round(job.usual[0] * SECOND), round(job.usual[1] * SECOND))
     return ev.TaskKind(job.feature, job.outputs, usual)
 
 
-def _times(request: ev.Request | ev.Upload, rng: random.Random) -> tuple[int, int]:
+def times(request: ev.Request | ev.Upload, rng: random.Random) -> tuple[int, int]:
     """After how long `request` arrives, and is answered."""
     takes = ROUND_TRIP if not isinstance(request, ev.Upload) else 2 * ROUND_TRIP
     return rng.randint(0, takes), takes
 
 
-def _answer(
+def answer(
     vendor: Vendor,
     request: ev.Request | ev.Upload,
     durations: Sequence[float],

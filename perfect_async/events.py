@@ -65,6 +65,17 @@ class Poll(Value):
 
 
 @attrs.frozen(eq=False, repr=False)
+class Rescue(Poll):
+    """Poll the task of another member of the key, which should have done so a moment ago.
+
+    `ref` is a number below 0, `feature` and `task_id` name the task.
+    """
+
+    feature: str
+    task_id: str
+
+
+@attrs.frozen(eq=False, repr=False)
 class Ask(Value):
     """Send the query `ref` (templates, units, prices, history, delete)."""
 
@@ -361,13 +372,23 @@ class SharedLimits(Value):
     per_second: int
     lease: int
 
+    def stricter(self, other: SharedLimits) -> SharedLimits:
+        """The strictest of both, setting by setting."""
+        return SharedLimits(
+            min(self.requests, other.requests),
+            max(self.period, other.period),
+            min(self.per_second, other.per_second),
+            min(self.lease, other.lease),
+        )
+
 
 @attrs.frozen(eq=False, repr=False)
 class MemberRow(Value):
     """How a member stands; `pid` is for people to read.
 
     `work`: jobs that wait for their creation. `waited_at`: when one of them last waited for its
-    turn. `short`: polls are missing that keep its tasks alive, so nobody creates. `cycle`, `guard`
+    turn. `short`: polls are missing that keep its tasks alive, so nobody creates. `held`: requests
+    that it will need for results and that are not reserved. `cycle`, `guard`
     and `spared`: the plan that its own network asks for. `stepped_at`: when this was written.
     """
 
@@ -379,6 +400,7 @@ class MemberRow(Value):
     running: int = 0
     waited_at: int = 0
     short: bool = False
+    held: int = 0
     cycle: int = 0
     guard: int = 0
     spared: int = 0

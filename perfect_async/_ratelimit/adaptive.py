@@ -81,6 +81,15 @@ class AdaptiveLimit:
     def __attrs_post_init__(self) -> None:
         self._assumed = self._ceiling = float(self.requests)
 
+    def set_limits(self, requests: int, period: int) -> None:
+        """Count by other limits from now on."""
+        if self._met_at is None:
+            self._assumed = self._ceiling = float(requests)
+        else:
+            self._assumed = min(self._assumed, requests)
+            self._ceiling = min(self._ceiling, requests)
+        self.requests, self.period = requests, period
+
     def refused(self, now: int, left: int, own: int, retry_after: int | None) -> None:
         """Record a 429 to a request sent at `left`; `own` requests of ours occupy the window."""
         pause, again = SECOND, not self._running or left >= self._refused_at + SECOND

@@ -93,6 +93,8 @@ class SecondWindow:
         """Record a request that leaves; return both of its last slots."""
         ends = (now + guard + SECOND) // SLOT
         late = (now + max(patience, guard) + SECOND) // SLOT
+        if late < self._from:
+            return ends, late
         self._ends[ends] = self._ends.get(ends, 0) + 1
         self._late[late] = self._late.get(late, 0) + 1
         self._count += 1
@@ -101,12 +103,16 @@ class SecondWindow:
     def answered(self, ends: int, late: int, now: int) -> None:
         """Record that a request is answered: it has arrived, so it may leave the second earlier."""
         at = (now + SECOND) // SLOT
-        if at < ends:
+        if at < ends and ends >= self._from:
             self._ends[ends] -= 1
             self._ends[at] = self._ends.get(at, 0) + 1
-        if at < late:
+        if at < late and late >= self._from:
             self._late[late] -= 1
-            self._late[at] = self._late.get(at, 0) + 1
+            # It may have been answered long ago, in another process.
+            if at >= self._from:
+                self._late[at] = self._late.get(at, 0) + 1
+            else:
+                self._count -= 1
 
     def remember(self, age: int, guard: int, count: int) -> None:
         """Record `count` requests that were answered `age` before time 0."""

@@ -34,12 +34,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from typing import Final
 
 import attrs
 
 from perfect_async._ratelimit.slots import PhaseTable, SecondWindow
 from perfect_async._ratelimit.window import SlidingWindow
 from perfect_async._time import NEVER, SECOND, SLOT
+
+RESCUE_AFTER: Final = 6
+"""Slots after which a poll that another member has not sent is sent for it: 0.3 s."""
 
 
 @attrs.define
@@ -63,10 +67,12 @@ class Timetable:
 
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
         self.account = SlidingWindow(requests=requests, period=period, horizon=horizon)
+        self._horizon = horizon
         self.per_second = per_second
         self._guard, self._spared = 0, 1
         self.cycle = 1
         self._tasks: dict[int, _Reservation] = {}
+        self._foreign: set[int] = set()
         self.queue: list[tuple[int, int]] = []
         # What is not answered: when it left, what it counts, and the last slots that must respect
         # it if it arrived within the guard and if within the patience.
@@ -102,6 +108,10 @@ class Timetable:
         self.account.answered(now)
         self._second.answered(ends, late, now)
         return now - left
+
+    def left_at(self, number: int) -> int:
+        """When the unanswered request `number` left."""
+        return self._flying[number][0]
 
     def asking(self, since: int) -> bool:
         """Whether a request that left after `since` is unanswered."""
@@ -169,6 +179,7 @@ class Timetable:
     def release(self, ref: int) -> None:
         """Free what is reserved for task `ref`."""
         task = self._tasks.pop(ref)
+        self._foreign.discard(ref)
         self.account.reserve(ref, range(0))
         self._phases.give(task.next)
         self._tidy()
@@ -225,6 +236,66 @@ class Timetable:
         task = self._tasks[ref]
         return task.next <= task.last and task.next * SLOT <= at
 
+    # What other members of the key reserved: their tasks count here, and are never due.
+
+    def mirror(self, ref: int, following: int, last: int) -> None:
+        """Reserve one poll a cycle of `ref` from slot `following` to `last`, fitting or not.
+
+        Another member reserved them: for a task of its own, or for one of ours that it polled.
+        """
+        task = self._tasks.get(ref)
+        if task is None:
+            self._tasks[ref] = task = _Reservation(following, last)
+            self._foreign.add(ref)
+        else:
+            self._phases.give(task.next)
+        task.next, task.last = following, last
+        self._phases.take(following)
+        self.account.reserve(ref, self._polls(task))
+        self._enqueue(ref, task)
+        self._tidy()
+
+    def set_limits(self, *, requests: int, period: int, per_second: int) -> None:
+        """Count by other limits from now on: what has left and is reserved stays.
+
+        Where the limits shrink, more may be reserved than fits; then nothing new does.
+        """
+        before = self.account
+        self.account = SlidingWindow(requests=requests, period=period, horizon=self._horizon)
+        self.account.copy(before)
+        self.per_second = per_second
+        self._per_slot = -(-per_second // (SECOND // SLOT))
+        self._phases = PhaseTable(self.cycle, self._per_slot)
+        for task in self._tasks.values():
+            self._phases.take(task.next)
+        self._reserve_all()
+        self._bound()
+
+    def take_over(self, cycle: int, guard: int, places: Mapping[int, tuple[int, int]]) -> None:
+        """Poll every task by the plan of another member: every `cycle` slots, with `guard`.
+
+        `places` has the next and the last slot of each task, as far as that member knew it.
+        """
+        self.cycle, self.guard = cycle, guard
+        self._phases = PhaseTable(cycle, self._per_slot)
+        for ref, task in self._tasks.items():
+            task.next, task.last = places.get(ref, (task.next, task.last))
+            self._phases.take(task.next)
+        self._reserve_all()
+        self._requeue()
+
+    def reserved(self, ref: int) -> tuple[int, int]:
+        """The slot of the next reserved poll of `ref`, and the last one that may hold one."""
+        task = self._tasks[ref]
+        return task.next, task.last
+
+    def foreign_due(self, slot: int) -> int:
+        """How many polls of other members are about to leave in `slot`, or are a little late."""
+        return sum(
+            slot - RESCUE_AFTER < task.next <= min(slot, task.last)
+            for task in map(self._tasks.__getitem__, self._foreign)
+        )
+
     # What fits.
 
     def admits(self, slot: int, origin: int, last: int, limit: int) -> bool:
@@ -257,7 +328,9 @@ class Timetable:
         guard; for what is `urgent` it arrived within the guard, where it was counted all along,
         else two polls that hang would keep a third one's task from being tried again.
         """
-        slot, most = now // SLOT, self.per_second - kept
+        slot = now // SLOT
+        # A poll of another member in this slot has not left yet, and leaves whatever happens.
+        most = self.per_second - kept - (self.foreign_due(slot) if self._foreign else 0)
         held = self._second.held(slot, self._reach, urgent=urgent)
         if held[0] >= most:
             return False
@@ -332,10 +405,7 @@ class Timetable:
             self._reserve_all()
             # A limit that has shrunk under what was reserved is no reason to keep the old plan.
             if self.account.peak(slot, horizon) <= max(limit, peak) and self._seconds_hold(slot):
-                self.queue = [
-                    (t.next, ref) for ref, t in self._tasks.items() if t.armed and t.next <= t.last
-                ]
-                heapq.heapify(self.queue)
+                self._requeue()
                 return True
         self.cycle, self.guard, self._phases = before
         for ref, task in self._tasks.items():
@@ -391,6 +461,14 @@ class Timetable:
     def _enqueue(self, ref: int, task: _Reservation) -> None:
         if task.armed and task.next <= task.last:
             heapq.heappush(self.queue, (task.next, ref))
+
+    def _requeue(self) -> None:
+        self.queue = [
+            (task.next, ref)
+            for ref, task in self._tasks.items()
+            if task.armed and task.next <= task.last
+        ]
+        heapq.heapify(self.queue)
 
     def _reserve_all(self) -> None:
         for ref, task in self._tasks.items():

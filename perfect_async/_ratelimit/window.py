@@ -96,6 +96,15 @@ class SlidingWindow:
             self._left[self.index(-age // SLOT)] += count
             self._total += count
 
+    def copy(self, other: SlidingWindow) -> None:
+        """Count what left by the account of `other`, which may have another period."""
+        self.unanswered = other.unanswered
+        for bucket, count in enumerate(other._left, other._base):
+            if count:
+                # At the end of the bucket: what is not known exactly counts for longer.
+                self._left[self.index((bucket + 1) * other._bucket - 1)] += count
+                self._total += count
+
     def forget(self, now: int) -> None:
         """Drop what no window from now on can hold."""
         here = now // self._length

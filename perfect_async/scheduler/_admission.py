@@ -18,13 +18,14 @@ All times are integer microseconds.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Final
 
 import attrs
 
 from perfect_async._ratelimit.estimators import DurationEstimator, DurationModel, tail
 from perfect_async._time import SECOND, SLOT
-from perfect_async.events import TaskKind
+from perfect_async.events import TaskKind, TaskRow
 from perfect_async.scheduler._job import ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
@@ -58,6 +59,7 @@ class _Kind:
     horizon: int = 0
     changes: int = 0
     placed: int = 0
+    unsorted: bool = False
     young: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
     old: dict[int, _Task] = attrs.field(factory=dict[int, "_Task"], repr=False)
 
@@ -76,6 +78,7 @@ class _Task:
     """
 
     ref: int
+    name: TaskKind
     kind: _Kind
     created: int
     began: int
@@ -104,14 +107,24 @@ class AdmissionController:
         self._review_at = self.acts_at = 0
         self._full: tuple[int, int] | None = None
         self._changes = 0
+        # Other members of the key: whose tasks these are, and whether one of them lacks polls.
+        self._foreign: set[int] = set()
+        self.short_elsewhere = False
+        # Whether reservations may move now, and what waits until they may.
+        self.may_move = True
+        self._moves: dict[int, int] = {}
+        # Told of each duration that was seen here: kind, low, high.
+        self.on_duration: Callable[[TaskKind, int, int | None], None] | None = None
+        # Tasks that were lost since the others were told.
+        self.lost: set[int] = set()
 
     # Events of tasks.
 
     def created(self, job: ScheduledJob, now: int) -> None:
         """The creation of `job` leaves, or the first poll of an adopted task."""
-        kind = self._remember(job)
+        kind = self._remember(job.kind)
         last, cap = self._last(kind, now, now), job.given_up // SLOT
-        self._tasks[job.ref] = task = _Task(job.ref, kind, now, now, cap, last)
+        self._tasks[job.ref] = task = _Task(job.ref, job.kind, kind, now, now, cap, last)
         if self._young(kind, now, now):
             kind.young[job.ref] = task
             self._review_by(now + kind.horizon)
@@ -135,23 +148,82 @@ class AdmissionController:
         to = left // SLOT + self._table.cycle
         if to - self._table.next_poll(ref) // SLOT >= _WORTH:
             # Its lease was renewed between two reserved polls: the next one can wait as long.
-            self._table.shift(ref, to, now // SLOT, self._pacer.firm)
+            self._moves[ref] = to
+            if self.may_move:
+                self.move(now)
 
     def release(self, ref: int, *, ended: int | None = None, lost: bool = False) -> None:
         """Poll `ref` no longer: it `ended` then, or how long it lasts is unknown (None)."""
+        task = self._tasks[ref]
+        if ended is not None or task.low:
+            high = None if ended is None else ended - task.created
+            self._learn(task.kind, task.low, high)
+            if self.on_duration is not None:
+                self.on_duration(task.name, task.low, high)
+        if lost and self.on_duration is not None:
+            self.lost.add(ref)
+        self.forget(ref, lost=lost)
+
+    def forget(self, ref: int, *, lost: bool = False) -> None:
+        """Poll `ref` no longer, wherever its duration is learned from."""
         task = self._tasks.pop(ref)
-        kind = task.kind
-        kind.young.pop(ref, None)
-        kind.old.pop(ref, None)
+        task.kind.young.pop(ref, None)
+        task.kind.old.pop(ref, None)
         self._short.pop(ref, None)
+        self._moves.pop(ref, None)
+        self._foreign.discard(ref)
         self._table.release(ref)
-        if ended is not None:
-            kind.durations.ended(task.low, ended - task.created)
-            self._strict_for = max(0, self._strict_for - 1)
-        elif task.low:
-            kind.durations.outlasted(task.low)
         if lost:
             self._strict_for = _STRICT_AFTER_LOSS
+        self._changed(task.kind)
+
+    # Other members of the key plan their own tasks, which count here.
+
+    def mirror(self, row: TaskRow, ref: int) -> None:
+        """Count the task of `row`, which another member created, under the number `ref`."""
+        task = self._tasks.get(ref)
+        if task is None:
+            kind = self._remember(row.kind)
+            cap = row.cap // SLOT
+            task = _Task(ref, row.kind, kind, row.created, row.began, cap, row.last)
+            self._tasks[ref] = task
+            self._foreign.add(ref)
+            # The next review sorts it into young and old; until then it counts as old.
+            kind.old[ref] = task
+            kind.unsorted = True
+            self._review_by(0)
+        task.began, task.last, task.low = row.began, row.last, max(task.low, row.low)
+        self._changes += 1
+
+    def moved(self, ref: int, last: int) -> None:
+        """Note that another member moved the polls of our task: `last` is the slot of the last."""
+        self._tasks[ref].last = last
+        self._changes += 1
+
+    def learn(self, name: TaskKind, low: int, high: int | None) -> None:
+        """Learn from another member how long a task lasts."""
+        kind = self._remember(name)
+        self._learn(kind, low, high)
+        self._changed(kind)
+
+    @property
+    def short(self) -> bool:
+        """Whether a task of ours lacks polls."""
+        return bool(self._short)
+
+    def facts(self, ref: int) -> tuple[int, int, int]:
+        """When the task was created, by when it began, and at what age it was seen running."""
+        task = self._tasks[ref]
+        return task.created, task.began, task.low
+
+    def _learn(self, kind: _Kind, low: int, high: int | None) -> None:
+        if high is None:
+            kind.durations.outlasted(low)
+        else:
+            kind.durations.ended(low, high)
+            self._strict_for = max(0, self._strict_for - 1)
+
+    def _changed(self, kind: _Kind) -> None:
         kind.changes += 1
         self._changes += 1
         if kind.stale:
@@ -163,19 +235,21 @@ class AdmissionController:
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
         """Whether `job` can be created now and all polls be reserved that keep it alive."""
-        if self._short:
+        if self._short or self.short_elsewhere:
             return False
         here = self._table.account.bucket(now), self._changes
         if self._full == here:
             return False
-        kind, slot = self._kind(job), now // SLOT
+        kind, slot = self._kind(job.kind), now // SLOT
         last, origin = self._last(kind, now, now), self._table.origin(slot)
         if origin is None:
             return False
         if self._table.admits(slot, origin, last, limit):
             if self._certain(limit):
                 return True
-            newcomer = _Task(_NEWCOMER, kind, now, now, (now + self._give_up) // SLOT, origin)
+            newcomer = _Task(
+                _NEWCOMER, job.kind, kind, now, now, (now + self._give_up) // SLOT, origin
+            )
             if self._believable(now, limit, newcomer):
                 return True
         # Without an event nothing more fits until the next bucket.
@@ -187,7 +261,8 @@ class AdmissionController:
 
         An early poll is like a creation: it must not take what a suspicious task may need.
         """
-        return not self._short and (self._certain(limit) or self._believable(now, limit))
+        short = self._short or self.short_elsewhere
+        return not short and (self._certain(limit) or self._believable(now, limit))
 
     def _certain(self, limit: int) -> bool:
         """Whether no estimate is needed: polls are reserved for as long as tasks may run, or all
@@ -269,6 +344,12 @@ class AdmissionController:
             self._lengthen(now)
         self.acts_at = 0 if self._short else self._review_at
 
+    def move(self, now: int) -> None:
+        """Move what waited until reservations may move."""
+        for ref, to in self._moves.items():
+            self._table.shift(ref, to, now // SLOT, self._pacer.firm)
+        self._moves.clear()
+
     def _review_by(self, at: int) -> None:
         self._review_at = min(self._review_at, at)
         self.acts_at = min(self.acts_at, at)
@@ -281,7 +362,8 @@ class AdmissionController:
             kind.horizon = 0 if kind.outlook is None else kind.outlook.horizon
             # A small change of the horizon moves nothing.
             every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT
-        if every:
+        if every or kind.unsorted:
+            kind.unsorted = False
             kind.placed = kind.horizon
             tasks = sorted(
                 [*kind.old.values(), *kind.young.values()], key=lambda task: task.created
@@ -301,6 +383,8 @@ class AdmissionController:
 
     def _place(self, task: _Task, now: int) -> None:
         """Reserve less at once, more when there is room."""
+        if task.ref in self._foreign:
+            return
         last = self._last(task.kind, task.created, now)
         if last > task.last:
             self._short[task.ref] = task
@@ -340,16 +424,18 @@ class AdmissionController:
     def _young(self, kind: _Kind, created: int, now: int) -> bool:
         return not self._strict and now - created < kind.horizon
 
-    def _kind(self, job: ScheduledJob) -> _Kind:
-        return self._kinds.get(job.kind) or _Kind(DurationEstimator(job.kind.usual))
+    def _kind(self, name: TaskKind) -> _Kind:
+        return self._kinds.get(name) or _Kind(DurationEstimator(name.usual))
 
-    def _remember(self, job: ScheduledJob) -> _Kind:
-        """The kind of `job`, which becomes the last one to be forgotten."""
-        kind = self._kind(job)
-        self._kinds.pop(job.kind, None)
+    def _remember(self, name: TaskKind) -> _Kind:
+        """The kind of that `name`, which becomes the last one to be forgotten."""
+        kind = self._kind(name)
+        self._kinds.pop(name, None)
         if len(self._kinds) >= _KINDS:
-            idle = [name for name, kind in self._kinds.items() if not kind.young and not kind.old]
-            for name in idle[: len(self._kinds) - _KINDS + 1]:
-                del self._kinds[name]
-        self._kinds[job.kind] = kind
+            idle = [
+                other for other, tasks in self._kinds.items() if not tasks.young and not tasks.old
+            ]
+            for other in idle[: len(self._kinds) - _KINDS + 1]:
+                del self._kinds[other]
+        self._kinds[name] = kind
         return kind

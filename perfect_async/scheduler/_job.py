@@ -54,7 +54,7 @@ S = JobState
 
 _FAILURES = (ev.NotSent, ev.NoAnswer, ev.Limited, ev.KeyRefused, ev.Refused)
 
-ANSWERS: Final[Mapping[type, frozenset[type]]] = {
+ANSWERS: Final[dict[type, frozenset[type]]] = {
     ev.Register: frozenset({ev.Registered, *_FAILURES}),
     ev.Upload: frozenset({ev.Uploaded, ev.NotSent, ev.NoAnswer, ev.Refused}),
     ev.Submit: frozenset({ev.Accepted, ev.OutOfUnits, *_FAILURES}),
@@ -66,6 +66,7 @@ ANSWERS: Final[Mapping[type, frozenset[type]]] = {
     ),
     ev.Ask: frozenset({ev.Answered, *_FAILURES}),
 }
+ANSWERS[ev.Rescue] = ANSWERS[ev.Poll]
 """The answers that each command may have; each command is answered once."""
 RESPONSES: Final = frozenset[type]().union(*ANSWERS.values())
 """All of them."""

@@ -73,6 +73,8 @@ class Pacer:
         self._gap = 0
         self._cut_for = -1
         self._settled = self._crowded = False
+        # The cycle, guard and spared places that the worst network of another member asks for.
+        self._elsewhere: tuple[int, int, int] | None = None
         self._sized: tuple[float, int] = (0.0, 0)
         self._reserve = 0
         if limits.per_second == 1:
@@ -80,6 +82,16 @@ class Pacer:
             self._gap = SECOND
         self.table.spared = self._wanted_spared()
         self.table.recut(self._wanted_cycle(), self._wanted_guard(), 0, limits.requests)
+
+    def set_limits(self, limits: ev.SharedLimits) -> None:
+        """Plan by other limits and another lease from now on."""
+        self._requests, self._lease = limits.requests, limits.lease
+        self._gap = SECOND if limits.per_second == 1 else 0
+        self.table.set_limits(
+            requests=limits.requests, period=limits.period, per_second=limits.per_second
+        )
+        self.allowance.set_limits(limits.requests, limits.period)
+        self._sized, self._cut_for, self._crowded, self.calm = (0.0, 0), -1, True, False
 
     def reserve(self) -> int:
         """Requests of a window that are never reserved: for retries, and for late polls."""
@@ -171,21 +183,44 @@ class Pacer:
                     self.hold = now + min(pause, _LONGEST_PAUSE)
             case ev.Limited():
                 self.refused += 1
-                own = self.table.occupied(now)
-                self.allowance.refused(now, now - took, own, event.retry_after)
-                self.calm = False
+                self.on_refused(now - took, event.retry_after, now)
             case _:
                 self._outage = 0
                 self.network.answered(took)
-                if self.allowance.doubted:
-                    own = self.table.occupied(now) if self.allowance.full else 0
-                    self.allowance.accepted(now, own)
+                self.on_accepted(now)
         if polled and not isinstance(event, ev.Limited):
             # A 429 tells nothing about the network: to poll more often, as on a bad network, would
             # only cause more of them.
             self.network.polled(failed=isinstance(event, _FAILED))
         if self._cut_for != self.network.changes:
             self.calm = False
+
+    def on_refused(self, left: int, retry_after: int | None, now: int) -> None:
+        """Learn from a 429 to what left at `left`: ours, or that of another member of the key."""
+        self.allowance.refused(now, left, self.table.occupied(now), retry_after)
+        self.calm = False
+
+    def on_accepted(self, now: int) -> None:
+        """Learn from an answer that was no 429: to us, or to another member of the key."""
+        if self.allowance.doubted:
+            own = self.table.occupied(now) if self.allowance.full else 0
+            self.allowance.accepted(now, own)
+
+    def wanted(self) -> tuple[int, int, int]:
+        """The cycle, the guard and the spared places of a second that our own network asks for."""
+        return self._own_cycle(), self._own_guard(), self._own_spared()
+
+    def heed(self, elsewhere: tuple[int, int, int] | None) -> None:
+        """Suit the plan to what the worst network of another member asks for, as `wanted` tells."""
+        if elsewhere != self._elsewhere:
+            self._elsewhere = elsewhere
+            self.calm, self._cut_for = False, -1
+
+    def take_over(self, now: int) -> None:
+        """Note that the timetable has got the plan of another member."""
+        self.overcommitted = self._settled = self.calm = False
+        self._cut_for = -1
+        self._cut_at = now + _GROW
 
     def replan(self, now: int) -> None:
         """Give the timetable the cycle and the guard that suit the network, if they fit."""
@@ -224,10 +259,22 @@ class Pacer:
         return -(-self.table.account.reach // self.table.cycle) + 2
 
     def _wanted_guard(self) -> int:
+        guard = self._own_guard()
+        return guard if self._elsewhere is None else max(guard, self._elsewhere[1])
+
+    def _wanted_spared(self) -> int:
+        spared = self._own_spared()
+        return spared if self._elsewhere is None else max(spared, self._elsewhere[2])
+
+    def _wanted_cycle(self) -> int:
+        cycle = self._own_cycle()
+        return cycle if self._elsewhere is None else min(cycle, self._elsewhere[0])
+
+    def _own_guard(self) -> int:
         guard, wanted = self.table.guard, -(-self.network.jitter // SLOT) * SLOT
         return guard if guard - _JITTER_TOLERANCE < wanted <= guard else wanted
 
-    def _wanted_spared(self) -> int:
+    def _own_spared(self) -> int:
         """Places of a second that are kept for retries.
 
         Retries that fail at once come in the same second: of three tries two, and so of more, since
@@ -235,7 +282,7 @@ class Pacer:
         """
         return min(self.network.tries - 1, _MOST_SPARED)
 
-    def _wanted_cycle(self) -> int:
+    def _own_cycle(self) -> int:
         """Slots between two polls: as many as let the last retry arrive in the lease.
 
         Not so few that not even one task could be polled: late retries are better than none.

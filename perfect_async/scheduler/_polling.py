@@ -121,7 +121,7 @@ class ExtraPolls:
 
     def __init__(self, pacer: Pacer, *, lease: int, interval: int) -> None:
         self._pacer = pacer
-        self._lease = lease
+        self.lease = lease
         self.interval = interval
         # Whether an early poll finds ends sooner: not while the vendor announces them.
         self.eager = True
@@ -154,7 +154,7 @@ class ExtraPolls:
 
     def failed(self, job: ScheduledJob, at: int) -> None:
         """Send a poll again at `at` if the lease would not hold until the next reserved poll."""
-        end = job.accepted + self._lease
+        end = job.accepted + self.lease
         if job.tries:
             # The first retry may leave at once; the others share what is left of the lease, since
             # what fails now may pass in half a second.
@@ -229,7 +229,7 @@ class ExtraPolls:
         """Allow a poll before the reserved one; while the key is contended, one in mid-lease."""
         contended = self._pacer.allowance.contended_until > job.last_left
         if contended:
-            at = min(at, job.accepted + self._lease * 6 // 10)
+            at = min(at, job.accepted + self.lease * 6 // 10)
         if (self.eager or contended) and at < self._pacer.table.next_poll(job.ref):
             job.early_at = at
             heapq.heappush(self.early, (at, job.ref, job))

@@ -58,15 +58,31 @@ class Scheduler:
     passing failure of the engine is tried again as a new task; `files_per_call` how many files one
     registration holds at first. Raises `ConfigurationError` where not even one task could be kept
     alive.
+
+    `member` is its name where a ledger shares the key, and `pid` its process, for people to read.
+    Then each step begins with `LedgerRead` and ends with `changes`, while the ledger's lock is
+    held; only a reserved poll, an upload and the report of an end may leave without it.
     """
 
     def __init__(
-        self, limits: Limits, polling: Polling, *, engine_retries: int = 1, files_per_call: int = 20
+        self,
+        limits: Limits,
+        polling: Polling,
+        *,
+        engine_retries: int = 1,
+        files_per_call: int = 20,
+        member: str = "",
+        pid: int = 0,
     ) -> None:
         self._limits = limits
         self._few = max(_AHEAD, limits.per_second)
         self._state = state = SchedulerState(
-            limits, polling, engine_retries=engine_retries, files_per_call=files_per_call
+            limits,
+            polling,
+            engine_retries=engine_retries,
+            files_per_call=files_per_call,
+            member=member,
+            pid=pid,
         )
         extra, uploads = state.extra_polls, state.uploads
         self._urgent: Final = (
@@ -75,6 +91,7 @@ class Scheduler:
             _Source(state.table.wakes, self._reserved_poll),
             _Source(extra.try_at, self._retry),
             _Source(state.takeover_at, self._takeover),
+            _Source(state.members.rescue_at, self._rescue),
             _Source(state.poll_queue.wakes, self._announced_poll),
             _Source(uploads.upload_at, self._upload),
         )
@@ -123,6 +140,8 @@ class Scheduler:
                 state.on_response(cast("ev.Answer", event), now)
             case ev.JobAdded() | ev.TaskAdopted() | ev.JobRejected() | ev.QueryAdded():
                 state.on_arrival(event, now)
+            case ev.LedgerRead() if state.members.shared:
+                state.members.on_read(event, now)
             case ev.Notified():
                 state.on_notified(event.ref, now)
             case ev.JobCancelled():
@@ -163,6 +182,32 @@ class Scheduler:
             # Only the end of the silence, or the answer to the request that probes, counts.
             return min(soonest, max(self._state.pacer.allowance.silent_until, now + SLOT))
         return min(soonest, self._fits_at(_Moment(self._state, now))) if waits else soonest
+
+    def changes(self, now: int) -> tuple[ev.LedgerRow, ...]:
+        """The rows that changed since the last time, to be written before the lock is given back.
+
+        The step is over then: until the next `LedgerRead` nothing may leave that is not reserved.
+        """
+        return self._state.members.changes(now)
+
+    def may_leave_unlocked(self, command: ev.Command, now: int) -> bool:
+        """Whether `command`, which is due, may leave although the ledger's lock cannot be had.
+
+        It costs no request, or it is a reserved poll, which all members know of.
+        """
+        if isinstance(command, (ev.Settle, ev.Upload)):
+            return True
+        reserved = self._state.table.due(now // SLOT)
+        return (
+            isinstance(command, ev.Poll)
+            and not isinstance(command, ev.Rescue)
+            and reserved is not None
+            and reserved[1] == command.ref
+        )
+
+    def foreign_task(self, task_id: str) -> int | None:
+        """Return the number, for `Notified`, of a running task of another member."""
+        return self._state.members.foreign_task(task_id)
 
     def statistics(self) -> Statistics:
         """Describe the state after the last event."""
@@ -300,6 +345,14 @@ class Scheduler:
             return ev.Poll(moment.number, self._state.takeovers[0].ref)
         return None
 
+    def _rescue(self, moment: _Moment) -> ev.Command | None:
+        if moment.reserved is None and moment.room and self._state.fits_urgently(moment.now):
+            task = self._state.members.to_rescue(moment.now)
+            if task is not None:
+                row = task.row
+                return ev.Rescue(moment.number, task.ref, row.kind.feature, row.task_id)
+        return None
+
     def _announced_poll(self, moment: _Moment) -> ev.Command | None:
         if moment.room and moment.reserved is None and self._state.fits(moment.now, moment.limit):
             return ev.Poll(moment.number, self._state.poll_queue.first())
@@ -348,6 +401,7 @@ class Scheduler:
             job is not None
             and moment.free
             and state.pacer.may_create(now)
+            and state.members.has_turn(now)
             and (moment.ample or state.table.room(now, creates=True))
             and state.strategy.admits(job, now, moment.limit)
         ):
@@ -360,7 +414,8 @@ class Scheduler:
         Only where the window holds all waiting work: where it does not, requests are time. The
         caller's source of jobs may hold more than is known here.
         """
-        state, work = self._state, self._state.uncreated()
+        state = self._state
+        work = state.uncreated() + state.members.work(moment.now)
         if not work or not moment.free or work >= self.lookahead() - _AHEAD:
             return None
         needed = state.table.occupied(moment.now) + _REQUESTS_PER_JOB * work + 2 * len(state.table)
@@ -373,6 +428,7 @@ class Scheduler:
         state = self._state
         if (
             state.uncreated()
+            or state.members.work(moment.now)
             or not moment.free
             or not state.admission.spares(moment.now, moment.limit)
         ):
@@ -449,7 +505,7 @@ class _Moment:
     @_lazy
     def spare(self) -> bool:
         """Whether a request that is not reserved may leave."""
-        held = self._state.strategy.held
+        held = self._state.strategy.held + self._state.members.held(self.now)
         return (
             self.reserved is None
             and self.room

@@ -14,6 +14,7 @@ from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ClientClosed, PerfectError, ResultUnreadable, copy_error
 from perfect_async.scheduler._job import ANSWERS, IllegalEvent, JobState, ScheduledJob
+from perfect_async.scheduler._members import Members
 from perfect_async.scheduler._pacer import Pacer
 from perfect_async.scheduler._polling import PollQueue, strategies
 from perfect_async.scheduler._queues import Query, QueryQueue, UploadQueue
@@ -50,7 +51,14 @@ class SchedulerState:
     """The jobs, the queries and the requests on one key and host."""
 
     def __init__(
-        self, limits: Limits, polling: Polling, *, engine_retries: int, files_per_call: int
+        self,
+        limits: Limits,
+        polling: Polling,
+        *,
+        engine_retries: int,
+        files_per_call: int,
+        member: str = "",
+        pid: int = 0,
     ) -> None:
         self.lease = round(polling.lease * SECOND)
         self.give_up = round(polling.give_up_after * SECOND)
@@ -78,6 +86,12 @@ class SchedulerState:
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
         self.refusals = Refusals()
         self._results = Results()
+        period = round(limits.period * SECOND)
+        shared = ev.SharedLimits(limits.requests, period, limits.per_second, self.lease)
+        self.members = Members(self, member, pid, shared)
+        if member:
+            self.admission.may_move = False
+            self.admission.on_duration = self.members.on_duration
 
     # What the deciding half asks.
 
@@ -115,6 +129,11 @@ class SchedulerState:
         """How many jobs wait for their creation."""
         return len(self.ready) + len(self.uploads)
 
+    def set_limits(self, limits: ev.SharedLimits) -> None:
+        """Count by the limits and the lease that hold for all members from now on."""
+        self.lease = self.extra_polls.lease = limits.lease
+        self.pacer.set_limits(limits)
+
     def wants_more(self, now: int) -> bool:
         """Whether anything that is not reserved may leave: a quick check.
 
@@ -123,7 +142,7 @@ class SchedulerState:
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
-        if not self.uploads:
+        if not self.uploads and not self.members.work(now):
             return early
         # Early polls leave while nothing else waits, or in mid-lease; likely ones also beside work.
         return (
@@ -166,6 +185,9 @@ class SchedulerState:
         """Record that `command`, which was due, is being performed."""
         task = 0
         match command:
+            case ev.Rescue():
+                kind = "rescue"
+                self.members.on_rescue(command, now)
             case ev.Poll():
                 kind, job = "poll", self.jobs[command.ref]
                 if job.state is JobState.ADOPTED:
@@ -195,6 +217,7 @@ class SchedulerState:
         if kind:
             self.table.leave(number, now, self.pacer.network.patience, creates=kind == "submit")
             self.requests[kind] += 1
+            self.members.on_issued(cast("ev.Request", command), now)
 
     def _submit(self, job: ScheduledJob, command: ev.Submit, now: int) -> None:
         job.move(command, JobState.SUBMITTING)
@@ -262,6 +285,7 @@ class SchedulerState:
 
     def on_notified(self, ref: int, now: int) -> None:
         """Poll the task of `ref` soon: the vendor says that it has ended."""
+        self.members.on_notified(ref)
         job = self.jobs.get(ref)
         # Announced once, it is about to be polled, or is being polled: again adds nothing.
         if job is not None and job.state in {JobState.ADOPTED, _RUNNING} and job.announced != 1:
@@ -320,7 +344,10 @@ class SchedulerState:
             self._prepared(command, event, now)
             return
         self.pacer.on_response(event, self.table.answered(command.number, now), now)
+        self.members.on_response(event, sent[1], now)
         match command:
+            case ev.Rescue():
+                self.members.on_rescued(command, event, sent[1], now)
             case ev.Poll():
                 self._polled(command, event, sent, now)
             case ev.Submit():
@@ -500,6 +527,11 @@ class SchedulerState:
         self.updated_at = now
         self.extra_polls.tidy()
         self.poll_queue.tidy()
+        if self.members.shared:
+            if not self.members.locked:
+                # The plan changes while the ledger's lock is held, and all members see it.
+                return
+            self.admission.move(now)
         if not self.pacer.calm:
             self.pacer.replan(now)
         if now >= self.admission.acts_at or self.pacer.allowance.contended_until:

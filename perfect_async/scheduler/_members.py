@@ -1,0 +1,582 @@
+"""Share one key with other members: what they do counts here, and what is done here is told.
+
+A member is a scheduler of its own. All members write rows to one ledger (`ev.LedgerRow`), and one
+step of a scheduler is: take the ledger's lock, read the rows of others (`ev.LedgerRead`), decide,
+write the rows that changed (`Members.changes`), give the lock back, perform. So between reading and
+writing nobody else decides anything, and a request, a reservation or a new task is known to all
+before it leaves.
+
+What others sent and reserved enters the timetable, their tasks enter admission, their refusals and
+durations count as evidence. Nobody plans for another member, with two exceptions: a new cycle moves
+everybody's phases at once, and a poll that is overdue is sent for its owner (`ev.Rescue`), since a
+poll is idempotent and a lost task is not.
+
+All times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from perfect_async import events as ev
+from perfect_async._ratelimit.timetable import RESCUE_AFTER
+from perfect_async._time import NEVER, SECOND, SLOT
+from perfect_async.scheduler._job import JobState, ScheduledJob
+
+if TYPE_CHECKING:
+    from perfect_async.scheduler._state import SchedulerState
+
+_STOPPED: Final = 10 * SECOND
+"""A member that has work and has written nothing for so long is taken to be stopped."""
+_WAITING: Final = SECOND
+"""How long a member that waited for its turn counts as waiting."""
+_BEAT: Final = SECOND
+"""How often a member that has work writes that it lives."""
+_WAIT_TOLD: Final = 300_000
+"""How often a member writes that it still waits for its turn."""
+_UNCONFIRMED: Final = 15 * SECOND
+"""How long tasks of others count that a new ledger does not know (yet)."""
+_REQUEST_TIMEOUT: Final = 30 * SECOND
+"""How long a request may be unanswered before it is answered, or its member has stopped."""
+_RETRY: Final = SECOND // 2
+_MOST_RETRIES: Final = 4
+_RUNNING: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
+
+
+@attrs.define(eq=False)
+class ForeignTask:
+    """A task of another member: its last row, and what became of our polls of it.
+
+    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again.
+    `confirmed`: the ledger names it.
+    """
+
+    ref: int
+    row: ev.TaskRow
+    mirrored: bool = False
+    tries: int = 0
+    try_at: int = NEVER
+    confirmed: bool = True
+
+
+class Members:
+    """The other members of the key, as the ledger tells of them.
+
+    `member` is our own name in the ledger, empty where the key is not shared: then nothing here
+    ever changes. `locked` is whether the ledger's lock is held, so that reservations may move.
+    """
+
+    def __init__(
+        self, state: SchedulerState, member: str, pid: int, limits: ev.SharedLimits
+    ) -> None:
+        self.member = member
+        self.locked = False
+        self._state = state
+        self._pid = pid
+        self._limits = limits
+        self._holds = limits
+        # Of others.
+        self._rows: dict[str, ev.MemberRow] = {}
+        self._tasks: dict[tuple[str, int], ForeignTask] = {}
+        self._refs: dict[int, ForeignTask] = {}
+        self._next_ref = -1
+        # Requests that are counted: unanswered by their number here, answered by when.
+        self._open: dict[tuple[str, int], int] = {}
+        self._answered: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._creations: dict[str, deque[int]] = {}
+        self._learned: dict[str, int] = {}
+        self._drop_at = NEVER
+        self.updated_at = 0
+        # What we told.
+        self._told: ev.MemberRow | None = None
+        self._told_tasks: dict[int, ev.TaskRow] = {}
+        self._told_requests: OrderedDict[int, ev.RequestRow] = OrderedDict()
+        self._changed_requests: dict[int, ev.RequestRow] = {}
+        self._durations: list[ev.DurationRow] = []
+        self._number = 0
+        self._epoch = 0
+        self._plan: tuple[int, int] | None = None
+        self._foreign_changes: dict[int, ev.TaskRow] = {}
+        self._waited_at = 0
+        self._everything = False
+
+    def __repr__(self) -> str:
+        return f"<Members {len(self._rows)} others, {len(self._tasks)} of their tasks>"
+
+    @property
+    def shared(self) -> bool:
+        """Whether the key is shared with whoever writes to the ledger."""
+        return bool(self.member)
+
+    # What is asked.
+
+    def living(self, now: int) -> list[ev.MemberRow]:
+        """The rows of the members that have not stopped."""
+        return [row for row in self._rows.values() if not self._stopped(row, now)]
+
+    def work(self, now: int) -> int:
+        """How many jobs of others wait for their creation."""
+        return sum(row.work for row in self.living(now)) if self._rows else 0
+
+    def held(self, now: int) -> int:
+        """Requests that others will need for results, and that are not reserved."""
+        return sum(row.held for row in self.living(now)) if self._rows else 0
+
+    def has_turn(self, now: int) -> bool:
+        """Whether we may create: of those that wait, who created the least in this period first."""
+        if not self._rows:
+            return True
+        mine = self._created(self.member, now)
+        return not any(
+            row.waited_at > now - _WAITING and self._created(row.member, now) < mine
+            for row in self.living(now)
+        )
+
+    def rescue_at(self) -> int:
+        """When a poll of another member may have to be sent for it."""
+        return min(map(self._overdue_at, self._tasks.values()), default=NEVER)
+
+    def to_rescue(self, now: int) -> ForeignTask | None:
+        """The task of another member whose poll is overdue, or whose rescue failed."""
+        task = min(self._tasks.values(), key=self._overdue_at, default=None)
+        return None if task is None or self._overdue_at(task) > now else task
+
+    def _overdue_at(self, task: ForeignTask) -> int:
+        if not task.mirrored or not task.row.task_id:
+            return NEVER
+        following, last = self._state.table.reserved(task.ref)
+        overdue = (following + RESCUE_AFTER) * SLOT if following <= last else NEVER
+        return min(task.try_at, overdue)
+
+    def foreign_task(self, task_id: str) -> int | None:
+        """The number of another member's running task with this id."""
+        found = (task.ref for task in self._tasks.values() if task.row.task_id == task_id)
+        return next(found, None) if task_id else None
+
+    # Events.
+
+    def on_read(self, event: ev.LedgerRead, now: int) -> None:
+        """Take the rows of others; until `changes` is asked for, the lock is held."""
+        self.locked = self._state.admission.may_move = True
+        self.updated_at = now
+        if event.afresh:
+            self._everything = True
+            self._drop_at = now + _UNCONFIRMED
+            for task in self._tasks.values():
+                task.confirmed = False
+        if event.rows:
+            self._on_rows(event.rows, now)
+        for member in event.gone:
+            self._on_gone(member, now)
+        self._tidy(now)
+        self._heed(now)
+
+    def _on_rows(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
+        tasks: list[ev.TaskRow] = []
+        requests: list[ev.RequestRow] = []
+        plan: ev.PlanRow | None = None
+        for row in rows:
+            match row:
+                case ev.PlanRow():
+                    plan = row
+                case ev.TaskRow():
+                    tasks.append(row)
+                case ev.MemberRow() if row.member != self.member:
+                    self._rows[row.member] = row
+                case ev.RequestRow() if row.member != self.member:
+                    requests.append(row)
+                case ev.DurationRow() if row.member != self.member:
+                    self._on_duration(row)
+                case _:
+                    # Intents and ends of jobs are for whoever creates, not for the scheduler.
+                    pass
+        if plan is not None:
+            self._take_plan(plan, tasks, now)
+        for task in tasks:
+            if task.member == self.member:
+                self._on_own_task(task, now)
+            else:
+                self._on_task(task, now)
+        for request in sorted(requests, key=_happened):
+            self._on_request(request, now)
+
+    def on_issued(self, command: ev.Request, now: int) -> None:
+        """A request of ours leaves."""
+        if not self.shared:
+            return
+        creates = isinstance(command, ev.Submit)
+        if creates:
+            self._note_creation(self.member, now)
+        row = ev.RequestRow(self.member, command.number, now, creates=creates)
+        self._tell(row)
+
+    def on_response(self, event: ev.Answer, left: int, now: int) -> None:
+        """A request of ours is answered."""
+        command = event.command
+        if not self.shared or isinstance(command, ev.Upload):
+            return
+        outcome, retry_after = "accepted", None
+        if isinstance(event, ev.Limited):
+            outcome, retry_after = "refused", event.retry_after
+        elif isinstance(event, (ev.NotSent, ev.NoAnswer)):
+            outcome = "failed"
+        creates = isinstance(command, ev.Submit)
+        self._tell(
+            ev.RequestRow(self.member, command.number, left, creates, now, outcome, retry_after)
+        )
+
+    def on_duration(self, kind: ev.TaskKind, low: int, high: int | None) -> None:
+        """We saw how long a task lasts."""
+        self._number += 1
+        self._durations.append(ev.DurationRow(self.member, self._number, kind, low, high))
+
+    def on_rescue(self, command: ev.Rescue, now: int) -> None:
+        """A poll that another member should have sent leaves."""
+        task = self._refs[command.ref]
+        task.try_at = NEVER
+        if self._overdue_at(task) <= now:
+            self._state.table.keep(task.ref, now)
+        self._foreign_changes[task.ref] = task.row
+
+    def on_rescued(self, command: ev.Rescue, event: ev.Answer, left: int, now: int) -> None:
+        """A poll that was sent for another member is answered."""
+        task = self._refs.get(command.ref)
+        if task is None:
+            return
+        match event:
+            case ev.Running():
+                task.tries = 0
+                task.row = attrs.evolve(task.row, renewed=max(task.row.renewed, left))
+                self._foreign_changes[task.ref] = task.row
+            case ev.Limited() | ev.NotSent() | ev.NoAnswer() | ev.KeyRefused() | ev.Refused():
+                task.tries += 1
+                if task.tries <= _MOST_RETRIES:
+                    pause = SECOND if isinstance(event, ev.Limited) else _RETRY
+                    task.try_at = now + pause
+            case _:
+                self.announce(task.ref)
+
+    def on_notified(self, ref: int) -> None:
+        """Announce a task of another member; a number of ours changes nothing here."""
+        if ref in self._refs:
+            self.announce(ref)
+
+    def announce(self, ref: int) -> None:
+        """Tell the owner of a task that it has ended: it polls it at once, if it lives."""
+        task = self._refs[ref]
+        owned = task.row.member in self._rows
+        task.row = attrs.evolve(task.row, announced=True, ended=not owned)
+        self._foreign_changes[task.ref] = task.row
+        if not owned:
+            self._drop(task)
+        elif task.mirrored:
+            # Its owner polls it at once: what was reserved to keep it alive is free.
+            self._state.admission.forget(task.ref)
+            task.mirrored = False
+
+    # What is told.
+
+    def changes(self, now: int) -> tuple[ev.LedgerRow, ...]:
+        """The rows that changed since the last time, to be written while the lock is held."""
+        state = self._state
+        rows: list[ev.LedgerRow] = []
+        if self._everything:
+            self._told, self._plan, self._everything = None, None, False
+            self._told_tasks.clear()
+            self._changed_requests = dict(self._told_requests)
+        plan = state.table.cycle, state.table.guard
+        if plan != self._plan:
+            recut = self._plan is not None
+            self._plan = plan
+            self._epoch += 1
+            rows.append(ev.PlanRow(self._epoch, *plan))
+            if recut:
+                # A new cycle moves everybody's phases.
+                for task in self._tasks.values():
+                    if task.mirrored:
+                        self._foreign_changes[task.ref] = task.row
+        for ref, row in self._foreign_changes.items():
+            foreign = self._refs.get(ref)
+            if foreign is None or not foreign.mirrored:
+                rows.append(row)
+                continue
+            following, last = state.table.reserved(ref)
+            foreign.row = attrs.evolve(foreign.row, next=following, last=last)
+            rows.append(foreign.row)
+        self._foreign_changes = {}
+        rows += self._changed_tasks()
+        rows += self._changed_requests.values()
+        self._changed_requests = {}
+        rows += self._durations
+        self._durations = []
+        rows += self._changed_member(now)
+        self.locked = state.admission.may_move = False
+        return tuple(rows)
+
+    def _changed_member(self, now: int) -> list[ev.MemberRow]:
+        state = self._state
+        if state.ready and now - self._waited_at >= _WAIT_TOLD:
+            self._waited_at = now
+        cycle, guard, spared = state.pacer.wanted()
+        row = ev.MemberRow(
+            self.member,
+            self._pid,
+            self._limits,
+            now,
+            state.uncreated(),
+            len(self._told_tasks),
+            self._waited_at,
+            state.admission.short,
+            state.strategy.held,
+            cycle,
+            guard,
+            spared,
+        )
+        told = self._told
+        busy = row.work or row.running
+        if told is not None and (
+            attrs.evolve(row, stepped_at=told.stepped_at) == told
+            and not (busy and now - told.stepped_at >= _BEAT)
+        ):
+            return []
+        self._told = row
+        return [row]
+
+    def _changed_tasks(self) -> list[ev.TaskRow]:
+        state, told, lost = self._state, self._told_tasks, self._state.admission.lost
+        running = {job.ref: job for job in state.jobs.values() if job.state in _RUNNING}
+        rows = [
+            attrs.evolve(told.pop(ref), ended=True, lost=ref in lost)
+            for ref in [ref for ref in told if ref not in running]
+        ]
+        lost.clear()
+        for ref, job in running.items():
+            row = self._row(job)
+            before = told.get(ref)
+            if row == before:
+                continue
+            if before is not None and before.ref != row.ref:
+                # Created again: the first task is over.
+                rows.append(attrs.evolve(before, ended=True))
+            told[ref] = row
+            rows.append(row)
+        return rows
+
+    def _row(self, job: ScheduledJob) -> ev.TaskRow:
+        state = self._state
+        created = job.given_up - state.give_up
+        following, last, began, low = 1, 0, created, 0
+        if state.keeps_alive:
+            following, last = state.table.reserved(job.ref)
+            created, began, low = state.admission.facts(job.ref)
+        return ev.TaskRow(
+            self.member,
+            job.task,
+            job.kind,
+            created,
+            began,
+            job.given_up,
+            following,
+            last,
+            low,
+            job.task_id or "",
+            job.accepted,
+            job.announced > 0,
+        )
+
+    def _tell(self, row: ev.RequestRow) -> None:
+        self._changed_requests[row.number] = row
+        self._told_requests.pop(row.number, None)
+        self._told_requests[row.number] = row
+        oldest = next(iter(self._told_requests.values()))
+        if oldest.answered is not None and (
+            row.left - oldest.answered > self._holds.period + _REQUEST_TIMEOUT
+        ):
+            del self._told_requests[oldest.number]
+
+    # Inside.
+
+    def _take_plan(self, plan: ev.PlanRow, tasks: Iterable[ev.TaskRow], now: int) -> None:
+        """Poll all tasks by the plan of another member."""
+        state = self._state
+        self._epoch = max(self._epoch, plan.epoch)
+        if self._plan is not None and plan.epoch < self._epoch:
+            # An old one, from a store that lost what came after: tell ours again.
+            self._plan = None
+            return
+        self._plan = plan.cycle, plan.guard
+        if (state.table.cycle, state.table.guard) == self._plan:
+            return
+        mine = {job.task: job.ref for job in state.jobs.values() if job.state in _RUNNING}
+        places: dict[int, tuple[int, int]] = {}
+        for row in tasks:
+            if row.member == self.member:
+                if row.ref in mine:
+                    places[mine[row.ref]] = row.next, row.last
+            elif (row.member, row.ref) in self._tasks:
+                places[self._tasks[row.member, row.ref].ref] = row.next, row.last
+        state.table.take_over(plan.cycle, plan.guard, places)
+        state.pacer.take_over(now)
+
+    def _on_own_task(self, row: ev.TaskRow, now: int) -> None:
+        """Another member polled our task, moved its polls, or knows that it has ended."""
+        state = self._state
+        job = next((job for job in state.jobs.values() if job.task == row.ref), None)
+        if job is None or job.state not in _RUNNING:
+            return
+        self._told_tasks[job.ref] = row
+        if state.keeps_alive:
+            following = row.next
+            while following * SLOT <= job.last_left:
+                # This poll has left since, without the lock.
+                following += state.table.cycle
+            if (following, row.last) != state.table.reserved(job.ref):
+                state.table.mirror(job.ref, following, row.last)
+                state.admission.moved(job.ref, row.last)
+        job.accepted = max(job.accepted, row.renewed)
+        if row.announced:
+            state.on_notified(job.ref, now)
+
+    def _on_task(self, row: ev.TaskRow, now: int) -> None:
+        name = row.member, row.ref
+        task = self._tasks.get(name)
+        if row.ended or row.cap + _REQUEST_TIMEOUT < now:
+            if task is not None:
+                self._drop(task, lost=row.lost)
+            return
+        if task is None:
+            self._next_ref -= 1
+            task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(self._next_ref, row)
+        task.row, task.confirmed = row, True
+        if row.announced:
+            if task.mirrored:
+                self._state.admission.forget(task.ref)
+                task.mirrored = False
+        elif task.mirrored or row.next <= row.last:
+            self._state.table.mirror(task.ref, row.next, row.last)
+            self._state.admission.mirror(row, task.ref)
+            task.mirrored = True
+
+    def _drop(self, task: ForeignTask, *, lost: bool = False) -> None:
+        del self._tasks[task.row.member, task.row.ref], self._refs[task.ref]
+        if task.mirrored:
+            self._state.admission.forget(task.ref, lost=lost)
+
+    def _on_request(self, row: ev.RequestRow, now: int) -> None:
+        """Count a request of another member, once."""
+        name, table, pacer = (row.member, row.number), self._state.table, self._state.pacer
+        if name in self._answered:
+            return
+        if name not in self._open:
+            if row.creates:
+                self._note_creation(row.member, row.left)
+            if row.answered is not None and row.answered < now - 2 * SECOND:
+                # Too long ago for the limit of a second.
+                table.account.answered(row.answered)
+                self._answered[name] = row.answered
+                self._learn_from(row)
+                return
+            self._next_ref -= 1
+            self._open[name] = self._next_ref
+            patience = pacer.network.patience
+            table.leave(self._next_ref, row.left, patience, creates=row.creates)
+        if row.answered is not None:
+            table.answered(self._open.pop(name), row.answered)
+            self._answered[name] = row.answered
+            self._learn_from(row)
+
+    def _learn_from(self, row: ev.RequestRow) -> None:
+        """Learn from the answer to another member's request."""
+        pacer = self._state.pacer
+        if row.answered is None:
+            return
+        if row.outcome == "refused":
+            pacer.on_refused(row.left, row.retry_after, row.answered)
+        elif row.outcome == "accepted":
+            pacer.on_accepted(row.answered)
+
+    def _on_duration(self, row: ev.DurationRow) -> None:
+        if row.number > self._learned.get(row.member, 0):
+            self._learned[row.member] = row.number
+            self._state.admission.learn(row.kind, row.low, row.high)
+
+    def _on_gone(self, member: str, now: int) -> None:
+        """A member left or died: what it had not written counts as sent."""
+        row = self._rows.pop(member, None)
+        self._answer_all(member, now)
+        self._creations.pop(member, None)
+        self._learned.pop(member, None)
+        if row is not None and row.running:
+            for _ in range(min(row.limits.per_second, self._limits.per_second)):
+                self._state.table.account.answered(now)
+        for task in [task for task in self._tasks.values() if task.row.member == member]:
+            if not task.row.task_id or task.row.announced:
+                # Nobody knows its id, or everybody knows that it has ended.
+                self._drop(task)
+
+    def _answer_all(self, member: str, now: int, *, before: int = NEVER) -> None:
+        """Count what `member` sent before `before` as answered now."""
+        table = self._state.table
+        for name, key in list(self._open.items()):
+            if name[0] == member and table.left_at(key) < before:
+                table.answered(key, now)
+                del self._open[name]
+                self._answered[name] = now
+
+    def _tidy(self, now: int) -> None:
+        while self._answered:
+            name, at = next(iter(self._answered.items()))
+            if at >= now - self._holds.period - _REQUEST_TIMEOUT:
+                break
+            del self._answered[name]
+        if now >= self._drop_at:
+            self._drop_at = NEVER
+            for task in [task for task in self._tasks.values() if not task.confirmed]:
+                self._drop(task)
+        for row in self._rows.values():
+            if self._stopped(row, now):
+                self._answer_all(row.member, now, before=now - _REQUEST_TIMEOUT)
+        for task in [task for task in self._tasks.values() if task.row.cap <= now]:
+            self._drop(task)
+
+    def _heed(self, now: int) -> None:
+        """Suit what is planned here to what the others ask for."""
+        state, living = self._state, self.living(now)
+        state.admission.short_elsewhere = any(row.short for row in living)
+        worst = None
+        if living:
+            worst = (
+                min(row.cycle for row in living),
+                max(row.guard for row in living),
+                max(row.spared for row in living),
+            )
+        state.pacer.heed(worst)
+        strictest = self._limits
+        for row in self._rows.values():
+            strictest = strictest.stricter(row.limits)
+        if strictest != self._holds:
+            self._holds = strictest
+            state.set_limits(strictest)
+
+    def _stopped(self, row: ev.MemberRow, now: int) -> bool:
+        return bool(row.work or row.running) and now - row.stepped_at > _STOPPED
+
+    def _note_creation(self, member: str, at: int) -> None:
+        self._creations.setdefault(member, deque()).append(at)
+
+    def _created(self, member: str, now: int) -> int:
+        """How many tasks `member` created in this period."""
+        creations = self._creations.get(member)
+        if creations is None:
+            return 0
+        while creations and creations[0] <= now - self._holds.period:
+            creations.popleft()
+        return len(creations)
+
+
+def _happened(row: ev.RequestRow) -> int:
+    return row.left if row.answered is None else row.answered
