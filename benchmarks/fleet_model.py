@@ -288,6 +288,9 @@ def simulate_fleet(
             if what != "answered":
                 # What has left arrives, whatever became of its sender.
                 request = _as_poll(command)
+                if isinstance(request, ev.Poll) and request.ref in finished:
+                    # Whoever has seen it end, its result is kept for hours (contract: Results).
+                    vendor.seen[request.ref] = now
                 given = answer(vendor, request, durations, now, fails=what == "fails")
                 answers[number, command.number] = _of(command, given)
                 if isinstance(given, ev.Succeeded):

@@ -166,6 +166,10 @@ class Members:
         if event.afresh:
             self._everything = True
             self._drop_at = now + _UNCONFIRMED
+            if self._rows:
+                # The others write what they sent lately when they see it, at their next beat.
+                pacer = self._state.pacer
+                pacer.hold = max(pacer.hold, now + _BEAT * 6 // 5)
             for task in self._tasks.values():
                 task.confirmed = False
         if event.rows:
