@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol, cast
 
 import attrs
@@ -118,7 +118,7 @@ class LedgerStore(Protocol):
     """One member's way into the ledger of a key.
 
     A step is `take`, a decision that awaits nothing, and `publish`. Only one member at a time is
-    between the two. Every method raises `LedgerUnavailable` where the store cannot be used; then
+    between the two. All methods are `async def`s. Each raises `LedgerUnavailable` where the store cannot be used; then
     nothing was written and the lock is not held. A later call may succeed.
     """
 
@@ -127,11 +127,11 @@ class LedgerStore(Protocol):
         """The name of this member: 16 random hexadecimal digits."""
         ...
 
-    async def take(self, within: float) -> Snapshot | None:
+    def take(self, within: float) -> Awaitable[Snapshot | None]:
         """Lock the ledger and read it; None where the lock cannot be had `within` seconds."""
         ...
 
-    async def publish(self, rows: Sequence[LedgerRow]) -> bool:
+    def publish(self, rows: Sequence[LedgerRow]) -> Awaitable[bool]:
         """Write `rows`, each in place of the one with its `key`, and unlock the ledger.
 
         Publishing no rows notes that the snapshot was read. False: the lock was lost, so nothing
@@ -140,23 +140,25 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def release(self) -> None:
+    def release(self) -> Awaitable[None]:
         """Unlock the ledger, if it is locked, without writing. The same rows are read again."""
         ...
 
-    async def aclose(self) -> None:
+    def aclose(self) -> Awaitable[None]:
         """Leave the ledger: the others read at once that this member is gone. Raises nothing."""
         ...
 
-    async def members(self) -> tuple[MemberStatus, ...]:
+    def members(self) -> Awaitable[tuple[MemberStatus, ...]]:
         """Return all members of the ledger, this one too, without a lock."""
         ...
 
-    async def find_intents(self, identity: str, digest: str) -> tuple[IntentRow | DoneRow, ...]:
+    def find_intents(
+        self, identity: str, digest: str
+    ) -> Awaitable[tuple[IntentRow | DoneRow, ...]]:
         """Return what all members, this one too, wrote of one job; with or without the lock."""
         ...
 
-    async def known_task(self, task_id: str) -> bool:
+    def known_task(self, task_id: str) -> Awaitable[bool]:
         """Return whether `task_id` is a task of any member; with or without the lock."""
         ...
 
