@@ -27,7 +27,14 @@ from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
-from perfect_async._client.settings import BASE_URL, KEY_VARIABLE, SECRET_VARIABLE, URL_VARIABLE
+from perfect_async._client.settings import (
+    BASE_URL,
+    KEY_VARIABLE,
+    SECRET_VARIABLE,
+    UNSET,
+    URL_VARIABLE,
+    Unset,
+)
 from perfect_async._journal.journal import open_journal
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.driver import driver_for
@@ -104,6 +111,15 @@ class Client:
     same task. A `transport` is used in that thread only. Isolated clients of one process share the
     thread.
 
+    `share`: how the request window of the key is shared with other processes. `"machine"` (the
+    default): by a small file in the user's state folder, so all processes of one user on one
+    machine together keep to the limits, and no server is needed. The absolute path of a folder:
+    by a file there (a volume of several containers of one machine). `"redis://..."` or
+    `"rediss://..."`: by a Redis server, over machines (extra `redis`). None, or the variable
+    PERFECT_ASYNC_SHARE=off: not at all; then give each process its share with `Limits.split`. With
+    a `transport` of your own, other than `httpx.AsyncHTTPTransport`, nothing is shared unless
+    asked for. The file holds times, task ids and digests; no key, no URL and no path.
+
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
     event loop; a second one that is opened on the same key and host in that loop shares the first
@@ -129,6 +145,7 @@ class Client:
         webhook_secret: str | Iterable[str] | None = None,
         isolated: bool = False,
         sole_user: bool = False,
+        share: str | os.PathLike[str] | Unset | None = UNSET,
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
@@ -160,6 +177,7 @@ class Client:
         self._journal = journal
         self._reuse = reuse
         self._sole_user = sole_user
+        self._share = settings.share(share, transport)
         self._executor: Executor = LoopExecutor()
         self._batch = Batch
         if isolated:
@@ -231,6 +249,7 @@ class Client:
                 clock,
                 transport=self._transport,
                 past=journal.writer.past,
+                share=self._share,
             )
             channel = await driver.join(
                 transport, self._timeouts, journal, sole_user=self._sole_user

@@ -277,6 +277,35 @@ def status(row: MemberRow, now: int) -> MemberStatus:
     return MemberStatus(row.member, row.pid, row.work, row.running, age)
 
 
+# Rows in the time of one member.
+
+
+def shifted(row: LedgerRow, by: int) -> LedgerRow:
+    """Return `row` with all its times later by `by`, a multiple of `SLOT`."""
+    match row:
+        case MemberRow():
+            return attrs.evolve(row, stepped_at=row.stepped_at + by, waited_at=row.waited_at + by)
+        case RequestRow():
+            answered = None if row.answered is None else row.answered + by
+            return attrs.evolve(row, left=row.left + by, answered=answered)
+        case TaskRow():
+            return attrs.evolve(
+                row,
+                created=row.created + by,
+                began=row.began + by,
+                cap=row.cap + by,
+                renewed=row.renewed + by,
+                next=row.next + by // SLOT,
+                last=row.last + by // SLOT,
+            )
+        case IntentRow():
+            return attrs.evolve(row, sent=row.sent + by)
+        case DoneRow():
+            return attrs.evolve(row, at=row.at + by)
+        case DurationRow() | PlanRow():
+            return row
+
+
 # Rows as text.
 
 
@@ -313,7 +342,7 @@ def _fields(row: LedgerRow) -> tuple[object, ...]:
                 *("member", row.member, row.pid),
                 *(limits.requests, limits.period, limits.per_second, limits.lease),
                 *(row.stepped_at, row.work, row.running, row.waited_at, row.short),
-                *(row.cycle, row.guard, row.spared),
+                *(row.held, row.cycle, row.guard, row.spared),
             )
         case RequestRow():
             return (
@@ -425,6 +454,7 @@ def _read_member(fields: _Fields) -> MemberRow:
         running=fields.number(),
         waited_at=fields.time(),
         short=fields.flag(),
+        held=fields.number(),
         cycle=fields.number(),
         guard=fields.number(),
         spared=fields.number(),
@@ -503,7 +533,7 @@ def _read_done(fields: _Fields) -> DoneRow:
 
 
 _READERS: Final[Mapping[str, tuple[int, Callable[[_Fields], LedgerRow]]]] = {
-    "member": (16, _read_member),
+    "member": (17, _read_member),
     "request": (9, _read_request),
     "task": (19, _read_task),
     "duration": (10, _read_duration),
