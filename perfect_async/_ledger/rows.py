@@ -85,8 +85,8 @@ class Snapshot(Value):
     """What was found in a ledger, whose lock is held now.
 
     `rows` are those that other members wrote since the last publication of this member, oldest
-    first; what cannot be read is not among them. `gone` are the members that left or died since.
-    `now` is the shared time.
+    first. Intents and done jobs are not among them (`find_intents`), nor what cannot be read.
+    `gone` are the members that left or died since. `now` is the shared time.
 
     `afresh`: this member's first look, or the ledger is not what it was (it was deleted, emptied,
     put back from a copy; this member was silent for too long, or was taken for dead). Then `rows`
@@ -118,8 +118,8 @@ class LedgerStore(Protocol):
     """One member's way into the ledger of a key.
 
     A step is `take`, a decision that awaits nothing, and `publish`. Only one member at a time is
-    between the two. All methods are `async def`s. Each raises `LedgerUnavailable` where the store cannot be used; then
-    nothing was written and the lock is not held. A later call may succeed.
+    between the two. Each method is an `async def`, and raises `LedgerUnavailable` where the store
+    cannot be used; then nothing was written and the lock is not held. A later call may succeed.
     """
 
     @property
