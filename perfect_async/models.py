@@ -203,10 +203,13 @@ class Limits(Value):
     requests: int = attrs.field(default=250, validator=_whole)
     period: float = attrs.field(default=300.0, validator=_positive)
     per_second: int = attrs.field(default=5, validator=_whole)
-    _whole: Limits | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    _whole: Limits | None = attrs.field(default=None, init=False, eq=False, repr=False)
 
     def split(self, parts: int) -> Limits:
         """Return the share of one of `parts` processes on the same key.
+
+        Processes that share the key by a ledger (`Client(share=...)`) use the whole together, so a
+        share counts only where there is none.
 
         Raises `ConfigurationError` where a share would be less than one request a second, which no
         longer keeps the per-second limit for sure.
@@ -216,9 +219,9 @@ class Limits(Value):
                 f"{self!r} cannot be split into {quoted(parts)}: "
                 "each part needs at least one request a second."
             )
-        return Limits(
-            self.requests // parts, self.period, self.per_second // parts, whole=self.whole
-        )
+        share = Limits(self.requests // parts, self.period, self.per_second // parts)
+        object.__setattr__(share, "_whole", self.whole)
+        return share
 
     @property
     def whole(self) -> Limits:

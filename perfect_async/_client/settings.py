@@ -29,6 +29,9 @@ class Unset(Enum):
 
     UNSET = "unset"
 
+    def __repr__(self) -> str:
+        return "<unset>"
+
 
 UNSET: Final = Unset.UNSET
 
