@@ -6,7 +6,7 @@ import json as json_
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -378,7 +378,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
     import secrets
 
     from perfect_async.cli._display import Display, report_refused, report_there
-    from perfect_async.cli._manifest import Manifest, leave_out_results, unfinished
+    from perfect_async.cli._manifest import Manifest, leave_out_results
 
     out, journal = options.out, options.journal
     polling = None if options.insured is None else Polling(insured=options.insured)
@@ -395,12 +395,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
         raise ConfigurationError("all pictures are results of former runs: pass another --out.")
     if manifest.broken:
         display.message(_runner.rebuild(manifest))
-    plan = manifest.plan(
-        jobs,
-        token=secrets.token_hex(8),
-        again=options.again,
-        unfinished=cache(lambda: unfinished(journal)),
-    )
+    plan = manifest.plan(jobs, token=secrets.token_hex(8), again=options.again)
     _runner.record_former(manifest, plan)
     reports = [report_there(job, files) for job, files in plan.there]
     reports += [report_refused(job, error) for job, error in plan.refused]

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
@@ -34,17 +34,13 @@ from perfect_async.models import EXPRESSIONS, Expression, Job, Smile
 NAME: Final = ".perfect-async-manifest"
 
 _LARGEST: Final = 256 * 1024 * 1024
-_KINDS: Final = ("jpg", "png", "webp", "gif", "heic")
 _RESULT: Final = re.compile(
     r"(?P<stem>.+)-(?P<digits>[0-9a-f]{16}|[0-9a-f]{8})(?:-(?P<number>[0-9]{1,3}))?"
-    rf"\.(?:{'|'.join(_KINDS)})",
+    rf"\.(?:{'|'.join(names.RESULT_KINDS)})",
     re.DOTALL,
 )
-_DIGITS: Final = 16
-"""Digits of an identity in the manifest and in the name of a result; former versions wrote 8."""
-
 # A job that is bought again has a key of its own, and so an identity and files of its own.
-_AGAIN: Final = re.compile(rf"perfect-async again ([0-9a-f]{{{_DIGITS}}})[0-9a-f]* [0-9a-f]+")
+_AGAIN: Final = re.compile(rf"perfect-async again ([0-9a-f]{{{names.DIGITS}}})[0-9a-f]* [0-9a-f]+")
 
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -85,7 +81,7 @@ class Manifest:
         for name in self._files - recorded:
             if (match := _RESULT.fullmatch(name)) is None:
                 continue
-            if len(match["digits"]) == _DIGITS:
+            if len(match["digits"]) == names.DIGITS:
                 by_stem = self._unrecorded.setdefault(match["digits"], {})
                 by_stem.setdefault(match["stem"], {})[int(match["number"] or 0)] = name
             else:
@@ -174,13 +170,12 @@ class Manifest:
         *,
         token: str,
         again: bool = False,
-        unfinished: Callable[[], set[str]] = set,
     ) -> Plan:
         """Sort `jobs` into those to be bought and those whose results are there.
 
-        With `again` all are to be bought. A job that is bought although it has results gets a key
-        that contains `token`, so that its new results are files of their own; not so where it is
-        one of the `unfinished` identities of a journal, and continues.
+        A job of whose files some are gone is run: the batch replaces none, and mixes no two
+        results. With `again` all jobs are to be bought, each with a key that contains `token`, so
+        that its new results are files of their own.
         """
         plan = Plan([], [], [])
         claims: dict[tuple[str, ...], dict[str, list[Job]]] = {}
@@ -194,8 +189,6 @@ class Manifest:
                 plan.there.append((job, self._paths(files)))
             elif (files := self._find_former(job, known_as)) is not None:
                 claims.setdefault(files, {}).setdefault(known_as, []).append(job)
-            elif self._has_some(known_as) and known_as not in unfinished():
-                plan.jobs.append(_again(job, known_as, token))
             else:
                 plan.jobs.append(job)
         for files, claimants in claims.items():
@@ -219,7 +212,7 @@ class Manifest:
         return identity(job, digest)
 
     def _find(self, job: Job, known_as: str) -> tuple[str, ...] | None:
-        digits = known_as[:_DIGITS]
+        digits = known_as[: names.DIGITS]
         for files in reversed(self._sets.get(digits, [])):
             if self._are_there(files):
                 return files
@@ -239,16 +232,10 @@ class Manifest:
         for number in _numbers(job):
             candidates = (
                 names.in_folder_formerly(names.stem(job), known_as, kind, number or None)
-                for kind in _KINDS
+                for kind in names.RESULT_KINDS
             )
             found += [file for file in candidates if file in self._former][:1]
         return tuple(found) if len(found) == job.outputs and self._are_there(found) else None
-
-    def _has_some(self, known_as: str) -> bool:
-        """Return whether some files of a job are there, which new ones must not be mixed with."""
-        digits = known_as[:_DIGITS]
-        recorded = {file for files in self._sets.get(digits, []) for file in files}
-        return bool(recorded & self._files) or digits in self._unrecorded
 
     def _paths(self, files: Iterable[str]) -> tuple[Path, ...]:
         return tuple(Path(os.path.abspath(self.folder / name)) for name in files)  # noqa: PTH100
@@ -261,7 +248,7 @@ class Manifest:
         Raises `OSError`.
         """
         for known_as, files in plan.former:
-            _append(self._path, _line(known_as[:_DIGITS], files))
+            _append(self._path, _line(known_as[: names.DIGITS], files))
 
     def rebuild(self) -> None:
         """Replace a broken manifest by one with the lines that could be read. Raises `OSError`."""
@@ -279,21 +266,6 @@ class Manifest:
                 part.unlink()
             raise
         self.broken = False
-
-
-def unfinished(journal: Path | None) -> set[str]:
-    """Return the identities of the jobs in a journal that a run with it will continue."""
-    import time
-
-    from perfect_async._journal.sqlite import SqliteJournal
-
-    if journal is None or not journal.exists():
-        return set()
-    file = SqliteJournal(journal, time.time_ns() // 1000, make=False)
-    try:
-        return {snapshot.stored.identity for snapshot in file.state.live.values()}
-    finally:
-        file.close()
 
 
 def leave_out_results(
@@ -342,7 +314,7 @@ def _recorded_job(outcome: Done) -> str | None:
     if job.key is not None and (again := _AGAIN.fullmatch(job.key)):
         return again[1]
     match = _RESULT.fullmatch(outcome.files[0].name)
-    return match["digits"] if match and len(match["digits"]) == _DIGITS else None
+    return match["digits"] if match and len(match["digits"]) == names.DIGITS else None
 
 
 def _line(job: str, files: Iterable[str]) -> bytes:
@@ -358,7 +330,7 @@ def _parse_line(line: bytes) -> tuple[str, tuple[str, ...]] | None:
         return None
     held = cast("dict[str, object]", content)
     job, files = held.get("job"), held.get("files")
-    if not isinstance(job, str) or not re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", job):
+    if not isinstance(job, str) or not re.fullmatch(rf"[0-9a-f]{{{names.DIGITS}}}", job):
         return None
     if not isinstance(files, list) or not files:
         return None

@@ -191,6 +191,37 @@ def test_avatars_are_not_bought_again(
     assert all(Path(path).is_file() for path in files)
 
 
+@pytest.mark.parametrize(
+    ("extra", "units"),
+    [([], 2), (["--journal", "jobs.db"], 1), (["--journal", "jobs.db", "--delete"], 2)],
+)
+def test_a_set_of_which_a_file_is_gone(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    units: int,
+) -> None:
+    """A file that was removed is fetched again or bought, and the retouched ones stay."""
+    sandbox = use_sandbox(monkeypatch)
+    command = ["avatar", "in/0.jpg", "--template", "male_studio_00", *extra]
+    assert 0 == cli.main(command)
+    files = [Path(path) for path in capsys.readouterr().out.splitlines()]
+    files[0].unlink()
+    files[3].write_bytes(b"retouched")
+
+    for _ in range(2):
+        advance_start(monkeypatch, 1000)
+        assert 0 == cli.main(command)
+        again = [Path(path) for path in capsys.readouterr().out.splitlines()]
+        assert 4 == len(again)
+        assert all(path.is_file() for path in again)
+        assert b"retouched" == files[3].read_bytes()
+        assert (units == 2) is set(files).isdisjoint(again)
+
+    assert units == sandbox.ledger.units_charged
+
+
 def test_a_run_that_stopped_at_its_ceiling_is_completed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

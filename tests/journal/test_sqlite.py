@@ -392,16 +392,31 @@ def test_a_saved_result_is_remembered(path: Path) -> None:
         file.save_result(STORED.identity, "/other", "t", ["me.png"])
 
     with opened(path, NOW + 300 * DAY) as file:
-        assert SavedResult("t2", ("me.jpg",)) == file.saved_result(STORED.identity, "/out")
-        assert SavedResult("t", ("me.png",)) == file.saved_result(STORED.identity, "/other")
-        assert None is file.saved_result(STORED.identity, "/else")
-        assert None is file.saved_result("cd" * 32, "/out")
+        there = {
+            "/out": SavedResult("t2", (Path("/out/me.jpg"),)),
+            "/other": SavedResult("t", (Path("/other/me.png"),)),
+        }
+        assert there == file.saved_results(STORED.identity)
+        assert {} == file.saved_results("cd" * 32)
         file.drop("t2")
-        assert SavedResult("t2", ("me.jpg",), deleted=True) == file.saved_result(
-            STORED.identity, "/out"
-        )
+        there["/out"] = SavedResult("t2", (Path("/out/me.jpg"),), deleted=True)
+        assert there == file.saved_results(STORED.identity)
         file.forget(NOW)
-        assert None is file.saved_result(STORED.identity, "/out")
+        assert {} == file.saved_results(STORED.identity)
+
+
+def test_a_copy_of_a_deleted_result(path: Path) -> None:
+    """A result that is copied to another folder is still deleted at the vendor."""
+    with opened(path) as file:
+        file.save_result(STORED.identity, "/out", "t", ["me.png"])
+        file.drop("t")
+        for folder in ("/copy", "/copy"):
+            file.save_result(STORED.identity, folder, "t", ["me.png"])
+        file.save_result(STORED.identity, "/out", "t2", ["me.png"])
+
+        found = file.saved_results(STORED.identity)
+
+    assert {"/copy": True, "/out": False} == {key: one.deleted for key, one in found.items()}
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", "7", "[" * 100_000])
@@ -412,7 +427,7 @@ def test_a_damaged_result_is_none(path: Path, text: str) -> None:
     changed(path, f"UPDATE results SET files = '{text}'")
 
     with opened(path) as file:
-        assert None is file.saved_result(STORED.identity, "/out")
+        assert {} == file.saved_results(STORED.identity)
 
 
 @pytest.mark.parametrize(
@@ -1130,7 +1145,7 @@ def test_a_journal_of_version_0_1_opens(path: Path) -> None:
 
     with opened(path) as file:
         file.save_result("ab" * 32, "/out", "t", ["a.jpg"])
-        assert SavedResult("t", ("a.jpg",)) == file.saved_result("ab" * 32, "/out")
+        assert {"/out": SavedResult("t", (Path("/out/a.jpg"),))} == file.saved_results("ab" * 32)
 
 
 @pytest.mark.parametrize("commits", [1, 299, 300, 301, 650])
