@@ -268,7 +268,7 @@ def sandbox(
     port
         The port to listen on, 1 to 65535.
     seed
-        The seed of everything random.
+        The seed of everything random but the ids, which no two runs share.
     units
         The balance at the start.
     lease
