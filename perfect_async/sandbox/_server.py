@@ -62,6 +62,7 @@ def run(
     speed: float = 1.0,
     webhook_url: str | None = None,
     webhook_secret: str | Sequence[str] | None = None,
+    polling_interval: int | None = None,
     charging: Charging = "creation",
     dialect: Dialect | None = None,
 ) -> None:
@@ -87,6 +88,7 @@ def run(
         },
         webhook_url=webhook_url,
         webhook_secret=webhook_secret,
+        polling_interval=polling_interval,
         charging=charging,
         dialect=dialect,
     )
