@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import warnings
 from collections.abc import (
     AsyncGenerator,
@@ -178,8 +179,10 @@ class Client:
         )
         return f"<Client {redacted(self._base_url)} {state}>"
 
-    def __del__(self) -> None:
-        session = getattr(self, "_session", None)
+    # A default, since the interpreter clears the module's globals when it ends.
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Then nobody reads a warning, and what makes its text may be gone.
+        session = None if _is_finalizing() else getattr(self, "_session", None)
         if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
 
