@@ -215,7 +215,6 @@ class Sku(Value):
     proc_unit: int | None = None
     unit: str | None = None
     run_task_url: str | None = None
-    description: object = None
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -272,14 +272,6 @@ class JournalState:
 
     __hash__ = None  # type: ignore[assignment] # it changes
 
-    @classmethod
-    def fold(cls, entries: Iterable[JournalEntry]) -> JournalState:
-        """Fold `entries` into a state. Raises `IllegalEntry`."""
-        state = cls()
-        for entry in entries:
-            state.receive(entry)
-        return state
-
     def receive(self, entry: JournalEntry) -> JobSnapshot:
         """Apply one entry and return the state of its job, also where the job is over now.
 

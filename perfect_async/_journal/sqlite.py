@@ -404,15 +404,6 @@ class SqliteJournal:
             )
         return None if found is None else str(found)
 
-    def task_ids(self, since: int) -> frozenset[str]:
-        """Return all tasks that were created since `since`, whatever became of them.
-
-        "" is among them if a creation stayed in doubt.
-        """
-        with self._lock, _errors_mapped(self.path):
-            rows = self._all("SELECT task_id FROM tasks WHERE created >= ?", since)
-        return frozenset(str(task_id) for (task_id,) in rows)
-
     def drop(self, task_id: str) -> None:
         """Stop offering this task: its results are gone."""
         with self._lock, _errors_mapped(self.path), self._transaction():
