@@ -305,7 +305,9 @@ def test_a_former_result_that_cannot_be_recorded(
 ) -> None:
     """A former result that cannot be recorded as one picture's is status 2: nothing is sent."""
     sandbox = use_sandbox(monkeypatch)
-    monkeypatch.setattr(_manifest, "identity", lambda job, digest: "01234567" + digest[8:])
+    monkeypatch.setattr(
+        "perfect_async._client.folder.identity", lambda job, digest: "01234567" + digest[8:]
+    )
     Path("out").mkdir()
     Path("out", "0-01234567.jpg").write_bytes(portrait(3, 64))
 
@@ -346,7 +348,9 @@ def test_two_pictures_for_one_former_result(
 ) -> None:
     """Pictures that may both belong to a former result are not bought: status 1."""
     sandbox = use_sandbox(monkeypatch)
-    monkeypatch.setattr(_manifest, "identity", lambda job, digest: "01234567" + digest[8:])
+    monkeypatch.setattr(
+        "perfect_async._client.folder.identity", lambda job, digest: "01234567" + digest[8:]
+    )
     for name in ("one", "two"):
         Path(name).mkdir()
         Path(name, "a.jpg").write_bytes(portrait(len(name) + ord(name[0]), 64))
