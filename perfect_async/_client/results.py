@@ -103,26 +103,6 @@ class Result(Value):
 
         return await self._write(target.folder, range(len(self.images)), put)
 
-    async def _save_beside(self, folder: Path, former: Sequence[Path]) -> list[Path]:
-        """Save the pictures in `folder`, as `save` does, and replace no file.
-
-        `former` are the files of all pictures of this task, if it was saved before: those that are
-        there stay as they are, and the others are written again.
-        """
-        count = len(self.images)
-        write = partial(self._write, folder)
-        if len(former) != count:
-            pictures = PictureSet(folder, self._stem, self._identity, count)
-            return await save_set(pictures, self.task_id, write)
-
-        def put(index: int, part: AtomicFile, _: str) -> Path:
-            part.put(former[index])
-            return former[index]
-
-        there = await in_thread(lambda: [path.is_file() for path in former])
-        kept = {index: former[index] for index in range(count) if there[index]}
-        return await complete_set(kept, count, put, write)
-
     async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
         """Download the pictures of the indices `wanted`; a `Write` of `_files.sets`."""
         await self._session.retention.clean_folder(folder)
@@ -180,6 +160,29 @@ class Result(Value):
         finally:
             with anyio.move_on_after(_CLEANUP, shield=True):
                 await in_thread(part.discard)
+
+
+async def save_beside(
+    result: Result, pictures: PictureSet, former: Sequence[Path]
+) -> Sequence[Path]:
+    """Save the `pictures` of `result`, as `Result.save` does, and replace no file.
+
+    `former` are the files of all pictures of this task, if it was saved before: those that are
+    there stay as they are, and the others are written again.
+    """
+    count = pictures.count
+    # Not for users, and so no public method.
+    write = partial(result._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if len(former) != count:
+        return await save_set(pictures, result.task_id, write)
+
+    def put(index: int, part: AtomicFile, _: str) -> Path:
+        part.put(former[index])
+        return former[index]
+
+    there = await in_thread(lambda: [path.is_file() for path in former])
+    kept = {index: former[index] for index in range(count) if there[index]}
+    return await complete_set(kept, count, put, write)
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -18,7 +18,7 @@ import anyio
 import attrs
 
 from perfect_async._api.responses import same_code
-from perfect_async._client.results import Done, Failed, Outcome
+from perfect_async._client.results import Done, Failed, Outcome, save_beside
 from perfect_async._files import names
 from perfect_async._files.saving import prepare_folder, remove_stale_parts
 from perfect_async._files.sets import PictureSet, copy_files, save_set
@@ -197,20 +197,19 @@ class Retention:
         Raises `PerfectError` and `OSError`.
         """
         await in_thread(partial(folder.mkdir, parents=True, exist_ok=True))
+        pictures = _pictures(outcome, handle, folder)
         if handle.files:
             # A former run saved them elsewhere, and the vendor has no copy.
             await self.clean_folder(folder)
-            spec, count = handle.spec, len(handle.files)
-            pictures = PictureSet(folder, spec.stem, spec.file_identity, count)
             copy = partial(copy_files, handle.files, folder)
             files = await save_set(pictures, outcome.task_id, copy)
-            LOG.info("%d files were copied from another folder; nothing was bought.", count)
+            LOG.info("%d files were copied from another folder; nothing was bought.", len(files))
             return files
         former = await _files_by_record(outcome, handle)
         snapshot = handle.entry.snapshot
         if not former and snapshot is not None and snapshot.saved:
-            former = await _files_by_name(outcome, handle)
-        return await outcome.result._save_beside(folder, former)  # noqa: SLF001 - not for users
+            former = await _files_by_name(outcome, handle, pictures)
+        return await save_beside(outcome.result, pictures, former)
 
     async def _record(self, handle: JobHandle, outcome: Done, files: Iterable[Path]) -> None:
         """Record in the journal where the result of `handle` was saved.
@@ -298,10 +297,14 @@ async def _files_by_record(outcome: Done, handle: JobHandle) -> Sequence[Path]:
     return saved.files if there else ()
 
 
-async def _files_by_name(outcome: Done, handle: JobHandle) -> list[Path]:
-    """Return the files of a job that a former process saved; none if one of them is gone."""
+def _pictures(outcome: Done, handle: JobHandle, folder: Path) -> PictureSet:
     spec, count = handle.spec, len(outcome.result.images)
-    pictures = PictureSet(Path(spec.options.save_to or ""), spec.stem, spec.file_identity, count)
+    return PictureSet(folder, spec.stem, spec.file_identity, count)
+
+
+async def _files_by_name(outcome: Done, handle: JobHandle, pictures: PictureSet) -> Sequence[Path]:
+    """Return the files of a job that a former process saved; none if one of them is gone."""
+    spec, count = handle.spec, pictures.count
     # Different jobs may have had one name in former versions: then it is not known whose file it
     # is, and the result is fetched again.
     former_name = names.in_folder_formerly(spec.stem, spec.identity, "")

@@ -201,7 +201,7 @@ class ClientSession:
         They are copied when it is saved.
         """
         for saved in results if self._reuses(spec) else ():
-            if await in_thread(lambda files: all(map(Path.is_file, files)), saved.files):
+            if await in_thread(_are_there, saved.files):
                 return self._done(spec, saved)
         return None
 
@@ -418,3 +418,7 @@ class ClientSession:
         now = self.driver.clock.now()
         # A URL that was not asked for yet counts as expired.
         return tuple(ResultImage(url, now + _URL_LIFETIME if url else now) for url in event.urls)
+
+
+def _are_there(files: Iterable[Path]) -> bool:
+    return all(file.is_file() for file in files)

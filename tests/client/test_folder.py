@@ -42,11 +42,11 @@ def test_the_name_of_a_result_says_whose_it_is(
 @given(st.text(max_size=20), identities, numbers)
 def test_former_names_have_eight_digits(stem: str, known_as: str, number: int) -> None:
     """Every type of picture has a name, and its parts say that a former version gave it."""
-    job = Smile(Path(f"/x/{stem.replace('/', '').replace(chr(0), '')}.jpg"))
+    picture = Path(f"/x/{stem.replace('/', '').replace(chr(0), '')}.jpg")
 
-    found = [ResultName.parse(name) for name in former_names(job, known_as, number)]
+    found = [ResultName.parse(name) for name in former_names(Smile(picture), known_as, number)]
 
-    expected = ResultName(former_stem(Path(os.fspath(job.source))), known_as[:8], number)
+    expected = ResultName(former_stem(picture), known_as[:8], number)
     assert [expected] * len(names.RESULT_KINDS) == found
     assert expected.is_former
 
