@@ -46,9 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {*VALUES, "_client"},
     "cli": {
         *VALUES,
-        *("__init__", "webhooks", "_client.settings", "_journal", "sandbox"),
-        # What is already in a folder is found by the names and identities that the client uses.
-        *("_files", "_runtime.spec"),
+        *("__init__", "webhooks", "_client.settings", "_client.folder", "_journal", "sandbox"),
     },
     "__main__": {"cli"},
     "sandbox": set(),

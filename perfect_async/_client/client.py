@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import warnings
 from collections.abc import (
     AsyncGenerator,
@@ -88,10 +89,11 @@ class Client:
     `journal`: the path of a file that saves money after a crash. It is made if it is missing; one
     client uses it at a time. Every creation is on the disk before it is sent. A job that finished
     within a day is fetched again instead of bought again (`reuse`: True for all kinds of jobs,
-    False for none, None for all but avatars). A result that was saved counts as done as long as its
-    files are there. After a crash `resume()` goes on where the last process was. The file holds
-    paths, URLs that are not signed, ids and times; no pictures, no key, no signed URLs. Opening
-    raises `JournalError` for a file that cannot be used.
+    False for none, None for all but avatars), or copied from another folder where the vendor has no
+    copy. A result that was saved counts as done as long as its files are there; those that are gone
+    are fetched or bought again, and none of the others is replaced. After a crash `resume()` goes
+    on where the last process was. The file holds paths, URLs that are not signed, ids and times; no
+    pictures, no key, no signed URLs. Opening raises `JournalError` for a file that cannot be used.
 
     `sole_user`: say that nothing else creates tasks on this account while the client is open: no
     other program, no other worker, no other machine. A creation whose answer never came is then
@@ -195,8 +197,10 @@ class Client:
         )
         return f"<Client {redacted(self._base_url)} {state}>"
 
-    def __del__(self) -> None:
-        session = getattr(self, "_session", None)
+    # A default, since the interpreter clears the module's globals when it ends.
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Then nobody reads a warning, and what makes its text may be gone.
+        session = None if _is_finalizing() else getattr(self, "_session", None)
         if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
 
@@ -406,10 +410,11 @@ class Client:
 
         `max_units`: the most units that the jobs may be charged; a job that would exceed it fails
         with `CeilingReached` and is not sent. `save_to`: a folder in which each result is saved as
-        part of its job (names as in `Result.save`): a job is done when its files are on the disk,
-        and `Done.files` names them; `Failed` with `NotSaved` says why they are not. `delete`: the
-        vendor's copies of the picture and its result are deleted after that, once no other job uses
-        the same file. `buy_in_doubt`: as in `run`.
+        part of its job: a job is done when its files are on the disk, and `Done.files` names them.
+        They are called as in `Result.save`, but no file is replaced: where other files have the
+        names, 8 hex digits of the task's own stand before the identity. `Failed` with `NotSaved`
+        says why they are not saved. `delete`: the vendor's copies of the picture and its result are
+        deleted after that, once no other job uses the same file. `buy_in_doubt`: as in `run`.
         """
         options = JobOptions(settings.folder(save_to), delete, buy_in_doubt=buy_in_doubt)
         if delete and save_to is None:

@@ -67,9 +67,7 @@ def task_id(value: object) -> str:
 
 def units(value: float) -> float:
     """Return `value` if it can be `max_units`. Raises `ConfigurationError`."""
-    if type(value) not in {int, float} or not 0 <= value < math.inf:
-        raise ConfigurationError(f"max_units is {quoted(value)}; it must be a number from 0.")
-    return float(value)
+    return number("max_units", value, "a number")
 
 
 def share(value: object, transport: HttpTransport | None) -> ShareSetting | None:
@@ -116,8 +114,8 @@ def folder(value: object) -> str | None:
     return path
 
 
-def number(name: str, value: float) -> float:
-    """Return `value` if it can be the setting `name` in seconds. Raises `ConfigurationError`."""
+def number(name: str, value: float, what: str = "seconds") -> float:
+    """Return `value` if it can be the setting `name`. Raises `ConfigurationError`."""
     if type(value) not in {int, float} or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be seconds from 0.")
+        raise ConfigurationError(f"{name} is {quoted(value)}; it must be {what} from 0.")
     return float(value)
