@@ -17,6 +17,7 @@ from logging import INFO, WARNING
 from pathlib import Path
 from typing import Final, TypeVar
 
+import anyio
 import attrs
 
 from perfect_async import events as ev
@@ -25,6 +26,7 @@ from perfect_async._ledger.rows import (
     LedgerStore,
     LedgerUnavailable,
     MemberStatus,
+    Snapshot,
     host_digest,
     key_digest,
     shifted,
@@ -90,6 +92,10 @@ def doubt_elsewhere(units: float) -> SubmissionInDoubt:
     )
 
 
+def _whole_slots(microseconds: int) -> int:
+    return round(microseconds / SLOT) * SLOT
+
+
 class SharedKey:
     """This process's membership in the ledger of one key.
 
@@ -112,7 +118,8 @@ class SharedKey:
         self._scheduler = scheduler
         self._describe = describe
         self._store: LedgerStore | None = None
-        self._origin = 0
+        # The scheduler's time less the loop's, and the ledger's less the scheduler's.
+        self._offset = self._origin = 0
         self._intents: dict[int, ev.IntentRow] = {}
         self._changed: list[ev.IntentRow] = []
         self._beat_at = 0
@@ -156,10 +163,12 @@ class SharedKey:
             raise
         self.opened_at = snapshot.now
         earliest = snapshot.now - round(limits.period * SECOND) - _MARGIN
-        self._origin = earliest // SLOT * SLOT
+        ahead = _whole_slots(snapshot.now - here)
+        self._offset = ahead - earliest // SLOT * SLOT
+        self._origin = ahead - self._offset
         self._scheduler.share(store.member, os.getpid(), limits)
         self.alone = False
-        return snapshot.now - self._origin - here
+        return self._offset
 
     async def _opened(self, now: Callable[[], int]) -> LedgerStore:
         setting, host = self.setting, host_digest(self._base_url)
@@ -192,18 +201,21 @@ class SharedKey:
         """Decide what leaves now, and tell the others; the commands are to be performed.
 
         `hurry`: a reserved poll is due, which may leave without the lock. None: the lock was not
-        had, or nobody knows of what was decided, so that nothing may leave that is not reserved.
+        had, so that nothing may leave that is not reserved.
         """
         store, scheduler = self._store, self._scheduler
         if store is None:
             raise AssertionError(self)
         commands: list[ev.Command] = []
         try:
-            snapshot = await store.take(_HURRY if hurry else _PATIENCE)
+            snapshot = await self._taken(store, now, hurry=hurry)
             if snapshot is None:
                 return None
             try:
                 at = now()
+                if snapshot.afresh:
+                    # The clock that all members share may have been set.
+                    self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
                 rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
                 scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
                 while (command := scheduler.due(at)) is not None:
@@ -228,6 +240,20 @@ class SharedKey:
             return commands
         scheduler.tell_again()
         return self._not_sent(commands, now)
+
+    async def _taken(
+        self, store: LedgerStore, now: Callable[[], int], *, hurry: bool
+    ) -> Snapshot | None:
+        began, within = now(), _HURRY
+        if not hurry:
+            # Not for longer than until the next reserved poll: that one leaves without the lock.
+            reserved = (self._scheduler.next_reserved_poll() - began) / SECOND
+            within = min(max(reserved, _HURRY), _PATIENCE)
+        snapshot = await store.take(within)
+        if snapshot is None and not hurry:
+            # A store that is known to be away answers at once.
+            await anyio.sleep(max(0.0, _HURRY - (now() - began) / SECOND))
+        return snapshot
 
     def _told_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
         for command in commands:

@@ -197,6 +197,10 @@ class Scheduler:
         """The limits that it was made with."""
         return self._limits
 
+    def next_reserved_poll(self) -> int:
+        """Return when the next reserved poll leaves, `NEVER` where there is none."""
+        return self._state.table.wakes()
+
     def busy(self) -> bool:
         """Return whether there are jobs that have not ended."""
         return bool(self._state.jobs)
