@@ -468,7 +468,9 @@ class RedisLedger:
         self._period = longest_period(rows, self._period)
         mine = {key(row): self._entry(row, taken.now) for row in rows}
         undone = {
-            name: self._entry(_undone(row), taken.now) for name, row in self._doubtful.items()
+            name: self._entry(_undone(row), taken.now)
+            for name, row in self._doubtful.items()
+            if name in taken.entries and name not in mine
         }
         members = self._mirror.members(taken.lost.values())
         try:
@@ -478,7 +480,7 @@ class RedisLedger:
                     *(taken.token, self._member, MOST_DURATIONS),
                     *(_PRUNED_EVERY, _MOST_GONE, _KEPT),
                     *_arguments("=", mine),
-                    *_arguments("?", undone, unless=mine),
+                    *_arguments("=", undone),
                     *_arguments("+", taken.lost, unless=mine),
                     *(text for how, name in members for text in (how, name, "", "")),
                 ],
@@ -497,7 +499,7 @@ class RedisLedger:
             return False
         if taken.afresh and not taken.lost:
             self._mirror = _Mirror()
-        self._mirror.add({**taken.lost, **taken.entries, **mine}, taken.now)
+        self._mirror.add({**taken.lost, **taken.entries, **undone, **mine}, taken.now)
         self._mirror.note_gone(taken.gone, kept_when_gone(taken.now, period=self._period))
         self._marker, self._version, self._read_at = taken.marker, version, self._local()
         self._everything = False

@@ -121,8 +121,8 @@ return {1, now, afresh, current, version, left, found}
 )
 
 # After six fixed arguments come rows as four each: how, field, body, end. Returns the version, -1
-# where the lock was lost. How: "=" write, "?" only in place of such a row, "+" only where there is
-# none, "seen" and "gone" a member (its name in place of the field) that the ledger does not know.
+# where the lock was lost. How: "=" write, "+" only where there is none, "seen" and "gone" a member
+# (its name in place of the field) that the ledger does not know.
 PUBLISH: Final = (
     _COMMON
     + """
@@ -139,7 +139,7 @@ for i = 7, #ARGV, 4 do
       if how == 'seen' then redis.call('ZADD', seen, whole(now), field)
       else redis.call('ZADD', gone, version, field) end
     end
-  elseif how == '=' or redis.call('HEXISTS', rows, field) == (how == '?' and 1 or 0) then
+  elseif how == '=' or redis.call('HEXISTS', rows, field) == 0 then
     unindex(field)
     redis.call('HSET', rows, field, body)
     redis.call('ZADD', versions, version, field)
