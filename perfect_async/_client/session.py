@@ -314,10 +314,13 @@ class ClientSession:
         self.sweep()
 
     async def drain(self) -> None:
-        """Wait until all results are saved, and deleted at the vendor where asked for."""
+        """Wait until all results are saved, and deleted at the vendor where asked for.
+
+        What the driver's end overtook is not waited for.
+        """
         self.sweep()
-        while not self.retention.idle:
-            await self.retention.wait_for_change()
+        if not self.retention.idle:
+            await self.driver.wait_unless_over(self.retention.wait_until_idle)
 
     def close(self) -> None:
         """Take no more jobs, and stop the reading of batches."""
