@@ -359,6 +359,9 @@ class ClientSession:
         await self.channel.journal.writer.drop(task_id)
 
     async def _delete_copy(self, task_id: str) -> None:
+        # The next process would take a task that is gone for a lost one, unless the journal says
+        # that its result is saved.
+        await self.channel.journal.writer.flushed()
         # Also while the client drains.
         reply = await self.driver.ask(self.channel, account.delete(task_id), lasting=True)
         account.read_deleted(reply)
