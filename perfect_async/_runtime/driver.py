@@ -368,6 +368,21 @@ class Driver:
         while handles := self.registry.left(channel):
             await handles[0].done.wait()
 
+    async def wait_unless_over(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Await `wait` for background work, but not for work that the driver's end overtook.
+
+        A task that is cancelled before its first step runs none of its `finally` clauses, so
+        nothing says that such work has ended.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._cancel_when_over, group.cancel_scope)
+            await wait()
+            group.cancel_scope.cancel()
+
+    async def _cancel_when_over(self, scope: anyio.CancelScope) -> None:
+        await self._over.wait()
+        scope.cancel()
+
     # The loop.
 
     def receive(self, event: ev.Event) -> None:
