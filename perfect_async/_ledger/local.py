@@ -83,8 +83,8 @@ _CHECKPOINT: Final = 200
 """Pages of the log after which it is copied into the ledger: a fraction of a millisecond."""
 
 _SCHEMA: Final = """
-PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
+PRAGMA journal_mode = WAL;
 BEGIN;
 CREATE TABLE facts (marker TEXT NOT NULL, version INTEGER NOT NULL);
 CREATE TABLE members (
