@@ -77,13 +77,14 @@ _WAITS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005)
 _LEAVES_AFTER: Final = 40
 """Tries for the lock, after which a member leaves as a dead one does."""
 _FORKS_WITHIN: Final = 0.2
-_MOST_TRIES: Final = 3
+_MOST_TRIES: Final = 6
+"""Others may delete or replace the ledger while it is mended, but not for ever."""
 _CHECKPOINT: Final = 200
 """Pages of the log after which it is copied into the ledger: a fraction of a millisecond."""
 
 _SCHEMA: Final = """
-PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
+PRAGMA journal_mode = WAL;
 BEGIN;
 CREATE TABLE facts (marker TEXT NOT NULL, version INTEGER NOT NULL);
 CREATE TABLE members (
@@ -115,7 +116,14 @@ _TABLES: Final = {
 asked for one by one.
 """
 _BUSY: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
-_DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH")
+_DAMAGED: Final = (
+    *("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"),
+    *("SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_DELETE_NOENT", "SQLITE_IOERR_FSTAT"),
+    "SQLITE_READONLY_DBMOVED",
+)
+"""Errors of a file that is no ledger, or was deleted. A missing table has the plain name, and text
+that is none has no name.
+"""
 
 
 class _Busy(Exception):
@@ -746,14 +754,10 @@ def _reasons(place: KeyFolder) -> Generator[None]:
         name = getattr(exc, "sqlite_errorname", "")
         if name.startswith(_BUSY):
             raise _Busy from exc
-        # A missing table has the plain name. The file may have been deleted a moment ago.
-        if (
-            name.startswith(_DAMAGED)
-            or name in {"", "SQLITE_ERROR", "SQLITE_IOERR_SHORT_READ", "SQLITE_READONLY_DBMOVED"}
-            or file_id(place.ledger) is None
-        ):
+        # The file may have been deleted a moment ago.
+        if name in {"", "SQLITE_ERROR"} or name.startswith(_DAMAGED) or not place.files()[0]:
             raise _Damaged from exc
         raise LedgerUnavailable(
-            f"the ledger {quoted(place.ledger)} cannot be written: {exc}",
+            f"the ledger {quoted(place.ledger)} cannot be written: {exc} ({name})",
             ordinary=name.startswith("SQLITE_READONLY"),
         ) from exc
