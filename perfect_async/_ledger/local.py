@@ -489,7 +489,7 @@ class LocalLedger:
 
     def _mended(self, work: Callable[[], _T]) -> _T:
         """Do `work`, again with a new ledger where the file is none."""
-        damaged = None
+        damaged, removed = None, 0
         for _ in range(_MOST_TRIES):
             try:
                 with _reasons(self._place):
@@ -500,10 +500,14 @@ class LocalLedger:
                 # Seen once, it may be a file that another process was just replacing.
                 if damaged is not None and found == damaged:
                     self._remove(damaged)
+                    removed += 1
                 damaged = found
             except LedgerUnavailable:
                 self._disconnect()
                 raise
+        if removed <= 1:
+            # Somebody deletes it again and again.
+            raise _Busy
         raise LedgerUnavailable(f"the ledger {quoted(self._place.ledger)} cannot be made anew")
 
     def _connection(self) -> sqlite3.Connection:
@@ -517,14 +521,15 @@ class LocalLedger:
             if found is None:
                 self._make()
                 found = file_id(self._place.ledger)
-            db = _connect(self._place)
-            try:
-                # The log is there since the first reading.
-                _facts(db)
-                files = self._place.files()
-            except BaseException:
-                db.close()
-                raise
+            with _deletion_seen(self._place.ledger, found):
+                db = _connect(self._place)
+                try:
+                    # The log is there since the first reading.
+                    _facts(db)
+                    files = self._place.files()
+                except BaseException:
+                    db.close()
+                    raise
             if files[0] != found:
                 db.close()
                 raise _Damaged
@@ -551,7 +556,10 @@ class LocalLedger:
                 return
             part = place.ledger.with_name(f"{place.ledger.name}.{secrets.token_hex(4)}.new")
             try:
-                version = _make_file(part, source)
+                # Made before sqlite opens it, so that it is private from its first byte.
+                os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                with _deletion_seen(part, file_id(part)):
+                    version = _fill(part, source)
                 if source is not None and not (self._in_place() and _facts(source)[1] == version):
                     # It was replaced already, or its holder goes on.
                     return
@@ -677,10 +685,8 @@ def _connect(place: KeyFolder) -> sqlite3.Connection:
     return db
 
 
-def _make_file(path: Path, source: sqlite3.Connection | None) -> int:
-    """Make a ledger with what `source` holds, and return its version."""
-    # Made before sqlite opens it, so that it is private from its first byte.
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+def _fill(path: Path, source: sqlite3.Connection | None) -> int:
+    """Make an empty file a ledger with what `source` holds, and return its version."""
     db = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         db.executescript(_SCHEMA)
@@ -741,6 +747,17 @@ def _is_busy(exc: sqlite3.Error) -> bool:
 
 
 @contextmanager
+def _deletion_seen(path: Path, found: tuple[int, int] | None) -> Generator[None]:
+    """Raise `_Damaged` for errors of sqlite where the file at `path` is no longer the one found."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        if found is None or file_id(path) != found:
+            raise _Damaged from exc
+        raise
+
+
+@contextmanager
 def _reasons(place: KeyFolder) -> Generator[None]:
     """Raise `_Busy`, `_Damaged` or `LedgerUnavailable` for errors of sqlite and of the system."""
     try:
@@ -754,9 +771,11 @@ def _reasons(place: KeyFolder) -> Generator[None]:
         name = getattr(exc, "sqlite_errorname", "")
         if name.startswith(_BUSY):
             raise _Busy from exc
-        # The file may have been deleted a moment ago.
-        if name in {"", "SQLITE_ERROR"} or name.startswith(_DAMAGED) or not place.files()[0]:
+        if name in {"", "SQLITE_ERROR"} or name.startswith(_DAMAGED):
             raise _Damaged from exc
+        if name.startswith("SQLITE_CANTOPEN") and place.can_be_opened():
+            # It was deleted a moment ago, and has been made anew since.
+            raise _Busy from exc
         raise LedgerUnavailable(
             f"the ledger {quoted(place.ledger)} cannot be written: {exc} ({name})",
             ordinary=name.startswith("SQLITE_READONLY"),
