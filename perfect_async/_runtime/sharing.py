@@ -117,6 +117,7 @@ class SharedKey:
         self._changed: list[ev.IntentRow] = []
         self._beat_at = 0
         self._others = 0
+        self._held: ev.SharedLimits | None = None
         self.opened_at = 0
 
     def __repr__(self) -> str:
@@ -158,6 +159,7 @@ class SharedKey:
         earliest = snapshot.now - round(limits.period * SECOND) - _MARGIN
         self._origin = earliest // SLOT * SLOT
         self._scheduler.share(store.member, os.getpid(), limits)
+        self._held = self._scheduler.shared_limits()[0]
         self.alone = False
         return snapshot.now - self._origin - here
 
@@ -223,6 +225,7 @@ class SharedKey:
             return commands
         self._beat_at = at + _BEAT
         self._others = scheduler.others()
+        self._say_limits()
         if kept:
             del self._changed[:intents]
             return commands
@@ -309,6 +312,20 @@ class SharedKey:
             # The next step says so.
             return otherwise
 
+    def _say_limits(self) -> None:
+        """Say once that others have stricter settings, which hold for this process too."""
+        own, held = self._scheduler.shared_limits()
+        if held == self._held:
+            return
+        self._held = held
+        if held != own:
+            LOG.info(
+                "Another process on this key has other settings. This one has %s; the strictest "
+                "of both hold while both run: %s.",
+                _settings(own),
+                _settings(held),
+            )
+
     def _say_alone(self, error: LedgerUnavailable) -> None:
         """Say once that nothing is shared from now on, and why."""
         message = (
@@ -317,3 +334,11 @@ class SharedKey:
         )
         # A process that is alone on its key misses nothing.
         LOG.log(INFO if error.ordinary and not self._others else WARNING, message, error)
+
+
+def _settings(limits: ev.SharedLimits) -> str:
+    period, lease = limits.period / SECOND, limits.lease / SECOND
+    return (
+        f"{limits.requests} requests in {period:g} s, {limits.per_second} a second, and a lease of "
+        f"{lease:g} s"
+    )

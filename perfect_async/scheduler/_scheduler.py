@@ -197,6 +197,10 @@ class Scheduler:
         """The limits that it was made with."""
         return self._limits
 
+    def shared_limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
+        """Return the settings of this member, and those that hold while the others have theirs."""
+        return self._state.members.limits
+
     def busy(self) -> bool:
         """Return whether there are jobs that have not ended."""
         return bool(self._state.jobs)
