@@ -59,6 +59,8 @@ _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
 """
+_NEWS_WITHIN: Final = 60 * SECOND
+"""Within this another process has the answer to a creation, and has told of its task."""
 
 
 @attrs.define(eq=False)
@@ -116,6 +118,7 @@ class Driver:
         submitter.shared = self._shared
         self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
         self._early = TtlSet(_EARLY_FOR)
+        self._looks_until = 0
         self._queries: dict[int, _Query] = {}
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -327,6 +330,7 @@ class Driver:
             self.receive(ev.Notified(foreign))
         else:
             self._early.add(task_id, self._now())
+            self._looks_until = self._now() + _NEWS_WITHIN
             self._wake_up()
 
     def withdraw(self, handle: JobHandle) -> None:
@@ -400,8 +404,12 @@ class Driver:
             return False
         if command is not None or self._unread:
             return True
-        at = shared.next_step(now, busy=self.scheduler.busy())
+        at = shared.next_step(now, busy=self._is_curious(now))
         return at is not None and at <= now
+
+    def _is_curious(self, now: int) -> bool:
+        """Whether news of other processes matters: to our tasks, or to a notification of theirs."""
+        return self.scheduler.busy() or (now < self._looks_until and len(self._early) > 0)
 
     async def _step(self, command: ev.Command | None) -> bool:
         """Take one step in the ledger; False where `command` has to leave without."""
@@ -434,7 +442,7 @@ class Driver:
     def _wakes_at(self, now: int) -> int:
         wake = self.scheduler.wakes_at(now)
         if self._shared is not None and not self._shared.alone:
-            at = self._shared.next_step(now, busy=self.scheduler.busy())
+            at = self._shared.next_step(now, busy=self._is_curious(now))
             wake = wake if at is None else min(wake, at)
         return wake
 

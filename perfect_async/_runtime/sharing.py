@@ -41,7 +41,7 @@ T = TypeVar("T")
 _HURRY: Final = 0.05
 """Seconds to wait for the lock while a reserved poll is due, which may leave without it."""
 _PATIENCE: Final = 2.0
-"""Seconds to wait for the lock otherwise."""
+"""Seconds to wait for the lock otherwise, but only until the next reserved poll."""
 _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
@@ -201,7 +201,7 @@ class SharedKey:
             raise AssertionError(self)
         commands: list[ev.Command] = []
         try:
-            snapshot = await store.take(_HURRY if hurry else _PATIENCE)
+            snapshot = await store.take(_HURRY if hurry else self._patience(now()))
             if snapshot is None:
                 return None
             try:
@@ -231,6 +231,11 @@ class SharedKey:
             return commands
         scheduler.tell_again()
         return self._not_sent(commands, now)
+
+    def _patience(self, now: int) -> float:
+        """How many seconds to wait for the lock: no reserved poll may wait for it, too."""
+        until_poll = (self._scheduler.reserved_at() - now) / SECOND
+        return min(_PATIENCE, max(_HURRY, until_poll))
 
     def _told_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
         for command in commands:

@@ -241,6 +241,10 @@ class Scheduler:
             and reserved[1] == command.ref
         )
 
+    def reserved_at(self) -> int:
+        """Return when the next reserved poll is due, which may leave without the lock."""
+        return self._state.table.wakes()
+
     def foreign_task(self, task_id: str) -> int | None:
         """Return the number, for `Notified`, of a running task of another member."""
         return self._state.members.foreign_task(task_id)

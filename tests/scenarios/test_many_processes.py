@@ -24,9 +24,12 @@ import pytest
 from perfect_async import Client, Limits, Polling
 from perfect_async._ledger import folder as ledger_folder
 from perfect_async._ledger import rows as ledger_rows
+from perfect_async._ledger.local import open_local
+from perfect_async._ledger.rows import host_digest, key_digest
 from perfect_async.sandbox import Durations, Sandbox
-from tests.support.processes import KEY, SIDE, Program, Report, Town
-from tests.support.sandboxed import client, smile, vendor
+from tests.support.processes import KEY as SECRET_KEY
+from tests.support.processes import SIDE, Program, Report, Town
+from tests.support.sandboxed import KEY, client, clock, smile, vendor
 from tests.support.webhooks import SECRET
 
 real = pytest.mark.real_time
@@ -89,7 +92,7 @@ def test_two_processes_side_by_side(town: Town) -> None:
     assert 0o600 == max(modes) == min(modes)
     assert {0o700} == folders | {town.state.stat().st_mode & 0o777}
     assert b'"task"' in told
-    for secret in (KEY, "127.0.0.1", "http", str(town.folder), ".jpg"):
+    for secret in (SECRET_KEY, "127.0.0.1", "http", str(town.folder), ".jpg"):
         assert secret.encode() not in told
         assert not any(secret in str(path.relative_to(town.state)) for path in found)
 
@@ -193,3 +196,64 @@ async def test_a_notification_that_reaches_another_member() -> None:
     for task in sandbox.ledger.tasks:
         assert task.ended_at is not None
         assert task.ended_at - task.created_at - task.duration < 1.5
+
+
+@pytest.mark.usefixtures("state")
+async def test_a_notification_that_overtakes_the_news_of_its_task() -> None:
+    """A member that is idle goes on looking for the owner of a task that it was told of."""
+    idle: list[Client] = []
+
+    async def deliver(body: bytes, headers: dict[str, str]) -> None:
+        await idle[0].webhooks.deliver(body, headers)
+
+    async with vendor(
+        durations={"ai-smile": Durations.fixed(0.01)},
+        webhook=deliver,
+        webhook_secret=SECRET,
+        latency=2.0,
+    ) as sandbox:
+        # Without the notification the first poll comes in mid-lease.
+        owner, other = members(sandbox, webhook_secret=SECRET, polling=Polling(interval=8.0))
+        idle.append(other)
+        async with owner, other:
+            assert [True] * 2 == await outcomes(owner, 0, 2)
+
+    assert_kept(sandbox, 2)
+    for task in sandbox.ledger.tasks:
+        assert task.ended_at is not None
+        assert task.ended_at - task.created_at < 4.5
+
+
+@pytest.mark.usefixtures("state")
+async def test_reserved_polls_leave_while_the_ledger_is_locked(state: Path) -> None:
+    """Somebody holds the lock nearly all the time, while work waits: no task is lost."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(25.0)})
+    one, two = members(sandbox)
+    async with one, two, asyncio.TaskGroup() as group:
+        run = group.create_task(outcomes(one, 0, 30))
+        await asyncio.sleep(4)
+        host, key = host_digest(one._base_url), key_digest(KEY)
+        holder = open_local(state, host, key, clock=lambda: round(clock() * 1e9))
+        while not run.done():
+            if await holder.take(1.0) is not None:
+                await asyncio.sleep(1.8)
+                await holder.release()
+                await asyncio.sleep(0.01)
+        await holder.aclose()
+
+    assert [True] * 30 == run.result()
+    assert_kept(sandbox, 30)
+
+
+async def test_a_ledger_deleted_again_and_again(state: Path) -> None:
+    """Members whose ledger is deleted while they work write their rows again, and lose nothing."""
+    sandbox = vendor()
+    one, two = members(sandbox)
+    async with one, two, asyncio.TaskGroup() as group:
+        runs = [group.create_task(outcomes(each, first, 60)) for first, each in ((0, one), (60, two))]
+        while not all(run.done() for run in runs):
+            await asyncio.sleep(7)
+            shutil.rmtree(state)
+
+    assert [[True] * 60] * 2 == [run.result() for run in runs]
+    assert_kept(sandbox, 120)
