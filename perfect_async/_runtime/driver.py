@@ -651,6 +651,7 @@ def driver_for(
     transport: HttpTransport | None = None,
     past: tuple[tuple[int, int], ...] = (),
     share: ShareSetting | None = None,
+    insists: bool = False,
 ) -> Driver:
     """Return the driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
 
@@ -659,13 +660,14 @@ def driver_for(
     another vendor, so there the driver before must have had the same one.
 
     `share` is where the ledger of the key is, None where the key is not shared with other
-    processes. Raises `ConfigurationError` where a client that is open has another one.
+    processes. Where it `insists` on it, this raises `ConfigurationError` if a client that is open
+    has another one; else it is that one's.
     """
     loop = asyncio.get_running_loop()
     identity = hashlib.sha256(key.encode()).hexdigest(), base_url
     driver = _drivers.get((*identity, id(loop)))
     if driver is not None and driver.alive:
-        if driver.share != share:
+        if insists and driver.share != share:
             raise ConfigurationError(
                 "A client is open on this key with another `share`: all clients of a key in one "
                 "event loop must agree on it."

@@ -52,14 +52,10 @@ _MARGIN: Final = 10 * SECOND
 
 @attrs.frozen
 class ShareSetting:
-    """Where the ledger of a key is: `folder` on this machine (None: the user's), or a Redis `url`.
-
-    `asked_for`: the user named it, so it also holds where the client has a transport of its own.
-    """
+    """Where the ledger of a key is: `folder` on this machine (None: the user's), or a Redis `url`."""
 
     folder: str | None = None
     url: str | None = attrs.field(default=None, repr=False)
-    asked_for: bool = False
 
 
 @attrs.frozen

@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, Self, TypedDict, cast
 
 import httpx
 from starlette.applications import Starlette
@@ -194,7 +194,7 @@ class Town:
         self.environment = {"PERFECT_ASYNC_STATE": str(self.state)}
         self._programs: list[Program] = []
 
-    def __enter__(self) -> "Town":
+    def __enter__(self) -> Self:
         given = json.dumps(self.settings)
         server = self.program("vendor", "tests.support.processes", "vendor", str(self.port), given)
         wait_for_port(server, self.port)
