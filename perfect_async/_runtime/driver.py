@@ -578,8 +578,8 @@ class Driver:
         self._waited = now
         statistics = self.scheduler.statistics()
         LOG.warning(
-            "Other processes have used the request window of this key (%d of %d requests): the "
-            "first job is sent in about %.0f s.",
+            "The request window of this key is full (%d of its %d requests are other processes'): "
+            "the first job is sent in about %.0f s.",
             statistics.requests_by_others,
             statistics.window_limit,
             wait,

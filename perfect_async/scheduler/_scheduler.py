@@ -318,7 +318,8 @@ class Scheduler:
         """
         state, now = self._state, self._state.updated_at
         taken = state.members.requests(now)
-        if not taken or not state.ready or len(state.jobs) > state.uncreated():
+        waiting = state.uncreated()
+        if not taken or not waiting or len(state.jobs) > waiting:
             return 0.0
         limit = state.pacer.limit(now)
         needed = state.admission.reserved_each(now) + 2 + state.members.held(now)

@@ -54,7 +54,8 @@ class Work(TypedDict, total=False):
     """What a process does: `count` pictures from number `first` on, with these settings.
 
     `avatars`: of how many pictures the avatars have outputs; 0 for smiles. `file_size`: the most
-    bytes of any file that it writes, as on a disk that is full.
+    bytes of any file that it writes, as on a disk that is full. `queries`: how often it asks for the
+    balance first. `pause`: seconds between two results that are read.
     """
 
     url: str
@@ -64,12 +65,12 @@ class Work(TypedDict, total=False):
     period: float
     per_second: int
     lease: float
-    insured: float
     avatars: int
     share: str | None
     secret: str
     file_size: int
     pause: float
+    queries: int
 
 
 class Report(TypedDict):
@@ -314,8 +315,12 @@ def client(work: Work, **settings: object) -> Client:
     given: dict[str, object] = {
         "base_url": work["url"],
         "limits": Limits(work["requests"], work["period"], work["per_second"]),
+        # The defaults, in proportion to the lease.
         "polling": Polling(
-            lease=work["lease"], interval=work["lease"] / 5, insured=work.get("insured", 60.0)
+            lease=work["lease"],
+            interval=work["lease"] / 5,
+            insured=work["lease"] * 12,
+            give_up_after=work["lease"] * 60,
         ),
         "timeouts": Timeouts(request=10.0),
         "drain": 60.0,
@@ -338,6 +343,8 @@ async def perform(work: Work, *, isolated: bool = False) -> None:
     members, waited, begun = 1, 0.0, False
     async with client(work, isolated=isolated) as opened:
         tell({"opened": os.getpid()})
+        for _ in range(work.get("queries", 0)):
+            await opened.units()
         async with opened.batch([job(work, number) for number in numbers]) as batch:
 
             async def watch() -> None:
