@@ -120,7 +120,9 @@ class Client:
     `"rediss://..."`: by a Redis server, over machines (extra `redis`). None, or the variable
     PERFECT_ASYNC_SHARE=off: not at all; then give each process its share with `Limits.split`. With
     a `transport` of your own, other than `httpx.AsyncHTTPTransport`, nothing is shared unless
-    asked for. The file holds times, task ids and digests; no key, no URL and no path.
+    asked for. The file holds times, task ids and digests; no key, no URL and no path. Clients of
+    one key in one event loop must agree: one that says nothing does as the first, and another value
+    than the first one's is a `ConfigurationError` at opening.
 
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
@@ -180,6 +182,7 @@ class Client:
         self._reuse = reuse
         self._sole_user = sole_user
         self._share = settings.share(share, transport)
+        self._insists_on_share = share is not UNSET
         self._executor: Executor = LoopExecutor()
         self._batch = Batch
         if isolated:
@@ -254,6 +257,7 @@ class Client:
                 transport=self._transport,
                 past=journal.writer.past,
                 share=self._share,
+                insists=self._insists_on_share,
             )
             channel = await driver.join(
                 transport, self._timeouts, journal, sole_user=self._sole_user

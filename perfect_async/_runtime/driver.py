@@ -59,6 +59,8 @@ _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
 """
+_NEWS_WITHIN: Final = 60 * SECOND
+"""Within this another process has the answer to a creation, and has told of its task."""
 
 
 @attrs.define(eq=False)
@@ -116,6 +118,7 @@ class Driver:
         submitter.shared = self._shared
         self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
         self._early = TtlSet(_EARLY_FOR)
+        self._looks_until = 0
         self._queries: dict[int, _Query] = {}
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -175,7 +178,7 @@ class Driver:
         finally:
             if self._shared is not None:
                 with anyio.CancelScope(shield=True):
-                    await self._shared.close()
+                    await self._shared.leave(self._now)
             self._over.set()
             self._give_up()
 
@@ -327,6 +330,7 @@ class Driver:
             self.receive(ev.Notified(foreign))
         else:
             self._early.add(task_id, self._now())
+            self._looks_until = self._now() + _NEWS_WITHIN
             self._wake_up()
 
     def withdraw(self, handle: JobHandle) -> None:
@@ -415,8 +419,12 @@ class Driver:
             return False
         if command is not None or self._unread:
             return True
-        at = shared.next_step(now, busy=self.scheduler.busy())
+        at = shared.next_step(now, busy=self._is_curious(now))
         return at is not None and at <= now
+
+    def _is_curious(self, now: int) -> bool:
+        """Whether news of other processes matters: to our tasks, or to a notification of theirs."""
+        return self.scheduler.busy() or (now < self._looks_until and len(self._early) > 0)
 
     async def _step(self, command: ev.Command | None) -> bool:
         """Take one step in the ledger; False where `command` has to leave without."""
@@ -449,7 +457,7 @@ class Driver:
     def _wakes_at(self, now: int) -> int:
         wake = self.scheduler.wakes_at(now)
         if self._shared is not None and not self._shared.alone:
-            at = self._shared.next_step(now, busy=self.scheduler.busy())
+            at = self._shared.next_step(now, busy=self._is_curious(now))
             wake = wake if at is None else min(wake, at)
         return wake
 
@@ -585,8 +593,8 @@ class Driver:
         self._waited = now
         statistics = self.scheduler.statistics()
         LOG.warning(
-            "Other processes have used the request window of this key (%d of %d requests): the "
-            "first job is sent in about %.0f s.",
+            "The request window of this key is full (%d of its %d requests are other processes'): "
+            "the first job is sent in about %.0f s.",
             statistics.requests_by_others,
             statistics.window_limit,
             wait,
@@ -658,6 +666,7 @@ def driver_for(
     transport: HttpTransport | None = None,
     past: tuple[tuple[int, int], ...] = (),
     share: ShareSetting | None = None,
+    insists: bool = False,
 ) -> Driver:
     """Return the driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
 
@@ -666,13 +675,14 @@ def driver_for(
     another vendor, so there the driver before must have had the same one.
 
     `share` is where the ledger of the key is, None where the key is not shared with other
-    processes. Raises `ConfigurationError` where a client that is open has another one.
+    processes. Where it `insists` on it, this raises `ConfigurationError` if a client that is open
+    has another one; else it is that one's.
     """
     loop = asyncio.get_running_loop()
     identity = hashlib.sha256(key.encode()).hexdigest(), base_url
     driver = _drivers.get((*identity, id(loop)))
     if driver is not None and driver.alive:
-        if driver.share != share:
+        if insists and driver.share != share:
             raise ConfigurationError(
                 "A client is open on this key with another `share`: all clients of a key in one "
                 "event loop must agree on it."

@@ -43,7 +43,7 @@ T = TypeVar("T")
 _HURRY: Final = 0.05
 """Seconds to wait for the lock while a reserved poll is due, which may leave without it."""
 _PATIENCE: Final = 2.0
-"""Seconds to wait for the lock otherwise."""
+"""Seconds to wait for the lock otherwise, but only until the next reserved poll."""
 _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
@@ -54,14 +54,10 @@ _MARGIN: Final = 10 * SECOND
 
 @attrs.frozen
 class ShareSetting:
-    """Where the ledger of a key is: `folder` on this machine (None: the user's), or a Redis `url`.
-
-    `asked_for`: the user named it, so it also holds where the client has a transport of its own.
-    """
+    """Where the ledger of a key is: `folder` on this machine (None: the user's), or a Redis `url`."""
 
     folder: str | None = None
     url: str | None = attrs.field(default=None, repr=False)
-    asked_for: bool = False
 
 
 @attrs.frozen
@@ -124,6 +120,7 @@ class SharedKey:
         self._changed: list[ev.IntentRow] = []
         self._beat_at = 0
         self._others = 0
+        self._held: ev.SharedLimits | None = None
         self.opened_at = 0
 
     def __repr__(self) -> str:
@@ -167,6 +164,7 @@ class SharedKey:
         self._offset = ahead - earliest // SLOT * SLOT
         self._origin = ahead - self._offset
         self._scheduler.share(store.member, os.getpid(), limits)
+        self._held = self._scheduler.shared_limits()[0]
         self.alone = False
         return self._offset
 
@@ -191,6 +189,19 @@ class SharedKey:
         if store is not None:
             await store.aclose()
 
+    async def leave(self, now: Callable[[], int]) -> None:
+        """Tell the others what has ended, so that they poll none of it, and leave the ledger."""
+        store = self._store
+        try:
+            if store is not None and (snapshot := await store.take(_HURRY)) is not None:
+                at = now()
+                self._read(snapshot, at)
+                await store.publish([*self._changes(at), *self._changed])
+        except LedgerUnavailable as exc:
+            LOG.debug("The last step in the ledger failed: %s.", exc)
+        finally:
+            await self.close()
+
     # Steps.
 
     def next_step(self, now: int, *, busy: bool) -> int | None:
@@ -213,15 +224,11 @@ class SharedKey:
                 return None
             try:
                 at = now()
-                if snapshot.afresh:
-                    # The clock that all members share may have been set.
-                    self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
-                rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
-                scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
+                self._read(snapshot, at)
                 while (command := scheduler.due(at)) is not None:
                     scheduler.receive(ev.Issued(command), at)
                     commands.append(command)
-                told = [shifted(row, self._origin) for row in scheduler.changes(at)]
+                told = self._changes(at)
                 told += self._told_intents(commands, at + self._origin)
                 intents = len(self._changed)
             except BaseException:
@@ -235,11 +242,23 @@ class SharedKey:
             return commands
         self._beat_at = at + _BEAT
         self._others = scheduler.others()
+        self._say_limits()
         if kept:
             del self._changed[:intents]
             return commands
         scheduler.tell_again()
         return self._not_sent(commands, now)
+
+    def _read(self, snapshot: Snapshot, at: int) -> None:
+        """Give the scheduler what others wrote; the lock is held."""
+        if snapshot.afresh:
+            # The clock that all members share may have been set.
+            self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
+        rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
+        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
+
+    def _changes(self, at: int) -> list[ev.LedgerRow]:
+        return [shifted(row, self._origin) for row in self._scheduler.changes(at)]
 
     async def _taken(
         self, store: LedgerStore, now: Callable[[], int], *, hurry: bool
@@ -247,7 +266,7 @@ class SharedKey:
         began, within = now(), _HURRY
         if not hurry:
             # Not for longer than until the next reserved poll: that one leaves without the lock.
-            reserved = (self._scheduler.next_reserved_poll() - began) / SECOND
+            reserved = (self._scheduler.reserved_at() - began) / SECOND
             within = min(max(reserved, _HURRY), _PATIENCE)
         snapshot = await store.take(within)
         if snapshot is None and not hurry:
@@ -335,6 +354,20 @@ class SharedKey:
             # The next step says so.
             return otherwise
 
+    def _say_limits(self) -> None:
+        """Say once that others have stricter settings, which hold for this process too."""
+        own, held = self._scheduler.shared_limits()
+        if held == self._held:
+            return
+        self._held = held
+        if held != own:
+            LOG.info(
+                "Another process on this key has other settings. This one has %s; the strictest "
+                "of both hold while both run: %s.",
+                _settings(own),
+                _settings(held),
+            )
+
     def _say_alone(self, error: LedgerUnavailable) -> None:
         """Say once that nothing is shared from now on, and why."""
         message = (
@@ -343,3 +376,11 @@ class SharedKey:
         )
         # A process that is alone on its key misses nothing.
         LOG.log(INFO if error.ordinary and not self._others else WARNING, message, error)
+
+
+def _settings(limits: ev.SharedLimits) -> str:
+    period, lease = limits.period / SECOND, limits.lease / SECOND
+    return (
+        f"{limits.requests} requests in {period:g} s, {limits.per_second} a second, and a lease of "
+        f"{lease:g} s"
+    )

@@ -338,3 +338,14 @@ def test_a_signed_url_is_told_as_a_digest() -> None:
 
     assert "pictures" not in f"{told.identity}{told.digest}"
     assert 64 == len(told.digest)
+
+
+async def test_a_member_that_leaves_tells_what_has_ended(tmp_path: Path) -> None:
+    """Whoever is left polls no task of a client that has closed."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path)
+    async with other, other.batch(smiles(30)) as batch:
+        async with one:
+            await one.run(smile(100))
+        assert 30 == len([outcome async for outcome in batch if outcome.ok])
+        assert "rescue" not in other.statistics().requests
