@@ -54,7 +54,7 @@ _MARGIN: Final = 10 * SECOND
 
 @attrs.frozen
 class ShareSetting:
-    """Where the ledger of a key is: `folder` on this machine (None: the user's), or a Redis `url`."""
+    """Where a key's ledger is: a `folder` of this machine (None: the user's), or a Redis `url`."""
 
     folder: str | None = None
     url: str | None = attrs.field(default=None, repr=False)

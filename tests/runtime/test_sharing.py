@@ -12,11 +12,11 @@ import anyio
 import pytest
 
 from perfect_async import Client, ConfigurationError, Limits, Smile, SubmissionInDoubt
-from perfect_async._ledger.rows import LedgerRow, LedgerUnavailable, MemberStatus, Snapshot
+from perfect_async._ledger.rows import LedgerUnavailable, MemberStatus, Snapshot
 from perfect_async._runtime import sharing
 from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.sharing import SharedKey, ShareSetting
-from perfect_async.events import DoneRow, IntentRow
+from perfect_async.events import DoneRow, IntentRow, LedgerRow
 from perfect_async.sandbox import Durations, Faults, Sandbox
 from tests.support.sandboxed import client, smile, smiles, vendor
 
@@ -149,7 +149,7 @@ async def test_a_second_run_waits_for_the_window_of_the_first(
     assert not sandbox.ledger.refused
     assert 60 < waits < 300
     assert eta is not None
-    assert 1 == caplog.text.count("Other processes have used the request window of this key")
+    assert 1 == caplog.text.count("The request window of this key is full")
 
 
 async def test_a_doubt_holds_for_all_members(tmp_path: Path) -> None:
