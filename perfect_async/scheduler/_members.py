@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
@@ -38,13 +38,13 @@ _BEAT: Final = SECOND
 """How often a member that has work writes that it lives."""
 _WAIT_TOLD: Final = 300_000
 """How often a member writes that it still waits for its turn."""
-_UNCONFIRMED: Final = 15 * SECOND
-"""How long tasks of others count that a new ledger does not know (yet)."""
 _REQUEST_TIMEOUT: Final = 30 * SECOND
 """How long a request may be unanswered before it is answered, or its member has stopped."""
 _RETRY: Final = SECOND // 2
 _MOST_RETRIES: Final = 4
 _RUNNING: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
+
+_Row = TypeVar("_Row", bound=ev.LedgerRow)
 
 
 @attrs.define(eq=False)
@@ -52,7 +52,6 @@ class ForeignTask:
     """A task of another member: its last row, and what became of our polls of it.
 
     `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again.
-    `confirmed`: the ledger names it.
     """
 
     ref: int
@@ -60,7 +59,6 @@ class ForeignTask:
     mirrored: bool = False
     tries: int = 0
     try_at: int = NEVER
-    confirmed: bool = True
 
 
 class Members:
@@ -84,12 +82,11 @@ class Members:
         self._tasks: dict[tuple[str, int], ForeignTask] = {}
         self._refs: dict[int, ForeignTask] = {}
         self._next_ref = -1
-        # Requests that are counted: unanswered by their number here, answered by when.
-        self._open: dict[tuple[str, int], int] = {}
-        self._answered: OrderedDict[tuple[str, int], int] = OrderedDict()
+        # Their requests that are counted: unanswered ones with their number here, answered ones.
+        self._open: dict[tuple[str, int], tuple[int, ev.RequestRow]] = {}
+        self._answered: OrderedDict[tuple[str, int], ev.RequestRow] = OrderedDict()
         self._creations: dict[str, deque[int]] = {}
         self._learned: dict[str, int] = {}
-        self._drop_at = NEVER
         self.updated_at = 0
         # What we told.
         self._told: ev.MemberRow | None = None
@@ -101,6 +98,7 @@ class Members:
         self._epoch = 0
         self._plan: tuple[int, int] | None = None
         self._foreign_changes: dict[int, ev.TaskRow] = {}
+        self._retold: list[ev.RequestRow | ev.TaskRow] = []
         self._waited_at = 0
         self._everything = False
 
@@ -140,17 +138,21 @@ class Members:
         """When a poll of another member may have to be sent for it."""
         return min(map(self._overdue_at, self._tasks.values()), default=NEVER)
 
-    def to_rescue(self, now: int) -> ForeignTask | None:
-        """The task of another member whose poll is overdue, or whose rescue failed."""
-        task = min(self._tasks.values(), key=self._overdue_at, default=None)
-        return None if task is None or self._overdue_at(task) > now else task
+    def to_rescue(self, now: int, *, again: bool) -> ForeignTask | None:
+        """The task of another member whose poll is overdue, or if `again`, whose rescue failed."""
+        at = self._overdue_at if again else self._unsent_at
+        task = min(self._tasks.values(), key=at, default=None)
+        return None if task is None or at(task) > now else task
 
     def _overdue_at(self, task: ForeignTask) -> int:
+        return min(task.try_at, self._unsent_at(task)) if task.mirrored else NEVER
+
+    def _unsent_at(self, task: ForeignTask) -> int:
+        """When its owner certainly has not sent its next reserved poll."""
         if not task.mirrored or not task.row.task_id:
             return NEVER
         following, last = self._state.table.reserved(task.ref)
-        overdue = (following + RESCUE_AFTER) * SLOT if following <= last else NEVER
-        return min(task.try_at, overdue)
+        return (following + RESCUE_AFTER) * SLOT if following <= last else NEVER
 
     def foreign_task(self, task_id: str) -> int | None:
         """The number of another member's running task with this id."""
@@ -163,50 +165,51 @@ class Members:
         """Take the rows of others; until `changes` is asked for, the lock is held."""
         self.locked = self._state.admission.may_move = True
         self.updated_at = now
-        if event.afresh:
-            self._everything = True
-            self._drop_at = now + _UNCONFIRMED
-            if self._rows:
-                # The others write what they sent lately when they see it, at their next beat.
-                pacer = self._state.pacer
-                pacer.hold = max(pacer.hold, now + _BEAT * 6 // 5)
-            for task in self._tasks.values():
-                task.confirmed = False
+        self._everything |= event.afresh
         if event.rows:
             self._on_rows(event.rows, now)
+        if event.afresh:
+            self._on_afresh(event.rows, now)
         for member in event.gone:
             self._on_gone(member, now)
         self._tidy(now)
         self._heed(now)
 
+    def _on_afresh(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
+        """Write everything again: the ledger is new, or an older copy of itself.
+
+        Also what is known of others, who may have died or stopped: a member that comes later knows
+        of them only by the ledger.
+        """
+        if self._rows:
+            # The others write what they sent lately when they see it, at their next beat.
+            pacer = self._state.pacer
+            pacer.hold = max(pacer.hold, now + _BEAT * 6 // 5)
+        answered = {
+            (row.member, row.number) for row in _of(rows, ev.RequestRow) if row.answered is not None
+        }
+        known = [*self._answered.values(), *(row for _, row in self._open.values())]
+        self._retold += (row for row in known if (row.member, row.number) not in answered)
+        self._foreign_changes.update((task.ref, task.row) for task in self._refs.values())
+
     def _on_rows(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
-        tasks: list[ev.TaskRow] = []
-        requests: list[ev.RequestRow] = []
-        plan: ev.PlanRow | None = None
-        for row in rows:
-            match row:
-                case ev.PlanRow():
-                    plan = row
-                case ev.TaskRow():
-                    tasks.append(row)
-                case ev.MemberRow() if row.member != self.member:
-                    self._rows[row.member] = row
-                case ev.RequestRow() if row.member != self.member:
-                    requests.append(row)
-                case ev.DurationRow() if row.member != self.member:
-                    self._on_duration(row)
-                case _:
-                    # Intents and ends of jobs are for whoever creates, not for the scheduler.
-                    pass
-        if plan is not None:
+        for member in _of(rows, ev.MemberRow):
+            if member.member != self.member:
+                self._rows[member.member] = member
+        for duration in _of(rows, ev.DurationRow):
+            if duration.member != self.member:
+                self._on_duration(duration)
+        tasks = _of(rows, ev.TaskRow)
+        for plan in _of(rows, ev.PlanRow):
             self._take_plan(plan, tasks, now)
         for task in tasks:
             if task.member == self.member:
                 self._on_own_task(task, now)
             else:
                 self._on_task(task, now)
-        for request in sorted(requests, key=_happened):
-            self._on_request(request, now)
+        for request in sorted(_of(rows, ev.RequestRow), key=_happened):
+            if request.member != self.member:
+                self._on_request(request, now)
 
     def on_issued(self, command: ev.Request, now: int) -> None:
         """A request of ours leaves."""
@@ -312,6 +315,8 @@ class Members:
             foreign.row = attrs.evolve(foreign.row, next=following, last=last)
             rows.append(foreign.row)
         self._foreign_changes = {}
+        rows += self._retold
+        self._retold = []
         rows += self._changed_tasks()
         rows += self._changed_requests.values()
         self._changed_requests = {}
@@ -431,9 +436,13 @@ class Members:
         state = self._state
         job = next((job for job in state.jobs.values() if job.task == row.ref), None)
         if job is None or job.state not in _RUNNING:
+            if not row.ended:
+                # An older copy of the ledger, or a member that knew it, has brought it back.
+                self._retold.append(attrs.evolve(row, ended=True))
             return
         self._told_tasks[job.ref] = row
-        if state.keeps_alive:
+        # Where everything is written again, what we know ourselves is newer.
+        if state.keeps_alive and not self._everything:
             following = row.next
             while following * SLOT <= job.last_left:
                 # This poll has left since, without the lock.
@@ -455,7 +464,10 @@ class Members:
         if task is None:
             self._next_ref -= 1
             task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(self._next_ref, row)
-        task.row, task.confirmed = row, True
+        if self._everything and task.row.next > row.next and not row.announced:
+            # An older copy.
+            return
+        task.row = row
         if row.announced:
             if task.mirrored:
                 self._state.admission.forget(task.ref)
@@ -473,7 +485,8 @@ class Members:
     def _on_request(self, row: ev.RequestRow, now: int) -> None:
         """Count a request of another member, once."""
         name, table, pacer = (row.member, row.number), self._state.table, self._state.pacer
-        if name in self._answered:
+        forgotten = now - self._holds.period - _REQUEST_TIMEOUT
+        if name in self._answered or _happened(row) < forgotten:
             return
         if name not in self._open:
             if row.creates:
@@ -481,16 +494,16 @@ class Members:
             if row.answered is not None and row.answered < now - 2 * SECOND:
                 # Too long ago for the limit of a second.
                 table.account.answered(row.answered)
-                self._answered[name] = row.answered
+                self._answered[name] = row
                 self._learn_from(row)
                 return
             self._next_ref -= 1
-            self._open[name] = self._next_ref
             patience = pacer.network.patience
             table.leave(self._next_ref, row.left, patience, creates=row.creates)
+            self._open[name] = self._next_ref, row
         if row.answered is not None:
-            table.answered(self._open.pop(name), row.answered)
-            self._answered[name] = row.answered
+            table.answered(self._open.pop(name)[0], row.answered)
+            self._answered[name] = row
             self._learn_from(row)
 
     def _learn_from(self, row: ev.RequestRow) -> None:
@@ -524,26 +537,21 @@ class Members:
 
     def _answer_all(self, member: str, now: int, *, before: int = NEVER) -> None:
         """Count what `member` sent before `before` as answered now."""
-        table = self._state.table
-        for name, key in list(self._open.items()):
-            if name[0] == member and table.left_at(key) < before:
-                table.answered(key, now)
+        for name, (key, row) in list(self._open.items()):
+            if name[0] == member and row.left < before:
+                self._state.table.answered(key, now)
                 del self._open[name]
-                self._answered[name] = now
+                self._answered[name] = attrs.evolve(row, answered=now, outcome="failed")
 
     def _tidy(self, now: int) -> None:
         while self._answered:
-            name, at = next(iter(self._answered.items()))
-            if at >= now - self._holds.period - _REQUEST_TIMEOUT:
+            name, row = next(iter(self._answered.items()))
+            if _happened(row) >= now - self._holds.period - _REQUEST_TIMEOUT:
                 break
             del self._answered[name]
-        if now >= self._drop_at:
-            self._drop_at = NEVER
-            for task in [task for task in self._tasks.values() if not task.confirmed]:
-                self._drop(task)
-        for row in self._rows.values():
-            if self._stopped(row, now):
-                self._answer_all(row.member, now, before=now - _REQUEST_TIMEOUT)
+        for member in self._rows.values():
+            if self._stopped(member, now):
+                self._answer_all(member.member, now, before=now - _REQUEST_TIMEOUT)
         for task in [task for task in self._tasks.values() if task.row.cap <= now]:
             self._drop(task)
 
@@ -580,6 +588,11 @@ class Members:
         while creations and creations[0] <= now - self._holds.period:
             creations.popleft()
         return len(creations)
+
+
+def _of(rows: Iterable[ev.LedgerRow], kind: type[_Row]) -> list[_Row]:
+    """The rows of one kind, in their order."""
+    return [row for row in rows if isinstance(row, kind)]
 
 
 def _happened(row: ev.RequestRow) -> int:

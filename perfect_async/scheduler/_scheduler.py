@@ -304,6 +304,7 @@ class Scheduler:
         crowded = (
             moment.reserved is not None
             or (bool(state.takeovers) and state.fits_urgently(now))
+            or state.members.rescue_at() <= now
             or (
                 state.fits(now, moment.limit)
                 and (not moment.lends or (bool(state.ready) and table.origin(moment.slot) is None))
@@ -346,12 +347,14 @@ class Scheduler:
         return None
 
     def _rescue(self, moment: _Moment) -> ev.Command | None:
-        if moment.reserved is None and moment.room and self._state.fits_urgently(moment.now):
-            task = self._state.members.to_rescue(moment.now)
-            if task is not None:
-                row = task.row
-                return ev.Rescue(moment.number, task.ref, row.kind.feature, row.task_id)
-        return None
+        state, now = self._state, moment.now
+        if moment.reserved is not None or not moment.room:
+            return None
+        # The first poll takes the place of the reserved one; another needs a place of its own.
+        task = state.members.to_rescue(now, again=state.fits_urgently(now))
+        if task is None:
+            return None
+        return ev.Rescue(moment.number, task.ref, task.row.kind.feature, task.row.task_id)
 
     def _announced_poll(self, moment: _Moment) -> ev.Command | None:
         if moment.room and moment.reserved is None and self._state.fits(moment.now, moment.limit):
