@@ -121,7 +121,7 @@ def filled(path: Path, jobs: int) -> Measurement:
         began = time.perf_counter()
         file = SqliteJournal(path, NOW)
         times.append(time.perf_counter() - began)
-        if len(file.state.live) != UNDER_WAY or len(file.task_ids(0)) != jobs + UNDER_WAY:
+        if len(file.state.live) != UNDER_WAY or len(file.known_tasks) != jobs + UNDER_WAY:
             raise AssertionError(path)
         file.close()
     return Measurement(jobs, path.stat().st_size, min(times))

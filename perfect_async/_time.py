@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 SECOND: Final = 1_000_000
@@ -31,6 +32,9 @@ class TtlSet:
 
     def __len__(self) -> int:
         return len(self._added)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._added))
 
     def __repr__(self) -> str:
         return f"<TtlSet {len(self)} of {self._most} keys>"

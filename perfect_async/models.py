@@ -203,9 +203,13 @@ class Limits(Value):
     requests: int = attrs.field(default=250, validator=_whole)
     period: float = attrs.field(default=300.0, validator=_positive)
     per_second: int = attrs.field(default=5, validator=_whole)
+    _whole: Limits | None = attrs.field(default=None, init=False, eq=False, repr=False)
 
     def split(self, parts: int) -> Limits:
         """Return the share of one of `parts` processes on the same key.
+
+        Processes that share the key by a ledger (`Client(share=...)`) use the whole together, so a
+        share counts only where there is none.
 
         Raises `ConfigurationError` where a share would be less than one request a second, which no
         longer keeps the per-second limit for sure.
@@ -215,9 +219,17 @@ class Limits(Value):
                 f"{self!r} cannot be split into {quoted(parts)}: "
                 "each part needs at least one request a second."
             )
-        return attrs.evolve(
-            self, requests=self.requests // parts, per_second=self.per_second // parts
-        )
+        share = Limits(self.requests // parts, self.period, self.per_second // parts)
+        object.__setattr__(share, "_whole", self.whole)
+        return share
+
+    @property
+    def whole(self) -> Limits:
+        """The limits that were split into shares; themselves where they were not.
+
+        Processes that share the key by a ledger need no shares: the whole counts for all of them.
+        """
+        return self if self._whole is None else self._whole
 
 
 Completion: TypeAlias = Literal["poll", "webhook", "both"]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
@@ -80,8 +81,22 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         function.can_block_in("perfect_async/_runtime/executors.py", {"ask"})
         # Coverage has a lock of its own, which two threads that are measured may both want.
         function.can_block_in("coverage/collector.py", {"lock_data", "unlock_data"})
+        # A step of the ledger takes some 50 microseconds, which no thread would make shorter.
+        function.can_block_in(
+            "perfect_async/_ledger/local.py",
+            {"open_local", "look", "_take", "publish", "release", "aclose", "_ask"},
+        )
         # A test that is stopped for its time prints where it was, inside the loop that hangs.
         function.can_block_in("pytest_timeout.py", {"dump_stacks"})
     blockbuster.activate()
     yield blockbuster
     blockbuster.deactivate()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep every test, and each process that it starts, out of the user's own state folder."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERFECT_ASYNC_STATE", str(folder))
+        yield folder

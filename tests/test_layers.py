@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_api": VALUES,
     "scheduler": {*VALUES, "_ratelimit"},
     "_journal": {"_log"},
+    "_ledger": {*VALUES, "_log"},
     "_transport": {*VALUES, "_log", "_api"},
     "_files": {*VALUES, "_log", "_api"},
     "webhooks": {"_log", "_api"},
@@ -45,9 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {*VALUES, "_client"},
     "cli": {
         *VALUES,
-        *("__init__", "webhooks", "_client.settings", "_journal", "sandbox"),
-        # What is already in a folder is found by the names and identities that the client uses.
-        *("_files", "_runtime.spec"),
+        *("__init__", "webhooks", "_client.settings", "_client.folder", "_journal", "sandbox"),
     },
     "__main__": {"cli"},
     "sandbox": set(),
@@ -69,7 +68,7 @@ SANS_IO = (
         "models",
         "reports",
     ),
-    "_journal/model",
+    *("_journal/model", "_ledger/rows"),
 )
 
 # The stand-in for the vendor imports nothing of ours, so that a wrong key name cannot be wrong on
@@ -84,7 +83,7 @@ ONE_FILE = {
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
     "rich": {"cli/_display"},
-    "sqlite3": {"_journal/sqlite"},
+    "sqlite3": {"_journal/sqlite", "_ledger/local"},
     "standardwebhooks": {"webhooks"},
     "starlette": {SANDBOX},
     "uvicorn": {SANDBOX},

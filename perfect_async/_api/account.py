@@ -47,15 +47,13 @@ _MOST_UNITS: Final = 1e15
 class Price(Value):
     """What `feature` costs: `amount` units per `per` of `unit` ("result_image", "second").
 
-    A feature may have several prices (by resolution, by number of concerns): `description` tells
-    them apart, in the vendor's words.
+    A feature may have several prices (by resolution, by number of concerns).
     """
 
     feature: str
     amount: float
     per: int
     unit: str
-    description: str = ""
 
 
 def templates(feature: str, token: str | None) -> Request:
@@ -135,8 +133,7 @@ def read_feature_costs(reply: Response) -> tuple[tuple[Price, ...], str | None]:
             raise bad_answer(reply, f"result.skus[{index}] is no price")
         found = _FEATURE.search(row.run_task_url or "")
         if found is not None:
-            told_apart = row.description if isinstance(row.description, str) else ""
-            prices.append(Price(found[1], row.amount, per, row.unit or "", told_apart))
+            prices.append(Price(found[1], row.amount, per, row.unit or ""))
     return tuple(prices), read(reply, Page, "result").next_token or None
 
 

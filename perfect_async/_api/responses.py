@@ -215,7 +215,6 @@ class Sku(Value):
     proc_unit: int | None = None
     unit: str | None = None
     run_task_url: str | None = None
-    description: object = None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -489,16 +488,22 @@ def is_task_id(text: str) -> bool:
 def response_error(reply: Response) -> PerfectError:
     """Return the error that `reply`, which is no success, stands for (contract: Errors).
 
-    The code counts more than the status: `InvalidApiKey` and its like and 401 are `Unauthorized`,
-    `TooManyRequests` and 429 `RateLimited`, `CreditInsufficiency` is `UnitsExhausted`, other 4xx
-    `RequestRefused`, 5xx `ServiceUnavailable`, anything else `BadAnswer`. 408 and 425 are a
-    gateway's and say that nobody read the request to its end: `ServiceUnavailable`. So is 407, a
-    proxy's, which has forwarded nothing.
+    The code counts more than the status: `InvalidTaskId` is `RequestRefused` with any 4xx,
+    `InvalidApiKey` and its like and 401 are `Unauthorized`, `TooManyRequests` and 429
+    `RateLimited`, `CreditInsufficiency` is `UnitsExhausted`, other 4xx `RequestRefused`, 5xx
+    `ServiceUnavailable`, anything else `BadAnswer`. 408 and 425 are a gateway's and say that nobody
+    read the request to its end: `ServiceUnavailable`. So is 407, a proxy's, which has forwarded
+    nothing.
     """
     text, code = error_details(reply)
     detail = f": {text}" if text else ""
     status, request_id = reply.error_status, reply.safe_request_id
     refused = reply.is_client_error
+    refusal = RequestRefused(
+        f"the vendor refused the request{detail}.", status=status, code=code, request_id=request_id
+    )
+    if refused and same_code(code, "InvalidTaskId"):
+        return refusal
     if status == _PROXY_AUTHENTICATION:
         return ServiceUnavailable(
             "the proxy on the way to the vendor refuses its credentials; nothing was forwarded.",
@@ -518,6 +523,5 @@ def response_error(reply: Response) -> PerfectError:
     if refused and same_code(code, "CreditInsufficiency"):
         return UnitsExhausted("the balance does not cover the job.", request_id=request_id)
     if refused:
-        message = f"the vendor refused the request{detail}."
-        return RequestRefused(message, status=status, code=code, request_id=request_id)
+        return refusal
     return bad_answer(reply, f"HTTP {status} is none of its statuses")

@@ -37,6 +37,7 @@ from perfect_async._value import Value
 from perfect_async.errors import (
     BadAnswer,
     JobRefused,
+    PerfectError,
     RateLimited,
     RequestRefused,
     ResultUnreadable,
@@ -245,7 +246,7 @@ def read_status(
     asked again. An unknown status means running.
     """
     if not reply.is_success:
-        return _final_error(command, reply, task_id, units) or _failure(command, reply)
+        return _ending(command, reply, task_id, units) or _failure(command, reply)
     try:
         state = read(reply, TaskState, "data")
     except BadAnswer as error:
@@ -261,21 +262,17 @@ def read_status(
             return events.Running(command, interval(reply, state.polling_interval))
 
 
-def _final_error(
+def _ending(
     command: events.Poll, reply: Response, task_id: str, units: float
 ) -> events.TaskUnknown | events.TimedOut | None:
-    """Return the event of the two errors that end the task, None for others (contract: Errors).
-
-    A 404 with the vendor's JSON is about the task, whose id is the end of the path; without that
-    JSON it is a proxy's.
-    """
+    """Return the event of the two errors that end the task, None for others (contract: Errors)."""
     _, code = error_details(reply)
     # Also in plain text, as a bare 500.
     timeout = reply.status == 500 and b"task execution timed out" in reply.content.lower()  # noqa: PLR2004
     if timeout or same_code(code, "TaskTimeout"):
         return _timed_out(command, reply, task_id, units)
-    unknown = reply.envelope is not None and reply.error_status == 404  # noqa: PLR2004
-    if unknown or (reply.is_client_error and same_code(code, "InvalidTaskId")):
+    failure = _failure(command, reply)
+    if isinstance(failure, events.Refused) and is_unknown_task(failure.error):
         expired = TaskExpired(
             "the vendor does not know the task: it expired, and its units may have been charged.",
             task_id=task_id,
@@ -286,9 +283,15 @@ def _final_error(
     return None
 
 
-def is_unknown_task(error: RequestRefused) -> bool:
-    """Return whether a refused question about a task says that the vendor does not know it."""
-    return same_code(error.code, "InvalidTaskId") or error.status == 404  # noqa: PLR2004
+def is_unknown_task(error: PerfectError) -> bool:
+    """Return whether the vendor refused a request about a task because it does not know the task.
+
+    Any 404 with the vendor's JSON says so, since the id is the end of the path. A 404 without that
+    JSON is a proxy's and no refusal.
+    """
+    return isinstance(error, RequestRefused) and (
+        same_code(error.code, "InvalidTaskId") or error.status == 404  # noqa: PLR2004
+    )
 
 
 def _timed_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import warnings
 from collections.abc import (
     AsyncGenerator,
@@ -27,7 +28,14 @@ from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
-from perfect_async._client.settings import BASE_URL, KEY_VARIABLE, SECRET_VARIABLE, URL_VARIABLE
+from perfect_async._client.settings import (
+    BASE_URL,
+    KEY_VARIABLE,
+    SECRET_VARIABLE,
+    UNSET,
+    URL_VARIABLE,
+    Unset,
+)
 from perfect_async._journal.journal import open_journal
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.driver import driver_for
@@ -81,10 +89,11 @@ class Client:
     `journal`: the path of a file that saves money after a crash. It is made if it is missing; one
     client uses it at a time. Every creation is on the disk before it is sent. A job that finished
     within a day is fetched again instead of bought again (`reuse`: True for all kinds of jobs,
-    False for none, None for all but avatars). A result that was saved counts as done as long as its
-    files are there. After a crash `resume()` goes on where the last process was. The file holds
-    paths, URLs that are not signed, ids and times; no pictures, no key, no signed URLs. Opening
-    raises `JournalError` for a file that cannot be used.
+    False for none, None for all but avatars), or copied from another folder where the vendor has no
+    copy. A result that was saved counts as done as long as its files are there; those that are gone
+    are fetched or bought again, and none of the others is replaced. After a crash `resume()` goes
+    on where the last process was. The file holds paths, URLs that are not signed, ids and times; no
+    pictures, no key, no signed URLs. Opening raises `JournalError` for a file that cannot be used.
 
     `sole_user`: say that nothing else creates tasks on this account while the client is open: no
     other program, no other worker, no other machine. A creation whose answer never came is then
@@ -103,6 +112,15 @@ class Client:
     the `jobs` of a batch are read in the loop that entered it, and the batch must be left in the
     same task. A `transport` is used in that thread only. Isolated clients of one process share the
     thread.
+
+    `share`: how the request window of the key is shared with other processes. `"machine"` (the
+    default): by a small file in the user's state folder, so all processes of one user on one
+    machine together keep to the limits, and no server is needed. The absolute path of a folder:
+    by a file there (a volume of several containers of one machine). `"redis://..."` or
+    `"rediss://..."`: by a Redis server, over machines (extra `redis`). None, or the variable
+    PERFECT_ASYNC_SHARE=off: not at all; then give each process its share with `Limits.split`. With
+    a `transport` of your own, other than `httpx.AsyncHTTPTransport`, nothing is shared unless
+    asked for. The file holds times, task ids and digests; no key, no URL and no path.
 
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
@@ -129,6 +147,7 @@ class Client:
         webhook_secret: str | Iterable[str] | None = None,
         isolated: bool = False,
         sole_user: bool = False,
+        share: str | os.PathLike[str] | Unset | None = UNSET,
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
@@ -160,6 +179,7 @@ class Client:
         self._journal = journal
         self._reuse = reuse
         self._sole_user = sole_user
+        self._share = settings.share(share, transport)
         self._executor: Executor = LoopExecutor()
         self._batch = Batch
         if isolated:
@@ -177,8 +197,10 @@ class Client:
         )
         return f"<Client {redacted(self._base_url)} {state}>"
 
-    def __del__(self) -> None:
-        session = getattr(self, "_session", None)
+    # A default, since the interpreter clears the module's globals when it ends.
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Then nobody reads a warning, and what makes its text may be gone.
+        session = None if _is_finalizing() else getattr(self, "_session", None)
         if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
 
@@ -231,6 +253,7 @@ class Client:
                 clock,
                 transport=self._transport,
                 past=journal.writer.past,
+                share=self._share,
             )
             channel = await driver.join(
                 transport, self._timeouts, journal, sole_user=self._sole_user
@@ -387,10 +410,11 @@ class Client:
 
         `max_units`: the most units that the jobs may be charged; a job that would exceed it fails
         with `CeilingReached` and is not sent. `save_to`: a folder in which each result is saved as
-        part of its job (names as in `Result.save`): a job is done when its files are on the disk,
-        and `Done.files` names them; `Failed` with `NotSaved` says why they are not. `delete`: the
-        vendor's copies of the picture and its result are deleted after that, once no other job uses
-        the same file. `buy_in_doubt`: as in `run`.
+        part of its job: a job is done when its files are on the disk, and `Done.files` names them.
+        They are called as in `Result.save`, but no file is replaced: where other files have the
+        names, 8 hex digits of the task's own stand before the identity. `Failed` with `NotSaved`
+        says why they are not saved. `delete`: the vendor's copies of the picture and its result are
+        deleted after that, once no other job uses the same file. `buy_in_doubt`: as in `run`.
         """
         options = JobOptions(settings.folder(save_to), delete, buy_in_doubt=buy_in_doubt)
         if delete and save_to is None:

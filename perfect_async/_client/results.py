@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import attrs
 from perfect_async._files import names
 from perfect_async._files.images import HEAD, sniff
 from perfect_async._files.saving import AtomicFile, SaveTarget
+from perfect_async._files.sets import PictureSet, Put, complete_set, save_set
 from perfect_async._files.threads import in_thread
 from perfect_async._value import Value
 from perfect_async.errors import (
@@ -29,8 +31,7 @@ from perfect_async.models import Job
 if TYPE_CHECKING:
     from perfect_async._client.session import ClientSession
 
-_KNOWN: Final = {"jpg", "png", "webp", "gif", "heic"}
-"""Types of pictures that the vendor makes."""
+_Named: TypeAlias = Callable[[AtomicFile, str], Path]
 
 _MARGIN: Final = timedelta(minutes=1)
 """A URL that expires this soon may expire on the way (contract: Download the result)."""
@@ -90,21 +91,35 @@ class Result(Value):
 
     async def _save_all(self, path: str) -> list[Path]:
         target = await in_thread(SaveTarget.of, path)
-        await self._session.retention.clean_folder(target.folder)
+
+        def put(index: int, part: AtomicFile, kind: str) -> Path:
+            number = index + 1 if len(self.images) > 1 else None
+            if target.name is None:
+                name = names.in_folder(self._stem, self._identity, kind, number)
+            else:
+                name = names.as_file(Path(target.name), kind, number).name
+            part.replace(target.folder / name)
+            return target.folder / name
+
+        return await self._write(target.folder, range(len(self.images)), put)
+
+    async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
+        """Download the pictures of the indices `wanted`; a `Write` of `_files.sets`."""
+        await self._session.retention.clean_folder(folder)
         images = self.images
         saved: list[Path] = []
-        for index in range(len(images)):
-            number = index + 1 if len(images) > 1 else None
+        for index in wanted:
             expired = images[index].expires_at <= self._session.now() + _MARGIN
             if expired:
                 images = await self._refresh()
+            named = partial(put, index)
             try:
-                file = await self._save(images[index], target, number)
+                file = await self._save(images[index], folder, named)
             except RequestRefused as exc:
                 if expired or exc.status not in _GONE:
                     raise
                 images = await self._refresh()
-                file = await self._save(images[index], target, number)
+                file = await self._save(images[index], folder, named)
             saved.append(file)
         return saved
 
@@ -117,16 +132,16 @@ class Result(Value):
             )
         return images
 
-    async def _save(self, image: ResultImage, target: SaveTarget, number: int | None) -> Path:
+    async def _save(self, image: ResultImage, folder: Path, put: _Named) -> Path:
         for pause in _PAUSES:
             try:
-                return await self._fetch(image.url, target, number)
+                return await self._fetch(image.url, folder, put)
             except ServiceUnavailable:
                 await anyio.sleep(pause)
-        return await self._fetch(image.url, target, number)
+        return await self._fetch(image.url, folder, put)
 
-    async def _fetch(self, url: str, target: SaveTarget, number: int | None) -> Path:
-        part = AtomicFile(target.folder)
+    async def _fetch(self, url: str, folder: Path, put: _Named) -> Path:
+        part = AtomicFile(folder)
         head = b""
         try:
             async with self._session.download(url) as pieces:
@@ -141,15 +156,33 @@ class Result(Value):
                 raise ServiceUnavailable(
                     "the download of the vendor's result ended early; nothing was written."
                 )
-            if target.name is None:
-                name = names.in_folder(self._stem, self._identity, kind, number)
-            else:
-                name = names.as_file(Path(target.name), kind, number).name
-            await in_thread(part.replace, target.folder / name)
+            return await in_thread(put, part, kind)
         finally:
             with anyio.move_on_after(_CLEANUP, shield=True):
                 await in_thread(part.discard)
-        return target.folder / name
+
+
+async def save_beside(
+    result: Result, pictures: PictureSet, former: Sequence[Path]
+) -> Sequence[Path]:
+    """Save the `pictures` of `result`, as `Result.save` does, and replace no file.
+
+    `former` are the files of all pictures of this task, if it was saved before: those that are
+    there stay as they are, and the others are written again.
+    """
+    count = pictures.count
+    # Not for users, and so no public method.
+    write = partial(result._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if len(former) != count:
+        return await save_set(pictures, result.task_id, write)
+
+    def put(index: int, part: AtomicFile, _: str) -> Path:
+        part.put(former[index])
+        return former[index]
+
+    there = await in_thread(lambda: [path.is_file() for path in former])
+    kept = {index: former[index] for index in range(count) if there[index]}
+    return await complete_set(kept, count, put, write)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -205,7 +238,7 @@ def _picture_type(head: bytes) -> str:
     if not head:
         raise BadAnswer("the vendor's result is empty; nothing was written.")
     kind = sniff(head)
-    if kind not in _KNOWN:
+    if kind not in names.RESULT_KINDS:
         beginning = quoted(head[:16].decode("latin-1"))
         raise BadAnswer(
             f"the vendor's result is no picture but begins with {beginning}; nothing was written."

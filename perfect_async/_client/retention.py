@@ -7,10 +7,10 @@ deletes its input files as well (contract: Other calls).
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +18,10 @@ import anyio
 import attrs
 
 from perfect_async._api.responses import same_code
-from perfect_async._client.results import Done, Failed, Outcome
+from perfect_async._client.results import Done, Failed, Outcome, save_beside
 from perfect_async._files import names
 from perfect_async._files.saving import prepare_folder, remove_stale_parts
+from perfect_async._files.sets import PictureSet, copy_files, save_set
 from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import LOG, type_name
@@ -171,19 +172,11 @@ class Retention:
         folder = handle.spec.options.save_to
         if folder is None or not isinstance(outcome, Done):
             return outcome
-        if handle.files:
+        if handle.files and handle.files[0].parent == Path(folder):
             return attrs.evolve(outcome, files=handle.files)
         async with self._saves:
-            snapshot = handle.entry.snapshot
-            if (
-                snapshot is not None
-                and snapshot.saved
-                and (found := await _files_of(outcome, handle))
-            ):
-                return attrs.evolve(outcome, files=tuple(found))
             try:
-                # The separator says that this is a folder, even if it was removed meanwhile.
-                files = await outcome.result.save(os.path.join(folder, ""))  # noqa: PTH118
+                files = await self._save(handle, outcome, Path(folder))
             except (PerfectError, OSError) as exc:
                 if isinstance(exc, OSError):
                     self._writable.discard(Path(folder))
@@ -197,6 +190,26 @@ class Retention:
                 return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
         await self._record(handle, outcome, files)
         return attrs.evolve(outcome, files=tuple(files))
+
+    async def _save(self, handle: JobHandle, outcome: Done, folder: Path) -> Sequence[Path]:
+        """Save the pictures of `outcome` where they are missing, and return the paths of all.
+
+        Raises `PerfectError` and `OSError`.
+        """
+        await in_thread(partial(folder.mkdir, parents=True, exist_ok=True))
+        pictures = _pictures(outcome, handle, folder)
+        if handle.files:
+            # A former run saved them elsewhere, and the vendor has no copy.
+            await self.clean_folder(folder)
+            copy = partial(copy_files, handle.files, folder)
+            files = await save_set(pictures, outcome.task_id, copy)
+            LOG.info("%d files were copied from another folder; nothing was bought.", len(files))
+            return files
+        former = await _files_by_record(outcome, handle)
+        snapshot = handle.entry.snapshot
+        if not former and snapshot is not None and snapshot.saved:
+            former = await _files_by_name(outcome, handle, pictures)
+        return await save_beside(outcome.result, pictures, former)
 
     async def _record(self, handle: JobHandle, outcome: Done, files: Iterable[Path]) -> None:
         """Record in the journal where the result of `handle` was saved.
@@ -263,10 +276,35 @@ class Retention:
         copy.entry.deleted()
 
 
-async def _files_of(outcome: Done, handle: JobHandle) -> list[Path]:
-    """Return the files of a job that a former process saved; none if one of them is gone."""
+async def _files_by_record(outcome: Done, handle: JobHandle) -> Sequence[Path]:
+    """Return the files in which the journal says that this task was saved.
+
+    Some of them may be gone; none are returned if all are.
+    """
+    spec = handle.spec
+    folder = spec.options.save_to
+    if folder is None or not spec.sure:
+        return ()
+    try:
+        results = await handle.channel.journal.writer.saved_results(spec.identity)
+    except JournalError:
+        # Then the names of the files and their bytes have to tell.
+        return ()
+    saved = results.get(folder)
+    if saved is None or saved.task_id != outcome.task_id:
+        return ()
+    there = await in_thread(lambda: any(file.is_file() for file in saved.files))
+    return saved.files if there else ()
+
+
+def _pictures(outcome: Done, handle: JobHandle, folder: Path) -> PictureSet:
     spec, count = handle.spec, len(outcome.result.images)
-    folder = Path(spec.options.save_to or "")
+    return PictureSet(folder, spec.stem, spec.file_identity, count)
+
+
+async def _files_by_name(outcome: Done, handle: JobHandle, pictures: PictureSet) -> Sequence[Path]:
+    """Return the files of a job that a former process saved; none if one of them is gone."""
+    spec, count = handle.spec, pictures.count
     # Different jobs may have had one name in former versions: then it is not known whose file it
     # is, and the result is fetched again.
     former_name = names.in_folder_formerly(spec.stem, spec.identity, "")
@@ -277,20 +315,21 @@ async def _files_of(outcome: Done, handle: JobHandle) -> list[Path]:
     }
     is_clear = not jobs - {spec.identity}
 
-    def find(number: int | None) -> Path | None:
-        """Find one of its files, by its name or by the one that former versions gave."""
-        for kind in sorted(set(names.SUFFIXES.values())):
-            name = names.in_folder(spec.stem, spec.file_identity, kind, number)
-            if (folder / name).is_file():
-                return folder / name
+    def find_formerly(index: int) -> Path | None:
+        """Find a file by the name that former versions gave."""
+        number = index + 1 if count > 1 else None
+        for kind in names.RESULT_KINDS if is_clear else ():
             name = names.in_folder_formerly(spec.stem, spec.identity, kind, number)
-            if is_clear and (folder / name).is_file():
-                return folder / name
+            if (pictures.folder / name).is_file():
+                return pictures.folder / name
         return None
 
     def find_all() -> list[Path]:
-        numbers = range(1, count + 1) if count > 1 else [None]
-        found = [path for path in map(find, numbers) if path is not None]
-        return found if len(found) == count else []
+        for there in (pictures.under_other_names(outcome.task_id).find(), pictures.find()):
+            found = [there.get(index) or find_formerly(index) for index in range(count)]
+            paths = [path for path in found if path is not None]
+            if len(paths) == count:
+                return paths
+        return []
 
     return await in_thread(find_all)

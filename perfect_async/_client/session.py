@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import attrs
@@ -39,6 +39,9 @@ from perfect_async.errors import (
     copy_error,
 )
 from perfect_async.models import FileId, Job, must_be_job
+
+if TYPE_CHECKING:
+    from perfect_async._journal.sqlite import SavedResult
 
 _URL_LIFETIME: Final = timedelta(seconds=7200)
 """How long a result URL can be downloaded (contract: Download the result)."""
@@ -141,7 +144,7 @@ class ClientSession:
         registry, journal = self.driver.registry, self.channel.journal
         if spec.sure and journal.writer.persistent:
             former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
-            former = former or await self._saved(spec) or await self._finished(spec)
+            former = former or await self._former(spec)
             if former is not None:
                 return former
             self.ready()
@@ -164,36 +167,69 @@ class ClientSession:
                 raise JobRefused(unwritable(folder, exc)) from exc
             self.ready()
 
-    async def _saved(self, spec: JobSpec) -> JobHandle | None:
-        """Return a handle of an equal job whose files are still in the folder; no request."""
-        options = spec.options
-        if options.save_to is None or self._reuse is False:
-            return None
-        folder = Path(options.save_to)
-        saved = await self.channel.journal.writer.saved_result(spec.identity, options.save_to)
-        if saved is None:
-            return None
-        files = tuple(folder / name for name in saved.files)
-        if not await in_thread(lambda: all(file.is_file() for file in files)):
-            return None
+    async def _former(self, spec: JobSpec) -> JobHandle | None:
+        """Return a handle of an equal job that is over, if its pictures are still somewhere.
+
+        They are taken from the folder of `spec`, then from the vendor, then from other folders.
+        """
+        folder = spec.options.save_to
+        saved: dict[str, SavedResult] = {}
+        if folder is not None and self._reuse is not False:
+            saved = await self.channel.journal.writer.saved_results(spec.identity)
+        here = None if folder is None else saved.pop(folder, None)
+        found = None if here is None else await self._saved(spec, here)
+        found = found or await self._finished(spec)
+        return found or await self._saved_elsewhere(spec, saved.values())
+
+    async def _saved(self, spec: JobSpec, saved: SavedResult) -> JobHandle | None:
+        """Return a handle of a job whose files are still in its folder; no request.
+
+        Where some of them are gone, the vendor is asked for its result again: one request. Where
+        all are gone, another try may be wanted, so that `reuse` decides.
+        """
+        there = await in_thread(lambda: [file.is_file() for file in saved.files])
+        if all(there):
+            return self._done(spec, saved)
+        wanted = any(there) and not saved.deleted
+        return await self._fetched(spec, saved.task_id) if wanted else None
+
+    async def _saved_elsewhere(
+        self, spec: JobSpec, results: Iterable[SavedResult]
+    ) -> JobHandle | None:
+        """Return a handle of a job whose files are in another folder; no request.
+
+        They are copied when it is saved.
+        """
+        for saved in results if self._reuses(spec) else ():
+            if await in_thread(_are_there, saved.files):
+                return self._done(spec, saved)
+        return None
+
+    def _done(self, spec: JobSpec, saved: SavedResult) -> JobHandle:
+        """Return a handle of a job that is done, with its files."""
         if saved.deleted:
-            spec = attrs.evolve(spec, options=attrs.evolve(options, delete=False))
+            spec = attrs.evolve(spec, options=attrs.evolve(spec.options, delete=False))
         handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
-        handle.task_id, handle.files = saved.task_id, files
+        handle.task_id, handle.files = saved.task_id, saved.files
         # Without URLs: they are asked for where somebody reads the result again.
-        done = ev.Succeeded(ev.Poll(0, 0), ("",) * len(files))
+        done = ev.Succeeded(ev.Poll(0, 0), ("",) * len(saved.files))
         handle.end(done, 0.0, self.driver.clock.seconds())
         return handle
 
+    def _reuses(self, spec: JobSpec) -> bool:
+        """Return whether a result of an equal job is taken for that of `spec`."""
+        reusable = spec.job is not None and spec.job.reusable
+        return reusable if self._reuse is None else self._reuse
+
     async def _finished(self, spec: JobSpec) -> JobHandle | None:
         """Return a handle of an equal job whose pictures the vendor still has; one request."""
-        reusable = spec.job is not None and spec.job.reusable
-        if not (reusable if self._reuse is None else self._reuse):
+        if not self._reuses(spec):
             return None
-        journal = self.channel.journal
-        task_id = await journal.finished(spec.identity)
-        if task_id is None:
-            return None
+        task_id = await self.channel.journal.finished(spec.identity)
+        return None if task_id is None else await self._fetched(spec, task_id)
+
+    async def _fetched(self, spec: JobSpec, task_id: str) -> JobHandle | None:
+        """Return a handle of the finished task `task_id`, if the vendor has it; one request."""
         with self.retention.fetching(task_id) as available:
             if not available:
                 return None
@@ -201,7 +237,7 @@ class ClientSession:
                 event = await self._poll(spec.feature, task_id)
             except TaskError:
                 # It cannot be fetched any more, although the journal offers it.
-                await journal.writer.drop(task_id)
+                await self.channel.journal.writer.drop(task_id)
                 return None
             handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
             handle.task_id = task_id
@@ -382,3 +418,7 @@ class ClientSession:
         now = self.driver.clock.now()
         # A URL that was not asked for yet counts as expired.
         return tuple(ResultImage(url, now + _URL_LIFETIME if url else now) for url in event.urls)
+
+
+def _are_there(files: Iterable[Path]) -> bool:
+    return all(file.is_file() for file in files)

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import math
 import os
+from enum import Enum
+from pathlib import Path
 from typing import Final, cast
 
 from perfect_async._files.saving import is_path
-from perfect_async.errors import ConfigurationError, quoted
+from perfect_async._log import LOG
+from perfect_async._runtime.sharing import ShareSetting
+from perfect_async._transport.transport import HttpTransport, NetworkTransport
+from perfect_async.errors import ConfigurationError, quoted, redacted
 
 KEY_VARIABLE: Final = "YOUCAM_API_KEY"
 URL_VARIABLE: Final = "YOUCAM_BASE_URL"
 SECRET_VARIABLE: Final = "YOUCAM_WEBHOOK_SECRET"  # noqa: S105 - its name
+SHARE_VARIABLE: Final = "PERFECT_ASYNC_SHARE"
 BASE_URL: Final = "https://yce-api-01.makeupar.com"
+
+
+MACHINE: Final = "machine"
+
+
+class Unset(Enum):
+    """The value of a setting that the user did not give."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "<unset>"
+
+
+UNSET: Final = Unset.UNSET
 
 
 def key_problem(key: str | None) -> str | None:
@@ -46,9 +67,39 @@ def task_id(value: object) -> str:
 
 def units(value: float) -> float:
     """Return `value` if it can be `max_units`. Raises `ConfigurationError`."""
-    if type(value) not in {int, float} or not 0 <= value < math.inf:
-        raise ConfigurationError(f"max_units is {quoted(value)}; it must be a number from 0.")
-    return float(value)
+    return number("max_units", value, "a number")
+
+
+def share(value: object, transport: HttpTransport | None) -> ShareSetting | None:
+    """Return where the ledger is that processes on the key share; None where they share none.
+
+    `value` is what the user gave, `UNSET` for nothing. Raises `ConfigurationError`.
+    """
+    asked_for = value is not UNSET
+    if os.environ.get(SHARE_VARIABLE, "").strip().lower() == "off":
+        return None
+    if not asked_for:
+        if transport is not None and not isinstance(transport, NetworkTransport):
+            LOG.info(
+                "Requests go through a transport of the program's own, so this key is not shared "
+                'with other processes; share="machine" shares it.'
+            )
+            return None
+        value = os.environ.get(SHARE_VARIABLE) or MACHINE
+    if value is None:
+        return None
+    text = os.fspath(cast("str", value)) if isinstance(value, str | os.PathLike) else None
+    if text == MACHINE:
+        return ShareSetting(asked_for=asked_for)
+    if isinstance(text, str) and text.startswith(("redis://", "rediss://")):
+        return ShareSetting(url=text, asked_for=asked_for)
+    if isinstance(text, str) and "://" not in text and is_path(text) and Path(text).is_absolute():
+        return ShareSetting(folder=text, asked_for=asked_for)
+    shown = quoted(redacted(text)) if isinstance(text, str) else quoted(value)
+    raise ConfigurationError(
+        f'share is {shown}; it must be "{MACHINE}", the absolute path of a folder, a URL that '
+        "begins with redis:// or rediss://, or None."
+    )
 
 
 def folder(value: object) -> str | None:
@@ -63,8 +114,8 @@ def folder(value: object) -> str | None:
     return path
 
 
-def number(name: str, value: float) -> float:
-    """Return `value` if it can be the setting `name` in seconds. Raises `ConfigurationError`."""
+def number(name: str, value: float, what: str = "seconds") -> float:
+    """Return `value` if it can be the setting `name`. Raises `ConfigurationError`."""
     if type(value) not in {int, float} or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be seconds from 0.")
+        raise ConfigurationError(f"{name} is {quoted(value)}; it must be {what} from 0.")
     return float(value)

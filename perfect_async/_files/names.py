@@ -43,9 +43,14 @@ SUFFIXES: Final[dict[str, str]] = {
     ".tiff": "tiff",
 }
 
-# Hex digits of a job's identity in a file name. Former versions wrote 8, which two of 100,000 jobs
-# share with a probability of 69 %.
-_DIGITS: Final = 16
+RESULT_KINDS: Final = ("jpg", "png", "webp", "gif", "heic")
+"""Types of pictures that the vendor makes, and the suffixes of their files."""
+
+DIGITS: Final = 16
+"""Hex digits of a job's identity in a file name.
+
+Former versions wrote 8, which two of 100,000 jobs share with a probability of 69 %.
+"""
 _FORMER_DIGITS: Final = 8
 _LONGEST_END: Final = len("-200.heic")  # 200 pictures of a job
 
@@ -123,15 +128,19 @@ def _cut(text: str, limit: int, limit_in_bytes: int) -> str:
     return whole.decode(errors="ignore").rstrip(".-")
 
 
-def in_folder(stem: str, identity: str, kind: str, number: int | None = None) -> str:
+def in_folder(
+    stem: str, identity: str, kind: str, number: int | None = None, *, token: str | None = None
+) -> str:
     """Return the file name of a job's picture: `<stem, cleaned>-<16 hex>[-<number>].<kind>`.
 
     The same job has the same name each time, and other jobs have other names. `identity` is 64 hex
-    digits. `number` counts from 1 where a job has several pictures.
+    digits. `number` counts from 1 where a job has several pictures. `token`, 8 hex digits, stands
+    before the identity in the names of another result of the job.
     """
-    tail = len("-") + _DIGITS + _LONGEST_END
+    end = f"-{identity[:DIGITS]}" if token is None else f"-{token}-{identity[:DIGITS]}"
+    tail = len(end) + _LONGEST_END
     name = clean_letters(stem, LONGEST - tail, _LONGEST_IN_BYTES - tail)
-    return f"{name}-{identity[:_DIGITS]}{_end(kind, number)}"
+    return f"{name}{end}{_end(kind, number)}"
 
 
 def in_folder_formerly(stem: str, identity: str, kind: str, number: int | None = None) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import filecmp
 import os
 import re
 import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from io import FileIO
 from pathlib import Path
@@ -77,6 +80,7 @@ class AtomicFile:
         self._path = folder / f".{os.urandom(8).hex()}.part"
         self._file: FileIO | None = None
         self._closed = False
+        self._target: Path | None = None
         self._lock = threading.Lock()
 
     def write(self, data: bytes) -> None:
@@ -104,8 +108,29 @@ class AtomicFile:
             if self._file is not None and not self._closed:
                 os.fsync(self._file.fileno())
 
+    def is_at(self, path: Path) -> bool:
+        """Return whether what was written is at `path`: was put there, or equals the file there."""
+        with self._lock:
+            if self._closed or self._file is None:
+                return self._target == path
+            try:
+                return filecmp.cmp(self._path, path, shallow=False)
+            except OSError:
+                return False
+
     def replace(self, target: Path) -> None:
         """Flush the file to the disk and replace `target` by it. Raises `OSError`."""
+        self._move(target, Path.replace)
+
+    def put(self, target: Path) -> None:
+        """Flush the file to the disk and rename it to `target`, unless something is there.
+
+        Raises `OSError`.
+        """
+        with contextlib.suppress(FileExistsError):
+            self._move(target, _rename)
+
+    def _move(self, target: Path, move: Callable[[Path, Path], object]) -> None:
         with self._lock:
             if self._closed or self._file is None:
                 return
@@ -113,12 +138,13 @@ class AtomicFile:
             if sys.platform == "win32":
                 # An open file cannot be renamed there, nor be removed by `remove_stale_parts`.
                 self._file.close()
-                self._path.replace(target)
+                move(self._path, target)
             else:
                 os.fchmod(self._file.fileno(), 0o666 & ~_umask())
                 # Closed afterwards: its lock says that it is not stale.
-                self._path.replace(target)
+                move(self._path, target)
                 self._file.close()
+            self._target = target
             self._closed = True
 
     def discard(self) -> None:
@@ -147,6 +173,24 @@ def _create(path: Path) -> FileIO:
             return file
         # Another process found it before it was locked, and removed it.
         file.close()
+
+
+def _rename(path: Path, target: Path) -> None:
+    """Rename `path` to `target`. Raises `FileExistsError` where something is there."""
+    if sys.platform == "win32":
+        path.rename(target)
+        return
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links here (FAT, some shares): another writer of this moment may be replaced.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        path.replace(target)
+    else:
+        path.unlink()
 
 
 def _private(path: str, flags: int) -> int:

@@ -23,6 +23,7 @@ from perfect_async._journal.model import (
 from perfect_async._time import SECOND
 
 if TYPE_CHECKING:
+    from perfect_async._journal.sqlite import SavedResult
     from perfect_async._journal.writer import JournalWriter
 
 _FETCHABLE: Final = 24 * 3600 * SECOND
@@ -65,8 +66,9 @@ class NullWriter:
         """Return False: no creation is known."""
         return False
 
-    async def saved_result(self, identity: str, folder: str) -> None:
-        """Return None: no result is known."""
+    async def saved_results(self, _identity: str) -> dict[str, SavedResult]:
+        """Return nothing: no result is known."""
+        return {}
 
     async def save_result(
         self, identity: str, folder: str, task_id: str, files: Iterable[str]

@@ -69,9 +69,8 @@ class StoredJob(Value):
 
     `identity` and `stem` name its results; `sure` says whether equal identities mean equal jobs.
     `place` is a path, a URL or a file id, according to `kind`; None where it is not kept. `digest`
-    is a SHA-256 of the picture, else of its URL or file id; in journals of version 0.1 it is None
-    for these. `save_to` is the folder for its results, `delete` whether the vendor's copies are
-    deleted.
+    is a SHA-256 of the picture, or of a signed URL; None for other URLs and for file ids. `save_to`
+    is the folder for its results, `delete` whether the vendor's copies are deleted.
     """
 
     identity: str
@@ -90,8 +89,13 @@ class StoredJob(Value):
 
     @property
     def source_digest(self) -> str | None:
-        """What tells its picture from others, as a SHA-256; None where that is not kept."""
-        return source_digest(self.digest, self.place)
+        """What tells its picture from others, as a SHA-256; None for a signed URL."""
+        return None if self.is_signed else source_digest(self.digest, self.place)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether its picture is at a signed URL, which is not kept."""
+        return self.kind == "url" and self.place is None
 
 
 # The entries. Files hold them by the names in `ENTRY_TYPES`, so these names are the file format.
@@ -267,14 +271,6 @@ class JournalState:
         return isinstance(other, JournalState) and self._live == other._live
 
     __hash__ = None  # type: ignore[assignment] # it changes
-
-    @classmethod
-    def fold(cls, entries: Iterable[JournalEntry]) -> JournalState:
-        """Fold `entries` into a state. Raises `IllegalEntry`."""
-        state = cls()
-        for entry in entries:
-            state.receive(entry)
-        return state
 
     def receive(self, entry: JournalEntry) -> JobSnapshot:
         """Apply one entry and return the state of its job, also where the job is over now.

@@ -124,13 +124,13 @@ class Row(Value):
 
 @attrs.frozen
 class SavedResult:
-    """A result that was saved: its task and the names of its files.
+    """A result that was saved: its task and the paths of its files.
 
     `deleted`: the vendor's copies were deleted.
     """
 
     task_id: str
-    files: tuple[str, ...]
+    files: tuple[Path, ...]
     deleted: bool = False
 
 
@@ -353,30 +353,37 @@ class SqliteJournal:
 
     def save_result(self, identity: str, folder: str, task_id: str, files: Iterable[str]) -> None:
         """Record durably which `files` of `folder` hold the result of a job."""
-        values = bytes.fromhex(identity), folder, task_id, json.dumps(list(files))
+        digest, names = bytes.fromhex(identity), json.dumps(list(files))
         with self._lock, _errors_mapped(self.path), self._transaction():
             self._check_unmoved()
-            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, 0)", values)
+            self._db.execute(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, (SELECT coalesce(max(deleted), "
+                "0) FROM results WHERE identity = ? AND task_id = ?))",
+                (digest, folder, task_id, names, digest, task_id),
+            )
 
     # Reading.
 
-    def saved_result(self, identity: str, folder: str) -> SavedResult | None:
-        """Return the files of a job in `folder`, if its result was saved there."""
+    def saved_results(self, identity: str) -> dict[str, SavedResult]:
+        """Return the files of a job's result by the folders in which it was saved."""
         with self._lock, _errors_mapped(self.path):
             rows = self._all(
-                "SELECT task_id, files, deleted FROM results WHERE identity = ? AND folder = ?",
+                "SELECT folder, task_id, files, deleted FROM results WHERE identity = ?",
                 bytes.fromhex(identity),
-                folder,
             )
-        for task_id, text, deleted in rows:
+        found: dict[str, SavedResult] = {}
+        for folder, task_id, text, deleted in rows:
             try:
                 names = cast("object", json.loads(str(text)))
             except (ValueError, RecursionError):
-                return None
+                continue
             if isinstance(names, list) and names:
-                files = tuple(str(name) for name in cast("list[object]", names))
-                return SavedResult(str(task_id), files, deleted=bool(deleted))
-        return None
+                # The last part only: no damaged row names a file outside of the folder.
+                files = tuple(
+                    Path(str(folder), Path(str(name)).name) for name in cast("list[object]", names)
+                )
+                found[str(folder)] = SavedResult(str(task_id), files, deleted=bool(deleted))
+        return found
 
     def key_picture(self, identity: str) -> str | None:
         """Return the digest of the picture that a job with a key was done with."""
@@ -396,15 +403,6 @@ class SqliteJournal:
                 since,
             )
         return None if found is None else str(found)
-
-    def task_ids(self, since: int) -> frozenset[str]:
-        """Return all tasks that were created since `since`, whatever became of them.
-
-        "" is among them if a creation stayed in doubt.
-        """
-        with self._lock, _errors_mapped(self.path):
-            rows = self._all("SELECT task_id FROM tasks WHERE created >= ?", since)
-        return frozenset(str(task_id) for (task_id,) in rows)
 
     def drop(self, task_id: str) -> None:
         """Stop offering this task: its results are gone."""

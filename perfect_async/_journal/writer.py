@@ -173,9 +173,9 @@ class JournalWriter:
         """Return whether a creation of a former process, sent since `since`, is in doubt."""
         return self._last_doubt >= since
 
-    async def saved_result(self, identity: str, folder: str) -> SavedResult | None:
-        """Return the files of a job in `folder`, if its result was saved there."""
-        return await self._in_thread(self._file.saved_result, identity, folder)
+    async def saved_results(self, identity: str) -> dict[str, SavedResult]:
+        """Return the files of a job's result by the folders in which it was saved."""
+        return await self._in_thread(self._file.saved_results, identity)
 
     async def save_result(
         self, identity: str, folder: str, task_id: str, files: Iterable[str]

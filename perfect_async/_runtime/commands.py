@@ -25,6 +25,7 @@ from perfect_async._log import LOG, type_name
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.handle import Channel, JobHandle
+from perfect_async._runtime.sharing import SharedKey
 from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
@@ -90,6 +91,12 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     return event
 
 
+async def rescue(command: ev.Rescue, channel: Channel) -> ev.Answer:
+    """Ask for the state of a task of another process, which should have done so a moment ago."""
+    response = await call(channel, tasks.status(command.feature, command.task_id))
+    return tasks.read_status(command, response, task_id=command.task_id, units=0.0)
+
+
 def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.Answer:
     """Return the event that `error`, raised by the transport, is for `command`.
 
@@ -148,6 +155,8 @@ class Submitter:
         self._clock = clock
         self._channels = channels
         self.memory = memory
+        # What other processes know of the key, where they share it.
+        self.shared: SharedKey | None = None
         # Held by the one creation that is under way or being settled.
         self._turn = anyio.Lock()
         self._flights: list[_Flight] = []
@@ -181,14 +190,19 @@ class Submitter:
             features.update(journal.features_in_doubt(since, numbers))
         return feature in features or any(journal.writer.in_doubt(since) for journal in journals)
 
-    def _is_repeated(self, task_id: str) -> bool:
-        """Return whether the vendor has given this id before, to any client of the process."""
-        return any(
+    async def _is_repeated(self, task_id: str) -> bool:
+        """Return whether the vendor has given this id before, to anybody we know of."""
+        known = any(
             other.knows(task_id)
             for other in _open_submitters()
             # Two vendors of the user's own making may count alike.
             if other is self or (other.memory.network and self.memory.network)
         )
+        return known or await self._is_known_elsewhere(task_id)
+
+    async def _is_known_elsewhere(self, task_id: str) -> bool:
+        """Return whether another process on the key has this task."""
+        return self.shared is not None and await self.shared.knows(task_id)
 
     async def create(self, command: ev.Submit, handle: JobHandle) -> ev.Answer:
         """Send the creation of `handle` and return its outcome."""
@@ -291,7 +305,7 @@ class Submitter:
         try:
             response = await channel.transport.call(call, within=channel.timeouts.request)
             event = tasks.read_creation(command, response)
-            if isinstance(event, ev.Accepted) and self._is_repeated(event.task_id):
+            if isinstance(event, ev.Accepted) and await self._is_repeated(event.task_id):
                 why = f"the answer names {quoted(event.task_id)}, which is another job's task."
                 event = ev.NoAnswer(command, BadAnswer(why))
         except Exception as exc:  # noqa: BLE001 - a transport is the user's
@@ -371,11 +385,15 @@ class Submitter:
             # Their tasks may be listed before their answers come.
             for other in [other for other in self._flights if other is not flight]:
                 await other.answered.wait()
+        for task_id in search.candidates(known):
+            if await self._is_known_elsewhere(task_id):
+                self.know(task_id)
         candidates = search.candidates(known)
         verdict = search.verdict(
             known,
             now=self._clock.utc(),
-            others_in_doubt=any(each.in_doubt(feature, near, flight) for each in submitters),
+            others_in_doubt=any(each.in_doubt(feature, near, flight) for each in submitters)
+            or (self.shared is not None and self.shared.others_in_doubt(feature)),
         )
         alone = handle.channel.sole_user and handle.entry.persistent and complete
         if isinstance(verdict, str) and not alone:

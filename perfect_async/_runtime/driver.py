@@ -31,9 +31,22 @@ from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.doubts import ProcessMemory, memory_for
 from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
+from perfect_async._runtime.sharing import (
+    SharedKey,
+    ShareSetting,
+    Submission,
+    doubt_elsewhere,
+    submission,
+)
 from perfect_async._time import NEVER, SECOND, TtlSet
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
-from perfect_async.errors import ClientClosed, PerfectError, ServiceUnavailable, copy_error
+from perfect_async.errors import (
+    ClientClosed,
+    ConfigurationError,
+    PerfectError,
+    ServiceUnavailable,
+    copy_error,
+)
 from perfect_async.models import Timeouts
 from perfect_async.scheduler import Scheduler
 
@@ -68,6 +81,10 @@ class Driver:
         identity: tuple[str, str],
         clock: Clock,
         memory: ProcessMemory,
+        *,
+        key: str = "",
+        share: ShareSetting | None = None,
+        past: tuple[tuple[int, int], ...] = (),
     ) -> None:
         self.scheduler = scheduler
         self.identity = identity
@@ -76,6 +93,13 @@ class Driver:
         self._warned = -math.inf
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
+        self.share = share
+        self._past = past
+        self._shared: SharedKey | None = None
+        if share is not None:
+            self._shared = SharedKey(share, identity[1], key, scheduler, self._describe)
+        self._refused: ConfigurationError | None = None
+        self._unread = True
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._refs = itertools.count(1)
@@ -86,6 +110,7 @@ class Driver:
         ask = partial(self.ask, urgent=True, lasting=True)
         submitter = Submitter(ask, clock, self._channels, memory)
         self.submitter = submitter
+        submitter.shared = self._shared
         self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
         self._early = TtlSet(_EARLY_FOR)
         self._queries: dict[int, _Query] = {}
@@ -129,6 +154,8 @@ class Driver:
     async def _run(self) -> None:
         try:
             with self._scope:
+                if not await self._open_shared():
+                    return
                 async with anyio.create_task_group() as self._group:
                     self._started.set()
                     with self._noting_failure():
@@ -143,6 +170,9 @@ class Driver:
             if not isinstance(exc, Exception):
                 raise
         finally:
+            if self._shared is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._shared.close()
             self._over.set()
             self._give_up()
 
@@ -154,6 +184,28 @@ class Driver:
         except Exception as exc:
             self.failure = self.failure or exc
             raise
+
+    async def _open_shared(self) -> bool:
+        """Share the key, where that was asked for; False where it was asked for in vain."""
+        offset: int | None = None
+        if self._shared is not None:
+            try:
+                offset = await self._shared.open(self.scheduler.limits.whole, self._loop_now)
+            except ConfigurationError as exc:
+                self._refused = exc
+                return False
+        if offset is not None:
+            self._began = -offset / SECOND
+        elif self._past:
+            # Where the key is shared the ledger has them.
+            self.scheduler.remember(self._past)
+        return True
+
+    def _loop_now(self) -> int:
+        return round(self._loop.time() * SECOND)
+
+    def _describe(self, command: ev.Submit) -> Submission:
+        return submission(self.registry[command.ref].spec)
 
     def _give_up(self) -> None:
         """End all jobs and queries that are left, so that nobody waits in vain."""
@@ -191,6 +243,9 @@ class Driver:
             if not self._channels:
                 self._scope.cancel()
             raise
+        if self._refused is not None:
+            self._channels.discard(channel)
+            raise copy_error(self._refused)
         self.check()
         return channel
 
@@ -261,10 +316,15 @@ class Driver:
     def notify(self, task_id: str) -> None:
         """Poll a task soon that the vendor says has ended, or once its creation is answered."""
         handle = self.registry.of_task(task_id)
+        foreign = None if handle is not None else self.scheduler.foreign_task(task_id)
         if handle is not None:
             self.receive(ev.Notified(handle.ref))
+        elif foreign is not None:
+            # Another process polls it: the ledger tells that one.
+            self.receive(ev.Notified(foreign))
         else:
             self._early.add(task_id, self._now())
+            self._wake_up()
 
     def withdraw(self, handle: JobHandle) -> None:
         """Stop waiting for `handle`: an unsent job is not created, a task is kept to its end."""
@@ -310,27 +370,88 @@ class Driver:
     def receive(self, event: ev.Event) -> None:
         """Give `event` to the scheduler, and wake the driver to perform what follows from it."""
         self.scheduler.receive(event, self._now())
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._unread = True
         self._wakeup.set()
 
     async def _perform_commands(self) -> None:
         while True:
             now = self._now()
             command = self.scheduler.due(now)
+            if self._is_shared(command, now):
+                if await self._step(command):
+                    continue
+                now = self._now()
+                command = self.scheduler.due(now)
             if command is not None:
-                self.scheduler.receive(ev.Issued(command), now)
-                self._perform(command)
-                if isinstance(command, ev.Request):
-                    for channel in self._channels:
-                        channel.journal.writer.request_sent()
+                self._issue(command, now)
                 continue
-            wake = self.scheduler.wakes_at(now)
-            self._wakeup = anyio.Event()
-            if wake == NEVER:
+            await self._sleep_until(self._wakes_at(now))
+
+    def _is_shared(self, command: ev.Command | None, now: int) -> bool:
+        """Whether the ledger is needed now: for `command`, for news of ours, or for a look."""
+        shared = self._shared
+        if shared is None or shared.alone or isinstance(command, ev.Settle | ev.Upload):
+            return False
+        if command is not None or self._unread:
+            return True
+        at = shared.next_step(now, busy=self.scheduler.busy())
+        return at is not None and at <= now
+
+    async def _step(self, command: ev.Command | None) -> bool:
+        """Take one step in the ledger; False where `command` has to leave without."""
+        shared, hurry = self._shared, False
+        if shared is None:
+            raise AssertionError(self)
+        if command is not None:
+            hurry = self.scheduler.may_leave_unlocked(command, self._now())
+        self._unread = False
+        commands = await shared.step(self._now, hurry=hurry)
+        if commands is None:
+            self._unread = True
+            now = self._now()
+            command = self.scheduler.due(now)
+            return command is None or not self.scheduler.may_leave_unlocked(command, now)
+        for each in commands:
+            self._do_command(each)
+        if len(self._early):
+            self._announce_early()
+        return True
+
+    def _announce_early(self) -> None:
+        """Tell other processes of notifications that came here before their tasks were known."""
+        for task_id in self._early:
+            if (ref := self.scheduler.foreign_task(task_id)) is not None:
+                self._early.remove(task_id, self._now())
+                self.receive(ev.Notified(ref))
+
+    def _wakes_at(self, now: int) -> int:
+        wake = self.scheduler.wakes_at(now)
+        if self._shared is not None and not self._shared.alone:
+            at = self._shared.next_step(now, busy=self.scheduler.busy())
+            wake = wake if at is None else min(wake, at)
+        return wake
+
+    def _issue(self, command: ev.Command, now: int) -> None:
+        self.scheduler.receive(ev.Issued(command), now)
+        self._do_command(command)
+
+    def _do_command(self, command: ev.Command) -> None:
+        self._perform(command)
+        if isinstance(command, ev.Request):
+            for channel in self._channels:
+                channel.journal.writer.request_sent()
+
+    async def _sleep_until(self, wake: int) -> None:
+        self._wakeup = anyio.Event()
+        if wake == NEVER:
+            await self._wakeup.wait()
+        else:
+            with anyio.CancelScope(deadline=self._began + wake / SECOND):
                 await self._wakeup.wait()
-            else:
-                with anyio.CancelScope(deadline=self._began + wake / SECOND):
-                    await self._wakeup.wait()
-                self.watchdog.woke(self._now() - wake)
+            self.watchdog.woke(self._now() - wake)
 
     def _perform(self, command: ev.Command) -> None:
         # The handle is looked up now: a hedged answer may end the job before the command is sent.
@@ -344,6 +465,9 @@ class Driver:
                 self._start(command, partial(commands.upload, command, self.registry[command.ref]))
             case ev.Submit():
                 self._start(command, partial(self._submit, command, self.registry[command.ref]))
+            case ev.Rescue():
+                channel = next(iter(self._channels))
+                self._start(command, partial(commands.rescue, command, channel))
             case ev.Poll():
                 handle = self.registry[command.ref]
                 self._start(command, partial(commands.poll, command, handle, str(handle.task_id)))
@@ -385,6 +509,8 @@ class Driver:
                 raise
             event = failure_event(command, exc)
         self._note_failure(command, event)
+        if isinstance(command, ev.Submit) and self._shared is not None:
+            self._shared.submitted(command, event)
         if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
             handle = self.registry.get(command.ref)
             if handle is not None:
@@ -422,6 +548,10 @@ class Driver:
             )
 
     async def _submit(self, command: ev.Submit, handle: JobHandle) -> ev.Answer:
+        shared, spec = self._shared, handle.spec
+        consents = shared is None or spec.options.buy_in_doubt
+        if shared is not None and not consents and await shared.in_doubt(submission(spec)):
+            return ev.Refused(command, doubt_elsewhere(spec.units), 0)
         event = await self.submitter.create(command, handle)
         if isinstance(event, ev.Accepted):
             handle.created(event.task_id)
@@ -482,21 +612,31 @@ def driver_for(
     *,
     transport: HttpTransport | None = None,
     past: tuple[tuple[int, int], ...] = (),
+    share: ShareSetting | None = None,
 ) -> Driver:
     """Return the driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
 
     A new driver counts the requests of the one before it in this loop, or else those of a former
     process: `past` as (age in microseconds, requests). Behind a transport that the user made may be
     another vendor, so there the driver before must have had the same one.
+
+    `share` is where the ledger of the key is, None where the key is not shared with other
+    processes. Raises `ConfigurationError` where a client that is open has another one.
     """
     loop = asyncio.get_running_loop()
     identity = hashlib.sha256(key.encode()).hexdigest(), base_url
     driver = _drivers.get((*identity, id(loop)))
     if driver is not None and driver.alive:
+        if driver.share != share:
+            raise ConfigurationError(
+                "A client is open on this key with another `share`: all clients of a key in one "
+                "event loop must agree on it."
+            )
         return driver
     # A list made in one go: another loop's thread may be opening a client just now.
     for found in [reference() for reference in _drivers.valuerefs()]:
-        if found is not None and found.alive and found.identity == identity:
+        used = found is not None and found.alive and found.identity == identity
+        if used and share is None:
             LOG.warning(
                 "This key is in use in another event loop of this process, with a request ledger "
                 "of its own: give each its share with Limits().split(n)."
@@ -509,9 +649,9 @@ def driver_for(
         reference = ref(transport)
     if former is not None and former.transport == reference:
         past = former.scheduler.past(round((now - former.began) * SECOND))
-    if past:
-        scheduler.remember(past)
     formers[identity] = _Former(scheduler, now, reference)
     memory = memory_for(identity, transport)
-    driver = _drivers[(*identity, id(loop))] = Driver(scheduler, identity, clock, memory)
+    driver = _drivers[(*identity, id(loop))] = Driver(
+        scheduler, identity, clock, memory, key=key, share=share, past=past
+    )
     return driver

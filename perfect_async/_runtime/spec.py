@@ -56,7 +56,8 @@ class JobSpec(Value):
     `job` is None for a task that is known by its id alone. `sure`: whether equal identities are
     equal jobs. `picture` is to be uploaded; `source` is sent where nothing is uploaded. `stem` and
     `file_identity` name its results. `origin` tells its picture from others: the digest, a file id
-    or a URL that is not signed.
+    or a URL that is not signed. `signed` is the SHA-256 of a signed URL, which may lead to the same
+    picture as another one.
     """
 
     feature: str
@@ -71,13 +72,18 @@ class JobSpec(Value):
     source: FileId | str | None = attrs.field(default=None, repr=False)
     options: JobOptions = PLAIN
     origin: str | None = attrs.field(default=None, repr=False)
+    signed: str | None = None
 
     @property
     def file_identity(self) -> str:
-        """The identity for file names: another one for each picture, even if the key is equal."""
+        """The identity for file names: another one for each picture, even if the key is equal.
+
+        Two signed URLs count as two pictures, since they may be.
+        """
         if self.job is None or self.job.key is None:
             return self.identity
-        return _digest(["file", self.identity, sorted(parameters(self.job)), self.origin])
+        origin = self.origin if self.signed is None else ["signed", self.signed]
+        return _digest(["file", self.identity, sorted(parameters(self.job)), origin])
 
     @property
     def source_digest(self) -> str | None:
@@ -90,14 +96,17 @@ class JobSpec(Value):
     def of(cls, job: Job, picture: ImageFile | None, options: JobOptions) -> JobSpec:
         """Prepare `job`, whose picture was inspected. Raises `JobRefused`."""
         source: FileId | str | None = None
-        origin = None
+        origin = signed = None
         if picture is not None:
             origin = picture.digest
         elif isinstance(job.source, FileId):
             source, origin = job.source, job.source.value
         else:
             source = picture_url(str(job.source))
-            origin = None if is_signed(job.source) else source
+            if is_signed(job.source):
+                signed = source_digest(None, source)
+            else:
+                origin = source
         return cls(
             job.feature,
             float(job.units),
@@ -111,6 +120,7 @@ class JobSpec(Value):
             source,
             options,
             origin,
+            signed,
         )
 
     @classmethod
@@ -141,7 +151,8 @@ class JobSpec(Value):
             order.sure,
             source=order.place if order.kind == "url" else source,
             options=JobOptions(order.save_to, order.delete, spending_limits),
-            origin=order.place if order.digest is None else order.digest,
+            origin=order.place if order.digest is None or order.is_signed else order.digest,
+            signed=order.digest if order.is_signed else None,
         )
 
     @property
@@ -193,7 +204,7 @@ class JobSpec(Value):
             key=job.key,
             kind=kind,
             place=place,
-            digest=None if self.picture is None else self.picture.digest,
+            digest=self.signed if self.picture is None else self.picture.digest,
             save_to=self.options.save_to,
             delete=self.options.delete,
         )

@@ -6,9 +6,9 @@ import json as json_
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from perfect_async.cli import _runner
 from perfect_async.cli._inputs import Picture, find_pictures
@@ -251,7 +251,10 @@ def sandbox(
     port: int = 8787,
     seed: int = 0,
     units: float = 1000.0,
-    lease: float = 10.0,
+    lease: float | Literal["polling_interval", "retention", "flexible"] = 10.0,
+    polling_interval: int | None = None,
+    charging: Literal["creation", "success"] = "creation",
+    errors: Literal["both", "text", "code", "errorCode"] = "both",
     fail: float = 0.0,
     speed: float = 1.0,
     webhook_url: str | None = None,
@@ -268,11 +271,20 @@ def sandbox(
     port
         The port to listen on, 1 to 65535.
     seed
-        The seed of everything random.
+        The seed of everything random but the ids, which no two runs share.
     units
         The balance at the start.
     lease
-        Seconds after which a running task that was not polled is lost.
+        Seconds after which a running task that was not polled is lost, or another published
+        reading: within the polling interval, within the retention (24 hours), or never
+        ("flexible").
+    polling_interval
+        Milliseconds that the answers to polls tell clients to wait; none by default.
+    charging
+        When units are taken: at the creation, and given back for a failure; or for a success only.
+    errors
+        The fields of an error: its text ("error") and its code ("error_code"), one of them, or
+        the text and "errorCode".
     fail
         The share of tasks that the engine fails, 0 to 1.
     speed
@@ -286,9 +298,13 @@ def sandbox(
     import socket
 
     _check_share(fail)
-    if not 0 < speed < float("inf") or not lease > 0:
+    if not 0 < speed < float("inf") or not (isinstance(lease, str) or lease > 0):
         raise ConfigurationError("--speed and --lease must be above 0.")
-    from perfect_async.sandbox import run
+    if polling_interval is not None and polling_interval <= 0:
+        raise ConfigurationError("--polling-interval must be above 0.")
+    if lease == "polling_interval" and polling_interval is None:
+        raise ConfigurationError("--lease polling_interval needs --polling-interval.")
+    from perfect_async.sandbox import Dialect, run
 
     secrets = None if webhook_url is None else _secrets(webhook_url, webhook_secret_file)
     if not 0 < port < 2**16:
@@ -313,6 +329,9 @@ def sandbox(
         speed=speed,
         webhook_url=webhook_url,
         webhook_secret=secrets,
+        polling_interval=polling_interval,
+        charging=charging,
+        dialect=Dialect(errors=errors),
     )
 
 
@@ -378,7 +397,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
     import secrets
 
     from perfect_async.cli._display import Display, report_refused, report_there
-    from perfect_async.cli._manifest import Manifest, leave_out_results, unfinished
+    from perfect_async.cli._manifest import Manifest, leave_out_results
 
     out, journal = options.out, options.journal
     polling = None if options.insured is None else Polling(insured=options.insured)
@@ -395,12 +414,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
         raise ConfigurationError("all pictures are results of former runs: pass another --out.")
     if manifest.broken:
         display.message(_runner.rebuild(manifest))
-    plan = manifest.plan(
-        jobs,
-        token=secrets.token_hex(8),
-        again=options.again,
-        unfinished=cache(lambda: unfinished(journal)),
-    )
+    plan = manifest.plan(jobs, token=secrets.token_hex(8), again=options.again)
     _runner.record_former(manifest, plan)
     reports = [report_there(job, files) for job, files in plan.there]
     reports += [report_refused(job, error) for job, error in plan.refused]

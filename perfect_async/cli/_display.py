@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfect_async.cli._output import OutputError, in_terminal_terms, print_line, printable
-from perfect_async.errors import ClientClosed, PerfectError
+from perfect_async.errors import ClientClosed, PerfectError, shown_source
 from perfect_async.models import Job, Progress, Source
 from perfect_async.reports import Statistics
 
@@ -162,11 +162,8 @@ def report_refused(job: Job, error: PerfectError) -> JobReport:
 def redacted_source(source: Source) -> str:
     """Return the text of a source; of a URL without credentials and query, which may sign it."""
     text = os.fsdecode(source) if isinstance(source, str | os.PathLike) else repr(source)
-    scheme, found, rest = text.partition("://")
-    if not found:
-        return text
-    host, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    # The path of a file is whole: it tells one picture from another.
+    return shown_source(text) if "://" in text else text
 
 
 def format_duration(seconds: float) -> str:

@@ -12,12 +12,11 @@ their own names.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
@@ -25,8 +24,15 @@ from typing import Final, cast
 import attrs
 
 from perfect_async import Done
-from perfect_async._files import names
-from perfect_async._runtime.spec import identity
+from perfect_async._client.folder import (
+    DIGITS,
+    ResultName,
+    digits_of,
+    former_names,
+    former_stem,
+    job_identity,
+    numbers_of,
+)
 from perfect_async.cli._inputs import Picture
 from perfect_async.errors import ConfigurationError, JobRefused, quoted
 from perfect_async.models import EXPRESSIONS, Expression, Job, Smile
@@ -34,17 +40,8 @@ from perfect_async.models import EXPRESSIONS, Expression, Job, Smile
 NAME: Final = ".perfect-async-manifest"
 
 _LARGEST: Final = 256 * 1024 * 1024
-_KINDS: Final = ("jpg", "png", "webp", "gif", "heic")
-_RESULT: Final = re.compile(
-    r"(?P<stem>.+)-(?P<digits>[0-9a-f]{16}|[0-9a-f]{8})(?:-(?P<number>[0-9]{1,3}))?"
-    rf"\.(?:{'|'.join(_KINDS)})",
-    re.DOTALL,
-)
-_DIGITS: Final = 16
-"""Digits of an identity in the manifest and in the name of a result; former versions wrote 8."""
-
 # A job that is bought again has a key of its own, and so an identity and files of its own.
-_AGAIN: Final = re.compile(rf"perfect-async again ([0-9a-f]{{{_DIGITS}}})[0-9a-f]* [0-9a-f]+")
+_AGAIN: Final = re.compile(rf"perfect-async again ([0-9a-f]{{{DIGITS}}})[0-9a-f]* [0-9a-f]+")
 
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -83,13 +80,13 @@ class Manifest:
         self._unrecorded: dict[str, dict[str, dict[int, str]]] = {}
         self._former: set[str] = set()
         for name in self._files - recorded:
-            if (match := _RESULT.fullmatch(name)) is None:
+            if (parts := ResultName.parse(name)) is None:
                 continue
-            if len(match["digits"]) == _DIGITS:
-                by_stem = self._unrecorded.setdefault(match["digits"], {})
-                by_stem.setdefault(match["stem"], {})[int(match["number"] or 0)] = name
-            else:
+            if parts.is_former:
                 self._former.add(name)
+            else:
+                by_stem = self._unrecorded.setdefault(parts.digits, {})
+                by_stem.setdefault(parts.stem, {})[parts.number] = name
         self._results = recorded | {
             name
             for by_stem in self._unrecorded.values()
@@ -161,10 +158,10 @@ class Manifest:
         for path in pictures:
             if not isinstance(path, Path) or path.name not in self._former:
                 continue
-            match = _RESULT.fullmatch(path.name)
-            if match is None or not _same_folder(path.parent, self.folder):
+            parts = ResultName.parse(path.name)
+            if parts is None or not _same_folder(path.parent, self.folder):
                 continue
-            if any(_made_of(match, other) for other in pictures if other != path):
+            if any(_made_of(parts, other) for other in pictures if other != path):
                 found.add(path)
         return found
 
@@ -174,18 +171,19 @@ class Manifest:
         *,
         token: str,
         again: bool = False,
-        unfinished: Callable[[], set[str]] = set,
     ) -> Plan:
         """Sort `jobs` into those to be bought and those whose results are there.
 
-        With `again` all are to be bought. A job that is bought although it has results gets a key
-        that contains `token`, so that its new results are files of their own; not so where it is
-        one of the `unfinished` identities of a journal, and continues.
+        A job of whose files some are gone is run: the batch replaces none, and mixes no two
+        results. With `again` all jobs are to be bought, each with a key that contains `token`, so
+        that its new results are files of their own.
         """
         plan = Plan([], [], [])
         claims: dict[tuple[str, ...], dict[str, list[Job]]] = {}
         for job in jobs:
-            known_as = self._identity(job, again=again)
+            # Where nothing is there, no picture is read.
+            wanted = again or self._results or self._former
+            known_as = job_identity(job) if wanted else None
             if known_as is None:
                 plan.jobs.append(job)
             elif again:
@@ -194,8 +192,6 @@ class Manifest:
                 plan.there.append((job, self._paths(files)))
             elif (files := self._find_former(job, known_as)) is not None:
                 claims.setdefault(files, {}).setdefault(known_as, []).append(job)
-            elif self._has_some(known_as) and known_as not in unfinished():
-                plan.jobs.append(_again(job, known_as, token))
             else:
                 plan.jobs.append(job)
         for files, claimants in claims.items():
@@ -207,25 +203,14 @@ class Manifest:
                 plan.refused.extend((job, _ambiguous(files, claiming)) for job in claiming)
         return plan
 
-    def _identity(self, job: Job, *, again: bool) -> str | None:
-        """Return the identity of a job, None where its picture cannot be read or need not be."""
-        digest = None
-        if not names.is_url(job.source):
-            if not (again or self._results or self._former):
-                return None
-            digest = _digest(Path(cast("Path", job.source)), job.largest)
-            if digest is None:
-                return None
-        return identity(job, digest)
-
     def _find(self, job: Job, known_as: str) -> tuple[str, ...] | None:
-        digits = known_as[:_DIGITS]
+        digits = digits_of(known_as)
         for files in reversed(self._sets.get(digits, [])):
             if self._are_there(files):
                 return files
         for numbered in self._unrecorded.get(digits, {}).values():
             files = tuple(numbered[number] for number in sorted(numbered))
-            if sorted(numbered) == _numbers(job) and self._are_there(files):
+            if sorted(numbered) == numbers_of(job) and self._are_there(files):
                 return files
         return None
 
@@ -236,19 +221,10 @@ class Manifest:
 
     def _find_former(self, job: Job, known_as: str) -> tuple[str, ...] | None:
         found: list[str] = []
-        for number in _numbers(job):
-            candidates = (
-                names.in_folder_formerly(names.stem(job), known_as, kind, number or None)
-                for kind in _KINDS
-            )
+        for number in numbers_of(job):
+            candidates = former_names(job, known_as, number)
             found += [file for file in candidates if file in self._former][:1]
         return tuple(found) if len(found) == job.outputs and self._are_there(found) else None
-
-    def _has_some(self, known_as: str) -> bool:
-        """Return whether some files of a job are there, which new ones must not be mixed with."""
-        digits = known_as[:_DIGITS]
-        recorded = {file for files in self._sets.get(digits, []) for file in files}
-        return bool(recorded & self._files) or digits in self._unrecorded
 
     def _paths(self, files: Iterable[str]) -> tuple[Path, ...]:
         return tuple(Path(os.path.abspath(self.folder / name)) for name in files)  # noqa: PTH100
@@ -261,7 +237,7 @@ class Manifest:
         Raises `OSError`.
         """
         for known_as, files in plan.former:
-            _append(self._path, _line(known_as[:_DIGITS], files))
+            _append(self._path, _line(digits_of(known_as), files))
 
     def rebuild(self) -> None:
         """Replace a broken manifest by one with the lines that could be read. Raises `OSError`."""
@@ -279,21 +255,6 @@ class Manifest:
                 part.unlink()
             raise
         self.broken = False
-
-
-def unfinished(journal: Path | None) -> set[str]:
-    """Return the identities of the jobs in a journal that a run with it will continue."""
-    import time
-
-    from perfect_async._journal.sqlite import SqliteJournal
-
-    if journal is None or not journal.exists():
-        return set()
-    file = SqliteJournal(journal, time.time_ns() // 1000, make=False)
-    try:
-        return {snapshot.stored.identity for snapshot in file.state.live.values()}
-    finally:
-        file.close()
 
 
 def leave_out_results(
@@ -341,8 +302,8 @@ def _recorded_job(outcome: Done) -> str | None:
     job = outcome.job
     if job.key is not None and (again := _AGAIN.fullmatch(job.key)):
         return again[1]
-    match = _RESULT.fullmatch(outcome.files[0].name)
-    return match["digits"] if match and len(match["digits"]) == _DIGITS else None
+    parts = ResultName.parse(outcome.files[0].name)
+    return None if parts is None or parts.is_former else parts.digits
 
 
 def _line(job: str, files: Iterable[str]) -> bytes:
@@ -358,7 +319,7 @@ def _parse_line(line: bytes) -> tuple[str, tuple[str, ...]] | None:
         return None
     held = cast("dict[str, object]", content)
     job, files = held.get("job"), held.get("files")
-    if not isinstance(job, str) or not re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", job):
+    if not isinstance(job, str) or not re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}", job):
         return None
     if not isinstance(files, list) or not files:
         return None
@@ -384,11 +345,6 @@ def _again(job: Job, known_as: str, token: str) -> Job:
     )
 
 
-def _numbers(job: Job) -> list[int]:
-    """Return the numbers in the names of a job's results; 0 is none."""
-    return list(range(1, job.outputs + 1)) if job.outputs > 1 else [0]
-
-
 def _ambiguous(files: tuple[str, ...], jobs: Sequence[Job]) -> JobRefused:
     sources = ", ".join(quoted(os.fsdecode(cast("Path", job.source)), 160) for job in jobs[:4])
     return JobRefused(
@@ -397,38 +353,14 @@ def _ambiguous(files: tuple[str, ...], jobs: Sequence[Job]) -> JobRefused:
     )
 
 
-def _made_of(result: re.Match[str], picture: Picture) -> bool:
+def _made_of(result: ResultName, picture: Picture) -> bool:
     """Return whether a result of a former version was made of `picture`."""
-    if not isinstance(picture, Path):
+    if not isinstance(picture, Path) or former_stem(picture) != result.stem:
         return False
-    if _former_stem(picture) != result["stem"]:
-        return False
-    if result["number"] is not None:
+    if result.number:
         return True
-    digest = _digest(picture, Smile.largest)
     smiles = [Smile(picture, cast("Expression", expression)) for expression in EXPRESSIONS]
-    return digest is not None and any(
-        identity(job, digest).startswith(result["digits"]) for job in smiles
-    )
-
-
-def _former_stem(picture: Path) -> str:
-    match = _RESULT.fullmatch(names.in_folder_formerly(picture.stem, "0" * 64, "jpg"))
-    return "" if match is None else match["stem"]
-
-
-def _digest(path: Path, largest: int) -> str | None:
-    """Return the SHA-256 of a picture, None for what the client will refuse."""
-    with suppress(OSError, ValueError), open(path, "rb", opener=_open_at_once) as file:
-        found = os.fstat(file.fileno())
-        if stat.S_ISREG(found.st_mode) and found.st_size <= largest:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    # A pipe without a writer would block.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return any((job_identity(job) or "").startswith(result.digits) for job in smiles)
 
 
 def _same_folder(one: Path, other: Path) -> bool:

@@ -69,7 +69,7 @@ def signal_status(number: int | None = None) -> int:
 
 def make_folder(folder: Path) -> None:
     """Make the folder for results before anything is bought that could not be saved there."""
-    from perfect_async._files.saving import prepare_folder
+    from perfect_async._client.folder import prepare_folder
 
     try:
         prepare_folder(folder)

@@ -66,6 +66,8 @@ class Sandbox(AsyncContextManagerMixin):
     origin. Without it they are on two other hosts, told apart by the Host header. `seed` fixes
     every random draw, and `epoch` the wall clock at the first use (seconds since 1970; `None`
     reads the real one). The vendor's clock is `clock_skew` seconds ahead of it (negative: behind).
+    The ids of tasks, files, requests and notifications depend on `run_id` as well: the vendor
+    repeats none after a restart, so where a client outlives the sandbox give each run another one.
 
     A webhook (contract: Webhooks). The sandbox sends from a background task, so it has to be open:
     `async with sandbox:`, or a server that sends ASGI's lifespan.
@@ -87,6 +89,7 @@ class Sandbox(AsyncContextManagerMixin):
         self,
         *,
         seed: int = 0,
+        run_id: str = "",
         requests: int = 250,
         period: float = 300.0,
         per_second: int = 5,
@@ -125,14 +128,14 @@ class Sandbox(AsyncContextManagerMixin):
         self._latency = latency
         self._jitter = jitter
         clock = Clock(epoch, clock_skew)
-        chance = Chance(seed)
+        chance = Chance(seed, run_id)
         self._chance = chance
         account = UnitAccount(units, clock)
 
         urls = UrlSigner(
             None if origin is None else origin.rstrip("/"),
             url_lifetime,
-            chance.stream("signing secret").randbytes(32),
+            chance.identifiers("signing secret").randbytes(32),
             clock,
         )
         # The ledger reads the tasks, and the files report violations to the ledger.

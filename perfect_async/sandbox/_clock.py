@@ -55,9 +55,13 @@ class Clock:
 
 @attrs.define
 class Chance:
-    """Seeded randomness, one independent stream per purpose."""
+    """Seeded randomness, one independent stream per purpose.
+
+    `run_id` tells the identifiers of two runs with one seed apart.
+    """
 
     seed: int
+    run_id: str = ""
     _streams: dict[str, random.Random] = attrs.field(factory=dict[str, random.Random], repr=False)
 
     def stream(self, purpose: str) -> random.Random:
@@ -66,6 +70,10 @@ class Chance:
         if found is None:
             found = self._streams[purpose] = random.Random(f"{self.seed}/{purpose}")
         return found
+
+    def identifiers(self, purpose: str) -> random.Random:
+        """Return the stream of ids or secrets of this purpose, which depends on the run too."""
+        return self.stream(f"{self.run_id}/{purpose}" if self.run_id else purpose)
 
     def happens(self, probability: float, purpose: str) -> bool:
         """Decide whether an event of this probability happens now; draws even at zero.

@@ -190,7 +190,7 @@ class Files:
         return content_type, name, size
 
     def _add(self, content_type: str, name: str, size: int, feature: str | None) -> StoredFile:
-        rng = self._chance.stream("file ids")
+        rng = self._chance.identifiers("file ids")
         # A file_id holds `/`, `+` and `=` (contract: Poll the task): `+/+/` here.
         file_id = base64.b64encode(b"\xfb\xff\xbf" + rng.randbytes(46)).decode()
         path = f"/sandbox-in/{rng.getrandbits(128):032x}"

@@ -61,7 +61,7 @@ class Keys:
             raise _refused() from None
         if len(decrypted) < _SHORTEST_TOKEN:
             raise _refused()
-        noise = self._chance.stream("access tokens").randbytes(48)
+        noise = self._chance.identifiers("access tokens").randbytes(48)
         token = base64.urlsafe_b64encode(noise).decode()
         self._tokens[token] = (client_id, self._clock.now() + LIFETIME)
         return {"access_token": token}

@@ -143,7 +143,7 @@ class Router:
         self.ledger.log.append(LogEntry(now / MICROSECONDS, route.kind, status))
         if TOO_MANY in {status, response.error}:
             self.ledger.refused[route.kind] += 1
-        request_id = str(self.chance.stream("request ids").getrandbits(59) + 2**59)
+        request_id = str(self.chance.identifiers("request ids").getrandbits(59) + 2**59)
         return attrs.evolve(response, headers={**response.headers, "x-request-id": request_id})
 
     def _route(self, request: Request) -> Route:

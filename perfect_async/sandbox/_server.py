@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import sys
 from collections.abc import Sequence
 
@@ -61,6 +62,7 @@ def run(
     speed: float = 1.0,
     webhook_url: str | None = None,
     webhook_secret: str | Sequence[str] | None = None,
+    polling_interval: int | None = None,
     charging: Charging = "creation",
     dialect: Dialect | None = None,
 ) -> None:
@@ -68,11 +70,14 @@ def run(
 
     `speed` divides the engine's durations, `engine_errors` is the share of tasks that fail.
     The origin of presigned URLs is the address served; on all interfaces (`0.0.0.0`, `::`) it is
-    the loopback one. The other settings are those of `Sandbox`.
+    the loopback one. The other settings are those of `Sandbox`; `seed` fixes all but the ids, which
+    no two runs share.
     """
     origin = f"http://{_url_host(host)}:{port}"
     sandbox = Sandbox(
         seed=seed,
+        # The client of a served sandbox may outlive it.
+        run_id=secrets.token_hex(8),
         units=units,
         lease=lease,
         origin=origin,
@@ -83,6 +88,7 @@ def run(
         },
         webhook_url=webhook_url,
         webhook_secret=webhook_secret,
+        polling_interval=polling_interval,
         charging=charging,
         dialect=dialect,
     )

@@ -125,7 +125,7 @@ class Tasks:
 
     def new_id(self) -> str:
         """Return a new task id, of a task that does not exist here."""
-        return self._task_id(self._chance.stream("foreign task ids").randbytes(80))
+        return self._task_id(self._chance.identifiers("foreign task ids").randbytes(80))
 
     def settle(self, now: int) -> None:
         """Charge the tasks that succeeded up to now, where only a success is charged.
@@ -258,7 +258,7 @@ class Tasks:
     ) -> Task:
         now = self._clock.now()
         chance = self._chance
-        rng = chance.stream("task ids")
+        rng = chance.identifiers("task ids")
         durations = self._rules.durations[feature.name]
         seconds = durations.draw(chance.stream(f"durations/{feature.name}"))
         code = chance.stream("engine error codes").choice(faults.engine_error_codes)

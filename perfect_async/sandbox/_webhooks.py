@@ -166,7 +166,9 @@ class WebhookSender:
     def announce(self, end: TaskEnd) -> None:
         """Schedule the notification of a task that was just created, with its faults drawn now."""
         faults, chance = self.faults, self._chance
-        webhook_id = "msg_" + base64.b32encode(chance.stream("webhook ids").randbytes(15)).decode()
+        webhook_id = (
+            "msg_" + base64.b32encode(chance.identifiers("webhook ids").randbytes(15)).decode()
+        )
         lost = chance.happens(faults.lost, "webhooks lost")
         early = chance.happens(faults.early, "webhooks early")
         delayed = chance.happens(faults.delayed, "webhooks delayed")

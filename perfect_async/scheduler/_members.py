@@ -68,13 +68,11 @@ class Members:
     ever changes. `locked` is whether the ledger's lock is held, so that reservations may move.
     """
 
-    def __init__(
-        self, state: SchedulerState, member: str, pid: int, limits: ev.SharedLimits
-    ) -> None:
-        self.member = member
+    def __init__(self, state: SchedulerState, limits: ev.SharedLimits) -> None:
+        self.member = ""
         self.locked = False
         self._state = state
-        self._pid = pid
+        self._pid = 0
         self._limits = limits
         self._holds = limits
         # Of others.
@@ -87,6 +85,8 @@ class Members:
         self._answered: OrderedDict[tuple[str, int], ev.RequestRow] = OrderedDict()
         self._creations: dict[str, deque[int]] = {}
         self._learned: dict[str, int] = {}
+        # When the last task of a feature ended whose id was never known.
+        self._unknown: dict[str, int] = {}
         self.updated_at = 0
         # What we told.
         self._told: ev.MemberRow | None = None
@@ -109,6 +109,40 @@ class Members:
     def shared(self) -> bool:
         """Whether the key is shared with whoever writes to the ledger."""
         return bool(self.member)
+
+    def share(self, member: str, pid: int, limits: ev.SharedLimits) -> None:
+        """Be `member` of the ledger from now on; its settings are `limits`."""
+        self.member, self._pid, self._limits = member, pid, limits
+        if limits != self._holds:
+            self._holds = limits
+            self._state.set_limits(limits)
+
+    def unshare(self, limits: ev.SharedLimits) -> None:
+        """Be no member any longer. What others reserved counts for as long as it may be used."""
+        self.member, self.locked = "", False
+        self._rows.clear()
+        self._state.pacer.heed(None)
+        if limits != self._holds:
+            self._holds = limits
+            self._state.set_limits(limits)
+
+    def in_doubt(self, feature: str, age: int) -> bool:
+        """Whether another member created a task of `feature` lately whose id is not known."""
+        unknown = any(
+            not task.row.task_id and task.row.kind.feature == feature
+            for task in self._tasks.values()
+        )
+        ended = self._unknown.get(feature)
+        return unknown or (ended is not None and ended >= self.updated_at - age)
+
+    @property
+    def others(self) -> int:
+        """How many other members there are, stopped ones included."""
+        return len(self._rows)
+
+    def tell_again(self) -> None:
+        """Give all rows at the next `changes`."""
+        self._everything = True
 
     # What is asked.
 
@@ -136,6 +170,8 @@ class Members:
 
     def rescue_at(self) -> int:
         """When a poll of another member may have to be sent for it."""
+        if not self.shared:
+            return NEVER
         return min(map(self._overdue_at, self._tasks.values()), default=NEVER)
 
     def to_rescue(self, now: int, *, again: bool) -> ForeignTask | None:
@@ -479,6 +515,8 @@ class Members:
 
     def _drop(self, task: ForeignTask, *, lost: bool = False) -> None:
         del self._tasks[task.row.member, task.row.ref], self._refs[task.ref]
+        if not task.row.task_id:
+            self._unknown[task.row.kind.feature] = self.updated_at
         if task.mirrored:
             self._state.admission.forget(task.ref, lost=lost)
 
@@ -552,8 +590,13 @@ class Members:
         for member in self._rows.values():
             if self._stopped(member, now):
                 self._answer_all(member.member, now, before=now - _REQUEST_TIMEOUT)
-        for task in [task for task in self._tasks.values() if task.row.cap <= now]:
-            self._drop(task)
+        self.forget_old(now)
+
+    def forget_old(self, now: int) -> None:
+        """Forget the tasks of others that have been given up by now."""
+        if self._tasks:
+            for task in [task for task in self._tasks.values() if task.row.cap <= now]:
+                self._drop(task)
 
     def _heed(self, now: int) -> None:
         """Suit what is planned here to what the others ask for."""

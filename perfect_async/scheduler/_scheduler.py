@@ -183,6 +183,38 @@ class Scheduler:
             return min(soonest, max(self._state.pacer.allowance.silent_until, now + SLOT))
         return min(soonest, self._fits_at(_Moment(self._state, now))) if waits else soonest
 
+    def share(self, member: str, pid: int, limits: Limits) -> None:
+        """Share the key from now on, before the first event; `limits` are those of all members."""
+        self._state.share(member, pid, limits)
+
+    def unshare(self, now: int) -> None:
+        """Go on alone: the ledger cannot be used any more. What others reserved still counts."""
+        self._state.unshare(self._limits, now)
+        self._answered_at = None
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that it was made with."""
+        return self._limits
+
+    def busy(self) -> bool:
+        """Return whether there are jobs that have not ended."""
+        return bool(self._state.jobs)
+
+    def others_in_doubt(self, feature: str, age: int) -> bool:
+        """Return whether another member created a task of `feature` at most `age` ago whose id is
+        not known.
+        """
+        return self._state.members.in_doubt(feature, age)
+
+    def others(self) -> int:
+        """Return how many other members of the key there are."""
+        return self._state.members.others
+
+    def tell_again(self) -> None:
+        """Give all rows at the next `changes`: the last ones were not written."""
+        self._state.members.tell_again()
+
     def changes(self, now: int) -> tuple[ev.LedgerRow, ...]:
         """The rows that changed since the last time, to be written before the lock is given back.
 

@@ -86,12 +86,27 @@ class SchedulerState:
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
         self.refusals = Refusals()
         self._results = Results()
-        period = round(limits.period * SECOND)
-        shared = ev.SharedLimits(limits.requests, period, limits.per_second, self.lease)
-        self.members = Members(self, member, pid, shared)
+        self.members = Members(self, self._shared(limits))
         if member:
-            self.admission.may_move = False
-            self.admission.on_duration = self.members.on_duration
+            self.share(member, pid, limits)
+
+    def _shared(self, limits: Limits) -> ev.SharedLimits:
+        period = round(limits.period * SECOND)
+        return ev.SharedLimits(limits.requests, period, limits.per_second, self.lease)
+
+    def share(self, member: str, pid: int, limits: Limits) -> None:
+        """Share the key with other members, by `limits`."""
+        self.admission.may_move = False
+        self.admission.on_duration = self.members.on_duration
+        self.members.share(member, pid, self._shared(limits))
+
+    def unshare(self, limits: Limits, now: int) -> None:
+        """Share the key no longer, and keep to `limits`."""
+        self.admission.may_move = True
+        self.admission.on_duration = None
+        self.admission.short_elsewhere = False
+        self.members.unshare(self._shared(limits))
+        self.refresh(now)
 
     # What the deciding half asks.
 
@@ -532,6 +547,8 @@ class SchedulerState:
                 # The plan changes while the ledger's lock is held, and all members see it.
                 return
             self.admission.move(now)
+        else:
+            self.members.forget_old(now)
         if not self.pacer.calm:
             self.pacer.replan(now)
         if now >= self.admission.acts_at or self.pacer.allowance.contended_until:

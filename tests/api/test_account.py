@@ -221,17 +221,17 @@ def test_prices_are_read() -> None:
     found = read_feature_costs(reply({"result": {"skus": rows, "next_token": "n"}}))
 
     prices = (
-        Price("ai-avatar", 1.0, 4, "result_image", "x"),
-        Price("ai-smile", 1.0, 1, "", "x"),
-        Price("2d-vto/ring", 1.0, 1, "result_image", "HD"),
-        Price("2d-vto/ring", 2.0, 1, "result_image", ""),
+        Price("ai-avatar", 1.0, 4, "result_image"),
+        Price("ai-smile", 1.0, 1, ""),
+        Price("2d-vto/ring", 1.0, 1, "result_image"),
+        Price("2d-vto/ring", 2.0, 1, "result_image"),
     )
     assert (prices, "n") == found
 
 
 def test_several_prices_are_no_price() -> None:
     """Of several prices of one feature none is taken for a picture's; other units do not count."""
-    one, other = Price("a", 1.0, 1, "result_image"), Price("a", 2.0, 1, "result_image", "HD")
+    one, other = Price("a", 1.0, 1, "result_image"), Price("a", 2.0, 1, "result_image")
     second = Price("a", 3.0, 1, "second")
 
     assert one == price_of([one, second], "a")

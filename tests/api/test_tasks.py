@@ -653,24 +653,38 @@ def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> Non
     )
 
 
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 407, 408, 409, 410, 429, 500, 503])
 @pytest.mark.parametrize(
-    ("expected", "status", "value"),
+    ("unknown_at", "content"),
     [
-        (True, 400, {"error_code": "InvalidTaskId"}),
-        (True, 200, {"status": 400, "error": "Invalid task ID"}),
-        (True, 404, {"status": 404, "error": "Not Found"}),
-        (False, 400, {"error_code": "InvalidParameters"}),
-        (False, 403, {"error": "no"}),
+        (
+            {200, 400, 401, 403, 404, 407, 408, 409, 410, 429},
+            b'{"status":400,"error_code":"InvalidTaskId"}',
+        ),
+        (
+            {200, 400, 401, 403, 404, 407, 408, 409, 410, 429},
+            b'{"status":400,"error":"Invalid task ID"}',
+        ),
+        ({200, 404}, b'{"status":404,"error":"Not Found"}'),
+        ({404}, b'{"status":400,"error":"no","error_code":"InvalidParameters"}'),
+        ({404}, b'{"status":401,"error":"no","error_code":"NotFound"}'),
+        (set[int](), b"<html>404 Not Found</html>"),
+        (set[int](), b'{"message":"no route"}'),
+        (set[int](), b""),
     ],
-    ids=repr,
 )
-def test_a_question_about_an_unknown_task(expected: bool, status: int, value: object) -> None:
-    """A refused question says that the task is unknown as a refused poll does."""
-    answer = read_answer(ASK, reply(value, status))
+def test_a_question_about_an_unknown_task(
+    unknown_at: set[int], content: bytes, status: int
+) -> None:
+    """A question and a poll agree on which answers say that the task is unknown."""
+    answered = Response(status, content)
 
-    assert isinstance(answer, Refused)
-    assert isinstance(answer.error, RequestRefused)
-    assert expected == is_unknown_task(answer.error)
+    question = read_answer(ASK, answered)
+    poll = read_status(POLL, answered, task_id="t", units=1.0)
+
+    assert (status in unknown_at) is isinstance(poll, TaskUnknown)
+    unknown = isinstance(question, Refused) and is_unknown_task(question.error)
+    assert (status in unknown_at) is unknown
 
 
 def test_a_time_limit_with_another_status_is_not_final() -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +21,8 @@ from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.cli import _manifest, _runner
 from perfect_async.cli._display import Display
 from perfect_async.cli._manifest import Manifest
-from perfect_async.sandbox import Durations, Faults, portrait
+from perfect_async.sandbox import Dialect, Durations, Faults, Sandbox, portrait
+from tests.sandbox.customer import Customer, data_of
 from tests.support import virtual_time
 from tests.support.terminal import advance_start, free_port, interrupt_at, use_sandbox
 
@@ -191,6 +192,37 @@ def test_avatars_are_not_bought_again(
     assert all(Path(path).is_file() for path in files)
 
 
+@pytest.mark.parametrize(
+    ("extra", "units"),
+    [([], 2), (["--journal", "jobs.db"], 1), (["--journal", "jobs.db", "--delete"], 2)],
+)
+def test_a_set_of_which_a_file_is_gone(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    units: int,
+) -> None:
+    """A file that was removed is fetched again or bought, and the retouched ones stay."""
+    sandbox = use_sandbox(monkeypatch)
+    command = ["avatar", "in/0.jpg", "--template", "male_studio_00", *extra]
+    assert 0 == cli.main(command)
+    files = [Path(path) for path in capsys.readouterr().out.splitlines()]
+    files[0].unlink()
+    files[3].write_bytes(b"retouched")
+
+    for _ in range(2):
+        advance_start(monkeypatch, 1000)
+        assert 0 == cli.main(command)
+        again = [Path(path) for path in capsys.readouterr().out.splitlines()]
+        assert 4 == len(again)
+        assert all(path.is_file() for path in again)
+        assert b"retouched" == files[3].read_bytes()
+        assert (units == 2) is set(files).isdisjoint(again)
+
+    assert units == sandbox.ledger.units_charged
+
+
 def test_a_run_that_stopped_at_its_ceiling_is_completed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,7 +305,9 @@ def test_a_former_result_that_cannot_be_recorded(
 ) -> None:
     """A former result that cannot be recorded as one picture's is status 2: nothing is sent."""
     sandbox = use_sandbox(monkeypatch)
-    monkeypatch.setattr(_manifest, "identity", lambda job, digest: "01234567" + digest[8:])
+    monkeypatch.setattr(
+        "perfect_async._client.folder.identity", lambda job, digest: "01234567" + digest[8:]
+    )
     Path("out").mkdir()
     Path("out", "0-01234567.jpg").write_bytes(portrait(3, 64))
 
@@ -314,7 +348,9 @@ def test_two_pictures_for_one_former_result(
 ) -> None:
     """Pictures that may both belong to a former result are not bought: status 1."""
     sandbox = use_sandbox(monkeypatch)
-    monkeypatch.setattr(_manifest, "identity", lambda job, digest: "01234567" + digest[8:])
+    monkeypatch.setattr(
+        "perfect_async._client.folder.identity", lambda job, digest: "01234567" + digest[8:]
+    )
     for name in ("one", "two"):
         Path(name).mkdir()
         Path(name, "a.jpg").write_bytes(portrait(len(name) + ord(name[0]), 64))
@@ -600,7 +636,118 @@ def test_sandbox_settings(
         "speed": 4.0,
         "webhook_url": None,
         "webhook_secret": None,
+        "charging": "creation",
+        "polling_interval": None,
+        "dialect": Dialect(),
     } == given
+
+
+def use_served(
+    monkeypatch: pytest.MonkeyPatch,
+    options: Sequence[str],
+    use: Callable[[Customer], Awaitable[None]],
+) -> None:
+    """Use the sandbox that the command would serve with these options, in virtual time."""
+
+    async def serve(sandbox: Sandbox, *_: object) -> None:
+        async with Customer(sandbox) as customer:
+            await use(customer)
+
+    monkeypatch.setattr("perfect_async.sandbox._server.serve", serve)
+    monkeypatch.setattr(asyncio, "run", lambda main: virtual_time.run(lambda: main))
+    assert 0 == cli.main(["sandbox", "--port", str(free_port()), *options])
+
+
+@pytest.mark.parametrize(("charging", "left"), [("creation", 8), ("success", 9)])
+def test_how_the_sandbox_charges(
+    monkeypatch: pytest.MonkeyPatch, charging: str, left: float
+) -> None:
+    """`--charging` says whether units are taken at the creation or for a success only."""
+
+    async def use(customer: Customer) -> None:
+        await customer.task()
+        answer = await customer.get("/s2s/v1.0/client/credit")
+        assert left == sum(grant["amount_dec"] for grant in answer.json()["results"])
+
+    use_served(monkeypatch, ["--charging", charging, "--units", "9"], use)
+
+
+@pytest.mark.parametrize(
+    ("errors", "fields"),
+    [
+        ("both", {"status", "error", "error_code"}),
+        ("text", {"status", "error"}),
+        ("code", {"status", "error_code"}),
+        ("errorCode", {"status", "error", "errorCode"}),
+    ],
+)
+def test_how_the_sandbox_words_errors(
+    monkeypatch: pytest.MonkeyPatch, errors: str, fields: set[str]
+) -> None:
+    """`--errors` says which fields an error has."""
+
+    async def use(customer: Customer) -> None:
+        assert fields == set((await customer.poll("unknown")).json())
+
+    use_served(monkeypatch, ["--errors", errors], use)
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("options", "lease"),
+    [
+        (["--lease", "20"], 20.0),
+        (["--lease", "polling_interval", "--polling-interval", "3000"], 3.0),
+        (["--lease", "retention"], DAY),
+        (["--lease", "flexible"], None),
+    ],
+)
+def test_the_leases_of_the_sandbox(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], lease: float | None
+) -> None:
+    """`--lease` says for how long a running task lives without a poll."""
+
+    async def use(customer: Customer) -> None:
+        first, second = [await customer.task() for _ in range(2)]
+        await asyncio.sleep((lease or 30 * DAY) - 1.0)
+        assert 200 == (await customer.poll(first)).status_code
+        await asyncio.sleep(2.0)
+        lost = await customer.poll(second)
+        assert (200 if lease is None else 400) == lost.status_code
+
+    use_served(monkeypatch, ["--speed", "1e-7", *options], use)
+
+
+def test_the_polling_interval_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--polling-interval` is in the answers to polls, in milliseconds."""
+
+    async def use(customer: Customer) -> None:
+        answer = await customer.poll(await customer.task())
+        assert 1500 == data_of(answer)["polling_interval"]
+
+    use_served(monkeypatch, ["--polling-interval", "1500"], use)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lease", "long"], "--lease"),
+        (["--lease", "0"], "--speed and --lease must be above 0"),
+        (["--lease", "nan"], "--speed and --lease must be above 0"),
+        (["--lease", "polling_interval"], "--lease polling_interval needs --polling-interval"),
+        (["--polling-interval", "0"], "--polling-interval must be above 0"),
+        (["--charging", "never"], "--charging"),
+        (["--errors", "none"], "--errors"),
+    ],
+)
+def test_a_sandbox_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    """A setting that is none is status 2 before the server starts."""
+    assert 2 == cli.main(["sandbox", *options])
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def on_a_tty(monkeypatch: pytest.MonkeyPatch) -> Tty:
     [
         (Path("me.jpg"), "me.jpg"),
         ("me?.jpg", "me?.jpg"),
+        ("at 12:30@home.jpg", "at 12:30@home.jpg"),
         ("https://u:p@host/a.jpg?X-Amz-Signature=s#f", "https://host/a.jpg"),
         ("https://host?sig=1", "https://host"),
         (FileId("f"), "FileId(value='f')"),

@@ -125,19 +125,27 @@ def test_an_unrecorded_result_is_there(tmp_path: Path, out: Path) -> None:
     assert [(smile, tuple(files[0])), (avatar, tuple(files[1]))] == plan(out, smile, avatar).there
 
 
-def test_an_incomplete_set_is_bought_under_other_names(tmp_path: Path, out: Path) -> None:
-    """Some avatars of a set are not the set; the new ones do not replace or join them."""
+def test_an_incomplete_set_is_not_there(tmp_path: Path, out: Path) -> None:
+    """Some avatars of a set are not the set: the job is run, which replaces none of them."""
     job = Avatar(picture(tmp_path, "a.jpg"), template_id=TEMPLATE)
     results_of(job, out)[0].unlink()
 
-    (again,) = plan(out, job).jobs
+    assert Plan([job], [], []) == plan(out, job)
 
-    assert digits_of(job) != digits_of(again)
-    assert job.source == again.source
-    # A journal that holds the job continues it.
-    unfinished = {digits_of(job, 64)}
-    (same,) = Manifest(out).plan([job], token="x", unfinished=lambda: unfinished).jobs
-    assert job is same
+
+def test_a_set_under_other_names_is_recorded_as_the_jobs(tmp_path: Path, out: Path) -> None:
+    """A set that was bought anew beside an incomplete one is the job's result."""
+    job = Avatar(picture(tmp_path, "a.jpg"), template_id=TEMPLATE)
+    results_of(job, out)[0].unlink()
+    identity = digits_of(job, 64)
+    new = [
+        picture(out, names.in_folder("a", identity, "jpg", number, token="0a1b2c3d"))
+        for number in range(1, 5)
+    ]
+
+    assert [(job, tuple(new))] == plan(out, job).there
+    record(done(job, new))
+    assert [(job, tuple(new))] == plan(out, job).there
 
 
 def test_again_buys_a_set_of_its_own(tmp_path: Path, out: Path) -> None:
@@ -172,7 +180,7 @@ def test_several_jobs_for_one_former_name(
 ) -> None:
     """Where two jobs fit a name of 8 digits, neither is bought, and both are named."""
     monkeypatch.setattr(
-        "perfect_async.cli._manifest.identity", lambda job, digest: "01234567" + digest[8:]
+        "perfect_async._client.folder.identity", lambda job, digest: "01234567" + digest[8:]
     )
     one = Smile(picture(tmp_path, "1/a.jpg"))
     two = Smile(picture(tmp_path, "2/a.jpg"))

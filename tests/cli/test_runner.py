@@ -10,7 +10,8 @@ from typing import NoReturn, cast
 
 import pytest
 
-from perfect_async import Avatar, Client, Job, Progress, Result, Smile, Statistics
+from perfect_async import Avatar, Client, Job, Progress, Smile, Statistics
+from perfect_async._files.saving import AtomicFile
 from perfect_async.cli._display import Display, JobReport, RunSummary
 from perfect_async.cli._runner import STOP_SIGNALS, _stop_signals, run_batch, signal_status
 from perfect_async.errors import ConfigurationError, NotSaved
@@ -115,7 +116,7 @@ async def test_an_unsaved_result_has_failed(
     def save(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Result, "save", save)
+    monkeypatch.setattr(AtomicFile, "put", save)
 
     summary = await process(client(Sandbox()), smiles(1), tmp_path, RecordingDisplay())
 

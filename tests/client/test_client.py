@@ -5,6 +5,8 @@ import gc
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import traceback
 from pathlib import Path
@@ -280,6 +282,28 @@ def test_never_closed() -> None:
     with pytest.warns(ResourceWarning, match="was never closed"):  # noqa: PT031
         run(forget)
         gc.collect()
+
+
+@pytest.mark.parametrize("holder", ["globals()", "vars(codecs)", "vars(builtins)"])
+def test_never_closed_until_the_interpreter_ends(holder: str) -> None:
+    """A client that is still open when the interpreter ends says nothing, nor fails to."""
+    script = f"""
+import asyncio, builtins, codecs
+from perfect_async import Client
+from perfect_async.sandbox import Sandbox
+async def main():
+    return await Client("k", transport=Sandbox().transport()).open()
+{holder}["kept"] = asyncio.new_event_loop().run_until_complete(main())
+"""
+    found = subprocess.run(
+        [sys.executable, "-W", "default", "-W", "ignore::ResourceWarning:asyncio", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+    assert ("", "") == (found.stdout, found.stderr)
 
 
 async def test_cancelled_while_it_opens() -> None:

@@ -138,6 +138,11 @@ def test_names_in_a_folder_say_source_job_and_number() -> None:
     identity = "0123abcd4567" + "f" * 52
     assert "me-0123abcd4567ffff.jpg" == in_folder("me", identity, "jpg")
     assert "人-0123abcd4567ffff-7.png" == in_folder("人", identity, "png", 7)
+    token = "0a1b2c3d"
+    assert "me-0a1b2c3d-0123abcd4567ffff.jpg" == in_folder("me", identity, "jpg", token=token)
+    long = in_folder("x" * 200, identity, "heic", 200, token=token)
+    assert long.endswith("x-0a1b2c3d-0123abcd4567ffff-200.heic")
+    assert 80 == len(long)
 
 
 def test_former_names_are_known() -> None:

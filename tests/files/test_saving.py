@@ -97,6 +97,54 @@ def test_nobody_else_can_read_it_until_it_is_whole(out: Path) -> None:
     assert 0o644 == mode(out / "a.jpg")
 
 
+def written(out: Path, content: bytes = b"data") -> AtomicFile:
+    part = AtomicFile(out)
+    part.write(content)
+    return part
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_is_put_replaces_nothing(out: Path, monkeypatch: MP, links: bool) -> None:
+    """What has the name stays, on file systems without hard links too."""
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    (out / "file.jpg").write_bytes(b"somebody's")
+    (out / "link.jpg").symlink_to(out / "nowhere")
+    (out / "folder.jpg").mkdir()
+    for name in ("file.jpg", "link.jpg", "folder.jpg"):
+        part = written(out)
+        part.put(out / name)
+        assert not part.is_at(out / name)
+        part.discard()
+    part = written(out)
+    part.put(out / "new.jpg")
+
+    assert part.is_at(out / "new.jpg")
+    assert {"file.jpg", "link.jpg", "folder.jpg", "new.jpg"} == names(out)
+    assert (b"somebody's", b"data") == (
+        (out / "file.jpg").read_bytes(),
+        (out / "new.jpg").read_bytes(),
+    )
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EPERM, "no links here")
+
+
+def test_equal_bytes_are_the_same_file(out: Path) -> None:
+    """A picture counts as saved where a file has its bytes, until it is given up."""
+    (out / "a.jpg").write_bytes(b"data")
+    part = written(out)
+    part.put(out / "a.jpg")
+    assert part.is_at(out / "a.jpg")
+    assert not part.is_at(out / "missing.jpg")
+    part.discard()
+    assert not part.is_at(out / "a.jpg")
+    other = written(out, b"date")
+    assert not other.is_at(out / "a.jpg")
+    other.discard()
+
+
 # Files of killed runs.
 
 

@@ -212,8 +212,8 @@ async def test_nothing_without_a_journal() -> None:
         await none.finished("ab"),
     )
     await none.writer.save_result("ab", "out", "t", ["out/me.jpg"])
-    assert (None, None) == (
-        await none.writer.saved_result("ab", "out"),
+    assert ({}, None) == (
+        await none.writer.saved_results("ab"),
         await none.writer.key_picture("ab"),
     )
     assert not none.writer.knows("t")

@@ -35,6 +35,7 @@ from perfect_async._journal.model import (
     encode,
 )
 from tests.api.test_responses import json_values
+from tests.support.journals import fold
 from tests.support.searching import examples
 
 STORED = StoredJob(
@@ -52,6 +53,7 @@ STORED = StoredJob(
     save_to=None,
     delete=False,
 )
+
 END_KINDS: tuple[EndKind, ...] = ("done", "failed", "lost", "doubt", "unsent")
 
 
@@ -156,7 +158,7 @@ def entries_named(line: str, given: StoredJob = STORED) -> list[JournalEntry]:
 )
 def test_entries_add_up_to_this_state(expected: JobSnapshot, line: str) -> None:
     """The state of a job is what its entries say, one after another."""
-    state = JournalState.fold(entries_named(line))
+    state = fold(entries_named(line))
 
     assert {1: expected} == state.live
     assert 1 == state.last
@@ -180,7 +182,7 @@ def test_entries_add_up_to_this_state(expected: JobSnapshot, line: str) -> None:
 )
 def test_a_job_is_over_when_nothing_is_left_to_do(over: bool, delete: bool, line: str) -> None:
     """A job is over once its end was reported and its copies are deleted; then it is dropped."""
-    state = JournalState.fold(entries_named(line, stored(delete=delete)))
+    state = fold(entries_named(line, stored(delete=delete)))
 
     assert over == (not state.live)
     assert 1 == state.last
@@ -188,7 +190,7 @@ def test_a_job_is_over_when_nothing_is_left_to_do(over: bool, delete: bool, line
 
 def test_the_last_entry_returns_the_state() -> None:
     """The last entry returns the final state, for the index of finished jobs."""
-    state = JournalState.fold(entries_named("Entered Creating Created done"))
+    state = fold(entries_named("Entered Creating Created done"))
 
     snapshot = state.receive(Reported(1, 9))
 
@@ -221,20 +223,20 @@ def test_the_last_entry_returns_the_state() -> None:
 def test_entries_that_cannot_follow_change_nothing(line: str) -> None:
     """An illegal entry raises, and the state stays as it was."""
     *before, last = entries_named(line)
-    state = JournalState.fold(before)
+    state = fold(before)
 
     with pytest.raises(IllegalEntry, match=str(last.job)):
         state.receive(last)
 
-    assert JournalState.fold(before) == state
-    assert JournalState.fold(before).last == state.last
+    assert fold(before) == state
+    assert fold(before).last == state.last
 
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_jobs_are_numbered_from_one(number: int) -> None:
     """A job with another number is refused."""
     with pytest.raises(IllegalEntry):
-        JournalState.fold([Entered(number, 0, STORED)])
+        fold([Entered(number, 0, STORED)])
 
 
 @pytest.mark.parametrize("end", ["lost", "failed"])
@@ -244,7 +246,7 @@ def test_another_task_has_other_pictures(end: str) -> None:
     """
     line = f"Entered Creating Created done Saved Deleted {end} Creating Created done"
 
-    state = JournalState.fold(entries_named(line, stored(delete=True)))
+    state = fold(entries_named(line, stored(delete=True)))
 
     assert (False, False) == (state.live[1].saved, state.live[1].deleted)
     with pytest.raises(IllegalEntry):
@@ -253,11 +255,9 @@ def test_another_task_has_other_pictures(end: str) -> None:
 
 def test_states_are_compared_by_their_live_jobs() -> None:
     """States with the same live jobs are equal, whatever their entries; nothing else equals one."""
-    state_after = JournalState.fold(
-        [*entries_named("Entered failed Reported"), Entered(2, 0, STORED)]
-    )
+    state_after = fold([*entries_named("Entered failed Reported"), Entered(2, 0, STORED)])
 
-    assert JournalState.fold([Entered(2, 0, STORED)]) == state_after
+    assert fold([Entered(2, 0, STORED)]) == state_after
     assert JournalState() != state_after
     assert state_after.live != state_after
     with pytest.raises(TypeError):
@@ -266,7 +266,7 @@ def test_states_are_compared_by_their_live_jobs() -> None:
 
 def test_live_jobs_are_in_the_order_of_submission() -> None:
     """Later entries do not change the order of jobs."""
-    state = JournalState.fold(Entered(number, 0, STORED) for number in (2, 1, 3))
+    state = fold(Entered(number, 0, STORED) for number in (2, 1, 3))
     state.receive(Creating(1, 0))
     state.receive(Uploaded(2, 0, "f"))
 
@@ -314,12 +314,12 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def all_entries_fold_to_the_state(self) -> None:
-        assert self.state == JournalState.fold(self.appended)
+        assert self.state == fold(self.appended)
 
     @invariant()
     def kept_entries_fold_to_the_state(self) -> None:
-        assert self.state == JournalState.fold(decode(*encode(entry)) for entry in self.kept)
-        assert list(self.state.live) == list(JournalState.fold(self.kept).live)
+        assert self.state == fold(decode(*encode(entry)) for entry in self.kept)
+        assert list(self.state.live) == list(fold(self.kept).live)
 
     @invariant()
     def live_jobs_are_consistent(self) -> None:
@@ -520,7 +520,7 @@ def snapshot_reprs(state: JournalState) -> Iterable[str]:
 
 def test_a_repr_shows_no_path_and_no_file_id() -> None:
     """A repr, which may be logged, shows neither the path of a picture nor its file id."""
-    shown = " ".join(snapshot_reprs(JournalState.fold(entries_named("Entered Uploaded"))))
+    shown = " ".join(snapshot_reprs(fold(entries_named("Entered Uploaded"))))
 
     assert "/photos" not in shown
     assert "'file'" not in shown

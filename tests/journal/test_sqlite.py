@@ -39,6 +39,7 @@ from perfect_async._journal.model import (
 from perfect_async._journal.sqlite import Row, SavedResult, SqliteJournal
 from perfect_async.errors import JournalError, SubmissionInDoubt
 from tests.journal.test_model import STORED, entries, stored
+from tests.support.journals import fold, task_ids
 from tests.support.searching import examples
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ class Writer:
 
     def __init__(self, path: Path, now: int = NOW) -> None:
         self.file = SqliteJournal(path, now)
-        self.state = JournalState.fold(())
+        self.state = fold(())
         for snapshot in self.file.state.live.values():
             self.state._live[snapshot.job] = snapshot
         self.seq = self.file.seq
@@ -189,7 +190,7 @@ def test_writing_twice_changes_nothing(path: Path) -> None:
     with opened(path) as file:
         assert writer.state == file.state
         assert writer.seq == file.seq
-        assert frozenset({"task-1", "task-2"}) == file.task_ids(0)
+        assert frozenset({"task-1", "task-2"}) == task_ids(file, 0)
 
 
 def test_a_jobs_number_is_never_used_again(path: Path) -> None:
@@ -222,8 +223,8 @@ def test_a_finished_job_is_found_by_its_identity(path: Path) -> None:
     assert "task-2" == file.lookup(STORED.identity, NOW + 5)
     assert file.lookup(STORED.identity, NOW + 6) is None
     assert file.lookup(other, 0) is None
-    assert frozenset({"task-1", "task-2", "task-3", "task-4", "task-5"}) == file.task_ids(NOW)
-    assert frozenset({"task-2"}) == file.task_ids(NOW + 4)
+    assert frozenset({"task-1", "task-2", "task-3", "task-4", "task-5"}) == task_ids(file, NOW)
+    assert frozenset({"task-2"}) == task_ids(file, NOW + 4)
     file.drop("task-2")
     file.drop("unknown")
     assert "task-3" == file.lookup(STORED.identity, 0)
@@ -256,7 +257,7 @@ def test_every_task_is_known_as_ours(ends: list[JournalEntry], sure: bool, path:
     writer.close()
 
     with opened(copy) as file:
-        assert "task-1" in file.task_ids(NOW)
+        assert "task-1" in task_ids(file, NOW)
         assert file.lookup(STORED.identity, 0) is None
 
 
@@ -267,9 +268,9 @@ def test_a_finished_job_is_forgotten_when_it_cannot_be_fetched(path: Path) -> No
     writer.close()
 
     with opened(path, NOW + 30 * DAY) as file:
-        assert frozenset({"task-1", "task-2"}) == file.task_ids(0)
+        assert frozenset({"task-1", "task-2"}) == task_ids(file, 0)
     with opened(path, NOW + 30 * DAY + 1) as file:
-        assert frozenset({"task-2"}) == file.task_ids(0)
+        assert frozenset({"task-2"}) == task_ids(file, 0)
 
 
 @pytest.mark.parametrize("after", [0, 1])
@@ -330,7 +331,7 @@ def test_forgetting_leaves_no_trace(path: Path) -> None:
     assert 1 == writer.file.forget(NOW)
 
     assert {"task-of-anna"} == traces(path.parent)
-    assert {"task-1", "task-of-anna"} == writer.file.task_ids(0)
+    assert {"task-1", "task-of-anna"} == task_ids(writer.file, 0)
     assert 0 == writer.file.forget(NOW + DAY)
     assert {"task-of-anna"} == traces(path.parent)
     assert 0 == writer.file.forget(NOW + DAY + 1)
@@ -378,7 +379,7 @@ def test_finished_jobs_are_small(jobs: int, path: Path) -> None:
 
     assert path.stat().st_size < 600 * jobs
     with opened(path) as file:
-        assert jobs == len(file.task_ids(0))
+        assert jobs == len(task_ids(file, 0))
 
 
 # Results and keys.
@@ -392,16 +393,31 @@ def test_a_saved_result_is_remembered(path: Path) -> None:
         file.save_result(STORED.identity, "/other", "t", ["me.png"])
 
     with opened(path, NOW + 300 * DAY) as file:
-        assert SavedResult("t2", ("me.jpg",)) == file.saved_result(STORED.identity, "/out")
-        assert SavedResult("t", ("me.png",)) == file.saved_result(STORED.identity, "/other")
-        assert None is file.saved_result(STORED.identity, "/else")
-        assert None is file.saved_result("cd" * 32, "/out")
+        there = {
+            "/out": SavedResult("t2", (Path("/out/me.jpg"),)),
+            "/other": SavedResult("t", (Path("/other/me.png"),)),
+        }
+        assert there == file.saved_results(STORED.identity)
+        assert {} == file.saved_results("cd" * 32)
         file.drop("t2")
-        assert SavedResult("t2", ("me.jpg",), deleted=True) == file.saved_result(
-            STORED.identity, "/out"
-        )
+        there["/out"] = SavedResult("t2", (Path("/out/me.jpg"),), deleted=True)
+        assert there == file.saved_results(STORED.identity)
         file.forget(NOW)
-        assert None is file.saved_result(STORED.identity, "/out")
+        assert {} == file.saved_results(STORED.identity)
+
+
+def test_a_copy_of_a_deleted_result(path: Path) -> None:
+    """A result that is copied to another folder is still deleted at the vendor."""
+    with opened(path) as file:
+        file.save_result(STORED.identity, "/out", "t", ["me.png"])
+        file.drop("t")
+        for folder in ("/copy", "/copy"):
+            file.save_result(STORED.identity, folder, "t", ["me.png"])
+        file.save_result(STORED.identity, "/out", "t2", ["me.png"])
+
+        found = file.saved_results(STORED.identity)
+
+    assert {"/copy": True, "/out": False} == {key: one.deleted for key, one in found.items()}
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", "7", "[" * 100_000])
@@ -412,7 +428,7 @@ def test_a_damaged_result_is_none(path: Path, text: str) -> None:
     changed(path, f"UPDATE results SET files = '{text}'")
 
     with opened(path) as file:
-        assert None is file.saved_result(STORED.identity, "/out")
+        assert {} == file.saved_results(STORED.identity)
 
 
 @pytest.mark.parametrize(
@@ -478,9 +494,9 @@ def test_every_task_id_is_known_from_its_creation_on(
     """Whatever became of a task and its job, its id is known by the time of the creation."""
     file = reopened(path, *running(), *rest, at_once=at_once)
 
-    assert {"t"} == file.task_ids(0)
-    assert {"t"} == file.task_ids(NOW + 2)
-    assert set() == file.task_ids(NOW + 4)
+    assert {"t"} == task_ids(file, 0)
+    assert {"t"} == task_ids(file, NOW + 2)
+    assert set() == task_ids(file, NOW + 4)
     file.close()
 
 
@@ -493,11 +509,11 @@ def test_the_tasks_of_both_tries_are_known(path: Path) -> None:
         at_once=True,
     )
 
-    assert {"t", "second"} == file.task_ids(0)
-    assert {"second"} == file.task_ids(NOW + 5)
+    assert {"t", "second"} == task_ids(file, 0)
+    assert {"second"} == task_ids(file, NOW + 5)
     assert "second" == file.lookup(STORED.identity, 0)
     assert 1 == file.forget(NOW)
-    assert {"t", "second"} == file.task_ids(0)
+    assert {"t", "second"} == task_ids(file, 0)
     file.close()
 
 
@@ -512,7 +528,7 @@ def test_a_task_whose_result_cannot_be_fetched_is_known(path: Path, sure: bool) 
         at_once=False,
     )
 
-    assert {"t"} == file.task_ids(0)
+    assert {"t"} == task_ids(file, 0)
     assert None is file.lookup(STORED.identity, 0)
     assert 0 == file.forget(NOW)
     file.close()
@@ -525,7 +541,7 @@ def test_a_dropped_task_is_known(path: Path) -> None:
     file.drop("t")
 
     assert None is file.lookup(STORED.identity, 0)
-    assert {"t"} == file.task_ids(0)
+    assert {"t"} == task_ids(file, 0)
     file.close()
 
 
@@ -691,7 +707,7 @@ def test_a_full_disk_loses_nothing(path: Path) -> None:
     """A commit that does not fit is not there at all, and is there when it fits again."""
     writer = Writer(path)
     writer.write(*lifetime(1, end=False))
-    before = JournalState.fold(lifetime(1, end=False))
+    before = fold(lifetime(1, end=False))
     rows = writer.rows(big(job) for job in range(2, 60))
     with full(writer.file):
         for _ in range(2):
@@ -1011,7 +1027,7 @@ def journal_of(path: Path, commits: int = 13) -> list[JournalState]:
     states = [JournalState()]
     for job in range(1, commits + 1):
         writer.write(*lifetime(job, end=job % 3 == 0))
-        states.append(JournalState.fold(entry for n in range(1, job + 1) for entry in kept(n)))
+        states.append(fold(entry for n in range(1, job + 1) for entry in kept(n)))
     for part in ("", "-wal"):
         shutil.copy(f"{source}{part}", f"{path}{part}")
     writer.close()
@@ -1048,7 +1064,7 @@ def test_a_main_file_that_was_cut_off_is_damaged(ended: int, path: Path) -> None
         else:
             assert length > pages
             assert writer.state == file.state
-            assert frozenset(f"task-{job}" for job in range(1, 40)) == file.task_ids(0)
+            assert frozenset(f"task-{job}" for job in range(1, 40)) == task_ids(file, 0)
             file.close()
     path.write_bytes(whole)
     with opened(path) as file:
@@ -1130,7 +1146,7 @@ def test_a_journal_of_version_0_1_opens(path: Path) -> None:
 
     with opened(path) as file:
         file.save_result("ab" * 32, "/out", "t", ["a.jpg"])
-        assert SavedResult("t", ("a.jpg",)) == file.saved_result("ab" * 32, "/out")
+        assert {"/out": SavedResult("t", (Path("/out/a.jpg"),))} == file.saved_results("ab" * 32)
 
 
 @pytest.mark.parametrize("commits", [1, 299, 300, 301, 650])
@@ -1296,7 +1312,7 @@ def test_any_damage_is_told_or_does_no_harm(place: int, garbage: bytes) -> None:
             file.write(garbage)
         try:
             with opened(path) as found:
-                found.task_ids(0)
+                task_ids(found, 0)
                 found.lookup(STORED.identity, 0)
         except JournalError as exc:
             assert "jobs.db" in str(exc)  # noqa: PT017 -- it may also not raise
@@ -1417,7 +1433,7 @@ def test_a_process_killed_at_any_point_loses_nothing_that_it_was_told_of(
         with opened(path) as file:
             assert file.seq in {expected, expected + 1}
             # Each kill may have come before its job had a task.
-            assert len(file.task_ids(0)) <= file.job <= len(file.task_ids(0)) + kills
+            assert len(task_ids(file, 0)) <= file.job <= len(task_ids(file, 0)) + kills
             for snapshot in file.state.live.values():
                 assert snapshot.phase is not Phase.ENDED
         expected = file.seq

@@ -37,6 +37,7 @@ from perfect_async.errors import JournalError
 from tests.journal.test_model import STORED, stored
 from tests.journal.test_sqlite import NOW, SECOND, tempfile
 from tests.support import virtual_time
+from tests.support.journals import fold
 from tests.support.sandboxed import client, vendor
 from tests.support.searching import examples
 from tests.support.virtual_time import hanging
@@ -130,7 +131,7 @@ class Disk:
 
     def disk(self) -> JournalState:
         """Return the state that the entries on it add up to."""
-        return JournalState.fold(self.entries)
+        return fold(self.entries)
 
 
 @asynccontextmanager

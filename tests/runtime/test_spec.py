@@ -71,6 +71,14 @@ def test_a_signed_url() -> None:
     assert JobSpec.of(attrs.evolve(signed, key="k"), None, PLAIN).sure
 
 
+def test_a_new_signature_is_no_other_picture() -> None:
+    """A key may come again with another signature: nobody knows that the picture is another."""
+    spec = JobSpec.of(Smile("https://a.example/b.jpg?X-Amz-Signature=SECRET", key="k"), None, PLAIN)
+    restored = JobSpec.restored(spec.stored(), None, ())
+
+    assert [None] * 3 == [it.source_digest for it in (spec, spec.stored(), restored)]
+
+
 def order(**changes: object) -> StoredJob:
     """What is written of a smile, with `changes`."""
     made = JobSpec.of(Smile("https://a.example/b.jpg"), None, PLAIN).stored()
@@ -215,6 +223,10 @@ DIFFERENT: list[Job] = [
     Smile("https://x/b.jpg", key="k"),
     Smile("https://x/a.jpg", "closed_mouth_smile", key="k"),
     Smile("https://x/a.jpg", key="l"),
+    Smile(SIGNED + "1", key="k"),
+    Smile(SIGNED + "2", key="k"),
+    Smile("https://x/a.jpg?sv=1&sig=2", key="k"),
+    Smile("https://x/a.jpg?sv=1&sig=3", key="k"),
     Smile(FileId("a"), key="k"),
     Smile(FileId("b"), key="k"),
     Avatar("https://x/a.jpg", "t", key="k"),

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Durations, Faults, Sandbox
-from tests.sandbox.customer import FACE, TEETH, data_of, roomy
+from tests.sandbox.customer import FACE, TEETH, Customer, data_of, roomy
 
 KEY = {"authorization": "Bearer a-key"}
 CREDIT = "/s2s/v1.0/client/credit"
@@ -205,3 +205,29 @@ async def test_options_over_asgi() -> None:
 
     assert (204, b"") == (head["status"], body["body"])
     assert {b"content-type", b"content-length"}.isdisjoint(dict(head["headers"]))
+
+
+@pytest.mark.parametrize(("other", "same"), [("1", True), ("2", False)])
+async def test_the_ids_of_two_runs(other: str, same: bool) -> None:
+    """Two runs with one seed have ids of their own, and nothing else of them differs."""
+    runs: list[list[set[str]]] = []
+    engine: list[object] = []
+    for run_id in ("1", other):
+        sandbox = Sandbox(seed=3, run_id=run_id, epoch=1e9)
+        async with Customer(sandbox) as customer:
+            file = await customer.file()
+            task = await customer.task()
+            answer = await customer.get("/s2s/v1.0/client/credit")
+            runs.append(
+                [
+                    {file["file_id"]},
+                    {file["requests"][0]["url"]},
+                    {task},
+                    {answer.headers["x-request-id"]},
+                ]
+            )
+        engine.append([(one.units, one.duration) for one in sandbox.ledger.tasks])
+
+    assert engine[0] == engine[1]
+    for first, second in zip(*runs, strict=True):
+        assert (first == second) if same else first.isdisjoint(second)

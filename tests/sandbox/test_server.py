@@ -255,3 +255,19 @@ def test_the_origin_of_presigned_urls(
 
     assert [host, 8787] == given
     assert f"sandbox on {origin} (" in capsys.readouterr().err
+
+
+def test_a_restarted_server_repeats_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that goes on after a restart with the same seed meets no id again."""
+    sandboxes: list[Sandbox] = []
+
+    async def serve_nothing(sandbox: Sandbox, *_: object) -> None:
+        sandboxes.append(sandbox)
+
+    monkeypatch.setattr("perfect_async.sandbox._server.serve", serve_nothing)
+
+    run(seed=1)
+    run(seed=1)
+
+    first, second = ({sandbox._tasks.new_id() for _ in range(9)} for sandbox in sandboxes)
+    assert first.isdisjoint(second)

@@ -1,0 +1,107 @@
+"""Whose the results in a folder are, by their names and by the pictures that they were made of.
+
+For programs that look for results without a client and without a journal: the terminal's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, cast
+
+import attrs
+
+from perfect_async._files import names
+from perfect_async._files.saving import prepare_folder
+from perfect_async._runtime.spec import identity
+from perfect_async.models import Job
+
+__all__ = [
+    "DIGITS",
+    "ResultName",
+    "digits_of",
+    "former_names",
+    "former_stem",
+    "job_identity",
+    "numbers_of",
+    "prepare_folder",
+]
+
+DIGITS: Final = names.DIGITS
+"""Hex digits of a job's identity in a file's name; former versions wrote 8."""
+
+_RESULT: Final = re.compile(
+    rf"(.+)-([0-9a-f]{{{DIGITS}}}|[0-9a-f]{{8}})(?:-([0-9]{{1,3}}))?"
+    rf"\.(?:{'|'.join(names.RESULT_KINDS)})",
+    re.DOTALL,
+)
+
+
+@attrs.frozen
+class ResultName:
+    """The parts of a result's file name; `number` is 0 where a job has one picture."""
+
+    stem: str
+    digits: str
+    number: int
+
+    @classmethod
+    def parse(cls, name: str) -> ResultName | None:
+        """Return the parts of `name`, None where it is no result's."""
+        match = _RESULT.fullmatch(name)
+        return match and cls(match[1], match[2], int(match[3] or 0))
+
+    @property
+    def is_former(self) -> bool:
+        """Whether a former version gave it, so that different jobs may have it."""
+        return len(self.digits) < DIGITS
+
+
+def digits_of(identity: str) -> str:
+    """Return the digits of a job's identity that are in the names of its results."""
+    return identity[:DIGITS]
+
+
+def numbers_of(job: Job) -> list[int]:
+    """Return the numbers in the names of a job's results; 0 is none."""
+    return list(range(1, job.outputs + 1)) if job.outputs > 1 else [0]
+
+
+def former_names(job: Job, identity: str, number: int) -> list[str]:
+    """Return the names that former versions may have given to a result."""
+    return [
+        names.in_folder_formerly(names.stem(job), identity, kind, number or None)
+        for kind in names.RESULT_KINDS
+    ]
+
+
+def former_stem(picture: Path) -> str:
+    """Return what stands before the digits in a former version's names for a picture's results."""
+    found = ResultName.parse(names.in_folder_formerly(picture.stem, "0" * 64, "jpg"))
+    return "" if found is None else found.stem
+
+
+def job_identity(job: Job) -> str | None:
+    """Return the identity of a job at a path or a URL; None if its picture cannot be read."""
+    if names.is_url(job.source):
+        return identity(job, None)
+    digest = _digest(Path(cast("Path", job.source)), job.largest)
+    return None if digest is None else identity(job, digest)
+
+
+def _digest(path: Path, largest: int) -> str | None:
+    """Return the SHA-256 of a picture, None for what the client will refuse."""
+    with suppress(OSError, ValueError), open(path, "rb", opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_size <= largest:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe without a writer would block.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,0 +1,125 @@
+"""The files of one result in a folder, written so that none of the others is ever replaced.
+
+A file that is there under a picture's name may be retouched by its owner, or be of an earlier
+purchase. Files of the same task are left as they are. Where other files have a result's names, the
+whole result gets other names: two results are never mixed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import attrs
+
+from perfect_async._files import names
+from perfect_async._files.saving import AtomicFile
+from perfect_async._files.threads import in_thread
+
+_PIECE: Final = 1024 * 1024
+
+Put: TypeAlias = Callable[[int, AtomicFile, str], Path]
+"""Names a picture that was written, by its index and type, and returns its path; blocks."""
+Write: TypeAlias = Callable[[Sequence[int], Put], Awaitable[list[Path]]]
+"""Writes the pictures of these indices, one after another, and returns their paths."""
+
+
+class _Taken(Exception):
+    """Another file has the name of a picture."""
+
+
+@attrs.frozen
+class PictureSet:
+    """The `count` pictures of one result in `folder`; `stem` and `identity` name them.
+
+    `token` is in the names of a result whose own names are taken.
+    """
+
+    folder: Path
+    stem: str
+    identity: str
+    count: int
+    token: str | None = None
+
+    def under_other_names(self, task_id: str) -> PictureSet:
+        """Return the same set under names that no other task's pictures have."""
+        return attrs.evolve(self, token=sha256(task_id.encode(errors="replace")).hexdigest()[:8])
+
+    def find(self) -> dict[int, Path]:
+        """Return the files that are there under its names, by the indices of the pictures."""
+        found: dict[int, Path] = {}
+        for index in range(self.count):
+            paths = (self._path(index, kind) for kind in names.RESULT_KINDS)
+            there = next((path for path in paths if os.path.lexists(path)), None)
+            if there is not None:
+                found[index] = there
+        return found
+
+    def put(self, index: int, part: AtomicFile, kind: str) -> Path:
+        """Give a picture its name, unless a file has it; return its path."""
+        path = self._path(index, kind)
+        part.put(path)
+        return path
+
+    def _path(self, index: int, kind: str) -> Path:
+        number = index + 1 if self.count > 1 else None
+        name = names.in_folder(self.stem, self.identity, kind, number, token=self.token)
+        return self.folder / name
+
+
+async def save_set(pictures: PictureSet, task_id: str, write: Write) -> list[Path]:
+    """Save the pictures of a task, and return their paths; nothing that is there is replaced.
+
+    A file with the bytes of its picture counts as saved. Raises as `write` does.
+    """
+    there = await in_thread(pictures.find)
+
+    def put(index: int, part: AtomicFile, kind: str) -> Path:
+        path = there.get(index) or pictures.put(index, part, kind)
+        # False also where another writer was faster.
+        if not part.is_at(path):
+            raise _Taken
+        return path
+
+    # Those that may show that the names are taken come first: nothing is written before.
+    order = sorted(range(pictures.count), key=lambda index: index not in there)
+    try:
+        return _sorted(order, await write(order, put))
+    except _Taken:
+        others = pictures.under_other_names(task_id)
+    there = await in_thread(others.find)
+    return await complete_set(there, others.count, others.put, write)
+
+
+async def complete_set(there: dict[int, Path], count: int, put: Put, write: Write) -> list[Path]:
+    """Write those of `count` pictures that are not `there`, and return the paths of all."""
+    missing = [index for index in range(count) if index not in there]
+    written = dict(zip(missing, await write(missing, put), strict=True))
+    return [(there | written)[index] for index in range(count)]
+
+
+async def copy_files(
+    sources: Sequence[Path], folder: Path, wanted: Sequence[int], put: Put
+) -> list[Path]:
+    """Copy those of `sources` that are `wanted` to `folder`; a `Write`. Raises `OSError`."""
+    return [await in_thread(_copy, sources[index], folder, partial(put, index)) for index in wanted]
+
+
+def _copy(source: Path, folder: Path, put: Callable[[AtomicFile, str], Path]) -> Path:
+    part = AtomicFile(folder)
+    try:
+        with source.open("rb") as file:
+            while piece := file.read(_PIECE):
+                part.write(piece)
+        return put(part, names.SUFFIXES.get(source.suffix.lower(), names.RESULT_KINDS[0]))
+    finally:
+        part.discard()
+
+
+def _sorted(order: Sequence[int], paths: Sequence[Path]) -> list[Path]:
+    """Return `paths`, which are in the order of `order`, by their indices."""
+    return [path for _, path in sorted(zip(order, paths, strict=True))]

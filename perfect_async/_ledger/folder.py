@@ -1,0 +1,326 @@
+"""The folder of a ledger on this machine: where it is, and which of its members live.
+
+    <state folder>/<host>/<key>/ledger-<boot>            the ledger, with sqlite's -wal and -shm
+                                ledger-<boot>.<member>   locked while that member lives
+                                guard                    locked while a ledger is made or removed
+
+All of it may be deleted at any time. The names hold digests of the host, the key, and the boot with
+the format of the rows: a ledger of another boot or another version of this package is another file,
+and is removed when none of its members lives. Nothing here waits for a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from perfect_async._ledger.rows import FORMAT, LedgerUnavailable
+from perfect_async.errors import quoted
+
+if sys.platform != "win32":
+    import fcntl
+
+STATE_VARIABLE: Final = "PERFECT_ASYNC_STATE"
+"""The environment variable that names another state folder."""
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_TIME_OFFSETS: Final = Path("/proc/self/timens_offsets")
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_NETWORK: Final = frozenset(
+    {
+        *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "glusterfs", "gpfs", "lustre"),
+        *("ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs"),
+        *("fuse.davfs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.mount.glusterfs", "fuse.rclone"),
+        *("fuse.s3fs", "fuse.sshfs"),
+    }
+)
+"""Types of file systems whose machines share neither a clock nor memory, which the ledger needs."""
+_MOUNT_POINT: Final = 4
+"""Its place in a line of mountinfo (proc(5)); the type follows a lone dash."""
+_MEMBER: Final = re.compile(r"(?P<ledger>ledger-[0-9a-f]+)\.[0-9a-f]+")
+_LEDGER: Final = re.compile(r"(?P<ledger>ledger-[0-9a-f]+)(-wal|-shm|-journal)?")
+_UNFINISHED: Final = ".new"
+_UNFINISHED_KEPT: Final = 3600.0
+_ORDINARY: Final = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
+        *(errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK),
+    }
+)
+"""Errors of a place where files cannot be written or locked, which may be meant so."""
+
+
+def default_folder() -> Path:
+    """Return the folder of this user's ledgers: that of `PERFECT_ASYNC_STATE`, else the system's.
+
+    Raises `LedgerUnavailable` where the user has no home.
+    """
+    named = os.environ.get(STATE_VARIABLE)
+    if named:
+        return Path(named).absolute()
+    folder = platformdirs.user_state_path("perfect_async", appauthor=False)
+    if not folder.is_absolute():
+        # "~" stays what it is for a user that the system does not know, as in some containers.
+        raise LedgerUnavailable("this user has no home folder", ordinary=True)
+    return folder
+
+
+def boot_id() -> str:
+    """Return what tells this boot of this machine, and its monotonic clock, from all others.
+
+    Raises `LedgerUnavailable` where the system has no such thing.
+    """
+    if sys.platform == "darwin":
+        return _darwin_boot_id()
+    try:
+        boot = _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        boot = ""
+    if not boot:
+        raise LedgerUnavailable("this system has no boot id", ordinary=True)
+    try:
+        # A container may have a monotonic clock of its own.
+        offsets = _TIME_OFFSETS.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        offsets = []
+    return f"{boot} {' '.join(offsets)}"
+
+
+def _darwin_boot_id() -> str:
+    import ctypes  # noqa: PLC0415 - not needed elsewhere
+
+    size = ctypes.c_size_t(64)
+    text = ctypes.create_string_buffer(size.value)
+    try:
+        found = ctypes.CDLL(None).sysctlbyname(
+            b"kern.bootsessionuuid", text, ctypes.byref(size), None, ctypes.c_size_t(0)
+        )
+    except (OSError, AttributeError):
+        found = -1
+    if found != 0 or not text.value:
+        raise LedgerUnavailable("this system has no boot id", ordinary=True)
+    return text.value.decode("ascii", "replace")
+
+
+def network_file_system(path: str, mounts: str) -> str:
+    """Return the type of the network file system that `path` is on, "" where it is on none.
+
+    `path` has no links in it, `mounts` is the text of /proc/self/mountinfo.
+    """
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) <= _MOUNT_POINT or "-" not in fields:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[_MOUNT_POINT])
+        within = path == point or path.startswith(point.rstrip("/") + "/")
+        # The last of several mounts in one place hides the others.
+        if within and len(point) >= len(best):
+            best, kind = point, fields[fields.index("-") + 1]
+    return kind if kind in _NETWORK else ""
+
+
+@contextmanager
+def errors_mapped(folder: Path) -> Generator[None]:
+    """Raise `LedgerUnavailable` for errors of the system."""
+    try:
+        yield
+    except OSError as exc:
+        why = exc.strerror or type(exc).__name__
+        raise LedgerUnavailable(
+            f"the folder {quoted(folder)} cannot be used: {why}", ordinary=exc.errno in _ORDINARY
+        ) from exc
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Return the device and inode of the file at `path`, None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class KeyFolder:
+    """The folder of one key in this boot. Raises `LedgerUnavailable` where it cannot be shared."""
+
+    def __init__(self, folder: Path, host: str, key: str, boot: str) -> None:
+        self.path = folder / host / key
+        self._parents = folder, folder / host
+        name = hashlib.sha256(f"{FORMAT} {boot}".encode()).hexdigest()[:8]
+        self.ledger = self.path / f"ledger-{name}"
+        # The ledger first: a process that found it without its log would miss half of it.
+        self._files = tuple(self.path / f"ledger-{name}{part}" for part in ("", "-wal", "-shm"))
+
+    def __repr__(self) -> str:
+        return f"<KeyFolder {quoted(self.ledger)}>"
+
+    def make(self) -> None:
+        """Make the folder, for its user only, and check that its processes can share it."""
+        with errors_mapped(self.path):
+            self._parents[0].mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._parents[1], self.path):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _make_private(folder)
+            try:
+                mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+            except OSError:
+                mounts = ""
+            kind = network_file_system(os.path.realpath(self.path), mounts)
+        if kind:
+            raise LedgerUnavailable(
+                f"the folder {quoted(self.path)} is on a network file system ({kind})"
+            )
+
+    def member(self, name: str) -> Path:
+        """Return the file of a member."""
+        return self.ledger.with_name(f"{self.ledger.name}.{name}")
+
+    def lives(self, name: str) -> bool:
+        """Return whether a member holds the lock of its file; the file of a dead one is removed."""
+        return _lives(self.member(name))
+
+    def files(self) -> tuple[tuple[int, int] | None, ...]:
+        """Return which files the ledger has now: those that a connection opened, or others."""
+        return tuple(file_id(path) for path in self._files)
+
+    @contextmanager
+    def guard(self) -> Generator[bool]:
+        """Hold the lock for making and removing ledgers; False where somebody else holds it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.path / "guard", flags, 0o600)
+        try:
+            yield _lock(descriptor, exclusive=True)
+        finally:
+            os.close(descriptor)
+
+    def remove_ledger(self) -> None:
+        """Remove the ledger; its members see that it is another one with their next step."""
+        for path in self._files:
+            path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what dead members and other boots left."""
+        alive: set[str] = set()
+        ledgers: list[tuple[str, Path]] = []
+        for path in sorted(self.path.iterdir()):
+            if path.name.endswith(_UNFINISHED):
+                # Wall time, since a file has no other; a clock that was set removes it later.
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > _UNFINISHED_KEPT:
+                        path.unlink()
+            elif (found := _MEMBER.fullmatch(path.name)) is not None:
+                if _lives(path):
+                    alive.add(found["ledger"])
+            elif (found := _LEDGER.fullmatch(path.name)) is not None:
+                ledgers.append((found["ledger"], path))
+        for ledger, path in ledgers:
+            if ledger != self.ledger.name and ledger not in alive:
+                path.unlink(missing_ok=True)
+
+
+class MemberFile:
+    """The file of a member, locked from its first moment until `close` or the process's death.
+
+    A forked child shares the lock of its parent, so the child has to call `close`, too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def keep(self) -> None:
+        """Make the file where there is none, or it was deleted: the member seems dead then."""
+        if self._descriptor is not None and os.fstat(self._descriptor).st_nlink:
+            return
+        self.close()
+        part = self._path.with_name(self._path.name + _UNFINISHED)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(part, flags, 0o600)
+        try:
+            _lock(descriptor, exclusive=True)
+            # Locked before it has the name that others look for.
+            part.rename(self._path)
+        except BaseException:
+            os.close(descriptor)
+            part.unlink(missing_ok=True)
+            raise
+        self._descriptor = descriptor
+
+    def remove(self) -> None:
+        """Delete the file: whoever looks for the member knows that it is gone."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; its lock ends with the last process that has it open."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            # Never LOCK_UN: in a forked child that would unlock the parent's.
+            os.close(descriptor)
+
+
+def forget(folder: Path, host: str) -> None:
+    """Delete all ledgers of `host` (`host_digest`). Their members make new ones and go on."""
+    shutil.rmtree(folder / host, ignore_errors=True)
+
+
+def _make_private(folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        # Files of two users in one folder: neither could use those of the other.
+        raise LedgerUnavailable(f"the folder {quoted(folder)} belongs to another user")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        folder.chmod(0o700)
+
+
+def _lives(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        # A shared one, since two members may ask at once.
+        dead = _lock(descriptor, exclusive=False)
+        if dead and file_id(path) == _id_of(descriptor):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+    return not dead
+
+
+def _id_of(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _lock(descriptor: int, *, exclusive: bool) -> bool:
+    """Lock an open file; False where somebody else has.
+
+    By flock: a POSIX lock is lost when any other descriptor of the same file is closed.
+    """
+    if sys.platform == "win32":
+        raise LedgerUnavailable("this system has no locks on files", ordinary=True)
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

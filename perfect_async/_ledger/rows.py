@@ -1,0 +1,544 @@
+"""The rows of a ledger as text, how long each is kept, and what every store of rows can do.
+
+A row travels as one flat JSON array: the format's number, the kind of row, its fields in order. A
+reader drops what it cannot read: another version of this package may have written it. All times
+are integer microseconds that all members of the ledger share, slots are `_time.SLOT` long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, Protocol, cast
+
+import attrs
+
+from perfect_async._time import NEVER, SECOND, SLOT
+from perfect_async._value import Value
+from perfect_async.events import (
+    DoneRow,
+    DurationRow,
+    IntentRow,
+    LedgerRow,
+    MemberRow,
+    PlanRow,
+    RequestRow,
+    SharedLimits,
+    TaskKind,
+    TaskRow,
+)
+
+FORMAT: Final = 1
+"""Members of another format share nothing with those of this one."""
+MOST: Final = 2**53
+"""The largest number of a row: as microseconds, 285 years."""
+MOST_DURATIONS: Final = 400
+"""How many durations of one kind of task are kept (`series`), the newest ones."""
+PERIOD: Final = 300 * SECOND
+"""The period of the limits while no member has said what it is."""
+AWAY: Final = 100 * SECOND
+"""A member that has not read for so long reads everything again: the end of a task, which is the
+row that is dropped first, may have come and gone meanwhile.
+"""
+
+_DAY: Final = 24 * 3600 * SECOND
+_LATE: Final = 2 * SECOND
+"""How long a request is kept beyond the period: members look at it at different times."""
+_TIMEOUT: Final = 60 * SECOND
+"""After this a request of a dead member has reached the vendor or never will; twice the default."""
+_ENDED_KEPT: Final = 120 * SECOND
+_CAP_KEPT: Final = 900 * SECOND
+_MOST_OUTPUTS: Final = 10_000
+_MOST_SLOTS: Final = 10 * _DAY // SLOT
+"""The longest reservation of polls that is believed."""
+_LONGEST: Final = 4096
+"""The longest text of a row, in characters."""
+_DIGITS: Final = 16
+"""Of a digest that names a host or a key."""
+_PORTS: Final = {"https": "443", "http": "80"}
+_SAME_HOST: Final = {"yce-api-01.perfectcorp.com": "yce-api-01.makeupar.com"}
+"""The vendor's two names of one host (contract: Base URL and headers)."""
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+_OUTCOMES: Final = ("", "accepted", "refused", "failed")
+_STATES: Final = ("sent", "accepted", "refused", "doubt")
+
+
+class LedgerUnavailable(Exception):
+    """The ledger cannot be used: the reason, fit for a log line, and without a secret.
+
+    `ordinary`: nothing is wrong with the ledger (a read-only home, a system without the locks that
+    it needs), so a process that is alone on its key need not be warned.
+    """
+
+    def __init__(self, reason: str, *, ordinary: bool = False) -> None:
+        super().__init__(reason)
+        self.ordinary = ordinary
+
+
+# What a store can do.
+
+
+@attrs.frozen(eq=False, repr=False)
+class Snapshot(Value):
+    """What was found in a ledger, whose lock is held now.
+
+    `rows` are those that other members wrote since the last publication of this member, oldest
+    first. Intents and done jobs are not among them (`find_intents`), nor what cannot be read.
+    `gone` are the members that left or died since. `now` is the shared time.
+
+    `afresh`: this member's first look, or the ledger is not what it was (it was deleted, emptied,
+    put back from a copy; this member was silent for too long, or was taken for dead). Then `rows`
+    are all rows of others, `gone` all members that are known to be gone, and the next publication
+    must hold all rows of this member.
+    """
+
+    rows: tuple[LedgerRow, ...]
+    gone: tuple[str, ...]
+    afresh: bool
+    now: int
+
+
+@attrs.frozen(eq=False, repr=False)
+class MemberStatus(Value):
+    """A member, for people to read. `age` is how long ago it wrote last, in microseconds.
+
+    `work`: jobs that wait for their creation. `running`: its tasks at the vendor.
+    """
+
+    member: str
+    pid: int
+    work: int
+    running: int
+    age: int
+
+
+class LedgerStore(Protocol):
+    """One member's way into the ledger of a key.
+
+    A step is `take`, a decision that awaits nothing, and `publish`. Only one member at a time is
+    between the two. Each method is an `async def`, and raises `LedgerUnavailable` where the store
+    cannot be used; then nothing was written and the lock is not held. A later call may succeed.
+    """
+
+    @property
+    def member(self) -> str:
+        """The name of this member: 16 random hexadecimal digits."""
+        ...
+
+    def take(self, within: float) -> Awaitable[Snapshot | None]:
+        """Lock the ledger and read it; None where the lock cannot be had `within` seconds."""
+        ...
+
+    def publish(self, rows: Sequence[LedgerRow]) -> Awaitable[bool]:
+        """Write `rows`, each in place of the one with its `key`, and unlock the ledger.
+
+        Publishing no rows notes that the snapshot was read. False: the lock was lost, so nothing
+        was written and nothing of the step counts; the next snapshot is `afresh` or has the same
+        rows again.
+        """
+        ...
+
+    def release(self) -> Awaitable[None]:
+        """Unlock the ledger, if it is locked, without writing. The same rows are read again."""
+        ...
+
+    def aclose(self) -> Awaitable[None]:
+        """Leave the ledger: the others read at once that this member is gone. Raises nothing."""
+        ...
+
+    def members(self) -> Awaitable[tuple[MemberStatus, ...]]:
+        """Return all members of the ledger, this one too, without a lock."""
+        ...
+
+    def find_intents(
+        self, identity: str, digest: str
+    ) -> Awaitable[tuple[IntentRow | DoneRow, ...]]:
+        """Return what all members, this one too, wrote of one job; with or without the lock."""
+        ...
+
+    def known_task(self, task_id: str) -> Awaitable[bool]:
+        """Return whether `task_id` is a task of any member; with or without the lock."""
+        ...
+
+
+# Names.
+
+
+def host_digest(base_url: str) -> str:
+    """Return the name of the ledgers of a host: 16 hexadecimal digits.
+
+    `base_url` is normalised, "scheme://host[:port][/path]". The port counts, the path does not. The
+    vendor's two host names are one host.
+    """
+    scheme, _, rest = base_url.partition("://")
+    authority = rest.partition("/")[0]
+    # An IPv6 address holds colons too: "[::1]:8000".
+    host, colon, port = authority.rpartition(":")
+    if not colon or not port.isdigit():
+        host, port = authority, _PORTS.get(scheme, "")
+    host = _SAME_HOST.get(host, host)
+    return hashlib.sha256(f"{host}:{port}".encode()).hexdigest()[:_DIGITS]
+
+
+def key_digest(api_key: str) -> str:
+    """Return the name of the ledger of a key: 16 hexadecimal digits. The key cannot be found so."""
+    return hashlib.sha256(b"perfect_async " + api_key.encode()).hexdigest()[:_DIGITS]
+
+
+def key(row: LedgerRow) -> str:
+    """Return what `row` stands for: a row with the same key replaces it."""
+    match row:
+        case MemberRow():
+            return f"member {row.member}"
+        case RequestRow():
+            return f"request {row.member} {row.number}"
+        case TaskRow():
+            return f"task {row.member} {row.ref}"
+        case DurationRow():
+            return f"duration {row.member} {row.number}"
+        case PlanRow():
+            return "plan"
+        case IntentRow():
+            return f"intent {row.member} {row.ref}"
+        case DoneRow():
+            return f"done {job(row)}"
+
+
+def job(row: IntentRow | DoneRow) -> str:
+    """Return which job `row` is about: by this text `find_intents` finds it."""
+    return job_name(row.identity, row.digest)
+
+
+def job_name(identity: str, digest: str) -> str:
+    """Return the text that stands for a job in a ledger."""
+    # The length, since nothing forbids a space within the identity.
+    return f"{len(identity)} {identity} {digest}"
+
+
+def task_id(row: LedgerRow) -> str:
+    """Return the task that `row` makes known, "" where it names none."""
+    match row:
+        case TaskRow() | IntentRow() | DoneRow():
+            return row.task_id
+        case _:
+            return ""
+
+
+def series(row: LedgerRow) -> str:
+    """Return of what `row` is one of the newest `MOST_DURATIONS`, "" where all are kept."""
+    if isinstance(row, DurationRow):
+        return f"{row.kind.outputs} {row.kind.feature}"
+    return ""
+
+
+# How long rows are kept.
+
+
+def kept_until(row: LedgerRow, written: int, *, period: int) -> int:
+    """Return after when `row` is dropped; `NEVER`: not by the clock.
+
+    `written` is when it was published, `period` the longest that a member counts requests for. A
+    member's row is dropped when it is gone, its requests without an answer by `kept_when_gone`, the
+    oldest durations by `series`.
+    """
+    match row:
+        case RequestRow() if row.answered is not None:
+            return row.answered + period + _LATE
+        case TaskRow() if row.ended:
+            return written + _ENDED_KEPT
+        case TaskRow():
+            return row.cap + _CAP_KEPT
+        case IntentRow():
+            return row.sent + _DAY
+        case DoneRow():
+            return row.at + _DAY
+        case MemberRow() | RequestRow() | DurationRow() | PlanRow():
+            return NEVER
+
+
+def kept_when_gone(gone: int, *, period: int) -> int:
+    """Return after when a request without an answer is dropped whose member was `gone` then."""
+    return gone + _TIMEOUT + period
+
+
+def longest_period(rows: Iterable[LedgerRow], period: int) -> int:
+    """Return the longest of `period` and the periods that the members among `rows` count by."""
+    for row in rows:
+        if isinstance(row, MemberRow):
+            period = max(period, row.limits.period)
+    return period
+
+
+def status(row: MemberRow, now: int) -> MemberStatus:
+    """Return what people want to know of the member of `row`."""
+    age = max(0, now - row.stepped_at)
+    return MemberStatus(row.member, row.pid, row.work, row.running, age)
+
+
+# Rows in the time of one member.
+
+
+def shifted(row: LedgerRow, by: int) -> LedgerRow:
+    """Return `row` with all its times later by `by`, a multiple of `SLOT`."""
+    match row:
+        case MemberRow():
+            return attrs.evolve(row, stepped_at=row.stepped_at + by, waited_at=row.waited_at + by)
+        case RequestRow():
+            answered = None if row.answered is None else row.answered + by
+            return attrs.evolve(row, left=row.left + by, answered=answered)
+        case TaskRow():
+            return attrs.evolve(
+                row,
+                created=row.created + by,
+                began=row.began + by,
+                cap=row.cap + by,
+                renewed=row.renewed + by,
+                next=row.next + by // SLOT,
+                last=row.last + by // SLOT,
+            )
+        case IntentRow():
+            return attrs.evolve(row, sent=row.sent + by)
+        case DoneRow():
+            return attrs.evolve(row, at=row.at + by)
+        case DurationRow() | PlanRow():
+            return row
+
+
+# Rows as text.
+
+
+def encode(row: LedgerRow) -> str:
+    """Return `row` as text for `decode`, ASCII only."""
+    return _ENCODER.encode([FORMAT, *_fields(row)])
+
+
+def decode(text: object) -> LedgerRow | None:
+    """Return the row that `encode` wrote; None where `text` is none, or of another format."""
+    try:
+        found = cast("object", json.loads(text if isinstance(text, str) else ""))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, list):
+        return None
+    fields = cast("list[object]", found)
+    if len(fields) < 2 or type(fields[0]) is not int or fields[0] != FORMAT:  # noqa: PLR2004
+        return None
+    kind = fields[1]
+    known = _READERS.get(kind) if isinstance(kind, str) else None
+    if known is None or len(fields) != known[0]:
+        return None
+    try:
+        return known[1](_Fields(fields))
+    except _Unreadable:
+        return None
+
+
+def _fields(row: LedgerRow) -> tuple[object, ...]:
+    match row:
+        case MemberRow(limits=limits):
+            return (
+                *("member", row.member, row.pid),
+                *(limits.requests, limits.period, limits.per_second, limits.lease),
+                *(row.stepped_at, row.work, row.running, row.waited_at, row.short),
+                *(row.held, row.cycle, row.guard, row.spared),
+            )
+        case RequestRow():
+            return (
+                *("request", row.member, row.number, row.left, row.creates),
+                *(row.answered, row.outcome, row.retry_after),
+            )
+        case TaskRow():
+            return (
+                *("task", row.member, row.ref, *_kind_fields(row.kind)),
+                *(row.created, row.began, row.cap, row.next, row.last, row.low),
+                *(row.task_id, row.renewed, row.announced, row.ended, row.lost),
+            )
+        case DurationRow():
+            return (
+                *("duration", row.member, row.number, *_kind_fields(row.kind)),
+                *(row.low, row.high),
+            )
+        case PlanRow():
+            return "plan", row.epoch, row.cycle, row.guard
+        case IntentRow():
+            return (
+                *("intent", row.member, row.ref, row.identity, row.digest),
+                *(row.feature, row.sent, row.state, row.task_id),
+            )
+        case DoneRow():
+            return "done", row.identity, row.digest, row.feature, row.task_id, row.at
+
+
+def _kind_fields(kind: TaskKind) -> tuple[object, ...]:
+    return kind.feature, kind.outputs, *(kind.usual or (None, None))
+
+
+class _Unreadable(ValueError):
+    """A field of a row is not what it should be."""
+
+
+class _Fields:
+    """The fields of a row after its format and kind, taken one by one in order."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, fields: list[object]) -> None:
+        self._left = iter(fields[2:])
+
+    def text(self) -> str:
+        value = next(self._left)
+        if type(value) is not str or len(value) > _LONGEST:
+            raise _Unreadable
+        return value
+
+    def name(self) -> str:
+        value = self.text()
+        if not value:
+            raise _Unreadable
+        return value
+
+    def one_of(self, known: tuple[str, ...]) -> str:
+        value = next(self._left)
+        if value not in known:
+            raise _Unreadable
+        return cast("str", value)
+
+    def flag(self) -> bool:
+        value = next(self._left)
+        if type(value) is not bool:
+            raise _Unreadable
+        return value
+
+    def number(self, least: int = 0, most: int = MOST) -> int:
+        value = next(self._left)
+        if type(value) is not int or not least <= value <= most:
+            raise _Unreadable
+        return value
+
+    def number_or_none(self, least: int = 0) -> int | None:
+        value = next(self._left)
+        if value is None:
+            return None
+        if type(value) is not int or not least <= value <= MOST:
+            raise _Unreadable
+        return value
+
+    def time(self) -> int:
+        """Take a time; something may have begun before the moment that times count from."""
+        return self.number(-MOST)
+
+    def kind(self) -> TaskKind:
+        feature, outputs = self.name(), self.number(1, _MOST_OUTPUTS)
+        low, high = self.number_or_none(), self.number_or_none()
+        if low is None and high is None:
+            return TaskKind(feature, outputs)
+        if low is None or high is None or low > high:
+            raise _Unreadable
+        return TaskKind(feature, outputs, (low, high))
+
+
+def _read_member(fields: _Fields) -> MemberRow:
+    return MemberRow(
+        member=fields.name(),
+        pid=fields.number(),
+        limits=SharedLimits(
+            requests=fields.number(1),
+            period=fields.number(1),
+            per_second=fields.number(1),
+            lease=fields.number(1),
+        ),
+        stepped_at=fields.time(),
+        work=fields.number(),
+        running=fields.number(),
+        waited_at=fields.time(),
+        short=fields.flag(),
+        held=fields.number(),
+        cycle=fields.number(),
+        guard=fields.number(),
+        spared=fields.number(),
+    )
+
+
+def _read_request(fields: _Fields) -> RequestRow:
+    return RequestRow(
+        member=fields.name(),
+        number=fields.number(-MOST),
+        left=fields.time(),
+        creates=fields.flag(),
+        answered=fields.number_or_none(-MOST),
+        outcome=fields.one_of(_OUTCOMES),
+        retry_after=fields.number_or_none(),
+    )
+
+
+def _read_task(fields: _Fields) -> TaskRow:
+    row = TaskRow(
+        member=fields.name(),
+        ref=fields.number(-MOST),
+        kind=fields.kind(),
+        created=fields.time(),
+        began=fields.time(),
+        cap=fields.time(),
+        next=fields.number(-MOST),
+        last=fields.number(-MOST),
+        low=fields.number(-MOST),
+        task_id=fields.text(),
+        renewed=fields.time(),
+        announced=fields.flag(),
+        ended=fields.flag(),
+        lost=fields.flag(),
+    )
+    if row.last - row.next > _MOST_SLOTS:
+        raise _Unreadable
+    return row
+
+
+def _read_duration(fields: _Fields) -> DurationRow:
+    return DurationRow(
+        member=fields.name(),
+        number=fields.number(-MOST),
+        kind=fields.kind(),
+        low=fields.number(),
+        high=fields.number_or_none(),
+    )
+
+
+def _read_plan(fields: _Fields) -> PlanRow:
+    return PlanRow(epoch=fields.number(), cycle=fields.number(1), guard=fields.number())
+
+
+def _read_intent(fields: _Fields) -> IntentRow:
+    return IntentRow(
+        member=fields.name(),
+        ref=fields.number(-MOST),
+        identity=fields.text(),
+        digest=fields.text(),
+        feature=fields.text(),
+        sent=fields.time(),
+        state=fields.one_of(_STATES),
+        task_id=fields.text(),
+    )
+
+
+def _read_done(fields: _Fields) -> DoneRow:
+    return DoneRow(
+        identity=fields.text(),
+        digest=fields.text(),
+        feature=fields.text(),
+        task_id=fields.text(),
+        at=fields.time(),
+    )
+
+
+_READERS: Final[Mapping[str, tuple[int, Callable[[_Fields], LedgerRow]]]] = {
+    "member": (17, _read_member),
+    "request": (9, _read_request),
+    "task": (19, _read_task),
+    "duration": (10, _read_duration),
+    "plan": (5, _read_plan),
+    "intent": (10, _read_intent),
+    "done": (7, _read_done),
+}
+"""How many entries the array of each kind of row has, and what reads it."""

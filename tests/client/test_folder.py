@@ -1,0 +1,83 @@
+"""Whose the results in a folder are, by their names and their pictures."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async import Avatar, Job, Smile
+from perfect_async._client.folder import (
+    ResultName,
+    digits_of,
+    former_names,
+    former_stem,
+    job_identity,
+    numbers_of,
+)
+from perfect_async._files import names
+from perfect_async._runtime.spec import identity
+
+identities = st.binary(min_size=32, max_size=32).map(bytes.hex)
+numbers = st.integers(0, 200)
+tokens = st.none() | st.just("0a1b2c3d")
+
+
+@given(st.text(max_size=20), identities, st.sampled_from(names.RESULT_KINDS), numbers, tokens)
+def test_the_name_of_a_result_says_whose_it_is(
+    stem: str, known_as: str, kind: str, number: int, token: str | None
+) -> None:
+    """A name has the digits of the job, also where it is one of several results of the job."""
+    name = names.in_folder(stem, known_as, kind, number or None, token=token)
+
+    parts = ResultName.parse(name)
+
+    assert parts is not None
+    assert (digits_of(known_as), number, False) == (parts.digits, parts.number, parts.is_former)
+    assert token is None or parts.stem.endswith(f"-{token}")
+
+
+@given(st.text(max_size=20), identities, numbers)
+def test_former_names_have_eight_digits(stem: str, known_as: str, number: int) -> None:
+    """Every type of picture has a name, and its parts say that a former version gave it."""
+    picture = Path(f"/x/{stem.replace('/', '').replace(chr(0), '')}.jpg")
+
+    found = [ResultName.parse(name) for name in former_names(Smile(picture), known_as, number)]
+
+    expected = ResultName(former_stem(picture), known_as[:8], number)
+    assert [expected] * len(names.RESULT_KINDS) == found
+    assert expected.is_former
+
+
+@pytest.mark.parametrize("name", ["me.jpg", "me-0123.jpg", f"me-{'0' * 16}.txt", f"{'0' * 16}.jpg"])
+def test_other_names_are_no_results(name: str) -> None:
+    """A name without digits, stem or type is no result's."""
+    assert ResultName.parse(name) is None
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (Smile("a.jpg"), [0]),
+        (Avatar("a.jpg", "t", output_count=1), [0]),
+        (Avatar("a.jpg", "t", output_count=3), [1, 2, 3]),
+    ],
+)
+def test_several_pictures_are_numbered(job: Job, expected: list[int]) -> None:
+    """Numbers count from 1; a single picture has none."""
+    assert expected == numbers_of(job)
+
+
+def test_the_identity_is_the_clients(tmp_path: Path) -> None:
+    """A picture is known by its bytes, a URL by its text, and what cannot be read is not."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"data")
+    url = Smile("https://x.example/a.jpg")
+    os.mkfifo(tmp_path / "pipe")
+
+    assert identity(Smile(path), hashlib.sha256(b"data").hexdigest()) == job_identity(Smile(path))
+    assert identity(url, None) == job_identity(url)
+    for unreadable in (tmp_path, tmp_path / "missing", tmp_path / "pipe"):
+        assert job_identity(Smile(unreadable)) is None
