@@ -20,12 +20,18 @@ import attrs
 from benchmarks.loads import SMILE, bound
 from benchmarks.model import LEASE, SECOND, Failures, Vendor, answer, kind_of, times
 from perfect_async import events as ev
+from perfect_async._time import SLOT
+from perfect_async.errors import ServiceUnavailable
 from perfect_async.models import Job, Limits, Polling
 from perfect_async.scheduler import NEVER, Scheduler
 
 _HEARTBEAT = SECOND
-_UNLOCKED = 2_000
-"""How soon a step that missed the lock is tried again, in microseconds."""
+_HURRY = 50_000
+"""How long a step waits for the lock while a reserved poll is due; then it tries again."""
+_MISSED = 200_000
+"""For so long at most a member misses the lock that nothing cuts off."""
+_LATE = 300_000
+"""A poll that is so late may have been sent by another member."""
 _DUE = 7 * SECOND
 """Before then no poll is due; counted from the last one."""
 
@@ -137,6 +143,7 @@ class Member:
     wake: int = 0
     beat: int = 0
     stopped_until: int = 0
+    missed_since: int | None = None
     killed: bool = False
     ended_at: int = 0
     inbox: list[ev.Answer] = attrs.field(factory=list)
@@ -152,7 +159,8 @@ class FleetOutcome:
     knew of, or whose owner was awake, although not all their polls failed. `rescued`: polls that
     were sent for another member. `ends`: when each member had its last end. `errors`: how jobs
     ended badly. `twice`: creations beyond the first of a job. `odd`: jobs of living members that
-    did not end exactly once.
+    did not end exactly once. `astray`: polls that left without the lock and so late that another
+    member may have sent them too.
     """
 
     makespan: float
@@ -168,6 +176,7 @@ class FleetOutcome:
     errors: tuple[str, ...]
     twice: int
     odd: tuple[int, ...]
+    astray: int
 
     @property
     def ratio(self) -> float:
@@ -180,8 +189,9 @@ class Fleet:
 
     `shared` is whether they have a ledger; `starts` when a member begins; `lose_at` when the ledger
     is lost; `restore_at` when it comes back as it was so many seconds earlier; `lateness` how late
-    a step is; `unlocked` whether a step does not get the ledger's lock; `settings` the limits and
-    the polling of members that differ.
+    a step is; `unlocked` whether a step does not get the ledger's lock, `unkept` whether what it
+    wrote is not kept, `cut_off` when a member does not reach the ledger at all; `settings` the
+    limits and the polling of members that differ.
     """
 
     def __init__(
@@ -202,6 +212,8 @@ class Fleet:
         lose_at: Sequence[float] = (),
         restore_at: Sequence[tuple[float, float]] = (),
         unlocked: Callable[[random.Random], bool] | None = None,
+        unkept: Callable[[random.Random], bool] | None = None,
+        cut_off: Sequence[Fault] = (),
         until: float = 36_000,
     ) -> None:
         usual = limits or Limits(), polling or Polling()
@@ -209,7 +221,8 @@ class Fleet:
         self.rng = random.Random(seed)
         self.vendor, self.ledger = Vendor(usual[0], self.rng), MemoryLedger()
         self.failures = failures or Failures(0.0)
-        self.lateness, self.unlocked, self.faults = lateness, unlocked, faults
+        self.lateness, self.unlocked, self.unkept = lateness, unlocked, unkept
+        self.faults, self.cut_off = faults, cut_off
         self.members = [
             Member(
                 f"m{number}",
@@ -237,7 +250,7 @@ class Fleet:
         if restore_at:
             self.ledger.copies = []
         self._order = self.now = self.requests = self.rescued = self.twice = 0
-        self._created: set[int] = set()
+        self.astray = 0
         self._finished: set[int] = set()
         self._errors: list[str] = []
         # By task: polls that failed since the last one that counted, and when it was lost.
@@ -317,7 +330,9 @@ class Fleet:
                 # Whoever has seen it end, its result is kept for hours (contract: Results).
                 vendor.seen[request.ref] = self.now
             self._failed[request.ref] += fails
+        again = isinstance(request, ev.Submit) and request.ref in vendor.tasks
         given = answer(vendor, request, self.durations, self.now, fails=fails)
+        self.twice += again and isinstance(given, ev.Accepted)
         if isinstance(given, ev.Succeeded):
             self._finished.add(given.command.ref)
         if isinstance(given, ev.Running):
@@ -330,7 +345,7 @@ class Fleet:
         for answered in member.inbox:
             scheduler.receive(answered, now)
         member.inbox.clear()
-        locked = self.shared and not (self.unlocked is not None and self.unlocked(self.rng))
+        locked = self.shared and self._takes(number)
         self._feed(member)
         if locked:
             read = ledger.read(member.name)
@@ -339,24 +354,70 @@ class Fleet:
                     member.known.setdefault(_task(row.task_id), now)
             scheduler.receive(read, now)
             member.beat = now + _HEARTBEAT
-        issued: list[ev.Command] = []
-        while (command := scheduler.due(now)) is not None:
-            if self.shared and not locked and not scheduler.may_leave_unlocked(command, now):
-                break
-            scheduler.receive(ev.Issued(command), now)
-            issued.append(command)
-            if isinstance(command, ev.Settle):
-                self._feed(member)
+        issued, waits = self._issue(member, locked=locked)
         if locked:
-            ledger.write(member.name, scheduler.changes(now), now)
+            issued = self._publish(member, issued)
         for each in issued:
             self._perform(number, each)
-        wake = scheduler.wakes_at(now) if command is None else now + _UNLOCKED
-        if self.shared and not _idle(scheduler.statistics()):
+        wake = scheduler.wakes_at(now)
+        if waits or (self.shared and not locked):
+            wake = min(wake, now + _HURRY)
+        elif self.shared and not _idle(scheduler.statistics()):
             wake = min(wake, max(member.beat, now + 1))
         if self.lateness is not None and wake != NEVER:
             wake += self.lateness(self.rng)
         member.wake = wake if wake == NEVER else max(wake, now + 1)
+
+    def _issue(self, member: Member, *, locked: bool) -> tuple[list[ev.Command], bool]:
+        """Issue what may leave; gives also whether something has to wait for the lock."""
+        scheduler, now, issued = member.scheduler, self.now, list[ev.Command]()
+        while (command := scheduler.due(now)) is not None:
+            if self.shared and not locked:
+                tried = now - (member.missed_since or now)
+                if not scheduler.may_leave_unlocked(command, now, tried=tried):
+                    return issued, True
+                self.astray += isinstance(command, ev.Poll) and _late(scheduler, now) >= _LATE
+            scheduler.receive(ev.Issued(command), now)
+            issued.append(command)
+            if isinstance(command, ev.Settle):
+                self._feed(member)
+        return issued, False
+
+    def _takes(self, number: int) -> bool:
+        """Whether a step of the member gets the lock."""
+        member, now = self.members[number], self.now
+        away = any(
+            each.member == number and each.at * SECOND <= now < each.until * SECOND
+            for each in self.cut_off
+        )
+        if away or (
+            self.unlocked is not None
+            and (member.missed_since is None or now < member.missed_since + _MISSED)
+            and self.unlocked(self.rng)
+        ):
+            member.missed_since = now if member.missed_since is None else member.missed_since
+            return False
+        member.missed_since = None
+        return True
+
+    def _publish(self, member: Member, issued: list[ev.Command]) -> list[ev.Command]:
+        """Write what changed; gives what may be performed."""
+        scheduler, now = member.scheduler, self.now
+        rows = scheduler.changes(now)
+        if self.unkept is None or not self.unkept(self.rng):
+            self.ledger.write(member.name, rows, now)
+            return issued
+        scheduler.tell_again()
+        error = ServiceUnavailable("not written", never_sent=True)
+        free: list[ev.Command] = [
+            each for each in issued if isinstance(each, ev.Settle | ev.Upload)
+        ]
+        for each in issued:
+            if not isinstance(each, ev.Settle | ev.Upload):
+                if isinstance(each, ev.Poll):
+                    self._failed[_vendor_ref(each)] += 1
+                scheduler.receive(ev.NotSent(each, error), now)
+        return free
 
     def _feed(self, member: Member) -> None:
         statistics = member.scheduler.statistics()
@@ -385,9 +446,6 @@ class Fleet:
         heapq.heappush(self._queue, answered)
         self.requests += not isinstance(command, ev.Upload)
         self.rescued += isinstance(command, ev.Rescue)
-        if isinstance(command, ev.Submit):
-            self.twice += command.ref in self._created
-            self._created.add(command.ref)
 
     def _outcome(self) -> FleetOutcome:
         vendor, members = self.vendor, self.members
@@ -416,6 +474,7 @@ class Fleet:
                 for ref in member.jobs
                 if member.ends[ref] != 1
             ),
+            self.astray,
         )
 
     def _held_until(self, ref: int) -> int:
@@ -431,7 +490,7 @@ class Fleet:
                 continue
             asleep = (
                 fault.member == number and fault.at * SECOND < over and due < fault.until * SECOND
-                for fault in self.faults
+                for fault in (*self.faults, *self.cut_off)
             )
             if not any(asleep):
                 return True
@@ -446,6 +505,12 @@ def simulate_fleet(durations: Sequence[float], members: int, **settings: object)
 def _idle(statistics: object) -> bool:
     names = "waiting", "preparing", "ready", "running"
     return not any(getattr(statistics, name) for name in names)
+
+
+def _late(scheduler: Scheduler, now: int) -> int:
+    """How late the reserved poll is that is due."""
+    reserved = scheduler._state.table.due(now // SLOT)  # noqa: SLF001 - nobody else asks
+    return 0 if reserved is None else now - reserved[0] * SLOT
 
 
 def _task(task_id: str) -> int:
@@ -466,7 +531,9 @@ def _as_poll(command: ev.Request | ev.Upload) -> ev.Request | ev.Upload:
 
 def _of(command: ev.Request | ev.Upload, given: ev.Answer) -> ev.Answer:
     """The same answer, to the command that was sent."""
-    return attrs.evolve(given, command=command) if isinstance(command, ev.Rescue) else given
+    if not isinstance(command, ev.Rescue):
+        return given
+    return attrs.evolve(given, command=command)  # type: ignore[arg-type] # a rescue is a poll
 
 
 __all__ = ["LEASE", "Fault", "Fleet", "FleetOutcome", "MemoryLedger", "simulate_fleet"]
