@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
@@ -40,6 +41,8 @@ _WAIT_TOLD: Final = 300_000
 """How often a member writes that it still waits for its turn."""
 _REQUEST_TIMEOUT: Final = 30 * SECOND
 """How long a request may be unanswered before it is answered, or its member has stopped."""
+_RECOVERY: Final = _BEAT * 6 // 5
+"""Within so long all members that live have written again what a ledger lost."""
 _RETRY: Final = SECOND // 2
 _MOST_RETRIES: Final = 4
 _RUNNING: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
@@ -51,7 +54,8 @@ _Row = TypeVar("_Row", bound=ev.LedgerRow)
 class ForeignTask:
     """A task of another member: its last row, and what became of our polls of it.
 
-    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again.
+    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again. It
+    is not polled for its owner before `from_at`.
     """
 
     ref: int
@@ -59,18 +63,22 @@ class ForeignTask:
     mirrored: bool = False
     tries: int = 0
     try_at: int = NEVER
+    from_at: int = 0
 
 
 class Members:
     """The other members of the key, as the ledger tells of them.
 
     `member` is our own name in the ledger, empty where the key is not shared: then nothing here
-    ever changes. `locked` is whether the ledger's lock is held, so that reservations may move.
+    ever changes, and `shared` is False. `locked` is whether the ledger's lock is held, so that
+    reservations may move.
     """
 
     def __init__(self, state: SchedulerState, limits: ev.SharedLimits) -> None:
         self.member = ""
-        self.locked = False
+        self.shared = self.locked = False
+        # Whether there ever was another member: its tasks may be more than the plan has room for.
+        self.met = False
         self._state = state
         self._pid = 0
         self._limits = limits
@@ -99,27 +107,27 @@ class Members:
         self._plan: tuple[int, int] | None = None
         self._foreign_changes: dict[int, ev.TaskRow] = {}
         self._retold: list[ev.RequestRow | ev.TaskRow] = []
+        # What was told at last, in case that it was not written.
+        self._given: tuple[ev.RequestRow | ev.TaskRow, ...] = ()
+        self._given_durations: list[ev.DurationRow] = []
+        self._given_foreign: dict[int, ev.TaskRow] = {}
         self._waited_at = 0
-        self._everything = False
+        self._everything = self._recovers = False
 
     def __repr__(self) -> str:
         return f"<Members {len(self._rows)} others, {len(self._tasks)} of their tasks>"
 
-    @property
-    def shared(self) -> bool:
-        """Whether the key is shared with whoever writes to the ledger."""
-        return bool(self.member)
-
     def share(self, member: str, pid: int, limits: ev.SharedLimits) -> None:
         """Be `member` of the ledger from now on; its settings are `limits`."""
         self.member, self._pid, self._limits = member, pid, limits
+        self.shared = True
         if limits != self._holds:
             self._holds = limits
             self._state.set_limits(limits)
 
     def unshare(self, limits: ev.SharedLimits) -> None:
         """Be no member any longer. What others reserved counts for as long as it may be used."""
-        self.member, self.locked = "", False
+        self.member, self.shared, self.locked = "", False, False
         self._rows.clear()
         self._state.pacer.heed(None)
         if limits != self._holds:
@@ -141,8 +149,11 @@ class Members:
         return len(self._rows)
 
     def tell_again(self) -> None:
-        """Give all rows at the next `changes`."""
+        """Give all rows at the next `changes`, those of the last one too."""
         self._everything = True
+        self._retold = [*self._given, *self._retold]
+        self._durations = [*self._given_durations, *self._durations]
+        self._foreign_changes = self._given_foreign | self._foreign_changes
 
     # What is asked.
 
@@ -170,25 +181,31 @@ class Members:
 
     def rescue_at(self) -> int:
         """When a poll of another member may have to be sent for it."""
-        if not self.shared:
-            return NEVER
-        return min(map(self._overdue_at, self._tasks.values()), default=NEVER)
+        return min(map(self._rescue_at, self._tasks.values()), default=NEVER)
 
     def to_rescue(self, now: int, *, again: bool) -> ForeignTask | None:
-        """The task of another member whose poll is overdue, or if `again`, whose rescue failed."""
-        at = self._overdue_at if again else self._unsent_at
-        task = min(self._tasks.values(), key=at, default=None)
-        return None if task is None or at(task) > now else task
+        """The task of another member whose poll is overdue.
 
-    def _overdue_at(self, task: ForeignTask) -> int:
-        return min(task.try_at, self._unsent_at(task)) if task.mirrored else NEVER
+        `again`: also one whose rescue failed, or for which nothing is reserved any longer.
+        """
+        rescue_at = partial(self._rescue_at, again=again)
+        task = min(self._tasks.values(), key=rescue_at, default=None)
+        return None if task is None or rescue_at(task) > now else task
 
-    def _unsent_at(self, task: ForeignTask) -> int:
-        """When its owner certainly has not sent its next reserved poll."""
+    def _rescue_at(self, task: ForeignTask, *, again: bool = True) -> int:
         if not task.mirrored or not task.row.task_id:
             return NEVER
         following, last = self._state.table.reserved(task.ref)
-        return (following + RESCUE_AFTER) * SLOT if following <= last else NEVER
+        overdue = (following + RESCUE_AFTER) * SLOT
+        if following > last and not (again and self._left_alone(task)):
+            # Its owner polls it where it finds room.
+            overdue = NEVER
+        return max(task.from_at, min(task.try_at, overdue) if again else overdue)
+
+    def _left_alone(self, task: ForeignTask) -> bool:
+        """Whether the owner of a task has died or stopped."""
+        owner = self._rows.get(task.row.member)
+        return owner is None or self._stopped(owner, self.updated_at)
 
     def foreign_task(self, task_id: str) -> int | None:
         """The number of another member's running task with this id."""
@@ -199,13 +216,21 @@ class Members:
 
     def on_read(self, event: ev.LedgerRead, now: int) -> None:
         """Take the rows of others; until `changes` is asked for, the lock is held."""
-        self.locked = self._state.admission.may_move = True
-        self.updated_at = now
+        state = self._state
+        self.locked = state.admission.may_move = True
+        before, self.updated_at = self.updated_at, now
+        # The account begins here if it has not begun: not at the last poll of another member.
+        state.table.account.forget(now)
         self._everything |= event.afresh
+        self._recovers = event.afresh and self.met
         if event.rows:
             self._on_rows(event.rows, now)
         if event.afresh:
             self._on_afresh(event.rows, now)
+            if self._recovers and now - before > 2 * _BEAT:
+                # We were stopped: others may have polled what seems to be overdue.
+                for task in self._tasks.values():
+                    task.from_at = now + _RECOVERY
         for member in event.gone:
             self._on_gone(member, now)
         self._tidy(now)
@@ -220,7 +245,7 @@ class Members:
         if self._rows:
             # The others write what they sent lately when they see it, at their next beat.
             pacer = self._state.pacer
-            pacer.hold = max(pacer.hold, now + _BEAT * 6 // 5)
+            pacer.hold = max(pacer.hold, now + _RECOVERY)
         answered = {
             (row.member, row.number) for row in _of(rows, ev.RequestRow) if row.answered is not None
         }
@@ -232,6 +257,7 @@ class Members:
         for member in _of(rows, ev.MemberRow):
             if member.member != self.member:
                 self._rows[member.member] = member
+                self.met = True
         for duration in _of(rows, ev.DurationRow):
             if duration.member != self.member:
                 self._on_duration(duration)
@@ -249,8 +275,6 @@ class Members:
 
     def on_issued(self, command: ev.Request, now: int) -> None:
         """A request of ours leaves."""
-        if not self.shared:
-            return
         creates = isinstance(command, ev.Submit)
         if creates:
             self._note_creation(self.member, now)
@@ -258,10 +282,8 @@ class Members:
         self._tell(row)
 
     def on_response(self, event: ev.Answer, left: int, now: int) -> None:
-        """A request of ours is answered."""
+        """A request of ours is answered (no upload, which costs none)."""
         command = event.command
-        if not self.shared or isinstance(command, ev.Upload):
-            return
         outcome, retry_after = "accepted", None
         if isinstance(event, ev.Limited):
             outcome, retry_after = "refused", event.retry_after
@@ -281,8 +303,10 @@ class Members:
         """A poll that another member should have sent leaves."""
         task = self._refs[command.ref]
         task.try_at = NEVER
-        if self._overdue_at(task) <= now:
+        if self._rescue_at(task) <= now:
+            # Not one that failed: that of the next cycle.
             self._state.table.keep(task.ref, now)
+            task.tries = 0
         self._foreign_changes[task.ref] = task.row
 
     def on_rescued(self, command: ev.Rescue, event: ev.Answer, left: int, now: int) -> None:
@@ -327,40 +351,54 @@ class Members:
         """The rows that changed since the last time, to be written while the lock is held."""
         state = self._state
         rows: list[ev.LedgerRow] = []
-        if self._everything:
+        everything = self._everything
+        if everything:
             self._told, self._plan, self._everything = None, None, False
-            self._told_tasks.clear()
             self._changed_requests = dict(self._told_requests)
-        plan = state.table.cycle, state.table.guard
-        if plan != self._plan:
-            recut = self._plan is not None
-            self._plan = plan
-            self._epoch += 1
-            rows.append(ev.PlanRow(self._epoch, *plan))
-            if recut:
-                # A new cycle moves everybody's phases.
-                for task in self._tasks.values():
-                    if task.mirrored:
-                        self._foreign_changes[task.ref] = task.row
-        for ref, row in self._foreign_changes.items():
-            foreign = self._refs.get(ref)
-            if foreign is None or not foreign.mirrored:
-                rows.append(row)
-                continue
-            following, last = state.table.reserved(ref)
-            foreign.row = attrs.evolve(foreign.row, next=following, last=last)
-            rows.append(foreign.row)
-        self._foreign_changes = {}
+        rows += self._changed_plan()
+        rows += self._changed_foreign()
+        ended = self._ended_tasks()
         rows += self._retold
-        self._retold = []
+        rows += ended
+        self._given, self._retold = (*self._retold, *ended), []
+        if everything:
+            self._told_tasks.clear()
         rows += self._changed_tasks()
         rows += self._changed_requests.values()
         self._changed_requests = {}
         rows += self._durations
-        self._durations = []
+        self._given_durations, self._durations = self._durations, []
         rows += self._changed_member(now)
         self.locked = state.admission.may_move = False
         return tuple(rows)
+
+    def _changed_plan(self) -> list[ev.LedgerRow]:
+        table = self._state.table
+        plan = table.cycle, table.guard
+        if plan == self._plan:
+            return []
+        if self._plan is not None:
+            # A new cycle moves everybody's phases.
+            mirrored = (task for task in self._refs.values() if task.mirrored)
+            self._foreign_changes.update((task.ref, task.row) for task in mirrored)
+        self._plan = plan
+        self._epoch += 1
+        return [ev.PlanRow(self._epoch, *plan)]
+
+    def _changed_foreign(self) -> list[ev.TaskRow]:
+        """Tasks of others that were polled or moved here, or that are known to have ended."""
+        rows: list[ev.TaskRow] = []
+        for ref, row in self._foreign_changes.items():
+            task = self._refs.get(ref)
+            if task is None:
+                rows.append(row)
+                continue
+            if task.mirrored:
+                following, last = self._state.table.reserved(ref)
+                task.row = attrs.evolve(task.row, next=following, last=last)
+            rows.append(task.row)
+        self._given_foreign, self._foreign_changes = self._foreign_changes, {}
+        return rows
 
     def _changed_member(self, now: int) -> list[ev.MemberRow]:
         state = self._state
@@ -391,24 +429,27 @@ class Members:
         self._told = row
         return [row]
 
-    def _changed_tasks(self) -> list[ev.TaskRow]:
-        state, told, lost = self._state, self._told_tasks, self._state.admission.lost
-        running = {job.ref: job for job in state.jobs.values() if job.state in _RUNNING}
-        rows = [
-            attrs.evolve(told.pop(ref), ended=True, lost=ref in lost)
-            for ref in [ref for ref in told if ref not in running]
-        ]
+    def _ended_tasks(self) -> list[ev.TaskRow]:
+        """Tasks of ours that nobody has to poll any longer."""
+        jobs, told, lost = self._state.jobs, self._told_tasks, self._state.admission.lost
+        ended: list[ev.TaskRow] = []
+        for ref, row in list(told.items()):
+            job = jobs.get(ref)
+            # Created again, it is another task.
+            if job is None or job.state not in _RUNNING or job.task != row.ref:
+                ended.append(attrs.evolve(row, ended=True, lost=ref in lost))
+                del told[ref]
         lost.clear()
-        for ref, job in running.items():
-            row = self._row(job)
-            before = told.get(ref)
-            if row == before:
-                continue
-            if before is not None and before.ref != row.ref:
-                # Created again: the first task is over.
-                rows.append(attrs.evolve(before, ended=True))
-            told[ref] = row
-            rows.append(row)
+        return ended
+
+    def _changed_tasks(self) -> list[ev.TaskRow]:
+        told, rows = self._told_tasks, list[ev.TaskRow]()
+        for job in self._state.jobs.values():
+            if job.state in _RUNNING:
+                row = self._row(job)
+                if row != told.get(job.ref):
+                    told[job.ref] = row
+                    rows.append(row)
         return rows
 
     def _row(self, job: ScheduledJob) -> ev.TaskRow:
@@ -499,11 +540,17 @@ class Members:
             return
         if task is None:
             self._next_ref -= 1
-            task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(self._next_ref, row)
+            # It may have ended since an older copy was taken: its owner says so soon.
+            from_at = now + _RECOVERY if self._recovers else 0
+            task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(
+                self._next_ref, row, from_at=from_at
+            )
         if self._everything and task.row.next > row.next and not row.announced:
             # An older copy.
             return
-        task.row = row
+        # What we know and have not told yet.
+        announced, renewed = task.row.announced or row.announced, task.row.renewed
+        task.row = row = attrs.evolve(row, announced=announced, renewed=max(renewed, row.renewed))
         if row.announced:
             if task.mirrored:
                 self._state.admission.forget(task.ref)
@@ -546,13 +593,11 @@ class Members:
 
     def _learn_from(self, row: ev.RequestRow) -> None:
         """Learn from the answer to another member's request."""
-        pacer = self._state.pacer
-        if row.answered is None:
-            return
+        pacer, at = self._state.pacer, _happened(row)
         if row.outcome == "refused":
-            pacer.on_refused(row.left, row.retry_after, row.answered)
+            pacer.on_refused(row.left, row.retry_after, at)
         elif row.outcome == "accepted":
-            pacer.on_accepted(row.answered)
+            pacer.on_accepted(at)
 
     def _on_duration(self, row: ev.DurationRow) -> None:
         if row.number > self._learned.get(row.member, 0):
@@ -561,17 +606,17 @@ class Members:
 
     def _on_gone(self, member: str, now: int) -> None:
         """A member left or died: what it had not written counts as sent."""
-        row = self._rows.pop(member, None)
+        self._rows.pop(member, None)
         self._answer_all(member, now)
         self._creations.pop(member, None)
         self._learned.pop(member, None)
-        if row is not None and row.running:
-            for _ in range(min(row.limits.per_second, self._limits.per_second)):
-                self._state.table.account.answered(now)
         for task in [task for task in self._tasks.values() if task.row.member == member]:
             if not task.row.task_id or task.row.announced:
                 # Nobody knows its id, or everybody knows that it has ended.
                 self._drop(task)
+            elif self._state.table.polled_by(task.ref, now):
+                # Only a reserved poll may leave before it is written, and this one may have left.
+                self._state.table.account.answered(now)
 
     def _answer_all(self, member: str, now: int, *, before: int = NEVER) -> None:
         """Count what `member` sent before `before` as answered now."""
