@@ -97,10 +97,10 @@ FAULTS: Mapping[str, Callable[[int], dict[str, object]]] = {
 def one(task: tuple[int, str, int, int]) -> FleetOutcome | None:
     """Run one load with so many processes in one of the `WAYS`; None where that cannot be."""
     load, way, processes, seed = LOADS[task[0]], *task[1:]
-    share = None
+    share: tuple[Limits, Polling] | None = None
     if way == "split" and processes > 1:
         try:
-            share = Limits().split(processes)
+            share = Limits().split(processes), Polling()
         except ConfigurationError:
             return None
     with suppress(ConfigurationError):
@@ -108,7 +108,7 @@ def one(task: tuple[int, str, int, int]) -> FleetOutcome | None:
             load.durations(seed),
             processes,
             seed=seed,
-            share=share,
+            settings=None if share is None else dict.fromkeys(range(processes), share),
             job=load.job,
             shared=way == "shared",
         )
@@ -119,7 +119,7 @@ def with_fault(task: tuple[str, int]) -> FleetOutcome:
     """Run the faulty load with four processes that share the key."""
     name, seed = task
     options = FAULTS[name](seed)
-    return simulate_fleet(FAULTY.durations(seed), 4, seed=seed, **options)  # type: ignore[arg-type]
+    return simulate_fleet(FAULTY.durations(seed), 4, seed=seed, **options)
 
 
 @attrs.frozen

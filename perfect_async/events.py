@@ -533,12 +533,7 @@ Answer: TypeAlias = (
     | Unreadable
     | Answered
 )
-Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
-OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
-OfPoll: TypeAlias = (
-    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
-)
-Event: TypeAlias = (
+ClientEvent: TypeAlias = (
     JobAdded
     | TaskAdopted
     | JobRejected
@@ -549,7 +544,10 @@ Event: TypeAlias = (
     | QueryAdded
     | ChannelClosed
     | ChannelAborted
-    | Issued
-    | LedgerRead
-    | Answer
 )
+Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
+OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
+OfPoll: TypeAlias = (
+    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
+)
+Event: TypeAlias = ClientEvent | Issued | LedgerRead | Answer

@@ -50,7 +50,8 @@ def test_the_plot_has_a_line_for_each_way(tmp_path: Path) -> None:
     """The drawing is a PNG, also where shares cannot be."""
     found = with_fault(("nothing", 0))
     row = Row("a row", 200, [found], [found])
-    rows = {LOADS[0].name: [(way, 1, row) for way in fleet.WAYS] + [("split", 8, None)]}
+    ways: list[tuple[str, int, Row | None]] = [(way, 1, row) for way in fleet.WAYS]
+    rows = {LOADS[0].name: [*ways, ("split", 8, None)]}
 
     draw(rows, tmp_path / "fleet.png")
 
