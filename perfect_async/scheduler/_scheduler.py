@@ -320,7 +320,8 @@ class Scheduler:
         if not taken or not waiting or len(state.jobs) > waiting:
             return 0.0
         limit = state.pacer.limit(now)
-        needed = state.admission.reserved_each(now) + 2 + state.members.held(now)
+        # A first task may be one of those that last long.
+        needed = state.pacer.alone() + state.members.held(now)
         return max(0.0, self._allowed_in(state.table.occupied(now) + needed - limit))
 
     def contended(self) -> bool:
