@@ -52,7 +52,7 @@ _MARGIN: Final = 10 * SECOND
 
 @attrs.frozen
 class ShareSetting:
-    """Where the ledger of a key is: `folder` on this machine (None: the user's), or a Redis `url`."""
+    """Where the ledger of a key is: in `folder` here (None: the user's), or at a Redis `url`."""
 
     folder: str | None = None
     url: str | None = attrs.field(default=None, repr=False)
