@@ -50,6 +50,13 @@ def narrow(tmp_path: Path) -> Iterator[Town]:
         yield made
 
 
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Town]:
+    """A vendor with wide limits whose smiles take a second."""
+    with Town(tmp_path, durations=(1.0, 1.0)) as made:
+        yield made
+
+
 def check(town: Town, pictures: int, *, lost: int = 0) -> None:
     """The vendor refused nothing, and each picture was paid once but for the `lost` ones."""
     ledger = town.ledger()
@@ -73,26 +80,26 @@ def all_done(reports: list[Report], pictures: int) -> None:
 
 @real
 @slow
-def test_two_processes_side_by_side(town: Town) -> None:
+def test_two_processes_side_by_side(quick: Town) -> None:
     """Two processes know of each other, lose nothing, and leave no file that names their key."""
-    work = town.work(0, 3), town.work(3, 3)
-    programs = [town.worker(str(number), each) for number, each in enumerate(work)]
+    work = quick.work(0, 3), quick.work(3, 3)
+    programs = [quick.worker(str(number), each) for number, each in enumerate(work)]
     for program in programs:
         program.wait_for("begun")
-    found = town.files()
+    found = quick.files()
     told = b"".join(path.read_bytes() for path in found)
     modes = {path.stat().st_mode & 0o777 for path in found}
-    folders = {path.stat().st_mode & 0o777 for path in town.state.rglob("*") if path.is_dir()}
+    folders = {path.stat().st_mode & 0o777 for path in quick.state.rglob("*") if path.is_dir()}
 
     all_done([report for program in programs for report in program.reports()], 6)
 
-    check(town, 6)
+    check(quick, 6)
     assert 0o600 == max(modes) == min(modes)
-    assert {0o700} == folders | {town.state.stat().st_mode & 0o777}
+    assert {0o700} == folders | {quick.state.stat().st_mode & 0o777}
     assert b'"task"' in told
-    for secret in (SECRET_KEY, "127.0.0.1", "http", str(town.folder), ".jpg"):
+    for secret in (SECRET_KEY, "127.0.0.1", "http", str(quick.folder), ".jpg"):
         assert secret.encode() not in told
-        assert not any(secret in str(path.relative_to(town.state)) for path in found)
+        assert not any(secret in str(path.relative_to(quick.state)) for path in found)
 
 
 @real

@@ -18,7 +18,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -29,7 +28,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict, cast
+from typing import TYPE_CHECKING, NotRequired, Self, TypedDict, cast
 
 import httpx
 from starlette.applications import Starlette
@@ -50,12 +49,12 @@ SIDE = 64
 TEMPLATE = "male_studio_00"
 
 
-class Work(TypedDict, total=False):
+class Work(TypedDict):
     """What a process does: `count` pictures from number `first` on, with these settings.
 
-    `avatars`: of how many pictures the avatars have outputs; 0 for smiles. `file_size`: the most
-    bytes of any file that it writes, as on a disk that is full. `queries`: how often it asks for the
-    balance first. `pause`: seconds between two results that are read.
+    `avatars`: of how many pictures the avatars have outputs, else they are smiles. `file_size`: the
+    most bytes of any file that it writes, as on a full disk. `queries`: how often it asks for the
+    balance first.
     """
 
     url: str
@@ -65,12 +64,11 @@ class Work(TypedDict, total=False):
     period: float
     per_second: int
     lease: float
-    avatars: int
-    share: str | None
-    secret: str
-    file_size: int
-    pause: float
-    queries: int
+    avatars: NotRequired[int]
+    share: NotRequired[str | None]
+    secret: NotRequired[str]
+    file_size: NotRequired[int]
+    queries: NotRequired[int]
 
 
 class Report(TypedDict):
@@ -358,9 +356,7 @@ async def perform(work: Work, *, isolated: bool = False) -> None:
                     await asyncio.sleep(0.05)
 
             watcher = asyncio.create_task(watch())
-            async for outcome in batch:
-                ended.append(outcome)
-                await asyncio.sleep(work.get("pause", 0.0))
+            ended.extend([outcome async for outcome in batch])
             watcher.cancel()
         statistics = opened.statistics()
     errors = [outcome.error for outcome in ended if outcome.error is not None]
@@ -391,18 +387,21 @@ def run(work: Work) -> None:
 def prepare(work: Work) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     if "file_size" in work:
+        import resource
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (work["file_size"], work["file_size"]))
 
 
 def share(work: Work, part: int, parts: int) -> Work:
     """One of `parts` equal parts of `work`."""
     count = work["count"] // parts
-    return Work(**{**work, "first": work["first"] + part * count, "count": count})  # type: ignore[typeddict-item]
+    return Work(**{**work, "first": work["first"] + part * count, "count": count})
 
 
-def fork(method: str, work: Work) -> None:
+def multiply(method: str, work: Work) -> None:
     """Open a client and run a batch while three children, forked or spawned, do so too."""
-    context = multiprocessing.get_context(method)
+    fork, spawn = multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")
+    context = fork if method == "fork" else spawn
 
     async def parent() -> None:
         async with client(work) as opened:
@@ -473,7 +472,7 @@ def main(command: str, *arguments: str) -> None:
         case "work":
             run(json.loads(arguments[0]))
         case "fork":
-            fork(arguments[0], json.loads(arguments[1]))
+            multiply(arguments[0], json.loads(arguments[1]))
         case "threads":
             threads(json.loads(arguments[0]))
         case _:
