@@ -84,7 +84,10 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         # A step of the ledger takes some 50 microseconds, which no thread would make shorter.
         function.can_block_in(
             "perfect_async/_ledger/local.py",
-            {"open_local", "look", "_take", "publish", "release", "aclose", "_ask"},
+            {"open_local", "look", "_take", "publish", "release", "aclose", "_ask", "_before_fork"},
+        )
+        function.can_block_in(
+            "perfect_async/_ledger/folder.py", {"make", "files", "guard", "forget"}
         )
         # A test that is stopped for its time prints where it was, inside the loop that hangs.
         function.can_block_in("pytest_timeout.py", {"dump_stacks"})

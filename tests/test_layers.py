@@ -83,6 +83,7 @@ ONE_FILE = {
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
     "rich": {"cli/_display"},
+    "redis": {"_ledger/redis"},
     "sqlite3": {"_journal/sqlite", "_ledger/local"},
     "standardwebhooks": {"webhooks"},
     "starlette": {SANDBOX},

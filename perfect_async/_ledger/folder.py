@@ -56,7 +56,7 @@ _UNFINISHED: Final = ".new"
 _UNFINISHED_KEPT: Final = 3600.0
 _ORDINARY: Final = frozenset(
     {
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
         *(errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK),
     }
 )

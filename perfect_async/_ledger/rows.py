@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, assert_never, cast
 
 import attrs
 
@@ -204,6 +204,8 @@ def key(row: LedgerRow) -> str:
             return f"intent {row.member} {row.ref}"
         case DoneRow():
             return f"done {job(row)}"
+        case _:
+            assert_never(row)
 
 
 def job(row: IntentRow | DoneRow) -> str:
@@ -256,6 +258,8 @@ def kept_until(row: LedgerRow, written: int, *, period: int) -> int:
             return row.at + _DAY
         case MemberRow() | RequestRow() | DurationRow() | PlanRow():
             return NEVER
+        case _:
+            assert_never(row)
 
 
 def kept_when_gone(gone: int, *, period: int) -> int:
@@ -369,6 +373,8 @@ def _fields(row: LedgerRow) -> tuple[object, ...]:
             )
         case DoneRow():
             return "done", row.identity, row.digest, row.feature, row.task_id, row.at
+        case _:
+            assert_never(row)
 
 
 def _kind_fields(kind: TaskKind) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from perfect_async._ledger import rows
 from perfect_async._ledger.rows import (
     MOST,
+    LedgerUnavailable,
     MemberStatus,
     decode,
     encode,
@@ -245,6 +246,15 @@ def test_the_longest_period_counts() -> None:
 
     assert PERIOD * 2 == longest_period([REQUEST, longer, MEMBER], 1)
     assert 5 == longest_period([REQUEST], 5)
+
+
+def test_a_reason_may_be_an_ordinary_one() -> None:
+    """Why a ledger cannot be used is text, and says whether that is worth a warning."""
+    assert "no room" == str(LedgerUnavailable("no room"))
+    assert [False, True] == [
+        LedgerUnavailable("no room").ordinary,
+        LedgerUnavailable("no room", ordinary=True).ordinary,
+    ]
 
 
 def test_the_status_of_a_member_has_an_age() -> None:
