@@ -31,10 +31,12 @@ class MemoryLedger:
         self.marker = 0
         self.gone: list[str] = []
         self.writes = 0
+        self.steps = 0
         self._read: dict[str, tuple[int, int, int]] = {}
 
     def read(self, member: str) -> ev.LedgerRead:
         """What others wrote since `member` read the last time."""
+        self.steps += 1
         marker, version, gone = self._read.get(member, (-1, 0, 0))
         afresh = marker != self.marker
         if afresh:
@@ -118,9 +120,10 @@ class Member:
 class FleetOutcome:
     """What a run came to; times in seconds.
 
-    `lost`: tasks that nobody asked in time. `rescued`: polls that were sent for another member.
+    `done`: jobs that ended well. `lost`: tasks that nobody asked in time. `steps` and `writes`: how
+    often the ledger was taken, and how often something was written. `rescued`: polls that were sent for another member.
     `ends`: when each member had its last end. `errors`: how jobs of living members ended badly.
-    `orphans`: tasks of killed members that were asked until they ended.
+    `twice`: creations that were sent twice.
     """
 
     makespan: float
@@ -129,6 +132,7 @@ class FleetOutcome:
     lost: int
     refused: int
     rescued: int
+    steps: int
     writes: int
     done: int
     ends: tuple[float, ...]
@@ -147,6 +151,7 @@ def simulate_fleet(
     *,
     seed: int = 0,
     limits: Limits | None = None,
+    share: Limits | None = None,
     polling: Polling | None = None,
     job: Job = SMILE,
     shared: bool = True,
@@ -160,7 +165,8 @@ def simulate_fleet(
 ) -> FleetOutcome:
     """Run one load, job by job in turn given to `members`, on one key.
 
-    `shared` is whether they have a ledger; `starts` when a member begins; `lose_at` when the ledger
+    `shared` is whether they have a ledger; `share` are the limits that each member keeps to where
+    they are not those of the key. `starts` when a member begins; `lose_at` when the ledger
     is lost; `unlocked` whether a step does not get the ledger's lock.
     """
     limits, polling = limits or Limits(), polling or Polling()
@@ -170,7 +176,7 @@ def simulate_fleet(
     fleet = [
         Member(
             f"m{number}",
-            Scheduler(limits, polling, member=f"m{number}" if shared else "", pid=number),
+            Scheduler(share or limits, polling, member=f"m{number}" if shared else "", pid=number),
             [ref for ref in range(len(durations)) if ref % members == number],
             wake=round((starts or {}).get(number, 0.0) * SECOND),
         )
@@ -322,8 +328,9 @@ def simulate_fleet(
         len(lost),
         vendor.refused,
         rescued,
+        ledger.steps,
         ledger.writes,
-        done,
+        done - len(errors),
         tuple(member.ended_at / SECOND for member in fleet),
         tuple(errors),
         twice,
@@ -350,7 +357,9 @@ def _as_poll(command: ev.Request | ev.Upload) -> ev.Request | ev.Upload:
 
 def _of(command: ev.Request | ev.Upload, given: ev.Answer) -> ev.Answer:
     """The same answer, to the command that was sent."""
-    return attrs.evolve(given, command=command) if isinstance(command, ev.Rescue) else given
+    if isinstance(command, ev.Rescue):
+        return attrs.evolve(given, command=command)  # type: ignore[arg-type] # a rescue is a poll
+    return given
 
 
 __all__ = ["LEASE", "Fault", "FleetOutcome", "MemoryLedger", "simulate_fleet"]

@@ -66,6 +66,11 @@ class Statistics(Value):
     `patience`: seconds until a second poll is sent beside a silent one. `units`: the spending.
     `blocked`: how often the event loop woke more than half a second late, with or without a poll to
     send, because other code had blocked it; `Client(isolated=True)` makes that harmless.
+
+    `members`: processes (and event loops) that share the key by a ledger now, this one included; 1
+    where it is alone. `requests_by_others`: how many of `requests_in_window` the others sent.
+    `window_wait`: seconds until the first job can be sent, where others have used the window; else
+    0.
     """
 
     waiting: int
@@ -84,3 +89,6 @@ class Statistics(Value):
     patience: float
     units: Spending
     blocked: int = 0
+    members: int = 1
+    requests_by_others: int = 0
+    window_wait: float = 0.0

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "webhooks": {"_log", "_api"},
     "_runtime": {
         *VALUES,
-        *("_log", "scheduler", "_api", "_transport", "_journal", "_files"),
+        *("_log", "scheduler", "_api", "_transport", "_journal", "_files", "_ledger"),
     },
     "_client": {
         *VALUES,
@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {*VALUES, "_client"},
     "cli": {
         *VALUES,
-        *("__init__", "webhooks", "_client.settings", "_client.folder", "_journal", "sandbox"),
+        *("__init__", "webhooks", "_client.settings", "_client.folder", "_journal", "_ledger"),
+        "sandbox",
     },
     "__main__": {"cli"},
     "sandbox": set(),

@@ -51,6 +51,10 @@ from perfect_async.models import Timeouts
 from perfect_async.scheduler import Scheduler
 
 _INTERRUPTS: Final = KeyboardInterrupt, SystemExit
+_WARNED_FOR: Final = 300.0
+"""Seconds for which a warning about the key is not repeated."""
+_LONG_WAIT: Final = 3.0
+"""Seconds of waiting for the window that are worth a line."""
 _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
@@ -89,8 +93,7 @@ class Driver:
         self.scheduler = scheduler
         self.identity = identity
         self.clock = clock
-        self._allowed = scheduler.statistics().window_limit
-        self._warned = -math.inf
+        self._warned = self._waited = -math.inf
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
         self.share = share
@@ -416,6 +419,7 @@ class Driver:
             return command is None or not self.scheduler.may_leave_unlocked(command, now)
         for each in commands:
             self._do_command(each)
+        self._say_waiting()
         if len(self._early):
             self._announce_early()
         return True
@@ -537,15 +541,41 @@ class Driver:
                 handle.last_failure = handle.channel.last_failure = failure
 
     def _warn(self) -> None:
-        """Warn that somebody else uses the key, once in five minutes."""
-        statistics, now = self.scheduler.statistics(), self.clock.seconds()
-        if statistics.window_limit < self._allowed and now >= self._warned + 300:
-            self._warned = now
-            LOG.warning(
-                "The key is used elsewhere: the vendor refuses requests that our own account "
-                "allows. Fewer tasks are created for a while; give each user of the key its share "
+        """Warn that a stranger uses the key, once in five minutes."""
+        now = self.clock.seconds()
+        if not self.scheduler.contended() or now < self._warned + _WARNED_FOR:
+            return
+        self._warned = now
+        if self._shared is None or self._shared.alone:
+            known = (
+                "Processes that do not share it do not know of each other: give each its share "
                 "with Limits().split(n)."
             )
+        else:
+            known = (
+                f"It is none of the {self.scheduler.others()} other processes that share the key's "
+                "ledger: another machine, another user, or another program."
+            )
+        LOG.warning(
+            "The key is used elsewhere: the vendor refuses requests that our own account allows. "
+            "Fewer tasks are created for a while. %s",
+            known,
+        )
+
+    def _say_waiting(self) -> None:
+        """Say, once in five minutes, that jobs wait for a window that others have used."""
+        now = self.clock.seconds()
+        if now < self._waited + _WARNED_FOR or (wait := self.scheduler.window_wait()) < _LONG_WAIT:
+            return
+        self._waited = now
+        statistics = self.scheduler.statistics()
+        LOG.warning(
+            "Other processes have used the request window of this key (%d of %d requests): the "
+            "first job is sent in about %.0f s.",
+            statistics.requests_by_others,
+            statistics.window_limit,
+            wait,
+        )
 
     async def _submit(self, command: ev.Submit, handle: JobHandle) -> ev.Answer:
         shared, spec = self._shared, handle.spec

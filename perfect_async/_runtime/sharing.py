@@ -145,6 +145,7 @@ class SharedKey:
             snapshot = await store.take(_OPENING)
             if snapshot is None:
                 raise LedgerUnavailable("its lock was held for more than 5 s")  # noqa: TRY301
+            here = now()
             await store.release()
         except LedgerUnavailable as exc:
             await self.close()
@@ -153,7 +154,6 @@ class SharedKey:
         except BaseException:
             await self.close()
             raise
-        here = now()
         self.opened_at = snapshot.now
         earliest = snapshot.now - round(limits.period * SECOND) - _MARGIN
         self._origin = earliest // SLOT * SLOT

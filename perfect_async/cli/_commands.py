@@ -6,6 +6,7 @@ import json as json_
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
@@ -245,6 +246,17 @@ def forget(*, journal: Path) -> int:
     return 0
 
 
+def _forget_ledgers(port: int, *hosts: str) -> None:
+    """Forget what clients of a former sandbox on `port` sent: a new one has an empty window."""
+    from perfect_async._ledger.folder import default_folder, forget
+    from perfect_async._ledger.rows import LedgerUnavailable, host_digest
+
+    with suppress(LedgerUnavailable):
+        folder = default_folder()
+        for host in {*hosts, "127.0.0.1", "localhost", "[::1]"}:
+            forget(folder, host_digest(f"http://{host}:{port}"))
+
+
 def sandbox(
     *,
     host: str = "127.0.0.1",
@@ -314,6 +326,7 @@ def sandbox(
         socket.create_server((host, port)).close()
     except OSError as exc:
         raise ConfigurationError(f"cannot listen on {host} port {port}: {exc}.") from exc
+    _forget_ledgers(port, host)
     print(
         f"In another terminal: YOUCAM_BASE_URL=http://{host}:{port} YOUCAM_API_KEY=anything "
         "perfect-async smile PICTURES",

@@ -160,6 +160,11 @@ class Members:
         """Requests that others will need for results, and that are not reserved."""
         return sum(row.held for row in self.living(now)) if self._rows else 0
 
+    def requests(self, now: int) -> int:
+        """How many requests of others occupy the window."""
+        oldest = now - self._holds.period
+        return len(self._open) + sum(at > oldest for at in self._answered.values())
+
     def has_turn(self, now: int) -> bool:
         """Whether we may create: of those that wait, who created the least in this period first."""
         if not self._rows:

@@ -263,6 +263,9 @@ class Scheduler:
             cycle=table.cycle * SLOT / SECOND,
             patience=pacer.network.patience / SECOND,
             units=state.units.totals(),
+            members=1 + state.members.others,
+            requests_by_others=state.members.requests(state.updated_at),
+            window_wait=self.window_wait(),
         )
 
     def lookahead(self) -> int:
@@ -279,8 +282,11 @@ class Scheduler:
         polls side by side. Running tasks are taken to be half done on average.
         """
         state, left = self._state, waiting + running / 2
-        if not state.ended or not left:
-            return None if left else 0.0
+        if not left:
+            return 0.0
+        if not state.ended:
+            # Nothing is known but that the window is full.
+            return self.window_wait() or None
         now = state.updated_at
         limit = max(1, state.pacer.allowance.limit(now))
         known = state.ended >= _KNOWN
@@ -296,6 +302,24 @@ class Scheduler:
             at_once = max(at_once, (free - needed / 2) / state.admission.reserved_each(now))
         budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
         return max(budget, left * lasts / at_once) + lasts / 2
+
+    def window_wait(self) -> float:
+        """Estimate the seconds until the first job can be sent, where others used the window.
+
+        0 while something runs, or where others have sent next to nothing.
+        """
+        state, now = self._state, self._state.updated_at
+        taken = state.members.requests(now)
+        if not taken or not state.ready or len(state.jobs) > state.uncreated():
+            return 0.0
+        limit = state.pacer.limit(now)
+        needed = state.admission.reserved_each(now) + 2 + state.members.held(now)
+        return max(0.0, self._allowed_in(state.table.occupied(now) + needed - limit))
+
+    def contended(self) -> bool:
+        """Return whether refusals make it plausible that a stranger uses the key."""
+        allowance = self._state.pacer.allowance
+        return allowance.limit(self._state.updated_at) < allowance.requests
 
     def _allowed_in(self, requests: float) -> float:
         """Estimate the seconds until the window has room for so many more requests."""
