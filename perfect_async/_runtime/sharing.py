@@ -17,6 +17,7 @@ from logging import INFO, WARNING
 from pathlib import Path
 from typing import Final, TypeVar
 
+import anyio
 import attrs
 
 from perfect_async import events as ev
@@ -26,10 +27,12 @@ from perfect_async._ledger.rows import (
     LedgerUnavailable,
     MemberStatus,
     host_digest,
+    key,
     key_digest,
     shifted,
 )
 from perfect_async._log import LOG
+from perfect_async._runtime.elsewhere import Bought, Submission, bought
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import SECOND, SLOT
 from perfect_async.errors import ServiceUnavailable, SubmissionInDoubt
@@ -46,6 +49,8 @@ _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
+_MOST_CREATED: Final = 10_000
+"""Tasks whose creations are remembered."""
 _MARGIN: Final = 10 * SECOND
 """How long before the oldest request of a window the scheduler's time begins."""
 
@@ -62,22 +67,17 @@ class ShareSetting:
     asked_for: bool = False
 
 
-@attrs.frozen
-class Submission:
-    """What a creation is for, as the ledger tells of it."""
+def submission(spec: JobSpec, gone: str = "") -> Submission:
+    """Return what the ledger tells of the creation for `spec`: no path and no URL.
 
-    identity: str
-    digest: str
-    feature: str
-
-
-def submission(spec: JobSpec) -> Submission:
-    """Return what the ledger tells of the creation for `spec`: no path and no URL."""
+    `gone` is a task of the job whose result the vendor no longer has.
+    """
     digest = spec.source_digest
     if digest is None:
         # A signed URL: two signatures may lead to two pictures.
         digest = hashlib.sha256(str(spec.source).encode()).hexdigest()
-    return Submission(spec.identity, digest, spec.feature)
+    options = spec.options
+    return Submission(spec.identity, digest, spec.feature, options.once, options.buy_in_doubt, gone)
 
 
 def doubt_elsewhere(units: float) -> SubmissionInDoubt:
@@ -93,8 +93,9 @@ def doubt_elsewhere(units: float) -> SubmissionInDoubt:
 class SharedKey:
     """This process's membership in the ledger of one key.
 
-    `describe` says what a creation is for. Between `open` and `close` each decision is a `step`,
-    unless `alone`, because the ledger could not be used.
+    `describe` says what a creation is for, and `give_way` hears of the number of a job whose
+    creation is not sent, because another process has bought it. Between `open` and `close` each
+    decision is a `step`, unless `alone`, because the ledger could not be used.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class SharedKey:
         key: str,
         scheduler: Scheduler,
         describe: Callable[[ev.Submit], Submission],
+        *,
+        give_way: Callable[[int], None],
     ) -> None:
         self.setting = setting
         self.alone = True
@@ -111,10 +114,15 @@ class SharedKey:
         self._key = key
         self._scheduler = scheduler
         self._describe = describe
+        self._give_way = give_way
         self._store: LedgerStore | None = None
         self._origin = 0
+        # The ledger's time.
+        self._now: Callable[[], int] = lambda: 0
         self._intents: dict[int, ev.IntentRow] = {}
-        self._changed: list[ev.IntentRow] = []
+        # The creations of the tasks that run here, by task.
+        self._created: dict[str, ev.IntentRow] = {}
+        self._changed: list[ev.IntentRow | ev.DoneRow] = []
         self._beat_at = 0
         self._others = 0
         self.opened_at = 0
@@ -155,11 +163,13 @@ class SharedKey:
             await self.close()
             raise
         self.opened_at = snapshot.now
+        ahead = snapshot.now - here
+        self._now = lambda: now() + ahead
         earliest = snapshot.now - round(limits.period * SECOND) - _MARGIN
         self._origin = earliest // SLOT * SLOT
         self._scheduler.share(store.member, os.getpid(), limits)
         self.alone = False
-        return snapshot.now - self._origin - here
+        return ahead - self._origin
 
     async def _opened(self, now: Callable[[], int]) -> LedgerStore:
         setting, host = self.setting, host_digest(self._base_url)
@@ -175,6 +185,17 @@ class SharedKey:
 
         folder = default_folder() if setting.folder is None else Path(setting.folder)
         return open_local(folder, host, digest, clock=lambda: now() * 1000)
+
+    async def leave(self) -> None:
+        """Tell what was not told yet, if that takes no time, and leave the ledger."""
+        if self._store is not None and self._changed:
+            try:
+                await self._store.release()
+                if await self._store.take(_HURRY) is not None:
+                    await self._store.publish(self._changed)
+            except LedgerUnavailable as exc:
+                LOG.debug("what this process bought last was not told to others: %s", exc)
+        await self.close()
 
     async def close(self) -> None:
         """Leave the ledger: the others see at once that this process is gone."""
@@ -203,12 +224,17 @@ class SharedKey:
             if snapshot is None:
                 return None
             try:
-                at = now()
                 rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
-                scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
-                while (command := scheduler.due(at)) is not None:
-                    scheduler.receive(ev.Issued(command), at)
-                    commands.append(command)
+                read = ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh)
+                scheduler.receive(read, now())
+                if not await self._decide(store, commands, now):
+                    await store.release()
+                    scheduler.changes(now())
+                    scheduler.tell_again()
+                    # It is asked again at once.
+                    await anyio.sleep(_HURRY)
+                    return self._not_sent(commands, now)
+                at = now()
                 told = [shifted(row, self._origin) for row in scheduler.changes(at)]
                 told += self._told_intents(commands, at + self._origin)
                 intents = len(self._changed)
@@ -229,12 +255,44 @@ class SharedKey:
         scheduler.tell_again()
         return self._not_sent(commands, now)
 
+    async def _decide(
+        self, store: LedgerStore, commands: list[ev.Command], now: Callable[[], int]
+    ) -> bool:
+        """Add what leaves now to `commands`, while the ledger is locked.
+
+        A job that is to be bought once is not created where somebody has bought it. False: the
+        ledger did not say whether somebody has, so that nothing may leave.
+        """
+        scheduler, unbought = self._scheduler, set[int]()
+        at = now()
+        while (command := scheduler.due(at)) is not None:
+            if (
+                not isinstance(command, ev.Submit)
+                or command.ref in unbought
+                or not (job := self._describe(command)).once
+            ):
+                scheduler.receive(ev.Issued(command), at)
+                commands.append(command)
+                continue
+            try:
+                found = await self._found(store, job)
+            except LedgerUnavailable:
+                return False
+            if found is None:
+                unbought.add(command.ref)
+            else:
+                self._give_way(command.ref)
+                scheduler.receive(ev.JobCancelled(command.ref), now())
+            # Time has passed: something else may be due now.
+            at = now()
+        return True
+
     def _told_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
         for command in commands:
             if isinstance(command, ev.Submit):
-                job, member = self._describe(command), self._store.member if self._store else ""
+                job = self._describe(command)
                 row = ev.IntentRow(
-                    member, command.number, job.identity, job.digest, job.feature, now
+                    self._member, command.number, job.identity, job.digest, job.feature, now
                 )
                 self._intents[command.number] = row
                 self._changed.append(row)
@@ -247,8 +305,11 @@ class SharedKey:
         for command in commands:
             if isinstance(command, ev.Settle | ev.Upload):
                 kept.append(command)
-            else:
-                self._scheduler.receive(ev.NotSent(command, error), now())
+                continue
+            not_sent = ev.NotSent(command, error)
+            if isinstance(command, ev.Submit):
+                self.submitted(command, not_sent)
+            self._scheduler.receive(not_sent, now())
         return kept
 
     def submitted(self, command: ev.Submit, event: ev.Answer) -> None:
@@ -259,30 +320,75 @@ class SharedKey:
         match event:
             case ev.Accepted():
                 row = attrs.evolve(row, state="accepted", task_id=event.task_id)
+                self._remember(row)
             case ev.NoAnswer():
                 row = attrs.evolve(row, state="doubt")
             case _:
                 row = attrs.evolve(row, state="refused")
         self._changed.append(row)
 
+    def _remember(self, row: ev.IntentRow) -> None:
+        self._created[row.task_id] = row
+        if len(self._created) > _MOST_CREATED:
+            # The oldest; a task that was lost is not forgotten otherwise.
+            del self._created[next(iter(self._created))]
+
+    def adopted(self, found: Bought) -> None:
+        """Note that the task of `found` is polled by this process from now on."""
+        if isinstance(found.row, ev.IntentRow):
+            self._remember(found.row)
+
+    def failed(self, task_id: str) -> None:
+        """Tell the others that the engine failed on a task of ours: its units were returned."""
+        row = self._created.pop(task_id, None)
+        if row is not None and not self.alone:
+            self._changed.append(attrs.evolve(row, state="refused"))
+
+    def done(self, job: Submission, task_id: str) -> None:
+        """Tell the others that a task of ours for `job` has succeeded."""
+        self._created.pop(task_id, None)
+        if not self.alone:
+            row = ev.DoneRow(job.identity, job.digest, job.feature, task_id, self._now())
+            self._changed.append(row)
+
     # What others know.
+
+    async def bought(self, job: Submission) -> Bought | None:
+        """Return how far the purchase of `job` has come in any process, this one too.
+
+        None: nobody has bought it, as far as can be known. The last word is that of `step`, which
+        looks again while nobody else decides.
+        """
+        return await self._asked(lambda store: self._found(store, job), None)
+
+    async def is_living(self, member: str) -> bool:
+        """Return whether `member` has neither left nor died."""
+        return any(each.member == member for each in await self.members())
+
+    async def _found(self, store: LedgerStore, job: Submission) -> Bought | None:
+        rows = {key(row): row for row in await store.find_intents(job.identity, job.digest)}
+        # What is known here and was not told yet is newer.
+        mine = [r for r in self._changed if (r.identity, r.digest) == (job.identity, job.digest)]
+        rows.update({key(row): row for row in mine})
+        living: set[str] = set()
+        if any(isinstance(row, ev.IntentRow) and row.state == "sent" for row in rows.values()):
+            living = {each.member for each in await store.members()}
+        return bought(job, rows.values(), living, self._now())
+
+    @property
+    def _member(self) -> str:
+        return "" if self._store is None else self._store.member
 
     async def in_doubt(self, job: Submission) -> bool:
         """Whether another member's creation for `job` came into doubt since this one opened."""
-        own = "" if self._store is None else self._store.member
         return any(
-            row.state == "doubt" and row.sent >= self.opened_at and row.member != own
+            row.state == "doubt" and row.sent >= self.opened_at and row.member != self._member
             for row in await self._intents_of(job)
         )
 
     def others_in_doubt(self, feature: str) -> bool:
         """Whether another member has created a task of `feature` lately whose id nobody knows."""
         return not self.alone and self._scheduler.others_in_doubt(feature, 2 * NEAR)
-
-    async def running(self, job: Submission) -> str | None:
-        """Return the task that any member created for `job` lately, None where there is none."""
-        accepted = [row for row in await self._intents_of(job) if row.task_id]
-        return max(accepted, key=lambda row: row.sent).task_id if accepted else None
 
     async def _intents_of(self, job: Submission) -> list[ev.IntentRow]:
         nothing: tuple[ev.IntentRow | ev.DoneRow, ...] = ()
