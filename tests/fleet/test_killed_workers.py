@@ -20,12 +20,7 @@ from perfect_async.sandbox._server import serve
 from tests.support.redis_server import RedisServer
 from tests.support.terminal import ROOT, free_port
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.real_time,
-    # streaq and coredis leave theirs to the garbage collector.
-    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-]
+pytestmark = [pytest.mark.long, pytest.mark.real_time]
 
 REQUESTS, PER_SECOND = 1500, 15
 """Six times the window and three times the rate of the vendor's."""

@@ -1,9 +1,8 @@
 """The queue on a real Redis server, by workers in this process, in real time."""
 
-import gc
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,11 +17,7 @@ from perfect_async.sandbox import Durations, Sandbox
 from tests.support.redis_server import RedisServer
 from tests.support.sandboxed import FACE, KEY
 
-pytestmark = [
-    pytest.mark.real_time,
-    # streaq and coredis leave theirs to the garbage collector.
-    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-]
+pytestmark = pytest.mark.real_time
 
 StartRedis = Callable[..., RedisServer]
 
@@ -81,13 +76,6 @@ class Fleet:
 async def until(true: Callable[[], bool]) -> None:
     while not true():  # noqa: ASYNC110 - others change it
         await anyio.sleep(0.05)
-
-
-@pytest.fixture(autouse=True)
-def collect() -> Iterator[None]:
-    """What is left to the garbage collector warns in the test that left it."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
