@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from perfect_async import Batch
 
-__all__ = ["Performer", "Worker", "enqueue", "make_order"]
+__all__ = ["Answer", "Order", "Performer", "Worker", "enqueue", "make_order"]
 
 _LOG: Final = logging.getLogger("perfect_async")
 

@@ -56,6 +56,8 @@ _WARNED_FOR: Final = 300.0
 """Seconds for which a warning about the key is not repeated."""
 _LONG_WAIT: Final = 3.0
 """Seconds of waiting for the window that are worth a line."""
+_LOOK_EVERY: Final = SECOND // 2
+"""How often the ledger is read for the sake of tasks that other processes run."""
 _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
@@ -95,6 +97,7 @@ class Driver:
         self.identity = identity
         self.clock = clock
         self._warned = self._waited = -math.inf
+        self._looked_at = -NEVER
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
         self.share = share
@@ -226,9 +229,11 @@ class Driver:
     def _is_kept(self, task_id: str) -> bool:
         """Whether a task is polled: for another job, or by another process that lives.
 
-        The answer is that of the last look into the ledger, and this asks for another look.
+        The answer is that of the last look into the ledger, and this asks for another look if that
+        was a while ago: many jobs may be waiting, and a look takes the lock from all members.
         """
-        self._wake_up()
+        if self._now() >= self._looked_at + _LOOK_EVERY:
+            self._wake_up()
         ours = self.registry.of_task(task_id) is not None
         return ours or self.scheduler.is_kept_elsewhere(task_id)
 
@@ -439,6 +444,7 @@ class Driver:
             now = self._now()
             command = self.scheduler.due(now)
             return command is None or not self.scheduler.may_leave_unlocked(command, now)
+        self._looked_at = self._now()
         for each in commands:
             self._do_command(each)
         self._say_waiting()

@@ -235,15 +235,19 @@ class JobRegistry:
                 return
             # A process that lives keeps its task alive: a second one need not poll it too. What is
             # known of that is old until the ledger was looked into once more.
-            kept = found.purchase is Purchase.SENT or (
-                found.purchase is Purchase.CREATED
-                and (self._is_kept(found.task_id) or (alive and not looked))
-            )
+            kept = found.purchase is Purchase.SENT
+            if found.purchase is Purchase.CREATED:
+                kept = self._is_kept(found.task_id) or (alive and not looked)
             if not kept:
                 self._take_over(handle, found, paid_elsewhere=alive)
                 return
             await anyio.sleep(_AGAIN)
             looked = True
+            # Many jobs may wait: only what is known here is asked while the task is kept alive.
+            while (  # noqa: ASYNC110 - other processes
+                handle.ref in self._settling and handle.awaited and self._is_kept(found.task_id)
+            ):
+                await anyio.sleep(_AGAIN)
 
     def _resolve(self, handle: JobHandle, error: PerfectError) -> None:
         self._settling.discard(handle.ref)

@@ -34,7 +34,7 @@ from perfect_async._ledger.rows import (
 from perfect_async._log import LOG
 from perfect_async._runtime.elsewhere import Bought, Submission, bought
 from perfect_async._runtime.spec import JobSpec
-from perfect_async._time import SECOND, SLOT
+from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ServiceUnavailable, SubmissionInDoubt
 from perfect_async.models import Limits
 from perfect_async.scheduler import Scheduler
@@ -49,6 +49,8 @@ _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
+_SEEN_FOR: Final = SECOND // 2
+"""For how long it is believed who lives: a member that has just died is asked about again."""
 _MOST_CREATED: Final = 10_000
 """Tasks whose creations are remembered."""
 _MARGIN: Final = 10 * SECOND
@@ -123,6 +125,8 @@ class SharedKey:
         # The creations of the tasks that run here, by task.
         self._created: dict[str, ev.IntentRow] = {}
         self._changed: list[ev.IntentRow | ev.DoneRow] = []
+        # Who lived, and when that was.
+        self._seen: tuple[int, set[str]] = -NEVER, set()
         self._beat_at = 0
         self._others = 0
         self.opened_at = 0
@@ -363,16 +367,28 @@ class SharedKey:
 
     async def is_living(self, member: str) -> bool:
         """Return whether `member` has neither left nor died."""
-        return any(each.member == member for each in await self.members())
+        return member in await self._asked(lambda store: self._living(store, {member}), set[str]())
+
+    async def _living(self, store: LedgerStore, wanted: set[str]) -> set[str]:
+        """Return the members that have neither left nor died, as of half a second ago at most.
+
+        Where one that is `wanted` is not among them they are asked for again: it may be new.
+        """
+        at, living = self._seen
+        if self._now() >= at + _SEEN_FOR or not wanted <= living:
+            living = {each.member for each in await store.members()}
+            self._seen = self._now(), living
+        return living
 
     async def _found(self, store: LedgerStore, job: Submission) -> Bought | None:
         rows = {key(row): row for row in await store.find_intents(job.identity, job.digest)}
         # What is known here and was not told yet is newer.
         mine = [r for r in self._changed if (r.identity, r.digest) == (job.identity, job.digest)]
         rows.update({key(row): row for row in mine})
-        living: set[str] = set()
-        if any(isinstance(row, ev.IntentRow) and row.state == "sent" for row in rows.values()):
-            living = {each.member for each in await store.members()}
+        sent = {
+            r.member for r in rows.values() if isinstance(r, ev.IntentRow) and r.state == "sent"
+        }
+        living = await self._living(store, sent) if sent else sent
         return bought(job, rows.values(), living, self._now())
 
     @property

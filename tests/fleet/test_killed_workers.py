@@ -4,18 +4,20 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from streaq import Worker as Engine
 
 from perfect_async import Avatar, Job, Smile
-from perfect_async.fleet import enqueue, make_order
+from perfect_async.fleet import Order, enqueue, make_order
 from perfect_async.sandbox import Durations, Sandbox, portrait
+from perfect_async.sandbox._charges import TaskRecord
 from perfect_async.sandbox._server import serve
 from tests.support.redis_server import RedisServer
 from tests.support.terminal import ROOT, free_port
@@ -24,6 +26,25 @@ pytestmark = [pytest.mark.long, pytest.mark.real_time]
 
 REQUESTS, PER_SECOND = 1500, 15
 """Six times the window and three times the rate of the vendor's."""
+
+BUYER = """
+import asyncio, json, sys
+from pathlib import Path
+from perfect_async import Client, Limits, Smile
+
+share, folder, requests, per_second = sys.argv[1:]
+
+async def main():
+    limits = Limits(int(requests), 300.0, int(per_second))
+    jobs = [Smile(path) for path in sorted(Path(folder).glob("*.jpg"))]
+    async with Client("key", limits=limits, share=share, reuse=True) as client:
+        async with client.batch(jobs) as batch:
+            async for outcome in batch:
+                source = str(outcome.job.source)
+                print(json.dumps({"source": source, "ok": outcome.ok, "task": outcome.task_id}))
+
+asyncio.run(main())
+"""
 
 WORKER = """
 import asyncio, json, logging, os, sys
@@ -103,6 +124,80 @@ def job_of(kind: str, picture: Path) -> Job:
     return Avatar(picture, template_id="male_studio_00", output_count=4)
 
 
+class Run:
+    """A sandbox on a port, a disk with pictures, and workers."""
+
+    def __init__(self, redis: RedisServer, folder: Path, kind: str, count: int) -> None:
+        port = free_port()
+        self.port, self.redis, self.count, self.kind = port, redis, count, kind
+        self.sandbox = Sandbox(
+            seed=1,
+            requests=REQUESTS,
+            per_second=PER_SECOND,
+            units=10_000,
+            origin=f"http://127.0.0.1:{port}",
+            # Avatars last several times as long as an order may be without a sign of life.
+            durations={"ai-avatar": Durations.uniform(30.0, 60.0)},
+        )
+        self.disk = folder / "disk"
+        self.disk.mkdir()
+        self.orders: list[Order] = []
+        for number in range(count):
+            picture = self.disk / f"{number}.jpg"
+            picture.write_bytes(portrait(number, size=96))
+            self.orders.append(make_order(job_of(kind, picture), self.disk / "out"))
+        self.fleet = Fleet(redis, folder, port)
+        self.took = 0.0
+
+    @contextlib.asynccontextmanager
+    async def served(self) -> AsyncIterator[Fleet]:
+        """Serve the sandbox, and fill the queue; afterwards wait until the queue is empty."""
+        server = asyncio.create_task(serve(self.sandbox, port=self.port))
+        began = asyncio.get_running_loop().time()
+        await enqueue(self.redis.url(), self.orders)
+        with killed_at_the_end(self.fleet):
+            yield self.fleet
+            async with Engine(redis_url=self.redis.url(), queue_name="perfect_async") as engine:
+                while await engine.queue_size():  # noqa: ASYNC110 - other processes
+                    await asyncio.sleep(0.1)
+        self.took = asyncio.get_running_loop().time() - began
+        server.cancel()
+        await asyncio.wait([server])
+
+    def report(self) -> list[TaskRecord]:
+        """Print what happened, and return the tasks that were lost."""
+        ledger, answers = self.sandbox.ledger, self.fleet.answers()
+        lost = [task for task in ledger.tasks if task.state != "success"]
+        print(
+            f"\n{self.count} {self.kind}s in {self.took:.0f} s: "
+            f"{len(ledger.tasks)} tasks, {ledger.units_charged} units, "
+            f"{sum(ledger.requests.values())} requests, {sum(ledger.refused.values())} refused, "
+            f"{len(lost)} lost, answers by worker {dict(Counter(a['worker'] for a in answers))}, "
+            f"answered twice {len(answers) - self.fleet.answered()}"
+        )
+        for task in lost:
+            print(f"lost: {task!r}")
+        for answer in answers:
+            if not answer["ok"]:
+                print(f"failed: {answer}")
+        print(self.fleet.logs())
+        return lost
+
+    def check(self) -> None:
+        """Everything is done, and nothing was paid twice or lost."""
+        lost, ledger = self.report(), self.sandbox.ledger
+        created = Counter(task.file_name for task in ledger.tasks)
+        pictures = 1 if self.kind == "smile" else 4
+
+        assert self.count == len(created)
+        assert {1} == set(created.values())
+        assert [] == lost
+        assert {True} == {answer["ok"] for answer in self.fleet.answers()}
+        assert self.count * pictures == len(list((self.disk / "out").iterdir()))
+        assert 0 == ledger.refused.total()
+        assert 0 == ledger.units_wasted
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kind", "count"), [("smile", 200), ("avatar", 40)])
 async def test_everything_is_done_and_paid_once(
@@ -111,28 +206,8 @@ async def test_everything_is_done_and_paid_once(
     """Of two workers one is killed in the middle, and both at the last job; each is replaced. Every
     picture has its result, and none is paid twice.
     """
-    port = free_port()
-    sandbox = Sandbox(
-        seed=1,
-        requests=REQUESTS,
-        per_second=PER_SECOND,
-        units=10_000,
-        origin=f"http://127.0.0.1:{port}",
-        # Avatars take as long as three leases of a queue that is not renewed.
-        durations={"ai-avatar": Durations.uniform(30.0, 60.0)},
-    )
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    orders = []
-    for number in range(count):
-        picture = disk / f"{number}.jpg"
-        picture.write_bytes(portrait(number, size=96))
-        orders.append(make_order(job_of(kind, picture), disk / "out"))
-    fleet = Fleet(redis_server, tmp_path, port)
-    server = asyncio.create_task(serve(sandbox, port=port))
-    began = asyncio.get_running_loop().time()
-    await enqueue(redis_server.url(), orders)
-    with killed_at_the_end(fleet):
+    run = Run(redis_server, tmp_path, kind, count)
+    async with run.served() as fleet:
         fleet.start("a")
         fleet.start("b")
         await fleet.until(count // 2)
@@ -143,33 +218,54 @@ async def test_everything_is_done_and_paid_once(
         fleet.kill("c")
         fleet.start("d")
         await fleet.until(count)
-        async with Engine(redis_url=redis_server.url(), queue_name="perfect_async") as engine:
-            while await engine.queue_size():  # noqa: ASYNC110 - other processes
-                await asyncio.sleep(0.1)
-    took = asyncio.get_running_loop().time() - began
+
+    run.check()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seconds", [4, 20])
+async def test_a_worker_that_stands_still_pays_for_nothing_twice(
+    seconds: int, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """A worker is stopped for longer than its orders, or than it itself, count as alive."""
+    run = Run(redis_server, tmp_path, "smile", 80)
+    async with run.served() as fleet:
+        fleet.start("a")
+        fleet.start("b")
+        await fleet.until(20)
+        fleet.workers["a"].send_signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        fleet.workers["a"].send_signal(signal.SIGCONT)
+        await fleet.until(80)
+
+    run.check()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("place", ["machine", "redis"])
+async def test_processes_that_are_given_the_same_pictures(
+    place: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Four processes that start at once buy each picture once, and each gets all results."""
+    run = Run(redis_server, tmp_path, "smile", 40)
+    share = "machine" if place == "machine" else redis_server.url()
+    server = asyncio.create_task(serve(run.sandbox, port=run.port))
+    command = [sys.executable, "-c", BUYER, share, str(run.disk), str(REQUESTS), str(PER_SECOND)]
+    variables = {"PYTHONPATH": str(ROOT), "YOUCAM_BASE_URL": f"http://127.0.0.1:{run.port}"}
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *command, stdout=subprocess.PIPE, env={**os.environ, **variables}
+        )
+        for _ in range(4)
+    ]
+    outputs = [(await process.communicate())[0] for process in processes]
     server.cancel()
     await asyncio.wait([server])
-    ledger, answers = sandbox.ledger, fleet.answers()
-    created = Counter(task.file_name for task in ledger.tasks)
-    lost = [task for task in ledger.tasks if task.state != "success"]
-    print(
-        f"\n{count} {kind}s in {took:.0f} s: "
-        f"{len(ledger.tasks)} tasks, {ledger.units_charged} units, "
-        f"{sum(ledger.requests.values())} requests, {sum(ledger.refused.values())} refused, "
-        f"{len(lost)} lost, answers by worker {dict(Counter(a['worker'] for a in answers))}, "
-        f"answered twice {len(answers) - fleet.answered()}"
-    )
-    for task in lost:
-        print(f"lost: {task!r}")
-    for answer in answers:
-        if not answer["ok"]:
-            print(f"failed: {answer}")
-    print(fleet.logs()[-3000:])
+    told = [[json.loads(line) for line in out.splitlines()] for out in outputs]
+    ledger = run.sandbox.ledger
+    print(f"\n{len(ledger.tasks)} tasks, {sum(ledger.requests.values())} requests")
 
-    assert count == len(created)
-    assert {1} == set(created.values())
-    assert [] == lost
-    assert {True} == {answer["ok"] for answer in answers}
-    assert count * (1 if kind == "smile" else 4) == len(list((disk / "out").iterdir()))
+    assert [40] * 4 == [sum(outcome["ok"] for outcome in each) for each in told]
+    assert 40 == len({outcome["task"] for each in told for outcome in each})
+    assert 40 == len(ledger.tasks)
     assert 0 == ledger.refused.total()
-    assert 0 == ledger.units_wasted

@@ -2,21 +2,28 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perfect_async import (
     Avatar,
     Client,
+    ClientClosed,
     Done,
     Job,
     PerfectError,
     Result,
     Smile,
     SubmissionInDoubt,
+    TaskAbandoned,
     TaskExpired,
     TaskFailed,
+    WaitTimeout,
 )
 from perfect_async._files.images import inspect
 from perfect_async._ledger.local import LocalLedger, open_local
@@ -27,6 +34,7 @@ from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.events import DoneRow, IntentRow, LedgerRow, MemberRow, SharedLimits
 from perfect_async.sandbox import Durations, Faults, Sandbox
 from tests.support.sandboxed import FACE, KEY, STYLE, client, smile, smiles, vendor
+from tests.support.virtual_time import run
 
 MINUTE = 60_000_000
 
@@ -111,6 +119,39 @@ async def test_many_members_buy_a_job_once(job: Job, apart: float, tmp_path: Pat
     assert 1 == created(sandbox)
     assert job.units == sum(spent)
     assert [] == sandbox.ledger.violations
+
+
+@given(
+    starts=st.lists(st.floats(0, 40), min_size=2, max_size=5),
+    patience=st.lists(st.none() | st.floats(0.5, 20), min_size=5, max_size=5),
+    leaves=st.integers(0, 4),
+    seed=st.integers(0, 2**16),
+)
+def test_no_schedule_buys_a_job_twice(
+    starts: list[float], patience: list[float | None], leaves: int, seed: int
+) -> None:
+    """Whenever members are given the job, give up waiting for it or leave, one task is created."""
+
+    async def scenario(folder: Path) -> int:
+        sandbox = vendor(seed=seed, faults=Faults(dropped={"poll": 0.05}))
+        clients = await members(sandbox, folder, len(starts), drain=0.0)
+
+        async def run(number: int) -> None:
+            await asyncio.sleep(starts[number])
+            # One gives up waiting, or finds a task that its member's end has orphaned.
+            with suppress(WaitTimeout, TaskExpired, TaskAbandoned, ClientClosed, SubmissionInDoubt):
+                await clients[number].run(smile(), timeout=patience[number])
+            if number == leaves:
+                await clients[number].close()
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(len(starts)):
+                group.create_task(run(number))
+        await close_all(clients)
+        return created(sandbox)
+
+    with TemporaryDirectory() as folder:
+        assert run(scenario, Path(folder)) <= 1
 
 
 async def test_a_batch_given_to_two_members_is_bought_once(tmp_path: Path) -> None:
