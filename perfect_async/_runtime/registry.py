@@ -244,10 +244,11 @@ class JobRegistry:
             await anyio.sleep(_AGAIN)
             looked = True
             # Many jobs may wait: only what is known here is asked while the task is kept alive.
-            while (  # noqa: ASYNC110 - other processes
-                handle.ref in self._settling and handle.awaited and self._is_kept(found.task_id)
-            ):
+            while self._waits(handle) and self._is_kept(found.task_id):  # noqa: ASYNC110
                 await anyio.sleep(_AGAIN)
+
+    def _waits(self, handle: JobHandle) -> bool:
+        return handle.ref in self._settling and handle.awaited
 
     def _resolve(self, handle: JobHandle, error: PerfectError) -> None:
         self._settling.discard(handle.ref)

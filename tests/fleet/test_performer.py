@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -22,16 +22,21 @@ from perfect_async import (
     Unauthorized,
 )
 from perfect_async._runtime import driver as drivers
-from perfect_async.fleet import Performer, make_order
+from perfect_async.fleet import Order, Performer, make_order
 from perfect_async.sandbox import Faults, Sandbox
 from tests.support.sandboxed import FACE, STYLE, client, vendor
+
+
+def travelled(message: dict[str, Any]) -> dict[str, Any]:
+    """What a queue makes of a message."""
+    return cast("dict[str, Any]", json.loads(json.dumps(message)))
 
 
 class Shop:
     """A shared disk with pictures, and performers on one ledger."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
-        self.sandbox: Sandbox = vendor(**settings)
+    def __init__(self, folder: Path, faults: Faults | None = None) -> None:
+        self.sandbox: Sandbox = vendor(faults=faults)
         self.ledger = folder / "ledger"
         self.disk = folder / "disk"
         self.disk.mkdir()
@@ -48,12 +53,12 @@ class Shop:
     def order(self, **changes: object) -> dict[str, Any]:
         order = make_order(Smile(self.picture), self.out)
         order.update(changes)
-        return json.loads(json.dumps(order))
+        return travelled(order)
 
     async def perform(self, order: object) -> dict[str, Any]:
         async with self.client() as opened:
-            answer = await Performer(opened, [self.disk]).perform(order)
-        return json.loads(json.dumps(answer))
+            answer = await Performer(opened, [self.disk]).perform(cast("Order", order))
+        return travelled(answer)
 
     @property
     def created(self) -> int:

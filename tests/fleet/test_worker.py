@@ -135,7 +135,7 @@ async def test_a_stopped_worker_gives_back_its_orders(
 async def test_hostile_messages_harm_nobody(fleet: Fleet) -> None:
     """A message that is no order is answered; one that is no JSON, or a pickle, is dropped."""
     async with Engine(redis_url=fleet.redis.url(), queue_name="perfect_async") as pickled:
-        await pickled.enqueue_unsafe("perform", {"feature": "ai-smile"})
+        _ = await pickled.enqueue_unsafe("perform", {"feature": "ai-smile"})
     await enqueue(fleet.redis.url(), [{"feature": "?"}, *fleet.orders(1)])
     async with fleet.worker():
         await fleet.wait_for(2)
