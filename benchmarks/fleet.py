@@ -217,7 +217,7 @@ def draw(loads: Mapping[str, list[tuple[str, int, Row | None]]], path: Path) -> 
             losses.plot(places, lost, **style)
         times.axhline(1, color="#30475e", linewidth=0.8, alpha=0.5)
         times.set(title=name, ylim=(0, None))
-        losses.set(xlabel="processes", xscale="log", ylim=(-1, None))
+        losses.set(xlabel="processes", xscale="log", ymargin=0.1)
         losses.set_xticks(PROCESSES, labels=[str(number) for number in PROCESSES])
         losses.minorticks_off()
         for axis in (times, losses):

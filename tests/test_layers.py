@@ -93,6 +93,7 @@ ONE_FILE = {
     "cyclopts": {"cli/_app"},
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
+    "platformdirs": {"_ledger/folder"},
     "rich": {"cli/_display"},
     "redis": {"_ledger/redis"},
     "sqlite3": {"_journal/sqlite", "_ledger/local"},

@@ -133,8 +133,10 @@ class Batch:
     ) -> None:
         self._scope.cancel()
         self._withdraw()
+        if self._session is None or self._stopped.is_set():
+            return
         with anyio.move_on_after(2 * GRACE, shield=True):
-            await self._stopped.wait()
+            await self._session.driver.wait_unless_over(self._stopped.wait)
 
     def __aiter__(self) -> Self:
         return self

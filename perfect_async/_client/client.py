@@ -120,7 +120,9 @@ class Client:
     `"rediss://..."`: by a Redis server, over machines (extra `redis`). None, or the variable
     PERFECT_ASYNC_SHARE=off: not at all; then give each process its share with `Limits.split`. With
     a `transport` of your own, other than `httpx.AsyncHTTPTransport`, nothing is shared unless
-    asked for. The file holds times, task ids and digests; no key, no URL and no path.
+    asked for. The file holds times, task ids and digests; no key, no URL and no path. Clients of
+    one key in one event loop must agree: one that says nothing does as the first, and another value
+    than the first one's is a `ConfigurationError` at opening.
 
     `reuse=True` without a journal asks the processes that share the key: a job that one of them has
     under way is waited for, a running task is kept alive, a result of the last day is fetched again
@@ -187,6 +189,7 @@ class Client:
         self._reuse = reuse
         self._sole_user = sole_user
         self._share = settings.share(share, transport)
+        self._insists_on_share = share is not UNSET
         self._executor: Executor = LoopExecutor()
         self._batch = Batch
         if isolated:
@@ -261,6 +264,7 @@ class Client:
                 transport=self._transport,
                 past=journal.writer.past,
                 share=self._share,
+                insists=self._insists_on_share,
             )
             channel = await driver.join(
                 transport, self._timeouts, journal, sole_user=self._sole_user

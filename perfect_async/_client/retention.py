@@ -132,9 +132,10 @@ class Retention:
         pinned = file is not None and self._pinned[file] > 0
         return saving or pinned or self._fetching[task_id] > 0 or self._used(task_id, file)
 
-    async def wait_for_change(self) -> None:
-        """Wait until something is saved or deleted."""
-        await self._changed.wait()
+    async def wait_until_idle(self) -> None:
+        """Wait until nothing is being saved or deleted."""
+        while not self.idle:
+            await self._changed.wait()
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, anyio.Event()

@@ -358,10 +358,13 @@ class ClientSession:
         self.sweep()
 
     async def drain(self) -> None:
-        """Wait until all results are saved, and deleted at the vendor where asked for."""
+        """Wait until all results are saved, and deleted at the vendor where asked for.
+
+        What the driver's end overtook is not waited for.
+        """
         self.sweep()
-        while not self.retention.idle:
-            await self.retention.wait_for_change()
+        if not self.retention.idle:
+            await self.driver.wait_unless_over(self.retention.wait_until_idle)
 
     def close(self) -> None:
         """Take no more jobs, and stop the reading of batches."""
@@ -400,6 +403,9 @@ class ClientSession:
         await self.channel.journal.writer.drop(task_id)
 
     async def _delete_copy(self, task_id: str) -> None:
+        # The next process would take a task that is gone for a lost one, unless the journal says
+        # that its result is saved.
+        await self.channel.journal.writer.flushed()
         # Also while the client drains.
         reply = await self.driver.ask(self.channel, account.delete(task_id), lasting=True)
         account.read_deleted(reply)

@@ -75,10 +75,9 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
 
     `value` is what the user gave, `UNSET` for nothing. Raises `ConfigurationError`.
     """
-    asked_for = value is not UNSET
     if os.environ.get(SHARE_VARIABLE, "").strip().lower() == "off":
         return None
-    if not asked_for:
+    if value is UNSET:
         if transport is not None and not isinstance(transport, NetworkTransport):
             LOG.info(
                 "Requests go through a transport of the program's own, so this key is not shared "
@@ -90,11 +89,11 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
         return None
     text = os.fspath(cast("str", value)) if isinstance(value, str | os.PathLike) else None
     if text == MACHINE:
-        return ShareSetting(asked_for=asked_for)
+        return ShareSetting()
     if isinstance(text, str) and text.startswith(("redis://", "rediss://")):
-        return ShareSetting(url=text, asked_for=asked_for)
+        return ShareSetting(url=text)
     if isinstance(text, str) and "://" not in text and is_path(text) and Path(text).is_absolute():
-        return ShareSetting(folder=text, asked_for=asked_for)
+        return ShareSetting(folder=text)
     shown = quoted(redacted(text)) if isinstance(text, str) else quoted(value)
     raise ConfigurationError(
         f'share is {shown}; it must be "{MACHINE}", the absolute path of a folder, a URL that '

@@ -62,6 +62,8 @@ _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
 """
+_NEWS_WITHIN: Final = 60 * SECOND
+"""Within this another process has the answer to a creation, and has told of its task."""
 
 
 @attrs.define(eq=False)
@@ -124,6 +126,7 @@ class Driver:
             self._refs, self.receive, self.start, submitter, clock, is_kept=self._is_kept
         )
         self._early = TtlSet(_EARLY_FOR)
+        self._looks_until = 0
         self._queries: dict[int, _Query] = {}
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -183,7 +186,7 @@ class Driver:
         finally:
             if self._shared is not None:
                 with anyio.CancelScope(shield=True):
-                    await self._shared.leave()
+                    await self._shared.leave(self._now)
             self._over.set()
             self._give_up()
 
@@ -354,6 +357,7 @@ class Driver:
             self.receive(ev.Notified(foreign))
         else:
             self._early.add(task_id, self._now())
+            self._looks_until = self._now() + _NEWS_WITHIN
             self._wake_up()
 
     def withdraw(self, handle: JobHandle) -> None:
@@ -395,6 +399,21 @@ class Driver:
         while handles := self.registry.left(channel):
             await handles[0].done.wait()
 
+    async def wait_unless_over(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Await `wait` for background work, but not for work that the driver's end overtook.
+
+        A task that is cancelled before its first step runs none of its `finally` clauses, so
+        nothing says that such work has ended.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._cancel_when_over, group.cancel_scope)
+            await wait()
+            group.cancel_scope.cancel()
+
+    async def _cancel_when_over(self, scope: anyio.CancelScope) -> None:
+        await self._over.wait()
+        scope.cancel()
+
     # The loop.
 
     def receive(self, event: ev.Event) -> None:
@@ -427,8 +446,12 @@ class Driver:
             return False
         if command is not None or self._unread:
             return True
-        at = shared.next_step(now, busy=self.scheduler.busy())
+        at = shared.next_step(now, busy=self._is_curious(now))
         return at is not None and at <= now
+
+    def _is_curious(self, now: int) -> bool:
+        """Whether news of other processes matters: to our tasks, or to a notification of theirs."""
+        return self.scheduler.busy() or (now < self._looks_until and len(self._early) > 0)
 
     async def _step(self, command: ev.Command | None) -> bool:
         """Take one step in the ledger; False where `command` has to leave without."""
@@ -462,7 +485,7 @@ class Driver:
     def _wakes_at(self, now: int) -> int:
         wake = self.scheduler.wakes_at(now)
         if self._shared is not None and not self._shared.alone:
-            at = self._shared.next_step(now, busy=self.scheduler.busy())
+            at = self._shared.next_step(now, busy=self._is_curious(now))
             wake = wake if at is None else min(wake, at)
         return wake
 
@@ -598,8 +621,8 @@ class Driver:
         self._waited = now
         statistics = self.scheduler.statistics()
         LOG.warning(
-            "Other processes have used the request window of this key (%d of %d requests): the "
-            "first job is sent in about %.0f s.",
+            "The request window of this key is full (%d of its %d requests are other processes'): "
+            "the first job is sent in about %.0f s.",
             statistics.requests_by_others,
             statistics.window_limit,
             wait,
@@ -677,6 +700,7 @@ def driver_for(
     transport: HttpTransport | None = None,
     past: tuple[tuple[int, int], ...] = (),
     share: ShareSetting | None = None,
+    insists: bool = False,
 ) -> Driver:
     """Return the driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
 
@@ -685,13 +709,14 @@ def driver_for(
     another vendor, so there the driver before must have had the same one.
 
     `share` is where the ledger of the key is, None where the key is not shared with other
-    processes. Raises `ConfigurationError` where a client that is open has another one.
+    processes. Where it `insists` on it, this raises `ConfigurationError` if a client that is open
+    has another one; else it is that one's.
     """
     loop = asyncio.get_running_loop()
     identity = hashlib.sha256(key.encode()).hexdigest(), base_url
     driver = _drivers.get((*identity, id(loop)))
     if driver is not None and driver.alive:
-        if driver.share != share:
+        if insists and driver.share != share:
             raise ConfigurationError(
                 "A client is open on this key with another `share`: all clients of a key in one "
                 "event loop must agree on it."

@@ -26,6 +26,7 @@ from perfect_async._ledger.rows import (
     LedgerStore,
     LedgerUnavailable,
     MemberStatus,
+    Snapshot,
     host_digest,
     key,
     key_digest,
@@ -44,7 +45,7 @@ T = TypeVar("T")
 _HURRY: Final = 0.05
 """Seconds to wait for the lock while a reserved poll is due, which may leave without it."""
 _PATIENCE: Final = 2.0
-"""Seconds to wait for the lock otherwise."""
+"""Seconds to wait for the lock otherwise, but only until the next reserved poll."""
 _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
@@ -59,14 +60,10 @@ _MARGIN: Final = 10 * SECOND
 
 @attrs.frozen
 class ShareSetting:
-    """Where the ledger of a key is: `folder` on this machine (None: the user's), or a Redis `url`.
-
-    `asked_for`: the user named it, so it also holds where the client has a transport of its own.
-    """
+    """Where a key's ledger is: a `folder` of this machine (None: the user's), or a Redis `url`."""
 
     folder: str | None = None
     url: str | None = attrs.field(default=None, repr=False)
-    asked_for: bool = False
 
 
 def submission(spec: JobSpec, gone: str = "") -> Submission:
@@ -90,6 +87,10 @@ def doubt_elsewhere(units: float) -> SubmissionInDoubt:
         "consents to it.",
         units_at_stake=units,
     )
+
+
+def _whole_slots(microseconds: int) -> int:
+    return round(microseconds / SLOT) * SLOT
 
 
 class SharedKey:
@@ -118,7 +119,8 @@ class SharedKey:
         self._describe = describe
         self._give_way = give_way
         self._store: LedgerStore | None = None
-        self._origin = 0
+        # The scheduler's time less the loop's, and the ledger's less the scheduler's.
+        self._offset = self._origin = 0
         # The ledger's time.
         self._now: Callable[[], int] = lambda: 0
         self._intents: dict[int, ev.IntentRow] = {}
@@ -129,6 +131,7 @@ class SharedKey:
         self._seen: tuple[int, set[str]] = -NEVER, set()
         self._beat_at = 0
         self._others = 0
+        self._held: ev.SharedLimits | None = None
         self.opened_at = 0
 
     def __repr__(self) -> str:
@@ -167,13 +170,15 @@ class SharedKey:
             await self.close()
             raise
         self.opened_at = snapshot.now
-        ahead = snapshot.now - here
-        self._now = lambda: now() + ahead
         earliest = snapshot.now - round(limits.period * SECOND) - _MARGIN
-        self._origin = earliest // SLOT * SLOT
+        ahead = _whole_slots(snapshot.now - here)
+        self._offset = ahead - earliest // SLOT * SLOT
+        self._origin = ahead - self._offset
         self._scheduler.share(store.member, os.getpid(), limits)
+        self._held = self._scheduler.shared_limits()[0]
         self.alone = False
-        return ahead - self._origin
+        self._now = lambda: now() + self._offset + self._origin
+        return self._offset
 
     async def _opened(self, now: Callable[[], int]) -> LedgerStore:
         setting, host = self.setting, host_digest(self._base_url)
@@ -190,22 +195,24 @@ class SharedKey:
         folder = default_folder() if setting.folder is None else Path(setting.folder)
         return open_local(folder, host, digest, clock=lambda: now() * 1000)
 
-    async def leave(self) -> None:
-        """Tell what was not told yet, if that takes no time, and leave the ledger."""
-        if self._store is not None and self._changed:
-            try:
-                await self._store.release()
-                if await self._store.take(_HURRY) is not None:
-                    await self._store.publish(self._changed)
-            except LedgerUnavailable as exc:
-                LOG.debug("what this process bought last was not told to others: %s", exc)
-        await self.close()
-
     async def close(self) -> None:
         """Leave the ledger: the others see at once that this process is gone."""
         store, self._store, self.alone = self._store, None, True
         if store is not None:
             await store.aclose()
+
+    async def leave(self, now: Callable[[], int]) -> None:
+        """Tell the others what has ended, so that they poll none of it, and leave the ledger."""
+        store = self._store
+        try:
+            if store is not None and (snapshot := await store.take(_HURRY)) is not None:
+                at = now()
+                self._read(snapshot, at)
+                await store.publish([*self._changes(at), *self._changed])
+        except LedgerUnavailable as exc:
+            LOG.debug("The last step in the ledger failed: %s.", exc)
+        finally:
+            await self.close()
 
     # Steps.
 
@@ -217,20 +224,18 @@ class SharedKey:
         """Decide what leaves now, and tell the others; the commands are to be performed.
 
         `hurry`: a reserved poll is due, which may leave without the lock. None: the lock was not
-        had, or nobody knows of what was decided, so that nothing may leave that is not reserved.
+        had, so that nothing may leave that is not reserved.
         """
         store, scheduler = self._store, self._scheduler
         if store is None:
             raise AssertionError(self)
         commands: list[ev.Command] = []
         try:
-            snapshot = await store.take(_HURRY if hurry else _PATIENCE)
+            snapshot = await self._taken(store, now, hurry=hurry)
             if snapshot is None:
                 return None
             try:
-                rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
-                read = ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh)
-                scheduler.receive(read, now())
+                self._read(snapshot, now())
                 if not await self._decide(store, commands, now):
                     await store.release()
                     scheduler.changes(now())
@@ -239,7 +244,7 @@ class SharedKey:
                     await anyio.sleep(_HURRY)
                     return self._not_sent(commands, now)
                 at = now()
-                told = [shifted(row, self._origin) for row in scheduler.changes(at)]
+                told = self._changes(at)
                 told += self._told_intents(commands, at + self._origin)
                 intents = len(self._changed)
             except BaseException:
@@ -253,6 +258,7 @@ class SharedKey:
             return commands
         self._beat_at = at + _BEAT
         self._others = scheduler.others()
+        self._say_limits()
         if kept:
             del self._changed[:intents]
             return commands
@@ -290,6 +296,31 @@ class SharedKey:
             # Time has passed: something else may be due now.
             at = now()
         return True
+
+    def _read(self, snapshot: Snapshot, at: int) -> None:
+        """Give the scheduler what others wrote; the lock is held."""
+        if snapshot.afresh:
+            # The clock that all members share may have been set.
+            self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
+        rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
+        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
+
+    def _changes(self, at: int) -> list[ev.LedgerRow]:
+        return [shifted(row, self._origin) for row in self._scheduler.changes(at)]
+
+    async def _taken(
+        self, store: LedgerStore, now: Callable[[], int], *, hurry: bool
+    ) -> Snapshot | None:
+        began, within = now(), _HURRY
+        if not hurry:
+            # Not for longer than until the next reserved poll: that one leaves without the lock.
+            reserved = (self._scheduler.reserved_at() - began) / SECOND
+            within = min(max(reserved, _HURRY), _PATIENCE)
+        snapshot = await store.take(within)
+        if snapshot is None and not hurry:
+            # A store that is known to be away answers at once.
+            await anyio.sleep(max(0.0, _HURRY - (now() - began) / SECOND))
+        return snapshot
 
     def _told_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
         for command in commands:
@@ -431,6 +462,20 @@ class SharedKey:
             # The next step says so.
             return otherwise
 
+    def _say_limits(self) -> None:
+        """Say once that others have stricter settings, which hold for this process too."""
+        own, held = self._scheduler.shared_limits()
+        if held == self._held:
+            return
+        self._held = held
+        if held != own:
+            LOG.info(
+                "Another process on this key has other settings. This one has %s; the strictest "
+                "of both hold while both run: %s.",
+                _settings(own),
+                _settings(held),
+            )
+
     def _say_alone(self, error: LedgerUnavailable) -> None:
         """Say once that nothing is shared from now on, and why."""
         message = (
@@ -439,3 +484,11 @@ class SharedKey:
         )
         # A process that is alone on its key misses nothing.
         LOG.log(INFO if error.ordinary and not self._others else WARNING, message, error)
+
+
+def _settings(limits: ev.SharedLimits) -> str:
+    period, lease = limits.period / SECOND, limits.lease / SECOND
+    return (
+        f"{limits.requests} requests in {period:g} s, {limits.per_second} a second, and a lease of "
+        f"{lease:g} s"
+    )

@@ -138,6 +138,11 @@ class Members:
         return unknown or (ended is not None and ended >= self.updated_at - age)
 
     @property
+    def limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
+        """Our own settings, and the strictest of all members, which hold."""
+        return self._limits, self._holds
+
+    @property
     def others(self) -> int:
         """How many other members there are, stopped ones included."""
         return len(self._rows)

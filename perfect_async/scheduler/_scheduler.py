@@ -197,6 +197,10 @@ class Scheduler:
         """The limits that it was made with."""
         return self._limits
 
+    def shared_limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
+        """Return the settings of this member, and those that hold while the others have theirs."""
+        return self._state.members.limits
+
     def busy(self) -> bool:
         """Return whether there are jobs that have not ended."""
         return bool(self._state.jobs)
@@ -236,6 +240,10 @@ class Scheduler:
             and reserved is not None
             and reserved[1] == command.ref
         )
+
+    def reserved_at(self) -> int:
+        """Return when the next reserved poll is due, which may leave without the lock."""
+        return self._state.table.wakes()
 
     def foreign_task(self, task_id: str) -> int | None:
         """Return the number, for `Notified`, of a running task of another member."""
@@ -314,7 +322,8 @@ class Scheduler:
         """
         state, now = self._state, self._state.updated_at
         taken = state.members.requests(now)
-        if not taken or not state.ready or len(state.jobs) > state.uncreated():
+        waiting = state.uncreated()
+        if not taken or not waiting or len(state.jobs) > waiting:
             return 0.0
         limit = state.pacer.limit(now)
         needed = state.admission.reserved_each(now) + 2 + state.members.held(now)

@@ -97,7 +97,9 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
 def serve_sandbox(cwd: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Run the command `sandbox` as a process; yield its URL and the process once it answers."""
     port = free_port()
-    with program("sandbox", "--port", str(port), "--speed", "20", cwd=cwd) as server:
+    # A busy machine may keep a client from polling for longer than the vendor's 10 s.
+    arguments = ("--port", str(port), "--speed", "20", "--lease", "120")
+    with program("sandbox", *arguments, cwd=cwd) as server:
         read_until(server, "sandbox on")
         while True:
             with contextlib.suppress(OSError):
