@@ -44,9 +44,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("_log", "scheduler", "_api", "_transport", "_journal", "_files", "_runtime", "webhooks"),
     },
     "__init__": {*VALUES, "_client"},
+    "fleet": {*VALUES, "__init__"},
     "cli": {
         *VALUES,
-        *("__init__", "webhooks", "_client.settings", "_client.folder", "_journal", "_ledger"),
+        *(
+            "__init__",
+            "webhooks",
+            "fleet",
+            "_client.settings",
+            "_client.folder",
+            "_journal",
+            "_ledger",
+        ),
         "sandbox",
     },
     "__main__": {"cli"},
@@ -80,6 +89,7 @@ SANDBOX = "sandbox"
 ONE_FILE = {
     "PIL": {"cli/_demo", SANDBOX},  # the demo's contact sheet
     "cattrs": {"_api/responses"},
+    "coredis": {"fleet"},
     "cyclopts": {"cli/_app"},
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
@@ -89,6 +99,7 @@ ONE_FILE = {
     "sqlite3": {"_journal/sqlite", "_ledger/local"},
     "standardwebhooks": {"webhooks"},
     "starlette": {SANDBOX},
+    "streaq": {"fleet"},
     "uvicorn": {SANDBOX},
 }
 

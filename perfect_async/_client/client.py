@@ -124,6 +124,13 @@ class Client:
     one key in one event loop must agree: one that says nothing does as the first, and another value
     than the first one's is a `ConfigurationError` at opening.
 
+    `reuse=True` without a journal asks the processes that share the key: a job that one of them has
+    under way is waited for, a running task is kept alive, a result of the last day is fetched again
+    at no charge, and a creation whose outcome nobody knows raises `SubmissionInDoubt`. So a job is
+    bought once, although several processes are given it, or one after another. It is the same job
+    where its identity and the digest of its picture (or its full URL) are the same. By default a
+    job that another process has bought is bought again.
+
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
     event loop; a second one that is opened on the same key and host in that loop shares the first

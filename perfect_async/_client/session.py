@@ -148,6 +148,12 @@ class ClientSession:
             if former is not None:
                 return former
             self.ready()
+        found = None
+        if self._reuse and not journal.writer.persistent:
+            # The ledger is asked again when the task would be created.
+            spec = attrs.evolve(spec, options=attrs.evolve(spec.options, once=True))
+            found = await self.driver.bought(spec)
+            self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
         if (equal := registry.equal(self.channel, spec)) is not None:
@@ -156,6 +162,8 @@ class ClientSession:
             registry.consent(spec)
         elif (doubt := registry.in_doubt(self.channel, spec)) is not None:
             return doubt
+        if found is not None:
+            return registry.await_other(self.channel, spec, journal.enter(spec.stored()))
         return registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
     async def _check_folder(self, folder: str | None) -> None:

@@ -29,15 +29,16 @@ from perfect_async._runtime import commands
 from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.doubts import ProcessMemory, memory_for
+from perfect_async._runtime.elsewhere import Bought, Submission
 from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.sharing import (
     SharedKey,
     ShareSetting,
-    Submission,
     doubt_elsewhere,
     submission,
 )
+from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, TtlSet
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
 from perfect_async.errors import (
@@ -55,6 +56,8 @@ _WARNED_FOR: Final = 300.0
 """Seconds for which a warning about the key is not repeated."""
 _LONG_WAIT: Final = 3.0
 """Seconds of waiting for the window that are worth a line."""
+_LOOK_EVERY: Final = SECOND // 2
+"""How often the ledger is read for the sake of tasks that other processes run."""
 _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
@@ -96,13 +99,16 @@ class Driver:
         self.identity = identity
         self.clock = clock
         self._warned = self._waited = -math.inf
+        self._looked_at = -NEVER
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
         self.share = share
         self._past = past
         self._shared: SharedKey | None = None
         if share is not None:
-            self._shared = SharedKey(share, identity[1], key, scheduler, self._describe)
+            self._shared = SharedKey(
+                share, identity[1], key, scheduler, self._describe, give_way=self._give_way
+            )
         self._refused: ConfigurationError | None = None
         self._unread = True
         self._loop = asyncio.get_running_loop()
@@ -116,7 +122,9 @@ class Driver:
         submitter = Submitter(ask, clock, self._channels, memory)
         self.submitter = submitter
         submitter.shared = self._shared
-        self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
+        self.registry = JobRegistry(
+            self._refs, self.receive, self.start, submitter, clock, is_kept=self._is_kept
+        )
         self._early = TtlSet(_EARLY_FOR)
         self._looks_until = 0
         self._queries: dict[int, _Query] = {}
@@ -211,7 +219,26 @@ class Driver:
         return round(self._loop.time() * SECOND)
 
     def _describe(self, command: ev.Submit) -> Submission:
-        return submission(self.registry[command.ref].spec)
+        handle = self.registry[command.ref]
+        return submission(handle.spec, handle.gone)
+
+    def _give_way(self, ref: int) -> None:
+        self.registry.give_way(ref)
+
+    async def bought(self, spec: JobSpec) -> Bought | None:
+        """Return how far another process has come with buying `spec`; None where none has."""
+        return None if self._shared is None else await self._shared.bought(submission(spec))
+
+    def _is_kept(self, task_id: str) -> bool:
+        """Whether a task is polled: for another job, or by another process that lives.
+
+        The answer is that of the last look into the ledger, and this asks for another look if that
+        was a while ago: many jobs may be waiting, and a look takes the lock from all members.
+        """
+        if self._now() >= self._looked_at + _LOOK_EVERY:
+            self._wake_up()
+        ours = self.registry.of_task(task_id) is not None
+        return ours or self.scheduler.is_kept_elsewhere(task_id)
 
     def _give_up(self) -> None:
         """End all jobs and queries that are left, so that nobody waits in vain."""
@@ -440,6 +467,7 @@ class Driver:
             now = self._now()
             command = self.scheduler.due(now)
             return command is None or not self.scheduler.may_leave_unlocked(command, now)
+        self._looked_at = self._now()
         for each in commands:
             self._do_command(each)
         self._say_waiting()
@@ -497,7 +525,7 @@ class Driver:
                 self._start(command, partial(commands.rescue, command, channel))
             case ev.Poll():
                 handle = self.registry[command.ref]
-                self._start(command, partial(commands.poll, command, handle, str(handle.task_id)))
+                self._start(command, partial(self._poll, command, handle, str(handle.task_id)))
             case ev.Ask():
                 self._start(command, partial(self._answer, command, self._queries[command.ref]))
             case _:
@@ -608,6 +636,12 @@ class Driver:
         event = await self.submitter.create(command, handle)
         if isinstance(event, ev.Accepted):
             handle.created(event.task_id)
+        return event
+
+    async def _poll(self, command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
+        event = await commands.poll(command, handle, task_id)
+        if isinstance(event, ev.EngineFailed) and self._shared is not None:
+            self._shared.failed(task_id)
         return event
 
     async def _answer(self, command: ev.Ask, query: _Query) -> ev.Answer:

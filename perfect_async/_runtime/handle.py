@@ -52,7 +52,9 @@ class JobHandle:
     answer is not known. `ending` is the end of the job. Subscribers are called when one of the
     three changes. An equal job has a handle of its own among the `followers` of the first one's
     (its `leader`): one task with several waiters, charged to the first. `files` are those of a
-    result that was saved before. Times are the loop's, in seconds.
+    result that was saved before. `fetched` is the finished task of another process whose result the
+    job waits for, and `gone` one whose result the vendor no longer has. Times are the loop's, in
+    seconds.
     """
 
     ref: int
@@ -71,6 +73,8 @@ class JobHandle:
     last_failure: PerfectError | None = attrs.field(default=None, repr=False)
     leader: JobHandle | None = attrs.field(default=None, repr=False)
     files: tuple[Path, ...] = ()
+    fetched: str = ""
+    gone: str = ""
     followers: list[JobHandle] = attrs.field(factory=list["JobHandle"], repr=False)
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
     _subscribers: list[Callable[[], None]] = attrs.field(

@@ -28,12 +28,14 @@ from perfect_async._ledger.rows import (
     MemberStatus,
     Snapshot,
     host_digest,
+    key,
     key_digest,
     shifted,
 )
 from perfect_async._log import LOG
+from perfect_async._runtime.elsewhere import Bought, Submission, bought
 from perfect_async._runtime.spec import JobSpec
-from perfect_async._time import SECOND, SLOT
+from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ServiceUnavailable, SubmissionInDoubt
 from perfect_async.models import Limits
 from perfect_async.scheduler import Scheduler
@@ -48,6 +50,10 @@ _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
+_SEEN_FOR: Final = SECOND // 2
+"""For how long it is believed who lives: a member that has just died is asked about again."""
+_MOST_CREATED: Final = 10_000
+"""Tasks whose creations are remembered."""
 _MARGIN: Final = 10 * SECOND
 """How long before the oldest request of a window the scheduler's time begins."""
 
@@ -60,22 +66,17 @@ class ShareSetting:
     url: str | None = attrs.field(default=None, repr=False)
 
 
-@attrs.frozen
-class Submission:
-    """What a creation is for, as the ledger tells of it."""
+def submission(spec: JobSpec, gone: str = "") -> Submission:
+    """Return what the ledger tells of the creation for `spec`: no path and no URL.
 
-    identity: str
-    digest: str
-    feature: str
-
-
-def submission(spec: JobSpec) -> Submission:
-    """Return what the ledger tells of the creation for `spec`: no path and no URL."""
+    `gone` is a task of the job whose result the vendor no longer has.
+    """
     digest = spec.source_digest
     if digest is None:
         # A signed URL: two signatures may lead to two pictures.
         digest = hashlib.sha256(str(spec.source).encode()).hexdigest()
-    return Submission(spec.identity, digest, spec.feature)
+    options = spec.options
+    return Submission(spec.identity, digest, spec.feature, options.once, options.buy_in_doubt, gone)
 
 
 def doubt_elsewhere(units: float) -> SubmissionInDoubt:
@@ -95,8 +96,9 @@ def _whole_slots(microseconds: int) -> int:
 class SharedKey:
     """This process's membership in the ledger of one key.
 
-    `describe` says what a creation is for. Between `open` and `close` each decision is a `step`,
-    unless `alone`, because the ledger could not be used.
+    `describe` says what a creation is for, and `give_way` hears of the number of a job whose
+    creation is not sent, because another process has bought it. Between `open` and `close` each
+    decision is a `step`, unless `alone`, because the ledger could not be used.
     """
 
     def __init__(
@@ -106,6 +108,8 @@ class SharedKey:
         key: str,
         scheduler: Scheduler,
         describe: Callable[[ev.Submit], Submission],
+        *,
+        give_way: Callable[[int], None],
     ) -> None:
         self.setting = setting
         self.alone = True
@@ -113,11 +117,18 @@ class SharedKey:
         self._key = key
         self._scheduler = scheduler
         self._describe = describe
+        self._give_way = give_way
         self._store: LedgerStore | None = None
         # The scheduler's time less the loop's, and the ledger's less the scheduler's.
         self._offset = self._origin = 0
+        # The ledger's time.
+        self._now: Callable[[], int] = lambda: 0
         self._intents: dict[int, ev.IntentRow] = {}
-        self._changed: list[ev.IntentRow] = []
+        # The creations of the tasks that run here, by task.
+        self._created: dict[str, ev.IntentRow] = {}
+        self._changed: list[ev.IntentRow | ev.DoneRow] = []
+        # Who lived, and when that was.
+        self._seen: tuple[int, set[str]] = -NEVER, set()
         self._beat_at = 0
         self._others = 0
         self._held: ev.SharedLimits | None = None
@@ -166,6 +177,7 @@ class SharedKey:
         self._scheduler.share(store.member, os.getpid(), limits)
         self._held = self._scheduler.shared_limits()[0]
         self.alone = False
+        self._now = lambda: now() + self._offset + self._origin
         return self._offset
 
     async def _opened(self, now: Callable[[], int]) -> LedgerStore:
@@ -223,11 +235,15 @@ class SharedKey:
             if snapshot is None:
                 return None
             try:
+                self._read(snapshot, now())
+                if not await self._decide(store, commands, now):
+                    await store.release()
+                    scheduler.changes(now())
+                    scheduler.tell_again()
+                    # It is asked again at once.
+                    await anyio.sleep(_HURRY)
+                    return self._not_sent(commands, now)
                 at = now()
-                self._read(snapshot, at)
-                while (command := scheduler.due(at)) is not None:
-                    scheduler.receive(ev.Issued(command), at)
-                    commands.append(command)
                 told = self._changes(at)
                 told += self._told_intents(commands, at + self._origin)
                 intents = len(self._changed)
@@ -248,6 +264,38 @@ class SharedKey:
             return commands
         scheduler.tell_again()
         return self._not_sent(commands, now)
+
+    async def _decide(
+        self, store: LedgerStore, commands: list[ev.Command], now: Callable[[], int]
+    ) -> bool:
+        """Add what leaves now to `commands`, while the ledger is locked.
+
+        A job that is to be bought once is not created where somebody has bought it. False: the
+        ledger did not say whether somebody has, so that nothing may leave.
+        """
+        scheduler, unbought = self._scheduler, set[int]()
+        at = now()
+        while (command := scheduler.due(at)) is not None:
+            if (
+                not isinstance(command, ev.Submit)
+                or command.ref in unbought
+                or not (job := self._describe(command)).once
+            ):
+                scheduler.receive(ev.Issued(command), at)
+                commands.append(command)
+                continue
+            try:
+                found = await self._found(store, job)
+            except LedgerUnavailable:
+                return False
+            if found is None:
+                unbought.add(command.ref)
+            else:
+                self._give_way(command.ref)
+                scheduler.receive(ev.JobCancelled(command.ref), now())
+            # Time has passed: something else may be due now.
+            at = now()
+        return True
 
     def _read(self, snapshot: Snapshot, at: int) -> None:
         """Give the scheduler what others wrote; the lock is held."""
@@ -277,9 +325,9 @@ class SharedKey:
     def _told_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
         for command in commands:
             if isinstance(command, ev.Submit):
-                job, member = self._describe(command), self._store.member if self._store else ""
+                job = self._describe(command)
                 row = ev.IntentRow(
-                    member, command.number, job.identity, job.digest, job.feature, now
+                    self._member, command.number, job.identity, job.digest, job.feature, now
                 )
                 self._intents[command.number] = row
                 self._changed.append(row)
@@ -292,8 +340,11 @@ class SharedKey:
         for command in commands:
             if isinstance(command, ev.Settle | ev.Upload):
                 kept.append(command)
-            else:
-                self._scheduler.receive(ev.NotSent(command, error), now())
+                continue
+            not_sent = ev.NotSent(command, error)
+            if isinstance(command, ev.Submit):
+                self.submitted(command, not_sent)
+            self._scheduler.receive(not_sent, now())
         return kept
 
     def submitted(self, command: ev.Submit, event: ev.Answer) -> None:
@@ -304,30 +355,87 @@ class SharedKey:
         match event:
             case ev.Accepted():
                 row = attrs.evolve(row, state="accepted", task_id=event.task_id)
+                self._remember(row)
             case ev.NoAnswer():
                 row = attrs.evolve(row, state="doubt")
             case _:
                 row = attrs.evolve(row, state="refused")
         self._changed.append(row)
 
+    def _remember(self, row: ev.IntentRow) -> None:
+        self._created[row.task_id] = row
+        if len(self._created) > _MOST_CREATED:
+            # The oldest; a task that was lost is not forgotten otherwise.
+            del self._created[next(iter(self._created))]
+
+    def adopted(self, found: Bought) -> None:
+        """Note that the task of `found` is polled by this process from now on."""
+        if isinstance(found.row, ev.IntentRow):
+            self._remember(found.row)
+
+    def failed(self, task_id: str) -> None:
+        """Tell the others that the engine failed on a task of ours: its units were returned."""
+        row = self._created.pop(task_id, None)
+        if row is not None and not self.alone:
+            self._changed.append(attrs.evolve(row, state="refused"))
+
+    def done(self, job: Submission, task_id: str) -> None:
+        """Tell the others that a task of ours for `job` has succeeded."""
+        self._created.pop(task_id, None)
+        if not self.alone:
+            row = ev.DoneRow(job.identity, job.digest, job.feature, task_id, self._now())
+            self._changed.append(row)
+
     # What others know.
+
+    async def bought(self, job: Submission) -> Bought | None:
+        """Return how far the purchase of `job` has come in any process, this one too.
+
+        None: nobody has bought it, as far as can be known. The last word is that of `step`, which
+        looks again while nobody else decides.
+        """
+        return await self._asked(lambda store: self._found(store, job), None)
+
+    async def is_living(self, member: str) -> bool:
+        """Return whether `member` has neither left nor died."""
+        return member in await self._asked(lambda store: self._living(store, {member}), set[str]())
+
+    async def _living(self, store: LedgerStore, wanted: set[str]) -> set[str]:
+        """Return the members that have neither left nor died, as of half a second ago at most.
+
+        Where one that is `wanted` is not among them they are asked for again: it may be new.
+        """
+        at, living = self._seen
+        if self._now() >= at + _SEEN_FOR or not wanted <= living:
+            living = {each.member for each in await store.members()}
+            self._seen = self._now(), living
+        return living
+
+    async def _found(self, store: LedgerStore, job: Submission) -> Bought | None:
+        rows = {key(row): row for row in await store.find_intents(job.identity, job.digest)}
+        # What is known here and was not told yet is newer.
+        mine = [r for r in self._changed if (r.identity, r.digest) == (job.identity, job.digest)]
+        rows.update({key(row): row for row in mine})
+        sent = {
+            r.member for r in rows.values() if isinstance(r, ev.IntentRow) and r.state == "sent"
+        }
+        living = await self._living(store, sent) if sent else sent
+        return bought(job, rows.values(), living, self._now())
+
+    @property
+    def _member(self) -> str:
+        return "" if self._store is None else self._store.member
 
     async def in_doubt(self, job: Submission) -> bool:
         """Whether another member's creation for `job` came into doubt since this one opened."""
-        own = "" if self._store is None else self._store.member
         return any(
-            row.state == "doubt" and row.sent >= self.opened_at and row.member != own
+            row.state == "doubt" and row.sent >= self.opened_at and row.member != self._member
             for row in await self._intents_of(job)
         )
 
     def others_in_doubt(self, feature: str) -> bool:
         """Whether another member has created a task of `feature` lately whose id nobody knows."""
         return not self.alone and self._scheduler.others_in_doubt(feature, 2 * NEAR)
-
-    async def running(self, job: Submission) -> str | None:
-        """Return the task that any member created for `job` lately, None where there is none."""
-        accepted = [row for row in await self._intents_of(job) if row.task_id]
-        return max(accepted, key=lambda row: row.sent).task_id if accepted else None
 
     async def _intents_of(self, job: Submission) -> list[ev.IntentRow]:
         nothing: tuple[ev.IntentRow | ev.DoneRow, ...] = ()

@@ -28,13 +28,15 @@ class JobOptions(Value):
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
     they are saved. `spending_limits`: the numbers of the limits that the job counts against.
-    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt.
+    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt. `once`: the
+    job is not bought where another process on the key has bought it.
     """
 
     save_to: str | None = None
     delete: bool = False
     spending_limits: tuple[int, ...] = ()
     buy_in_doubt: bool = False
+    once: bool = False
 
 
 PLAIN: Final = JobOptions()

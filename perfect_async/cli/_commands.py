@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from perfect_async.cli import _runner
 from perfect_async.cli._inputs import Picture, find_pictures
 from perfect_async.cli._output import OutputError, print_error, print_line
-from perfect_async.errors import ConfigurationError, quoted
+from perfect_async.errors import ConfigurationError, quoted, shown_source
 from perfect_async.models import Avatar, Expression, Job, Polling, Smile
 
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
@@ -257,6 +257,87 @@ def _forget_ledgers(port: int, *hosts: str) -> None:
             forget(folder, host_digest(f"http://{host}:{port}"))
 
 
+def enqueue(
+    pictures: list[str],
+    /,
+    *,
+    redis: str | None = None,
+    out: Path = OUT,
+    expression: Expression = "smile_with_teeth_visible",
+    template: str | None = None,
+    count: int = 4,
+) -> None:
+    """Put portraits into a queue on Redis, for `worker` on other machines: smiles, or avatars.
+
+    Nothing is bought here. A portrait that waits in the queue already is not put there twice, and
+    one whose result a worker bought within a day is not bought again.
+
+    Parameters
+    ----------
+    pictures
+        Files, folders, patterns ("photos/**/*.jpg") and URLs. Files must be on a disk that the
+        workers see under the same paths.
+    redis
+        The server's URL, redis://host:6379; else the variable PERFECT_ASYNC_SHARE, which other
+        users of the machine do not see.
+    out
+        Folder for the results, on a disk that the workers see under the same path.
+    expression
+        Which smile.
+    template
+        The id of a style (see `templates`): avatars are made instead of smiles.
+    count
+        Avatars of each portrait, 1 to 200.
+    """
+    from perfect_async import fleet
+
+    def make_job(picture: Picture) -> Job:
+        source = picture if isinstance(picture, str) else picture.absolute()
+        if template is None:
+            return Smile(source, expression)
+        return Avatar(source, template_id=template, output_count=count)
+
+    formats = Smile.formats if template is None else Avatar.formats
+    folder = out.absolute()
+    orders = [
+        fleet.make_order(make_job(each), folder) for each in find_pictures(pictures, formats, out)
+    ]
+    url = _redis(redis)
+    queued = _runner.run(lambda: fleet.enqueue(url, orders))
+    print_line(f"{queued} {'order' if queued == 1 else 'orders'} in the queue")
+
+
+def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) -> int:
+    """Perform the orders of `enqueue` until Ctrl-C, beside any number of other workers.
+
+    All workers on a key share its request window and buy each order once. Ctrl-C or SIGTERM stops
+    new work; running tasks are kept to their end and saved, and other workers get the rest.
+
+    Parameters
+    ----------
+    redis
+        The server's URL, redis://host:6379; else the variable PERFECT_ASYNC_SHARE, which other
+        users of the machine do not see.
+    folder
+        A folder in which orders may name pictures and save results; repeat it for several.
+    json
+        Print one line of JSON per order on stdout instead of the paths of the results.
+    """
+    from perfect_async.fleet import Answer, Order, Worker
+
+    def report(order: Order, answer: Answer) -> None:
+        source, error = shown_source(str(order.get("source"))), answer["error"]
+        if json:
+            print_line(json_.dumps({"source": source, **answer}))
+        elif error is None:
+            for file in answer["files"]:
+                print_line(file)
+        else:
+            print_error(f"{source}: {error['message']} {error['hint']}")
+
+    return _runner.run_worker(Worker(_redis(redis), folder, on_answer=report))
+
+
 def sandbox(
     *,
     host: str = "127.0.0.1",
@@ -445,6 +526,15 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
             summary = _runner.report_only(reports, display)
     display.close(summary, out)
     return _runner.exit_status(summary)
+
+
+def _redis(url: str | None) -> str:
+    from perfect_async._client.settings import SHARE_VARIABLE
+
+    url = url or os.environ.get(SHARE_VARIABLE, "")
+    if not url.startswith(("redis://", "rediss://")):
+        raise ConfigurationError("--redis needs a URL that begins with redis:// or rediss://.")
+    return url
 
 
 def _check_share(fail: float) -> None:

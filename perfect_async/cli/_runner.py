@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from perfect_async.cli._output import print_error
 from perfect_async.errors import ConfigurationError, JournalError, Unauthorized, quoted
 
 # `--help` runs none of this, so the client and asyncio are loaded by the functions that need them.
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from perfect_async import Batch, Client, Done, Outcome, Polling
     from perfect_async.cli._display import Display, JobReport, RunSummary
     from perfect_async.cli._manifest import Manifest, Plan
+    from perfect_async.fleet import Worker
 
 T = TypeVar("T")
 
@@ -191,6 +193,33 @@ async def run_batch(
         stopped_by=signals[0] if signals else None,
         output_failed=display.output_failed,
     )
+
+
+def run_worker(worker: Worker) -> int:
+    """Perform orders until a signal, and return the exit status.
+
+    The first Ctrl-C, SIGTERM or SIGHUP stops new work and waits for running tasks; the second
+    raises `KeyboardInterrupt` with its number.
+    """
+    signals: list[int] = []
+
+    def stop(number: int) -> None:
+        signals.append(number)
+        print_error(
+            "Stopping: nothing more is sent; running tasks are kept to their end and saved. Ctrl-C "
+            "again leaves at once: other workers then take over what runs."
+        )
+        worker.stop()
+
+    def leave(number: int) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    async def main() -> None:
+        with _stop_signals(stop, leave):
+            await worker.run()
+
+    run(main)
+    return 0 if signals[:1] in ([], [signal.SIGINT]) else signal_status(signals[0])
 
 
 def report_only(reports: Sequence[JobReport], display: Display) -> RunSummary:

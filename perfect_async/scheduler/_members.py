@@ -224,6 +224,13 @@ class Members:
         found = (task.ref for task in self._tasks.values() if task.row.task_id == task_id)
         return next(found, None) if task_id else None
 
+    def keeps(self, task_id: str) -> bool:
+        """Whether another member that is not gone runs this task, and nobody knows of its end."""
+        return any(
+            task.row.task_id == task_id and task.row.member in self._rows and not task.row.announced
+            for task in self._tasks.values()
+        )
+
     # Events.
 
     def on_read(self, event: ev.LedgerRead, now: int) -> None:
@@ -310,6 +317,13 @@ class Members:
         """We saw how long a task lasts."""
         self._number += 1
         self._durations.append(ev.DurationRow(self.member, self._number, kind, low, high))
+
+    def on_adopted(self, task_id: str) -> None:
+        """We poll a task from now on: nobody needs to poll it for an owner that is gone."""
+        for task in [task for task in self._tasks.values() if task.row.task_id == task_id]:
+            if task.row.member not in self._rows:
+                self._foreign_changes[task.ref] = attrs.evolve(task.row, ended=True)
+                self._drop(task)
 
     def on_rescue(self, command: ev.Rescue, now: int) -> None:
         """A poll that another member should have sent leaves."""

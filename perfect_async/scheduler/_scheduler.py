@@ -247,6 +247,10 @@ class Scheduler:
         """Return the number, for `Notified`, of a running task of another member."""
         return self._state.members.foreign_task(task_id)
 
+    def is_kept_elsewhere(self, task_id: str) -> bool:
+        """Return whether another member that has not left or died still polls `task_id`."""
+        return self._state.members.keeps(task_id)
+
     def statistics(self) -> Statistics:
         """Describe the state after the last event."""
         state, table, pacer = self._state, self._state.table, self._state.pacer

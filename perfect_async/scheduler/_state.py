@@ -302,6 +302,7 @@ class SchedulerState:
                 self.jobs[event.ref] = job = ScheduledJob.adopting(event, given_up)
                 self.units.charge(job)
                 self.takeovers.append(job)
+                self.members.on_adopted(event.task_id)
             case ev.JobRejected():
                 self.jobs[event.ref] = job = ScheduledJob.rejected(event)
                 self.settlements.end(job, event.error, at_stake=job.units)

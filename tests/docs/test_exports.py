@@ -20,6 +20,7 @@ from perfect_async import (
     ResultImage,
     Smile,
     Units,
+    fleet,
 )
 
 
@@ -96,6 +97,17 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Smile, "source, expression='smile_with_teeth_visible', key=None"),
         (Avatar, "source, template_id, output_count=4, key=None"),
         (Result.save, "self, target"),
+        (fleet.Performer, "client, folders"),
+        (fleet.Performer.perform, "self, order"),
+        (
+            fleet.Worker,
+            (
+                "redis, folders, *, make_client=None, on_answer=None, concurrency=64, "
+                "queue='perfect_async'"
+            ),
+        ),
+        (fleet.enqueue, "redis, orders, *, queue='perfect_async'"),
+        (fleet.make_order, "job, save_to, *, digest=None"),
     ],
 )
 def test_signatures_are_promises(function: object, expected: str) -> None:

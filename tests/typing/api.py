@@ -58,6 +58,7 @@ from perfect_async import (
     WaitTimeout,
     WebhookRejected,
 )
+from perfect_async.fleet import Answer, Order, Performer, Worker, enqueue, make_order
 from perfect_async.sandbox import (
     Durations,
     Faults,
@@ -418,3 +419,18 @@ async def webhooks(headers: httpx.Headers, scope: list[tuple[bytes, bytes]]) -> 
         pass
     except WebhookRejected as error:
         assert_type(error.reason, str)
+
+
+async def orders(client: Client) -> None:
+    """An order and its answer are plain JSON objects."""
+    order = make_order(Smile("/in/a.jpg"), Path("/out"), digest=None)
+    assert_type(order, Order)
+    assert_type(await Performer(client, ["/shared", Path("/more")]).perform(order), Answer)
+    assert_type(await enqueue("redis://host", [order]), int)
+
+    def told(order: Order, answer: Answer) -> None: ...
+
+    worker = Worker("redis://host", ["/shared"], make_client=Client, on_answer=told)
+    await worker.run()
+    worker.stop()
+    Performer(client)  # type: ignore[call-arg]
