@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
 from functools import partial
@@ -16,8 +15,6 @@ from anyio.abc import TaskGroup
 
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Failed, Outcome
-from perfect_async._files.saving import unwritable
-from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import type_name
 from perfect_async._runtime.handle import JobHandle
@@ -113,7 +110,7 @@ class Batch:
 
     async def __aenter__(self) -> Self:
         session = self._get_session()
-        await self._check_target(session)
+        self._options = await session.with_folder(self._options)
         if self._session is not None:
             raise ConfigurationError("A batch is entered once; make another.")
         if self._max_units is not None:
@@ -196,18 +193,6 @@ class Batch:
         waiting = (self._read if total is None else total) - ended - self._running
         units = self._units + self._units_running
         return Progress(total, self._done, self._failed, self._running, waiting, units, None)
-
-    async def _check_target(self, session: ClientSession) -> None:
-        """Find out whether the results can be saved, before the first of them is paid for."""
-        if self._options.save_to is None:
-            return
-        # Absolute: this process may change its folder, and another one may resume.
-        folder: str = await in_thread(partial(os.path.abspath, self._options.save_to))
-        self._options = attrs.evolve(self._options, save_to=folder)
-        try:
-            await session.retention.check_folder(folder)
-        except OSError as exc:
-            raise ConfigurationError(unwritable(folder, exc)) from exc
 
     def _interrupt(self) -> None:
         """Read no more jobs, since the client closes; iterating ends with `ClientClosed`."""

@@ -28,13 +28,16 @@ class JobOptions(Value):
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
     they are saved. `spending_limits`: the numbers of the limits that the job counts against.
-    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt.
+    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt. `give_up`
+    (microseconds) and `engine_retries` are those of this job, None where those of the client hold.
     """
 
     save_to: str | None = None
     delete: bool = False
     spending_limits: tuple[int, ...] = ()
     buy_in_doubt: bool = False
+    give_up: int | None = None
+    engine_retries: int | None = None
 
 
 PLAIN: Final = JobOptions()

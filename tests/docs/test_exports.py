@@ -13,12 +13,15 @@ from perfect_async import (
     Client,
     Done,
     Failed,
+    JobEvent,
     Limits,
     Polling,
     Progress,
     Result,
     ResultImage,
     Smile,
+    Task,
+    TaskStatus,
     Units,
 )
 
@@ -74,12 +77,29 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>"
             ),
         ),
-        (Client.run, "self, job, timeout=None, *, buy_in_doubt=False"),
+        (
+            Client.run,
+            (
+                "self, job, timeout=None, *, save_to=None, delete=False, give_up_after=None, "
+                "engine_retries=None, buy_in_doubt=False"
+            ),
+        ),
+        (
+            Client.submit,
+            (
+                "self, job, timeout=None, *, save_to=None, delete=False, give_up_after=None, "
+                "engine_retries=None, buy_in_doubt=False"
+            ),
+        ),
+        (Client.task, "self, feature, task_id"),
+        (Client.status, "self, feature, task_id"),
+        (Task.result, "self, timeout=None"),
+        (Task.events, "self"),
         (
             Client.batch,
             (
                 "self, jobs, *, max_units=None, ordered=False, save_to=None, delete=False, "
-                "buy_in_doubt=False"
+                "give_up_after=None, engine_retries=None, buy_in_doubt=False"
             ),
         ),
         (Client.resume, "self"),
@@ -96,7 +116,10 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Smile, "source, expression='smile_with_teeth_visible', key=None"),
         (Avatar, "source, template_id, output_count=4, key=None"),
         (Result.save, "self, target"),
+        (Result.read, "self"),
+        (ResultImage.read, "self"),
     ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
 )
 def test_signatures_are_promises(function: object, expected: str) -> None:
     """What callers may write does not change by accident."""
@@ -108,7 +131,9 @@ def test_signatures_are_promises(function: object, expected: str) -> None:
     [
         (Progress, ["total", "done", "failed", "running", "waiting", "units", "eta"]),
         (Units, ["balance", "grants"]),
-        (ResultImage, ["url", "expires_at"]),
+        (ResultImage, ["url", "expires_at", "_place"]),
+        (JobEvent, ["kind", "job", "task_id", "at"]),
+        (TaskStatus, ["task_id", "status", "results", "error"]),
         (Done, ["job", "result", "task_id", "units", "duration", "files", "ok", "error"]),
         (Failed, ["job", "error", "task_id", "units", "duration", "files", "ok", "result"]),
     ],

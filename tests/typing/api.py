@@ -29,6 +29,7 @@ from perfect_async import (
     FileId,
     Grant,
     Job,
+    JobEvent,
     JobRefused,
     Limits,
     Outcome,
@@ -45,10 +46,12 @@ from perfect_async import (
     Smile,
     Statistics,
     SubmissionInDoubt,
+    Task,
     TaskAbandoned,
     TaskError,
     TaskExpired,
     TaskFailed,
+    TaskStatus,
     TaskTimedOut,
     Template,
     Timeouts,
@@ -148,13 +151,56 @@ async def one_picture(client: Client, path: Path) -> None:
     assert_type(await result.save("out/"), list[Path])
     assert_type(await result.save(path), list[Path])
 
+    assert_type(await client.run(Smile(path), 60, save_to="out/", delete=True), Result)
+    await client.run(Smile(path), give_up_after=60, engine_retries=0)
+    assert_type(result.job, Job | None)
+    assert_type(result.units, float)
+    assert_type(result.duration, float | None)
+    assert_type(result.files, tuple[Path, ...])
+    assert_type(result.raw, object)
+    assert_type(await result.read(), list[bytes])
+    assert_type(await result.images[0].read(), bytes)
+
     await client.run(path)  # type: ignore[arg-type]
     await client.run([Smile(path)])  # type: ignore[arg-type]
     await client.run(Smile(path), timeout="60")  # type: ignore[arg-type]
     assert_type(await client.run(Smile(path), buy_in_doubt=True), Result)
-    await client.run(Smile(path), 60, True)  # type: ignore[call-arg]
+    await client.run(Smile(path), 60, True)  # type: ignore[call-arg, arg-type]
     await result.save(b"out")  # type: ignore[arg-type]
     client.run(Smile(path))  # type: ignore[unused-coroutine]
+
+
+async def handles(client: Client, path: Path) -> None:
+    """`submit` gives a `Task`, which is awaited for a `Result`."""
+    task = await client.submit(Smile(path), 5, save_to=path, delete=True, give_up_after=60)
+    _ = assert_type(task, Task)
+    _ = assert_type(
+        await client.submit(Avatar(path, "x"), engine_retries=0, buy_in_doubt=True), Task
+    )
+    assert_type(task.id, str)
+    assert_type(task.job, Job | None)
+    assert_type(task.state, Literal["queued", "preparing", "running", "done", "failed"])
+    assert_type(await task, Result)
+    assert_type(await task.result(timeout=60), Result)
+    async for event in task.events():
+        assert_type(event, JobEvent)
+        assert_type(event.kind, Literal["queued", "uploaded", "submitted", "polled", "finished"])
+        assert_type(event.job, Job | None)
+        assert_type(event.task_id, str | None)
+        assert_type(event.at, datetime)
+    _ = assert_type(client.task(Smile, "id"), Task)
+    status = await client.status(Avatar, "id")
+    assert_type(status, TaskStatus)
+    assert_type(status.task_id, str)
+    assert_type(status.status, Literal["running", "success", "error"])
+    assert_type(status.results, object)
+    assert_type(status.error, TaskError | None)
+
+    _ = await client.submit(path)  # type: ignore[arg-type]
+    _ = await client.submit(Smile(path), save_to=7)  # type: ignore[arg-type]
+    await client.task(Smile(path), "id")  # type: ignore[arg-type]
+    await client.status("ai-smile", "id")  # type: ignore[arg-type]
+    task.state = "done"  # type: ignore[misc]
 
 
 async def open_and_close(client: Client) -> None:
