@@ -81,9 +81,13 @@ class Batch:
         ordered: bool = False,
         options: JobOptions = PLAIN,
         max_units: float | None = None,
+        resume: bool = False,
     ) -> None:
         _must_be_iterable(jobs)
         self._options = options
+        # What the former process left, once the batch is entered: it comes before `jobs`.
+        self._resume = resume
+        self._left: list[RecoveredJob] = []
         self._max_units = max_units
         self._files: set[FileId] = set()
         self._get_session = session
@@ -116,6 +120,10 @@ class Batch:
         if self._max_units is not None:
             ceiling = session.driver.open_limit(self._max_units)
             self._options = attrs.evolve(self._options, spending_limits=(ceiling,))
+        if self._resume:
+            self._left = session.recovery.all()
+            if self._total is not None:
+                self._total += len(self._left)
         # In the driver's task group: one of this block would wrap the errors of the block.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
@@ -319,7 +327,7 @@ class Batch:
             self._clean_up()
 
     async def _read_all(self, session: ClientSession, group: TaskGroup) -> None:
-        source = self._source()
+        source = self._all_jobs()
         try:
             with self._reading:
                 while not self._cancelled():
@@ -357,6 +365,17 @@ class Batch:
                 raise
         except BaseException as exc:  # noqa: BLE001 - as above
             self._failure = self._failure or exc
+
+    async def _all_jobs(self) -> AsyncGenerator[Job | RecoveredJob]:
+        """Yield what the former process left, and then the jobs."""
+        source = self._source()
+        try:
+            for left in self._left:
+                yield left
+            async for job in source:
+                yield job
+        finally:
+            await source.aclose()
 
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return each(self._jobs)

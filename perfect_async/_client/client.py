@@ -493,6 +493,7 @@ class Client:
         give_up_after: float | None = None,
         engine_retries: int | None = None,
         buy_in_doubt: bool = False,
+        resume: bool = False,
     ) -> Batch:
         """Run many jobs: an async context manager, then an async iterator of `Outcome`.
 
@@ -509,7 +510,19 @@ class Client:
         says why they are not saved. `delete`: the vendor's copies of the picture and its result are
         deleted after that, once no other job uses the same file. `give_up_after`, `engine_retries`
         and `buy_in_doubt`: as in `run`, for each of the jobs.
+
+        `resume`: begin with what the former process on the journal left, as `resume` does, and go
+        on with `jobs`, as one batch with one progress:
+
+            async with client.batch(jobs, save_to="out/", resume=True) as batch:
+                async for outcome in batch: ...
+
+        Jobs that were left keep the options of then, and count against no `max_units` of a batch.
+        One that is among `jobs` too has two outcomes and one task. Raises `ConfigurationError`
+        without a journal.
         """
+        if resume:
+            self._must_have_journal()
         options = settings.job_options(
             self._polling,
             save_to=save_to,
@@ -519,7 +532,9 @@ class Client:
             buy_in_doubt=buy_in_doubt,
         )
         most = None if max_units is None else settings.units(max_units)
-        return self._batch(self._ready, jobs, ordered=ordered, options=options, max_units=most)
+        return self._batch(
+            self._ready, jobs, ordered=ordered, options=options, max_units=most, resume=resume
+        )
 
     def resume(self) -> Batch:
         """Go on with the jobs that the former process on this journal left, as a batch.
@@ -532,9 +547,12 @@ class Client:
         Results are saved where the former process was to save them. Raises `ConfigurationError`
         without a journal.
         """
+        self._must_have_journal()
+        return self._batch(self._ready, self._executor.ask(self._ready().recovery.all))
+
+    def _must_have_journal(self) -> None:
         if self._journal is None:
             raise ConfigurationError("resume needs a journal: Client(journal=...).")
-        return self._batch(self._ready, self._executor.ask(self._ready().recovery.all))
 
     # The other calls.
 

@@ -888,3 +888,17 @@ async def test_a_blocked_loop_loses_nothing(apart: bool) -> None:
     assert 4 == len(outcomes)
     assert apart == all(outcome.ok for outcome in outcomes)
     assert ["success" if apart else "expired"] * 4 == states
+
+
+async def test_a_batch_in_the_thread_resumes_first(tmp_path: Path) -> None:
+    """What the last process left comes before the jobs, which the caller's loop reads."""
+    sandbox, path = vendor(), tmp_path / "jobs.db"
+    async with isolated(sandbox, journal=path) as c:
+        _ = await c.submit(smile(1))
+    async with (
+        isolated(sandbox, journal=path) as c,
+        c.batch(smiles(1), ordered=True, resume=True) as batch,
+    ):
+        outcomes = [outcome async for outcome in batch]
+    assert ["1", "0"] == [outcome.job.key for outcome in outcomes]
+    assert 2 == sandbox.ledger.units_charged

@@ -99,7 +99,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
             Client.batch,
             (
                 "self, jobs, *, max_units=None, ordered=False, save_to=None, delete=False, "
-                "give_up_after=None, engine_retries=None, buy_in_doubt=False"
+                "give_up_after=None, engine_retries=None, buy_in_doubt=False, resume=False"
             ),
         ),
         (Client.resume, "self"),

@@ -229,6 +229,7 @@ async def many_pictures(client: Client, photos: list[Path], path: Path) -> None:
     assert_type(client.batch([Smile(path), Avatar(path, "x")]), Batch)
     assert_type(client.batch(lazily(path), ordered=True), Batch)
     assert_type(client.batch([Smile(path)], buy_in_doubt=True), Batch)
+    assert_type(client.batch([Smile(path)], resume=True, give_up_after=60), Batch)
     assert_type(client.batch(lazily_async(path)), Batch)
 
     async with client.batch(Smile(photo) for photo in photos) as batch:
