@@ -54,9 +54,11 @@ from perfect_async.errors import (
 )
 from perfect_async.models import (
     Avatar,
+    FileId,
     Job,
     Limits,
     Polling,
+    Source,
     Timeouts,
     Units,
     must_be_job,
@@ -122,6 +124,12 @@ class Client:
     a `transport` of your own, other than `httpx.AsyncHTTPTransport`, nothing is shared unless
     asked for. The file holds times, task ids and digests; no key, no URL and no path.
 
+    `fit`: make pictures into what the vendor takes (extra `fit`, which is Pillow): those over 4096
+    px or 10 MiB, webp, gif, bmp and tiff, and those that would be shown wrongly: turned by EXIF, in
+    CMYK, with 16 bits for a colour. As little as possible is changed, `Done.changes` and
+    `Result.changes` say what, and a picture that is taken as it is stays as it is. What is changed
+    loses its EXIF data. The identity of a job is then that of the picture that is sent.
+
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
     event loop; a second one that is opened on the same key and host in that loop shares the first
@@ -148,6 +156,7 @@ class Client:
         isolated: bool = False,
         sole_user: bool = False,
         share: str | os.PathLike[str] | Unset | None = UNSET,
+        fit: bool = False,
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
@@ -177,6 +186,7 @@ class Client:
         self._journal = journal
         self._reuse = reuse
         self._sole_user = sole_user
+        self._fit = settings.fit(fit)
         self._share = settings.share(share, transport)
         self._executor: Executor = LoopExecutor()
         self._batch = Batch
@@ -258,7 +268,9 @@ class Client:
             )
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
-        self._session = ClientSession(self._executor, driver, channel, max_units=most, reuse=reuse)
+        self._session = ClientSession(
+            self._executor, driver, channel, max_units=most, reuse=reuse, fit=self._fit
+        )
         self._session.begin()
 
     async def close(self) -> None:
@@ -441,6 +453,21 @@ class Client:
         """
         session, known = self._ready(), settings.task_id(task_id)
         return await self._executor.call(partial(session.status, _feature(feature), known))
+
+    async def upload(self, source: Source) -> FileId:
+        """Upload a picture and return its id at the vendor, for any number of jobs; one request.
+
+            file = await client.upload("selfie.jpg")
+            results = await asyncio.gather(
+                client.run(Smile(file)), client.run(Avatar(file, "male_studio_00"))
+            )
+
+        `source` is what a job takes, but for a URL, which the vendor fetches itself; a `FileId` is
+        returned as it is. It must be a jpg, png or heic under 10 MiB whose long side has at most
+        4096 px; a feature may ask for more. The vendor keeps the file for a while, and deletes it
+        with any task that used it. Raises `PictureRefused` and the errors of a request.
+        """
+        return await self._executor.call(partial(self._ready().upload, source))
 
     async def attach(
         self, feature: type[Job], task_id: str, timeout: float | None = None

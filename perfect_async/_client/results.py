@@ -208,8 +208,9 @@ class Result(Value):
     known (`attach`). `units` were charged for it, including repeated tries; 0.0 where an equal job
     or somebody else paid for the task. `duration` is the seconds from its creation to its end, None
     where the creation was not seen. `files` are the paths of its pictures, if the job was to be
-    saved (`save_to`). `raw` is the vendor's decoded `results`, with signed URLs, so it shows in no
-    repr; it is None where the vendor was not asked, since the files of a former run are there.
+    saved (`save_to`). `changes` says what was changed in the picture to make it fit
+    (`Client(fit=True)`). `raw` is the vendor's decoded `results`, with signed URLs, so it shows in
+    no repr; it is None where the vendor was not asked, since the files of a former run are there.
 
     The URLs expire after 2 h; `save` and `read` ask for fresh ones, which the vendor gives for a
     day at least, unless its copy was deleted. (contract: Download the result)
@@ -221,6 +222,7 @@ class Result(Value):
     units: float = attrs.field(default=0.0, kw_only=True, repr=False, eq=False)
     duration: float | None = attrs.field(default=None, kw_only=True, repr=False, eq=False)
     files: tuple[Path, ...] = attrs.field(default=(), kw_only=True, repr=False, eq=False)
+    changes: tuple[str, ...] = attrs.field(default=(), kw_only=True, repr=False, eq=False)
     raw: object = attrs.field(default=None, kw_only=True, repr=False, eq=False)
     _feature: str = attrs.field(alias="feature", kw_only=True, repr=False, eq=False)
     _stem: str = attrs.field(alias="stem", kw_only=True, repr=False, eq=False)
@@ -321,7 +323,8 @@ class Done(Value):
 
     `units` were charged for it, including repeated tries; 0.0 where an equal job paid for the task.
     `duration` is the seconds from its creation to its end, None where the creation was not seen.
-    `files` are the paths of its pictures, if the batch was to save them (`save_to`).
+    `files` are the paths of its pictures, if the batch was to save them (`save_to`). `changes` says
+    what was changed in the picture to make it fit (`Client(fit=True)`).
     """
 
     job: Job
@@ -330,6 +333,7 @@ class Done(Value):
     units: float
     duration: float | None
     files: tuple[Path, ...] = attrs.field(default=(), kw_only=True)
+    changes: tuple[str, ...] = attrs.field(default=(), kw_only=True, repr=False)
     ok: Literal[True] = attrs.field(default=True, init=False, repr=False)
     error: None = attrs.field(default=None, init=False, repr=False)
 
@@ -343,7 +347,8 @@ class Failed(Value):
     """A job that failed: `error` says why and what to do next.
 
     `task_id` is None where no task was created or its id never came. `units` were charged and not
-    given back. `duration` is the seconds from creation to end, None where there is none.
+    given back. `duration` is the seconds from creation to end, None where there is none. `changes`
+    as in `Done`.
     """
 
     job: Job
@@ -352,6 +357,7 @@ class Failed(Value):
     units: float
     duration: float | None
     files: tuple[Path, ...] = attrs.field(default=(), init=False, repr=False)
+    changes: tuple[str, ...] = attrs.field(default=(), kw_only=True, repr=False)
     ok: Literal[False] = attrs.field(default=False, init=False, repr=False)
     result: None = attrs.field(default=None, init=False, repr=False)
 

@@ -187,7 +187,14 @@ class Retention:
                     units_at_stake=outcome.units,
                 )
                 error.__cause__ = exc.with_traceback(None)
-                return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
+                return Failed(
+                    outcome.job,
+                    error,
+                    outcome.task_id,
+                    outcome.units,
+                    outcome.duration,
+                    changes=outcome.changes,
+                )
         await self._record(handle, outcome, files)
         return _with_files(outcome, files)
 

@@ -27,7 +27,7 @@ from perfect_async._client.results import (
 )
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._client.task import TrackedJob, wait_timeout
-from perfect_async._files.images import inspect
+from perfect_async._files.images import ImageFile, inspect
 from perfect_async._files.saving import unwritable
 from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import unrecorded
@@ -44,17 +44,28 @@ from perfect_async.errors import (
     PerfectError,
     RequestRefused,
     ResultUnreadable,
+    ServiceUnavailable,
     TaskError,
     TaskExpired,
 )
-from perfect_async.models import FileId, Job, must_be_job
+from perfect_async.models import FileId, Job, Smile, Source, must_be_job
 from perfect_async.reports import TaskStatus
 
 if TYPE_CHECKING:
     from perfect_async._journal.sqlite import SavedResult
 
+_NOT_FOUND: Final = 404
+_UPLOAD_PAUSES: Final = (0.5, 2.0)
+"""Seconds before the second and third try of an upload of its own."""
 _URL_LIFETIME: Final = timedelta(seconds=7200)
 """How long a result URL can be downloaded (contract: Download the result)."""
+
+
+class _AnyPicture(Job):
+    """A picture that no job has yet: what some feature takes."""
+
+    feature = "the vendor"
+    formats = ("jpg", "png", "heic")
 
 
 class ClientSession:
@@ -62,7 +73,7 @@ class ClientSession:
 
     Call its methods in the loop of its `executor`; only `ready`, `ask` and `result` may be called
     elsewhere. `closed`: it takes no more jobs. `left`: it saves no more results. `interrupts` stop
-    the batches that read jobs now. `max_units` and `reuse` as in `Client`.
+    the batches that read jobs now. `max_units`, `reuse` and `fit` as in `Client`.
     """
 
     def __init__(
@@ -73,6 +84,7 @@ class ClientSession:
         *,
         max_units: float | None,
         reuse: bool | None,
+        fit: bool = False,
     ) -> None:
         self.executor = executor
         self.driver = driver
@@ -83,7 +95,8 @@ class ClientSession:
         self._reuse = reuse
         self._keys = Keys()
         self.retention = Retention(self._delete_copy, self._uses)
-        self.recovery = Recovery(driver.registry, channel, limits)
+        self._fit = fit
+        self.recovery = Recovery(driver.registry, channel, limits, fit=fit)
 
     def ready(self) -> None:
         """Raise `ClientClosed` if it takes no more jobs; raises as its executor does too."""
@@ -118,7 +131,7 @@ class ClientSession:
         self.ready()
         try:
             async with self._keys.turn(job):
-                picture = await inspect(job.source, type(job))
+                picture = await inspect(job.source, type(job), fit=self._fit)
                 self.ready()
                 limits = *self._limits, *options.spending_limits
                 options = attrs.evolve(options, spending_limits=limits)
@@ -380,10 +393,12 @@ class ClientSession:
             raise AssertionError(handle)
         if isinstance(handle.ending, ev.Succeeded):
             result = self.result(handle)
-            return Done(job, result, result.task_id, handle.units, handle.duration)
+            changes = handle.spec.changes
+            return Done(job, result, result.task_id, handle.units, handle.duration, changes=changes)
         error = handle.ending
         task_id = error.task_id if isinstance(error, TaskError) else handle.task_id
-        return Failed(job, error, task_id, handle.units, handle.duration)
+        changes = handle.spec.changes
+        return Failed(job, error, task_id, handle.units, handle.duration, changes=changes)
 
     def result(self, handle: JobHandle) -> Result:
         """Return the result of `handle`, which has ended; raises its error if it has none."""
@@ -401,6 +416,7 @@ class ClientSession:
                     units=handle.units,
                     duration=handle.duration,
                     raw=event.results,
+                    changes=spec.changes,
                 )
             case None:
                 raise AssertionError(handle)
@@ -472,6 +488,39 @@ class ClientSession:
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
         return tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0)
+
+    async def upload(self, source: Source) -> FileId:
+        """Upload `source`, and return its id at the vendor. Raises `JobRefused`, or a failure."""
+        self.ready()
+        if isinstance(source, FileId):
+            return source
+        picture = await inspect(source, _AnyPicture, fit=self._fit)
+        if picture is None:
+            raise JobRefused("the vendor fetches a URL itself: give it to the job as it is.")
+        for pause in _UPLOAD_PAUSES:
+            try:
+                return await self._upload(picture)
+            except ServiceUnavailable:
+                # Registering and uploading cost no units, so both may be repeated.
+                await anyio.sleep(pause)
+        return await self._upload(picture)
+
+    async def _upload(self, picture: ImageFile) -> FileId:
+        try:
+            reply = await self.ask(tasks.registration([picture.facts], None))
+        except RequestRefused as exc:
+            if exc.status != _NOT_FOUND:
+                raise
+            # Without the universal path each feature has one.
+            reply = await self.ask(tasks.registration([picture.facts], Smile.feature))
+        match tasks.read_registration(ev.Register(0, (0,), None), reply):
+            case ev.Registered(grants=(grant,)):
+                await self.channel.transport.upload(grant, picture.chunks)
+                return FileId(grant.file_id)
+            case ev.NoAnswer(error=error):
+                raise error
+            case event:
+                raise AssertionError(event)
 
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor; the journal no longer offers it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, cast
 
@@ -145,6 +146,17 @@ def job_options(
     return JobOptions(
         path, delete, buy_in_doubt=buy_in_doubt, give_up=give_up, engine_retries=engine_retries
     )
+
+
+def fit(value: object) -> bool:
+    """Return `value` if it can be `fit`. Raises `ConfigurationError`, also without Pillow."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"fit is {quoted(value)}; it must be True or False.")
+    if value and find_spec("PIL") is None:
+        raise ConfigurationError(
+            "fit=True needs Pillow, which the extra `fit` brings: pip install 'perfect_async[fit]'."
+        )
+    return value
 
 
 def retries(value: object) -> None:

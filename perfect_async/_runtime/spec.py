@@ -159,6 +159,11 @@ class JobSpec(Value):
         )
 
     @property
+    def changes(self) -> tuple[str, ...]:
+        """What was changed in its picture to make it fit."""
+        return () if self.picture is None else self.picture.changes
+
+    @property
     def kind(self) -> TaskKind:
         """Which tasks last like its own."""
         return TaskKind(self.feature, self.outputs, self.usual)

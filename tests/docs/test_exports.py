@@ -74,7 +74,8 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "completion=None), "
                 "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
                 "transport=None, drain=30.0, engine_retries=1, max_units=None, journal=None, "
-                "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>"
+                "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>, "
+                "fit=False"
             ),
         ),
         (
@@ -92,6 +93,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
             ),
         ),
         (Client.task, "self, feature, task_id"),
+        (Client.upload, "self, source"),
         (Client.status, "self, feature, task_id"),
         (Task.result, "self, timeout=None"),
         (Task.events, "self"),
@@ -134,8 +136,14 @@ def test_signatures_are_promises(function: object, expected: str) -> None:
         (ResultImage, ["url", "expires_at", "_place"]),
         (JobEvent, ["kind", "job", "task_id", "at"]),
         (TaskStatus, ["task_id", "status", "results", "error"]),
-        (Done, ["job", "result", "task_id", "units", "duration", "files", "ok", "error"]),
-        (Failed, ["job", "error", "task_id", "units", "duration", "files", "ok", "result"]),
+        (
+            Done,
+            ["job", "result", "task_id", "units", "duration", "files", "changes", "ok", "error"],
+        ),
+        (
+            Failed,
+            ["job", "error", "task_id", "units", "duration", "files", "changes", "ok", "result"],
+        ),
     ],
 )
 def test_fields_are_promises(kind: type[attrs.AttrsInstance], fields: list[str]) -> None:

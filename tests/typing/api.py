@@ -6,6 +6,7 @@ so that a type that became looser fails the check.
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 
+import io
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Literal, assert_never, assert_type
 
 import httpx
+import PIL.Image
 from starlette.types import ASGIApp
 
 from perfect_async import (
@@ -98,6 +100,8 @@ def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     Client(max_units=10, journal="jobs.db", reuse=True)
     Client(sole_user=True)
     Client(sole_user="yes")  # type: ignore[arg-type]
+    Client(fit=True)
+    Client(fit="yes")  # type: ignore[arg-type]
     Client(max_unit=10)  # type: ignore[call-arg]
 
 
@@ -134,7 +138,13 @@ def jobs(path: Path, data: bytes) -> None:
     Smile()  # type: ignore[call-arg]
     Smile(path, "grin")  # type: ignore[arg-type]
     Smile(path, "closed_mouth_smile", 7)  # type: ignore[arg-type]
-    Smile(path.open("rb"))  # type: ignore[arg-type]
+    Smile(path.open("rb"))
+    Smile(io.BytesIO(data))
+    Smile(bytearray(data))
+    Avatar(memoryview(data), "x")
+    Smile(PIL.Image.new("RGB", (1, 1)))
+    Smile(path.open())  # type: ignore[arg-type]
+    Smile(7)  # type: ignore[arg-type]
     Avatar(path)  # type: ignore[call-arg]
     Avatar(path, "x", "8")  # type: ignore[arg-type]
 
@@ -160,6 +170,10 @@ async def one_picture(client: Client, path: Path) -> None:
     assert_type(result.raw, object)
     assert_type(await result.read(), list[bytes])
     assert_type(await result.images[0].read(), bytes)
+
+    assert_type(result.changes, tuple[str, ...])
+    assert_type(await client.upload(path), FileId)
+    assert_type(await client.upload(io.BytesIO()), FileId)
 
     await client.run(path)  # type: ignore[arg-type]
     await client.run([Smile(path)])  # type: ignore[arg-type]
@@ -264,6 +278,7 @@ def outcomes(outcome: Outcome) -> None:
     assert_type(outcome.task_id, str | None)
     assert_type(outcome.units, float)
     assert_type(outcome.duration, float | None)
+    assert_type(outcome.changes, tuple[str, ...])
     assert_type(outcome.unwrap(), Result)
     if outcome.ok is True:
         assert_type(outcome, Done)
