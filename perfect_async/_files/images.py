@@ -224,8 +224,8 @@ def _look_at_bytes(
     source: bytes, job_type: type[Job], *, fit: bool = False, name: str | None = None
 ) -> ImageFile:
     name = f"<{len(source)} bytes>" if name is None else name
-    fitted = _fitted(io.BytesIO(source), len(source), job_type) if fit else None
-    data, changes = (source, ()) if fitted is None else (fitted.data, fitted.changes)
+    found = fitted(io.BytesIO(source), len(source), job_type) if fit else None
+    data, changes = (source, ()) if found is None else (found.data, found.changes)
     picture = _look(io.BytesIO(data), len(data), name, data, job_type, fit=fit)
     return attrs.evolve(picture, changes=changes)
 
@@ -242,7 +242,7 @@ def _look_at_image(source: PillowImage, job_type: type[Job], *, fit: bool) -> Im
     return _look_at_bytes(data, job_type, fit=fit, name=name_of(source))
 
 
-def _fitted(file: BinaryIO, size: int, job_type: type[Job]) -> Fitted | None:
+def fitted(file: BinaryIO, size: int, job_type: type[Job]) -> Fitted | None:
     """Return the picture as `job_type` takes it; None where it is taken as it is, or hopeless."""
     from perfect_async._files import fitting  # noqa: PLC0415 - as above
 
@@ -253,10 +253,10 @@ def _fit_again(path: Path, job_type: type[Job], digest: str) -> bytes:
     """Return the bytes of a picture that was changed to fit when it was inspected."""
     name = quoted(path)
     with _opened(str(path), name) as file:
-        fitted = _fitted(file, os.fstat(file.fileno()).st_size, job_type)
-    if fitted is None or hashlib.sha256(fitted.data).hexdigest() != digest:
+        found = fitted(file, os.fstat(file.fileno()).st_size, job_type)
+    if found is None or hashlib.sha256(found.data).hexdigest() != digest:
         raise _changed(name, "after it was looked at")
-    return fitted.data
+    return found.data
 
 
 def _look_at_file(path: str, job_type: type[Job], *, fit: bool = False) -> ImageFile:
@@ -268,12 +268,12 @@ def _look_at_file(path: str, job_type: type[Job], *, fit: bool = False) -> Image
             size = os.fstat(file.fileno()).st_size
             # Absolute, since the program may change its folder before the upload.
             place = Path(path).absolute()
-            fitted = _fitted(file, size, job_type) if fit else None
-            if fitted is None:
+            found = fitted(file, size, job_type) if fit else None
+            if found is None:
                 return _look(file, size, name, place, job_type, fit=fit)
-            data = fitted.data
+            data = found.data
             picture = _look(io.BytesIO(data), len(data), name, place, job_type, fit=fit)
-            return attrs.evolve(picture, changes=fitted.changes, fitted_for=job_type)
+            return attrs.evolve(picture, changes=found.changes, fitted_for=job_type)
     except OSError as exc:
         if is_passing(exc):
             raise
