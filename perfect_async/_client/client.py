@@ -381,7 +381,7 @@ class Client:
             engine_retries=engine_retries,
             buy_in_doubt=buy_in_doubt,
         )
-        return await self._wait(session, lambda: session.track(job, options), timeout)
+        return await self._run(session, partial(session.track, job, options), timeout)
 
     async def submit(
         self,
@@ -415,11 +415,8 @@ class Client:
             engine_retries=engine_retries,
             buy_in_doubt=buy_in_doubt,
         )
-        if timeout is not None:
-            settings.number("timeout", timeout)
-        tracked = await self._executor.call(
-            partial(session.submit, lambda: session.track(job, options), timeout)
-        )
+        track = partial(session.track, job, options)
+        tracked = await self._track(session.submit, track, timeout)
         if tracked.task_id is None:
             self._executor.soon(tracked.report)
             tracked.unwrap()
@@ -481,14 +478,26 @@ class Client:
         """
         session, known = self._ready(), settings.task_id(task_id)
         track = partial(session.track_task, _feature(feature), known)
-        return await self._wait(session, track, timeout)
+        return await self._run(session, track, timeout)
 
-    async def _wait(
+    async def _run(
         self,
         session: ClientSession,
         track: Callable[[], Awaitable[TrackedJob]],
         timeout: float | None,
     ) -> Result:
+        job = await self._track(session.wait, track, timeout)
+        # Not earlier: a caller that is cancelled before has not got the result.
+        self._executor.soon(job.report)
+        return job.unwrap()
+
+    async def _track(
+        self,
+        wait: Callable[[Callable[[], Awaitable[TrackedJob]], float | None], Awaitable[TrackedJob]],
+        track: Callable[[], Awaitable[TrackedJob]],
+        timeout: float | None,
+    ) -> TrackedJob:
+        """Return the job that `track` gives once `wait` has waited for it, `timeout` at most."""
         if timeout is not None:
             settings.number("timeout", timeout)
         tracked: list[TrackedJob] = []
@@ -498,16 +507,13 @@ class Client:
             return tracked[0]
 
         try:
-            job = await self._executor.call(partial(session.wait, track_and_keep, timeout))
+            return await self._executor.call(partial(wait, track_and_keep, timeout))
         except ClientClosed as exc:
             if not tracked:
                 raise
             # The thread of an isolated client ended under the job, which may have a task.
-            job = tracked[0]
-            job.end_with_thread(exc)
-        # Not earlier: a caller that is cancelled before has not got the result.
-        self._executor.soon(job.report)
-        return job.unwrap()
+            tracked[0].end_with_thread(exc)
+            return tracked[0]
 
     def batch(
         self,

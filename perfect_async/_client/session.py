@@ -290,9 +290,12 @@ class ClientSession:
         return TrackedJob(self, await self.enter(job, options))
 
     async def track_task(self, feature: type[Job], task_id: str) -> TrackedJob:
-        """Follow a task as `attach` does, and keep its events and its end."""
+        """Follow a task as `attach` does, and keep its events and its end.
+
+        Its result is for the caller, wherever a former process was to save it.
+        """
         self.ready()
-        return TrackedJob(self, await self.attach(feature, task_id))
+        return TrackedJob(self, await self.attach(feature, task_id), saves=False)
 
     async def with_folder(self, options: JobOptions) -> JobOptions:
         """Return `options` with an absolute `save_to`, once it is known that it can be written.

@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 class TrackedJob:
     """One job from its entering on: its events, and its end once its pictures are saved.
 
-    `task_id` is the last task that it had. `accepted` is set once the vendor has accepted the task
-    or the job has ended, `ended` with `ending`.
+    `saves`: whether they are saved where the options of the job say so. `task_id` is the last task
+    that it had. `accepted` is set once the vendor has accepted the task or the job has ended,
+    `ended` with `ending`.
     """
 
-    def __init__(self, session: ClientSession, handle: JobHandle) -> None:
+    def __init__(self, session: ClientSession, handle: JobHandle, *, saves: bool = True) -> None:
         self.session = session
+        self._folder = handle.spec.options.save_to if saves else None
         self.handle = handle
         self.task_id = handle.task_id
         self.accepted = anyio.Event()
@@ -81,7 +83,7 @@ class TrackedJob:
             self.accepted.set()
         if handle.ending is None or self._saving or self.ending is not None:
             return
-        if handle.spec.options.save_to is None or not session.driver.alive:
+        if self._folder is None or not session.driver.alive:
             self.end()
         else:
             self._saving = True

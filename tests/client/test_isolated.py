@@ -32,6 +32,7 @@ from perfect_async import (
     RequestRefused,
     ResultImage,
     Smile,
+    SubmissionInDoubt,
     TaskAbandoned,
     TaskFailed,
 )
@@ -888,6 +889,26 @@ async def test_a_blocked_loop_loses_nothing(apart: bool) -> None:
     assert 4 == len(outcomes)
     assert apart == all(outcome.ok for outcome in outcomes)
     assert ["success" if apart else "expired"] * 4 == states
+
+
+async def test_a_crash_while_a_job_is_submitted() -> None:
+    """A creation that was under way is in doubt, and so nobody buys it again blindly."""
+    sandbox, spy = vendor(), Spy()
+    c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
+    spy.hold = lambda request: request.method == "POST"
+    waiting = asyncio.ensure_future(c.submit(smile()))
+    await till(lambda: bool(spy.paths))
+    spy.fail = lambda _: SystemExit(3)
+
+    with pytest.raises(ClientClosed):
+        await c.units()
+    with pytest.raises(SubmissionInDoubt) as doubt:
+        _ = await waiting
+    with pytest.raises(ClientClosed):
+        _ = await c.submit(smile())
+    await c.close()
+
+    assert 1.0 == doubt.value.units_at_stake
 
 
 async def test_a_batch_in_the_thread_resumes_first(tmp_path: Path) -> None:

@@ -621,6 +621,26 @@ async def test_a_crash_after_submit(tmp_path: Path, monkeypatch: MP) -> None:
     assert 1 == harness.sandbox.ledger.units_charged
 
 
+async def test_a_handle_of_what_a_former_process_was_to_save(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """Whoever takes a task by its id gets the result, whatever has become of the folder of then."""
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(30.0)})
+    c = await harness.client().open()
+    task = await c.submit(job(1), save_to=harness.out)
+    await asyncio.sleep(3)
+    await harness.crash(c)
+    harness.out.rmdir()
+    harness.out.write_text("in the way")
+    async with harness.client() as c:
+        again = c.task(Smile, task.id)
+        result = await again
+        assert (task.id, ()) == (result.task_id, result.files)
+        assert "1" == (again.job and again.job.key)
+        assert [] == await resumed(c)
+    assert 1 == harness.sandbox.ledger.units_charged
+
+
 async def test_a_job_that_is_done_is_a_handle_that_is_done(tmp_path: Path, monkeypatch: MP) -> None:
     """An equal job of a former process is not bought again: its handle is done at once."""
     harness = JournalHarness(tmp_path, monkeypatch)
