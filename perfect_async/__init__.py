@@ -51,12 +51,20 @@ from perfect_async.models import (
     Timeouts,
     Units,
 )
-from perfect_async.reports import Estimate, Spending, Statistics, Template
+from perfect_async.reports import (
+    Estimate,
+    JobEvent,
+    Spending,
+    Statistics,
+    TaskStatus,
+    Template,
+)
 
 if TYPE_CHECKING:
     from perfect_async._client.batch import Batch
     from perfect_async._client.client import Client
     from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
+    from perfect_async._client.task import Task
 
 __all__ = [
     "ApiError",
@@ -73,6 +81,7 @@ __all__ = [
     "FileId",
     "Grant",
     "Job",
+    "JobEvent",
     "JobRefused",
     "JournalError",
     "Limits",
@@ -93,10 +102,12 @@ __all__ = [
     "Spending",
     "Statistics",
     "SubmissionInDoubt",
+    "Task",
     "TaskAbandoned",
     "TaskError",
     "TaskExpired",
     "TaskFailed",
+    "TaskStatus",
     "TaskTimedOut",
     "Template",
     "Timeouts",
@@ -117,6 +128,7 @@ _LOADED_WHEN_USED: Final = {
     "Outcome": "perfect_async._client.results",
     "Result": "perfect_async._client.results",
     "ResultImage": "perfect_async._client.results",
+    "Task": "perfect_async._client.task",
 }
 
 

@@ -106,7 +106,8 @@ class JobAdded(Value):
     its picture must be registered and uploaded. `units`: its documented price. `spending_limits`:
     the limits that its units count against (`SpendingLimitOpened`). `alone`: it is created while no
     other creation is under way, so that the unit history can tell what became of one without an
-    answer.
+    answer. `give_up` (at most that of all jobs) and `engine_retries` hold for this job alone, None:
+    as for all.
     """
 
     ref: int
@@ -116,6 +117,8 @@ class JobAdded(Value):
     channel: int = 0
     spending_limits: tuple[int, ...] = ()
     alone: bool = False
+    give_up: int | None = None
+    engine_retries: int | None = None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -309,10 +312,14 @@ class Running(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Succeeded(Value):
-    """The task succeeded; `urls` are signed and show in no repr."""
+    """The task succeeded; `urls` are signed and show in no repr.
+
+    `results` is the vendor's own account of them, decoded, None where it was not asked for.
+    """
 
     command: Poll
     urls: tuple[str, ...] = attrs.field(repr=lambda urls: f"<{len(urls)} urls>")
+    results: object = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen(eq=False, repr=False)

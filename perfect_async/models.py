@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 from os import PathLike
-from typing import ClassVar, Final, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -60,16 +60,52 @@ class FileId(Value):
     value: str = attrs.field(validator=_text)
 
 
-Source: TypeAlias = "str | PathLike[str] | bytes | FileId"
+@runtime_checkable
+class BinaryFile(Protocol):
+    """A file object in binary mode, such as `open(path, "rb")` gives."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to `size` bytes; b"" at the end."""
+        ...
+
+
+@runtime_checkable
+class PillowImage(Protocol):
+    """What `PIL.Image.Image` is, for type checkers: Pillow need not be there."""
+
+    @property
+    def mode(self) -> str:
+        """How its pixels are stored."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        ...
+
+    def getbands(self) -> tuple[str, ...]:
+        """Name its channels."""
+        ...
+
+
+Source: TypeAlias = (
+    "str | PathLike[str] | bytes | bytearray | memoryview | BinaryFile | PillowImage | FileId"
+)
 
 
 def _shown(source: Source) -> str:
     """Return a source for a repr: the length of bytes, a URL without its secrets."""
     match source:
-        case bytes():
+        case bytes() | bytearray():
             return f"<{len(source)} bytes>"
+        case memoryview():
+            return f"<{source.nbytes} bytes>"
         case str():
             return repr(shown_source(source))
+        case PillowImage():
+            return f"<{source.size[0]} x {source.size[1]} px, {source.mode}>"
+        case BinaryFile():
+            return "<file object>"
         case _:
             return repr(source)
 
@@ -119,9 +155,12 @@ class Job(Value):
 class Smile(Job):
     """One portrait, made to smile: 1 unit.
 
-    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg, png or heic under 10 MiB, long
-    side at most 4096 px and 20 times the short one, one person. `key` is your own identity for the
-    job. Raises `JobRefused` for an unknown expression and an empty key. (contract: Create the task)
+    `source` is a path, bytes, a binary file (read once), an image of Pillow's, an http(s) URL or a
+    `FileId`: jpg, png or heic under 10 MiB, long side at most 4096 px and 20 times the short one,
+    one person. `Client(fit=True)` makes many others into that. An image of Pillow's is sent as PNG
+    (as JPEG of quality 95 where that would be too large); the digest of what is sent is the job's
+    identity. `key` is your own identity for the job. Raises `JobRefused` for an unknown expression
+    and an empty key. (contract: Create the task)
     """
 
     feature: ClassVar[str] = "ai-smile"
@@ -143,10 +182,10 @@ class Smile(Job):
 class Avatar(Job):
     """`output_count` (1 to 200) avatars of one portrait: 1 unit per 4, rounded up.
 
-    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg or png under 10 MiB, long side at
-    most 4096 px. `template_id` is the style; `client.templates()` lists them. `key` is your own
-    identity for the job. Raises `JobRefused` for a count outside 1..200, an empty template and an
-    empty key. (contract: Create the task)
+    `source` as in `Smile`: jpg or png under 10 MiB, long side at most 4096 px. `template_id` is the
+    style; `client.templates()` lists them. `key` is your own identity for the job. Raises
+    `JobRefused` for a count outside 1..200, an empty template and an empty key. (contract: Create
+    the task)
     """
 
     feature: ClassVar[str] = "ai-avatar"

@@ -44,8 +44,14 @@ class Recovery:
     """Resumes jobs of a former process for the client on `channel`."""
 
     def __init__(
-        self, registry: JobRegistry, channel: Channel, spending_limits: tuple[int, ...]
+        self,
+        registry: JobRegistry,
+        channel: Channel,
+        spending_limits: tuple[int, ...],
+        *,
+        fit: bool = False,
     ) -> None:
+        self._fit = fit
         self._spending_limits = spending_limits
         self._registry = registry
         self._channel = channel
@@ -176,8 +182,7 @@ class Recovery:
     def _spec(self, snapshot: JobSnapshot) -> JobSpec:
         return JobSpec.restored(snapshot.stored, snapshot.file_id, self._spending_limits)
 
-    @staticmethod
-    async def _with_picture(snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:
+    async def _with_picture(self, snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:
         """Return `spec` with its picture, if that has to be uploaded and is unchanged."""
         stored, job = snapshot.stored, spec.job
         if spec.source is not None:
@@ -188,7 +193,7 @@ class Recovery:
                 f"The picture was given {what}, which no journal keeps, and was not uploaded "
                 "before the former process ended."
             )
-        picture = await inspect(job.source, type(job))
+        picture = await inspect(job.source, type(job), fit=self._fit)
         if picture is None or picture.digest != stored.digest:
             raise SourceLost(f"{quoted(stored.place)} is another picture than it was.")
         return attrs.evolve(spec, picture=picture)

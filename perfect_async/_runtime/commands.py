@@ -67,7 +67,7 @@ async def register(command: ev.Register, handles: Sequence[JobHandle]) -> ev.Ans
     event = tasks.read_registration(command, response)
     if isinstance(event, ev.Registered):
         for handle, grant in zip(handles, event.grants, strict=True):
-            handle.grant, handle.source = grant, FileId(grant.file_id)
+            handle.grant, handle.source, handle.uploaded = grant, FileId(grant.file_id), False
     return event
 
 
@@ -78,6 +78,8 @@ async def upload(command: ev.Upload, handle: JobHandle) -> ev.Answer:
         raise AssertionError(handle)
     await handle.channel.transport.upload(grant, picture.chunks)
     handle.entry.uploaded(grant.file_id)
+    handle.uploaded = True
+    handle.tell("uploaded")
     return ev.Uploaded(command)
 
 
@@ -86,6 +88,7 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     spec = handle.spec
     response = await call(handle.channel, tasks.status(spec.feature, task_id))
     event = tasks.read_status(command, response, task_id=task_id, units=spec.units)
+    handle.tell("polled")
     if isinstance(event, ev.EngineFailed):
         handle.failed(task_id)
     return event

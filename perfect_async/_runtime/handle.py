@@ -23,6 +23,7 @@ from perfect_async.errors import (
     quoted,
 )
 from perfect_async.models import FileId, Timeouts
+from perfect_async.reports import JobEventKind
 
 _MOST_NAMED: Final = 20
 """Tasks that the warning of a client that closes names; it counts the others."""
@@ -50,11 +51,11 @@ class JobHandle:
 
     `task_id` is the task that runs now. `submitting` is True while a creation was sent and its
     answer is not known. `ending` is the end of the job. Subscribers are called when one of the
-    three changes. An equal job has a handle of its own among the `followers` of the first one's
-    (its `leader`): one task with several waiters, charged to the first. `files` are those of a
-    result that was saved before. `fetched` is the finished task of another process whose result the
-    job waits for, and `gone` one whose result the vendor no longer has. Times are the loop's, in
-    seconds.
+    three changes; observers are told what was done for the job. An equal job has a handle of its
+    own among the `followers` of the first one's (its `leader`): one task with several waiters,
+    charged to the first. `files` are those of a result that was saved before. `fetched` is the
+    finished task of another process whose result the job waits for, and `gone` one whose result the
+    vendor no longer has. Times are the loop's, in seconds.
     """
 
     ref: int
@@ -63,6 +64,7 @@ class JobHandle:
     entry: JobEntry
     source: FileId | str | None = attrs.field(default=None, repr=False)
     grant: ev.FileGrant | None = None
+    uploaded: bool = False
     created_at: float | None = None
     ended_at: float | None = None
     task_id: str | None = None
@@ -79,6 +81,9 @@ class JobHandle:
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
     _subscribers: list[Callable[[], None]] = attrs.field(
         factory=list[Callable[[], None]], init=False, repr=False
+    )
+    _observers: list[Callable[[JobEventKind], None]] = attrs.field(
+        factory=list[Callable[[JobEventKind], None]], init=False, repr=False
     )
 
     @property
@@ -115,6 +120,17 @@ class JobHandle:
         if self.ending is None:
             self._subscribers.append(callback)
 
+    def observe(self, callback: Callable[[JobEventKind], None]) -> None:
+        """Call `callback` whenever the picture was uploaded, or the task submitted or polled."""
+        if self.ending is None:
+            self._observers.append(callback)
+
+    def tell(self, kind: JobEventKind) -> None:
+        """Tell the observers of this job, and of the equal ones that share its task."""
+        for handle in (self, *self.followers):
+            for callback in handle._observers:  # noqa: SLF001 - also another handle's
+                callback(kind)
+
     def follow(self, leader: JobHandle) -> None:
         """Share the task of `leader`, an equal job that has not ended."""
         self.leader = leader
@@ -131,6 +147,7 @@ class JobHandle:
         self.submitting, self.task_id = False, task_id
         self.entry.created(task_id)
         self._changed()
+        self.tell("submitted")
 
     def refused(self) -> None:
         """Record that the creation was certainly not executed."""
@@ -155,6 +172,7 @@ class JobHandle:
             follower.end(ending, 0.0, at)
         # A subscriber may hold the handle: without the circle its picture is freed at once.
         self._subscribers.clear()
+        self._observers.clear()
         self.leader = None
         self.followers.clear()
 

@@ -125,6 +125,8 @@ class JobRegistry:
             channel=handle.channel.number,
             spending_limits=spec.options.spending_limits,
             alone=self.alone,
+            give_up=spec.options.give_up,
+            engine_retries=spec.options.engine_retries,
         )
         self._tell(handle, wanted)
 

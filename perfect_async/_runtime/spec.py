@@ -29,7 +29,8 @@ class JobOptions(Value):
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
     they are saved. `spending_limits`: the numbers of the limits that the job counts against.
     `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt. `once`: the
-    job is not bought where another process on the key has bought it.
+    job is not bought where another process on the key has bought it. `give_up` (microseconds) and
+    `engine_retries` are those of this job, None where those of the client hold.
     """
 
     save_to: str | None = None
@@ -37,6 +38,8 @@ class JobOptions(Value):
     spending_limits: tuple[int, ...] = ()
     buy_in_doubt: bool = False
     once: bool = False
+    give_up: int | None = None
+    engine_retries: int | None = None
 
 
 PLAIN: Final = JobOptions()
@@ -156,6 +159,11 @@ class JobSpec(Value):
             origin=order.place if order.digest is None or order.is_signed else order.digest,
             signed=order.digest if order.is_signed else None,
         )
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What was changed in its picture to make it fit."""
+        return () if self.picture is None else self.picture.changes
 
     @property
     def kind(self) -> TaskKind:

@@ -37,6 +37,7 @@ def smile(
     max_units: float | None = None,
     insured: float | None = None,
     sole_user: bool = False,
+    fit: bool = False,
 ) -> int:
     """Make portraits smile: 1 unit each.
 
@@ -69,11 +70,14 @@ def smile(
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
+    fit
+        Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
+        turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
     """
     return _buy(
-        find_pictures(pictures, Smile.formats, out),
+        find_pictures(pictures, Smile.formats, out, fit=fit),
         lambda picture: Smile(picture, expression),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit),
     )
 
 
@@ -91,6 +95,7 @@ def avatar(
     max_units: float | None = None,
     insured: float | None = None,
     sole_user: bool = False,
+    fit: bool = False,
 ) -> int:
     """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
 
@@ -125,15 +130,18 @@ def avatar(
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
+    fit
+        Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
+        turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
     """
     return _buy(
-        find_pictures(pictures, Avatar.formats, out),
+        find_pictures(pictures, Avatar.formats, out, fit=fit),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit),
     )
 
 
-def resume(*, journal: Path, json: bool = False, sole_user: bool = False) -> int:
+def resume(*, journal: Path, json: bool = False, sole_user: bool = False, fit: bool = False) -> int:
     """Continue the last run with this journal, and save to the folder that it was given.
 
     Running tasks are kept alive, finished ones are fetched, and unsent pictures are sent. A picture
@@ -150,11 +158,13 @@ def resume(*, journal: Path, json: bool = False, sole_user: bool = False) -> int
         Say that nothing else creates tasks on this account. A task whose creation got no
         answer can then be found in the unit history. If it is not true, another program's task may
         be taken for it, and another person's face saved as the result.
+    fit
+        Make pictures into what the vendor takes, as the run did that is continued.
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display
 
-    client = _runner.make_client(journal, sole_user=sole_user)
+    client = _runner.make_client(journal, sole_user=sole_user, fit=fit)
     display = Display("json" if json else "paths")
     with display:
         summary = _runner.run(
@@ -484,6 +494,7 @@ class _Options(NamedTuple):
     max_units: float | None
     insured: float | None
     sole_user: bool
+    fit: bool
 
 
 def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], options: _Options) -> int:
@@ -495,7 +506,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
 
     out, journal = options.out, options.journal
     polling = None if options.insured is None else Polling(insured=options.insured)
-    client = _runner.make_client(journal, polling, sole_user=options.sole_user)
+    client = _runner.make_client(journal, polling, sole_user=options.sole_user, fit=options.fit)
     jobs = [make_job(picture) for picture in pictures]
     _runner.make_folder(out)
     manifest = Manifest(out)
@@ -508,7 +519,8 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
         raise ConfigurationError("all pictures are results of former runs: pass another --out.")
     if manifest.broken:
         display.message(_runner.rebuild(manifest))
-    plan = manifest.plan(jobs, token=secrets.token_hex(8), again=options.again)
+    token = secrets.token_hex(8)
+    plan = manifest.plan(jobs, token=token, again=options.again, fit=options.fit)
     _runner.record_former(manifest, plan)
     reports = [report_there(job, files) for job, files in plan.there]
     reports += [report_refused(job, error) for job, error in plan.refused]

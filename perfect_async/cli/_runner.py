@@ -39,12 +39,16 @@ _ONE_HANGUP: Final = 1.0
 
 
 def make_client(
-    journal: Path | None = None, polling: Polling | None = None, *, sole_user: bool = False
+    journal: Path | None = None,
+    polling: Polling | None = None,
+    *,
+    sole_user: bool = False,
+    fit: bool = False,
 ) -> Client:
     """Make the client of a command; tests replace this."""
     from perfect_async import Client, Polling
 
-    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user)
+    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user, fit=fit)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -257,6 +261,7 @@ def _report(outcome: Outcome) -> JobReport:
         outcome.duration,
         outcome.files,
         outcome.error,
+        changes=outcome.changes,
     )
 
 

@@ -193,7 +193,8 @@ class SchedulerState:
 
     def abandoned(self, job: ScheduledJob) -> PerfectError:
         """The error of a task that still runs and is polled no longer."""
-        return abandoned(job, self.give_up, closed=job.channel in self.refusals.closed)
+        give_up = job.gives_up_after(self.give_up)
+        return abandoned(job, give_up, closed=job.channel in self.refusals.closed)
 
     # Events of the driver.
 
@@ -253,7 +254,7 @@ class SchedulerState:
         job.trouble = job.given_interval = job.refused_for = None
         job.confirming = False
         job.accepted = job.last_left = now
-        job.given_up = now + self.give_up
+        job.given_up = now + job.gives_up_after(self.give_up)
         self.strategy.created(job, now)
 
     def _take_over(self, job: ScheduledJob, command: ev.Poll, now: int) -> None:
@@ -508,7 +509,8 @@ class SchedulerState:
         self.units.give_back(job)
         mine = job.wanted and not job.adopted
         again = event.passing and mine and self.refusals.refusal(job, now) is None
-        if again and job.engine_failures < self.engine_retries:
+        most = self.engine_retries if job.engine_retries is None else job.engine_retries
+        if again and job.engine_failures < most:
             job.engine_failures += 1
             self._again(job, event)
         else:
@@ -571,7 +573,7 @@ class SchedulerState:
         if job.adopted:
             return None
         self.ended += 1
-        self.lasted += now - (job.given_up - self.give_up)
+        self.lasted += now - (job.given_up - job.gives_up_after(self.give_up))
         return now
 
     def refresh(self, now: int) -> None:

@@ -26,13 +26,14 @@ def use_sandbox(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Sandbox:
     monkeypatch.setattr(
         _runner,
         "make_client",
-        lambda journal=None, polling=None, sole_user=False: Client(
+        lambda journal=None, polling=None, sole_user=False, fit=False: Client(
             "key",
             base_url="https://sandbox.example",
             transport=sandbox.transport(),
             polling=polling or Polling(),
             journal=journal,
             sole_user=sole_user,
+            fit=fit,
         ),
     )
     monkeypatch.setattr(_runner, "run", virtual_time.run)
