@@ -167,7 +167,8 @@ class PictureRefused(JobRefused):
     """A picture is outside the vendor's limits (contract: Input pictures); nothing was sent.
 
     `passing`: it could not be read just now, and another try may do it. `fittable`: the client can
-    make it into what the vendor takes, which the hint then says.
+    make it into what the vendor takes, which the hint then says. `reason`: why it is refused in a
+    word or two, for counts: "webp", "0 bytes", "unreadable".
     """
 
     hint = "Nothing was sent; use another picture or convert this one."
@@ -178,9 +179,12 @@ class PictureRefused(JobRefused):
         *,
         passing: bool = False,
         fittable: bool = False,
+        reason: str = "unusable",
         units_at_stake: float = 0.0,
     ) -> None:
         super().__init__(message, units_at_stake=units_at_stake)
+        self.fittable = fittable
+        self.reason = reason
         if fittable:
             self.hint = "Nothing was sent; use another picture, or let Client(fit=True) convert it."
         if passing:
@@ -247,7 +251,8 @@ class RateLimited(ApiError):
 class ServiceUnavailable(ApiError):
     """No usable answer: not connected, dropped, too slow, or a 5xx.
 
-    `never_sent` is True only where it is certain that the vendor did not see the request.
+    `never_sent` is True only where it is certain that the vendor did not see the request. `lasting`
+    is True where trying again cannot help: the certificate of the host is refused.
     """
 
     hint = "Try again later; check the network and the vendor's status."
@@ -261,11 +266,13 @@ class ServiceUnavailable(ApiError):
         request_id: str | None = None,
         units_at_stake: float = 0.0,
         never_sent: bool = False,
+        lasting: bool = False,
     ) -> None:
         super().__init__(
             message, status=status, code=code, request_id=request_id, units_at_stake=units_at_stake
         )
         self.never_sent = never_sent
+        self.lasting = lasting
 
 
 class BadAnswer(ApiError):

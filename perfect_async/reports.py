@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from perfect_async._value import Value
-from perfect_async.errors import TaskError
+from perfect_async.errors import PerfectError, TaskError
 from perfect_async.models import Job
 
 JobEventKind: TypeAlias = Literal["queued", "uploaded", "submitted", "polled", "finished"]
@@ -113,6 +113,9 @@ class Statistics(Value):
     where it is alone. `requests_by_others`: how many of `requests_in_window` the others sent.
     `window_wait`: seconds until the first job can be sent, where others have used the window; else
     0.
+
+    `reached`: the vendor has answered a request. `failure`: why the last request that ended got no
+    usable answer; None where it got one.
     """
 
     waiting: int
@@ -134,3 +137,5 @@ class Statistics(Value):
     members: int = 1
     requests_by_others: int = 0
     window_wait: float = 0.0
+    reached: bool = False
+    failure: PerfectError | None = None

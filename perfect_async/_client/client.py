@@ -677,7 +677,7 @@ class Client:
         if self._session is None:
             return self._scheduler.statistics()
         driver = self._session.driver
-        return self._executor.ask(lambda: driver.watchdog.add_to(driver.scheduler.statistics()))
+        return self._executor.ask(driver.statistics)
 
     def _ready(self) -> ClientSession:
         if self._session is None:

@@ -16,9 +16,10 @@ from typing import Final, cast
 import attrs
 
 from perfect_async._files import names
-from perfect_async._files.images import fitted
+from perfect_async._files.images import fitted, look_at_file
 from perfect_async._files.saving import prepare_folder
-from perfect_async._runtime.spec import identity
+from perfect_async._runtime.spec import name_identity
+from perfect_async.errors import PictureRefused, quoted
 from perfect_async.models import Job
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "former_names",
     "former_stem",
     "job_identity",
+    "look_at",
     "numbers_of",
     "prepare_folder",
 ]
@@ -86,15 +88,31 @@ def former_stem(picture: Path) -> str:
     return "" if found is None else found.stem
 
 
-def job_identity(job: Job, *, fit: bool = False) -> str | None:
-    """Return the identity of a job at a path or a URL; None if its picture cannot be read.
+def look_at(path: Path, job_type: type[Job]) -> str:
+    """Return the SHA-256 of the picture at `path`, in hex.
 
-    With `fit` it is that of the picture as it is sent.
+    Raises `PictureRefused` for what the client will refuse, and for what cannot be read now.
+    """
+    try:
+        return look_at_file(str(path), job_type).digest
+    except OSError as exc:
+        raise PictureRefused(
+            f"{quoted(path)} cannot be read: {exc.strerror}.", passing=True, reason="unreadable"
+        ) from exc
+
+
+def job_identity(job: Job, *, fit: bool = False, digest: str | None = None) -> str | None:
+    """Return the identity that is in the names of a job's results; None for an unreadable picture.
+
+    The job is one at a path or a URL. With `fit` it is that of the picture as it is sent. `digest`
+    is the picture's SHA-256 where it is known, so that the file is not read again.
     """
     if names.is_url(job.source):
-        return identity(job, None)
+        return name_identity(job, None)
+    if digest is not None:
+        return name_identity(job, digest)
     digest = _digest(Path(cast("Path", job.source)), type(job), fit=fit)
-    return None if digest is None else identity(job, digest)
+    return None if digest is None else name_identity(job, digest)
 
 
 def _digest(path: Path, job_type: type[Job], *, fit: bool) -> str | None:

@@ -135,7 +135,7 @@ class ImageFile(Value):
 
 def _changed(name: str, when: str) -> PictureRefused:
     """Return the error for a file that another program writes to."""
-    return PictureRefused(f"{name} changed {when}.", passing=True)
+    return PictureRefused(f"{name} changed {when}.", passing=True, reason="changing")
 
 
 async def inspect(source: Source, job_type: type[Job], *, fit: bool = False) -> ImageFile | None:
@@ -161,7 +161,7 @@ async def inspect(source: Source, job_type: type[Job], *, fit: bool = False) -> 
             # Copied at once: the program may use its buffer again.
             look = partial(_look_at_bytes, bytes(source))
         case str() | os.PathLike():
-            look = partial(_look_at_file, os.fsdecode(source))
+            look = partial(look_at_file, os.fsdecode(source))
         case PillowImage():
             look = partial(_look_at_image, source)
         case BinaryFile():
@@ -259,10 +259,14 @@ def _fit_again(path: Path, job_type: type[Job], digest: str) -> bytes:
     return found.data
 
 
-def _look_at_file(path: str, job_type: type[Job], *, fit: bool = False) -> ImageFile:
+def look_at_file(path: str, job_type: type[Job], *, fit: bool = False) -> ImageFile:
+    """Inspect the picture at `path` as `inspect` does, in this thread.
+
+    Raises `PictureRefused`, and `OSError` where another try may read it.
+    """
     name = quoted(shown_source(path))
     if not path:
-        raise PictureRefused("the path of the picture is empty.")
+        raise PictureRefused("the path of the picture is empty.", reason="no path")
     try:
         with _opened(path, name) as file:
             size = os.fstat(file.fileno()).st_size
@@ -301,30 +305,36 @@ def _opened(path: str, name: str) -> BinaryIO:
         _regular(Path(path).stat().st_mode, name)
         return open(path, "rb", opener=regular)
     except ValueError as exc:  # NUL or half a surrogate pair
-        raise PictureRefused(f"{name} is no path that the system knows.") from exc
+        raise PictureRefused(f"{name} is no path that the system knows.", reason="no path") from exc
 
 
 def _regular(mode: int, name: str) -> None:
     if stat.S_ISDIR(mode):
-        raise PictureRefused(f"{name} is a folder; pass the pictures in it one by one.")
+        raise PictureRefused(
+            f"{name} is a folder; pass the pictures in it one by one.", reason="folder"
+        )
     if not stat.S_ISREG(mode):
-        raise PictureRefused(f"{name} is no regular file.")
+        raise PictureRefused(f"{name} is no regular file.", reason="no file")
 
 
 def _unreadable(name: str, exc: OSError) -> PictureRefused:
-    return PictureRefused(f"{name} cannot be read: {exc.strerror or type(exc).__name__}.")
+    return PictureRefused(
+        f"{name} cannot be read: {exc.strerror or type(exc).__name__}.",
+        reason="missing" if isinstance(exc, FileNotFoundError) else "unreadable",
+    )
 
 
 def _look(
     file: BinaryIO, size: int, name: str, source: Path | bytes, job_type: type[Job], *, fit: bool
 ) -> ImageFile:
     if size == 0:
-        raise PictureRefused(f"{name} is empty.")
+        raise PictureRefused(f"{name} is empty.", reason="0 bytes")
     if size >= job_type.largest:
         raise PictureRefused(
             f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
             f"{_megabytes(job_type.largest)}.",
             fittable=not fit,
+            reason="too large",
         )
     found = sniff(file.read(HEAD))
     kind = _taken(found, job_type)
@@ -333,22 +343,27 @@ def _look(
             f"{name} is {found or 'of an unknown type'} by its first bytes; "
             f"{job_type.feature} takes {', '.join(job_type.formats)}.",
             fittable=not fit and found in _FITTABLE,
+            reason=found or "no picture",
         )
     digest = _digest(file, size, name)
     width, height = _dimensions(file, kind, size)
     if width < 1 or height < 1:
-        raise PictureRefused(f"{name} begins as {kind}, but its header names no width and height.")
+        raise PictureRefused(
+            f"{name} begins as {kind}, but its header names no width and height.", reason="damaged"
+        )
     if max(width, height) > job_type.longest_side:
         raise PictureRefused(
             f"{name} is {width} x {height} px; the long side may have {job_type.longest_side} px "
             f"for {job_type.feature}.",
             fittable=not fit,
+            reason="too many pixels",
         )
     if max(width, height) > job_type.longest_shape * min(width, height):
         shortest = math.ceil(max(width, height) / job_type.longest_shape)
         raise PictureRefused(
             f"{name} is {width} x {height} px, too narrow for a face that {job_type.feature} can "
-            f"find: its short side must have at least {shortest} px."
+            f"find: its short side must have at least {shortest} px.",
+            reason="too narrow",
         )
     # A file's name is personal data too: only as much is sent as the vendor's console needs.
     stem = source.stem if isinstance(source, Path) else FALLBACK

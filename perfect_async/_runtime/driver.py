@@ -42,6 +42,7 @@ from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, TtlSet
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
 from perfect_async.errors import (
+    BadAnswer,
     ClientClosed,
     ConfigurationError,
     PerfectError,
@@ -49,6 +50,7 @@ from perfect_async.errors import (
     copy_error,
 )
 from perfect_async.models import Timeouts
+from perfect_async.reports import Statistics
 from perfect_async.scheduler import Scheduler
 
 _INTERRUPTS: Final = KeyboardInterrupt, SystemExit
@@ -102,6 +104,8 @@ class Driver:
         self._looked_at = -NEVER
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
+        self._reached = False
+        self._unanswered: PerfectError | None = None
         self.share = share
         self._past = past
         self._shared: SharedKey | None = None
@@ -586,10 +590,20 @@ class Driver:
             if isinstance(failure, ClientClosed):
                 # It was not sent, since nobody waits for it.
                 return
+        if not isinstance(command, ev.Upload):
+            # An upload goes to another host.
+            answered = failure is None or isinstance(failure, BadAnswer)
+            answered = answered or getattr(failure, "status", None) is not None
+            self._reached, self._unanswered = self._reached or answered, failure
         numbers = command.refs if isinstance(command, ev.Register) else (command.ref,)
         for handle in map(self.registry.get, numbers):
             if handle is not None:
                 handle.last_failure = handle.channel.last_failure = failure
+
+    def statistics(self) -> Statistics:
+        """Describe the state of the scheduler, of the loop and of the way to the vendor."""
+        statistics = self.watchdog.add_to(self.scheduler.statistics())
+        return attrs.evolve(statistics, reached=self._reached, failure=self._unanswered)
 
     def _warn(self) -> None:
         """Warn that a stranger uses the key, once in five minutes."""

@@ -88,7 +88,7 @@ class JobSpec(Value):
         if self.job is None or self.job.key is None:
             return self.identity
         origin = self.origin if self.signed is None else ["signed", self.signed]
-        return _digest(["file", self.identity, sorted(parameters(self.job)), origin])
+        return _file_identity(self.job, self.identity, origin)
 
     @property
     def source_digest(self) -> str | None:
@@ -108,10 +108,7 @@ class JobSpec(Value):
             source, origin = job.source, job.source.value
         else:
             source = picture_url(str(job.source))
-            if is_signed(job.source):
-                signed = source_digest(None, source)
-            else:
-                origin = source
+            origin, signed = _origin_of_url(source)
         return cls(
             job.feature,
             float(job.units),
@@ -253,6 +250,26 @@ def identity(job: Job, digest: str | None) -> str:
     else:
         parts = ["job", job.feature, sorted(parameters(job)), *_origin(job.source, digest)]
     return _digest(parts)
+
+
+def name_identity(job: Job, digest: str | None) -> str:
+    """Return the identity in the names of the results of `job`, at a path or a URL."""
+    known = identity(job, digest)
+    if job.key is None:
+        return known
+    origin, signed = (
+        (digest, None) if digest is not None else _origin_of_url(picture_url(str(job.source)))
+    )
+    return _file_identity(job, known, origin if signed is None else ["signed", signed])
+
+
+def _file_identity(job: Job, known: str, origin: str | list[str] | None) -> str:
+    return _digest(["file", known, sorted(parameters(job)), origin])
+
+
+def _origin_of_url(url: str) -> tuple[str | None, str | None]:
+    """Return what tells a URL's picture from others: the URL, or the digest of a signed one."""
+    return (None, source_digest(None, url)) if is_signed(url) else (url, None)
 
 
 def task_identity(feature: type[Job], task_id: str) -> str:

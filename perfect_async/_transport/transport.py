@@ -27,7 +27,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar, Token
 from functools import cache, lru_cache
@@ -171,6 +171,8 @@ class VendorTransport:
         self._json_headers = self._headers.copy()
         self._json_headers["Content-Type"] = "application/json"
         self._base_url = _accepted_base(base_url).rstrip("/")
+        host = quoted(httpx.URL(self._base_url).netloc.decode("ascii"), 100)[1:-1]
+        self._whom = f"the vendor's API at {host}"
         self._timeouts = timeouts
         self._slots = anyio.Semaphore(bulk or (_PARALLEL if transport is None else _PARALLEL_GIVEN))
         silence_loggers()
@@ -192,7 +194,7 @@ class VendorTransport:
         Raises `ServiceUnavailable` where none came (`never_sent`: the vendor has certainly not seen
         the request), and `BadAnswer` for more than 5 MB and for an answer that cannot be decoded.
         """
-        outcome = await _guarded(within, "the vendor's API", self._exchange(call))
+        outcome = await _guarded(within, self._whom, self._exchange(call))
         if isinstance(outcome, ApiError):
             raise outcome
         return outcome
@@ -455,17 +457,18 @@ def _mapped(error: Exception, whom: str) -> ApiError:
     if isinstance(error, httpx.ProxyError) and (found := re.match("[1-5][0-9]{2}", str(error))):
         return _proxy_refuses(int(found[0]))
     if isinstance(error, _network_errors()[0]):
-        return ServiceUnavailable(f"{whom} could not be reached ({reason}).", never_sent=True)
+        return ServiceUnavailable(
+            f"{whom} could not be reached ({reason}).",
+            never_sent=True,
+            lasting=any(isinstance(each, ssl.SSLCertVerificationError) for each in _causes(error)),
+        )
     return ServiceUnavailable(f"no answer came from {whom} ({reason}).")
 
 
 def _reason(error: BaseException) -> str:
     """Return the reason by error numbers alone: the message of a transport may hold anything."""
-    seen: BaseException | None = error
-    for _ in range(10):
+    for seen in _causes(error):
         match seen:
-            case None:
-                break
             case ssl.SSLCertVerificationError():
                 return f": certificate refused, {quoted(seen.verify_message, 100)}"
             case ssl.SSLError():
@@ -474,11 +477,22 @@ def _reason(error: BaseException) -> str:
                 return ": the name was not found"
             case OSError(errno=int(number)):
                 return f": {os.strerror(number)}"
-            case BaseExceptionGroup():
-                seen = seen.exceptions[0]
             case _:
-                seen = seen.__cause__ or seen.__context__
+                pass
     return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and what it came from, the nearest first."""
+    seen: BaseException | None = error
+    for _ in range(10):
+        if seen is None:
+            return
+        yield seen
+        if isinstance(seen, BaseExceptionGroup):
+            seen = cast("BaseExceptionGroup[BaseException]", seen).exceptions[0]
+        else:
+            seen = seen.__cause__ or seen.__context__
 
 
 def _is_object(content: bytes) -> bool:

@@ -736,6 +736,24 @@ async def test_statistics() -> None:
     assert (5.0, 1.0, 0.0) == (found.units.charged, found.units.returned, found.units.at_stake)
     assert sandbox.ledger.requests["poll"] == found.requests["poll"]
     assert 5 == found.requests["submit"]
+    assert (True, None) == (found.reached, found.failure)
+
+
+async def test_statistics_of_a_vendor_that_does_not_answer() -> None:
+    """While no request was answered the last failure says why; an answer ends that."""
+    sandbox = vendor()
+    sandbox.script("credit", "refuse", "refuse", (500, {"status": 500, "error": "x"}))
+    async with client(sandbox) as c:
+        first = c.statistics()
+        async with anyio.create_task_group() as group:
+            group.start_soon(c.units)
+            await anyio.sleep(0.1)
+            found = c.statistics()
+        last = c.statistics()
+
+    assert (False, None) == (first.reached, first.failure)
+    assert (False, "ServiceUnavailable") == (found.reached, type(found.failure).__name__)
+    assert (True, None) == (last.reached, last.failure)
 
 
 # What the vendor may do to a job.

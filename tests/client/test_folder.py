@@ -1,9 +1,12 @@
 """Whose the results in a folder are, by their names and their pictures."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+from typing import NoReturn
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +18,14 @@ from perfect_async._client.folder import (
     former_names,
     former_stem,
     job_identity,
+    look_at,
     numbers_of,
 )
 from perfect_async._files import names
-from perfect_async._runtime.spec import identity
+from perfect_async._files.images import inspect
+from perfect_async._runtime.spec import PLAIN, JobSpec, identity
+from perfect_async.errors import PictureRefused
+from perfect_async.sandbox import portrait
 
 identities = st.binary(min_size=32, max_size=32).map(bytes.hex)
 numbers = st.integers(0, 200)
@@ -81,3 +88,39 @@ def test_the_identity_is_the_clients(tmp_path: Path) -> None:
     assert identity(url, None) == job_identity(url)
     for unreadable in (tmp_path, tmp_path / "missing", tmp_path / "pipe"):
         assert job_identity(Smile(unreadable)) is None
+
+
+@pytest.mark.parametrize("url", [None, "https://x.example/a.jpg", "https://x/a.jpg?signature=s"])
+def test_the_identity_in_names_is_the_clients(tmp_path: Path, url: str | None) -> None:
+    """A job with a key is found by what the client puts into the names of its results."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(portrait(1, 64))
+    job = Smile(url or path, key="ann")
+    picture = anyio.run(inspect, job.source, Smile)
+
+    assert JobSpec.of(job, picture, PLAIN).file_identity == job_identity(job)
+    if picture is not None:
+        assert job_identity(job) == job_identity(job, digest=picture.digest)
+
+
+def test_looking_at_a_picture(tmp_path: Path) -> None:
+    """The digest of what can be sent, and the refusal of what cannot."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(portrait(1, 64))
+
+    assert hashlib.sha256(portrait(1, 64)).hexdigest() == look_at(path, Smile)
+    with pytest.raises(PictureRefused, match="cannot be read: No such file"):
+        look_at(tmp_path / "missing", Smile)
+
+
+def test_a_picture_that_cannot_be_read_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the disk that may pass is a refusal that says so."""
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("perfect_async._client.folder.look_at_file", fail)
+
+    with pytest.raises(PictureRefused, match="Input/output error") as caught:
+        look_at(tmp_path / "a.jpg", Smile)
+    assert "try again" in caught.value.hint

@@ -398,6 +398,29 @@ class TestRefusing:
         assert "<0 bytes> is empty." == await refusal(b"")
         assert "the path of the picture is empty." == await refusal("")
 
+    @pytest.mark.parametrize(
+        ("name", "data", "reason"),
+        [
+            ("empty.jpg", b"", "0 bytes"),
+            ("other.jpg", drawn("webp"), "webp"),
+            ("text.jpg", b"hello", "no picture"),
+            ("wide.png", drawn("png", 5000, 2500), "too many pixels"),
+            ("line.png", drawn("png", 640, 10), "too narrow"),
+            ("large.jpg", drawn("jpg") + bytes(10 * 1024 * 1024), "too large"),
+            ("gone.jpg", None, "missing"),
+        ],
+    )
+    async def test_the_reason_is_a_word_or_two(
+        self, tmp_path: Path, name: str, data: bytes | None, reason: str
+    ) -> None:
+        """Refusals of one kind can be counted."""
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+
+        with pytest.raises(PictureRefused) as caught:
+            await inspect(tmp_path / name, Smile)
+        assert reason == caught.value.reason
+
     async def test_what_is_no_file_is_refused(self, tmp_path: Path) -> None:
         """A folder, a name that is not there, below a file, too long, or impossible."""
         (tmp_path / "me.jpg").write_bytes(JPG)

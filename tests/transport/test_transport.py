@@ -495,7 +495,16 @@ async def test_the_reason_is_the_systems(expected: str, error: Exception) -> Non
 
     assert expected in str(caught.value)
     assert ("refused" in expected) is caught.value.never_sent
+    assert ("certificate" in expected) is caught.value.lasting
     assert_clean(caught.value)
+
+
+async def test_the_host_is_named() -> None:
+    """What could not be reached is named with its port: it may be a mistyped one."""
+    transport = over(failing(httpx.ConnectError("secret")), base="https://api.example:8443")
+
+    with pytest.raises(ServiceUnavailable, match=r"API at api\.example:8443 could not be reached"):
+        await transport.call(CALL, within=1)
 
 
 # Uploads.
