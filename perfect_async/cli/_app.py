@@ -28,6 +28,8 @@ _HELP: Final = (
     "everything without a key. Exit status: 0 all done, 1 some failed, 2 usage or configuration."
 )
 
+_SHORT: Final = {"-y": "--yes", "-q": "--quiet", "-v": "--verbose"}
+
 _COMMANDS: Final = (
     *(_commands.smile, _commands.avatar, _commands.resume),
     *(_commands.enqueue, _commands.worker),
@@ -74,7 +76,7 @@ def _run(arguments: Sequence[str]) -> int:
     escape_unencodable()
     try:
         status = app(
-            list(arguments),
+            [_SHORT.get(argument, argument) for argument in arguments],
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -89,7 +91,7 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(in_terminal_terms(exc.message))
         return USAGE
     except PerfectError as exc:
-        print_error(str(exc))
+        print_error(in_terminal_terms(str(exc)))
         return USAGE if isinstance(exc, Unauthorized) else FAILED
     except OutputError as exc:
         print_error(str(exc))

@@ -11,21 +11,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+import attrs
+
 from perfect_async.cli import _runner
-from perfect_async.cli._inputs import Picture, find_pictures
-from perfect_async.cli._output import OutputError, print_error, print_line
+from perfect_async.cli._inputs import Found, Picture, find_pictures, search
+from perfect_async.cli._output import OutputError, in_terminal_terms, print_error, print_line
 from perfect_async.errors import ConfigurationError, quoted, shown_source
 from perfect_async.models import Avatar, Expression, Job, Polling, Smile
 
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
 if TYPE_CHECKING:
     from perfect_async import Batch, Client, Template, Units
+    from perfect_async.cli._display import Display
+    from perfect_async.cli._outage import Outage
+    from perfect_async.cli._prepare import Work
 
 OUT: Final = Path("perfect-async-out")
 
 
 def smile(
-    pictures: list[str],
+    pictures: list[str] | None = None,
     /,
     *,
     expression: Expression = "smile_with_teeth_visible",
@@ -38,6 +43,11 @@ def smile(
     insured: float | None = None,
     sole_user: bool = False,
     fit: bool = False,
+    dry_run: bool = False,
+    yes: bool = False,
+    retry_failed: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Make portraits smile: 1 unit each.
 
@@ -46,7 +56,9 @@ def smile(
     Parameters
     ----------
     pictures
-        Files, folders, patterns ("photos/**/*.jpg") and URLs; jpg, png or heic.
+        Files, folders, patterns ("photos/**/*.jpg") and URLs; jpg, png or heic. "-" reads one a
+        line from stdin. A CSV file is a list: its column "picture" names them, and "key", where
+        there is one, is your own name of the job.
     expression
         Which smile.
     out
@@ -73,16 +85,30 @@ def smile(
     fit
         Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+    dry_run
+        Say what would be sent, what it would cost and how long it would take; send and write
+        nothing. Works without a key.
+    yes
+        Do not ask (-y). On a terminal a run asks from 20 units on, or where the balance is too low.
+    retry_failed
+        Send only the pictures that failed in the last run into the folder of results.
+    quiet
+        Print results and errors only (-q).
+    verbose
+        Also print each picture that is done, and name all that are skipped (-v).
     """
     return _buy(
-        find_pictures(pictures, Smile.formats, out, fit=fit),
+        _found(pictures, Smile.formats, out, fit=fit, failed=retry_failed),
         lambda picture: Smile(picture, expression),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit),
+        _Options(
+            *(out, json, journal, again, delete, max_units, insured, sole_user, fit),
+            *(dry_run, yes, quiet, verbose, retry_failed),
+        ),
     )
 
 
 def avatar(
-    pictures: list[str],
+    pictures: list[str] | None = None,
     /,
     *,
     template: str,
@@ -96,6 +122,11 @@ def avatar(
     insured: float | None = None,
     sole_user: bool = False,
     fit: bool = False,
+    dry_run: bool = False,
+    yes: bool = False,
+    retry_failed: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
 
@@ -104,7 +135,9 @@ def avatar(
     Parameters
     ----------
     pictures
-        Files, folders, patterns ("photos/**/*.jpg") and URLs; jpg or png.
+        Files, folders, patterns ("photos/**/*.jpg") and URLs; jpg or png. "-" reads one a line
+        from stdin. A CSV file is a list: its column "picture" names them, and "key", where there is
+        one, is your own name of the job.
     template
         The id of the style (see `templates`).
     count
@@ -133,15 +166,37 @@ def avatar(
     fit
         Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+    dry_run
+        Say what would be sent, what it would cost and how long it would take; send and write
+        nothing. Works without a key.
+    yes
+        Do not ask (-y). On a terminal a run asks from 20 units on, or where the balance is too low.
+    retry_failed
+        Send only the pictures that failed in the last run into the folder of results.
+    quiet
+        Print results and errors only (-q).
+    verbose
+        Also print each picture that is done, and name all that are skipped (-v).
     """
     return _buy(
-        find_pictures(pictures, Avatar.formats, out, fit=fit),
+        _found(pictures, Avatar.formats, out, fit=fit, failed=retry_failed),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit),
+        _Options(
+            *(out, json, journal, again, delete, max_units, insured, sole_user, fit),
+            *(dry_run, yes, quiet, verbose, retry_failed),
+        ),
     )
 
 
-def resume(*, journal: Path, json: bool = False, sole_user: bool = False, fit: bool = False) -> int:
+def resume(
+    *,
+    journal: Path,
+    json: bool = False,
+    sole_user: bool = False,
+    fit: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> int:
     """Continue the last run with this journal, and save to the folder that it was given.
 
     Running tasks are kept alive, finished ones are fetched, and unsent pictures are sent. A picture
@@ -160,16 +215,25 @@ def resume(*, journal: Path, json: bool = False, sole_user: bool = False, fit: b
         be taken for it, and another person's face saved as the result.
     fit
         Make pictures into what the vendor takes, as the run did that is continued.
+    quiet
+        Print results and errors only (-q).
+    verbose
+        Also print each picture that is done (-v).
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display
+    from perfect_async.cli._prepare import reach
 
     client = _runner.make_client(journal, sole_user=sole_user, fit=fit)
-    display = Display("json" if json else "paths")
+    display = Display("json" if json else "paths", quiet=quiet, verbose=verbose)
     with display:
+        work = partial(_runner.run_batch, client, lambda opened: opened.resume(), display, journal)
         summary = _runner.run(
-            lambda: _runner.run_batch(client, lambda opened: opened.resume(), display, journal)
+            partial(work, prepare=lambda opened, outage: reach(opened, display, outage))
         )
+    if not summary.jobs:
+        display.message(f"Nothing is left to resume in {journal}: all of its jobs are finished.")
+        return _runner.exit_status(summary)
     display.close(summary, None)
     return _runner.exit_status(summary)
 
@@ -333,9 +397,10 @@ def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) 
     json
         Print one line of JSON per order on stdout instead of the paths of the results.
     """
-    from perfect_async.fleet import Answer, Order, Worker
+    from perfect_async import fleet
+    from perfect_async.fleet import Answer, Worker
 
-    def report(order: Order, answer: Answer) -> None:
+    def report(order: fleet.Order, answer: Answer) -> None:
         source, error = shown_source(str(order.get("source"))), answer["error"]
         if json:
             print_line(json_.dumps({"source": source, **answer}))
@@ -495,49 +560,109 @@ class _Options(NamedTuple):
     insured: float | None
     sole_user: bool
     fit: bool
+    dry_run: bool
+    yes: bool
+    quiet: bool
+    verbose: bool
+    retry_failed: bool
 
 
-def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], options: _Options) -> int:
-    """Buy the jobs of `pictures` whose results are not there; report all, return the status."""
-    import secrets
+def _found(
+    pictures: list[str] | None, formats: Sequence[str], out: Path, *, fit: bool, failed: bool
+) -> Found:
+    """Return the pictures that are named, or with `failed` those of them that failed last."""
+    from perfect_async.cli._failed import only_failed, read_failed
 
+    if not failed:
+        return search(pictures or [], formats, out, fit=fit)
+    entries = read_failed(out)
+    if pictures:
+        entries = only_failed(search(pictures, formats, out, fit=fit).entries, entries)
+    return Found(entries, [])
+
+
+def _buy(found: Found, make_job: Callable[[Picture], Job], options: _Options) -> int:
+    """Buy the jobs of the pictures whose results are not there; report all, return the status."""
+    from perfect_async._client.settings import units
     from perfect_async.cli._display import Display, report_refused, report_there
-    from perfect_async.cli._manifest import Manifest, leave_out_results
+    from perfect_async.cli._failed import note_failed
+    from perfect_async.cli._manifest import Manifest
+    from perfect_async.cli._prepare import Declined, prepare, work_out
 
     out, journal = options.out, options.journal
-    polling = None if options.insured is None else Polling(insured=options.insured)
-    client = _runner.make_client(journal, polling, sole_user=options.sole_user, fit=options.fit)
-    jobs = [make_job(picture) for picture in pictures]
-    _runner.make_folder(out)
+    display = Display(
+        "json" if options.json else "paths", quiet=options.quiet, verbose=options.verbose
+    )
+    if not found.entries:
+        display.message(f"No failed picture is recorded in {out}: nothing to send again.")
+        return 0
+    most = None if options.max_units is None else units(options.max_units)
+    # Before the folder is made: options that no job can have.
+    make_job(found.entries[0].picture)
+    client = _client(options, display)
+    if not options.dry_run:
+        _runner.make_folder(out)
     manifest = Manifest(out)
-    display = Display("json" if options.json else "paths")
-    kept, left_out = leave_out_results(pictures, manifest)
-    if left_out:
-        display.message(f"{len(left_out)} of the pictures are results of former runs: left out.")
-        jobs = [make_job(picture) for picture in kept]
-    if not jobs:
-        raise ConfigurationError("all pictures are results of former runs: pass another --out.")
+    work = work_out(
+        found, make_job, manifest, display, again=options.again, fit=options.fit, max_units=most
+    )
+    if options.dry_run:
+        return _say_only(work, client, display)
     if manifest.broken:
         display.message(_runner.rebuild(manifest))
-    token = secrets.token_hex(8)
-    plan = manifest.plan(jobs, token=token, again=options.again, fit=options.fit)
+    plan, order = work.plan, attrs.evolve(work.order, at_most=journal is not None)
     _runner.record_former(manifest, plan)
     reports = [report_there(job, files) for job, files in plan.there]
-    reports += [report_refused(job, error) for job, error in plan.refused]
+    reports += [report_refused(job, error) for job, error in work.refused]
 
     def start(client: Client) -> Batch:
-        return client.batch(
-            plan.jobs, max_units=options.max_units, save_to=out, delete=options.delete
-        )
+        return client.batch(plan.jobs, max_units=most, save_to=out, delete=options.delete)
 
-    with display:
-        if plan.jobs:
-            run = partial(_runner.run_batch, client, start, display, journal, reports)
-            summary = _runner.run(run)
-        else:
-            summary = _runner.report_only(reports, display)
+    async def ready(opened: Client, outage: Outage) -> None:
+        await prepare(opened, display, outage, order, yes=options.yes)
+
+    try:
+        with display:
+            if plan.jobs and client is not None:
+                run = partial(_runner.run_batch, client, start, display, journal, reports)
+                summary = _runner.run(partial(run, prepare=ready))
+            else:
+                display.message(str(order))
+                summary = _runner.report_only(reports, display)
+    except Declined:
+        display.message("Nothing was sent.")
+        return _runner.FAILED
     display.close(summary, out)
+    note_failed(summary, work.entries, out, display)
     return _runner.exit_status(summary)
+
+
+def _client(options: _Options, display: Display) -> Client | None:
+    """Return the client of a run; None for a dry run that has no key."""
+    polling = None if options.insured is None else Polling(insured=options.insured)
+    journal = None if options.dry_run else options.journal
+    try:
+        return _runner.make_client(journal, polling, sole_user=options.sole_user, fit=options.fit)
+    except ConfigurationError as exc:
+        if not options.dry_run:
+            raise
+        display.message(f"The balance cannot be asked for: {in_terminal_terms(exc.message)}")
+        return None
+
+
+def _say_only(work: Work, client: Client | None, display: Display) -> int:
+    """Say what a run would do."""
+    from perfect_async.cli._prepare import balance_of
+
+    for _, error in work.refused:
+        display.error(f"cannot be sent: {in_terminal_terms(f'{error.message} {error.hint}')}")
+    balance = None
+    if client is not None and work.order.send:
+        with display:
+            balance = _runner.run(partial(balance_of, client, display))
+    display.error(str(attrs.evolve(work.order, balance=balance)))
+    display.message("This was a dry run: nothing was sent.")
+    return 0
 
 
 def _redis(url: str | None) -> str:

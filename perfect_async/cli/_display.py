@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -16,13 +17,15 @@ from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, assert_never
 
 import attrs
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from perfect_async.cli._output import OutputError, in_terminal_terms, print_line, printable
+from perfect_async.cli._manifest import key_of
+from perfect_async.cli._output import OutputError, print_line, printable
+from perfect_async.cli._plan import units_text
+from perfect_async.cli._summary import cause_of, causes, is_shared, message_of
 from perfect_async.errors import ClientClosed, PerfectError, shown_source
 from perfect_async.models import Job, Progress, Source
 from perfect_async.reports import Statistics
@@ -30,13 +33,15 @@ from perfect_async.reports import Statistics
 TICK: Final = 0.25
 """Seconds between two updates of a live display."""
 
-PLAIN_TICK: Final = 10.0
-"""Seconds between two lines of progress in a log."""
+PLAIN_TICK: Final = 1.0
+"""Seconds between two updates of a log, which prints one of `PLAIN_EACH`, and what is new."""
+
+PLAIN_EACH: Final = 10
 
 Results: TypeAlias = Literal["paths", "json", "nothing"]
 
-_MOST_ROWS: Final = 100
 _LOG_WIDTH: Final = 120
+_MOST_CAUSES: Final = 20
 
 
 @attrs.frozen
@@ -44,7 +49,7 @@ class JobReport:
     """The outcome of one job, saving included; `source` is free of secrets (`redacted_source`).
 
     `already_there`: its files are of a former run, and nothing was bought. `changes`: what was
-    changed in the picture to make it fit.
+    changed in the picture to make it fit. `key`: the job's own name, where a list gave it one.
     """
 
     source: str
@@ -56,6 +61,7 @@ class JobReport:
     error: PerfectError | None
     already_there: bool = attrs.field(default=False, kw_only=True)
     changes: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    key: str | None = attrs.field(default=None, kw_only=True)
 
     @property
     def sent(self) -> bool:
@@ -67,6 +73,7 @@ class JobReport:
         error = self.error
         return {
             "source": self.source,
+            "key": self.key,
             "ok": self.ok,
             "task_id": self.task_id,
             "units": self.units,
@@ -132,7 +139,7 @@ class RunSummary:
         parts += [f"{self.already_there} already there"] if self.already_there else []
         parts += [f"{self.unsent} not sent"] if self.unsent else []
         parts += [f"{fitted} made to fit"] if fitted else []
-        parts += [f"{self.units:g} units"]
+        parts += [units_text(self.units)]
         parts += [f"{at_stake:g} at stake"] if at_stake else []
         return f"{', '.join(parts)}, in {format_duration(self.seconds)}"
 
@@ -148,6 +155,7 @@ def report_there(job: Job, files: tuple[Path, ...]) -> JobReport:
         files=files,
         error=None,
         already_there=True,
+        key=key_of(job),
     )
 
 
@@ -161,6 +169,7 @@ def report_refused(job: Job, error: PerfectError) -> JobReport:
         duration=None,
         files=(),
         error=error,
+        key=key_of(job),
     )
 
 
@@ -205,11 +214,21 @@ class Display:
 
     Enter it, call `update` every `interval` seconds and `report` for each outcome, leave it, and
     call `close`. `results` selects what stdout gets for each outcome: the paths of its files, or a
-    line of JSON. An output that cannot be written any more does not end the run.
+    line of JSON. A `quiet` one prints nothing else but errors; a `verbose` one each outcome, and
+    all names. An output that cannot be written any more does not end the run.
     """
 
-    def __init__(self, results: Results = "paths") -> None:
+    def __init__(
+        self, results: Results = "paths", *, quiet: bool = False, verbose: bool = False
+    ) -> None:
         self._results: Results = results
+        self.quiet = quiet
+        self.verbose = verbose
+        self._waits_for: str | None = None
+        self._printed_wait: str | None = None
+        self._shown: tuple[str, int] | None = None
+        self._updates = 0
+        self._told: set[tuple[object, ...]] = set()
         self.output_failed = False
         terminal = sys.stderr.isatty()
         # Only the stream decides: FORCE_COLOR would otherwise write escape codes into a log.
@@ -220,7 +239,7 @@ class Display:
             highlight=False,
         )
         self._live: Live | None = None
-        if terminal and not self._console.is_dumb_terminal:
+        if terminal and not self._console.is_dumb_terminal and not quiet:
             # A warning on stderr is printed above the live display; stdout may lead elsewhere.
             # There is no thread: `update` draws.
             self._live = Live(
@@ -233,9 +252,6 @@ class Display:
         return PLAIN_TICK if self._live is None else TICK
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            with self._printing():
-                self._live.start()
         return self
 
     def __exit__(
@@ -244,6 +260,11 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        """Take the line of a live display off the screen, until it is drawn again."""
+        self._shown = None
         if self._live is not None:
             with self._printing():
                 self._live.stop()
@@ -257,21 +278,80 @@ class Display:
             self._console.quiet = True
 
     def message(self, text: str) -> None:
-        """Print a message on stderr."""
+        """Print a message on stderr, unless it is quiet."""
+        if not self.quiet:
+            self.error(text)
+
+    def error(self, text: str) -> None:
+        """Print on stderr what is said in any case."""
         with self._printing():
             # A log keeps its lines whole.
             self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
 
-    def update(self, progress: Progress, statistics: Statistics) -> None:
-        """Show the progress."""
+    def wait_for(self, text: str | None) -> None:
+        """Show what the run waits for until the next call; None for what its progress says."""
+        self._waits_for = text
+        if text is None or text == self._printed_wait:
+            return
         if self._live is None:
-            self.message(_line(progress, statistics))
+            self.message(text)
+            self._printed_wait = text
         else:
-            with self._printing():
-                self._live.update(_live_view(progress, statistics), refresh=True)
+            self._draw(text)
+
+    def update(self, progress: Progress, statistics: Statistics) -> None:
+        """Show the progress: on a terminal by one line, in a log by a line now and then."""
+        waiting = self._waits_for or waits_for(progress, statistics)
+        if self._live is not None:
+            self._draw(line_of(progress, statistics, waiting, self._console.width))
+        elif self._updates % PLAIN_EACH == 0 or self._is_new_wait(waiting):
+            self.message(line_of(progress, statistics, waiting))
+            self._printed_wait = waiting
+        self._updates += 1
+
+    def _is_new_wait(self, waiting: str | None) -> bool:
+        """Whether a log has not said yet what the run waits for; a countdown is said once."""
+        return waiting is not None and _stem(waiting) != _stem(self._printed_wait or "")
+
+    def _draw(self, text: str) -> None:
+        """Draw the line of a live display, unless it is there already."""
+        shown = (printable(text), self._console.width)
+        if self._live is None or shown == self._shown:
+            return
+        self._shown = shown
+        with self._printing():
+            line = Text(shown[0], no_wrap=True)
+            # The last column stays empty: some terminals begin a new line there.
+            line.truncate(shown[1] - 1, overflow="ellipsis")
+            self._live.update(line)
+            # Not before there is something to draw: an empty display takes a line too.
+            self._live.start()
+            self._live.refresh()
+
+    def ask(self, question: str) -> None:
+        """Print a question on the terminal, and leave the cursor behind it."""
+        self._stop()
+        with self._printing():
+            self._console.print(Text(printable(question)), end=" ", soft_wrap=True)
+
+    def _tell(self, report: JobReport) -> None:
+        """Print an outcome for people: a failure at once, a success where it is verbose."""
+        error = report.error
+        if error is None:
+            if self.verbose:
+                self.message(_told_of(report))
+        elif is_shared(error):
+            # One line for all that fail in the same way.
+            if cause_of(error) not in self._told:
+                self._told.add(cause_of(error))
+                self.message(f"failed: {message_of(error)}")
+        else:
+            text = message_of(error)
+            self.message(f"failed: {text if report.source in text else f'{report.source}: {text}'}")
 
     def report(self, report: JobReport) -> None:
-        """Print one outcome on stdout."""
+        """Print one outcome: its results on stdout, and a failure on stderr."""
+        self._tell(report)
         match self._results:
             case "json":
                 lines = [json.dumps(report.as_dict())]
@@ -295,52 +375,56 @@ class Display:
 
     def close(self, summary: RunSummary, where: Path | None) -> None:
         """Print the failures, and one line about the whole run, saved in the folder `where`."""
-        failures = summary.failures
-        if failures:
-            with self._printing():
-                self._console.print(_failures(failures[:_MOST_ROWS]))
-        if len(failures) > _MOST_ROWS:
-            self.message(
-                f"and {len(failures) - _MOST_ROWS} more failures; --json prints all of them"
-            )
+        found = causes(summary.failures)
+        for cause in found[:_MOST_CAUSES]:
+            for line in cause.lines(whole=self.verbose):
+                self.error(line)
+        if len(found) > _MOST_CAUSES:
+            left = sum(len(cause.sources) for cause in found[_MOST_CAUSES:])
+            self.error(f"{left} failed for other reasons; --json prints all of them")
         saved = summary.done or summary.already_there
         self.message(f"{summary}; saved in {where}" if saved and where else str(summary))
 
 
-def _line(progress: Progress, statistics: Statistics) -> str:
+def waits_for(progress: Progress, statistics: Statistics) -> str | None:
+    """Return what keeps a run from going on, None while it does."""
+    if statistics.window_wait >= 1:
+        return f"waiting for the request window: {format_duration(statistics.window_wait)}"
+    if progress.running or not progress.waiting:
+        return None
+    if not statistics.reached:
+        return "waiting for the vendor's first answer"
+    return "sending pictures" if statistics.preparing or not statistics.ready else None
+
+
+def line_of(
+    progress: Progress, statistics: Statistics, waiting: str | None, width: int | None = None
+) -> str:
+    """Return the line that shows a run, with as much as fits into `width` columns."""
     ended = progress.done + progress.failed
-    return f"{ended} of {progress.total}: {', '.join(_counts(progress, statistics))}"
-
-
-def _counts(progress: Progress, statistics: Statistics) -> list[str]:
+    parts = [] if waiting is None else [waiting]
+    parts += [f"{progress.done} done"]
+    parts += [f"{progress.failed} failed"] if progress.failed else []
+    parts += [f"{progress.running} running", f"{progress.waiting} waiting"]
+    if progress.eta is not None and statistics.window_wait < 1:
+        parts.append(f"{format_duration(progress.eta)} to go")
     left = max(statistics.window_limit - statistics.requests_in_window, 0)
-    counts = [
-        f"{progress.done} done",
-        f"{progress.running} running",
-        f"{progress.waiting} waiting",
-        f"{progress.failed} failed",
-        f"{left} of {statistics.window_limit} requests left",
-        f"{progress.units:g} units",
-    ]
-    return counts if progress.eta is None else [*counts, f"{format_duration(progress.eta)} to go"]
+    parts += [units_text(progress.units)]
+    parts += [f"{left} of {statistics.window_limit} requests left"]
+    line = f"{ended} of {progress.total}: {parts[0]}"
+    for part in parts[1:]:
+        if width is not None and len(line) + len(part) + 2 >= width:
+            break
+        line += f", {part}"
+    return line
 
 
-def _live_view(progress: Progress, statistics: Statistics) -> Group:
-    total = progress.total or 1
-    ended = progress.done + progress.failed
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(ProgressBar(total, ended, width=40), Text(f"{ended} of {total}"))
-    return Group(bar, Text(", ".join(_counts(progress, statistics))))
+def _stem(waiting: str) -> str:
+    return re.sub(r"[0-9:]+$", "", waiting)
 
 
-def _failures(failures: Iterable[JobReport]) -> Table:
-    grid = Table(title="Failed", title_justify="left")
-    grid.add_column("picture", overflow="fold", ratio=2)
-    grid.add_column("what happened", overflow="fold", ratio=3)
-    grid.add_column("what to do", overflow="fold", ratio=3)
-    for report in failures:
-        if report.error is not None:
-            texts = (report.error.message, report.error.hint)
-            advice = [in_terminal_terms(text) for text in texts]
-            grid.add_row(*(Text(printable(text)) for text in (report.source, *advice)))
-    return grid
+def _told_of(report: JobReport) -> str:
+    if report.already_there:
+        return f"already there: {report.source}"
+    lasted = "" if report.duration is None else f", {report.duration:.1f} s"
+    return f"done: {report.source} ({units_text(report.units)}{lasted})"

@@ -1,4 +1,4 @@
-"""Find the pictures that a command line names: files, folders, patterns and URLs.
+"""Find the pictures that a command line names: files, folders, patterns, URLs and lists.
 
 The program expands patterns itself, because Windows shells do not; so it is the same everywhere.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import attrs
+
+from perfect_async.cli._lists import is_list, read_list
 from perfect_async.errors import ConfigurationError, quoted
 
 Picture: TypeAlias = Path | str
@@ -35,6 +39,60 @@ _SUFFIXES: Final = {
 
 _FITTED: Final = ("webp", "gif", "bmp", "tiff")
 
+# Pictures too, of types that nothing here takes: named where they are skipped.
+_OTHERS: Final = {
+    "avif": (".avif",),
+    "heif": (".heif",),
+    "jpeg xl": (".jxl",),
+    "jpeg 2000": (".jp2",),
+    "raw": (".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw"),
+    "psd": (".psd",),
+    "svg": (".svg",),
+}
+_TYPES: Final = {
+    suffix: name for name, suffixes in {**_SUFFIXES, **_OTHERS}.items() for suffix in suffixes
+}
+
+
+@attrs.frozen
+class Entry:
+    """A picture to work on: `named` itself, or found in a folder or by a pattern.
+
+    `key` is the job's own identity, where a list gives one.
+    """
+
+    picture: Picture
+    key: str | None = None
+    named: bool = True
+
+
+@attrs.frozen
+class Skipped:
+    """A picture that was found and cannot be sent: `reason` in a word or two, and a sentence."""
+
+    picture: Path
+    reason: str
+    message: str
+
+
+@attrs.frozen
+class Found:
+    """What a command line names: the pictures to work on, and those that were skipped."""
+
+    entries: list[Entry]
+    skipped: list[Skipped]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures to work on."""
+        return [entry.picture for entry in self.entries]
+
+
+def count_reasons(skipped: Iterable[Skipped]) -> str:
+    """Return the reasons with their numbers: "2 webp, broken link"."""
+    counts = Counter(each.reason for each in skipped)
+    return ", ".join(f"{n} {reason}" if n > 1 else reason for reason, n in counts.items())
+
 
 def find_pictures(
     arguments: Iterable[str],
@@ -43,43 +101,63 @@ def find_pictures(
     *,
     fit: bool = False,
 ) -> list[Picture]:
+    """Return the pictures to work on of those that `search` finds."""
+    return search(arguments, formats, results, fit=fit).pictures
+
+
+def search(
+    arguments: Iterable[str],
+    formats: Sequence[str],
+    results: Path | None = None,
+    *,
+    fit: bool = False,
+) -> Found:
     """Return the pictures that `arguments` name, each once, in their order.
 
     A URL stays as it is, and so does the path of a file, whatever its name. A folder yields the
     pictures in it, a pattern (`*`, `?`, `[...]`, `**` for any depth) those that it matches: files
     with a suffix of `formats`, sorted, without hidden ones. `**` does not look into the folder
     `results`, unless the pattern begins there. With `fit` other types count as well, which are made
-    to fit.
+    to fit. "-" and CSV files are lists (`read_list`). A picture of another type in a folder, and a
+    link to nothing, are skipped.
     Raises `ConfigurationError` for an argument that names no picture.
     """
     if fit:
         formats = (*formats, *_FITTED)
-    pictures: dict[str, Picture] = {}
+    entries: dict[tuple[str, str | None], Entry] = {}
+    skipped: dict[Path, Skipped] = {}
     for argument in arguments:
         try:
             found = _expand(argument, formats, results)
         except (OSError, RuntimeError) as exc:
             # A folder without permission; a name that is too long; `~nobody`.
             raise ConfigurationError(f"{quoted(argument)} cannot be read: {exc}.") from exc
-        for picture in found:
+        for entry in found.entries:
+            picture = entry.picture
             # Two paths to one file are one picture.
             place = picture if isinstance(picture, str) else os.path.realpath(picture)
-            pictures.setdefault(place, picture)
-    if not pictures:
+            former = entries.setdefault((place, entry.key), entry)
+            if entry.named and not former.named:
+                entries[place, entry.key] = attrs.evolve(former, named=True)
+        skipped |= {each.picture: each for each in found.skipped}
+    if not entries:
         raise ConfigurationError("no picture is named: give files, folders, patterns or URLs.")
-    return list(pictures.values())
+    return Found(list(entries.values()), list(skipped.values()))
 
 
-def _expand(argument: str, formats: Sequence[str], results: Path | None) -> list[Picture]:
+def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Found:
+    if is_list(argument):
+        lines = read_list(argument)
+        return Found([Entry(_as_picture(picture), key) for picture, key in lines], [])
     if _URL.match(argument):
-        return [argument]
+        return Found([Entry(argument)], [])
     if not argument or "\0" in argument:
         raise ConfigurationError(f"{quoted(argument)} names no file.")
     path = Path(argument).expanduser()
     if path.is_dir():
         return _only_pictures(argument, path.iterdir(), formats)
     if path.exists():
-        return [path]
+        return Found([Entry(path)], [])
     if not glob.has_magic(argument):
         raise ConfigurationError(f"there is no file {quoted(argument)}.")
     deep = "**" in path.parts
@@ -87,6 +165,14 @@ def _expand(argument: str, formats: Sequence[str], results: Path | None) -> list
     if deep and results is not None and not _is_below(_beginning(path), results):
         matches = (match for match in matches if not _is_below(match, results))
     return _only_pictures(argument, matches, formats)
+
+
+def _as_picture(line: str) -> Picture:
+    if _URL.match(line):
+        return line
+    if "\0" in line:
+        raise ConfigurationError(f"{quoted(line)} names no file.")
+    return Path(line).expanduser()
 
 
 def _beginning(pattern: Path) -> Path:
@@ -98,14 +184,28 @@ def _is_below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str]) -> list[Picture]:
-    """Return the pictures among `paths`, sorted; raise where there is none."""
+def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str]) -> Found:
+    """Return the pictures among `paths`, sorted; raise where there is none that can be sent."""
     suffixes = tuple(suffix for name in formats for suffix in _SUFFIXES[name])
-    found = sorted(
-        path
-        for path in paths
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    )
-    if not found:
-        raise ConfigurationError(f"{quoted(argument)} has no picture ({', '.join(suffixes)}).")
-    return list(found)
+    found = Found([], [])
+    for path in sorted(paths):
+        kind = _TYPES.get(path.suffix.lower())
+        if kind is None or path.name.startswith(".") or path.is_dir():
+            continue
+        if path.is_symlink() and not path.exists():
+            message = f"{quoted(path)} is a link to a file that is not there."
+            found.skipped.append(Skipped(path, "broken link", message))
+        elif kind not in formats:
+            fitting = "; --fit makes it fit" if kind in _FITTED else ""
+            message = f"{quoted(path)} is {kind}; {', '.join(formats)} can be sent{fitting}."
+            found.skipped.append(Skipped(path, kind, message))
+        elif path.is_file():
+            found.entries.append(Entry(path, named=False))
+    if not found.entries:
+        there = f"; it has {count_reasons(found.skipped)}" if found.skipped else ""
+        fits = any(each.reason in _FITTED for each in found.skipped)
+        fitting = ", which --fit makes fit" if fits else ""
+        raise ConfigurationError(
+            f"{quoted(argument)} has no picture ({', '.join(suffixes)}){there}{fitting}."
+        )
+    return found

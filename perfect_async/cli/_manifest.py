@@ -16,7 +16,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
@@ -41,7 +41,10 @@ NAME: Final = ".perfect-async-manifest"
 
 _LARGEST: Final = 256 * 1024 * 1024
 # A job that is bought again has a key of its own, and so an identity and files of its own.
-_AGAIN: Final = re.compile(rf"perfect-async again ([0-9a-f]{{{DIGITS}}})[0-9a-f]* [0-9a-f]+")
+_OWN_KEY: Final = "perfect-async again "
+_AGAIN: Final = re.compile(
+    rf"{_OWN_KEY}([0-9a-f]{{{DIGITS}}})[0-9a-f]* [0-9a-f]+(?: (.+))?", re.DOTALL
+)
 
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -172,20 +175,23 @@ class Manifest:
         token: str,
         again: bool = False,
         fit: bool = False,
+        digests: Mapping[Picture, str] | None = None,
     ) -> Plan:
         """Sort `jobs` into those to be bought and those whose results are there.
 
         A job of whose files some are gone is run: the batch replaces none, and mixes no two
         results. With `again` all jobs are to be bought, each with a key that contains `token`, so
         that its new results are files of their own. With `fit` pictures are told by what is sent of
-        them.
+        them. `digests` are the SHA-256 of pictures that were read already.
         """
+        digests = digests or {}
         plan = Plan([], [], [])
         claims: dict[tuple[str, ...], dict[str, list[Job]]] = {}
         for job in jobs:
             # Where nothing is there, no picture is read.
             wanted = again or self._results or self._former
-            known_as = job_identity(job, fit=fit) if wanted else None
+            digest = digests.get(cast("Picture", job.source))
+            known_as = job_identity(job, fit=fit, digest=digest) if wanted else None
             if known_as is None:
                 plan.jobs.append(job)
             elif again:
@@ -342,9 +348,14 @@ def _write(handle: int, content: bytes) -> None:
 
 def _again(job: Job, known_as: str, token: str) -> Job:
     # Every feature is an attrs class with a key; the base class declares it and is none.
-    return cast(
-        "Job", attrs.evolve(cast("Smile", job), key=f"perfect-async again {known_as} {token}")
-    )
+    key = " ".join([f"{_OWN_KEY}{known_as}", token, *([] if job.key is None else [job.key])])
+    return cast("Job", attrs.evolve(cast("Smile", job), key=key))
+
+
+def key_of(job: Job) -> str | None:
+    """Return the name that a list gave the job; a key of our own is none."""
+    again = None if job.key is None else _AGAIN.fullmatch(job.key)
+    return job.key if again is None else again[2]
 
 
 def _ambiguous(files: tuple[str, ...], jobs: Sequence[Job]) -> JobRefused:

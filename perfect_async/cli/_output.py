@@ -23,6 +23,32 @@ _OPTIONS: Final = {
     "Client(fit=True)": "--fit",
     "fit=True": "--fit",
 }
+# What the library's hints advise, and what it is in the terminal.
+_ADVICE: Final = {
+    "Check the key in the vendor's console and open a new client.": (
+        "Check the key in the vendor's console, and set YOUCAM_API_KEY to it."
+    ),
+    "lower `Limits` or find out who else uses this key.": (
+        "find out who else uses this key, and try again later."
+    ),
+    "raise `max_units` to go on.": "raise --max-units to go on.",
+    "Read `raw`, or ask for the task again by its id within a day; do not buy it again.": (
+        "Do not buy it again; quote the task's id, which --json prints, to the vendor."
+    ),
+    "Fix the cause, then save them: by resuming the journal, or attach() with the task id.": (
+        "Fix the cause; a run with --journal can then be resumed, and saves them."
+    ),
+    "Look at the unit history; buy_in_doubt=True, or another run of the program, consents to a "
+    "second charge.": (
+        "Look at the unit history in the vendor's console; the same command again consents to a "
+        "second charge."
+    ),
+    "Nothing was bought for this job; run it on an open client.": (
+        "Nothing was bought; run the command again."
+    ),
+    "run it again with its picture.": "run the command again with its picture.",
+    "run the job again if": "run the command again if",
+}
 # Not within a name or path, nor at the beginning of a quotation.
 _SETTING: Final = re.compile(
     rf"(?<![\w.'\"/-])(?:{'|'.join(map(re.escape, _OPTIONS))})(?![\w/-]|\.\w)"
@@ -35,6 +61,8 @@ class OutputError(Exception):
 
 def in_terminal_terms(message: str) -> str:
     """Replace the names of the library's settings in a message by those of options."""
+    for said, told in _ADVICE.items():
+        message = message.replace(said, told)
     # A key on a command line would stay in the shell's history.
     message = message.replace(" or pass api_key", "")
     return _SETTING.sub(lambda match: _OPTIONS[match[0]], message)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,9 +17,13 @@ from perfect_async.errors import ConfigurationError, JournalError, Unauthorized,
 
 # `--help` runs none of this, so the client and asyncio are loaded by the functions that need them.
 if TYPE_CHECKING:
+    import anyio
+
     from perfect_async import Batch, Client, Done, Outcome, Polling
     from perfect_async.cli._display import Display, JobReport, RunSummary
     from perfect_async.cli._manifest import Manifest, Plan
+    from perfect_async.cli._outage import Outage
+    from perfect_async.errors import PerfectError
     from perfect_async.fleet import Worker
 
 T = TypeVar("T")
@@ -133,47 +137,38 @@ async def run_batch(
     before: Sequence[JobReport] = (),
     *,
     recorded: bool = True,
+    prepare: Callable[[Client, Outage], Awaitable[None]] | None = None,
 ) -> RunSummary:
     """Open `client`, run the batch that `start` makes on it, and report every outcome.
 
     `before` are reports of jobs that are not part of the batch; they are reported first. With
-    `recorded` the manifest of a folder records what is saved there.
+    `recorded` the manifest of a folder records what is saved there. `prepare` is awaited before
+    anything is sent. Raises what it raises, and the error of a host that was never reached.
 
     The first Ctrl-C, SIGTERM or SIGHUP stops sending, waits until the running tasks have ended, and
     saves them; the second raises `KeyboardInterrupt` with its number. `journal` is the client's:
     unfinished work can be resumed with it.
     """
     import anyio
-    import attrs
 
     from perfect_async import Done
     from perfect_async.cli._display import RunSummary
+    from perfect_async.cli._outage import Outage
 
-    began = anyio.current_time()
+    outage = Outage(anyio.current_time())
     reports = list(before)
     signals: list[int] = []
     resume_command = (
         None if journal is None else f"perfect-async resume --journal {shlex.quote(str(journal))}"
     )
 
-    def update() -> None:
-        if not jobs:
-            return
-        # A job that was not sent has not failed.
-        progress, unsent = batch.progress, sum(not report.sent for report in reports)
-        failed, total = progress.failed - unsent, jobs - unsent
-        display.update(attrs.evolve(progress, failed=failed, total=total), client.statistics())
-
-    async def watch() -> None:
-        while True:
-            update()
-            await anyio.sleep(display.interval)
-
-    for report in before:
-        display.report(report)
-    async with client, start(client) as batch:
+    async with _opened(client, outage, prepare), start(client) as batch:
+        began = anyio.current_time()
+        for report in before:
+            display.report(report)
         # Known from the start, because both kinds of batches are made from lists.
         jobs = batch.progress.total or 0
+        watch = _Watch(client, batch, display, outage, jobs)
 
         def stop(number: int) -> None:
             signals.append(number)
@@ -181,15 +176,22 @@ async def run_batch(
 
         with _stop_signals(stop, partial(_leave, batch, display, resume_command)):
             async with anyio.create_task_group() as group:
-                group.start_soon(watch)
+                group.start_soon(watch.run, group.cancel_scope)
                 async for outcome in batch:
                     if isinstance(outcome, Done) and recorded:
                         await _record(outcome, display)
                     reports.append(_report(outcome))
                     if reports[-1].sent:
                         display.report(reports[-1])
+                    else:
+                        watch.unsent += 1
                 group.cancel_scope.cancel()
-        update()
+        watch.update()
+        if watch.given_up is not None:
+            # Before the batch is left: what it withdraws would be gone from the journal.
+            await client.close()
+    if watch.given_up is not None:
+        raise watch.given_up
     return RunSummary(
         reports,
         jobs + len(before),
@@ -226,6 +228,61 @@ def run_worker(worker: Worker) -> int:
     return 0 if signals[:1] in ([], [signal.SIGINT]) else signal_status(signals[0])
 
 
+class _Watch:
+    """Shows how a batch of `jobs` jobs stands, and ends it where the vendor is never reached.
+
+    `unsent` of its outcomes are of jobs that were not sent; `given_up` says why it was ended.
+    """
+
+    def __init__(
+        self, client: Client, batch: Batch, display: Display, outage: Outage, jobs: int
+    ) -> None:
+        self._client = client
+        self._batch = batch
+        self._display = display
+        self._outage = outage
+        self._jobs = jobs
+        self.unsent = 0
+        self.given_up: PerfectError | None = None
+
+    async def run(self, scope: anyio.CancelScope) -> None:
+        """Show the progress until the batch ends; cancel `scope` where it is given up."""
+        import anyio
+
+        while True:
+            self.update()
+            now, statistics = anyio.current_time(), self._client.statistics()
+            self.given_up = self._outage.end(now, statistics)
+            if self.given_up is not None:
+                scope.cancel()
+            await anyio.sleep(self._display.interval)
+
+    def update(self) -> None:
+        """Show the progress now."""
+        import anyio
+        import attrs
+
+        if not self._jobs or self.given_up is not None:
+            return
+        # A job that was not sent has not failed.
+        progress, statistics = self._batch.progress, self._client.statistics()
+        failed, total = progress.failed - self.unsent, self._jobs - self.unsent
+        self._display.wait_for(self._outage.look(anyio.current_time(), statistics))
+        self._display.update(attrs.evolve(progress, failed=failed, total=total), statistics)
+
+
+@asynccontextmanager
+async def _opened(
+    client: Client,
+    outage: Outage,
+    prepare: Callable[[Client, Outage], Awaitable[None]] | None,
+) -> AsyncGenerator[None]:
+    async with client:
+        if prepare is not None:
+            await prepare(client, outage)
+        yield
+
+
 def report_only(reports: Sequence[JobReport], display: Display) -> RunSummary:
     """Report jobs of which none is to be sent."""
     from perfect_async.cli._display import RunSummary
@@ -252,6 +309,7 @@ async def _record(outcome: Done, display: Display) -> None:
 
 def _report(outcome: Outcome) -> JobReport:
     from perfect_async.cli._display import JobReport, redacted_source
+    from perfect_async.cli._manifest import key_of
 
     return JobReport(
         redacted_source(outcome.job.source),
@@ -262,6 +320,7 @@ def _report(outcome: Outcome) -> JobReport:
         outcome.files,
         outcome.error,
         changes=outcome.changes,
+        key=key_of(outcome.job),
     )
 
 

@@ -18,7 +18,7 @@ from tests.support.terminal import use_sandbox
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["smile"], "requires an argument"),
+        (["smile"], "no picture is named: give files, folders, patterns or URLs"),
         (["smile", "in", "--expression", "[red]grin\x1b[31m"], '"[red]grin\\x1b[31m"'),
         (["smile", "in", "--nope"], "Unknown option: --nope"),
         (["smile", "missing.jpg"], "there is no file 'missing.jpg'"),
@@ -184,4 +184,4 @@ def test_the_key_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
     """A key on a command line would stay in the shell's history."""
     for command in ("smile", "avatar", "resume", "templates", "units", "forget"):
         assert 0 == cli.main([command, "--help"])
-        assert "key" not in capsys.readouterr().out.lower()
+        assert "--key" not in capsys.readouterr().out.lower()

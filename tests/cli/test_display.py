@@ -10,6 +10,7 @@ import pytest
 from perfect_async import (
     ClientClosed,
     FileId,
+    JobRefused,
     Limits,
     PictureRefused,
     Polling,
@@ -19,6 +20,7 @@ from perfect_async import (
     TaskFailed,
 )
 from perfect_async.cli._display import (
+    PLAIN_EACH,
     PLAIN_TICK,
     TICK,
     Display,
@@ -101,7 +103,7 @@ def test_the_summary_counts() -> None:
 
     assert "1 done, 1 failed, 3 not sent, 3 units, 2 at stake, in 1:15" == str(summary)
     assert [reports[1]] == summary.failures
-    assert "1 done, 0 failed, 1 units, in 0:01" == str(RunSummary([DONE], 1, 1.0))
+    assert "1 done, 0 failed, 1 unit, in 0:01" == str(RunSummary([DONE], 1, 1.0))
 
 
 def test_json_of_a_failure() -> None:
@@ -110,6 +112,7 @@ def test_json_of_a_failure() -> None:
 
     assert {
         "source": "ü",
+        "key": None,
         "ok": False,
         "task_id": "u",
         "units": 0.0,
@@ -141,17 +144,19 @@ def test_json_of_an_error_without_a_code() -> None:
 
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a log each tick is a line without escape codes, whatever FORCE_COLOR says."""
+    """In a log some ticks are a line without escape codes, whatever FORCE_COLOR says."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORCE_COLOR", "1")
         display = Display()
         with display:
-            display.update(PROGRESS, statistics())
+            for _ in range(PLAIN_EACH):
+                display.update(PROGRESS, statistics())
             display.update(attrs.evolve(PROGRESS, eta=None), statistics())
     err = capsys.readouterr().err
 
-    line = "12 of 24: 10 done, 5 running, 7 waiting, 2 failed, 250 of 250 requests left, 10 units"
-    assert [f"{line}, 1:15 to go", line] == err.splitlines()
+    first = "12 of 24: 10 done, 2 failed, 5 running, 7 waiting"
+    last = "10 units, 250 of 250 requests left"
+    assert [f"{first}, 1:15 to go, {last}", f"{first}, {last}"] == err.splitlines()
     assert PLAIN_TICK == display.interval
 
 
@@ -179,30 +184,43 @@ def test_results_go_to_stdout(
     assert (out, "") == capsys.readouterr()
 
 
-def test_failures_have_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """Picture, cause and advice, without reading markup; then the summary in one line."""
-    text = "The engine found [bold]no[/bold] face.\x1b[31m"
-    Display().close(RunSummary([failed("[link=x]b.jpg", text=text), DONE], 2, 3.0), Path("out"))
+def test_failures_have_their_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    """Cause, advice and picture, without reading markup; then the summary in one line."""
+    error = JobRefused("Found [bold]no[/bold] face.\x1b[31m")
+    report = attrs.evolve(failed("[link=x]b.jpg"), error=error)
+    Display().close(RunSummary([report, DONE], 2, 3.0), Path("out"))
     out, err = capsys.readouterr()
-    words = " ".join(err.replace("│", " ").split())
 
     assert "" == out
-    assert "[link=x]b.jpg" in words
-    assert "[bold]no[/bold]" in words
-    assert "The vendor returns the units;" in words
-    assert "\x1b" not in err
-    assert err.endswith("1 done, 1 failed, 1 units, in 0:03; saved in out\n")
+    assert err.splitlines() == [
+        f"1 failed: Found [bold]no[/bold] face.\\x1b[31m {JobRefused.hint}",
+        "  [link=x]b.jpg",
+        "1 done, 1 failed, 1 unit, in 0:03; saved in out",
+    ]
 
 
-def test_many_failures_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    """A table of over a hundred failures says how many are left out."""
-    Display().close(RunSummary([failed(f"{n}.jpg") for n in range(103)], 103, 3.0), Path("out"))
-    err = capsys.readouterr().err
+def test_many_failures_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Failures of one cause are one line with some of the pictures; --verbose names all."""
+    summary = RunSummary([failed(f"{n}.jpg") for n in range(103)], 103, 3.0)
+    Display().close(summary, Path("out"))
+    short = capsys.readouterr().err
+    Display(verbose=True).close(summary, Path("out"))
+    whole = capsys.readouterr().err
 
-    assert "and 3 more failures; --json prints all of them" in err
-    assert "99.jpg" in err
-    assert "100.jpg" not in err
-    assert err.endswith("0 done, 103 failed, 0 units, in 0:03\n")
+    assert "103 failed: no face was found (error_no_face)." in short
+    assert "  0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 98 more\n" in short
+    assert short.endswith("0 done, 103 failed, 0 units, in 0:03\n")
+    assert "102.jpg\n" in whole
+
+
+def test_many_causes_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of many causes the most frequent are named, and the others counted."""
+    reports = [
+        attrs.evolve(failed(f"{n}.jpg"), error=JobRefused(f"Reason {n}.")) for n in range(23)
+    ]
+    Display().close(RunSummary(reports, 23, 3.0), Path("out"))
+
+    assert "3 failed for other reasons; --json prints all of them" in capsys.readouterr().err
 
 
 def test_a_failure_without_an_error_has_no_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +231,7 @@ def test_a_failure_without_an_error_has_no_row(capsys: pytest.CaptureFixture[str
 
 
 def test_a_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal the view is drawn over itself and gone at the end; results stay."""
+    """On a terminal one line is drawn over itself and gone at the end; results stay."""
     tty = on_a_tty(monkeypatch)
     display = Display()
     with display:
@@ -226,8 +244,10 @@ def test_a_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert TICK == display.interval
     assert "12 of 24" in first
-    assert "10 done, 5 running, 7 waiting, 2 failed, 250 of 250 requests left, 10 units" in first
-    assert "\x1b[1A\x1b[2K" in text[len(first) :]
+    line = "12 of 24: 10 done, 2 failed, 5 running, 7 waiting, 1:15 to go, 10 units"
+    assert line in first
+    assert "\n" not in first
+    assert "\r\x1b[2K" in text[len(first) :]
     assert "o.png\n" in text
     assert ESCAPED in text
     assert "\x1b[31m" not in text
@@ -280,4 +300,4 @@ def test_units_at_stake_are_said() -> None:
     error = TaskAbandoned("late", task_id="t", units_at_stake=1.0)
     report = JobReport("a.jpg", False, "t", 1.0, 600.0, (), error)
 
-    assert "0 done, 1 failed, 1 units, 1 at stake, in 10:00" == str(RunSummary([report], 1, 600.0))
+    assert "0 done, 1 failed, 1 unit, 1 at stake, in 10:00" == str(RunSummary([report], 1, 600.0))

@@ -180,7 +180,7 @@ def test_several_jobs_for_one_former_name(
 ) -> None:
     """Where two jobs fit a name of 8 digits, neither is bought, and both are named."""
     monkeypatch.setattr(
-        "perfect_async._client.folder.identity", lambda job, digest: "01234567" + digest[8:]
+        "perfect_async._client.folder.name_identity", lambda job, digest: "01234567" + digest[8:]
     )
     one = Smile(picture(tmp_path, "1/a.jpg"))
     two = Smile(picture(tmp_path, "2/a.jpg"))

@@ -238,7 +238,7 @@ def test_one_process_serves_another(tmp_path: Path) -> None:
     assert (0, 0) == (process.returncode, server.returncode)
     assert (True, "me.jpg") == (report["ok"], report["source"])
     assert (tmp_path / report["files"][0]).is_file()
-    assert "1 done, 0 failed, 1 units" in err
+    assert "1 done, 0 failed, 1 unit," in err
     assert "1 units charged, 0 returned, 0 wasted" in ledger
     assert "a-secret-key" not in out + err + ledger
     assert "Amz" not in out + err + ledger

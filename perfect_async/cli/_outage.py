@@ -1,0 +1,73 @@
+"""Notice that the vendor cannot be reached, say why, and give up where it never was.
+
+Decided without waiting: the times are arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from perfect_async.cli._output import in_terminal_terms
+from perfect_async.errors import PerfectError, ServiceUnavailable
+from perfect_async.reports import Statistics
+
+NAMED_AFTER: Final = 1.0
+"""Seconds after which a host that does not answer is named."""
+GIVEN_UP_AFTER: float = 20.0
+"""Seconds after which a host that was never reached is given up."""
+
+
+_UNREACHED: Final = re.compile(
+    r"the vendor's API at (?P<host>\S+) could not be reached \((?:\w+: )?(?P<reason>.+)\)\."
+)
+
+
+def _short(message: str) -> str:
+    """Return a message that fits into a line of a terminal."""
+    found = _UNREACHED.fullmatch(message)
+    return message.rstrip(".") if found is None else f"cannot reach {found[1]}: {found[2]}"
+
+
+class Outage:
+    """Whether the vendor answers, since the time `began` (seconds of the loop)."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._since: float | None = None
+
+    def look(self, now: float, statistics: Statistics) -> str | None:
+        """Return what people are told about the connection now, None where it is fine."""
+        failure = statistics.failure
+        if failure is None:
+            self._since = None
+            return None
+        self._since = now if self._since is None else self._since
+        # What fails from the start is named once the run is a second old; later, a request that
+        # fails and is answered at the second try is not worth a word.
+        if now < NAMED_AFTER + (self._since if statistics.reached else self._began):
+            return None
+        rest = "again" if statistics.reached else f"for {GIVEN_UP_AFTER:g} s"
+        return f"{_short(in_terminal_terms(failure.message))}; trying {rest}"
+
+    def end(self, now: float, statistics: Statistics) -> PerfectError | None:
+        """Return the error that ends the run: a host that was never reached, or never will be."""
+        failure = statistics.failure
+        if statistics.reached or failure is None:
+            return None
+        if getattr(failure, "lasting", False):
+            return _GivenUp(failure.message, "Nothing was sent; check the address of the host.")
+        if now < self._began + GIVEN_UP_AFTER:
+            return None
+        return _GivenUp(
+            f"{failure.message.rstrip('.')}. It was tried for {GIVEN_UP_AFTER:g} s.",
+            "Nothing was sent; check the network and YOUCAM_BASE_URL.",
+        )
+
+
+class _GivenUp(ServiceUnavailable):
+    """The vendor was never reached."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, never_sent=True)
+        self.hint = hint

@@ -1,0 +1,242 @@
+"""Before anything is bought: ask for the balance, say what will be done, and ask whether to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, cast
+
+import anyio
+import attrs
+
+from perfect_async.cli._inputs import Entry, Found, Picture, Skipped
+from perfect_async.cli._manifest import Manifest, Plan, leave_out_results
+from perfect_async.cli._outage import Outage
+from perfect_async.cli._plan import Order, cost_of, equal_text, estimate_seconds, look_at_all
+from perfect_async.errors import ApiError, ConfigurationError, PerfectError, Unauthorized
+from perfect_async.models import Job, Smile
+
+if TYPE_CHECKING:
+    from perfect_async import Client
+    from perfect_async.cli._display import Display
+
+_BALANCE_WITHIN: Final = 5.0
+"""Seconds after which a run goes on without knowing the balance, where the vendor is reached."""
+_REACHED_WITHIN: Final = 1.0
+_LOOK_EVERY: Final = 0.25
+_SHOWN: Final = 10
+_LONGEST_ANSWER: Final = 1024
+
+
+@attrs.frozen
+class Work:
+    """What a run is to do: the jobs to buy and those that are there, and what cannot be sent.
+
+    `entries` are the pictures of all of them but those that were skipped.
+    """
+
+    plan: Plan
+    order: Order
+    refused: list[tuple[Job, PerfectError]]
+    entries: list[Entry]
+
+
+def work_out(
+    found: Found,
+    make_job: Callable[[Picture], Job],
+    manifest: Manifest,
+    display: Display,
+    *,
+    again: bool,
+    fit: bool,
+    max_units: float | None,
+) -> Work:
+    """Look at all pictures, sort them by what is to be done, and name those that are skipped.
+
+    Nothing is sent and nothing is written. Raises `ConfigurationError` where only results of former
+    runs are named, and `JobRefused` for options that no job can have.
+    """
+    kept, left_out = leave_out_results(found.pictures, manifest)
+    if left_out:
+        display.message(f"{len(left_out)} of the pictures are results of former runs: left out.")
+    if not kept:
+        raise ConfigurationError("all pictures are results of former runs: pass another --out.")
+    known = set(kept)
+    entries = [entry for entry in found.entries if entry.picture in known]
+    with display:
+        step = counting(display, len(entries), time.monotonic)
+        job_type = type(make_job(entries[0].picture))
+        looked = look_at_all(entries, job_type, fit=fit, on_step=step)
+        display.wait_for(None)
+    plan = manifest.plan(
+        [_job_of(entry, make_job) for entry in looked.entries],
+        token=secrets.token_hex(8),
+        again=again,
+        fit=fit,
+        # What is made to fit is told by what is made of it.
+        digests=None if fit else looked.digests,
+    )
+    refused: list[tuple[Job, PerfectError]] = [
+        *((_job_of(entry, make_job), error) for entry, error in looked.refused),
+        *plan.refused,
+    ]
+    skipped = [*found.skipped, *looked.skipped]
+    say_skipped(display, skipped, looked.equal)
+    order = Order(
+        *(len(plan.jobs), len(plan.there), len(refused), skipped, len(looked.equal)),
+        units=cost_of(plan.jobs, looked.digests),
+        seconds=estimate_seconds(plan.jobs),
+        max_units=max_units,
+    )
+    return Work(plan, order, refused, entries)
+
+
+def _job_of(entry: Entry, make_job: Callable[[Picture], Job]) -> Job:
+    job = make_job(entry.picture)
+    # Every feature is an attrs class with a key; the base class declares it and is none.
+    return job if entry.key is None else attrs.evolve(cast("Smile", job), key=entry.key)
+
+
+class Declined(Exception):
+    """Somebody at the terminal does not want what was announced."""
+
+
+def say_skipped(
+    display: Display, skipped: Sequence[Skipped], equal: Sequence[tuple[Picture, Picture]]
+) -> None:
+    """Name the pictures that are not sent, and those that are the same as others."""
+    lines = [f"skipped: {each.message}" for each in skipped]
+    _say(display, lines, "were skipped")
+    _say(display, [equal_text(each) for each in equal], "are the same as others")
+
+
+def _say(display: Display, lines: Sequence[str], what: str) -> None:
+    most = len(lines) if display.verbose else _SHOWN
+    for line in lines[:most]:
+        display.message(line)
+    if len(lines) > most:
+        display.message(f"{len(lines) - most} more {what}; --verbose names them.")
+
+
+async def prepare(
+    client: Client, display: Display, outage: Outage, order: Order, *, yes: bool
+) -> None:
+    """Say what will be done; ask on a terminal, where it costs much or the balance is too low.
+
+    Raises `Declined`, `Unauthorized`, and the error of a host that was never reached.
+    """
+    order = attrs.evolve(order, balance=await ask_balance(client, display, outage))
+    display.message(str(order))
+    if order.needs_consent and not yes and is_interactive():
+        display.ask("Go on? [y/N]")
+        answer = await _answer()
+        if answer.strip().lower() not in {"y", "yes"}:
+            raise Declined
+
+
+def is_interactive() -> bool:
+    """Return whether somebody can be asked: stdin and stderr are both terminals."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+async def reach(client: Client, display: Display, outage: Outage) -> None:
+    """Wait until the vendor answers, a second at most where nothing says that it does not.
+
+    A journal is resumed after that: one that is resumed without a network forgets what was never
+    sent. Raises as `ask_balance` does.
+    """
+    await ask_balance(client, display, outage, within=_REACHED_WITHIN)
+
+
+async def ask_balance(
+    client: Client, display: Display, outage: Outage, within: float = _BALANCE_WITHIN
+) -> float | None:
+    """Return the balance of units, None where it stays unknown, `within` seconds if all is well.
+
+    Raises `Unauthorized`, and the error of a host that was never reached.
+    """
+    began = anyio.current_time()
+    found: list[float | None] = []
+    failed: list[PerfectError] = []
+
+    async def ask(scope: anyio.CancelScope) -> None:
+        try:
+            found.append((await client.units()).balance)
+        except Unauthorized as exc:
+            failed.append(exc)
+        except ApiError:
+            # The balance is good to know; without it the run can do its work all the same.
+            pass
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask, group.cancel_scope)
+        while True:
+            await anyio.sleep(_LOOK_EVERY)
+            now, statistics = anyio.current_time(), client.statistics()
+            if (error := outage.end(now, statistics)) is not None:
+                failed.append(error)
+                break
+            if now >= began + within and (statistics.reached or statistics.failure is None):
+                break
+            trouble = outage.look(now, statistics)
+            if now >= began + 1:
+                display.wait_for(trouble or "waiting for the vendor's answer about the balance")
+        group.cancel_scope.cancel()
+    display.wait_for(None)
+    if failed:
+        raise failed[0]
+    return found[0] if found else None
+
+
+async def balance_of(client: Client, display: Display) -> float | None:
+    """Open `client` only to ask for the balance. Raises as `ask_balance` does."""
+    async with client:
+        return await ask_balance(client, display, Outage(anyio.current_time()))
+
+
+async def _answer() -> str:
+    """Read a line from the terminal; no answer is an empty one.
+
+    Not by `input` in a thread of a pool, which the interpreter would wait for after Ctrl-C.
+    """
+    answered = anyio.Event()
+    loop = asyncio.get_running_loop()
+    lines: list[str] = []
+
+    def read() -> None:
+        lines.append(read_line())
+        # The loop has ended where Ctrl-C came first.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(answered.set)
+
+    threading.Thread(target=read, daemon=True).start()
+    await answered.wait()
+    return lines[0]
+
+
+def read_line() -> str:
+    """Read a line from stdin, without the lock of its buffer; tests replace this."""
+    with suppress(OSError):
+        return os.read(sys.stdin.fileno(), _LONGEST_ANSWER).decode("utf-8", "replace")
+    return ""
+
+
+def counting(display: Display, total: int, now: Callable[[], float]) -> Callable[[int], None]:
+    """Return what shows how many pictures were looked at, once that takes more than a second."""
+    began = now()
+    last = [began + 1 - _LOOK_EVERY]
+
+    def step(number: int) -> None:
+        at = now()
+        if at >= last[0] + _LOOK_EVERY:
+            last[0] = at
+            display.wait_for(f"looking at the pictures: {number} of {total}")
+
+    return step

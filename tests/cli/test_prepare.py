@@ -1,0 +1,304 @@
+"""Before anything is bought: the plan, the question, the dry run; in virtual time."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from perfect_async import Client, Smile, cli
+from perfect_async._journal.model import Entered, JournalState
+from perfect_async._journal.sqlite import Row, SqliteJournal
+from perfect_async._runtime.spec import PLAIN, JobSpec
+from perfect_async.cli import _outage, _prepare, _runner
+from perfect_async.sandbox import Faults, portrait
+from tests.support import virtual_time
+from tests.support.terminal import advance_start, use_sandbox
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, text: str, *, terminal: bool = True) -> list[str]:
+    """Let somebody answer `text` at a terminal; returns what they were asked with."""
+    asked: list[str] = []
+
+    async def reply() -> str:
+        await asyncio.sleep(30)
+        asked.append(text)
+        return text
+
+    monkeypatch.setattr(_prepare, "_answer", reply)
+    monkeypatch.setattr(_prepare, "is_interactive", lambda: terminal)
+    return asked
+
+
+def test_a_folder_with_some_that_cannot_be_sent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was found in a folder and cannot be sent is skipped and named: status 0."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("in/a.webp").write_bytes(b"RIFF1234WEBPxxxx")
+    Path("in/b.jpg").touch()
+    Path("in/c.jpg").symlink_to("nowhere")
+    Path("in/d.jpg").write_bytes(Path("in/0.jpg").read_bytes())
+
+    assert 0 == cli.main(["smile", "in"])
+    err = capsys.readouterr().err
+    assert (
+        "4 to send, 3 skipped (webp, broken link, 0 bytes), 1 equal to another, "
+        "3 units of a balance of 1000, under 1 min."
+    ) in err
+    assert "skipped: 'in/a.webp' is webp; jpg, png, heic can be sent; --fit makes it fit." in err
+    assert "skipped: 'in/b.jpg' is empty." in err
+    assert "skipped: 'in/c.jpg' is a link to a file that is not there." in err
+    assert "'in/d.jpg' is the same picture as 'in/0.jpg': one task, bought once." in err
+    assert 3 == sandbox.ledger.units_charged
+
+
+def test_one_that_was_named_cannot_be_sent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was named itself and cannot be sent has failed: status 1, and one line of JSON."""
+    use_sandbox(monkeypatch)
+    Path("in/b.jpg").touch()
+
+    assert 1 == cli.main(["smile", "in", "in/b.jpg", "--json"])
+    out, err = capsys.readouterr()
+    assert "3 to send, 1 that cannot be sent, 3 units" in err
+    assert 1 == err.count("1 failed: 'in/b.jpg' is empty. Nothing was sent;")
+    assert [True, True, True, False] == sorted(
+        (json.loads(line)["ok"] for line in out.splitlines()), reverse=True
+    )
+
+
+def test_all_that_was_named_cannot_be_sent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing is left to send no request leaves: status 1."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("in/b.jpg").touch()
+
+    assert 1 == cli.main(["smile", "in/b.jpg"])
+    assert "0 to send, 1 that cannot be sent: nothing to buy." in capsys.readouterr().err
+    assert {} == dict(sandbox.ledger.requests)
+
+
+def test_a_dry_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run says what would be done, buys nothing and writes nothing: status 0."""
+    sandbox = use_sandbox(monkeypatch)
+
+    assert 0 == cli.main(["smile", "in", "--dry-run", "--journal", "jobs.db"])
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert "3 to send, 3 units of a balance of 1000, under 1 min." in err
+    assert "This was a dry run: nothing was sent." in err
+    assert [Path("in")] == list(Path().iterdir())
+    assert {"credit": 1} == dict(sandbox.ledger.requests)
+
+
+def test_a_dry_run_without_a_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a key the balance is unknown, and the rest is said all the same."""
+    monkeypatch.delenv("YOUCAM_API_KEY", raising=False)
+
+    assert 0 == cli.main(["smile", "in", "--dry-run"])
+    err = capsys.readouterr().err
+    assert "3 to send, 3 units (balance unknown), under 1 min." in err
+    assert "The API key is missing: set YOUCAM_API_KEY." in err
+
+
+def test_a_dry_run_with_a_refused_key(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refused key is one line, however many pictures there are: status 2."""
+    sandbox = use_sandbox(monkeypatch, api_keys={"other"})
+
+    for options in ([], ["--dry-run"], ["--quiet"]):
+        assert 2 == cli.main(["smile", "in", *options])
+        err = capsys.readouterr().err
+        (line,) = err.splitlines()
+        assert line.startswith("perfect-async: the vendor does not accept the API key.")
+        assert "set YOUCAM_API_KEY to it." in line
+    assert 0 == sandbox.ledger.units_charged
+
+
+@pytest.mark.parametrize("text", ["n\n", "", " Yes\n"])
+def test_a_low_balance_is_asked_about(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    """Where the balance does not suffice somebody is asked, and nothing but yes sends anything."""
+    sandbox = use_sandbox(monkeypatch, units=2.0)
+    asked = answer(monkeypatch, text)
+
+    assert 1 == cli.main(["smile", "in"])
+    err = capsys.readouterr().err
+    assert [text] == asked
+    assert "3 units of a balance of 2, under 1 min. The balance does not suffice" in err
+    assert "Go on? [y/N]" in err
+    sent = text.strip() == "Yes"
+    assert (2 if sent else 0) == sandbox.ledger.units_charged
+    assert sent is not ("Nothing was sent." in err)
+    # The time to answer is not the run's.
+    assert "in 0:3" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "terminal", "asks"),
+    [([], True, True), (["-y"], True, False), (["--yes"], True, False), ([], False, False)],
+)
+def test_many_units_are_asked_about(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    *,
+    terminal: bool,
+    asks: bool,
+) -> None:
+    """From 20 units on a terminal asks; `-y` never does, and nor does a pipe."""
+    use_sandbox(monkeypatch)
+    asked = answer(monkeypatch, "y\n", terminal=terminal)
+
+    assert 0 == cli.main(["smile", *[f"https://x/{n}.jpg" for n in range(20)], *arguments])
+    assert asks is bool(asked)
+
+
+def test_few_units_are_not_asked_about(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below 20 units nobody is asked."""
+    use_sandbox(monkeypatch)
+    asked = answer(monkeypatch, "n\n")
+
+    assert 0 == cli.main(["smile", "in"])
+    assert [] == asked
+
+
+def test_a_balance_that_stays_unknown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A vendor that does not tell the balance does not stop the run."""
+    sandbox = use_sandbox(monkeypatch)
+    sandbox.script("credit", *[(404, "gone")] * 20)
+
+    assert 0 == cli.main(["smile", "in"])
+    assert "3 units (balance unknown), under 1 min." in capsys.readouterr().err
+
+
+class ClosedPort(httpx.AsyncBaseTransport):
+    """A host on which nothing listens."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0.01)
+        raise httpx.ConnectError("refused", request=request) from self.error
+
+
+def use_closed_port(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def make(journal: Path | None = None, *_: object, **__: object) -> Client:
+        return Client(
+            "key", base_url="https://closed.example", transport=ClosedPort(error), journal=journal
+        )
+
+    monkeypatch.setattr(_runner, "make_client", make)
+    monkeypatch.setattr(_runner, "run", virtual_time.run)
+
+
+@pytest.mark.parametrize("arguments", [["smile", "in"], ["smile", "in", "--dry-run"]])
+def test_a_host_that_cannot_be_reached(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    """The host is named with the reason, and given up in the end: one line, status 1."""
+    use_closed_port(monkeypatch, ConnectionRefusedError(111, "Connection refused"))
+
+    assert 1 == cli.main(arguments)
+    named, ended = capsys.readouterr().err.splitlines()
+    assert "cannot reach closed.example: Connection refused; trying for 20 s" == named
+    reason = "the vendor's API at closed.example could not be reached (ConnectError: Connection"
+    assert ended.startswith(f"perfect-async: {reason}")
+    assert "It was tried for 20 s." in ended
+
+
+def test_resuming_without_the_host(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot reach the host resumes nothing: it says so and ends, with nothing lost."""
+    monkeypatch.setattr(_outage, "GIVEN_UP_AFTER", 3.0)
+    now, state = time.time_ns() // 1000, JournalState()
+    entry = Entered(1, now, JobSpec.of(Smile("https://x/a.jpg"), None, PLAIN).stored())
+    file = SqliteJournal("jobs.db", now)
+    file.commit([Row(1, entry, state.receive(entry))], [], now)
+    file.close()
+
+    use_closed_port(monkeypatch, ConnectionRefusedError(111, "Connection refused"))
+    assert 1 == cli.main(["resume", "--journal", "jobs.db"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("perfect-async: the vendor's API at closed.example")
+    assert "It was tried for 3 s." in last
+
+    use_sandbox(monkeypatch)
+    assert 0 == cli.main(["resume", "--journal", "jobs.db"])
+    assert "1 done, 0 failed, 1 unit," in capsys.readouterr().err
+
+
+def test_failures_are_sent_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--retry-failed` sends what failed in the last run, without or among named pictures."""
+    sandbox = use_sandbox(monkeypatch, faults=Faults(by_picture={"1.jpg": "error_no_face"}))
+    assert 1 == cli.main(["smile", "in"])
+    assert "The same command with --retry-failed sends it again." in capsys.readouterr().err
+    advance_start(monkeypatch, 100)
+
+    assert 1 == cli.main(["smile", "--retry-failed"])
+    assert "0 done, 1 failed, 0 units" in capsys.readouterr().err
+    advance_start(monkeypatch, 100)
+    Path("in/1.jpg").write_bytes(portrait(7, 64))
+    sandbox = use_sandbox(monkeypatch)
+    assert 0 == cli.main(["smile", "in", "--retry-failed"])
+    assert "1 done, 0 failed, 1 unit," in capsys.readouterr().err
+    assert 1 == sandbox.ledger.units_charged
+
+    assert 0 == cli.main(["smile", "--retry-failed"])
+    assert "No failed picture is recorded in perfect-async-out" in capsys.readouterr().err
+
+
+def test_a_list_with_keys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A CSV list is sent; the same list again buys nothing."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("in/people.csv").write_text("key,picture\nann,0.jpg\nbob,1.jpg\n")
+
+    for _ in range(2):
+        assert 0 == cli.main(["smile", "in/people.csv", "--json"])
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert {"ann": "in/0.jpg", "bob": "in/1.jpg"} == {
+            line["key"]: line["source"] for line in lines
+        }
+        advance_start(monkeypatch, 100)
+    assert 2 == sandbox.ledger.units_charged
+
+
+def test_quiet_and_verbose(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--quiet` prints results and errors only, `--verbose` each picture too."""
+    use_sandbox(monkeypatch, faults=Faults(by_picture={"1.jpg": "error_no_face"}))
+
+    assert 1 == cli.main(["smile", "in", "-q"])
+    out, err = capsys.readouterr()
+    assert 2 == len(out.splitlines())
+    assert ["1 failed: no face was found (error_no_face). The vendor", "  in/1.jpg"] == [
+        line[:55].rstrip() for line in err.splitlines()
+    ]
+    advance_start(monkeypatch, 100)
+    assert 1 == cli.main(["smile", "in", "-v", "--again"])
+    err = capsys.readouterr().err
+    assert "done: in/0.jpg (1 unit, " in err
+    assert "failed: in/1.jpg: no face was found (error_no_face)." in err
