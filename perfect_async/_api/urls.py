@@ -112,7 +112,9 @@ def picture_url(url: str) -> str:
         reason = str(problem)
     else:
         return safe
-    raise PictureRefused(f"the picture's URL {quoted(shown_source(url))} {reason}.")
+    raise PictureRefused(
+        f"the picture's URL {quoted(shown_source(url))} {reason}.", reason="no usable URL"
+    )
 
 
 def normalised_base(url: str) -> str:

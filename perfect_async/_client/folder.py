@@ -15,6 +15,7 @@ from typing import Final, cast
 
 import attrs
 
+from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import fitted, look_at_file
 from perfect_async._files.saving import prepare_folder
@@ -88,11 +89,14 @@ def former_stem(picture: Path) -> str:
     return "" if found is None else found.stem
 
 
-def look_at(path: Path, job_type: type[Job]) -> str:
-    """Return the SHA-256 of the picture at `path`, in hex.
+def look_at(path: Path | str, job_type: type[Job]) -> str | None:
+    """Return the SHA-256 of the picture at `path`, in hex; None for a URL, which is only checked.
 
     Raises `PictureRefused` for what the client will refuse, and for what cannot be read now.
     """
+    if isinstance(path, str):
+        picture_url(path)
+        return None
     try:
         return look_at_file(str(path), job_type).digest
     except OSError as exc:

@@ -12,12 +12,14 @@ from contextlib import suppress
 from typing import Final
 
 from perfect_async.cli import _commands
+from perfect_async.cli._lists import STDIN, STDIN_ARGUMENT
 from perfect_async.cli._output import (
     OutputError,
     escape_unencodable,
     flush,
     in_terminal_terms,
     print_error,
+    usage_text,
 )
 from perfect_async.cli._runner import FAILED, USAGE, missing_extra, signal_status
 from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, Unauthorized
@@ -28,7 +30,7 @@ _HELP: Final = (
     "everything without a key. Exit status: 0 all done, 1 some failed, 2 usage or configuration."
 )
 
-_SHORT: Final = {"-y": "--yes", "-q": "--quiet", "-v": "--verbose"}
+_SHORT: Final = {"-y": "--yes", "-q": "--quiet", "-v": "--verbose", STDIN: STDIN_ARGUMENT}
 
 _COMMANDS: Final = (
     *(_commands.smile, _commands.avatar, _commands.resume),
@@ -82,7 +84,7 @@ def _run(arguments: Sequence[str]) -> int:
             result_action="return_value",
         )
     except CycloptsError as exc:
-        print_error(f"{exc} See perfect-async --help.")
+        print_error(f"{usage_text(str(exc))} See perfect-async --help.")
         return USAGE
     except ImportError as exc:
         print_error(missing_extra(exc))

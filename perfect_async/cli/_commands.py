@@ -247,12 +247,13 @@ def templates(*, json: bool = False) -> None:
         Print one line of JSON per style.
     """
     from perfect_async.cli._display import print_table
+    from perfect_async.cli._prepare import answer_of
 
     async def ask() -> list[Template]:
-        async with _runner.make_client() as client:
-            return [template async for template in client.templates()]
+        return [template async for template in client.templates()]
 
-    found = _runner.run(ask)
+    client = _runner.make_client()
+    found = _runner.run(partial(answer_of, client, ask))
     if json:
         for one in found:
             fields = {
@@ -276,21 +277,29 @@ def units(*, json: bool = False) -> None:
         Print one line of JSON.
     """
     from perfect_async.cli._display import print_table
+    from perfect_async.cli._prepare import answer_of
 
     async def ask() -> Units:
-        async with _runner.make_client() as client:
-            return await client.units()
+        return await client.units()
 
-    found = _runner.run(ask)
-    grants = [
-        (one.kind, one.amount, None if one.expires_at is None else one.expires_at.isoformat())
-        for one in found.grants
-    ]
+    client = _runner.make_client()
+    found = _runner.run(partial(answer_of, client, ask))
+    grants = [(one.kind, one.amount, one.expires_at) for one in found.grants]
     if json:
-        listed = [dict(zip(("kind", "amount", "expires_at"), one, strict=True)) for one in grants]
+        listed = [
+            {
+                "kind": kind,
+                "amount": amount,
+                "expires_at": None if expires is None else expires.isoformat(),
+            }
+            for kind, amount, expires in grants
+        ]
         print_line(json_.dumps({"balance": found.balance, "grants": listed}))
         return
-    rows = [(kind, f"{amount:g}", expires or "never") for kind, amount, expires in grants]
+    rows = [
+        (kind, f"{amount:g}", "never" if expires is None else f"{expires:%Y-%m-%d}")
+        for kind, amount, expires in grants
+    ]
     balance = "unknown" if found.balance is None else f"{found.balance:g}"
     print_table(["units", "amount", "until"], [("balance", balance, ""), *rows])
 
@@ -481,7 +490,9 @@ def sandbox(
         # The server itself would exit with a message and a status of its own.
         socket.create_server((host, port)).close()
     except OSError as exc:
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {exc}.") from exc
+        # Its own text repeats the address.
+        reason = os.strerror(exc.errno) if exc.errno else exc
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}.") from exc
     _forget_ledgers(port, host)
     print(
         f"In another terminal: YOUCAM_BASE_URL=http://{host}:{port} YOUCAM_API_KEY=anything "
@@ -654,8 +665,6 @@ def _say_only(work: Work, client: Client | None, display: Display) -> int:
     """Say what a run would do."""
     from perfect_async.cli._prepare import balance_of
 
-    for _, error in work.refused:
-        display.error(f"cannot be sent: {in_terminal_terms(f'{error.message} {error.hint}')}")
     balance = None
     if client is not None and work.order.send:
         with display:

@@ -229,6 +229,7 @@ class Display:
         self._shown: tuple[str, int] | None = None
         self._updates = 0
         self._told: set[tuple[object, ...]] = set()
+        self._refused: set[str] = set()
         self.output_failed = False
         terminal = sys.stderr.isatty()
         # Only the stream decides: FORCE_COLOR would otherwise write escape codes into a log.
@@ -250,6 +251,11 @@ class Display:
     def interval(self) -> float:
         """The seconds from one `update` to the next."""
         return PLAIN_TICK if self._live is None else TICK
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it draws over what it has drawn, so that what passes may be shown."""
+        return self._live is not None
 
     def __enter__(self) -> Self:
         return self
@@ -334,12 +340,19 @@ class Display:
         with self._printing():
             self._console.print(Text(printable(question)), end=" ", soft_wrap=True)
 
+    def refused(self, source: Source, error: PerfectError) -> None:
+        """Say that a picture cannot be sent, before its outcome is reported."""
+        self._refused.add(redacted_source(source))
+        self.message(f"cannot be sent: {message_of(error)}")
+
     def _tell(self, report: JobReport) -> None:
         """Print an outcome for people: a failure at once, a success where it is verbose."""
         error = report.error
         if error is None:
             if self.verbose:
                 self.message(_told_of(report))
+        elif report.source in self._refused:
+            pass
         elif is_shared(error):
             # One line for all that fail in the same way.
             if cause_of(error) not in self._told:

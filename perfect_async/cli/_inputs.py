@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from perfect_async.cli._lists import is_list, read_list
+from perfect_async.cli._lists import STDIN, STDIN_ARGUMENT, is_list, read_list
 from perfect_async.errors import ConfigurationError, quoted
 
 Picture: TypeAlias = Path | str
@@ -146,6 +146,7 @@ def search(
 
 
 def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Found:
+    argument = STDIN if argument == STDIN_ARGUMENT else argument
     if is_list(argument):
         lines = read_list(argument)
         return Found([Entry(_as_picture(picture), key) for picture, key in lines], [])
@@ -188,8 +189,10 @@ def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str])
     """Return the pictures among `paths`, sorted; raise where there is none that can be sent."""
     suffixes = tuple(suffix for name in formats for suffix in _SUFFIXES[name])
     found = Found([], [])
+    deeper = False
     for path in sorted(paths):
         kind = _TYPES.get(path.suffix.lower())
+        deeper = deeper or path.is_dir()
         if kind is None or path.name.startswith(".") or path.is_dir():
             continue
         if path.is_symlink() and not path.exists():
@@ -205,6 +208,9 @@ def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str])
         there = f"; it has {count_reasons(found.skipped)}" if found.skipped else ""
         fits = any(each.reason in _FITTED for each in found.skipped)
         fitting = ", which --fit makes fit" if fits else ""
+        if deeper and not glob.has_magic(argument):
+            pattern = str(Path(argument, "**", "*.jpg"))
+            fitting += f"; its folders are not searched, the pattern {quoted(pattern)} does"
         raise ConfigurationError(
             f"{quoted(argument)} has no picture ({', '.join(suffixes)}){there}{fitting}."
         )

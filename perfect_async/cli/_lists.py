@@ -12,6 +12,8 @@ from typing import Final, TypeAlias
 from perfect_async.errors import ConfigurationError, quoted
 
 STDIN: Final = "-"
+STDIN_ARGUMENT: Final = "\0-"
+"""How "-" reaches a command: the library that reads command lines takes it for an option."""
 
 Line: TypeAlias = tuple[str, str | None]
 """A picture's path or URL, and the key of its job."""

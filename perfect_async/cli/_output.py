@@ -55,6 +55,24 @@ _SETTING: Final = re.compile(
 )
 
 
+# What the library that reads command lines says of a mistake, and what is said here.
+_USAGE: Final = (
+    (
+        r"Command \S+ parameter --template requires an argument\.",
+        "--template is missing: perfect-async templates lists the styles.",
+    ),
+    (r"Command \S+ parameter (\S+) requires an argument\.", r"\1 is missing."),
+    (
+        r"Invalid value for (\S+): unable to convert (\".*\") into int\.",
+        r"\1 is \2; it must be a whole number.",
+    ),
+    (
+        r"Invalid value for (\S+): unable to convert (\".*\") into float\.",
+        r"\1 is \2; it must be a number.",
+    ),
+)
+
+
 class OutputError(Exception):
     """Results cannot be printed; the message says why."""
 
@@ -66,6 +84,13 @@ def in_terminal_terms(message: str) -> str:
     # A key on a command line would stay in the shell's history.
     message = message.replace(" or pass api_key", "")
     return _SETTING.sub(lambda match: _OPTIONS[match[0]], message)
+
+
+def usage_text(message: str) -> str:
+    """Say what is wrong with a command line in plain words."""
+    for said, told in _USAGE:
+        message = re.sub(said, told, message)
+    return message
 
 
 def printable(text: str) -> str:

@@ -95,8 +95,6 @@ def look_at_all(
 
 
 def _look(entry: Entry, job_type: type[Job], *, fit: bool) -> str | PictureRefused | None:
-    if isinstance(entry.picture, str):
-        return None
     try:
         return look_at(entry.picture, job_type)
     except PictureRefused as exc:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import anyio
 import attrs
@@ -25,6 +26,8 @@ from perfect_async.models import Job, Smile
 if TYPE_CHECKING:
     from perfect_async import Client
     from perfect_async.cli._display import Display
+
+T = TypeVar("T")
 
 _BALANCE_WITHIN: Final = 5.0
 """Seconds after which a run goes on without knowing the balance, where the vendor is reached."""
@@ -88,6 +91,8 @@ def work_out(
     ]
     skipped = [*found.skipped, *looked.skipped]
     say_skipped(display, skipped, looked.equal)
+    for job, error in refused:
+        display.refused(job.source, error)
     order = Order(
         *(len(plan.jobs), len(plan.there), len(refused), skipped, len(looked.equal)),
         units=cost_of(plan.jobs, looked.digests),
@@ -161,38 +166,83 @@ async def ask_balance(
 
     Raises `Unauthorized`, and the error of a host that was never reached.
     """
-    began = anyio.current_time()
     found: list[float | None] = []
-    failed: list[PerfectError] = []
 
-    async def ask(scope: anyio.CancelScope) -> None:
+    async def ask() -> None:
+        # The balance is good to know; without it the run can do its work all the same.
+        with suppress(ApiError):
+            try:
+                found.append((await client.units()).balance)
+            except Unauthorized as exc:
+                refused.append(exc)
+
+    refused: list[Unauthorized] = []
+    what = "the vendor's answer about the balance"
+    await _watched(client, ask, display, outage, what, within)
+    if refused:
+        raise refused[0]
+    return found[0] if found else None
+
+
+async def answer_of(client: Client, ask: Callable[[], Awaitable[T]]) -> T:
+    """Open `client`, and return what `ask` asks; say what it waits for.
+
+    Raises what `ask` raises, and the error of a host that was never reached.
+    """
+    from perfect_async.cli._display import Display
+
+    answers: list[T] = []
+    failures: list[PerfectError] = []
+
+    async def keep() -> None:
         try:
-            found.append((await client.units()).balance)
-        except Unauthorized as exc:
-            failed.append(exc)
-        except ApiError:
-            # The balance is good to know; without it the run can do its work all the same.
-            pass
+            answers.append(await ask())
+        except PerfectError as exc:
+            failures.append(exc)
+
+    with Display("nothing") as display:
+        async with client:
+            outage = Outage(anyio.current_time())
+            await _watched(client, keep, display, outage, "the vendor's answer", math.inf)
+    if failures:
+        raise failures[0]
+    return answers[0]
+
+
+async def _watched(  # noqa: PLR0917 - one caller for each way to wait
+    client: Client,
+    ask: Callable[[], Awaitable[None]],
+    display: Display,
+    outage: Outage,
+    what: str,
+    within: float,
+) -> None:
+    """Await `ask`, for `within` seconds if all is well, and say what it waits for.
+
+    Raises the error of a host that was never reached.
+    """
+    began = anyio.current_time()
+    given_up: PerfectError | None = None
+
+    async def run(scope: anyio.CancelScope) -> None:
+        await ask()
         scope.cancel()
 
     async with anyio.create_task_group() as group:
-        group.start_soon(ask, group.cancel_scope)
-        while True:
+        group.start_soon(run, group.cancel_scope)
+        while given_up is None:
             await anyio.sleep(_LOOK_EVERY)
             now, statistics = anyio.current_time(), client.statistics()
-            if (error := outage.end(now, statistics)) is not None:
-                failed.append(error)
-                break
             if now >= began + within and (statistics.reached or statistics.failure is None):
                 break
-            trouble = outage.look(now, statistics)
             if now >= began + 1:
-                display.wait_for(trouble or "waiting for the vendor's answer about the balance")
+                usual = f"waiting for {what}" if display.is_live else None
+                display.wait_for(outage.look(now, statistics) or usual)
+            given_up = outage.end(now, statistics)
         group.cancel_scope.cancel()
     display.wait_for(None)
-    if failed:
-        raise failed[0]
-    return found[0] if found else None
+    if given_up is not None:
+        raise given_up
 
 
 async def balance_of(client: Client, display: Display) -> float | None:

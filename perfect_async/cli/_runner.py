@@ -83,6 +83,10 @@ def make_folder(folder: Path) -> None:
 
     try:
         prepare_folder(folder)
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise ConfigurationError(
+            f"--out {quoted(folder)} is no folder: there is a file of that name."
+        ) from exc
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise ConfigurationError(f"--out {quoted(folder)} cannot be written: {reason}.") from exc

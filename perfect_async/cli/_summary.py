@@ -28,6 +28,8 @@ _SHOWN: Final = 5
 # Not the picture's fault: the next one fails in the same way.
 _ALIKE: Final = (Unauthorized, UnitsExhausted, CeilingReached)
 
+_TEMPLATE_CODES: Final = frozenset({"InvalidTemplate", "InvalidStyle", "InvalidStyleGroup"})
+
 # What an engine's code means (contract: Engine codes), for people.
 _CODES: Final = {
     "error_no_face": "no face was found",
@@ -96,6 +98,13 @@ def message_of(error: PerfectError) -> str:
     return in_terminal_terms(error.message)
 
 
+def hint_of(error: PerfectError) -> str:
+    """Return what to do, in the terminal's words."""
+    if isinstance(error, ApiError) and error.code in _TEMPLATE_CODES:
+        return "Nothing was charged; perfect-async templates lists the styles."
+    return in_terminal_terms(error.hint)
+
+
 def causes(failures: Iterable[JobReport]) -> list[Cause]:
     """Group `failures` by their cause, the one with most pictures first."""
     groups: dict[tuple[object, ...], list[tuple[str, PerfectError]]] = {}
@@ -116,4 +125,4 @@ def _cause(group: Sequence[tuple[str, PerfectError]]) -> Cause:
     elif len(messages) > 1:
         message = f"{message_of(first)} (and the like)"
     sources = tuple(source for source, _ in group)
-    return Cause(message, in_terminal_terms(first.hint), sources)
+    return Cause(message, hint_of(first), sources)

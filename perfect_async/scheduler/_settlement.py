@@ -290,8 +290,9 @@ class UnitLedger:
         for name in job.spending_limits:
             limit = self._spending_limits.get(name)
             if limit is not None and limit.spent + job.units > limit.most + _ROUNDING:
+                units = "unit" if job.units == 1 else "units"
                 return CeilingReached(
-                    f"The job costs {job.units:g} units; of max_units={limit.most:g} there are "
+                    f"The job costs {job.units:g} {units}; of max_units={limit.most:g} there are "
                     f"{limit.spent:g} spent or reserved."
                 )
         return None

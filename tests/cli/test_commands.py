@@ -630,15 +630,16 @@ def test_unknown_units(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def test_an_unreachable_vendor(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A question without an answer is status 1 and one line with the hint."""
+    """A question without an answer says what it waits for, and ends with the hint: status 1."""
     use_sandbox(monkeypatch, faults=Faults(bad_gateway={"credit": 1.0}))
 
     assert 1 == cli.main(["units"])
     out, err = capsys.readouterr()
     assert "" == out
-    assert 1 == len(err.splitlines())
-    assert err.startswith("perfect-async: ")
-    assert "Try again later" in err
+    waits, ended = err.splitlines()
+    assert "answered HTTP 502; trying again" in waits
+    assert ended.startswith("perfect-async: ")
+    assert "Try again later" in ended
 
 
 # Sandbox and demo.

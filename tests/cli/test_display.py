@@ -18,6 +18,7 @@ from perfect_async import (
     Statistics,
     TaskAbandoned,
     TaskFailed,
+    UnitsExhausted,
 )
 from perfect_async.cli._display import (
     PLAIN_EACH,
@@ -28,8 +29,10 @@ from perfect_async.cli._display import (
     Results,
     RunSummary,
     format_duration,
+    line_of,
     print_table,
     redacted_source,
+    waits_for,
 )
 from perfect_async.models import Source
 from perfect_async.scheduler import Scheduler
@@ -158,6 +161,103 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     last = "10 units, 250 of 250 requests left"
     assert [f"{first}, 1:15 to go, {last}", f"{first}, {last}"] == err.splitlines()
     assert PLAIN_TICK == display.interval
+
+
+def test_what_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full window is said from the first line on; in a log its countdown is said once."""
+    nothing = attrs.evolve(PROGRESS, done=0, failed=0, running=0, waiting=24, eta=None)
+    display = Display()
+    for wait in (130.0, 129.0):
+        display.update(nothing, attrs.evolve(statistics(), window_wait=wait))
+    display.update(nothing, attrs.evolve(statistics(), reached=True, preparing=2))
+
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("0 of 24: waiting for the request window: 2:10, 0 done")
+    assert second.startswith("0 of 24: sending pictures, 0 done")
+
+
+@pytest.mark.parametrize(
+    ("changes", "progress", "text"),
+    [
+        ({"window_wait": 130.0}, {}, "waiting for the request window: 2:10"),
+        ({}, {}, "waiting for the vendor's first answer"),
+        ({"reached": True}, {}, "sending pictures"),
+        ({"reached": True, "ready": 3}, {}, None),
+        ({}, {"running": 1}, None),
+        ({}, {"waiting": 0}, None),
+    ],
+)
+def test_reasons_to_wait(
+    changes: dict[str, object], progress: dict[str, object], text: str | None
+) -> None:
+    """While something runs, a run waits for nothing but the vendor's engine."""
+    waiting = attrs.evolve(PROGRESS, running=0)
+
+    assert text == waits_for(
+        attrs.evolve(waiting, **progress), attrs.evolve(statistics(), **changes)
+    )
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 79, 80, 200])
+def test_the_line_fits(width: int) -> None:
+    """In any width the line ends before the last column, with whole words where they fit."""
+    line = line_of(PROGRESS, statistics(), None, width)
+
+    assert len(line) < max(width, len("12 of 24: 10 done") + 1)
+    assert line.startswith("12 of 24: 10 done")
+    assert (width > 100) is line.endswith("requests left")
+
+
+def test_a_shared_cause_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Failures come as they happen; one that all pictures share is told once."""
+    display = Display("nothing")
+    for number in range(3):
+        report = attrs.evolve(failed(f"{number}.jpg"), error=UnitsExhausted("No units are left."))
+        display.report(report)
+        display.report(failed(f"{number}.jpg"))
+
+    assert [
+        "failed: No units are left.",
+        *(f"failed: {number}.jpg: no face was found (error_no_face)." for number in range(3)),
+    ] == capsys.readouterr().err.splitlines()
+
+
+def test_a_quiet_display(capsys: pytest.CaptureFixture[str]) -> None:
+    """A quiet display prints results and, at the end, why some are missing."""
+    display = Display(quiet=True)
+    display.update(PROGRESS, statistics())
+    display.wait_for("something")
+    display.report(DONE)
+    display.close(RunSummary([DONE, failed()], 2, 3.0), Path("out"))
+    out, err = capsys.readouterr()
+
+    assert "o.png\n" == out
+    assert err.startswith("1 failed: no face was found")
+    assert "1 done" not in err
+
+
+def test_a_verbose_display(capsys: pytest.CaptureFixture[str]) -> None:
+    """A verbose display tells of each picture."""
+    display = Display("nothing", verbose=True)
+    display.report(DONE)
+    display.report(attrs.evolve(DONE, already_there=True))
+
+    assert ["done: a.jpg (1 unit, 2.0 s)", "already there: a.jpg"] == (
+        capsys.readouterr().err.splitlines()
+    )
+
+
+def test_a_line_that_is_there_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line does not flicker: it is written where it changes, or the window does."""
+    tty = on_a_tty(monkeypatch)
+    with Display() as display:
+        display.update(PROGRESS, statistics())
+        drawn = len(tty.getvalue())
+        display.update(PROGRESS, statistics())
+        assert drawn == len(tty.getvalue())
+        display._console.width = 40
+        display.update(PROGRESS, statistics())
+        assert drawn < len(tty.getvalue())
 
 
 def test_long_lines_stay_whole_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:

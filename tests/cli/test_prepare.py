@@ -1,7 +1,9 @@
 """Before anything is bought: the plan, the question, the dry run; in virtual time."""
 
 import asyncio
+import io
 import json
+import ssl
 import time
 from pathlib import Path
 
@@ -65,7 +67,9 @@ def test_one_that_was_named_cannot_be_sent(
     assert 1 == cli.main(["smile", "in", "in/b.jpg", "--json"])
     out, err = capsys.readouterr()
     assert "3 to send, 1 that cannot be sent, 3 units" in err
+    assert 1 == err.count("cannot be sent: 'in/b.jpg' is empty.\n")
     assert 1 == err.count("1 failed: 'in/b.jpg' is empty. Nothing was sent;")
+    assert 0 == err.count("failed: in/b.jpg")
     assert [True, True, True, False] == sorted(
         (json.loads(line)["ok"] for line in out.splitlines()), reverse=True
     )
@@ -222,6 +226,71 @@ def test_a_host_that_cannot_be_reached(
     reason = "the vendor's API at closed.example could not be reached (ConnectError: Connection"
     assert ended.startswith(f"perfect-async: {reason}")
     assert "It was tried for 20 s." in ended
+
+
+@pytest.mark.parametrize("arguments", [["smile", "in"], ["units"], ["templates"]])
+def test_a_refused_certificate(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    """A certificate that is refused ends every command at once: one line, status 1."""
+    error = ssl.SSLCertVerificationError(1, "secret")
+    error.verify_message = "certificate has expired"
+    use_closed_port(monkeypatch, error)
+
+    assert 1 == cli.main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "closed.example could not be reached" in line
+    assert "certificate refused, 'certificate has expired'" in line
+    assert line.endswith("Nothing was sent; check the address of the host.")
+
+
+@pytest.mark.parametrize("command", ["units", "templates"])
+def test_questions_to_a_host_that_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A question is given up as a run is."""
+    use_closed_port(monkeypatch, ConnectionRefusedError(111, "Connection refused"))
+
+    assert 1 == cli.main([command])
+    named, ended = capsys.readouterr().err.splitlines()
+    assert named.startswith("cannot reach closed.example: Connection refused")
+    assert "It was tried for 20 s." in ended
+
+
+def test_pictures_from_stdin(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dash stands for the names on stdin, as `find` prints them."""
+    use_sandbox(monkeypatch)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"in/0.jpg\nin/2.jpg\n")))
+
+    assert 0 == cli.main(["smile", "-", "--expression", "closed_mouth_smile"])
+    assert "2 done, 0 failed, 2 units," in capsys.readouterr().err
+
+
+def test_a_url_that_cannot_be(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped URL is found before anything is sent."""
+    sandbox = use_sandbox(monkeypatch)
+
+    assert 1 == cli.main(["smile", "htps://x.example/a.jpg"])
+    err = capsys.readouterr().err
+    assert "cannot be sent: the picture's URL 'htps://x.example/a.jpg' is not http(s)://" in err
+    assert {} == dict(sandbox.ledger.requests)
+
+
+def test_a_template_that_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A template that the vendor does not know: the hint says where they are listed."""
+    use_sandbox(monkeypatch)
+
+    assert 1 == cli.main(["avatar", "in/0.jpg", "--template", "nope"])
+    assert "perfect-async templates lists the styles." in capsys.readouterr().err
 
 
 def test_resuming_without_the_host(

@@ -194,7 +194,7 @@ def test_a_ceiling_is_reached_exactly() -> None:
     error = units.refusal(job(1.0, 1, ref=3))
 
     assert isinstance(error, CeilingReached)
-    assert "costs 1 units; of max_units=3 there are 3 spent or reserved" in str(error)
+    assert "costs 1 unit; of max_units=3 there are 3 spent or reserved" in str(error)
     assert 0.0 == error.units_at_stake
 
 
