@@ -81,7 +81,7 @@ def _parse_lines(text: str) -> list[Line]:
 
 
 def _split(header: str) -> list[str]:
-    cells = next(csv.reader([header], delimiter=_delimiter(header)), [])
+    cells = next(csv.reader([header], delimiter=_delimiter(header)), list[str]())
     return [cell.strip().lower() for cell in cells]
 
 

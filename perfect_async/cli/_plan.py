@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -71,7 +72,7 @@ def look_at_all(
     looked = Looked()
     by_content: dict[tuple[str, str | None], list[Entry]] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = pool.map(lambda entry: _look(entry, job_type, fit=fit), entries)
+        results = pool.map(partial(_look, job_type=job_type, fit=fit), entries)
         for number, (entry, found) in enumerate(zip(entries, results, strict=True), 1):
             if on_step is not None:
                 on_step(number)

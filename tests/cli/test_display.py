@@ -191,11 +191,10 @@ def test_reasons_to_wait(
     changes: dict[str, object], progress: dict[str, object], text: str | None
 ) -> None:
     """While something runs, a run waits for nothing but the vendor's engine."""
-    waiting = attrs.evolve(PROGRESS, running=0)
+    waiting = attrs.evolve(attrs.evolve(PROGRESS, running=0), **progress)  # type: ignore[arg-type]
+    found = attrs.evolve(statistics(), **changes)  # type: ignore[arg-type]
 
-    assert text == waits_for(
-        attrs.evolve(waiting, **progress), attrs.evolve(statistics(), **changes)
-    )
+    assert text == waits_for(waiting, found)
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 79, 80, 200])
