@@ -219,9 +219,7 @@ class JobRegistry:
             shared = self._submitter.shared
             job = submission(handle.spec, handle.gone)
             found = None if shared is None else await shared.bought(job)
-            alive = (
-                found is not None and shared is not None and await shared.is_living(found.member)
-            )
+            alive = found is not None and shared is not None and await shared.is_alert(found.member)
             if handle.ref not in self._settling:
                 return
             if not handle.awaited:
@@ -235,7 +233,7 @@ class JobRegistry:
             if found.purchase is Purchase.IN_DOUBT:
                 self._resolve(handle, doubt_elsewhere(handle.spec.units))
                 return
-            # A process that lives keeps its task alive: a second one need not poll it too. What is
+            # A process that works keeps its task alive: a second one need not poll it too. What is
             # known of that is old until the ledger was looked into once more.
             kept = found.purchase is Purchase.SENT
             if found.purchase is Purchase.CREATED:

@@ -50,6 +50,8 @@ _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
+_QUIET: Final = 3 * SECOND
+"""A member with tasks writes every second: after this another one looks after its tasks."""
 _SEEN_FOR: Final = SECOND // 2
 """For how long it is believed who lives: a member that has just died is asked about again."""
 _MOST_CREATED: Final = 10_000
@@ -128,7 +130,7 @@ class SharedKey:
         self._created: dict[str, ev.IntentRow] = {}
         self._changed: list[ev.IntentRow | ev.DoneRow] = []
         # Who lived, and when that was.
-        self._seen: tuple[int, set[str]] = -NEVER, set()
+        self._seen: tuple[int, dict[str, int]] = -NEVER, {}
         self._beat_at = 0
         self._others = 0
         self._held: ev.SharedLimits | None = None
@@ -396,19 +398,23 @@ class SharedKey:
         """
         return await self._asked(lambda store: self._found(store, job), None)
 
-    async def is_living(self, member: str) -> bool:
-        """Return whether `member` has neither left nor died."""
-        return member in await self._asked(lambda store: self._living(store, {member}), set[str]())
+    async def is_alert(self, member: str) -> bool:
+        """Return whether `member` wrote to the ledger just now, as one with a task does."""
+        seen = await self._asked(lambda store: self._living(store, {member}), dict[str, int]())
+        return self._now() - seen.get(member, -NEVER) < _QUIET
 
-    async def _living(self, store: LedgerStore, wanted: set[str]) -> set[str]:
-        """Return the members that have neither left nor died, as of half a second ago at most.
+    async def _living(self, store: LedgerStore, wanted: set[str]) -> dict[str, int]:
+        """Return who has neither left nor died, and when each wrote last.
 
-        Where one that is `wanted` is not among them they are asked for again: it may be new.
+        That is as of half a second ago at most. Where one that is `wanted` is not among them they
+        are asked for again: it may be new.
         """
         at, living = self._seen
-        if self._now() >= at + _SEEN_FOR or not wanted <= living:
-            living = {each.member for each in await store.members()}
-            self._seen = self._now(), living
+        if self._now() >= at + _SEEN_FOR or not wanted <= living.keys():
+            members = await store.members()
+            at = self._now()
+            living = {each.member: at - each.age for each in members}
+            self._seen = at, living
         return living
 
     async def _found(self, store: LedgerStore, job: Submission) -> Bought | None:
@@ -419,7 +425,7 @@ class SharedKey:
         sent = {
             r.member for r in rows.values() if isinstance(r, ev.IntentRow) and r.state == "sent"
         }
-        living = await self._living(store, sent) if sent else sent
+        living = await self._living(store, sent) if sent else {}
         return bought(job, rows.values(), living, self._now())
 
     @property

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _STOPPED: Final = 10 * SECOND
 """A member that has work and has written nothing for so long is taken to be stopped."""
+_QUIET: Final = 3 * SECOND
+"""One that has work writes every second: after this nobody relies on it for a task of its own."""
 _WAITING: Final = SECOND
 """How long a member that waited for its turn counts as waiting."""
 _BEAT: Final = SECOND
@@ -225,9 +227,12 @@ class Members:
         return next(found, None) if task_id else None
 
     def keeps(self, task_id: str) -> bool:
-        """Whether another member that is not gone runs this task, and nobody knows of its end."""
+        """Whether another member runs this task and was just heard of, and it has not ended."""
+        heard = {
+            row.member for row in self._rows.values() if self.updated_at - row.stepped_at < _QUIET
+        }
         return any(
-            task.row.task_id == task_id and task.row.member in self._rows and not task.row.announced
+            task.row.task_id == task_id and task.row.member in heard and not task.row.announced
             for task in self._tasks.values()
         )
 
