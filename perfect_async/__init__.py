@@ -51,7 +51,7 @@ from perfect_async.models import (
     Timeouts,
     Units,
 )
-from perfect_async.reports import Estimate, Spending, Statistics, Template
+from perfect_async.reports import Estimate, LeaseBracket, Spending, Statistics, Template
 
 if TYPE_CHECKING:
     from perfect_async._client.batch import Batch
@@ -75,6 +75,7 @@ __all__ = [
     "Job",
     "JobRefused",
     "JournalError",
+    "LeaseBracket",
     "Limits",
     "NotSaved",
     "Outcome",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import attrs
 
 from perfect_async._value import Value
+from perfect_async.models import Limits
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -23,6 +24,22 @@ class Template(Value):
     title: str
     category: str
     thumb: str | None
+
+
+@attrs.frozen(eq=False, repr=False)
+class LeaseBracket(Value):
+    """What `Client.measure_lease` knows after a gap; times in seconds.
+
+    `survived`: the longest gap through which the task ran, 0.0 before one. `lost`: the gap that
+    lost it, at most, None where none did. `lease`: what `Polling(lease="measured")` would use.
+    `ended`: the task ended during the last gap, which therefore shows nothing.
+    """
+
+    task_id: str
+    survived: float
+    lost: float | None
+    lease: float
+    ended: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -71,6 +88,13 @@ class Statistics(Value):
     where it is alone. `requests_by_others`: how many of `requests_in_window` the others sent.
     `window_wait`: seconds until the first job can be sent, where others have used the window; else
     0.
+
+    `limits` and `lease` (seconds): those in force, the strictest of all members. `longest_gap`: the
+    longest time without a poll that a running task was seen to survive, in seconds; it is shown,
+    and nothing is planned by it. `connect`: what making the first connection took; `round_trip`:
+    the last answered API call; `clock_skew`: how far the vendor's clock is ahead of ours by the
+    `Date` of its answer (negative: behind), to about a second. All three in seconds, and None
+    before they are known.
     """
 
     waiting: int
@@ -92,3 +116,9 @@ class Statistics(Value):
     members: int = 1
     requests_by_others: int = 0
     window_wait: float = 0.0
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+    lease: float = 10.0
+    longest_gap: float = 0.0
+    connect: float | None = None
+    round_trip: float | None = None
+    clock_skew: float | None = None

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_client": {
         *VALUES,
         *("_log", "scheduler", "_api", "_transport", "_journal", "_files", "_runtime", "webhooks"),
+        "_ledger",
     },
     "__init__": {*VALUES, "_client"},
     "cli": {

@@ -128,6 +128,16 @@ class Members:
             self._holds = limits
             self._state.set_limits(limits)
 
+    def shorten_lease(self, lease: int) -> None:
+        """Ask for polls by a shorter lease, here and of all other members.
+
+        Where the key is shared the plan changes at the next step, while the ledger is locked.
+        """
+        self._limits = attrs.evolve(self._limits, lease=lease)
+        if not self.shared:
+            self._holds = self._limits
+            self._state.set_limits(self._limits)
+
     def in_doubt(self, feature: str, age: int) -> bool:
         """Whether another member created a task of `feature` lately whose id is not known."""
         unknown = any(
@@ -147,6 +157,11 @@ class Members:
         self._everything = True
 
     # What is asked.
+
+    @property
+    def limits(self) -> ev.SharedLimits:
+        """The limits and the lease in force: the strictest of all members."""
+        return self._holds
 
     def living(self, now: int) -> list[ev.MemberRow]:
         """The rows of the members that have not stopped."""

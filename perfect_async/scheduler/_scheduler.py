@@ -26,6 +26,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
+import attrs
+
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError
@@ -197,6 +199,11 @@ class Scheduler:
         """The limits that it was made with."""
         return self._limits
 
+    @property
+    def refuted_lease(self) -> float:
+        """The measured lease inside which a task was lost, in seconds; 0 where none was."""
+        return self._state.refuted_lease / SECOND
+
     def next_reserved_poll(self) -> int:
         """Return when the next reserved poll leaves, `NEVER` where there is none."""
         return self._state.table.wakes()
@@ -270,6 +277,18 @@ class Scheduler:
             members=1 + state.members.others,
             requests_by_others=state.members.requests(state.updated_at),
             window_wait=self.window_wait(),
+            limits=self._in_force(),
+            lease=state.lease / SECOND,
+            longest_gap=state.longest_gap / SECOND,
+        )
+
+    def _in_force(self) -> Limits:
+        held, period = self._state.members.limits, self._limits.period
+        # The user's own number where it holds: a float may not survive the way to microseconds.
+        if held.period != round(period * SECOND):
+            period = held.period / SECOND
+        return attrs.evolve(
+            self._limits, requests=held.requests, period=period, per_second=held.per_second
         )
 
     def lookahead(self) -> int:
