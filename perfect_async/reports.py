@@ -94,7 +94,8 @@ class Statistics(Value):
     and nothing is planned by it. `connect`: what making the first connection took; `round_trip`:
     the last answered API call; `clock_skew`: how far the vendor's clock is ahead of ours by the
     `Date` of its answer (negative: behind), to about a second. All three in seconds, and None
-    before they are known.
+    before they are known. `last_failure`: why the last request got no usable answer, None where it
+    got one.
     """
 
     waiting: int
@@ -119,6 +120,8 @@ class Statistics(Value):
     limits: Limits = Limits()  # noqa: RUF009 - frozen
     lease: float = 10.0
     longest_gap: float = 0.0
-    connect: float | None = None
-    round_trip: float | None = None
-    clock_skew: float | None = None
+    # Of one client's connections: clients that share all else differ in these.
+    connect: float | None = attrs.field(default=None, eq=False)
+    round_trip: float | None = attrs.field(default=None, eq=False)
+    clock_skew: float | None = attrs.field(default=None, eq=False)
+    last_failure: str | None = attrs.field(default=None, eq=False)

@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         *VALUES,
         *("__init__", "webhooks", "_client.settings", "_client.folder", "_journal", "_ledger"),
+        "_api.urls",
         "sandbox",
     },
     "__main__": {"cli"},

@@ -137,8 +137,12 @@ class Driver:
 
     def statistics(self, channel: Channel) -> Statistics:
         """Return the scheduler's statistics with what this loop and the transport have seen."""
-        found = attrs.evolve(self.scheduler.statistics(), blocked=self.watchdog.blocked)
-        last = channel.transport.last
+        failure, last = channel.last_failure, channel.transport.last
+        found = attrs.evolve(
+            self.scheduler.statistics(),
+            blocked=self.watchdog.blocked,
+            last_failure=None if failure is None else failure.message,
+        )
         if last is None:
             return found
         skew = None
@@ -574,6 +578,8 @@ class Driver:
         for handle in map(self.registry.get, numbers):
             if handle is not None:
                 handle.last_failure = handle.channel.last_failure = failure
+        if isinstance(command, ev.Ask) and (query := self._queries.get(command.ref)) is not None:
+            query.channel.last_failure = failure
 
     def _warn(self) -> None:
         """Warn that a stranger uses the key, once in five minutes."""

@@ -1478,12 +1478,13 @@ async def test_the_last_exchange_is_timed_and_dated() -> None:
     transport = VendorTransport(
         "https://api.example", "key", timeouts=Timeouts(), transport=sandbox.transport()
     )
-    assert transport.last is None
+    before = transport.last
 
     await transport.call(Request("GET", "/s2s/v1.0/client/credit"), within=5.0)
     last = transport.last
     await transport.aclose()
 
+    assert before is None
     assert last is not None
     assert 0.4 == pytest.approx(last.round_trip)
     assert (None, 1_700_000_090.0) == (last.connect, last.date)
