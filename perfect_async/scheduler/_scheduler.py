@@ -283,10 +283,8 @@ class Scheduler:
         )
 
     def _in_force(self) -> Limits:
-        held, period = self._state.members.limits, self._limits.period
-        # The user's own number where it holds: a float may not survive the way to microseconds.
-        if held.period != round(period * SECOND):
-            period = held.period / SECOND
+        held = self._state.members.limits
+        period = held.period / SECOND
         return attrs.evolve(
             self._limits, requests=held.requests, period=period, per_second=held.per_second
         )
