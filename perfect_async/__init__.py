@@ -54,6 +54,7 @@ from perfect_async.models import (
 from perfect_async.reports import (
     Estimate,
     JobEvent,
+    LeaseBracket,
     Spending,
     Statistics,
     TaskStatus,
@@ -84,6 +85,7 @@ __all__ = [
     "JobEvent",
     "JobRefused",
     "JournalError",
+    "LeaseBracket",
     "Limits",
     "NotSaved",
     "Outcome",

@@ -13,7 +13,7 @@ import attrs
 
 from perfect_async._value import Value
 from perfect_async.errors import TaskError
-from perfect_async.models import Job
+from perfect_async.models import Job, Limits
 
 JobEventKind: TypeAlias = Literal["queued", "uploaded", "submitted", "polled", "finished"]
 TaskState: TypeAlias = Literal["queued", "preparing", "running", "done", "failed"]
@@ -68,6 +68,22 @@ class Template(Value):
 
 
 @attrs.frozen(eq=False, repr=False)
+class LeaseBracket(Value):
+    """What `Client.measure_lease` knows after a gap; times in seconds.
+
+    `survived`: the longest gap through which the task ran, 0.0 before one. `lost`: the gap that
+    lost it, at most, None where none did. `lease`: what `Polling(lease="measured")` would use.
+    `ended`: the task ended during the last gap, which therefore shows nothing.
+    """
+
+    task_id: str
+    survived: float
+    lost: float | None
+    lease: float
+    ended: bool = False
+
+
+@attrs.frozen(eq=False, repr=False)
 class Estimate(Value):
     """The expected cost of `jobs`: `units` in all and `by_feature`.
 
@@ -113,6 +129,14 @@ class Statistics(Value):
     where it is alone. `requests_by_others`: how many of `requests_in_window` the others sent.
     `window_wait`: seconds until the first job can be sent, where others have used the window; else
     0.
+
+    `limits` and `lease` (seconds): those in force, the strictest of all members. `longest_gap`: the
+    longest time without a poll that a running task was seen to survive, in seconds; it is shown,
+    and nothing is planned by it. `connect`: what making the first connection took; `round_trip`:
+    the last answered API call; `clock_skew`: how far the vendor's clock is ahead of ours by the
+    `Date` of its answer (negative: behind), to about a second. All three in seconds, and None
+    before they are known. `last_failure`: why the last request got no usable answer, None where it
+    got one.
     """
 
     waiting: int
@@ -134,3 +158,11 @@ class Statistics(Value):
     members: int = 1
     requests_by_others: int = 0
     window_wait: float = 0.0
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+    lease: float = 10.0
+    longest_gap: float = 0.0
+    # Of one client's connections: clients that share all else differ in these.
+    connect: float | None = attrs.field(default=None, eq=False)
+    round_trip: float | None = attrs.field(default=None, eq=False)
+    clock_skew: float | None = attrs.field(default=None, eq=False)
+    last_failure: str | None = attrs.field(default=None, eq=False)

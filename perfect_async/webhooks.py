@@ -31,7 +31,7 @@ from perfect_async._api.responses import (
     structure,
 )
 from perfect_async._log import LOG, type_name
-from perfect_async.errors import ConfigurationError, WebhookRejected
+from perfect_async.errors import QUOTES, ConfigurationError, WebhookRejected
 
 __all__ = ["Headers", "Notification", "Receiver", "Secrets", "WebhookApp", "verify"]
 
@@ -132,15 +132,18 @@ class Secrets:
     __slots__ = ("_keys",)
 
     def __init__(self, secrets: str | Iterable[str]) -> None:
-        keys = _keys(secrets)
-        del secrets
+        given = _each(secrets)
+        keys, in_quotes = [_key(secret) for secret in given], any(map(_is_in_quotes, given))
+        del secrets, given
         self._keys = tuple(key for key in keys if key)
         if not keys or None in keys:
             # A traceback that shows the values of locals must not show these.
             del keys
             self._keys = ()
             raise ConfigurationError(
-                "The webhook's secret is not what the vendor's console shows: "
+                "The webhook's secret stands in quotes, which are no part of it."
+                if in_quotes
+                else "The webhook's secret is not what the vendor's console shows: "
                 "whsec_ and base64 after it."
             )
 
@@ -166,19 +169,24 @@ class Secrets:
         return any(fitting)
 
 
-def _keys(secrets: object) -> list[bytes | None]:
-    """Return the key of each secret, None for one that is none; nothing where they are no secrets.
+def _each(secrets: object) -> list[object]:
+    """Return the secrets one by one; nothing where they are none.
 
     Raises nothing: an error would show the secrets among the locals of its frames.
     """
     try:
-        each = [secrets] if isinstance(secrets, str) else list(cast("Iterable[object]", secrets))
+        return [secrets] if isinstance(secrets, str) else list(cast("Iterable[object]", secrets))
     except Exception:  # noqa: BLE001 -- whatever the iterable of a user's raises
         return []
-    return [_key(secret) for secret in each]
+
+
+def _is_in_quotes(secret: object) -> bool:
+    text = secret.strip() if isinstance(secret, str) else ""
+    return bool(text) and (text[0] in QUOTES or text[-1] in QUOTES)
 
 
 def _key(secret: object) -> bytes | None:
+    """Return the bytes of a secret, None for what is none."""
     if not isinstance(secret, str):
         return None
     text = secret.strip().removeprefix("whsec_").rstrip("=")

@@ -42,20 +42,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_client": {
         *VALUES,
         *("_log", "scheduler", "_api", "_transport", "_journal", "_files", "_runtime", "webhooks"),
+        "_ledger",
     },
     "__init__": {*VALUES, "_client"},
     "fleet": {*VALUES, "__init__"},
     "cli": {
         *VALUES,
-        *(
-            "__init__",
-            "webhooks",
-            "fleet",
-            "_client.settings",
-            "_client.folder",
-            "_journal",
-            "_ledger",
-        ),
+        *("__init__", "webhooks", "fleet", "_client.settings", "_client.folder", "_journal"),
+        *("_ledger", "_api.urls"),
         "sandbox",
     },
     "__main__": {"cli"},

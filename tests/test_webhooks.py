@@ -451,7 +451,7 @@ def test_a_secret_that_is_none(secrets: list[str]) -> None:
     trace = caught.value.__traceback__
     assert trace is not None
     assert trace.tb_next is not None
-    assert {"self"} == set(trace.tb_next.tb_frame.f_locals)
+    assert {"self", "in_quotes"} >= set(trace.tb_next.tb_frame.f_locals)
 
     assert "whsec_ and base64 after it" in str(caught.value)
     assert "s3" not in str(caught.value)
@@ -902,3 +902,11 @@ def test_any_body_is_read(content: bytes) -> None:
     empty = found.task_id is None and found.status is None and found.flaw is not None
     assert whole or empty
     assert found.flaw is None or re.fullmatch(r"[A-Za-z_. ]+", found.flaw)
+
+
+@pytest.mark.parametrize("secret", ['"whsec_MTIz"', "\u201cwhsec_MTIz\u201d", ["'whsec_MTIz'"]])
+def test_quotes_around_a_secret_are_named(secret: str | list[str]) -> None:
+    """A secret that was copied with its quotes is refused with that reason."""
+    with pytest.raises(ConfigurationError, match="stands in quotes") as caught:
+        Secrets(secret)
+    assert "MTIz" not in str(caught.value)

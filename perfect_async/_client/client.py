@@ -13,6 +13,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Sequence,
 )
 from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
@@ -26,6 +27,7 @@ from perfect_async._api.tasks import FEATURES, Request, Response
 from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
+from perfect_async._client.lease import GAPS, LeaseMeasurement, checked_gaps, known_lease
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
 from perfect_async._client.settings import (
@@ -38,6 +40,7 @@ from perfect_async._client.settings import (
 )
 from perfect_async._client.task import Task, TrackedJob
 from perfect_async._journal.journal import open_journal
+from perfect_async._ledger.leases import LeaseFile
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.driver import driver_for
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
@@ -63,7 +66,7 @@ from perfect_async.models import (
     Units,
     must_be_job,
 )
-from perfect_async.reports import Estimate, Statistics, TaskStatus, Template
+from perfect_async.reports import Estimate, LeaseBracket, Statistics, TaskStatus, Template
 from perfect_async.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -171,7 +174,7 @@ class Client:
         self._opening = self._closing = False
         self._session: ClientSession | None = None
         self._webhooks: WebhookReceiver | None = None
-        key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
+        key = settings.stripped(os.environ.get(KEY_VARIABLE) if api_key is None else api_key)
         problem = settings.key_problem(key)
         self._key = "" if problem is not None or key is None else key
         given = [webhook_secret or os.environ.get(SECRET_VARIABLE) or None]
@@ -183,6 +186,8 @@ class Client:
         self._base_url = normalised_base(self._base_url if base_url is None else base_url)
         settings.kind("limits", limits, Limits)
         settings.kind("polling", polling, Polling)
+        self._lease_file = LeaseFile(self._base_url, self._key)
+        polling = known_lease(polling, self._lease_file)
         settings.kind("timeouts", timeouts, Timeouts)
         if transport is not None:
             settings.kind("transport", transport, HttpTransport)
@@ -650,6 +655,30 @@ class Client:
         """
         await self._executor.call(partial(self._ready().delete, settings.task_id(task_id)))
 
+    async def measure_lease(
+        self, job: Job, gaps: Sequence[float] = GAPS
+    ) -> AsyncIterator[LeaseBracket]:
+        """Create one task of `job` and poll it after each of `gaps` seconds only, until it is lost.
+
+        Yields what is known after each gap. The last one is kept in the state folder, for this key
+        and host, and `Polling(lease="measured")` uses it. Take a job that runs for longer than the
+        gaps together, such as an `Avatar` of one picture. It costs `job.units`, which are charged
+        also where the task is lost; what the task makes is not fetched. Nothing of it is in the
+        journal, and `max_units` does not count it. Raises as `run` does.
+        """
+        session = self._ready()
+        # An isolated client's loop is another thread's: each step there is one call.
+        measurement = LeaseMeasurement(session, job, checked_gaps(gaps), self._lease_file)
+        found = measurement.brackets()
+        try:
+            while True:
+                bracket = await self._executor.call(partial(anext, found, None))
+                if bracket is None:
+                    return
+                yield bracket
+        finally:
+            await self._executor.call(found.aclose)
+
     @property
     def webhooks(self) -> WebhookReceiver:
         """Takes the vendor's notifications: `await client.webhooks.deliver(body, headers)`.
@@ -676,8 +705,8 @@ class Client:
         """Return the state of the key's scheduler: jobs, window, units; see `Statistics`."""
         if self._session is None:
             return self._scheduler.statistics()
-        driver = self._session.driver
-        return self._executor.ask(lambda: driver.watchdog.add_to(driver.scheduler.statistics()))
+        session = self._session
+        return self._executor.ask(lambda: session.driver.statistics(session.channel))
 
     def _ready(self) -> ClientSession:
         if self._session is None:

@@ -15,7 +15,7 @@ from perfect_async._runtime.sharing import ShareSetting
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._time import SECOND
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
-from perfect_async.errors import ConfigurationError, quoted, redacted
+from perfect_async.errors import QUOTES, ConfigurationError, quoted, redacted
 from perfect_async.models import Polling
 
 KEY_VARIABLE: Final = "YOUCAM_API_KEY"
@@ -40,8 +40,19 @@ class Unset(Enum):
 UNSET: Final = Unset.UNSET
 
 
+def stripped(key: str | None) -> str | None:
+    """Return `key` without the line end of the file that it was read from."""
+    return key.rstrip("\r\n") if isinstance(cast("object", key), str) and key else key
+
+
 def key_problem(key: str | None) -> str | None:
-    """Return why `key` cannot be an API key, or None.
+    """Return why `key` cannot be an API key, or None; see `key_flaw`."""
+    flaw = key_flaw(key)
+    return flaw and f"The API key {flaw}: set {KEY_VARIABLE} or pass api_key."
+
+
+def key_flaw(key: str | None) -> str | None:
+    """Return what is wrong with an API key, as the end of a sentence, or None.
 
     The text quotes nothing of the key, and nothing is raised here: an error ends up in logs, and a
     traceback may be shown with the locals of its frames.
@@ -49,11 +60,13 @@ def key_problem(key: str | None) -> str | None:
     problem = None
     if not isinstance(key, str) or not key:
         problem = "is empty" if key == "" else "is missing"
+    elif key[0] in QUOTES or key[-1] in QUOTES:
+        problem = "stands in quotes, which are no part of it"
     elif key.lower().startswith("bearer "):
         problem = 'starts with "Bearer ", which the client adds itself'
     elif not key.isascii() or not key.isprintable() or " " in key:
         problem = "holds white space, control or non-ASCII characters"
-    return problem and f"The API key {problem}: set {KEY_VARIABLE} or pass api_key."
+    return problem
 
 
 def kind(name: str, value: object, kind: type) -> None:

@@ -23,7 +23,10 @@ from anyio.abc import TaskGroup
 
 from perfect_async import events as ev
 from perfect_async._api import tasks
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobJournal
+from perfect_async._ledger.leases import LeaseFile
+from perfect_async._ledger.rows import LedgerUnavailable
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime import commands
 from perfect_async._runtime.clock import Clock, LoopWatchdog
@@ -48,7 +51,8 @@ from perfect_async.errors import (
     ServiceUnavailable,
     copy_error,
 )
-from perfect_async.models import Timeouts
+from perfect_async.models import ASSUMED_LEASE, Timeouts
+from perfect_async.reports import Statistics
 from perfect_async.scheduler import Scheduler
 
 _INTERRUPTS: Final = KeyboardInterrupt, SystemExit
@@ -110,6 +114,8 @@ class Driver:
                 share, identity[1], key, scheduler, self._describe, give_way=self._give_way
             )
         self._refused: ConfigurationError | None = None
+        self._lease_file = LeaseFile(identity[1], key)
+        self._refuted = False
         self._unread = True
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
@@ -139,6 +145,23 @@ class Driver:
     def _now(self) -> int:
         """Microseconds since the driver was made: the scheduler's time."""
         return round((self._loop.time() - self._began) * SECOND)
+
+    def statistics(self, channel: Channel) -> Statistics:
+        """Return the scheduler's statistics with what this loop and the transport have seen."""
+        failure, last = channel.last_failure, channel.transport.last
+        found = attrs.evolve(
+            self.scheduler.statistics(),
+            blocked=self.watchdog.blocked,
+            last_failure=None if failure is None else failure.message,
+        )
+        if last is None:
+            return found
+        skew = None
+        if last.date is not None:
+            skew = self.clock.skew(last.date, last.sent, last.answered)
+        return attrs.evolve(
+            found, connect=last.connect, round_trip=last.round_trip, clock_skew=skew
+        )
 
     def past(self) -> tuple[tuple[int, int], ...]:
         """Return the requests of this window as (age in microseconds, count), the oldest first."""
@@ -573,6 +596,7 @@ class Driver:
                 handle.entry.not_created()
         with self._noting_failure():
             self.receive(event)
+            self._say_lease()
             if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._now()):
                 self.receive(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
@@ -590,6 +614,8 @@ class Driver:
         for handle in map(self.registry.get, numbers):
             if handle is not None:
                 handle.last_failure = handle.channel.last_failure = failure
+        if isinstance(command, ev.Ask) and (query := self._queries.get(command.ref)) is not None:
+            query.channel.last_failure = failure
 
     def _warn(self) -> None:
         """Warn that a stranger uses the key, once in five minutes."""
@@ -612,6 +638,27 @@ class Driver:
             "Fewer tasks are created for a while. %s",
             known,
         )
+
+    def _say_lease(self) -> None:
+        """Say once that a measured lease was too long, and note it for other processes."""
+        refuted = self.scheduler.refuted_lease
+        if not refuted or self._refuted:
+            return
+        self._refuted = True
+        LOG.warning(
+            "A task was lost inside the measured lease of %.1f s: tasks are polled for a lease of "
+            "%g s from now on, and by later processes too. `perfect-async doctor --measure-lease` "
+            "measures it again.",
+            refuted,
+            ASSUMED_LEASE,
+        )
+        self.start(self._note_refuted)
+
+    async def _note_refuted(self) -> None:
+        try:
+            await in_thread(self._lease_file.refute)
+        except LedgerUnavailable as exc:
+            LOG.warning("The refuted lease cannot be noted: %s.", exc)
 
     def _say_waiting(self) -> None:
         """Say, once in five minutes, that jobs wait for a window that others have used."""

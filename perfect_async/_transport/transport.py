@@ -27,9 +27,10 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar, Token
+from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
 from http import HTTPStatus
 from http.cookiejar import CookieJar
@@ -40,6 +41,7 @@ from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
 
 import anyio
+import attrs
 import httpx
 
 from perfect_async._api.tasks import Request, Response
@@ -137,6 +139,26 @@ def _network_errors() -> tuple[_Errors, _Errors]:
     )
 
 
+@attrs.frozen
+class Exchange:
+    """How long the last answered API call took, in seconds, and the vendor's clock in it.
+
+    `connect` is what making the first connection took, None where that was not seen. `date` is the
+    answer's `Date` in seconds since 1970, None where it has none; it was written between the loop's
+    times `sent` and `answered`, and is cut to whole seconds.
+    """
+
+    sent: float
+    answered: float
+    connect: float | None
+    date: float | None
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds from sending the request to the end of its answer."""
+        return self.answered - self.sent
+
+
 class VendorTransport:
     """Sends API calls, uploads and downloads to the vendor, each once.
 
@@ -145,7 +167,7 @@ class VendorTransport:
     `bulk` uploads and downloads run at a time (6 on a given transport, 24 without one), so that an
     API call finds a connection. Without a transport both kinds have a pool each, and proxies and
     certificates come from the environment. Raises `ConfigurationError` where that environment
-    cannot be used. Call `aclose` at the end.
+    cannot be used. Call `aclose` at the end. `last` is the last API call that was answered.
     """
 
     def __init__(
@@ -177,6 +199,7 @@ class VendorTransport:
         _network_errors()
         self._api, self._bulk = _clients(timeouts, transport)
         self._answers = _AnswerIds()
+        self.last: Exchange | None = None
 
     def __repr__(self) -> str:
         return f"<Transport to {self._base_url}>"
@@ -253,11 +276,16 @@ class VendorTransport:
             url += "?" + urlencode(call.query, quote_via=quote, safe="")
         headers = self._headers if call.content is None else self._json_headers
         request = httpx.Request(call.method, _parsed(url), headers=headers, content=call.content)
+        stopwatch = _Stopwatch(anyio.current_time())
+        if self.last is None:
+            # Only the first call is traced: a trace costs some 20 calls a request.
+            request.extensions["trace"] = stopwatch.trace
         response = await self._api.send(request, stream=True)
         reusable = False
         try:
             async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
                 content = b"".join([piece async for piece in pieces])
+            self.last = stopwatch.read(response.headers.get("date"), self.last)
             request_id = response.headers.get("x-request-id")
             connection = response.extensions.get("network_stream")
             if self._answers.is_repeated(connection, request_id, anyio.current_time()):
@@ -294,6 +322,36 @@ class VendorTransport:
         headers = {"Accept-Encoding": "identity"}
         request = httpx.Request("GET", followed(url, base_url=self._base_url), headers=headers)
         return await self._bulk.send(request, stream=True)
+
+
+class _Stopwatch:
+    """Times one exchange that begins at `began`; its first part is the connecting, if any."""
+
+    def __init__(self, began: float) -> None:
+        self._began = self._sent = began
+        self._connects = False
+
+    async def trace(self, event: str, _: Mapping[str, object]) -> None:
+        """Take an event of httpcore's ("trace" of its extensions)."""
+        self._connects |= event.startswith("connection.")
+        # With a proxy this comes twice: the second time once the tunnel to the vendor is there.
+        if event.endswith(".send_request_headers.started"):
+            self._sent = anyio.current_time()
+
+    def read(self, date: str | None, before: Exchange | None) -> Exchange:
+        """Return the exchange that ends now; what connecting took is kept from `before`."""
+        connect = None if before is None else before.connect
+        if self._connects:
+            connect = self._sent - self._began
+        return Exchange(self._sent, anyio.current_time(), connect, _seconds(date))
+
+
+def _seconds(date: str | None) -> float | None:
+    """Return an HTTP date in seconds since 1970, None where it is none."""
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _user_agent() -> str:

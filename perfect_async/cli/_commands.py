@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from perfect_async.cli import _runner
 from perfect_async.cli._inputs import Picture, find_pictures
 from perfect_async.cli._output import OutputError, print_error, print_line
+from perfect_async.cli._page import show_page
 from perfect_async.errors import ConfigurationError, quoted, shown_source
 from perfect_async.models import Avatar, Expression, Job, Polling, Smile
 
@@ -174,13 +175,15 @@ def resume(*, journal: Path, json: bool = False, sole_user: bool = False, fit: b
     return _runner.exit_status(summary)
 
 
-def templates(*, json: bool = False) -> None:
+def templates(*, json: bool = False, open_: bool = False) -> None:
     """List the styles for avatars.
 
     Parameters
     ----------
     json
         Print one line of JSON per style.
+    open_
+        Show their thumbnails in the browser, and print the path of that page instead.
     """
     from perfect_async.cli._display import print_table
 
@@ -189,7 +192,9 @@ def templates(*, json: bool = False) -> None:
             return [template async for template in client.templates()]
 
     found = _runner.run(ask)
-    if json:
+    if open_:
+        show_page(found)
+    elif json:
         for one in found:
             fields = {
                 "id": one.id,

@@ -35,8 +35,7 @@ class OutputError(Exception):
 
 def in_terminal_terms(message: str) -> str:
     """Replace the names of the library's settings in a message by those of options."""
-    # A key on a command line would stay in the shell's history.
-    message = message.replace(" or pass api_key", "")
+    message = message.replace(" or pass api_key", " or pass --api-key-file")
     return _SETTING.sub(lambda match: _OPTIONS[match[0]], message)
 
 

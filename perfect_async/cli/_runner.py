@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from perfect_async.cli._key import api_key
 from perfect_async.cli._output import print_error
 from perfect_async.errors import ConfigurationError, JournalError, Unauthorized, quoted
 
@@ -48,7 +49,9 @@ def make_client(
     """Make the client of a command; tests replace this."""
     from perfect_async import Client, Polling
 
-    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user, fit=fit)
+    return Client(
+        api_key(), journal=journal, polling=polling or Polling(), sole_user=sole_user, fit=fit
+    )
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

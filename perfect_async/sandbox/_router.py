@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from email.utils import formatdate
 from types import MappingProxyType
 from typing import Final, assert_never
 from urllib.parse import unquote
@@ -144,7 +145,9 @@ class Router:
         if TOO_MANY in {status, response.error}:
             self.ledger.refused[route.kind] += 1
         request_id = str(self.chance.identifiers("request ids").getrandbits(59) + 2**59)
-        return attrs.evolve(response, headers={**response.headers, "x-request-id": request_id})
+        date = formatdate(self.clock.wall(now), usegmt=True)
+        added = {"x-request-id": request_id, "date": date}
+        return attrs.evolve(response, headers={**response.headers, **added})
 
     def _route(self, request: Request) -> Route:
         place = self._urls.place(request)

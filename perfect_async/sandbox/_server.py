@@ -35,6 +35,8 @@ async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> 
         log_level="error",
         # The other HTTP parsers do not read a body after such an offer.
         http="h11",
+        # The sandbox's answers have the date of its own clock.
+        date_header=False,
         ws="none",
         # The lifespan is opened below, because a cancelled uvicorn does not end it.
         lifespan="off",

@@ -120,7 +120,8 @@ class ScheduledJob:
     probably ended, `ask_at` when it is polled whatever is reserved. `announced` counts its polls
     since the vendor said that it ended. `given_interval` is what the answer to its creation asked
     for. Its last `refusals` polls were refused for the same reason, `refused_for`. `confirming`:
-    its result was named for another task too, so it is polled once more. `adopted`: its creation
+    its result was named for another task too, so it is polled once more. `gap` lies between its
+    last two polls (or the creation and the first one), answered or not. `adopted`: its creation
     was not seen, so its duration will not be known. `reserved` units count against its
     `spending_limits`. `give_up` and `engine_retries` are its own, None where those of all jobs
     hold.
@@ -145,6 +146,7 @@ class ScheduledJob:
     given_up: int = 0
     accepted: int = 0
     last_left: int = 0
+    gap: int = 0
     interval: int = 0
     given_interval: int | None = None
     tries: int = 0

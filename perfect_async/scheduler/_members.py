@@ -136,6 +136,16 @@ class Members:
             self._holds = limits
             self._state.set_limits(limits)
 
+    def shorten_lease(self, lease: int) -> None:
+        """Ask for polls by a shorter lease, here and of all other members.
+
+        Where the key is shared the plan changes at the next step, while the ledger is locked.
+        """
+        self._limits = attrs.evolve(self._limits, lease=lease)
+        if not self.shared:
+            self._holds = self._limits
+            self._state.set_limits(self._limits)
+
     def in_doubt(self, feature: str, age: int) -> bool:
         """Whether another member created a task of `feature` lately whose id is not known."""
         unknown = any(
@@ -146,9 +156,9 @@ class Members:
         return unknown or (ended is not None and ended >= self.updated_at - age)
 
     @property
-    def limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
-        """Our own settings, and the strictest of all members, which hold."""
-        return self._limits, self._holds
+    def own_limits(self) -> ev.SharedLimits:
+        """Our own settings."""
+        return self._limits
 
     @property
     def others(self) -> int:
@@ -163,6 +173,11 @@ class Members:
         self._foreign_changes = self._given_foreign | self._foreign_changes
 
     # What is asked.
+
+    @property
+    def limits(self) -> ev.SharedLimits:
+        """The limits and the lease in force: the strictest of all members."""
+        return self._holds
 
     def living(self, now: int) -> list[ev.MemberRow]:
         """The rows of the members that have not stopped."""

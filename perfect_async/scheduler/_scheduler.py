@@ -26,6 +26,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
+import attrs
+
 from perfect_async import events as ev
 from perfect_async._ratelimit.timetable import RESCUE_AFTER
 from perfect_async._time import NEVER, SECOND, SLOT
@@ -196,7 +198,13 @@ class Scheduler:
 
     def shared_limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
         """Return the settings of this member, and those that hold while the others have theirs."""
-        return self._state.members.limits
+        members = self._state.members
+        return members.own_limits, members.limits
+
+    @property
+    def refuted_lease(self) -> float:
+        """The measured lease inside which a task was lost, in seconds; 0 where none was."""
+        return self._state.refuted_lease / SECOND
 
     def busy(self) -> bool:
         """Return whether there are jobs that have not ended."""
@@ -276,6 +284,16 @@ class Scheduler:
             members=1 + state.members.others,
             requests_by_others=state.members.requests(state.updated_at),
             window_wait=self.window_wait(),
+            limits=self._in_force(),
+            lease=state.lease / SECOND,
+            longest_gap=state.longest_gap / SECOND,
+        )
+
+    def _in_force(self) -> Limits:
+        held = self._state.members.limits
+        period = held.period / SECOND
+        return attrs.evolve(
+            self._limits, requests=held.requests, period=period, per_second=held.per_second
         )
 
     def lookahead(self) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, assert_never, cast
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ClientClosed, PerfectError, ResultUnreadable, copy_error
+from perfect_async.models import ASSUMED_LEASE
 from perfect_async.scheduler._job import ANSWERS, IllegalEvent, JobState, ScheduledJob
 from perfect_async.scheduler._members import Members
 from perfect_async.scheduler._pacer import Pacer
@@ -63,6 +64,10 @@ class SchedulerState:
         self.lease = round(polling.lease * SECOND)
         self.give_up = round(polling.give_up_after * SECOND)
         self.engine_retries = engine_retries
+        # The lease to go back to when a task is lost inside a measured one, and from which one.
+        self._assumed_lease = round(ASSUMED_LEASE * SECOND) if polling.measured else None
+        self.refuted_lease = 0
+        self.longest_gap = 0
         self.pacer = Pacer(limits, lease=self.lease, horizon=self.give_up)
         self.table = self.pacer.table
         self.poll_queue = PollQueue()
@@ -149,6 +154,14 @@ class SchedulerState:
         self.lease = self.extra_polls.lease = limits.lease
         self.pacer.set_limits(limits)
 
+    def _refute_lease(self) -> None:
+        """Go back from a measured lease to the assumed one: a task was lost inside it."""
+        assumed, self._assumed_lease = self._assumed_lease, None
+        if assumed is not None and assumed < self.lease:
+            self.refuted_lease = self.lease
+            self.lease = self.extra_polls.lease = assumed
+            self.members.shorten_lease(assumed)
+
     def wants_more(self, now: int) -> bool:
         """Whether anything that is not reserved may leave: a quick check.
 
@@ -210,6 +223,7 @@ class SchedulerState:
                 if job.state is JobState.ADOPTED:
                     self._take_over(self.takeovers.popleft(), command, now)
                 task = job.task
+                job.gap = now - job.last_left
                 self.strategy.left(job, now)
             case ev.Settle():
                 self.settlements.settled(command, self.queries)
@@ -483,6 +497,7 @@ class SchedulerState:
         match event:
             case ev.Running():
                 job.trouble = job.refused_for = None
+                self._note_gap(job, left)
                 self.strategy.runs(job, left, event.polling_interval, now)
             case ev.Succeeded():
                 self._succeeded(job, event, now)
@@ -503,6 +518,11 @@ class SchedulerState:
                 self.strategy.failed(job, now)
             case _:
                 assert_never(event)
+
+    def _note_gap(self, job: ScheduledJob, left: int) -> None:
+        """Note how long the task ran without a poll before the one that left at `left`."""
+        if left == job.last_left:
+            self.longest_gap = max(self.longest_gap, job.gap)
 
     def _engine_failed(self, job: ScheduledJob, event: ev.EngineFailed, now: int) -> None:
         self._lasted(job, now)
@@ -532,6 +552,8 @@ class SchedulerState:
         event: ev.TaskUnknown | ev.TimedOut | ev.Unreadable | ev.KeyRefused | ev.Refused,
     ) -> None:
         """End a task that is paid for by the error of `event`."""
+        if job.doubted and isinstance(event, ev.TaskUnknown):
+            self._refute_lease()
         # A copy: the same error may reach others who have nothing at stake.
         error = copy_error(event.error)
         error.units_at_stake = job.charged

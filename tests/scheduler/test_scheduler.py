@@ -894,3 +894,12 @@ def test_shown() -> None:
     assert "<Scheduler {'running': 1} <Timetable 1 tasks every 8.8 s, 0 requests unanswered>>" == (
         repr(harness.scheduler)
     )
+
+
+def test_statistics_tell_the_limits_and_the_lease_in_force() -> None:
+    """Where nobody shares the key they are those that the scheduler was made with."""
+    limits = Limits(requests=100, period=60.5, per_second=2)
+
+    seen = Scheduler(limits, Polling(lease=8.0)).statistics()
+
+    assert (limits, 8.0, 0.0) == (seen.limits, seen.lease, seen.longest_gap)
