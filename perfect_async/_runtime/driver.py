@@ -30,6 +30,7 @@ from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.doubts import ProcessMemory, memory_for
 from perfect_async._runtime.handle import Channel, JobHandle, closed
+from perfect_async._runtime.recorder import RequestRecorder
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.sharing import (
     SharedKey,
@@ -117,6 +118,7 @@ class Driver:
         self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
         self._early = TtlSet(_EARLY_FOR)
         self._queries: dict[int, _Query] = {}
+        self._recorder: Callable[[], RequestRecorder | None] = _nobody
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
         self._host: asyncio.Task[None] | None = None
@@ -127,7 +129,19 @@ class Driver:
 
     def _now(self) -> int:
         """Microseconds since the driver was made: the scheduler's time."""
-        return round((self._loop.time() - self._began) * SECOND)
+        return self.at(self._loop.time())
+
+    def at(self, seconds: float) -> int:
+        """Return a time of the loop, in seconds, as the driver's microseconds."""
+        return round((seconds - self._began) * SECOND)
+
+    def record(self) -> RequestRecorder:
+        """Return the recorder of all requests from now on, for as long as anybody holds it."""
+        recorder = self._recorder()
+        if recorder is None:
+            recorder = RequestRecorder(self.scheduler.occupied)
+            self._recorder = ref(recorder)
+        return recorder
 
     def past(self) -> tuple[tuple[int, int], ...]:
         """Return the requests of this window as (age in microseconds, count), the oldest first."""
@@ -372,7 +386,10 @@ class Driver:
 
     def receive(self, event: ev.Event) -> None:
         """Give `event` to the scheduler, and wake the driver to perform what follows from it."""
-        self.scheduler.receive(event, self._now())
+        now = self._now()
+        self.scheduler.receive(event, now)
+        if (recorder := self._recorder()) is not None:
+            recorder.received(event, now)
         self._wake_up()
 
     def _wake_up(self) -> None:
@@ -444,6 +461,8 @@ class Driver:
 
     def _do_command(self, command: ev.Command) -> None:
         self._perform(command)
+        if (recorder := self._recorder()) is not None:
+            recorder.issued(command, self._now())
         if isinstance(command, ev.Request):
             for channel in self._channels:
                 channel.journal.writer.request_sent()
@@ -595,6 +614,10 @@ class Driver:
             self._queries.pop(command.ref, None)
             query.done.set()
         return event
+
+
+def _nobody() -> None:
+    """Return None, as a reference to a recorder that is gone does."""
 
 
 def _only(error: BaseException) -> BaseException:

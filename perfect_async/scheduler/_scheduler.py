@@ -197,9 +197,18 @@ class Scheduler:
         """The limits that it was made with."""
         return self._limits
 
+    @property
+    def lease(self) -> float:
+        """Seconds after which a task that is not polled is lost, as all members assume."""
+        return self._state.lease / SECOND
+
     def next_reserved_poll(self) -> int:
         """Return when the next reserved poll leaves, `NEVER` where there is none."""
         return self._state.table.wakes()
+
+    def occupied(self, now: int) -> int:
+        """Return how many requests occupy the window at `now`, those of all members."""
+        return self._state.table.occupied(now)
 
     def busy(self) -> bool:
         """Return whether there are jobs that have not ended."""
