@@ -30,7 +30,7 @@ _HELP: Final = (
 
 _COMMANDS: Final = (
     *(_commands.smile, _commands.avatar, _commands.resume),
-    *(_commands.templates, _commands.units, _commands.forget),
+    *(_commands.report, _commands.templates, _commands.units, _commands.forget),
     *(_commands.sandbox, _commands.demo),
 )
 

@@ -20,6 +20,7 @@ from perfect_async.models import Avatar, Expression, Job, Polling, Smile
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
 if TYPE_CHECKING:
     from perfect_async import Batch, Client, Template, Units
+    from perfect_async.cli._display import Display, RunSummary
 
 OUT: Final = Path("perfect-async-out")
 
@@ -37,6 +38,7 @@ def smile(
     max_units: float | None = None,
     insured: float | None = None,
     sole_user: bool = False,
+    report: Path | None = None,
 ) -> int:
     """Make portraits smile: 1 unit each.
 
@@ -69,11 +71,13 @@ def smile(
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     """
     return _buy(
         find_pictures(pictures, Smile.formats, out),
         lambda picture: Smile(picture, expression),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user, report),
     )
 
 
@@ -91,6 +95,7 @@ def avatar(
     max_units: float | None = None,
     insured: float | None = None,
     sole_user: bool = False,
+    report: Path | None = None,
 ) -> int:
     """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
 
@@ -125,15 +130,19 @@ def avatar(
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     """
     return _buy(
         find_pictures(pictures, Avatar.formats, out),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user, report),
     )
 
 
-def resume(*, journal: Path, json: bool = False, sole_user: bool = False) -> int:
+def resume(
+    *, journal: Path, json: bool = False, sole_user: bool = False, report: Path | None = None
+) -> int:
     """Continue the last run with this journal, and save to the folder that it was given.
 
     Running tasks are kept alive, finished ones are fetched, and unsent pictures are sent. A picture
@@ -150,18 +159,21 @@ def resume(*, journal: Path, json: bool = False, sole_user: bool = False) -> int
         Say that nothing else creates tasks on this account. A task whose creation got no
         answer can then be found in the unit history. If it is not true, another program's task may
         be taken for it, and another person's face saved as the result.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display
 
+    _check_report(report)
+
     client = _runner.make_client(journal, sole_user=sole_user)
     display = Display("json" if json else "paths")
     with display:
-        summary = _runner.run(
-            lambda: _runner.run_batch(client, lambda opened: opened.resume(), display, journal)
-        )
+        work = partial(_runner.run_batch, client, lambda opened: opened.resume(), display, journal)
+        summary = _runner.run(partial(work, reported=report is not None))
     display.close(summary, None)
-    return _runner.exit_status(summary)
+    return _report_run(summary, report, display)
 
 
 def templates(*, json: bool = False) -> None:
@@ -363,7 +375,7 @@ def demo(
     pictures
         Your own files, folders and patterns instead; they stay on this machine.
     out
-        Folder for the pictures, a contact sheet and a summary; made where it is missing.
+        Folder for the pictures, a report, a contact sheet and a summary; made where it is missing.
     fail
         The share of pictures that the engine fails, 0 to 1; the exit status is then 1.
     seed
@@ -382,6 +394,7 @@ def demo(
         summary = _runner.run(lambda: show.run(display))
     display.close(summary, show.results)
     paths = show.write_report(summary)
+    display.message(f"Open the report in a browser: {paths[0]}")
     status = _runner.exit_status(summary)
     try:
         for path in paths:
@@ -403,6 +416,7 @@ class _Options(NamedTuple):
     max_units: float | None
     insured: float | None
     sole_user: bool
+    report: Path | None
 
 
 def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], options: _Options) -> int:
@@ -413,6 +427,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
     from perfect_async.cli._manifest import Manifest, leave_out_results
 
     out, journal = options.out, options.journal
+    _check_report(options.report)
     polling = None if options.insured is None else Polling(insured=options.insured)
     client = _runner.make_client(journal, polling, sole_user=options.sole_user)
     jobs = [make_job(picture) for picture in pictures]
@@ -440,11 +455,75 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
     with display:
         if plan.jobs:
             run = partial(_runner.run_batch, client, start, display, journal, reports)
-            summary = _runner.run(run)
+            summary = _runner.run(partial(run, reported=options.report is not None))
         else:
             summary = _runner.report_only(reports, display)
     display.close(summary, out)
-    return _runner.exit_status(summary)
+    return _report_run(summary, options.report, display)
+
+
+def _check_report(path: Path | None) -> None:
+    """Refuse a report that cannot be written before anything is bought."""
+    if path is not None:
+        from perfect_async.report import check_path
+
+        check_path(path)
+
+
+def _report_run(summary: RunSummary, path: Path | None, display: Display) -> int:
+    """Write the report of a run, if it is to have one; return the exit status."""
+    status = _runner.exit_status(summary)
+    if path is None:
+        return status
+    from perfect_async.cli._report import write_run
+
+    try:
+        write_run(summary, path)
+    except ConfigurationError as exc:
+        # The pictures are paid for and saved all the same.
+        print_error(exc.message)
+        return status or _runner.FAILED
+    display.message(f"The report: {path}")
+    return status
+
+
+def report(
+    pictures: list[str] | None = None,
+    /,
+    *,
+    to: Path = Path("perfect-async-report.html"),
+    out: Path = OUT,
+    journal: Path | None = None,
+) -> int:
+    """Write a report of the results in a folder: nothing is sent.
+
+    A report of the run itself, with its timeline and account, is what `--report` writes.
+
+    Parameters
+    ----------
+    pictures
+        The originals: files, folders, patterns and URLs. Each is shown beside its result.
+    to
+        The report: a page with all pictures (.html), or a table (.csv).
+    out
+        The folder of the results.
+    journal
+        The journal of the runs, for the jobs that have not ended; no other process may be using it.
+    """
+    _check_report(to)
+    found = [] if pictures is None else find_pictures(pictures, Smile.formats, out)
+    if journal is not None:
+        _runner.require_journal(journal)
+    from perfect_async._journal.writer import JournalWriter
+    from perfect_async.cli._manifest import Manifest, leave_out_results
+    from perfect_async.cli._report import write_folder
+
+    manifest = Manifest(out)
+    originals, _ = leave_out_results(found, manifest)
+    unfinished = () if journal is None else _runner.run(partial(JournalWriter.unfinished, journal))
+    write_folder(manifest, originals, unfinished, to)
+    print_line(str(to))
+    return 0
 
 
 def _check_share(fail: float) -> None:

@@ -8,7 +8,15 @@ and tables are made of a `Report`, which `Batch.report` gives and `write` takes.
 
 from __future__ import annotations
 
-from perfect_async.report._values import Report, ReportFailure, ReportJob, ReportRequest
+from perfect_async.report._values import JobOutcome, Report, ReportFailure, ReportJob, ReportRequest
 from perfect_async.report._writing import check_path, write
 
-__all__ = ["Report", "ReportFailure", "ReportJob", "ReportRequest", "check_path", "write"]
+__all__ = [
+    "JobOutcome",
+    "Report",
+    "ReportFailure",
+    "ReportJob",
+    "ReportRequest",
+    "check_path",
+    "write",
+]
