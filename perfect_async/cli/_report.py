@@ -10,7 +10,7 @@ import attrs
 
 from perfect_async._client.folder import digits_of, job_identity, result_stem
 from perfect_async._journal.model import JobSnapshot, Phase
-from perfect_async.cli._display import RunSummary
+from perfect_async.cli._display import RunSummary, redacted_source
 from perfect_async.cli._inputs import Picture
 from perfect_async.cli._manifest import Manifest
 from perfect_async.cli._output import in_terminal_terms
@@ -94,7 +94,7 @@ def _jobs(
     manifest: Manifest, pictures: Sequence[Picture], unfinished: Iterable[JobSnapshot]
 ) -> Iterable[ReportJob]:
     """Yield the results of a folder, then the originals and the jobs without any."""
-    originals = _by_digits(pictures)
+    by_digits = _by_digits(pictures)
     by_stem: dict[str, list[Picture]] = {}
     for picture in pictures:
         by_stem.setdefault(result_stem(picture), []).append(picture)
@@ -102,29 +102,29 @@ def _jobs(
     with_results: set[Picture] = set()
     for digits, stem, files in manifest.results():
         one = open_jobs.pop(digits, None)
-        found = originals.get(digits)
         # An avatar's style is not known here, so its original is found by its name alone.
         named = by_stem.get(stem, [])
-        picture, feature = found or (named[0] if len(named) == 1 else None, "")
-        place = None if one is None else one.stored.place
-        if picture is None and one is not None and place and one.stored.kind == "path":
-            picture = Path(place)
-        if picture is not None:
-            with_results.add(picture)
+        original: Picture | None = named[0] if len(named) == 1 else None
+        feature = "" if one is None else one.stored.feature
+        if digits in by_digits:
+            original, feature = by_digits[digits]
+        elif original is None and one is not None and one.stored.kind == "path":
+            original = Path(one.stored.place or files[0])
+        if original is not None:
+            with_results.add(original)
         yield ReportJob(
             0,
-            files[0].name if picture is None else str(picture),
+            files[0].name if original is None else redacted_source(original),
             "done",
-            picture if isinstance(picture, Path) else None,
-            feature if one is None else one.stored.feature,
+            original if isinstance(original, Path) else None,
+            feature,
             task_id=None if one is None else one.task_id,
             files=files,
         )
     for picture in pictures:
         if picture not in with_results:
-            yield ReportJob(
-                0, str(picture), "not sent", picture if isinstance(picture, Path) else None
-            )
+            file = picture if isinstance(picture, Path) else None
+            yield ReportJob(0, redacted_source(picture), "not sent", file)
     for one in open_jobs.values():
         yield _unfinished(one)
 
@@ -159,7 +159,7 @@ def _unfinished(one: JobSnapshot) -> ReportJob:
     place = stored.place
     return ReportJob(
         0,
-        place or stored.stem,
+        redacted_source(place or stored.stem),
         outcome,
         Path(place) if place and stored.kind == "path" else None,
         stored.feature,

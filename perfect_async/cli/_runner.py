@@ -186,14 +186,14 @@ async def run_batch(
                         display.report(reports[-1])
                 group.cancel_scope.cancel()
         update()
-    report = await batch.report() if reported else None
+    of_batch = await batch.report() if reported else None
     return RunSummary(
         reports,
         jobs + len(before),
         anyio.current_time() - began,
         stopped_by=signals[0] if signals else None,
         output_failed=display.output_failed,
-        report=report,
+        report=of_batch,
         before=tuple(before),
     )
 

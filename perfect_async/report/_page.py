@@ -32,6 +32,8 @@ _OUTCOMES: Final[tuple[JobOutcome, ...]] = (
     "not sent",
     "already there",
 )
+_MOST_CAUSES: Final = 20
+_SHORT: Final = 100.0  # seconds
 _NAMED: Final = 3
 """Pictures that a cause of failures names; it counts the others."""
 
@@ -81,6 +83,7 @@ def render_page(report: Report, folder: Path) -> bytes:
         "tiles": tiles(report, account(report, lines)),
         "counts": {outcome: count for outcome, count in counts.items() if count},
         "causes": causes(report.jobs),
+        "most_causes": _MOST_CAUSES,
         "named": _NAMED,
         "chart": _chart.chart(report, lines),
         "window_height": _chart.WINDOW_HEIGHT,
@@ -115,7 +118,7 @@ def heading(report: Report) -> str:
     if report.began is not None:
         parts.append(f"{report.began:%d %B %Y, %H:%M} UTC")
     if report.seconds is not None:
-        parts.append(f"in {_chart.minutes(report.seconds)}")
+        parts.append(f"in {_lasting(report.seconds)}")
     if report.left_out:
         parts.append(f"the last {len(report.jobs)} are shown")
     return " · ".join(parts)
@@ -145,22 +148,26 @@ def tiles(report: Report, numbers: Account) -> list[Tile]:
         note = "" if fewest is None else f"no schedule needs fewer than {fewest:.2f}"
         found.append(Tile("requests a picture", f"{numbers.per_picture:.2f}", note))
     if numbers.requests:
-        kinds = ", ".join(f"{count} {_KINDS[kind]}" for kind, count in numbers.by_kind if count)
+        kinds = ", ".join(
+            f"{count} {_KINDS[kind]}{'' if count == 1 else 's'}"
+            for kind, count in numbers.by_kind
+            if count
+        )
         refused = f"; {numbers.refused} refused" if numbers.refused else ""
         found.append(Tile("requests", str(numbers.requests), f"{kinds}{refused}"))
     if numbers.median is not None:
         slow = f"19 of 20 within {_seconds(numbers.slow)} (p95)"
         found.append(Tile("median duration (p50)", _seconds(numbers.median), slow))
     if numbers.bound is not None and report.seconds is not None:
-        least = f"no schedule needs less than {_chart.minutes(numbers.bound.seconds)}"
-        found.append(Tile("time", _chart.minutes(report.seconds), least))
+        least = f"no schedule needs less than {_lasting(numbers.bound.seconds)}"
+        found.append(Tile("time", _lasting(report.seconds), least))
     if numbers.margin is not None:
         note = f"left of a {report.lease:g} s lease at its closest poll"
         found.append(Tile("lease to spare", _seconds(numbers.margin), note))
     return found
 
 
-_KINDS: Final = {"register": "registrations", "create": "creations", "poll": "polls"}
+_KINDS: Final = {"register": "registration", "create": "creation", "poll": "poll"}
 
 
 def units(amount: float) -> str:
@@ -170,6 +177,11 @@ def units(amount: float) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.1f} s"
+
+
+def _lasting(seconds: float) -> str:
+    """Return how long a run took: to a tenth of a second where that is much of it."""
+    return _seconds(seconds) if seconds < _SHORT else _chart.minutes(seconds)
 
 
 def _name(source: str) -> str:

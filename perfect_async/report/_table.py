@@ -17,6 +17,9 @@ COLUMNS: Final = (
 _FORMULA: Final = frozenset("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n")
 """What begins a formula in a spreadsheet, in both widths (OWASP: CSV Injection)."""
 
+_LONGEST_CELL: Final = 32_000
+"""Characters of a cell before any is escaped; Excel takes 32,767."""
+
 
 def render_table(report: Report) -> bytes:
     """Return the table in UTF-8 with a mark at its beginning, without which Excel garbles letters.
@@ -63,6 +66,6 @@ def _number(value: float | None) -> str:
 
 def _text(text: str) -> str:
     """Return a cell that a spreadsheet shows and does not calculate."""
-    cell = shown(text)
+    cell = shown(text, _LONGEST_CELL)
     # The escapes of `shown` begin with a backslash, so what is cut off here is white space alone.
     return f"'{cell}" if text[:1] in _FORMULA or cell.lstrip()[:1] in _FORMULA else cell

@@ -15,8 +15,8 @@ from perfect_async.errors import ClientClosed, PerfectError
 JobOutcome: TypeAlias = Literal["done", "failed", "running", "not sent", "already there"]
 RequestKind: TypeAlias = Literal["register", "create", "poll", "other"]
 
-LONGEST: Final = 2_000
-"""Characters of any text in a report; a longer one is cut."""
+LONGEST: Final = 1_000
+"""Characters of a text on the page; a longer one is cut."""
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -261,7 +261,7 @@ def test_every_command_is_told() -> None:
     told = {call[0] for call in words()}
 
     assert {
-        *("avatar", "demo", "forget", "resume", "sandbox", "smile", "templates", "units")
+        *("avatar", "demo", "forget", "report", "resume", "sandbox", "smile", "templates", "units")
     } == told
 
 

@@ -148,7 +148,7 @@ def test_the_account_is_told_in_words() -> None:
     for expected in (
         *("units spent", "1", "2 charged, 1 returned"),
         *("requests a picture", "6.00", "no schedule needs fewer than 5.00"),
-        *("6", "1 registrations, 2 creations, 3 polls"),
+        *("6", "1 registration, 2 creations, 3 polls"),
         *("median duration (p50)", "9.1 s", "19 of 20 within 17.9 s (p95)"),
         *("lease to spare", "0.9 s", "left of a 10 s lease at its closest poll"),
     ):

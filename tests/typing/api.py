@@ -58,6 +58,7 @@ from perfect_async import (
     WaitTimeout,
     WebhookRejected,
 )
+from perfect_async.report import Report
 from perfect_async.sandbox import (
     Durations,
     Faults,
@@ -187,6 +188,8 @@ async def many_pictures(client: Client, photos: list[Path], path: Path) -> None:
 
     async with client.batch(Smile(photo) for photo in photos) as batch:
         assert_type(batch, Batch)
+        assert_type(await batch.report(), Report)
+        assert_type(await batch.report(Path("report.html")), Report)
         async for outcome in batch:
             assert_type(outcome, Done | Failed)
             match outcome:
