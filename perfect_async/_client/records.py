@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import attrs
@@ -28,21 +27,23 @@ _MOST: Final = 5_000
 """Jobs that are kept, the newest: a batch may go on for months."""
 
 
-@attrs.frozen(eq=False)
+# Mutable, since attrs makes frozen ones five times as slowly.
+@attrs.define(eq=False)
 class JobRecord:
     """One job for the report, with neither its picture nor its result.
 
-    `number` counts the jobs of the batch as they were read. `ref` is its number in the driver, 0
+    `number` counts the jobs of the batch as they were read. `source` is a path, a URL or a file's
+    id if it is `named`, else the text that is shown for it. `ref` is its number in the driver, 0
     where it has no task of its own. `ended` is when its task ended, in the driver's microseconds.
     `failure` is the error's class, message, hint, code and units at stake: an error that was raised
     would keep the frames that it went through.
     """
 
     number: int
-    source: str
-    is_file: bool
+    source: str | PurePath | FileId
+    named: bool
     feature: str
-    details: tuple[tuple[str, object], ...]
+    details: list[tuple[str, str | int]]
     ref: int
     ended: int | None = None
     task_id: str | None = None
@@ -85,7 +86,7 @@ class BatchRecord:
         self._jobs.append(
             JobRecord(
                 number,
-                *_job(outcome.job),
+                *_without_picture(outcome.job),
                 ref,
                 at,
                 outcome.task_id,
@@ -163,11 +164,12 @@ class BatchRecord:
     def _job(self, record: JobRecord) -> ReportJob:
         from perfect_async.report import ReportFailure, ReportJob  # noqa: PLC0415 - see above
 
+        source, is_file = _shown(record)
         return ReportJob(
             record.number,
-            record.source,
+            source,
             record.state,
-            Path(record.source).absolute() if record.is_file else None,
+            Path(source).absolute() if is_file else None,
             record.feature,
             {name: str(value) for name, value in record.details},
             record.task_id,
@@ -195,7 +197,7 @@ def _live(number: int, job: Job, handle: JobHandle) -> JobRecord:
     """Describe a job that has not ended."""
     return JobRecord(
         number,
-        *_job(job),
+        *_without_picture(job),
         0 if handle.leader is not None else handle.ref,
         task_id=handle.task_id,
         units=0.0 if handle.leader is not None or handle.task_id is None else handle.spec.units,
@@ -209,27 +211,34 @@ def _failure(error: PerfectError) -> tuple[str, str, str, str | None, float]:
     return type(error).__name__, error.message, error.hint, shown, error.units_at_stake
 
 
-def _job(job: object) -> tuple[str, bool, str, tuple[tuple[str, object], ...]]:
-    """Return the source of a job, whether it is a file's path, the feature and its parameters."""
+def _without_picture(
+    job: object,
+) -> tuple[str | PurePath | FileId, bool, str, list[tuple[str, str | int]]]:
+    """Return a job's source, whether it is a name, the feature, and what is asked for beside it.
+
+    A source that is the picture, or an object of the user's, is described instead. Nothing of a
+    path object of the user's is called, since it may raise anything.
+    """
     if not isinstance(job, Job):
         # It was refused: people pass paths where jobs are wanted.
-        return type(job).__name__, False, "", ()
-    try:
-        return *_source(job.source), job.feature, tuple(parameters(job))
-    except Exception:  # noqa: BLE001 - a path object of the user's, whose job was refused as well
-        return type(job.source).__name__, False, job.feature, ()
+        return type(job).__name__, False, "", []
+    source = cast("object", job.source)
+    if isinstance(source, str | PurePath | FileId):
+        return source, True, job.feature, parameters(job)
+    text = f"{len(source)} bytes" if isinstance(source, bytes) else type(source).__name__
+    return text, False, job.feature, parameters(job)
 
 
-def _source(source: object) -> tuple[str, bool]:
+def _shown(record: JobRecord) -> tuple[str, bool]:
     """Return a source as text without what may be secret, and whether it is a file's path."""
-    match source:
+    match record.source:
         case FileId(value):
             return f"file {value}", False
-        case bytes():
-            return f"{len(source)} bytes", False
-        case str() | os.PathLike():
-            text = os.fsdecode(cast("str", source))
-            # Of a path all is shown: it tells one picture from another.
-            return (shown_source(text), False) if is_url(text) else (text, True)
-        case _:
-            return type(source).__name__, False
+        case PurePath() as path:
+            text = PurePath.__str__(path)
+        case text:
+            pass
+    if is_url(text):
+        return shown_source(text), False
+    # Of a path all is shown: it tells one picture from another.
+    return text, record.named

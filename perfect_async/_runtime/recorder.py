@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 import attrs
 
@@ -57,8 +57,9 @@ class RequestRecorder:
     def issued(self, command: ev.Command, now: int) -> None:
         """Record that `command` leaves, if it is a request."""
         kind = _KINDS.get(type(command))
-        if kind is None or isinstance(command, ev.Settle | ev.Upload):
+        if kind is None:
             return
+        command = cast("ev.Request", command)
         if now >= self._asked_at + SECOND:
             self._in_window, self._asked_at = self._occupied(now), now
         else:

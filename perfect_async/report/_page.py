@@ -141,7 +141,11 @@ def tiles(report: Report, numbers: Account) -> list[Tile]:
         spent = report.charged - report.returned
         note = f"{units(report.charged)} charged, {units(report.returned)} returned"
         found.append(Tile("units spent", units(spent), note))
-        stake = "charged without a result" if report.at_stake else "nothing lost or in doubt"
+        stake = (
+            "charged, or perhaps, without a result"
+            if report.at_stake
+            else "nothing lost or in doubt"
+        )
         found.append(Tile("units at stake", units(report.at_stake), stake))
     if numbers.per_picture is not None:
         fewest = numbers.bound_per_picture

@@ -170,9 +170,10 @@ async def test_neither_pictures_nor_results_are_kept() -> None:
     """What a batch remembers holds no picture and no result, so that memory stays bounded."""
     async with client(vendor()) as c, c.batch([Smile(FACE)]) as batch:
         await taken(batch)
-        gc.collect()
+        report = await batch.report()
         kept = gc.get_referents(*batch._record._jobs)  # type: ignore[union-attr]
 
+    assert f"{len(FACE)} bytes" == report.jobs[0].source
     assert not any(isinstance(each, bytes | Smile) for each in kept)
     assert "perfect_async.Result" not in {f"{type(e).__module__}.{type(e).__name__}" for e in kept}
 

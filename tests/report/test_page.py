@@ -186,7 +186,7 @@ def test_each_kind_of_result_has_its_card(tmp_path: Path) -> None:
     assert [2, 2, 1, 1, 0] == [card.count("data:image/jpeg") for card in cards]
     assert '<span class="none">gone.jpg</span>' in cards[1]
     assert 'alt="alone, after"' in cards[2]
-    assert "no picture on this disk" in cards[4]
+    assert "no picture to show" in cards[4]
     assert 'href="b.jpg"' in cards[0]
 
 
