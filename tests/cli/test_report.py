@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perfect_async import cli
-from perfect_async._journal.model import Creating, Entered, JournalEntry
+from perfect_async._journal.model import Created, Creating, Ended, Entered, JournalEntry
 from perfect_async._journal.sqlite import Row, SqliteJournal
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.models import Smile
@@ -166,10 +166,12 @@ def test_a_report_of_a_journal(folder: Path, capsys: pytest.CaptureFixture[str])
     path = folder / "jobs.db"
     file = SqliteJournal(path, 0)
     entries: list[JournalEntry] = []
-    for number in (1, 2):
+    for number in range(1, 6):
         spec = JobSpec.of(Smile(f"https://x.example/{number}.jpg"), None, PLAIN)
         entries.append(Entered(number, 1, spec.stored()))
-    entries.append(Creating(2, 2))
+    entries += [Creating(number, 2) for number in (2, 3, 4)]
+    entries += [Created(3, 3, "three"), Created(4, 3, "four"), Ended(4, 4, "done")]
+    entries.append(Ended(5, 4, "failed"))
     file.commit(
         [Row(seq, entry, file.state.receive(entry)) for seq, entry in enumerate(entries, 1)], (), 2
     )
@@ -178,9 +180,15 @@ def test_a_report_of_a_journal(folder: Path, capsys: pytest.CaptureFixture[str])
     for _ in range(2):
         assert 0 == cli.main(["report", "--journal", "jobs.db", "--to", "all.csv"])
 
-    assert {"1.jpg": "not sent", "2.jpg": "failed"} == outcomes("all.csv")
-    [doubt] = [row for row in rows("all.csv") if row["outcome"] == "failed"]
-    assert "perfect-async resume" in doubt["hint"]
+    found = {Path(row["source"]).name: row for row in rows("all.csv")}
+    assert ["not sent", "failed", "running", "failed", "failed"] == [
+        found[f"{number}.jpg"]["outcome"] for number in range(1, 6)
+    ]
+    assert ["doubt", "", "NotSaved", "failed"] == [
+        found[f"{number}.jpg"]["error"] for number in range(2, 6)
+    ]
+    assert "perfect-async resume" in found["2.jpg"]["hint"]
+    assert "three" == found["3.jpg"]["task_id"]
     assert 2 == cli.main(["report", "--journal", "gone.db"])
     assert "There is no journal" in capsys.readouterr().err
 
