@@ -42,15 +42,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_client": {
         *VALUES,
         *("_log", "scheduler", "_api", "_transport", "_journal", "_files", "_runtime", "webhooks"),
-        "_ledger",
+        *("_ledger", "report"),
     },
+    "report": VALUES,
     "__init__": {*VALUES, "_client"},
     "fleet": {*VALUES, "__init__"},
     "cli": {
         *VALUES,
         *("__init__", "webhooks", "fleet", "_client.settings", "_client.folder", "_journal"),
-        *("_ledger", "_api.urls"),
-        "sandbox",
+        *("_ledger", "_api.urls", "report", "sandbox"),
     },
     "__main__": {"cli"},
     "sandbox": set(),
@@ -81,8 +81,8 @@ SANDBOX = "sandbox"
 
 # One outside library, one file: a move to another library is a move of that file.
 ONE_FILE = {
-    # The demo's contact sheet; pictures that are made to fit.
-    "PIL": {"cli/_demo", "_files/fitting", SANDBOX},
+    # The demo's contact sheet; pictures that are made to fit; thumbnails.
+    "PIL": {"cli/_demo", "_files/fitting", "report/_thumbnails", SANDBOX},
     "cattrs": {"_api/responses"},
     "coredis": {"fleet"},
     "cyclopts": {"cli/_app"},
@@ -90,6 +90,8 @@ ONE_FILE = {
     "imagesize": {"_files/images"},
     "platformdirs": {"_ledger/folder"},
     "rich": {"cli/_display"},
+    "jinja2": {"report/_page"},
+    "markupsafe": {"report/_page"},
     "redis": {"_ledger/redis"},
     "sqlite3": {"_journal/sqlite", "_ledger/local"},
     "standardwebhooks": {"webhooks"},

@@ -34,6 +34,7 @@ from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.doubts import ProcessMemory, memory_for
 from perfect_async._runtime.elsewhere import Bought, Submission
 from perfect_async._runtime.handle import Channel, JobHandle, closed
+from perfect_async._runtime.recorder import RequestRecorder
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.sharing import (
     SharedKey,
@@ -134,6 +135,7 @@ class Driver:
         self._early = TtlSet(_EARLY_FOR)
         self._looks_until = 0
         self._queries: dict[int, _Query] = {}
+        self._recorder: Callable[[], RequestRecorder | None] = _nobody
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
         self._host: asyncio.Task[None] | None = None
@@ -144,7 +146,19 @@ class Driver:
 
     def _now(self) -> int:
         """Microseconds since the driver was made: the scheduler's time."""
-        return round((self._loop.time() - self._began) * SECOND)
+        return self.at(self._loop.time())
+
+    def at(self, seconds: float) -> int:
+        """Return a time of the loop, in seconds, as the driver's microseconds."""
+        return round((seconds - self._began) * SECOND)
+
+    def record(self) -> RequestRecorder:
+        """Return the recorder of all requests from now on, for as long as anybody holds it."""
+        recorder = self._recorder()
+        if recorder is None:
+            recorder = RequestRecorder(self.scheduler.occupied)
+            self._recorder = ref(recorder)
+        return recorder
 
     def statistics(self, channel: Channel) -> Statistics:
         """Return the scheduler's statistics with what this loop and the transport have seen."""
@@ -441,7 +455,10 @@ class Driver:
 
     def receive(self, event: ev.Event) -> None:
         """Give `event` to the scheduler, and wake the driver to perform what follows from it."""
-        self.scheduler.receive(event, self._now())
+        now = self._now()
+        self.scheduler.receive(event, now)
+        if (recorder := self._recorder()) is not None:
+            recorder.received(event, now)
         self._wake_up()
 
     def _wake_up(self) -> None:
@@ -518,6 +535,8 @@ class Driver:
 
     def _do_command(self, command: ev.Command) -> None:
         self._perform(command)
+        if (recorder := self._recorder()) is not None:
+            recorder.issued(command, self._now())
         if isinstance(command, ev.Request):
             for channel in self._channels:
                 channel.journal.writer.request_sent()
@@ -699,6 +718,10 @@ class Driver:
             self._queries.pop(command.ref, None)
             query.done.set()
         return event
+
+
+def _nobody() -> None:
+    """Return None, as a reference to a recorder that is gone does."""
 
 
 def _only(error: BaseException) -> BaseException:

@@ -33,7 +33,7 @@ _HELP: Final = (
 
 _COMMANDS: Final = (
     *(_commands.smile, _commands.avatar, _commands.resume),
-    *(_commands.enqueue, _commands.worker),
+    *(_commands.enqueue, _commands.worker, _commands.report),
     *(_commands.templates, _commands.units, _commands.forget),
     *(_doctor.doctor, _commands.sandbox, _commands.demo),
 )

@@ -21,6 +21,7 @@ from perfect_async.models import Avatar, Expression, Job, Polling, Smile
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
 if TYPE_CHECKING:
     from perfect_async import Batch, Client, Template, Units
+    from perfect_async.cli._display import Display, RunSummary
 
 OUT: Final = Path("perfect-async-out")
 
@@ -39,6 +40,7 @@ def smile(
     insured: float | None = None,
     sole_user: bool = False,
     fit: bool = False,
+    report: Path | None = None,
 ) -> int:
     """Make portraits smile: 1 unit each.
 
@@ -74,11 +76,13 @@ def smile(
     fit
         Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     """
     return _buy(
         find_pictures(pictures, Smile.formats, out, fit=fit),
         lambda picture: Smile(picture, expression),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit, report),
     )
 
 
@@ -97,6 +101,7 @@ def avatar(
     insured: float | None = None,
     sole_user: bool = False,
     fit: bool = False,
+    report: Path | None = None,
 ) -> int:
     """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
 
@@ -134,15 +139,24 @@ def avatar(
     fit
         Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     """
     return _buy(
         find_pictures(pictures, Avatar.formats, out, fit=fit),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit, report),
     )
 
 
-def resume(*, journal: Path, json: bool = False, sole_user: bool = False, fit: bool = False) -> int:
+def resume(
+    *,
+    journal: Path,
+    json: bool = False,
+    sole_user: bool = False,
+    fit: bool = False,
+    report: Path | None = None,
+) -> int:
     """Continue the last run with this journal, and save to the folder that it was given.
 
     Running tasks are kept alive, finished ones are fetched, and unsent pictures are sent. A picture
@@ -161,18 +175,21 @@ def resume(*, journal: Path, json: bool = False, sole_user: bool = False, fit: b
         be taken for it, and another person's face saved as the result.
     fit
         Make pictures into what the vendor takes, as the run did that is continued.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display
 
+    _check_report(report)
+
     client = _runner.make_client(journal, sole_user=sole_user, fit=fit)
     display = Display("json" if json else "paths")
     with display:
-        summary = _runner.run(
-            lambda: _runner.run_batch(client, lambda opened: opened.resume(), display, journal)
-        )
+        work = partial(_runner.run_batch, client, lambda opened: opened.resume(), display, journal)
+        summary = _runner.run(partial(work, reported=report is not None))
     display.close(summary, None)
-    return _runner.exit_status(summary)
+    return _report_run(summary, report, display)
 
 
 def templates(*, json: bool = False, open_: bool = False) -> None:
@@ -459,7 +476,7 @@ def demo(
     pictures
         Your own files, folders and patterns instead; they stay on this machine.
     out
-        Folder for the pictures, a contact sheet and a summary; made where it is missing.
+        Folder for the pictures, a report, a contact sheet and a summary; made where it is missing.
     fail
         The share of pictures that the engine fails, 0 to 1; the exit status is then 1.
     seed
@@ -478,6 +495,7 @@ def demo(
         summary = _runner.run(lambda: show.run(display))
     display.close(summary, show.results)
     paths = show.write_report(summary)
+    display.message(f"Open the report in a browser: {paths[0]}")
     status = _runner.exit_status(summary)
     try:
         for path in paths:
@@ -500,6 +518,7 @@ class _Options(NamedTuple):
     insured: float | None
     sole_user: bool
     fit: bool
+    report: Path | None
 
 
 def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], options: _Options) -> int:
@@ -510,6 +529,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
     from perfect_async.cli._manifest import Manifest, leave_out_results
 
     out, journal = options.out, options.journal
+    _check_report(options.report)
     polling = None if options.insured is None else Polling(insured=options.insured)
     client = _runner.make_client(journal, polling, sole_user=options.sole_user, fit=options.fit)
     jobs = [make_job(picture) for picture in pictures]
@@ -538,11 +558,75 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
     with display:
         if plan.jobs:
             run = partial(_runner.run_batch, client, start, display, journal, reports)
-            summary = _runner.run(run)
+            summary = _runner.run(partial(run, reported=options.report is not None))
         else:
             summary = _runner.report_only(reports, display)
     display.close(summary, out)
-    return _runner.exit_status(summary)
+    return _report_run(summary, options.report, display)
+
+
+def _check_report(path: Path | None) -> None:
+    """Refuse a report that cannot be written before anything is bought."""
+    if path is not None:
+        from perfect_async.report import check_path
+
+        check_path(path)
+
+
+def _report_run(summary: RunSummary, path: Path | None, display: Display) -> int:
+    """Write the report of a run, if it is to have one; return the exit status."""
+    status = _runner.exit_status(summary)
+    if path is None:
+        return status
+    from perfect_async.cli._report import write_run
+
+    try:
+        write_run(summary, path)
+    except ConfigurationError as exc:
+        # The pictures are paid for and saved all the same.
+        print_error(exc.message)
+        return status or _runner.FAILED
+    display.message(f"The report: {path}")
+    return status
+
+
+def report(
+    pictures: list[str] | None = None,
+    /,
+    *,
+    to: Path = Path("perfect-async-report.html"),
+    out: Path = OUT,
+    journal: Path | None = None,
+) -> int:
+    """Write a report of the results in a folder: nothing is sent.
+
+    A report of the run itself, with its timeline and account, is what `--report` writes.
+
+    Parameters
+    ----------
+    pictures
+        The originals: files, folders, patterns and URLs. Each is shown beside its result.
+    to
+        The report: a page with all pictures (.html), or a table (.csv).
+    out
+        The folder of the results.
+    journal
+        The journal of the runs, for the jobs that have not ended; no other process may be using it.
+    """
+    _check_report(to)
+    found = [] if pictures is None else find_pictures(pictures, Smile.formats, out)
+    if journal is not None:
+        _runner.require_journal(journal)
+    from perfect_async._journal.writer import JournalWriter
+    from perfect_async.cli._manifest import Manifest, leave_out_results
+    from perfect_async.cli._report import write_folder
+
+    manifest = Manifest(out)
+    originals, _ = leave_out_results(found, manifest)
+    unfinished = () if journal is None else _runner.run(partial(JournalWriter.unfinished, journal))
+    write_folder(manifest, originals, unfinished, to)
+    print_line(str(to))
+    return 0
 
 
 def _redis(url: str | None) -> str:

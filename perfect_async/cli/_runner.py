@@ -136,11 +136,13 @@ async def run_batch(
     before: Sequence[JobReport] = (),
     *,
     recorded: bool = True,
+    reported: bool = False,
 ) -> RunSummary:
     """Open `client`, run the batch that `start` makes on it, and report every outcome.
 
     `before` are reports of jobs that are not part of the batch; they are reported first. With
-    `recorded` the manifest of a folder records what is saved there.
+    `recorded` the manifest of a folder records what is saved there; with `reported` the summary has
+    what a report needs.
 
     The first Ctrl-C, SIGTERM or SIGHUP stops sending, waits until the running tasks have ended, and
     saves them; the second raises `KeyboardInterrupt` with its number. `journal` is the client's:
@@ -193,12 +195,15 @@ async def run_batch(
                         display.report(reports[-1])
                 group.cancel_scope.cancel()
         update()
+    of_batch = await batch.report() if reported else None
     return RunSummary(
         reports,
         jobs + len(before),
         anyio.current_time() - began,
         stopped_by=signals[0] if signals else None,
         output_failed=display.output_failed,
+        report=of_batch,
+        before=tuple(before),
     )
 
 
@@ -235,7 +240,9 @@ def report_only(reports: Sequence[JobReport], display: Display) -> RunSummary:
 
     for report in reports:
         display.report(report)
-    return RunSummary(reports, len(reports), 0.0, output_failed=display.output_failed)
+    return RunSummary(
+        reports, len(reports), 0.0, output_failed=display.output_failed, before=tuple(reports)
+    )
 
 
 async def _record(outcome: Done, display: Display) -> None:

@@ -206,6 +206,15 @@ class Scheduler:
         """The measured lease inside which a task was lost, in seconds; 0 where none was."""
         return self._state.refuted_lease / SECOND
 
+    @property
+    def lease(self) -> float:
+        """Seconds after which a task that is not polled is lost, as all members assume."""
+        return self._state.lease / SECOND
+
+    def occupied(self, now: int) -> int:
+        """Return how many requests occupy the window at `now`, those of all members."""
+        return self._state.table.occupied(now)
+
     def busy(self) -> bool:
         """Return whether there are jobs that have not ended."""
         return bool(self._state.jobs)

@@ -174,3 +174,12 @@ def test_a_batch_is_a_context_manager_and_an_iterator() -> None:
     """`async with` and `async for` are how a batch is used."""
     for name in ("__aenter__", "__aexit__", "__aiter__", "__anext__", "progress"):
         assert hasattr(Batch, name)
+    assert "self, path=None" == signature_of(Batch.report)
+
+
+def test_the_names_of_a_report() -> None:
+    """A report can be looked at by a program, and written again."""
+    from perfect_async import report
+
+    names = ["JobOutcome", "Report", "ReportFailure", "ReportJob", "ReportRequest"]
+    assert [*names, "check_path", "write"] == report.__all__

@@ -64,6 +64,7 @@ from perfect_async import (
     WebhookRejected,
 )
 from perfect_async.fleet import Answer, Order, Performer, Worker, enqueue, make_order
+from perfect_async.report import Report
 from perfect_async.sandbox import (
     Durations,
     Faults,
@@ -249,6 +250,8 @@ async def many_pictures(client: Client, photos: list[Path], path: Path) -> None:
 
     async with client.batch(Smile(photo) for photo in photos) as batch:
         assert_type(batch, Batch)
+        assert_type(await batch.report(), Report)
+        assert_type(await batch.report(Path("report.html")), Report)
         async for outcome in batch:
             assert_type(outcome, Done | Failed)
             match outcome:
