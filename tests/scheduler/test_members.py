@@ -975,6 +975,17 @@ def test_an_older_copy_of_the_ledger_changes_no_task_that_is_known(shared: Share
     assert [] == [row for row in shared.rows(ev.RequestRow) if row.member == "other"]
 
 
+def test_an_older_copy_of_the_ledger_takes_no_id_away(shared: Shared) -> None:
+    """A task whose creation was answered since the copy was taken is still polled."""
+    row = task(at=CYCLE)
+    shared.step(other(), row)
+
+    shared.step(attrs.evolve(row, task_id=""), afresh=True)
+
+    assert [row] == shared.rows(ev.TaskRow)
+    assert [CYCLE + 300_000] == [at for at, _ in shared.until(CYCLE + SECOND)]
+
+
 def test_a_task_of_ours_that_an_older_copy_brings_back_is_ended_again(shared: Shared) -> None:
     """Else the others would poll it until it is given up."""
     ended = task(5, at=CYCLE, owner="me")
