@@ -591,8 +591,8 @@ class Members:
             task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(
                 self._next_ref, row, from_at=from_at
             )
-        if self._everything and task.row.next > row.next and not row.announced:
-            # An older copy.
+        if self._everything and not row.announced and _is_older(row, task.row):
+            # From an older copy of the ledger: what we know is told again.
             return
         # What we know and have not told yet.
         announced, renewed = task.row.announced or row.announced, task.row.renewed
@@ -727,6 +727,11 @@ class Members:
 def _of(rows: Iterable[ev.LedgerRow], kind: type[_Row]) -> list[_Row]:
     """The rows of one kind, in their order."""
     return [row for row in rows if isinstance(row, kind)]
+
+
+def _is_older(row: ev.TaskRow, known: ev.TaskRow) -> bool:
+    """Whether `row` was written before the one that is known of the same task."""
+    return row.next < known.next or (not row.task_id and bool(known.task_id))
 
 
 def _happened(row: ev.RequestRow) -> int:
