@@ -43,6 +43,8 @@ _REQUEST_TIMEOUT: Final = 30 * SECOND
 """How long a request may be unanswered before it is answered, or its member has stopped."""
 _RECOVERY: Final = _BEAT * 6 // 5
 """Within so long all members that live have written again what a ledger lost."""
+_MOST_LEARNED: Final = 10_000
+"""Members whose durations are known to be counted already."""
 _RETRY: Final = SECOND // 2
 _MOST_RETRIES: Final = 4
 _RUNNING: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
@@ -83,8 +85,11 @@ class Members:
         self._pid = 0
         self._limits = limits
         self._holds = limits
-        # Of others.
+        # Of others. Those that are `missing` in a ledger that was read anew are gone unless they
+        # write until then.
         self._rows: dict[str, ev.MemberRow] = {}
+        self._missing: set[str] = set()
+        self._missing_until = 0
         self._tasks: dict[tuple[str, int], ForeignTask] = {}
         self._refs: dict[int, ForeignTask] = {}
         self._next_ref = -1
@@ -92,7 +97,9 @@ class Members:
         self._open: dict[tuple[str, int], tuple[int, ev.RequestRow]] = {}
         self._answered: OrderedDict[tuple[str, int], ev.RequestRow] = OrderedDict()
         self._creations: dict[str, deque[int]] = {}
-        self._learned: dict[str, int] = {}
+        # The last duration of each member, also of those that are gone: their rows are read again
+        # with a ledger that is read anew.
+        self._learned: OrderedDict[str, int] = OrderedDict()
         # When the last task of a feature ended whose id was never known.
         self._unknown: dict[str, int] = {}
         self.updated_at = 0
@@ -125,10 +132,13 @@ class Members:
             self._holds = limits
             self._state.set_limits(limits)
 
-    def unshare(self, limits: ev.SharedLimits) -> None:
+    def unshare(self, limits: ev.SharedLimits, now: int) -> None:
         """Be no member any longer. What others reserved counts for as long as it may be used."""
         self.member, self.shared, self.locked = "", False, False
         self._rows.clear()
+        for member in {name for name, _ in self._open}:
+            # Nobody hears of the answers any more.
+            self._answer_all(member, now)
         self._state.pacer.heed(None)
         if limits != self._holds:
             self._holds = limits
@@ -242,40 +252,57 @@ class Members:
         state.table.account.forget(now)
         self._everything |= event.afresh
         self._recovers = event.afresh and self.met
+        known = dict(self._rows) if event.afresh else {}
         if event.rows:
             self._on_rows(event.rows, now)
         if event.afresh:
-            self._on_afresh(event.rows, now)
+            self._on_afresh(event, known, now)
             if self._recovers and now - before > 2 * _BEAT:
                 # We were stopped: others may have polled what seems to be overdue.
                 for task in self._tasks.values():
                     task.from_at = now + _RECOVERY
         for member in event.gone:
             self._on_gone(member, now)
+        if self._missing and now >= self._missing_until:
+            for member in list(self._missing):
+                self._on_gone(member, now)
         self._tidy(now)
         self._heed(now)
 
-    def _on_afresh(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
+    def _on_afresh(self, event: ev.LedgerRead, known: dict[str, ev.MemberRow], now: int) -> None:
         """Write everything again: the ledger is new, or an older copy of itself.
 
         Also what is known of others, who may have died or stopped: a member that comes later knows
-        of them only by the ledger.
+        of them only by the ledger. `known` are the members that were known before.
         """
-        if self._rows:
-            # The others write what they sent lately when they see it, at their next beat.
+        told = {row.member: row.stepped_at for row in _of(event.rows, ev.MemberRow)}
+        left = {*event.gone}
+        if any(
+            told.get(name, -NEVER) < row.stepped_at
+            for name, row in known.items()
+            if name not in left
+        ):
+            # Something was lost. The others write what they sent lately when they see it, at their
+            # next beat.
             pacer = self._state.pacer
             pacer.hold = max(pacer.hold, now + _RECOVERY)
+        # A member that died while the ledger was lost, or long ago, is not named as gone.
+        self._missing = {*self._rows} - {*told}
+        self._missing_until = now + _STOPPED
         answered = {
-            (row.member, row.number) for row in _of(rows, ev.RequestRow) if row.answered is not None
+            (row.member, row.number)
+            for row in _of(event.rows, ev.RequestRow)
+            if row.answered is not None
         }
-        known = [*self._answered.values(), *(row for _, row in self._open.values())]
-        self._retold += (row for row in known if (row.member, row.number) not in answered)
+        requests = [*self._answered.values(), *(row for _, row in self._open.values())]
+        self._retold += (row for row in requests if (row.member, row.number) not in answered)
         self._foreign_changes.update((task.ref, task.row) for task in self._refs.values())
 
     def _on_rows(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
         for member in _of(rows, ev.MemberRow):
             if member.member != self.member:
                 self._rows[member.member] = member
+                self._missing.discard(member.member)
                 self.met = True
         for duration in _of(rows, ev.DurationRow):
             if duration.member != self.member:
@@ -428,7 +455,7 @@ class Members:
 
     def _changed_member(self, now: int) -> list[ev.MemberRow]:
         state = self._state
-        if state.ready and now - self._waited_at >= _WAIT_TOLD:
+        if now - self._waited_at >= _WAIT_TOLD and state.waits_for_turn(now):
             self._waited_at = now
         cycle, guard, spared = state.pacer.wanted()
         row = ev.MemberRow(
@@ -628,14 +655,17 @@ class Members:
     def _on_duration(self, row: ev.DurationRow) -> None:
         if row.number > self._learned.get(row.member, 0):
             self._learned[row.member] = row.number
+            self._learned.move_to_end(row.member)
+            if len(self._learned) > _MOST_LEARNED:
+                self._learned.popitem(last=False)
             self._state.admission.learn(row.kind, row.low, row.high)
 
     def _on_gone(self, member: str, now: int) -> None:
         """A member left or died: what it had not written counts as sent."""
         self._rows.pop(member, None)
+        self._missing.discard(member)
         self._answer_all(member, now)
         self._creations.pop(member, None)
-        self._learned.pop(member, None)
         for task in [task for task in self._tasks.values() if task.row.member == member]:
             if not task.row.task_id or task.row.announced:
                 # Nobody knows its id, or everybody knows that it has ended.
@@ -674,11 +704,13 @@ class Members:
         state, living = self._state, self.living(now)
         state.admission.short_elsewhere = any(row.short for row in living)
         worst = None
-        if living:
+        # What the network was for a member that has had no work for long is no news.
+        polling = [row for row in living if now - row.stepped_at <= self._holds.period]
+        if polling:
             worst = (
-                min(row.cycle for row in living),
-                max(row.guard for row in living),
-                max(row.spared for row in living),
+                min(row.cycle for row in polling),
+                max(row.guard for row in polling),
+                max(row.spared for row in polling),
             )
         state.pacer.heed(worst)
         strictest = self._limits
@@ -693,6 +725,7 @@ class Members:
 
     def _note_creation(self, member: str, at: int) -> None:
         self._creations.setdefault(member, deque()).append(at)
+        self._created(member, at)
 
     def _created(self, member: str, now: int) -> int:
         """How many tasks `member` created in this period."""

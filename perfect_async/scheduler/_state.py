@@ -105,7 +105,7 @@ class SchedulerState:
         self.admission.may_move = True
         self.admission.on_duration = None
         self.admission.short_elsewhere = False
-        self.members.unshare(self._shared(limits))
+        self.members.unshare(self._shared(limits), now)
         self.refresh(now)
 
     # What the deciding half asks.
@@ -139,6 +139,12 @@ class SchedulerState:
         """The job to create next, None where it has to wait for another creation."""
         job = self.ready[0]
         return None if job.alone and self.pacer.creating else job
+
+    def waits_for_turn(self, now: int) -> bool:
+        """Whether a job waits for its creation, and for nothing but room and its turn."""
+        return (
+            self.creation_at() <= now and self.creation() is not None and self.pacer.may_create(now)
+        )
 
     def uncreated(self) -> int:
         """How many jobs wait for their creation."""
