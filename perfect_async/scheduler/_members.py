@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -50,6 +50,8 @@ _MOST_RETRIES: Final = 4
 _RUNNING: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
 
 _Row = TypeVar("_Row", bound=ev.LedgerRow)
+_TaskFacts: TypeAlias = tuple[int, int, int, int, int, int, int, str, int, bool, bool, bool]
+"""The fields of a `TaskRow` in their order, without its member and its kind."""
 
 
 @attrs.define(eq=False)
@@ -499,23 +501,24 @@ class Members:
         told, rows = self._told_tasks, list[ev.TaskRow]()
         for job in self._state.jobs.values():
             if job.state in _RUNNING:
-                row = self._row(job)
-                if row != told.get(job.ref):
+                facts, before = self._facts(job), told.get(job.ref)
+                # Nearly all tasks are as they were: their rows are not even made.
+                if before is None or _facts_of(before) != facts:
+                    row = ev.TaskRow(self.member, facts[0], job.kind, *facts[1:])
                     told[job.ref] = row
                     rows.append(row)
         return rows
 
-    def _row(self, job: ScheduledJob) -> ev.TaskRow:
+    def _facts(self, job: ScheduledJob) -> _TaskFacts:
+        """What the row of a task of ours tells beside its kind."""
         state = self._state
         created = job.given_up - state.give_up
         following, last, began, low = 1, 0, created, 0
         if state.keeps_alive:
             following, last = state.table.reserved(job.ref)
             created, began, low = state.admission.facts(job.ref)
-        return ev.TaskRow(
-            self.member,
+        return (
             job.task,
-            job.kind,
             created,
             began,
             job.given_up,
@@ -525,6 +528,8 @@ class Members:
             job.task_id or "",
             job.accepted,
             job.announced > 0,
+            False,
+            False,
         )
 
     def _tell(self, row: ev.RequestRow) -> None:
@@ -740,6 +745,23 @@ class Members:
 def _of(rows: Iterable[ev.LedgerRow], kind: type[_Row]) -> list[_Row]:
     """The rows of one kind, in their order."""
     return [row for row in rows if isinstance(row, kind)]
+
+
+def _facts_of(row: ev.TaskRow) -> _TaskFacts:
+    return (
+        row.ref,
+        row.created,
+        row.began,
+        row.cap,
+        row.next,
+        row.last,
+        row.low,
+        row.task_id,
+        row.renewed,
+        row.announced,
+        row.ended,
+        row.lost,
+    )
 
 
 def _happened(row: ev.RequestRow) -> int:

@@ -163,7 +163,7 @@ class SchedulerState:
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
-        if not self.uploads and not self.members.work(now):
+        if not self.uploads and not (self.members.shared and self.members.work(now)):
             return early
         # Early polls leave while nothing else waits, or in mid-lease; likely ones also beside work.
         return (
@@ -592,7 +592,7 @@ class SchedulerState:
                 # The plan changes while the ledger's lock is held, and all members see it.
                 return
             self.admission.move(now)
-        else:
+        elif self.members.met:
             self.members.forget_old(now)
         if not self.pacer.calm:
             self.pacer.replan(now)
