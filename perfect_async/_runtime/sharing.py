@@ -27,6 +27,7 @@ from perfect_async._ledger.rows import (
     LedgerUnavailable,
     MemberStatus,
     Snapshot,
+    believable,
     host_digest,
     key,
     key_digest,
@@ -304,7 +305,9 @@ class SharedKey:
         if snapshot.afresh:
             # The clock that all members share may have been set.
             self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
-        rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
+        rows = tuple(
+            shifted(row, -self._origin) for row in snapshot.rows if believable(row, snapshot.now)
+        )
         self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
 
     def _changes(self, at: int) -> list[ev.LedgerRow]:

@@ -409,7 +409,7 @@ class Scheduler:
         crowded = (
             moment.reserved is not None
             or (bool(state.takeovers) and state.fits_urgently(now))
-            or state.members.rescue_at() <= now
+            or (state.members.shared and state.members.rescue_at() <= now)
             or (
                 state.fits(now, moment.limit)
                 and (not moment.lends or (bool(state.ready) and table.origin(moment.slot) is None))
@@ -509,7 +509,7 @@ class Scheduler:
             job is not None
             and moment.free
             and state.pacer.may_create(now)
-            and state.members.has_turn(now)
+            and (not state.members.shared or state.members.has_turn(now))
             and (moment.ample or state.table.room(now, creates=True))
             and state.strategy.admits(job, now, moment.limit)
         ):
@@ -523,7 +523,9 @@ class Scheduler:
         caller's source of jobs may hold more than is known here.
         """
         state = self._state
-        work = state.uncreated() + state.members.work(moment.now)
+        work = state.uncreated()
+        if state.members.shared:
+            work += state.members.work(moment.now)
         if not work or not moment.free or work >= self.lookahead() - _AHEAD:
             return None
         needed = state.table.occupied(moment.now) + _REQUESTS_PER_JOB * work + 2 * len(state.table)
@@ -536,7 +538,7 @@ class Scheduler:
         state = self._state
         if (
             state.uncreated()
-            or state.members.work(moment.now)
+            or (state.members.shared and state.members.work(moment.now))
             or not moment.free
             or not state.admission.spares(moment.now, moment.limit)
         ):
@@ -613,7 +615,9 @@ class _Moment:
     @_lazy
     def spare(self) -> bool:
         """Whether a request that is not reserved may leave."""
-        held = self._state.strategy.held + self._state.members.held(self.now)
+        held, members = self._state.strategy.held, self._state.members
+        if members.shared:
+            held += members.held(self.now)
         return (
             self.reserved is None
             and self.room

@@ -110,7 +110,7 @@ class SchedulerState:
         self.admission.may_move = True
         self.admission.on_duration = None
         self.admission.short_elsewhere = False
-        self.members.unshare(self._shared(limits))
+        self.members.unshare(self._shared(limits), now)
         self.refresh(now)
 
     # What the deciding half asks.
@@ -145,6 +145,12 @@ class SchedulerState:
         job = self.ready[0]
         return None if job.alone and self.pacer.creating else job
 
+    def waits_for_turn(self, now: int) -> bool:
+        """Whether a job waits for its creation, and for nothing but room and its turn."""
+        return (
+            self.creation_at() <= now and self.creation() is not None and self.pacer.may_create(now)
+        )
+
     def uncreated(self) -> int:
         """How many jobs wait for their creation."""
         return len(self.ready) + len(self.uploads)
@@ -170,7 +176,7 @@ class SchedulerState:
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
-        if not self.uploads and not self.members.work(now):
+        if not self.uploads and not (self.members.shared and self.members.work(now)):
             return early
         # Early polls leave while nothing else waits, or in mid-lease; likely ones also beside work.
         return (
@@ -608,7 +614,7 @@ class SchedulerState:
                 # The plan changes while the ledger's lock is held, and all members see it.
                 return
             self.admission.move(now)
-        else:
+        elif self.members.met:
             self.members.forget_old(now)
         if not self.pacer.calm:
             self.pacer.replan(now)

@@ -16,7 +16,7 @@ from perfect_async._ledger.rows import LedgerUnavailable, MemberStatus, Snapshot
 from perfect_async._runtime import sharing
 from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.sharing import SharedKey, ShareSetting
-from perfect_async.events import DoneRow, IntentRow, LedgerRow
+from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
 from perfect_async.sandbox import Durations, Faults, Sandbox
 from tests.support.sandboxed import client, smile, smiles, vendor
 
@@ -42,6 +42,7 @@ class ScriptedStore:
         self.busy = 0
         self.fails_at: set[str] = set()
         self.closed = False
+        self.rows: tuple[LedgerRow, ...] = ()
 
     def _check(self, what: str) -> None:
         if what in self.fails_at:
@@ -54,7 +55,8 @@ class ScriptedStore:
             await anyio.sleep(within)
             return None
         fresh, self.fresh = self.fresh, False
-        return Snapshot((), (), fresh, self.now())
+        rows, self.rows = self.rows, ()
+        return Snapshot(rows, (), fresh, self.now())
 
     async def publish(self, rows: Sequence[LedgerRow]) -> bool:
         self._check("publish")
@@ -321,6 +323,19 @@ async def test_a_server_that_cannot_be_used_is_refused_at_opening(
 
     with pytest.raises(ConfigurationError, match="no Redis there"):
         await one.open()
+
+
+async def test_rows_that_cannot_be_true_change_nothing(stores: list[ScriptedStore]) -> None:
+    """A request that is to leave in 285 years would occupy the window until then."""
+    opened, _ = shared(stores)
+    async with opened:
+        stores[0].rows = (RequestRow("b" * 16, 1, 2**53, answered=2**53),)
+        await opened.run(smile(1))
+        await asyncio.sleep(310)
+        await opened.run(smile(2))
+
+        assert 0 == opened.statistics().requests_by_others
+        assert 10 > opened.statistics().requests_in_window
 
 
 async def test_a_setting_shows_no_password() -> None:

@@ -774,6 +774,32 @@ def test_a_member_with_work_tells_each_second_that_it_lives(shared: Shared) -> N
     assert [shared.now] == [row.stepped_at for row in shared.rows(ev.MemberRow)]
 
 
+def test_who_cannot_create_lets_the_others_go_first(shared: Shared) -> None:
+    """A member whose network fails does not tell that it waits: its turn would hold up all."""
+    shared.job()
+    (command,) = shared.step()
+    assert isinstance(command, ev.Submit)
+    shared.tell(ev.NoAnswer(command, DOWN))
+    shared.job()
+    shared.step(at=SECOND)
+
+    (row,) = shared.rows(ev.MemberRow)
+
+    assert (1, 0) == (row.work, row.waited_at)
+
+
+def test_creations_of_ours_are_forgotten_after_a_period(shared: Shared) -> None:
+    """Also where there is no other member whose turn they matter for."""
+    for at in range(0, 1000, 100):
+        shared.step(at=at * SECOND)
+        shared.running()
+        ((_, poll), *_) = shared.until(shared.now + CYCLE)
+        assert isinstance(poll, ev.Poll)
+        shared.tell(ev.Succeeded(poll, (f"u{at}",)))
+
+    assert 3 == len(shared.scheduler._state.members._creations["me"])
+
+
 # 12: Stopped and dead members.
 
 
@@ -811,6 +837,18 @@ def test_a_dead_member_leaves_its_tasks_and_what_may_have_left(shared: Shared) -
     assert 0 == shared.scheduler.others()
     found = map(shared.scheduler.foreign_task, ("theirs-1", "theirs-2", "theirs-3", ""))
     assert [True, False, True, False] == [number is not None for number in found]
+
+
+def test_who_had_no_work_for_a_period_says_nothing_of_the_network(shared: Shared) -> None:
+    """Its last row may be a day old; while it works, its network counts for all."""
+    table = shared.scheduler._state.table
+    shared.step(other(cycle=100, work=1))
+    during = table.cycle
+
+    shared.step(other(cycle=100), at=10 * SECOND)
+    shared.step(at=320 * SECOND)
+
+    assert (100, 168) == (during, table.cycle)
 
 
 # 13: Notifications that reach another member.
@@ -867,6 +905,17 @@ def test_durations_of_others_are_learned_once(shared: Shared) -> None:
 
     assert 2 == len(kinds[SMILE].durations)
     assert {"other": 2} == shared.scheduler._state.members._learned
+
+
+def test_durations_of_who_left_are_learned_once(shared: Shared) -> None:
+    """A ledger that is read anew has the same durations again."""
+    kinds = shared.scheduler._state.admission._kinds
+    row = ev.DurationRow("dead", 1, SMILE, 0, 8 * SECOND)
+
+    shared.step(row, gone=["dead"], afresh=True)
+    shared.step(row, gone=["dead"], afresh=True, at=200 * SECOND)
+
+    assert 1 == len(kinds[SMILE].durations)
 
 
 def test_our_ends_and_durations_are_told(shared: Shared) -> None:
@@ -975,6 +1024,31 @@ def test_a_new_ledger_gets_everything_that_is_known(shared: Shared) -> None:
     )
     assert [1, 1] == [len(shared.rows(ev.PlanRow)), len(shared.rows(ev.MemberRow))]
     assert shared.step(at=1_200_000)
+
+
+def test_who_joins_or_was_away_creates_at_once(shared: Shared) -> None:
+    """A ledger that is read anew has everything where the rows of all members are there."""
+    joins = Shared()
+    joins.job()
+    assert joins.step(other(), afresh=True)
+
+    shared.step(other("left"), other())
+    shared.job()
+    issued = shared.step(other(at=100 * SECOND), gone=["left"], afresh=True, at=200 * SECOND)
+
+    assert [ev.Submit] == [type(command) for command in issued]
+
+
+def test_who_writes_no_more_after_the_ledger_was_lost_is_gone(shared: Shared) -> None:
+    """It died or left meanwhile: nobody says so, and its limits would hold for ever."""
+    shared.step(other(), other("idle"), task(at=100 * SECOND))
+    shared.step(afresh=True)
+    shared.step(other(at=SECOND), at=SECOND)
+    assert 2 == shared.scheduler.others()
+
+    shared.step(at=10 * SECOND)
+
+    assert 1 == shared.scheduler.others()
 
 
 def test_an_older_copy_of_the_ledger_changes_no_task_that_is_known(shared: Shared) -> None:
@@ -1113,6 +1187,18 @@ def test_who_shares_no_longer_counts_what_others_reserved(shared: Shared) -> Non
     shared.now = 130 * SECOND
     shared.job()
     assert 0 == len(state.table)
+
+
+def test_requests_that_nobody_hears_of_any_more_occupy_no_window_for_ever(shared: Shared) -> None:
+    """Unanswered ones of others count for a period after sharing has ended."""
+    shared.step(other(), ev.RequestRow("other", 1, 0))
+
+    shared.scheduler.unshare(0)
+    counted = shared.window
+    shared.now = 303 * SECOND
+    shared.job()
+
+    assert (1, 0) == (counted, shared.window)
 
 
 def test_a_scheduler_may_join_with_the_settings_of_the_whole_key() -> None:
