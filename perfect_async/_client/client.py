@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import anyio
 
 from perfect_async._api import account
-from perfect_async._api.tasks import FEATURES, Request, Response
+from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
@@ -47,6 +47,7 @@ from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
     ConfigurationError,
+    JobRefused,
     RequestRefused,
     ServiceUnavailable,
     quoted,
@@ -54,6 +55,7 @@ from perfect_async.errors import (
 )
 from perfect_async.models import (
     Avatar,
+    Feature,
     Job,
     Limits,
     Polling,
@@ -349,20 +351,24 @@ class Client:
         return await self._wait(session, lambda: session.enter(job, options), timeout)
 
     async def attach(
-        self, feature: type[Job], task_id: str, timeout: float | None = None
+        self,
+        feature: type[Job] | str,
+        task_id: str,
+        timeout: float | None = None,
+        *,
+        version: str = "v2.0",
     ) -> Result:
         """Wait for a task that exists: of this client, of another process, of a former one.
 
-        `feature` is `Smile` or `Avatar`, `task_id` as in `WaitTimeout` or `Failed`. A running task
+        `feature` is a class, as `Smile`, or the path of any feature, as in `Feature`, with its
+        `version`. `task_id` is as in `WaitTimeout` or `Failed`. A running task
         is kept alive from now on, for up to `Polling.give_up_after`; a finished one is fetched for
         one request. Nothing is created or charged. Raises as `run` does; `TaskExpired` if the
         vendor does not know the task (any longer).
         """
         session = self._ready()
-        if getattr(feature, "feature", None) not in FEATURES:
-            raise ConfigurationError(f"{quoted(feature)} is no feature: pass Smile or Avatar.")
-        known = settings.task_id(task_id)
-        return await self._wait(session, lambda: session.attach(feature, known), timeout)
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        return await self._wait(session, lambda: session.attach(name, known), timeout)
 
     async def _wait(
         self,
@@ -439,11 +445,16 @@ class Client:
 
     # The other calls.
 
-    async def templates(self, feature: type[Job] = Avatar) -> AsyncIterator[Template]:
-        """Yield the styles that `feature` offers; one request for 20 (contract: Other calls)."""
+    async def templates(
+        self, feature: type[Job] | str = Avatar, *, version: str = "v2.0"
+    ) -> AsyncIterator[Template]:
+        """Yield the styles that `feature` offers; one request for 20 (contract: Other calls).
+
+        `feature` and `version` are as in `attach`.
+        """
         found = _paginate(
             self._ready().ask,
-            partial(account.templates, feature.feature),
+            partial(account.templates, settings.feature(feature, version)),
             account.read_templates,
         )
         async with aclosing(found):
@@ -460,7 +471,8 @@ class Client:
         """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
 
         Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
-        Raises `JobRefused` for an item that is no job.
+        A price that was given (`Feature(units=)`) comes first. Raises `JobRefused` for an item that
+        is no job, and for a `Feature` whose price nobody names.
         """
         prices: list[account.Price] = []
         # Without the price list the documented prices are used.
@@ -471,8 +483,14 @@ class Client:
         count, documented = 0, False
         async for job in each(jobs):
             must_be_job(job)
-            price = account.price_of(prices, job.feature)
+            price = None
+            if not isinstance(job, Feature) or not job.priced:
+                price = account.price_of(prices, job.feature)
             if price is None:
+                if not job.priced:
+                    raise JobRefused(
+                        f"the price list names no single price of {job.feature}: pass units=."
+                    )
                 documented, units = True, float(job.units)
             else:
                 units = price.amount * -(-job.outputs // price.per)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 import anyio
 import attrs
 
+from perfect_async._api.tasks import FEATURES
 from perfect_async._files import names
 from perfect_async._files.images import HEAD, sniff
 from perfect_async._files.saving import AtomicFile, SaveTarget
@@ -45,7 +47,9 @@ _CLEANUP: Final = 5.0
 
 @attrs.frozen(eq=False, repr=False)
 class ResultImage(Value):
-    """One picture of a result: a signed URL, which can be downloaded until `expires_at` (UTC).
+    """One file of a result: a signed URL, which can be downloaded until `expires_at` (UTC).
+
+    It is a picture, or what else a `Feature` gives: a video, a zip.
 
     The repr shows the URL without its query, which holds the signature.
     """
@@ -58,7 +62,8 @@ class ResultImage(Value):
 class Result(Value):
     """The pictures of one finished task, in the vendor's order.
 
-    `task_id` is the vendor's. The URLs expire after 2 h; `save` asks for fresh ones, which the
+    `task_id` is the vendor's. `raw` is its whole answer, decoded: scores and colours of a `Feature`
+    are there and nowhere else. It is None where files of a former run stand for the result. The URLs expire after 2 h; `save` asks for fresh ones, which the
     vendor gives for a day at least. (contract: Download the result)
     """
 
@@ -68,6 +73,20 @@ class Result(Value):
     _stem: str = attrs.field(alias="stem", kw_only=True, repr=False, eq=False)
     _identity: str = attrs.field(alias="identity", kw_only=True, repr=False, eq=False)
     _session: ClientSession = attrs.field(alias="session", kw_only=True, repr=False, eq=False)
+    raw: object = attrs.field(default=None, kw_only=True, repr=False, eq=False)
+
+    @property
+    def outputs(self) -> tuple[ResultImage, ...]:
+        """The files of the result, whatever they are; the same as `images`.
+
+        There are none where the answer holds no URL.
+        """
+        return self.images
+
+    @property
+    def file_count(self) -> int:
+        """How many files `save` writes: one with the answer itself where it names none."""
+        return len(self.images) or 1
 
     async def save(self, target: str | os.PathLike[str]) -> list[Path]:
         """Write the pictures to `target` and give their paths, in the order of `images`.
@@ -78,7 +97,8 @@ class Result(Value):
         `target` is the path of a file, whose suffix becomes that of the bytes; several pictures
         become `<stem>-1<suffix>`, `<stem>-2<suffix>`, ...
 
-        A file appears whole or not at all: it replaces a former one at the end (a link itself, not
+        Where the answer holds no URL, `raw` is written as one file of JSON. A file appears whole or
+        not at all: it replaces a former one at the end (a link itself, not
         the link's target), and nothing else is left behind. Pictures saved before one that fails
         stay. Saving again is always possible and never charged.
 
@@ -93,7 +113,7 @@ class Result(Value):
         target = await in_thread(SaveTarget.of, path)
 
         def put(index: int, part: AtomicFile, kind: str) -> Path:
-            number = index + 1 if len(self.images) > 1 else None
+            number = index + 1 if self.file_count > 1 else None
             if target.name is None:
                 name = names.in_folder(self._stem, self._identity, kind, number)
             else:
@@ -101,12 +121,14 @@ class Result(Value):
             part.replace(target.folder / name)
             return target.folder / name
 
-        return await self._write(target.folder, range(len(self.images)), put)
+        return await self._write(target.folder, range(self.file_count), put)
 
     async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
         """Download the pictures of the indices `wanted`; a `Write` of `_files.sets`."""
         await self._session.retention.clean_folder(folder)
         images = self.images
+        if not images:
+            return [await self._write_answer(folder, partial(put, index)) for index in wanted]
         saved: list[Path] = []
         for index in wanted:
             expired = images[index].expires_at <= self._session.now() + _MARGIN
@@ -122,6 +144,19 @@ class Result(Value):
                 file = await self._save(images[index], folder, named)
             saved.append(file)
         return saved
+
+    async def _write_answer(self, folder: Path, put: _Named) -> Path:
+        """Write the answer itself, which names no files."""
+        raw = self.raw
+        if raw is None:
+            raw = await self._session.answer(self._feature, self.task_id)
+        part = AtomicFile(folder)
+        try:
+            await in_thread(part.write, json.dumps(raw, indent=2).encode())
+            return await in_thread(put, part, "json")
+        finally:
+            with anyio.move_on_after(_CLEANUP, shield=True):
+                await in_thread(part.discard)
 
     async def _refresh(self) -> tuple[ResultImage, ...]:
         images = await self._session.refresh(self._feature, self.task_id)
@@ -144,7 +179,9 @@ class Result(Value):
         part = AtomicFile(folder)
         head = b""
         try:
-            async with self._session.download(url) as pieces:
+            # What a feature without a class gives may be a video.
+            large = self._feature not in FEATURES
+            async with self._session.download(url, large=large) as pieces:
                 async for piece in pieces:
                     if len(head) < HEAD:
                         head += piece[:HEAD]
@@ -171,6 +208,11 @@ async def save_beside(
     there stay as they are, and the others are written again.
     """
     count = pictures.count
+    if former and not any(image.url for image in result.images):
+        there = await in_thread(lambda: all(path.is_file() for path in former))
+        if there:
+            # The number of its files is not known before it is asked for again.
+            return former
     # Not for users, and so no public method.
     write = partial(result._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if len(former) != count:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
@@ -108,11 +108,12 @@ class ClientSession:
         self.ready()
         try:
             async with self._keys.turn(job):
-                picture = await inspect(job.source, type(job))
+                pictures = [await inspect(each.source, job) for each in job.inputs]
                 self.ready()
                 limits = *self._limits, *options.spending_limits
                 options = attrs.evolve(options, spending_limits=limits)
-                return await self._enter(JobSpec.of(job, picture, options))
+                first, *more = pictures or [None]
+                return await self._enter(JobSpec.of(job, first, options, *more))
         except PerfectError:
             raise
         except Exception as exc:
@@ -209,10 +210,11 @@ class ClientSession:
         """Return a handle of a job that is done, with its files."""
         if saved.deleted:
             spec = attrs.evolve(spec, options=attrs.evolve(spec.options, delete=False))
-        handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
+        handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
         handle.task_id, handle.files = saved.task_id, saved.files
-        # Without URLs: they are asked for where somebody reads the result again.
-        done = ev.Succeeded(ev.Poll(0, 0), ("",) * len(saved.files))
+        # Without URLs: they are asked for where somebody reads the result again. JSON is ours.
+        count = sum(file.suffix != ".json" for file in saved.files)
+        done = ev.Succeeded(ev.Poll(0, 0), ("",) * count)
         handle.end(done, 0.0, self.driver.clock.seconds())
         return handle
 
@@ -239,7 +241,7 @@ class ClientSession:
                 # It cannot be fetched any more, although the journal offers it.
                 await self.channel.journal.writer.drop(task_id)
                 return None
-            handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
+            handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
             handle.task_id = task_id
             handle.end(event, 0.0, self.driver.clock.seconds())
             if spec.options.save_to is not None:
@@ -247,7 +249,7 @@ class ClientSession:
                 self.retention.begin(handle)
             return handle
 
-    async def attach(self, feature: type[Job], task_id: str) -> JobHandle:
+    async def attach(self, feature: str, task_id: str) -> JobHandle:
         """Follow the job whose task this is, or keep the task alive from now on."""
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
@@ -323,6 +325,7 @@ class ClientSession:
                     stem=spec.stem,
                     identity=spec.file_identity,
                     session=self,
+                    raw=event.results,
                 )
             case None:
                 raise AssertionError(handle)
@@ -344,8 +347,8 @@ class ClientSession:
         journal.writer.window = driver.past
         driver.start(journal.writer.run)
         self.retention.delete_later(
-            Copy(str(snapshot.task_id), journal.resume(snapshot), file)
-            for snapshot, file in self.recovery.copies()
+            Copy(str(snapshot.task_id), journal.resume(snapshot), files)
+            for snapshot, files in self.recovery.copies()
         )
         self.sweep()
 
@@ -368,6 +371,10 @@ class ClientSession:
         """
         return self._images(await self._poll(feature, task_id))
 
+    async def answer(self, feature: str, task_id: str) -> object:
+        """Ask for the whole answer of a finished task again; one request. Raises as `refresh`."""
+        return (await self._poll(feature, task_id)).results
+
     async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
         self._check_open()
         try:
@@ -378,7 +385,8 @@ class ClientSession:
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
-        match tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0):
+        asked = ev.Poll(0, 0)
+        match tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0):
             case ev.Succeeded() as event:
                 return event
             case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() as event:
@@ -397,17 +405,20 @@ class ClientSession:
         account.read_deleted(reply)
         await self.channel.journal.writer.drop(task_id)
 
-    def _uses(self, task_id: str, file: FileId | None) -> bool:
-        former = file is not None and self.recovery.uses(file)
-        return former or self.driver.registry.uses(task_id, file)
+    def _uses(self, task_id: str, files: Sequence[FileId]) -> bool:
+        return self.recovery.uses(files) or self.driver.registry.uses(task_id, files)
 
-    def download(self, url: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def download(
+        self, url: str, *, large: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Download a result URL in pieces; costs no request of the window.
+
+        `large`: it may be a video.
 
         Entering or iterating raises `RequestRefused`, `ServiceUnavailable` or `BadAnswer`.
         """
         self._check_open()
-        return self.channel.transport.download(url)
+        return self.channel.transport.download(url, large=large)
 
     def now(self) -> datetime:
         """Return the time in UTC by the client's clock."""

@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
@@ -31,15 +32,26 @@ from perfect_async.models import FileId, Job, Source
 
 T = TypeVar("T")
 
-Kind: TypeAlias = Literal["jpg", "png", "heic"]
+Kind: TypeAlias = Literal["jpg", "png", "heic", "webp", "gif", "bmp", "tiff", "mp4", "mov"]
 """The types that the vendor takes, by the suffix that is sent."""
+
+VIDEOS: Final = frozenset({"mp4", "mov"})
 
 # "image/jpg" is taken as well; HEIC's type is open (contract: Input pictures).
 _CONTENT_TYPES: Final[dict[Kind, str]] = {
     "jpg": "image/jpeg",
     "png": "image/png",
     "heic": "image/heic",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "bmp": "image/bmp",
+    "tiff": "image/tiff",
+    "mp4": "video/mp4",
+    "mov": "video/quicktime",
 }
+# Those whose header must name width and height; the others are taken by some features only, which
+# look at them themselves.
+_MEASURED: Final = frozenset({"jpg", "png", "heic"})
 
 PIECE: Final = 64 * 1024
 """Bytes of one piece of `ImageFile.chunks`."""
@@ -55,6 +67,9 @@ _HEVC: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 _AVIF: Final = {b"avif", b"avis"}
 _OTHERS: Final = {b"avci", b"avcs", b"jpeg", b"jpgs", b"j2ki", b"j2is", b"vvic", b"vvis", b"evbi"}
 _ANY_CODEC: Final = {b"mif1", b"msf1"}
+_MP4: Final = re.compile(rb"iso[m2-9a-c]|mp4[12]|avc1|M4V[ HP]|MSNV|dash|mmp4")
+# Atoms that a QuickTime file begins with that has no brands (QuickTime File Format, 2001).
+_ATOMS: Final = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 
 _MAGIC: Final = (
     (b"\xff\xd8\xff", "jpg"),
@@ -65,6 +80,8 @@ _MAGIC: Final = (
     (b"MM\x00*", "tiff"),
     (b"BM", "bmp"),
     (b"%PDF", "pdf"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
 )
 
 # Few threads inspect pictures, so that a slow disk leaves the others to the journal and to the
@@ -78,7 +95,8 @@ class ImageFile(Value):
     """A picture that was inspected and may be sent.
 
     `facts` are for its registration; `digest` the SHA-256 of its bytes in hex; `width` and
-    `height` in pixels as stored (an EXIF orientation may swap them).
+    `height` in pixels as stored (an EXIF orientation may swap them), 0 where nobody looked: of a
+    video, for one.
     """
 
     facts: FileFacts
@@ -92,6 +110,11 @@ class ImageFile(Value):
     def path(self) -> Path | None:
         """The absolute path of its file, None where it was given as bytes."""
         return None if isinstance(self._source, bytes) else self._source
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video rather than a picture."""
+        return self.kind in VIDEOS
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the picture's bytes in pieces of 64 KiB: exactly `facts.file_size` of them.
@@ -121,8 +144,8 @@ def _changed(name: str, when: str) -> PictureRefused:
     return PictureRefused(f"{name} changed {when}.", passing=True)
 
 
-async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
-    """Inspect `source` for a job of `job_type`; None for a URL or a `FileId`.
+async def inspect(source: Source, job_type: Job | type[Job]) -> ImageFile | None:
+    """Inspect `source` for a job of `job_type`, or for one job; None for a URL or a `FileId`.
 
     Reads the file once, in a worker thread, a block at a time. Raises `PictureRefused`, naming
     limit and value, for a missing or unreadable file, a folder or device, a format that the feature
@@ -151,7 +174,7 @@ async def inspect(source: Source, job_type: type[Job]) -> ImageFile | None:
 def sniff(head: bytes) -> str | None:
     """Return the type of a picture by its first `HEAD` bytes: a suffix without dot, or None.
 
-    One of jpg, png, heic, gif, webp, avif, tiff, bmp, and pdf, which people send.
+    One of jpg, png, heic, gif, webp, avif, tiff, bmp; mp4 and mov; zip; and pdf, which people send.
     """
     for magic, kind in _MAGIC:
         if head.startswith(magic):
@@ -160,11 +183,14 @@ def sniff(head: bytes) -> str | None:
         return "webp"
     if head[4:8] == b"ftyp":
         return _codec(head)
-    return None
+    return "mov" if head[4:8] in _ATOMS else None
 
 
 def _codec(head: bytes) -> str | None:
-    """Tell HEIC from AVIF: both are ISO media files, and both often say just `mif1`."""
+    """Tell HEIC from AVIF and from videos: all are ISO media files.
+
+    Both kinds of pictures often say just `mif1`.
+    """
     end = min(int.from_bytes(head[:4], "big"), len(head) - len(head) % 4)
     major = head[8:12]
     brands = {major, *(head[at : at + 4] for at in range(16, end, 4))}
@@ -172,8 +198,10 @@ def _codec(head: bytes) -> str | None:
         return "heic"
     if major in _AVIF:
         return "avif"
+    if major == b"qt  ":
+        return "mov"
     if major not in _ANY_CODEC and not brands & _ANY_CODEC:
-        return None
+        return "mp4" if _MP4.fullmatch(major) else None
     if brands & _HEVC:
         return "heic"
     if brands & _AVIF:
@@ -194,12 +222,12 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
         raise JobRefused(f"the picture cannot be read now: {exc.strerror}; try again.") from exc
 
 
-def _look_at_bytes(source: bytes, job_type: type[Job]) -> ImageFile:
+def _look_at_bytes(source: bytes, job_type: Job | type[Job]) -> ImageFile:
     name = f"<{len(source)} bytes>"
     return _look(io.BytesIO(source), len(source), name, source, job_type)
 
 
-def _look_at_file(path: str, job_type: type[Job]) -> ImageFile:
+def _look_at_file(path: str, job_type: Job | type[Job]) -> ImageFile:
     name = quoted(shown_source(path))
     if not path:
         raise PictureRefused("the path of the picture is empty.")
@@ -250,25 +278,26 @@ def _unreadable(name: str, exc: OSError) -> PictureRefused:
 
 
 def _look(
-    file: BinaryIO, size: int, name: str, source: Path | bytes, job_type: type[Job]
+    file: BinaryIO, size: int, name: str, source: Path | bytes, job_type: Job | type[Job]
 ) -> ImageFile:
     if size == 0:
         raise PictureRefused(f"{name} is empty.")
-    if size >= job_type.largest:
-        raise PictureRefused(
-            f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
-            f"{_megabytes(job_type.largest)}."
-        )
     found = sniff(file.read(HEAD))
     kind = _taken(found, job_type)
+    largest = job_type.largest_video if kind in VIDEOS else job_type.largest
+    if size >= largest:
+        raise PictureRefused(
+            f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
+            f"{_megabytes(largest)}."
+        )
     if kind is None:
         raise PictureRefused(
             f"{name} is {found or 'of an unknown type'} by its first bytes; "
             f"{job_type.feature} takes {', '.join(job_type.formats)}."
         )
     digest = _digest(file, size, name)
-    width, height = _dimensions(file, kind, size)
-    if width < 1 or height < 1:
+    width, height = _dimensions(file, kind, size) if kind in _MEASURED else (0, 0)
+    if kind in _MEASURED and (width < 1 or height < 1):
         raise PictureRefused(f"{name} begins as {kind}, but its header names no width and height.")
     if max(width, height) > job_type.longest_side:
         raise PictureRefused(
@@ -292,8 +321,8 @@ def _megabytes(size: int) -> str:
     return f"{size / 1024**2:,.1f} MB"
 
 
-def _taken(found: str | None, job_type: type[Job]) -> Kind | None:
-    kinds: tuple[Kind, ...] = ("jpg", "png", "heic")
+def _taken(found: str | None, job_type: Job | type[Job]) -> Kind | None:
+    kinds = _CONTENT_TYPES
     return next((kind for kind in kinds if kind == found and kind in job_type.formats), None)
 
 

@@ -52,15 +52,20 @@ class JobHandle:
     answer is not known. `ending` is the end of the job. Subscribers are called when one of the
     three changes. An equal job has a handle of its own among the `followers` of the first one's
     (its `leader`): one task with several waiters, charged to the first. `files` are those of a
-    result that was saved before. Times are the loop's, in seconds.
+    result that was saved before. `sources` are what is sent for each input, None while it is not
+    at the vendor; `grants` are the registrations by the numbers of the inputs, `pictures` the
+    scheduler's numbers of what is to be uploaded. Times are the loop's, in seconds.
     """
 
     ref: int
     spec: JobSpec
     channel: Channel
     entry: JobEntry
-    source: FileId | str | None = attrs.field(default=None, repr=False)
-    grant: ev.FileGrant | None = None
+    sources: list[FileId | str | None] = attrs.field(
+        factory=list["FileId | str | None"], repr=False
+    )
+    grants: dict[int, ev.FileGrant] = attrs.field(factory=dict[int, ev.FileGrant], repr=False)
+    pictures: tuple[int, ...] = ()
     created_at: float | None = None
     ended_at: float | None = None
     task_id: str | None = None
@@ -99,9 +104,14 @@ class JobHandle:
         """Why its last request failed, or the last one of its client; None where it did not."""
         return (self.leader or self).last_failure or self.channel.last_failure
 
-    def needs(self, task_id: str, file: FileId | None) -> bool:
-        """Whether the job uses this task, or this file at the vendor."""
-        return self.task_id == task_id or (file is not None and self.source == file)
+    @property
+    def inputs(self) -> tuple[FileId, ...]:
+        """Its input files at the vendor."""
+        return tuple(source for source in self.sources if isinstance(source, FileId))
+
+    def needs(self, task_id: str, files: Sequence[FileId]) -> bool:
+        """Whether the job uses this task, or one of these files at the vendor."""
+        return self.task_id == task_id or any(file in self.sources for file in files)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each change of `task_id`, `submitting` and `ending`.
@@ -177,7 +187,8 @@ class JobHandle:
 
     def _copy(self, leader: JobHandle) -> None:
         self.task_id, self.submitting = leader.task_id, leader.submitting
-        self.created_at, self.source = leader.created_at, leader.source
+        # The same list: an upload of the leader is one of the follower.
+        self.created_at, self.sources = leader.created_at, leader.sources
 
 
 def closed(cause: BaseException | None) -> ClientClosed:

@@ -75,8 +75,9 @@ def submission(spec: JobSpec) -> Submission:
     """Return what the ledger tells of the creation for `spec`: no path and no URL."""
     digest = spec.source_digest
     if digest is None:
-        # A signed URL: two signatures may lead to two pictures.
-        digest = hashlib.sha256(str(spec.source).encode()).hexdigest()
+        # A signed URL: two signatures may lead to two pictures. Or no picture at all.
+        text = " ".join(map(str, spec.sources))
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Submission(spec.identity, digest, spec.feature)
 
 

@@ -1,7 +1,7 @@
 """Calls as the vendor wants them, and answers as the scheduler wants them."""
 
 import json
-from typing import ClassVar, get_args
+from typing import get_args
 from urllib.parse import unquote
 
 import attrs
@@ -76,7 +76,7 @@ def reply(value: object, status: int = 200, retry_after: str | None = None) -> R
 
 
 def polling(value: object, status: int = 200) -> Answer:
-    return read_status(POLL, reply(value, status), task_id="t", units=3.0)
+    return read_status(POLL, reply(value, status), feature="ai-smile", task_id="t", units=3.0)
 
 
 def said(call: Request) -> object:
@@ -118,7 +118,7 @@ def answers(answered: Response) -> list[tuple[events.Request, Answer]]:
     return [
         (REGISTER, read_registration(REGISTER, answered)),
         (SUBMIT, read_creation(SUBMIT, answered)),
-        (POLL, read_status(POLL, answered, task_id="t", units=1.0)),
+        (POLL, read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0)),
         (ASK, read_answer(ASK, answered)),
     ]
 
@@ -298,10 +298,10 @@ def test_a_registration_that_cannot_be_used_is_no_answer(expected: str, value: o
 )
 def test_a_task_has_one_source_and_its_parameters(expected: dict[str, object], job: Job) -> None:
     """A file's id or a URL, the feature's own fields, and nothing else: never a null."""
-    assert expected | {"src_file_id": "a/+="} == said(creation(job, FileId("a/+=")))
-    assert expected | {"src_file_url": SIGNED} == said(creation(job, SIGNED))
-    assert f"/s2s/v2.0/task/{job.feature}" == creation(job, SIGNED).path
-    assert "POST" == creation(job, SIGNED).method
+    assert expected | {"src_file_id": "a/+="} == said(creation(job, [FileId("a/+=")]))
+    assert expected | {"src_file_url": SIGNED} == said(creation(job, [SIGNED]))
+    assert f"/s2s/v2.0/task/{job.feature}" == creation(job, [SIGNED]).path
+    assert "POST" == creation(job, [SIGNED]).method
 
 
 def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,15 +309,15 @@ def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @attrs.frozen
     class Older(Job):
-        feature: ClassVar[str] = "ai-older"
+        feature = "ai-older"
         source: Source
         key: str | None = None
         age: int | None = None
 
     monkeypatch.setitem(creation.__globals__["_PARAMETERS"], Older, {"age": "target_age"})
 
-    assert {"src_file_url": "u"} == said(creation(Older("u"), "u"))
-    assert {"src_file_url": "u", "target_age": 80} == said(creation(Older("u", age=80), "u"))
+    assert {"src_file_url": "u"} == said(creation(Older("u"), ["u"]))
+    assert {"src_file_url": "u", "target_age": 80} == said(creation(Older("u", age=80), ["u"]))
 
 
 def test_a_users_kind_of_smile_is_a_smile() -> None:
@@ -326,7 +326,7 @@ def test_a_users_kind_of_smile_is_a_smile() -> None:
     class Grin(Smile):
         pass
 
-    assert said(creation(Smile("x"), "u")) == said(creation(Grin("x"), "u"))
+    assert said(creation(Smile("x"), ["u"])) == said(creation(Grin("x"), ["u"]))
 
 
 def test_a_job_without_parameters_here_is_refused() -> None:
@@ -334,12 +334,12 @@ def test_a_job_without_parameters_here_is_refused() -> None:
 
     @attrs.frozen
     class Frown(Job):
-        feature: ClassVar[str] = "ai-frown"
+        feature = "ai-frown"
         source: Source
         key: str | None = None
 
     with pytest.raises(JobRefused, match="Frown"):
-        creation(Frown(source="x"), "u")
+        creation(Frown(source="x"), ["u"])
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
     """What JSON forbids and Python reads does no harm to the poll."""
     content = b'{"data":{"task_status":"running","polling_interval":' + constant + b"}}"
 
-    assert Running(POLL) == read_status(POLL, Response(200, content), task_id="t", units=1.0)
+    assert Running(POLL) == read_status(POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0)
 
 
 @pytest.mark.parametrize(
@@ -642,7 +642,7 @@ def test_a_404_of_the_vendor_is_about_the_task(status: int, value: object) -> No
 )
 def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> None:
     """The vendor's time limit is no passing failure, by code or text, in whatever envelope."""
-    answer = read_status(POLL, Response(status, content, "17"), task_id="t", units=3.0)
+    answer = read_status(POLL, Response(status, content, "17"), feature="ai-smile", task_id="t", units=3.0)
 
     assert isinstance(answer, TimedOut)
     assert isinstance(answer.error, TaskTimedOut)
@@ -680,7 +680,7 @@ def test_a_question_about_an_unknown_task(
     answered = Response(status, content)
 
     question = read_answer(ASK, answered)
-    poll = read_status(POLL, answered, task_id="t", units=1.0)
+    poll = read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0)
 
     assert (status in unknown_at) is isinstance(poll, TaskUnknown)
     unknown = isinstance(question, Refused) and is_unknown_task(question.error)
@@ -691,7 +691,7 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
     """The same words from a gateway's 504 say nothing about the task."""
     answered = Response(504, b"Task execution timed out")
 
-    assert NoAnswer is type(read_status(POLL, answered, task_id="t", units=1.0))
+    assert NoAnswer is type(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
 
 
 @pytest.mark.parametrize(
@@ -704,7 +704,7 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
 )
 def test_a_malformed_poll_is_asked_again(content: bytes) -> None:
     """A 200 that does not say how the task stands is no answer."""
-    answer = read_status(POLL, Response(200, content), task_id="t", units=1.0)
+    answer = read_status(POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0)
 
     assert NoAnswer is type(answer)
     assert BadAnswer is type(error_of(answer))
@@ -775,7 +775,7 @@ def test_any_reply_is_an_answer(answered: Response) -> None:
     """Whatever the status, headers and bytes, each command gets one of its answers."""
     judged(read_registration(REGISTER, answered))
     judged(read_creation(SUBMIT, answered))
-    judged(read_status(POLL, answered, task_id="t", units=1.0))
+    judged(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
     judged(read_answer(ASK, answered))
 
 
@@ -796,4 +796,4 @@ def test_any_data_is_an_answer(data: dict[str, object]) -> None:
 
     judged(read_registration(REGISTER, answered))
     judged(read_creation(SUBMIT, answered))
-    judged(read_status(POLL, answered, task_id="t", units=1.0))
+    judged(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))

@@ -96,7 +96,7 @@ def test_of_another_version(strange: dict[str, object]) -> None:
 
 def test_known_by_its_id() -> None:
     """A task that is attached has no job, and nothing of it is written."""
-    spec = JobSpec.attached(Smile, "t")
+    spec = JobSpec.attached("ai-smile", "t")
     assert (None, False, 1.0) == (spec.job, spec.sure, spec.units)
     with pytest.raises(AssertionError):
         spec.stored()
