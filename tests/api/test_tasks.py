@@ -466,7 +466,9 @@ def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
     """What JSON forbids and Python reads does no harm to the poll."""
     content = b'{"data":{"task_status":"running","polling_interval":' + constant + b"}}"
 
-    assert Running(POLL) == read_status(POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0)
+    assert Running(POLL) == read_status(
+        POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -642,7 +644,9 @@ def test_a_404_of_the_vendor_is_about_the_task(status: int, value: object) -> No
 )
 def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> None:
     """The vendor's time limit is no passing failure, by code or text, in whatever envelope."""
-    answer = read_status(POLL, Response(status, content, "17"), feature="ai-smile", task_id="t", units=3.0)
+    answer = read_status(
+        POLL, Response(status, content, "17"), feature="ai-smile", task_id="t", units=3.0
+    )
 
     assert isinstance(answer, TimedOut)
     assert isinstance(answer.error, TaskTimedOut)

@@ -1,8 +1,8 @@
 """What came back: outcomes, and pictures on the disk, whole or not at all."""
 
 import asyncio
-import json
 import errno
+import json
 import os
 import re
 import threading
