@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, cast
 
 import attrs
@@ -66,6 +66,7 @@ __all__ = [
     "read_registration",
     "read_status",
     "registration",
+    "says_more",
     "segment",
     "status",
     "task_path",
@@ -435,19 +436,29 @@ def all_urls(results: object) -> tuple[str, ...]:
 
     They may stand anywhere: masks in lists, a file for each version (contract: Other features).
     """
-    found: dict[str, None] = {}
+    texts = (each for each in _leaves(results) if isinstance(each, str) and _HTTP.match(each))
+    return tuple(dict.fromkeys(texts))
+
+
+def says_more(results: object) -> bool:
+    """Return whether the results of a feature hold anything but URLs: scores, colours, an id."""
+    return any(
+        each is not None and not (isinstance(each, str) and _HTTP.match(each))
+        for each in _leaves(results)
+    )
+
+
+def _leaves(results: object) -> Iterator[object]:
+    """Yield the values in `results` that are neither objects nor lists, in their order."""
     left = [results]
     while left:
         match left.pop():
-            case str() as text if _HTTP.match(text):
-                found[text] = None
             case dict() as fields:
                 left += reversed(list(cast("dict[str, object]", fields).values()))
             case list() as entries:
                 left += reversed(cast("list[object]", entries))
-            case _:
-                pass
-    return tuple(found)
+            case leaf:
+                yield leaf
 
 
 def read_answer(command: events.Ask, reply: Response) -> events.Answer:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 import anyio
 import attrs
 
-from perfect_async._api.tasks import FEATURES
+from perfect_async._api.tasks import FEATURES, says_more
 from perfect_async._files import names
 from perfect_async._files.images import HEAD, sniff
 from perfect_async._files.saving import AtomicFile, SaveTarget
@@ -85,8 +85,9 @@ class Result(Value):
 
     @property
     def file_count(self) -> int:
-        """How many files `save` writes: one with the answer itself where it names none."""
-        return len(self.images) or 1
+        """How many files `save` writes, the one with the answer itself included."""
+        more = self._feature not in FEATURES and says_more(self.raw)
+        return len(self.images) + (more or not self.images)
 
     async def save(self, target: str | os.PathLike[str]) -> list[Path]:
         """Write the pictures to `target` and give their paths, in the order of `images`.
@@ -97,8 +98,8 @@ class Result(Value):
         `target` is the path of a file, whose suffix becomes that of the bytes; several pictures
         become `<stem>-1<suffix>`, `<stem>-2<suffix>`, ...
 
-        Where the answer holds no URL, `raw` is written as one file of JSON. A file appears whole or
-        not at all: it replaces a former one at the end (a link itself, not
+        What a `Feature` answers beside URLs is written too: `raw`, as a last file of JSON. A file
+        appears whole or not at all: it replaces a former one at the end (a link itself, not
         the link's target), and nothing else is left behind. Pictures saved before one that fails
         stay. Saving again is always possible and never charged.
 
@@ -127,10 +128,11 @@ class Result(Value):
         """Download the pictures of the indices `wanted`; a `Write` of `_files.sets`."""
         await self._session.retention.clean_folder(folder)
         images = self.images
-        if not images:
-            return [await self._write_answer(folder, partial(put, index)) for index in wanted]
         saved: list[Path] = []
         for index in wanted:
+            if index == len(self.images):
+                saved.append(await self._write_answer(folder, partial(put, index)))
+                continue
             expired = images[index].expires_at <= self._session.now() + _MARGIN
             if expired:
                 images = await self._refresh()
@@ -146,7 +148,7 @@ class Result(Value):
         return saved
 
     async def _write_answer(self, folder: Path, put: _Named) -> Path:
-        """Write the answer itself, which names no files."""
+        """Write the answer itself."""
         raw = self.raw
         if raw is None:
             raw = await self._session.answer(self._feature, self.task_id)

@@ -200,6 +200,7 @@ class Retention:
         if handle.files:
             # A former run saved them elsewhere, and the vendor has no copy.
             await self.clean_folder(folder)
+            pictures = attrs.evolve(pictures, count=len(handle.files))
             copy = partial(copy_files, handle.files, folder)
             files = await save_set(pictures, outcome.task_id, copy)
             LOG.info("%d files were copied from another folder; nothing was bought.", len(files))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from perfect_async.cli import _commands
+from perfect_async.cli import _commands, _feature
 from perfect_async.cli._output import (
     OutputError,
     escape_unencodable,
@@ -29,7 +29,7 @@ _HELP: Final = (
 )
 
 _COMMANDS: Final = (
-    *(_commands.smile, _commands.avatar, _commands.resume),
+    *(_commands.smile, _commands.avatar, _feature.feature, _commands.resume),
     *(_commands.templates, _commands.units, _commands.forget),
     *(_commands.sandbox, _commands.demo),
 )

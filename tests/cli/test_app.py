@@ -160,7 +160,7 @@ def test_version_and_help(
     assert all(
         f" {name} " in text
         for name in (
-            *("smile", "avatar", "resume", "templates", "units", "forget"),
+            *("smile", "avatar", "feature", "resume", "templates", "units", "forget"),
             *("sandbox", "demo"),
         )
     )
@@ -182,6 +182,6 @@ def test_a_copy_that_is_not_installed(
 
 def test_the_key_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
     """A key on a command line would stay in the shell's history."""
-    for command in ("smile", "avatar", "resume", "templates", "units", "forget"):
+    for command in ("smile", "avatar", "feature", "resume", "templates", "units", "forget"):
         assert 0 == cli.main([command, "--help"])
         assert "key" not in capsys.readouterr().out.lower()

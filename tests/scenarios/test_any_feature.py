@@ -77,7 +77,7 @@ def tones(**more: object) -> Feature:
 
 
 JOBS = {
-    "skin-analysis@v2.1": (skin(), [".png", ".png"], 9),
+    "skin-analysis@v2.1": (skin(), [".png", ".png", ".json"], 9),
     "skin-analysis": (Feature("skin-analysis", SKIN, src=FACE), [".zip"], 9),
     "skin-tone-analysis": (tones(), [".json"], 20),
     "cloth-v4": (
@@ -448,7 +448,7 @@ async def test_saved_again_from_the_disk(tmp_path: Path) -> None:
             files.append([outcome.files async for outcome in batch])
 
     assert files[0] == files[1]
-    assert [1, 2] == [len(each) for each in files[0]]
+    assert [1, 3] == [len(each) for each in files[0]]
     assert 2 == sandbox.ledger.requests["task"]
 
 
