@@ -107,10 +107,10 @@ class JobAdded(Value):
 
     `channel`: one client on one transport; files are registered together only within it. `uploads`:
     its picture must be registered and uploaded. `more`: numbers of further pictures of it, which
-    must be at the vendor too before it is created; `Register` and `Upload` name them. `units`: its documented price. `spending_limits`:
-    the limits that its units count against (`SpendingLimitOpened`). `alone`: it is created while no
-    other creation is under way, so that the unit history can tell what became of one without an
-    answer.
+    must be at the vendor too before it is created; `Register` and `Upload` name them. `units`: its
+    documented price. `spending_limits`: the limits that its units count against
+    (`SpendingLimitOpened`). `alone`: it is created while no other creation is under way, so that
+    the unit history can tell what became of one without an answer.
     """
 
     ref: int

@@ -124,7 +124,7 @@ class Job(Value):
         return 1
 
     @property
-    def units(self) -> float:
+    def units(self) -> int:
         """Units charged at creation by the documented prices (contract: Expiry and charging)."""
         return 1
 
@@ -254,7 +254,7 @@ _MARK: Final = "$input"
 """The key of a placeholder in JSON: `{"$input": "ref", "index": 1}`."""
 
 
-def feature_name(path: str, version: str = "v2.0") -> str:
+def feature_name(path: object, version: str = "v2.0") -> str:
     """Return the name of the feature at `path`: "skin-analysis", or "skin-analysis@v2.1".
 
     Raises `JobRefused` for a path that would lead elsewhere and for an unknown version.
@@ -274,12 +274,12 @@ def feature_name(path: str, version: str = "v2.0") -> str:
     return path if version == "v2.0" else f"{path}@{version}"
 
 
-def _price(_instance: object, _attribute: object, value: float | None) -> None:
-    if value is not None and (type(value) not in {int, float} or not 0 <= value < math.inf):
-        raise JobRefused(f"units is {quoted(value)}; it must be a finite number from 0.")
+def _price(_instance: object, _attribute: object, value: int | None) -> None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise JobRefused(f"units is {quoted(value)}; it must be a whole number from 0.")
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(eq=False, repr=False, init=False)
 class Feature(Job):
     """Any feature of the vendor, by its `path` and `params`; kept alive and charged as the others.
 
@@ -297,8 +297,8 @@ class Feature(Job):
     of these is on its page and is not checked here. A `Placeholder` in `params` stands for the id
     of an input. There may be no input at all.
 
-    `units` is the price, which only the vendor's page knows; a spending limit (`max_units`) needs
-    it. `key` is your own identity for the job.
+    `units` is the price, which only the vendor's page knows; round a fraction up. A spending limit
+    (`max_units`) needs it. `key` is your own identity for the job.
 
     The result is `Result.raw`, the vendor's answer; its files are `Result.outputs`. Raises
     `JobRefused` for a path, version, name of an input, price or parameters that cannot work.
@@ -313,7 +313,7 @@ class Feature(Job):
     _params: str
     version: str
     _inputs: tuple[JobInput, ...]
-    price: float | None = attrs.field(validator=_price)
+    price: int | None = attrs.field(validator=_price)
     key: str | None = attrs.field(validator=_text_or_none)
     feature: str
     source: Source
@@ -328,26 +328,25 @@ class Feature(Job):
         ref: Inputs = None,
         mask: Inputs = None,
         version: str = "v2.0",
-        units: float | None = None,
+        units: int | None = None,
         key: str | None = None,
         **others: Inputs,
     ) -> None:
         named = {"src": src, "ref": ref, "mask": mask, **others}
         inputs = tuple(each for name, given in named.items() for each in _as_inputs(name, given))
-        attributes: dict[str, object] = {
-            "path": path,
-            "params": _encoded({} if params is None else params, inputs),
-            "version": version,
-            "inputs": inputs,
-            "price": units,
-            "key": key,
-            "feature": feature_name(path, version),
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            path=path,
+            params=_encoded({} if params is None else params, inputs),
+            version=version,
+            inputs=inputs,
+            price=units,
+            key=key,
+            feature=feature_name(path, version),
             # Empty text where there is none: a source is no optional thing in other jobs.
-            "source": inputs[0].source if inputs else "",
+            source=inputs[0].source if inputs else "",
             # Made of words alone, another try gives another result, which is often the reason.
-            "reusable": bool(inputs),
-        }
-        self.__attrs_init__(**attributes)
+            reusable=bool(inputs),
+        )
 
     def __repr__(self) -> str:
         shown = [repr(self.path), repr(self.params)]
@@ -382,9 +381,9 @@ class Feature(Job):
         return self._inputs
 
     @property
-    def units(self) -> float:
+    def units(self) -> int:
         """The given price, else 1 unit, the least that a task may cost."""
-        return 1.0 if self.price is None else self.price
+        return 1 if self.price is None else self.price
 
     @property
     def priced(self) -> bool:
@@ -406,18 +405,19 @@ def _as_inputs(name: str, given: Inputs) -> list[JobInput]:
     return [JobInput(name, source, index) for index, source in enumerate(given)]
 
 
-def _encoded(params: Mapping[str, object], inputs: Sequence[JobInput]) -> str:
+def _encoded(params: object, inputs: Sequence[JobInput]) -> str:
     """Return `params` as JSON. Raises `JobRefused` for what cannot be sent."""
     if not isinstance(params, Mapping):
         raise JobRefused(f"params is {quoted(type(params).__name__)}; it must be a dictionary.")
+    entries = cast("Mapping[object, object]", params)
     there = {(each.name, each.index or 0) for each in inputs}
     taken = {f"{each.name}{end}" for each in inputs for end in _ENDS}
-    if clash := next((name for name in params if name in taken), None):
+    if clash := next((name for name in entries if name in taken), None):
         raise JobRefused(
             f"params has {quoted(clash)}, which stands for an input; give one of both."
         )
     try:
-        given = {name: value for name, value in params.items() if value is not None}
+        given = {name: value for name, value in entries.items() if value is not None}
         text = json.dumps(
             _plain(given, there), sort_keys=True, separators=(",", ":"), allow_nan=False
         )

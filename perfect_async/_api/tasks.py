@@ -307,7 +307,7 @@ def read_status(
         return events.NoAnswer(command, error)
     match state.task_status.strip().lower():
         case "success" | "completed":
-            return _success(command, reply, state, feature, task_id, units)
+            return _success(command, reply, state, task_id, units, typed=feature in FEATURES)
         case "error" | "failed" | "cancelled" | "canceled" | "aborted":
             if code_of(state.error, state.error_message) == "TaskTimeout":
                 return _timed_out(command, reply, task_id, units)
@@ -384,11 +384,12 @@ def _success(
     command: events.Poll,
     reply: Response,
     state: TaskState,
-    feature: str,
     task_id: str,
     units: float,
+    *,
+    typed: bool,
 ) -> events.Succeeded | events.Unreadable:
-    typed, results = feature in FEATURES, state.results
+    results = state.results
     urls = result_urls(results) if typed else all_urls(results)
     if urls or not (typed or results is None or results == ""):
         return events.Succeeded(command, urls, results)
@@ -452,13 +453,13 @@ def _leaves(results: object) -> Iterator[object]:
     """Yield the values in `results` that are neither objects nor lists, in their order."""
     left = [results]
     while left:
-        match left.pop():
-            case dict() as fields:
-                left += reversed(list(cast("dict[str, object]", fields).values()))
-            case list() as entries:
-                left += reversed(cast("list[object]", entries))
-            case leaf:
-                yield leaf
+        value = left.pop()
+        if isinstance(value, dict):
+            left += reversed(list(cast("dict[str, object]", value).values()))
+        elif isinstance(value, list):
+            left += reversed(cast("list[object]", value))
+        else:
+            yield value
 
 
 def read_answer(command: events.Ask, reply: Response) -> events.Answer:

@@ -63,8 +63,9 @@ class Result(Value):
     """The pictures of one finished task, in the vendor's order.
 
     `task_id` is the vendor's. `raw` is its whole answer, decoded: scores and colours of a `Feature`
-    are there and nowhere else. It is None where files of a former run stand for the result. The URLs expire after 2 h; `save` asks for fresh ones, which the
-    vendor gives for a day at least. (contract: Download the result)
+    are there and nowhere else. It is None where files of a former run stand for the result. The
+    URLs expire after 2 h; `save` asks for fresh ones, which the vendor gives for a day at least.
+    (contract: Download the result)
     """
 
     task_id: str
@@ -211,8 +212,8 @@ async def save_beside(
     """
     count = pictures.count
     if former and not any(image.url for image in result.images):
-        there = await in_thread(lambda: all(path.is_file() for path in former))
-        if there:
+        whole = await in_thread(lambda: all(path.is_file() for path in former))
+        if whole:
             # The number of its files is not known before it is asked for again.
             return former
     # Not for users, and so no public method.

@@ -60,7 +60,7 @@ async def call(channel: Channel, request: tasks.Request) -> tasks.Response:
 
 
 async def register(command: ev.Register, pictures: Sequence[tuple[JobHandle, int]]) -> ev.Answer:
-    """Register `pictures`, jobs of one channel with the numbers of inputs, in the command's order."""
+    """Register `pictures` in the order of the command: jobs of one channel, numbers of inputs."""
     found = [handle.spec.inputs[number].picture for handle, number in pictures]
     facts = [picture.facts for picture in found if picture is not None]
     channel = pictures[0][0].channel

@@ -337,7 +337,7 @@ def _feature(order: StoredJob, held: dict[str, str | int], sources: Sequence[Sou
                 inputs[name] = source
             else:
                 cast("list[Source]", inputs.setdefault(name, [])).append(source)
-        price = None if _UNITS not in held else float(held[_UNITS])
+        price = None if _UNITS not in held else int(held[_UNITS])
     except (TypeError, ValueError, AttributeError) as exc:
         raise JobRefused(f"{order.feature} is stored in a form that is not known.") from exc
     return Feature(path, params, version=version or "v2.0", units=price, key=order.key, **inputs)
@@ -410,7 +410,7 @@ def parameters(job: Job) -> list[tuple[str, str | int]]:
     """
     if isinstance(job, Feature):
         layout = json.dumps([[each.name, each.index] for each in job.inputs])
-        price = [] if job.price is None else [(_UNITS, repr(float(job.price)))]
+        price = [] if job.price is None else [(_UNITS, job.price)]
         return [(_PARAMS, job.params_json), (_INPUTS, layout), *price]
     feature = type(job)
     fields = [field.name for field in attrs.fields(feature)] if attrs.has(feature) else []

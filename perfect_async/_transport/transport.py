@@ -207,11 +207,11 @@ class VendorTransport:
     ) -> None:
         """Put the bytes of `chunks()` where `grant` says, with its headers, in `within` seconds.
 
-        That is `timeouts.upload` where it is None. The time starts when one of the `bulk` places is free. `chunks` is called once more before
-        where the grant does not name the length. Raises `BadAnswer` for a grant that must not be
-        followed and for a redirect, `PictureRefused` where the number of bytes is not the granted
-        one, `RequestRefused` for 4xx, `ServiceUnavailable` for 5xx, 408, 429 and no answer, and
-        what `chunks` raises.
+        That is `timeouts.upload` where it is None. The time starts when one of the `bulk` places is
+        free. `chunks` is called once more before where the grant does not name the length. Raises
+        `BadAnswer` for a grant that must not be followed and for a redirect, `PictureRefused` where
+        the number of bytes is not the granted one, `RequestRefused` for 4xx, `ServiceUnavailable`
+        for 5xx, 408, 429 and no answer, and what `chunks` raises.
         """
         body = UploadBody(chunks)
         async with self._slots:

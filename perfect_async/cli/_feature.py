@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json as json_
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from perfect_async.cli import _runner
-from perfect_async.errors import ConfigurationError, JobRefused, quoted
+from perfect_async.errors import ConfigurationError, quoted
 from perfect_async.models import Feature, FileId, Inputs, Polling, Source
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def feature(
     mask: str | None = None,
     input_: list[str] | None = None,
     api_version: str = "v2.0",
-    units: float | None = None,
+    units: int | None = None,
     out: Path = _OUT,
     json: bool = False,
     journal: Path | None = None,
@@ -129,7 +129,7 @@ def _job(
     params: Sequence[str],
     inputs: dict[str, Inputs],
     version: str,
-    units: float | None,
+    units: int | None,
 ) -> Feature:
     read: dict[str, object] = {}
     for text in params:
@@ -137,11 +137,11 @@ def _job(
         if many or name in read:
             raise ConfigurationError(f"--param {quoted(name)} is no single value: pass a list.")
         read[name] = _value(value)
-    try:
-        return Feature(path, read, version=version, units=units, **inputs)
-    except TypeError as exc:
-        # A name that is one of the constructor's own, as "key".
-        raise JobRefused(f"an input cannot have that name: {exc}.") from exc
+    # The constructor's own names are no inputs.
+    if taken := inputs.keys() & {"path", "params", "version", "units", "key"}:
+        raise ConfigurationError(f"an input cannot have the name {quoted(min(taken))}.")
+    make = cast("Callable[..., Feature]", Feature)
+    return make(path, read, version=version, units=units, **inputs)
 
 
 def _pair(option: str, text: str, form: str) -> tuple[str, bool, str]:

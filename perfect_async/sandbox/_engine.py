@@ -128,7 +128,7 @@ def input_error(picture: Picture, formats: frozenset[str]) -> str | None:
     if len(picture.data) >= (MOST_VIDEO_BYTES if video else MOST_BYTES):
         return "exceed_max_filesize"
     if picture_format(picture.data) not in formats:
-        return "error_decode_video" if formats == {"mp4", "mov"} else "error_decode_image"
+        return "error_decode_video" if "mp4" in formats else "error_decode_image"
     try:
         with Image.open(io.BytesIO(picture.data)) as image:
             return "error_exceed_max_image_size" if max(image.size) > MOST_SIDE else None

@@ -152,8 +152,14 @@ _AVATAR = Feature(
     price=lambda params: -(-_count(params) // 4),
     many=True,
 )
+
+
 # contract: Other features. Read from prose.
-_STUDIO = attrs.evolve(_AVATAR, name="ai-studio", price=lambda params: -(-_count(params) // 2))
+def _studio_price(params: Params) -> int:
+    return -(-_count(params) // 2)
+
+
+_STUDIO = attrs.evolve(_AVATAR, name="ai-studio", price=_studio_price)
 TYPED: Final = (_SMILE, _AVATAR, _STUDIO)
 
 TEMPLATE_COUNT = 71

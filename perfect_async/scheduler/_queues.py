@@ -43,10 +43,10 @@ class UploadQueue:
     """The jobs whose pictures are not at the vendor yet.
 
     A further picture of a job (`ScheduledJob.parts`) waits as a job of its own would, and its end
-    is that of its job. `files_per_call` is how many files one registration holds at first; it is halved when the vendor
-    refuses that many. Where the universal path is missing each feature has registrations of its
-    own. `waiting` are the pictures without a registration, `under_way` is how many are being
-    prepared, `jobs` is how many jobs have pictures here.
+    is that of its job. `files_per_call` is how many files one registration holds at first; it is
+    halved when the vendor refuses that many. Where the universal path is missing each feature has
+    registrations of its own. `waiting` are the pictures without a registration, `under_way` is how
+    many are being prepared, `jobs` is how many jobs have pictures here.
     """
 
     def __init__(self, files_per_call: int) -> None:

@@ -22,6 +22,7 @@ from perfect_async._api.tasks import (
     read_registration,
     read_status,
     registration,
+    says_more,
     status,
 )
 from perfect_async.errors import (
@@ -61,7 +62,7 @@ from perfect_async.events import (
     TimedOut,
     Unreadable,
 )
-from perfect_async.models import Avatar, FileId, Job, Smile, Source
+from perfect_async.models import Avatar, Feature, FileId, Job, Placeholder, Smile, Source
 from tests.api.test_responses import json_values, replies
 
 REGISTER = Register(1, (7, 8), None)
@@ -801,3 +802,88 @@ def test_any_data_is_an_answer(data: dict[str, object]) -> None:
     judged(read_registration(REGISTER, answered))
     judged(read_creation(SUBMIT, answered))
     judged(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
+
+
+# Features without a class.
+
+
+def answered(results: object, feature: str = "skin-analysis@v2.1") -> Answer:
+    """Read a success of `feature` with `results`."""
+    body = {"data": {"task_status": "success", "results": results}}
+    return read_status(POLL, reply(body), feature=feature, task_id="t", units=9.0)
+
+
+def test_the_path_of_a_feature() -> None:
+    """Slashes and the version are part of the path, and a task's id is one segment of it."""
+    assert "/s2s/v2.0/task/2d-vto/ring/a%2Fb" == status("2d-vto/ring", "a/b").path
+    assert "/s2s/v2.1/task/skin-analysis/t" == status("skin-analysis@v2.1", "t").path
+    assert "/s2s/v2.0/file/2d-vto/ring" == registration([], "2d-vto/ring@v2.1").path
+
+
+def test_inputs_are_sent_by_their_names() -> None:
+    """One is an id or a URL, several are a list, and placeholders are what was sent."""
+    job = Feature(
+        "a/b",
+        {"x": [{"y": Placeholder("ref", 1)}, Placeholder("src"), 5]},
+        src="a.jpg",
+        ref=["https://x/1", "https://x/2"],
+        mask="m.png",
+        version="v2.1",
+    )
+    sent = creation(job, [FileId("s"), "https://x/1", "https://x/2", FileId("m")])
+
+    assert "/s2s/v2.1/task/a/b" == sent.path
+    assert {
+        "src_file_id": "s",
+        "ref_file_urls": ["https://x/1", "https://x/2"],
+        "msk_file_id": "m",
+        "x": [{"y": "https://x/2"}, "s", 5],
+    } == said(sent)
+    assert {"prompt": "a"} == said(creation(Feature("a", {"prompt": "a"}), []))
+
+
+def test_inputs_of_two_kinds_are_refused() -> None:
+    """Ids and URLs cannot stand in one list."""
+    with pytest.raises(JobRefused, match="ref names files and URLs"):
+        creation(Feature("a", ref=["a.jpg", "https://x/1"]), [FileId("f"), "https://x/1"])
+
+
+@pytest.mark.parametrize(
+    ("results", "urls", "more"),
+    [
+        ("https://x/a.zip", ("https://x/a.zip",), False),
+        ({"url": "https://x/a", "dst_id": "d"}, ("https://x/a",), True),
+        ({"color": {"skin": "#fff"}}, (), True),
+        ({"url": "https://x/a", "note": None}, ("https://x/a",), False),
+        ([{"download_url": "HTTP://x/a"}, {"download_url": "HTTP://x/a"}], ("HTTP://x/a",), False),
+        (
+            {"output": [{"score": 1, "mask_urls": ["https://x/1", "https://x/2"]}, None]},
+            ("https://x/1", "https://x/2"),
+            True,
+        ),
+        ([], (), False),
+        ({}, (), False),
+        (0, (), True),
+    ],
+)
+def test_any_result_is_a_success(results: object, urls: tuple[str, ...], more: bool) -> None:
+    """URLs are found wherever they stand, and the rest is in the raw answer."""
+    event = answered(results)
+
+    assert isinstance(event, Succeeded)
+    assert (urls, results, more) == (event.urls, event.results, says_more(event.results))
+
+
+@pytest.mark.parametrize("results", [None, ""])
+def test_a_success_without_results_is_final(results: object) -> None:
+    """Where nothing was answered there is nothing to wait for."""
+    event = answered(results)
+
+    assert isinstance(event, Unreadable)
+    assert "has no results" in event.error.message
+
+
+def test_a_typed_feature_has_pictures() -> None:
+    """Scores are no result of a smile."""
+    assert isinstance(answered({"scores": 1}, "ai-smile"), Unreadable)
+    assert isinstance(answered({"scores": 1}, "ai-studio"), Unreadable)

@@ -97,9 +97,9 @@ def test_without_an_input(folder: Path, monkeypatch: MP, capsys: Capture) -> Non
         (["a", "--param", "x=1", "--param", "x=2"], "is no single value"),
         (["a", "--input", "x"], "it must be NAME=FILE"),
         (["a", "--input", "x=1", "--input", "x=2"], "named twice: use x[]=FILE"),
-        (["a", "--input", "version=1"], "cannot have that name"),
+        (["a", "--input", "version=1"], "cannot have the name 'version'"),
         (["a", "--input", "Big=1"], "no name of an input"),
-        (["a", "--units", "-1"], "finite number from 0"),
+        (["a", "--units", "-1"], "whole number from 0"),
     ],
 )
 def test_refused(

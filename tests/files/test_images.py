@@ -275,7 +275,7 @@ class TestRefusing:
         """A feature that takes PDF needs more than its class: we know no content type for it."""
 
         class Document(Smile):
-            formats = ("pdf", "jpg")
+            formats = ("pdf", "jpg", "png")
 
         assert "is pdf" in await refusal(b"%PDF-1.7", Document)
 
