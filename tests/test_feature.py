@@ -200,3 +200,4 @@ def test_a_studio_is_one_unit_for_two(count: int, units: int) -> None:
     """The price of a studio, rounded up."""
     job = Studio("a.jpg", "style", count)
     assert (count, units, "ai-studio") == (job.outputs, job.units, job.feature)
+    assert job.priced

@@ -535,7 +535,11 @@ INPUTS = (StoredInput("file", "f", None), StoredInput("url", None, "ab" * 32))
 def test_several_inputs_there_and_back() -> None:
     """Each input comes back, and the id of each upload."""
     order = stored(more=INPUTS)
-    entries = [Entered(1, 0, order), Uploaded(1, 1, "a"), Uploaded(1, 2, "b", 2)]
+    entries: list[JournalEntry] = [
+        Entered(1, 0, order),
+        Uploaded(1, 1, "a"),
+        Uploaded(1, 2, "b", 2),
+    ]
     read = [decode(*encode(entry)) for entry in entries]
     state = fold(read)
 

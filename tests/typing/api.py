@@ -26,14 +26,17 @@ from perfect_async import (
     Done,
     Estimate,
     Failed,
+    Feature,
     FileId,
     Grant,
     Job,
+    JobInput,
     JobRefused,
     Limits,
     Outcome,
     PerfectError,
     PictureRefused,
+    Placeholder,
     Polling,
     Progress,
     RateLimited,
@@ -44,6 +47,7 @@ from perfect_async import (
     ServiceUnavailable,
     Smile,
     Statistics,
+    Studio,
     SubmissionInDoubt,
     TaskAbandoned,
     TaskError,
@@ -134,6 +138,32 @@ def jobs(path: Path, data: bytes) -> None:
     Smile(path.open("rb"))  # type: ignore[arg-type]
     Avatar(path)  # type: ignore[call-arg]
     Avatar(path, "x", "8")  # type: ignore[arg-type]
+
+
+def any_feature(path: Path, data: bytes) -> None:
+    """Any feature has a path, parameters of JSON and inputs by name."""
+    job = Feature("skin-analysis", {"dst_actions": ["acne"]}, src=path, version="v2.1", units=9)
+    assert_type(job, Feature)
+    assert_type(job.params, dict[str, object])
+    assert_type(job.inputs, tuple[JobInput, ...])
+    assert_type(job.units, int)
+    assert_type(job.feature, str)
+    Feature("2d-vto/ring", {"a": Placeholder("ref", 1)}, ref=[path, data], mask=FileId("m"))
+    Feature("a", srcmsk="m.png", refmsk=["n.png"])
+    Feature("text-to-image/youcam")
+    assert_type(Studio(path, "style").output_count, int)
+
+    Feature()  # type: ignore[call-arg]
+    Feature("a", "b")  # type: ignore[arg-type]
+    Feature("a", src=path.open("rb"))  # type: ignore[arg-type]
+
+
+async def features(client: Client) -> None:
+    """A task of any feature is known by path and version; its answer is whatever it is."""
+    result = await client.attach("skin-analysis", "id", version="v2.1")
+    assert_type(result.raw, object)
+    assert_type(result.outputs, tuple[ResultImage, ...])
+    assert_type([each async for each in client.templates("hair-bang")], list[Template])
 
 
 async def one_picture(client: Client, path: Path) -> None:
