@@ -28,6 +28,7 @@ from perfect_async import (
 from perfect_async.sandbox import Durations, Faults, portrait
 from tests.support.journaled import JournalHarness, resumed
 from tests.support.sandboxed import FACE, STYLE, Between, client, vendor
+from tests.support.webhooks import make_endpoint, open_client
 
 MP = pytest.MonkeyPatch
 VIDEO = (
@@ -204,6 +205,57 @@ async def test_placeholders_are_the_ids(number: int) -> None:
 
     assert [] == sandbox.ledger.violations
     assert 7 == seen
+
+
+async def test_more_pictures_than_a_call_holds() -> None:
+    """A job with more pictures than one registration holds is prepared in several."""
+    refs = [face(number) for number in range(45)]
+    job = Feature(
+        "2d-vto/ring",
+        {
+            "source_info": {"name": Placeholder("src")},
+            "object_infos": [
+                {"name": Placeholder("ref", 44), "parameter": {"ring_wearing_finger": 0}}
+            ],
+        },
+        src=FACE,
+        ref=refs,
+    )
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        await c.run(job)
+
+    assert (3, 46) == (sandbox.ledger.requests["file"], sandbox.ledger.requests["upload"])
+    assert [] == sandbox.ledger.violations
+
+
+async def test_told_by_a_webhook() -> None:
+    """A notification ends the wait for any feature, as it names the task alone."""
+    endpoint = make_endpoint(lifts=True, durations={"skin-analysis@v2.1": Durations.fixed(33.3)})
+    async with open_client(endpoint, "webhook") as c:
+        result = await c.run(skin())
+
+    assert 2 == len(result.outputs)
+    assert 1 == endpoint.sandbox.ledger.requests["poll"]
+
+
+async def test_a_step_before_the_task() -> None:
+    """What precedes a task is a task of its own, at a path of its own."""
+    faces = {"url": "https://x.example/a.jpg", "faces": [{"bbox": [1, 2, 3, 4]}]}
+
+    async def prepared(request: httpx.Request) -> httpx.Response | None:
+        if "/task/face-swap/pre-process" not in request.url.path:
+            return None
+        if request.method == "POST":
+            return httpx.Response(200, json={"data": {"task_id": "p"}})
+        return httpx.Response(200, json={"data": {"task_status": "success", "results": faces}})
+
+    sandbox = vendor()
+    async with client(sandbox, transport=Between(sandbox.transport(), prepared)) as c:
+        result = await c.run(Feature("face-swap/pre-process", src=FACE))
+
+    assert faces == result.raw
+    assert ["https://x.example/a.jpg"] == [output.url for output in result.outputs]
 
 
 async def test_urls_and_ids_need_no_upload() -> None:

@@ -1,8 +1,13 @@
 """A job with several pictures: each is prepared by itself, and the job waits for all of them."""
 
+from collections.abc import Iterator
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perfect_async import events as ev
+from perfect_async._time import NEVER
 from perfect_async.errors import JobRefused, PerfectError
 from perfect_async.scheduler import IllegalEvent
 from tests.support.scheduler_harness import SMILE, SchedulerHarness, grants
@@ -88,6 +93,78 @@ def test_a_refused_registration_ends_the_job_once() -> None:
 
     assert 1 == harness.settle().ref
     assert harness.scheduler.due(harness.now) is None
+
+
+ANSWERS = ("good", "lost", "refused", "changed", "same")
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from(ANSWERS)), max_size=60),
+)
+def test_whatever_happens_a_job_is_created_or_ends(
+    pictures: list[int], answers: list[tuple[int, str]]
+) -> None:
+    """In whatever order answers come, each job is created once, after all of its uploads, or ends
+    once without a task.
+    """
+    harness = SchedulerHarness()
+    more, owner = 100, dict[int, int]()
+    for ref, count in enumerate(pictures, 1):
+        numbers = tuple(range(more, more + count))
+        more += count
+        owner |= dict.fromkeys((ref, *numbers), ref)
+        harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=True, more=numbers))
+    open_: list[ev.Register | ev.Upload] = []
+    uploaded, created, ended = set[int](), list[int](), list[int]()
+    given_ids = iter(range(10**6))
+    left = iter(answers)
+    for _ in range(2_000):
+        command = harness.scheduler.due(harness.now)
+        if command is not None:
+            harness.tell(ev.Issued(command))
+        match command:
+            case ev.Register() | ev.Upload():
+                open_.append(command)
+            case ev.Submit():
+                created.append(command.ref)
+                assert {each for each, job in owner.items() if job == command.ref} <= uploaded
+                harness.tell(ev.Refused(command, NO, 400))
+            case ev.Settle():
+                ended.append(command.ref)
+            case _ if open_:
+                index, kind = next(left, (0, "good"))
+                answered = open_.pop(index % len(open_))
+                harness.tell(_answer(answered, kind, given_ids))
+                if isinstance(answered, ev.Upload) and kind in {"good", "same"}:
+                    uploaded.add(answered.ref)
+            case _:
+                at = harness.scheduler.wakes_at(harness.now)
+                if at == NEVER:
+                    break
+                harness.now = at
+
+    assert sorted(range(1, len(pictures) + 1)) == sorted(ended)
+    assert len(created) == len(set(created))
+    assert not harness.scheduler.busy()
+    assert 0 == harness.scheduler.statistics().preparing
+
+
+def _answer(command: ev.Register | ev.Upload, kind: str, ids: Iterator[int]) -> ev.Answer:
+    """Answer `command`; "same" gives one id to all files of a registration."""
+    match kind:
+        case "lost":
+            return ev.NoAnswer(command, NO)
+        case "refused":
+            return ev.Refused(command, NO, 403)
+        case "changed" if isinstance(command, ev.Upload):
+            return ev.Refused(command, CHANGED, 0)
+        case _ if isinstance(command, ev.Upload):
+            return ev.Uploaded(command)
+        case _:
+            one = next(ids)
+            names = [f"f{one if kind == 'same' else next(ids)}" for _ in command.refs]
+            return ev.Registered(command, grants(command, *names))
 
 
 def test_a_cancelled_job_takes_its_pictures_along() -> None:
