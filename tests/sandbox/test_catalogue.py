@@ -11,9 +11,9 @@ from perfect_async.sandbox._catalogue import FEATURES
 from tests.sandbox.customer import FACE, Customer, data_of, error_of, roomy
 
 URL = "https://pictures.example/{}.jpg".format
-SRC = {"src_file_url": URL(1)}
+SRC: dict[str, object] = {"src_file_url": URL(1)}
 ACNE = ["acne", "pore", "wrinkle", "radiance", "texture"]
-RING = {
+RING: dict[str, object] = {
     **SRC,
     "ref_file_urls": [URL(2), URL(3)],
     "source_info": {"name": URL(1)},
@@ -33,12 +33,16 @@ WHOLE: dict[str, dict[str, object]] = {
 async def results_of(customer: Customer, body: object, feature: str) -> Any:  # noqa: ANN401 - JSON
     """Create a task, wait for its end, and return its results."""
     task = await customer.task(body, feature)
-    for _ in range(60):
+    return (await end_of(customer, task, feature))["results"]
+
+
+async def end_of(customer: Customer, task: str, feature: str) -> dict[str, Any]:
+    """Keep a task alive up to its end, and return its last status."""
+    while True:
         await asyncio.sleep(5)
         data = data_of(await customer.poll(task, feature))
         if data["task_status"] != "running":
-            return data["results"]
-    raise AssertionError(data)
+            return data
 
 
 @pytest.mark.parametrize(
@@ -198,15 +202,9 @@ async def test_an_engine_looks_at_every_input() -> None:
         files = [await customer.uploaded(), await customer.uploaded(b"\xff\xd9none")]
         body = {"src_file_id": files[0], "msk_file_id": files[1]}
         task = await customer.task(body, "generative-fill")
+        ends = [await end_of(customer, task, "generative-fill")]
         film = await customer.task({"src_file_id": files[0], "dst_duration": 1}, "video-sr")
-        for _ in range(60):
-            await asyncio.sleep(5)
-            ends = [
-                data_of(await customer.poll(task, "generative-fill")),
-                data_of(await customer.poll(film, "video-sr")),
-            ]
-            if "running" not in {end["task_status"] for end in ends}:
-                break
+        ends.append(await end_of(customer, film, "video-sr"))
 
     assert ["error_decode_image", "error_decode_video"] == [end["error"] for end in ends]
 
