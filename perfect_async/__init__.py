@@ -55,12 +55,20 @@ from perfect_async.models import (
     Timeouts,
     Units,
 )
-from perfect_async.reports import Estimate, Spending, Statistics, Template
+from perfect_async.reports import (
+    Estimate,
+    JobEvent,
+    Spending,
+    Statistics,
+    TaskStatus,
+    Template,
+)
 
 if TYPE_CHECKING:
     from perfect_async._client.batch import Batch
     from perfect_async._client.client import Client
     from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
+    from perfect_async._client.task import Task
 
 __all__ = [
     "ApiError",
@@ -78,6 +86,7 @@ __all__ = [
     "FileId",
     "Grant",
     "Job",
+    "JobEvent",
     "JobInput",
     "JobRefused",
     "JournalError",
@@ -101,10 +110,12 @@ __all__ = [
     "Statistics",
     "Studio",
     "SubmissionInDoubt",
+    "Task",
     "TaskAbandoned",
     "TaskError",
     "TaskExpired",
     "TaskFailed",
+    "TaskStatus",
     "TaskTimedOut",
     "Template",
     "Timeouts",
@@ -125,6 +136,7 @@ _LOADED_WHEN_USED: Final = {
     "Outcome": "perfect_async._client.results",
     "Result": "perfect_async._client.results",
     "ResultImage": "perfect_async._client.results",
+    "Task": "perfect_async._client.task",
 }
 
 

@@ -166,13 +166,23 @@ class JobRefused(PerfectError):
 class PictureRefused(JobRefused):
     """A picture is outside the vendor's limits (contract: Input pictures); nothing was sent.
 
-    `passing`: it could not be read just now, and another try may do it.
+    `passing`: it could not be read just now, and another try may do it. `fittable`: the client can
+    make it into what the vendor takes, which the hint then says.
     """
 
     hint = "Nothing was sent; use another picture or convert this one."
 
-    def __init__(self, message: str, *, passing: bool = False, units_at_stake: float = 0.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        passing: bool = False,
+        fittable: bool = False,
+        units_at_stake: float = 0.0,
+    ) -> None:
         super().__init__(message, units_at_stake=units_at_stake)
+        if fittable:
+            self.hint = "Nothing was sent; use another picture, or let Client(fit=True) convert it."
         if passing:
             self.hint = "Nothing was bought; try again."
 

@@ -110,7 +110,8 @@ class JobAdded(Value):
     must be at the vendor too before it is created; `Register` and `Upload` name them. `units`: its
     documented price. `spending_limits`: the limits that its units count against
     (`SpendingLimitOpened`). `alone`: it is created while no other creation is under way, so that
-    the unit history can tell what became of one without an answer.
+    the unit history can tell what became of one without an answer. `give_up` (at most that of all
+    jobs) and `engine_retries` hold for this job alone, None: as for all.
     """
 
     ref: int
@@ -121,6 +122,8 @@ class JobAdded(Value):
     spending_limits: tuple[int, ...] = ()
     alone: bool = False
     more: tuple[int, ...] = ()
+    give_up: int | None = None
+    engine_retries: int | None = None
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -542,12 +545,7 @@ Answer: TypeAlias = (
     | Unreadable
     | Answered
 )
-Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
-OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
-OfPoll: TypeAlias = (
-    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
-)
-Event: TypeAlias = (
+ClientEvent: TypeAlias = (
     JobAdded
     | TaskAdopted
     | JobRejected
@@ -558,7 +556,10 @@ Event: TypeAlias = (
     | QueryAdded
     | ChannelClosed
     | ChannelAborted
-    | Issued
-    | LedgerRead
-    | Answer
 )
+Failure: TypeAlias = NotSent | NoAnswer | Limited | KeyRefused | Refused
+OfSubmit: TypeAlias = Accepted | OutOfUnits | Failure
+OfPoll: TypeAlias = (
+    Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
+)
+Event: TypeAlias = ClientEvent | Issued | LedgerRead | Answer

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from os import PathLike
-from typing import Final, Literal, TypeAlias, cast, get_args
+from typing import Final, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 import attrs
 
@@ -63,16 +63,52 @@ class FileId(Value):
     value: str = attrs.field(validator=_text)
 
 
-Source: TypeAlias = "str | PathLike[str] | bytes | FileId"
+@runtime_checkable
+class BinaryFile(Protocol):
+    """A file object in binary mode, such as `open(path, "rb")` gives."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to `size` bytes; b"" at the end."""
+        ...
+
+
+@runtime_checkable
+class PillowImage(Protocol):
+    """What `PIL.Image.Image` is, for type checkers: Pillow need not be there."""
+
+    @property
+    def mode(self) -> str:
+        """How its pixels are stored."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        ...
+
+    def getbands(self) -> tuple[str, ...]:
+        """Name its channels."""
+        ...
+
+
+Source: TypeAlias = (
+    "str | PathLike[str] | bytes | bytearray | memoryview | BinaryFile | PillowImage | FileId"
+)
 
 
 def _shown(source: Source) -> str:
     """Return a source for a repr: the length of bytes, a URL without its secrets."""
     match source:
-        case bytes():
+        case bytes() | bytearray():
             return f"<{len(source)} bytes>"
+        case memoryview():
+            return f"<{source.nbytes} bytes>"
         case str():
             return repr(shown_source(source))
+        case PillowImage():
+            return f"<{source.size[0]} x {source.size[1]} px, {source.mode}>"
+        case BinaryFile():
+            return "<file object>"
         case _:
             return repr(source)
 
@@ -146,9 +182,12 @@ class Job(Value):
 class Smile(Job):
     """One portrait, made to smile: 1 unit.
 
-    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg, png or heic under 10 MiB, long
-    side at most 4096 px and 20 times the short one, one person. `key` is your own identity for the
-    job. Raises `JobRefused` for an unknown expression and an empty key. (contract: Create the task)
+    `source` is a path, bytes, a binary file (read once), an image of Pillow's, an http(s) URL or a
+    `FileId`: jpg, png or heic under 10 MiB, long side at most 4096 px and 20 times the short one,
+    one person. `Client(fit=True)` makes many others into that. An image of Pillow's is sent as PNG
+    (as JPEG of quality 95 where that would be too large); the digest of what is sent is the job's
+    identity. `key` is your own identity for the job. Raises `JobRefused` for an unknown expression
+    and an empty key. (contract: Create the task)
     """
 
     feature = "ai-smile"
@@ -170,10 +209,10 @@ class Smile(Job):
 class Avatar(Job):
     """`output_count` (1 to 200) avatars of one portrait: 1 unit per 4, rounded up.
 
-    `source` is a path, bytes, an http(s) URL or a `FileId`: jpg or png under 10 MiB, long side at
-    most 4096 px. `template_id` is the style; `client.templates()` lists them. `key` is your own
-    identity for the job. Raises `JobRefused` for a count outside 1..200, an empty template and an
-    empty key. (contract: Create the task)
+    `source` as in `Smile`: jpg or png under 10 MiB, long side at most 4096 px. `template_id` is the
+    style; `client.templates()` lists them. `key` is your own identity for the job. Raises
+    `JobRefused` for a count outside 1..200, an empty template and an empty key. (contract: Create
+    the task)
     """
 
     feature = "ai-avatar"
@@ -247,6 +286,8 @@ Version: TypeAlias = Literal["v2.0", "v2.1"]
 Inputs: TypeAlias = "Source | Sequence[Source] | None"
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What other processes read of a task holds it; the vendor's longest path has 40 characters.
+_LONGEST_PATH: Final = 256
 _CALLS: Final = {"delete", "template"}
 _INPUT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _ENDS: Final = ("_file_id", "_file_url", "_file_ids", "_file_urls")
@@ -259,7 +300,11 @@ def feature_name(path: object, version: str = "v2.0") -> str:
 
     Raises `JobRefused` for a path that would lead elsewhere and for an unknown version.
     """
-    if not isinstance(path, str) or not all(map(_SEGMENT.fullmatch, path.split("/"))):
+    if (
+        not isinstance(path, str)
+        or len(path) > _LONGEST_PATH
+        or not all(map(_SEGMENT.fullmatch, path.split("/")))
+    ):
         raise JobRefused(
             f"{quoted(path)} is no path of a feature: it has letters, digits and hyphens, with "
             'slashes between its parts, as "skin-analysis" and "2d-vto/ring" have.'
@@ -293,9 +338,10 @@ class Feature(Job):
     Inputs: `src=x` is sent as `src_file_id` or, for a URL, as `src_file_url`; `ref=[x, y]` as
     `ref_file_ids` or `ref_file_urls`; any other name likewise, and `mask` by the vendor's `msk`. An
     input is a picture (jpg, png, heic, webp, gif, bmp or tiff, under 10 MiB) or a video (mp4 or
-    mov, under 100 MiB), given as a path, bytes, an http(s) URL or a `FileId`. What a feature takes
-    of these is on its page and is not checked here. A `Placeholder` in `params` stands for the id
-    of an input. There may be no input at all.
+    mov, under 100 MiB), given as a path, bytes, a binary file (read once), an image of Pillow's, an
+    http(s) URL or a `FileId`. What a feature takes of these is on its page and is not checked here:
+    `Client(fit=True)` changes only what is too many bytes, turned by EXIF, or of odd colours. A
+    `Placeholder` in `params` stands for the id of an input. There may be no input at all.
 
     `units` is the price, which only the vendor's page knows; round a fraction up. A spending limit
     (`max_units`) needs it. `key` is your own identity for the job.

@@ -1,15 +1,57 @@
-"""Frozen reports: templates, estimates, spending, and the statistics of a client.
+"""Frozen reports: events and states of jobs, templates, estimates, spending, and statistics.
 
-They hold seconds, units and counts only.
+They hold seconds, units and counts; none of them shows a signed URL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal, TypeAlias
 
 import attrs
 
 from perfect_async._value import Value
+from perfect_async.errors import TaskError
+from perfect_async.models import Job
+
+JobEventKind: TypeAlias = Literal["queued", "uploaded", "submitted", "polled", "finished"]
+TaskState: TypeAlias = Literal["queued", "preparing", "running", "done", "failed"]
+
+
+@attrs.frozen(eq=False, repr=False)
+class JobEvent(Value):
+    """Something that was done for a job: what `Task.events` gives.
+
+        async for event in task.events():
+            print(event.at, event.kind, event.task_id)
+
+    `kind`: "queued" (the client has taken the job), "uploaded" (the vendor has its pictures),
+    "submitted" (the vendor has accepted the task, which is charged), "polled" (an answer about the
+    task came), "finished" (the outcome is there, and saved where that was asked for). A job whose
+    engine failed may be submitted again. `job` is None where only the task's id is known. `task_id`
+    is the task's, None before it is submitted. `at` is in UTC.
+    """
+
+    kind: JobEventKind
+    job: Job | None
+    task_id: str | None
+    at: datetime
+
+
+@attrs.frozen(eq=False, repr=False)
+class TaskStatus(Value):
+    """What the vendor says of a task: what `Client.status` gives.
+
+    `status`: "running", "success" or "error". `results` is the vendor's decoded `results` of a
+    success, with signed URLs, so the repr leaves it out; else None. `error` is the error that
+    waiting for the task would raise, None where it runs or has succeeded.
+    """
+
+    task_id: str
+    status: Literal["running", "success", "error"]
+    results: object = attrs.field(default=None, eq=False, repr=False)
+    error: TaskError | None = None
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -1,10 +1,11 @@
-"""What every test gets: virtual time, a watch for blocking calls, and a steady Hypothesis."""
+"""What every test gets: virtual time, a home, a watch for blocking calls, a steady Hypothesis."""
 
 import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import pytest
 from blockbuster import BlockBuster
@@ -12,6 +13,12 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.searching import EXAMPLES, LONGER
 from tests.support.virtual_time import VirtualTimeLoop
+
+_HOMES: Final = (
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"),
+    "MPLCONFIGDIR",
+)
+"""Variables that place folders of the user's; without them these are in `HOME`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,6 +71,17 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("real_time") is not None:
         return {"real": asyncio.new_event_loop}
     return {"virtual": VirtualTimeLoop}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the tests, and the processes that they start, a home instead of the user's."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _HOMES:
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True, scope="session")

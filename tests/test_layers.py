@@ -44,9 +44,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("_log", "scheduler", "_api", "_transport", "_journal", "_files", "_runtime", "webhooks"),
     },
     "__init__": {*VALUES, "_client"},
+    "fleet": {*VALUES, "__init__"},
     "cli": {
         *VALUES,
-        *("__init__", "webhooks", "_client.settings", "_client.folder", "_journal", "_ledger"),
+        *(
+            "__init__",
+            "webhooks",
+            "fleet",
+            "_client.settings",
+            "_client.folder",
+            "_journal",
+            "_ledger",
+        ),
         "sandbox",
     },
     "__main__": {"cli"},
@@ -78,15 +87,20 @@ SANDBOX = "sandbox"
 
 # One outside library, one file: a move to another library is a move of that file.
 ONE_FILE = {
-    "PIL": {"cli/_demo", SANDBOX},  # the demo's contact sheet
+    # The demo's contact sheet; pictures that are made to fit.
+    "PIL": {"cli/_demo", "_files/fitting", SANDBOX},
     "cattrs": {"_api/responses"},
+    "coredis": {"fleet"},
     "cyclopts": {"cli/_app"},
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
+    "platformdirs": {"_ledger/folder"},
     "rich": {"cli/_display"},
+    "redis": {"_ledger/redis"},
     "sqlite3": {"_journal/sqlite", "_ledger/local"},
     "standardwebhooks": {"webhooks"},
     "starlette": {SANDBOX},
+    "streaq": {"fleet"},
     "uvicorn": {SANDBOX},
 }
 

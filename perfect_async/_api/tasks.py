@@ -255,7 +255,7 @@ def _sent(source: FileId | str) -> str:
 def feature_path(feature: str) -> tuple[str, str]:
     """Return the version and the percent-encoded path of a feature by its name."""
     path, _, version = feature.partition("@")
-    return version or "v2.0", "/".join(segment(each) for each in path.split("/"))
+    return segment(version or "v2.0"), "/".join(segment(each) for each in path.split("/"))
 
 
 def task_path(feature: str, *task: str) -> str:
@@ -320,10 +320,7 @@ def _ending(
     command: events.Poll, reply: Response, task_id: str, units: float
 ) -> events.TaskUnknown | events.TimedOut | None:
     """Return the event of the two errors that end the task, None for others (contract: Errors)."""
-    _, code = error_details(reply)
-    # Also in plain text, as a bare 500.
-    timeout = reply.status == 500 and b"task execution timed out" in reply.content.lower()  # noqa: PLR2004
-    if timeout or same_code(code, "TaskTimeout"):
+    if _is_task_timeout(reply):
         return _timed_out(command, reply, task_id, units)
     failure = _failure(command, reply)
     if isinstance(failure, events.Refused) and is_unknown_task(failure.error):
@@ -335,6 +332,13 @@ def _ending(
         )
         return events.TaskUnknown(command, expired)
     return None
+
+
+def _is_task_timeout(reply: Response) -> bool:
+    """Return whether the task ran into the vendor's time limit (contract: Errors)."""
+    # Also in plain text, as a bare 500.
+    bare = reply.status == 500 and b"task execution timed out" in reply.content.lower()  # noqa: PLR2004
+    return bare or same_code(error_details(reply)[1], "TaskTimeout")
 
 
 def is_unknown_task(error: PerfectError) -> bool:
@@ -463,8 +467,12 @@ def _leaves(results: object) -> Iterator[object]:
 
 
 def read_answer(command: events.Ask, reply: Response) -> events.Answer:
-    """Return `Answered` for a success, whose body another `read_...` reads; else as any command."""
-    return events.Answered(command) if reply.is_success else _failure(command, reply)
+    """Return `Answered` for what another `read_...` reads; else as any command.
+
+    That is a success, and the vendor's own time limit of a task: a 500 that no repetition changes.
+    """
+    answered = reply.is_success or _is_task_timeout(reply)
+    return events.Answered(command) if answered else _failure(command, reply)
 
 
 def segment(text: str) -> str:

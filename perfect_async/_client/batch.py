@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
 from functools import partial
@@ -16,8 +15,6 @@ from anyio.abc import TaskGroup
 
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Failed, Outcome
-from perfect_async._files.saving import unwritable
-from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import type_name
 from perfect_async._runtime.handle import JobHandle
@@ -84,9 +81,13 @@ class Batch:
         ordered: bool = False,
         options: JobOptions = PLAIN,
         max_units: float | None = None,
+        resume: bool = False,
     ) -> None:
         _must_be_iterable(jobs)
         self._options = options
+        # What the former process left, once the batch is entered: it comes before `jobs`.
+        self._resume = resume
+        self._left: list[RecoveredJob] = []
         self._max_units = max_units
         self._files: set[FileId] = set()
         self._get_session = session
@@ -113,12 +114,16 @@ class Batch:
 
     async def __aenter__(self) -> Self:
         session = self._get_session()
-        await self._check_target(session)
+        self._options = await session.with_folder(self._options)
         if self._session is not None:
             raise ConfigurationError("A batch is entered once; make another.")
         if self._max_units is not None:
             ceiling = session.driver.open_limit(self._max_units)
             self._options = attrs.evolve(self._options, spending_limits=(ceiling,))
+        if self._resume:
+            self._left = session.recovery.all()
+            if self._total is not None:
+                self._total += len(self._left)
         # In the driver's task group: one of this block would wrap the errors of the block.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
@@ -133,8 +138,10 @@ class Batch:
     ) -> None:
         self._scope.cancel()
         self._withdraw()
+        if self._session is None or self._stopped.is_set():
+            return
         with anyio.move_on_after(2 * GRACE, shield=True):
-            await self._stopped.wait()
+            await self._session.driver.wait_unless_over(self._stopped.wait)
 
     def __aiter__(self) -> Self:
         return self
@@ -196,18 +203,6 @@ class Batch:
         waiting = (self._read if total is None else total) - ended - self._running
         units = self._units + self._units_running
         return Progress(total, self._done, self._failed, self._running, waiting, units, None)
-
-    async def _check_target(self, session: ClientSession) -> None:
-        """Find out whether the results can be saved, before the first of them is paid for."""
-        if self._options.save_to is None:
-            return
-        # Absolute: this process may change its folder, and another one may resume.
-        folder: str = await in_thread(partial(os.path.abspath, self._options.save_to))
-        self._options = attrs.evolve(self._options, save_to=folder)
-        try:
-            await session.retention.check_folder(folder)
-        except OSError as exc:
-            raise ConfigurationError(unwritable(folder, exc)) from exc
 
     def _interrupt(self) -> None:
         """Read no more jobs, since the client closes; iterating ends with `ClientClosed`."""
@@ -334,7 +329,7 @@ class Batch:
             self._clean_up()
 
     async def _read_all(self, session: ClientSession, group: TaskGroup) -> None:
-        source = self._source()
+        source = self._all_jobs()
         try:
             with self._reading:
                 while not self._cancelled():
@@ -372,6 +367,17 @@ class Batch:
                 raise
         except BaseException as exc:  # noqa: BLE001 - as above
             self._failure = self._failure or exc
+
+    async def _all_jobs(self) -> AsyncGenerator[Job | RecoveredJob]:
+        """Yield what the former process left, and then the jobs."""
+        source = self._source()
+        try:
+            for left in self._left:
+                yield left
+            async for job in source:
+                yield job
+        finally:
+            await source.aclose()
 
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return each(self._jobs)

@@ -36,12 +36,12 @@ from perfect_async._client.settings import (
     URL_VARIABLE,
     Unset,
 )
+from perfect_async._client.task import Task, TrackedJob
 from perfect_async._journal.journal import open_journal
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.driver import driver_for
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
-from perfect_async._runtime.handle import JobHandle, warn_of_unfinished
-from perfect_async._runtime.spec import JobOptions
+from perfect_async._runtime.handle import warn_of_unfinished
 from perfect_async._transport.transport import HttpTransport, VendorTransport
 from perfect_async.errors import (
     BadAnswer,
@@ -50,20 +50,21 @@ from perfect_async.errors import (
     JobRefused,
     RequestRefused,
     ServiceUnavailable,
-    quoted,
     redacted,
 )
 from perfect_async.models import (
     Avatar,
     Feature,
+    FileId,
     Job,
     Limits,
     Polling,
+    Source,
     Timeouts,
     Units,
     must_be_job,
 )
-from perfect_async.reports import Estimate, Statistics, Template
+from perfect_async.reports import Estimate, Statistics, TaskStatus, Template
 from perfect_async.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -122,7 +123,22 @@ class Client:
     `"rediss://..."`: by a Redis server, over machines (extra `redis`). None, or the variable
     PERFECT_ASYNC_SHARE=off: not at all; then give each process its share with `Limits.split`. With
     a `transport` of your own, other than `httpx.AsyncHTTPTransport`, nothing is shared unless
-    asked for. The file holds times, task ids and digests; no key, no URL and no path.
+    asked for. The file holds times, task ids and digests; no key, no URL and no path. Clients of
+    one key in one event loop must agree: one that says nothing does as the first, and another value
+    than the first one's is a `ConfigurationError` at opening.
+
+    `reuse=True` without a journal asks the processes that share the key: a job that one of them has
+    under way is waited for, a running task is kept alive, a result of the last day is fetched again
+    at no charge, and a creation whose outcome nobody knows raises `SubmissionInDoubt`. So a job is
+    bought once, although several processes are given it, or one after another. It is the same job
+    where its identity and the digest of its picture (or its full URL) are the same. By default a
+    job that another process has bought is bought again.
+
+    `fit`: make pictures into what the vendor takes (extra `fit`, which is Pillow): those over 4096
+    px or 10 MiB, webp, gif, bmp and tiff, and those that would be shown wrongly: turned by EXIF, in
+    CMYK, with 16 bits for a colour. As little as possible is changed, `Done.changes` and
+    `Result.changes` say what, and a picture that is taken as it is stays as it is. What is changed
+    loses its EXIF data. The identity of a job is then that of the picture that is sent.
 
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
@@ -150,6 +166,7 @@ class Client:
         isolated: bool = False,
         sole_user: bool = False,
         share: str | os.PathLike[str] | Unset | None = UNSET,
+        fit: bool = False,
     ) -> None:
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
@@ -173,15 +190,15 @@ class Client:
         self._timeouts = timeouts
         self._transport = transport
         self._drain = settings.number("drain", drain)
-        if type(engine_retries) is not int or engine_retries < 0:
-            raise ConfigurationError(
-                f"engine_retries is {quoted(engine_retries)}; it must be a whole number from 0."
-            )
+        settings.retries(engine_retries)
+        self._polling = polling
         self._max_units = None if max_units is None else settings.units(max_units)
         self._journal = journal
         self._reuse = reuse
         self._sole_user = sole_user
+        self._fit = settings.fit(fit)
         self._share = settings.share(share, transport)
+        self._insists_on_share = share is not UNSET
         self._executor: Executor = LoopExecutor()
         self._batch = Batch
         if isolated:
@@ -256,13 +273,16 @@ class Client:
                 transport=self._transport,
                 past=journal.writer.past,
                 share=self._share,
+                insists=self._insists_on_share,
             )
             channel = await driver.join(
                 transport, self._timeouts, journal, sole_user=self._sole_user
             )
             undo.pop_all()
         most, reuse = self._max_units, self._reuse
-        self._session = ClientSession(self._executor, driver, channel, max_units=most, reuse=reuse)
+        self._session = ClientSession(
+            self._executor, driver, channel, max_units=most, reuse=reuse, fit=self._fit
+        )
         self._session.begin()
 
     async def close(self) -> None:
@@ -335,20 +355,133 @@ class Client:
     # The main job.
 
     async def run(
-        self, job: Job, timeout: float | None = None, *, buy_in_doubt: bool = False
+        self,
+        job: Job,
+        timeout: float | None = None,
+        *,
+        save_to: str | os.PathLike[str] | None = None,
+        delete: bool = False,
+        give_up_after: float | None = None,
+        engine_retries: int | None = None,
+        buy_in_doubt: bool = False,
     ) -> Result:
         """Run one job and wait for its pictures.
+
+            result = await client.run(Smile("selfie.jpg"), timeout=60, save_to="out/")
+            print(result.files, result.units)
 
         `timeout` in seconds bounds the wait, not the task: a task that was created goes on, and
         `WaitTimeout` carries its `task_id`; a job that was not sent by then is not sent any more.
         The same holds for a caller that is cancelled. Costs `job.units`; raises any error of
         `Failed.error` (see `perfect_async.errors`).
 
+        `save_to`: a folder in which the result is saved as part of the job, as in `batch`, also
+        where the caller waits no longer; `result.files` names the files. `delete`: the vendor's
+        copies are deleted after that. `give_up_after` (seconds, from `Polling.lease` to
+        `Polling.give_up_after`) and `engine_retries` hold for this job in place of the client's. A
+        job that equals one on its way shares its task, and so the options of the first one.
+
         A job that equals one in doubt raises the same `SubmissionInDoubt` until this process ends.
         `buy_in_doubt=True` consents to a second charge and creates it.
         """
-        session, options = self._ready(), JobOptions(buy_in_doubt=buy_in_doubt)
-        return await self._wait(session, lambda: session.enter(job, options), timeout)
+        session = self._ready()
+        options = settings.job_options(
+            self._polling,
+            save_to=save_to,
+            delete=delete,
+            give_up_after=give_up_after,
+            engine_retries=engine_retries,
+            buy_in_doubt=buy_in_doubt,
+        )
+        return await self._run(session, partial(session.track, job, options), timeout)
+
+    async def submit(
+        self,
+        job: Job,
+        timeout: float | None = None,
+        *,
+        save_to: str | os.PathLike[str] | None = None,
+        delete: bool = False,
+        give_up_after: float | None = None,
+        engine_retries: int | None = None,
+        buy_in_doubt: bool = False,
+    ) -> Task:
+        """Return a handle of one job as soon as the vendor has accepted its task.
+
+            task = await client.submit(Smile("selfie.jpg"), save_to="out/")
+            print(task.id)                     # units are charged from here on
+            result = await task
+
+        The client keeps the task to its end and saves its result where that was asked for, also
+        where the handle is dropped. `timeout` in seconds ends at the acceptance: a job that was not
+        sent by then is not sent any more, and raises `WaitTimeout`; it may have to wait for its
+        turn in the key's request window. The other options are those of `run`. Costs `job.units`;
+        raises the error of a job that the vendor has not accepted. Later errors are the task's.
+        """
+        session = self._ready()
+        options = settings.job_options(
+            self._polling,
+            save_to=save_to,
+            delete=delete,
+            give_up_after=give_up_after,
+            engine_retries=engine_retries,
+            buy_in_doubt=buy_in_doubt,
+        )
+        track = partial(session.track, job, options)
+        tracked = await self._track(session.submit, track, timeout)
+        if tracked.task_id is None:
+            self._executor.soon(tracked.report)
+            tracked.unwrap()
+            raise AssertionError(tracked)
+        feature, task_id = job.feature, tracked.task_id
+        return Task(session, task_id, partial(session.track_task, feature, task_id), tracked)
+
+    def task(self, feature: type[Job] | str, task_id: str, *, version: str = "v2.0") -> Task:
+        """Return a handle of a task whose id came from elsewhere; no request.
+
+            task = client.task(Smile, "task id of another process")
+            result = await task                # keeps it alive from here on
+
+        `feature` and `version` are as in `attach`. Nothing is sent and nothing is kept alive until
+        the handle is awaited or its events are read; then it does what `attach` does. Raises
+        `ConfigurationError` for what is no feature or no task id.
+        """
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return Task(session, known, partial(session.track_task, name, known))
+
+    async def status(
+        self, feature: type[Job] | str, task_id: str, *, version: str = "v2.0"
+    ) -> TaskStatus:
+        """Ask the vendor once how a task stands, and adopt nothing; one request.
+
+            status = await client.status(Smile, task.id)
+            print(status.status)               # running, success or error
+
+        A running task has to be polled every 10 s by somebody; this is no promise to do so (use
+        `task` or `attach`). `feature` and `version` are as in `attach`. Raises `TaskExpired` if the
+        vendor does not know the task (any longer), `ConfigurationError` as `task` does, and the
+        errors of a request.
+        """
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return await self._executor.call(partial(session.status, name, known))
+
+    async def upload(self, source: Source) -> FileId:
+        """Upload a picture or a video for any number of jobs, and return its id; one request.
+
+            file = await client.upload("selfie.jpg")
+            results = await asyncio.gather(
+                client.run(Smile(file)), client.run(Avatar(file, "male_studio_00"))
+            )
+
+        `source` is what a job takes, but for a URL, which the vendor fetches itself; a `FileId` is
+        returned as it is. It must be a jpg, png or heic under 10 MiB whose long side has at most
+        4096 px, or an mp4 or mov under 100 MiB; a feature may ask for more. The vendor keeps the
+        file for a while, and deletes it with any task that used it. Raises `PictureRefused` and the
+        errors of a request.
+        """
+        return await self._executor.call(partial(self._ready().upload, source))
 
     async def attach(
         self,
@@ -360,42 +493,52 @@ class Client:
     ) -> Result:
         """Wait for a task that exists: of this client, of another process, of a former one.
 
-        `feature` is a class, as `Smile`, or the path of any feature, as in `Feature`, with its
-        `version`. `task_id` is as in `WaitTimeout` or `Failed`. A running task
-        is kept alive from now on, for up to `Polling.give_up_after`; a finished one is fetched for
-        one request. Nothing is created or charged. Raises as `run` does; `TaskExpired` if the
-        vendor does not know the task (any longer).
-        """
-        session = self._ready()
-        name, known = settings.feature(feature, version), settings.task_id(task_id)
-        return await self._wait(session, lambda: session.attach(name, known), timeout)
+            result = await client.attach("skin-analysis", task_id, version="v2.1")
 
-    async def _wait(
+        `feature` is a class, as `Smile`, or the path of any feature, as in `Feature`, with its
+        `version`. `task_id` is as in `WaitTimeout` or `Failed`. A running task is kept alive from
+        now on, for up to `Polling.give_up_after`; a finished one is fetched for one request.
+        Nothing is created or charged. Raises as `run` does; `TaskExpired` if the vendor does not
+        know the task (any longer).
+        """
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return await self._run(session, partial(session.track_task, name, known), timeout)
+
+    async def _run(
         self,
         session: ClientSession,
-        enter: Callable[[], Awaitable[JobHandle]],
+        track: Callable[[], Awaitable[TrackedJob]],
         timeout: float | None,
     ) -> Result:
+        job = await self._track(session.wait, track, timeout)
+        # Not earlier: a caller that is cancelled before has not got the result.
+        self._executor.soon(job.report)
+        return job.unwrap()
+
+    async def _track(
+        self,
+        wait: Callable[[Callable[[], Awaitable[TrackedJob]], float | None], Awaitable[TrackedJob]],
+        track: Callable[[], Awaitable[TrackedJob]],
+        timeout: float | None,
+    ) -> TrackedJob:
+        """Return the job that `track` gives once `wait` has waited for it, `timeout` at most."""
         if timeout is not None:
             settings.number("timeout", timeout)
-        entered: list[JobHandle] = []
+        tracked: list[TrackedJob] = []
 
-        async def enter_and_keep() -> JobHandle:
-            entered.append(await enter())
-            return entered[0]
+        async def track_and_keep() -> TrackedJob:
+            tracked.append(await track())
+            return tracked[0]
 
         try:
-            handle = await self._executor.call(partial(session.wait, enter_and_keep, timeout))
+            return await self._executor.call(partial(wait, track_and_keep, timeout))
         except ClientClosed as exc:
-            if not entered:
+            if not tracked:
                 raise
             # The thread of an isolated client ended under the job, which may have a task.
-            handle = entered[0]
-            if handle.ending is None:
-                raise handle.abandoned(exc.__cause__) from exc.__cause__
-        # Not earlier: a caller that is cancelled before has not got the result.
-        self._executor.soon(handle.entry.reported)
-        return session.result(handle)
+            tracked[0].end_with_thread(exc)
+            return tracked[0]
 
     def batch(
         self,
@@ -405,7 +548,10 @@ class Client:
         ordered: bool = False,
         save_to: str | os.PathLike[str] | None = None,
         delete: bool = False,
+        give_up_after: float | None = None,
+        engine_retries: int | None = None,
         buy_in_doubt: bool = False,
+        resume: bool = False,
     ) -> Batch:
         """Run many jobs: an async context manager, then an async iterator of `Outcome`.
 
@@ -420,13 +566,33 @@ class Client:
         They are called as in `Result.save`, but no file is replaced: where other files have the
         names, 8 hex digits of the task's own stand before the identity. `Failed` with `NotSaved`
         says why they are not saved. `delete`: the vendor's copies of the picture and its result are
-        deleted after that, once no other job uses the same file. `buy_in_doubt`: as in `run`.
+        deleted after that, once no other job uses the same file. `give_up_after`, `engine_retries`
+        and `buy_in_doubt`: as in `run`, for each of the jobs.
+
+        `resume`: begin with what the former process on the journal left, as `resume` does, and go
+        on with `jobs`, as one batch with one progress:
+
+            async with client.batch(jobs, save_to="out/", resume=True) as batch:
+                async for outcome in batch: ...
+
+        Jobs that were left keep the options of then, and count against no `max_units` of a batch.
+        One that is among `jobs` too has two outcomes and one task. Raises `ConfigurationError`
+        without a journal.
         """
-        options = JobOptions(settings.folder(save_to), delete, buy_in_doubt=buy_in_doubt)
-        if delete and save_to is None:
-            raise ConfigurationError("delete needs save_to: what is not saved is not deleted.")
+        if resume:
+            self._must_have_journal()
+        options = settings.job_options(
+            self._polling,
+            save_to=save_to,
+            delete=delete,
+            give_up_after=give_up_after,
+            engine_retries=engine_retries,
+            buy_in_doubt=buy_in_doubt,
+        )
         most = None if max_units is None else settings.units(max_units)
-        return self._batch(self._ready, jobs, ordered=ordered, options=options, max_units=most)
+        return self._batch(
+            self._ready, jobs, ordered=ordered, options=options, max_units=most, resume=resume
+        )
 
     def resume(self) -> Batch:
         """Go on with the jobs that the former process on this journal left, as a batch.
@@ -439,9 +605,12 @@ class Client:
         Results are saved where the former process was to save them. Raises `ConfigurationError`
         without a journal.
         """
+        self._must_have_journal()
+        return self._batch(self._ready, self._executor.ask(self._ready().recovery.all))
+
+    def _must_have_journal(self) -> None:
         if self._journal is None:
             raise ConfigurationError("resume needs a journal: Client(journal=...).")
-        return self._batch(self._ready, self._executor.ask(self._ready().recovery.all))
 
     # The other calls.
 

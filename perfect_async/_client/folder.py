@@ -16,6 +16,7 @@ from typing import Final, cast
 import attrs
 
 from perfect_async._files import names
+from perfect_async._files.images import fitted
 from perfect_async._files.saving import prepare_folder
 from perfect_async._runtime.spec import identity
 from perfect_async.models import Job
@@ -85,19 +86,25 @@ def former_stem(picture: Path) -> str:
     return "" if found is None else found.stem
 
 
-def job_identity(job: Job) -> str | None:
-    """Return the identity of a job at a path or a URL; None if its picture cannot be read."""
+def job_identity(job: Job, *, fit: bool = False) -> str | None:
+    """Return the identity of a job at a path or a URL; None if its picture cannot be read.
+
+    With `fit` it is that of the picture as it is sent.
+    """
     if names.is_url(job.source):
         return identity(job, None)
-    digest = _digest(Path(cast("Path", job.source)), job.largest)
+    digest = _digest(Path(cast("Path", job.source)), type(job), fit=fit)
     return None if digest is None else identity(job, digest)
 
 
-def _digest(path: Path, largest: int) -> str | None:
+def _digest(path: Path, job_type: type[Job], *, fit: bool) -> str | None:
     """Return the SHA-256 of a picture, None for what the client will refuse."""
     with suppress(OSError, ValueError), open(path, "rb", opener=_open_at_once) as file:
         found = os.fstat(file.fileno())
-        if stat.S_ISREG(found.st_mode) and found.st_size <= largest:
+        regular = stat.S_ISREG(found.st_mode)
+        if regular and fit and (changed := fitted(file, found.st_size, job_type)) is not None:
+            return hashlib.sha256(changed.data).hexdigest()
+        if regular and found.st_size <= job_type.largest:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return None
 

@@ -45,8 +45,14 @@ class Recovery:
     """Resumes jobs of a former process for the client on `channel`."""
 
     def __init__(
-        self, registry: JobRegistry, channel: Channel, spending_limits: tuple[int, ...]
+        self,
+        registry: JobRegistry,
+        channel: Channel,
+        spending_limits: tuple[int, ...],
+        *,
+        fit: bool = False,
     ) -> None:
+        self._fit = fit
         self._spending_limits = spending_limits
         self._registry = registry
         self._channel = channel
@@ -183,8 +189,7 @@ class Recovery:
             snapshot.stored, snapshot.file_id, self._spending_limits, snapshot.more_ids
         )
 
-    @staticmethod
-    async def _with_pictures(snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:
+    async def _with_pictures(self, snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:
         """Return `spec` with the pictures that have to be uploaded, if they are unchanged."""
         job = spec.job
         if job is None:
@@ -192,28 +197,27 @@ class Recovery:
         if spec.options.spending_limits:
             spec.check_price()
         found = [
-            each if each.source is not None else await _with_picture(stored, each, given, job)
+            each if each.source is not None else await self._with_picture(stored, each, given, job)
             for stored, each, given in zip(
                 snapshot.stored.inputs, spec.inputs, job.inputs, strict=True
             )
         ]
         return attrs.evolve(spec, inputs=tuple(found))
 
-
-async def _with_picture(
-    stored: StoredInput, prepared: InputSpec, given: JobInput, job: Job
-) -> InputSpec:
-    """Return `prepared` with its picture, if it is unchanged. Raises `JobRefused`."""
-    if stored.kind != "path":
-        what = "as bytes" if stored.kind == "bytes" else "by a signed URL"
-        raise SourceLost(
-            f"The picture was given {what}, which no journal keeps, and was not uploaded "
-            "before the former process ended."
-        )
-    picture = await inspect(given.source, job)
-    if picture is None or picture.digest != stored.digest:
-        raise SourceLost(f"{quoted(stored.place)} is another picture than it was.")
-    return attrs.evolve(prepared, picture=picture)
+    async def _with_picture(
+        self, stored: StoredInput, prepared: InputSpec, given: JobInput, job: Job
+    ) -> InputSpec:
+        """Return `prepared` with its picture, if it is unchanged. Raises `JobRefused`."""
+        if stored.kind != "path":
+            what = "as bytes" if stored.kind == "bytes" else "by a signed URL"
+            raise SourceLost(
+                f"The picture was given {what}, which no journal keeps, and was not uploaded "
+                "before the former process ended."
+            )
+        picture = await inspect(given.source, job, fit=self._fit)
+        if picture is None or picture.digest != stored.digest:
+            raise SourceLost(f"{quoted(stored.place)} is another picture than it was.")
+        return attrs.evolve(prepared, picture=picture)
 
 
 def _files(snapshot: JobSnapshot) -> tuple[FileId, ...]:

@@ -131,9 +131,10 @@ class Retention:
         pinned = any(self._pinned[file] > 0 for file in files)
         return saving or pinned or self._fetching[task_id] > 0 or self._used(task_id, files)
 
-    async def wait_for_change(self) -> None:
-        """Wait until something is saved or deleted."""
-        await self._changed.wait()
+    async def wait_until_idle(self) -> None:
+        """Wait until nothing is being saved or deleted."""
+        while not self.idle:
+            await self._changed.wait()
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
@@ -172,7 +173,7 @@ class Retention:
         if folder is None or not isinstance(outcome, Done):
             return outcome
         if handle.files and handle.files[0].parent == Path(folder):
-            return attrs.evolve(outcome, files=handle.files)
+            return _with_files(outcome, handle.files)
         async with self._saves:
             try:
                 files = await self._save(handle, outcome, Path(folder))
@@ -186,9 +187,16 @@ class Retention:
                     units_at_stake=outcome.units,
                 )
                 error.__cause__ = exc.with_traceback(None)
-                return Failed(outcome.job, error, outcome.task_id, outcome.units, outcome.duration)
+                return Failed(
+                    outcome.job,
+                    error,
+                    outcome.task_id,
+                    outcome.units,
+                    outcome.duration,
+                    changes=outcome.changes,
+                )
         await self._record(handle, outcome, files)
-        return attrs.evolve(outcome, files=tuple(files))
+        return _with_files(outcome, files)
 
     async def _save(self, handle: JobHandle, outcome: Done, folder: Path) -> Sequence[Path]:
         """Save the pictures of `outcome` where they are missing, and return the paths of all.
@@ -274,6 +282,11 @@ class Retention:
             )
             return
         copy.entry.deleted()
+
+
+def _with_files(outcome: Done, files: Iterable[Path]) -> Done:
+    found = tuple(files)
+    return attrs.evolve(outcome, files=found, result=attrs.evolve(outcome.result, files=found))
 
 
 async def _files_by_record(outcome: Done, handle: JobHandle) -> Sequence[Path]:

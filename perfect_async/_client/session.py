@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -16,9 +17,17 @@ from perfect_async import events as ev
 from perfect_async._api import account, tasks
 from perfect_async._client.keys import Keys, check_former
 from perfect_async._client.recovery import RecoveredJob, Recovery
-from perfect_async._client.results import Done, Failed, Outcome, Result, ResultImage
+from perfect_async._client.results import (
+    Done,
+    Failed,
+    ImagePlace,
+    Outcome,
+    Result,
+    ResultImage,
+)
 from perfect_async._client.retention import Copy, Retention
-from perfect_async._files.images import inspect
+from perfect_async._client.task import TrackedJob, wait_timeout
+from perfect_async._files.images import ImageFile, inspect
 from perfect_async._files.saving import unwritable
 from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import unrecorded
@@ -30,21 +39,33 @@ from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec
 from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
+    ConfigurationError,
     JobRefused,
     PerfectError,
     RequestRefused,
+    ResultUnreadable,
+    ServiceUnavailable,
     TaskError,
     TaskExpired,
-    WaitTimeout,
-    copy_error,
 )
-from perfect_async.models import FileId, Job, must_be_job
+from perfect_async.models import FileId, Job, Smile, Source, must_be_job
+from perfect_async.reports import TaskStatus
 
 if TYPE_CHECKING:
     from perfect_async._journal.sqlite import SavedResult
 
+_NOT_FOUND: Final = 404
+_UPLOAD_PAUSES: Final = (0.5, 2.0)
+"""Seconds before the second and third try of an upload of its own."""
 _URL_LIFETIME: Final = timedelta(seconds=7200)
 """How long a result URL can be downloaded (contract: Download the result)."""
+
+
+class _AnyFile(Job):
+    """A picture or a video that no job has yet: what some feature takes."""
+
+    feature = "the vendor"
+    formats = ("jpg", "png", "heic", "mp4", "mov")
 
 
 class ClientSession:
@@ -52,7 +73,7 @@ class ClientSession:
 
     Call its methods in the loop of its `executor`; only `ready`, `ask` and `result` may be called
     elsewhere. `closed`: it takes no more jobs. `left`: it saves no more results. `interrupts` stop
-    the batches that read jobs now. `max_units` and `reuse` as in `Client`.
+    the batches that read jobs now. `max_units`, `reuse` and `fit` as in `Client`.
     """
 
     def __init__(
@@ -63,6 +84,7 @@ class ClientSession:
         *,
         max_units: float | None,
         reuse: bool | None,
+        fit: bool = False,
     ) -> None:
         self.executor = executor
         self.driver = driver
@@ -73,7 +95,8 @@ class ClientSession:
         self._reuse = reuse
         self._keys = Keys()
         self.retention = Retention(self._delete_copy, self._uses)
-        self.recovery = Recovery(driver.registry, channel, limits)
+        self._fit = fit
+        self.recovery = Recovery(driver.registry, channel, limits, fit=fit)
 
     def ready(self) -> None:
         """Raise `ClientClosed` if it takes no more jobs; raises as its executor does too."""
@@ -108,7 +131,7 @@ class ClientSession:
         self.ready()
         try:
             async with self._keys.turn(job):
-                pictures = [await inspect(each.source, job) for each in job.inputs]
+                pictures = [await inspect(each.source, job, fit=self._fit) for each in job.inputs]
                 self.ready()
                 limits = *self._limits, *options.spending_limits
                 options = attrs.evolve(options, spending_limits=limits)
@@ -149,6 +172,12 @@ class ClientSession:
             if former is not None:
                 return former
             self.ready()
+        found = None
+        if self._reuse and not journal.writer.persistent:
+            # The ledger is asked again when the task would be created.
+            spec = attrs.evolve(spec, options=attrs.evolve(spec.options, once=True))
+            found = await self.driver.bought(spec)
+            self.ready()
         self.driver.check()
         # Looked up last, with no await before `enter`: two equal jobs may come at once.
         if (equal := registry.equal(self.channel, spec)) is not None:
@@ -157,6 +186,8 @@ class ClientSession:
             registry.consent(spec)
         elif (doubt := registry.in_doubt(self.channel, spec)) is not None:
             return doubt
+        if found is not None:
+            return registry.await_other(self.channel, spec, journal.enter(spec.stored()))
         return registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
     async def _check_folder(self, folder: str | None) -> None:
@@ -259,27 +290,94 @@ class ClientSession:
         self.driver.check()
         return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0))
 
+    async def track(self, job: Job, options: JobOptions) -> TrackedJob:
+        """Enter `job` as `enter` does, and keep its events and its end.
+
+        Raises `ConfigurationError` where its results could not be saved.
+        """
+        self.ready()
+        options = await self.with_folder(options)
+        return TrackedJob(self, await self.enter(job, options))
+
+    async def track_task(self, feature: str, task_id: str) -> TrackedJob:
+        """Follow a task as `attach` does, and keep its events and its end.
+
+        Its result is for the caller, wherever a former process was to save it.
+        """
+        self.ready()
+        return TrackedJob(self, await self.attach(feature, task_id), saves=False)
+
+    async def with_folder(self, options: JobOptions) -> JobOptions:
+        """Return `options` with an absolute `save_to`, once it is known that it can be written.
+
+        Before anything is paid for. Raises `ConfigurationError`.
+        """
+        if options.save_to is None:
+            return options
+        # Absolute: this process may change its folder, and another one may resume.
+        folder: str = await in_thread(partial(os.path.abspath, options.save_to))
+        try:
+            await self.retention.check_folder(folder)
+        except OSError as exc:
+            raise ConfigurationError(unwritable(folder, exc)) from exc
+        return attrs.evolve(options, save_to=folder)
+
     async def wait(
-        self, enter: Callable[[], Awaitable[JobHandle]], timeout: float | None
-    ) -> JobHandle:
-        """Return the handle that `enter` gives once its job has ended. Raises `WaitTimeout`."""
-        handle: JobHandle | None = None
+        self, track: Callable[[], Awaitable[TrackedJob]], timeout: float | None
+    ) -> TrackedJob:
+        """Return the job that `track` gives once it has ended. Raises `WaitTimeout`."""
+        return await self._wait(track, timeout, lambda job: job.ended, "The job had not ended")
+
+    async def submit(
+        self, track: Callable[[], Awaitable[TrackedJob]], timeout: float | None
+    ) -> TrackedJob:
+        """Return the job that `track` gives once its task is accepted. Raises `WaitTimeout`."""
+        what = "The vendor had not accepted the job"
+        return await self._wait(track, timeout, lambda job: job.accepted, what)
+
+    async def _wait(
+        self,
+        track: Callable[[], Awaitable[TrackedJob]],
+        timeout: float | None,
+        awaited: Callable[[TrackedJob], anyio.Event],
+        what: str,
+    ) -> TrackedJob:
+        """Wait for the `awaited` event of a job, which is withdrawn where nobody waits so long."""
+        job: TrackedJob | None = None
+        came = False
         try:
             with anyio.move_on_after(timeout):
-                handle = await enter()
-                await handle.done.wait()
+                job = await track()
+                await awaited(job).wait()
+            came = job is not None and awaited(job).is_set()
         finally:
-            if handle is not None:
-                self.driver.withdraw(handle)
-        if handle is None or handle.ending is None:
-            failure = self.channel.last_failure if handle is None else handle.failure
-            last = "" if failure is None else f" The last request failed: {failure.message}"
-            raise WaitTimeout(
-                f"The job had not ended after {timeout:g} s.{last}",
-                task_id=None if handle is None else handle.task_id,
-                units_at_stake=0.0 if handle is None else handle.at_stake,
-            ) from (failure and copy_error(failure))
-        return handle
+            if job is not None and not came:
+                self.driver.withdraw(job.handle)
+        if job is not None and came:
+            return job
+        handle = None if job is None else job.handle
+        failure = self.channel.last_failure if handle is None else handle.failure
+        error = wait_timeout(timeout or 0.0, what, handle, failure)
+        raise error from error.__cause__
+
+    async def status(self, feature: str, task_id: str) -> TaskStatus:
+        """Ask once how a task stands. Raises the request's failure, and `TaskExpired`."""
+        event = await self._look(feature, task_id, self.ask)
+        match event:
+            case ev.Succeeded():
+                return TaskStatus(task_id, "success", event.results)
+            case ev.Unreadable(error=ResultUnreadable() as error):
+                return TaskStatus(task_id, "success", error.raw, error)
+            case ev.EngineFailed(error=TaskError() as error):
+                return TaskStatus(task_id, "error", None, error)
+            case ev.TimedOut(error=TaskError() as error):
+                return TaskStatus(task_id, "error", None, error)
+            case ev.Running():
+                return TaskStatus(task_id, "running")
+            case ev.NoAnswer():
+                raise event.error
+            case _:
+                raise AssertionError(event)
 
     async def keep(self, handle: JobHandle) -> Outcome:
         """Save the pictures of `handle`, which has ended, if asked for, and return its outcome."""
@@ -308,10 +406,12 @@ class ClientSession:
             raise AssertionError(handle)
         if isinstance(handle.ending, ev.Succeeded):
             result = self.result(handle)
-            return Done(job, result, result.task_id, handle.units, handle.duration)
+            changes = handle.spec.changes
+            return Done(job, result, result.task_id, handle.units, handle.duration, changes=changes)
         error = handle.ending
         task_id = error.task_id if isinstance(error, TaskError) else handle.task_id
-        return Failed(job, error, task_id, handle.units, handle.duration)
+        changes = handle.spec.changes
+        return Failed(job, error, task_id, handle.units, handle.duration, changes=changes)
 
     def result(self, handle: JobHandle) -> Result:
         """Return the result of `handle`, which has ended; raises its error if it has none."""
@@ -320,12 +420,16 @@ class ClientSession:
             case ev.Succeeded() as event:
                 return Result(
                     str(handle.task_id),
-                    self._images(event),
+                    self._images(event, spec.feature, str(handle.task_id)),
                     feature=spec.feature,
                     stem=spec.stem,
                     identity=spec.file_identity,
                     session=self,
+                    job=spec.job,
+                    units=handle.units,
+                    duration=handle.duration,
                     raw=event.results,
+                    changes=spec.changes,
                 )
             case None:
                 raise AssertionError(handle)
@@ -353,10 +457,13 @@ class ClientSession:
         self.sweep()
 
     async def drain(self) -> None:
-        """Wait until all results are saved, and deleted at the vendor where asked for."""
+        """Wait until all results are saved, and deleted at the vendor where asked for.
+
+        What the driver's end overtook is not waited for.
+        """
         self.sweep()
-        while not self.retention.idle:
-            await self.retention.wait_for_change()
+        if not self.retention.idle:
+            await self.driver.wait_unless_over(self.retention.wait_until_idle)
 
     def close(self) -> None:
         """Take no more jobs, and stop the reading of batches."""
@@ -369,7 +476,7 @@ class ClientSession:
 
         Raises `TaskExpired` after a day.
         """
-        return self._images(await self._poll(feature, task_id))
+        return self._images(await self._poll(feature, task_id), feature, task_id)
 
     async def answer(self, feature: str, task_id: str) -> object:
         """Ask for the whole answer of a finished task again; one request. Raises as `refresh`."""
@@ -377,22 +484,66 @@ class ClientSession:
 
     async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
         self._check_open()
+        ask = partial(self.driver.ask, self.channel, lasting=True)
+        match await self._look(feature, task_id, ask):
+            case ev.Succeeded() as event:
+                return event
+            case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() | ev.TimedOut() as event:
+                raise event.error
+            case _:
+                raise BadAnswer("a task that had ended runs again.")
+
+    async def _look(
+        self,
+        feature: str,
+        task_id: str,
+        ask: Callable[[tasks.Request], Awaitable[tasks.Response]],
+    ) -> ev.Answer:
+        """Ask for the state of a task once; one request. Raises its failure, and `TaskExpired`."""
         try:
-            question = tasks.status(feature, task_id)
-            reply = await self.driver.ask(self.channel, question, lasting=True)
+            reply = await ask(tasks.status(feature, task_id))
         except RequestRefused as exc:
             if not tasks.is_unknown_task(exc):
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
         asked = ev.Poll(0, 0)
-        match tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0):
-            case ev.Succeeded() as event:
-                return event
-            case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() as event:
-                raise event.error
-            case _:
-                raise BadAnswer("a task that had ended runs again.")
+        return tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0)
+
+    async def upload(self, source: Source) -> FileId:
+        """Upload `source`, and return its id at the vendor. Raises `JobRefused`, or a failure."""
+        self.ready()
+        if isinstance(source, FileId):
+            return source
+        picture = await inspect(source, _AnyFile, fit=self._fit)
+        if picture is None:
+            raise JobRefused("the vendor fetches a URL itself: give it to the job as it is.")
+        for pause in _UPLOAD_PAUSES:
+            try:
+                return await self._upload(picture)
+            except ServiceUnavailable:
+                # Registering and uploading cost no units, so both may be repeated.
+                await anyio.sleep(pause)
+        return await self._upload(picture)
+
+    async def _upload(self, picture: ImageFile) -> FileId:
+        try:
+            reply = await self.ask(tasks.registration([picture.facts], None))
+        except RequestRefused as exc:
+            if exc.status != _NOT_FOUND:
+                raise
+            # Without the universal path each feature has one.
+            reply = await self.ask(tasks.registration([picture.facts], Smile.feature))
+        match tasks.read_registration(ev.Register(0, (0,), None), reply):
+            case ev.Registered(grants=(grant,)):
+                channel = self.channel
+                within = channel.timeouts.video if picture.is_video else None
+                await channel.transport.upload(grant, picture.chunks, within=within)
+                return FileId(grant.file_id)
+            case ev.NoAnswer(error=error):
+                raise error
+            case event:
+                raise AssertionError(event)
 
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor; the journal no longer offers it."""
@@ -400,6 +551,9 @@ class ClientSession:
         await self.channel.journal.writer.drop(task_id)
 
     async def _delete_copy(self, task_id: str) -> None:
+        # The next process would take a task that is gone for a lost one, unless the journal says
+        # that its result is saved.
+        await self.channel.journal.writer.flushed()
         # Also while the client drains.
         reply = await self.driver.ask(self.channel, account.delete(task_id), lasting=True)
         account.read_deleted(reply)
@@ -425,10 +579,17 @@ class ClientSession:
         self._check_open()
         return self.driver.clock.now()
 
-    def _images(self, event: ev.Succeeded) -> tuple[ResultImage, ...]:
-        now = self.driver.clock.now()
-        # A URL that was not asked for yet counts as expired.
-        return tuple(ResultImage(url, now + _URL_LIFETIME if url else now) for url in event.urls)
+    def _images(self, event: ev.Succeeded, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+        now, count = self.driver.clock.now(), len(event.urls)
+        return tuple(
+            ResultImage(
+                url,
+                # A URL that was not asked for yet counts as expired.
+                now + _URL_LIFETIME if url else now,
+                place=ImagePlace(self, feature, task_id, index, count),
+            )
+            for index, url in enumerate(event.urls)
+        )
 
 
 def _are_there(files: Iterable[Path]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, cast
 
@@ -12,9 +13,11 @@ from perfect_async._api.tasks import FEATURES
 from perfect_async._files.saving import is_path
 from perfect_async._log import LOG
 from perfect_async._runtime.sharing import ShareSetting
+from perfect_async._runtime.spec import JobOptions
+from perfect_async._time import SECOND
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
 from perfect_async.errors import ConfigurationError, JobRefused, quoted, redacted
-from perfect_async.models import feature_name
+from perfect_async.models import Polling, feature_name
 
 KEY_VARIABLE: Final = "YOUCAM_API_KEY"
 URL_VARIABLE: Final = "YOUCAM_BASE_URL"
@@ -95,10 +98,9 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
 
     `value` is what the user gave, `UNSET` for nothing. Raises `ConfigurationError`.
     """
-    asked_for = value is not UNSET
     if os.environ.get(SHARE_VARIABLE, "").strip().lower() == "off":
         return None
-    if not asked_for:
+    if value is UNSET:
         if transport is not None and not isinstance(transport, NetworkTransport):
             LOG.info(
                 "Requests go through a transport of the program's own, so this key is not shared "
@@ -110,11 +112,11 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
         return None
     text = os.fspath(cast("str", value)) if isinstance(value, str | os.PathLike) else None
     if text == MACHINE:
-        return ShareSetting(asked_for=asked_for)
+        return ShareSetting()
     if isinstance(text, str) and text.startswith(("redis://", "rediss://")):
-        return ShareSetting(url=text, asked_for=asked_for)
+        return ShareSetting(url=text)
     if isinstance(text, str) and "://" not in text and is_path(text) and Path(text).is_absolute():
-        return ShareSetting(folder=text, asked_for=asked_for)
+        return ShareSetting(folder=text)
     shown = quoted(redacted(text)) if isinstance(text, str) else quoted(value)
     raise ConfigurationError(
         f'share is {shown}; it must be "{MACHINE}", the absolute path of a folder, a URL that '
@@ -132,6 +134,55 @@ def folder(value: object) -> str | None:
     if not is_path(path):
         raise ConfigurationError(f"save_to is {shown}; it must be the path of a folder.")
     return path
+
+
+def job_options(
+    polling: Polling,
+    *,
+    save_to: object = None,
+    delete: bool = False,
+    give_up_after: float | None = None,
+    engine_retries: int | None = None,
+    buy_in_doubt: bool = False,
+) -> JobOptions:
+    """Return the options of a call, `polling` being the client's. Raises `ConfigurationError`."""
+    path = folder(save_to)
+    if delete and path is None:
+        raise ConfigurationError("delete needs save_to: what is not saved is not deleted.")
+    give_up: int | None = None
+    if give_up_after is not None:
+        seconds = number("give_up_after", give_up_after)
+        if not polling.lease <= seconds <= polling.give_up_after:
+            raise ConfigurationError(
+                f"give_up_after is {quoted(give_up_after)}; for one job it may be from "
+                f"{polling.lease:g} (Polling.lease) to {polling.give_up_after:g} s "
+                "(Polling.give_up_after, for which polls are planned)."
+            )
+        give_up = round(seconds * SECOND)
+    if engine_retries is not None:
+        retries(engine_retries)
+    return JobOptions(
+        path, delete, buy_in_doubt=buy_in_doubt, give_up=give_up, engine_retries=engine_retries
+    )
+
+
+def fit(value: object) -> bool:
+    """Return `value` if it can be `fit`. Raises `ConfigurationError`, also without Pillow."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"fit is {quoted(value)}; it must be True or False.")
+    if value and find_spec("PIL") is None:
+        raise ConfigurationError(
+            "fit=True needs Pillow, which the extra `fit` brings: pip install 'perfect_async[fit]'."
+        )
+    return value
+
+
+def retries(value: object) -> None:
+    """Raise `ConfigurationError` unless `value` can be `engine_retries`."""
+    if type(value) is not int or value < 0:
+        raise ConfigurationError(
+            f"engine_retries is {quoted(value)}; it must be a whole number from 0."
+        )
 
 
 def number(name: str, value: float, what: str = "seconds") -> float:

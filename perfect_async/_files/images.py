@@ -14,9 +14,9 @@ import os
 import re
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import attrs
@@ -25,10 +25,14 @@ from anyio.lowlevel import RunVar
 from perfect_async._api.tasks import FileFacts
 from perfect_async._api.urls import picture_url
 from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
+from perfect_async._files.sources import name_of, read_file
 from perfect_async._files.threads import in_thread, is_passing
 from perfect_async._value import Value
 from perfect_async.errors import JobRefused, PictureRefused, quoted, shown_source
-from perfect_async.models import FileId, Job, Source
+from perfect_async.models import BinaryFile, FileId, Job, PillowImage, Source
+
+if TYPE_CHECKING:
+    from perfect_async._files.fitting import Fitted
 
 T = TypeVar("T")
 
@@ -84,6 +88,11 @@ _MAGIC: Final = (
     (b"PK\x05\x06", "zip"),
 )
 
+_FITTABLE: Final = {"webp", "gif", "bmp", "tiff"}
+"""Types that no feature takes and that can be made another one."""
+_MOST_FITTED: Final = 100 * 1024 * 1024
+"""Bytes of the largest picture that is read to make it fit."""
+
 # Few threads inspect pictures, so that a slow disk leaves the others to the journal and to the
 # user's program. One limiter per event loop, since a limiter belongs to one.
 _THREADS: Final = 4
@@ -96,7 +105,8 @@ class ImageFile(Value):
 
     `facts` are for its registration; `digest` the SHA-256 of its bytes in hex; `width` and
     `height` in pixels as stored (an EXIF orientation may swap them), 0 where nobody looked: of a
-    video, for one.
+    video, for one. `changes` says how it was changed to fit; a file that was is changed anew for
+    each upload, so that no picture waits in memory.
     """
 
     facts: FileFacts
@@ -105,6 +115,10 @@ class ImageFile(Value):
     width: int
     height: int
     _source: Path | bytes = attrs.field(repr=False, eq=False, alias="source")
+    changes: tuple[str, ...] = attrs.field(default=(), repr=False, eq=False)
+    _fitted_for: Job | type[Job] | None = attrs.field(
+        default=None, repr=False, eq=False, alias="fitted_for"
+    )
 
     @property
     def path(self) -> Path | None:
@@ -123,10 +137,12 @@ class ImageFile(Value):
         block is held back until the digest agrees, so another picture is never sent whole. May be
         called again for another try.
         """
-        size = self.facts.file_size
-        if isinstance(self._source, bytes):
+        size, data = self.facts.file_size, self._source
+        if not isinstance(data, bytes) and self._fitted_for is not None:
+            data = await _in_thread(_fit_again, data, self._fitted_for, self.digest)
+        if isinstance(data, bytes):
             for at in range(0, size, PIECE):
-                yield self._source[at : at + PIECE]
+                yield data[at : at + PIECE]
             return
         seen = hashlib.sha256()
         for start in range(0, size, _BLOCK):
@@ -144,10 +160,13 @@ def _changed(name: str, when: str) -> PictureRefused:
     return PictureRefused(f"{name} changed {when}.", passing=True)
 
 
-async def inspect(source: Source, job_type: Job | type[Job]) -> ImageFile | None:
+async def inspect(
+    source: Source, job_type: Job | type[Job], *, fit: bool = False
+) -> ImageFile | None:
     """Inspect `source` for a job of `job_type`, or for one job; None for a URL or a `FileId`.
 
-    Reads the file once, in a worker thread, a block at a time. Raises `PictureRefused`, naming
+    Reads the file once, in a worker thread, a block at a time. With `fit` a picture that would be
+    refused, or shown wrongly, is made into what `job_type` takes. Raises `PictureRefused`, naming
     limit and value, for a missing or unreadable file, a folder or device, a format that the feature
     does not take (by the first bytes), `job_type.largest` bytes or more, a long side over
     `job_type.longest_side` pixels or `job_type.longest_shape` short sides, an empty picture or one
@@ -161,14 +180,22 @@ async def inspect(source: Source, job_type: Job | type[Job]) -> ImageFile | None
             picture_url(source)
             return None
         case bytes():
-            return await _in_thread(_look_at_bytes, source, job_type)
+            look = partial(_look_at_bytes, source)
+        case bytearray() | memoryview():
+            # Copied at once: the program may use its buffer again.
+            look = partial(_look_at_bytes, bytes(source))
         case str() | os.PathLike():
-            return await _in_thread(_look_at_file, os.fsdecode(source), job_type)
+            look = partial(_look_at_file, os.fsdecode(source))
+        case PillowImage():
+            look = partial(_look_at_image, source)
+        case BinaryFile():
+            look = partial(_look_at_stream, source)
         case _:
             raise PictureRefused(
-                f"a picture cannot come from {quoted(type(source).__name__)}: pass a path, bytes "
-                f"(of a file: its `read()` in binary mode), an http(s) URL or a FileId."
+                f"a picture cannot come from {quoted(type(source).__name__)}: pass a path, bytes, "
+                "a binary file, an image of Pillow's, an http(s) URL or a FileId."
             )
+    return await _in_thread(partial(look, job_type, fit=fit))
 
 
 def sniff(head: bytes) -> str | None:
@@ -222,12 +249,48 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
         raise JobRefused(f"the picture cannot be read now: {exc.strerror}; try again.") from exc
 
 
-def _look_at_bytes(source: bytes, job_type: Job | type[Job]) -> ImageFile:
-    name = f"<{len(source)} bytes>"
-    return _look(io.BytesIO(source), len(source), name, source, job_type)
+def _look_at_bytes(
+    source: bytes, job_type: Job | type[Job], *, fit: bool = False, name: str | None = None
+) -> ImageFile:
+    name = f"<{len(source)} bytes>" if name is None else name
+    found = fitted(io.BytesIO(source), len(source), job_type) if fit else None
+    data, changes = (source, ()) if found is None else (found.data, found.changes)
+    picture = _look(io.BytesIO(data), len(data), name, data, job_type, fit=fit)
+    return attrs.evolve(picture, changes=changes)
 
 
-def _look_at_file(path: str, job_type: Job | type[Job]) -> ImageFile:
+def _look_at_stream(source: BinaryFile, job_type: Job | type[Job], *, fit: bool) -> ImageFile:
+    takes_videos = not VIDEOS.isdisjoint(job_type.formats)
+    largest = job_type.largest_video if takes_videos else job_type.largest
+    data = read_file(source, max(largest, _MOST_FITTED) if fit else largest)
+    return _look_at_bytes(data, job_type, fit=fit, name=name_of(source))
+
+
+def _look_at_image(source: PillowImage, job_type: Job | type[Job], *, fit: bool) -> ImageFile:
+    from perfect_async._files import fitting  # noqa: PLC0415 - Pillow may not be there
+
+    data = fitting.encode(source, job_type)
+    return _look_at_bytes(data, job_type, fit=fit, name=name_of(source))
+
+
+def fitted(file: BinaryIO, size: int, job_type: Job | type[Job]) -> Fitted | None:
+    """Return the picture as `job_type` takes it; None where it is taken as it is, or hopeless."""
+    from perfect_async._files import fitting  # noqa: PLC0415 - as above
+
+    return fitting.fit(file, job_type) if size <= _MOST_FITTED else None
+
+
+def _fit_again(path: Path, job_type: Job | type[Job], digest: str) -> bytes:
+    """Return the bytes of a picture that was changed to fit when it was inspected."""
+    name = quoted(path)
+    with _opened(str(path), name) as file:
+        found = fitted(file, os.fstat(file.fileno()).st_size, job_type)
+    if found is None or hashlib.sha256(found.data).hexdigest() != digest:
+        raise _changed(name, "after it was looked at")
+    return found.data
+
+
+def _look_at_file(path: str, job_type: Job | type[Job], *, fit: bool = False) -> ImageFile:
     name = quoted(shown_source(path))
     if not path:
         raise PictureRefused("the path of the picture is empty.")
@@ -235,7 +298,13 @@ def _look_at_file(path: str, job_type: Job | type[Job]) -> ImageFile:
         with _opened(path, name) as file:
             size = os.fstat(file.fileno()).st_size
             # Absolute, since the program may change its folder before the upload.
-            return _look(file, size, name, Path(path).absolute(), job_type)
+            place = Path(path).absolute()
+            found = fitted(file, size, job_type) if fit else None
+            if found is None:
+                return _look(file, size, name, place, job_type, fit=fit)
+            data = found.data
+            picture = _look(io.BytesIO(data), len(data), name, place, job_type, fit=fit)
+            return attrs.evolve(picture, changes=found.changes, fitted_for=job_type)
     except OSError as exc:
         if is_passing(exc):
             raise
@@ -278,7 +347,13 @@ def _unreadable(name: str, exc: OSError) -> PictureRefused:
 
 
 def _look(
-    file: BinaryIO, size: int, name: str, source: Path | bytes, job_type: Job | type[Job]
+    file: BinaryIO,
+    size: int,
+    name: str,
+    source: Path | bytes,
+    job_type: Job | type[Job],
+    *,
+    fit: bool,
 ) -> ImageFile:
     if size == 0:
         raise PictureRefused(f"{name} is empty.")
@@ -288,12 +363,14 @@ def _look(
     if size >= largest:
         raise PictureRefused(
             f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
-            f"{_megabytes(largest)}."
+            f"{_megabytes(largest)}.",
+            fittable=not fit and found not in VIDEOS,
         )
     if kind is None:
         raise PictureRefused(
             f"{name} is {found or 'of an unknown type'} by its first bytes; "
-            f"{job_type.feature} takes {', '.join(job_type.formats)}."
+            f"{job_type.feature} takes {', '.join(job_type.formats)}.",
+            fittable=not fit and found in _FITTABLE,
         )
     digest = _digest(file, size, name)
     width, height = _dimensions(file, kind, size) if kind in _MEASURED else (0, 0)
@@ -302,7 +379,8 @@ def _look(
     if max(width, height) > job_type.longest_side:
         raise PictureRefused(
             f"{name} is {width} x {height} px; the long side may have {job_type.longest_side} px "
-            f"for {job_type.feature}."
+            f"for {job_type.feature}.",
+            fittable=not fit,
         )
     if max(width, height) > job_type.longest_shape * min(width, height):
         shortest = math.ceil(max(width, height) / job_type.longest_shape)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Final
 from urllib.parse import unquote
 
-from perfect_async.models import FileId, Job, Source
+from perfect_async.models import BinaryFile, FileId, Job, PillowImage, Source
 
 LONGEST: Final = 80
 """Characters of a whole file name, suffix included."""
@@ -75,16 +75,21 @@ def is_url(source: Source) -> bool:
 def stem(job: Job) -> str:
     """Return the name of `job`'s source without its suffix, not cleaned (see `clean`).
 
-    That is the source of its first input: "picture" for bytes, "file" for a `FileId`, the last
-    segment of a URL's path; may be empty. A job without inputs has the name of its feature.
+    That is the source of its first input: "picture" for bytes and for what has no name, "file" for
+    a `FileId`, the last segment of a URL's path; may be empty. A job without inputs has the name of
+    its feature.
     """
     if not job.inputs:
         return job.feature.replace("/", "-")
     match job.source:
         case FileId():
             return "file"
-        case bytes():
+        case bytes() | bytearray() | memoryview() | PillowImage():
             return FALLBACK
+        case BinaryFile():
+            # Only a name that was given: `open` on a descriptor has a number.
+            name: object = getattr(job.source, "name", None)
+            return PurePath(name).stem if isinstance(name, str) else FALLBACK
         case str() if is_url(job.source):
             path = re.split(r"[?#]", job.source.partition("://")[2], maxsplit=1)[0]
             return PurePath(unquote(path.partition("/")[2].rpartition("/")[2])).stem

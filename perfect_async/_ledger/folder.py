@@ -155,7 +155,7 @@ def file_id(path: Path) -> tuple[int, int] | None:
 
 
 class KeyFolder:
-    """The folder of one key in this boot. Raises `LedgerUnavailable` where it cannot be shared."""
+    """The folder of one key in this boot. Its methods raise `OSError`."""
 
     def __init__(self, folder: Path, host: str, key: str, boot: str) -> None:
         self.path = folder / host / key
@@ -169,17 +169,19 @@ class KeyFolder:
         return f"<KeyFolder {quoted(self.ledger)}>"
 
     def make(self) -> None:
-        """Make the folder, for its user only, and check that its processes can share it."""
-        with errors_mapped(self.path):
-            self._parents[0].mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self._parents[1], self.path):
-                folder.mkdir(mode=0o700, exist_ok=True)
-                _make_private(folder)
-            try:
-                mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-            except OSError:
-                mounts = ""
-            kind = network_file_system(os.path.realpath(self.path), mounts)
+        """Make the folder, for its user only.
+
+        Raises `OSError`, and `LedgerUnavailable` where its processes cannot share it.
+        """
+        self._parents[0].mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._parents[1], self.path):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _make_private(folder)
+        try:
+            mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            mounts = ""
+        kind = network_file_system(os.path.realpath(self.path), mounts)
         if kind:
             raise LedgerUnavailable(
                 f"the folder {quoted(self.path)} is on a network file system ({kind})"
@@ -206,6 +208,10 @@ class KeyFolder:
             yield _lock(descriptor, exclusive=True)
         finally:
             os.close(descriptor)
+
+    def can_be_opened(self) -> bool:
+        """Return whether the ledger is a file that this process may write."""
+        return self.ledger.is_file() and os.access(self.ledger, os.R_OK | os.W_OK)
 
     def remove_ledger(self) -> None:
         """Remove the ledger; its members see that it is another one with their next step."""

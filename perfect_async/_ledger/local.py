@@ -77,13 +77,14 @@ _WAITS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005)
 _LEAVES_AFTER: Final = 40
 """Tries for the lock, after which a member leaves as a dead one does."""
 _FORKS_WITHIN: Final = 0.2
-_MOST_TRIES: Final = 3
+_MOST_TRIES: Final = 6
+"""Others may delete or replace the ledger while it is mended, but not for ever."""
 _CHECKPOINT: Final = 200
 """Pages of the log after which it is copied into the ledger: a fraction of a millisecond."""
 
 _SCHEMA: Final = """
-PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
+PRAGMA journal_mode = WAL;
 BEGIN;
 CREATE TABLE facts (marker TEXT NOT NULL, version INTEGER NOT NULL);
 CREATE TABLE members (
@@ -115,7 +116,14 @@ _TABLES: Final = {
 asked for one by one.
 """
 _BUSY: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
-_DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH")
+_DAMAGED: Final = (
+    *("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"),
+    *("SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_DELETE_NOENT", "SQLITE_IOERR_FSTAT"),
+    "SQLITE_READONLY_DBMOVED",
+)
+"""Errors of a file that is no ledger, or was deleted. A missing table has the plain name, and text
+that is none has no name.
+"""
 
 
 class _Busy(Exception):
@@ -481,7 +489,7 @@ class LocalLedger:
 
     def _mended(self, work: Callable[[], _T]) -> _T:
         """Do `work`, again with a new ledger where the file is none."""
-        damaged = None
+        damaged, removed = None, 0
         for _ in range(_MOST_TRIES):
             try:
                 with _reasons(self._place):
@@ -492,10 +500,14 @@ class LocalLedger:
                 # Seen once, it may be a file that another process was just replacing.
                 if damaged is not None and found == damaged:
                     self._remove(damaged)
+                    removed += 1
                 damaged = found
             except LedgerUnavailable:
                 self._disconnect()
                 raise
+        if removed <= 1:
+            # Somebody deletes it again and again.
+            raise _Busy
         raise LedgerUnavailable(f"the ledger {quoted(self._place.ledger)} cannot be made anew")
 
     def _connection(self) -> sqlite3.Connection:
@@ -509,14 +521,15 @@ class LocalLedger:
             if found is None:
                 self._make()
                 found = file_id(self._place.ledger)
-            db = _connect(self._place)
-            try:
-                # The log is there since the first reading.
-                _facts(db)
-                files = self._place.files()
-            except BaseException:
-                db.close()
-                raise
+            with _deletion_seen(self._place.ledger, found):
+                db = _connect(self._place)
+                try:
+                    # The log is there since the first reading.
+                    _facts(db)
+                    files = self._place.files()
+                except BaseException:
+                    db.close()
+                    raise
             if files[0] != found:
                 db.close()
                 raise _Damaged
@@ -543,7 +556,10 @@ class LocalLedger:
                 return
             part = place.ledger.with_name(f"{place.ledger.name}.{secrets.token_hex(4)}.new")
             try:
-                version = _make_file(part, source)
+                # Made before sqlite opens it, so that it is private from its first byte.
+                os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                with _deletion_seen(part, file_id(part)):
+                    version = _fill(part, source)
                 if source is not None and not (self._in_place() and _facts(source)[1] == version):
                     # It was replaced already, or its holder goes on.
                     return
@@ -669,10 +685,8 @@ def _connect(place: KeyFolder) -> sqlite3.Connection:
     return db
 
 
-def _make_file(path: Path, source: sqlite3.Connection | None) -> int:
-    """Make a ledger with what `source` holds, and return its version."""
-    # Made before sqlite opens it, so that it is private from its first byte.
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+def _fill(path: Path, source: sqlite3.Connection | None) -> int:
+    """Make an empty file a ledger with what `source` holds, and return its version."""
     db = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         db.executescript(_SCHEMA)
@@ -733,6 +747,17 @@ def _is_busy(exc: sqlite3.Error) -> bool:
 
 
 @contextmanager
+def _deletion_seen(path: Path, found: tuple[int, int] | None) -> Generator[None]:
+    """Raise `_Damaged` for errors of sqlite where the file at `path` is no longer the one found."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        if found is None or file_id(path) != found:
+            raise _Damaged from exc
+        raise
+
+
+@contextmanager
 def _reasons(place: KeyFolder) -> Generator[None]:
     """Raise `_Busy`, `_Damaged` or `LedgerUnavailable` for errors of sqlite and of the system."""
     try:
@@ -746,14 +771,12 @@ def _reasons(place: KeyFolder) -> Generator[None]:
         name = getattr(exc, "sqlite_errorname", "")
         if name.startswith(_BUSY):
             raise _Busy from exc
-        # A missing table has the plain name. The file may have been deleted a moment ago.
-        if (
-            name.startswith(_DAMAGED)
-            or name in {"", "SQLITE_ERROR", "SQLITE_IOERR_SHORT_READ", "SQLITE_READONLY_DBMOVED"}
-            or file_id(place.ledger) is None
-        ):
+        if name in {"", "SQLITE_ERROR"} or name.startswith(_DAMAGED):
             raise _Damaged from exc
+        if name.startswith("SQLITE_CANTOPEN") and place.can_be_opened():
+            # It was deleted a moment ago, and has been made anew since.
+            raise _Busy from exc
         raise LedgerUnavailable(
-            f"the ledger {quoted(place.ledger)} cannot be written: {exc}",
+            f"the ledger {quoted(place.ledger)} cannot be written: {exc} ({name})",
             ordinary=name.startswith("SQLITE_READONLY"),
         ) from exc

@@ -406,10 +406,10 @@ class _Fields:
         return value
 
     def one_of(self, known: tuple[str, ...]) -> str:
-        value = next(self._left)
+        value = self.text()
         if value not in known:
             raise _Unreadable
-        return cast("str", value)
+        return value
 
     def flag(self) -> bool:
         value = next(self._left)

@@ -109,10 +109,6 @@ class Timetable:
         self._second.answered(ends, late, now)
         return now - left
 
-    def left_at(self, number: int) -> int:
-        """When the unanswered request `number` left."""
-        return self._flying[number][0]
-
     def asking(self, since: int) -> bool:
         """Whether a request that left after `since` is unanswered."""
         return any(left > since for left, _, _, _ in self._flying.values())

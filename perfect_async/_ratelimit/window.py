@@ -99,6 +99,8 @@ class SlidingWindow:
     def copy(self, other: SlidingWindow) -> None:
         """Count what left by the account of `other`, which may have another period."""
         self.unanswered = other.unanswered
+        if other._left:
+            self.index(other._base * other._bucket)
         for bucket, count in enumerate(other._left, other._base):
             if count:
                 # At the end of the bucket: what is not known exactly counts for longer.

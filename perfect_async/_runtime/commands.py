@@ -37,7 +37,6 @@ from perfect_async.errors import (
     SubmissionInDoubt,
     quoted,
 )
-from perfect_async.models import FileId
 
 _DISK_TOO_SLOW: Final = 1.0
 """Seconds after which a creation that waited for the disk is sent in another slot: in its own the
@@ -68,7 +67,7 @@ async def register(command: ev.Register, pictures: Sequence[tuple[JobHandle, int
     event = tasks.read_registration(command, response)
     if isinstance(event, ev.Registered):
         for (handle, number), grant in zip(pictures, event.grants, strict=True):
-            handle.grants[number], handle.sources[number] = grant, FileId(grant.file_id)
+            handle.registered(number, grant)
     return event
 
 
@@ -80,7 +79,7 @@ async def upload(command: ev.Upload, handle: JobHandle, number: int) -> ev.Answe
     timeouts = handle.channel.timeouts
     within = timeouts.video if picture.is_video else timeouts.upload
     await handle.channel.transport.upload(grant, picture.chunks, within=within)
-    handle.entry.uploaded(grant.file_id, number)
+    handle.uploaded(number, grant)
     return ev.Uploaded(command)
 
 
@@ -91,6 +90,7 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     event = tasks.read_status(
         command, response, feature=spec.feature, task_id=task_id, units=spec.units
     )
+    handle.tell("polled")
     if isinstance(event, ev.EngineFailed):
         handle.failed(task_id)
     return event

@@ -29,15 +29,16 @@ from perfect_async._runtime import commands
 from perfect_async._runtime.clock import Clock, LoopWatchdog
 from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.doubts import ProcessMemory, memory_for
+from perfect_async._runtime.elsewhere import Bought, Submission
 from perfect_async._runtime.handle import Channel, JobHandle, closed
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.sharing import (
     SharedKey,
     ShareSetting,
-    Submission,
     doubt_elsewhere,
     submission,
 )
+from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, TtlSet
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
 from perfect_async.errors import (
@@ -55,10 +56,14 @@ _WARNED_FOR: Final = 300.0
 """Seconds for which a warning about the key is not repeated."""
 _LONG_WAIT: Final = 3.0
 """Seconds of waiting for the window that are worth a line."""
+_LOOK_EVERY: Final = SECOND // 2
+"""How often the ledger is read for the sake of tasks that other processes run."""
 _EARLY_FOR: Final = 600 * SECOND
 """A notification may overtake the answer to its task's creation; later than this, that answer is in
 doubt and nobody waits for the task.
 """
+_NEWS_WITHIN: Final = 60 * SECOND
+"""Within this another process has the answer to a creation, and has told of its task."""
 
 
 @attrs.define(eq=False)
@@ -94,13 +99,16 @@ class Driver:
         self.identity = identity
         self.clock = clock
         self._warned = self._waited = -math.inf
+        self._looked_at = -NEVER
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
         self.share = share
         self._past = past
         self._shared: SharedKey | None = None
         if share is not None:
-            self._shared = SharedKey(share, identity[1], key, scheduler, self._describe)
+            self._shared = SharedKey(
+                share, identity[1], key, scheduler, self._describe, give_way=self._give_way
+            )
         self._refused: ConfigurationError | None = None
         self._unread = True
         self._loop = asyncio.get_running_loop()
@@ -114,8 +122,11 @@ class Driver:
         submitter = Submitter(ask, clock, self._channels, memory)
         self.submitter = submitter
         submitter.shared = self._shared
-        self.registry = JobRegistry(self._refs, self.receive, self.start, submitter, clock)
+        self.registry = JobRegistry(
+            self._refs, self.receive, self.start, submitter, clock, is_kept=self._is_kept
+        )
         self._early = TtlSet(_EARLY_FOR)
+        self._looks_until = 0
         self._queries: dict[int, _Query] = {}
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -175,7 +186,7 @@ class Driver:
         finally:
             if self._shared is not None:
                 with anyio.CancelScope(shield=True):
-                    await self._shared.close()
+                    await self._shared.leave(self._now)
             self._over.set()
             self._give_up()
 
@@ -208,7 +219,26 @@ class Driver:
         return round(self._loop.time() * SECOND)
 
     def _describe(self, command: ev.Submit) -> Submission:
-        return submission(self.registry[command.ref].spec)
+        handle = self.registry[command.ref]
+        return submission(handle.spec, handle.gone)
+
+    def _give_way(self, ref: int) -> None:
+        self.registry.give_way(ref)
+
+    async def bought(self, spec: JobSpec) -> Bought | None:
+        """Return how far another process has come with buying `spec`; None where none has."""
+        return None if self._shared is None else await self._shared.bought(submission(spec))
+
+    def _is_kept(self, task_id: str) -> bool:
+        """Whether a task is polled: for another job, or by another process that lives.
+
+        The answer is that of the last look into the ledger, and this asks for another look if that
+        was a while ago: many jobs may be waiting, and a look takes the lock from all members.
+        """
+        if self._now() >= self._looked_at + _LOOK_EVERY:
+            self._wake_up()
+        ours = self.registry.of_task(task_id) is not None
+        return ours or self.scheduler.is_kept_elsewhere(task_id)
 
     def _give_up(self) -> None:
         """End all jobs and queries that are left, so that nobody waits in vain."""
@@ -327,6 +357,7 @@ class Driver:
             self.receive(ev.Notified(foreign))
         else:
             self._early.add(task_id, self._now())
+            self._looks_until = self._now() + _NEWS_WITHIN
             self._wake_up()
 
     def withdraw(self, handle: JobHandle) -> None:
@@ -368,6 +399,21 @@ class Driver:
         while handles := self.registry.left(channel):
             await handles[0].done.wait()
 
+    async def wait_unless_over(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Await `wait` for background work, but not for work that the driver's end overtook.
+
+        A task that is cancelled before its first step runs none of its `finally` clauses, so
+        nothing says that such work has ended.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._cancel_when_over, group.cancel_scope)
+            await wait()
+            group.cancel_scope.cancel()
+
+    async def _cancel_when_over(self, scope: anyio.CancelScope) -> None:
+        await self._over.wait()
+        scope.cancel()
+
     # The loop.
 
     def receive(self, event: ev.Event) -> None:
@@ -400,8 +446,12 @@ class Driver:
             return False
         if command is not None or self._unread:
             return True
-        at = shared.next_step(now, busy=self.scheduler.busy())
+        at = shared.next_step(now, busy=self._is_curious(now))
         return at is not None and at <= now
+
+    def _is_curious(self, now: int) -> bool:
+        """Whether news of other processes matters: to our tasks, or to a notification of theirs."""
+        return self.scheduler.busy() or (now < self._looks_until and len(self._early) > 0)
 
     async def _step(self, command: ev.Command | None) -> bool:
         """Take one step in the ledger; False where `command` has to leave without."""
@@ -417,6 +467,7 @@ class Driver:
             now = self._now()
             command = self.scheduler.due(now)
             return command is None or not self.scheduler.may_leave_unlocked(command, now)
+        self._looked_at = self._now()
         for each in commands:
             self._do_command(each)
         self._say_waiting()
@@ -434,7 +485,7 @@ class Driver:
     def _wakes_at(self, now: int) -> int:
         wake = self.scheduler.wakes_at(now)
         if self._shared is not None and not self._shared.alone:
-            at = self._shared.next_step(now, busy=self.scheduler.busy())
+            at = self._shared.next_step(now, busy=self._is_curious(now))
             wake = wake if at is None else min(wake, at)
         return wake
 
@@ -475,7 +526,7 @@ class Driver:
                 self._start(command, partial(commands.rescue, command, channel))
             case ev.Poll():
                 handle = self.registry[command.ref]
-                self._start(command, partial(commands.poll, command, handle, str(handle.task_id)))
+                self._start(command, partial(self._poll, command, handle, str(handle.task_id)))
             case ev.Ask():
                 self._start(command, partial(self._answer, command, self._queries[command.ref]))
             case _:
@@ -571,8 +622,8 @@ class Driver:
         self._waited = now
         statistics = self.scheduler.statistics()
         LOG.warning(
-            "Other processes have used the request window of this key (%d of %d requests): the "
-            "first job is sent in about %.0f s.",
+            "The request window of this key is full (%d of its %d requests are other processes'): "
+            "the first job is sent in about %.0f s.",
             statistics.requests_by_others,
             statistics.window_limit,
             wait,
@@ -586,6 +637,12 @@ class Driver:
         event = await self.submitter.create(command, handle)
         if isinstance(event, ev.Accepted):
             handle.created(event.task_id)
+        return event
+
+    async def _poll(self, command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
+        event = await commands.poll(command, handle, task_id)
+        if isinstance(event, ev.EngineFailed) and self._shared is not None:
+            self._shared.failed(task_id)
         return event
 
     async def _answer(self, command: ev.Ask, query: _Query) -> ev.Answer:
@@ -644,6 +701,7 @@ def driver_for(
     transport: HttpTransport | None = None,
     past: tuple[tuple[int, int], ...] = (),
     share: ShareSetting | None = None,
+    insists: bool = False,
 ) -> Driver:
     """Return the driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
 
@@ -652,13 +710,14 @@ def driver_for(
     another vendor, so there the driver before must have had the same one.
 
     `share` is where the ledger of the key is, None where the key is not shared with other
-    processes. Raises `ConfigurationError` where a client that is open has another one.
+    processes. Where it `insists` on it, this raises `ConfigurationError` if a client that is open
+    has another one; else it is that one's.
     """
     loop = asyncio.get_running_loop()
     identity = hashlib.sha256(key.encode()).hexdigest(), base_url
     driver = _drivers.get((*identity, id(loop)))
     if driver is not None and driver.alive:
-        if driver.share != share:
+        if insists and driver.share != share:
             raise ConfigurationError(
                 "A client is open on this key with another `share`: all clients of a key in one "
                 "event loop must agree on it."

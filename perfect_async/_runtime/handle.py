@@ -23,6 +23,7 @@ from perfect_async.errors import (
     quoted,
 )
 from perfect_async.models import FileId, Timeouts
+from perfect_async.reports import JobEventKind
 
 _MOST_NAMED: Final = 20
 """Tasks that the warning of a client that closes names; it counts the others."""
@@ -50,11 +51,13 @@ class JobHandle:
 
     `task_id` is the task that runs now. `submitting` is True while a creation was sent and its
     answer is not known. `ending` is the end of the job. Subscribers are called when one of the
-    three changes. An equal job has a handle of its own among the `followers` of the first one's
-    (its `leader`): one task with several waiters, charged to the first. `files` are those of a
-    result that was saved before. `sources` are what is sent for each input, None while it is not
-    at the vendor; `grants` are the registrations by the numbers of the inputs, `pictures` the
-    scheduler's numbers of what is to be uploaded. Times are the loop's, in seconds.
+    three changes; observers are told what was done for the job. An equal job has a handle of its
+    own among the `followers` of the first one's (its `leader`): one task with several waiters,
+    charged to the first. `files` are those of a result that was saved before. `sources` are what is
+    sent for each input, None while it is not registered at the vendor; `grants` are the
+    registrations by the numbers of the inputs, `pictures` the scheduler's numbers of what is to be
+    uploaded. `fetched` is the finished task of another process whose result the job waits for, and
+    `gone` one whose result the vendor no longer has. Times are the loop's, in seconds.
     """
 
     ref: int
@@ -66,6 +69,7 @@ class JobHandle:
     )
     grants: dict[int, ev.FileGrant] = attrs.field(factory=dict[int, ev.FileGrant], repr=False)
     pictures: tuple[int, ...] = ()
+    _uploaded: set[int] = attrs.field(factory=set[int], init=False, repr=False)
     created_at: float | None = None
     ended_at: float | None = None
     task_id: str | None = None
@@ -76,10 +80,15 @@ class JobHandle:
     last_failure: PerfectError | None = attrs.field(default=None, repr=False)
     leader: JobHandle | None = attrs.field(default=None, repr=False)
     files: tuple[Path, ...] = ()
+    fetched: str = ""
+    gone: str = ""
     followers: list[JobHandle] = attrs.field(factory=list["JobHandle"], repr=False)
     done: anyio.Event = attrs.field(factory=anyio.Event, repr=False)
     _subscribers: list[Callable[[], None]] = attrs.field(
         factory=list[Callable[[], None]], init=False, repr=False
+    )
+    _observers: list[Callable[[JobEventKind], None]] = attrs.field(
+        factory=list[Callable[[JobEventKind], None]], init=False, repr=False
     )
 
     @property
@@ -113,6 +122,28 @@ class JobHandle:
         """Whether the job uses this task, or one of these files at the vendor."""
         return self.task_id == task_id or any(file in self.sources for file in files)
 
+    @property
+    def preparing(self) -> bool:
+        """Whether some of its pictures are registered, and not all of them uploaded."""
+        return bool(self.grants) and not self._is_uploaded
+
+    @property
+    def _is_uploaded(self) -> bool:
+        pictures = (n for n, each in enumerate(self.spec.inputs) if each.picture is not None)
+        return self._uploaded.issuperset(pictures)
+
+    def registered(self, number: int, grant: ev.FileGrant) -> None:
+        """Record that the picture of the input `number` may be uploaded."""
+        self.grants[number], self.sources[number] = grant, FileId(grant.file_id)
+        self._uploaded.discard(number)
+
+    def uploaded(self, number: int, grant: ev.FileGrant) -> None:
+        """Record that the picture of the input `number` was uploaded."""
+        self.entry.uploaded(grant.file_id, number)
+        self._uploaded.add(number)
+        if self._is_uploaded:
+            self.tell("uploaded")
+
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each change of `task_id`, `submitting` and `ending`.
 
@@ -120,6 +151,17 @@ class JobHandle:
         """
         if self.ending is None:
             self._subscribers.append(callback)
+
+    def observe(self, callback: Callable[[JobEventKind], None]) -> None:
+        """Call `callback` whenever its pictures were uploaded, or the task submitted or polled."""
+        if self.ending is None:
+            self._observers.append(callback)
+
+    def tell(self, kind: JobEventKind) -> None:
+        """Tell the observers of this job, and of the equal ones that share its task."""
+        for handle in (self, *self.followers):
+            for callback in handle._observers:  # noqa: SLF001 - also another handle's
+                callback(kind)
 
     def follow(self, leader: JobHandle) -> None:
         """Share the task of `leader`, an equal job that has not ended."""
@@ -137,6 +179,7 @@ class JobHandle:
         self.submitting, self.task_id = False, task_id
         self.entry.created(task_id)
         self._changed()
+        self.tell("submitted")
 
     def refused(self) -> None:
         """Record that the creation was certainly not executed."""
@@ -161,6 +204,7 @@ class JobHandle:
             follower.end(ending, 0.0, at)
         # A subscriber may hold the handle: without the circle its picture is freed at once.
         self._subscribers.clear()
+        self._observers.clear()
         self.leader = None
         self.followers.clear()
 

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
+from typing import Final
+
+import anyio
 
 from perfect_async import events as ev
 from perfect_async._journal.journal import JobEntry, unrecorded
 from perfect_async._journal.model import EndKind
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.commands import Submitter
+from perfect_async._runtime.elsewhere import Bought, Purchase
 from perfect_async._runtime.handle import Channel, JobHandle
+from perfect_async._runtime.sharing import doubt_elsewhere, submission
 from perfect_async._runtime.spec import JobSpec
 from perfect_async.errors import (
     ClientClosed,
@@ -25,6 +30,9 @@ from perfect_async.errors import (
 )
 from perfect_async.models import FileId
 
+_AGAIN: Final = 0.5
+"""Seconds between two looks at a job that another process has bought."""
+
 Start = Callable[[Callable[[], Coroutine[object, object, None]]], None]
 
 
@@ -32,7 +40,8 @@ class JobRegistry:
     """The handles of all jobs that have not ended, on one key and host.
 
     `refs` numbers jobs and queries, `receive` gives an event to the scheduler, and `start` runs
-    work in the background.
+    work in the background. `is_kept` says whether a task is polled for another job or by another
+    process; ask again after `_AGAIN` seconds for what is true now.
     """
 
     def __init__(
@@ -42,7 +51,10 @@ class JobRegistry:
         start: Start,
         submitter: Submitter,
         clock: Clock,
+        *,
+        is_kept: Callable[[str], bool],
     ) -> None:
+        self._is_kept = is_kept
         self._refs = refs
         self._receive = receive
         self._start = start
@@ -53,6 +65,8 @@ class JobRegistry:
         self._pictures: dict[int, tuple[JobHandle, int]] = {}
         self._equal: dict[tuple[int, str], JobHandle] = {}
         self._settling: set[int] = set()
+        # Jobs that another process was found to have bought, while the scheduler lets go of them.
+        self._giving_way: set[int] = set()
         # Whether some client has a journal: creations are then sent one at a time.
         self.alone = False
 
@@ -103,7 +117,19 @@ class JobRegistry:
     def enter(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
         """Enter a job that is to be created."""
         handle = self._handle(channel, spec, entry)
-        numbers = [n for n, each in enumerate(spec.inputs) if each.picture is not None]
+        self._buy(handle)
+        return handle
+
+    def _buy(self, handle: JobHandle) -> None:
+        spec = handle.spec
+        for ref in handle.pictures:
+            self._pictures.pop(ref, None)
+        # A picture that is at the vendor already is not sent again.
+        numbers = [
+            number
+            for number, (each, source) in enumerate(zip(spec.inputs, handle.sources, strict=True))
+            if each.picture is not None and source is None
+        ]
         # The first picture has the number of the job.
         more = tuple(next(self._refs) for _ in numbers[1:])
         wanted = ev.JobAdded(
@@ -111,16 +137,35 @@ class JobRegistry:
             spec.kind,
             spec.units,
             uploads=bool(numbers),
-            channel=channel.number,
+            channel=handle.channel.number,
             spending_limits=spec.options.spending_limits,
             alone=self.alone,
             more=more,
+            give_up=spec.options.give_up,
+            engine_retries=spec.options.engine_retries,
         )
         self._tell(handle, wanted)
         handle.pictures = (handle.ref, *more)
         for ref, number in zip(handle.pictures, numbers, strict=False):
             self._pictures[ref] = handle, number
+
+    def await_other(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
+        """Enter a job that some process on the key has bought, or may have.
+
+        It gets that task's result; it is created only where the purchase turns out to be none.
+        """
+        handle = self._handle(channel, spec, entry)
+        self._await_other(handle)
         return handle
+
+    def _await_other(self, handle: JobHandle) -> None:
+        self._add(handle)
+        self._settling.add(handle.ref)
+        self._start(partial(self._follow_other, handle))
+
+    def give_way(self, ref: int) -> None:
+        """Wait for the task of another process once the scheduler has let go of the job."""
+        self._giving_way.add(ref)
 
     def adopt(
         self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int]
@@ -185,18 +230,76 @@ class JobRegistry:
             handle.created(found)
             self._adopt(handle, found, self._clock.utc() - sent)
 
+    async def _follow_other(self, handle: JobHandle) -> None:
+        """Find out what became of the purchase by another process, and go on from there."""
+        looked = False
+        while True:
+            shared = self._submitter.shared
+            job = submission(handle.spec, handle.gone)
+            found = None if shared is None else await shared.bought(job)
+            alive = found is not None and shared is not None and await shared.is_alert(found.member)
+            if handle.ref not in self._settling:
+                return
+            if not handle.awaited:
+                self._resolve(handle, ClientClosed("Nobody waits for this job."))
+                return
+            if found is None:
+                self._settling.discard(handle.ref)
+                del self._handles[handle.ref]
+                self._buy(handle)
+                return
+            if found.purchase is Purchase.IN_DOUBT:
+                self._resolve(handle, doubt_elsewhere(handle.spec.units))
+                return
+            # A process that works keeps its task alive: a second one need not poll it too. What is
+            # known of that is old until the ledger was looked into once more.
+            kept = found.purchase is Purchase.SENT
+            if found.purchase is Purchase.CREATED:
+                kept = self._is_kept(found.task_id) or (alive and not looked)
+            if not kept:
+                self._take_over(handle, found, paid_elsewhere=alive)
+                return
+            await anyio.sleep(_AGAIN)
+            looked = True
+            # Many jobs may wait: only what is known here is asked while the task is kept alive.
+            while self._waits(handle) and self._is_kept(found.task_id):  # noqa: ASYNC110
+                await anyio.sleep(_AGAIN)
+
+    def _waits(self, handle: JobHandle) -> bool:
+        return handle.ref in self._settling and handle.awaited
+
+    def _resolve(self, handle: JobHandle, error: PerfectError) -> None:
+        self._settling.discard(handle.ref)
+        del self._handles[handle.ref]
+        self._tell(handle, ev.JobRejected(handle.ref, error, handle.channel.number))
+
+    def _take_over(self, handle: JobHandle, found: Bought, *, paid_elsewhere: bool) -> None:
+        """Poll the task of another process: to fetch its result, or to keep it alive."""
+        self._settling.discard(handle.ref)
+        handle.created(found.task_id)
+        done = found.purchase is Purchase.DONE
+        # A result that is gone is bought again; a task that was lost is not, without consent.
+        handle.fetched = found.task_id if done or handle.spec.options.buy_in_doubt else ""
+        if (shared := self._submitter.shared) is not None:
+            shared.adopted(found)
+        # The units are its owner's, unless that one died and nobody else can tell of them.
+        units = 0.0 if done or paid_elsewhere else handle.spec.units
+        self._adopt(handle, found.task_id, found.age, units)
+
     def _handle(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
         return JobHandle(next(self._refs), spec, channel, entry, sources=spec.sources)
 
-    def _adopt(self, handle: JobHandle, task_id: str, age: int) -> None:
+    def _adopt(self, handle: JobHandle, task_id: str, age: int, units: float | None = None) -> None:
         spec = handle.spec
         handle.task_id = task_id
         self._submitter.know(task_id)
+        if units is None:
+            # A task that is known by its id alone was charged to somebody else, or to us before.
+            units = 0.0 if spec.job is None else spec.units
         adopted = ev.TaskAdopted(
             handle.ref,
             spec.kind,
-            # A task that is known by its id alone was charged to somebody else, or to us before.
-            0.0 if spec.job is None else spec.units,
+            units,
             task_id,
             channel=handle.channel.number,
             age=max(0, age),
@@ -230,11 +333,29 @@ class JobRegistry:
         handle = self._handles.pop(command.ref, None)
         if handle is None:
             return False
+        if self._goes_on(handle, command.ending):
+            return True
         kind = _end_kind(command.ending, closing=handle.channel.journal.closing)
         if kind is not None:
             handle.entry.ended(kind)
         self._end(handle, command.ending, command.units)
         return True
+
+    def _goes_on(self, handle: JobHandle, ending: ev.Succeeded | PerfectError) -> bool:
+        """Whether the job goes on, although the scheduler has let go of it."""
+        gives_way = handle.ref in self._giving_way
+        self._giving_way.discard(handle.ref)
+        if isinstance(ending, ClientClosed) and gives_way:
+            self._await_other(handle)
+            return True
+        if isinstance(ending, TaskExpired) and handle.fetched:
+            handle.gone, handle.fetched, handle.task_id = handle.fetched, "", None
+            self._await_other(handle)
+            return True
+        shared = self._submitter.shared
+        if isinstance(ending, ev.Succeeded) and shared is not None and handle.spec.job is not None:
+            shared.done(submission(handle.spec), str(handle.task_id))
+        return False
 
     def drop(self, channel: Channel) -> None:
         """Abandon the doubts of `channel`, which ends; they stay in the journal as they are."""

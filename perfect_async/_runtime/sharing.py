@@ -11,12 +11,14 @@ two differ by whole slots, so that the slots of all members are the same.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Awaitable, Callable
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Final, TypeVar
 
+import anyio
 import attrs
 
 from perfect_async import events as ev
@@ -25,15 +27,18 @@ from perfect_async._ledger.rows import (
     LedgerStore,
     LedgerUnavailable,
     MemberStatus,
+    Snapshot,
     host_digest,
+    key,
     key_digest,
     shifted,
 )
 from perfect_async._log import LOG
+from perfect_async._runtime.elsewhere import Bought, Submission, bought
 from perfect_async._runtime.spec import JobSpec
-from perfect_async._time import SECOND, SLOT
+from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ServiceUnavailable, SubmissionInDoubt
-from perfect_async.models import Limits
+from perfect_async.models import Feature, Limits
 from perfect_async.scheduler import Scheduler
 
 T = TypeVar("T")
@@ -41,44 +46,55 @@ T = TypeVar("T")
 _HURRY: Final = 0.05
 """Seconds to wait for the lock while a reserved poll is due, which may leave without it."""
 _PATIENCE: Final = 2.0
-"""Seconds to wait for the lock otherwise."""
+"""Seconds to wait for the lock otherwise, but only until the next reserved poll."""
 _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
+_QUIET: Final = 3 * SECOND
+"""A member with tasks writes every second: after this another one looks after its tasks."""
+_SEEN_FOR: Final = SECOND // 2
+"""For how long it is believed who lives: a member that has just died is asked about again."""
+_MOST_CREATED: Final = 10_000
+"""Tasks whose creations are remembered."""
 _MARGIN: Final = 10 * SECOND
 """How long before the oldest request of a window the scheduler's time begins."""
 
 
 @attrs.frozen
 class ShareSetting:
-    """Where the ledger of a key is: `folder` on this machine (None: the user's), or a Redis `url`.
-
-    `asked_for`: the user named it, so it also holds where the client has a transport of its own.
-    """
+    """Where a key's ledger is: a `folder` of this machine (None: the user's), or a Redis `url`."""
 
     folder: str | None = None
     url: str | None = attrs.field(default=None, repr=False)
-    asked_for: bool = False
 
 
-@attrs.frozen
-class Submission:
-    """What a creation is for, as the ledger tells of it."""
+def submission(spec: JobSpec, gone: str = "") -> Submission:
+    """Return what the ledger tells of the creation for `spec`: no path and no URL.
 
-    identity: str
-    digest: str
-    feature: str
+    `gone` is a task of the job whose result the vendor no longer has.
+    """
+    options = spec.options
+    return Submission(
+        spec.identity, _digest(spec), spec.feature, options.once, options.buy_in_doubt, gone
+    )
 
 
-def submission(spec: JobSpec) -> Submission:
-    """Return what the ledger tells of the creation for `spec`: no path and no URL."""
-    digest = spec.source_digest
-    if digest is None:
-        # A signed URL: two signatures may lead to two pictures. Or no picture at all.
-        text = " ".join(map(str, spec.sources))
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Submission(spec.identity, digest, spec.feature)
+def _digest(spec: JobSpec) -> str:
+    """Return what tells the pictures of `spec` from others: that of its picture, if it has one.
+
+    A `Feature` may have any number of inputs, and its key says nothing of their roles.
+    """
+    # Of a signed URL all counts: two signatures may lead to two pictures.
+    digests = [each.source_digest or each.signed for each in spec.inputs]
+    if not isinstance(spec.job, Feature):
+        [digest] = digests
+        if digest is None:
+            raise AssertionError(spec)
+        return digest
+    roles = [[each.name, each.index] for each in spec.job.inputs]
+    text = json.dumps([spec.job.params_json, roles, digests])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def doubt_elsewhere(units: float) -> SubmissionInDoubt:
@@ -91,11 +107,16 @@ def doubt_elsewhere(units: float) -> SubmissionInDoubt:
     )
 
 
+def _whole_slots(microseconds: int) -> int:
+    return round(microseconds / SLOT) * SLOT
+
+
 class SharedKey:
     """This process's membership in the ledger of one key.
 
-    `describe` says what a creation is for. Between `open` and `close` each decision is a `step`,
-    unless `alone`, because the ledger could not be used.
+    `describe` says what a creation is for, and `give_way` hears of the number of a job whose
+    creation is not sent, because another process has bought it. Between `open` and `close` each
+    decision is a `step`, unless `alone`, because the ledger could not be used.
     """
 
     def __init__(
@@ -105,6 +126,8 @@ class SharedKey:
         key: str,
         scheduler: Scheduler,
         describe: Callable[[ev.Submit], Submission],
+        *,
+        give_way: Callable[[int], None],
     ) -> None:
         self.setting = setting
         self.alone = True
@@ -112,12 +135,21 @@ class SharedKey:
         self._key = key
         self._scheduler = scheduler
         self._describe = describe
+        self._give_way = give_way
         self._store: LedgerStore | None = None
-        self._origin = 0
+        # The scheduler's time less the loop's, and the ledger's less the scheduler's.
+        self._offset = self._origin = 0
+        # The ledger's time.
+        self._now: Callable[[], int] = lambda: 0
         self._intents: dict[int, ev.IntentRow] = {}
-        self._changed: list[ev.IntentRow] = []
+        # The creations of the tasks that run here, by task.
+        self._created: dict[str, ev.IntentRow] = {}
+        self._changed: list[ev.IntentRow | ev.DoneRow] = []
+        # Who lived, and when that was.
+        self._seen: tuple[int, dict[str, int]] = -NEVER, {}
         self._beat_at = 0
         self._others = 0
+        self._held: ev.SharedLimits | None = None
         self.opened_at = 0
 
     def __repr__(self) -> str:
@@ -146,6 +178,7 @@ class SharedKey:
             snapshot = await store.take(_OPENING)
             if snapshot is None:
                 raise LedgerUnavailable("its lock was held for more than 5 s")  # noqa: TRY301
+            here = now()
             await store.release()
         except LedgerUnavailable as exc:
             await self.close()
@@ -154,13 +187,16 @@ class SharedKey:
         except BaseException:
             await self.close()
             raise
-        here = now()
         self.opened_at = snapshot.now
         earliest = snapshot.now - round(limits.period * SECOND) - _MARGIN
-        self._origin = earliest // SLOT * SLOT
+        ahead = _whole_slots(snapshot.now - here)
+        self._offset = ahead - earliest // SLOT * SLOT
+        self._origin = ahead - self._offset
         self._scheduler.share(store.member, os.getpid(), limits)
+        self._held = self._scheduler.shared_limits()[0]
         self.alone = False
-        return snapshot.now - self._origin - here
+        self._now = lambda: now() + self._offset + self._origin
+        return self._offset
 
     async def _opened(self, now: Callable[[], int]) -> LedgerStore:
         setting, host = self.setting, host_digest(self._base_url)
@@ -183,6 +219,19 @@ class SharedKey:
         if store is not None:
             await store.aclose()
 
+    async def leave(self, now: Callable[[], int]) -> None:
+        """Tell the others what has ended, so that they poll none of it, and leave the ledger."""
+        store = self._store
+        try:
+            if store is not None and (snapshot := await store.take(_HURRY)) is not None:
+                at = now()
+                self._read(snapshot, at)
+                await store.publish([*self._changes(at), *self._changed])
+        except LedgerUnavailable as exc:
+            LOG.debug("The last step in the ledger failed: %s.", exc)
+        finally:
+            await self.close()
+
     # Steps.
 
     def next_step(self, now: int, *, busy: bool) -> int | None:
@@ -193,24 +242,27 @@ class SharedKey:
         """Decide what leaves now, and tell the others; the commands are to be performed.
 
         `hurry`: a reserved poll is due, which may leave without the lock. None: the lock was not
-        had, or nobody knows of what was decided, so that nothing may leave that is not reserved.
+        had, so that nothing may leave that is not reserved.
         """
         store, scheduler = self._store, self._scheduler
         if store is None:
             raise AssertionError(self)
         commands: list[ev.Command] = []
         try:
-            snapshot = await store.take(_HURRY if hurry else _PATIENCE)
+            snapshot = await self._taken(store, now, hurry=hurry)
             if snapshot is None:
                 return None
             try:
+                self._read(snapshot, now())
+                if not await self._decide(store, commands, now):
+                    await store.release()
+                    scheduler.changes(now())
+                    scheduler.tell_again()
+                    # It is asked again at once.
+                    await anyio.sleep(_HURRY)
+                    return self._not_sent(commands, now)
                 at = now()
-                rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
-                scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
-                while (command := scheduler.due(at)) is not None:
-                    scheduler.receive(ev.Issued(command), at)
-                    commands.append(command)
-                told = [shifted(row, self._origin) for row in scheduler.changes(at)]
+                told = self._changes(at)
                 told += self._told_intents(commands, at + self._origin)
                 intents = len(self._changed)
             except BaseException:
@@ -224,18 +276,76 @@ class SharedKey:
             return commands
         self._beat_at = at + _BEAT
         self._others = scheduler.others()
+        self._say_limits()
         if kept:
             del self._changed[:intents]
             return commands
         scheduler.tell_again()
         return self._not_sent(commands, now)
 
+    async def _decide(
+        self, store: LedgerStore, commands: list[ev.Command], now: Callable[[], int]
+    ) -> bool:
+        """Add what leaves now to `commands`, while the ledger is locked.
+
+        A job that is to be bought once is not created where somebody has bought it. False: the
+        ledger did not say whether somebody has, so that nothing may leave.
+        """
+        scheduler, unbought = self._scheduler, set[int]()
+        at = now()
+        while (command := scheduler.due(at)) is not None:
+            if (
+                not isinstance(command, ev.Submit)
+                or command.ref in unbought
+                or not (job := self._describe(command)).once
+            ):
+                scheduler.receive(ev.Issued(command), at)
+                commands.append(command)
+                continue
+            try:
+                found = await self._found(store, job)
+            except LedgerUnavailable:
+                return False
+            if found is None:
+                unbought.add(command.ref)
+            else:
+                self._give_way(command.ref)
+                scheduler.receive(ev.JobCancelled(command.ref), now())
+            # Time has passed: something else may be due now.
+            at = now()
+        return True
+
+    def _read(self, snapshot: Snapshot, at: int) -> None:
+        """Give the scheduler what others wrote; the lock is held."""
+        if snapshot.afresh:
+            # The clock that all members share may have been set.
+            self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
+        rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
+        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
+
+    def _changes(self, at: int) -> list[ev.LedgerRow]:
+        return [shifted(row, self._origin) for row in self._scheduler.changes(at)]
+
+    async def _taken(
+        self, store: LedgerStore, now: Callable[[], int], *, hurry: bool
+    ) -> Snapshot | None:
+        began, within = now(), _HURRY
+        if not hurry:
+            # Not for longer than until the next reserved poll: that one leaves without the lock.
+            reserved = (self._scheduler.reserved_at() - began) / SECOND
+            within = min(max(reserved, _HURRY), _PATIENCE)
+        snapshot = await store.take(within)
+        if snapshot is None and not hurry:
+            # A store that is known to be away answers at once.
+            await anyio.sleep(max(0.0, _HURRY - (now() - began) / SECOND))
+        return snapshot
+
     def _told_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
         for command in commands:
             if isinstance(command, ev.Submit):
-                job, member = self._describe(command), self._store.member if self._store else ""
+                job = self._describe(command)
                 row = ev.IntentRow(
-                    member, command.number, job.identity, job.digest, job.feature, now
+                    self._member, command.number, job.identity, job.digest, job.feature, now
                 )
                 self._intents[command.number] = row
                 self._changed.append(row)
@@ -248,8 +358,11 @@ class SharedKey:
         for command in commands:
             if isinstance(command, ev.Settle | ev.Upload):
                 kept.append(command)
-            else:
-                self._scheduler.receive(ev.NotSent(command, error), now())
+                continue
+            not_sent = ev.NotSent(command, error)
+            if isinstance(command, ev.Submit):
+                self.submitted(command, not_sent)
+            self._scheduler.receive(not_sent, now())
         return kept
 
     def submitted(self, command: ev.Submit, event: ev.Answer) -> None:
@@ -260,30 +373,91 @@ class SharedKey:
         match event:
             case ev.Accepted():
                 row = attrs.evolve(row, state="accepted", task_id=event.task_id)
+                self._remember(row)
             case ev.NoAnswer():
                 row = attrs.evolve(row, state="doubt")
             case _:
                 row = attrs.evolve(row, state="refused")
         self._changed.append(row)
 
+    def _remember(self, row: ev.IntentRow) -> None:
+        self._created[row.task_id] = row
+        if len(self._created) > _MOST_CREATED:
+            # The oldest; a task that was lost is not forgotten otherwise.
+            del self._created[next(iter(self._created))]
+
+    def adopted(self, found: Bought) -> None:
+        """Note that the task of `found` is polled by this process from now on."""
+        if isinstance(found.row, ev.IntentRow):
+            self._remember(found.row)
+
+    def failed(self, task_id: str) -> None:
+        """Tell the others that the engine failed on a task of ours: its units were returned."""
+        row = self._created.pop(task_id, None)
+        if row is not None and not self.alone:
+            self._changed.append(attrs.evolve(row, state="refused"))
+
+    def done(self, job: Submission, task_id: str) -> None:
+        """Tell the others that a task of ours for `job` has succeeded."""
+        self._created.pop(task_id, None)
+        if not self.alone:
+            row = ev.DoneRow(job.identity, job.digest, job.feature, task_id, self._now())
+            self._changed.append(row)
+
     # What others know.
+
+    async def bought(self, job: Submission) -> Bought | None:
+        """Return how far the purchase of `job` has come in any process, this one too.
+
+        None: nobody has bought it, as far as can be known. The last word is that of `step`, which
+        looks again while nobody else decides.
+        """
+        return await self._asked(lambda store: self._found(store, job), None)
+
+    async def is_alert(self, member: str) -> bool:
+        """Return whether `member` wrote to the ledger just now, as one with a task does."""
+        seen = await self._asked(lambda store: self._living(store, {member}), dict[str, int]())
+        return self._now() - seen.get(member, -NEVER) < _QUIET
+
+    async def _living(self, store: LedgerStore, wanted: set[str]) -> dict[str, int]:
+        """Return who has neither left nor died, and when each wrote last.
+
+        That is as of half a second ago at most. Where one that is `wanted` is not among them they
+        are asked for again: it may be new.
+        """
+        at, living = self._seen
+        if self._now() >= at + _SEEN_FOR or not wanted <= living.keys():
+            members = await store.members()
+            at = self._now()
+            living = {each.member: at - each.age for each in members}
+            self._seen = at, living
+        return living
+
+    async def _found(self, store: LedgerStore, job: Submission) -> Bought | None:
+        rows = {key(row): row for row in await store.find_intents(job.identity, job.digest)}
+        # What is known here and was not told yet is newer.
+        mine = [r for r in self._changed if (r.identity, r.digest) == (job.identity, job.digest)]
+        rows.update({key(row): row for row in mine})
+        sent = {
+            r.member for r in rows.values() if isinstance(r, ev.IntentRow) and r.state == "sent"
+        }
+        living = await self._living(store, sent) if sent else {}
+        return bought(job, rows.values(), living, self._now())
+
+    @property
+    def _member(self) -> str:
+        return "" if self._store is None else self._store.member
 
     async def in_doubt(self, job: Submission) -> bool:
         """Whether another member's creation for `job` came into doubt since this one opened."""
-        own = "" if self._store is None else self._store.member
         return any(
-            row.state == "doubt" and row.sent >= self.opened_at and row.member != own
+            row.state == "doubt" and row.sent >= self.opened_at and row.member != self._member
             for row in await self._intents_of(job)
         )
 
     def others_in_doubt(self, feature: str) -> bool:
         """Whether another member has created a task of `feature` lately whose id nobody knows."""
         return not self.alone and self._scheduler.others_in_doubt(feature, 2 * NEAR)
-
-    async def running(self, job: Submission) -> str | None:
-        """Return the task that any member created for `job` lately, None where there is none."""
-        accepted = [row for row in await self._intents_of(job) if row.task_id]
-        return max(accepted, key=lambda row: row.sent).task_id if accepted else None
 
     async def _intents_of(self, job: Submission) -> list[ev.IntentRow]:
         nothing: tuple[ev.IntentRow | ev.DoneRow, ...] = ()
@@ -310,6 +484,20 @@ class SharedKey:
             # The next step says so.
             return otherwise
 
+    def _say_limits(self) -> None:
+        """Say once that others have stricter settings, which hold for this process too."""
+        own, held = self._scheduler.shared_limits()
+        if held == self._held:
+            return
+        self._held = held
+        if held != own:
+            LOG.info(
+                "Another process on this key has other settings. This one has %s; the strictest "
+                "of both hold while both run: %s.",
+                _settings(own),
+                _settings(held),
+            )
+
     def _say_alone(self, error: LedgerUnavailable) -> None:
         """Say once that nothing is shared from now on, and why."""
         message = (
@@ -318,3 +506,11 @@ class SharedKey:
         )
         # A process that is alone on its key misses nothing.
         LOG.log(INFO if error.ordinary and not self._others else WARNING, message, error)
+
+
+def _settings(limits: ev.SharedLimits) -> str:
+    period, lease = limits.period / SECOND, limits.lease / SECOND
+    return (
+        f"{limits.requests} requests in {period:g} s, {limits.per_second} a second, and a lease of "
+        f"{lease:g} s"
+    )

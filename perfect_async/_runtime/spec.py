@@ -26,7 +26,7 @@ from perfect_async._time import SECOND
 from perfect_async._value import Value
 from perfect_async.errors import JobRefused, quoted
 from perfect_async.events import TaskKind
-from perfect_async.models import Feature, FileId, Job, Source
+from perfect_async.models import Feature, FileId, Job, JobInput, Source
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -35,13 +35,18 @@ class JobOptions(Value):
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
     they are saved. `spending_limits`: the numbers of the limits that the job counts against.
-    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt.
+    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt. `once`: the
+    job is not bought where another process on the key has bought it. `give_up` (microseconds) and
+    `engine_retries` are those of this job, None where those of the client hold.
     """
 
     save_to: str | None = None
     delete: bool = False
     spending_limits: tuple[int, ...] = ()
     buy_in_doubt: bool = False
+    once: bool = False
+    give_up: int | None = None
+    engine_retries: int | None = None
 
 
 PLAIN: Final = JobOptions()
@@ -260,6 +265,19 @@ class JobSpec(Value):
         )
 
     @property
+    def changes(self) -> tuple[str, ...]:
+        """What was changed in its pictures to make them fit.
+
+        Of several inputs each change says which one it is about.
+        """
+        given = () if self.job is None else self.job.inputs
+        found: list[str] = []
+        for name, each in zip(map(_shown_name, given), self.inputs, strict=False):
+            made = () if each.picture is None else each.picture.changes
+            found += made if len(given) == 1 else (f"{name}: {change}" for change in made)
+        return tuple(found)
+
+    @property
     def kind(self) -> TaskKind:
         """Which tasks last like its own."""
         return TaskKind(self.feature, self.outputs, self.usual)
@@ -310,6 +328,10 @@ class JobSpec(Value):
             delete=self.options.delete,
             more=tuple(more),
         )
+
+
+def _shown_name(given: JobInput) -> str:
+    return given.name if given.index is None else f"{given.name}[{given.index}]"
 
 
 def _source_of(stored: StoredInput, file_id: str | None) -> FileId | str | bytes:

@@ -30,6 +30,7 @@ _HELP: Final = (
 
 _COMMANDS: Final = (
     *(_commands.smile, _commands.avatar, _feature.feature, _commands.resume),
+    *(_commands.enqueue, _commands.worker),
     *(_commands.templates, _commands.units, _commands.forget),
     *(_commands.sandbox, _commands.demo),
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from perfect_async.cli import _runner
 from perfect_async.cli._inputs import Picture, find_pictures
 from perfect_async.cli._output import OutputError, print_error, print_line
-from perfect_async.errors import ConfigurationError, quoted
+from perfect_async.errors import ConfigurationError, quoted, shown_source
 from perfect_async.models import Avatar, Expression, Job, Polling, Smile
 
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
@@ -37,6 +37,7 @@ def smile(
     max_units: float | None = None,
     insured: float | None = None,
     sole_user: bool = False,
+    fit: bool = False,
 ) -> int:
     """Make portraits smile: 1 unit each.
 
@@ -69,11 +70,14 @@ def smile(
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
+    fit
+        Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
+        turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
     """
     return _buy(
-        find_pictures(pictures, Smile.formats, out),
+        find_pictures(pictures, Smile.formats, out, fit=fit),
         lambda picture: Smile(picture, expression),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit),
     )
 
 
@@ -91,6 +95,7 @@ def avatar(
     max_units: float | None = None,
     insured: float | None = None,
     sole_user: bool = False,
+    fit: bool = False,
 ) -> int:
     """Make avatars of portraits: 1 unit per 4 avatars of a portrait, rounded up.
 
@@ -125,15 +130,18 @@ def avatar(
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
+    fit
+        Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
+        turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
     """
     return _buy(
-        find_pictures(pictures, Avatar.formats, out),
+        find_pictures(pictures, Avatar.formats, out, fit=fit),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
-        _Options(out, json, journal, again, delete, max_units, insured, sole_user),
+        _Options(out, json, journal, again, delete, max_units, insured, sole_user, fit),
     )
 
 
-def resume(*, journal: Path, json: bool = False, sole_user: bool = False) -> int:
+def resume(*, journal: Path, json: bool = False, sole_user: bool = False, fit: bool = False) -> int:
     """Continue the last run with this journal, and save to the folder that it was given.
 
     Running tasks are kept alive, finished ones are fetched, and unsent pictures are sent. A picture
@@ -150,11 +158,13 @@ def resume(*, journal: Path, json: bool = False, sole_user: bool = False) -> int
         Say that nothing else creates tasks on this account. A task whose creation got no
         answer can then be found in the unit history. If it is not true, another program's task may
         be taken for it, and another person's face saved as the result.
+    fit
+        Make pictures into what the vendor takes, as the run did that is continued.
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display
 
-    client = _runner.make_client(journal, sole_user=sole_user)
+    client = _runner.make_client(journal, sole_user=sole_user, fit=fit)
     display = Display("json" if json else "paths")
     with display:
         summary = _runner.run(
@@ -255,6 +265,87 @@ def _forget_ledgers(port: int, *hosts: str) -> None:
         folder = default_folder()
         for host in {*hosts, "127.0.0.1", "localhost", "[::1]"}:
             forget(folder, host_digest(f"http://{host}:{port}"))
+
+
+def enqueue(
+    pictures: list[str],
+    /,
+    *,
+    redis: str | None = None,
+    out: Path = OUT,
+    expression: Expression = "smile_with_teeth_visible",
+    template: str | None = None,
+    count: int = 4,
+) -> None:
+    """Put portraits into a queue on Redis, for `worker` on other machines: smiles, or avatars.
+
+    Nothing is bought here. A portrait that waits in the queue already is not put there twice, and
+    one whose result a worker bought within a day is not bought again.
+
+    Parameters
+    ----------
+    pictures
+        Files, folders, patterns ("photos/**/*.jpg") and URLs. Files must be on a disk that the
+        workers see under the same paths.
+    redis
+        The server's URL, redis://host:6379; else the variable PERFECT_ASYNC_SHARE, which other
+        users of the machine do not see.
+    out
+        Folder for the results, on a disk that the workers see under the same path.
+    expression
+        Which smile.
+    template
+        The id of a style (see `templates`): avatars are made instead of smiles.
+    count
+        Avatars of each portrait, 1 to 200.
+    """
+    from perfect_async import fleet
+
+    def make_job(picture: Picture) -> Job:
+        source = picture if isinstance(picture, str) else picture.absolute()
+        if template is None:
+            return Smile(source, expression)
+        return Avatar(source, template_id=template, output_count=count)
+
+    formats = Smile.formats if template is None else Avatar.formats
+    folder = out.absolute()
+    orders = [
+        fleet.make_order(make_job(each), folder) for each in find_pictures(pictures, formats, out)
+    ]
+    url = _redis(redis)
+    queued = _runner.run(lambda: fleet.enqueue(url, orders))
+    print_line(f"{queued} {'order' if queued == 1 else 'orders'} in the queue")
+
+
+def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) -> int:
+    """Perform the orders of `enqueue` until Ctrl-C, beside any number of other workers.
+
+    All workers on a key share its request window and buy each order once. Ctrl-C or SIGTERM stops
+    new work; running tasks are kept to their end and saved, and other workers get the rest.
+
+    Parameters
+    ----------
+    redis
+        The server's URL, redis://host:6379; else the variable PERFECT_ASYNC_SHARE, which other
+        users of the machine do not see.
+    folder
+        A folder in which orders may name pictures and save results; repeat it for several.
+    json
+        Print one line of JSON per order on stdout instead of the paths of the results.
+    """
+    from perfect_async.fleet import Answer, Order, Worker
+
+    def report(order: Order, answer: Answer) -> None:
+        source, error = shown_source(str(order.get("source"))), answer["error"]
+        if json:
+            print_line(json_.dumps({"source": source, **answer}))
+        elif error is None:
+            for file in answer["files"]:
+                print_line(file)
+        else:
+            print_error(f"{source}: {error['message']} {error['hint']}")
+
+    return _runner.run_worker(Worker(_redis(redis), folder, on_answer=report))
 
 
 def sandbox(
@@ -403,6 +494,7 @@ class _Options(NamedTuple):
     max_units: float | None
     insured: float | None
     sole_user: bool
+    fit: bool
 
 
 def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], options: _Options) -> int:
@@ -414,7 +506,7 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
 
     out, journal = options.out, options.journal
     polling = None if options.insured is None else Polling(insured=options.insured)
-    client = _runner.make_client(journal, polling, sole_user=options.sole_user)
+    client = _runner.make_client(journal, polling, sole_user=options.sole_user, fit=options.fit)
     jobs = [make_job(picture) for picture in pictures]
     _runner.make_folder(out)
     manifest = Manifest(out)
@@ -427,7 +519,8 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
         raise ConfigurationError("all pictures are results of former runs: pass another --out.")
     if manifest.broken:
         display.message(_runner.rebuild(manifest))
-    plan = manifest.plan(jobs, token=secrets.token_hex(8), again=options.again)
+    token = secrets.token_hex(8)
+    plan = manifest.plan(jobs, token=token, again=options.again, fit=options.fit)
     _runner.record_former(manifest, plan)
     reports = [report_there(job, files) for job, files in plan.there]
     reports += [report_refused(job, error) for job, error in plan.refused]
@@ -445,6 +538,15 @@ def _buy(pictures: Sequence[Picture], make_job: Callable[[Picture], Job], option
             summary = _runner.report_only(reports, display)
     display.close(summary, out)
     return _runner.exit_status(summary)
+
+
+def _redis(url: str | None) -> str:
+    from perfect_async._client.settings import SHARE_VARIABLE
+
+    url = url or os.environ.get(SHARE_VARIABLE, "")
+    if not url.startswith(("redis://", "rediss://")):
+        raise ConfigurationError("--redis needs a URL that begins with redis:// or rediss://.")
+    return url
 
 
 def _check_share(fail: float) -> None:

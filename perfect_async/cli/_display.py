@@ -43,7 +43,8 @@ _LOG_WIDTH: Final = 120
 class JobReport:
     """The outcome of one job, saving included; `source` is free of secrets (`redacted_source`).
 
-    `already_there`: its files are of a former run, and nothing was bought.
+    `already_there`: its files are of a former run, and nothing was bought. `changes`: what was
+    changed in the picture to make it fit.
     """
 
     source: str
@@ -54,6 +55,7 @@ class JobReport:
     files: tuple[Path, ...]
     error: PerfectError | None
     already_there: bool = attrs.field(default=False, kw_only=True)
+    changes: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
     @property
     def sent(self) -> bool:
@@ -71,6 +73,7 @@ class JobReport:
             "duration": None if self.duration is None else round(self.duration, 3),
             "files": [str(path) for path in self.files],
             "already_there": self.already_there,
+            "changes": list(self.changes),
             "error": None
             if error is None
             else {
@@ -124,9 +127,11 @@ class RunSummary:
     def __str__(self) -> str:
         errors = [report.error for report in self.failures if report.error is not None]
         at_stake = sum(error.units_at_stake for error in errors)
+        fitted = sum(bool(report.changes) for report in self.reports)
         parts = [f"{self.done} done", f"{len(self.failures)} failed"]
         parts += [f"{self.already_there} already there"] if self.already_there else []
         parts += [f"{self.unsent} not sent"] if self.unsent else []
+        parts += [f"{fitted} made to fit"] if fitted else []
         parts += [f"{self.units:g} units"]
         parts += [f"{at_stake:g} at stake"] if at_stake else []
         return f"{', '.join(parts)}, in {format_duration(self.seconds)}"

@@ -39,6 +39,7 @@ def feature(
     max_units: float | None = None,
     insured: float | None = None,
     sole_user: bool = False,
+    fit: bool = False,
 ) -> int:
     """Run any feature of the vendor once, by its path, and save what it gives.
 
@@ -82,12 +83,15 @@ def feature(
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it.
+    fit
+        Make pictures into what the vendor takes: over 10 MB, turned by EXIF, in CMYK, or with 16
+        bits for a colour. The files stay as they are.
     """
     job = _job(path, param or [], _inputs(src, ref or [], mask, input_ or []), api_version, units)
     from perfect_async.cli._display import Display
 
     polling = None if insured is None else Polling(insured=insured)
-    client = _runner.make_client(journal, polling, sole_user=sole_user)
+    client = _runner.make_client(journal, polling, sole_user=sole_user, fit=fit)
     _runner.make_folder(out)
     display = Display("json" if json else "paths")
 

@@ -26,20 +26,34 @@ _SUFFIXES: Final = {
     "jpg": (".jpg", ".jpeg"),
     "png": (".png",),
     "heic": (".heic",),
+    "webp": (".webp",),
+    "gif": (".gif",),
+    "bmp": (".bmp",),
+    "tiff": (".tif", ".tiff"),
 }
 
 
+_FITTED: Final = ("webp", "gif", "bmp", "tiff")
+
+
 def find_pictures(
-    arguments: Iterable[str], formats: Sequence[str], results: Path | None = None
+    arguments: Iterable[str],
+    formats: Sequence[str],
+    results: Path | None = None,
+    *,
+    fit: bool = False,
 ) -> list[Picture]:
     """Return the pictures that `arguments` name, each once, in their order.
 
     A URL stays as it is, and so does the path of a file, whatever its name. A folder yields the
     pictures in it, a pattern (`*`, `?`, `[...]`, `**` for any depth) those that it matches: files
     with a suffix of `formats`, sorted, without hidden ones. `**` does not look into the folder
-    `results`, unless the pattern begins there.
+    `results`, unless the pattern begins there. With `fit` other types count as well, which are made
+    to fit.
     Raises `ConfigurationError` for an argument that names no picture.
     """
+    if fit:
+        formats = (*formats, *_FITTED)
     pictures: dict[str, Picture] = {}
     for argument in arguments:
         try:

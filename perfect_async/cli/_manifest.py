@@ -171,19 +171,21 @@ class Manifest:
         *,
         token: str,
         again: bool = False,
+        fit: bool = False,
     ) -> Plan:
         """Sort `jobs` into those to be bought and those whose results are there.
 
         A job of whose files some are gone is run: the batch replaces none, and mixes no two
         results. With `again` all jobs are to be bought, each with a key that contains `token`, so
-        that its new results are files of their own.
+        that its new results are files of their own. With `fit` pictures are told by what is sent of
+        them.
         """
         plan = Plan([], [], [])
         claims: dict[tuple[str, ...], dict[str, list[Job]]] = {}
         for job in jobs:
             # Where nothing is there, no picture is read.
             wanted = again or self._results or self._former
-            known_as = job_identity(job) if wanted else None
+            known_as = job_identity(job, fit=fit) if wanted else None
             if known_as is None:
                 plan.jobs.append(job)
             elif again:

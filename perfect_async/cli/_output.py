@@ -21,6 +21,8 @@ _OPTIONS: Final = {
     "units=": "--units",
     "Avatar.template_id": "--template",
     "Polling.insured": "--insured",
+    "Client(fit=True)": "--fit",
+    "fit=True": "--fit",
 }
 # Not within a name or path, nor at the beginning of a quotation.
 _SETTING: Final = re.compile(

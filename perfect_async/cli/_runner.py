@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from perfect_async.cli._output import print_error
 from perfect_async.errors import ConfigurationError, JournalError, Unauthorized, quoted
 
 # `--help` runs none of this, so the client and asyncio are loaded by the functions that need them.
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from perfect_async import Batch, Client, Done, Outcome, Polling
     from perfect_async.cli._display import Display, JobReport, RunSummary
     from perfect_async.cli._manifest import Manifest, Plan
+    from perfect_async.fleet import Worker
 
 T = TypeVar("T")
 
@@ -37,12 +39,16 @@ _ONE_HANGUP: Final = 1.0
 
 
 def make_client(
-    journal: Path | None = None, polling: Polling | None = None, *, sole_user: bool = False
+    journal: Path | None = None,
+    polling: Polling | None = None,
+    *,
+    sole_user: bool = False,
+    fit: bool = False,
 ) -> Client:
     """Make the client of a command; tests replace this."""
     from perfect_async import Client, Polling
 
-    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user)
+    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user, fit=fit)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -193,6 +199,33 @@ async def run_batch(
     )
 
 
+def run_worker(worker: Worker) -> int:
+    """Perform orders until a signal, and return the exit status.
+
+    The first Ctrl-C, SIGTERM or SIGHUP stops new work and waits for running tasks; the second
+    raises `KeyboardInterrupt` with its number.
+    """
+    signals: list[int] = []
+
+    def stop(number: int) -> None:
+        signals.append(number)
+        print_error(
+            "Stopping: nothing more is sent; running tasks are kept to their end and saved. Ctrl-C "
+            "again leaves at once: other workers then take over what runs."
+        )
+        worker.stop()
+
+    def leave(number: int) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    async def main() -> None:
+        with _stop_signals(stop, leave):
+            await worker.run()
+
+    run(main)
+    return 0 if signals[:1] in ([], [signal.SIGINT]) else signal_status(signals[0])
+
+
 def report_only(reports: Sequence[JobReport], display: Display) -> RunSummary:
     """Report jobs of which none is to be sent."""
     from perfect_async.cli._display import RunSummary
@@ -229,6 +262,7 @@ def _report(outcome: Outcome) -> JobReport:
         outcome.duration,
         outcome.files,
         outcome.error,
+        changes=outcome.changes,
     )
 
 

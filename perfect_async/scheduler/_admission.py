@@ -123,7 +123,8 @@ class AdmissionController:
     def created(self, job: ScheduledJob, now: int) -> None:
         """The creation of `job` leaves, or the first poll of an adopted task."""
         kind = self._remember(job.kind)
-        last, cap = self._last(kind, now, now), job.given_up // SLOT
+        cap = job.given_up // SLOT
+        last = self._last(kind, now, cap, now)
         self._tasks[job.ref] = task = _Task(job.ref, job.kind, kind, now, now, cap, last)
         if self._young(kind, now, now):
             kind.young[job.ref] = task
@@ -241,15 +242,15 @@ class AdmissionController:
         if self._full == here:
             return False
         kind, slot = self._kind(job.kind), now // SLOT
-        last, origin = self._last(kind, now, now), self._table.origin(slot)
+        cap = (now + job.gives_up_after(self._give_up)) // SLOT
+        origin = self._table.origin(slot)
+        last = self._last(kind, now, cap, now)
         if origin is None:
             return False
         if self._table.admits(slot, origin, last, limit):
             if self._certain(limit):
                 return True
-            newcomer = _Task(
-                _NEWCOMER, job.kind, kind, now, now, (now + self._give_up) // SLOT, origin
-            )
+            newcomer = _Task(_NEWCOMER, job.kind, kind, now, now, cap, origin)
             if self._believable(now, limit, newcomer):
                 return True
         # Without an event nothing more fits until the next bucket.
@@ -314,7 +315,8 @@ class AdmissionController:
         kind = next(reversed(self._kinds.values()), None)
         if kind is None:
             return self._give_up // SLOT // self._table.cycle + 1
-        return (self._last(kind, now, now) - now // SLOT) // self._table.cycle + 1
+        last = self._last(kind, now, (now + self._give_up) // SLOT, now)
+        return (last - now // SLOT) // self._table.cycle + 1
 
     def likely_end(self, ref: int) -> int | None:
         """When `ref` has probably ended, by its age when seen running; None if unknown."""
@@ -385,7 +387,7 @@ class AdmissionController:
         """Reserve less at once, more when there is room."""
         if task.ref in self._foreign:
             return
-        last = self._last(task.kind, task.created, now)
+        last = self._last(task.kind, task.created, task.cap, now)
         if last > task.last:
             self._short[task.ref] = task
         else:
@@ -397,7 +399,7 @@ class AdmissionController:
         """Reserve more for the tasks that need more, the oldest first."""
         crowded = False
         for task in sorted(self._short.values(), key=lambda task: task.created):
-            last = self._last(task.kind, task.created, now)
+            last = self._last(task.kind, task.created, task.cap, now)
             if not crowded and self._reserve(task, last, self._pacer.firm, now):
                 del self._short[task.ref]
                 continue
@@ -413,13 +415,13 @@ class AdmissionController:
         task.last = last
         return True
 
-    def _last(self, kind: _Kind, created: int, now: int) -> int:
-        """The last slot to reserve for a task that was created at `created`."""
+    def _last(self, kind: _Kind, created: int, cap: int, now: int) -> int:
+        """The last slot to reserve for a task created at `created`; `cap` as in `_Task`."""
         if not self._young(kind, created, now):
-            return (created + self._give_up) // SLOT
+            return cap
         # One poll after it: it finds the end, or the task becomes old.
         insured = max(self._insured, kind.horizon) + self._table.cycle * SLOT
-        return (created + min(self._give_up, insured)) // SLOT
+        return min(cap, (created + insured) // SLOT)
 
     def _young(self, kind: _Kind, created: int, now: int) -> bool:
         return not self._strict and now - created < kind.horizon

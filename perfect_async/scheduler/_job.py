@@ -127,7 +127,8 @@ class ScheduledJob:
     for. Its last `refusals` polls were refused for the same reason, `refused_for`. `confirming`:
     its result was named for another task too, so it is polled once more. `adopted`: its creation
     was not seen, so its duration will not be known. `reserved` units count against its
-    `spending_limits`. `parts` are its further pictures, and `whole` is the job of such a picture.
+    `spending_limits`. `give_up` and `engine_retries` are its own, None where those of all jobs
+    hold. `parts` are its further pictures, and `whole` is the job of such a picture.
     """
 
     ref: int
@@ -139,6 +140,8 @@ class ScheduledJob:
     spending_limits: tuple[int, ...] = ()
     alone: bool = False
     adopted: bool = False
+    give_up: int | None = None
+    engine_retries: int | None = None
     wanted: bool = True
     failures: int = 0
     engine_failures: int = 0
@@ -177,6 +180,8 @@ class ScheduledJob:
             JobState.WAITING if event.uploads else JobState.READY,
             event.spending_limits,
             event.alone,
+            give_up=event.give_up,
+            engine_retries=event.engine_retries,
         )
         job.parts = tuple(cls._part(ref, job) for ref in event.more)
         return job
@@ -215,6 +220,13 @@ class ScheduledJob:
         units, kind = event.error.units_at_stake, ev.TaskKind("")
         channel, state = event.channel, JobState.READY
         return cls(event.ref, kind, units, uploads=False, channel=channel, state=state)
+
+    def gives_up_after(self, usual: int) -> int:
+        """How long its task may run: `usual` (that of all jobs), or less where it has its own.
+
+        Not more, since polls are planned for `usual`.
+        """
+        return usual if self.give_up is None else min(self.give_up, usual)
 
     def move(self, cause: ev.Answer | ev.Command, state: JobState) -> None:
         """Go to `state` because of `cause`. Raises `IllegalEvent` if the table forbids it."""

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
@@ -32,27 +33,31 @@ if TYPE_CHECKING:
 
 _STOPPED: Final = 10 * SECOND
 """A member that has work and has written nothing for so long is taken to be stopped."""
+_QUIET: Final = 3 * SECOND
+"""One that has work writes every second: after this nobody relies on it for a task of its own."""
 _WAITING: Final = SECOND
 """How long a member that waited for its turn counts as waiting."""
 _BEAT: Final = SECOND
 """How often a member that has work writes that it lives."""
 _WAIT_TOLD: Final = 300_000
 """How often a member writes that it still waits for its turn."""
-_UNCONFIRMED: Final = 15 * SECOND
-"""How long tasks of others count that a new ledger does not know (yet)."""
 _REQUEST_TIMEOUT: Final = 30 * SECOND
 """How long a request may be unanswered before it is answered, or its member has stopped."""
+_RECOVERY: Final = _BEAT * 6 // 5
+"""Within so long all members that live have written again what a ledger lost."""
 _RETRY: Final = SECOND // 2
 _MOST_RETRIES: Final = 4
 _RUNNING: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
+
+_Row = TypeVar("_Row", bound=ev.LedgerRow)
 
 
 @attrs.define(eq=False)
 class ForeignTask:
     """A task of another member: its last row, and what became of our polls of it.
 
-    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again.
-    `confirmed`: the ledger names it.
+    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again. It
+    is not polled for its owner before `from_at`.
     """
 
     ref: int
@@ -60,19 +65,22 @@ class ForeignTask:
     mirrored: bool = False
     tries: int = 0
     try_at: int = NEVER
-    confirmed: bool = True
+    from_at: int = 0
 
 
 class Members:
     """The other members of the key, as the ledger tells of them.
 
     `member` is our own name in the ledger, empty where the key is not shared: then nothing here
-    ever changes. `locked` is whether the ledger's lock is held, so that reservations may move.
+    ever changes, and `shared` is False. `locked` is whether the ledger's lock is held, so that
+    reservations may move.
     """
 
     def __init__(self, state: SchedulerState, limits: ev.SharedLimits) -> None:
         self.member = ""
-        self.locked = False
+        self.shared = self.locked = False
+        # Whether there ever was another member: its tasks may be more than the plan has room for.
+        self.met = False
         self._state = state
         self._pid = 0
         self._limits = limits
@@ -82,14 +90,13 @@ class Members:
         self._tasks: dict[tuple[str, int], ForeignTask] = {}
         self._refs: dict[int, ForeignTask] = {}
         self._next_ref = -1
-        # Requests that are counted: unanswered by their number here, answered by when.
-        self._open: dict[tuple[str, int], int] = {}
-        self._answered: OrderedDict[tuple[str, int], int] = OrderedDict()
+        # Their requests that are counted: unanswered ones with their number here, answered ones.
+        self._open: dict[tuple[str, int], tuple[int, ev.RequestRow]] = {}
+        self._answered: OrderedDict[tuple[str, int], ev.RequestRow] = OrderedDict()
         self._creations: dict[str, deque[int]] = {}
         self._learned: dict[str, int] = {}
         # When the last task of a feature ended whose id was never known.
         self._unknown: dict[str, int] = {}
-        self._drop_at = NEVER
         self.updated_at = 0
         # What we told.
         self._told: ev.MemberRow | None = None
@@ -101,27 +108,28 @@ class Members:
         self._epoch = 0
         self._plan: tuple[int, int] | None = None
         self._foreign_changes: dict[int, ev.TaskRow] = {}
+        self._retold: list[ev.RequestRow | ev.TaskRow] = []
+        # What was told at last, in case that it was not written.
+        self._given: tuple[ev.RequestRow | ev.TaskRow, ...] = ()
+        self._given_durations: list[ev.DurationRow] = []
+        self._given_foreign: dict[int, ev.TaskRow] = {}
         self._waited_at = 0
-        self._everything = False
+        self._everything = self._recovers = False
 
     def __repr__(self) -> str:
         return f"<Members {len(self._rows)} others, {len(self._tasks)} of their tasks>"
 
-    @property
-    def shared(self) -> bool:
-        """Whether the key is shared with whoever writes to the ledger."""
-        return bool(self.member)
-
     def share(self, member: str, pid: int, limits: ev.SharedLimits) -> None:
         """Be `member` of the ledger from now on; its settings are `limits`."""
         self.member, self._pid, self._limits = member, pid, limits
+        self.shared = True
         if limits != self._holds:
             self._holds = limits
             self._state.set_limits(limits)
 
     def unshare(self, limits: ev.SharedLimits) -> None:
         """Be no member any longer. What others reserved counts for as long as it may be used."""
-        self.member, self.locked = "", False
+        self.member, self.shared, self.locked = "", False, False
         self._rows.clear()
         self._state.pacer.heed(None)
         if limits != self._holds:
@@ -138,13 +146,21 @@ class Members:
         return unknown or (ended is not None and ended >= self.updated_at - age)
 
     @property
+    def limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
+        """Our own settings, and the strictest of all members, which hold."""
+        return self._limits, self._holds
+
+    @property
     def others(self) -> int:
         """How many other members there are, stopped ones included."""
         return len(self._rows)
 
     def tell_again(self) -> None:
-        """Give all rows at the next `changes`."""
+        """Give all rows at the next `changes`, those of the last one too."""
         self._everything = True
+        self._retold = [*self._given, *self._retold]
+        self._durations = [*self._given_durations, *self._durations]
+        self._foreign_changes = self._given_foreign | self._foreign_changes
 
     # What is asked.
 
@@ -163,7 +179,9 @@ class Members:
     def requests(self, now: int) -> int:
         """How many requests of others occupy the window."""
         oldest = now - self._holds.period
-        return len(self._open) + sum(at > oldest for at in self._answered.values())
+        return len(self._open) + sum(
+            row.answered is not None and row.answered > oldest for row in self._answered.values()
+        )
 
     def has_turn(self, now: int) -> bool:
         """Whether we may create: of those that wait, who created the least in this period first."""
@@ -177,82 +195,110 @@ class Members:
 
     def rescue_at(self) -> int:
         """When a poll of another member may have to be sent for it."""
-        if not self.shared:
-            return NEVER
-        return min(map(self._overdue_at, self._tasks.values()), default=NEVER)
+        return min(map(self._rescue_at, self._tasks.values()), default=NEVER)
 
-    def to_rescue(self, now: int) -> ForeignTask | None:
-        """The task of another member whose poll is overdue, or whose rescue failed."""
-        task = min(self._tasks.values(), key=self._overdue_at, default=None)
-        return None if task is None or self._overdue_at(task) > now else task
+    def to_rescue(self, now: int, *, again: bool) -> ForeignTask | None:
+        """The task of another member whose poll is overdue.
 
-    def _overdue_at(self, task: ForeignTask) -> int:
+        `again`: also one whose rescue failed, or for which nothing is reserved any longer.
+        """
+        rescue_at = partial(self._rescue_at, again=again)
+        task = min(self._tasks.values(), key=rescue_at, default=None)
+        return None if task is None or rescue_at(task) > now else task
+
+    def _rescue_at(self, task: ForeignTask, *, again: bool = True) -> int:
         if not task.mirrored or not task.row.task_id:
             return NEVER
         following, last = self._state.table.reserved(task.ref)
-        overdue = (following + RESCUE_AFTER) * SLOT if following <= last else NEVER
-        return min(task.try_at, overdue)
+        overdue = (following + RESCUE_AFTER) * SLOT
+        if following > last and not (again and self._left_alone(task)):
+            # Its owner polls it where it finds room.
+            overdue = NEVER
+        return max(task.from_at, min(task.try_at, overdue) if again else overdue)
+
+    def _left_alone(self, task: ForeignTask) -> bool:
+        """Whether the owner of a task has died or stopped."""
+        owner = self._rows.get(task.row.member)
+        return owner is None or self._stopped(owner, self.updated_at)
 
     def foreign_task(self, task_id: str) -> int | None:
         """The number of another member's running task with this id."""
         found = (task.ref for task in self._tasks.values() if task.row.task_id == task_id)
         return next(found, None) if task_id else None
 
+    def keeps(self, task_id: str) -> bool:
+        """Whether another member runs this task and was just heard of, and it has not ended."""
+        heard = {
+            row.member for row in self._rows.values() if self.updated_at - row.stepped_at < _QUIET
+        }
+        return any(
+            task.row.task_id == task_id and task.row.member in heard and not task.row.announced
+            for task in self._tasks.values()
+        )
+
     # Events.
 
     def on_read(self, event: ev.LedgerRead, now: int) -> None:
         """Take the rows of others; until `changes` is asked for, the lock is held."""
-        self.locked = self._state.admission.may_move = True
-        self.updated_at = now
-        if event.afresh:
-            self._everything = True
-            self._drop_at = now + _UNCONFIRMED
-            if self._rows:
-                # The others write what they sent lately when they see it, at their next beat.
-                pacer = self._state.pacer
-                pacer.hold = max(pacer.hold, now + _BEAT * 6 // 5)
-            for task in self._tasks.values():
-                task.confirmed = False
+        state = self._state
+        self.locked = state.admission.may_move = True
+        before, self.updated_at = self.updated_at, now
+        # The account begins here if it has not begun: not at the last poll of another member.
+        state.table.account.forget(now)
+        self._everything |= event.afresh
+        self._recovers = event.afresh and self.met
         if event.rows:
             self._on_rows(event.rows, now)
+        if event.afresh:
+            self._on_afresh(event.rows, now)
+            if self._recovers and now - before > 2 * _BEAT:
+                # We were stopped: others may have polled what seems to be overdue.
+                for task in self._tasks.values():
+                    task.from_at = now + _RECOVERY
         for member in event.gone:
             self._on_gone(member, now)
         self._tidy(now)
         self._heed(now)
 
+    def _on_afresh(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
+        """Write everything again: the ledger is new, or an older copy of itself.
+
+        Also what is known of others, who may have died or stopped: a member that comes later knows
+        of them only by the ledger.
+        """
+        if self._rows:
+            # The others write what they sent lately when they see it, at their next beat.
+            pacer = self._state.pacer
+            pacer.hold = max(pacer.hold, now + _RECOVERY)
+        answered = {
+            (row.member, row.number) for row in _of(rows, ev.RequestRow) if row.answered is not None
+        }
+        known = [*self._answered.values(), *(row for _, row in self._open.values())]
+        self._retold += (row for row in known if (row.member, row.number) not in answered)
+        self._foreign_changes.update((task.ref, task.row) for task in self._refs.values())
+
     def _on_rows(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
-        tasks: list[ev.TaskRow] = []
-        requests: list[ev.RequestRow] = []
-        plan: ev.PlanRow | None = None
-        for row in rows:
-            match row:
-                case ev.PlanRow():
-                    plan = row
-                case ev.TaskRow():
-                    tasks.append(row)
-                case ev.MemberRow() if row.member != self.member:
-                    self._rows[row.member] = row
-                case ev.RequestRow() if row.member != self.member:
-                    requests.append(row)
-                case ev.DurationRow() if row.member != self.member:
-                    self._on_duration(row)
-                case _:
-                    # Intents and ends of jobs are for whoever creates, not for the scheduler.
-                    pass
-        if plan is not None:
+        for member in _of(rows, ev.MemberRow):
+            if member.member != self.member:
+                self._rows[member.member] = member
+                self.met = True
+        for duration in _of(rows, ev.DurationRow):
+            if duration.member != self.member:
+                self._on_duration(duration)
+        tasks = _of(rows, ev.TaskRow)
+        for plan in _of(rows, ev.PlanRow):
             self._take_plan(plan, tasks, now)
         for task in tasks:
             if task.member == self.member:
                 self._on_own_task(task, now)
             else:
                 self._on_task(task, now)
-        for request in sorted(requests, key=_happened):
-            self._on_request(request, now)
+        for request in sorted(_of(rows, ev.RequestRow), key=_happened):
+            if request.member != self.member:
+                self._on_request(request, now)
 
     def on_issued(self, command: ev.Request, now: int) -> None:
         """A request of ours leaves."""
-        if not self.shared:
-            return
         creates = isinstance(command, ev.Submit)
         if creates:
             self._note_creation(self.member, now)
@@ -260,10 +306,8 @@ class Members:
         self._tell(row)
 
     def on_response(self, event: ev.Answer, left: int, now: int) -> None:
-        """A request of ours is answered."""
+        """A request of ours is answered (no upload, which costs none)."""
         command = event.command
-        if not self.shared or isinstance(command, ev.Upload):
-            return
         outcome, retry_after = "accepted", None
         if isinstance(event, ev.Limited):
             outcome, retry_after = "refused", event.retry_after
@@ -279,12 +323,21 @@ class Members:
         self._number += 1
         self._durations.append(ev.DurationRow(self.member, self._number, kind, low, high))
 
+    def on_adopted(self, task_id: str) -> None:
+        """We poll a task from now on: nobody needs to poll it for an owner that is gone."""
+        for task in [task for task in self._tasks.values() if task.row.task_id == task_id]:
+            if task.row.member not in self._rows:
+                self._foreign_changes[task.ref] = attrs.evolve(task.row, ended=True)
+                self._drop(task)
+
     def on_rescue(self, command: ev.Rescue, now: int) -> None:
         """A poll that another member should have sent leaves."""
         task = self._refs[command.ref]
         task.try_at = NEVER
-        if self._overdue_at(task) <= now:
+        if self._rescue_at(task) <= now:
+            # Not one that failed: that of the next cycle.
             self._state.table.keep(task.ref, now)
+            task.tries = 0
         self._foreign_changes[task.ref] = task.row
 
     def on_rescued(self, command: ev.Rescue, event: ev.Answer, left: int, now: int) -> None:
@@ -329,38 +382,54 @@ class Members:
         """The rows that changed since the last time, to be written while the lock is held."""
         state = self._state
         rows: list[ev.LedgerRow] = []
-        if self._everything:
+        everything = self._everything
+        if everything:
             self._told, self._plan, self._everything = None, None, False
-            self._told_tasks.clear()
             self._changed_requests = dict(self._told_requests)
-        plan = state.table.cycle, state.table.guard
-        if plan != self._plan:
-            recut = self._plan is not None
-            self._plan = plan
-            self._epoch += 1
-            rows.append(ev.PlanRow(self._epoch, *plan))
-            if recut:
-                # A new cycle moves everybody's phases.
-                for task in self._tasks.values():
-                    if task.mirrored:
-                        self._foreign_changes[task.ref] = task.row
-        for ref, row in self._foreign_changes.items():
-            foreign = self._refs.get(ref)
-            if foreign is None or not foreign.mirrored:
-                rows.append(row)
-                continue
-            following, last = state.table.reserved(ref)
-            foreign.row = attrs.evolve(foreign.row, next=following, last=last)
-            rows.append(foreign.row)
-        self._foreign_changes = {}
+        rows += self._changed_plan()
+        rows += self._changed_foreign()
+        ended = self._ended_tasks()
+        rows += self._retold
+        rows += ended
+        self._given, self._retold = (*self._retold, *ended), []
+        if everything:
+            self._told_tasks.clear()
         rows += self._changed_tasks()
         rows += self._changed_requests.values()
         self._changed_requests = {}
         rows += self._durations
-        self._durations = []
+        self._given_durations, self._durations = self._durations, []
         rows += self._changed_member(now)
         self.locked = state.admission.may_move = False
         return tuple(rows)
+
+    def _changed_plan(self) -> list[ev.LedgerRow]:
+        table = self._state.table
+        plan = table.cycle, table.guard
+        if plan == self._plan:
+            return []
+        if self._plan is not None:
+            # A new cycle moves everybody's phases.
+            mirrored = (task for task in self._refs.values() if task.mirrored)
+            self._foreign_changes.update((task.ref, task.row) for task in mirrored)
+        self._plan = plan
+        self._epoch += 1
+        return [ev.PlanRow(self._epoch, *plan)]
+
+    def _changed_foreign(self) -> list[ev.TaskRow]:
+        """Tasks of others that were polled or moved here, or that are known to have ended."""
+        rows: list[ev.TaskRow] = []
+        for ref, row in self._foreign_changes.items():
+            task = self._refs.get(ref)
+            if task is None:
+                rows.append(row)
+                continue
+            if task.mirrored:
+                following, last = self._state.table.reserved(ref)
+                task.row = attrs.evolve(task.row, next=following, last=last)
+            rows.append(task.row)
+        self._given_foreign, self._foreign_changes = self._foreign_changes, {}
+        return rows
 
     def _changed_member(self, now: int) -> list[ev.MemberRow]:
         state = self._state
@@ -391,24 +460,27 @@ class Members:
         self._told = row
         return [row]
 
-    def _changed_tasks(self) -> list[ev.TaskRow]:
-        state, told, lost = self._state, self._told_tasks, self._state.admission.lost
-        running = {job.ref: job for job in state.jobs.values() if job.state in _RUNNING}
-        rows = [
-            attrs.evolve(told.pop(ref), ended=True, lost=ref in lost)
-            for ref in [ref for ref in told if ref not in running]
-        ]
+    def _ended_tasks(self) -> list[ev.TaskRow]:
+        """Tasks of ours that nobody has to poll any longer."""
+        jobs, told, lost = self._state.jobs, self._told_tasks, self._state.admission.lost
+        ended: list[ev.TaskRow] = []
+        for ref, row in list(told.items()):
+            job = jobs.get(ref)
+            # Created again, it is another task.
+            if job is None or job.state not in _RUNNING or job.task != row.ref:
+                ended.append(attrs.evolve(row, ended=True, lost=ref in lost))
+                del told[ref]
         lost.clear()
-        for ref, job in running.items():
-            row = self._row(job)
-            before = told.get(ref)
-            if row == before:
-                continue
-            if before is not None and before.ref != row.ref:
-                # Created again: the first task is over.
-                rows.append(attrs.evolve(before, ended=True))
-            told[ref] = row
-            rows.append(row)
+        return ended
+
+    def _changed_tasks(self) -> list[ev.TaskRow]:
+        told, rows = self._told_tasks, list[ev.TaskRow]()
+        for job in self._state.jobs.values():
+            if job.state in _RUNNING:
+                row = self._row(job)
+                if row != told.get(job.ref):
+                    told[job.ref] = row
+                    rows.append(row)
         return rows
 
     def _row(self, job: ScheduledJob) -> ev.TaskRow:
@@ -472,9 +544,13 @@ class Members:
         state = self._state
         job = next((job for job in state.jobs.values() if job.task == row.ref), None)
         if job is None or job.state not in _RUNNING:
+            if not row.ended:
+                # An older copy of the ledger, or a member that knew it, has brought it back.
+                self._retold.append(attrs.evolve(row, ended=True))
             return
         self._told_tasks[job.ref] = row
-        if state.keeps_alive:
+        # Where everything is written again, what we know ourselves is newer.
+        if state.keeps_alive and not self._everything:
             following = row.next
             while following * SLOT <= job.last_left:
                 # This poll has left since, without the lock.
@@ -495,8 +571,17 @@ class Members:
             return
         if task is None:
             self._next_ref -= 1
-            task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(self._next_ref, row)
-        task.row, task.confirmed = row, True
+            # It may have ended since an older copy was taken: its owner says so soon.
+            from_at = now + _RECOVERY if self._recovers else 0
+            task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(
+                self._next_ref, row, from_at=from_at
+            )
+        if self._everything and task.row.next > row.next and not row.announced:
+            # An older copy.
+            return
+        # What we know and have not told yet.
+        announced, renewed = task.row.announced or row.announced, task.row.renewed
+        task.row = row = attrs.evolve(row, announced=announced, renewed=max(renewed, row.renewed))
         if row.announced:
             if task.mirrored:
                 self._state.admission.forget(task.ref)
@@ -516,7 +601,8 @@ class Members:
     def _on_request(self, row: ev.RequestRow, now: int) -> None:
         """Count a request of another member, once."""
         name, table, pacer = (row.member, row.number), self._state.table, self._state.pacer
-        if name in self._answered:
+        forgotten = now - self._holds.period - _REQUEST_TIMEOUT
+        if name in self._answered or _happened(row) < forgotten:
             return
         if name not in self._open:
             if row.creates:
@@ -524,27 +610,25 @@ class Members:
             if row.answered is not None and row.answered < now - 2 * SECOND:
                 # Too long ago for the limit of a second.
                 table.account.answered(row.answered)
-                self._answered[name] = row.answered
+                self._answered[name] = row
                 self._learn_from(row)
                 return
             self._next_ref -= 1
-            self._open[name] = self._next_ref
             patience = pacer.network.patience
             table.leave(self._next_ref, row.left, patience, creates=row.creates)
+            self._open[name] = self._next_ref, row
         if row.answered is not None:
-            table.answered(self._open.pop(name), row.answered)
-            self._answered[name] = row.answered
+            table.answered(self._open.pop(name)[0], row.answered)
+            self._answered[name] = row
             self._learn_from(row)
 
     def _learn_from(self, row: ev.RequestRow) -> None:
         """Learn from the answer to another member's request."""
-        pacer = self._state.pacer
-        if row.answered is None:
-            return
+        pacer, at = self._state.pacer, _happened(row)
         if row.outcome == "refused":
-            pacer.on_refused(row.left, row.retry_after, row.answered)
+            pacer.on_refused(row.left, row.retry_after, at)
         elif row.outcome == "accepted":
-            pacer.on_accepted(row.answered)
+            pacer.on_accepted(at)
 
     def _on_duration(self, row: ev.DurationRow) -> None:
         if row.number > self._learned.get(row.member, 0):
@@ -553,40 +637,35 @@ class Members:
 
     def _on_gone(self, member: str, now: int) -> None:
         """A member left or died: what it had not written counts as sent."""
-        row = self._rows.pop(member, None)
+        self._rows.pop(member, None)
         self._answer_all(member, now)
         self._creations.pop(member, None)
         self._learned.pop(member, None)
-        if row is not None and row.running:
-            for _ in range(min(row.limits.per_second, self._limits.per_second)):
-                self._state.table.account.answered(now)
         for task in [task for task in self._tasks.values() if task.row.member == member]:
             if not task.row.task_id or task.row.announced:
                 # Nobody knows its id, or everybody knows that it has ended.
                 self._drop(task)
+            elif self._state.table.polled_by(task.ref, now):
+                # Only a reserved poll may leave before it is written, and this one may have left.
+                self._state.table.account.answered(now)
 
     def _answer_all(self, member: str, now: int, *, before: int = NEVER) -> None:
         """Count what `member` sent before `before` as answered now."""
-        table = self._state.table
-        for name, key in list(self._open.items()):
-            if name[0] == member and table.left_at(key) < before:
-                table.answered(key, now)
+        for name, (key, row) in list(self._open.items()):
+            if name[0] == member and row.left < before:
+                self._state.table.answered(key, now)
                 del self._open[name]
-                self._answered[name] = now
+                self._answered[name] = attrs.evolve(row, answered=now, outcome="failed")
 
     def _tidy(self, now: int) -> None:
         while self._answered:
-            name, at = next(iter(self._answered.items()))
-            if at >= now - self._holds.period - _REQUEST_TIMEOUT:
+            name, row = next(iter(self._answered.items()))
+            if _happened(row) >= now - self._holds.period - _REQUEST_TIMEOUT:
                 break
             del self._answered[name]
-        if now >= self._drop_at:
-            self._drop_at = NEVER
-            for task in [task for task in self._tasks.values() if not task.confirmed]:
-                self._drop(task)
-        for row in self._rows.values():
-            if self._stopped(row, now):
-                self._answer_all(row.member, now, before=now - _REQUEST_TIMEOUT)
+        for member in self._rows.values():
+            if self._stopped(member, now):
+                self._answer_all(member.member, now, before=now - _REQUEST_TIMEOUT)
         self.forget_old(now)
 
     def forget_old(self, now: int) -> None:
@@ -628,6 +707,11 @@ class Members:
         while creations and creations[0] <= now - self._holds.period:
             creations.popleft()
         return len(creations)
+
+
+def _of(rows: Iterable[ev.LedgerRow], kind: type[_Row]) -> list[_Row]:
+    """The rows of one kind, in their order."""
+    return [row for row in rows if isinstance(row, kind)]
 
 
 def _happened(row: ev.RequestRow) -> int:

@@ -98,7 +98,7 @@ class Pacer:
         sized = self.network.failing, self.table.cycle
         if self._sized != sized:
             self._sized, share = sized, max(_SPARE, 1.25 * self.network.failing)
-            most = max(1, min(self._requests // 4, self._requests - self._alone()))
+            most = max(1, min(self._requests // 4, self._requests - self.alone()))
             self._reserve = min(math.ceil(share * self._requests), most)
         return self._reserve
 
@@ -112,7 +112,7 @@ class Pacer:
         limit, reserve = self.allowance.limit(now), self.reserve()
         if limit == self._requests:
             return limit - reserve
-        least = min(self._requests, self._alone() + reserve)
+        least = min(self._requests, self.alone() + reserve)
         if limit < least and self.allowance.quiet(now):
             # Not even one task can be insured for as long as it may run. One is tried anyway if
             # half of the limit is free, since most tasks need far less, or if next to nothing of
@@ -126,7 +126,7 @@ class Pacer:
 
         So a single task is polled at its interval while another one could still be created.
         """
-        again = (self._alone() + self.reserve()) * max(1, len(self.table))
+        again = (self.alone() + self.reserve()) * max(1, len(self.table))
         most = min(self._requests // 2, again)
         return self.table.account.fits(now, most + 1, self._requests)
 
@@ -254,7 +254,7 @@ class Pacer:
         spent = (self.network.tries - 2) * self.network.patience
         return self.table.lends(now, max(0, left - spent) // SLOT - 1)
 
-    def _alone(self) -> int:
+    def alone(self) -> int:
         """Requests of a window that one task needs: its creation, counted twice, and its polls."""
         return -(-self.table.account.reach // self.table.cycle) + 2
 

@@ -299,7 +299,7 @@ class LeasePolling:
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
         """Renew its lease; an announced task is polled again at its interval."""
         self.admission.runs(job.ref, left, now)
-        age = now - job.given_up + self._give_up
+        age = now - job.given_up + job.gives_up_after(self._give_up)
         self.extra_polls.renewed(job, left, interval, age, now)
         self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
         if job.announced:

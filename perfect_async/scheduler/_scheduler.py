@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 from perfect_async import events as ev
+from perfect_async._ratelimit.timetable import RESCUE_AFTER
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.reports import Statistics
@@ -49,6 +50,12 @@ _KNOWN: Final = 20
 """Jobs that must have ended before their average cost counts."""
 _REQUESTS_PER_JOB: Final = 3.0
 """What a smile costs before any has ended: a creation, a share of a registration and two polls."""
+
+
+_RESCUE: Final = 5
+"""Where among the urgent sources the polls for other members come: after those of our own tasks."""
+_INSIST: Final = SECOND // 2
+"""How long the lock is tried for a poll that another member may have sent already."""
 
 
 class Scheduler:
@@ -85,13 +92,12 @@ class Scheduler:
             pid=pid,
         )
         extra, uploads = state.extra_polls, state.uploads
-        self._urgent: Final = (
+        self._urgent: tuple[_Source, ...] = (
             _Source(state.settlements.wakes, self._settlement),
             _Source(state.queries.expires_at, self._expired_query),
             _Source(state.table.wakes, self._reserved_poll),
             _Source(extra.try_at, self._retry),
             _Source(state.takeover_at, self._takeover),
-            _Source(state.members.rescue_at, self._rescue),
             _Source(state.poll_queue.wakes, self._announced_poll),
             _Source(uploads.upload_at, self._upload),
         )
@@ -106,8 +112,8 @@ class Scheduler:
             _Source(extra.likely_at, self._likely_poll),
             _Source(extra.early_at, self._early_poll),
         )
-        sources = (*self._urgent, *self._optional)
-        self._wakes: Final = tuple(dict.fromkeys(source.wakes for source in sources))
+        self._wakes: tuple[Callable[[], int], ...] = ()
+        self._rank(shared=bool(member))
         # The last answer and when it was given: only an event makes another one possible then.
         self._answer: ev.Command | None = None
         self._answered_at: int | None = None
@@ -129,31 +135,20 @@ class Scheduler:
         now.
         """
         state = self._state
-        match event:
-            case ev.Issued():
-                due = self.due(now)
-                if event.command is not due and event.command != due:
-                    raise IllegalEvent(f"{event.command!r} is not what is due.")
-                state.on_issued(event.command, now)
-            case _ if type(event) in RESPONSES:
-                # Before the others, since every second event is a response.
-                state.on_response(cast("ev.Answer", event), now)
-            case ev.JobAdded() | ev.TaskAdopted() | ev.JobRejected() | ev.QueryAdded():
-                state.on_arrival(event, now)
-            case ev.LedgerRead() if state.members.shared:
-                state.members.on_read(event, now)
-            case ev.Notified():
-                state.on_notified(event.ref, now)
-            case ev.JobCancelled():
-                state.on_cancelled(event.ref)
-            case ev.ChannelClosed():
-                state.on_channel_closed(event.channel, now)
-            case ev.ChannelAborted():
-                state.on_channel_aborted(event.channel, now)
-            case ev.SpendingLimitOpened() | ev.SpendingLimitClosed():
-                state.units.on_limit(event)
-            case _:
-                raise IllegalEvent(f"{event!r} is no event.")
+        # Nearly every event is one of the first two.
+        if isinstance(event, ev.Issued):
+            due = self.due(now)
+            if event.command is not due and event.command != due:
+                raise IllegalEvent(f"{event.command!r} is not what is due.")
+            state.on_issued(event.command, now)
+        elif type(event) in RESPONSES:
+            state.on_response(cast("ev.Answer", event), now)
+        elif isinstance(event, ev.LedgerRead):
+            if not state.members.shared:
+                raise IllegalEvent("The key is not shared, so there is no ledger to read.")
+            state.members.on_read(event, now)
+        else:
+            state.on_client_event(cast("ev.ClientEvent", event), now)
         state.refresh(now)
         self._answered_at = None
 
@@ -186,16 +181,22 @@ class Scheduler:
     def share(self, member: str, pid: int, limits: Limits) -> None:
         """Share the key from now on, before the first event; `limits` are those of all members."""
         self._state.share(member, pid, limits)
+        self._rank(shared=True)
 
     def unshare(self, now: int) -> None:
         """Go on alone: the ledger cannot be used any more. What others reserved still counts."""
         self._state.unshare(self._limits, now)
+        self._rank(shared=False)
         self._answered_at = None
 
     @property
     def limits(self) -> Limits:
         """The limits that it was made with."""
         return self._limits
+
+    def shared_limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
+        """Return the settings of this member, and those that hold while the others have theirs."""
+        return self._state.members.limits
 
     def busy(self) -> bool:
         """Return whether there are jobs that have not ended."""
@@ -222,24 +223,33 @@ class Scheduler:
         """
         return self._state.members.changes(now)
 
-    def may_leave_unlocked(self, command: ev.Command, now: int) -> bool:
+    def may_leave_unlocked(self, command: ev.Command, now: int, *, tried: int = _INSIST) -> bool:
         """Whether `command`, which is due, may leave although the ledger's lock cannot be had.
 
-        It costs no request, or it is a reserved poll, which all members know of.
+        It costs no request, or it is a reserved poll, which all members know of. One that is
+        overdue may have been sent by another member as well: it leaves only where the lock was
+        `tried` for half a second, since its lease is at stake then.
         """
         if isinstance(command, (ev.Settle, ev.Upload)):
             return True
+        if not isinstance(command, ev.Poll) or isinstance(command, ev.Rescue):
+            return False
         reserved = self._state.table.due(now // SLOT)
-        return (
-            isinstance(command, ev.Poll)
-            and not isinstance(command, ev.Rescue)
-            and reserved is not None
-            and reserved[1] == command.ref
-        )
+        if reserved is None or reserved[1] != command.ref:
+            return False
+        return now // SLOT < reserved[0] + RESCUE_AFTER or tried >= _INSIST
+
+    def reserved_at(self) -> int:
+        """Return when the next reserved poll is due, which may leave without the lock."""
+        return self._state.table.wakes()
 
     def foreign_task(self, task_id: str) -> int | None:
         """Return the number, for `Notified`, of a running task of another member."""
         return self._state.members.foreign_task(task_id)
+
+    def is_kept_elsewhere(self, task_id: str) -> bool:
+        """Return whether another member that has not left or died still polls `task_id`."""
+        return self._state.members.keeps(task_id)
 
     def statistics(self) -> Statistics:
         """Describe the state after the last event."""
@@ -310,10 +320,12 @@ class Scheduler:
         """
         state, now = self._state, self._state.updated_at
         taken = state.members.requests(now)
-        if not taken or not state.ready or len(state.jobs) > state.uncreated():
+        waiting = state.uncreated()
+        if not taken or not waiting or len(state.jobs) > waiting:
             return 0.0
         limit = state.pacer.limit(now)
-        needed = state.admission.reserved_each(now) + 2 + state.members.held(now)
+        # A first task may be one of those that last long.
+        needed = state.pacer.alone() + state.members.held(now)
         return max(0.0, self._allowed_in(state.table.occupied(now) + needed - limit))
 
     def contended(self) -> bool:
@@ -342,6 +354,16 @@ class Scheduler:
 
     # What leaves next.
 
+    def _rank(self, *, shared: bool) -> None:
+        """Put the sources in their order; without other members there is nobody to poll for."""
+        rescue = _Source(self._state.members.rescue_at, self._rescue)
+        urgent = [source for source in self._urgent if source != rescue]
+        if shared:
+            urgent.insert(_RESCUE, rescue)
+        self._urgent = tuple(urgent)
+        sources = (*self._urgent, *self._optional)
+        self._wakes = tuple(dict.fromkeys(source.wakes for source in sources))
+
     @staticmethod
     def _first(sources: Iterable[_Source], moment: _Moment) -> ev.Command | None:
         """The command of the first of `sources` that has one."""
@@ -360,6 +382,7 @@ class Scheduler:
         crowded = (
             moment.reserved is not None
             or (bool(state.takeovers) and state.fits_urgently(now))
+            or state.members.rescue_at() <= now
             or (
                 state.fits(now, moment.limit)
                 and (not moment.lends or (bool(state.ready) and table.origin(moment.slot) is None))
@@ -402,12 +425,14 @@ class Scheduler:
         return None
 
     def _rescue(self, moment: _Moment) -> ev.Command | None:
-        if moment.reserved is None and moment.room and self._state.fits_urgently(moment.now):
-            task = self._state.members.to_rescue(moment.now)
-            if task is not None:
-                row = task.row
-                return ev.Rescue(moment.number, task.ref, row.kind.feature, row.task_id)
-        return None
+        state, now = self._state, moment.now
+        if moment.reserved is not None or not moment.room:
+            return None
+        # The first poll takes the place of the reserved one; another needs a place of its own.
+        task = state.members.to_rescue(now, again=state.fits_urgently(now))
+        if task is None:
+            return None
+        return ev.Rescue(moment.number, task.ref, task.row.kind.feature, task.row.task_id)
 
     def _announced_poll(self, moment: _Moment) -> ev.Command | None:
         if moment.room and moment.reserved is None and self._state.fits(moment.now, moment.limit):

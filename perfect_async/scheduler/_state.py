@@ -181,18 +181,20 @@ class SchedulerState:
         """Whether the window has a request for a lease that is at stake.
 
         More tasks may have been adopted than the plan has room for: a former process knew how long
-        they last, and admitted as many. Then the window as it is counts: most tasks end long before
-        their last reserved poll, and a task that is not polled now is lost for certain.
+        they last, and admitted as many. So it is with tasks of other members. Then the window as it
+        is counts: most tasks end long before their last reserved poll, and a task that is not
+        polled now is lost for certain.
         """
         most = self.table.account.requests
         if self.fits(now, most):
             return True
-        adopted = any(job.adopted for job in self.jobs.values())
-        return adopted and self.table.occupied(now) < most
+        foreign = self.members.met or any(job.adopted for job in self.jobs.values())
+        return foreign and self.table.occupied(now) < most
 
     def abandoned(self, job: ScheduledJob) -> PerfectError:
         """The error of a task that still runs and is polled no longer."""
-        return abandoned(job, self.give_up, closed=job.channel in self.refusals.closed)
+        give_up = job.gives_up_after(self.give_up)
+        return abandoned(job, give_up, closed=job.channel in self.refusals.closed)
 
     # Events of the driver.
 
@@ -227,12 +229,18 @@ class SchedulerState:
                 self.queries.issued()
             case _:
                 assert_never(command)
-        self.number = number = command.number
-        self._sent[number] = command, now, task
+        self.number = command.number
+        self._sent[command.number] = command, now, task
         if kind:
-            self.table.leave(number, now, self.pacer.network.patience, creates=kind == "submit")
-            self.requests[kind] += 1
-            self.members.on_issued(cast("ev.Request", command), now)
+            self._count(cast("ev.Request", command), kind, now)
+
+    def _count(self, command: ev.Request, kind: str, now: int) -> None:
+        """Count a request that leaves."""
+        patience = self.pacer.network.patience
+        self.table.leave(command.number, now, patience, creates=kind == "submit")
+        self.requests[kind] += 1
+        if self.members.shared:
+            self.members.on_issued(command, now)
 
     def _submit(self, job: ScheduledJob, command: ev.Submit, now: int) -> None:
         job.move(command, JobState.SUBMITTING)
@@ -246,7 +254,7 @@ class SchedulerState:
         job.trouble = job.given_interval = job.refused_for = None
         job.confirming = False
         job.accepted = job.last_left = now
-        job.given_up = now + self.give_up
+        job.given_up = now + job.gives_up_after(self.give_up)
         self.strategy.created(job, now)
 
     def _take_over(self, job: ScheduledJob, command: ev.Poll, now: int) -> None:
@@ -261,6 +269,24 @@ class SchedulerState:
     def _runs(self, job: ScheduledJob, now: int) -> None:
         self.strategy.accepted(job, now)
         self.settlements.expect(job)
+
+    def on_client_event(self, event: ev.ClientEvent, now: int) -> None:
+        """Take what a client wants, or what the vendor tells it."""
+        match event:
+            case ev.JobAdded() | ev.TaskAdopted() | ev.JobRejected() | ev.QueryAdded():
+                self.on_arrival(event, now)
+            case ev.Notified():
+                self.on_notified(event.ref, now)
+            case ev.JobCancelled():
+                self.on_cancelled(event.ref)
+            case ev.ChannelClosed():
+                self.on_channel_closed(event.channel, now)
+            case ev.ChannelAborted():
+                self.on_channel_aborted(event.channel, now)
+            case ev.SpendingLimitOpened() | ev.SpendingLimitClosed():
+                self.units.on_limit(event)
+            case _:
+                raise IllegalEvent(f"{event!r} is no event.")
 
     def on_arrival(
         self, event: ev.JobAdded | ev.TaskAdopted | ev.JobRejected | ev.QueryAdded, now: int
@@ -279,6 +305,7 @@ class SchedulerState:
                 self.jobs[event.ref] = job = ScheduledJob.adopting(event, given_up)
                 self.units.charge(job)
                 self.takeovers.append(job)
+                self.members.on_adopted(event.task_id)
             case ev.JobRejected():
                 self.jobs[event.ref] = job = ScheduledJob.rejected(event)
                 self.settlements.end(job, event.error, at_stake=job.units)
@@ -348,6 +375,19 @@ class SchedulerState:
 
     def on_response(self, event: ev.Answer, now: int) -> None:
         """Take the answer of a command."""
+        command, sent = event.command, self._take_sent(event)
+        if isinstance(command, ev.Upload):
+            self._prepared(command, event, now)
+            return
+        self.pacer.on_response(event, self.table.answered(command.number, now), now)
+        if self.members.shared:
+            self.members.on_response(event, sent[1], now)
+        self._on_answer(command, event, sent, now)
+        if isinstance(event, ev.KeyRefused) and not isinstance(command, ev.Poll):
+            self._key_refused(event.error)
+
+    def _take_sent(self, event: ev.Answer) -> tuple[ev.Request | ev.Upload, int, int]:
+        """The command that `event` answers, when it left and for which task; it is forgotten."""
         command = event.command
         sent = self._sent.get(command.number)
         if (
@@ -357,11 +397,11 @@ class SchedulerState:
         ):
             raise IllegalEvent(f"{event!r} answers nothing that was sent.")
         del self._sent[command.number]
-        if isinstance(command, ev.Upload):
-            self._prepared(command, event, now)
-            return
-        self.pacer.on_response(event, self.table.answered(command.number, now), now)
-        self.members.on_response(event, sent[1], now)
+        return sent
+
+    def _on_answer(
+        self, command: ev.Request, event: ev.Answer, sent: tuple[object, int, int], now: int
+    ) -> None:
         match command:
             case ev.Rescue():
                 self.members.on_rescued(command, event, sent[1], now)
@@ -379,8 +419,6 @@ class SchedulerState:
                     self.settlements.answer(*end)
             case _:
                 assert_never(command)
-        if isinstance(event, ev.KeyRefused) and not isinstance(command, ev.Poll):
-            self._key_refused(event.error)
 
     def _prepared(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> None:
         ready, failed = self.uploads.on_response(command, event, now)
@@ -474,7 +512,8 @@ class SchedulerState:
         self.units.give_back(job)
         mine = job.wanted and not job.adopted
         again = event.passing and mine and self.refusals.refusal(job, now) is None
-        if again and job.engine_failures < self.engine_retries:
+        most = self.engine_retries if job.engine_retries is None else job.engine_retries
+        if again and job.engine_failures < most:
             job.engine_failures += 1
             self._again(job, event)
         else:
@@ -537,7 +576,7 @@ class SchedulerState:
         if job.adopted:
             return None
         self.ended += 1
-        self.lasted += now - (job.given_up - self.give_up)
+        self.lasted += now - (job.given_up - job.gives_up_after(self.give_up))
         return now
 
     def refresh(self, now: int) -> None:

@@ -723,6 +723,16 @@ def test_a_good_reply_answers_a_question() -> None:
     assert Answered(ASK) == read_answer(ASK, reply(None))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b'{"status":500,"error":"Task execution timed out"}', b"Task execution timed out"],
+)
+def test_a_task_that_timed_out_answers_a_question(content: bytes) -> None:
+    """The vendor's own limit is final: the question how a task stands is not sent again."""
+    assert Answered(ASK) == read_answer(ASK, Response(500, content))
+    assert NoAnswer is type(read_answer(ASK, Response(500, b"out of order")))
+
+
 # Whatever comes.
 
 

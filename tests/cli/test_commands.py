@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from PIL import Image
 
 import perfect_async.sandbox
 from perfect_async import Batch, Client, Polling, Smile, cli
@@ -461,10 +462,10 @@ def test_insured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = _runner.make_client
 
     def client(
-        journal: Path | None = None, polling: Polling | None = None, *, sole_user: bool = False
+        journal: Path | None = None, polling: Polling | None = None, **options: bool
     ) -> Client:
         given.append(polling)
-        return make(journal, polling, sole_user=sole_user)
+        return make(journal, polling, **options)
 
     monkeypatch.setattr(_runner, "make_client", client)
 
@@ -472,6 +473,34 @@ def test_insured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     advance_start(monkeypatch, 100)
     assert 0 == cli.main(["smile", "in"])
     assert [Polling(insured=600.0), None] == given
+
+
+def test_pictures_are_made_to_fit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `--fit` other types count too; the second time nothing is bought again."""
+    sandbox = use_sandbox(monkeypatch)
+    with Image.open("in/0.jpg") as image:
+        image.save("in/other.webp", lossless=True)
+    Path("in/0.jpg").unlink()
+
+    assert 1 == cli.main(["smile", "in/other.webp", "--json"])
+    out, err = capsys.readouterr()
+    assert "Client(fit=True)" in json.loads(out)["error"]["hint"]
+    assert "--fit" in err
+
+    assert 0 == cli.main(["smile", "in", "--fit", "--json"])
+    out, err = capsys.readouterr()
+    changes = {
+        Path(line["source"]).name: line["changes"] for line in map(json.loads, out.split("\n")[:-1])
+    }
+    assert ["webp made png"] == changes["other.webp"]
+    assert 3 == len(changes)
+    assert "3 done, 0 failed, 1 made to fit" in err
+
+    assert 0 == cli.main(["smile", "in", "--fit"])
+    assert "3 already there" in capsys.readouterr().err
+    assert 3 == sandbox.ledger.units_charged
 
 
 def test_forget(

@@ -116,6 +116,7 @@ def test_json_of_a_failure() -> None:
         "duration": 1.235,
         "files": [],
         "already_there": False,
+        "changes": [],
         "error": {
             "type": "TaskFailed",
             "message": "No [b]face[/].",

@@ -345,7 +345,7 @@ async def test_closing_while_pictures_are_looked_at(monkeypatch: pytest.MonkeyPa
     assert 1 == sandbox.ledger.units_charged
 
 
-async def slowly(*_: object) -> None:
+async def slowly(*_: object, fit: bool) -> None:
     """A look at a picture that takes a second."""
     await asyncio.sleep(1)
 

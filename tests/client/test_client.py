@@ -225,7 +225,7 @@ async def test_opened_twice() -> None:
         await c.open()
 
 
-async def test_used_closed() -> None:
+async def test_used_closed(tmp_path: Path) -> None:
     """What is asked of a closed client is refused, also the saving of its results."""
     async with client(vendor()) as c:
         result = await c.run(smile())
@@ -236,7 +236,7 @@ async def test_used_closed() -> None:
     with pytest.raises(ClientClosed):
         await batch.__aenter__()
     with pytest.raises(ClientClosed, match="while it is open"):
-        await result.save("/nowhere/at.all")
+        await result.save(tmp_path / "results")
 
 
 def test_used_from_another_loop() -> None:
@@ -490,7 +490,9 @@ async def test_a_fresh_url_after_two_hours(tmp_path: Path) -> None:
     ],
     ids=["running", "error", "empty"],
 )
-async def test_a_result_that_is_no_longer_one(body: object, error: type[Exception]) -> None:
+async def test_a_result_that_is_no_longer_one(
+    body: object, error: type[Exception], tmp_path: Path
+) -> None:
     """A finished task that says something else when asked again is an error, not a picture."""
     sandbox = vendor()
     async with client(sandbox) as c:
@@ -498,10 +500,10 @@ async def test_a_result_that_is_no_longer_one(body: object, error: type[Exceptio
         await asyncio.sleep(3 * 3600)
         sandbox.script("poll", (200, {"status": 200, "data": body}))
         with pytest.raises(error):
-            await result.save("/nowhere/at.all")
+            await result.save(tmp_path / "results")
         sandbox.script("poll", (403, {"status": 403, "error": "no"}))
         with pytest.raises(RequestRefused, match="403"):
-            await result.save("/nowhere/at.all")
+            await result.save(tmp_path / "results")
 
 
 async def test_a_file_that_is_at_the_vendor_already() -> None:
@@ -696,7 +698,7 @@ async def test_estimates_without_a_price_list() -> None:
     assert 2 == sandbox.ledger.requests["feature_cost"]
 
 
-async def test_deleting() -> None:
+async def test_deleting(tmp_path: Path) -> None:
     """A finished task can be deleted, another not, and its pictures are gone at once."""
     sandbox = vendor()
     async with client(sandbox) as c:
@@ -710,7 +712,7 @@ async def test_deleting() -> None:
             await c.delete(sandbox.ledger.tasks[1].task_id)
         assert (await running).images
         with pytest.raises(TaskExpired):
-            await result.save("/nowhere/at.all")
+            await result.save(tmp_path / "results")
 
 
 async def test_a_question_that_nobody_answers() -> None:

@@ -32,6 +32,7 @@ from perfect_async import (
     RequestRefused,
     ResultImage,
     Smile,
+    SubmissionInDoubt,
     TaskAbandoned,
     TaskFailed,
 )
@@ -146,6 +147,31 @@ async def test_every_call_is_made_in_the_thread(tmp_path: Path) -> None:
     assert 2 == statistics.done
     assert {"perfect_async"} == spy.threads
     assert statistics == c.statistics()
+
+
+async def test_handles_reach_into_the_thread(tmp_path: Path) -> None:
+    """Handles, their events and one look are the same, by way of the thread."""
+    sandbox, spy = vendor(lasts=0.3), Spy()
+
+    async with isolated(sandbox, transport=Between(sandbox.transport(), spy)) as c:
+        task = await c.submit(Smile(FACE), timeout=20, save_to=tmp_path)
+        assert "running" == task.state
+        status = await c.status(Smile, task.id)
+        told = [event.kind async for event in task.events()]
+        result = await task
+        same = await c.task(Smile, task.id).result(timeout=20)
+        data = await result.read()
+        one = await result.images[0].read()
+
+    assert "running" == status.status
+    assert ["queued", "uploaded", "submitted", "polled"] == told[:4]
+    assert "finished" == told[-1]
+    assert same.task_id == task.id
+    assert [one] == data == [path.read_bytes() for path in result.files]
+    assert {"perfect_async"} == spy.threads
+    # Nobody needs the thread any longer.
+    assert (result, "done") == (await task, task.state)
+    assert told == [event.kind async for event in task.events()]
 
 
 async def test_errors_are_as_they_are(tmp_path: Path) -> None:
@@ -677,10 +703,11 @@ async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFi
     sandbox, spy = vendor(lasts=30.0), Spy()
     c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     waiting = asyncio.ensure_future(c.run(smile(9)))
+    task = await c.submit(smile(8))
 
     async with c.batch(smiles(3)) as batch:
         # They are polled once their creations have been answered.
-        await till(lambda: 4 == len({path for path in spy.paths if "/ai-smile/" in path}))
+        await till(lambda: 5 == len({path for path in spy.paths if "/ai-smile/" in path}))
         (thread,) = _threads
         spy.fail = lambda _: SystemExit(3)
         asking = asyncio.ensure_future(c.units())
@@ -694,10 +721,14 @@ async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFi
         assert isinstance(abandoned.value.__cause__, SystemExit)
         assert abandoned.value.task_id in {task.task_id for task in sandbox.ledger.tasks}
         assert 1.0 == abandoned.value.units_at_stake
+        with pytest.raises(TaskAbandoned, match="SystemExit"):
+            await task
+        with pytest.raises(ClientClosed):
+            await c.task(Smile, "another")
 
     assert [TaskAbandoned] * 3 == [type(outcome.error) for outcome in outcomes]
     assert thread.over
-    assert c.statistics().requests["submit"] == 4
+    assert c.statistics().requests["submit"] == 5
     await c.close()
     assert "closed>" in repr(c)
     assert "The thread of isolated clients failed: 'SystemExit'." in caplog.text
@@ -858,3 +889,37 @@ async def test_a_blocked_loop_loses_nothing(apart: bool) -> None:
     assert 4 == len(outcomes)
     assert apart == all(outcome.ok for outcome in outcomes)
     assert ["success" if apart else "expired"] * 4 == states
+
+
+async def test_a_crash_while_a_job_is_submitted() -> None:
+    """A creation that was under way is in doubt, and so nobody buys it again blindly."""
+    sandbox, spy = vendor(), Spy()
+    c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
+    spy.hold = lambda request: request.method == "POST"
+    waiting = asyncio.ensure_future(c.submit(smile()))
+    await till(lambda: bool(spy.paths))
+    spy.fail = lambda _: SystemExit(3)
+
+    with pytest.raises(ClientClosed):
+        await c.units()
+    with pytest.raises(SubmissionInDoubt) as doubt:
+        _ = await waiting
+    with pytest.raises(ClientClosed):
+        _ = await c.submit(smile())
+    await c.close()
+
+    assert 1.0 == doubt.value.units_at_stake
+
+
+async def test_a_batch_in_the_thread_resumes_first(tmp_path: Path) -> None:
+    """What the last process left comes before the jobs, which the caller's loop reads."""
+    sandbox, path = vendor(), tmp_path / "jobs.db"
+    async with isolated(sandbox, journal=path) as c:
+        _ = await c.submit(smile(1))
+    async with (
+        isolated(sandbox, journal=path) as c,
+        c.batch(smiles(1), ordered=True, resume=True) as batch,
+    ):
+        outcomes = [outcome async for outcome in batch]
+    assert ["1", "0"] == [outcome.job.key for outcome in outcomes]
+    assert 2 == sandbox.ledger.units_charged

@@ -694,3 +694,75 @@ class TestTries:
 
         assert 1 == session.downloads["a"]
         assert set() == names(out)
+
+
+class TestRead:
+    """Pictures in memory: the same bytes, the same checks, and nothing on the disk."""
+
+    @pytest.fixture(autouse=True)
+    def no_disk(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fail where a file is begun."""
+        monkeypatch.delattr(AtomicFile, "write")
+
+    async def test_all_and_one(self) -> None:
+        """`read` of a result gives all pictures in order."""
+        assert [JPG, PNG] == await result(FakeSession(a=JPG, b=(PNG[:7], PNG[7:]))).read()
+        assert (
+            []
+            == await Result(
+                "t",
+                (),
+                feature="f",
+                stem="s",
+                identity="i",
+                session=cast(ClientSession, FakeSession()),
+            ).read()
+        )
+
+    async def test_one_picture(self) -> None:
+        """`read` of an image gives that one, and asks for a fresh URL where its own has expired."""
+        session = FakeSession(a=JPG, b=PNG, c=WEBP)
+        session.fresh = (image("b"), image("c"))
+        place = results.ImagePlace(cast(ClientSession, session), "ai-smile", "task-1", 1, 2)
+
+        fresh = ResultImage("a", NOON + timedelta(hours=1), place=place)
+        assert JPG == await fresh.read()
+        assert [] == session.refreshes
+
+        expired = ResultImage("a", NOON, place=place)
+        assert WEBP == await expired.read()
+        assert [("ai-smile", "task-1")] == session.refreshes
+        assert "ai-smile" not in repr(expired)
+
+    async def test_an_image_of_no_result(self) -> None:
+        """An image that somebody made of a URL cannot be downloaded."""
+        with pytest.raises(ConfigurationError, match="no result"):
+            await image("a").read()
+
+    async def test_what_is_no_picture_is_an_error(self) -> None:
+        """Bytes that are no picture, or that end early, are not given to anybody."""
+        with pytest.raises(BadAnswer):
+            await result(FakeSession(a=b"<html>" + bytes(99))).read()
+        session = FakeSession(a=JPG[:-2])
+        with pytest.raises(ServiceUnavailable, match="ended early"):
+            await result(session).read()
+        assert 3 == session.downloads["a"]
+
+    async def test_a_refused_url_is_asked_for_again(self) -> None:
+        """A URL that the storage refuses is asked for once more, as in `save`."""
+        session = FakeSession(a=RequestRefused("gone.", status=403), b=PNG)
+        session.fresh = (image("b"),)
+        assert [PNG] == await result(session, "a").read()
+        assert 1 == len(session.refreshes)
+
+
+def test_what_else_a_result_knows() -> None:
+    """Job, units, duration, files and raw have defaults, make no difference and show nowhere."""
+    plain = result(FakeSession(a=JPG))
+    full = attrs.evolve(plain, job=Smile("a"), units=2.0, duration=3.5, raw={"url": "s3cret"})
+    assert (None, 0.0, None, (), None) == (
+        *(plain.job, plain.units, plain.duration, plain.files, plain.raw),
+    )
+    assert plain == full
+    assert hash(plain) == hash(full)
+    assert "s3cret" not in repr(full)

@@ -28,10 +28,12 @@ from perfect_async import (
     TaskExpired,
 )
 from perfect_async._files import saving
+from perfect_async._journal.model import Ended, Saved
+from perfect_async._journal.sqlite import Row, SqliteJournal
 from perfect_async._runtime.commands import Submitter
 from perfect_async._runtime.spec import identity
 from perfect_async._transport import transport as transports
-from perfect_async.errors import NotSaved
+from perfect_async.errors import JournalError, NotSaved
 from perfect_async.sandbox import Sandbox, portrait
 from tests.support.journaled import (
     JournalHarness,
@@ -479,6 +481,33 @@ async def test_deleted_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> N
         assert [] == await resumed(c)
         await asyncio.sleep(10)
     assert {"deleted": 2} == states(harness)
+
+
+async def test_deleted_once_the_journal_says_that_it_is_saved(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """While the journal cannot say so, a crash would let the next process find no task."""
+    harness, commit = JournalHarness(tmp_path, monkeypatch), SqliteJournal.commit
+
+    def full(
+        file: SqliteJournal, rows: Iterable[Row], window: Iterable[tuple[int, int]], now: int
+    ) -> None:
+        rows = list(rows)
+        if any(isinstance(row.entry, Ended | Saved) for row in rows):
+            raise JournalError("The disk is full.")
+        commit(file, rows, window, now)
+
+    c = await harness.client().open()
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteJournal, "commit", full)
+        assert 1 == len(done(await all_of(c.batch([job(1)], save_to=harness.out, delete=True))))
+        await asyncio.sleep(10)
+        assert {"success": 1} == states(harness)
+        await harness.crash(c)
+    async with harness.client() as c:
+        assert [] == errors(await resumed(c))
+
+    assert {"deleted": 1} == states(harness)
 
 
 async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:

@@ -14,6 +14,7 @@ from perfect_async import (
     Done,
     Failed,
     Feature,
+    JobEvent,
     JobInput,
     Limits,
     Placeholder,
@@ -23,7 +24,10 @@ from perfect_async import (
     ResultImage,
     Smile,
     Studio,
+    Task,
+    TaskStatus,
     Units,
+    fleet,
 )
 
 
@@ -76,15 +80,34 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0, "
                 "video=900.0), "
                 "transport=None, drain=30.0, engine_retries=1, max_units=None, journal=None, "
-                "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>"
+                "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>, "
+                "fit=False"
             ),
         ),
-        (Client.run, "self, job, timeout=None, *, buy_in_doubt=False"),
+        (
+            Client.run,
+            (
+                "self, job, timeout=None, *, save_to=None, delete=False, give_up_after=None, "
+                "engine_retries=None, buy_in_doubt=False"
+            ),
+        ),
+        (
+            Client.submit,
+            (
+                "self, job, timeout=None, *, save_to=None, delete=False, give_up_after=None, "
+                "engine_retries=None, buy_in_doubt=False"
+            ),
+        ),
+        (Client.task, "self, feature, task_id, *, version='v2.0'"),
+        (Client.upload, "self, source"),
+        (Client.status, "self, feature, task_id, *, version='v2.0'"),
+        (Task.result, "self, timeout=None"),
+        (Task.events, "self"),
         (
             Client.batch,
             (
                 "self, jobs, *, max_units=None, ordered=False, save_to=None, delete=False, "
-                "buy_in_doubt=False"
+                "give_up_after=None, engine_retries=None, buy_in_doubt=False, resume=False"
             ),
         ),
         (Client.resume, "self"),
@@ -112,7 +135,21 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Placeholder, "name, index=0"),
         (JobInput, "name, source, index=None"),
         (Result.save, "self, target"),
+        (fleet.Performer, "client, folders"),
+        (fleet.Performer.perform, "self, order"),
+        (
+            fleet.Worker,
+            (
+                "redis, folders, *, make_client=None, on_answer=None, concurrency=64, "
+                "queue='perfect_async'"
+            ),
+        ),
+        (fleet.enqueue, "redis, orders, *, queue='perfect_async'"),
+        (fleet.make_order, "job, save_to, *, digest=None"),
+        (Result.read, "self"),
+        (ResultImage.read, "self"),
     ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
 )
 def test_signatures_are_promises(function: object, expected: str) -> None:
     """What callers may write does not change by accident."""
@@ -124,9 +161,17 @@ def test_signatures_are_promises(function: object, expected: str) -> None:
     [
         (Progress, ["total", "done", "failed", "running", "waiting", "units", "eta"]),
         (Units, ["balance", "grants"]),
-        (ResultImage, ["url", "expires_at"]),
-        (Done, ["job", "result", "task_id", "units", "duration", "files", "ok", "error"]),
-        (Failed, ["job", "error", "task_id", "units", "duration", "files", "ok", "result"]),
+        (ResultImage, ["url", "expires_at", "_place"]),
+        (JobEvent, ["kind", "job", "task_id", "at"]),
+        (TaskStatus, ["task_id", "status", "results", "error"]),
+        (
+            Done,
+            ["job", "result", "task_id", "units", "duration", "files", "changes", "ok", "error"],
+        ),
+        (
+            Failed,
+            ["job", "error", "task_id", "units", "duration", "files", "changes", "ok", "result"],
+        ),
     ],
 )
 def test_fields_are_promises(kind: type[attrs.AttrsInstance], fields: list[str]) -> None:

@@ -462,7 +462,7 @@ class TestRefusing:
 
     @pytest.mark.parametrize(
         "source",
-        [None, 7, io.BytesIO(JPG), bytearray(JPG), memoryview(JPG), [JPG], Image.new("L", (1, 1))],
+        [None, 7, [JPG], {"a": JPG}, object()],
     )
     async def test_other_types_are_refused(self, source: object) -> None:
         """The message names the type that came and the types that go."""

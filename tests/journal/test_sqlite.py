@@ -1517,7 +1517,7 @@ class Disks(RuleBasedStateMachine):
 
     @invariant()
     def the_disk_folds_to_the_live_memory(self) -> None:
-        if not hasattr(self, "pen") or self.waiting:
+        if not hasattr(self, "writer") or self.waiting:
             return
         with tempfile() as elsewhere:
             copy = killed(self.path, elsewhere / "copy")
@@ -1528,7 +1528,7 @@ class Disks(RuleBasedStateMachine):
                 assert max(self.writer.state.last, self.writer.number) == file.job
 
     def teardown(self) -> None:
-        if hasattr(self, "pen"):
+        if hasattr(self, "writer"):
             self.writer.file._db.close()
         self.scope.__exit__(None, None, None)
 

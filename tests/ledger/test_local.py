@@ -36,7 +36,7 @@ from perfect_async._ledger.rows import (
     MemberStatus,
     Snapshot,
 )
-from perfect_async._time import NEVER, SECOND
+from perfect_async._time import SECOND
 from perfect_async.events import (
     DoneRow,
     DurationRow,
@@ -103,7 +103,8 @@ async def step(ledger: LocalLedger, *rows: LedgerRow) -> Snapshot:
 
 
 def standing(ledger: LocalLedger, clock: Clock, **changes: int) -> MemberRow:
-    return attrs.evolve(MemberRow(ledger.member, 7, LIMITS, clock.now), **changes)
+    row = MemberRow(ledger.member, 7, LIMITS, clock.now)
+    return attrs.evolve(row, **changes)  # type: ignore[arg-type] # numbers only
 
 
 def dies(ledger: LocalLedger) -> None:
@@ -952,7 +953,7 @@ def test_a_full_disk_is_a_reason_at_opening(small_disk: Path) -> None:
     with contextlib.suppress(OSError):
         (small_disk / "filler").write_bytes(b"x" * 300_000)
 
-    with pytest.raises(LedgerUnavailable) as caught:
+    with pytest.raises(LedgerUnavailable, match=r"full|No space") as caught:
         open_local(small_disk, "host", "key", boot="boot")
 
     assert not caught.value.ordinary
@@ -1237,11 +1238,11 @@ async def test_a_stopped_process_holds_nobody_up(tmp_path: Path) -> None:
 def test_kills_at_any_moment_damage_nothing(tmp_path: Path) -> None:
     """Processes that are killed at work leave a ledger that the others can use."""
     with members(tmp_path, 1) as [steady]:
-        for number in range(30):
+        for number in range(20):
             with contextlib.closing(Member(tmp_path)) as victim:
                 victim.send("count 100000")
                 steady.do("count 20")
-                time.sleep(number / 300)
+                time.sleep(number / 200)
                 victim.kill()
         assert isinstance(steady.do("take"), dict)
         assert steady.do("publish 1")
@@ -1260,21 +1261,14 @@ def _check(tmp_path: Path) -> list[object]:
 async def test_a_ledger_deleted_again_and_again_stops_nobody(tmp_path: Path) -> None:
     """Processes whose ledger is deleted while they step go on, and meet again in a new one."""
     with members(tmp_path, 3) as others:
-        for number in range(40):
-            for other in others:
-                other.send("take")
-            answers = [other.answer() for other in others if other is others[0]]
-            assert answers[0] is not None
-            others[0].do("publish 1")
-            for other in others[1:]:
-                assert other.answer() is not None
-                other.do("publish 1")
-            if number % 3 == 0:
-                forget(tmp_path, "host")
-        for _ in range(3):
-            for other in others:
-                other.do("take")
-                assert other.do("publish 1")
+        for other in others:
+            other.send("churn 1500")
+        for number in range(100):
+            time.sleep(0.005 + number % 7 / 500)  # noqa: ASYNC251 - the others are processes
+            forget(tmp_path, "host")
+        refused = [other.answer() for other in others]
+        for other in [*others, *others]:
+            other.do("churn 1")
 
         async with real(tmp_path) as ledger:
             found = await taken(ledger)
@@ -1282,4 +1276,4 @@ async def test_a_ledger_deleted_again_and_again_stops_nobody(tmp_path: Path) -> 
     assert {other.name for other in others} == {
         row.member for row in found.rows if isinstance(row, MemberRow)
     }
-    assert NEVER > found.now
+    assert all(isinstance(count, int) and count < 300 for count in refused)

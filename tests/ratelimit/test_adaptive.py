@@ -162,3 +162,16 @@ def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -
         assert allowance.silent_until <= now + 30 * SECOND
     assert 250 == allowance.limit(now + 10_000 * SECOND)
     assert allowance.paused_until <= now + 40 * SECOND
+
+
+def test_other_limits_keep_what_refusals_told() -> None:
+    """Stricter limits bound what is assumed; without refusals they are what is assumed."""
+    quiet, met = AdaptiveLimit(250), AdaptiveLimit(250)
+    full(met, 10 * SECOND, 200)
+
+    for allowance in (quiet, met):
+        allowance.set_limits(100, 600 * SECOND)
+
+    assert (100, 100) == (quiet.limit(10 * SECOND), met.limit(10 * SECOND))
+    met.set_limits(250, 300 * SECOND)
+    assert 110 > met.limit(10 * SECOND)

@@ -178,3 +178,27 @@ def test_the_count_bounds_what_is_held(steps: list[int]) -> None:
         count = second.count(now // SLOT)
         assert second.held(now // SLOT, RUN)[0] <= count
         assert second.held(now // SLOT, RUN, urgent=False)[0] == count
+
+
+def test_what_left_so_long_ago_that_its_second_is_over_counts_nothing() -> None:
+    """Another process may tell of it that late, and of its answer later still."""
+    window = SecondWindow()
+    window.count(1_000)
+
+    ends, late = window.leave(0, 150_000, 450_000)
+    window.answered(ends, late, 100_000)
+
+    assert 0 == window.count(1_000)
+    assert [0, 0, 0] == window.held(1_000, 3, urgent=False)
+
+
+def test_an_answer_that_is_told_late_takes_the_request_out_of_the_second() -> None:
+    """It arrived so long ago that nothing new meets it in a second."""
+    window = SecondWindow()
+    ends, late = window.leave(0, 150_000, 2_000_000)
+    window.count(30)
+
+    window.answered(ends, late, 100_000)
+
+    assert 0 == window.count(30)
+    assert [0, 0] == window.held(30, 2, urgent=False)

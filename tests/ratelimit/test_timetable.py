@@ -639,3 +639,76 @@ def test_a_task_that_exists_takes_a_kept_place() -> None:
         count += 1
     made.spared = 1
     assert None is made.origin(500)
+
+
+# Other members of the key.
+
+
+def test_polls_of_others_count_and_are_never_due() -> None:
+    """They fill the window, and nobody but their owner is asked to send them."""
+    made = table()
+    made.account.forget(0)
+
+    made.mirror(-2, 100, 12_000)
+    made.mirror(-2, 110, 12_000)
+
+    assert (110, 12_000) == made.reserved(-2)
+    assert made.due(110) is None
+    assert 6 == fill(made)
+    made.release(-2)
+    assert 0 == reserved(made) - sum(len(made._polls(task)) for task in made._tasks.values())
+
+
+def test_a_poll_of_another_member_keeps_its_place_in_the_second_for_a_while() -> None:
+    """In its slot and for 0.3 s more it may not have left yet."""
+    made = table(per_second=1, guard=0)
+    made.account.forget(0)
+    made.mirror(-2, 100, 12_000)
+
+    due = [made.foreign_due(slot) for slot in (99, 100, 105, 106)]
+
+    assert [0, 1, 1, 0] == due
+    assert not made.room(100 * SLOT)
+
+
+def test_the_plan_of_another_member_moves_all_tasks() -> None:
+    """Those that it names to their new places, the others only to the new cycle."""
+    made = table()
+    for ref in (1, 2):
+        made.reserve(ref, 10 * ref, 12_000)
+        made.arm(ref)
+
+    made.take_over(140, 200_000, {1: (90, 11_000)})
+
+    assert (140, 200_000) == (made.cycle, made.guard)
+    assert [(90, 11_000), (196, 12_000)] == [made.reserved(ref) for ref in (1, 2)]
+    assert (90, 1) == head(made.queue)
+    assert sum(len(made._polls(task)) for task in made._tasks.values()) == reserved(made)
+
+
+def test_other_limits_count_what_left_and_is_reserved() -> None:
+    """What was answered stays in a window that is longer now, and so does every reservation."""
+    made = table()
+    made.leave(1, 10 * SECOND, 450_000)
+    made.answered(1, 11 * SECOND)
+    made.leave(2, 12 * SECOND, 450_000)
+    made.reserve(1, 240, 12_000)
+    before = reserved(made)
+
+    made.set_limits(requests=100, period=600 * SECOND, per_second=2)
+
+    assert (100, 2) == (made.account.requests, made.per_second)
+    assert before == reserved(made)
+    assert 2 == made.occupied(13 * SECOND)
+    assert 2 == made.occupied(500 * SECOND)
+
+
+def test_other_limits_before_anything_left() -> None:
+    """The new account begins where the old one did, not at the last poll that is reserved."""
+    made = table()
+    made.account.forget(0)
+    made.mirror(-2, 100, 12_000)
+
+    made.set_limits(requests=100, period=300 * SECOND, per_second=5)
+
+    assert made.recut(160, 150_000, 0, 98)

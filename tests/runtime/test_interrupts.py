@@ -1,16 +1,31 @@
 """Exceptions that are no `Exception`: code of the user's that raises them ends no other task."""
 
 import asyncio
+import gc
+import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import httpx
 import pytest
 
 from perfect_async import Client, Job, JobRefused, Smile
+from perfect_async._runtime.driver import Driver
 from perfect_async.sandbox import Sandbox
-from tests.support.sandboxed import FACE, Between, avatar, client, later, smile, smiles, vendor
+from tests.support import virtual_time
+from tests.support.sandboxed import (
+    FACE,
+    Between,
+    avatar,
+    client,
+    clock,
+    later,
+    smile,
+    smiles,
+    vendor,
+)
 
 
 class Interrupt(BaseException):
@@ -151,3 +166,39 @@ def test_an_interrupt_of_the_program_in_a_transport(error: type[BaseException]) 
 
     with pytest.raises(error):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize("works", [1, 2], ids=["reading the jobs", "saving a result"])
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_an_interrupt_before_background_work_begins(
+    works: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the program at once: closing does not wait for work that never began."""
+    start, started, times = Driver.start, itertools.count(1), list[float]()
+
+    def interrupt() -> NoReturn:
+        times.append(clock())
+        raise KeyboardInterrupt
+
+    def interrupted(driver: Driver, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        if next(started) == works:
+            # Before the first step of the work's task, which the end of the loop cancels.
+            asyncio.get_running_loop().call_soon(interrupt)
+        start(driver, work)
+
+    monkeypatch.setattr(Driver, "start", interrupted)
+
+    async def main() -> None:
+        try:
+            async with client(vendor()) as c, c.batch([smile()], save_to=tmp_path) as batch:
+                assert [] == [outcome async for outcome in batch]
+        finally:
+            times.append(clock())
+
+    with pytest.raises(KeyboardInterrupt):
+        virtual_time.run(main)
+    # anyio does not close the coroutine of a task that never began: warn of it in this test.
+    gc.collect()
+
+    interrupted_at, ended_at = times
+    assert ended_at - interrupted_at < 1

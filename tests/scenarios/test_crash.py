@@ -83,14 +83,39 @@ class Story:
         """The files of each picture that is done, by its identity."""
         return {line["picture"]: line["files"] for line in self.reported if line["error"] is None}
 
-    def at_stake(self, *, doubts: bool) -> float:
-        """Units of tasks that were lost, or may have been created (`doubts`).
+    @property
+    def delivered(self) -> dict[str, set[str]]:
+        """The tasks of each picture that is done; another process may report the same one again."""
+        tasks: dict[str, set[str]] = {}
+        for line in self.reported:
+            if line["error"] is None:
+                tasks.setdefault(line["picture"], set()).add(str(line["task_id"]))
+        return tasks
 
-        A process that died while it reported an outcome reports it again.
+    @property
+    def lost(self) -> set[str]:
+        """The tasks that were reported as charged for nothing.
+
+        A result that was not saved is not lost: the next process saves it.
         """
-        last = {line["number"] or -index: line for index, line in enumerate(self.reported)}
-        found = [one for one in last.values() if doubts == (one["error"] == "SubmissionInDoubt")]
-        return sum(one["at_stake"] for one in found)
+        return {
+            line["task_id"]
+            for line in self.reported
+            if line["at_stake"] and line["task_id"] and line["error"] != "NotSaved"
+        }
+
+    @property
+    def doubts(self) -> Counter[str]:
+        """How many creations of each picture were reported as in doubt, by its identity.
+
+        A process that died while it reported a doubt left it to the next one, which may have found
+        the task: the last report counts. A job that equals one in doubt has no number, and repeats
+        a report.
+        """
+        last = {line["number"]: line for line in self.reported if line["number"]}
+        return Counter(
+            line["picture"] for line in last.values() if line["error"] == "SubmissionInDoubt"
+        )
 
     @property
     def phases(self) -> Counter[str]:
@@ -200,16 +225,24 @@ def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
     saved = list((tmp_path / "out").glob("[!.]*"))
     assert sum(one.outputs for one in crashes.pictures) == len(saved)
 
-    successes = Counter(
-        task["picture"] for task in ledger["tasks"] if task["state"] in {"success", "deleted"}
+    tasks = {task["task_id"]: task for task in ledger["tasks"]}
+    delivered = {identity: tasks[one] for identity, (one,) in story.delivered.items()}
+    numbers = {identity: one.number for identity, one in pictures.items()}
+    assert numbers == {identity: task["picture"] for identity, task in delivered.items()}
+    assert {task["state"] for task in delivered.values()} <= {"success", "deleted"}
+    # What was reported as lost is lost: the vendor has no result of it. It keeps the units of every
+    # task but one that its engine failed.
+    assert {tasks[one]["state"] for one in story.lost} <= {"expired"}
+    named = story.lost | {task["task_id"] for task in delivered.values()}
+    unnamed = Counter(
+        task["picture"]
+        for task in ledger["tasks"]
+        if task["state"] != "error" and task["task_id"] not in named
     )
-    doubts = story.at_stake(doubts=True)
-    assert {one.number for one in crashes.pictures} == successes.keys()
-    # A picture is bought again only after a doubt about it was reported.
-    assert successes.total() - len(pictures) <= doubts
-    charged = sum(task["units"] for task in ledger["tasks"] if task["state"] != "error")
-    # The engine may have returned the units of a task that was lost: more is reported then.
-    assert len(pictures) <= charged <= len(pictures) + story.at_stake(doubts=False) + doubts
+    # Every other charge was reported as a creation in doubt, one for one. A doubt may have cost
+    # nothing: the process was killed before its request left, or the engine failed the task.
+    doubts = Counter({numbers[identity]: count for identity, count in story.doubts.items()})
+    assert unnamed <= doubts
     assert [] == ledger["violations"]
     assert 0 == ledger["refused"]
     # Many kills have met jobs wherever they can be; the most met them in the rarer places, too.

@@ -333,35 +333,35 @@ async def test_a_set_of_which_a_file_is_gone(
     tmp_path: Path, monkeypatch: MP, delete: bool, retouched: bool
 ) -> None:
     """What is missing is fetched, or bought where the vendor has nothing; no file is replaced."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     jobs = [avatar(4)]
-    async with shop.client() as c:
-        [outcome] = done(await all_of(c.batch(jobs, save_to=shop.out, delete=delete)))
+    async with harness.client() as c:
+        [outcome] = done(await all_of(c.batch(jobs, save_to=harness.out, delete=delete)))
         outcome.files[0].unlink()
         if retouched:
             outcome.files[1].write_bytes(b"retouched")
         kept = {path: path.read_bytes() for path in outcome.files[1:]}
         for _ in range(2):
-            [again] = done(await all_of(c.batch(jobs, save_to=shop.out, delete=delete)))
+            [again] = done(await all_of(c.batch(jobs, save_to=harness.out, delete=delete)))
             assert 4 == len(again.files) == len({file for file in again.files if file.is_file()})
             assert kept == {path: path.read_bytes() for path in kept}
             # A set that is bought anew stays together.
             anew = delete and retouched
             assert anew is set(outcome.files).isdisjoint(again.files)
-        adds_up(c, shop.sandbox)
-    assert (2 if delete else 1) == shop.sandbox.ledger.units_charged
+        adds_up(c, harness.sandbox)
+    assert (2 if delete else 1) == harness.sandbox.ledger.units_charged
 
 
 async def test_bought_anew_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
     """A batch replaces no file, also where nothing says whose it is."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.plain() as c:
-        [first] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
-        [second] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.plain() as c:
+        [first] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
+        [second] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
         # The vendor gives the same bytes again.
         assert first.files == second.files
         first.files[0].write_bytes(b"retouched")
-        [third] = done(await all_of(c.batch([job(1)], save_to=shop.out)))
+        [third] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
     assert b"retouched" == first.files[0].read_bytes()
     assert [1] == faces(third.files)
 
@@ -369,8 +369,8 @@ async def test_bought_anew_without_a_journal(tmp_path: Path, monkeypatch: MP) ->
 @pytest.mark.parametrize("kind", ["smile", "avatar"])
 async def test_a_crash_between_two_files(tmp_path: Path, monkeypatch: MP, kind: str) -> None:
     """What a process has written before it died is part of the set that the next one saves."""
-    shop = Shop(tmp_path, monkeypatch)
-    c = await shop.client().open()
+    harness = JournalHarness(tmp_path, monkeypatch)
+    c = await harness.client().open()
 
     def full(*_: object) -> None:
         raise JournalError("full")
@@ -378,15 +378,15 @@ async def test_a_crash_between_two_files(tmp_path: Path, monkeypatch: MP, kind: 
     with monkeypatch.context() as patch:
         patch.setattr(SqliteJournal, "save_result", full)
         wanted: Job = job(1) if kind == "smile" else avatar(4, key="1")
-        async with c.batch([wanted], save_to=shop.out) as batch:
+        async with c.batch([wanted], save_to=harness.out) as batch:
             [outcome] = [outcome async for outcome in batch]
             assert isinstance(outcome, Done)
-            await shop.crash(c)
+            await harness.crash(c)
     outcome.files[-1].unlink()
-    async with shop.client() as c:
+    async with harness.client() as c:
         [again] = done(await resumed(c))
     assert outcome.files == again.files
-    assert sorted(shop.out.iterdir()) == sorted(again.files)
+    assert sorted(harness.out.iterdir()) == sorted(again.files)
 
 
 # Saved in another folder.
@@ -395,45 +395,45 @@ async def test_a_crash_between_two_files(tmp_path: Path, monkeypatch: MP, kind: 
 @pytest.mark.parametrize("reason", ["deleted", "after a day"])
 async def test_another_folder_gets_copies(tmp_path: Path, monkeypatch: MP, reason: str) -> None:
     """Files of another folder are copied where the vendor has none, and nothing is bought."""
-    shop = Shop(tmp_path, monkeypatch)
+    harness = JournalHarness(tmp_path, monkeypatch)
     delete = reason == "deleted"
-    async with shop.client() as c:
+    async with harness.client() as c:
         await all_of(c.batch([job(1)], save_to=tmp_path / "a", delete=delete))
         await asyncio.sleep(2 * DAY)
-    async with shop.client() as c:
-        before = sum(shop.sandbox.ledger.requests.values())
+    async with harness.client() as c:
+        before = sum(harness.sandbox.ledger.requests.values())
         [copied] = done(await all_of(c.batch([job(1)], save_to=tmp_path / "b", delete=delete)))
         [there] = done(await all_of(c.batch([job(1)], save_to=tmp_path / "b", delete=delete)))
-        assert before == sum(shop.sandbox.ledger.requests.values())
+        assert before == sum(harness.sandbox.ledger.requests.values())
     assert copied.files == there.files
     assert [1] == faces(copied.files)
     assert [tmp_path / "b"] == [file.parent for file in copied.files]
     assert 0 == copied.units
-    assert 1 == shop.sandbox.ledger.units_charged
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 async def test_another_folder_without_the_files(tmp_path: Path, monkeypatch: MP) -> None:
     """Where neither the vendor nor another folder has the files the job is bought again."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         [gone] = done(await all_of(c.batch([job(1)], save_to=tmp_path / "a", delete=True)))
         gone.files[0].unlink()
         [bought] = done(await all_of(c.batch([job(1)], save_to=tmp_path / "b", delete=True)))
     assert [1] == faces(bought.files)
-    assert 2 == shop.sandbox.ledger.units_charged
+    assert 2 == harness.sandbox.ledger.units_charged
 
 
 async def test_copies_replace_nothing(tmp_path: Path, monkeypatch: MP) -> None:
     """A copy beside a file of the same name gets another name."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client() as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
         [saved] = done(await all_of(c.batch([job(1)], save_to=tmp_path / "a", delete=True)))
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / saved.files[0].name).write_bytes(b"somebody's")
         [copied] = done(await all_of(c.batch([job(1)], save_to=tmp_path / "b", delete=True)))
     assert [1] == faces(copied.files)
     assert b"somebody's" == (tmp_path / "b" / saved.files[0].name).read_bytes()
-    assert 1 == shop.sandbox.ledger.units_charged
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 @pytest.mark.parametrize(("reuse", "bought"), [(None, 2), (True, 1), (False, 2)])
@@ -441,11 +441,11 @@ async def test_avatars_of_another_folder(
     tmp_path: Path, monkeypatch: MP, reuse: bool | None, bought: int
 ) -> None:
     """What `reuse` fetches again is copied: by default, another folder gets other avatars."""
-    shop = Shop(tmp_path, monkeypatch)
-    async with shop.client(reuse=reuse) as c:
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client(reuse=reuse) as c:
         for folder in ("a", "b"):
             await all_of(c.batch([avatar(4)], save_to=tmp_path / folder, delete=True))
-    assert bought == shop.sandbox.ledger.units_charged
+    assert bought == harness.sandbox.ledger.units_charged
     assert 4 == len(list((tmp_path / "b").iterdir()))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -458,3 +459,88 @@ async def test_resumed_twice(tmp_path: Path, monkeypatch: MP) -> None:
         first, second = c.resume(), c.resume()
         assert [SourceLost] == errors(await all_of(first))
         assert [JobRefused] == errors(await all_of(second))
+
+
+# One loop for what was left and for what is new.
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_batch_begins_with_what_was_left(
+    tmp_path: Path, monkeypatch: MP, ordered: bool
+) -> None:
+    """`resume=True` gives what the last process left, then the jobs, with one progress."""
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(20.0)})
+    c = await harness.client().open()
+    for number in (1, 2):
+        _ = await c.submit(job(number), save_to=harness.out)
+    await asyncio.sleep(3)
+    await harness.crash(c)
+
+    async with harness.client() as c:
+        jobs = [job(3), job(4)]
+        async with c.batch(jobs, save_to=harness.out, ordered=ordered, resume=True) as batch:
+            assert 4 == batch.progress.total
+            outcomes = [outcome async for outcome in batch]
+            now = batch.progress
+        assert (4, 4, 0, 0) == (now.total, now.done, now.running, now.waiting)
+        if ordered:
+            assert ["1", "2", "3", "4"] == [outcome.job.key for outcome in outcomes]
+        assert [1, 2, 3, 4] == sorted(faces(path for each in outcomes for path in each.files))
+        assert [] == await resumed(c)
+    assert 4 == harness.sandbox.ledger.units_charged
+
+
+async def test_a_batch_that_names_what_was_left(tmp_path: Path, monkeypatch: MP) -> None:
+    """A job that was left and is among the jobs as well has one task, and is paid for once."""
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(20.0)})
+    c = await harness.client().open()
+    for number in (1, 2):
+        _ = await c.submit(job(number))
+    await asyncio.sleep(1)
+    await harness.crash(c)
+
+    async with harness.client() as c:
+        outcomes = await all_of(c.batch((job(number) for number in (1, 2, 3)), resume=True))
+    assert ["1", "1", "2", "2", "3"] == sorted(str(outcome.job.key) for outcome in done(outcomes))
+    assert 3 == harness.sandbox.ledger.units_charged
+
+
+async def test_a_batch_on_a_new_journal_resumes_nothing(tmp_path: Path, monkeypatch: MP) -> None:
+    """Where nothing was left the batch is one of its jobs; without a journal it is refused."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    async with harness.client() as c:
+        batch = c.batch([job(1)], resume=True)
+        assert 1 == batch.progress.total
+        assert 1 == len(done(await all_of(batch)))
+        assert [] == await all_of(c.batch([], resume=True))
+    async with harness.plain() as c:
+        with pytest.raises(ConfigurationError, match="needs a journal"):
+            c.batch([job(1)], resume=True)
+
+
+async def test_leaving_a_batch_that_resumes_closes_its_source(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """The source of the jobs is closed where the block is left, and its error is raised."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    closed: list[bool] = []
+
+    async def source() -> AsyncIterator[Job]:
+        try:
+            for number in range(1000):
+                yield job(number)
+                if number == 1:
+                    raise OSError("the share is gone")
+        finally:
+            closed.append(True)
+
+    async with harness.client() as c:
+        async with c.batch(source(), resume=True) as batch:
+            assert 2 == len(done([await anext(batch), await anext(batch)]))
+            with pytest.raises(OSError, match="share is gone"):
+                await anext(batch)
+        assert [True] == closed
+
+        async with c.batch(source(), resume=True):
+            await asyncio.sleep(1)
+        assert [True, True] == closed

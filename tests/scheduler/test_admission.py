@@ -110,6 +110,38 @@ def horizon(ends: int, lasts: float, cycle: int) -> int:
 # What a task is reserved.
 
 
+def test_a_task_that_is_given_up_sooner_is_reserved_less() -> None:
+    """Polls are reserved for no longer than the task's own `give_up`, and admitted by that."""
+    strict = AdmissionHarness(insured=GIVE_UP)
+    job = strict.job()
+    job.give_up, job.given_up = 60 * SECOND, 60 * SECOND
+
+    strict.admission.created(job, 0)
+
+    assert 60 * SECOND - strict.cycle <= strict.reserved(job.ref, 0) <= 60 * SECOND
+    assert 60 * SECOND == job.gives_up_after(GIVE_UP)
+    assert 30 * SECOND == job.gives_up_after(30 * SECOND)
+    assert GIVE_UP == strict.job().gives_up_after(GIVE_UP)
+
+
+def test_more_tasks_fit_that_are_given_up_sooner() -> None:
+    """Tasks that are given up after 20 s leave room for others much sooner."""
+
+    def admitted(give_up: int | None) -> int:
+        strict, count = AdmissionHarness(insured=GIVE_UP), 0
+        for _ in range(200):
+            job = strict.job()
+            job.give_up = give_up
+            job.given_up = strict.now + job.gives_up_after(GIVE_UP)
+            if strict.admission.admits(job, strict.now, strict.pacer.limit(strict.now)):
+                strict.admission.created(job, strict.now)
+                count += 1
+            strict.now += SLOT
+        return count
+
+    assert admitted(None) < 10 < admitted(20 * SECOND)
+
+
 def test_strict_before_the_first_end() -> None:
     """Where no durations are known a task is reserved polls until it is given up."""
     harness = AdmissionHarness()

@@ -352,3 +352,35 @@ def test_a_lasting_question() -> None:
 def test_settings_are_the_schedulers() -> None:
     """A scheduler that has taken nothing over wakes for nothing."""
     assert NEVER == Scheduler(Limits(), Polling()).wakes_at(0)
+
+
+def test_the_task_of_a_member_that_is_gone_is_polled_once() -> None:
+    """Whoever adopts a task tells the others that it no longer has to be polled for its owner; the
+    task of a member that lives stays that member's.
+    """
+    limits = ev.SharedLimits(250, 300 * SECOND, 5, 10 * SECOND)
+    scheduler = Scheduler(Limits(), Polling())
+    scheduler.share("me", 1, Limits())
+    plan = scheduler._state.pacer.wanted()
+    rows: list[ev.LedgerRow] = []
+    for number, owner in enumerate(("dead", "alive"), 1):
+        rows += [
+            ev.MemberRow(owner, number, limits, 0, 0, 1, 0, False, 0, *plan),
+            ev.TaskRow(
+                *(owner, number, SMILE, 0, 0, 600 * SECOND),
+                *(10 * number, 1000, 0, f"task-{number}"),
+            ),
+        ]
+    scheduler.receive(ev.LedgerRead(tuple(rows)), 0)
+    kept = [scheduler.is_kept_elsewhere(f"task-{number}") for number in (1, 2, 3)]
+    scheduler.changes(0)
+    scheduler.receive(ev.LedgerRead((), ("dead",)), SECOND)
+    kept.append(scheduler.is_kept_elsewhere("task-1"))
+    scheduler.receive(adopted(1), SECOND)
+    scheduler.receive(adopted(2), SECOND)
+    told = [row for row in scheduler.changes(SECOND) if isinstance(row, ev.TaskRow)]
+
+    assert [True, True, False, False] == kept
+    assert ["task-1"] == [row.task_id for row in told if row.ended]
+    assert scheduler.foreign_task("task-1") is None
+    assert scheduler.is_kept_elsewhere("task-2")

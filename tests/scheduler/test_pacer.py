@@ -163,7 +163,7 @@ def test_one_task_is_tried_where_none_can_be_insured() -> None:
     # Quiet, but ours are still in the window.
     assert 9 - 1 == here.limit(331 * SECOND)
     assert 4 == here.table.occupied(480 * SECOND)
-    assert here._alone() == here.limit(480 * SECOND)
+    assert here.alone() == here.limit(480 * SECOND)
 
 
 def test_silence() -> None:

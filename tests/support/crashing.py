@@ -270,6 +270,7 @@ def kill() -> None:
 
 
 def set_to(where: object, name: str, what: object) -> None:
+    assert hasattr(where, name), name
     setattr(where, name, what)
 
 
@@ -385,8 +386,8 @@ class Worker:
 
 def worker(plan: Plan) -> None:
     """Live; everything that waits for the vendor's pace is quick."""
-    set_to(commands, "_SILENT", 1.0)
-    set_to(commands, "_PAUSES", (0.0, 0.1, 0.2))
+    set_to(commands, "_ANSWER_OVERDUE", 1.0)
+    set_to(commands, "_LOOK_PAUSES", (0.0, 0.1, 0.2))
     set_to(retention, "_PAUSES", (0.0, 0.1, 0.2))
     one = Worker(plan)
     one.kill_switch.install()

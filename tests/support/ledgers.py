@@ -4,7 +4,8 @@
 
 Each line is a command with its numbers, and is answered by one line of JSON. `take`, `publish`,
 `release` and `leave` are those of the ledger; `count N` adds N to the epoch of the plan, one step
-at a time; `fork` opens a ledger in a forked child, which answers from then on.
+at a time; `churn N` does N steps that may be refused; `fork` opens a ledger in a forked child,
+which answers from then on.
 """
 
 import asyncio
@@ -101,8 +102,22 @@ async def count(ledger: LocalLedger, steps: int) -> int:
         assert snapshot is not None
         epoch = max(epoch, *(row.epoch for row in snapshot.rows if isinstance(row, PlanRow)), 0) + 1
         assert await ledger.publish([*own_rows(ledger.member), PlanRow(epoch, 176, 3)])
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.0005)
     return epoch
+
+
+async def churn(ledger: LocalLedger, steps: int) -> int:
+    """Do steps that may be refused, and return how many were."""
+    refused = 0
+    for _ in range(steps):
+        try:
+            snapshot = await ledger.take(5.0)
+            refused += snapshot is None or not await ledger.publish(own_rows(ledger.member, 1))
+        except LedgerUnavailable:
+            # Deleted in the middle of being made; a later call succeeds.
+            refused += 1
+        await asyncio.sleep(0.001)
+    return refused
 
 
 async def obey(ledger: LocalLedger, command: str, *numbers: int) -> object:
@@ -121,9 +136,13 @@ async def obey(ledger: LocalLedger, command: str, *numbers: int) -> object:
         case "publish":
             return await ledger.publish(own_rows(ledger.member, *numbers))
         case "release":
-            return await ledger.release()
+            await ledger.release()
+            return None
         case "leave":
-            return await ledger.aclose()
+            await ledger.aclose()
+            return None
+        case "churn":
+            return await churn(ledger, *numbers)
         case "count":
             return await count(ledger, *numbers)
         case _:

@@ -26,13 +26,14 @@ def use_sandbox(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Sandbox:
     monkeypatch.setattr(
         _runner,
         "make_client",
-        lambda journal=None, polling=None, sole_user=False: Client(
+        lambda journal=None, polling=None, sole_user=False, fit=False: Client(
             "key",
             base_url="https://sandbox.example",
             transport=sandbox.transport(),
             polling=polling or Polling(),
             journal=journal,
             sole_user=sole_user,
+            fit=fit,
         ),
     )
     monkeypatch.setattr(_runner, "run", virtual_time.run)
@@ -97,7 +98,9 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
 def serve_sandbox(cwd: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Run the command `sandbox` as a process; yield its URL and the process once it answers."""
     port = free_port()
-    with program("sandbox", "--port", str(port), "--speed", "20", cwd=cwd) as server:
+    # A busy machine may keep a client from polling for longer than the vendor's 10 s.
+    arguments = ("--port", str(port), "--speed", "20", "--lease", "120")
+    with program("sandbox", *arguments, cwd=cwd) as server:
         read_until(server, "sandbox on")
         while True:
             with contextlib.suppress(OSError):

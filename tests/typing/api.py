@@ -6,6 +6,7 @@ so that a type that became looser fails the check.
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 
+import io
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Literal, assert_never, assert_type
 
 import httpx
+import PIL.Image
 from starlette.types import ASGIApp
 
 from perfect_async import (
@@ -30,6 +32,7 @@ from perfect_async import (
     FileId,
     Grant,
     Job,
+    JobEvent,
     JobInput,
     JobRefused,
     Limits,
@@ -49,10 +52,12 @@ from perfect_async import (
     Statistics,
     Studio,
     SubmissionInDoubt,
+    Task,
     TaskAbandoned,
     TaskError,
     TaskExpired,
     TaskFailed,
+    TaskStatus,
     TaskTimedOut,
     Template,
     Timeouts,
@@ -62,6 +67,7 @@ from perfect_async import (
     WaitTimeout,
     WebhookRejected,
 )
+from perfect_async.fleet import Answer, Order, Performer, Worker, enqueue, make_order
 from perfect_async.sandbox import (
     Durations,
     Faults,
@@ -99,6 +105,8 @@ def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     Client(max_units=10, journal="jobs.db", reuse=True)
     Client(sole_user=True)
     Client(sole_user="yes")  # type: ignore[arg-type]
+    Client(fit=True)
+    Client(fit="yes")  # type: ignore[arg-type]
     Client(max_unit=10)  # type: ignore[call-arg]
 
 
@@ -135,7 +143,13 @@ def jobs(path: Path, data: bytes) -> None:
     Smile()  # type: ignore[call-arg]
     Smile(path, "grin")  # type: ignore[arg-type]
     Smile(path, "closed_mouth_smile", 7)  # type: ignore[arg-type]
-    Smile(path.open("rb"))  # type: ignore[arg-type]
+    Smile(path.open("rb"))
+    Smile(io.BytesIO(data))
+    Smile(bytearray(data))
+    Avatar(memoryview(data), "x")
+    Smile(PIL.Image.new("RGB", (1, 1)))
+    Smile(path.open())  # type: ignore[arg-type]
+    Smile(7)  # type: ignore[arg-type]
     Avatar(path)  # type: ignore[call-arg]
     Avatar(path, "x", "8")  # type: ignore[arg-type]
 
@@ -151,11 +165,12 @@ def any_feature(path: Path, data: bytes) -> None:
     Feature("2d-vto/ring", {"a": Placeholder("ref", 1)}, ref=[path, data], mask=FileId("m"))
     Feature("a", srcmsk="m.png", refmsk=["n.png"])
     Feature("text-to-image/youcam")
+    Feature("a", src=path.open("rb"), ref=[data, memoryview(data)])
     assert_type(Studio(path, "style").output_count, int)
 
     Feature()  # type: ignore[call-arg]
     Feature("a", "b")  # type: ignore[arg-type]
-    Feature("a", src=path.open("rb"))  # type: ignore[arg-type]
+    Feature("a", src=path.open())  # type: ignore[arg-type]
 
 
 async def features(client: Client) -> None:
@@ -163,6 +178,8 @@ async def features(client: Client) -> None:
     result = await client.attach("skin-analysis", "id", version="v2.1")
     assert_type(result.raw, object)
     assert_type(result.outputs, tuple[ResultImage, ...])
+    _ = assert_type(client.task("skin-analysis", "id", version="v2.1"), Task)
+    assert_type(await client.status("skin-analysis", "id", version="v2.1"), TaskStatus)
     assert_type([each async for each in client.templates("hair-bang")], list[Template])
 
 
@@ -178,13 +195,60 @@ async def one_picture(client: Client, path: Path) -> None:
     assert_type(await result.save("out/"), list[Path])
     assert_type(await result.save(path), list[Path])
 
+    assert_type(await client.run(Smile(path), 60, save_to="out/", delete=True), Result)
+    await client.run(Smile(path), give_up_after=60, engine_retries=0)
+    assert_type(result.job, Job | None)
+    assert_type(result.units, float)
+    assert_type(result.duration, float | None)
+    assert_type(result.files, tuple[Path, ...])
+    assert_type(result.raw, object)
+    assert_type(await result.read(), list[bytes])
+    assert_type(await result.images[0].read(), bytes)
+
+    assert_type(result.changes, tuple[str, ...])
+    assert_type(await client.upload(path), FileId)
+    assert_type(await client.upload(io.BytesIO()), FileId)
+
     await client.run(path)  # type: ignore[arg-type]
     await client.run([Smile(path)])  # type: ignore[arg-type]
     await client.run(Smile(path), timeout="60")  # type: ignore[arg-type]
     assert_type(await client.run(Smile(path), buy_in_doubt=True), Result)
-    await client.run(Smile(path), 60, True)  # type: ignore[call-arg]
+    await client.run(Smile(path), 60, True)  # type: ignore[call-arg, arg-type]
     await result.save(b"out")  # type: ignore[arg-type]
     client.run(Smile(path))  # type: ignore[unused-coroutine]
+
+
+async def handles(client: Client, path: Path) -> None:
+    """`submit` gives a `Task`, which is awaited for a `Result`."""
+    task = await client.submit(Smile(path), 5, save_to=path, delete=True, give_up_after=60)
+    _ = assert_type(task, Task)
+    _ = assert_type(
+        await client.submit(Avatar(path, "x"), engine_retries=0, buy_in_doubt=True), Task
+    )
+    assert_type(task.id, str)
+    assert_type(task.job, Job | None)
+    assert_type(task.state, Literal["queued", "preparing", "running", "done", "failed"])
+    assert_type(await task, Result)
+    assert_type(await task.result(timeout=60), Result)
+    async for event in task.events():
+        assert_type(event, JobEvent)
+        assert_type(event.kind, Literal["queued", "uploaded", "submitted", "polled", "finished"])
+        assert_type(event.job, Job | None)
+        assert_type(event.task_id, str | None)
+        assert_type(event.at, datetime)
+    _ = assert_type(client.task(Smile, "id"), Task)
+    status = await client.status(Avatar, "id")
+    assert_type(status, TaskStatus)
+    assert_type(status.task_id, str)
+    assert_type(status.status, Literal["running", "success", "error"])
+    assert_type(status.results, object)
+    assert_type(status.error, TaskError | None)
+
+    _ = await client.submit(path)  # type: ignore[arg-type]
+    _ = await client.submit(Smile(path), save_to=7)  # type: ignore[arg-type]
+    await client.task(Smile(path), "id")  # type: ignore[arg-type]
+    await client.status(Smile(path), "id")  # type: ignore[arg-type]
+    task.state = "done"  # type: ignore[misc]
 
 
 async def open_and_close(client: Client) -> None:
@@ -213,6 +277,7 @@ async def many_pictures(client: Client, photos: list[Path], path: Path) -> None:
     assert_type(client.batch([Smile(path), Avatar(path, "x")]), Batch)
     assert_type(client.batch(lazily(path), ordered=True), Batch)
     assert_type(client.batch([Smile(path)], buy_in_doubt=True), Batch)
+    assert_type(client.batch([Smile(path)], resume=True, give_up_after=60), Batch)
     assert_type(client.batch(lazily_async(path)), Batch)
 
     async with client.batch(Smile(photo) for photo in photos) as batch:
@@ -247,6 +312,7 @@ def outcomes(outcome: Outcome) -> None:
     assert_type(outcome.task_id, str | None)
     assert_type(outcome.units, float)
     assert_type(outcome.duration, float | None)
+    assert_type(outcome.changes, tuple[str, ...])
     assert_type(outcome.unwrap(), Result)
     if outcome.ok is True:
         assert_type(outcome, Done)
@@ -448,3 +514,18 @@ async def webhooks(headers: httpx.Headers, scope: list[tuple[bytes, bytes]]) -> 
         pass
     except WebhookRejected as error:
         assert_type(error.reason, str)
+
+
+async def orders(client: Client) -> None:
+    """An order and its answer are plain JSON objects."""
+    order = make_order(Smile("/in/a.jpg"), Path("/out"), digest=None)
+    assert_type(order, Order)
+    assert_type(await Performer(client, ["/shared", Path("/more")]).perform(order), Answer)
+    assert_type(await enqueue("redis://host", [order]), int)
+
+    def told(order: Order, answer: Answer) -> None: ...
+
+    worker = Worker("redis://host", ["/shared"], make_client=Client, on_answer=told)
+    await worker.run()
+    worker.stop()
+    Performer(client)  # type: ignore[call-arg]

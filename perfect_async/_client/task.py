@@ -1,0 +1,301 @@
+"""Handles of single jobs: `Task`, which users hold, and what the client keeps for it.
+
+The client keeps a `TrackedJob` until its end whoever waits for it, so a `Task` that is dropped
+loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+
+from perfect_async._client import settings
+from perfect_async._client.results import Done, Result
+from perfect_async._log import type_name
+from perfect_async._runtime.handle import JobHandle
+from perfect_async.errors import (
+    ClientClosed,
+    NotSaved,
+    PerfectError,
+    WaitTimeout,
+    copy_error,
+    quoted,
+)
+from perfect_async.models import Job
+from perfect_async.reports import JobEvent, JobEventKind, TaskState
+
+if TYPE_CHECKING:
+    from perfect_async._client.session import ClientSession
+
+
+class TrackedJob:
+    """One job from its entering on: its events, and its end once its pictures are saved.
+
+    `saves`: whether they are saved where the options of the job say so. `task_id` is the last task
+    that it had. `accepted` is set once the vendor has accepted the task or the job has ended,
+    `ended` with `ending`.
+    """
+
+    def __init__(self, session: ClientSession, handle: JobHandle, *, saves: bool = True) -> None:
+        self.session = session
+        self._folder = handle.spec.options.save_to if saves else None
+        self.handle = handle
+        self.task_id = handle.task_id
+        self.accepted = anyio.Event()
+        self.ended = anyio.Event()
+        self.ending: Result | PerfectError | None = None
+        self.events: list[JobEvent] = []
+        self._news = anyio.Event()
+        self._saving = self._reported = False
+        if handle.spec.job is not None:
+            self._note("queued")
+            if handle.task_id is not None:
+                self._note("submitted")
+        handle.observe(self._note)
+        handle.subscribe(self._changed)
+        self._changed()
+
+    @property
+    def state(self) -> TaskState:
+        """The state of the job, as in `Task`."""
+        if self.ending is not None:
+            return "done" if isinstance(self.ending, Result) else "failed"
+        handle = self.handle.leader or self.handle
+        if handle.task_id is not None or handle.ending is not None:
+            return "running"
+        return "preparing" if handle.submitting or handle.preparing else "queued"
+
+    def _note(self, kind: JobEventKind) -> None:
+        now = self.session.driver.clock.now()
+        self.events.append(JobEvent(kind, self.handle.spec.job, self.handle.task_id, now))
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+    def _changed(self) -> None:
+        """React to a change of the handle."""
+        handle, session = self.handle, self.session
+        if handle.task_id is not None:
+            self.task_id = handle.task_id
+            self.accepted.set()
+        if handle.ending is None or self._saving or self.ending is not None:
+            return
+        if self._folder is None or not session.driver.alive:
+            self.end()
+        else:
+            self._saving = True
+            session.retention.begin(handle)
+            session.driver.start(self._save)
+
+    async def _save(self) -> None:
+        try:
+            outcome = await self.session.keep(self.handle)
+            self._end(outcome.result if isinstance(outcome, Done) else outcome.error)
+        finally:
+            # If the driver ends before it is saved: the journal knows that.
+            self.end()
+            self.session.sweep()
+
+    def end(self) -> None:
+        """End as the handle did, unless it has ended already."""
+        if self.ending is None:
+            error = self.handle.ending
+            self._end(error if isinstance(error, PerfectError) else self._result())
+
+    def _result(self) -> Result:
+        return self.session.result(self.handle)
+
+    def end_with_thread(self, error: ClientClosed) -> None:
+        """End where the thread of an isolated client has ended by `error`, and cannot end it.
+
+        Raises the error of a job that may have a task.
+        """
+        if self.handle.ending is None:
+            raise self.handle.abandoned(error.__cause__) from error.__cause__
+        self.end()
+
+    def unwrap(self) -> Result:
+        """Return the result, or raise the error; each caller raises its own."""
+        if isinstance(self.ending, PerfectError):
+            raise copy_error(self.ending)
+        if self.ending is None:
+            raise AssertionError(self)
+        return self.ending
+
+    def _end(self, ending: Result | PerfectError) -> None:
+        self.ending = ending
+        self._note("finished")
+        self.accepted.set()
+        self.ended.set()
+
+    async def event(self, index: int) -> JobEvent | None:
+        """Return the event of this `index` once it has happened; None where there is none."""
+        while len(self.events) <= index:
+            if self.ended.is_set():
+                return None
+            await self._news.wait()
+        return self.events[index]
+
+    def report(self) -> None:
+        """Record that somebody has the outcome, so that no other process gives it again."""
+        if not self._reported and not isinstance(self.ending, NotSaved):
+            self._reported = True
+            self.handle.entry.reported()
+
+    def timed_out(self, timeout: float, what: str) -> WaitTimeout:
+        """Return the error of somebody who has waited in vain."""
+        return wait_timeout(timeout, what, self.handle, self.handle.failure)
+
+
+def wait_timeout(
+    timeout: float, what: str, handle: JobHandle | None, failure: PerfectError | None
+) -> WaitTimeout:
+    """Return the error for a wait of `timeout` seconds; `failure` is what went wrong last."""
+    last = "" if failure is None else f" The last request failed: {failure.message}"
+    error = WaitTimeout(
+        f"{what} after {timeout:g} s.{last}",
+        task_id=None if handle is None else handle.task_id,
+        units_at_stake=0.0 if handle is None else handle.at_stake,
+    )
+    error.__cause__ = failure and copy_error(failure)
+    return error
+
+
+class Task:
+    """A task at the vendor: what `Client.submit` and `Client.task` return.
+
+        task = await client.submit(Smile("selfie.jpg"))
+        print(task.id, task.state)
+        result = await task                    # or: await task.result(timeout=60)
+
+    `id` is the vendor's; it changes where the engine failed and the task was created again. `job`
+    is None where only the id is known. `state` is "queued" (waits for its turn), "preparing" (its
+    picture is on the way, or its creation), "running" (the vendor has it, or its result is being
+    saved), "done" or "failed"; a handle from `Client.task` is "running" until its answer has come.
+
+    A handle may be awaited by several callers, and again. Dropping it, or cancelling who awaits it,
+    loses nothing: the client keeps the task to its end, saves its result where that was asked for,
+    and, with a journal, gives the outcome to `Client.resume` if nobody took it.
+    """
+
+    def __init__(
+        self,
+        session: ClientSession,
+        task_id: str,
+        attach: Callable[[], Awaitable[TrackedJob]],
+        tracked: TrackedJob | None = None,
+    ) -> None:
+        self._session = session
+        self._id = task_id
+        self._attach = attach
+        self._tracked = tracked
+
+    def __repr__(self) -> str:
+        # Read where the repr is asked for, which may be another thread than the task's.
+        tracked = self._tracked
+        if tracked is None:
+            return f"<Task {quoted(self.id)} not followed yet>"
+        job = "" if self.job is None else f" of {type(self.job).__name__}"
+        how: str = tracked.state
+        match tracked.ending:
+            case PerfectError() as error:
+                how = f"failed: {type_name(error)}"
+            case Result(images=images, duration=duration):
+                lasted = "" if duration is None else f" in {duration:.1f} s"
+                how = f"done: {len(images)} picture{'s' * (len(images) != 1)}{lasted}"
+            case None:
+                pass
+        return f"<Task {quoted(self.id)}{job} {how}>"
+
+    def __await__(self) -> Generator[object, None, Result]:
+        return self.result().__await__()
+
+    @property
+    def id(self) -> str:
+        """The vendor's id of the task."""
+        tracked = self._tracked
+        return self._id if tracked is None or tracked.task_id is None else tracked.task_id
+
+    @property
+    def job(self) -> Job | None:
+        """The job of the task, None where only its id is known."""
+        return None if self._tracked is None else self._tracked.handle.spec.job
+
+    @property
+    def state(self) -> TaskState:
+        """How the task stands, by what the client knows; no request."""
+        return "running" if self._tracked is None else self._tracked.state
+
+    async def result(self, timeout: float | None = None) -> Result:
+        """Wait for the pictures and return them; `timeout` in seconds bounds the wait alone.
+
+            try:
+                result = await task.result(timeout=60)
+            except WaitTimeout:
+                ...                            # the task goes on; ask again whenever you like
+
+        Raises the error of the job, as `Client.run` does, and `WaitTimeout`. The first call on a
+        handle of `Client.task` keeps the task alive from then on, as `Client.attach` does.
+        """
+        if timeout is not None:
+            settings.number("timeout", timeout)
+        self._session.executor.check()
+        tracked = self._tracked
+        if tracked is None or tracked.ending is None:
+            try:
+                await self._session.executor.call(partial(self._wait, timeout))
+            except ClientClosed as exc:
+                # The thread of an isolated client ended under the task.
+                if self._tracked is None:
+                    raise
+                self._tracked.end_with_thread(exc)
+            tracked = self._tracked
+        if tracked is None:
+            raise AssertionError(self)
+        # Not earlier: a caller that is cancelled before has not got the result.
+        self._session.executor.soon(tracked.report)
+        return tracked.unwrap()
+
+    async def events(self) -> AsyncGenerator[JobEvent]:
+        """Iterate over what is done for the job, from its beginning to its end.
+
+            async for event in task.events():
+                print(event.kind)              # queued, uploaded, submitted, polled, ..., finished
+
+        Each call begins anew, and leaving the loop early is fine. Events of a task that the client
+        did not create begin with its next poll, and iterating keeps it alive as `result` does. The
+        end of the job is an event, whether it is done or failed; `result` says which.
+        """
+        index = 0
+        while (event := await self._event(index)) is not None:
+            yield event
+            index += 1
+
+    async def _event(self, index: int) -> JobEvent | None:
+        self._session.executor.check()
+        tracked = self._tracked
+        if tracked is not None and tracked.ended.is_set():
+            # Also where the thread of an isolated client has ended.
+            return tracked.events[index] if index < len(tracked.events) else None
+
+        async def wait() -> JobEvent | None:
+            return await (await self._follow()).event(index)
+
+        return await self._session.executor.call(wait)
+
+    async def _wait(self, timeout: float | None) -> None:
+        tracked = await self._follow()
+        with anyio.move_on_after(timeout):
+            await tracked.ended.wait()
+        if tracked.ending is None and timeout is not None:
+            raise tracked.timed_out(timeout, "The task had not ended")
+
+    async def _follow(self) -> TrackedJob:
+        """Return the tracked job; the first call of a handle for an id from elsewhere makes it."""
+        tracked = self._tracked
+        if tracked is None:
+            # Where two callers come at once the later one follows the task too, which is harmless.
+            tracked = self._tracked = await self._attach()
+        return tracked

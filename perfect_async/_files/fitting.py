@@ -1,0 +1,191 @@
+"""Makes pictures into what the vendor takes, and encodes Pillow's images; needs the extra `fit`.
+
+As little as possible is changed: a picture that is taken as it is stays as it is, byte for byte.
+What is changed loses its EXIF data, and with it the place where it was taken.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import attrs
+from PIL import Image, ImageOps
+
+from perfect_async._value import Value
+from perfect_async.errors import PictureRefused, quoted
+
+if TYPE_CHECKING:
+    from perfect_async.models import Job, PillowImage
+
+_ORIENTATION: Final = 0x0112
+"""The EXIF tag that says how a picture is to be turned (CIPA DC-008, 4.6.4)."""
+_TURNED: Final = range(2, 9)
+"""The values of the tag that say so; 1 is upright."""
+_SIDEWAYS: Final = range(5, 9)
+"""Those that swap width and height."""
+_BOMBS: Final = Image.DecompressionBombError, Image.DecompressionBombWarning
+"""What Pillow raises for pictures of more than 179 million pixels, and may for half of that."""
+_DEPTH_AT: Final = 24
+"""Where the bits per sample stand in a PNG (W3C PNG, 11.2.1: its first chunk)."""
+_DEEP: Final = 16
+_QUALITIES: Final = (95, 90, 80, 70)
+"""Qualities of a JPEG that are tried before a picture is made smaller."""
+_SMALLER: Final = 0.8
+_LEAST: Final = 64
+"""Pixels of the long side under which a picture is made no smaller."""
+_INDEXED: Final = {"1", "L", "LA", "P", "RGB", "RGBA"}
+_PLAIN: Final = {
+    "jpg": {"L", "RGB"},
+    **dict.fromkeys(("png", "gif", "bmp", "tiff"), _INDEXED),
+    "webp": {"RGB", "RGBA"},
+}
+"""Pillow's modes of pictures that are taken as they are, by their type."""
+_KEPT: Final = {"L", "LA", "RGB", "RGBA"}
+"""Those that are encoded as they are."""
+_KINDS: Final = {"jpeg": "jpg", "mpo": "jpg"}
+"""Types by Pillow's names, where they have another one here. Cameras' JPEGs may be MPO."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Fitted(Value):
+    """A picture that was changed: its bytes, and what was changed, for people."""
+
+    data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
+    changes: tuple[str, ...]
+
+
+def fit(file: BinaryIO, job_type: Job | type[Job]) -> Fitted | None:
+    """Return the picture in `file` as `job_type` takes it; None where it is taken as it is.
+
+    Also None where it cannot be read: then the usual checks say what is wrong. The same bytes give
+    the same picture, as long as Pillow stays the same.
+    """
+    file.seek(0)
+    head = file.read(_DEPTH_AT + 1)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    try:
+        with Image.open(file) as image:
+            return _fit(image, head, size, job_type)
+    except (OSError, ValueError, SyntaxError, *_BOMBS):
+        # Pillow's plugins raise any of these for a broken picture.
+        return None
+    finally:
+        file.seek(0)
+
+
+def encode(image: PillowImage, job_type: Job | type[Job]) -> bytes:
+    """Return the bytes of a picture that has none: a PNG, which keeps each pixel.
+
+    A JPEG of quality 95 where the PNG would be `job_type.largest` or more. Colours that a PNG of 8
+    bits cannot hold are made RGB, and an EXIF orientation is carried out. Raises `PictureRefused`
+    for what only looks like an image of Pillow's.
+    """
+    if not isinstance(image, Image.Image):
+        raise PictureRefused(f"{quoted(type(image).__name__)} is no image of Pillow's.")
+    plain = _plain(ImageOps.exif_transpose(image))
+    data = _png(plain)
+    return data if len(data) < job_type.largest else _jpeg(plain, _QUALITIES[0])
+
+
+def _fit(image: Image.Image, head: bytes, size: int, job_type: Job | type[Job]) -> Fitted | None:
+    name = (image.format or "").lower()
+    kind, most = _KINDS.get(name, name), job_type.longest_side
+    deep = kind == "png" and head[_DEPTH_AT:] == bytes([_DEEP])
+    orientation = image.getexif().get(_ORIENTATION)
+    turned = orientation in _TURNED
+    odd = deep or image.mode not in _PLAIN.get(kind, _KEPT)
+    large = max(image.size) > most
+    # No bound, as of a `Feature`, leaves the size as it is.
+    longest = math.floor(min(most, max(image.size)))
+    taken = kind in job_type.formats
+    if taken and not (turned or odd or large) and size < job_type.largest:
+        return None
+    frames: int = getattr(image, "n_frames", 1)
+    width, height = image.size
+    whole = (height, width) if orientation in _SIDEWAYS else (width, height)
+    if large and kind == "jpg":
+        # Decoded at a half or less where that is still enough: a camera's picture is large.
+        image.draft(None, (longest, longest))
+    plain = _plain(ImageOps.exif_transpose(image))
+    plain.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    found, data, plain = _encoded(plain, kind, job_type)
+    changes = {
+        f"{kind} made {found}": found != kind,
+        f"only the first of {frames} frames": frames > 1 and kind != "jpg",
+        "turned upright": turned,
+        "16 bits for a colour made 8": deep or image.mode.startswith("I"),
+        f"{image.mode} made {plain.mode}": image.mode in {"CMYK", "YCbCr", "LAB", "HSV"},
+        f"{_text(whole)} made {_text(plain.size)}": plain.size != whole,
+        f"{_megabytes(size)} made {_megabytes(len(data))}": size >= job_type.largest,
+    }
+    return Fitted(data, tuple(change for change, made in changes.items() if made))
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return `image` in a mode of 8 bits that both types hold, without its notes."""
+    see_through = "transparency" in image.info or image.mode in {"PA", "RGBa", "La"}
+    profile: bytes | None = image.info.get("icc_profile")
+    if image.mode.startswith("I"):
+        # Pillow clips what it converts.
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in _KEPT:
+        if image.mode not in {"P", "PA", "RGBX"}:
+            # It describes colours that these are no longer.
+            profile = None
+        image = image.convert("RGBA" if see_through else "RGB")
+    elif see_through and image.mode in {"L", "RGB"}:
+        image = image.convert("RGBA")
+    else:
+        image = image.copy()
+    image.info = {} if profile is None else {"icc_profile": profile}
+    return image
+
+
+def _encoded(
+    image: Image.Image, kind: str, job_type: Job | type[Job]
+) -> tuple[str, bytes, Image.Image]:
+    """Return type, bytes and pixels of the best picture under `job_type.largest` bytes."""
+    data = b"" if kind == "jpg" else _png(image)
+    if data and len(data) < job_type.largest:
+        return "png", data, image
+    while True:
+        for quality in _QUALITIES:
+            data = _jpeg(image, quality)
+            if len(data) < job_type.largest:
+                return "jpg", data, image
+        if max(image.size) < _LEAST:
+            return "jpg", data, image
+        image = image.copy()
+        longest = round(max(image.size) * _SMALLER)
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", icc_profile=image.info.get("icc_profile"))
+    return file.getvalue()
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    file, profile = io.BytesIO(), image.info.get("icc_profile")
+    if image.mode in {"LA", "RGBA"}:
+        # As a page would show it.
+        whole = image.convert("RGBA")
+        image = Image.new("RGB", image.size, "white")
+        image.paste(whole, mask=whole.getchannel("A"))
+    # Full colour: a face is what matters, and it was subsampled before, if at all.
+    image.save(file, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
+    return file.getvalue()
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} px"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1024**2:,.1f} MB"

@@ -1,0 +1,338 @@
+"""Orders: what they may say, and that each is performed once, in virtual time."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfect_async import (
+    Avatar,
+    Client,
+    ClientClosed,
+    ConfigurationError,
+    FileId,
+    JobRefused,
+    NotSaved,
+    Smile,
+    Unauthorized,
+)
+from perfect_async._runtime import driver as drivers
+from perfect_async.fleet import Order, Performer, make_order
+from perfect_async.sandbox import Faults, Sandbox
+from tests.support.sandboxed import FACE, STYLE, client, vendor
+
+
+def travelled(message: dict[str, Any]) -> dict[str, Any]:
+    """What a queue makes of a message."""
+    return cast("dict[str, Any]", json.loads(json.dumps(message)))
+
+
+class Shop:
+    """A shared disk with pictures, and performers on one ledger."""
+
+    def __init__(self, folder: Path, faults: Faults | None = None) -> None:
+        self.sandbox: Sandbox = vendor(faults=faults)
+        self.ledger = folder / "ledger"
+        self.disk = folder / "disk"
+        self.disk.mkdir()
+        self.picture = self.disk / "a.jpg"
+        self.picture.write_bytes(FACE)
+        self.out = self.disk / "out"
+
+    def client(self, **settings: object) -> Client:
+        # A driver serves all clients of a loop that are on one key, and is found here.
+        drivers._drivers.clear()
+        given = {"share": str(self.ledger), "reuse": True, **settings}
+        return client(self.sandbox, **given)
+
+    def order(self, **changes: object) -> dict[str, Any]:
+        order = make_order(Smile(self.picture), self.out)
+        order.update(changes)
+        return travelled(order)
+
+    async def perform(self, order: object) -> dict[str, Any]:
+        async with self.client() as opened:
+            answer = await Performer(opened, [self.disk]).perform(cast("Order", order))
+        return travelled(answer)
+
+    @property
+    def created(self) -> int:
+        return len(self.sandbox.ledger.tasks)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+async def test_an_order_is_performed(shop: Shop) -> None:
+    """The answer names the files, which are there, and the units."""
+    answer = await shop.perform(shop.order())
+
+    assert answer["ok"]
+    [file] = answer["files"]
+    [saved] = shop.out.iterdir()
+    assert str(saved) == file
+    assert saved.read_bytes().startswith(b"\xff\xd8\xff")
+    assert (1.0, None) == (answer["units"], answer["error"])
+
+
+async def test_a_second_delivery_pays_nothing_and_says_the_same(shop: Shop) -> None:
+    """After the first worker has gone another one gives the same answer, and the same file."""
+    first = await shop.perform(shop.order())
+    second = await shop.perform(shop.order())
+
+    assert first == second
+    assert 1 == shop.created
+    assert 1 == len(list(shop.out.iterdir()))
+
+
+async def test_deliveries_at_once_are_one_task(shop: Shop) -> None:
+    """Three workers that have one order in hand buy one task and save one file."""
+    clients = [await shop.client().open() for _ in range(3)]
+    performers = [Performer(each, [shop.disk]) for each in clients]
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(each.perform(shop.order())) for each in performers]
+    for each in clients:
+        await each.close()
+
+    assert 1 == len({json.dumps(each.result()) for each in running})
+    assert 1 == shop.created == len(list(shop.out.iterdir()))
+
+
+async def test_an_avatar_and_a_url(shop: Shop) -> None:
+    """Parameters, a key and a URL travel in the order."""
+    job = Avatar("https://pictures.example/a.jpg", STYLE, output_count=8, key="customer 7")
+    answer = await shop.perform(make_order(job, shop.out))
+
+    assert 8 == len(answer["files"])
+    assert 2.0 == answer["units"]
+
+
+async def test_a_task_that_fails_is_an_answer(tmp_path: Path) -> None:
+    """The engine's failure is told with its code, so the queue need not try again."""
+    digest = hashlib.sha256(FACE).hexdigest()
+    shop = Shop(tmp_path, faults=Faults(by_picture={digest: "error_no_face"}))
+    answer = await shop.perform(shop.order())
+
+    assert not answer["ok"]
+    assert ("TaskFailed", "error_no_face") == (answer["error"]["kind"], answer["error"]["code"])
+    assert (0.0, []) == (answer["error"]["units_at_stake"], answer["files"])
+
+
+async def test_a_doubt_is_an_answer(tmp_path: Path) -> None:
+    """A creation whose answer is lost is told, with what is at stake, and not sent again."""
+    shop = Shop(tmp_path, faults=Faults(lost_creations=1.0))
+    first = await shop.perform(shop.order())
+    second = await shop.perform(shop.order())
+
+    assert "SubmissionInDoubt" == first["error"]["kind"] == second["error"]["kind"]
+    assert 1.0 == first["error"]["units_at_stake"]
+    assert isinstance(first["error"]["candidates"], list)
+    assert 1 == shop.created
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"feature": "ai-unknown"},
+        {"feature": ["ai-smile"]},
+        {"feature": None},
+        {"bytes": "aGVsbG8="},
+        {"source": ""},
+        {"source": "a.jpg"},
+        {"source": "../a.jpg"},
+        {"source": "file:///etc/passwd"},
+        {"source": "ftp://pictures.example/a.jpg"},
+        {"source": "/etc/passwd"},
+        {"source": "/dev/zero"},
+        {"source": "/disk\0/a.jpg"},
+        {"source": {"$type": "bytes"}},
+        {"source": "x" * 5000},
+        {"save_to": "/tmp"},
+        {"save_to": "out"},
+        {"save_to": None},
+        {"save_to": "https://pictures.example/"},
+        {"key": ""},
+        {"key": 7},
+        {"key": " "},
+        {"parameters": []},
+        {"parameters": {"expression": "angry"}},
+        {"parameters": {"source": "/etc/passwd"}},
+        {"parameters": {"key": "a"}},
+        {"parameters": {"expression": True}},
+        {"parameters": {"expression": ["smile_with_teeth_visible"]}},
+        {"feature": "ai-avatar", "parameters": {}},
+        {"feature": "ai-avatar", "parameters": {"template_id": STYLE, "output_count": 10**9}},
+        {"feature": "ai-avatar", "parameters": {"template_id": STYLE, "output_count": "4"}},
+        {"digest": "0" * 64},
+        {"digest": "0"},
+        {"digest": 5},
+        {"source": "https://pictures.example/a.jpg", "digest": "0" * 64},
+    ],
+    ids=lambda changes: str(changes)[:120],
+)
+async def test_a_hostile_order_is_refused(changes: dict[str, Any], shop: Shop) -> None:
+    """Whatever an order says, nothing is read, written or bought beyond what is allowed."""
+    answer = await shop.perform(shop.order(**changes))
+
+    assert "JobRefused" == answer["error"]["kind"]
+    assert [] == shop.sandbox.ledger.log
+    assert not shop.out.exists() or [] == list(shop.out.iterdir())
+
+
+@pytest.mark.parametrize("order", [None, [], "order", 5, b"{}"], ids=str)
+async def test_what_is_no_order_is_refused(order: object, shop: Shop) -> None:
+    """A message of another shape gets an answer too."""
+    assert "JobRefused" == (await shop.perform(order))["error"]["kind"]
+
+
+@pytest.mark.parametrize("place", ["source", "save_to"])
+async def test_links_do_not_lead_out(place: str, shop: Shop, tmp_path: Path) -> None:
+    """A link in an allowed folder to a place outside is refused, and so is `..`."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.jpg").write_bytes(FACE)
+    (shop.disk / "link").symlink_to(outside)
+    tail = "a.jpg" if place == "source" else ""
+    for path in (shop.disk / "link" / tail, shop.disk / ".." / "outside" / tail):
+        answer = await shop.perform(shop.order(**{place: str(path)}))
+        assert "JobRefused" == answer["error"]["kind"]
+    assert 0 == shop.created
+    assert ["a.jpg"] == [each.name for each in outside.iterdir()]
+
+
+async def test_a_picture_that_changed_is_refused(shop: Shop) -> None:
+    """An order with a digest is for that picture and no other."""
+    digest = hashlib.sha256(FACE).hexdigest()
+    assert (await shop.perform(shop.order(digest=digest)))["ok"]
+    shop.picture.write_bytes(FACE + b"\0")
+    assert not (await shop.perform(shop.order(digest=digest)))["ok"]
+
+
+async def test_a_missing_picture_and_a_folder_that_cannot_be_made(shop: Shop) -> None:
+    """They are told in the answer."""
+    missing = await shop.perform(shop.order(source=str(shop.disk / "b.jpg")))
+    digest = hashlib.sha256(FACE).hexdigest()
+    gone = await shop.perform(shop.order(source=str(shop.disk / "b.jpg"), digest=digest))
+    blocked = await shop.perform(shop.order(save_to=str(shop.picture / "out")))
+
+    assert ["PictureRefused", "JobRefused", "JobRefused"] == [
+        each["error"]["kind"] for each in (missing, gone, blocked)
+    ]
+
+
+async def test_a_result_that_cannot_be_saved_is_delivered_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is not acknowledged, and the next delivery saves what is paid for."""
+    from perfect_async import Result
+
+    async def full(_: Result, __: str) -> list[Path]:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Result, "save", full)
+        with pytest.raises(NotSaved, match="No space left") as raised:
+            await shop.perform(shop.order())
+    answer = await shop.perform(shop.order())
+
+    assert 1.0 == raised.value.units_at_stake
+    assert answer["ok"]
+    assert 1 == shop.created
+
+
+async def test_stopping_gives_back_what_is_not_created(shop: Shop) -> None:
+    """The order whose task runs is performed, those that wait and those that come are not."""
+    for number in range(60):
+        (shop.disk / f"{number}.jpg").write_bytes(FACE + bytes([number]))
+    orders = [shop.order(source=str(shop.disk / f"{number}.jpg")) for number in range(60)]
+    ended: list[object] = []
+
+    async def perform(order: dict[str, Any]) -> None:
+        try:
+            ended.append((await performer.perform(order))["ok"])
+        except ClientClosed as exc:
+            ended.append(type(exc))
+
+    async with shop.client() as opened:
+        performer = Performer(opened, [shop.disk])
+        async with asyncio.TaskGroup() as group:
+            for order in orders:
+                group.create_task(perform(order))
+            await asyncio.sleep(5)
+            performer.stop()
+        await perform(orders[0])
+    done = ended.count(True)
+
+    assert 61 == len(ended)
+    assert 0 < done < 60
+    assert {True, ClientClosed} == set(ended)
+    assert done == shop.created == len(list(shop.out.iterdir()))
+
+
+async def test_a_wrong_key_is_nothing_of_the_orders(shop: Shop) -> None:
+    """What every order would meet is raised, so that none is acknowledged for it."""
+    shop.sandbox.script("task", (401, {"status": 401, "error": "Invalid token"}))
+    with pytest.raises(Unauthorized):
+        await shop.perform(shop.order())
+
+
+async def test_a_performer_needs_a_folder(shop: Shop) -> None:
+    """Without one nothing could be performed."""
+    with pytest.raises(ConfigurationError, match="folders"):
+        Performer(shop.client(), [])
+
+
+@pytest.mark.parametrize(
+    "job", [Smile(b"bytes"), Smile("a.jpg"), Smile(FileId("f")), Smile(Path("a.jpg"))], ids=str
+)
+def test_what_cannot_travel_is_no_order(job: Smile) -> None:
+    """Bytes do not belong into a queue, and a relative path means nothing elsewhere."""
+    with pytest.raises(JobRefused, match="absolute path or an http"):
+        make_order(job, "/out")
+
+
+def test_an_order_is_small_and_plain() -> None:
+    """It is what it says in the documentation."""
+    digest = "0" * 64
+
+    assert {
+        "feature": "ai-smile",
+        "source": "/in/a.jpg",
+        "parameters": {"expression": "smile_with_teeth_visible"},
+        "save_to": "/out",
+        "key": "k",
+        "digest": digest,
+    } == make_order(Smile(Path("/in/a.jpg"), key="k"), Path("/out"), digest=digest)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+FIELDS = ("feature", "source", "parameters", "key", "save_to", "digest")
+
+
+@given(
+    st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), JSON)
+    | st.fixed_dictionaries(
+        {"feature": st.sampled_from(["ai-smile", "ai-avatar"]), "source": st.just("/in/a.jpg")},
+        optional=dict.fromkeys(FIELDS[2:], JSON),
+    )
+)
+def test_no_message_raises_anything_else(order: dict[str, Any]) -> None:
+    """Any JSON is an order or is refused."""
+    from perfect_async.fleet import _read
+
+    try:
+        read = _read(order)
+    except JobRefused:
+        return
+    assert Path(read.save_to).is_absolute()

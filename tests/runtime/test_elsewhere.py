@@ -1,0 +1,88 @@
+"""What the rows of a ledger say of one job."""
+
+import attrs
+import pytest
+
+from perfect_async._runtime.elsewhere import Purchase, Submission, bought
+from perfect_async.events import DoneRow, IntentRow
+
+JOB = Submission("identity", "digest", "ai-smile", once=True)
+LIVING = frozenset({"alive"})
+NOW = 1_000_000_000
+MINUTE = 60_000_000
+
+
+def intent(state: str, *, member: str = "alive", age: int = 0, task_id: str = "") -> IntentRow:
+    return IntentRow(member, age, "identity", "digest", "ai-smile", NOW - age, state, task_id)
+
+
+def done(task_id: str = "done", age: int = 0) -> DoneRow:
+    return DoneRow("identity", "digest", "ai-smile", task_id, NOW - age)
+
+
+def said(*rows: IntentRow | DoneRow, job: Submission = JOB) -> tuple[Purchase, str, int] | None:
+    found = bought(job, rows, LIVING, NOW)
+    return None if found is None else (found.purchase, found.task_id, found.age)
+
+
+def test_nothing_is_bought_by_nobody() -> None:
+    """No row, and a creation that was refused, leave the job to be bought."""
+    assert said() is None
+    assert said(intent("refused")) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (intent("sent", age=5), (Purchase.SENT, "", 5)),
+        (intent("sent", member="dead", age=5), (Purchase.IN_DOUBT, "", 5)),
+        (intent("sent", age=6 * MINUTE), (Purchase.IN_DOUBT, "", 6 * MINUTE)),
+        (intent("doubt", age=5), (Purchase.IN_DOUBT, "", 5)),
+        (intent("accepted", task_id="task", age=5), (Purchase.CREATED, "task", 5)),
+        (done(age=5), (Purchase.DONE, "done", 5)),
+    ],
+)
+def test_one_row(row: IntentRow | DoneRow, expected: tuple[Purchase, str, int]) -> None:
+    """Each state of a creation is told apart."""
+    assert expected == said(row)
+
+
+def test_the_newest_creation_decides() -> None:
+    """A later purchase replaces an older one, whatever became of that."""
+    old, new = intent("doubt", age=9), intent("accepted", task_id="new", age=5)
+
+    assert (Purchase.CREATED, "new", 5) == said(old, new) == said(new, old)
+    assert (Purchase.CREATED, "new", 5) == said(new, intent("refused", age=1))
+
+
+def test_a_result_counts_before_everything() -> None:
+    """What is done can be fetched, even if a later creation is in doubt."""
+    assert (Purchase.DONE, "b", 1) == said(done("a", 2), done("b", 1), intent("doubt"))
+
+
+def test_consent_passes_over_doubts_only() -> None:
+    """Who agrees to a second charge still gets a task that is known."""
+    job = attrs.evolve(JOB, consents=True)
+
+    assert said(intent("doubt"), intent("sent", member="dead"), job=job) is None
+    assert (Purchase.SENT, "", 0) == said(intent("sent"), job=job)
+    known = intent("accepted", task_id="task", age=9)
+    assert (Purchase.CREATED, "task", 9) == said(intent("doubt"), known, job=job)
+
+
+def test_a_result_that_is_gone_does_not_count() -> None:
+    """A task that the vendor no longer has is passed over, as creation and as result."""
+    rows = done("gone"), intent("accepted", task_id="gone")
+
+    assert said(*rows, job=attrs.evolve(JOB, gone="gone")) is None
+    assert said(*rows, job=attrs.evolve(JOB, gone="other")) is not None
+
+
+def test_who_created_it() -> None:
+    """A creation names its process, a result none."""
+    created, fetched = bought(JOB, [intent("doubt")], (), NOW), bought(JOB, [done()], (), NOW)
+
+    assert created is not None
+    assert "alive" == created.member
+    assert fetched is not None
+    assert "" == fetched.member

@@ -1,0 +1,351 @@
+"""The steps of a driver in the ledger of its key: two members of one event loop, and a bad store.
+
+The vendor's two host names are one host with two drivers, so one loop can hold two members.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from perfect_async import Client, ConfigurationError, Limits, Smile, SubmissionInDoubt
+from perfect_async._ledger.rows import LedgerUnavailable, MemberStatus, Snapshot
+from perfect_async._runtime import sharing
+from perfect_async._runtime.doubts import ProcessMemory
+from perfect_async._runtime.sharing import SharedKey, ShareSetting
+from perfect_async.events import DoneRow, IntentRow, LedgerRow
+from perfect_async.sandbox import Durations, Faults, Sandbox
+from tests.support.sandboxed import client, smile, smiles, vendor
+
+HOSTS = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"
+
+
+def members(sandbox: Sandbox, folder: Path, **settings: object) -> tuple[Client, Client]:
+    """Two clients of one key that share its ledger in `folder`, unopened."""
+    one, other = (client(sandbox, base_url=host, share=str(folder), **settings) for host in HOSTS)
+    return one, other
+
+
+class ScriptedStore:
+    """A ledger of which nobody else knows; `script` may change what its methods do."""
+
+    member = "a" * 16
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.now = now
+        self.fresh = True
+        self.published: list[LedgerRow] = []
+        self.refuses = 0
+        self.busy = 0
+        self.fails_at: set[str] = set()
+        self.closed = False
+
+    def _check(self, what: str) -> None:
+        if what in self.fails_at:
+            raise LedgerUnavailable(f"{what} failed")
+
+    async def take(self, within: float) -> Snapshot | None:
+        self._check("take")
+        if self.busy:
+            self.busy -= 1
+            await anyio.sleep(within)
+            return None
+        fresh, self.fresh = self.fresh, False
+        return Snapshot((), (), fresh, self.now())
+
+    async def publish(self, rows: Sequence[LedgerRow]) -> bool:
+        self._check("publish")
+        if self.refuses:
+            self.refuses -= 1
+            return False
+        self.published += rows
+        return True
+
+    async def release(self) -> None:
+        self.fresh = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def members(self) -> tuple[MemberStatus, ...]:
+        self._check("members")
+        return ()
+
+    async def find_intents(self, identity: str, digest: str) -> tuple[IntentRow | DoneRow, ...]:
+        self._check("find_intents")
+        return ()
+
+    async def known_task(self, task_id: str) -> bool:
+        self._check("known_task")
+        return False
+
+
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedStore]:
+    """The stores that clients open in this test, in their order."""
+    opened: list[ScriptedStore] = []
+
+    async def open_scripted(_: SharedKey, now: Callable[[], int]) -> ScriptedStore:
+        opened.append(ScriptedStore(now))
+        return opened[-1]
+
+    monkeypatch.setattr(SharedKey, "_opened", open_scripted)
+    return opened
+
+
+async def both(*work: Awaitable[object]) -> None:
+    """Do all of `work` at once."""
+    await asyncio.gather(*work)
+
+
+# Two members.
+
+
+async def test_two_members_keep_to_the_limits_together(tmp_path: Path) -> None:
+    """Two clients that open on one key run their batches without a refusal or a loss."""
+    sandbox = vendor()
+
+    async def run(one: Client, first: int) -> None:
+        async with one, one.batch([smile(first + number) for number in range(30)]) as batch:
+            assert 30 == len([outcome async for outcome in batch if outcome.ok])
+
+    await both(*(run(one, 100 * n) for n, one in enumerate(members(sandbox, tmp_path))))
+
+    assert not sandbox.ledger.refused
+    assert 0 == sandbox.ledger.units_wasted
+    assert 60 == sandbox.ledger.units_charged
+
+
+async def test_a_member_sees_the_others(tmp_path: Path) -> None:
+    """Statistics tell how many processes share the key, and what the others sent."""
+    one, other = members(vendor(), tmp_path)
+    async with one, other:
+        await one.run(smile(1))
+        await other.run(smile(2))
+        seen = other.statistics()
+
+    assert 2 == seen.members
+    assert 0 < seen.requests_by_others < seen.requests_in_window
+
+
+async def test_a_second_run_waits_for_the_window_of_the_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that opens on a full window waits, says so once, and loses nothing."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(1.0)})
+    one, other = members(sandbox, tmp_path)
+    async with one, one.batch(smiles(110)) as batch:
+        assert 110 == len([outcome async for outcome in batch if outcome.ok])
+    async with other, other.batch([smile(1000 + number) for number in range(20)]) as batch:
+        with anyio.fail_after(60):
+            while not (waits := other.statistics().window_wait):  # noqa: ASYNC110 - as a user
+                await anyio.sleep(1)
+        eta = batch.progress.eta
+        assert 20 == len([outcome async for outcome in batch if outcome.ok])
+
+    assert not sandbox.ledger.refused
+    assert 60 < waits < 300
+    assert eta is not None
+    assert 1 == caplog.text.count("The request window of this key is full")
+
+
+async def test_a_doubt_holds_for_all_members(tmp_path: Path) -> None:
+    """An equal job in another process gets the doubt too, until its caller consents."""
+    sandbox = vendor(faults=Faults(lost_creations=1.0))
+    one, other = members(sandbox, tmp_path)
+    async with one, other:
+        session = other._session
+        assert session is not None
+        # As in another process: this one remembers the doubts of all its clients.
+        session.driver.submitter.memory = ProcessMemory()
+        with pytest.raises(SubmissionInDoubt):
+            await one.run(smile(1))
+        sandbox.faults = Faults()
+        with pytest.raises(SubmissionInDoubt, match="another process"):
+            await other.run(smile(1))
+        charged = sandbox.ledger.units_charged
+        result = await other.run(smile(1), buy_in_doubt=True)
+
+    assert 1 == charged
+    assert result.task_id
+
+
+async def test_a_notification_that_reaches_another_process_ends_the_wait(tmp_path: Path) -> None:
+    """The owner of a task asks for it within a second of a notification elsewhere."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path)
+    loop = asyncio.get_running_loop()
+    async with one, other, anyio.create_task_group() as group:
+        group.start_soon(one.run, smile(1))
+        await anyio.sleep(8.25)
+        (task,) = sandbox.ledger.tasks
+        session = other._session
+        assert session is not None
+        began = loop.time()
+        session.driver.notify(task.task_id)
+        while not one.statistics().done:  # noqa: ASYNC110 - as a user would see it
+            await anyio.sleep(0.05)
+        took = loop.time() - began
+
+    assert 1.5 > took
+
+
+async def test_settings_of_a_split_are_those_of_the_whole(tmp_path: Path) -> None:
+    """Shares of the limits count as the whole where the key is shared."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path, limits=Limits().split(5))
+    async with one, other:
+        await both(one.run(smile(1)), other.run(smile(2)))
+
+        assert 250 == one.statistics().window_limit
+        assert 250 == other.statistics().window_limit
+
+
+async def test_clients_of_one_driver_agree_on_the_ledger(tmp_path: Path) -> None:
+    """A second client on a key in the same loop with another `share` is refused at opening."""
+    sandbox = vendor()
+    transport = sandbox.transport()
+    async with client(sandbox, transport=transport, share=str(tmp_path)):
+        with pytest.raises(ConfigurationError, match="must agree"):
+            await client(sandbox, transport=transport, share=None).open()
+
+
+# A bad store.
+
+
+def shared(stores: list[ScriptedStore], **settings: object) -> tuple[Client, Sandbox]:
+    """A client whose ledger is the next of `stores`, and its vendor."""
+    sandbox = vendor()
+    stores.clear()
+    return client(sandbox, share="machine", **settings), sandbox
+
+
+async def test_what_is_not_written_is_not_sent(stores: list[ScriptedStore]) -> None:
+    """Where the ledger refuses what was decided nothing leaves, and it is tried again."""
+    one, sandbox = shared(stores)
+    async with one:
+        stores[0].refuses = 3
+        await one.run(smile(1))
+
+    assert 1 == sandbox.ledger.units_charged
+    assert 0 == sandbox.ledger.units_wasted
+
+
+async def test_a_reserved_poll_leaves_without_the_lock(stores: list[ScriptedStore]) -> None:
+    """A running task is kept alive while the lock cannot be had for a long time."""
+    sandbox = vendor()
+    one = client(sandbox, share="machine")
+    async with one, anyio.create_task_group() as group:
+        group.start_soon(one.run, smile(1))
+        while not one.statistics().running:  # noqa: ASYNC110 - as above
+            await anyio.sleep(0.1)
+        await anyio.sleep(1)
+        stores[0].busy = 200
+        await anyio.sleep(60)
+        stores[0].busy = 0
+
+    assert 1 == one.statistics().done
+    assert 0 == sandbox.ledger.units_wasted
+
+
+@pytest.mark.parametrize("where", ["take", "publish"])
+async def test_a_process_goes_on_alone_without_its_ledger(
+    stores: list[ScriptedStore], where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the ledger can no longer be used the jobs go on, and one line says why."""
+    one, sandbox = shared(stores)
+    async with one:
+        await one.run(smile(1))
+        stores[0].fails_at = {where}
+        async with one.batch([smile(number) for number in range(2, 8)]) as batch:
+            assert 6 == len([outcome async for outcome in batch if outcome.ok])
+
+    assert 7 == sandbox.ledger.units_charged
+    assert stores[0].closed
+    assert 1 == caplog.text.count("does not share its key's request window")
+    assert f"{where} failed" in caplog.text
+
+
+async def test_a_process_begins_alone_where_there_is_no_ledger(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An ordinary reason, such as a read-only home, is an INFO line and no warning."""
+
+    async def refuse(*_: object) -> None:
+        raise LedgerUnavailable("the home is read-only", ordinary=True)
+
+    monkeypatch.setattr(SharedKey, "_opened", refuse)
+    caplog.set_level(logging.INFO)
+    one = client(vendor(), share="machine", limits=Limits().split(5))
+    async with one:
+        await one.run(smile(1))
+
+        assert 50 == one.statistics().window_limit
+    assert ["INFO"] == [
+        record.levelname for record in caplog.records if "read-only" in record.getMessage()
+    ]
+
+
+async def test_a_busy_ledger_at_opening_is_no_ledger(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lock that is held for long when the client opens makes it go on alone."""
+    made: list[ScriptedStore] = []
+
+    async def open_busy(_: SharedKey, now: Callable[[], int]) -> ScriptedStore:
+        made.append(ScriptedStore(now))
+        made[0].busy = 10
+        return made[0]
+
+    monkeypatch.setattr(SharedKey, "_opened", open_busy)
+    async with client(vendor(), share="machine") as one:
+        await one.run(smile(1))
+
+    assert made[0].closed
+    assert "its lock was held" in caplog.text
+
+
+async def test_a_server_that_cannot_be_used_is_refused_at_opening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A ledger that was asked for and cannot be reached is a `ConfigurationError`."""
+
+    async def refuse(*_: object) -> None:
+        raise ConfigurationError("no Redis there")
+
+    monkeypatch.setattr(SharedKey, "_opened", refuse)
+    one = client(vendor(), share="redis://127.0.0.1:1")
+
+    with pytest.raises(ConfigurationError, match="no Redis there"):
+        await one.open()
+
+
+async def test_a_setting_shows_no_password() -> None:
+    """The URL of a Redis server shows in no repr."""
+    assert "secret" not in repr(ShareSetting(url="redis://:secret@host"))
+    assert sharing.submission is not None
+
+
+def test_a_signed_url_is_told_as_a_digest() -> None:
+    """The ledger tells of a job by digests, whatever its source."""
+    from perfect_async._runtime.spec import PLAIN, JobSpec
+
+    url = "https://pictures.example/a.jpg?X-Amz-Signature=abc"
+    told = sharing.submission(JobSpec.of(Smile(url), None, PLAIN))
+
+    assert "pictures" not in f"{told.identity}{told.digest}"
+    assert 64 == len(told.digest)
+
+
+async def test_a_member_that_leaves_tells_what_has_ended(tmp_path: Path) -> None:
+    """Whoever is left polls no task of a client that has closed."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path)
+    async with other, other.batch(smiles(30)) as batch:
+        async with one:
+            await one.run(smile(100))
+        assert 30 == len([outcome async for outcome in batch if outcome.ok])
+        assert "rescue" not in other.statistics().requests

@@ -1,0 +1,689 @@
+"""Processes on one key: real ones on a real port, and two members of one ledger in virtual time.
+
+What is asserted are counts of the vendor's own ledger: nothing refused, nothing lost, each picture
+paid once. No time is measured.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from perfect_async import Client, Job, Limits, Polling, Smile
+from perfect_async._ledger import folder as ledger_folder
+from perfect_async._ledger.local import open_local
+from perfect_async._ledger.rows import host_digest, key_digest
+from perfect_async.sandbox import Durations, Sandbox, portrait
+from tests.support.processes import KEY as SECRET_KEY
+from tests.support.processes import PATIENCE, Report, Town, free_port, wait_for_port
+from tests.support.sandboxed import KEY, client, clock, smile, vendor
+from tests.support.webhooks import SECRET
+
+real = pytest.mark.real_time
+slow = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    """A vendor with wide limits and its lease of 10 s."""
+    with Town(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Town]:
+    """The vendor's own limits, four times as fast."""
+    with Town(
+        tmp_path, requests=250, period=75.0, per_second=20, lease=2.5, durations=(2.0, 10.0)
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Town]:
+    """A vendor with wide limits whose smiles take a second."""
+    with Town(tmp_path, durations=(1.0, 1.0)) as made:
+        yield made
+
+
+def check(town: Town, pictures: int, *, lost: int = 0) -> None:
+    """The vendor refused nothing, and each picture was paid once but for the `lost` ones."""
+    ledger = town.ledger()
+    assert (0, []) == (ledger["refused"], ledger["violations"])
+    assert lost == ledger["wasted"]
+    assert pictures + lost == sum(ledger["states"].values())
+    bought = [task["picture"] for task in ledger["tasks"] if task["state"] == "success"]
+    assert pictures == len(set(bought)) == len(bought)
+    assert ledger["most"] <= town.settings["requests"]  # type: ignore[operator]
+
+
+def all_done(reports: list[Report], pictures: int) -> None:
+    """Every job of `reports` is done, and so many they are."""
+    assert [{}] * len(reports) == [report["errors"] for report in reports]
+    assert pictures == sum(report["done"] for report in reports)
+    assert {0} == {report["refused"] for report in reports}
+
+
+# Ordinary programs.
+
+
+@real
+@slow
+def test_two_processes_side_by_side(quick: Town) -> None:
+    """Two processes know of each other, lose nothing, and leave no file that names their key."""
+    work = quick.work(0, 3), quick.work(3, 3)
+    programs = [quick.worker(str(number), each) for number, each in enumerate(work)]
+    for program in programs:
+        program.wait_for("begun")
+    found = quick.files()
+    told = b"".join(path.read_bytes() for path in found)
+    modes = {path.stat().st_mode & 0o777 for path in found}
+    folders = {path.stat().st_mode & 0o777 for path in quick.state.rglob("*") if path.is_dir()}
+
+    all_done([report for program in programs for report in program.reports()], 6)
+
+    check(quick, 6)
+    assert 0o600 == max(modes) == min(modes)
+    assert {0o700} == folders | {quick.state.stat().st_mode & 0o777}
+    assert b'"task"' in told
+    for secret in (SECRET_KEY, "127.0.0.1", "http", str(quick.folder), ".jpg"):
+        assert secret.encode() not in told
+        assert not any(secret in str(path.relative_to(quick.state)) for path in found)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_two_runs_one_after_another(narrow: Town) -> None:
+    """A second run within the period waits for the window, says so once, and loses nothing."""
+    first = narrow.worker("first", narrow.work(0, 4, queries=222))
+    all_done(first.reports(), 4)
+    second = narrow.worker("second", narrow.work(4, 20))
+    [report] = second.reports()
+
+    all_done([report], 20)
+    assert report["waited"] > 3
+    assert 1 == second.said().count("The request window of this key is full")
+    assert "the first job is sent in about" in second.said()
+    check(narrow, 24)
+
+
+@real
+@slow
+@pytest.mark.long
+@pytest.mark.parametrize(("each", "avatars"), [(30, 0), (10, 4)], ids=["smiles", "avatars"])
+def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) -> None:
+    """Four processes at once, with more work than a window holds: nothing refused, nothing lost."""
+    works = [narrow.work(each * part, each, avatars=avatars) for part in range(4)]
+    programs = [narrow.worker(str(part), work) for part, work in enumerate(works)]
+    reports = [report for program in programs for report in program.reports()]
+
+    all_done(reports, 4 * each)
+    assert 4 == max(report["most_members"] for report in reports)
+    check(narrow, 4 * each)
+
+
+@real
+@slow
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing(town: Town, method: str) -> None:
+    """A process with an open client makes children that open clients of their own."""
+    parent = town.program(
+        "parent", "tests.support.processes", "fork", method, json.dumps(town.work(0, 24))
+    )
+    reports = parent.reports(4)
+
+    all_done(reports, 24)
+    assert 4 == len({report["pid"] for report in reports})
+    assert 4 == max(report["most_members"] for report in reports)
+    assert {"codes": [0, 0, 0]} == parent.lines()[-1]
+    check(town, 24)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_two_event_loops_and_an_isolated_client(town: Town) -> None:
+    """Event loops of one process, and the thread of isolated clients, are members each."""
+    program = town.program(
+        "threads", "tests.support.processes", "threads", json.dumps(town.work(0, 12))
+    )
+    reports = program.reports(3)
+
+    all_done(reports, 12)
+    assert 3 == max(report["most_members"] for report in reports)
+    check(town, 12)
+
+
+# Web apps.
+
+
+class Site:
+    """A web app of several workers."""
+
+    def __init__(self, town: Town, *arguments: str, port: int = 0, **settings: object) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        address = [word.replace("PORT", str(self.port)) for word in arguments]
+        work = json.dumps(town.work(0, 0, **settings))
+        self.program = town.program("site", *address, WORK=work)
+        wait_for_port(self.program, self.port)
+
+    def standings(self) -> dict[int, int]:
+        """How many members each worker that answers knows of."""
+        found: dict[int, int] = {}
+        for _ in range(40):
+            answer = httpx.get(f"{self.url}/standing", timeout=30).json()
+            found[answer["pid"]] = max(found.get(answer["pid"], 0), answer["members"])
+        return found
+
+    def smiles(self, first: int, count: int) -> list[int]:
+        """Ask for so many smiles at once; gives which process made each."""
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(self._smile, range(first, first + count)))
+
+    def _smile(self, number: int) -> int:
+        answer = httpx.get(f"{self.url}/smile?number={number}", timeout=PATIENCE)
+        assert 200 == answer.status_code, self.program.said()
+        assert 1 == answer.json()["pictures"]
+        pid: int = answer.json()["pid"]
+        return pid
+
+    def stop(self) -> None:
+        """End it as its manager does, with SIGTERM."""
+        self.program.send(signal.SIGTERM)
+        self.program.process.wait(PATIENCE)
+        assert "Traceback" not in self.program.said(), self.program.said()
+
+
+UVICORN = ("uvicorn", "--port", "PORT", "--workers", "4", "tests.support.processes:app")
+GUNICORN = (
+    *("gunicorn", "--bind", "127.0.0.1:PORT", "--workers", "4", "--preload"),
+    *("--worker-class", "uvicorn_worker.UvicornWorker", "tests.support.processes:app"),
+)
+
+
+@real
+@slow
+@pytest.mark.long
+@pytest.mark.parametrize("server", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
+def test_a_web_app_with_four_workers(town: Town, server: tuple[str, ...]) -> None:
+    """Four workers of a web app are members of one ledger, beside a job that cron starts."""
+    if server is GUNICORN:
+        pytest.importorskip("uvicorn_worker")
+    site = Site(town, *server)
+    cron = town.worker("cron", town.work(0, 10))
+    workers = site.smiles(100, 30)
+    all_done(cron.reports(), 10)
+    site.smiles(200, 10)
+    site.stop()
+
+    assert len(set(workers)) > 1
+    check(town, 50)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_a_web_app_with_too_many_requests(narrow: Town) -> None:
+    """What the workers are asked for together is more than a window holds: it is done later."""
+    site = Site(narrow, *UVICORN)
+    site.smiles(0, 100)
+    site.stop()
+    check(narrow, 100)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_webhooks_that_reach_any_worker(tmp_path: Path) -> None:
+    """A notification goes to one of four workers; the one whose task it is polls at once."""
+    port = free_port()
+    with Town(
+        tmp_path,
+        durations=(20.0, 20.0),
+        webhook_url=f"http://127.0.0.1:{port}/webhook/",
+        webhook_secret=SECRET,
+    ) as town:
+        site = Site(town, *UVICORN, port=port, secret=SECRET)
+        site.smiles(0, 12)
+        site.stop()
+
+        check(town, 12)
+        ledger = town.ledger()
+        assert [204] * 12 == ledger["webhooks"]
+
+
+# Signals.
+
+
+@real
+@slow
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("stops", "avatars"), [(4.0, 0), (15.0, 0), (15.0, 4)], ids=["4 s", "15 s", "15 s, avatars"]
+)
+def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> None:
+    """A process is stopped and goes on: the others poll its tasks, and it loses none."""
+    works = [town.work(10 * part, 10, avatars=avatars) for part in range(3)]
+    stopped, *others = [town.worker(str(part), work) for part, work in enumerate(works)]
+    for program in (stopped, *others):
+        program.wait_for("begun")
+    time.sleep(3)
+    stopped.send(signal.SIGSTOP)
+    time.sleep(stops)
+    stopped.send(signal.SIGCONT)
+
+    all_done([report for each in (stopped, *others) for report in each.reports()], 30)
+    check(town, 30)
+
+
+@real
+@slow
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_member_that_is_killed(town: Town, number: int) -> None:
+    """A process is killed: the others poll its tasks to their end, and are not held up."""
+    works = [town.work(10 * part, 10) for part in range(3)]
+    killed, *others = [town.worker(str(part), work) for part, work in enumerate(works)]
+    for program in (killed, *others):
+        program.wait_for("begun")
+    time.sleep(3)
+    killed.send(number)
+    assert -number == killed.process.wait()
+
+    all_done([report for each in others for report in each.reports()], 20)
+    ledger = town.ledger()
+    assert (0, [], 0) == (ledger["refused"], ledger["violations"], ledger["wasted"])
+    assert {"success"} == set(ledger["states"])
+    assert ledger["charged"] > 20
+
+
+@real
+@slow
+@pytest.mark.long
+def test_members_that_are_killed_again_and_again(narrow: Town) -> None:
+    """Whoever comes after kills counts what the dead have sent: the vendor refuses nothing."""
+    steady = narrow.worker("steady", narrow.work(0, 60))
+    for life in range(8):
+        victim = narrow.worker(f"victim {life}", narrow.work(1000 + 20 * life, 20))
+        victim.wait_for("begun")
+        time.sleep(life / 4)
+        victim.send(signal.SIGKILL)
+        victim.process.wait()
+
+    all_done(steady.reports(), 60)
+    ledger = narrow.ledger()
+    assert (0, []) == (ledger["refused"], ledger["violations"])
+    # A task is lost only where the kill came before anybody knew its id.
+    lost = [task["task_id"] for task in ledger["tasks"] if task["state"] == "expired"]
+    assert [] == [task_id for task_id in lost if task_id in known_tasks(narrow)]
+    assert len(lost) <= 16
+
+
+def known_tasks(town: Town) -> str:
+    """What the ledger holds about creations of the last day."""
+    [ledger] = [path for path in town.files() if re.fullmatch("ledger-[0-9a-f]+", path.name)]
+    with contextlib.closing(sqlite3.connect(ledger)) as db:
+        return "".join(body for (body,) in db.execute("SELECT body FROM jobs"))
+
+
+# Disks and files.
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    arguments = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(arguments, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_a_disk_that_becomes_full(town: Town, disk: Path) -> None:
+    """Each process says once that it goes on alone; none hangs, and nothing is lost."""
+    town.environment["PERFECT_ASYNC_STATE"] = str(disk)
+    programs = [town.worker(str(part), town.work(10 * part, 10)) for part in range(2)]
+    for program in programs:
+        program.wait_for("begun")
+    with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:
+        while True:
+            filler.write(b"x" * 4096)
+            filler.flush()
+
+    all_done([report for program in programs for report in program.reports()], 20)
+    for program in programs:
+        assert 1 == program.said().count("does not share its key's request window")
+        assert "WARNING perfect_async This process does not share" in program.said()
+    check(town, 20)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_a_disk_that_is_full(town: Town, disk: Path) -> None:
+    """A process that cannot make a ledger says so once, and works alone."""
+    town.environment["PERFECT_ASYNC_STATE"] = str(disk)
+    with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:
+        while True:
+            filler.write(b"x" * 4096)
+            filler.flush()
+    program = town.worker("alone", town.work(0, 5))
+
+    all_done(program.reports(), 5)
+    assert 1 == program.said().count("WARNING perfect_async This process does not share")
+    check(town, 5)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_a_file_that_must_not_grow(town: Town) -> None:
+    """A limit of the process on the size of its files ends the sharing, and nothing else."""
+    limited = town.worker("limited", town.work(0, 10, file_size=40_000))
+    other = town.worker("other", town.work(10, 10))
+
+    all_done(limited.reports() + other.reports(), 20)
+    assert 1 == limited.said().count("This process does not share")
+    check(town, 20)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_a_home_that_is_read_only(town: Town, disk: Path) -> None:
+    """A lone process on a read-only home works alone, and does not warn."""
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    town.environment["PERFECT_ASYNC_STATE"] = str(disk / "state")
+    program = town.worker("alone", town.work(0, 5))
+
+    all_done(program.reports(), 5)
+    assert 1 == program.said().count("INFO perfect_async This process does not share")
+    assert "WARNING" not in program.said()
+    check(town, 5)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_a_state_folder_that_is_a_file(town: Town) -> None:
+    """A process whose state folder is no folder works alone."""
+    town.state.write_text("not a folder")
+    program = town.worker("alone", town.work(0, 5))
+
+    all_done(program.reports(), 5)
+    assert 1 == program.said().count("This process does not share")
+    check(town, 5)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_a_state_folder_that_is_deleted_again_and_again(narrow: Town) -> None:
+    """Processes whose ledger is deleted while they work meet again in a new one."""
+    programs = [narrow.worker(str(part), narrow.work(30 * part, 30)) for part in range(3)]
+    for program in programs:
+        program.wait_for("begun")
+    while any(program.process.poll() is None for program in programs):
+        time.sleep(3)
+        shutil.rmtree(narrow.state, ignore_errors=True)
+
+    all_done([report for program in programs for report in program.reports()], 90)
+    check(narrow, 90)
+
+
+@real
+@slow
+@pytest.mark.long
+def test_a_ledger_that_a_crash_left(narrow: Town) -> None:
+    """What a killed process has sent counts for the next one, which begins as another cleans up."""
+    killed = narrow.worker("killed", narrow.work(0, 80))
+    killed.until(lambda: sum(narrow.ledger()["requests"].values()) > 220)
+    killed.send(signal.SIGKILL)
+    killed.process.wait()
+    following = narrow.worker("following", narrow.work(100, 20))
+
+    all_done(following.reports(), 20)
+    ledger = narrow.ledger()
+    assert (0, []) == (ledger["refused"], ledger["violations"])
+
+
+@real
+@slow
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["garbage", "empty", "another format", "another boot"])
+def test_a_ledger_that_is_not_ours(town: Town, kind: str) -> None:
+    """A damaged ledger is made anew; one of another version or boot is another file."""
+    all_done(town.worker("first", town.work(0, 3)).reports(), 3)
+    [ledger] = [path for path in town.files() if path.name.startswith("ledger-")]
+    match kind:
+        case "garbage":
+            ledger.write_bytes(b"no database at all" * 1000)
+        case "empty":
+            ledger.write_bytes(b"")
+        case "another format":
+            with contextlib.closing(sqlite3.connect(ledger)) as db, db:
+                db.execute("UPDATE rows SET body = replace(body, '[1,', '[99,')")
+        case _:
+            ledger.rename(ledger.with_name("ledger-00000000"))
+    programs = [town.worker(str(part), town.work(3 + 3 * part, 3)) for part in range(2)]
+
+    all_done([report for program in programs for report in program.reports()], 6)
+    check(town, 9)
+    assert [ledger.name] == [path.name for path in town.files() if path.name.startswith("ledger-")]
+
+
+# Settings.
+
+
+@real
+@slow
+@pytest.mark.long
+def test_processes_with_different_limits(narrow: Town) -> None:
+    """The strictest limits hold for both, and the process whose limits are wider says so."""
+    wide = narrow.worker("wide", narrow.work(0, 30, requests=500, per_second=40))
+    strict = narrow.worker("strict", narrow.work(30, 30))
+
+    all_done(wide.reports() + strict.reports(), 60)
+    assert 1 == wide.said().count("has other settings")
+    assert "This one has 500 requests in 75 s, 40 a second" in wide.said()
+    assert "hold while both run: 250 requests in 75 s, 20 a second" in wide.said()
+    assert "has other settings" not in strict.said()
+    check(narrow, 60)
+
+
+# Two members in virtual time. One loop has one member for each of the vendor's two host names, and
+# their ledger is one.
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of the test's own."""
+    monkeypatch.setenv(ledger_folder.STATE_VARIABLE, str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def members(sandbox: Sandbox, **settings: object) -> tuple[Client, Client]:
+    """Two members of the ledger of one key, unopened."""
+    hosts = ("yce-api-01.makeupar.com", "yce-api-01.perfectcorp.com")
+    one, two = (
+        client(sandbox, base_url=f"https://{host}", share="machine", **settings) for host in hosts
+    )
+    return one, two
+
+
+async def outcomes(opened: Client, first: int, count: int) -> list[bool]:
+    """Run a batch of smiles, and return which of its jobs are done."""
+    return await done(opened, [smile(number) for number in range(first, first + count)])
+
+
+async def done(opened: Client, jobs: Iterable[Job]) -> list[bool]:
+    """Run a batch, and return which of its jobs are done."""
+    async with opened.batch(jobs) as batch:
+        return [outcome.ok async for outcome in batch]
+
+
+def said(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
+    """The lines of the log with this part."""
+    return [line for line in caplog.messages if part in line]
+
+
+@pytest.mark.usefixtures("state")
+@pytest.mark.parametrize("uploads", [False, True])
+async def test_a_member_waits_for_the_window_of_another(
+    caplog: pytest.LogCaptureFixture, uploads: bool
+) -> None:
+    """Two runs within a period: the second one waits, says so once, and loses nothing."""
+    sandbox = vendor()
+    first, second = members(sandbox)
+    async with first:
+        for _ in range(240):
+            await first.units()
+    async with second, asyncio.TaskGroup() as group:
+        for _ in range(6):
+            # Now there is no room to register a file, too.
+            await second.units()
+        jobs = [Smile(portrait(number, 64)) if uploads else smile(number) for number in range(10)]
+        run = group.create_task(done(second, jobs))
+        waits: list[tuple[float, float | None]] = []
+        while not run.done():
+            await asyncio.sleep(1)
+            waits.append((second.statistics().window_wait, second.statistics().requests_by_others))
+    [line] = said(caplog, "The request window of this key is full")
+
+    assert [True] * 10 == run.result()
+    assert 100 < waits[0][0] < 300
+    assert waits[0][0] > waits[60][0] > 0 == waits[-1][0]
+    assert f"full ({waits[0][1]} of its 250 requests are other processes')" in line
+    seconds = float(line.rpartition("about ")[2].removesuffix(" s."))
+    assert waits[0][0] == pytest.approx(seconds, abs=2)
+    assert_kept(sandbox, 10)
+
+
+def assert_kept(sandbox: Sandbox, pictures: int) -> None:
+    """Nothing was refused, lost, or paid twice, and no window was overdrawn."""
+    ledger = sandbox.ledger
+    assert (0, [], 0) == (ledger.refused.total(), ledger.violations, ledger.units_wasted)
+    assert pictures == ledger.units_charged == ledger.tasks_by_state["success"]
+    assert ledger.max_in_window(300.0) <= 250
+
+
+@pytest.mark.usefixtures("state")
+async def test_the_strictest_settings_hold(caplog: pytest.LogCaptureFixture) -> None:
+    """Of two settings the strictest hold for both, said once in a line that names both."""
+    caplog.set_level("INFO", "perfect_async")
+    sandbox = vendor(requests=60)
+    one, _ = members(sandbox, polling=Polling(insured=30.0))
+    _, two = members(sandbox, polling=Polling(insured=30.0), limits=Limits(60, 300.0, 3))
+    async with one, two, asyncio.TaskGroup() as group:
+        group.create_task(outcomes(one, 0, 30))
+        group.create_task(outcomes(two, 100, 30))
+    [line] = said(caplog, "has other settings")
+
+    assert "This one has 250 requests in 300 s, 5 a second, and a lease of 10 s" in line
+    assert "while both run: 60 requests in 300 s, 3 a second, and a lease of 10 s" in line
+    assert_kept(sandbox, 60)
+
+
+@pytest.mark.usefixtures("state")
+async def test_a_notification_that_reaches_another_member() -> None:
+    """Whoever gets the notification tells the owner, which polls its task within a second or so."""
+    receiver: list[Client] = []
+
+    async def deliver(body: bytes, headers: dict[str, str]) -> None:
+        await receiver[0].webhooks.deliver(body, headers)
+
+    sandbox = vendor(
+        durations={"ai-smile": Durations.fixed(30.0)}, webhook=deliver, webhook_secret=SECRET
+    )
+    async with sandbox:
+        owner, idle = members(sandbox, webhook_secret=SECRET)
+        receiver.append(idle)
+        async with owner, idle:
+            assert [True] * 4 == await outcomes(owner, 0, 4)
+
+    assert_kept(sandbox, 4)
+    for task in sandbox.ledger.tasks:
+        assert task.ended_at is not None
+        assert task.ended_at - task.created_at - task.duration < 1.5
+
+
+@pytest.mark.usefixtures("state")
+async def test_a_notification_that_overtakes_the_news_of_its_task() -> None:
+    """A member that is idle goes on looking for the owner of a task that it was told of."""
+    idle: list[Client] = []
+
+    async def deliver(body: bytes, headers: dict[str, str]) -> None:
+        await idle[0].webhooks.deliver(body, headers)
+
+    async with vendor(
+        durations={"ai-smile": Durations.fixed(0.01)},
+        webhook=deliver,
+        webhook_secret=SECRET,
+        latency=2.0,
+    ) as sandbox:
+        # Without the notification the first poll comes in mid-lease.
+        owner, other = members(sandbox, webhook_secret=SECRET, polling=Polling(interval=8.0))
+        idle.append(other)
+        async with owner, other:
+            assert [True] * 2 == await outcomes(owner, 0, 2)
+
+    assert_kept(sandbox, 2)
+    for task in sandbox.ledger.tasks:
+        assert task.ended_at is not None
+        assert task.ended_at - task.created_at < 4.5
+
+
+@pytest.mark.usefixtures("state")
+async def test_reserved_polls_leave_while_the_ledger_is_locked(state: Path) -> None:
+    """Somebody holds the lock nearly all the time, while work waits: no task is lost."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(25.0)})
+    one, two = members(sandbox)
+    async with one, two, asyncio.TaskGroup() as group:
+        run = group.create_task(outcomes(one, 0, 30))
+        await asyncio.sleep(4)
+        host, key = host_digest(one._base_url), key_digest(KEY)
+        holder = open_local(state, host, key, clock=lambda: round(clock() * 1e9))
+        while not run.done():
+            if await holder.take(1.0) is not None:
+                await asyncio.sleep(1.8)
+                await holder.release()
+                await asyncio.sleep(0.01)
+        await holder.aclose()
+
+    assert [True] * 30 == run.result()
+    assert_kept(sandbox, 30)
+
+
+async def test_a_ledger_deleted_again_and_again(state: Path) -> None:
+    """Members whose ledger is deleted while they work write their rows again, and lose nothing."""
+    sandbox = vendor()
+    one, two = members(sandbox)
+    async with one, two, asyncio.TaskGroup() as group:
+        runs = [
+            group.create_task(outcomes(each, first, 60)) for first, each in ((0, one), (60, two))
+        ]
+        while not all(run.done() for run in runs):
+            await asyncio.sleep(7)
+            shutil.rmtree(state)
+
+    assert [[True] * 60] * 2 == [run.result() for run in runs]
+    assert_kept(sandbox, 120)

@@ -1,0 +1,1099 @@
+"""Several schedulers on one key: nothing is overdrawn, bought twice or lost, whatever befalls them.
+
+The searches run the real schedulers in `benchmarks/fleet_model.py`. A task may be lost there only
+where no member could have polled it in time:
+
+- Its owner was dead, stopped or cut off from the ledger from its reserved poll to the end of its
+  lease, and so was every other member that had read of its id by then. That is so for a task whose
+  creation was answered while its member was stopped or dead: nobody was told its id.
+- More than one of its polls failed in its last lease.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import TypeVar
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import benchmarks.model
+from benchmarks.fleet_model import Fault, Fleet, FleetOutcome
+from benchmarks.loads import LOADS, Load, lognormal, mixed, stuck
+from benchmarks.model import Failures, simulate
+from perfect_async import events as ev
+from perfect_async.errors import RateLimited, ServiceUnavailable, TaskExpired
+from perfect_async.models import Limits, Polling
+from perfect_async.scheduler import IllegalEvent, Scheduler
+from tests.support.searching import examples
+
+SECOND = 1_000_000
+Row = TypeVar("Row", bound=ev.LedgerRow)
+
+# The search.
+
+SHAPES: tuple[Callable[[int], Callable[[random.Random], list[float]]], ...] = (
+    lambda count: lognormal(count, 8, 0.35),
+    lambda count: lognormal(count, 30, 0.5),
+    lambda count: mixed(count, (1, 1, 90)),
+    lambda count: mixed(count, (1, 60, 260)),
+)
+moments = st.integers(0, 600).map(lambda tenths: tenths / 10)
+
+
+@st.composite
+def faults(draw: st.DrawFn, members: int) -> list[Fault]:
+    """Some members stall for up to 3 s, are stopped for up to 60 s, or are killed."""
+    found = []
+    for member in range(members):
+        at = draw(moments)
+        match draw(st.sampled_from(("well", "stalls", "stopped", "killed"))):
+            case "stalls":
+                found.append(Fault(member, at, at + draw(st.integers(1, 30)) / 10))
+            case "stopped":
+                found.append(Fault(member, at, at + draw(st.integers(4, 60))))
+            case "killed":
+                found.append(Fault(member, at))
+    return found
+
+
+@attrs.frozen
+class Scenario:
+    """One run: what `Fleet` takes, chances instead of callables."""
+
+    shape: int
+    jobs: int
+    members: int
+    seed: int
+    failing: float
+    faults: list[Fault]
+    starts: dict[int, float]
+    lateness: int
+    unlocked: float
+    unkept: float
+    lose_at: list[float]
+    restore_at: list[tuple[float, float]]
+
+    def run(self) -> FleetOutcome:
+        """Run it for an hour at most."""
+        durations = SHAPES[self.shape](self.jobs)(random.Random(self.seed))
+        return Fleet(
+            durations,
+            self.members,
+            seed=self.seed,
+            failures=Failures(self.failing, seed=self.seed),
+            faults=self.faults,
+            starts=self.starts,
+            lateness=(lambda rng: rng.randint(0, self.lateness)) if self.lateness else None,
+            unlocked=(lambda rng: rng.random() < self.unlocked) if self.unlocked else None,
+            unkept=(lambda rng: rng.random() < self.unkept) if self.unkept else None,
+            lose_at=self.lose_at,
+            restore_at=self.restore_at,
+            until=3600,
+        ).run()
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    members = draw(st.integers(1, 5))
+    unkept = draw(st.sampled_from((0.0, 0.0, 0.01)))
+    return Scenario(
+        draw(st.integers(0, len(SHAPES) - 1)),
+        draw(st.integers(1, 40)),
+        members,
+        draw(st.integers(0, 10**6)),
+        # What is not written fails too, and is not sent: both together use up what retries have.
+        0.0 if unkept else draw(st.sampled_from((0.0, 0.01, 0.02, 0.03))),
+        draw(st.just([]) | faults(members)),
+        draw(st.dictionaries(st.integers(0, members - 1), moments)),
+        draw(st.sampled_from((0, 0, 10_000, 40_000))),
+        draw(st.sampled_from((0.0, 0.0, 0.05, 0.3, 0.5))),
+        unkept,
+        draw(st.lists(moments, max_size=3)),
+        draw(st.lists(st.tuples(moments, st.integers(0, 30).map(float)), max_size=2)),
+    )
+
+
+@settings(
+    max_examples=examples(40),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(scenarios())
+def test_the_key_is_kept_whatever_befalls_its_members(scenario: Scenario) -> None:
+    """No window is overdrawn, nothing is created twice, each job of who lives ends exactly once,
+    and no task is lost that anybody could have polled.
+    """
+    outcome = scenario.run()
+
+    # A poll that left without the lock when it was overdue may have been sent by another member.
+    assert 0 == (0 if outcome.astray else outcome.refused)
+    assert (0, (), ()) == (outcome.twice, outcome.odd, outcome.unsaved)
+    assert 3600 > outcome.makespan
+
+
+# A lone member.
+
+
+class Recorded(Scheduler):
+    """A scheduler that tells what it issued, and when."""
+
+    issued: list[tuple[int, ev.Command]]
+
+    def receive(self, event: ev.Event, now: int) -> None:
+        """Take `event`, and keep commands."""
+        super().receive(event, now)
+        if isinstance(event, ev.Issued):
+            self.issued.append((now, event.command))
+
+
+class Alone(Recorded):
+    """The only member of its ledger, which takes a step after each event."""
+
+    def __init__(self, limits: Limits, polling: Polling) -> None:
+        super().__init__(limits, polling, member="m0")
+        super().receive(ev.LedgerRead(afresh=True), 0)
+
+    def receive(self, event: ev.Event, now: int) -> None:
+        """Take `event`, then tell and read."""
+        super().receive(event, now)
+        self.changes(now)
+        super().receive(ev.LedgerRead(), now)
+
+
+def decisions(
+    kind: type[Recorded], monkeypatch: pytest.MonkeyPatch, load: Load, failing: float
+) -> list[tuple[int, ev.Command]]:
+    """What a scheduler of this `kind` issues for `load`."""
+    issued: list[tuple[int, ev.Command]] = []
+    monkeypatch.setattr(kind, "issued", issued, raising=False)
+    monkeypatch.setattr(benchmarks.model, "Scheduler", kind)
+    durations = load.durations(random.Random(1))
+    simulate(durations, seed=1, job=load.job, failures=Failures(failing, seed=1))
+    return issued
+
+
+FEW = (
+    Load("40 smiles", lognormal(40, 8, 0.35)),
+    Load("15 of 15-40 s", mixed(15, (1, 15, 40))),
+    Load("20 smiles, some stuck", stuck(20, 8, 0.35, 0.1, 120)),
+)
+MANY = tuple(pytest.param(load, marks=pytest.mark.long) for load in LOADS)
+
+
+@pytest.mark.parametrize("failing", [0.0, 0.03])
+@pytest.mark.parametrize("load", [*FEW, *MANY], ids=lambda load: load.name)
+def test_a_lone_member_decides_like_a_scheduler_that_shares_nothing(
+    monkeypatch: pytest.MonkeyPatch, load: Load, failing: float
+) -> None:
+    """Each command leaves at the same time as without a ledger."""
+    alone = decisions(Recorded, monkeypatch, load, failing)
+
+    shared = decisions(Alone, monkeypatch, load, failing)
+
+    assert alone
+    assert alone == shared
+
+
+# Rows by hand.
+
+SMILE = ev.TaskKind("ai-smile")
+CYCLE = 8_400_000
+SLOTS = 50_000
+DOWN = ServiceUnavailable("down")
+SETTINGS = ev.SharedLimits(250, 300 * SECOND, 5, 10 * SECOND)
+
+
+def other(name: str = "other", *, at: int = 0, **facts: object) -> ev.MemberRow:
+    """The row of another member, which asks for the plan that a good network allows."""
+    plan = {"cycle": 168, "guard": 300_000, "spared": 1}
+    return ev.MemberRow(name, 1, SETTINGS, at, **{**plan, **facts})  # type: ignore[arg-type] # as given
+
+
+def task(
+    ref: int = 1, *, at: int, until: int = 120 * SECOND, owner: str = "other", **facts: object
+) -> ev.TaskRow:
+    """The row of a task of another member, whose next reserved poll is due `at`."""
+    facts = {"task_id": f"theirs-{ref}", **facts}
+    return ev.TaskRow(
+        owner,
+        ref,
+        SMILE,
+        0,
+        0,
+        until,
+        at // SLOTS,
+        until // SLOTS,
+        **facts,  # type: ignore[arg-type] # as given
+    )
+
+
+class Shared:
+    """A member `me` that a test drives step by step; the test writes what others tell."""
+
+    def __init__(self, limits: Limits | None = None, polling: Polling | None = None) -> None:
+        polling = polling or Polling(give_up_after=120)
+        self.scheduler = Scheduler(limits or Limits(), polling, member="me")
+        self.now = 0
+        self.told: list[ev.LedgerRow] = []
+        self.refs = 0
+        self.step()
+
+    def job(self) -> int:
+        """A job comes in whose picture is at the vendor."""
+        self.refs += 1
+        self.tell(ev.JobAdded(self.refs, SMILE, 1.0, uploads=False))
+        return self.refs
+
+    def tell(self, event: ev.Event) -> None:
+        """Hand `event` to the scheduler now."""
+        self.scheduler.receive(event, self.now)
+
+    def step(
+        self,
+        *rows: ev.LedgerRow,
+        gone: Iterable[str] = (),
+        afresh: bool = False,
+        at: int | None = None,
+    ) -> list[ev.Command]:
+        """Read `rows`, issue all that is due, and tell: the commands; `told` has the rows."""
+        self.now = self.now if at is None else at
+        self.tell(ev.LedgerRead(rows, tuple(gone), afresh=afresh))
+        issued: list[ev.Command] = []
+        while (command := self.scheduler.due(self.now)) is not None:
+            self.tell(ev.Issued(command))
+            issued.append(command)
+        self.told = [*self.scheduler.changes(self.now)]
+        return issued
+
+    def running(self) -> ev.Submit:
+        """Create a task of ours, `task-1` for the first job."""
+        self.job()
+        (command,) = self.step()
+        assert isinstance(command, ev.Submit)
+        self.tell(ev.Accepted(command, f"task-{command.ref}"))
+        self.step()
+        return command
+
+    def rows(self, kind: type[Row]) -> list[Row]:
+        """The rows of a kind that were told at last."""
+        return [row for row in self.told if isinstance(row, kind)]
+
+    def until(self, at: int) -> list[tuple[int, ev.Command]]:
+        """Take all steps until `at` at which the scheduler wants to act."""
+        found: list[tuple[int, ev.Command]] = []
+        while (wake := self.scheduler.wakes_at(self.now)) <= at:
+            found += [(wake, command) for command in self.step(at=wake)]
+        self.now = at
+        return found
+
+    @property
+    def window(self) -> int:
+        """Requests that count in the window."""
+        return self.scheduler.statistics().requests_in_window
+
+
+@pytest.fixture
+def shared() -> Shared:
+    return Shared()
+
+
+def test_a_scheduler_that_shares_nothing_reads_no_ledger() -> None:
+    """It has no member to read for."""
+    with pytest.raises(IllegalEvent):
+        Scheduler(Limits(), Polling()).receive(ev.LedgerRead(), 0)
+
+
+def test_who_they_are_is_readable(shared: Shared) -> None:
+    """A person sees how many others there are, and how many tasks they have."""
+    shared.step(other(), task(at=CYCLE))
+
+    assert "<Members 1 others, 1 of their tasks>" == repr(shared.scheduler._state.members)
+    assert 1 == shared.scheduler.others()
+
+
+# 1 and 3: What others reserved, and what they lack.
+
+
+def test_what_another_member_reserved_leaves_no_room_in_its_second(shared: Shared) -> None:
+    """A creation waits while the polls of others fill the second, and leaves after it."""
+    due = range(CYCLE, CYCLE + 5 * SLOTS, SLOTS)
+    shared.step(other(), *(task(ref, at=at) for ref, at in enumerate(due)), at=CYCLE)
+    shared.job()
+
+    assert [] == shared.step()
+
+
+def test_nobody_creates_while_another_member_is_short_of_polls(shared: Shared) -> None:
+    """A creation waits for the polls that another member's task lacks."""
+    shared.job()
+
+    assert [] == shared.step(other(short=True))
+    assert [ev.Submit] == [type(command) for command in shared.step(other(short=False))]
+
+
+def test_a_member_tells_that_it_is_short(shared: Shared) -> None:
+    """Its row says so while a task of its own has no polls reserved to its end."""
+    shared.running()
+    shared.scheduler._state.admission._short[1] = shared.scheduler._state.admission._tasks[1]
+
+    assert shared.scheduler._state.admission.short
+
+
+# 4: Early polls.
+
+
+@pytest.mark.parametrize(("work", "early"), [(0, True), (3, False)])
+def test_early_polls_leave_only_while_no_member_has_work(
+    shared: Shared, work: int, early: bool
+) -> None:
+    """An idle member does not poll at the expense of those that wait."""
+    shared.running()
+    shared.step(other(work=work))
+
+    polls = shared.until(CYCLE - SECOND)
+
+    assert early == bool(polls)
+
+
+# 5: The plan.
+
+
+def test_a_bad_network_of_another_member_shortens_the_cycle_of_all(shared: Shared) -> None:
+    """The worst cycle, guard and spared places hold for everybody, and all phases are told."""
+    shared.running()
+    shared.step(other(), task(at=3 * SECOND))
+
+    shared.step(other(cycle=140, guard=600_000, spared=2), at=40 * SECOND)
+
+    (plan,) = shared.rows(ev.PlanRow)
+    assert (140, 600_000) == (plan.cycle, plan.guard)
+    assert {"me", "other"} == {row.member for row in shared.rows(ev.TaskRow)}
+
+
+def test_a_new_plan_of_another_member_moves_our_polls_too(shared: Shared) -> None:
+    """Its step has moved our tasks along with its own."""
+    command = shared.running()
+    (row,) = [row for row in shared.told if isinstance(row, ev.TaskRow)]
+    moved = attrs.evolve(row, next=row.next - 20)
+
+    theirs = task(at=3 * SECOND)
+    shared.step(other(), theirs)
+    shared.step(ev.PlanRow(50, 140, 400_000), attrs.evolve(theirs, next=70), moved)
+
+    table = shared.scheduler._state.table
+    assert (140, 400_000) == (table.cycle, table.guard)
+    assert (moved.next, moved.last) == table.reserved(command.ref)
+
+
+def test_a_plan_leaves_tasks_alone_that_it_does_not_name(shared: Shared) -> None:
+    """A task of which the planner knew nothing yet keeps its next poll."""
+    shared.running()
+    table = shared.scheduler._state.table
+    before = table.reserved(1)
+
+    shared.step(ev.PlanRow(50, 140, 400_000), task(9, at=SECOND, owner="me"), task(at=SECOND))
+
+    assert before == table.reserved(1)
+
+
+def test_an_old_plan_is_answered_by_the_present_one(shared: Shared) -> None:
+    """A store that lost what came later does not bring the old plan back."""
+    shared.running()
+    shared.step(ev.PlanRow(50, 140, 400_000))
+
+    shared.step(ev.PlanRow(49, 100, 700_000))
+
+    (plan,) = shared.rows(ev.PlanRow)
+    assert (51, 140, 400_000) == (plan.epoch, plan.cycle, plan.guard)
+
+
+def test_the_plan_that_we_have_changes_nothing(shared: Shared) -> None:
+    """A row that repeats the plan is not told again."""
+    table = shared.scheduler._state.table
+
+    shared.step(ev.PlanRow(50, table.cycle, table.guard))
+
+    assert [] == shared.rows(ev.PlanRow)
+
+
+def test_reservations_move_only_under_the_lock(shared: Shared) -> None:
+    """An early poll that renewed the lease moves the reserved one in the next step."""
+    shared.running()
+    ((_, poll),) = shared.until(3 * SECOND)
+    assert isinstance(poll, ev.Poll)
+    shared.tell(ev.Running(poll))
+    ((at, poll),) = shared.until(5 * SECOND)
+    assert isinstance(poll, ev.Poll)
+    table = shared.scheduler._state.table
+    before = table.reserved(1)
+
+    shared.tell(ev.Running(poll))
+    unlocked = table.reserved(1)
+    shared.step()
+
+    assert before == unlocked
+    assert at // SLOTS + table.cycle == table.reserved(1)[0]
+
+
+# 2 and 6: Requests.
+
+
+def test_a_request_of_another_member_counts_until_it_is_answered_and_a_period_longer(
+    shared: Shared,
+) -> None:
+    """It is counted once, however often its row is read."""
+    row = ev.RequestRow("other", 1, 0, creates=True)
+    shared.step(other(), row)
+    open_ = shared.window
+    done = attrs.evolve(row, answered=SECOND, outcome="accepted")
+
+    shared.step(done, at=2 * SECOND)
+    shared.step(done, row)
+    answered = shared.window
+    shared.step(at=310 * SECOND)
+
+    assert (1, 1, 0) == (open_, answered, shared.window)
+
+
+def test_a_request_that_was_answered_a_while_ago_counts_in_the_period(shared: Shared) -> None:
+    """Who comes later counts what others sent before."""
+    old = ev.RequestRow("other", 1, SECOND, creates=True, answered=2 * SECOND, outcome="accepted")
+
+    shared.step(other(), old, at=60 * SECOND)
+
+    assert 1 == shared.window
+
+
+def test_a_request_older_than_a_period_is_ignored(shared: Shared) -> None:
+    """Neither an answered nor an unanswered row of that age counts."""
+    rows = [ev.RequestRow("other", 1, 0, answered=SECOND), ev.RequestRow("other", 2, 0)]
+
+    shared.step(other(), *rows, at=400 * SECOND)
+
+    assert 0 == shared.window
+
+
+def test_a_429_to_another_member_is_evidence_for_all(shared: Shared) -> None:
+    """Creations pause after it, as after one of ours, until an answer says otherwise."""
+    refused = ev.RequestRow("other", 1, 0, answered=1, outcome="refused", retry_after=3 * SECOND)
+    failed = ev.RequestRow("other", 2, 0, answered=2, outcome="failed")
+    shared.job()
+
+    assert [] == shared.step(other(), refused, failed, at=SECOND)
+    assert shared.scheduler._state.pacer.allowance.doubted
+    shared.step(ev.RequestRow("other", 3, 0, answered=SECOND, outcome="accepted"))
+    assert not shared.scheduler._state.pacer.allowance.doubted
+
+
+def test_what_we_send_is_told_before_it_leaves_and_when_it_is_answered(shared: Shared) -> None:
+    """The row of a request changes with its answer."""
+    shared.job()
+    (command,) = shared.step()
+    assert isinstance(command, ev.Submit)
+    assert [ev.RequestRow("me", 1, 0, creates=True)] == shared.rows(ev.RequestRow)
+
+    shared.now = SECOND
+    error = RateLimited("full")
+    shared.tell(ev.Limited(command, error, retry_after=2 * SECOND))
+    shared.scheduler.changes(shared.now)
+    shared.scheduler._state.members.tell_again()
+    shared.step()
+
+    row = ev.RequestRow("me", 1, 0, True, SECOND, "refused", 2 * SECOND)
+    assert row in shared.rows(ev.RequestRow)
+
+
+def test_old_requests_of_ours_are_forgotten(shared: Shared) -> None:
+    """What no window holds is not told to a new ledger."""
+    shared.running()
+    shared.step(at=400 * SECOND)
+    shared.running()
+
+    shared.step(afresh=True)
+
+    assert [400 * SECOND] == [row.left for row in shared.rows(ev.RequestRow)]
+
+
+# 7: Without the lock.
+
+
+def test_only_what_is_booked_leaves_without_the_lock(shared: Shared) -> None:
+    """A reserved poll, an upload and a report leave; a creation, a retry and a rescue wait."""
+    shared.running()
+    may = shared.scheduler.may_leave_unlocked
+    at = shared.scheduler._state.table.reserved(1)[0] * SLOTS
+    poll = ev.Poll(9, 1)
+
+    assert may(ev.Upload(9, 1), 0)
+    assert may(ev.Settle(1, DOWN, 0.0), 0)
+    assert may(poll, at)
+    assert not may(poll, at - SLOTS)
+    assert not may(ev.Poll(9, 2), at)
+    assert not may(ev.Submit(9, 2), at)
+    assert not may(ev.Rescue(9, 1, "ai-smile", "theirs-1"), at)
+
+
+def test_an_overdue_poll_waits_for_the_lock_for_half_a_second(shared: Shared) -> None:
+    """Another member may have sent it; but if the lock cannot be had, its lease is at stake."""
+    shared.running()
+    at = shared.scheduler._state.table.reserved(1)[0] * SLOTS
+    may, poll = shared.scheduler.may_leave_unlocked, ev.Poll(9, 1)
+
+    assert may(poll, at + 250_000, tried=0)
+    assert not may(poll, at + 300_000, tried=0)
+    assert may(poll, at + 300_000, tried=500_000)
+
+
+# 8: Rescue.
+
+
+def test_an_overdue_poll_of_another_member_is_sent_for_it(shared: Shared) -> None:
+    """It leaves 0.3 s after its slot, and the row says when the next one is due."""
+    shared.step(other(), task(at=CYCLE))
+
+    (found,) = shared.until(CYCLE + SECOND)
+
+    assert (CYCLE + 300_000, ev.Rescue(1, -2, "ai-smile", "theirs-1")) == found
+    (row,) = shared.rows(ev.TaskRow)
+    assert (2 * CYCLE) // SLOTS == row.next
+
+
+def test_a_rescued_task_that_runs_is_told_as_renewed(shared: Shared) -> None:
+    """Its owner learns until when the lease holds."""
+    shared.step(other(), task(at=CYCLE))
+    ((at, rescue),) = shared.until(CYCLE + SECOND)
+    assert isinstance(rescue, ev.Rescue)
+
+    shared.tell(ev.Running(rescue))
+    shared.step()
+
+    assert [at] == [row.renewed for row in shared.rows(ev.TaskRow)]
+
+
+def test_a_rescue_that_fails_is_sent_again_but_not_for_ever(shared: Shared) -> None:
+    """Half a second later, and four times at most; a 429 waits for a second. The next cycle has its
+    own tries.
+    """
+    shared.step(other(at=40 * SECOND), task(at=CYCLE))
+    left: list[int] = []
+    for _ in range(5):
+        ((at, rescue),) = shared.until(
+            shared.now + CYCLE - 4 * SECOND if left else 2 * CYCLE - SECOND
+        )[:1]
+        assert isinstance(rescue, ev.Rescue)
+        left.append(at)
+        shared.now = at
+        failed = (
+            ev.Limited(rescue, RateLimited("full")) if len(left) == 1 else ev.NoAnswer(rescue, DOWN)
+        )
+        shared.tell(failed)
+
+    assert [SECOND, SECOND // 2, SECOND // 2, SECOND // 2] == [
+        later - sooner for sooner, later in pairwise(left)
+    ]
+    ((again, _),) = shared.until(2 * CYCLE + SECOND)
+    assert 2 * CYCLE + 300_000 == again
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_rescue_that_finds_an_end_tells_the_owner_or_ends_the_task(
+    shared: Shared, alive: bool
+) -> None:
+    """The owner polls it at once; without an owner nobody polls it any longer."""
+    rows = [other()] if alive else []
+    shared.step(*rows, task(at=CYCLE))
+    ((_, rescue),) = shared.until(CYCLE + SECOND)
+    assert isinstance(rescue, ev.Rescue)
+
+    shared.tell(ev.Succeeded(rescue, ("u",)))
+    shared.step()
+
+    (row,) = shared.rows(ev.TaskRow)
+    assert (True, not alive) == (row.announced, row.ended)
+    assert [] == shared.until(4 * CYCLE)
+
+
+def test_an_answer_about_a_task_that_has_ended_meanwhile_changes_nothing(shared: Shared) -> None:
+    """Its owner was faster."""
+    shared.step(other(), task(at=CYCLE))
+    ((_, rescue),) = shared.until(CYCLE + SECOND)
+    assert isinstance(rescue, ev.Rescue)
+    shared.step(task(at=CYCLE, ended=True))
+
+    shared.tell(ev.Running(rescue))
+    shared.step()
+
+    assert [] == shared.rows(ev.TaskRow)
+
+
+def test_a_window_that_is_full_does_not_keep_a_rescue_back() -> None:
+    """The poll takes the place of the reserved one; only another try needs a place of its own."""
+    shared = Shared(Limits(requests=16, period=300, per_second=5))
+    spent = (ev.RequestRow("other", ref, 0, answered=1) for ref in range(16))
+    shared.step(other(), task(at=CYCLE), *spent, at=CYCLE)
+
+    ((_, rescue),) = shared.until(CYCLE + SECOND)
+    assert isinstance(rescue, ev.Rescue)
+    shared.tell(ev.NoAnswer(rescue, DOWN))
+
+    assert [] == shared.until(CYCLE + 3 * SECOND)
+
+
+def test_a_task_of_a_dead_member_is_polled_beyond_what_was_reserved(shared: Shared) -> None:
+    """Its owner would have reserved more; nobody else does."""
+    lapsed = task(at=CYCLE, until=CYCLE, owner="dead")
+    lapsed = attrs.evolve(lapsed, cap=100 * SECOND)
+    alive = attrs.evolve(lapsed, member="other", ref=2, task_id="theirs-2")
+    beat = [other(at=at * 10 * SECOND) for at in range(4)]
+    shared.step(beat[0], lapsed, alive)
+
+    polled = shared.until(CYCLE + SECOND)
+    shared.step(beat[2])
+    polled += shared.until(3 * CYCLE - SECOND)
+
+    ids = [command.task_id for _, command in polled if isinstance(command, ev.Rescue)]
+    assert ["theirs-1", "theirs-2", "theirs-1"] == ids
+
+
+def test_a_task_whose_id_nobody_knows_is_not_polled(shared: Shared) -> None:
+    """Its creation is not answered; when its owner dies it is forgotten, and counts as in doubt."""
+    shared.step(other(), task(at=CYCLE, task_id=""))
+    assert shared.scheduler.others_in_doubt("ai-smile", SECOND)
+
+    assert [] == shared.until(2 * CYCLE)
+    shared.step(gone=["other"])
+
+    assert shared.scheduler.others_in_doubt("ai-smile", SECOND)
+    assert not shared.scheduler.others_in_doubt("ai-avatar", SECOND)
+    shared.step(at=3 * CYCLE)
+    assert not shared.scheduler.others_in_doubt("ai-smile", SECOND)
+
+
+def test_a_task_is_forgotten_when_it_is_given_up(shared: Shared) -> None:
+    """Nobody asks for it after that, whatever its rows say."""
+    row = task(at=CYCLE)
+    shared.step(other(), row)
+    shared.step(at=120 * SECOND)
+
+    assert shared.scheduler.foreign_task("theirs-1") is None
+    shared.step(row, at=200 * SECOND)
+    assert shared.scheduler.foreign_task("theirs-1") is None
+
+
+def test_our_poll_that_another_member_sent_moves_with_its_row(shared: Shared) -> None:
+    """The owner polls next when the rescuer says, and knows that the lease was renewed."""
+    shared.running()
+    (row,) = shared.scheduler._state.members._told_tasks.values()
+    rescued = attrs.evolve(row, next=row.next + 168, renewed=CYCLE)
+
+    shared.step(rescued, at=CYCLE)
+
+    assert (rescued.next, rescued.last) == shared.scheduler._state.table.reserved(1)
+    assert CYCLE == shared.scheduler._state.jobs[1].accepted
+
+
+def test_a_row_that_does_not_know_of_our_last_poll_does_not_bring_it_back(shared: Shared) -> None:
+    """A poll that left without the lock is not due again where a rescuer writes the old place."""
+    shared.running()
+    (row,) = shared.scheduler._state.members._told_tasks.values()
+    at = row.next * SLOTS
+    poll = ev.Poll(2, 1)
+    shared.now = at
+    assert poll == shared.scheduler.due(at)
+    shared.tell(ev.Issued(poll))
+
+    shared.step(row)
+
+    table = shared.scheduler._state.table
+    assert row.next + table.cycle == table.reserved(1)[0]
+
+
+# 9: Turns.
+
+
+def test_who_created_less_in_this_period_goes_first(shared: Shared) -> None:
+    """A member that waits for its turn is let by, until it has created as much."""
+    first = shared.running()
+    assert 1 == first.ref
+    shared.job()
+
+    waits = other(waited_at=SECOND, at=SECOND)
+    assert [] == shared.step(waits, at=SECOND)
+    created = ev.RequestRow("other", 1, SECOND, creates=True)
+    assert [ev.Submit] == [type(command) for command in shared.step(created)]
+
+
+def test_creations_of_an_earlier_period_do_not_count(shared: Shared) -> None:
+    """Turns are counted anew in each period."""
+    shared.running()
+    shared.tell(ev.ChannelAborted(1))
+    shared.job()
+    at = 301 * SECOND
+
+    assert shared.step(other(waited_at=at, at=at), at=at)
+
+
+def test_a_member_tells_that_it_waits(shared: Shared) -> None:
+    """Its row says when one of its jobs last waited for its turn, but not at each step."""
+    shared.job()
+    shared.step(other(short=True), at=SECOND)
+    (row,) = shared.rows(ev.MemberRow)
+    shared.step(other(short=True), at=SECOND + 100_000)
+
+    assert (1, SECOND) == (row.work, row.waited_at)
+    assert [] == shared.rows(ev.MemberRow)
+
+
+def test_a_member_with_work_tells_each_second_that_it_lives(shared: Shared) -> None:
+    """One without work tells nothing."""
+    shared.step(at=10 * SECOND)
+    assert [] == shared.rows(ev.MemberRow)
+
+    shared.running()
+    shared.step(at=shared.now + SECOND)
+    assert [shared.now] == [row.stepped_at for row in shared.rows(ev.MemberRow)]
+
+
+# 12: Stopped and dead members.
+
+
+def test_a_stopped_member_holds_nobody_up(shared: Shared) -> None:
+    """Its shortage, its work and its turn count for ten seconds after its last step."""
+    shared.job()
+    stopped = other(short=True, work=1, waited_at=0)
+
+    assert [] == shared.step(stopped, at=10 * SECOND)
+    assert shared.step(at=10 * SECOND + 1)
+
+
+def test_requests_of_a_stopped_member_count_as_answered_after_a_while(shared: Shared) -> None:
+    """A request timeout later nobody waits for their answers, and a period later they are gone."""
+    shared.step(other(work=1), ev.RequestRow("other", 1, 0))
+    shared.step(at=31 * SECOND)
+    assert not shared.scheduler._state.members._open
+    assert 1 == shared.window
+
+    shared.step(at=350 * SECOND)
+
+    assert 0 == shared.window
+    shared.step(at=400 * SECOND)
+    assert not shared.scheduler._state.members._answered
+
+
+def test_a_dead_member_leaves_its_tasks_and_what_may_have_left(shared: Shared) -> None:
+    """Its tasks are kept alive; one that was announced is over; a poll that was due counts."""
+    rows = task(1, at=CYCLE), task(2, at=CYCLE, announced=True), task(3, at=2 * CYCLE)
+    shared.step(other(), *rows, ev.RequestRow("other", 1, 0), at=CYCLE)
+
+    shared.step(gone=["other", "nobody"])
+
+    assert 2 == shared.window
+    assert 0 == shared.scheduler.others()
+    found = map(shared.scheduler.foreign_task, ("theirs-1", "theirs-2", "theirs-3", ""))
+    assert [True, False, True, False] == [number is not None for number in found]
+
+
+# 13: Notifications that reach another member.
+
+
+def test_a_notification_is_handed_to_the_owner(shared: Shared) -> None:
+    """The row says that the task has ended, and its reservations are free."""
+    row = task(at=CYCLE)
+    shared.step(other(), row)
+    ref = shared.scheduler.foreign_task("theirs-1")
+    assert ref is not None
+
+    shared.tell(ev.Notified(ref))
+    # What its owner told before it knew changes nothing.
+    shared.step(attrs.evolve(row, low=SECOND))
+    shared.tell(ev.Notified(ref))
+    shared.tell(ev.Notified(77))
+
+    assert [True] == [row.announced for row in shared.rows(ev.TaskRow)]
+    assert [] == shared.until(2 * CYCLE)
+
+
+def test_the_owner_polls_a_task_that_another_member_announced(shared: Shared) -> None:
+    """It does not wait for its reserved poll."""
+    shared.running()
+    (row,) = shared.scheduler._state.members._told_tasks.values()
+
+    polls = shared.step(attrs.evolve(row, announced=True), at=SECOND)
+
+    assert [ev.Poll(2, 1)] == polls
+
+
+def test_a_task_that_its_owner_announces_is_left_to_it(shared: Shared) -> None:
+    """Its reservations count no longer."""
+    shared.step(other(), task(1, at=CYCLE))
+
+    shared.step(task(1, at=CYCLE, announced=True), task(2, at=CYCLE, announced=True))
+
+    assert [] == shared.until(2 * CYCLE)
+
+
+# Durations and the ends of tasks.
+
+
+def test_durations_of_others_are_learned_once(shared: Shared) -> None:
+    """A batch starts warm where another member has seen tasks end."""
+    kinds = shared.scheduler._state.admission._kinds
+    rows = [
+        ev.DurationRow("other", 1, SMILE, 0, 8 * SECOND),
+        ev.DurationRow("other", 2, SMILE, 9 * SECOND, None),
+    ]
+
+    shared.step(other(), *rows, *rows, ev.DurationRow("me", 3, SMILE, 0, SECOND))
+
+    assert 2 == len(kinds[SMILE].durations)
+    assert {"other": 2} == shared.scheduler._state.members._learned
+
+
+def test_our_ends_and_durations_are_told(shared: Shared) -> None:
+    """A task that ended is told as ended, with how long it lasted."""
+    shared.running()
+    ((_, poll), *_) = shared.until(CYCLE)
+    assert isinstance(poll, ev.Poll)
+
+    shared.tell(ev.Succeeded(poll, ("u",)))
+    shared.step()
+
+    assert [(True, False)] == [(row.ended, row.lost) for row in shared.rows(ev.TaskRow)]
+    assert [None] != [row.high for row in shared.rows(ev.DurationRow)]
+
+
+def test_a_task_that_is_created_again_is_another_one(shared: Shared) -> None:
+    """After a failure of the engine the first task has ended, and the second one is told."""
+    first = shared.running()
+    ((_, poll), *_) = shared.until(CYCLE)
+    assert isinstance(poll, ev.Poll)
+    shared.tell(ev.EngineFailed(poll, DOWN, passing=True))
+
+    shared.until(CYCLE + SECOND)
+    shared.step()
+
+    told = shared.scheduler._state.members._told_tasks
+    assert [True] == [row.ref > first.number for row in told.values()]
+
+
+def test_a_loss_makes_admission_strict_for_all(shared: Shared) -> None:
+    """Who hears that a task was lost believes no durations for a while."""
+    shared.step(other(), task(at=CYCLE))
+
+    shared.step(task(at=CYCLE, ended=True, lost=True))
+    shared.step(task(7, at=CYCLE, ended=True))
+
+    assert shared.scheduler._state.admission._strict_for
+
+
+def test_a_loss_of_ours_is_told(shared: Shared) -> None:
+    """The row of a task that the vendor does not know says so."""
+    shared.running()
+    assert shared.scheduler.busy()
+    for at in (3 * SECOND, CYCLE):
+        ((_, poll), *_) = shared.until(at)
+        assert isinstance(poll, ev.Poll)
+        shared.tell(ev.TaskUnknown(poll, TaskExpired("lost")))
+
+    shared.step()
+
+    assert [(True, True)] == [(row.ended, row.lost) for row in shared.rows(ev.TaskRow)]
+    assert not shared.scheduler.busy()
+
+
+# Different settings.
+
+
+def test_the_strictest_settings_hold_while_members_overlap(shared: Shared) -> None:
+    """Requests, a second's requests, the period and the lease; then ours hold again."""
+    state = shared.scheduler._state
+    shared.running()
+    shared.step(ev.RequestRow("other", 1, 0, answered=1))
+    theirs = ev.SharedLimits(100, 600 * SECOND, 1, 8 * SECOND)
+
+    shared.step(attrs.evolve(other(), limits=theirs))
+    account = state.table.account
+    strict = account.requests, state.table.per_second, state.lease, state.extra_polls.lease
+    kept = shared.window
+    shared.step(gone=["other"])
+
+    assert (100, 1, 8 * SECOND, 8 * SECOND) == strict
+    assert 2 == kept
+    assert (250, 5, 10 * SECOND) == (
+        state.table.account.requests,
+        state.table.per_second,
+        state.lease,
+    )
+
+
+def test_settings_that_are_looser_change_nothing(shared: Shared) -> None:
+    """Who allows itself more keeps to ours."""
+    account = shared.scheduler._state.table.account
+    theirs = ev.SharedLimits(1000, 100 * SECOND, 50, 20 * SECOND)
+
+    shared.step(attrs.evolve(other(), limits=theirs))
+
+    assert account is shared.scheduler._state.table.account
+
+
+# A ledger that is new, old, or was not written.
+
+
+def test_a_new_ledger_gets_everything_that_is_known(shared: Shared) -> None:
+    """Also the tasks and requests of others, who may have died; nothing is created meanwhile."""
+    shared.running()
+    rows = ev.RequestRow("dead", 1, 0), ev.RequestRow("dead", 2, 0, answered=1)
+    shared.step(other(), task(owner="dead", at=CYCLE), *rows)
+    shared.job()
+
+    issued = shared.step(afresh=True)
+
+    assert [] == issued
+    assert {"me", "dead"} == {row.member for row in shared.rows(ev.TaskRow)}
+    assert [1, 2] == sorted(
+        row.number for row in shared.rows(ev.RequestRow) if row.member == "dead"
+    )
+    assert [1, 1] == [len(shared.rows(ev.PlanRow)), len(shared.rows(ev.MemberRow))]
+    assert shared.step(at=1_200_000)
+
+
+def test_an_older_copy_of_the_ledger_changes_no_task_that_is_known(shared: Shared) -> None:
+    """Of a task that was polled since, the later row counts, and is told; ours as well."""
+    shared.running()
+    (ours,) = shared.scheduler._state.members._told_tasks.values()
+    old, new = task(at=CYCLE), task(at=2 * CYCLE)
+    done = ev.RequestRow("other", 1, 0, answered=1)
+    shared.step(other(), new, done)
+
+    shared.step(old, attrs.evolve(ours, next=ours.next - 40), done, afresh=True)
+
+    told = {row.member: row for row in shared.rows(ev.TaskRow)}
+    assert new == told["other"]
+    assert ours == told["me"]
+    assert [] == [row for row in shared.rows(ev.RequestRow) if row.member == "other"]
+
+
+def test_a_task_of_ours_that_an_older_copy_brings_back_is_ended_again(shared: Shared) -> None:
+    """Else the others would poll it until it is given up."""
+    ended = task(5, at=CYCLE, owner="me")
+
+    shared.step(ended, task(6, at=CYCLE, owner="me", ended=True), afresh=True)
+
+    assert [attrs.evolve(ended, ended=True)] == shared.rows(ev.TaskRow)
+
+
+def test_a_task_that_an_older_copy_brings_back_is_left_to_its_owner_for_a_while(
+    shared: Shared,
+) -> None:
+    """It may have ended since; but who joins has no time to wait."""
+    late = task(at=CYCLE)
+    shared.step(other(at=2 * CYCLE))
+
+    assert [] == shared.step(late, afresh=True, at=2 * CYCLE)
+    ((at, _), *_) = shared.until(2 * CYCLE + 2 * SECOND)
+    assert 2 * CYCLE + 1_200_000 == at
+    joins = Shared()
+    assert joins.step(other(at=2 * CYCLE), late, afresh=True, at=2 * CYCLE)
+
+
+def test_who_was_stopped_when_the_ledger_was_lost_waits_for_news(shared: Shared) -> None:
+    """What seems to be overdue was polled by others, who say so soon."""
+    shared.step(other(), task(at=CYCLE))
+    at = CYCLE + 10 * SECOND
+
+    assert [] == shared.step(afresh=True, at=at)
+    assert [] == shared.until(at + SECOND)
+    assert [at + 1_200_000] == [when for when, _ in shared.until(at + 2 * SECOND)]
+
+
+def test_who_was_awake_when_the_ledger_was_lost_goes_on(shared: Shared) -> None:
+    """A lease may be at stake."""
+    shared.step(other(), task(at=CYCLE))
+    shared.step(at=CYCLE)
+
+    shared.step(afresh=True, at=CYCLE + SECOND // 10)
+
+    assert [CYCLE + 300_000] == [when for when, _ in shared.until(CYCLE + SECOND)]
+
+
+def test_what_was_not_written_is_told_again(shared: Shared) -> None:
+    """The end of a task, its duration, and what was learned about tasks of others."""
+    shared.running()
+    ((_, poll), *_) = shared.until(CYCLE - SECOND)
+    assert isinstance(poll, ev.Poll)
+    shared.step(other(), task(at=3 * CYCLE))
+    ref = shared.scheduler.foreign_task("theirs-1")
+    assert ref is not None
+    shared.tell(ev.Notified(ref))
+    shared.tell(ev.Succeeded(poll, ("u",)))
+    shared.step()
+    before = shared.rows(ev.TaskRow), shared.rows(ev.DurationRow)
+
+    shared.scheduler.tell_again()
+    shared.step()
+
+    assert before == (shared.rows(ev.TaskRow), shared.rows(ev.DurationRow))
+    assert 2 == len(before[0])
+
+
+# Webhooks, and no ledger any more.
+
+
+def test_with_webhooks_a_member_tells_what_it_holds() -> None:
+    """Tasks without reserved polls hold requests for their results, which others leave free."""
+    polling = Polling(give_up_after=120, completion="webhook")
+    shared = Shared(polling=polling)
+    shared.running()
+    (row,) = shared.scheduler._state.members._told_tasks.values()
+
+    assert row.next > row.last
+    assert shared.scheduler._state.members._told is not None
+    assert shared.scheduler._state.members._told.held > 0
+    assert [ev.Poll(2, 1)] == shared.step(attrs.evolve(row, announced=True), at=SECOND)
+
+
+def test_what_others_hold_is_left_free() -> None:
+    """Nothing that is not reserved leaves where the rest is held for the results of others."""
+    shared = Shared(Limits(requests=40, period=300, per_second=5))
+    shared.job()
+
+    assert [] == shared.step(other(held=39))
+    assert [] == shared.step(other(held=39), task(at=CYCLE, until=0))
+    assert shared.step(other(held=0))
+
+
+def test_who_shares_no_longer_counts_what_others_reserved(shared: Shared) -> None:
+    """Its own settings hold, it polls nothing for others, and forgets them when they are over."""
+    shared.step(
+        attrs.evolve(other(), limits=ev.SharedLimits(100, 300 * SECOND, 5, 10 * SECOND)),
+        task(at=CYCLE),
+    )
+
+    shared.scheduler.unshare(0)
+
+    state = shared.scheduler._state
+    assert (250, 0, 1) == (
+        state.table.account.requests,
+        shared.scheduler.others(),
+        len(state.table),
+    )
+    assert shared.scheduler.wakes_at(CYCLE) > 2 * CYCLE
+    shared.scheduler.unshare(0)
+    shared.now = 130 * SECOND
+    shared.job()
+    assert 0 == len(state.table)
+
+
+def test_a_scheduler_may_join_with_the_settings_of_the_whole_key() -> None:
+    """A share of the limits counts by the whole where the key is shared."""
+    scheduler = Scheduler(Limits(requests=100), Polling(give_up_after=120))
+    assert Limits(requests=100) == scheduler.limits
+
+    scheduler.share("me", 1, Limits(requests=250))
+    scheduler.receive(ev.LedgerRead(), 0)
+
+    assert 250 == scheduler._state.table.account.requests
+    (row,) = [row for row in scheduler.changes(0) if isinstance(row, ev.MemberRow)]
+    assert 250 == row.limits.requests

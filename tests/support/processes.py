@@ -1,0 +1,483 @@
+"""Processes that share a key: a vendor on a port, and programs as users write them.
+
+`Town` starts and watches them. It has a state folder of its own.
+
+    python -m tests.support.processes vendor PORT SETTINGS   a sandbox; GET /ledger
+    python -m tests.support.processes work WORK              runs one batch
+    python -m tests.support.processes fork METHOD WORK       forks or spawns processes that do
+    python -m tests.support.processes threads WORK           two event loops and an isolated client
+    uvicorn tests.support.processes:app                      a smile for each request
+
+SETTINGS, WORK and the reports, which are lines of stdout, are JSON. `app` reads its WORK from the
+variable WORK. What is logged goes to stderr.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NotRequired, Self, TypedDict, cast
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+
+from perfect_async import Avatar, Client, Job, Limits, Outcome, Polling, Smile, Timeouts
+from perfect_async.sandbox import Durations, Sandbox, portrait, serve
+from perfect_async.sandbox._portraits import seed_of
+from perfect_async.webhooks import WebhookApp
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+KEY = "sk-a-key-of-many-processes"
+SIDE = 64
+TEMPLATE = "male_studio_00"
+
+
+class Work(TypedDict):
+    """What a process does: `count` pictures from number `first` on, with these settings.
+
+    `avatars`: of how many pictures the avatars have outputs, else they are smiles. `file_size`: the
+    most bytes of any file that it writes, as on a full disk. `queries`: how often it asks for the
+    balance first.
+    """
+
+    url: str
+    first: int
+    count: int
+    requests: int
+    period: float
+    per_second: int
+    lease: float
+    avatars: NotRequired[int]
+    share: NotRequired[str | None]
+    secret: NotRequired[str]
+    file_size: NotRequired[int]
+    queries: NotRequired[int]
+
+
+class Report(TypedDict):
+    """How a batch ended: how often which error came, and what the client's statistics say."""
+
+    pid: int
+    done: int
+    errors: dict[str, int]
+    requests: dict[str, int]
+    refused: int
+    most_members: int
+    waited: float
+    lost: float
+
+
+class Task(TypedDict):
+    """A task of the vendor's."""
+
+    task_id: str
+    state: str
+    picture: int | None
+
+
+class LedgerReport(TypedDict):
+    """The vendor's ledger."""
+
+    tasks: list[Task]
+    states: dict[str, int]
+    requests: dict[str, int]
+    refused: int
+    violations: list[str]
+    charged: int
+    wasted: int
+    most: int
+    webhooks: list[int]
+
+
+# Those who start the processes.
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240.0
+"""Nothing takes longer, not even where others want the cores as well."""
+
+
+class Program:
+    """A process of this module, or another; what it writes goes to two files."""
+
+    def __init__(self, town: "Town", name: str, arguments: Sequence[str], **more: str) -> None:
+        self.name = name
+        self._out, self._err = town.folder / f"{name}.out", town.folder / f"{name}.err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=ROOT,
+                env={**os.environ, **town.environment, "PYTHONPATH": str(ROOT), **more},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                # So that what it forked is ended with it.
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def lines(self) -> list[dict[str, object]]:
+        """What it has reported so far."""
+        return [json.loads(line) for line in self._out.read_text().splitlines()]
+
+    def said(self) -> str:
+        """What it has logged."""
+        return self._err.read_text()
+
+    def wait_for(self, name: str, count: int = 1) -> None:
+        """Wait until it has reported `name` so often."""
+        self.until(lambda: count <= sum(name in line for line in self.lines()))
+
+    def until(self, true: Callable[[], bool]) -> None:
+        limit = time.monotonic() + PATIENCE
+        while not true():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < limit, self.said()
+            time.sleep(0.02)
+
+    def reports(self, count: int = 1) -> list[Report]:
+        """Wait for its normal end, and return how its batches ended."""
+        assert 0 == self.process.wait(PATIENCE), self.said()
+        assert "Traceback" not in self.said(), self.said()
+        found = [line for line in self.lines() if "done" in line]
+        assert count == len(found), self.said()
+        return cast("list[Report]", found)
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Town:
+    """A vendor on a port and the programs that use it on one key, in a state folder of theirs.
+
+    `settings` are those of the vendor, and what its clients assume.
+    """
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.settings: dict[str, object] = {
+            "requests": 100_000,
+            "period": 300.0,
+            "per_second": 200,
+            "lease": 10.0,
+            "durations": (6.0, 12.0),
+            **settings,
+        }
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {"PERFECT_ASYNC_STATE": str(self.state)}
+        self._programs: list[Program] = []
+
+    def __enter__(self) -> Self:
+        given = json.dumps(self.settings)
+        server = self.program("vendor", "tests.support.processes", "vendor", str(self.port), given)
+        wait_for_port(server, self.port)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for program in self._programs:
+            program.end()
+
+    def work(self, first: int, count: int, **settings: object) -> Work:
+        """A batch of `count` pictures from number `first` on."""
+        assumed = ("requests", "period", "per_second", "lease")
+        given = {name: self.settings[name] for name in assumed}
+        work = {"url": self.url, "first": first, "count": count, **given, **settings}
+        return cast("Work", work)
+
+    def program(self, name: str, *arguments: str, **environment: str) -> Program:
+        started = Program(self, name, arguments, **environment)
+        self._programs.append(started)
+        return started
+
+    def worker(self, name: str, work: Work, **environment: str) -> Program:
+        """A program that runs one batch."""
+        return self.program(
+            name, "tests.support.processes", "work", json.dumps(work), **environment
+        )
+
+    def ledger(self) -> LedgerReport:
+        """The vendor's ledger."""
+        return cast("LedgerReport", httpx.get(f"{self.url}/ledger", timeout=30).json())
+
+    def files(self) -> list[Path]:
+        """The files of the ledger that the programs share."""
+        return sorted(path for path in self.state.rglob("*") if path.is_file())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(server: Program, port: int) -> None:
+    def answers() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    server.until(answers)
+
+
+# The vendor.
+
+
+class Vendor(Sandbox):
+    """A sandbox that tells its ledger over the wire."""
+
+    period = 300.0
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http" or scope["path"] != "/ledger":
+            await super().__call__(scope, receive, send)
+            return
+        body = json.dumps(self.report()).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    def report(self) -> LedgerReport:
+        tasks, ledger = self._router._tasks._by_id, self.ledger
+        return {
+            "tasks": [
+                {
+                    "task_id": record.task_id,
+                    "state": record.state,
+                    "picture": seed_of(tasks[record.task_id].picture.data or b""),
+                }
+                for record in ledger.tasks
+            ],
+            "states": dict(ledger.tasks_by_state),
+            "requests": dict(ledger.requests),
+            "refused": sum(ledger.refused.values()),
+            "violations": ledger.violations,
+            "charged": ledger.units_charged,
+            "wasted": ledger.units_wasted,
+            "most": ledger.max_in_window(self.period),
+            "webhooks": [record.answer for record in ledger.webhooks],
+        }
+
+
+def vendor(port: int, settings: Mapping[str, object]) -> None:
+    given = dict(settings)
+    smile, avatar = cast("tuple[float, float]", given.pop("durations"))
+    sandbox = Vendor(
+        seed=1,
+        units=100_000.0,
+        latency=0.02,
+        jitter=0.02,
+        origin=f"http://127.0.0.1:{port}",
+        durations={
+            "ai-smile": Durations.uniform(smile / 2, smile * 3 / 2),
+            "ai-avatar": Durations.uniform(avatar / 2, avatar * 3 / 2),
+        },
+        **given,  # type: ignore[arg-type]
+    )
+    sandbox.period = cast("float", settings["period"])
+    asyncio.run(serve(sandbox, port=port))
+
+
+# A program.
+
+
+def client(work: Work, **settings: object) -> Client:
+    """The client of a program, whose transport is its own only where the network is."""
+    given: dict[str, object] = {
+        "base_url": work["url"],
+        "limits": Limits(work["requests"], work["period"], work["per_second"]),
+        # The defaults, in proportion to the lease.
+        "polling": Polling(
+            lease=work["lease"],
+            interval=work["lease"] / 5,
+            insured=work["lease"] * 12,
+            give_up_after=work["lease"] * 60,
+        ),
+        "timeouts": Timeouts(request=10.0),
+        "drain": 60.0,
+        **({"share": work["share"]} if "share" in work else {}),
+        **({"webhook_secret": work["secret"]} if "secret" in work else {}),
+        **settings,
+    }
+    return Client(KEY, **given)  # type: ignore[arg-type]
+
+
+def job(work: Work, number: int) -> Job:
+    data, outputs = portrait(number, SIDE), work.get("avatars", 0)
+    return Avatar(data, TEMPLATE, output_count=outputs) if outputs else Smile(data)
+
+
+async def perform(work: Work, *, isolated: bool = False) -> None:
+    """Run a batch and report its end, and its beginning when the first task was created."""
+    numbers = range(work["first"], work["first"] + work["count"])
+    ended: list[Outcome] = []
+    members, waited, begun = 1, 0.0, False
+    async with client(work, isolated=isolated) as opened:
+        tell({"opened": os.getpid()})
+        for _ in range(work.get("queries", 0)):
+            await opened.units()
+        async with opened.batch([job(work, number) for number in numbers]) as batch:
+
+            async def watch() -> None:
+                nonlocal members, waited, begun
+                while True:
+                    now = opened.statistics()
+                    members, waited = max(members, now.members), max(waited, now.window_wait)
+                    if now.requests.get("submit", 0) and not begun:
+                        begun = True
+                        tell({"begun": os.getpid()})
+                    await asyncio.sleep(0.05)
+
+            watcher = asyncio.create_task(watch())
+            ended.extend([outcome async for outcome in batch])
+            watcher.cancel()
+        statistics = opened.statistics()
+    errors = [outcome.error for outcome in ended if outcome.error is not None]
+    report: Report = {
+        "pid": os.getpid(),
+        "done": sum(outcome.ok for outcome in ended),
+        "errors": dict(Counter(type(error).__name__ for error in errors)),
+        "requests": dict(statistics.requests),
+        "refused": statistics.refused,
+        "most_members": members,
+        "waited": waited,
+        "lost": sum(error.units_at_stake for error in errors),
+    }
+    tell(report)
+
+
+def tell(report: Mapping[str, object]) -> None:
+    """Write a line that is whole, whoever else writes."""
+    os.write(1, json.dumps(report).encode() + b"\n")
+
+
+def run(work: Work) -> None:
+    """Be a program that runs a batch."""
+    prepare(work)
+    asyncio.run(perform(work))
+
+
+def prepare(work: Work) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    if "file_size" in work:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (work["file_size"], work["file_size"]))
+
+
+def share(work: Work, part: int, parts: int) -> Work:
+    """One of `parts` equal parts of `work`."""
+    count = work["count"] // parts
+    return Work(**{**work, "first": work["first"] + part * count, "count": count})
+
+
+def multiply(method: str, work: Work) -> None:
+    """Open a client and run a batch while three children, forked or spawned, do so too."""
+    fork, spawn = multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")
+    context = fork if method == "fork" else spawn
+
+    async def parent() -> None:
+        async with client(work) as opened:
+            # The parent has a client, a ledger and a lock when its children are made.
+            await opened.units()
+            children = [
+                context.Process(target=run, args=(share(work, part, 4),)) for part in range(1, 4)
+            ]
+            for child in children:
+                child.start()
+            await perform(share(work, 0, 4))
+            for child in children:
+                await asyncio.to_thread(child.join)
+        tell({"codes": [child.exitcode for child in children]})
+
+    prepare(work)
+    asyncio.run(parent())
+
+
+def threads(work: Work) -> None:
+    """Run three batches in one process: two event loops, one of which has an isolated client."""
+    prepare(work)
+    others = [
+        threading.Thread(target=lambda: asyncio.run(perform(share(work, 1, 3)))),
+        threading.Thread(target=lambda: asyncio.run(perform(share(work, 2, 3), isolated=True))),
+    ]
+    for other in others:
+        other.start()
+    asyncio.run(perform(share(work, 0, 3)))
+    for other in others:
+        other.join()
+
+
+# A web app.
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    work: Work = json.loads(os.environ["WORK"])
+    prepare(work)
+    async with client(work) as opened:
+        app.state.client, app.state.work = opened, work
+        if "secret" in work:
+            app.router.routes.append(Mount("/webhook", WebhookApp(opened.webhooks)))
+        yield
+
+
+async def smile(request: Request) -> JSONResponse:
+    """Make a smile: as a user of the app sees it, with the process that did it."""
+    number = int(request.query_params["number"])
+    opened = cast("Client", request.app.state.client)
+    result = await opened.run(job(request.app.state.work, number))
+    return JSONResponse({"pid": os.getpid(), "pictures": len(result.images)})
+
+
+async def standing(request: Request) -> JSONResponse:
+    opened = cast("Client", request.app.state.client)
+    return JSONResponse({"pid": os.getpid(), "members": opened.statistics().members})
+
+
+app = Starlette(routes=[Route("/smile", smile), Route("/standing", standing)], lifespan=lifespan)
+
+
+def main(command: str, *arguments: str) -> None:
+    match command:
+        case "vendor":
+            vendor(int(arguments[0]), json.loads(arguments[1]))
+        case "work":
+            run(json.loads(arguments[0]))
+        case "fork":
+            multiply(arguments[0], json.loads(arguments[1]))
+        case "threads":
+            threads(json.loads(arguments[0]))
+        case _:
+            raise ValueError(command)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
