@@ -33,7 +33,10 @@ class TaskKind(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Register(Value):
-    """Register the files of `refs` with one call; `feature` names the path, None the usual one."""
+    """Register the files of `refs` with one call; `feature` names the path, None the usual one.
+
+    A job's first picture has the number of the job, and others have numbers of their own.
+    """
 
     number: int
     refs: tuple[int, ...]
@@ -103,11 +106,12 @@ class JobAdded(Value):
     """A job came in.
 
     `channel`: one client on one transport; files are registered together only within it. `uploads`:
-    its picture must be registered and uploaded. `units`: its documented price. `spending_limits`:
-    the limits that its units count against (`SpendingLimitOpened`). `alone`: it is created while no
-    other creation is under way, so that the unit history can tell what became of one without an
-    answer. `give_up` (at most that of all jobs) and `engine_retries` hold for this job alone, None:
-    as for all.
+    its picture must be registered and uploaded. `more`: numbers of further pictures of it, which
+    must be at the vendor too before it is created; `Register` and `Upload` name them. `units`: its
+    documented price. `spending_limits`: the limits that its units count against
+    (`SpendingLimitOpened`). `alone`: it is created while no other creation is under way, so that
+    the unit history can tell what became of one without an answer. `give_up` (at most that of all
+    jobs) and `engine_retries` hold for this job alone, None: as for all.
     """
 
     ref: int
@@ -117,6 +121,7 @@ class JobAdded(Value):
     channel: int = 0
     spending_limits: tuple[int, ...] = ()
     alone: bool = False
+    more: tuple[int, ...] = ()
     give_up: int | None = None
     engine_retries: int | None = None
 
@@ -314,12 +319,12 @@ class Running(Value):
 class Succeeded(Value):
     """The task succeeded; `urls` are signed and show in no repr.
 
-    `results` is the vendor's own account of them, decoded, None where it was not asked for.
+    `results` is what the vendor answered, decoded and whole; None where it was not asked.
     """
 
     command: Poll
     urls: tuple[str, ...] = attrs.field(repr=lambda urls: f"<{len(urls)} urls>")
-    results: object = attrs.field(default=None, eq=False, repr=False)
+    results: object = attrs.field(default=None, repr=False, eq=False)
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -26,7 +26,7 @@ class JobEvent(Value):
         async for event in task.events():
             print(event.at, event.kind, event.task_id)
 
-    `kind`: "queued" (the client has taken the job), "uploaded" (the vendor has its picture),
+    `kind`: "queued" (the client has taken the job), "uploaded" (the vendor has its pictures),
     "submitted" (the vendor has accepted the task, which is charged), "polled" (an answer about the
     task came), "finished" (the outcome is there, and saved where that was asked for). A job whose
     engine failed may be submitted again. `job` is None where only the task's id is known. `task_id`

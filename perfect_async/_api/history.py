@@ -135,8 +135,12 @@ class HistorySearch:
     """
 
     def __init__(self, feature: str, features: Collection[str], sent: int) -> None:
-        self._feature = feature
-        self._features = tuple(features)
+        # Actions have hyphens for what separates the parts of a path.
+        self._feature = re.sub(r"[\W_]+", "-", feature.partition("@")[0])
+        self._features = (*features, self._feature)
+        # How the published actions of other features are called on their paths is open, so that
+        # one of those may mean any feature that has no class here.
+        self._known = feature in features
         self._sent = sent
         self._since = sent - SKEW
         self._near = sent - NEAR + SKEW
@@ -186,7 +190,8 @@ class HistorySearch:
         # One name may contain another: the longer one is meant.
         meant = [name for name in named if not any(name in other != name for other in named)]
         if not meant:
-            return None if action.removeprefix("api-") in _OTHER_FEATURES else False
+            other = self._known and action.removeprefix("api-") in _OTHER_FEATURES
+            return None if other else False
         return True if self._feature in meant else None
 
     def candidates(self, known: Callable[[str], bool]) -> tuple[str, ...]:

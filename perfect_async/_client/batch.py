@@ -438,10 +438,11 @@ class Batch:
 
     def _pin(self, session: ClientSession, job: Job | RecoveredJob) -> None:
         """Keep the file of `job` at the vendor: a job that is not read yet may name it too."""
-        source = getattr(job, "source", None)
-        if self._options.delete and isinstance(source, FileId) and source not in self._files:
-            self._files.add(source)
-            session.retention.pin(source)
+        inputs = job.inputs if self._options.delete and isinstance(job, Job) else ()
+        for source in (each.source for each in inputs):
+            if isinstance(source, FileId) and source not in self._files:
+                self._files.add(source)
+                session.retention.pin(source)
 
     async def _next(
         self, session: ClientSession, source: AsyncGenerator[Job | RecoveredJob]

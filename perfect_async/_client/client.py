@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import anyio
 
 from perfect_async._api import account
-from perfect_async._api.tasks import FEATURES, Request, Response
+from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
@@ -50,13 +50,14 @@ from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
     ConfigurationError,
+    JobRefused,
     RequestRefused,
     ServiceUnavailable,
-    quoted,
     redacted,
 )
 from perfect_async.models import (
     Avatar,
+    Feature,
     FileId,
     Job,
     Limits,
@@ -437,38 +438,42 @@ class Client:
             self._executor.soon(tracked.report)
             tracked.unwrap()
             raise AssertionError(tracked)
-        feature, task_id = type(job), tracked.task_id
+        feature, task_id = job.feature, tracked.task_id
         return Task(session, task_id, partial(session.track_task, feature, task_id), tracked)
 
-    def task(self, feature: type[Job], task_id: str) -> Task:
+    def task(self, feature: type[Job] | str, task_id: str, *, version: str = "v2.0") -> Task:
         """Return a handle of a task whose id came from elsewhere; no request.
 
             task = client.task(Smile, "task id of another process")
             result = await task                # keeps it alive from here on
 
-        `feature` is `Smile` or `Avatar`. Nothing is sent and nothing is kept alive until the handle
-        is awaited or its events are read; then it does what `attach` does. Raises
+        `feature` and `version` are as in `attach`. Nothing is sent and nothing is kept alive until
+        the handle is awaited or its events are read; then it does what `attach` does. Raises
         `ConfigurationError` for what is no feature or no task id.
         """
-        session, known = self._ready(), settings.task_id(task_id)
-        return Task(session, known, partial(session.track_task, _feature(feature), known))
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return Task(session, known, partial(session.track_task, name, known))
 
-    async def status(self, feature: type[Job], task_id: str) -> TaskStatus:
+    async def status(
+        self, feature: type[Job] | str, task_id: str, *, version: str = "v2.0"
+    ) -> TaskStatus:
         """Ask the vendor once how a task stands, and adopt nothing; one request.
 
             status = await client.status(Smile, task.id)
             print(status.status)               # running, success or error
 
         A running task has to be polled every 10 s by somebody; this is no promise to do so (use
-        `task` or `attach`). `feature` is `Smile` or `Avatar`. Raises `TaskExpired` if the vendor
-        does not know the task (any longer), `ConfigurationError` as `task` does, and the errors of
-        a request.
+        `task` or `attach`). `feature` and `version` are as in `attach`. Raises `TaskExpired` if the
+        vendor does not know the task (any longer), `ConfigurationError` as `task` does, and the
+        errors of a request.
         """
-        session, known = self._ready(), settings.task_id(task_id)
-        return await self._executor.call(partial(session.status, _feature(feature), known))
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return await self._executor.call(partial(session.status, name, known))
 
     async def upload(self, source: Source) -> FileId:
-        """Upload a picture and return its id at the vendor, for any number of jobs; one request.
+        """Upload a picture or a video for any number of jobs, and return its id; one request.
 
             file = await client.upload("selfie.jpg")
             results = await asyncio.gather(
@@ -477,24 +482,33 @@ class Client:
 
         `source` is what a job takes, but for a URL, which the vendor fetches itself; a `FileId` is
         returned as it is. It must be a jpg, png or heic under 10 MiB whose long side has at most
-        4096 px; a feature may ask for more. The vendor keeps the file for a while, and deletes it
-        with any task that used it. Raises `PictureRefused` and the errors of a request.
+        4096 px, or an mp4 or mov under 100 MiB; a feature may ask for more. The vendor keeps the
+        file for a while, and deletes it with any task that used it. Raises `PictureRefused` and the
+        errors of a request.
         """
         return await self._executor.call(partial(self._ready().upload, source))
 
     async def attach(
-        self, feature: type[Job], task_id: str, timeout: float | None = None
+        self,
+        feature: type[Job] | str,
+        task_id: str,
+        timeout: float | None = None,
+        *,
+        version: str = "v2.0",
     ) -> Result:
         """Wait for a task that exists: of this client, of another process, of a former one.
 
-        `feature` is `Smile` or `Avatar`, `task_id` as in `WaitTimeout` or `Failed`. A running task
-        is kept alive from now on, for up to `Polling.give_up_after`; a finished one is fetched for
-        one request. Nothing is created or charged. Raises as `run` does; `TaskExpired` if the
-        vendor does not know the task (any longer).
+            result = await client.attach("skin-analysis", task_id, version="v2.1")
+
+        `feature` is a class, as `Smile`, or the path of any feature, as in `Feature`, with its
+        `version`. `task_id` is as in `WaitTimeout` or `Failed`. A running task is kept alive from
+        now on, for up to `Polling.give_up_after`; a finished one is fetched for one request.
+        Nothing is created or charged. Raises as `run` does; `TaskExpired` if the vendor does not
+        know the task (any longer).
         """
-        session, known = self._ready(), settings.task_id(task_id)
-        track = partial(session.track_task, _feature(feature), known)
-        return await self._run(session, track, timeout)
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return await self._run(session, partial(session.track_task, name, known), timeout)
 
     async def _run(
         self,
@@ -605,11 +619,16 @@ class Client:
 
     # The other calls.
 
-    async def templates(self, feature: type[Job] = Avatar) -> AsyncIterator[Template]:
-        """Yield the styles that `feature` offers; one request for 20 (contract: Other calls)."""
+    async def templates(
+        self, feature: type[Job] | str = Avatar, *, version: str = "v2.0"
+    ) -> AsyncIterator[Template]:
+        """Yield the styles that `feature` offers; one request for 20 (contract: Other calls).
+
+        `feature` and `version` are as in `attach`.
+        """
         found = _paginate(
             self._ready().ask,
-            partial(account.templates, feature.feature),
+            partial(account.templates, settings.feature(feature, version)),
             account.read_templates,
         )
         async with aclosing(found):
@@ -626,7 +645,8 @@ class Client:
         """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
 
         Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
-        Raises `JobRefused` for an item that is no job.
+        A price that was given (`Feature(units=)`) comes first. Raises `JobRefused` for an item that
+        is no job, and for a `Feature` whose price nobody names.
         """
         prices: list[account.Price] = []
         # Without the price list the documented prices are used.
@@ -637,8 +657,14 @@ class Client:
         count, documented = 0, False
         async for job in each(jobs):
             must_be_job(job)
-            price = account.price_of(prices, job.feature)
+            price = None
+            if not isinstance(job, Feature) or not job.priced:
+                price = account.price_of(prices, job.feature)
             if price is None:
+                if not job.priced:
+                    raise JobRefused(
+                        f"the price list names no single price of {job.feature}: pass units=."
+                    )
                 documented, units = True, float(job.units)
             else:
                 units = price.amount * -(-job.outputs // price.per)
@@ -734,13 +760,6 @@ def _isolated() -> tuple[Executor, type[Batch]]:
     from perfect_async._runtime.executors import ThreadExecutor  # noqa: PLC0415 - see above
 
     return ThreadExecutor(), ThreadedBatch
-
-
-def _feature(feature: type[Job]) -> type[Job]:
-    """Return `feature` if it can be sent. Raises `ConfigurationError`."""
-    if getattr(feature, "feature", None) not in FEATURES:
-        raise ConfigurationError(f"{quoted(feature)} is no feature: pass Smile or Avatar.")
-    return feature
 
 
 async def _shielded(undo: Callable[[], Awaitable[None]]) -> None:

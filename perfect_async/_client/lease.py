@@ -133,7 +133,7 @@ class LeaseMeasurement:
         source = await self._uploaded()
         command = ev.Submit(0, 0)
         try:
-            reply = await self._session.ask(tasks.creation(self._job, source))
+            reply = await self._session.ask(tasks.creation(self._job, [source]))
             event = tasks.read_creation(command, reply)
         except (ServiceUnavailable, BadAnswer) as exc:
             if getattr(exc, "never_sent", False):
@@ -192,7 +192,8 @@ class LeaseMeasurement:
             if tasks.is_unknown_task(exc):
                 return ev.TaskUnknown(command, exc)
             raise
-        return tasks.read_status(command, reply, task_id=task_id, units=units)
+        feature = self._job.feature
+        return tasks.read_status(command, reply, feature=feature, task_id=task_id, units=units)
 
 
 def _error_of(event: ev.Answer) -> PerfectError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
@@ -61,11 +61,11 @@ _URL_LIFETIME: Final = timedelta(seconds=7200)
 """How long a result URL can be downloaded (contract: Download the result)."""
 
 
-class _AnyPicture(Job):
-    """A picture that no job has yet: what some feature takes."""
+class _AnyFile(Job):
+    """A picture or a video that no job has yet: what some feature takes."""
 
     feature = "the vendor"
-    formats = ("jpg", "png", "heic")
+    formats = ("jpg", "png", "heic", "mp4", "mov")
 
 
 class ClientSession:
@@ -131,11 +131,12 @@ class ClientSession:
         self.ready()
         try:
             async with self._keys.turn(job):
-                picture = await inspect(job.source, type(job), fit=self._fit)
+                pictures = [await inspect(each.source, job, fit=self._fit) for each in job.inputs]
                 self.ready()
                 limits = *self._limits, *options.spending_limits
                 options = attrs.evolve(options, spending_limits=limits)
-                return await self._enter(JobSpec.of(job, picture, options))
+                first, *more = pictures or [None]
+                return await self._enter(JobSpec.of(job, first, options, *more))
         except PerfectError:
             raise
         except Exception as exc:
@@ -240,10 +241,11 @@ class ClientSession:
         """Return a handle of a job that is done, with its files."""
         if saved.deleted:
             spec = attrs.evolve(spec, options=attrs.evolve(spec.options, delete=False))
-        handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
+        handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
         handle.task_id, handle.files = saved.task_id, saved.files
-        # Without URLs: they are asked for where somebody reads the result again.
-        done = ev.Succeeded(ev.Poll(0, 0), ("",) * len(saved.files))
+        # Without URLs: they are asked for where somebody reads the result again. JSON is ours.
+        count = sum(file.suffix != ".json" for file in saved.files)
+        done = ev.Succeeded(ev.Poll(0, 0), ("",) * count)
         handle.end(done, 0.0, self.driver.clock.seconds())
         return handle
 
@@ -270,7 +272,7 @@ class ClientSession:
                 # It cannot be fetched any more, although the journal offers it.
                 await self.channel.journal.writer.drop(task_id)
                 return None
-            handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
+            handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
             handle.task_id = task_id
             handle.end(event, 0.0, self.driver.clock.seconds())
             if spec.options.save_to is not None:
@@ -278,7 +280,7 @@ class ClientSession:
                 self.retention.begin(handle)
             return handle
 
-    async def attach(self, feature: type[Job], task_id: str) -> JobHandle:
+    async def attach(self, feature: str, task_id: str) -> JobHandle:
         """Follow the job whose task this is, or keep the task alive from now on."""
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
@@ -297,7 +299,7 @@ class ClientSession:
         options = await self.with_folder(options)
         return TrackedJob(self, await self.enter(job, options))
 
-    async def track_task(self, feature: type[Job], task_id: str) -> TrackedJob:
+    async def track_task(self, feature: str, task_id: str) -> TrackedJob:
         """Follow a task as `attach` does, and keep its events and its end.
 
         Its result is for the caller, wherever a former process was to save it.
@@ -358,9 +360,9 @@ class ClientSession:
         error = wait_timeout(timeout or 0.0, what, handle, failure)
         raise error from error.__cause__
 
-    async def status(self, feature: type[Job], task_id: str) -> TaskStatus:
+    async def status(self, feature: str, task_id: str) -> TaskStatus:
         """Ask once how a task stands. Raises the request's failure, and `TaskExpired`."""
-        event = await self._look(feature.feature, task_id, self.ask)
+        event = await self._look(feature, task_id, self.ask)
         match event:
             case ev.Succeeded():
                 return TaskStatus(task_id, "success", event.results)
@@ -449,8 +451,8 @@ class ClientSession:
         journal.writer.window = driver.past
         driver.start(journal.writer.run)
         self.retention.delete_later(
-            Copy(str(snapshot.task_id), journal.resume(snapshot), file)
-            for snapshot, file in self.recovery.copies()
+            Copy(str(snapshot.task_id), journal.resume(snapshot), files)
+            for snapshot, files in self.recovery.copies()
         )
         self.sweep()
 
@@ -475,6 +477,10 @@ class ClientSession:
         Raises `TaskExpired` after a day.
         """
         return self._images(await self._poll(feature, task_id), feature, task_id)
+
+    async def answer(self, feature: str, task_id: str) -> object:
+        """Ask for the whole answer of a finished task again; one request. Raises as `refresh`."""
+        return (await self._poll(feature, task_id)).results
 
     async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
         self._check_open()
@@ -501,14 +507,15 @@ class ClientSession:
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
-        return tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0)
+        asked = ev.Poll(0, 0)
+        return tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0)
 
     async def upload(self, source: Source) -> FileId:
         """Upload `source`, and return its id at the vendor. Raises `JobRefused`, or a failure."""
         self.ready()
         if isinstance(source, FileId):
             return source
-        picture = await inspect(source, _AnyPicture, fit=self._fit)
+        picture = await inspect(source, _AnyFile, fit=self._fit)
         if picture is None:
             raise JobRefused("the vendor fetches a URL itself: give it to the job as it is.")
         for pause in _UPLOAD_PAUSES:
@@ -529,7 +536,9 @@ class ClientSession:
             reply = await self.ask(tasks.registration([picture.facts], Smile.feature))
         match tasks.read_registration(ev.Register(0, (0,), None), reply):
             case ev.Registered(grants=(grant,)):
-                await self.channel.transport.upload(grant, picture.chunks)
+                channel = self.channel
+                within = channel.timeouts.video if picture.is_video else None
+                await channel.transport.upload(grant, picture.chunks, within=within)
                 return FileId(grant.file_id)
             case ev.NoAnswer(error=error):
                 raise error
@@ -550,17 +559,20 @@ class ClientSession:
         account.read_deleted(reply)
         await self.channel.journal.writer.drop(task_id)
 
-    def _uses(self, task_id: str, file: FileId | None) -> bool:
-        former = file is not None and self.recovery.uses(file)
-        return former or self.driver.registry.uses(task_id, file)
+    def _uses(self, task_id: str, files: Sequence[FileId]) -> bool:
+        return self.recovery.uses(files) or self.driver.registry.uses(task_id, files)
 
-    def download(self, url: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def download(
+        self, url: str, *, large: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Download a result URL in pieces; costs no request of the window.
+
+        `large`: it may be a video.
 
         Entering or iterating raises `RequestRefused`, `ServiceUnavailable` or `BadAnswer`.
         """
         self._check_open()
-        return self.channel.transport.download(url)
+        return self.channel.transport.download(url, large=large)
 
     def now(self) -> datetime:
         """Return the time in UTC by the client's clock."""

@@ -9,14 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, cast
 
+from perfect_async._api.tasks import FEATURES
 from perfect_async._files.saving import is_path
 from perfect_async._log import LOG
 from perfect_async._runtime.sharing import ShareSetting
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._time import SECOND
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
-from perfect_async.errors import QUOTES, ConfigurationError, quoted, redacted
-from perfect_async.models import Polling
+from perfect_async.errors import QUOTES, ConfigurationError, JobRefused, quoted, redacted
+from perfect_async.models import Polling, feature_name
 
 KEY_VARIABLE: Final = "YOUCAM_API_KEY"
 URL_VARIABLE: Final = "YOUCAM_BASE_URL"
@@ -73,6 +74,24 @@ def kind(name: str, value: object, kind: type) -> None:
     """Raise `ConfigurationError` if the setting `name` is of another type than `kind`."""
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name} is {quoted(value)}; it must be of type {kind.__name__}.")
+
+
+def feature(value: object, version: str) -> str:
+    """Return the name of the feature that `value` is, a class or a path.
+
+    Raises `ConfigurationError`.
+    """
+    if isinstance(value, str):
+        try:
+            return feature_name(value, version)
+        except JobRefused as exc:
+            raise ConfigurationError(exc.message) from None
+    name = cast("object", getattr(value, "feature", None))
+    if not isinstance(name, str) or name not in FEATURES:
+        raise ConfigurationError(
+            f"{quoted(value)} is no feature: pass a class, as Smile, or the path of a feature."
+        )
+    return name
 
 
 def task_id(value: object) -> str:

@@ -66,8 +66,7 @@ class TrackedJob:
         handle = self.handle.leader or self.handle
         if handle.task_id is not None or handle.ending is not None:
             return "running"
-        registered = handle.grant is not None and not handle.uploaded
-        return "preparing" if handle.submitting or registered else "queued"
+        return "preparing" if handle.submitting or handle.preparing else "queued"
 
     def _note(self, kind: JobEventKind) -> None:
         now = self.session.driver.clock.now()

@@ -556,10 +556,11 @@ class Driver:
             case ev.Settle():
                 self._settle(command)
             case ev.Register():
-                handles = [self.registry[ref] for ref in command.refs]
-                self._start(command, partial(commands.register, command, handles))
+                pictures = [self.registry.picture(ref) for ref in command.refs]
+                self._start(command, partial(commands.register, command, pictures))
             case ev.Upload():
-                self._start(command, partial(commands.upload, command, self.registry[command.ref]))
+                picture = self.registry.picture(command.ref)
+                self._start(command, partial(commands.upload, command, *picture))
             case ev.Submit():
                 self._start(command, partial(self._submit, command, self.registry[command.ref]))
             case ev.Rescue():

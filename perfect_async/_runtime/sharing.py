@@ -11,6 +11,7 @@ two differ by whole slots, so that the slots of all members are the same.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Awaitable, Callable
 from logging import INFO, WARNING
@@ -38,7 +39,7 @@ from perfect_async._runtime.elsewhere import Bought, Submission, bought
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ServiceUnavailable, SubmissionInDoubt
-from perfect_async.models import Limits
+from perfect_async.models import Feature, Limits
 from perfect_async.scheduler import Scheduler
 
 T = TypeVar("T")
@@ -74,12 +75,27 @@ def submission(spec: JobSpec, gone: str = "") -> Submission:
 
     `gone` is a task of the job whose result the vendor no longer has.
     """
-    digest = spec.source_digest
-    if digest is None:
-        # A signed URL: two signatures may lead to two pictures.
-        digest = hashlib.sha256(str(spec.source).encode()).hexdigest()
     options = spec.options
-    return Submission(spec.identity, digest, spec.feature, options.once, options.buy_in_doubt, gone)
+    return Submission(
+        spec.identity, _digest(spec), spec.feature, options.once, options.buy_in_doubt, gone
+    )
+
+
+def _digest(spec: JobSpec) -> str:
+    """Return what tells the pictures of `spec` from others: that of its picture, if it has one.
+
+    A `Feature` may have any number of inputs, and its key says nothing of their roles.
+    """
+    # Of a signed URL all counts: two signatures may lead to two pictures.
+    digests = [each.source_digest or each.signed for each in spec.inputs]
+    if not isinstance(spec.job, Feature):
+        [digest] = digests
+        if digest is None:
+            raise AssertionError(spec)
+        return digest
+    roles = [[each.name, each.index] for each in spec.job.inputs]
+    text = json.dumps([spec.job.params_json, roles, digests])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def doubt_elsewhere(units: float) -> SubmissionInDoubt:

@@ -76,6 +76,7 @@ _PARALLEL_GIVEN: Final = 6
 # Storage writes some 1 KB of XML into a refusal.
 _LONGEST_REFUSAL: Final = 64 * 1024
 _LARGEST_PICTURE: Final = 64 * 1024 * 1024
+_LARGEST_VIDEO: Final = 2 * 1024 * 1024 * 1024
 # Surplus answers come within seconds; ids are remembered for longer than any request may take.
 _ANSWER_REMEMBERED: Final = 600 * SECOND
 _REQUEST_ID: Final = re.compile(r"[0-9]{12,20}")
@@ -220,18 +221,25 @@ class VendorTransport:
             raise outcome
         return outcome
 
-    async def upload(self, grant: FileGrant, chunks: Callable[[], AsyncIterator[bytes]]) -> None:
-        """Put the bytes of `chunks()` where `grant` says, with its headers, in `timeouts.upload`.
+    async def upload(
+        self,
+        grant: FileGrant,
+        chunks: Callable[[], AsyncIterator[bytes]],
+        *,
+        within: float | None = None,
+    ) -> None:
+        """Put the bytes of `chunks()` where `grant` says, with its headers, in `within` seconds.
 
-        The time starts when one of the `bulk` places is free. `chunks` is called once more before
-        where the grant does not name the length. Raises `BadAnswer` for a grant that must not be
-        followed and for a redirect, `PictureRefused` where the number of bytes is not the granted
-        one, `RequestRefused` for 4xx, `ServiceUnavailable` for 5xx, 408, 429 and no answer, and
-        what `chunks` raises.
+        That is `timeouts.upload` where it is None. The time starts when one of the `bulk` places is
+        free. `chunks` is called once more before where the grant does not name the length. Raises
+        `BadAnswer` for a grant that must not be followed and for a redirect, `PictureRefused` where
+        the number of bytes is not the granted one, `RequestRefused` for 4xx, `ServiceUnavailable`
+        for 5xx, 408, 429 and no answer, and what `chunks` raises.
         """
         body = UploadBody(chunks)
         async with self._slots:
-            status = await _guarded(self._timeouts.upload, _STORAGE, self._put(grant, body))
+            seconds = self._timeouts.upload if within is None else within
+            status = await _guarded(seconds, _STORAGE, self._put(grant, body))
         if body.failure is not None:
             raise body.failure
         if isinstance(status, ApiError):
@@ -240,9 +248,11 @@ class VendorTransport:
             raise _refusal("upload", status)
 
     def download(
-        self, url: str, *, limit: int = _LARGEST_PICTURE
+        self, url: str, *, limit: int | None = None, large: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Open the bytes of `url`: at most `limit` decoded ones, in `timeouts.download` in all.
+
+        `large`: it may be a video, which has a limit and the time of its own (`timeouts.video`).
 
         Entering raises `BadAnswer` for a URL that must not be followed, a redirect and a success
         that is not 200, `RequestRefused` for 4xx (403 once a URL has expired), `ServiceUnavailable`
@@ -250,15 +260,17 @@ class VendorTransport:
         time starts when one of the `bulk` places is free; leaving the block frees the place.
         """
         # The signed URL stays out of the frame that raises.
-        return self._download(lambda: self._get(url), limit)
+        within = self._timeouts.video if large else self._timeouts.download
+        most = _LARGEST_VIDEO if large else _LARGEST_PICTURE
+        return self._download(lambda: self._get(url), most if limit is None else limit, within)
 
     @asynccontextmanager
     async def _download(
-        self, get: Callable[[], Awaitable[httpx.Response]], limit: int
+        self, get: Callable[[], Awaitable[httpx.Response]], limit: int, within: float
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         async with self._slots:
-            deadline = anyio.current_time() + self._timeouts.download
-            response = await _guarded(self._timeouts.download, _STORAGE, get())
+            deadline = anyio.current_time() + within
+            response = await _guarded(within, _STORAGE, get())
             if isinstance(response, ApiError):
                 raise response
             try:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Final
 
-from perfect_async.cli import _commands, _doctor
+from perfect_async.cli import _commands, _doctor, _feature
 from perfect_async.cli._help import about, help_of
 from perfect_async.cli._key import with_key_file
 from perfect_async.cli._output import (
@@ -32,7 +32,7 @@ _HELP: Final = (
 )
 
 _COMMANDS: Final = (
-    *(_commands.smile, _commands.avatar, _commands.resume),
+    *(_commands.smile, _commands.avatar, _feature.feature, _commands.resume),
     *(_commands.enqueue, _commands.worker, _commands.report),
     *(_commands.templates, _commands.units, _commands.forget),
     *(_doctor.doctor, _commands.sandbox, _commands.demo),

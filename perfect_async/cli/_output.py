@@ -18,6 +18,7 @@ _OPTIONS: Final = {
     "save_to": "--out",
     "max_units": "--max-units",
     "output_count": "--count",
+    "units=": "--units",
     "Avatar.template_id": "--template",
     "Polling.insured": "--insured",
     "Client(fit=True)": "--fit",

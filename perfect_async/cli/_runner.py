@@ -264,7 +264,8 @@ def _report(outcome: Outcome) -> JobReport:
     from perfect_async.cli._display import JobReport, redacted_source
 
     return JobReport(
-        redacted_source(outcome.job.source),
+        # Some features take no input.
+        redacted_source(outcome.job.source) or outcome.job.feature,
         outcome.ok,
         outcome.task_id,
         outcome.units,

@@ -274,7 +274,7 @@ class Scheduler:
         states = Counter(job.state for job in state.jobs.values())
         return Statistics(
             waiting=states[JobState.WAITING],
-            preparing=state.uploads.under_way,
+            preparing=state.uploads.jobs - states[JobState.WAITING],
             ready=states[JobState.READY],
             running=states[JobState.SUBMITTING]
             + states[JobState.ADOPTED]

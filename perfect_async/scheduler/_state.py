@@ -153,7 +153,7 @@ class SchedulerState:
 
     def uncreated(self) -> int:
         """How many jobs wait for their creation."""
-        return len(self.ready) + len(self.uploads)
+        return len(self.ready) + self.uploads.jobs
 
     def set_limits(self, limits: ev.SharedLimits) -> None:
         """Count by the limits and the lease that hold for all members from now on."""
@@ -312,8 +312,10 @@ class SchedulerState:
         self, event: ev.JobAdded | ev.TaskAdopted | ev.JobRejected | ev.QueryAdded, now: int
     ) -> None:
         """Take in a job or a query."""
-        if event.ref in self.jobs or event.ref in self.queries:
-            raise IllegalEvent(f"{event.ref} is known already.")
+        more = event.more if isinstance(event, ev.JobAdded) else ()
+        for ref in (event.ref, *more):
+            if ref in self.jobs or ref in self.queries:
+                raise IllegalEvent(f"{ref} is known already.")
         match event:
             case ev.JobAdded():
                 self._add(ScheduledJob.of(event), now)
@@ -442,7 +444,8 @@ class SchedulerState:
         ready, failed = self.uploads.on_response(command, event, now)
         self.ready.extend(ready)
         for job, error in failed:
-            self.settlements.end(job, error, cause=event)
+            # The failure of one of several pictures ends the job whatever its own picture does.
+            self.settlements.end(job, error, cause=None if job.parts else event)
 
     def _key_refused(self, error: PerfectError) -> None:
         """Stop creating: the vendor refuses the key."""

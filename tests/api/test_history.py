@@ -364,3 +364,15 @@ def test_adopted_only_if_exactly_one_is_unknown(
         assert may_be == {found}
         assert min(line.at for line in candidates) >= SENT - 5 * SECOND
         assert any(line.action == "ai-smile" for line in candidates)
+
+
+def test_a_feature_without_a_class_is_named_by_its_path() -> None:
+    """Its action has hyphens for slashes; no published action is excluded, since it may mean it."""
+    ours = HistorySearch("2d-vto/ring@v2.1", ["ai-smile"], SENT)
+    ours.read([row("a", 1, "api-2d-vto-ring"), row("b", 2, "ai-smile")])
+    other = HistorySearch("sod", ["ai-smile"], SENT)
+    other.read([row("a", 1, "background-removal"), row("b", 2, "ai-smile")])
+
+    assert "a" == verdict(ours)
+    assert Unresolved.AMBIGUOUS is verdict(other)
+    assert ("a",) == other.candidates(lambda _: False)

@@ -160,7 +160,7 @@ def test_version_and_help(
     assert all(
         f" {name} " in text
         for name in (
-            *("smile", "avatar", "resume", "templates", "units", "forget"),
+            *("smile", "avatar", "feature", "resume", "templates", "units", "forget"),
             *("doctor", "sandbox", "demo", "help", "completion"),
         )
     )

@@ -13,13 +13,17 @@ from perfect_async import (
     Client,
     Done,
     Failed,
+    Feature,
     JobEvent,
+    JobInput,
     Limits,
+    Placeholder,
     Polling,
     Progress,
     Result,
     ResultImage,
     Smile,
+    Studio,
     Task,
     TaskStatus,
     Units,
@@ -73,7 +77,8 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "limits=Limits(requests=250, period=300.0, per_second=5), "
                 "polling=Polling(lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0, "
                 "completion=None), "
-                "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
+                "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0, "
+                "video=900.0), "
                 "transport=None, drain=30.0, engine_retries=1, max_units=None, journal=None, "
                 "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>, "
                 "fit=False"
@@ -93,9 +98,9 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "engine_retries=None, buy_in_doubt=False"
             ),
         ),
-        (Client.task, "self, feature, task_id"),
+        (Client.task, "self, feature, task_id, *, version='v2.0'"),
         (Client.upload, "self, source"),
-        (Client.status, "self, feature, task_id"),
+        (Client.status, "self, feature, task_id, *, version='v2.0'"),
         (Task.result, "self, timeout=None"),
         (Task.events, "self"),
         (
@@ -106,7 +111,8 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
             ),
         ),
         (Client.resume, "self"),
-        (Client.attach, "self, feature, task_id, timeout=None"),
+        (Client.attach, "self, feature, task_id, timeout=None, *, version='v2.0'"),
+        (Client.templates, "self, feature=<class 'perfect_async.Avatar'>, *, version='v2.0'"),
         (Client.estimate, "self, jobs"),
         (Client.delete, "self, task_id"),
         (Client.units, "self"),
@@ -118,6 +124,16 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Polling, "lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0, completion=None"),
         (Smile, "source, expression='smile_with_teeth_visible', key=None"),
         (Avatar, "source, template_id, output_count=4, key=None"),
+        (Studio, "source, template_id, output_count=4, key=None"),
+        (
+            Feature,
+            (
+                "path, params=None, *, src=None, ref=None, mask=None, version='v2.0', "
+                "units=None, key=None, others"
+            ),
+        ),
+        (Placeholder, "name, index=0"),
+        (JobInput, "name, source, index=None"),
         (Result.save, "self, target"),
         (fleet.Performer, "client, folders"),
         (fleet.Performer.perform, "self, order"),

@@ -11,7 +11,6 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import anyio
 import attrs
@@ -252,7 +251,7 @@ class TestRefusing:
             ("of an unknown type", b"<html>not a picture</html>"),
             ("of an unknown type", b"\0"),
             ("of an unknown type", b"\xff\xd8"),
-            ("of an unknown type", box(b"ftyp", b"isom\0\0\0\0isommp42")),
+            ("mp4", box(b"ftyp", b"isom\0\0\0\0isommp42")),
             ("of an unknown type", heic(brands=b"mif1\0\0\0\0mif1vvic")),
         ],
     )
@@ -273,12 +272,12 @@ class TestRefusing:
         assert "png" == (await looked(PNG, Avatar)).kind
 
     async def test_a_format_that_we_cannot_name_is_not_taken(self) -> None:
-        """A feature that takes GIF needs more than its class: we know no content type for it."""
+        """A feature that takes PDF needs more than its class: we know no content type for it."""
 
-        class Animation(Smile):
-            formats: ClassVar[tuple[str, ...]] = ("gif", "jpg")
+        class Document(Smile):
+            formats = ("pdf", "jpg", "png")
 
-        assert "is gif" in await refusal(drawn("gif"), Animation)
+        assert "is pdf" in await refusal(b"%PDF-1.7", Document)
 
     async def test_ten_mebibytes_are_too_many(self, tmp_path: Path) -> None:
         """One byte less is taken, from a file and from bytes."""
@@ -503,7 +502,9 @@ class TestSniffing:
             ("avif", b"mif1\0\0\0\0avifmiaf"),
             ("avif", b"MA1B\0\0\0\0mif1avif"),
             (None, b"mif1\0\0\0\0mif1avci"),
-            (None, b"isom\0\0\0\0mp41"),
+            ("mp4", b"isom\0\0\0\0mp41"),
+            ("mov", b"qt  \0\0\0\0qt  "),
+            (None, b"3gp4\0\0\0\x003gp4"),
             (None, b"crx \0\0\0\1crx isom"),
             (None, b""),
         ],

@@ -637,6 +637,34 @@ async def test_an_upload_takes_no_longer_than_allowed() -> None:
     assert 60 == anyio.current_time() - begun
 
 
+async def test_a_video_has_times_of_its_own() -> None:
+    """A video goes up in the time that its caller names, and comes down in `timeouts.video`."""
+    begun = anyio.current_time()
+
+    with pytest.raises(ServiceUnavailable):
+        await over(silent()).upload(grant(), picture, within=300)
+    with pytest.raises(ServiceUnavailable):
+        async with over(silent()).download(DOWNLOAD, large=True):
+            pass
+
+    assert 300 + Timeouts().video == anyio.current_time() - begun
+
+
+async def test_a_video_may_be_larger_than_a_picture() -> None:
+    """What may be a video is read beyond the limit of pictures."""
+    chunk = bytes(8 * 2**20)
+    body = [each for _ in range(9) for each in (chunk, 0.0)]
+    read = 0
+
+    async with over(answering(200, stream=Body(*body))).download(DOWNLOAD, large=True) as pieces:
+        async for piece in pieces:
+            read += len(piece)
+    with pytest.raises(BadAnswer, match="larger than"):
+        await fetched(over(answering(200, stream=Body(*body))))
+
+    assert 72 * 2**20 == read
+
+
 async def test_few_go_up_and_down_at_a_time() -> None:
     """Uploads and downloads share their places, waiting for one costs no time, calls need none."""
     net = silent(50)

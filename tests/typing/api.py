@@ -28,15 +28,18 @@ from perfect_async import (
     Done,
     Estimate,
     Failed,
+    Feature,
     FileId,
     Grant,
     Job,
     JobEvent,
+    JobInput,
     JobRefused,
     Limits,
     Outcome,
     PerfectError,
     PictureRefused,
+    Placeholder,
     Polling,
     Progress,
     RateLimited,
@@ -47,6 +50,7 @@ from perfect_async import (
     ServiceUnavailable,
     Smile,
     Statistics,
+    Studio,
     SubmissionInDoubt,
     Task,
     TaskAbandoned,
@@ -151,6 +155,35 @@ def jobs(path: Path, data: bytes) -> None:
     Avatar(path, "x", "8")  # type: ignore[arg-type]
 
 
+def any_feature(path: Path, data: bytes) -> None:
+    """Any feature has a path, parameters of JSON and inputs by name."""
+    job = Feature("skin-analysis", {"dst_actions": ["acne"]}, src=path, version="v2.1", units=9)
+    assert_type(job, Feature)
+    assert_type(job.params, dict[str, object])
+    assert_type(job.inputs, tuple[JobInput, ...])
+    assert_type(job.units, int)
+    assert_type(job.feature, str)
+    Feature("2d-vto/ring", {"a": Placeholder("ref", 1)}, ref=[path, data], mask=FileId("m"))
+    Feature("a", srcmsk="m.png", refmsk=["n.png"])
+    Feature("text-to-image/youcam")
+    Feature("a", src=path.open("rb"), ref=[data, memoryview(data)])
+    assert_type(Studio(path, "style").output_count, int)
+
+    Feature()  # type: ignore[call-arg]
+    Feature("a", "b")  # type: ignore[arg-type]
+    Feature("a", src=path.open())  # type: ignore[arg-type]
+
+
+async def features(client: Client) -> None:
+    """A task of any feature is known by path and version; its answer is whatever it is."""
+    result = await client.attach("skin-analysis", "id", version="v2.1")
+    assert_type(result.raw, object)
+    assert_type(result.outputs, tuple[ResultImage, ...])
+    _ = assert_type(client.task("skin-analysis", "id", version="v2.1"), Task)
+    assert_type(await client.status("skin-analysis", "id", version="v2.1"), TaskStatus)
+    assert_type([each async for each in client.templates("hair-bang")], list[Template])
+
+
 async def one_picture(client: Client, path: Path) -> None:
     """`run` gives a `Result`, `save` paths."""
     result = await client.run(Smile(path), timeout=60)
@@ -215,7 +248,7 @@ async def handles(client: Client, path: Path) -> None:
     _ = await client.submit(path)  # type: ignore[arg-type]
     _ = await client.submit(Smile(path), save_to=7)  # type: ignore[arg-type]
     await client.task(Smile(path), "id")  # type: ignore[arg-type]
-    await client.status("ai-smile", "id")  # type: ignore[arg-type]
+    await client.status(Smile(path), "id")  # type: ignore[arg-type]
     task.state = "done"  # type: ignore[misc]
 
 
