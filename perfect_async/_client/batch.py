@@ -281,6 +281,8 @@ class Batch:
         self._done += outcome.ok
         self._failed += not outcome.ok
         self._units += outcome.units
+        if self._session is not None:
+            self._session.tell("finished", outcome.job, outcome.task_id)
         self._notify()
         self._clean_up()
 
@@ -428,6 +430,7 @@ class Batch:
             self._reading.cancel()
         else:
             entry.units = 0.0 if entry.handle.leader is not None else entry.job.units
+            session.watch(entry.handle)
             entry.handle.subscribe(partial(self._job_changed, entry))
             self._job_changed(entry)
             if self._is_stopped():

@@ -31,6 +31,7 @@ from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.doubts import ProcessMemory, memory_for
 from perfect_async._runtime.elsewhere import Bought, Submission
 from perfect_async._runtime.handle import Channel, JobHandle, closed
+from perfect_async._runtime.hosting import host
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.sharing import (
     SharedKey,
@@ -49,6 +50,7 @@ from perfect_async.errors import (
     copy_error,
 )
 from perfect_async.models import Timeouts
+from perfect_async.reports import Statistics
 from perfect_async.scheduler import Scheduler
 
 _INTERRUPTS: Final = KeyboardInterrupt, SystemExit
@@ -102,6 +104,8 @@ class Driver:
         self._looked_at = -NEVER
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
+        # Jobs that were refused before the scheduler heard of them.
+        self.refused_here = 0
         self.share = share
         self._past = past
         self._shared: SharedKey | None = None
@@ -143,6 +147,11 @@ class Driver:
     def past(self) -> tuple[tuple[int, int], ...]:
         """Return the requests of this window as (age in microseconds, count), the oldest first."""
         return self.scheduler.past(self._now())
+
+    def statistics(self) -> Statistics:
+        """Describe the scheduler, the loop, and the jobs that were refused before either."""
+        found = self.watchdog.add_to(self.scheduler.statistics())
+        return attrs.evolve(found, failed=found.failed + self.refused_here)
 
     # Opening and closing.
 
@@ -264,10 +273,8 @@ class Driver:
         self._channels.add(channel)
         self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
-            # The one task that no task group owns: a group that a client entered in one task could
-            # not be left in another (fixtures, notebooks, containers). `leave` is its closing
-            # brace, and it ends with the loop.
-            self._host = self._loop.create_task(self._run(), name="perfect_async driver")
+            # `leave` is its closing brace.
+            self._host = host(self._loop, self._run(), "perfect_async driver")
             self._host.add_done_callback(self._ended)
         try:
             await self._started.wait()

@@ -46,6 +46,7 @@ from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import followed
 from perfect_async._time import SECOND, TtlSet
 from perfect_async._transport.bodies import UploadBody, decoded, storage_error, upload_headers
+from perfect_async._transport.request_log import logged_request
 from perfect_async.errors import (
     ApiError,
     BadAnswer,
@@ -208,7 +209,9 @@ class VendorTransport:
         """
         body = UploadBody(chunks)
         async with self._slots:
-            status = await _guarded(self._timeouts.upload, _STORAGE, self._put(grant, body))
+            with logged_request("PUT", "upload") as log:
+                status = await _guarded(self._timeouts.upload, _STORAGE, self._put(grant, body))
+                log.status = None if isinstance(status, ApiError) else status
         if body.failure is not None:
             raise body.failure
         if isinstance(status, ApiError):
@@ -235,9 +238,11 @@ class VendorTransport:
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         async with self._slots:
             deadline = anyio.current_time() + self._timeouts.download
-            response = await _guarded(self._timeouts.download, _STORAGE, get())
-            if isinstance(response, ApiError):
-                raise response
+            with logged_request("GET", "download") as log:
+                response = await _guarded(self._timeouts.download, _STORAGE, get())
+                if isinstance(response, ApiError):
+                    raise response
+                log.status = response.status_code
             try:
                 if response.status_code != HTTPStatus.OK:
                     raise _refusal("download", response.status_code)

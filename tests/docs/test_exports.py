@@ -76,7 +76,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
                 "transport=None, drain=30.0, engine_retries=1, max_units=None, journal=None, "
                 "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>, "
-                "fit=False"
+                "fit=False, on_event=None"
             ),
         ),
         (

@@ -76,6 +76,14 @@ from perfect_async.sandbox import (
 from perfect_async.webhooks import Headers, Notification, Secrets, WebhookApp, verify
 
 
+async def _on_event(event: JobEvent) -> None:
+    assert_type(event.task_id, str | None)
+
+
+def _on_text(text: str) -> None:
+    del text
+
+
 def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     """Every argument has a default; all but the key are by name."""
     assert_type(Client(), Client)
@@ -103,6 +111,9 @@ def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     Client(sole_user="yes")  # type: ignore[arg-type]
     Client(fit=True)
     Client(fit="yes")  # type: ignore[arg-type]
+    Client(on_event=print)
+    Client(on_event=_on_event)
+    Client(on_event=_on_text)  # type: ignore[arg-type]
     Client(max_unit=10)  # type: ignore[call-arg]
 
 
