@@ -53,6 +53,7 @@ from perfect_async.models import (
 )
 from perfect_async.reports import (
     Estimate,
+    HistoryEntry,
     JobEvent,
     Spending,
     Statistics,
@@ -80,6 +81,7 @@ __all__ = [
     "Failed",
     "FileId",
     "Grant",
+    "HistoryEntry",
     "Job",
     "JobEvent",
     "JobRefused",

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
 
 import anyio
 import attrs
@@ -28,7 +28,7 @@ from perfect_async.errors import (
     copy_error,
     quoted,
 )
-from perfect_async.models import FileId, Job, Progress
+from perfect_async.models import FileId, Job, Progress, must_be_job
 
 if TYPE_CHECKING:
     from perfect_async._client.session import ClientSession
@@ -439,10 +439,16 @@ class Batch:
 
 
 def _must_be_iterable(jobs: object) -> None:
-    if not isinstance(jobs, AsyncIterable | Iterable):
+    if isinstance(jobs, str | bytes) or not isinstance(jobs, AsyncIterable | Iterable):
         raise ConfigurationError(
-            f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs."
+            f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs, such as "
+            "[Smile(path) for path in paths]."
         )
+    if isinstance(jobs, list | tuple | set | frozenset):
+        # What is there already is looked at now; other sources are read one job at a time.
+        for job in cast("Iterable[object]", jobs):
+            if not isinstance(job, RecoveredJob):
+                must_be_job(job)
 
 
 async def each(jobs: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
 
-from perfect_async._api import account
+from perfect_async._api import account, history
 from perfect_async._api.tasks import FEATURES, Request, Response
 from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
@@ -43,6 +44,7 @@ from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.driver import driver_for
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
 from perfect_async._runtime.handle import warn_of_unfinished
+from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import HttpTransport, VendorTransport
 from perfect_async.errors import (
     BadAnswer,
@@ -53,6 +55,7 @@ from perfect_async.errors import (
     quoted,
     redacted,
 )
+from perfect_async.events import TaskKind
 from perfect_async.models import (
     Avatar,
     FileId,
@@ -64,7 +67,7 @@ from perfect_async.models import (
     Units,
     must_be_job,
 )
-from perfect_async.reports import Estimate, Statistics, TaskStatus, Template
+from perfect_async.reports import Estimate, HistoryEntry, Statistics, TaskStatus, Template
 from perfect_async.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -575,7 +578,8 @@ class Client:
         `jobs` is read lazily, a few dozen ahead of the creations; it must not block the event loop.
         Outcomes come as the jobs end, or in the order of `jobs` with `ordered`. A slow consumer
         stops the creating, not the polling; leaving the block early stops new work. An error of
-        `jobs` itself is raised after the outcomes of the jobs before it.
+        `jobs` itself is raised after the outcomes of the jobs before it. An item that is no job is
+        refused here in a list, tuple or set (`JobRefused`); of other sources it is a `Failed`.
 
         `max_units`: the most units that the jobs may be charged; a job that would exceed it fails
         with `CeilingReached` and is not sent. `save_to`: a folder in which each result is saved as
@@ -648,11 +652,31 @@ class Client:
         response = await session.ask(account.units())
         return account.read_units(response, session.driver.clock.now())
 
-    async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
-        """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
+    async def history(self) -> AsyncIterator[HistoryEntry]:
+        """Yield what the account was charged and credited, as the vendor lists it.
 
-        Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
-        Raises `JobRefused` for an item that is no job.
+            async for entry in client.history():
+                print(entry.at, entry.action, entry.units, entry.target_id)
+
+        One request for 30 entries, sent as they are read: leave the loop when you have seen enough.
+        The vendor lists the newest first. Raises the errors of a request.
+        """
+        found = _paginate(self._ready().ask, history.history, history.read_entries)
+        async with aclosing(found):
+            async for entry in found:
+                yield entry
+
+    async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
+        """Estimate what `jobs` would cost in units and seconds, if they were run now.
+
+            estimate = await client.estimate(jobs)
+            print(estimate.units, estimate.seconds, estimate.measured)
+
+        Units are by the vendor's price list where it names the feature. Seconds are the scheduler's
+        reckoning: how the request window is filled, how long tasks took (`measured`: some of each
+        kind were seen), and what this client has to do already. Reads all of `jobs`, sends none of
+        them; one request for each 20 lines of the price list. Raises `JobRefused` for an item that
+        is no job.
         """
         prices: list[account.Price] = []
         # Without the price list the documented prices are used.
@@ -660,6 +684,7 @@ class Client:
             pages = _paginate(self._ready().ask, account.feature_costs, account.read_feature_costs)
             prices = [listed async for listed in pages]
         costs: dict[str, float] = {}
+        kinds: Counter[TaskKind] = Counter()
         count, documented = 0, False
         async for job in each(jobs):
             must_be_job(job)
@@ -669,8 +694,11 @@ class Client:
             else:
                 units = price.amount * -(-job.outputs // price.per)
             costs[job.feature] = costs.get(job.feature, 0.0) + units
+            kinds[JobSpec.kind_of(job)] += 1
             count += 1
-        return Estimate(count, sum(costs.values()), costs, documented)
+        scheduler = self._ready().driver.scheduler
+        seconds, measured = self._executor.ask(lambda: scheduler.estimate(kinds))
+        return Estimate(count, sum(costs.values()), costs, documented, seconds, measured)
 
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor, with its pictures and its input files; one request.
@@ -686,13 +714,12 @@ class Client:
         """Takes the vendor's notifications: `await client.webhooks.deliver(body, headers)`.
 
         `perfect_async.webhooks.WebhookApp(client.webhooks)` is an endpoint for any ASGI framework.
-        Raises `ConfigurationError` without a `webhook_secret`, and where the client is not open.
+        It may be had before the client is open, to build an app with; `deliver` then raises
+        `ConfigurationError`, so that the sender tries again. Raises `ConfigurationError` without a
+        `webhook_secret`.
         """
         if self._webhooks is not None:
-            # Also while the client closes: running tasks are still awaited.
-            self._executor.check_process()
             return self._webhooks
-        session = self._ready()
         if self._secrets is None:
             raise ConfigurationError(
                 "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
@@ -700,7 +727,7 @@ class Client:
             )
         from perfect_async._client.notifications import WebhookReceiver  # noqa: PLC0415 - as below
 
-        self._webhooks = WebhookReceiver(session, self._secrets)
+        self._webhooks = WebhookReceiver(self._opened, self._secrets)
         return self._webhooks
 
     def statistics(self) -> Statistics:
@@ -710,11 +737,16 @@ class Client:
         return self._executor.ask(self._session.driver.statistics)
 
     def _ready(self) -> ClientSession:
+        session = self._opened()
+        session.ready()
+        return session
+
+    def _opened(self) -> ClientSession:
+        """Return the session, also while the client closes: running tasks are still awaited."""
         if self._session is None:
             raise ConfigurationError(
                 "This client is not open: use `async with Client() as client:`."
             )
-        self._session.ready()
         return self._session
 
 

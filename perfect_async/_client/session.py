@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 import attrs
@@ -313,7 +313,8 @@ class ClientSession:
         try:
             handle = await self.enter(job, options)
         except PerfectError:
-            if isinstance(job, Job):
+            # It may be what the type forbids.
+            if isinstance(cast("object", job), Job):
                 self.tell("finished", job, None)
             raise
         return TrackedJob(self, handle)

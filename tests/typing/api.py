@@ -15,6 +15,7 @@ from typing import Literal, assert_never, assert_type
 
 import httpx
 import PIL.Image
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from perfect_async import (
@@ -30,6 +31,7 @@ from perfect_async import (
     Failed,
     FileId,
     Grant,
+    HistoryEntry,
     Job,
     JobEvent,
     JobRefused,
@@ -354,6 +356,14 @@ async def other_calls(client: Client) -> None:
     assert_type(estimate.units, float)
     assert_type(estimate.by_feature, Mapping[str, float])
     assert_type(estimate.documented, bool)
+    assert_type(estimate.seconds, float)
+    assert_type(estimate.measured, bool)
+
+    async for entry in client.history():
+        assert_type(entry, HistoryEntry)
+        assert_type(entry.at, datetime | None)
+        assert_type(entry.units, float | None)
+        assert_type(entry.target_id, str | None)
 
     await client.delete("task")
     assert_type(client.statistics(), Statistics)
@@ -487,6 +497,7 @@ async def webhooks(headers: httpx.Headers, scope: list[tuple[bytes, bytes]]) -> 
         assert_type(sandbox.ledger.webhooks, list[WebhookRecord])
 
     verify("{}", headers, secrets, time.time())  # type: ignore[arg-type]
+    WebhookApp(Receiver()).add_to(Starlette(), "/hook")
     WebhookApp(object())  # type: ignore[arg-type]
     try:
         pass
