@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         "sandbox",
     },
+    "pytest_plugin": {"__init__", "sandbox"},
     "__main__": {"cli"},
     "sandbox": set(),
 }
@@ -95,6 +96,7 @@ ONE_FILE = {
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
     "platformdirs": {"_ledger/folder"},
+    "pytest": {"pytest_plugin"},
     "rich": {"cli/_display"},
     "redis": {"_ledger/redis"},
     "sqlite3": {"_journal/sqlite", "_ledger/local"},
