@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__init__": {*VALUES, "_client"},
     "fleet": {*VALUES, "__init__"},
+    "telemetry": {*VALUES, "__init__"},
     "cli": {
         *VALUES,
         *(
@@ -95,6 +96,7 @@ ONE_FILE = {
     "cyclopts": {"cli/_app"},
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
+    "opentelemetry": {"telemetry"},
     "platformdirs": {"_ledger/folder"},
     "pytest": {"pytest_plugin"},
     "rich": {"cli/_display"},

@@ -55,7 +55,7 @@ from perfect_async.errors import (
     quoted,
     redacted,
 )
-from perfect_async.events import TaskKind
+from perfect_async.events import Observer, TaskKind
 from perfect_async.models import (
     Avatar,
     FileId,
@@ -212,6 +212,7 @@ class Client:
         settings.callback(on_event)
         self._on_event = on_event
         self._pump: EventPump | None = None
+        self._observers: list[Observer] = []
         self._share = settings.share(share, transport)
         self._insists_on_share = share is not UNSET
         self._executor: Executor = LoopExecutor()
@@ -237,6 +238,16 @@ class Client:
         session = None if _is_finalizing() else getattr(self, "_session", None)
         if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
+
+    def observe(self, observer: Observer) -> None:
+        """Let `observer` watch all requests on the key in this event loop, once the client is open.
+
+        This is what `perfect_async.telemetry.instrument` calls; for events of jobs see `on_event`.
+        Raises `ConfigurationError` where the client is open already.
+        """
+        if self._session is not None or self._opening:
+            raise ConfigurationError("Observe a client before it is opened.")
+        self._observers.append(observer)
 
     # Opening and closing.
 
@@ -300,6 +311,7 @@ class Client:
                 transport, self._timeouts, journal, sole_user=self._sole_user
             )
             undo.pop_all()
+        driver.observers += [each for each in self._observers if each not in driver.observers]
         most, reuse = self._max_units, self._reuse
         self._session = ClientSession(
             self._executor,

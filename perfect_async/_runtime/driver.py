@@ -41,6 +41,7 @@ from perfect_async._runtime.sharing import (
 )
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, TtlSet
+from perfect_async._transport.request_log import RequestLog, RequestNote
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
 from perfect_async.errors import (
     ClientClosed,
@@ -104,6 +105,7 @@ class Driver:
         self._looked_at = -NEVER
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
+        self.observers: list[ev.Observer] = []
         # Jobs that were refused before the scheduler heard of them.
         self.refused_here = 0
         self.share = share
@@ -198,6 +200,8 @@ class Driver:
                     await self._shared.leave(self._now)
             self._over.set()
             self._give_up()
+            for observer in self.observers:
+                observer.leave()
 
     @contextmanager
     def _noting_failure(self) -> Generator[None]:
@@ -423,10 +427,26 @@ class Driver:
 
     # The loop.
 
-    def receive(self, event: ev.Event) -> None:
-        """Give `event` to the scheduler, and wake the driver to perform what follows from it."""
+    def receive(self, event: ev.Event, request: RequestLog | None = None) -> None:
+        """Give `event` to the scheduler, and wake the driver to perform what follows from it.
+
+        `request` is what was logged of the request that it answers.
+        """
         self.scheduler.receive(event, self._now())
+        if self.observers:
+            self._observe(event, request)
         self._wake_up()
+
+    def _observe(self, event: ev.Event, request: RequestLog | None = None) -> None:
+        status, request_id = (
+            (None, None) if request is None else (request.status, request.request_id)
+        )
+        observed = ev.Observed(event, self.clock.now(), status, request_id)
+        for observer in self.observers:
+            try:
+                observer.observe(observed, self.statistics)
+            except Exception as exc:  # noqa: BLE001 - whoever watches ends nothing
+                LOG.error("An observer failed: %s.", type_name(exc), exc_info=exc)
 
     def _wake_up(self) -> None:
         self._unread = True
@@ -501,6 +521,8 @@ class Driver:
         self._do_command(command)
 
     def _do_command(self, command: ev.Command) -> None:
+        if self.observers:
+            self._observe(ev.Issued(command))
         self._perform(command)
         if isinstance(command, ev.Request):
             for channel in self._channels:
@@ -557,6 +579,7 @@ class Driver:
     async def _do(
         self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
     ) -> None:
+        note = RequestNote()
         try:
             event = await work()
         except (asyncio.CancelledError, GeneratorExit):
@@ -579,7 +602,7 @@ class Driver:
                 handle.refused()
                 handle.entry.not_created()
         with self._noting_failure():
-            self.receive(event)
+            self.receive(event, note.last)
             if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._now()):
                 self.receive(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):

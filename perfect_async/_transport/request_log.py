@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 import anyio
@@ -13,8 +14,21 @@ import attrs
 from perfect_async._log import LOG, type_name
 from perfect_async.errors import quoted
 
+_observed: Final[ContextVar[RequestNote | None]] = ContextVar("perfect_async_note", default=None)
+
 _SHOWN: Final = 8
 """Characters of a task's id in a path: the whole id has a place of its own."""
+
+
+class RequestNote:
+    """The last request that is sent in a context and those that come from it.
+
+    Made before the requests, since a task of its own may send them.
+    """
+
+    def __init__(self) -> None:
+        self.last: RequestLog | None = None
+        _observed.set(self)
 
 
 @attrs.define(eq=False)
@@ -63,6 +77,8 @@ def logged_request(method: str, path: str, task_id: str | None = None) -> Genera
     The path holds no query. Nothing of it is put together while DEBUG is off.
     """
     log = RequestLog(method, path, task_id)
+    if (note := _observed.get()) is not None:
+        note.last = log
     if not LOG.isEnabledFor(logging.DEBUG):
         yield log
         return

@@ -26,6 +26,7 @@ from perfect_async import (
     TaskStatus,
     Units,
     fleet,
+    telemetry,
 )
 
 
@@ -113,6 +114,11 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Client.history, "self"),
         (Client.delete, "self, task_id"),
         (Client.units, "self"),
+        (Client.observe, "self, observer"),
+        (
+            telemetry.instrument,
+            "client, *, tracer_provider=None, meter_provider=None, lease=10.0",
+        ),
         (Client.statistics, "self"),
         (Client.open, "self"),
         (Client.close, "self"),

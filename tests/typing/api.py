@@ -64,6 +64,7 @@ from perfect_async import (
     UnitsExhausted,
     WaitTimeout,
     WebhookRejected,
+    telemetry,
 )
 from perfect_async.fleet import Answer, Order, Performer, Worker, enqueue, make_order
 from perfect_async.sandbox import (
@@ -114,6 +115,8 @@ def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     Client(fit=True)
     Client(fit="yes")  # type: ignore[arg-type]
     Client(on_event=print)
+    assert_type(telemetry.instrument(Client()), Client)
+    telemetry.instrument("client")  # type: ignore[arg-type]
     Client(on_event=_on_event)
     Client(on_event=_on_text)  # type: ignore[arg-type]
     Client(max_unit=10)  # type: ignore[call-arg]
