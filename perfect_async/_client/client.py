@@ -730,6 +730,7 @@ class Client:
         `ConfigurationError`, so that the sender tries again. Raises `ConfigurationError` without a
         `webhook_secret`.
         """
+        self._executor.check_process()
         if self._webhooks is not None:
             return self._webhooks
         if self._secrets is None:
