@@ -57,6 +57,7 @@ from perfect_async.models import (
 )
 from perfect_async.reports import (
     Estimate,
+    HistoryEntry,
     JobEvent,
     LeaseBracket,
     Spending,
@@ -86,6 +87,7 @@ __all__ = [
     "Feature",
     "FileId",
     "Grant",
+    "HistoryEntry",
     "Job",
     "JobEvent",
     "JobInput",

@@ -8,12 +8,15 @@ reported too. Times are integer microseconds, here and in the whole scheduler.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol, TypeAlias
 
 import attrs
 
 from perfect_async._value import Value
 from perfect_async.errors import PerfectError
+from perfect_async.reports import Statistics
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -563,3 +566,31 @@ OfPoll: TypeAlias = (
     Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
 )
 Event: TypeAlias = ClientEvent | Issued | LedgerRead | Answer
+
+
+# What observers of a driver are told.
+
+
+@attrs.frozen(eq=False, repr=False)
+class Observed(Value):
+    """An event as the driver hands it to the scheduler, `at` in UTC, with what the wire said.
+
+    `status` and `request_id` are those of the answer, None where none came or it was no answer.
+    """
+
+    event: Event
+    at: datetime
+    status: int | None = None
+    request_id: str | None = None
+
+
+class Observer(Protocol):
+    """Somebody who watches a driver, in its event loop; errors are logged, and nothing waits."""
+
+    def observe(self, observed: Observed, statistics: Callable[[], Statistics]) -> None:
+        """Take note of an event; `statistics` describes the state after it."""
+        ...
+
+    def leave(self) -> None:
+        """Take note that the driver has ended: nothing more comes of it."""
+        ...

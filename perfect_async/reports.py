@@ -85,16 +85,43 @@ class LeaseBracket(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Estimate(Value):
-    """The expected cost of `jobs`: `units` in all and `by_feature`.
+    """The expected cost of `jobs`: `units` in all and `by_feature`, and `seconds` until all end.
+
+        estimate = await client.estimate(jobs)
+        print(f"{estimate.units:g} units, {estimate.seconds:.0f} s")
 
     `documented` is True if the vendor's price list did not name every feature, and the documented
-    prices were used for the others (contract: Expiry and charging).
+    prices were used for the others (contract: Expiry and charging). `seconds` is the scheduler's
+    reckoning by the request window as it is now, behind the client's other jobs, and no promise.
+    `measured` is True if tasks of each kind were seen to end on this key; where it is False the
+    documented durations, or an assumption, stand in.
     """
 
     jobs: int
     units: float
     by_feature: Mapping[str, float]
     documented: bool
+    seconds: float
+    measured: bool
+
+
+@attrs.frozen(eq=False, repr=False)
+class HistoryEntry(Value):
+    """One entry of the account's unit history: what `Client.history` gives.
+
+        async for entry in client.history():
+            print(entry.at, entry.action, entry.units)
+
+    `at` is in UTC, None where the vendor gave no time that can be read. `action` is the vendor's
+    name for what was paid, such as "api_hair_style". `units` is the change of the balance as the
+    vendor states it, None where it states none; a charge is negative by its documents, which was
+    not seen (contract: History). `target_id` is the task of a charge or the order of a purchase.
+    """
+
+    at: datetime | None
+    action: str
+    units: float | None
+    target_id: str | None
 
 
 @attrs.frozen(eq=False, repr=False)

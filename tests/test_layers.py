@@ -47,11 +47,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": VALUES,
     "__init__": {*VALUES, "_client"},
     "fleet": {*VALUES, "__init__"},
+    "telemetry": {*VALUES, "__init__"},
     "cli": {
         *VALUES,
         *("__init__", "webhooks", "fleet", "_client.settings", "_client.folder", "_journal"),
         *("_ledger", "_api.urls", "report", "sandbox"),
     },
+    "pytest_plugin": {"__init__", "sandbox"},
     "__main__": {"cli"},
     "sandbox": set(),
 }
@@ -88,7 +90,9 @@ ONE_FILE = {
     "cyclopts": {"cli/_app"},
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
+    "opentelemetry": {"telemetry"},
     "platformdirs": {"_ledger/folder"},
+    "pytest": {"pytest_plugin"},
     "rich": {"cli/_display"},
     "jinja2": {"report/_page"},
     "markupsafe": {"report/_page"},

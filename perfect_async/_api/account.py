@@ -138,7 +138,8 @@ def read_feature_costs(reply: Response) -> tuple[tuple[Price, ...], str | None]:
 
 def delete(task_id: str) -> Request:
     """Ask to delete a finished task, its outputs and its input files (contract: Deletion)."""
-    return Request("POST", "/s2s/v2.0/task/delete", content=as_json({"task_id": task_id}))
+    content = as_json({"task_id": task_id})
+    return Request("POST", "/s2s/v2.0/task/delete", content=content, task_id=task_id)
 
 
 def price_of(prices: Iterable[Price], feature: str) -> Price | None:

@@ -95,12 +95,16 @@ FEATURES: Final[dict[str, type[Job]]] = {kind.feature: kind for kind in _PARAMET
 
 @attrs.frozen(eq=False, repr=False)
 class Request(Value):
-    """A request to the API's host: `path` from the root, percent-encoded; `content` is JSON."""
+    """A request to the API's host: `path` from the root, percent-encoded; `content` is JSON.
+
+    `task_id` is the task that it is about, for the log; None where it is about none.
+    """
 
     method: Literal["GET", "POST"]
     path: str
     query: tuple[tuple[str, str], ...] = ()
     content: bytes | None = None
+    task_id: str | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -286,7 +290,7 @@ def read_creation(command: events.Submit, reply: Response) -> events.Answer:
 
 def status(feature: str, task_id: str) -> Request:
     """Ask for the status of a task (contract: Poll the task)."""
-    return Request("GET", task_path(feature, task_id))
+    return Request("GET", task_path(feature, task_id), task_id=task_id)
 
 
 def read_status(

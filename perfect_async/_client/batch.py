@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
 
 import anyio
 import attrs
@@ -31,7 +31,7 @@ from perfect_async.errors import (
     copy_error,
     quoted,
 )
-from perfect_async.models import FileId, Job, Progress
+from perfect_async.models import FileId, Job, Progress, must_be_job
 
 if TYPE_CHECKING:
     from perfect_async._client.session import ClientSession
@@ -333,6 +333,8 @@ class Batch:
         self._done += outcome.ok
         self._failed += not outcome.ok
         self._units += outcome.units
+        if self._session is not None:
+            self._session.tell("finished", outcome.job, outcome.task_id)
         self._notify()
         self._clean_up()
 
@@ -484,6 +486,7 @@ class Batch:
         else:
             entry.follows = entry.handle.leader is not None
             entry.units = 0.0 if entry.follows else entry.job.units
+            session.watch(entry.handle)
             entry.handle.subscribe(partial(self._job_changed, entry))
             self._job_changed(entry)
             if self._is_stopped():
@@ -492,10 +495,16 @@ class Batch:
 
 
 def _must_be_iterable(jobs: object) -> None:
-    if not isinstance(jobs, AsyncIterable | Iterable):
+    if isinstance(jobs, str | bytes) or not isinstance(jobs, AsyncIterable | Iterable):
         raise ConfigurationError(
-            f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs."
+            f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs, such as "
+            "[Smile(path) for path in paths]."
         )
+    if isinstance(jobs, list | tuple | set | frozenset):
+        # What is there already is looked at now; other sources are read one job at a time.
+        for job in cast("Iterable[object]", jobs):
+            if not isinstance(job, RecoveredJob):
+                must_be_job(job)
 
 
 async def each(jobs: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:

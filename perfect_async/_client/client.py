@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -41,10 +42,12 @@ from perfect_async._client.settings import (
 from perfect_async._client.task import Task, TrackedJob
 from perfect_async._journal.journal import open_journal
 from perfect_async._ledger.leases import LeaseFile
+from perfect_async._log import switch_on
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.driver import driver_for
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
 from perfect_async._runtime.handle import warn_of_unfinished
+from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import HttpTransport, VendorTransport
 from perfect_async.errors import (
     BadAnswer,
@@ -55,6 +58,7 @@ from perfect_async.errors import (
     ServiceUnavailable,
     redacted,
 )
+from perfect_async.events import Observer, TaskKind
 from perfect_async.models import (
     Avatar,
     Feature,
@@ -67,10 +71,18 @@ from perfect_async.models import (
     Units,
     must_be_job,
 )
-from perfect_async.reports import Estimate, LeaseBracket, Statistics, TaskStatus, Template
+from perfect_async.reports import (
+    Estimate,
+    HistoryEntry,
+    LeaseBracket,
+    Statistics,
+    TaskStatus,
+    Template,
+)
 from perfect_async.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from perfect_async._client.event_pump import EventPump, OnEvent
     from perfect_async._client.notifications import WebhookReceiver
     from perfect_async.webhooks import Secrets
 
@@ -143,6 +155,12 @@ class Client:
     `Result.changes` say what, and a picture that is taken as it is stays as it is. What is changed
     loses its EXIF data. The identity of a job is then that of the picture that is sent.
 
+    `on_event`: a function, plain or async, that is called with each `JobEvent` of the client's
+    jobs, in order, in the event loop that opened the client. Events wait for it, and neither polls
+    nor callers do; its exceptions are logged. A closing client waits 5 s for it. The logger
+    `perfect_async` says at DEBUG what each request came to, and at INFO what became of each job;
+    PERFECT_ASYNC_LOG=debug (or info) shows that on stderr.
+
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
     event loop; a second one that is opened on the same key and host in that loop shares the first
@@ -170,7 +188,9 @@ class Client:
         sole_user: bool = False,
         share: str | os.PathLike[str] | Unset | None = UNSET,
         fit: bool = False,
+        on_event: OnEvent | None = None,
     ) -> None:
+        switch_on()
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
         self._session: ClientSession | None = None
@@ -202,6 +222,10 @@ class Client:
         self._reuse = reuse
         self._sole_user = sole_user
         self._fit = settings.fit(fit)
+        settings.callback(on_event)
+        self._on_event = on_event
+        self._pump: EventPump | None = None
+        self._observers: list[Observer] = []
         self._share = settings.share(share, transport)
         self._insists_on_share = share is not UNSET
         self._executor: Executor = LoopExecutor()
@@ -228,6 +252,16 @@ class Client:
         if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
 
+    def observe(self, observer: Observer) -> None:
+        """Let `observer` watch all requests on the key in this event loop, once the client is open.
+
+        This is what `perfect_async.telemetry.instrument` calls; for events of jobs see `on_event`.
+        Raises `ConfigurationError` where the client is open already.
+        """
+        if self._session is not None or self._opening:
+            raise ConfigurationError("Observe a client before it is opened.")
+        self._observers.append(observer)
+
     # Opening and closing.
 
     async def __aenter__(self) -> Self:
@@ -252,10 +286,16 @@ class Client:
         try:
             await self._executor.open()
             try:
+                if self._on_event is not None:
+                    from perfect_async._client.event_pump import EventPump  # noqa: PLC0415 - rare
+
+                    # Its loop is the caller's, also where the client has one of its own.
+                    self._pump = EventPump(self._on_event)
                 await self._executor.call(self._open)
             except BaseException:
                 await _shielded(self.close)
                 await _shielded(self._executor.close)
+                await _shielded(self._close_pump)
                 raise
         finally:
             self._opening = False
@@ -284,9 +324,16 @@ class Client:
                 transport, self._timeouts, journal, sole_user=self._sole_user
             )
             undo.pop_all()
+        driver.observers += [each for each in self._observers if each not in driver.observers]
         most, reuse = self._max_units, self._reuse
         self._session = ClientSession(
-            self._executor, driver, channel, max_units=most, reuse=reuse, fit=self._fit
+            self._executor,
+            driver,
+            channel,
+            max_units=most,
+            reuse=reuse,
+            fit=self._fit,
+            on_event=None if self._pump is None else self._pump.post,
         )
         self._session.begin()
 
@@ -314,6 +361,12 @@ class Client:
                 session.closed = True
             finally:
                 await self._executor.close()
+                await self._close_pump()
+
+    async def _close_pump(self) -> None:
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            await pump.aclose()
 
     async def _close(self, session: ClientSession, *, cancelled: bool) -> None:
         session.close()
@@ -563,7 +616,8 @@ class Client:
         `jobs` is read lazily, a few dozen ahead of the creations; it must not block the event loop.
         Outcomes come as the jobs end, or in the order of `jobs` with `ordered`. A slow consumer
         stops the creating, not the polling; leaving the block early stops new work. An error of
-        `jobs` itself is raised after the outcomes of the jobs before it.
+        `jobs` itself is raised after the outcomes of the jobs before it. An item that is no job is
+        refused here in a list, tuple or set (`JobRefused`); of other sources it is a `Failed`.
 
         `max_units`: the most units that the jobs may be charged; a job that would exceed it fails
         with `CeilingReached` and is not sent. `save_to`: a folder in which each result is saved as
@@ -641,12 +695,32 @@ class Client:
         response = await session.ask(account.units())
         return account.read_units(response, session.driver.clock.now())
 
-    async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
-        """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
+    async def history(self) -> AsyncIterator[HistoryEntry]:
+        """Yield what the account was charged and credited, as the vendor lists it.
 
-        Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
-        A price that was given (`Feature(units=)`) comes first. Raises `JobRefused` for an item that
-        is no job, and for a `Feature` whose price nobody names.
+            async for entry in client.history():
+                print(entry.at, entry.action, entry.units, entry.target_id)
+
+        One request for 30 entries, sent as they are read: leave the loop when you have seen enough.
+        The vendor lists the newest first. Raises the errors of a request.
+        """
+        found = _paginate(self._ready().ask, history.history, history.read_entries)
+        async with aclosing(found):
+            async for entry in found:
+                yield entry
+
+    async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
+        """Estimate what `jobs` would cost in units and seconds, if they were run now.
+
+            estimate = await client.estimate(jobs)
+            print(estimate.units, estimate.seconds, estimate.measured)
+
+        Units are by the vendor's price list where it names the feature; a price that was given
+        (`Feature(units=)`) comes first. Seconds are the scheduler's reckoning: how the request
+        window is filled, how long tasks took (`measured`: some of each kind were seen), and what
+        this client has to do already. Reads all of `jobs`, sends none of them; one request for each
+        20 lines of the price list. Raises `JobRefused` for an item that is no job, and for a
+        `Feature` whose price nobody names.
         """
         prices: list[account.Price] = []
         # Without the price list the documented prices are used.
@@ -654,6 +728,7 @@ class Client:
             pages = _paginate(self._ready().ask, account.feature_costs, account.read_feature_costs)
             prices = [listed async for listed in pages]
         costs: dict[str, float] = {}
+        kinds: Counter[TaskKind] = Counter()
         count, documented = 0, False
         async for job in each(jobs):
             must_be_job(job)
@@ -669,8 +744,11 @@ class Client:
             else:
                 units = price.amount * -(-job.outputs // price.per)
             costs[job.feature] = costs.get(job.feature, 0.0) + units
+            kinds[JobSpec.kind_of(job)] += 1
             count += 1
-        return Estimate(count, sum(costs.values()), costs, documented)
+        scheduler = self._ready().driver.scheduler
+        seconds, measured = self._executor.ask(lambda: scheduler.estimate(kinds))
+        return Estimate(count, sum(costs.values()), costs, documented, seconds, measured)
 
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor, with its pictures and its input files; one request.
@@ -710,13 +788,13 @@ class Client:
         """Takes the vendor's notifications: `await client.webhooks.deliver(body, headers)`.
 
         `perfect_async.webhooks.WebhookApp(client.webhooks)` is an endpoint for any ASGI framework.
-        Raises `ConfigurationError` without a `webhook_secret`, and where the client is not open.
+        It may be had before the client is open, to build an app with; `deliver` then raises
+        `ConfigurationError`, so that the sender tries again. Raises `ConfigurationError` without a
+        `webhook_secret`.
         """
+        self._executor.check_process()
         if self._webhooks is not None:
-            # Also while the client closes: running tasks are still awaited.
-            self._executor.check_process()
             return self._webhooks
-        session = self._ready()
         if self._secrets is None:
             raise ConfigurationError(
                 "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
@@ -724,7 +802,7 @@ class Client:
             )
         from perfect_async._client.notifications import WebhookReceiver  # noqa: PLC0415 - as below
 
-        self._webhooks = WebhookReceiver(session, self._secrets)
+        self._webhooks = WebhookReceiver(self._opened, self._secrets)
         return self._webhooks
 
     def statistics(self) -> Statistics:
@@ -735,11 +813,16 @@ class Client:
         return self._executor.ask(lambda: session.driver.statistics(session.channel))
 
     def _ready(self) -> ClientSession:
+        session = self._opened()
+        session.ready()
+        return session
+
+    def _opened(self) -> ClientSession:
+        """Return the session, also while the client closes: running tasks are still awaited."""
         if self._session is None:
             raise ConfigurationError(
                 "This client is not open: use `async with Client() as client:`."
             )
-        self._session.ready()
         return self._session
 
 

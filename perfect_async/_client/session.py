@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 import attrs
@@ -31,7 +31,7 @@ from perfect_async._files.images import ImageFile, inspect
 from perfect_async._files.saving import unwritable
 from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import unrecorded
-from perfect_async._log import type_name
+from perfect_async._log import LOG, type_name
 from perfect_async._runtime.driver import Driver
 from perfect_async._runtime.executors import Executor
 from perfect_async._runtime.handle import Channel, JobHandle, closed
@@ -49,7 +49,7 @@ from perfect_async.errors import (
     TaskExpired,
 )
 from perfect_async.models import FileId, Job, Smile, Source, must_be_job
-from perfect_async.reports import TaskStatus
+from perfect_async.reports import JobEvent, JobEventKind, TaskStatus
 
 if TYPE_CHECKING:
     from perfect_async._journal.sqlite import SavedResult
@@ -73,7 +73,8 @@ class ClientSession:
 
     Call its methods in the loop of its `executor`; only `ready`, `ask` and `result` may be called
     elsewhere. `closed`: it takes no more jobs. `left`: it saves no more results. `interrupts` stop
-    the batches that read jobs now. `max_units`, `reuse` and `fit` as in `Client`.
+    the batches that read jobs now. `max_units`, `reuse` and `fit` as in `Client`. `on_event` gets
+    each event of a job, and returns at once.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ClientSession:
         max_units: float | None,
         reuse: bool | None,
         fit: bool = False,
+        on_event: Callable[[JobEvent], None] | None = None,
     ) -> None:
         self.executor = executor
         self.driver = driver
@@ -96,6 +98,7 @@ class ClientSession:
         self._keys = Keys()
         self.retention = Retention(self._delete_copy, self._uses)
         self._fit = fit
+        self._on_event = on_event
         self.recovery = Recovery(driver.registry, channel, limits, fit=fit)
 
     def ready(self) -> None:
@@ -122,6 +125,17 @@ class ClientSession:
         A job is not created a second time if it equals one that runs, one of the former process, or
         one that is finished and can be fetched again.
         """
+        try:
+            return await self._enter_any(job, options)
+        except ClientClosed:
+            raise
+        except PerfectError as exc:
+            # The scheduler counts the jobs that it knows of.
+            self.driver.refused_here += 1
+            LOG.info("A job failed: %s: %s Nothing was sent.", type_name(exc), exc.message)
+            raise
+
+    async def _enter_any(self, job: Job | RecoveredJob, options: JobOptions) -> JobHandle:
         if isinstance(job, RecoveredJob):
             self.ready()
             await self._check_folder(self.recovery.folder_of(job))
@@ -185,6 +199,7 @@ class ClientSession:
         if spec.options.buy_in_doubt:
             registry.consent(spec)
         elif (doubt := registry.in_doubt(self.channel, spec)) is not None:
+            self.driver.refused_here += 1
             return doubt
         if found is not None:
             return registry.await_other(self.channel, spec, journal.enter(spec.stored()))
@@ -297,7 +312,14 @@ class ClientSession:
         """
         self.ready()
         options = await self.with_folder(options)
-        return TrackedJob(self, await self.enter(job, options))
+        try:
+            handle = await self.enter(job, options)
+        except PerfectError:
+            # It may be what the type forbids.
+            if isinstance(cast("object", job), Job):
+                self.tell("finished", job, None)
+            raise
+        return TrackedJob(self, handle)
 
     async def track_task(self, feature: str, task_id: str) -> TrackedJob:
         """Follow a task as `attach` does, and keep its events and its end.
@@ -306,6 +328,26 @@ class ClientSession:
         """
         self.ready()
         return TrackedJob(self, await self.attach(feature, task_id), saves=False)
+
+    def tell(self, kind: JobEventKind, job: Job | None, task_id: str | None) -> JobEvent:
+        """Tell the client's `on_event` what was done for `job`, and return the event."""
+        event = JobEvent(kind, job, task_id, self.driver.clock.now())
+        if self._on_event is not None:
+            self._on_event(event)
+        return event
+
+    def watch(self, handle: JobHandle) -> None:
+        """Tell `on_event` of all that is done for `handle` from its entering on, but its end."""
+        if self._on_event is None or handle.spec.job is None:
+            return
+        self.tell("queued", handle.spec.job, handle.task_id)
+        if handle.task_id is not None:
+            self.tell("submitted", handle.spec.job, handle.task_id)
+
+        def tell(kind: JobEventKind) -> None:
+            self.tell(kind, handle.spec.job, handle.task_id)
+
+        handle.observe(tell)
 
     async def with_folder(self, options: JobOptions) -> JobOptions:
         """Return `options` with an absolute `save_to`, once it is known that it can be written.

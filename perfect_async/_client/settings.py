@@ -190,6 +190,12 @@ def fit(value: object) -> bool:
     return value
 
 
+def callback(value: object) -> None:
+    """Raise `ConfigurationError` unless `value` can be `on_event`."""
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"on_event is {quoted(value)}; it must be a function.")
+
+
 def retries(value: object) -> None:
     """Raise `ConfigurationError` unless `value` can be `engine_retries`."""
     if type(value) is not int or value < 0:

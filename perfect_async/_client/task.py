@@ -69,8 +69,7 @@ class TrackedJob:
         return "preparing" if handle.submitting or handle.preparing else "queued"
 
     def _note(self, kind: JobEventKind) -> None:
-        now = self.session.driver.clock.now()
-        self.events.append(JobEvent(kind, self.handle.spec.job, self.handle.task_id, now))
+        self.events.append(self.session.tell(kind, self.handle.spec.job, self.handle.task_id))
         news, self._news = self._news, anyio.Event()
         news.set()
 

@@ -26,6 +26,7 @@ from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.sharing import SharedKey
+from perfect_async._transport.request_log import RequestLog, logged_request
 from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
@@ -55,7 +56,14 @@ Ask = Callable[[Channel, tasks.Request], Awaitable[tasks.Response]]
 
 async def call(channel: Channel, request: tasks.Request) -> tasks.Response:
     """Send `request` through the transport of `channel`."""
-    return await channel.transport.call(request, within=channel.timeouts.request)
+    with logged_request(request.method, request.path, request.task_id) as log:
+        return await _answered(channel, request, log)
+
+
+async def _answered(channel: Channel, request: tasks.Request, log: RequestLog) -> tasks.Response:
+    response = await channel.transport.call(request, within=channel.timeouts.request)
+    log.status, log.request_id = response.status, response.safe_request_id
+    return response
 
 
 async def register(command: ev.Register, pictures: Sequence[tuple[JobHandle, int]]) -> ev.Answer:
@@ -310,8 +318,9 @@ class Submitter:
         flight.lost = True
         event: ev.Answer
         try:
-            response = await channel.transport.call(call, within=channel.timeouts.request)
-            event = tasks.read_creation(command, response)
+            with logged_request(call.method, call.path) as log:
+                event = tasks.read_creation(command, await _answered(channel, call, log))
+                log.task_id = event.task_id if isinstance(event, ev.Accepted) else None
             if isinstance(event, ev.Accepted) and await self._is_repeated(event.task_id):
                 why = f"the answer names {quoted(event.task_id)}, which is another job's task."
                 event = ev.NoAnswer(command, BadAnswer(why))

@@ -34,6 +34,7 @@ from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.doubts import ProcessMemory, memory_for
 from perfect_async._runtime.elsewhere import Bought, Submission
 from perfect_async._runtime.handle import Channel, JobHandle, closed
+from perfect_async._runtime.hosting import host
 from perfect_async._runtime.recorder import RequestRecorder
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.sharing import (
@@ -44,6 +45,7 @@ from perfect_async._runtime.sharing import (
 )
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, TtlSet
+from perfect_async._transport.request_log import RequestLog, RequestNote
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
 from perfect_async.errors import (
     ClientClosed,
@@ -107,6 +109,9 @@ class Driver:
         self._looked_at = -NEVER
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
+        self.observers: list[ev.Observer] = []
+        # Jobs that were refused before the scheduler heard of them.
+        self.refused_here = 0
         self.share = share
         self._past = past
         self._shared: SharedKey | None = None
@@ -160,14 +165,19 @@ class Driver:
             self._recorder = ref(recorder)
         return recorder
 
-    def statistics(self, channel: Channel) -> Statistics:
-        """Return the scheduler's statistics with what this loop and the transport have seen."""
-        failure, last = channel.last_failure, channel.transport.last
+    def statistics(self, channel: Channel | None = None) -> Statistics:
+        """Return the scheduler's statistics with what this loop and the transport have seen.
+
+        The jobs that were refused before either count as failed. `channel` is the client's.
+        """
+        found = self.scheduler.statistics()
         found = attrs.evolve(
-            self.scheduler.statistics(),
-            blocked=self.watchdog.blocked,
-            last_failure=None if failure is None else failure.message,
+            found, blocked=self.watchdog.blocked, failed=found.failed + self.refused_here
         )
+        if channel is None:
+            return found
+        failure, last = channel.last_failure, channel.transport.last
+        found = attrs.evolve(found, last_failure=None if failure is None else failure.message)
         if last is None:
             return found
         skew = None
@@ -226,6 +236,8 @@ class Driver:
                     await self._shared.leave(self._now)
             self._over.set()
             self._give_up()
+            for observer in self.observers:
+                observer.leave()
 
     @contextmanager
     def _noting_failure(self) -> Generator[None]:
@@ -301,10 +313,8 @@ class Driver:
         self._channels.add(channel)
         self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
-            # The one task that no task group owns: a group that a client entered in one task could
-            # not be left in another (fixtures, notebooks, containers). `leave` is its closing
-            # brace, and it ends with the loop.
-            self._host = self._loop.create_task(self._run(), name="perfect_async driver")
+            # `leave` is its closing brace.
+            self._host = host(self._loop, self._run(), "perfect_async driver")
             self._host.add_done_callback(self._ended)
         try:
             await self._started.wait()
@@ -453,13 +463,29 @@ class Driver:
 
     # The loop.
 
-    def receive(self, event: ev.Event) -> None:
-        """Give `event` to the scheduler, and wake the driver to perform what follows from it."""
+    def receive(self, event: ev.Event, request: RequestLog | None = None) -> None:
+        """Give `event` to the scheduler, and wake the driver to perform what follows from it.
+
+        `request` is what was logged of the request that it answers.
+        """
         now = self._now()
         self.scheduler.receive(event, now)
         if (recorder := self._recorder()) is not None:
             recorder.received(event, now)
+        if self.observers:
+            self._observe(event, request)
         self._wake_up()
+
+    def _observe(self, event: ev.Event, request: RequestLog | None = None) -> None:
+        status, request_id = (
+            (None, None) if request is None else (request.status, request.request_id)
+        )
+        observed = ev.Observed(event, self.clock.now(), status, request_id)
+        for observer in self.observers:
+            try:
+                observer.observe(observed, self.statistics)
+            except Exception as exc:  # noqa: BLE001 - whoever watches ends nothing
+                LOG.error("An observer failed: %s.", type_name(exc), exc_info=exc)
 
     def _wake_up(self) -> None:
         self._unread = True
@@ -534,6 +560,8 @@ class Driver:
         self._do_command(command)
 
     def _do_command(self, command: ev.Command) -> None:
+        if self.observers:
+            self._observe(ev.Issued(command))
         self._perform(command)
         if (recorder := self._recorder()) is not None:
             recorder.issued(command, self._now())
@@ -593,6 +621,7 @@ class Driver:
     async def _do(
         self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
     ) -> None:
+        note = RequestNote()
         try:
             event = await work()
         except (asyncio.CancelledError, GeneratorExit):
@@ -615,7 +644,7 @@ class Driver:
                 handle.refused()
                 handle.entry.not_created()
         with self._noting_failure():
-            self.receive(event)
+            self.receive(event, note.last)
             self._say_lease()
             if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._now()):
                 self.receive(ev.Notified(event.command.ref))

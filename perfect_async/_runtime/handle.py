@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -198,6 +199,7 @@ class JobHandle:
         # One refusal may end many jobs, and each of them is raised on its own.
         self.ending = copy_error(ending) if isinstance(ending, PerfectError) else ending
         self.submitting, self.units, self.ended_at = False, units, at
+        self._log_end()
         self.done.set()
         self._call_subscribers()
         for follower in self.followers:
@@ -207,6 +209,28 @@ class JobHandle:
         self._observers.clear()
         self.leader = None
         self.followers.clear()
+
+    def _log_end(self) -> None:
+        """Log what became of the job, at INFO; a file's name may name a person, so none is."""
+        if not LOG.isEnabledFor(logging.INFO):
+            return
+        key = self.spec.job and self.spec.job.key
+        what = self.spec.feature if key is None else f"{self.spec.feature} {quoted(key)}"
+        task = "" if self.task_id is None else f", task {quoted(self.task_id)}"
+        lasted = "" if self.duration is None else f" in {self.duration:.1f} s"
+        how = "done"
+        if isinstance(self.ending, PerfectError):
+            how = f"failed: {type_name(self.ending)}: {self.ending.message}"
+        LOG.info(
+            "Job %s%s %s%s, %g units",
+            *(what, task, how, lasted, self.units),
+            extra={
+                "feature": self.spec.feature,
+                "task_id": self.task_id,
+                "units": self.units,
+                "seconds": self.duration,
+            },
+        )
 
     def abandoned(self, cause: BaseException | None) -> PerfectError:
         """Return the error of this job when the driver ends before it; `cause` ended the driver."""

@@ -283,6 +283,11 @@ class JobSpec(Value):
         return TaskKind(self.feature, self.outputs, self.usual)
 
     @staticmethod
+    def kind_of(job: Job) -> TaskKind:
+        """Return the kind of task that `job` is, before its picture is looked at."""
+        return TaskKind(job.feature, job.outputs, _usual(job))
+
+    @staticmethod
     def job_of(
         order: StoredJob, file_id: str | None, more_ids: Sequence[tuple[int, str]] = ()
     ) -> Job:

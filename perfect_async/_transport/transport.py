@@ -48,6 +48,7 @@ from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import followed
 from perfect_async._time import SECOND, TtlSet
 from perfect_async._transport.bodies import UploadBody, decoded, storage_error, upload_headers
+from perfect_async._transport.request_log import logged_request
 from perfect_async.errors import (
     ApiError,
     BadAnswer,
@@ -239,7 +240,9 @@ class VendorTransport:
         body = UploadBody(chunks)
         async with self._slots:
             seconds = self._timeouts.upload if within is None else within
-            status = await _guarded(seconds, _STORAGE, self._put(grant, body))
+            with logged_request("PUT", "upload") as log:
+                status = await _guarded(seconds, _STORAGE, self._put(grant, body))
+                log.status = None if isinstance(status, ApiError) else status
         if body.failure is not None:
             raise body.failure
         if isinstance(status, ApiError):
@@ -270,9 +273,11 @@ class VendorTransport:
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         async with self._slots:
             deadline = anyio.current_time() + within
-            response = await _guarded(within, _STORAGE, get())
-            if isinstance(response, ApiError):
-                raise response
+            with logged_request("GET", "download") as log:
+                response = await _guarded(within, _STORAGE, get())
+                if isinstance(response, ApiError):
+                    raise response
+                log.status = response.status_code
             try:
                 if response.status_code != HTTPStatus.OK:
                     raise _refusal("download", response.status_code)

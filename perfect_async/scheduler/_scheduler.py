@@ -22,8 +22,9 @@ All times are integer microseconds of one clock, which the driver chooses.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 import attrs
@@ -52,6 +53,10 @@ _KNOWN: Final = 20
 """Jobs that must have ended before their average cost counts."""
 _REQUESTS_PER_JOB: Final = 3.0
 """What a smile costs before any has ended: a creation, a share of a registration and two polls."""
+
+
+_UNKNOWN: Final = 120 * SECOND
+"""How long a task lasts of which nothing is documented and none has ended."""
 
 
 _RESCUE: Final = 5
@@ -324,11 +329,40 @@ class Scheduler:
         if not state.ended:
             # Nothing is known but that the window is full.
             return self.window_wait() or None
-        now = state.updated_at
-        limit = max(1, state.pacer.allowance.limit(now))
         known = state.ended >= _KNOWN
         per_job = state.requests.total() / state.ended if known else _REQUESTS_PER_JOB
         lasts = state.lasted / state.ended / SECOND
+        return self._ends_in(left, per_job, lasts) + lasts / 2
+
+    def estimate(self, jobs: Mapping[ev.TaskKind, int]) -> tuple[float, bool]:
+        """Estimate the seconds until so many more jobs of each kind have ended, if added now.
+
+        Also return whether a task of each kind has ended here; where not, the documented duration
+        counts, or two minutes. What waits and runs already comes first.
+        """
+        state, count = self._state, sum(jobs.values())
+        if not count:
+            return 0.0, True
+        means = {kind: state.admission.mean(kind) for kind in jobs}
+        lasting = {
+            kind: (_usual(kind) if mean is None else mean) / SECOND for kind, mean in means.items()
+        }
+        lasts = sum(lasting[kind] * number for kind, number in jobs.items()) / count
+        cycle = state.table.cycle * SLOT / SECOND
+        polls = math.ceil(lasts / cycle) if state.keeps_alive else 1
+        waiting = state.uncreated()
+        left = count + waiting + (len(state.jobs) - waiting) / 2
+        # No single task ends sooner than the longest kind does.
+        seconds = max(self._ends_in(left, 1 + polls, lasts) + lasts / 2, *lasting.values())
+        return seconds, None not in means.values()
+
+    def _ends_in(self, left: float, per_job: float, lasts: float) -> float:
+        """Estimate the seconds until `left` jobs are under way that take so many requests each.
+
+        They last `lasts` seconds.
+        """
+        state, now = self._state, self._state.updated_at
+        limit = max(1, state.pacer.allowance.limit(now))
         needed, free = left * per_job, limit - state.table.occupied(now)
         # With webhooks a task holds its creation and its result; else a poll each cycle.
         cycle = state.table.cycle * SLOT / SECOND
@@ -338,7 +372,7 @@ class Scheduler:
             # The window holds all of it: as many side by side as their reserved polls allow.
             at_once = max(at_once, (free - needed / 2) / state.admission.reserved_each(now))
         budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
-        return max(budget, left * lasts / at_once) + lasts / 2
+        return max(budget, left * lasts / at_once)
 
     def window_wait(self) -> float:
         """Estimate the seconds until the first job can be sent, where others used the window.
@@ -629,3 +663,8 @@ class _Moment:
     def free(self) -> bool:
         """Whether one may leave that keeps no task alive."""
         return self.spare and self.now >= self._state.pacer.paused_until()
+
+
+def _usual(kind: ev.TaskKind) -> int:
+    """Return the middle of the documented durations of `kind`, or what is assumed of any task."""
+    return _UNKNOWN if kind.usual is None else sum(kind.usual) // 2

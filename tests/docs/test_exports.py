@@ -12,8 +12,10 @@ from perfect_async import (
     Batch,
     Client,
     Done,
+    Estimate,
     Failed,
     Feature,
+    HistoryEntry,
     JobEvent,
     JobInput,
     Limits,
@@ -28,6 +30,7 @@ from perfect_async import (
     TaskStatus,
     Units,
     fleet,
+    telemetry,
 )
 
 
@@ -81,7 +84,7 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "video=900.0), "
                 "transport=None, drain=30.0, engine_retries=1, max_units=None, journal=None, "
                 "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>, "
-                "fit=False"
+                "fit=False, on_event=None"
             ),
         ),
         (
@@ -114,8 +117,14 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Client.attach, "self, feature, task_id, timeout=None, *, version='v2.0'"),
         (Client.templates, "self, feature=<class 'perfect_async.Avatar'>, *, version='v2.0'"),
         (Client.estimate, "self, jobs"),
+        (Client.history, "self"),
         (Client.delete, "self, task_id"),
         (Client.units, "self"),
+        (Client.observe, "self, observer"),
+        (
+            telemetry.instrument,
+            "client, *, tracer_provider=None, meter_provider=None, lease=10.0",
+        ),
         (Client.statistics, "self"),
         (Client.open, "self"),
         (Client.close, "self"),
@@ -162,6 +171,8 @@ def test_signatures_are_promises(function: object, expected: str) -> None:
         (Progress, ["total", "done", "failed", "running", "waiting", "units", "eta"]),
         (Units, ["balance", "grants"]),
         (ResultImage, ["url", "expires_at", "_place"]),
+        (HistoryEntry, ["at", "action", "units", "target_id"]),
+        (Estimate, ["jobs", "units", "by_feature", "documented", "seconds", "measured"]),
         (JobEvent, ["kind", "job", "task_id", "at"]),
         (TaskStatus, ["task_id", "status", "results", "error"]),
         (

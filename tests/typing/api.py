@@ -15,6 +15,7 @@ from typing import Literal, assert_never, assert_type
 
 import httpx
 import PIL.Image
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from perfect_async import (
@@ -31,6 +32,7 @@ from perfect_async import (
     Feature,
     FileId,
     Grant,
+    HistoryEntry,
     Job,
     JobEvent,
     JobInput,
@@ -66,6 +68,7 @@ from perfect_async import (
     UnitsExhausted,
     WaitTimeout,
     WebhookRejected,
+    telemetry,
 )
 from perfect_async.fleet import Answer, Order, Performer, Worker, enqueue, make_order
 from perfect_async.report import Report
@@ -79,6 +82,14 @@ from perfect_async.sandbox import (
     portrait,
 )
 from perfect_async.webhooks import Headers, Notification, Secrets, WebhookApp, verify
+
+
+async def _on_event(event: JobEvent) -> None:
+    assert_type(event.task_id, str | None)
+
+
+def _on_text(text: str) -> None:
+    del text
 
 
 def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
@@ -108,6 +119,11 @@ def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     Client(sole_user="yes")  # type: ignore[arg-type]
     Client(fit=True)
     Client(fit="yes")  # type: ignore[arg-type]
+    Client(on_event=print)
+    assert_type(telemetry.instrument(Client()), Client)
+    telemetry.instrument("client")  # type: ignore[arg-type]
+    Client(on_event=_on_event)
+    Client(on_event=_on_text)  # type: ignore[arg-type]
     Client(max_unit=10)  # type: ignore[call-arg]
 
 
@@ -379,6 +395,14 @@ async def other_calls(client: Client) -> None:
     assert_type(estimate.units, float)
     assert_type(estimate.by_feature, Mapping[str, float])
     assert_type(estimate.documented, bool)
+    assert_type(estimate.seconds, float)
+    assert_type(estimate.measured, bool)
+
+    async for entry in client.history():
+        assert_type(entry, HistoryEntry)
+        assert_type(entry.at, datetime | None)
+        assert_type(entry.units, float | None)
+        assert_type(entry.target_id, str | None)
 
     await client.delete("task")
     assert_type(client.statistics(), Statistics)
@@ -512,6 +536,7 @@ async def webhooks(headers: httpx.Headers, scope: list[tuple[bytes, bytes]]) -> 
         assert_type(sandbox.ledger.webhooks, list[WebhookRecord])
 
     verify("{}", headers, secrets, time.time())  # type: ignore[arg-type]
+    WebhookApp(Receiver()).add_to(Starlette(), "/hook")
     WebhookApp(object())  # type: ignore[arg-type]
     try:
         pass
