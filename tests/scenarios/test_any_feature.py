@@ -412,10 +412,10 @@ async def test_attached_to_nothing(path: object) -> None:
 
 
 async def crashed(
-    harness: JournalHarness, job: Feature, seconds: float, **settings: object
+    harness: JournalHarness, job: Feature, seconds: float, *, fit: bool = False
 ) -> None:
     """Run `job` for so long, then end as a killed process does."""
-    c = await harness.client(**settings).open()
+    c = await harness.client(fit=fit).open()
     working = asyncio.ensure_future(c.run(job))
     await asyncio.wait([working], timeout=seconds)
     await harness.crash(c, working)
@@ -585,11 +585,11 @@ async def test_handles_of_nothing(version: str) -> None:
     sandbox = vendor()
     async with client(sandbox) as c:
         with pytest.raises(ConfigurationError, match="version"):
-            c.task("skin-analysis", "id", version=version)
+            _ = c.task("skin-analysis", "id", version=version)
         with pytest.raises(ConfigurationError, match="version"):
             await c.status("skin-analysis", "id", version=version)
         with pytest.raises(ConfigurationError, match="no path of a feature"):
-            c.task("../credit", "id")
+            _ = c.task("../credit", "id")
 
     assert 0 == sandbox.ledger.requests.total()
 
@@ -717,7 +717,7 @@ async def test_resumed_and_made_to_fit(tmp_path: Path, monkeypatch: MP, seconds:
         "2d-vto/ring",
         {
             "source_info": {"name": Placeholder("src")},
-            "object_infos": RING["object_infos"][:1],
+            "object_infos": [{"name": Placeholder("ref"), "parameter": {"ring_wearing_finger": 0}}],
         },
         src=paths[0],
         ref=paths[1:2],
