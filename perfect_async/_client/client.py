@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
 
-from perfect_async._api import account
+from perfect_async._api import account, history
 from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from perfect_async import cli
 from tests.support.terminal import advance_start, use_sandbox
@@ -31,6 +32,19 @@ def test_an_analysis(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
     assert "1 done, 0 failed" in err
     assert ["skin-analysis@v2.1"] == [task.feature for task in sandbox.ledger.tasks]
     assert folder.is_dir()
+
+
+def test_a_picture_is_made_to_fit(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+    """With `--fit` a picture on its side is turned, and the summary says so."""
+    use_sandbox(monkeypatch)
+    picture = folder / "in" / "0.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(picture) as image:
+        image.save(picture, exif=exif)
+    assert 0 == cli.main(["feature", "skin-tone-analysis", "--src", "in/0.jpg", "--fit"])
+
+    assert "1 made to fit" in capsys.readouterr().err
 
 
 def test_several_inputs(folder: Path, monkeypatch: MP) -> None:

@@ -4,6 +4,7 @@ The vendor's two host names are one host with two drivers, so one loop can hold 
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -11,13 +12,24 @@ from pathlib import Path
 import anyio
 import pytest
 
-from perfect_async import Client, ConfigurationError, Limits, Smile, SubmissionInDoubt
+from perfect_async import (
+    Client,
+    ConfigurationError,
+    Feature,
+    Job,
+    Limits,
+    Placeholder,
+    Smile,
+    SubmissionInDoubt,
+)
+from perfect_async._files.images import _look_at_bytes
 from perfect_async._ledger.rows import LedgerUnavailable, MemberStatus, Snapshot
 from perfect_async._runtime import sharing
 from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.sharing import SharedKey, ShareSetting
+from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
-from perfect_async.sandbox import Durations, Faults, Sandbox
+from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import client, smile, smiles, vendor
 
 HOSTS = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"
@@ -346,13 +358,61 @@ async def test_a_setting_shows_no_password() -> None:
 
 def test_a_signed_url_is_told_as_a_digest() -> None:
     """The ledger tells of a job by digests, whatever its source."""
-    from perfect_async._runtime.spec import PLAIN, JobSpec
-
     url = "https://pictures.example/a.jpg?X-Amz-Signature=abc"
     told = sharing.submission(JobSpec.of(Smile(url), None, PLAIN))
 
     assert "pictures" not in f"{told.identity}{told.digest}"
     assert 64 == len(told.digest)
+
+
+SIGNED = "https://pictures.example/a.jpg?X-Amz-Signature="
+
+
+def told_of(job: Job) -> tuple[str, str]:
+    """What the ledger tells of `job`, whose pictures are given as bytes or by URL."""
+    data = [each.source if isinstance(each.source, bytes) else None for each in job.inputs]
+    found = [None if each is None else _look_at_bytes(each, job) for each in data]
+    first, *more = found or [None]
+    told = sharing.submission(JobSpec.of(job, first, PLAIN, *more))
+    return told.identity, told.digest
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_jobs_that_differ_are_told_apart(key: str | None) -> None:
+    """Each input counts in its place, a signed URL whole, and so does each parameter."""
+    one, two = portrait(1), portrait(2)
+    jobs = [
+        Feature("a", src=one, ref=two, key=key),
+        Feature("a", src=two, ref=one, key=key),
+        Feature("a", src=one, mask=two, key=key),
+        Feature("a", src=one, ref=[two], key=key),
+        Feature("a", src=one, key=key),
+        Feature("a", ref=one, key=key),
+        Feature("a", {"n": 1}, src=one, ref=two, key=key),
+        Feature("a", {"n": Placeholder("ref")}, src=one, ref=two, key=key),
+        Feature("a", src=one, ref=two, version="v2.1", key=key),
+        Feature("a/b", src=one, ref=two, key=key),
+        Feature("a", src=one, ref=SIGNED + "1", key=key),
+        Feature("a", src=two, ref=SIGNED + "1", key=key),
+        Feature("a", src=one, ref=SIGNED + "2", key=key),
+        Feature("a", src=SIGNED + "2", ref=SIGNED + "1", key=key),
+        Feature("a", src=SIGNED + "1", ref=SIGNED + "2", key=key),
+        Feature("a", key=key),
+        Feature("a", {"prompt": "fox"}, key=key),
+        Feature("a", {"prompt": "ox"}, key=key),
+    ]
+
+    assert len(jobs) == len({told_of(job) for job in jobs})
+    assert all(64 == len(text) for job in jobs for text in told_of(job))
+    assert [told_of(job) for job in jobs] == [told_of(job) for job in jobs]
+
+
+def test_a_picture_under_one_key_is_told_by_its_digest() -> None:
+    """A typed job's picture is what its key names, as within one process."""
+    one, two = Smile(portrait(1), key="k"), Smile(portrait(2), key="k")
+
+    assert told_of(one)[0] == told_of(two)[0]
+    assert hashlib.sha256(portrait(1)).hexdigest() == told_of(one)[1] != told_of(two)[1]
 
 
 async def test_a_member_that_leaves_tells_what_has_ended(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from perfect_async import (
     Client,
@@ -23,6 +24,7 @@ from perfect_async import (
     SourceLost,
     Studio,
     SubmissionInDoubt,
+    TaskExpired,
     TaskFailed,
 )
 from perfect_async.sandbox import Durations, Faults, portrait
@@ -409,9 +411,11 @@ async def test_attached_to_nothing(path: object) -> None:
     assert 0 == sandbox.ledger.requests.total()
 
 
-async def crashed(harness: JournalHarness, job: Feature, seconds: float) -> None:
+async def crashed(
+    harness: JournalHarness, job: Feature, seconds: float, *, fit: bool = False
+) -> None:
     """Run `job` for so long, then end as a killed process does."""
-    c = await harness.client().open()
+    c = await harness.client(fit=fit).open()
     working = asyncio.ensure_future(c.run(job))
     await asyncio.wait([working], timeout=seconds)
     await harness.crash(c, working)
@@ -541,3 +545,217 @@ def test_a_client_is_needed() -> None:
     """Making a job sends nothing."""
     assert "Feature('skin-tone-analysis', {}, src=<" in repr(tones())
     assert isinstance(client(vendor()), Client)
+
+
+# Handles, memory, and pictures that are objects or made to fit.
+
+
+@pytest.mark.parametrize("name", ["skin-analysis@v2.1", "2d-vto/ring", "text-to-image/youcam"])
+async def test_a_handle_of_any_feature(name: str) -> None:
+    """`submit` tells of all pictures at once; `task` and `status` take a path and a version."""
+    path, _, version = name.partition("@")
+    where = {"version": version} if version else {}
+    sandbox = vendor(durations={name: Durations.fixed(30.0)})
+    async with client(sandbox) as c:
+        task = await c.submit(JOBS[name][0])
+        assert "running" == task.state
+        status = await c.status(path, task.id, **where)
+        assert ("running", None) == (status.status, status.results)
+        elsewhere = c.task(path, task.id, **where)
+        assert repr(task.id) in repr(elsewhere)
+        results = await asyncio.gather(task, elsewhere.result(timeout=60))
+        kinds = [event.kind async for event in task.events()]
+        status = await c.status(path, task.id, **where)
+
+    assert "success" == status.status
+    assert isinstance(status.results, dict)
+    assert [task.id] * 2 == [result.task_id for result in results]
+    assert [JOBS[name][0]] * 2 == [result.job for result in results]
+    uploads = [] if name.startswith("text") else ["uploaded"]
+    assert ["queued", *uploads, "submitted"] == [
+        kind for kind in kinds if kind not in {"polled", "finished"}
+    ]
+    assert 1 == sandbox.ledger.requests["task"]
+    assert f"{len(results[0].outputs)} file" in repr(task)
+
+
+@pytest.mark.parametrize("version", ["v1.0", "../v2.0", "", None])
+async def test_handles_of_nothing(version: str) -> None:
+    """A path or a version that is none is refused before a request."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        with pytest.raises(ConfigurationError, match="version"):
+            _ = c.task("skin-analysis", "id", version=version)
+        with pytest.raises(ConfigurationError, match="version"):
+            await c.status("skin-analysis", "id", version=version)
+        with pytest.raises(ConfigurationError, match="no path of a feature"):
+            _ = c.task("../credit", "id")
+
+    assert 0 == sandbox.ledger.requests.total()
+
+
+async def test_a_status_at_another_path() -> None:
+    """The vendor knows a task at its path and version alone."""
+    async with client(vendor()) as c:
+        task = await c.submit(skin())
+        with pytest.raises(TaskExpired):
+            await c.status("skin-analysis", task.id)
+        _ = await task
+
+
+@pytest.mark.parametrize("name", JOBS)
+async def test_results_in_memory(name: str, tmp_path: Path) -> None:
+    """`read` gives the files that `save` writes, but for the answer itself, which is `raw`."""
+    async with client(vendor()) as c:
+        result = await c.run(JOBS[name][0])
+        data = await result.read()
+        single = [await output.read() for output in result.outputs]
+        files = await result.save(tmp_path)
+
+    saved = [file.read_bytes() for file in files if file.suffix != ".json"]
+    assert saved == data == single
+    assert len(result.outputs) == len(data)
+
+
+async def test_results_in_memory_when_the_urls_have_expired() -> None:
+    """Fresh URLs are asked for at the feature's path and version."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        result = await c.run(skin())
+        await asyncio.sleep(3 * 3600)
+        assert 2 == len(await result.read())
+
+
+async def test_inputs_that_are_objects(tmp_path: Path) -> None:
+    """Binary files, bytes in any form and images of Pillow's are inputs of any feature."""
+    path = tmp_path / "me.jpg"
+    path.write_bytes(FACE)
+    image = Image.open(io.BytesIO(face(2)))
+    sandbox = vendor()
+    params = {**RING, "source_info": {"name": Placeholder("src")}}
+    with path.open("rb") as file:
+        job = Feature(
+            "2d-vto/ring",
+            params,
+            src=file,
+            ref=[bytearray(face(1)), image],
+            refmsk=[memoryview(face(3)), io.BytesIO(face(4))],
+        )
+        assert "<file object>" in repr(job)
+        async with client(sandbox) as c:
+            result = await c.run(job)
+            [saved] = await result.save(tmp_path / "out")
+            with pytest.raises(JobRefused, match="nothing left to read"):
+                await c.run(job)
+
+    assert saved.name.startswith("me-")
+    assert 5 == sandbox.ledger.requests["upload"]
+    assert [] == sandbox.ledger.violations
+
+
+async def test_a_video_from_a_file_object() -> None:
+    """It may be as large as a video may, and it can be uploaded alone."""
+    video = VIDEO[:24] + (20 << 20).to_bytes(4, "big") + b"mdat"
+    video = video.ljust(24 + (20 << 20), b"\1")
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        await c.run(Feature("video-sr", {"dst_duration": 5}, src=io.BytesIO(video)))
+        file = await c.upload(io.BytesIO(video))
+        await c.run(Feature("video-sr", {"dst_duration": 5}, src=file))
+
+    assert 2 == sandbox.ledger.requests["upload"]
+    assert [] == sandbox.ledger.violations
+
+
+def turned() -> bytes:
+    """The face on its side, which its EXIF data says."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(FACE)) as image:
+        image.save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+async def test_inputs_are_made_to_fit() -> None:
+    """With `fit` each picture that needs it is changed, and the outcome says which."""
+    sandbox = vendor()
+    job = ring()
+    job = Feature("2d-vto/ring", job.params, **{**_inputs(job), "ref": [face(2), turned()]})  # type: ignore[arg-type]
+    async with client(sandbox, fit=True) as c:
+        result = await c.run(job)
+        alone = await c.run(tones(src=turned()))
+
+    assert ("ref[1]: turned upright",) == result.changes
+    assert ("turned upright",) == alone.changes
+    assert [] == sandbox.ledger.violations
+
+
+def _inputs(job: Feature) -> dict[str, object]:
+    found: dict[str, list[object]] = {}
+    for each in job.inputs:
+        found.setdefault(each.name, []).append(each.source)
+    several = {each.name for each in job.inputs if each.index is not None}
+    return {name: given if name in several else given[0] for name, given in found.items()}
+
+
+async def test_a_video_is_not_made_to_fit() -> None:
+    """`fit` leaves a video as it is."""
+    async with client(vendor(), fit=True) as c:
+        result = await c.run(Feature("video-sr", {"dst_duration": 5}, src=VIDEO))
+
+    assert () == result.changes
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.4])
+async def test_resumed_and_made_to_fit(tmp_path: Path, monkeypatch: MP, seconds: float) -> None:
+    """The next process makes the same pictures of the files, and creates the job with them."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for path, data in zip(paths, [turned(), face(1), turned()], strict=True):
+        path.write_bytes(data)
+    job = Feature(
+        "2d-vto/ring",
+        {
+            "source_info": {"name": Placeholder("src")},
+            "object_infos": [{"name": Placeholder("ref"), "parameter": {"ring_wearing_finger": 0}}],
+        },
+        src=paths[0],
+        ref=paths[1:2],
+        refmsk=paths[2:],
+    )
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await crashed(harness, job, seconds, fit=True)
+    async with harness.client(fit=True) as c:
+        [outcome] = await resumed(c)
+
+    assert isinstance(outcome, Done)
+    assert 1 == harness.sandbox.ledger.requests["task"]
+    assert [] == harness.sandbox.ledger.violations
+
+
+async def test_not_resumed_without_fitting(tmp_path: Path, monkeypatch: MP) -> None:
+    """A process that makes nothing fit has another picture, so it buys nothing."""
+    path = tmp_path / "me.jpg"
+    path.write_bytes(turned())
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await crashed(harness, tones(src=path), 0.1, fit=True)
+    async with harness.client() as c:
+        [outcome] = await resumed(c)
+
+    assert isinstance(outcome.error, SourceLost)
+    assert 0 == harness.sandbox.ledger.requests["task"]
+
+
+async def test_options_of_a_call(tmp_path: Path) -> None:
+    """Saving, deleting and retries are chosen for a single job of any feature too."""
+    sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_inference",)))
+    async with client(sandbox, engine_retries=3) as c:
+        with pytest.raises(TaskFailed):
+            await c.run(skin(), engine_retries=0)
+    assert 1 == sandbox.ledger.requests["task"]
+
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        result = await c.run(skin(), save_to=tmp_path, delete=True)
+    assert [".png", ".png", ".json"] == [file.suffix for file in result.files]
+    assert {"deleted": 1} == sandbox.ledger.tasks_by_state

@@ -487,6 +487,26 @@ async def test_an_input_that_differs_is_bought(tmp_path: Path) -> None:
     assert len(jobs) == created(sandbox)
 
 
+async def test_pictures_are_uploaded_once_by_who_waits(tmp_path: Path) -> None:
+    """A member that waits for another one's task, and buys in the end, uploads nothing again."""
+    sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_inference",)))
+    clients = await members(sandbox, tmp_path, 2, engine_retries=0)
+    job = ring(portrait(1), portrait(2), portrait(3))
+
+    async def run(each: Client) -> None:
+        with pytest.raises(TaskFailed):
+            await each.run(job)
+
+    async with asyncio.TaskGroup() as group:
+        for each in clients:
+            group.create_task(run(each))
+    await close_all(clients)
+
+    assert 2 == created(sandbox)
+    assert 6 == sandbox.ledger.requests["upload"]
+    assert [] == sandbox.ledger.violations
+
+
 async def test_a_dead_members_feature_is_adopted(tmp_path: Path) -> None:
     """The task of a killed process is kept alive at its path and version by its job's next run."""
     sandbox = vendor(durations={"skin-analysis@v2.1": Durations.fixed(40.0)})
