@@ -344,7 +344,7 @@ class SharedKey:
             if isinstance(command, ev.Settle | ev.Upload):
                 kept.append(command)
                 continue
-            not_sent = ev.NotSent(command, error)
+            not_sent = ev.NotSent(command, error, unwritten=True)
             if isinstance(command, ev.Submit):
                 self.submitted(command, not_sent)
             self._scheduler.receive(not_sent, now())
