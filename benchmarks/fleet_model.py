@@ -420,7 +420,7 @@ class Fleet:
             if not isinstance(each, ev.Settle | ev.Upload):
                 if isinstance(each, ev.Poll):
                     self._failed[_vendor_ref(each)] += 1
-                scheduler.receive(ev.NotSent(each, error), now)
+                scheduler.receive(ev.NotSent(each, error, unwritten=True), now)
         return free
 
     def _feed(self, member: Member) -> None:

@@ -222,10 +222,14 @@ class Issued(Value):
 class NotSent(Value):
     """`command` certainly did not reach the vendor (never connected, or it could not be written
     down).
+
+    `unwritten`: the ledger of the key did not take it, so it was not even tried. It occupies no
+    window.
     """
 
     command: Request | Upload
     error: PerfectError
+    unwritten: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)

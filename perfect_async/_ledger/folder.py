@@ -62,6 +62,7 @@ _ORDINARY: Final = frozenset(
     }
 )
 """Errors of a place where files cannot be written or locked, which may be meant so."""
+_TOO_MANY_OPEN: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def default_folder() -> Path:
@@ -304,6 +305,12 @@ def _lives(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
+    except OSError as exc:
+        if exc.errno in _TOO_MANY_OPEN:
+            # It is looked for again soon. A program that is out of files for a moment must not stop
+            # to share its key for that.
+            return True
+        raise
     try:
         # A shared one, since two members may ask at once.
         dead = _lock(descriptor, exclusive=False)

@@ -358,8 +358,13 @@ class JobRegistry:
         return False
 
     def drop(self, channel: Channel) -> None:
-        """Abandon the doubts of `channel`, which ends; they stay in the journal as they are."""
+        """Abandon the doubts of `channel`, which ends; they stay in the journal as they are.
+
+        Its other jobs end as the scheduler says: none of them waits for another process any more.
+        """
         for handle in self.left(channel):
+            self._giving_way.discard(handle.ref)
+            handle.fetched = ""
             if handle.ref in self._settling:
                 self._abandon(handle, None)
 

@@ -307,13 +307,13 @@ class SharedKey:
                 found = await self._found(store, job)
             except LedgerUnavailable:
                 return False
+            # Time has passed: something else may be due now, or the job has ended.
+            at = now()
             if found is None:
                 unbought.add(command.ref)
-            else:
+            elif scheduler.due(at) == command:
                 self._give_way(command.ref)
-                scheduler.receive(ev.JobCancelled(command.ref), now())
-            # Time has passed: something else may be due now.
-            at = now()
+                scheduler.receive(ev.JobCancelled(command.ref), at)
         return True
 
     def _read(self, snapshot: Snapshot, at: int) -> None:
@@ -362,7 +362,7 @@ class SharedKey:
             if isinstance(command, ev.Settle | ev.Upload):
                 kept.append(command)
                 continue
-            not_sent = ev.NotSent(command, error)
+            not_sent = ev.NotSent(command, error, unwritten=True)
             if isinstance(command, ev.Submit):
                 self.submitted(command, not_sent)
             self._scheduler.receive(not_sent, now())

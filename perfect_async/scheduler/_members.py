@@ -352,6 +352,10 @@ class Members:
     def on_response(self, event: ev.Answer, left: int, now: int) -> None:
         """A request of ours is answered (no upload, which costs none)."""
         command = event.command
+        if isinstance(event, ev.NotSent) and event.unwritten:
+            self._changed_requests.pop(command.number, None)
+            self._told_requests.pop(command.number, None)
+            return
         outcome, retry_after = "accepted", None
         if isinstance(event, ev.Limited):
             outcome, retry_after = "refused", event.retry_after

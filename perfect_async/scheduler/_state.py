@@ -399,7 +399,9 @@ class SchedulerState:
         if isinstance(command, ev.Upload):
             self._prepared(command, event, now)
             return
-        self.pacer.on_response(event, self.table.answered(command.number, now), now)
+        unwritten = isinstance(event, ev.NotSent) and event.unwritten
+        forget = self.table.withdraw if unwritten else self.table.answered
+        self.pacer.on_response(event, forget(command.number, now), now)
         if self.members.shared:
             self.members.on_response(event, sent[1], now)
         self._on_answer(command, event, sent, now)

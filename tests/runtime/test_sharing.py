@@ -14,10 +14,12 @@ import pytest
 
 from perfect_async import (
     Client,
+    ClientClosed,
     ConfigurationError,
     Feature,
     Job,
     Limits,
+    PerfectError,
     Placeholder,
     Smile,
     SubmissionInDoubt,
@@ -54,6 +56,7 @@ class ScriptedStore:
         self.busy = 0
         self.fails_at: set[str] = set()
         self.closed = False
+        self.asked = 0
         self.rows: tuple[LedgerRow, ...] = ()
 
     def _check(self, what: str) -> None:
@@ -348,6 +351,38 @@ async def test_rows_that_cannot_be_true_change_nothing(stores: list[ScriptedStor
 
         assert 0 == opened.statistics().requests_by_others
         assert 10 > opened.statistics().requests_in_window
+
+
+async def test_a_job_that_ends_while_the_ledger_is_asked_waits_for_nobody(
+    stores: list[ScriptedStore],
+) -> None:
+    """A client that closes then does not stay open for the task of another process."""
+    opened, sandbox = shared(stores, reuse=True)
+    asked = anyio.Event()
+    errors: list[PerfectError] = []
+
+    async def find_intents(identity: str, digest: str) -> tuple[IntentRow | DoneRow, ...]:
+        if not errors and stores[0].asked:
+            asked.set()
+            await anyio.sleep(0.1)
+            return (IntentRow("b" * 16, 1, identity, digest, "ai-smile", 0, "accepted", "t"),)
+        stores[0].asked += 1
+        return ()
+
+    async def run() -> None:
+        try:
+            await opened.run(smile())
+        except PerfectError as exc:
+            errors.append(exc)
+
+    async with opened, anyio.create_task_group() as group:
+        stores[0].find_intents = find_intents  # type: ignore[method-assign] # a script
+        group.start_soon(run)
+        await asked.wait()
+        group.start_soon(opened.close)
+
+    assert [ClientClosed] == [type(error) for error in errors]
+    assert 0 == sandbox.ledger.requests["poll"]
 
 
 async def test_a_setting_shows_no_password() -> None:

@@ -151,6 +151,30 @@ def test_the_key_is_kept_whatever_a_long_search_finds(scenario: Scenario) -> Non
     holds(scenario)
 
 
+@pytest.mark.long
+def test_steps_that_are_not_kept_leave_requests_for_retries() -> None:
+    """Five members, two of which die, often miss the lock, and every 100th step is not kept.
+
+    The search found it: a retry waited for the window, which requests filled that never left.
+    """
+    outcome = Scenario(
+        shape=3,
+        jobs=36,
+        members=5,
+        seed=14767,
+        failing=0.0,
+        faults=[Fault(0, 19.5, 20.7), Fault(2, 24.0, 24.7), Fault(3, 21.6), Fault(4, 46.0)],
+        starts={0: 9.9, 1: 4.7, 2: 32.2, 3: 21.6, 4: 7.5},
+        lateness=40_000,
+        unlocked=0.3,
+        unkept=0.01,
+        lose_at=[],
+        restore_at=[],
+    ).run()
+
+    assert (0, 0, ()) == (outcome.lost, outcome.refused, outcome.unsaved)
+
+
 # A lone member.
 
 
@@ -1139,6 +1163,21 @@ def test_what_was_not_written_is_told_again(shared: Shared) -> None:
 
     assert before == (shared.rows(ev.TaskRow), shared.rows(ev.DurationRow))
     assert 2 == len(before[0])
+
+
+def test_what_could_not_be_written_occupies_no_window(shared: Shared) -> None:
+    """It never left: a full window of such requests would leave none for a poll's retry."""
+    shared.job()
+    (command,) = shared.step()
+    assert isinstance(command, ev.Submit)
+
+    shared.scheduler.tell_again()
+    shared.tell(ev.NotSent(command, DOWN, unwritten=True))
+    counted = shared.window
+    shared.step()
+
+    assert 0 == counted
+    assert [] == shared.rows(ev.RequestRow)
 
 
 # Webhooks, and no ledger any more.
