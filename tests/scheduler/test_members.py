@@ -7,6 +7,8 @@ where no member could have polled it in time:
   lease, and so was every other member that had read of its id by then. That is so for a task whose
   creation was answered while its member was stopped or dead: nobody was told its id.
 - More than one of its polls failed in its last lease.
+- Other polls filled the second when it was to be polled: after a stall, more may be overdue at once
+  than the vendor takes.
 
 A window may be overdrawn there only by a member that joins when the ledger has just been lost,
 before the others have written what they know (`RECOVERY`): to it the key looks unused.
@@ -591,8 +593,8 @@ def test_a_rescued_task_that_runs_is_told_as_renewed(shared: Shared) -> None:
 
 
 def test_a_rescue_that_fails_is_sent_again_but_not_for_ever(shared: Shared) -> None:
-    """Half a second later, and four times at most; a 429 waits for a second. The next cycle has its
-    own tries.
+    """At once, then each half second, and four times at most; a 429 waits for a second. The next
+    cycle has its own tries.
     """
     shared.step(other(at=40 * SECOND), task(at=CYCLE))
     left: list[int] = []
