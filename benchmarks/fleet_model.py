@@ -485,7 +485,8 @@ class Fleet:
 
     def _could_be_saved(self, ref: int) -> bool:
         """Whether a member was awake that could have polled the lost task `ref` in time."""
-        if self._failed[ref] > 1:
+        if self._failed[ref] > (len(self.members) > 1):
+            # Alone, a retry may find the window full of reserved polls, as without a ledger.
             return False
         due, over = self.vendor.seen[ref] + _DUE, self.vendor.seen[ref] + LEASE
         if self._crowded(over):

@@ -6,7 +6,8 @@ where no member could have polled it in time:
 - Its owner was dead, stopped or cut off from the ledger from its reserved poll to the end of its
   lease, and so was every other member that had read of its id by then. That is so for a task whose
   creation was answered while its member was stopped or dead: nobody was told its id.
-- More than one of its polls failed in its last lease.
+- More than one of its polls failed in its last lease, or one that a lone member sent: its retry may
+  find the window full of reserved polls, as without a ledger.
 - Other polls filled the second when it was to be polled: after a stall, more may be overdue at once
   than the vendor takes.
 
