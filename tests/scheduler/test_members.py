@@ -649,6 +649,22 @@ def test_an_answer_about_a_task_that_has_ended_meanwhile_changes_nothing(shared:
     assert [] == shared.rows(ev.TaskRow)
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_a_rescue_waits_for_room_in_the_second(shared: Shared, running: bool) -> None:
+    """Five requests of others have just left; an overdue poll of our own goes first."""
+    if running:
+        shared.running()
+        ((_, poll), *_) = shared.until(3 * SECOND)
+        assert isinstance(poll, ev.Poll)
+        shared.tell(ev.Running(poll))
+    at = CYCLE + 3 * SECOND
+    left = (ev.RequestRow("other", ref, at) for ref in range(5))
+
+    assert [] == shared.step(other(at=at), task(at=CYCLE), *left, at=at)
+    first = shared.until(at + 3 * SECOND)
+    assert [ev.Poll, ev.Rescue] if running else [ev.Rescue] == [type(each) for _, each in first]
+
+
 def test_a_window_that_is_full_does_not_keep_a_rescue_back() -> None:
     """The poll takes the place of the reserved one; only another try needs a place of its own."""
     shared = Shared(Limits(requests=16, period=300, per_second=5))
@@ -791,14 +807,14 @@ def test_a_stopped_member_holds_nobody_up(shared: Shared) -> None:
 
 def test_requests_of_a_stopped_member_count_as_answered_after_a_while(shared: Shared) -> None:
     """A request timeout later nobody waits for their answers, and a period later they are gone."""
-    shared.step(other(work=1), ev.RequestRow("other", 1, 0))
+    shared.step(other(work=1), ev.RequestRow("other", 1, 0), ev.RequestRow("third", 1, 0))
     shared.step(at=31 * SECOND)
-    assert not shared.scheduler._state.members._open
-    assert 1 == shared.window
+    assert [("third", 1)] == [*shared.scheduler._state.members._open]
+    assert 2 == shared.window
 
     shared.step(at=350 * SECOND)
 
-    assert 0 == shared.window
+    assert 1 == shared.window
     shared.step(at=400 * SECOND)
     assert not shared.scheduler._state.members._answered
 
