@@ -130,7 +130,7 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
         return ShareSetting(url=text)
     if isinstance(text, str) and "://" not in text and is_path(text) and Path(text).is_absolute():
         return ShareSetting(folder=text)
-    shown = quoted(redacted(text)) if isinstance(text, str) else quoted(value)
+    shown = quoted(redacted(text)) if isinstance(text, str) else quoted(cast("object", value))
     raise ConfigurationError(
         f'share is {shown}; it must be "{MACHINE}", the absolute path of a folder, a URL that '
         "begins with redis:// or rediss://, or None."

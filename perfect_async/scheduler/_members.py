@@ -401,8 +401,9 @@ class Members:
             case ev.Limited() | ev.NotSent() | ev.NoAnswer() | ev.KeyRefused() | ev.Refused():
                 task.tries += 1
                 if task.tries <= _MOST_RETRIES:
-                    pause = SECOND if isinstance(event, ev.Limited) else _RETRY
-                    task.try_at = now + pause
+                    # The first retry leaves at once: the rescue was late already.
+                    pause = _RETRY if task.tries > 1 else 0
+                    task.try_at = now + (SECOND if isinstance(event, ev.Limited) else pause)
             case _:
                 self.announce(task.ref)
 

@@ -487,7 +487,9 @@ class Scheduler:
 
     def _rescue(self, moment: _Moment) -> ev.Command | None:
         state, now = self._state, moment.now
-        if moment.reserved is not None or not moment.room:
+        if moment.reserved is not None or moment.silent:
+            return None
+        if not moment.room and not state.table.room(now, urgent=True):
             return None
         # The first poll takes the place of the reserved one; another needs a place of its own.
         task = state.members.to_rescue(now, again=state.fits_urgently(now))

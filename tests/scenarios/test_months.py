@@ -66,7 +66,7 @@ def prepare() -> None:
 
     What is kept for the reports of batches is full before the first stop.
     """
-    vars(recorder)["_MOST"] = 100
+    setattr(recorder, "_MOST", 100)  # noqa: B010 - a constant
     months.months([400])
 
 
