@@ -430,22 +430,30 @@ class SharedKey:
         return "" if self._store is None else self._store.member
 
     async def in_doubt(self, job: Submission) -> bool:
-        """Whether another member's creation for `job` came into doubt since this one opened."""
+        """Whether another member's creation for `job` came into doubt since this one opened.
+
+        Raises `ServiceUnavailable` where the ledger does not say: a creation would be a guess.
+        """
+        store = self._store
+        if store is None:
+            return False
+        try:
+            rows = await store.find_intents(job.identity, job.digest)
+        except LedgerUnavailable as exc:
+            raise ServiceUnavailable(
+                f"The ledger of the key could not be asked: {exc}.", never_sent=True
+            ) from exc
         return any(
-            row.state == "doubt" and row.sent >= self.opened_at and row.member != self._member
-            for row in await self._intents_of(job)
+            isinstance(row, ev.IntentRow)
+            and row.state == "doubt"
+            and row.sent >= self.opened_at
+            and row.member != store.member
+            for row in rows
         )
 
     def others_in_doubt(self, feature: str) -> bool:
         """Whether another member has created a task of `feature` lately whose id nobody knows."""
         return not self.alone and self._scheduler.others_in_doubt(feature, 2 * NEAR)
-
-    async def _intents_of(self, job: Submission) -> list[ev.IntentRow]:
-        nothing: tuple[ev.IntentRow | ev.DoneRow, ...] = ()
-        found = await self._asked(
-            lambda store: store.find_intents(job.identity, job.digest), nothing
-        )
-        return [row for row in found if isinstance(row, ev.IntentRow)]
 
     async def knows(self, task_id: str) -> bool:
         """Whether `task_id` is a task of any member."""

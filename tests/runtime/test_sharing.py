@@ -347,6 +347,21 @@ async def test_rows_that_cannot_be_true_change_nothing(stores: list[ScriptedStor
         assert 10 > opened.statistics().requests_in_window
 
 
+async def test_nothing_is_created_while_the_ledger_does_not_say_whether_it_is_in_doubt(
+    stores: list[ScriptedStore],
+) -> None:
+    """Another process may have created a task for the same job without an answer."""
+    opened, sandbox = shared(stores)
+    async with opened, anyio.create_task_group() as group:
+        stores[0].fails_at = {"find_intents"}
+        group.start_soon(opened.run, smile())
+        await anyio.sleep(2)
+        before = sandbox.ledger.units_charged
+        stores[0].fails_at = set()
+
+    assert (0, 1) == (before, sandbox.ledger.units_charged)
+
+
 async def test_a_job_that_ends_while_the_ledger_is_asked_waits_for_nobody(
     stores: list[ScriptedStore],
 ) -> None:
