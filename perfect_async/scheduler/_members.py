@@ -279,13 +279,14 @@ class Members:
         """
         told = {row.member: row.stepped_at for row in _of(event.rows, ev.MemberRow)}
         left = {*event.gone}
-        if any(
+        joins = not known and bool(self._rows)
+        if joins or any(
             told.get(name, -NEVER) < row.stepped_at
             for name, row in known.items()
             if name not in left
         ):
-            # Something was lost. The others write what they sent lately when they see it, at their
-            # next beat.
+            # Something was lost, or may have been just before we came. The others write what they
+            # sent lately when they see it, at their next beat.
             pacer = self._state.pacer
             pacer.hold = max(pacer.hold, now + _RECOVERY)
         # A member that died while the ledger was lost, or long ago, is not named as gone.
