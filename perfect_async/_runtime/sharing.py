@@ -49,13 +49,13 @@ _HURRY: Final = 0.05
 _PATIENCE: Final = 2.0
 """Seconds to wait for the lock otherwise, but only until the next reserved poll."""
 _OPENING: Final = 5.0
-"""Seconds to wait for the lock at first."""
+"""Seconds to wait for the lock when the ledger is opened."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
 _QUIET: Final = 3 * SECOND
 """A member with tasks writes every second: after this another one looks after its tasks."""
 _SEEN_FOR: Final = SECOND // 2
-"""For how long it is believed who lives: a member that has just died is asked about again."""
+"""How long the list of living members is used before it is read again."""
 _MOST_CREATED: Final = 10_000
 """Tasks whose creations are remembered."""
 _MARGIN: Final = 10 * SECOND
@@ -71,7 +71,7 @@ class ShareSetting:
 
 
 def submission(spec: JobSpec, gone: str = "") -> Submission:
-    """Return what the ledger tells of the creation for `spec`: no path and no URL.
+    """Return what the ledger says about the creation of `spec`: no path and no URL.
 
     `gone` is a task of the job whose result the vendor no longer has.
     """
@@ -115,9 +115,9 @@ def _whole_slots(microseconds: int) -> int:
 class SharedKey:
     """This process's membership in the ledger of one key.
 
-    `describe` says what a creation is for, and `give_way` hears of the number of a job whose
-    creation is not sent, because another process has bought it. Between `open` and `close` each
-    decision is a `step`, unless `alone`, because the ledger could not be used.
+    `describe` returns what a creation is for. `give_way` is called with the number of a job whose
+    creation is not sent because another process has bought it. Between `open` and `close` each
+    decision is a `step`, except while `alone` is True: then the ledger could not be used.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class SharedKey:
     # Steps.
 
     def next_step(self, now: int, *, busy: bool) -> int | None:
-        """When the ledger has to be read without anything being due; None where it need not."""
+        """Return when the ledger has to be read although nothing is due; None if it need not be."""
         return max(now, self._beat_at) if busy or self._changed else None
 
     async def step(self, now: Callable[[], int], *, hurry: bool) -> list[ev.Command] | None:
@@ -355,7 +355,7 @@ class SharedKey:
         return list(self._changed)
 
     def _not_sent(self, commands: list[ev.Command], now: Callable[[], int]) -> list[ev.Command]:
-        """Take back what nobody else knows of; gives what may be performed all the same."""
+        """Report `commands` as not sent; return those that may be performed without the ledger."""
         kept: list[ev.Command] = []
         error = ServiceUnavailable("The ledger of the key could not be written.", never_sent=True)
         for command in commands:
@@ -410,10 +410,10 @@ class SharedKey:
     # What others know.
 
     async def bought(self, job: Submission) -> Bought | None:
-        """Return how far the purchase of `job` has come in any process, this one too.
+        """Return how far any process, this one too, has come with buying `job`.
 
-        None: nobody has bought it, as far as can be known. The last word is that of `step`, which
-        looks again while nobody else decides.
+        None: nobody has bought it, as far as is known. `step` looks again under the lock, and its
+        answer is final.
         """
         return await self._asked(lambda store: self._found(store, job), None)
 
@@ -452,22 +452,30 @@ class SharedKey:
         return "" if self._store is None else self._store.member
 
     async def in_doubt(self, job: Submission) -> bool:
-        """Whether another member's creation for `job` came into doubt since this one opened."""
+        """Whether another member's creation for `job` came into doubt since this one opened.
+
+        Raises `ServiceUnavailable` where the ledger does not say: a creation would be a guess.
+        """
+        store = self._store
+        if store is None:
+            return False
+        try:
+            rows = await store.find_intents(job.identity, job.digest)
+        except LedgerUnavailable as exc:
+            raise ServiceUnavailable(
+                f"The ledger of the key could not be asked: {exc}.", never_sent=True
+            ) from exc
         return any(
-            row.state == "doubt" and row.sent >= self.opened_at and row.member != self._member
-            for row in await self._intents_of(job)
+            isinstance(row, ev.IntentRow)
+            and row.state == "doubt"
+            and row.sent >= self.opened_at
+            and row.member != store.member
+            for row in rows
         )
 
     def others_in_doubt(self, feature: str) -> bool:
         """Whether another member has created a task of `feature` lately whose id nobody knows."""
         return not self.alone and self._scheduler.others_in_doubt(feature, 2 * NEAR)
-
-    async def _intents_of(self, job: Submission) -> list[ev.IntentRow]:
-        nothing: tuple[ev.IntentRow | ev.DoneRow, ...] = ()
-        found = await self._asked(
-            lambda store: store.find_intents(job.identity, job.digest), nothing
-        )
-        return [row for row in found if isinstance(row, ev.IntentRow)]
 
     async def knows(self, task_id: str) -> bool:
         """Whether `task_id` is a task of any member."""

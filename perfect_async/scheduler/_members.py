@@ -1,4 +1,4 @@
-"""Share one key with other members: what they do counts here, and what is done here is told.
+"""Share one key with other members: count what they do, and write down what is done here.
 
 A member is a scheduler of its own. All members write rows to one ledger (`ev.LedgerRow`), and one
 step of a scheduler is: take the ledger's lock, read the rows of others (`ev.LedgerRead`), decide,
@@ -36,7 +36,7 @@ _STOPPED: Final = 10 * SECOND
 _QUIET: Final = 3 * SECOND
 """One that has work writes every second: after this nobody relies on it for a task of its own."""
 _WAITING: Final = SECOND
-"""How long a member that waited for its turn counts as waiting."""
+"""How long a member counts as waiting after it last wrote that it waits for its turn."""
 _BEAT: Final = SECOND
 """How often a member that has work writes that it lives."""
 _WAIT_TOLD: Final = 300_000
@@ -44,7 +44,7 @@ _WAIT_TOLD: Final = 300_000
 _REQUEST_TIMEOUT: Final = 30 * SECOND
 """How long a request may be unanswered before it is answered, or its member has stopped."""
 _RECOVERY: Final = _BEAT * 6 // 5
-"""Within so long all members that live have written again what a ledger lost."""
+"""The time in which all living members write again what a ledger has lost."""
 _MOST_LEARNED: Final = 10_000
 """Members whose durations are known to be counted already."""
 _RETRY: Final = SECOND // 2
@@ -58,10 +58,10 @@ _TaskFacts: TypeAlias = tuple[int, int, int, int, int, int, int, str, int, bool,
 
 @attrs.define(eq=False)
 class ForeignTask:
-    """A task of another member: its last row, and what became of our polls of it.
+    """A task of another member: its last row, and how our own polls of it went.
 
-    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again. It
-    is not polled for its owner before `from_at`.
+    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again. No
+    poll is sent for its owner before `from_at`.
     """
 
     ref: int
@@ -211,7 +211,7 @@ class Members:
         )
 
     def has_turn(self, now: int) -> bool:
-        """Whether we may create: of those that wait, who created the least in this period first."""
+        """Whether we may create: of those that wait, the one with the fewest creations may."""
         if not self._rows:
             return True
         mine = self._created(self.member, now)
@@ -299,13 +299,14 @@ class Members:
         """
         told = {row.member: row.stepped_at for row in _of(event.rows, ev.MemberRow)}
         left = {*event.gone}
-        if any(
+        joins = not known and bool(self._rows)
+        if joins or any(
             told.get(name, -NEVER) < row.stepped_at
             for name, row in known.items()
             if name not in left
         ):
-            # Something was lost. The others write what they sent lately when they see it, at their
-            # next beat.
+            # Something was lost, or may have been just before we came. The others write what they
+            # sent lately when they see it, at their next beat.
             pacer = self._state.pacer
             pacer.hold = max(pacer.hold, now + _RECOVERY)
         # A member that died while the ledger was lost, or long ago, is not named as gone.
@@ -691,7 +692,7 @@ class Members:
             self._state.admission.learn(row.kind, row.low, row.high)
 
     def _on_gone(self, member: str, now: int) -> None:
-        """A member left or died: what it had not written counts as sent."""
+        """Forget a member that left or died; what it had not written counts as sent."""
         self._rows.pop(member, None)
         self._missing.discard(member)
         self._answer_all(member, now)
@@ -730,7 +731,7 @@ class Members:
                 self._drop(task)
 
     def _heed(self, now: int) -> None:
-        """Suit what is planned here to what the others ask for."""
+        """Adapt our plan and our limits to the networks and settings of the others."""
         state, living = self._state, self.living(now)
         state.admission.short_elsewhere = any(row.short for row in living)
         worst = None

@@ -543,8 +543,27 @@ async def test_a_publication_without_an_answer_does_not_count(
         member_row(one),
         attrs.evolve(phantom, answered=now, outcome="failed"),
         attrs.evolve(task, ended=True),
-        attrs.evolve(intent, state="refused"),
     } == set((await step(two)).rows)
+    assert (attrs.evolve(intent, state="refused"),) == await two.find_intents("i", "d")
+
+
+async def test_jobs_are_not_read_by_a_step_and_are_put_back_all_the_same(
+    join: Open, redis_server: RedisServer
+) -> None:
+    """There may be tens of thousands of them; who asks for a job finds it, also after a loss."""
+    one, _ = await joined(join)
+    two, _ = await joined(join)
+    await step(two)
+    now = (await taken(one)).now
+    intent = IntentRow(one.member, 1, "i", "d", "ai-smile", now, "accepted", "t")
+    await one.publish([intent, DoneRow("i", "d", "ai-smile", "t", now)])
+
+    read = (await step(two)).rows
+    redis_server.call("FLUSHALL")
+    await step(two, member_row(two))
+
+    assert () == read
+    assert 2 == len(await two.find_intents("i", "d"))
 
 
 async def test_a_publication_that_never_arrived_leaves_nothing(

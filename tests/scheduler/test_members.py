@@ -1069,12 +1069,8 @@ def test_a_new_ledger_gets_everything_that_is_known(shared: Shared) -> None:
     assert shared.step(at=1_200_000)
 
 
-def test_who_joins_or_was_away_creates_at_once(shared: Shared) -> None:
+def test_who_was_away_creates_at_once(shared: Shared) -> None:
     """A ledger that is read anew has everything where the rows of all members are there."""
-    joins = Shared()
-    joins.job()
-    assert joins.step(other(), afresh=True)
-
     shared.step(other("left"), other())
     shared.job()
     issued = shared.step(other(at=100 * SECOND), gone=["left"], afresh=True, at=200 * SECOND)
