@@ -36,7 +36,7 @@ from perfect_async._log import LOG
 from perfect_async._runtime.elsewhere import Bought, Submission, bought
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, SLOT
-from perfect_async.errors import ServiceUnavailable, SubmissionInDoubt
+from perfect_async.errors import ConfigurationError, ServiceUnavailable, SubmissionInDoubt
 from perfect_async.models import Limits
 from perfect_async.scheduler import Scheduler
 
@@ -50,6 +50,8 @@ _OPENING: Final = 5.0
 """Seconds to wait for the lock at first."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
+_AWAY: Final = 2 * SECOND
+"""Where the lock could not be had for longer, others have polled what they could not tell."""
 _SEEN_FOR: Final = SECOND // 2
 """For how long it is believed who lives: a member that has just died is asked about again."""
 _MOST_CREATED: Final = 10_000
@@ -129,7 +131,9 @@ class SharedKey:
         self._changed: list[ev.IntentRow | ev.DoneRow] = []
         # Who lived, and when that was.
         self._seen: tuple[int, set[str]] = -NEVER, set()
-        self._beat_at = 0
+        self._stepped_at = -_BEAT
+        # Since when the lock is wanted.
+        self._tried_since = NEVER
         self._others = 0
         self._held: ev.SharedLimits | None = None
         self.opened_at = 0
@@ -159,6 +163,11 @@ class SharedKey:
         try:
             snapshot = await store.take(_OPENING)
             if snapshot is None:
+                if self.setting.url is not None:
+                    raise ConfigurationError(  # noqa: TRY301
+                        "The Redis server that `share` names stopped answering while the client "
+                        "was opened. Open it again once the server answers."
+                    )
                 raise LedgerUnavailable("its lock was held for more than 5 s")  # noqa: TRY301
             here = now()
             await store.release()
@@ -216,9 +225,12 @@ class SharedKey:
 
     # Steps.
 
-    def next_step(self, now: int, *, busy: bool) -> int | None:
-        """When the ledger has to be read without anything being due; None where it need not."""
-        return max(now, self._beat_at) if busy or self._changed else None
+    def next_step(self, now: int, *, busy: bool) -> int:
+        """When the ledger has to be read without anything being due; NEVER where it need not."""
+        if busy or self._changed:
+            return max(now, self._stepped_at + _BEAT)
+        every = NEVER if self._store is None else self._store.renewed_every
+        return NEVER if every == NEVER else max(now, self._stepped_at + every)
 
     async def step(self, now: Callable[[], int], *, hurry: bool) -> list[ev.Command] | None:
         """Decide what leaves now, and tell the others; the commands are to be performed.
@@ -231,6 +243,7 @@ class SharedKey:
             raise AssertionError(self)
         commands: list[ev.Command] = []
         try:
+            self._tried_since = min(self._tried_since, now())
             snapshot = await self._taken(store, now, hurry=hurry)
             if snapshot is None:
                 return None
@@ -250,13 +263,21 @@ class SharedKey:
             except BaseException:
                 await store.release()
                 raise
-            kept = await store.publish(told)
+            try:
+                kept = await store.publish(told)
+            except LedgerUnavailable:
+                raise
+            except BaseException:
+                # Nothing is performed after this: `leave` tells that nothing was sent.
+                scheduler.tell_again()
+                self._not_sent(commands, now)
+                raise
         except LedgerUnavailable as exc:
             await self.close()
             scheduler.unshare(now())
             self._say_alone(exc)
             return commands
-        self._beat_at = at + _BEAT
+        self._stepped_at = at
         self._others = scheduler.others()
         self._say_limits()
         if kept:
@@ -303,7 +324,10 @@ class SharedKey:
             # The clock that all members share may have been set.
             self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
         rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
-        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
+        # Others polled meanwhile, which they could not tell: as after a loss they do so now.
+        afresh = snapshot.afresh or at - self._tried_since > _AWAY
+        self._tried_since = NEVER
+        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=afresh), at)
 
     def _changes(self, at: int) -> list[ev.LedgerRow]:
         return [shifted(row, self._origin) for row in self._scheduler.changes(at)]
