@@ -123,6 +123,7 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
         value = os.environ.get(SHARE_VARIABLE) or MACHINE
     if value is None:
         return None
+    unknown = quoted(value)
     text = os.fspath(cast("str", value)) if isinstance(value, str | os.PathLike) else None
     if text == MACHINE:
         return ShareSetting()
@@ -130,7 +131,7 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
         return ShareSetting(url=text)
     if isinstance(text, str) and "://" not in text and is_path(text) and Path(text).is_absolute():
         return ShareSetting(folder=text)
-    shown = quoted(redacted(text)) if isinstance(text, str) else quoted(cast("object", value))
+    shown = quoted(redacted(text)) if isinstance(text, str) else unknown
     raise ConfigurationError(
         f'share is {shown}; it must be "{MACHINE}", the absolute path of a folder, a URL that '
         "begins with redis:// or rediss://, or None."

@@ -14,8 +14,8 @@ reads everything and writes everything again. In a ledger that lost everything i
 what it knows of the others: until they notice, their requests would count for nobody.
 
 All members share the time of the Redis server, each by its own monotonic clock and a distance that
-was measured once. The distance is a whole number of slots, so that slots begin together in the
-scheduler and in the ledger.
+is measured at opening and again when the clocks have drifted apart. The distance is a whole number
+of slots, so that slots begin together in the scheduler and in the ledger.
 """
 
 from __future__ import annotations
@@ -89,6 +89,9 @@ to the server; this keeps them from it. Older ones have no such module and look 
 _LIFE: Final = 2 * SECOND
 """How long the ledger stays locked for a member that writes nothing."""
 _DEAD_AFTER: Final = 15 * SECOND
+_RENEWED_EVERY: Final = 5 * SECOND
+_DRIFT: Final = 2 * SLOT
+"""A clock that has drifted by more is followed: at six slots others would poll for its member."""
 _STEP: Final = SECOND
 """A clock that is off by more was set."""
 _KEPT: Final = 25 * 3600 * SECOND
@@ -326,6 +329,11 @@ class RedisLedger:
         """The name of this member: 16 random hexadecimal digits."""
         return self._member
 
+    @property
+    def renewed_every(self) -> int:
+        """How often, in microseconds, an idle member takes a step, so that it counts as living."""
+        return _RENEWED_EVERY
+
     # Opening.
 
     async def begin(self) -> None:
@@ -399,6 +407,10 @@ class RedisLedger:
     async def _try_to_take(self, within: float) -> Snapshot | None:
         sent = self._local()
         if sent - self._read_at > AWAY:
+            self._everything = True
+        if abs(self._exact - self._shift) > _DRIFT:
+            # All rows are read and written again, by the time as it is now.
+            self._shift = _in_slots(self._exact)
             self._everything = True
         self._takes += 1
         unused = secrets.token_hex(_DIGITS // 2)

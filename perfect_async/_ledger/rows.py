@@ -131,6 +131,14 @@ class LedgerStore(Protocol):
         """The name of this member: 16 random hexadecimal digits."""
         ...
 
+    @property
+    def renewed_every(self) -> int:
+        """How often, in microseconds, an idle member takes a step, so that it counts as living.
+
+        NEVER where the system tells others who lives.
+        """
+        ...
+
     def take(self, within: float) -> Awaitable[Snapshot | None]:
         """Lock the ledger and read it; None where the lock cannot be had `within` seconds."""
         ...

@@ -512,8 +512,7 @@ class Driver:
             return False
         if command is not None or self._unread:
             return True
-        at = shared.next_step(now, busy=self._is_curious(now))
-        return at is not None and at <= now
+        return shared.next_step(now, busy=self._is_curious(now)) <= now
 
     def _is_curious(self, now: int) -> bool:
         """Whether news of other processes matters: to our tasks, or to a notification of theirs."""
@@ -551,8 +550,7 @@ class Driver:
     def _wakes_at(self, now: int) -> int:
         wake = self.scheduler.wakes_at(now)
         if self._shared is not None and not self._shared.alone:
-            at = self._shared.next_step(now, busy=self._is_curious(now))
-            wake = wake if at is None else min(wake, at)
+            wake = min(wake, self._shared.next_step(now, busy=self._is_curious(now)))
         return wake
 
     def _issue(self, command: ev.Command, now: int) -> None:

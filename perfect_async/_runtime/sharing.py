@@ -38,7 +38,7 @@ from perfect_async._log import LOG
 from perfect_async._runtime.elsewhere import Bought, Submission, bought
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, SLOT
-from perfect_async.errors import ServiceUnavailable, SubmissionInDoubt
+from perfect_async.errors import ConfigurationError, ServiceUnavailable, SubmissionInDoubt
 from perfect_async.models import Feature, Limits
 from perfect_async.scheduler import Scheduler
 
@@ -54,6 +54,8 @@ _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
 _QUIET: Final = 3 * SECOND
 """A member with tasks writes every second: after this another one looks after its tasks."""
+_AWAY: Final = 2 * SECOND
+"""Where the lock could not be had for longer, others have polled what they could not tell."""
 _SEEN_FOR: Final = SECOND // 2
 """How long the list of living members is used before it is read again."""
 _MOST_CREATED: Final = 10_000
@@ -148,7 +150,9 @@ class SharedKey:
         self._changed: list[ev.IntentRow | ev.DoneRow] = []
         # Who lived, and when that was.
         self._seen: tuple[int, dict[str, int]] = -NEVER, {}
-        self._beat_at = 0
+        self._stepped_at = -_BEAT
+        # Since when the lock is wanted.
+        self._tried_since = NEVER
         self._others = 0
         self._held: ev.SharedLimits | None = None
         self.opened_at = 0
@@ -178,6 +182,11 @@ class SharedKey:
         try:
             snapshot = await store.take(_OPENING)
             if snapshot is None:
+                if self.setting.url is not None:
+                    raise ConfigurationError(  # noqa: TRY301
+                        "The Redis server that `share` names stopped answering while the client "
+                        "was opened. Open it again once the server answers."
+                    )
                 raise LedgerUnavailable("its lock was held for more than 5 s")  # noqa: TRY301
             here = now()
             await store.release()
@@ -235,9 +244,12 @@ class SharedKey:
 
     # Steps.
 
-    def next_step(self, now: int, *, busy: bool) -> int | None:
-        """Return when the ledger has to be read although nothing is due; None if it need not be."""
-        return max(now, self._beat_at) if busy or self._changed else None
+    def next_step(self, now: int, *, busy: bool) -> int:
+        """Return when the ledger has to be read although nothing is due; NEVER if it need not be."""
+        if busy or self._changed:
+            return max(now, self._stepped_at + _BEAT)
+        every = NEVER if self._store is None else self._store.renewed_every
+        return NEVER if every == NEVER else max(now, self._stepped_at + every)
 
     async def step(self, now: Callable[[], int], *, hurry: bool) -> list[ev.Command] | None:
         """Decide what leaves now, and tell the others; the commands are to be performed.
@@ -250,6 +262,7 @@ class SharedKey:
             raise AssertionError(self)
         commands: list[ev.Command] = []
         try:
+            self._tried_since = min(self._tried_since, now())
             snapshot = await self._taken(store, now, hurry=hurry)
             if snapshot is None:
                 return None
@@ -269,13 +282,21 @@ class SharedKey:
             except BaseException:
                 await store.release()
                 raise
-            kept = await store.publish(told)
+            try:
+                kept = await store.publish(told)
+            except LedgerUnavailable:
+                raise
+            except BaseException:
+                # Nothing is performed after this: `leave` tells that nothing was sent.
+                scheduler.tell_again()
+                self._not_sent(commands, now)
+                raise
         except LedgerUnavailable as exc:
             await self.close()
             scheduler.unshare(now())
             self._say_alone(exc)
             return commands
-        self._beat_at = at + _BEAT
+        self._stepped_at = at
         self._others = scheduler.others()
         self._say_limits()
         if kept:
@@ -324,7 +345,10 @@ class SharedKey:
         rows = tuple(
             shifted(row, -self._origin) for row in snapshot.rows if believable(row, snapshot.now)
         )
-        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
+        # Others polled meanwhile, which they could not tell: as after a loss they do so now.
+        afresh = snapshot.afresh or at - self._tried_since > _AWAY
+        self._tried_since = NEVER
+        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=afresh), at)
 
     def _changes(self, at: int) -> list[ev.LedgerRow]:
         return [shifted(row, self._origin) for row in self._scheduler.changes(at)]

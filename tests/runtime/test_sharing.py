@@ -6,7 +6,6 @@ The vendor's two host names are one host with two drivers, so one loop can hold 
 import asyncio
 import hashlib
 import logging
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -26,11 +25,13 @@ from perfect_async import (
     SubmissionInDoubt,
 )
 from perfect_async._files.images import _look_at_bytes
+from perfect_async._ledger.local import LocalLedger
 from perfect_async._ledger.rows import LedgerUnavailable, MemberStatus, Snapshot
 from perfect_async._runtime import sharing
 from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.sharing import SharedKey, ShareSetting
 from perfect_async._runtime.spec import PLAIN, JobSpec
+from perfect_async._time import NEVER, SECOND
 from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import client, smile, smiles, vendor
@@ -51,6 +52,9 @@ class ScriptedStore:
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.now = now
+        self.renewed_every = NEVER
+        self.takes = 0
+        self.hangs = False
         self.fresh = True
         self.published: list[LedgerRow] = []
         self.refuses = 0
@@ -66,6 +70,7 @@ class ScriptedStore:
 
     async def take(self, within: float) -> Snapshot | None:
         self._check("take")
+        self.takes += 1
         if self.busy:
             self.busy -= 1
             await anyio.sleep(within)
@@ -76,6 +81,9 @@ class ScriptedStore:
 
     async def publish(self, rows: Sequence[LedgerRow]) -> bool:
         self._check("publish")
+        if self.hangs:
+            self.hangs = False
+            await anyio.sleep_forever()
         if self.refuses:
             self.refuses -= 1
             return False
@@ -137,6 +145,39 @@ async def test_two_members_keep_to_the_limits_together(tmp_path: Path) -> None:
     assert 60 == sandbox.ledger.units_charged
 
 
+async def test_nobody_polls_for_others_after_the_ledger_was_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is back first waits for what the others polled, which they could not tell."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(25.0)})
+    one, other = members(sandbox, tmp_path)
+    take, away = LocalLedger.take, False
+
+    async def try_to_take(ledger: LocalLedger, within: float) -> Snapshot | None:
+        until = asyncio.get_running_loop().time() + within
+        while away:
+            if asyncio.get_running_loop().time() >= until:
+                return None
+            await asyncio.sleep(0.05)
+        return await take(ledger, within)
+
+    monkeypatch.setattr(LocalLedger, "take", try_to_take)
+    async with one, other:
+        runs = [
+            asyncio.create_task(both(*(each.run(smile(first + n)) for n in range(12))))
+            for first, each in ((0, one), (100, other))
+        ]
+        for _ in range(4):
+            await asyncio.sleep(5)
+            away = True
+            await asyncio.sleep(4)
+            away = False
+        await asyncio.gather(*runs)
+
+        assert not any("rescue" in each.statistics().requests for each in (one, other))
+    assert (24, 0) == (sandbox.ledger.units_charged, sandbox.ledger.refused.total())
+
+
 async def test_a_member_sees_the_others(tmp_path: Path) -> None:
     """Statistics tell how many processes share the key, and what the others sent."""
     one, other = members(vendor(), tmp_path)
@@ -195,7 +236,7 @@ async def test_a_notification_that_reaches_another_process_ends_the_wait(tmp_pat
     """The owner of a task asks for it within a second of a notification elsewhere."""
     sandbox = vendor()
     one, other = members(sandbox, tmp_path)
-    loop, took = asyncio.get_running_loop(), math.inf
+    loop = asyncio.get_running_loop()
     async with one, other, anyio.create_task_group() as group:
         group.start_soon(one.run, smile(1))
         await anyio.sleep(8.25)
@@ -267,6 +308,40 @@ async def test_a_reserved_poll_leaves_without_the_lock(stores: list[ScriptedStor
     assert 0 == sandbox.ledger.units_wasted
 
 
+async def test_what_was_not_written_at_the_end_was_not_sent(stores: list[ScriptedStore]) -> None:
+    """A loop that ends while a creation is written tells that this one was never sent."""
+    sandbox = vendor()
+    async with client(sandbox, share="machine") as opened:
+        await opened.run(smile(1))
+        stores[0].hangs = True
+        last = asyncio.create_task(opened.run(smile(2)))
+        await asyncio.sleep(1)
+        [driver] = [
+            task for task in asyncio.all_tasks() if task.get_name() == "perfect_async driver"
+        ]
+        driver.cancel()
+        await asyncio.gather(last, return_exceptions=True)
+
+    intents = {row.ref: row for row in stores[0].published if isinstance(row, IntentRow)}
+    assert ["accepted", "refused"] == [row.state for row in intents.values()]
+    assert 1 == sandbox.ledger.units_charged
+
+
+@pytest.mark.parametrize(("every", "takes"), [(NEVER, 0), (5 * SECOND, 12)])
+async def test_an_idle_member_renews_what_it_is_known_by(
+    stores: list[ScriptedStore], every: int, takes: int
+) -> None:
+    """Where silence means death an idle member is never silent for long; else it does nothing."""
+    async with client(vendor(), share="machine") as opened:
+        stores[0].renewed_every = every
+        await opened.run(smile(1))
+        await asyncio.sleep(1)
+        before = stores[0].takes
+        await asyncio.sleep(61)
+
+        assert takes == stores[0].takes - before
+
+
 @pytest.mark.parametrize("where", ["take", "publish"])
 async def test_a_process_goes_on_alone_without_its_ledger(
     stores: list[ScriptedStore], where: str, caplog: pytest.LogCaptureFixture
@@ -322,6 +397,21 @@ async def test_a_busy_ledger_at_opening_is_no_ledger(
 
     assert made[0].closed
     assert "its lock was held" in caplog.text
+
+
+async def test_a_server_that_stops_while_the_client_opens_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a key that other machines share nobody goes on alone because the server hangs."""
+
+    async def open_busy(_: SharedKey, now: Callable[[], int]) -> ScriptedStore:
+        store = ScriptedStore(now)
+        store.busy = 10
+        return store
+
+    monkeypatch.setattr(SharedKey, "_opened", open_busy)
+    with pytest.raises(ConfigurationError, match="stopped answering"):
+        await client(vendor(), share="redis://127.0.0.1:1").open()
 
 
 async def test_a_server_that_cannot_be_used_is_refused_at_opening(
