@@ -245,7 +245,7 @@ class SharedKey:
     # Steps.
 
     def next_step(self, now: int, *, busy: bool) -> int:
-        """Return when the ledger has to be read although nothing is due; NEVER if it need not be."""
+        """Return when the ledger has to be read although nothing is due; else NEVER."""
         if busy or self._changed:
             return max(now, self._stepped_at + _BEAT)
         every = NEVER if self._store is None else self._store.renewed_every
