@@ -30,6 +30,8 @@ _HURRY = 50_000
 """How long a step waits for the lock while a reserved poll is due; then it tries again."""
 _MISSED = 200_000
 """For so long at most a member misses the lock that nothing cuts off."""
+_CROWD = 3 * SECOND // 2
+"""Polls in so long a time may share a second: the guard and what is late are added."""
 _LATE = 300_000
 """A poll that is so late may have been sent by another member."""
 _DUE = 7 * SECOND
@@ -158,9 +160,10 @@ class FleetOutcome:
     """What a run came to; times in seconds.
 
     `lost`: tasks that nobody asked in time. `unsaved`: those of them that a member which was awake
-    knew of, or whose owner was awake, although not all their polls failed. `rescued`: polls that
-    were sent for another member. `steps` and `writes`: how often the ledger was taken, and how
-    often something was written. `ends`: when each member had its last end. `errors`: how jobs
+    knew of, or whose owner was awake, although one of two polls came through and the second had
+    room. `rescued`: polls that were sent for another member. `steps` and `writes`: how often the
+    ledger was taken, and how often something was written. `ends`: when each member had its last
+    end. `errors`: how jobs
     ended badly. `twice`: creations beyond the first of a job. `odd`: jobs of living members that
     did not end exactly once. `astray`: polls that left without the lock and so late that another
     member may have sent them too.
@@ -420,7 +423,7 @@ class Fleet:
             if not isinstance(each, ev.Settle | ev.Upload):
                 if isinstance(each, ev.Poll):
                     self._failed[_vendor_ref(each)] += 1
-                scheduler.receive(ev.NotSent(each, error), now)
+                scheduler.receive(ev.NotSent(each, error, unwritten=True), now)
         return free
 
     def _feed(self, member: Member) -> None:
@@ -487,9 +490,12 @@ class Fleet:
 
     def _could_be_saved(self, ref: int) -> bool:
         """Whether a member was awake that could have polled the lost task `ref` in time."""
-        if self._failed[ref] > 1:
+        if self._failed[ref] > (len(self.members) > 1):
+            # Alone, a retry may find the window full of reserved polls, as without a ledger.
             return False
         due, over = self.vendor.seen[ref] + _DUE, self.vendor.seen[ref] + LEASE
+        if self._crowded(over):
+            return False
         for number, member in enumerate(self.members):
             if ref not in member.jobs and member.known.get(ref, due) >= due:
                 continue
@@ -500,6 +506,19 @@ class Fleet:
             if not any(asleep):
                 return True
         return False
+
+    def _crowded(self, over: int) -> bool:
+        """Whether the second had no room for another poll around `over`, for polls alone."""
+        polls = [
+            round(sent.at * SECOND)
+            for sent in self.vendor.sent
+            if sent.kind == "Poll" and abs(sent.at * SECOND - over) < _CROWD + SECOND
+        ]
+        most = self.vendor.limits.per_second
+        return any(
+            last - first < _CROWD and first < over
+            for first, last in zip(polls, polls[most - 1 :], strict=False)
+        )
 
 
 def simulate_fleet(durations: Sequence[float], members: int, **settings: object) -> FleetOutcome:

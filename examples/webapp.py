@@ -214,7 +214,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with Client(journal=FOLDER / "journal", max_units=MAX_UNITS) as client:
             app.state.orders = Orders(client, group, FOLDER / "results")
             if os.environ.get("YOUCAM_WEBHOOK_SECRET"):
-                app.router.routes.append(Route("/webhook", WebhookApp(client.webhooks)))
+                WebhookApp(client.webhooks).add_to(app, "/webhook")
             yield
         group.cancel_scope.cancel()
 

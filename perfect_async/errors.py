@@ -47,6 +47,9 @@ _URL_LIKE = re.compile(r"\s*(?:[htps]{3,7}[:;,.]*[/\\]|[a-z][a-z0-9+.-]+:[/\\])"
 # Candidates that a message names; all of them stand in the attribute.
 _SHOWN = 3
 
+QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+"""Quotation marks that are copied along with a key or secret; word processors slant them."""
+
 
 def quoted(text: object, limit: int = _QUOTE) -> str:
     """Return foreign `text` fit for a message or a log line: escaped, quoted, cut at `limit`."""

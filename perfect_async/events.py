@@ -8,12 +8,15 @@ reported too. Times are integer microseconds, here and in the whole scheduler.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol, TypeAlias
 
 import attrs
 
 from perfect_async._value import Value
 from perfect_async.errors import PerfectError
+from perfect_async.reports import Statistics
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -33,7 +36,10 @@ class TaskKind(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Register(Value):
-    """Register the files of `refs` with one call; `feature` names the path, None the usual one."""
+    """Register the files of `refs` with one call; `feature` names the path, None the usual one.
+
+    A job's first picture has the number of the job, and others have numbers of their own.
+    """
 
     number: int
     refs: tuple[int, ...]
@@ -103,11 +109,12 @@ class JobAdded(Value):
     """A job came in.
 
     `channel`: one client on one transport; files are registered together only within it. `uploads`:
-    its picture must be registered and uploaded. `units`: its documented price. `spending_limits`:
-    the limits that its units count against (`SpendingLimitOpened`). `alone`: it is created while no
-    other creation is under way, so that the unit history can tell what became of one without an
-    answer. `give_up` (at most that of all jobs) and `engine_retries` hold for this job alone, None:
-    as for all.
+    its picture must be registered and uploaded. `more`: numbers of further pictures of it, which
+    must be at the vendor too before it is created; `Register` and `Upload` name them. `units`: its
+    documented price. `spending_limits`: the limits that its units count against
+    (`SpendingLimitOpened`). `alone`: it is created while no other creation is under way, so that
+    the unit history can tell what became of one without an answer. `give_up` (at most that of all
+    jobs) and `engine_retries` hold for this job alone, None: as for all.
     """
 
     ref: int
@@ -117,6 +124,7 @@ class JobAdded(Value):
     channel: int = 0
     spending_limits: tuple[int, ...] = ()
     alone: bool = False
+    more: tuple[int, ...] = ()
     give_up: int | None = None
     engine_retries: int | None = None
 
@@ -214,10 +222,14 @@ class Issued(Value):
 class NotSent(Value):
     """`command` certainly did not reach the vendor (never connected, or it could not be written
     down).
+
+    `unwritten`: the ledger of the key did not take it, so it was not even tried. It occupies no
+    window.
     """
 
     command: Request | Upload
     error: PerfectError
+    unwritten: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -314,12 +326,12 @@ class Running(Value):
 class Succeeded(Value):
     """The task succeeded; `urls` are signed and show in no repr.
 
-    `results` is the vendor's own account of them, decoded, None where it was not asked for.
+    `results` is what the vendor answered, decoded and whole; None where it was not asked.
     """
 
     command: Poll
     urls: tuple[str, ...] = attrs.field(repr=lambda urls: f"<{len(urls)} urls>")
-    results: object = attrs.field(default=None, eq=False, repr=False)
+    results: object = attrs.field(default=None, repr=False, eq=False)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -558,3 +570,31 @@ OfPoll: TypeAlias = (
     Running | Succeeded | EngineFailed | TaskUnknown | TimedOut | Unreadable | Failure
 )
 Event: TypeAlias = ClientEvent | Issued | LedgerRead | Answer
+
+
+# What observers of a driver are told.
+
+
+@attrs.frozen(eq=False, repr=False)
+class Observed(Value):
+    """An event as the driver hands it to the scheduler, `at` in UTC, with what the wire said.
+
+    `status` and `request_id` are those of the answer, None where none came or it was no answer.
+    """
+
+    event: Event
+    at: datetime
+    status: int | None = None
+    request_id: str | None = None
+
+
+class Observer(Protocol):
+    """Somebody who watches a driver, in its event loop; errors are logged, and nothing waits."""
+
+    def observe(self, observed: Observed, statistics: Callable[[], Statistics]) -> None:
+        """Take note of an event; `statistics` describes the state after it."""
+        ...
+
+    def leave(self) -> None:
+        """Take note that the driver has ended: nothing more comes of it."""
+        ...

@@ -93,8 +93,11 @@ def make_order(job: Job, save_to: str | os.PathLike[str], *, digest: str | None 
 
     Its source is an absolute path that all machines see, or an http(s) URL. `digest` is the SHA-256
     of the picture's file in hexadecimal digits: a file that has changed since is refused. Raises
-    `JobRefused` for a source that cannot travel (bytes, an open file, a relative path).
+    `JobRefused` for another job than a `Smile` or an `Avatar`, and for a source that cannot travel
+    (bytes, an open file, a relative path).
     """
+    if not isinstance(job, tuple(_FEATURES.values())):
+        raise JobRefused("an order is for a Smile or an Avatar.")
     source = job.source
     if isinstance(source, os.PathLike):
         source = os.fspath(source)

@@ -5,10 +5,13 @@ They hold seconds, units and counts, and know nothing of the wire, a clock or a 
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from os import PathLike
-from typing import ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 import attrs
 
@@ -110,27 +113,46 @@ def _shown(source: Source) -> str:
             return repr(source)
 
 
-class Job(Value):
-    """The base of the features' jobs; use `Smile` or `Avatar`.
+@attrs.frozen(eq=False, repr=False)
+class JobInput(Value):
+    """One input of a job: `source` is sent under `name`, as one of several where it has an `index`.
 
-    `feature` is the vendor's name in the path; `formats` the picture types it takes, by their first
-    bytes; `longest_side` in pixels and `largest` in bytes bound the picture (contract: Input
-    pictures), and so does `longest_shape`, how many times its short side the long one may be.
-    `reusable`: an equal job that is finished is fetched again, not bought again.
+    "src" is sent as `src_file_id` or `src_file_url`, and several as `src_file_ids` or `..._urls`.
     """
 
-    feature: ClassVar[str]
-    formats: ClassVar[tuple[str, ...]]
-    reusable: ClassVar[bool] = True
-    longest_side: ClassVar[int] = 4096
-    longest_shape: ClassVar[float] = math.inf
-    largest: ClassVar[int] = 10 * 1024 * 1024
+    name: str
+    source: Source = attrs.field(repr=_shown)
+    index: int | None = None
 
-    # Declared only: a field of the base would come before those of the features.
+
+class Job(Value):
+    """The base of the features' jobs; use `Smile`, `Avatar`, `Studio` or `Feature`.
+
+    `feature` is the vendor's name in the path; `formats` the types that it takes, by their first
+    bytes; `longest_side` in pixels and `largest` in bytes bound the picture (contract: Input
+    pictures), and so does `longest_shape`, how many times its short side the long one may be.
+    `largest_video` in bytes bounds a video. `reusable`: an equal job that is finished is fetched
+    again, not bought again.
+    """
+
+    # Declared only: a field of the base would come before those of the features. They are no class
+    # variables, since a `Feature` has a path of its own.
+    feature: str
+    formats: tuple[str, ...]
+    reusable: bool = True
+    longest_side: float = 4096
+    longest_shape: float = math.inf
+    largest: int = 10 * 1024 * 1024
+    largest_video: int = 100 * 1024 * 1024
     source: Source
     key: str | None
 
     __slots__ = ()
+
+    @property
+    def inputs(self) -> tuple[JobInput, ...]:
+        """What the task is made of, beside its parameters."""
+        return (JobInput("src", self.source),)
 
     @property
     def outputs(self) -> int:
@@ -141,6 +163,11 @@ class Job(Value):
     def units(self) -> int:
         """Units charged at creation by the documented prices (contract: Expiry and charging)."""
         return 1
+
+    @property
+    def priced(self) -> bool:
+        """Whether `units` is what it costs; False where nobody knows the price."""
+        return True
 
     @property
     def usual(self) -> tuple[float, float] | None:
@@ -163,10 +190,10 @@ class Smile(Job):
     and an empty key. (contract: Create the task)
     """
 
-    feature: ClassVar[str] = "ai-smile"
-    formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "heic")
+    feature = "ai-smile"
+    formats = ("jpg", "png", "heic")
     # A face has more than 32 of the 640 px of the long side (contract: Input pictures).
-    longest_shape: ClassVar[float] = 20
+    longest_shape = 20
 
     source: Source = attrs.field(repr=_shown)
     expression: Expression = attrs.field(default="smile_with_teeth_visible", validator=_expression)
@@ -188,10 +215,10 @@ class Avatar(Job):
     the task)
     """
 
-    feature: ClassVar[str] = "ai-avatar"
-    formats: ClassVar[tuple[str, ...]] = ("jpg", "png")
+    feature = "ai-avatar"
+    formats = ("jpg", "png")
     # Another try gives other pictures, which is often the reason for it.
-    reusable: ClassVar[bool] = False
+    reusable = False
 
     source: Source = attrs.field(repr=_shown)
     template_id: str = attrs.field(validator=_text)
@@ -214,10 +241,297 @@ class Avatar(Job):
         return (60.0, 150.0) if self.output_count == 1 else None
 
 
+@attrs.frozen(eq=False, repr=False)
+class Studio(Job):
+    """`output_count` (1 to 200) studio pictures of one portrait: 1 unit per 2, rounded up.
+
+    The fields are those of `Avatar`; `client.templates(Studio)` lists the styles. Fields, price and
+    the shape of the result are read from the vendor's prose, not from its schema, and no task was
+    recorded. Raises `JobRefused` as `Avatar` does. (contract: Other features)
+    """
+
+    feature = "ai-studio"
+    formats = ("jpg", "png")
+    reusable = False
+
+    source: Source = attrs.field(repr=_shown)
+    template_id: str = attrs.field(validator=_text)
+    output_count: int = attrs.field(default=4, validator=_count)
+    key: str | None = attrs.field(default=None, validator=_text_or_none)
+
+    @property
+    def outputs(self) -> int:
+        """`output_count`."""
+        return self.output_count
+
+    @property
+    def units(self) -> int:
+        """1 per 2 pictures, rounded up."""
+        return -(-self.output_count // 2)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Placeholder(Value):
+    """Stands in the parameters of a `Feature` for the id of one of its inputs.
+
+    `name` is the input's, `index` its place where there are several under that name. An input at a
+    URL has no id, so that its URL is sent. (contract: Other features)
+    """
+
+    name: str
+    index: int = 0
+
+
+Version: TypeAlias = Literal["v2.0", "v2.1"]
+Inputs: TypeAlias = "Source | Sequence[Source] | None"
+
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What other processes read of a task holds it; the vendor's longest path has 40 characters.
+_LONGEST_PATH: Final = 256
+_CALLS: Final = {"delete", "template"}
+_INPUT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_ENDS: Final = ("_file_id", "_file_url", "_file_ids", "_file_urls")
+_MARK: Final = "$input"
+"""The key of a placeholder in JSON: `{"$input": "ref", "index": 1}`."""
+
+
+def feature_name(path: object, version: str = "v2.0") -> str:
+    """Return the name of the feature at `path`: "skin-analysis", or "skin-analysis@v2.1".
+
+    Raises `JobRefused` for a path that would lead elsewhere and for an unknown version.
+    """
+    if (
+        not isinstance(path, str)
+        or len(path) > _LONGEST_PATH
+        or not all(map(_SEGMENT.fullmatch, path.split("/")))
+    ):
+        raise JobRefused(
+            f"{quoted(path)} is no path of a feature: it has letters, digits and hyphens, with "
+            'slashes between its parts, as "skin-analysis" and "2d-vto/ring" have.'
+        )
+    if other := next((each for each in path.split("/") if each.lower() in _CALLS), None):
+        raise JobRefused(
+            f"{quoted(path)} is no feature: tasks at {quoted(other)} are other calls of the vendor."
+        )
+    if version not in get_args(Version):
+        known = ", ".join(get_args(Version))
+        raise JobRefused(f"version {quoted(version)} is none of {known}.")
+    return path if version == "v2.0" else f"{path}@{version}"
+
+
+def _price(_instance: object, _attribute: object, value: int | None) -> None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise JobRefused(f"units is {quoted(value)}; it must be a whole number from 0.")
+
+
+@attrs.frozen(eq=False, repr=False, init=False)
+class Feature(Job):
+    """Any feature of the vendor, by its `path` and `params`; kept alive and charged as the others.
+
+        Feature("skin-analysis", {"dst_actions": ["acne"], "format": "json"}, src="a.jpg")
+        Feature("text-to-image/youcam", {"model": "youcam-image-v2", "prompt": "a fox"})
+
+    `path` is what stands behind `/task/` in the vendor's pages ("2d-vto/ring", "face-swap/
+    pre-process"), `version` what stands before it ("v2.0" or "v2.1"). `params` are sent as they
+    are; None at their top level is left out.
+
+    Inputs: `src=x` is sent as `src_file_id` or, for a URL, as `src_file_url`; `ref=[x, y]` as
+    `ref_file_ids` or `ref_file_urls`; any other name likewise, and `mask` by the vendor's `msk`. An
+    input is a picture (jpg, png, heic, webp, gif, bmp or tiff, under 10 MiB) or a video (mp4 or
+    mov, under 100 MiB), given as a path, bytes, a binary file (read once), an image of Pillow's, an
+    http(s) URL or a `FileId`. What a feature takes of these is on its page and is not checked here:
+    `Client(fit=True)` changes only what is too many bytes, turned by EXIF, or of odd colours. A
+    `Placeholder` in `params` stands for the id of an input. There may be no input at all.
+
+    `units` is the price, which only the vendor's page knows; round a fraction up. A spending limit
+    (`max_units`) needs it. `key` is your own identity for the job.
+
+    The result is `Result.raw`, the vendor's answer; its files are `Result.outputs`. Raises
+    `JobRefused` for a path, version, name of an input, price or parameters that cannot work.
+    (contract: Other features)
+    """
+
+    formats = ("jpg", "png", "heic", "webp", "gif", "bmp", "tiff", "mp4", "mov")
+    # Each feature has bounds of its own, which are not known here.
+    longest_side = math.inf
+
+    path: str
+    _params: str
+    version: str
+    _inputs: tuple[JobInput, ...]
+    price: int | None = attrs.field(validator=_price)
+    key: str | None = attrs.field(validator=_text_or_none)
+    feature: str
+    source: Source
+    reusable: bool
+
+    def __init__(
+        self,
+        path: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        src: Inputs = None,
+        ref: Inputs = None,
+        mask: Inputs = None,
+        version: str = "v2.0",
+        units: int | None = None,
+        key: str | None = None,
+        **others: Inputs,
+    ) -> None:
+        named = {"src": src, "ref": ref, "mask": mask, **others}
+        inputs = tuple(each for name, given in named.items() for each in _as_inputs(name, given))
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            path=path,
+            params=_encoded({} if params is None else params, inputs),
+            version=version,
+            inputs=inputs,
+            price=units,
+            key=key,
+            feature=feature_name(path, version),
+            # Empty text where there is none: a source is no optional thing in other jobs.
+            source=inputs[0].source if inputs else "",
+            # Made of words alone, another try gives another result, which is often the reason.
+            reusable=bool(inputs),
+        )
+
+    def __repr__(self) -> str:
+        shown = [repr(self.path), repr(self.params)]
+        groups: dict[str, list[str]] = {}
+        for each in self._inputs:
+            groups.setdefault(each.name, []).append(_shown(each.source))
+        several = {each.name for each in self._inputs if each.index is not None}
+        for name, sources in groups.items():
+            joined = ", ".join(sources)
+            shown.append(f"{name}=[{joined}]" if name in several else f"{name}={joined}")
+        if self.version != "v2.0":
+            shown.append(f"version={self.version!r}")
+        if self.price is not None:
+            shown.append(f"units={self.price!r}")
+        if self.key is not None:
+            shown.append(f"key={self.key!r}")
+        return f"Feature({', '.join(shown)})"
+
+    @property
+    def params(self) -> dict[str, object]:
+        """A copy of its parameters, with the placeholders in them."""
+        return cast("dict[str, object]", placeholders_filled(self._params, lambda each: each))
+
+    @property
+    def params_json(self) -> str:
+        """Its parameters as JSON, the same text for equal ones."""
+        return self._params
+
+    @property
+    def inputs(self) -> tuple[JobInput, ...]:
+        """Its inputs, those under one name side by side."""
+        return self._inputs
+
+    @property
+    def units(self) -> int:
+        """The given price, else 1 unit, the least that a task may cost."""
+        return 1 if self.price is None else self.price
+
+    @property
+    def priced(self) -> bool:
+        """Whether its price was given."""
+        return self.price is not None
+
+
+def _as_inputs(name: str, given: Inputs) -> list[JobInput]:
+    """Return the inputs that were `given` for `name`. Raises `JobRefused`."""
+    if given is None:
+        return []
+    if not _INPUT.fullmatch(name):
+        raise JobRefused(f"{quoted(name)} is no name of an input: use a-z, 0-9 and _, as in src.")
+    name = "msk" if name == "mask" else name
+    if not isinstance(given, list | tuple):
+        return [JobInput(name, cast("Source", given))]
+    if not given:
+        raise JobRefused(f"{name} is an empty list; leave it out where there is none.")
+    return [JobInput(name, source, index) for index, source in enumerate(given)]
+
+
+def _encoded(params: object, inputs: Sequence[JobInput]) -> str:
+    """Return `params` as JSON. Raises `JobRefused` for what cannot be sent."""
+    if not isinstance(params, Mapping):
+        raise JobRefused(f"params is {quoted(type(params).__name__)}; it must be a dictionary.")
+    entries = cast("Mapping[object, object]", params)
+    there = {(each.name, each.index or 0) for each in inputs}
+    taken = {f"{each.name}{end}" for each in inputs for end in _ENDS}
+    if clash := next((name for name in entries if name in taken), None):
+        raise JobRefused(
+            f"params has {quoted(clash)}, which stands for an input; give one of both."
+        )
+    try:
+        given = {name: value for name, value in entries.items() if value is not None}
+        text = json.dumps(
+            _plain(given, there), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+    except (ValueError, RecursionError) as exc:
+        raise JobRefused(
+            "params holds a number that is not finite, or is nested too deep."
+        ) from exc
+    return text
+
+
+def _plain(value: object, there: set[tuple[str, int]]) -> object:
+    """Return `value` as JSON's types, placeholders by `_MARK`. Raises `JobRefused`."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Placeholder(name, index):
+            name = "msk" if name == "mask" else name
+            if (name, index) not in there:
+                raise JobRefused(f"params names the input {quoted(name)} [{index}]; there is none.")
+            return {_MARK: name, "index": index}
+        case Mapping():
+            entries = cast("Mapping[object, object]", value)
+            if _MARK in entries:
+                return _plain(_placeholder(entries), there)
+            if not all(isinstance(name, str) for name in entries):
+                raise JobRefused("params has a name that is no text.")
+            return {cast("str", name): _plain(each, there) for name, each in entries.items()}
+        case list() | tuple():
+            return [_plain(each, there) for each in cast("Sequence[object]", value)]
+        case _:
+            kind = quoted(type(value).__name__)
+            raise JobRefused(
+                f"params holds a {kind}; it takes text, numbers, true and false, None, lists, "
+                "dictionaries and placeholders."
+            )
+
+
+def _placeholder(entries: Mapping[object, object]) -> Placeholder:
+    """Return the placeholder that a JSON object with `_MARK` stands for. Raises `JobRefused`."""
+    name, index = entries.get(_MARK), entries.get("index", 0)
+    if (
+        not isinstance(name, str)
+        or type(index) is not int
+        or not entries.keys() <= {_MARK, "index"}
+    ):
+        raise JobRefused(f'params holds "{_MARK}" in a form other than {{"{_MARK}": "src"}}.')
+    return Placeholder(name, index)
+
+
+def placeholders_filled(params: str, fill: Callable[[Placeholder], object]) -> object:
+    """Return what `Feature.params_json` says, with the value of `fill` for each placeholder."""
+
+    def restored(value: dict[str, object]) -> object:
+        return (
+            fill(Placeholder(str(value[_MARK]), cast("int", value["index"])))
+            if _MARK in value
+            else value
+        )
+
+    return json.loads(params, object_hook=restored)
+
+
 def must_be_job(thing: object) -> None:
     """Raise `JobRefused` unless `thing` is a job of a feature."""
     if not isinstance(thing, Job) or type(thing) is Job:
-        raise JobRefused(f"{quoted(type(thing).__name__)} is no job: pass a Smile or an Avatar.")
+        raise JobRefused(
+            f"{quoted(type(thing).__name__)} is no job: pass a Smile, an Avatar or a Feature."
+        )
 
 
 def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
@@ -273,6 +587,29 @@ class Limits(Value):
 
 Completion: TypeAlias = Literal["poll", "webhook", "both"]
 
+ASSUMED_LEASE: Final = 10.0
+"""Seconds; the shortest that the vendor's documents name (contract: Expiry and charging)."""
+
+
+class MeasuredLease(float):
+    """`Polling(lease="measured")`: the assumed lease until the client has read the measured one."""
+
+    def __repr__(self) -> str:
+        return "'measured'" if self == ASSUMED_LEASE else f"{float(self)} (measured)"
+
+
+def _as_lease(value: float | Literal["measured"]) -> float:
+    return MeasuredLease(ASSUMED_LEASE) if value == "measured" else value
+
+
+def _lease(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if isinstance(cast("object", value), str):
+        raise ConfigurationError(
+            f'Polling.lease is {quoted(value)}; it must be a number of seconds or "measured".'
+        )
+    if not isinstance(value, MeasuredLease):
+        _positive(instance, attribute, value)
+
 
 def _completion(_instance: object, _attribute: object, value: object) -> None:
     if value not in {None, "poll", "webhook", "both"}:
@@ -286,7 +623,11 @@ class Polling(Value):
     """How tasks are kept alive, in seconds.
 
     `lease`: a running task that is not polled for so long is lost (the true value is open; 10 is
-    assumed). `interval`: the least time between two polls of a task where the vendor names no
+    assumed). "measured" takes 0.8 of what a task of yours survived when `perfect-async doctor
+    --measure-lease` (or `Client.measure_lease`) was run with this key and host, and never less than
+    10; the first task that is lost inside it puts the client back to 10.
+
+    `interval`: the least time between two polls of a task where the vendor names no
     `polling_interval`. `give_up_after`: a task older than this is abandoned, and its units are
     lost.
 
@@ -308,7 +649,7 @@ class Polling(Value):
     Raises `ConfigurationError` for values that cannot work. (contract: Expiry and charging)
     """
 
-    lease: float = attrs.field(default=10.0, validator=_positive)
+    lease: float = attrs.field(default=ASSUMED_LEASE, converter=_as_lease, validator=_lease)
     interval: float = attrs.field(default=2.0, validator=_positive)
     insured: float = attrs.field(default=120.0, validator=_positive)
     give_up_after: float = attrs.field(default=600.0, validator=_positive)
@@ -324,6 +665,11 @@ class Polling(Value):
                 f"Polling.give_up_after ({self.give_up_after}) is below the lease ({self.lease})."
             )
 
+    @property
+    def measured(self) -> bool:
+        """Whether the lease is the measured one."""
+        return isinstance(self.lease, MeasuredLease)
+
 
 @attrs.frozen(eq=False, repr=False)
 class Timeouts(Value):
@@ -331,7 +677,8 @@ class Timeouts(Value):
 
     `connect` is generous since one of the vendor's hosts is slow to connect (contract: Base URL and
     headers). `request` bounds a call that creates nothing and one that creates; a poll that is
-    silent is asked again long before. `upload` and `download` bound one picture. Raises
+    silent is asked again long before. `upload` and `download` bound one picture, and `video` the
+    upload of a video and the download of what a `Feature` gives, which may be one. Raises
     `ConfigurationError` for a value that is no positive number.
     """
 
@@ -339,6 +686,7 @@ class Timeouts(Value):
     request: float = attrs.field(default=30.0, validator=_positive)
     upload: float = attrs.field(default=120.0, validator=_positive)
     download: float = attrs.field(default=120.0, validator=_positive)
+    video: float = attrs.field(default=900.0, validator=_positive)
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -31,7 +31,7 @@ from perfect_async._api.responses import (
     structure,
 )
 from perfect_async._log import LOG, type_name
-from perfect_async.errors import ConfigurationError, WebhookRejected
+from perfect_async.errors import QUOTES, ConfigurationError, WebhookRejected, quoted
 
 __all__ = ["Headers", "Notification", "Receiver", "Secrets", "WebhookApp", "verify"]
 
@@ -132,15 +132,18 @@ class Secrets:
     __slots__ = ("_keys",)
 
     def __init__(self, secrets: str | Iterable[str]) -> None:
-        keys = _keys(secrets)
-        del secrets
+        given = _each(secrets)
+        keys, in_quotes = [_key(secret) for secret in given], any(map(_is_in_quotes, given))
+        del secrets, given
         self._keys = tuple(key for key in keys if key)
         if not keys or None in keys:
             # A traceback that shows the values of locals must not show these.
             del keys
             self._keys = ()
             raise ConfigurationError(
-                "The webhook's secret is not what the vendor's console shows: "
+                "The webhook's secret stands in quotes, which are no part of it."
+                if in_quotes
+                else "The webhook's secret is not what the vendor's console shows: "
                 "whsec_ and base64 after it."
             )
 
@@ -166,19 +169,24 @@ class Secrets:
         return any(fitting)
 
 
-def _keys(secrets: object) -> list[bytes | None]:
-    """Return the key of each secret, None for one that is none; nothing where they are no secrets.
+def _each(secrets: object) -> list[object]:
+    """Return the secrets one by one; nothing where they are none.
 
     Raises nothing: an error would show the secrets among the locals of its frames.
     """
     try:
-        each = [secrets] if isinstance(secrets, str) else list(cast("Iterable[object]", secrets))
+        return [secrets] if isinstance(secrets, str) else list(cast("Iterable[object]", secrets))
     except Exception:  # noqa: BLE001 -- whatever the iterable of a user's raises
         return []
-    return [_key(secret) for secret in each]
+
+
+def _is_in_quotes(secret: object) -> bool:
+    text = secret.strip() if isinstance(secret, str) else ""
+    return bool(text) and (text[0] in QUOTES or text[-1] in QUOTES)
 
 
 def _key(secret: object) -> bytes | None:
+    """Return the bytes of a secret, None for what is none."""
     if not isinstance(secret, str):
         return None
     text = secret.strip().removeprefix("whsec_").rstrip("=")
@@ -286,6 +294,14 @@ _Receive: TypeAlias = Callable[[], Awaitable[_Message]]
 _Send: TypeAlias = Callable[[_Message], Awaitable[None]]
 
 
+class _Routable(Protocol):
+    """An application of Starlette or FastAPI."""
+
+    def add_route(self, path: str, route: Any, /) -> None:  # noqa: ANN401 - an ASGI app, or a function
+        """Serve `path` by `route`."""
+        ...
+
+
 class WebhookApp:
     """The endpoint as an ASGI 3 application: `receiver.deliver` for every POST, whatever the path.
 
@@ -296,15 +312,12 @@ class WebhookApp:
     the body.
 
     Give it the exact path. `mount` of Starlette and FastAPI answers a path without a slash at its
-    end with a redirect, which a sender does not follow.
+    end with a redirect, which a sender does not follow; a request that comes through a mount is
+    therefore warned of once.
 
-    Starlette::
+    Starlette and FastAPI, with and without a slash at the end::
 
-        Starlette(routes=[Route("/webhooks/youcam", WebhookApp(receiver))], lifespan=...)
-
-    FastAPI::
-
-        app.add_route("/webhooks/youcam", WebhookApp(receiver))
+        WebhookApp(receiver).add_to(app, "/webhooks/youcam")
 
     Litestar::
 
@@ -331,14 +344,44 @@ class WebhookApp:
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._failing = False
+        self._mounted = False
 
     def __repr__(self) -> str:
         return f"<WebhookApp for {type(self._receiver).__name__}>"
+
+    def add_to(self, app: _Routable, path: str) -> None:
+        """Serve `path` of a Starlette or FastAPI application, with and without a slash at its end.
+
+            WebhookApp(client.webhooks).add_to(app, "/webhook")
+
+        A path that is spelled in the other way would be answered with a redirect, which senders do
+        not follow. Raises `ConfigurationError` for a path that does not begin with a slash.
+        """
+        if not path.startswith("/"):
+            raise ConfigurationError(f"The path {quoted(path)} must begin with a slash.")
+        exact = path.rstrip("/")
+        for spelled in [exact, f"{exact}/"] if exact else ["/"]:
+            app.add_route(spelled, self)
+
+    def _warn_of_mount(self, scope: _Message) -> None:
+        """Warn once where a framework's mount leads here: it redirects one of the two paths."""
+        root = scope.get("root_path", "")
+        inside = scope.get("app_root_path", root) != root
+        # A route inside of what is mounted has more of the path.
+        if inside and not self._mounted and scope["path"].removeprefix(root) == "/":
+            self._mounted = True
+            LOG.warning(
+                "The webhook is mounted at %s, so only %s/ leads to it: senders do not follow the "
+                "redirect from there. Use WebhookApp(...).add_to(app, path) instead of a mount.",
+                quoted(root),
+                quoted(root)[1:-1],
+            )
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Serve one ASGI connection."""
         match scope["type"]:
             case "http":
+                self._warn_of_mount(scope)
                 status = await self._status(scope, receive)
                 if status is not None:
                     await _answer(send, status)

@@ -42,22 +42,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_client": {
         *VALUES,
         *("_log", "scheduler", "_api", "_transport", "_journal", "_files", "_runtime", "webhooks"),
+        *("_ledger", "report"),
     },
+    "report": VALUES,
     "__init__": {*VALUES, "_client"},
     "fleet": {*VALUES, "__init__"},
+    "telemetry": {*VALUES, "__init__"},
     "cli": {
         *VALUES,
-        *(
-            "__init__",
-            "webhooks",
-            "fleet",
-            "_client.settings",
-            "_client.folder",
-            "_journal",
-            "_ledger",
-        ),
-        "sandbox",
+        *("__init__", "webhooks", "fleet", "_client.settings", "_client.folder", "_journal"),
+        *("_ledger", "_api.urls", "report", "sandbox"),
     },
+    "pytest_plugin": {"__init__", "sandbox"},
     "__main__": {"cli"},
     "sandbox": set(),
 }
@@ -87,15 +83,19 @@ SANDBOX = "sandbox"
 
 # One outside library, one file: a move to another library is a move of that file.
 ONE_FILE = {
-    # The demo's contact sheet; pictures that are made to fit.
-    "PIL": {"cli/_demo", "_files/fitting", SANDBOX},
+    # The demo's contact sheet; pictures that are made to fit; thumbnails.
+    "PIL": {"cli/_demo", "_files/fitting", "report/_thumbnails", SANDBOX},
     "cattrs": {"_api/responses"},
     "coredis": {"fleet"},
     "cyclopts": {"cli/_app"},
     "httpx": {"_transport/transport", SANDBOX},
     "imagesize": {"_files/images"},
+    "opentelemetry": {"telemetry"},
     "platformdirs": {"_ledger/folder"},
+    "pytest": {"pytest_plugin"},
     "rich": {"cli/_display"},
+    "jinja2": {"report/_page"},
+    "markupsafe": {"report/_page"},
     "redis": {"_ledger/redis"},
     "sqlite3": {"_journal/sqlite", "_ledger/local"},
     "standardwebhooks": {"webhooks"},

@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from perfect_async import Client, ConfigurationError, WebhookRejected
 from perfect_async.webhooks import (
@@ -451,7 +452,7 @@ def test_a_secret_that_is_none(secrets: list[str]) -> None:
     trace = caught.value.__traceback__
     assert trace is not None
     assert trace.tb_next is not None
-    assert {"self"} == set(trace.tb_next.tb_frame.f_locals)
+    assert {"self", "in_quotes"} >= set(trace.tb_next.tb_frame.f_locals)
 
     assert "whsec_ and base64 after it" in str(caught.value)
     assert "s3" not in str(caught.value)
@@ -607,6 +608,61 @@ async def test_mounted_in_starlette() -> None:
 
     assert [204, 400, 405, 404] == [each.status_code for each in (good, bad, wrong, elsewhere)]
     assert [SAID] == receiver.taken
+
+
+def starlette() -> Starlette:
+    return Starlette()
+
+
+def fastapi() -> Starlette:
+    return FastAPI()
+
+
+@pytest.mark.parametrize("make", [starlette, fastapi])
+@pytest.mark.parametrize("path", ["/hook", "/hook/"])
+async def test_both_spellings_of_a_path(make: Callable[[], Starlette], path: str) -> None:
+    """`add_to` serves the path with and without a slash at its end, without a redirect."""
+    receiver, app = FakeReceiver(), make()
+    WebhookApp(receiver).add_to(app, path)
+    async with calls(app) as http:
+        one = await http.post("/hook", content=BODY, headers=signed())
+        other = await http.post("/hook/", content=BODY, headers=signed())
+
+    assert [204, 204] == [one.status_code, other.status_code]
+    assert [SAID, SAID] == receiver.taken
+
+
+async def test_the_root_is_a_path_too() -> None:
+    """A webhook at the root has one spelling, and a path without a slash in front is refused."""
+    receiver, app = FakeReceiver(), Starlette()
+    WebhookApp(receiver).add_to(app, "/")
+    async with calls(app) as http:
+        assert 204 == (await http.post("/", content=BODY, headers=signed())).status_code
+    with pytest.raises(ConfigurationError, match="slash"):
+        WebhookApp(receiver).add_to(app, "hook")
+
+
+@pytest.mark.parametrize(
+    ("mounted", "path", "warned"),
+    [
+        (lambda app: Mount("/hook", app), "/hook/", 1),
+        (lambda app: Mount("/api", routes=[Route("/hook", app)]), "/api/hook", 0),
+    ],
+    ids=["the app", "a router with it"],
+)
+async def test_a_mount_is_warned_of(
+    mounted: Callable[[WebhookApp], Mount],
+    path: str,
+    warned: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Behind a mount the path without a slash is redirected, so the first request says it once."""
+    app = Starlette(routes=[mounted(WebhookApp(FakeReceiver()))])
+    async with calls(app) as http:
+        for _ in range(2):
+            assert 204 == (await http.post(path, content=BODY, headers=signed())).status_code
+
+    assert warned == caplog.text.count("add_to(app, path)")
 
 
 async def test_a_failure_of_ours_asks_for_another_try(caplog: pytest.LogCaptureFixture) -> None:
@@ -902,3 +958,11 @@ def test_any_body_is_read(content: bytes) -> None:
     empty = found.task_id is None and found.status is None and found.flaw is not None
     assert whole or empty
     assert found.flaw is None or re.fullmatch(r"[A-Za-z_. ]+", found.flaw)
+
+
+@pytest.mark.parametrize("secret", ['"whsec_MTIz"', "\u201cwhsec_MTIz\u201d", ["'whsec_MTIz'"]])
+def test_quotes_around_a_secret_are_named(secret: str | list[str]) -> None:
+    """A secret that was copied with its quotes is refused with that reason."""
+    with pytest.raises(ConfigurationError, match="stands in quotes") as caught:
+        Secrets(secret)
+    assert "MTIz" not in str(caught.value)

@@ -28,7 +28,7 @@ from perfect_async._api.responses import (
     read,
     response_error,
 )
-from perfect_async._api.tasks import Request, as_json, segment
+from perfect_async._api.tasks import Request, as_json, feature_path
 from perfect_async._api.urls import encoded, followed
 from perfect_async._value import Value
 from perfect_async.errors import BadAnswer
@@ -58,9 +58,8 @@ class Price(Value):
 
 def templates(feature: str, token: str | None) -> Request:
     """Ask for a page of templates; `token` is the previous page's (contract: Templates)."""
-    return Request(
-        "GET", f"/s2s/v2.0/task/template/{segment(feature)}", page_query(token, _PAGE_SIZE)
-    )
+    version, path = feature_path(feature)
+    return Request("GET", f"/s2s/{version}/task/template/{path}", page_query(token, _PAGE_SIZE))
 
 
 def read_templates(reply: Response) -> tuple[tuple[Template, ...], str | None]:
@@ -139,11 +138,16 @@ def read_feature_costs(reply: Response) -> tuple[tuple[Price, ...], str | None]:
 
 def delete(task_id: str) -> Request:
     """Ask to delete a finished task, its outputs and its input files (contract: Deletion)."""
-    return Request("POST", "/s2s/v2.0/task/delete", content=as_json({"task_id": task_id}))
+    content = as_json({"task_id": task_id})
+    return Request("POST", "/s2s/v2.0/task/delete", content=content, task_id=task_id)
 
 
 def price_of(prices: Iterable[Price], feature: str) -> Price | None:
-    """Return the one price of a picture of `feature`; None where there are none, or several."""
+    """Return the one price of a picture of `feature`; None where there are none, or several.
+
+    The list does not tell versions apart.
+    """
+    feature = feature.partition("@")[0]
     found = {
         (price.amount, price.per): price
         for price in prices

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from decimal import Decimal
 from enum import Enum, auto
 from typing import Final
 
@@ -27,9 +29,12 @@ import attrs
 
 from perfect_async._api.account import page_query
 from perfect_async._api.responses import (
+    Credit,
     Malformed,
     Page,
     Response,
+    as_moment,
+    as_number,
     as_text,
     as_whole,
     is_task_id,
@@ -38,6 +43,7 @@ from perfect_async._api.responses import (
 from perfect_async._api.tasks import Request
 from perfect_async._time import SECOND
 from perfect_async._value import Value
+from perfect_async.reports import HistoryEntry
 
 # Rows on one page, the most that the vendor gives.
 _PAGE_SIZE: Final = 30
@@ -119,6 +125,50 @@ def _movement(row: _HistoryRow, action: str) -> Movement | None:
     return Movement(at * 1000, action, task_id)
 
 
+@attrs.frozen(eq=False, repr=False)
+class _Info(Value):
+    credits: list[Credit] | None = None
+
+
+@attrs.frozen(eq=False, repr=False)
+class _EntryRow(Value):
+    timestamp: object = None
+    action: object = None
+    target_id: object = None
+    info: _Info | None = None
+
+
+def read_entries(reply: Response) -> tuple[tuple[HistoryEntry, ...], str | None]:
+    """Return a page's entries for people, and the next page's token, None on the last.
+
+    A value that cannot be read is None, or "" for the action. Raises `ApiError`.
+    """
+    rows = read(reply, list[_EntryRow], "result", "history")
+    return tuple(_entry(row) for row in rows), read(reply, Page, "result").next_token or None
+
+
+def _entry(row: _EntryRow) -> HistoryEntry:
+    at = None
+    with suppress(Malformed):
+        at = as_moment(as_number(row.timestamp))
+    return HistoryEntry(at, _text(row.action) or "", _change(row.info), _text(row.target_id))
+
+
+def _text(value: object) -> str | None:
+    with suppress(Malformed):
+        return as_text(value)
+    return None
+
+
+def _change(info: _Info | None) -> float | None:
+    """Return the sum of the amounts; an entry may be paid from several sources of units."""
+    parts = (info and info.credits) or []
+    amounts = [part.amount if part.amount_dec is None else part.amount_dec for part in parts]
+    known = [Decimal(str(amount)) for amount in amounts if amount is not None]
+    # As decimals, so that 0.1 and 0.2 are 0.3.
+    return float(sum(known)) if known else None
+
+
 class Unresolved(Enum):
     """Why no task is taken for the one in doubt."""
 
@@ -135,8 +185,12 @@ class HistorySearch:
     """
 
     def __init__(self, feature: str, features: Collection[str], sent: int) -> None:
-        self._feature = feature
-        self._features = tuple(features)
+        # Actions have hyphens for what separates the parts of a path.
+        self._feature = re.sub(r"[\W_]+", "-", feature.partition("@")[0])
+        self._features = (*features, self._feature)
+        # How the published actions of other features are called on their paths is open, so that
+        # one of those may mean any feature that has no class here.
+        self._known = feature in features
         self._sent = sent
         self._since = sent - SKEW
         self._near = sent - NEAR + SKEW
@@ -186,7 +240,8 @@ class HistorySearch:
         # One name may contain another: the longer one is meant.
         meant = [name for name in named if not any(name in other != name for other in named)]
         if not meant:
-            return None if action.removeprefix("api-") in _OTHER_FEATURES else False
+            other = self._known and action.removeprefix("api-") in _OTHER_FEATURES
+            return None if other else False
         return True if self._feature in meant else None
 
     def candidates(self, known: Callable[[str], bool]) -> tuple[str, ...]:

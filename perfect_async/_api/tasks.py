@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, cast
 
 import attrs
@@ -49,7 +49,7 @@ from perfect_async.errors import (
     UnitsExhausted,
     quoted,
 )
-from perfect_async.models import Avatar, FileId, Job, Smile
+from perfect_async.models import Avatar, Feature, FileId, Job, Smile, Studio, placeholders_filled
 
 __all__ = [
     "FEATURES",
@@ -58,20 +58,25 @@ __all__ = [
     "Response",
     "as_json",
     "creation",
+    "feature_path",
     "is_unknown_task",
+    "mixed_inputs",
     "read_answer",
     "read_creation",
     "read_registration",
     "read_status",
     "registration",
+    "says_more",
     "segment",
     "status",
+    "task_path",
 ]
 
 # The vendor's names for the fields of a job. A new feature is a line here.
 _PARAMETERS: Final[dict[type[Job], dict[str, str]]] = {
     Smile: {"expression": "expression_type"},
     Avatar: {"template_id": "template_id", "output_count": "output_count"},
+    Studio: {"template_id": "template_id", "output_count": "output_count"},
 }
 
 # All other codes are about the picture and will not pass (contract: Engine codes).
@@ -90,12 +95,16 @@ FEATURES: Final[dict[str, type[Job]]] = {kind.feature: kind for kind in _PARAMET
 
 @attrs.frozen(eq=False, repr=False)
 class Request(Value):
-    """A request to the API's host: `path` from the root, percent-encoded; `content` is JSON."""
+    """A request to the API's host: `path` from the root, percent-encoded; `content` is JSON.
+
+    `task_id` is the task that it is about, for the log; None where it is about none.
+    """
 
     method: Literal["GET", "POST"]
     path: str
     query: tuple[tuple[str, str], ...] = ()
     content: bytes | None = None
+    task_id: str | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -159,7 +168,8 @@ def registration(files: Sequence[FileFacts], feature: str | None) -> Request:
         }
         for file in files
     ]
-    path = "/s2s/v2.0/file" if feature is None else f"/s2s/v2.0/file/{segment(feature)}"
+    # Files are version 2.0 for all features (contract: Other features).
+    path = "/s2s/v2.0/file" if feature is None else f"/s2s/v2.0/file/{feature_path(feature)[1]}"
     return Request("POST", path, content=as_json({"files": rows}))
 
 
@@ -192,23 +202,70 @@ def _grant(reply: Response, index: int, file: RegisteredFile) -> events.FileGran
     return events.FileGrant(file.file_id, upload.method or "PUT", upload.url, upload.headers)
 
 
-def creation(job: Job, source: FileId | str) -> Request:
-    """Create the task of `job` on `source`, a file's id or a URL (contract: Create the task).
+def creation(job: Job, sources: Sequence[FileId | str]) -> Request:
+    """Create the task of `job` on `sources`: for each input a file's id or a URL.
 
-    Raises `JobRefused` for a type of job that is not in the table here.
+    Raises `JobRefused` for a type of job that is not in the table here, and for inputs of one name
+    that are partly files and partly URLs. (contract: Create the task)
     """
+    body = _input_fields(job, sources)
+    if isinstance(job, Feature):
+        at = {
+            (each.name, each.index or 0): source
+            for each, source in zip(job.inputs, sources, strict=True)
+        }
+        filled = placeholders_filled(job.params_json, lambda each: _sent(at[each.name, each.index]))
+        body.update(cast("dict[str, object]", filled))
+        return Request("POST", task_path(job.feature), content=as_json(body))
     names = next((_PARAMETERS[kind] for kind in type(job).__mro__ if kind in _PARAMETERS), None)
     if names is None:
         raise JobRefused(f"{quoted(type(job).__name__)} is no feature that this version can send.")
-    body: dict[str, object] = (
-        {"src_file_id": source.value} if isinstance(source, FileId) else {"src_file_url": source}
-    )
     for field, key in names.items():
         value: object = getattr(job, field)
         # Left out rather than null, which is a 400.
         if value is not None:
             body[key] = value
-    return Request("POST", f"/s2s/v2.0/task/{segment(job.feature)}", content=as_json(body))
+    return Request("POST", task_path(job.feature), content=as_json(body))
+
+
+def _input_fields(job: Job, sources: Sequence[FileId | str]) -> dict[str, object]:
+    """Return the fields of the inputs of `job`: `<name>_file_id` or `_file_url`, or several."""
+    groups: dict[str, list[FileId | str]] = {}
+    for each, source in zip(job.inputs, sources, strict=True):
+        groups.setdefault(each.name, []).append(source)
+    several = {each.name for each in job.inputs if each.index is not None}
+    fields: dict[str, object] = {}
+    for name, group in groups.items():
+        files = [isinstance(source, FileId) for source in group]
+        if any(files) != all(files):
+            raise JobRefused(mixed_inputs(name))
+        end, sent = "_file_id" if all(files) else "_file_url", [_sent(each) for each in group]
+        fields[name + end + "s" * (name in several)] = sent if name in several else sent[0]
+    return fields
+
+
+def mixed_inputs(name: str) -> str:
+    """Say that the inputs under `name` are of two kinds."""
+    return (
+        f"{name} names files and URLs; the vendor takes one kind under a name: pass paths, bytes "
+        "and file ids, or URLs alone."
+    )
+
+
+def _sent(source: FileId | str) -> str:
+    return source.value if isinstance(source, FileId) else source
+
+
+def feature_path(feature: str) -> tuple[str, str]:
+    """Return the version and the percent-encoded path of a feature by its name."""
+    path, _, version = feature.partition("@")
+    return segment(version or "v2.0"), "/".join(segment(each) for each in path.split("/"))
+
+
+def task_path(feature: str, *task: str) -> str:
+    """Return the path of the tasks of `feature`, or of one `task` by its id."""
+    version, path = feature_path(feature)
+    return "/".join((f"/s2s/{version}/task/{path}", *map(segment, task)))
 
 
 def read_creation(command: events.Submit, reply: Response) -> events.Answer:
@@ -233,14 +290,15 @@ def read_creation(command: events.Submit, reply: Response) -> events.Answer:
 
 def status(feature: str, task_id: str) -> Request:
     """Ask for the status of a task (contract: Poll the task)."""
-    return Request("GET", f"/s2s/v2.0/task/{segment(feature)}/{segment(task_id)}")
+    return Request("GET", task_path(feature, task_id), task_id=task_id)
 
 
 def read_status(
-    command: events.Poll, reply: Response, *, task_id: str, units: float
+    command: events.Poll, reply: Response, *, feature: str, task_id: str, units: float
 ) -> events.Answer:
     """Return the status of the task; `units` are at stake if the vendor no longer knows it.
 
+    A success of a typed feature names pictures; that of any other one may hold anything.
     That is `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown`, `TimedOut` or `Unreadable`, or as
     for any command `Limited`, `NotSent`, `KeyRefused`, `Refused`, or `NoAnswer` for what can be
     asked again. An unknown status means running.
@@ -253,7 +311,7 @@ def read_status(
         return events.NoAnswer(command, error)
     match state.task_status.strip().lower():
         case "success" | "completed":
-            return _success(command, reply, state, task_id, units)
+            return _success(command, reply, state, task_id, units, typed=feature in FEATURES)
         case "error" | "failed" | "cancelled" | "canceled" | "aborted":
             if code_of(state.error, state.error_message) == "TaskTimeout":
                 return _timed_out(command, reply, task_id, units)
@@ -331,13 +389,22 @@ def _engine_failure(
 
 
 def _success(
-    command: events.Poll, reply: Response, state: TaskState, task_id: str, units: float
+    command: events.Poll,
+    reply: Response,
+    state: TaskState,
+    task_id: str,
+    units: float,
+    *,
+    typed: bool,
 ) -> events.Succeeded | events.Unreadable:
-    urls = result_urls(state.results)
-    if urls:
-        return events.Succeeded(command, urls, state.results)
+    results = state.results
+    urls = result_urls(results) if typed else all_urls(results)
+    if urls or not (typed or results is None or results == ""):
+        return events.Succeeded(command, urls, results)
     error = ResultUnreadable(
-        "the task succeeded, and its results name no picture that can be read.",
+        "the task succeeded, and its results name no picture that can be read."
+        if typed
+        else "the task succeeded, and it has no results.",
         raw=reply.json if state.results is None else state.results,
         task_id=task_id,
         request_id=reply.safe_request_id,
@@ -371,6 +438,36 @@ def _entry_url(entry: object) -> tuple[str, ...]:
         found = [fields.get("url"), fields.get("download_url")]
     urls = (url for url in found if isinstance(url, str) and _HTTP.match(url))
     return tuple(urls)[:1]
+
+
+def all_urls(results: object) -> tuple[str, ...]:
+    """Return every URL in the results of a feature, in their order, each once.
+
+    They may stand anywhere: masks in lists, a file for each version (contract: Other features).
+    """
+    texts = (each for each in _leaves(results) if isinstance(each, str) and _HTTP.match(each))
+    return tuple(dict.fromkeys(texts))
+
+
+def says_more(results: object) -> bool:
+    """Return whether the results of a feature hold anything but URLs: scores, colours, an id."""
+    return any(
+        each is not None and not (isinstance(each, str) and _HTTP.match(each))
+        for each in _leaves(results)
+    )
+
+
+def _leaves(results: object) -> Iterator[object]:
+    """Yield the values in `results` that are neither objects nor lists, in their order."""
+    left = [results]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += reversed(list(cast("dict[str, object]", value).values()))
+        elif isinstance(value, list):
+            left += reversed(cast("list[object]", value))
+        else:
+            yield value
 
 
 def read_answer(command: events.Ask, reply: Response) -> events.Answer:

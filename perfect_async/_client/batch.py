@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
 
 import anyio
 import attrs
 from anyio.abc import TaskGroup
 
+from perfect_async._client.records import BatchRecord
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Failed, Outcome
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobEntry
 from perfect_async._log import type_name
 from perfect_async._runtime.handle import JobHandle
@@ -28,10 +31,11 @@ from perfect_async.errors import (
     copy_error,
     quoted,
 )
-from perfect_async.models import FileId, Job, Progress
+from perfect_async.models import FileId, Job, Progress, must_be_job
 
 if TYPE_CHECKING:
     from perfect_async._client.session import ClientSession
+    from perfect_async.report import Report
 
 T = TypeVar("T")
 
@@ -43,17 +47,21 @@ GRACE: Final = 5.0
 
 @attrs.define(eq=False)
 class _Entry:
-    """One job of the batch.
+    """One job of the batch, the `number`th that was read.
 
-    `running`: its task runs and is charged `units`. `saving`: its task has ended and its pictures
-    are being saved. `outcome` is set at the end.
+    `follows`: an equal job before it has its task. `running`: its task runs and is charged `units`;
+    `charged` are those of all its tasks. `saving`: its task has ended and its pictures are being
+    saved. `outcome` is set at the end.
     """
 
+    number: int
     item: Job | RecoveredJob
     handle: JobHandle | None = None
     running: bool = False
     saving: bool = False
+    follows: bool = False
     units: float = 0.0
+    charged: float = 0.0
     journal_entry: JobEntry | None = None
     outcome: Outcome | None = None
 
@@ -92,6 +100,7 @@ class Batch:
         self._files: set[FileId] = set()
         self._get_session = session
         self._session: ClientSession | None = None
+        self._record: BatchRecord | None = None
         self._jobs = jobs
         self._ordered = ordered
         self._total = len(jobs) if isinstance(jobs, Sized) else None
@@ -124,6 +133,7 @@ class Batch:
             self._left = session.recovery.all()
             if self._total is not None:
                 self._total += len(self._left)
+        self._record = BatchRecord(session.driver)
         # In the driver's task group: one of this block would wrap the errors of the block.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
@@ -181,7 +191,35 @@ class Batch:
         self._check_process()
         return self._progress()
 
+    async def report(self, path: str | os.PathLike[str] | None = None) -> Report:
+        """Return what became of the jobs so far, and write it to `path` if one is given.
+
+        A `path` that ends in .html becomes one self-contained page (extra `report`), one that ends
+        in .csv a table with a row for each job; a file that is there is replaced. The page shows
+        the pictures that are on the disk by then: originals that were given as paths, and results
+        that the batch saved (`save_to`). The last 5000 jobs are kept for it, also after the client
+        is closed.
+
+        Raises `ConfigurationError` for another ending, a missing folder or extra, and on a batch
+        that was not entered; `OSError` as the disk does.
+        """
+        from perfect_async.report import check_path, write  # noqa: PLC0415 - few need it
+
+        self._check_process()
+        if self._record is None:
+            raise ConfigurationError("Enter the batch first: `async with client.batch(...)`.")
+        if path is not None:
+            await in_thread(check_path, path)
+        report: Report = await in_thread(self._reported(self._record))
+        if path is not None:
+            await in_thread(write, report, path)
+        return report
+
     # Inside.
+
+    def _reported(self, record: BatchRecord) -> Callable[[], Report]:
+        entries = [(entry.number, entry.job, entry.handle) for entry in self._live]
+        return record.report([(n, job, handle) for n, job, handle in entries if handle is not None])
 
     def _check_process(self) -> None:
         if self._session is not None:
@@ -258,6 +296,13 @@ class Batch:
             entry.running = runs
             self._running += 1 if runs else -1
             self._units_running += entry.units if runs else -entry.units
+            if runs and entry.units:
+                self._charge(entry, entry.units)
+
+    def _charge(self, entry: _Entry, units: float) -> None:
+        entry.charged += units
+        if self._record is not None:
+            self._record.created(units)
 
     async def _save(self, session: ClientSession, entry: _Entry, handle: JobHandle) -> None:
         """Save the result of `entry`, and only then give its outcome."""
@@ -271,8 +316,15 @@ class Batch:
 
     def _end(self, entry: _Entry, outcome: Outcome) -> None:
         self._count(entry, runs=False)
-        if entry.handle is not None:
-            entry.journal_entry = entry.handle.entry
+        handle = entry.handle
+        if handle is not None:
+            entry.journal_entry = handle.entry
+        if outcome.units > entry.charged:
+            # Its task ran in a former process, or had ended before its creation was answered.
+            self._charge(entry, outcome.units - entry.charged)
+        if self._record is not None:
+            ref = handle.ref if handle is not None and not entry.follows else 0
+            self._record.ended(entry.number, outcome, handle, ref)
         entry.outcome, entry.handle = outcome, None
         self._live.discard(entry)
         if not self._ordered:
@@ -281,6 +333,8 @@ class Batch:
         self._done += outcome.ok
         self._failed += not outcome.ok
         self._units += outcome.units
+        if self._session is not None:
+            self._session.tell("finished", outcome.job, outcome.task_id)
         self._notify()
         self._clean_up()
 
@@ -292,6 +346,8 @@ class Batch:
             self._session.retention.unpin(self._files)
             self._files.clear()
             self._session.sweep()
+            if self._record is not None:
+                self._record.finished()
 
     def _refuse(self, entry: _Entry, error: PerfectError) -> None:
         self._end(entry, Failed(entry.job, error, None, 0.0, None))
@@ -337,7 +393,7 @@ class Batch:
                     session.ready()
                     job = await self._next(session, source)
                     self._read += 1
-                    entry = _Entry(job)
+                    entry = _Entry(self._read, job)
                     self._pin(session, job)
                     self._live.add(entry)
                     if self._ordered:
@@ -384,10 +440,11 @@ class Batch:
 
     def _pin(self, session: ClientSession, job: Job | RecoveredJob) -> None:
         """Keep the file of `job` at the vendor: a job that is not read yet may name it too."""
-        source = getattr(job, "source", None)
-        if self._options.delete and isinstance(source, FileId) and source not in self._files:
-            self._files.add(source)
-            session.retention.pin(source)
+        inputs = job.inputs if self._options.delete and isinstance(job, Job) else ()
+        for source in (each.source for each in inputs):
+            if isinstance(source, FileId) and source not in self._files:
+                self._files.add(source)
+                session.retention.pin(source)
 
     async def _next(
         self, session: ClientSession, source: AsyncGenerator[Job | RecoveredJob]
@@ -427,7 +484,9 @@ class Batch:
             self._refuse(entry, JobRefused(f"the job cannot be looked at ({type_name(exc)})."))
             self._reading.cancel()
         else:
-            entry.units = 0.0 if entry.handle.leader is not None else entry.job.units
+            entry.follows = entry.handle.leader is not None
+            entry.units = 0.0 if entry.follows else entry.job.units
+            session.watch(entry.handle)
             entry.handle.subscribe(partial(self._job_changed, entry))
             self._job_changed(entry)
             if self._is_stopped():
@@ -436,10 +495,16 @@ class Batch:
 
 
 def _must_be_iterable(jobs: object) -> None:
-    if not isinstance(jobs, AsyncIterable | Iterable):
+    if isinstance(jobs, str | bytes) or not isinstance(jobs, AsyncIterable | Iterable):
         raise ConfigurationError(
-            f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs."
+            f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs, such as "
+            "[Smile(path) for path in paths]."
         )
+    if isinstance(jobs, list | tuple | set | frozenset):
+        # What is there already is looked at now; other sources are read one job at a time.
+        for job in cast("Iterable[object]", jobs):
+            if not isinstance(job, RecoveredJob):
+                must_be_job(job)
 
 
 async def each(jobs: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:

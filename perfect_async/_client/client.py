@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -13,6 +14,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Sequence,
 )
 from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
@@ -21,11 +23,12 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
 
-from perfect_async._api import account
-from perfect_async._api.tasks import FEATURES, Request, Response
+from perfect_async._api import account, history
+from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
 from perfect_async._client.batch import Batch, each
+from perfect_async._client.lease import GAPS, LeaseMeasurement, checked_gaps, known_lease
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
 from perfect_async._client.settings import (
@@ -38,22 +41,27 @@ from perfect_async._client.settings import (
 )
 from perfect_async._client.task import Task, TrackedJob
 from perfect_async._journal.journal import open_journal
+from perfect_async._ledger.leases import LeaseFile
+from perfect_async._log import switch_on
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.driver import driver_for
 from perfect_async._runtime.executors import Executor, LoopExecutor, running_loop
 from perfect_async._runtime.handle import warn_of_unfinished
+from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import HttpTransport, VendorTransport
 from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
     ConfigurationError,
+    JobRefused,
     RequestRefused,
     ServiceUnavailable,
-    quoted,
     redacted,
 )
+from perfect_async.events import Observer, TaskKind
 from perfect_async.models import (
     Avatar,
+    Feature,
     FileId,
     Job,
     Limits,
@@ -63,10 +71,18 @@ from perfect_async.models import (
     Units,
     must_be_job,
 )
-from perfect_async.reports import Estimate, Statistics, TaskStatus, Template
+from perfect_async.reports import (
+    Estimate,
+    HistoryEntry,
+    LeaseBracket,
+    Statistics,
+    TaskStatus,
+    Template,
+)
 from perfect_async.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from perfect_async._client.event_pump import EventPump, OnEvent
     from perfect_async._client.notifications import WebhookReceiver
     from perfect_async.webhooks import Secrets
 
@@ -139,6 +155,12 @@ class Client:
     `Result.changes` say what, and a picture that is taken as it is stays as it is. What is changed
     loses its EXIF data. The identity of a job is then that of the picture that is sent.
 
+    `on_event`: a function, plain or async, that is called with each `JobEvent` of the client's
+    jobs, in order, in the event loop that opened the client. Events wait for it, and neither polls
+    nor callers do; its exceptions are logged. A closing client waits 5 s for it. The logger
+    `perfect_async` says at DEBUG what each request came to, and at INFO what became of each job;
+    PERFECT_ASYNC_LOG=debug (or info) shows that on stderr.
+
     Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
     may be in different tasks. One client serves any number of concurrent callers and batches in one
     event loop; a second one that is opened on the same key and host in that loop shares the first
@@ -166,12 +188,14 @@ class Client:
         sole_user: bool = False,
         share: str | os.PathLike[str] | Unset | None = UNSET,
         fit: bool = False,
+        on_event: OnEvent | None = None,
     ) -> None:
+        switch_on()
         self._base_url = base_url or os.environ.get(URL_VARIABLE) or BASE_URL
         self._opening = self._closing = False
         self._session: ClientSession | None = None
         self._webhooks: WebhookReceiver | None = None
-        key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
+        key = settings.stripped(os.environ.get(KEY_VARIABLE) if api_key is None else api_key)
         problem = settings.key_problem(key)
         self._key = "" if problem is not None or key is None else key
         given = [webhook_secret or os.environ.get(SECRET_VARIABLE) or None]
@@ -183,6 +207,8 @@ class Client:
         self._base_url = normalised_base(self._base_url if base_url is None else base_url)
         settings.kind("limits", limits, Limits)
         settings.kind("polling", polling, Polling)
+        self._lease_file = LeaseFile(self._base_url, self._key)
+        polling = known_lease(polling, self._lease_file)
         settings.kind("timeouts", timeouts, Timeouts)
         if transport is not None:
             settings.kind("transport", transport, HttpTransport)
@@ -196,6 +222,10 @@ class Client:
         self._reuse = reuse
         self._sole_user = sole_user
         self._fit = settings.fit(fit)
+        settings.callback(on_event)
+        self._on_event = on_event
+        self._pump: EventPump | None = None
+        self._observers: list[Observer] = []
         self._share = settings.share(share, transport)
         self._insists_on_share = share is not UNSET
         self._executor: Executor = LoopExecutor()
@@ -222,6 +252,16 @@ class Client:
         if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
 
+    def observe(self, observer: Observer) -> None:
+        """Let `observer` watch all requests on the key in this event loop, once the client is open.
+
+        This is what `perfect_async.telemetry.instrument` calls; for events of jobs see `on_event`.
+        Raises `ConfigurationError` where the client is open already.
+        """
+        if self._session is not None or self._opening:
+            raise ConfigurationError("Observe a client before it is opened.")
+        self._observers.append(observer)
+
     # Opening and closing.
 
     async def __aenter__(self) -> Self:
@@ -246,10 +286,16 @@ class Client:
         try:
             await self._executor.open()
             try:
+                if self._on_event is not None:
+                    from perfect_async._client.event_pump import EventPump  # noqa: PLC0415 - rare
+
+                    # Its loop is the caller's, also where the client has one of its own.
+                    self._pump = EventPump(self._on_event)
                 await self._executor.call(self._open)
             except BaseException:
                 await _shielded(self.close)
                 await _shielded(self._executor.close)
+                await _shielded(self._close_pump)
                 raise
         finally:
             self._opening = False
@@ -278,9 +324,16 @@ class Client:
                 transport, self._timeouts, journal, sole_user=self._sole_user
             )
             undo.pop_all()
+        driver.observers += [each for each in self._observers if each not in driver.observers]
         most, reuse = self._max_units, self._reuse
         self._session = ClientSession(
-            self._executor, driver, channel, max_units=most, reuse=reuse, fit=self._fit
+            self._executor,
+            driver,
+            channel,
+            max_units=most,
+            reuse=reuse,
+            fit=self._fit,
+            on_event=None if self._pump is None else self._pump.post,
         )
         self._session.begin()
 
@@ -308,6 +361,12 @@ class Client:
                 session.closed = True
             finally:
                 await self._executor.close()
+                await self._close_pump()
+
+    async def _close_pump(self) -> None:
+        pump, self._pump = self._pump, None
+        if pump is not None:
+            await pump.aclose()
 
     async def _close(self, session: ClientSession, *, cancelled: bool) -> None:
         session.close()
@@ -432,38 +491,42 @@ class Client:
             self._executor.soon(tracked.report)
             tracked.unwrap()
             raise AssertionError(tracked)
-        feature, task_id = type(job), tracked.task_id
+        feature, task_id = job.feature, tracked.task_id
         return Task(session, task_id, partial(session.track_task, feature, task_id), tracked)
 
-    def task(self, feature: type[Job], task_id: str) -> Task:
+    def task(self, feature: type[Job] | str, task_id: str, *, version: str = "v2.0") -> Task:
         """Return a handle of a task whose id came from elsewhere; no request.
 
             task = client.task(Smile, "task id of another process")
             result = await task                # keeps it alive from here on
 
-        `feature` is `Smile` or `Avatar`. Nothing is sent and nothing is kept alive until the handle
-        is awaited or its events are read; then it does what `attach` does. Raises
+        `feature` and `version` are as in `attach`. Nothing is sent and nothing is kept alive until
+        the handle is awaited or its events are read; then it does what `attach` does. Raises
         `ConfigurationError` for what is no feature or no task id.
         """
-        session, known = self._ready(), settings.task_id(task_id)
-        return Task(session, known, partial(session.track_task, _feature(feature), known))
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return Task(session, known, partial(session.track_task, name, known))
 
-    async def status(self, feature: type[Job], task_id: str) -> TaskStatus:
+    async def status(
+        self, feature: type[Job] | str, task_id: str, *, version: str = "v2.0"
+    ) -> TaskStatus:
         """Ask the vendor once how a task stands, and adopt nothing; one request.
 
             status = await client.status(Smile, task.id)
             print(status.status)               # running, success or error
 
         A running task has to be polled every 10 s by somebody; this is no promise to do so (use
-        `task` or `attach`). `feature` is `Smile` or `Avatar`. Raises `TaskExpired` if the vendor
-        does not know the task (any longer), `ConfigurationError` as `task` does, and the errors of
-        a request.
+        `task` or `attach`). `feature` and `version` are as in `attach`. Raises `TaskExpired` if the
+        vendor does not know the task (any longer), `ConfigurationError` as `task` does, and the
+        errors of a request.
         """
-        session, known = self._ready(), settings.task_id(task_id)
-        return await self._executor.call(partial(session.status, _feature(feature), known))
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return await self._executor.call(partial(session.status, name, known))
 
     async def upload(self, source: Source) -> FileId:
-        """Upload a picture and return its id at the vendor, for any number of jobs; one request.
+        """Upload a picture or a video for any number of jobs, and return its id; one request.
 
             file = await client.upload("selfie.jpg")
             results = await asyncio.gather(
@@ -472,24 +535,33 @@ class Client:
 
         `source` is what a job takes, but for a URL, which the vendor fetches itself; a `FileId` is
         returned as it is. It must be a jpg, png or heic under 10 MiB whose long side has at most
-        4096 px; a feature may ask for more. The vendor keeps the file for a while, and deletes it
-        with any task that used it. Raises `PictureRefused` and the errors of a request.
+        4096 px, or an mp4 or mov under 100 MiB; a feature may ask for more. The vendor keeps the
+        file for a while, and deletes it with any task that used it. Raises `PictureRefused` and the
+        errors of a request.
         """
         return await self._executor.call(partial(self._ready().upload, source))
 
     async def attach(
-        self, feature: type[Job], task_id: str, timeout: float | None = None
+        self,
+        feature: type[Job] | str,
+        task_id: str,
+        timeout: float | None = None,
+        *,
+        version: str = "v2.0",
     ) -> Result:
         """Wait for a task that exists: of this client, of another process, of a former one.
 
-        `feature` is `Smile` or `Avatar`, `task_id` as in `WaitTimeout` or `Failed`. A running task
-        is kept alive from now on, for up to `Polling.give_up_after`; a finished one is fetched for
-        one request. Nothing is created or charged. Raises as `run` does; `TaskExpired` if the
-        vendor does not know the task (any longer).
+            result = await client.attach("skin-analysis", task_id, version="v2.1")
+
+        `feature` is a class, as `Smile`, or the path of any feature, as in `Feature`, with its
+        `version`. `task_id` is as in `WaitTimeout` or `Failed`. A running task is kept alive from
+        now on, for up to `Polling.give_up_after`; a finished one is fetched for one request.
+        Nothing is created or charged. Raises as `run` does; `TaskExpired` if the vendor does not
+        know the task (any longer).
         """
-        session, known = self._ready(), settings.task_id(task_id)
-        track = partial(session.track_task, _feature(feature), known)
-        return await self._run(session, track, timeout)
+        name, known = settings.feature(feature, version), settings.task_id(task_id)
+        session = self._ready()
+        return await self._run(session, partial(session.track_task, name, known), timeout)
 
     async def _run(
         self,
@@ -544,7 +616,8 @@ class Client:
         `jobs` is read lazily, a few dozen ahead of the creations; it must not block the event loop.
         Outcomes come as the jobs end, or in the order of `jobs` with `ordered`. A slow consumer
         stops the creating, not the polling; leaving the block early stops new work. An error of
-        `jobs` itself is raised after the outcomes of the jobs before it.
+        `jobs` itself is raised after the outcomes of the jobs before it. An item that is no job is
+        refused here in a list, tuple or set (`JobRefused`); of other sources it is a `Failed`.
 
         `max_units`: the most units that the jobs may be charged; a job that would exceed it fails
         with `CeilingReached` and is not sent. `save_to`: a folder in which each result is saved as
@@ -600,11 +673,16 @@ class Client:
 
     # The other calls.
 
-    async def templates(self, feature: type[Job] = Avatar) -> AsyncIterator[Template]:
-        """Yield the styles that `feature` offers; one request for 20 (contract: Other calls)."""
+    async def templates(
+        self, feature: type[Job] | str = Avatar, *, version: str = "v2.0"
+    ) -> AsyncIterator[Template]:
+        """Yield the styles that `feature` offers; one request for 20 (contract: Other calls).
+
+        `feature` and `version` are as in `attach`.
+        """
         found = _paginate(
             self._ready().ask,
-            partial(account.templates, feature.feature),
+            partial(account.templates, settings.feature(feature, version)),
             account.read_templates,
         )
         async with aclosing(found):
@@ -617,11 +695,32 @@ class Client:
         response = await session.ask(account.units())
         return account.read_units(response, session.driver.clock.now())
 
-    async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
-        """Estimate the cost of `jobs`, by the vendor's price list where it names the feature.
+    async def history(self) -> AsyncIterator[HistoryEntry]:
+        """Yield what the account was charged and credited, as the vendor lists it.
 
-        Reads all of `jobs`, sends none of them; one request for each 20 lines of the price list.
-        Raises `JobRefused` for an item that is no job.
+            async for entry in client.history():
+                print(entry.at, entry.action, entry.units, entry.target_id)
+
+        One request for 30 entries, sent as they are read: leave the loop when you have seen enough.
+        The vendor lists the newest first. Raises the errors of a request.
+        """
+        found = _paginate(self._ready().ask, history.history, history.read_entries)
+        async with aclosing(found):
+            async for entry in found:
+                yield entry
+
+    async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
+        """Estimate what `jobs` would cost in units and seconds, if they were run now.
+
+            estimate = await client.estimate(jobs)
+            print(estimate.units, estimate.seconds, estimate.measured)
+
+        Units are by the vendor's price list where it names the feature; a price that was given
+        (`Feature(units=)`) comes first. Seconds are the scheduler's reckoning: how the request
+        window is filled, how long tasks took (`measured`: some of each kind were seen), and what
+        this client has to do already. Reads all of `jobs`, sends none of them; one request for each
+        20 lines of the price list. Raises `JobRefused` for an item that is no job, and for a
+        `Feature` whose price nobody names.
         """
         prices: list[account.Price] = []
         # Without the price list the documented prices are used.
@@ -629,17 +728,27 @@ class Client:
             pages = _paginate(self._ready().ask, account.feature_costs, account.read_feature_costs)
             prices = [listed async for listed in pages]
         costs: dict[str, float] = {}
+        kinds: Counter[TaskKind] = Counter()
         count, documented = 0, False
         async for job in each(jobs):
             must_be_job(job)
-            price = account.price_of(prices, job.feature)
+            price = None
+            if not isinstance(job, Feature) or not job.priced:
+                price = account.price_of(prices, job.feature)
             if price is None:
+                if not job.priced:
+                    raise JobRefused(
+                        f"the price list names no single price of {job.feature}: pass units=."
+                    )
                 documented, units = True, float(job.units)
             else:
                 units = price.amount * -(-job.outputs // price.per)
             costs[job.feature] = costs.get(job.feature, 0.0) + units
+            kinds[JobSpec.kind_of(job)] += 1
             count += 1
-        return Estimate(count, sum(costs.values()), costs, documented)
+        scheduler = self._ready().driver.scheduler
+        seconds, measured = self._executor.ask(lambda: scheduler.estimate(kinds))
+        return Estimate(count, sum(costs.values()), costs, documented, seconds, measured)
 
     async def delete(self, task_id: str) -> None:
         """Delete a finished task at the vendor, with its pictures and its input files; one request.
@@ -650,18 +759,42 @@ class Client:
         """
         await self._executor.call(partial(self._ready().delete, settings.task_id(task_id)))
 
+    async def measure_lease(
+        self, job: Job, gaps: Sequence[float] = GAPS
+    ) -> AsyncIterator[LeaseBracket]:
+        """Create one task of `job` and poll it after each of `gaps` seconds only, until it is lost.
+
+        Yields what is known after each gap. The last one is kept in the state folder, for this key
+        and host, and `Polling(lease="measured")` uses it. Take a job that runs for longer than the
+        gaps together, such as an `Avatar` of one picture. It costs `job.units`, which are charged
+        also where the task is lost; what the task makes is not fetched. Nothing of it is in the
+        journal, and `max_units` does not count it. Raises as `run` does.
+        """
+        session = self._ready()
+        # An isolated client's loop is another thread's: each step there is one call.
+        measurement = LeaseMeasurement(session, job, checked_gaps(gaps), self._lease_file)
+        found = measurement.brackets()
+        try:
+            while True:
+                bracket = await self._executor.call(partial(anext, found, None))
+                if bracket is None:
+                    return
+                yield bracket
+        finally:
+            await self._executor.call(found.aclose)
+
     @property
     def webhooks(self) -> WebhookReceiver:
         """Takes the vendor's notifications: `await client.webhooks.deliver(body, headers)`.
 
         `perfect_async.webhooks.WebhookApp(client.webhooks)` is an endpoint for any ASGI framework.
-        Raises `ConfigurationError` without a `webhook_secret`, and where the client is not open.
+        It may be had before the client is open, to build an app with; `deliver` then raises
+        `ConfigurationError`, so that the sender tries again. Raises `ConfigurationError` without a
+        `webhook_secret`.
         """
+        self._executor.check_process()
         if self._webhooks is not None:
-            # Also while the client closes: running tasks are still awaited.
-            self._executor.check_process()
             return self._webhooks
-        session = self._ready()
         if self._secrets is None:
             raise ConfigurationError(
                 "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
@@ -669,22 +802,27 @@ class Client:
             )
         from perfect_async._client.notifications import WebhookReceiver  # noqa: PLC0415 - as below
 
-        self._webhooks = WebhookReceiver(session, self._secrets)
+        self._webhooks = WebhookReceiver(self._opened, self._secrets)
         return self._webhooks
 
     def statistics(self) -> Statistics:
         """Return the state of the key's scheduler: jobs, window, units; see `Statistics`."""
         if self._session is None:
             return self._scheduler.statistics()
-        driver = self._session.driver
-        return self._executor.ask(driver.statistics)
+        session = self._session
+        return self._executor.ask(lambda: session.driver.statistics(session.channel))
 
     def _ready(self) -> ClientSession:
+        session = self._opened()
+        session.ready()
+        return session
+
+    def _opened(self) -> ClientSession:
+        """Return the session, also while the client closes: running tasks are still awaited."""
         if self._session is None:
             raise ConfigurationError(
                 "This client is not open: use `async with Client() as client:`."
             )
-        self._session.ready()
         return self._session
 
 
@@ -705,13 +843,6 @@ def _isolated() -> tuple[Executor, type[Batch]]:
     from perfect_async._runtime.executors import ThreadExecutor  # noqa: PLC0415 - see above
 
     return ThreadExecutor(), ThreadedBatch
-
-
-def _feature(feature: type[Job]) -> type[Job]:
-    """Return `feature` if it can be sent. Raises `ConfigurationError`."""
-    if getattr(feature, "feature", None) not in FEATURES:
-        raise ConfigurationError(f"{quoted(feature)} is no feature: pass Smile or Avatar.")
-    return feature
 
 
 async def _shielded(undo: Callable[[], Awaitable[None]]) -> None:

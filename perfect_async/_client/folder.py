@@ -21,7 +21,7 @@ from perfect_async._files.images import fitted, look_at_file
 from perfect_async._files.saving import prepare_folder
 from perfect_async._runtime.spec import name_identity
 from perfect_async.errors import PictureRefused, quoted
-from perfect_async.models import Job
+from perfect_async.models import Job, Smile
 
 __all__ = [
     "DIGITS",
@@ -33,6 +33,7 @@ __all__ = [
     "look_at",
     "numbers_of",
     "prepare_folder",
+    "result_stem",
 ]
 
 DIGITS: Final = names.DIGITS
@@ -86,6 +87,13 @@ def former_names(job: Job, identity: str, number: int) -> list[str]:
 def former_stem(picture: Path) -> str:
     """Return what stands before the digits in a former version's names for a picture's results."""
     found = ResultName.parse(names.in_folder_formerly(picture.stem, "0" * 64, "jpg"))
+    return "" if found is None else found.stem
+
+
+def result_stem(picture: Path | str) -> str:
+    """Return what stands before the digits in the names of the results of a path or URL."""
+    name = names.in_folder(names.stem(Smile(picture)), "0" * 64, "jpg")
+    found = ResultName.parse(name)
     return "" if found is None else found.stem
 
 

@@ -6,6 +6,7 @@ notifications come early, late, twice or never (contract: Webhooks).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -28,8 +29,8 @@ _JOURNAL_TIMEOUT: Final = 10.0
 class WebhookReceiver:
     """`client.webhooks`: takes the requests that the vendor sends to a webhook endpoint."""
 
-    def __init__(self, session: ClientSession, secrets: Secrets) -> None:
-        self._session = session
+    def __init__(self, session: Callable[[], ClientSession], secrets: Secrets) -> None:
+        self._get_session = session
         self._secrets = secrets
         self._seen = TtlSet(_SEEN_FOR)
         self._warned = False
@@ -41,21 +42,21 @@ class WebhookReceiver:
         journal, once its task is on the disk. Notifications may come twice, late, early, out of
         order, or for somebody else's task; one that overtakes the answer to its creation is kept
         for ten minutes. Raises `WebhookRejected` for one that is not the vendor's or not fresh,
-        `JournalError` if the journal is not written within 10 s, and `ClientClosed` once the client
-        has closed; the sender then tries again.
+        `JournalError` if the journal is not written within 10 s, `ConfigurationError` before the
+        client is open, and `ClientClosed` once it has closed; the sender then tries again.
         """
-        self._session.executor.check()
-        await self._session.executor.call(partial(self._deliver, body, headers))
+        session = self._get_session()
+        session.executor.check()
+        await session.executor.call(partial(self._deliver, session, body, headers))
 
-    async def _deliver(self, body: bytes, headers: Headers) -> None:
-        session = self._session
+    async def _deliver(self, session: ClientSession, body: bytes, headers: Headers) -> None:
         # Not `session.ready()`: running tasks are still awaited while the client closes.
         session.driver.check(session.channel)
         now = session.driver.clock.utc()
         notification = verify(body, headers, self._secrets, now / SECOND)
         if not self._seen.holds(notification.id, now):
             self._seen.add(notification.id, now)
-            self._handle(notification)
+            self._handle(session, notification)
         # After the poll was asked for, since no poll waits for a disk; and for a duplicate too,
         # since the first may not have been acknowledged.
         with anyio.move_on_after(_JOURNAL_TIMEOUT) as scope:
@@ -63,9 +64,9 @@ class WebhookReceiver:
         if scope.cancelled_caught:
             raise JournalError(f"The journal was not written within {_JOURNAL_TIMEOUT:g} s.")
 
-    def _handle(self, notification: Notification) -> None:
+    def _handle(self, session: ClientSession, notification: Notification) -> None:
         if notification.task_id is not None and notification.status is not None:
-            self._session.driver.notify(notification.task_id)
+            session.driver.notify(notification.task_id)
         elif not self._warned:
             self._warned = True
             LOG.warning(

@@ -7,20 +7,21 @@ picture is still there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
 
 from perfect_async._files.images import inspect
 from perfect_async._journal.journal import unrecorded
-from perfect_async._journal.model import JobSnapshot, Phase
+from perfect_async._journal.model import JobSnapshot, Phase, StoredInput
 from perfect_async._log import LOG
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.registry import JobRegistry
-from perfect_async._runtime.spec import JobSpec
+from perfect_async._runtime.spec import InputSpec, JobSpec
 from perfect_async._value import Value
 from perfect_async.errors import JobRefused, RequestRefused, SourceLost, quoted
-from perfect_async.models import FileId, Job
+from perfect_async.models import FileId, Job, JobInput
 
 _RANK: Final = {
     Phase.RUNNING: 0,
@@ -69,25 +70,29 @@ class Recovery:
     @staticmethod
     def _recovered(snapshot: JobSnapshot) -> RecoveredJob | None:
         try:
-            return RecoveredJob(snapshot.job, JobSpec.job_of(snapshot.stored, snapshot.file_id))
+            return RecoveredJob(
+                snapshot.job,
+                JobSpec.job_of(snapshot.stored, snapshot.file_id, snapshot.more_ids),
+            )
         except JobRefused as exc:
             # Go on: other jobs may have a running lease.
             LOG.warning("A job of the journal is left there as it is: %s", exc.message)
             return None
 
-    def copies(self) -> list[tuple[JobSnapshot, FileId | None]]:
+    def copies(self) -> list[tuple[JobSnapshot, tuple[FileId, ...]]]:
         """Take the reported jobs whose copies at the vendor are still to be deleted.
 
-        Each comes with its input file.
+        Each comes with its input files.
         """
         reported = [each for each in self._journal.recoverable.values() if each.reported]
         for snapshot in reported:
             self._journal.take(snapshot.job)
-        return [(snapshot, _file(snapshot)) for snapshot in reported]
+        return [(snapshot, _files(snapshot)) for snapshot in reported]
 
-    def uses(self, file: FileId) -> bool:
-        """Whether a job that was not resumed yet needs this file at the vendor."""
-        return any(_file(snapshot) == file for snapshot in self._journal.recoverable.values())
+    def uses(self, files: Sequence[FileId]) -> bool:
+        """Whether a job that was not resumed yet needs one of these files at the vendor."""
+        needed = map(_files, self._journal.recoverable.values())
+        return any(file in each for each in needed for file in files)
 
     def folder_of(self, recovered: RecoveredJob) -> str | None:
         """Return the folder of the job's results, if the job is still to be created."""
@@ -107,7 +112,7 @@ class Recovery:
         if (handle := self._resumed(snapshot, spec)) is not None:
             return handle
         try:
-            spec = await self._with_picture(snapshot, spec)
+            spec = await self._with_pictures(snapshot, spec)
         except JobRefused:
             entry = self._journal.resume(snapshot)
             entry.ended("failed")
@@ -124,7 +129,7 @@ class Recovery:
         if leader.ending is None:
             return self._registry.follow(leader, spec)
         handle = JobHandle(0, spec, self._channel, unrecorded())
-        handle.source, handle.task_id = leader.source, leader.task_id
+        handle.sources, handle.task_id = leader.sources, leader.task_id
         handle.end(leader.ending, 0.0, leader.ended_at or 0.0)
         return handle
 
@@ -180,26 +185,41 @@ class Recovery:
         return None
 
     def _spec(self, snapshot: JobSnapshot) -> JobSpec:
-        return JobSpec.restored(snapshot.stored, snapshot.file_id, self._spending_limits)
+        return JobSpec.restored(
+            snapshot.stored, snapshot.file_id, self._spending_limits, snapshot.more_ids
+        )
 
-    async def _with_picture(self, snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:
-        """Return `spec` with its picture, if that has to be uploaded and is unchanged."""
-        stored, job = snapshot.stored, spec.job
-        if spec.source is not None:
-            return spec
-        if job is None or stored.kind != "path":
+    async def _with_pictures(self, snapshot: JobSnapshot, spec: JobSpec) -> JobSpec:
+        """Return `spec` with the pictures that have to be uploaded, if they are unchanged."""
+        job = spec.job
+        if job is None:
+            raise AssertionError(spec)
+        if spec.options.spending_limits:
+            spec.check_price()
+        found = [
+            each if each.source is not None else await self._with_picture(stored, each, given, job)
+            for stored, each, given in zip(
+                snapshot.stored.inputs, spec.inputs, job.inputs, strict=True
+            )
+        ]
+        return attrs.evolve(spec, inputs=tuple(found))
+
+    async def _with_picture(
+        self, stored: StoredInput, prepared: InputSpec, given: JobInput, job: Job
+    ) -> InputSpec:
+        """Return `prepared` with its picture, if it is unchanged. Raises `JobRefused`."""
+        if stored.kind != "path":
             what = "as bytes" if stored.kind == "bytes" else "by a signed URL"
             raise SourceLost(
                 f"The picture was given {what}, which no journal keeps, and was not uploaded "
                 "before the former process ended."
             )
-        picture = await inspect(job.source, type(job), fit=self._fit)
+        picture = await inspect(given.source, job, fit=self._fit)
         if picture is None or picture.digest != stored.digest:
             raise SourceLost(f"{quoted(stored.place)} is another picture than it was.")
-        return attrs.evolve(spec, picture=picture)
+        return attrs.evolve(prepared, picture=picture)
 
 
-def _file(snapshot: JobSnapshot) -> FileId | None:
-    """Return the input file of the job at the vendor, if there is one."""
-    file_id = snapshot.stored.place if snapshot.stored.kind == "file" else snapshot.file_id
-    return None if file_id is None else FileId(file_id)
+def _files(snapshot: JobSnapshot) -> tuple[FileId, ...]:
+    """Return the input files of the job that are at the vendor."""
+    return tuple(map(FileId, snapshot.file_ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias,
 import anyio
 import attrs
 
+from perfect_async._api.tasks import FEATURES, says_more
 from perfect_async._files import names
 from perfect_async._files.endings import has_end
 from perfect_async._files.images import HEAD, sniff
@@ -98,7 +100,9 @@ class ImagePlace:
 
 @attrs.frozen(eq=False, repr=False)
 class ResultImage(Value):
-    """One picture of a result: a signed URL, which can be downloaded until `expires_at` (UTC).
+    """One file of a result: a signed URL, which can be downloaded until `expires_at` (UTC).
+
+    It is a picture, or what else a `Feature` gives: a video, a zip.
 
         data = await result.images[0].read()
 
@@ -114,7 +118,8 @@ class ResultImage(Value):
     async def read(self) -> bytes:
         """Download the picture into memory and return its bytes, without touching the disk.
 
-        They are a whole jpg, png or webp, as the vendor made it. Reading again is always possible
+        They are a whole jpg, png or webp, as the vendor made it; of a `Feature` also a video or a
+        zip. Reading again is always possible
         and never charged; a URL that has expired is asked for again (one request). Raises as
         `Result.save` does, but for the disk's errors, and `ConfigurationError` for an image that
         came from no result.
@@ -179,7 +184,9 @@ class _Downloads:
     async def _fetch(self, url: str, part: P, put: Callable[[P, str], T]) -> T:
         head = b""
         try:
-            async with self._session.download(url) as pieces:
+            # What a feature without a class gives may be a video.
+            large = self._feature not in FEATURES
+            async with self._session.download(url, large=large) as pieces:
                 async for piece in pieces:
                     if len(head) < HEAD:
                         head += piece[:HEAD]
@@ -207,10 +214,11 @@ class Result(Value):
     `task_id` is the vendor's. `job` is the job that asked for it, None where only the task's id is
     known (`attach`). `units` were charged for it, including repeated tries; 0.0 where an equal job
     or somebody else paid for the task. `duration` is the seconds from its creation to its end, None
-    where the creation was not seen. `files` are the paths of its pictures, if the job was to be
-    saved (`save_to`). `changes` says what was changed in the picture to make it fit
-    (`Client(fit=True)`). `raw` is the vendor's decoded `results`, with signed URLs, so it shows in
-    no repr; it is None where the vendor was not asked, since the files of a former run are there.
+    where the creation was not seen. `files` are the paths of its files, if the job was to be saved
+    (`save_to`). `changes` says what was changed in the pictures to make them fit
+    (`Client(fit=True)`). `raw` is the vendor's whole answer, decoded: the scores and colours of a
+    `Feature` are there and nowhere else. It holds signed URLs, so it shows in no repr; it is None
+    where the vendor was not asked, since the files of a former run are there.
 
     The URLs expire after 2 h; `save` and `read` ask for fresh ones, which the vendor gives for a
     day at least, unless its copy was deleted. (contract: Download the result)
@@ -223,20 +231,35 @@ class Result(Value):
     duration: float | None = attrs.field(default=None, kw_only=True, repr=False, eq=False)
     files: tuple[Path, ...] = attrs.field(default=(), kw_only=True, repr=False, eq=False)
     changes: tuple[str, ...] = attrs.field(default=(), kw_only=True, repr=False, eq=False)
-    raw: object = attrs.field(default=None, kw_only=True, repr=False, eq=False)
     _feature: str = attrs.field(alias="feature", kw_only=True, repr=False, eq=False)
     _stem: str = attrs.field(alias="stem", kw_only=True, repr=False, eq=False)
     _identity: str = attrs.field(alias="identity", kw_only=True, repr=False, eq=False)
     _session: ClientSession = attrs.field(alias="session", kw_only=True, repr=False, eq=False)
+    raw: object = attrs.field(default=None, kw_only=True, repr=False, eq=False)
+
+    @property
+    def outputs(self) -> tuple[ResultImage, ...]:
+        """The files of the result, whatever they are; the same as `images`.
+
+        There are none where the answer holds no URL.
+        """
+        return self.images
+
+    @property
+    def file_count(self) -> int:
+        """How many files `save` writes, the one with the answer itself included."""
+        more = self._feature not in FEATURES and says_more(self.raw)
+        return len(self.images) + (more or not self.images)
 
     async def read(self) -> list[bytes]:
         """Download the pictures into memory and return their bytes, in the order of `images`.
 
             [data] = await result.read()
 
-        Nothing is written to the disk. Each is a whole jpg, png or webp, as the vendor made it; 200
-        avatars may be some hundred megabytes, so `result.images[i].read()` gives one. Raises as
-        `save` does, but for the disk's errors.
+        Nothing is written to the disk. Each is a whole file as the vendor made it: a jpg, png or
+        webp, of a `Feature` also a video or a zip. There are none where its answer is all (`raw`).
+        200 avatars may be some hundred megabytes, so `result.images[i].read()` gives one. Raises
+        as `save` does, but for the disk's errors.
         """
         return await self._session.executor.call(self._read_all)
 
@@ -249,7 +272,8 @@ class Result(Value):
         `target` is the path of a file, whose suffix becomes that of the bytes; several pictures
         become `<stem>-1<suffix>`, `<stem>-2<suffix>`, ...
 
-        A file appears whole or not at all: it replaces a former one at the end (a link itself, not
+        What a `Feature` answers beside URLs is written too: `raw`, as a last file of JSON. A file
+        appears whole or not at all: it replaces a former one at the end (a link itself, not
         the link's target), and nothing else is left behind. Pictures saved before one that fails
         stay. Saving again is always possible and never charged.
 
@@ -264,7 +288,7 @@ class Result(Value):
         target = await in_thread(SaveTarget.of, path)
 
         def put(index: int, part: AtomicFile, kind: str) -> Path:
-            number = index + 1 if len(self.images) > 1 else None
+            number = index + 1 if self.file_count > 1 else None
             if target.name is None:
                 name = names.in_folder(self._stem, self._identity, kind, number)
             else:
@@ -272,16 +296,34 @@ class Result(Value):
             part.replace(target.folder / name)
             return target.folder / name
 
-        return await self._write(target.folder, range(len(self.images)), put)
+        return await self._write(target.folder, range(self.file_count), put)
 
     async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
         """Download the pictures of the indices `wanted`; a `Write` of `_files.sets`."""
         await self._session.retention.clean_folder(folder)
-        part, downloads = partial(AtomicFile, folder), self._downloads()
-        return [
-            await downloads.get(index, self.images[index], part, partial(put, index))
-            for index in wanted
-        ]
+        downloads = self._downloads()
+        saved: list[Path] = []
+        for index in wanted:
+            named = partial(put, index)
+            if index == len(self.images):
+                saved.append(await self._write_answer(folder, named))
+            else:
+                part = partial(AtomicFile, folder)
+                saved.append(await downloads.get(index, self.images[index], part, named))
+        return saved
+
+    async def _write_answer(self, folder: Path, put: Callable[[AtomicFile, str], Path]) -> Path:
+        """Write the answer itself."""
+        raw = self.raw
+        if raw is None:
+            raw = await self._session.answer(self._feature, self.task_id)
+        part = AtomicFile(folder)
+        try:
+            await in_thread(part.write, json.dumps(raw, indent=2).encode())
+            return await in_thread(put, part, "json")
+        finally:
+            with anyio.move_on_after(_CLEANUP, shield=True):
+                await in_thread(part.discard)
 
     async def _read_all(self) -> list[bytes]:
         downloads = self._downloads()
@@ -303,6 +345,11 @@ async def save_beside(
     there stay as they are, and the others are written again.
     """
     count = pictures.count
+    if former and not any(image.url for image in result.images):
+        whole = await in_thread(lambda: all(path.is_file() for path in former))
+        if whole:
+            # The number of its files is not known before it is asked for again.
+            return former
     # Not for users, and so no public method.
     write = partial(result._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if len(former) != count:

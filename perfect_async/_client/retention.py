@@ -40,24 +40,24 @@ _GONE: Final = ("OperationNotSupport", "InvalidTaskId")
 
 @attrs.frozen(eq=False, repr=False)
 class Copy(Value):
-    """The vendor's copy of one finished task, to be deleted; `file` is its input."""
+    """The vendor's copy of one finished task, to be deleted; `files` are its inputs."""
 
     task_id: str
     entry: JobEntry
-    file: FileId | None = None
+    files: tuple[FileId, ...] = ()
 
 
 class Retention:
     """Saves results and deletes the vendor's copies for one client.
 
     `delete` deletes a task at the vendor; `used` tells whether a job that has not ended needs a
-    task or its file.
+    task or one of its files.
     """
 
     def __init__(
         self,
         delete: Callable[[str], Awaitable[None]],
-        used: Callable[[str, FileId | None], bool],
+        used: Callable[[str, Sequence[FileId]], bool],
     ) -> None:
         self._delete = delete
         self._used = used
@@ -116,8 +116,7 @@ class Retention:
         self._unrecorded.discard(handle)
         wanted = handle.spec.options.delete and recorded
         if wanted and isinstance(outcome, Done) and outcome.files:
-            file = handle.source if isinstance(handle.source, FileId) else None
-            self.delete_later([Copy(outcome.task_id, handle.entry, file)])
+            self.delete_later([Copy(outcome.task_id, handle.entry, handle.inputs)])
 
     def free(self) -> list[Copy]:
         """Take the copies that no job needs, for `delete_now`; each is returned once."""
@@ -127,10 +126,10 @@ class Retention:
         return free
 
     def _in_use(self, copy: Copy) -> bool:
-        task_id, file = copy.task_id, copy.file
-        saving = any(handle.needs(task_id, file) for handle in self._saving)
-        pinned = file is not None and self._pinned[file] > 0
-        return saving or pinned or self._fetching[task_id] > 0 or self._used(task_id, file)
+        task_id, files = copy.task_id, copy.files
+        saving = any(handle.needs(task_id, files) for handle in self._saving)
+        pinned = any(self._pinned[file] > 0 for file in files)
+        return saving or pinned or self._fetching[task_id] > 0 or self._used(task_id, files)
 
     async def wait_until_idle(self) -> None:
         """Wait until nothing is being saved or deleted."""
@@ -209,6 +208,7 @@ class Retention:
         if handle.files:
             # A former run saved them elsewhere, and the vendor has no copy.
             await self.clean_folder(folder)
+            pictures = attrs.evolve(pictures, count=len(handle.files))
             copy = partial(copy_files, handle.files, folder)
             files = await save_set(pictures, outcome.task_id, copy)
             LOG.info("%d files were copied from another folder; nothing was bought.", len(files))
@@ -311,7 +311,7 @@ async def _files_by_record(outcome: Done, handle: JobHandle) -> Sequence[Path]:
 
 
 def _pictures(outcome: Done, handle: JobHandle, folder: Path) -> PictureSet:
-    spec, count = handle.spec, len(outcome.result.images)
+    spec, count = handle.spec, outcome.result.file_count
     return PictureSet(folder, spec.stem, spec.file_identity, count)
 
 

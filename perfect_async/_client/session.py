@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 import attrs
@@ -31,7 +31,7 @@ from perfect_async._files.images import ImageFile, inspect
 from perfect_async._files.saving import unwritable
 from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import unrecorded
-from perfect_async._log import type_name
+from perfect_async._log import LOG, type_name
 from perfect_async._runtime.driver import Driver
 from perfect_async._runtime.executors import Executor
 from perfect_async._runtime.handle import Channel, JobHandle, closed
@@ -49,7 +49,7 @@ from perfect_async.errors import (
     TaskExpired,
 )
 from perfect_async.models import FileId, Job, Smile, Source, must_be_job
-from perfect_async.reports import TaskStatus
+from perfect_async.reports import JobEvent, JobEventKind, TaskStatus
 
 if TYPE_CHECKING:
     from perfect_async._journal.sqlite import SavedResult
@@ -61,11 +61,11 @@ _URL_LIFETIME: Final = timedelta(seconds=7200)
 """How long a result URL can be downloaded (contract: Download the result)."""
 
 
-class _AnyPicture(Job):
-    """A picture that no job has yet: what some feature takes."""
+class _AnyFile(Job):
+    """A picture or a video that no job has yet: what some feature takes."""
 
     feature = "the vendor"
-    formats = ("jpg", "png", "heic")
+    formats = ("jpg", "png", "heic", "mp4", "mov")
 
 
 class ClientSession:
@@ -73,7 +73,8 @@ class ClientSession:
 
     Call its methods in the loop of its `executor`; only `ready`, `ask` and `result` may be called
     elsewhere. `closed`: it takes no more jobs. `left`: it saves no more results. `interrupts` stop
-    the batches that read jobs now. `max_units`, `reuse` and `fit` as in `Client`.
+    the batches that read jobs now. `max_units`, `reuse` and `fit` as in `Client`. `on_event` gets
+    each event of a job, and returns at once.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ClientSession:
         max_units: float | None,
         reuse: bool | None,
         fit: bool = False,
+        on_event: Callable[[JobEvent], None] | None = None,
     ) -> None:
         self.executor = executor
         self.driver = driver
@@ -96,6 +98,7 @@ class ClientSession:
         self._keys = Keys()
         self.retention = Retention(self._delete_copy, self._uses)
         self._fit = fit
+        self._on_event = on_event
         self.recovery = Recovery(driver.registry, channel, limits, fit=fit)
 
     def ready(self) -> None:
@@ -122,6 +125,17 @@ class ClientSession:
         A job is not created a second time if it equals one that runs, one of the former process, or
         one that is finished and can be fetched again.
         """
+        try:
+            return await self._enter_any(job, options)
+        except ClientClosed:
+            raise
+        except PerfectError as exc:
+            # The scheduler counts the jobs that it knows of.
+            self.driver.refused_here += 1
+            LOG.info("A job failed: %s: %s Nothing was sent.", type_name(exc), exc.message)
+            raise
+
+    async def _enter_any(self, job: Job | RecoveredJob, options: JobOptions) -> JobHandle:
         if isinstance(job, RecoveredJob):
             self.ready()
             await self._check_folder(self.recovery.folder_of(job))
@@ -131,11 +145,12 @@ class ClientSession:
         self.ready()
         try:
             async with self._keys.turn(job):
-                picture = await inspect(job.source, type(job), fit=self._fit)
+                pictures = [await inspect(each.source, job, fit=self._fit) for each in job.inputs]
                 self.ready()
                 limits = *self._limits, *options.spending_limits
                 options = attrs.evolve(options, spending_limits=limits)
-                return await self._enter(JobSpec.of(job, picture, options))
+                first, *more = pictures or [None]
+                return await self._enter(JobSpec.of(job, first, options, *more))
         except PerfectError:
             raise
         except Exception as exc:
@@ -184,6 +199,7 @@ class ClientSession:
         if spec.options.buy_in_doubt:
             registry.consent(spec)
         elif (doubt := registry.in_doubt(self.channel, spec)) is not None:
+            self.driver.refused_here += 1
             return doubt
         if found is not None:
             return registry.await_other(self.channel, spec, journal.enter(spec.stored()))
@@ -240,10 +256,11 @@ class ClientSession:
         """Return a handle of a job that is done, with its files."""
         if saved.deleted:
             spec = attrs.evolve(spec, options=attrs.evolve(spec.options, delete=False))
-        handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
+        handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
         handle.task_id, handle.files = saved.task_id, saved.files
-        # Without URLs: they are asked for where somebody reads the result again.
-        done = ev.Succeeded(ev.Poll(0, 0), ("",) * len(saved.files))
+        # Without URLs: they are asked for where somebody reads the result again. JSON is ours.
+        count = sum(file.suffix != ".json" for file in saved.files)
+        done = ev.Succeeded(ev.Poll(0, 0), ("",) * count)
         handle.end(done, 0.0, self.driver.clock.seconds())
         return handle
 
@@ -270,7 +287,7 @@ class ClientSession:
                 # It cannot be fetched any more, although the journal offers it.
                 await self.channel.journal.writer.drop(task_id)
                 return None
-            handle = JobHandle(0, spec, self.channel, unrecorded(), source=spec.source)
+            handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
             handle.task_id = task_id
             handle.end(event, 0.0, self.driver.clock.seconds())
             if spec.options.save_to is not None:
@@ -278,7 +295,7 @@ class ClientSession:
                 self.retention.begin(handle)
             return handle
 
-    async def attach(self, feature: type[Job], task_id: str) -> JobHandle:
+    async def attach(self, feature: str, task_id: str) -> JobHandle:
         """Follow the job whose task this is, or keep the task alive from now on."""
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
@@ -295,15 +312,42 @@ class ClientSession:
         """
         self.ready()
         options = await self.with_folder(options)
-        return TrackedJob(self, await self.enter(job, options))
+        try:
+            handle = await self.enter(job, options)
+        except PerfectError:
+            # It may be what the type forbids.
+            if isinstance(cast("object", job), Job):
+                self.tell("finished", job, None)
+            raise
+        return TrackedJob(self, handle)
 
-    async def track_task(self, feature: type[Job], task_id: str) -> TrackedJob:
+    async def track_task(self, feature: str, task_id: str) -> TrackedJob:
         """Follow a task as `attach` does, and keep its events and its end.
 
         Its result is for the caller, wherever a former process was to save it.
         """
         self.ready()
         return TrackedJob(self, await self.attach(feature, task_id), saves=False)
+
+    def tell(self, kind: JobEventKind, job: Job | None, task_id: str | None) -> JobEvent:
+        """Tell the client's `on_event` what was done for `job`, and return the event."""
+        event = JobEvent(kind, job, task_id, self.driver.clock.now())
+        if self._on_event is not None:
+            self._on_event(event)
+        return event
+
+    def watch(self, handle: JobHandle) -> None:
+        """Tell `on_event` of all that is done for `handle` from its entering on, but its end."""
+        if self._on_event is None or handle.spec.job is None:
+            return
+        self.tell("queued", handle.spec.job, handle.task_id)
+        if handle.task_id is not None:
+            self.tell("submitted", handle.spec.job, handle.task_id)
+
+        def tell(kind: JobEventKind) -> None:
+            self.tell(kind, handle.spec.job, handle.task_id)
+
+        handle.observe(tell)
 
     async def with_folder(self, options: JobOptions) -> JobOptions:
         """Return `options` with an absolute `save_to`, once it is known that it can be written.
@@ -358,9 +402,9 @@ class ClientSession:
         error = wait_timeout(timeout or 0.0, what, handle, failure)
         raise error from error.__cause__
 
-    async def status(self, feature: type[Job], task_id: str) -> TaskStatus:
+    async def status(self, feature: str, task_id: str) -> TaskStatus:
         """Ask once how a task stands. Raises the request's failure, and `TaskExpired`."""
-        event = await self._look(feature.feature, task_id, self.ask)
+        event = await self._look(feature, task_id, self.ask)
         match event:
             case ev.Succeeded():
                 return TaskStatus(task_id, "success", event.results)
@@ -449,8 +493,8 @@ class ClientSession:
         journal.writer.window = driver.past
         driver.start(journal.writer.run)
         self.retention.delete_later(
-            Copy(str(snapshot.task_id), journal.resume(snapshot), file)
-            for snapshot, file in self.recovery.copies()
+            Copy(str(snapshot.task_id), journal.resume(snapshot), files)
+            for snapshot, files in self.recovery.copies()
         )
         self.sweep()
 
@@ -475,6 +519,10 @@ class ClientSession:
         Raises `TaskExpired` after a day.
         """
         return self._images(await self._poll(feature, task_id), feature, task_id)
+
+    async def answer(self, feature: str, task_id: str) -> object:
+        """Ask for the whole answer of a finished task again; one request. Raises as `refresh`."""
+        return (await self._poll(feature, task_id)).results
 
     async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
         self._check_open()
@@ -501,14 +549,15 @@ class ClientSession:
                 raise
             gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
-        return tasks.read_status(ev.Poll(0, 0), reply, task_id=task_id, units=0.0)
+        asked = ev.Poll(0, 0)
+        return tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0)
 
     async def upload(self, source: Source) -> FileId:
         """Upload `source`, and return its id at the vendor. Raises `JobRefused`, or a failure."""
         self.ready()
         if isinstance(source, FileId):
             return source
-        picture = await inspect(source, _AnyPicture, fit=self._fit)
+        picture = await inspect(source, _AnyFile, fit=self._fit)
         if picture is None:
             raise JobRefused("the vendor fetches a URL itself: give it to the job as it is.")
         for pause in _UPLOAD_PAUSES:
@@ -529,7 +578,9 @@ class ClientSession:
             reply = await self.ask(tasks.registration([picture.facts], Smile.feature))
         match tasks.read_registration(ev.Register(0, (0,), None), reply):
             case ev.Registered(grants=(grant,)):
-                await self.channel.transport.upload(grant, picture.chunks)
+                channel = self.channel
+                within = channel.timeouts.video if picture.is_video else None
+                await channel.transport.upload(grant, picture.chunks, within=within)
                 return FileId(grant.file_id)
             case ev.NoAnswer(error=error):
                 raise error
@@ -550,17 +601,20 @@ class ClientSession:
         account.read_deleted(reply)
         await self.channel.journal.writer.drop(task_id)
 
-    def _uses(self, task_id: str, file: FileId | None) -> bool:
-        former = file is not None and self.recovery.uses(file)
-        return former or self.driver.registry.uses(task_id, file)
+    def _uses(self, task_id: str, files: Sequence[FileId]) -> bool:
+        return self.recovery.uses(files) or self.driver.registry.uses(task_id, files)
 
-    def download(self, url: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def download(
+        self, url: str, *, large: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Download a result URL in pieces; costs no request of the window.
+
+        `large`: it may be a video.
 
         Entering or iterating raises `RequestRefused`, `ServiceUnavailable` or `BadAnswer`.
         """
         self._check_open()
-        return self.channel.transport.download(url)
+        return self.channel.transport.download(url, large=large)
 
     def now(self) -> datetime:
         """Return the time in UTC by the client's clock."""

@@ -9,14 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, cast
 
+from perfect_async._api.tasks import FEATURES
 from perfect_async._files.saving import is_path
 from perfect_async._log import LOG
 from perfect_async._runtime.sharing import ShareSetting
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._time import SECOND
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
-from perfect_async.errors import ConfigurationError, quoted, redacted
-from perfect_async.models import Polling
+from perfect_async.errors import QUOTES, ConfigurationError, JobRefused, quoted, redacted
+from perfect_async.models import Polling, feature_name
 
 KEY_VARIABLE: Final = "YOUCAM_API_KEY"
 URL_VARIABLE: Final = "YOUCAM_BASE_URL"
@@ -40,8 +41,19 @@ class Unset(Enum):
 UNSET: Final = Unset.UNSET
 
 
+def stripped(key: str | None) -> str | None:
+    """Return `key` without the line end of the file that it was read from."""
+    return key.rstrip("\r\n") if isinstance(cast("object", key), str) and key else key
+
+
 def key_problem(key: str | None) -> str | None:
-    """Return why `key` cannot be an API key, or None.
+    """Return why `key` cannot be an API key, or None; see `key_flaw`."""
+    flaw = key_flaw(key)
+    return flaw and f"The API key {flaw}: set {KEY_VARIABLE} or pass api_key."
+
+
+def key_flaw(key: str | None) -> str | None:
+    """Return what is wrong with an API key, as the end of a sentence, or None.
 
     The text quotes nothing of the key, and nothing is raised here: an error ends up in logs, and a
     traceback may be shown with the locals of its frames.
@@ -49,17 +61,37 @@ def key_problem(key: str | None) -> str | None:
     problem = None
     if not isinstance(key, str) or not key:
         problem = "is empty" if key == "" else "is missing"
+    elif key[0] in QUOTES or key[-1] in QUOTES:
+        problem = "stands in quotes, which are no part of it"
     elif key.lower().startswith("bearer "):
         problem = 'starts with "Bearer ", which the client adds itself'
     elif not key.isascii() or not key.isprintable() or " " in key:
         problem = "holds white space, control or non-ASCII characters"
-    return problem and f"The API key {problem}: set {KEY_VARIABLE} or pass api_key."
+    return problem
 
 
 def kind(name: str, value: object, kind: type) -> None:
     """Raise `ConfigurationError` if the setting `name` is of another type than `kind`."""
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name} is {quoted(value)}; it must be of type {kind.__name__}.")
+
+
+def feature(value: object, version: str) -> str:
+    """Return the name of the feature that `value` is, a class or a path.
+
+    Raises `ConfigurationError`.
+    """
+    if isinstance(value, str):
+        try:
+            return feature_name(value, version)
+        except JobRefused as exc:
+            raise ConfigurationError(exc.message) from None
+    name = cast("object", getattr(value, "feature", None))
+    if not isinstance(name, str) or name not in FEATURES:
+        raise ConfigurationError(
+            f"{quoted(value)} is no feature: pass a class, as Smile, or the path of a feature."
+        )
+    return name
 
 
 def task_id(value: object) -> str:
@@ -91,6 +123,7 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
         value = os.environ.get(SHARE_VARIABLE) or MACHINE
     if value is None:
         return None
+    unknown = quoted(value)
     text = os.fspath(cast("str", value)) if isinstance(value, str | os.PathLike) else None
     if text == MACHINE:
         return ShareSetting()
@@ -98,7 +131,7 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
         return ShareSetting(url=text)
     if isinstance(text, str) and "://" not in text and is_path(text) and Path(text).is_absolute():
         return ShareSetting(folder=text)
-    shown = quoted(redacted(text)) if isinstance(text, str) else quoted(value)
+    shown = quoted(redacted(text)) if isinstance(text, str) else unknown
     raise ConfigurationError(
         f'share is {shown}; it must be "{MACHINE}", the absolute path of a folder, a URL that '
         "begins with redis:// or rediss://, or None."
@@ -156,6 +189,12 @@ def fit(value: object) -> bool:
             "fit=True needs Pillow, which the extra `fit` brings: pip install 'perfect_async[fit]'."
         )
     return value
+
+
+def callback(value: object) -> None:
+    """Raise `ConfigurationError` unless `value` can be `on_event`."""
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"on_event is {quoted(value)}; it must be a function.")
 
 
 def retries(value: object) -> None:

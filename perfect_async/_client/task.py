@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from perfect_async._api.tasks import FEATURES
 from perfect_async._client import settings
 from perfect_async._client.results import Done, Result
 from perfect_async._log import type_name
@@ -66,12 +67,10 @@ class TrackedJob:
         handle = self.handle.leader or self.handle
         if handle.task_id is not None or handle.ending is not None:
             return "running"
-        registered = handle.grant is not None and not handle.uploaded
-        return "preparing" if handle.submitting or registered else "queued"
+        return "preparing" if handle.submitting or handle.preparing else "queued"
 
     def _note(self, kind: JobEventKind) -> None:
-        now = self.session.driver.clock.now()
-        self.events.append(JobEvent(kind, self.handle.spec.job, self.handle.task_id, now))
+        self.events.append(self.session.tell(kind, self.handle.spec.job, self.handle.task_id))
         news, self._news = self._news, anyio.Event()
         news.set()
 
@@ -205,7 +204,8 @@ class Task:
                 how = f"failed: {type_name(error)}"
             case Result(images=images, duration=duration):
                 lasted = "" if duration is None else f" in {duration:.1f} s"
-                how = f"done: {len(images)} picture{'s' * (len(images) != 1)}{lasted}"
+                what = "picture" if tracked.handle.spec.feature in FEATURES else "file"
+                how = f"done: {len(images)} {what}{'s' * (len(images) != 1)}{lasted}"
             case None:
                 pass
         return f"<Task {quoted(self.id)}{job} {how}>"

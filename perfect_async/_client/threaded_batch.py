@@ -9,12 +9,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
 from perfect_async._client.batch import GRACE, Batch, each
+from perfect_async._client.records import BatchRecord
 from perfect_async._client.recovery import RecoveredJob
 from perfect_async._client.results import Outcome
 from perfect_async._runtime.executors import (
@@ -25,6 +26,9 @@ from perfect_async._runtime.executors import (
 )
 from perfect_async.errors import ClientClosed
 from perfect_async.models import Job, Progress
+
+if TYPE_CHECKING:
+    from perfect_async.report import Report
 
 T = TypeVar("T")
 
@@ -214,6 +218,10 @@ class ThreadedBatch(Batch):
         return (
             super()._progress() if self._executor is None else self._executor.ask(super()._progress)
         )
+
+    def _reported(self, record: BatchRecord) -> Callable[[], Report]:
+        work = partial(super()._reported, record)
+        return work() if self._executor is None else self._executor.ask(work)
 
     def _source(self) -> AsyncGenerator[Job | RecoveredJob]:
         return self._reader.jobs()

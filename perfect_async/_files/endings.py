@@ -1,4 +1,4 @@
-"""Whether a picture has its end: one whose download was cut short does not."""
+"""Whether a picture, a video or a zip has its end: one that was cut short does not."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ _TWO: Final = 2
 """Bytes of a JPEG's marker, and of the length behind it, which counts itself."""
 _CRC: Final = 4
 """Bytes behind a PNG's chunk."""
+_BOX: Final = 8
+"""Bytes of the head of a video's box, at least."""
+_DIRECTORY_END: Final = 22
+"""Bytes of the record at the end of a zip (APPNOTE.TXT, 4.3.16), without its comment."""
+_LONGEST_COMMENT: Final = 65_535
 # A scan ends at a marker; a stuffed zero and restart markers are part of it.
 _SCAN_END: Final = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _CHUNK: Final = re.compile(rb"[A-Za-z]{4}")
@@ -28,14 +33,18 @@ _CHUNK: Final = re.compile(rb"[A-Za-z]{4}")
 def has_end(file: BinaryIO, kind: str) -> bool:
     """Return whether the picture in `file` is whole, as far as its format says where it ends.
 
-    `kind` is its type, as a suffix. JPEG and PNG have an end marker, WebP a length. A JPEG's
-    segments are walked, since a thumbnail in one of them has an end marker too. A file that is not
-    built as its standard says is judged by its last bytes. Other formats count as whole.
+    `kind` is its type, as a suffix. JPEG and PNG have an end marker, WebP a length, a zip a
+    directory at its end; the boxes of a video fill it. A JPEG's segments are walked, since a
+    thumbnail in one of them has an end marker too. A file that is not built as its standard says is
+    judged by its last bytes. Other formats count as whole.
     """
     ends: dict[str, Callable[[BinaryIO], bool]] = {
         "jpg": _jpeg_has_end,
         "png": _png_has_end,
         "webp": _webp_has_end,
+        "zip": _zip_has_end,
+        "mp4": _video_has_end,
+        "mov": _video_has_end,
     }
     return kind not in ends or ends[kind](file)
 
@@ -93,6 +102,36 @@ def _webp_has_end(file: BinaryIO) -> bool:
     file.seek(4)
     length = int.from_bytes(file.read(4), "little")
     return file.seek(0, os.SEEK_END) >= length + 8
+
+
+def _zip_has_end(file: BinaryIO) -> bool:
+    """Look for the end of the central directory, and for the comment that it announces."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _LONGEST_COMMENT - _DIRECTORY_END))
+    last = file.read()
+    at = last.rfind(b"PK\x05\x06")
+    comment = int.from_bytes(last[at + 20 : at + 22], "little")
+    return at >= 0 and len(last) >= at + _DIRECTORY_END + comment
+
+
+def _video_has_end(file: BinaryIO) -> bool:
+    """Walk the boxes (ISO/IEC 14496-12, 4.2), which must end where the file does."""
+    size, at = file.seek(0, os.SEEK_END), 0
+    for _ in range(_MOST_SEGMENTS):
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        elif length == 0:
+            # The last box reaches to the end, wherever that is.
+            return len(head) >= _BOX
+        if length < _BOX:
+            return False
+        at += length
+        if at >= size:
+            return at == size
+    return True
 
 
 def _tail(file: BinaryIO) -> bytes:

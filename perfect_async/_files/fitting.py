@@ -7,6 +7,7 @@ What is changed loses its EXIF data, and with it the place where it was taken.
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import attrs
@@ -34,7 +35,12 @@ _QUALITIES: Final = (95, 90, 80, 70)
 _SMALLER: Final = 0.8
 _LEAST: Final = 64
 """Pixels of the long side under which a picture is made no smaller."""
-_PLAIN: Final = {"jpg": {"L", "RGB"}, "png": {"1", "L", "LA", "P", "RGB", "RGBA"}}
+_INDEXED: Final = {"1", "L", "LA", "P", "RGB", "RGBA"}
+_PLAIN: Final = {
+    "jpg": {"L", "RGB"},
+    **dict.fromkeys(("png", "gif", "bmp", "tiff"), _INDEXED),
+    "webp": {"RGB", "RGBA"},
+}
 """Pillow's modes of pictures that are taken as they are, by their type."""
 _KEPT: Final = {"L", "LA", "RGB", "RGBA"}
 """Those that are encoded as they are."""
@@ -50,7 +56,7 @@ class Fitted(Value):
     changes: tuple[str, ...]
 
 
-def fit(file: BinaryIO, job_type: type[Job]) -> Fitted | None:
+def fit(file: BinaryIO, job_type: Job | type[Job]) -> Fitted | None:
     """Return the picture in `file` as `job_type` takes it; None where it is taken as it is.
 
     Also None where it cannot be read: then the usual checks say what is wrong. The same bytes give
@@ -70,7 +76,7 @@ def fit(file: BinaryIO, job_type: type[Job]) -> Fitted | None:
         file.seek(0)
 
 
-def encode(image: PillowImage, job_type: type[Job]) -> bytes:
+def encode(image: PillowImage, job_type: Job | type[Job]) -> bytes:
     """Return the bytes of a picture that has none: a PNG, which keeps each pixel.
 
     A JPEG of quality 95 where the PNG would be `job_type.largest` or more. Colours that a PNG of 8
@@ -84,7 +90,7 @@ def encode(image: PillowImage, job_type: type[Job]) -> bytes:
     return data if len(data) < job_type.largest else _jpeg(plain, _QUALITIES[0])
 
 
-def _fit(image: Image.Image, head: bytes, size: int, job_type: type[Job]) -> Fitted | None:
+def _fit(image: Image.Image, head: bytes, size: int, job_type: Job | type[Job]) -> Fitted | None:
     name = (image.format or "").lower()
     kind, most = _KINDS.get(name, name), job_type.longest_side
     deep = kind == "png" and head[_DEPTH_AT:] == bytes([_DEEP])
@@ -92,6 +98,8 @@ def _fit(image: Image.Image, head: bytes, size: int, job_type: type[Job]) -> Fit
     turned = orientation in _TURNED
     odd = deep or image.mode not in _PLAIN.get(kind, _KEPT)
     large = max(image.size) > most
+    # No bound, as of a `Feature`, leaves the size as it is.
+    longest = math.floor(min(most, max(image.size)))
     taken = kind in job_type.formats
     if taken and not (turned or odd or large) and size < job_type.largest:
         return None
@@ -100,13 +108,13 @@ def _fit(image: Image.Image, head: bytes, size: int, job_type: type[Job]) -> Fit
     whole = (height, width) if orientation in _SIDEWAYS else (width, height)
     if large and kind == "jpg":
         # Decoded at a half or less where that is still enough: a camera's picture is large.
-        image.draft(None, (most, most))
+        image.draft(None, (longest, longest))
     plain = _plain(ImageOps.exif_transpose(image))
-    plain.thumbnail((most, most), Image.Resampling.LANCZOS)
+    plain.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     found, data, plain = _encoded(plain, kind, job_type)
     changes = {
         f"{kind} made {found}": found != kind,
-        f"only the first of {frames} frames": frames > 1 and not taken,
+        f"only the first of {frames} frames": frames > 1 and kind != "jpg",
         "turned upright": turned,
         "16 bits for a colour made 8": deep or image.mode.startswith("I"),
         f"{image.mode} made {plain.mode}": image.mode in {"CMYK", "YCbCr", "LAB", "HSV"},
@@ -138,7 +146,9 @@ def _plain(image: Image.Image) -> Image.Image:
     return image
 
 
-def _encoded(image: Image.Image, kind: str, job_type: type[Job]) -> tuple[str, bytes, Image.Image]:
+def _encoded(
+    image: Image.Image, kind: str, job_type: Job | type[Job]
+) -> tuple[str, bytes, Image.Image]:
     """Return type, bytes and pixels of the best picture under `job_type.largest` bytes."""
     data = b"" if kind == "jpg" else _png(image)
     if data and len(data) < job_type.largest:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, partial
@@ -35,15 +36,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Kind: TypeAlias = Literal["jpg", "png", "heic"]
+Kind: TypeAlias = Literal["jpg", "png", "heic", "webp", "gif", "bmp", "tiff", "mp4", "mov"]
 """The types that the vendor takes, by the suffix that is sent."""
+
+VIDEOS: Final = frozenset({"mp4", "mov"})
 
 # "image/jpg" is taken as well; HEIC's type is open (contract: Input pictures).
 _CONTENT_TYPES: Final[dict[Kind, str]] = {
     "jpg": "image/jpeg",
     "png": "image/png",
     "heic": "image/heic",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "bmp": "image/bmp",
+    "tiff": "image/tiff",
+    "mp4": "video/mp4",
+    "mov": "video/quicktime",
 }
+# Those whose header must name width and height; the others are taken by some features only, which
+# look at them themselves.
+_MEASURED: Final = frozenset({"jpg", "png", "heic"})
 
 PIECE: Final = 64 * 1024
 """Bytes of one piece of `ImageFile.chunks`."""
@@ -59,6 +71,9 @@ _HEVC: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 _AVIF: Final = {b"avif", b"avis"}
 _OTHERS: Final = {b"avci", b"avcs", b"jpeg", b"jpgs", b"j2ki", b"j2is", b"vvic", b"vvis", b"evbi"}
 _ANY_CODEC: Final = {b"mif1", b"msf1"}
+_MP4: Final = re.compile(rb"iso[m2-9a-c]|mp4[12]|avc1|M4V[ HP]|MSNV|dash|mmp4")
+# Atoms that a QuickTime file begins with that has no brands (QuickTime File Format, 2001).
+_ATOMS: Final = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 
 _MAGIC: Final = (
     (b"\xff\xd8\xff", "jpg"),
@@ -69,6 +84,8 @@ _MAGIC: Final = (
     (b"MM\x00*", "tiff"),
     (b"BM", "bmp"),
     (b"%PDF", "pdf"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
 )
 
 _FITTABLE: Final = {"webp", "gif", "bmp", "tiff"}
@@ -87,9 +104,9 @@ class ImageFile(Value):
     """A picture that was inspected and may be sent.
 
     `facts` are for its registration; `digest` the SHA-256 of its bytes in hex; `width` and
-    `height` in pixels as stored (an EXIF orientation may swap them). `changes` says how it was
-    changed to fit; a file that was is changed anew for each upload, so that no picture waits in
-    memory.
+    `height` in pixels as stored (an EXIF orientation may swap them), 0 where nobody looked: of a
+    video, for one. `changes` says how it was changed to fit; a file that was is changed anew for
+    each upload, so that no picture waits in memory.
     """
 
     facts: FileFacts
@@ -99,7 +116,7 @@ class ImageFile(Value):
     height: int
     _source: Path | bytes = attrs.field(repr=False, eq=False, alias="source")
     changes: tuple[str, ...] = attrs.field(default=(), repr=False, eq=False)
-    _fitted_for: type[Job] | None = attrs.field(
+    _fitted_for: Job | type[Job] | None = attrs.field(
         default=None, repr=False, eq=False, alias="fitted_for"
     )
 
@@ -107,6 +124,11 @@ class ImageFile(Value):
     def path(self) -> Path | None:
         """The absolute path of its file, None where it was given as bytes."""
         return None if isinstance(self._source, bytes) else self._source
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video rather than a picture."""
+        return self.kind in VIDEOS
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the picture's bytes in pieces of 64 KiB: exactly `facts.file_size` of them.
@@ -138,8 +160,10 @@ def _changed(name: str, when: str) -> PictureRefused:
     return PictureRefused(f"{name} changed {when}.", passing=True, reason="changing")
 
 
-async def inspect(source: Source, job_type: type[Job], *, fit: bool = False) -> ImageFile | None:
-    """Inspect `source` for a job of `job_type`; None for a URL or a `FileId`.
+async def inspect(
+    source: Source, job_type: Job | type[Job], *, fit: bool = False
+) -> ImageFile | None:
+    """Inspect `source` for a job of `job_type`, or for one job; None for a URL or a `FileId`.
 
     Reads the file once, in a worker thread, a block at a time. With `fit` a picture that would be
     refused, or shown wrongly, is made into what `job_type` takes. Raises `PictureRefused`, naming
@@ -177,7 +201,7 @@ async def inspect(source: Source, job_type: type[Job], *, fit: bool = False) -> 
 def sniff(head: bytes) -> str | None:
     """Return the type of a picture by its first `HEAD` bytes: a suffix without dot, or None.
 
-    One of jpg, png, heic, gif, webp, avif, tiff, bmp, and pdf, which people send.
+    One of jpg, png, heic, gif, webp, avif, tiff, bmp; mp4 and mov; zip; and pdf, which people send.
     """
     for magic, kind in _MAGIC:
         if head.startswith(magic):
@@ -186,11 +210,14 @@ def sniff(head: bytes) -> str | None:
         return "webp"
     if head[4:8] == b"ftyp":
         return _codec(head)
-    return None
+    return "mov" if head[4:8] in _ATOMS else None
 
 
 def _codec(head: bytes) -> str | None:
-    """Tell HEIC from AVIF: both are ISO media files, and both often say just `mif1`."""
+    """Tell HEIC from AVIF and from videos: all are ISO media files.
+
+    Both kinds of pictures often say just `mif1`.
+    """
     end = min(int.from_bytes(head[:4], "big"), len(head) - len(head) % 4)
     major = head[8:12]
     brands = {major, *(head[at : at + 4] for at in range(16, end, 4))}
@@ -198,8 +225,10 @@ def _codec(head: bytes) -> str | None:
         return "heic"
     if major in _AVIF:
         return "avif"
+    if major == b"qt  ":
+        return "mov"
     if major not in _ANY_CODEC and not brands & _ANY_CODEC:
-        return None
+        return "mp4" if _MP4.fullmatch(major) else None
     if brands & _HEVC:
         return "heic"
     if brands & _AVIF:
@@ -221,7 +250,7 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
 
 
 def _look_at_bytes(
-    source: bytes, job_type: type[Job], *, fit: bool = False, name: str | None = None
+    source: bytes, job_type: Job | type[Job], *, fit: bool = False, name: str | None = None
 ) -> ImageFile:
     name = f"<{len(source)} bytes>" if name is None else name
     found = fitted(io.BytesIO(source), len(source), job_type) if fit else None
@@ -230,26 +259,28 @@ def _look_at_bytes(
     return attrs.evolve(picture, changes=changes)
 
 
-def _look_at_stream(source: BinaryFile, job_type: type[Job], *, fit: bool) -> ImageFile:
-    data = read_file(source, _MOST_FITTED if fit else job_type.largest)
+def _look_at_stream(source: BinaryFile, job_type: Job | type[Job], *, fit: bool) -> ImageFile:
+    takes_videos = not VIDEOS.isdisjoint(job_type.formats)
+    largest = job_type.largest_video if takes_videos else job_type.largest
+    data = read_file(source, max(largest, _MOST_FITTED) if fit else largest)
     return _look_at_bytes(data, job_type, fit=fit, name=name_of(source))
 
 
-def _look_at_image(source: PillowImage, job_type: type[Job], *, fit: bool) -> ImageFile:
+def _look_at_image(source: PillowImage, job_type: Job | type[Job], *, fit: bool) -> ImageFile:
     from perfect_async._files import fitting  # noqa: PLC0415 - Pillow may not be there
 
     data = fitting.encode(source, job_type)
     return _look_at_bytes(data, job_type, fit=fit, name=name_of(source))
 
 
-def fitted(file: BinaryIO, size: int, job_type: type[Job]) -> Fitted | None:
+def fitted(file: BinaryIO, size: int, job_type: Job | type[Job]) -> Fitted | None:
     """Return the picture as `job_type` takes it; None where it is taken as it is, or hopeless."""
     from perfect_async._files import fitting  # noqa: PLC0415 - as above
 
     return fitting.fit(file, job_type) if size <= _MOST_FITTED else None
 
 
-def _fit_again(path: Path, job_type: type[Job], digest: str) -> bytes:
+def _fit_again(path: Path, job_type: Job | type[Job], digest: str) -> bytes:
     """Return the bytes of a picture that was changed to fit when it was inspected."""
     name = quoted(path)
     with _opened(str(path), name) as file:
@@ -259,7 +290,7 @@ def _fit_again(path: Path, job_type: type[Job], digest: str) -> bytes:
     return found.data
 
 
-def look_at_file(path: str, job_type: type[Job], *, fit: bool = False) -> ImageFile:
+def look_at_file(path: str, job_type: Job | type[Job], *, fit: bool = False) -> ImageFile:
     """Inspect the picture at `path` as `inspect` does, in this thread.
 
     Raises `PictureRefused`, and `OSError` where another try may read it.
@@ -325,19 +356,26 @@ def _unreadable(name: str, exc: OSError) -> PictureRefused:
 
 
 def _look(
-    file: BinaryIO, size: int, name: str, source: Path | bytes, job_type: type[Job], *, fit: bool
+    file: BinaryIO,
+    size: int,
+    name: str,
+    source: Path | bytes,
+    job_type: Job | type[Job],
+    *,
+    fit: bool,
 ) -> ImageFile:
     if size == 0:
         raise PictureRefused(f"{name} is empty.", reason="0 bytes")
-    if size >= job_type.largest:
-        raise PictureRefused(
-            f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
-            f"{_megabytes(job_type.largest)}.",
-            fittable=not fit,
-            reason="too large",
-        )
     found = sniff(file.read(HEAD))
     kind = _taken(found, job_type)
+    largest = job_type.largest_video if kind in VIDEOS else job_type.largest
+    if size >= largest:
+        raise PictureRefused(
+            f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
+            f"{_megabytes(largest)}.",
+            fittable=not fit and found not in VIDEOS,
+            reason="too large",
+        )
     if kind is None:
         raise PictureRefused(
             f"{name} is {found or 'of an unknown type'} by its first bytes; "
@@ -346,8 +384,8 @@ def _look(
             reason=found or "no picture",
         )
     digest = _digest(file, size, name)
-    width, height = _dimensions(file, kind, size)
-    if width < 1 or height < 1:
+    width, height = _dimensions(file, kind, size) if kind in _MEASURED else (0, 0)
+    if kind in _MEASURED and (width < 1 or height < 1):
         raise PictureRefused(
             f"{name} begins as {kind}, but its header names no width and height.", reason="damaged"
         )
@@ -376,8 +414,8 @@ def _megabytes(size: int) -> str:
     return f"{size / 1024**2:,.1f} MB"
 
 
-def _taken(found: str | None, job_type: type[Job]) -> Kind | None:
-    kinds: tuple[Kind, ...] = ("jpg", "png", "heic")
+def _taken(found: str | None, job_type: Job | type[Job]) -> Kind | None:
+    kinds = _CONTENT_TYPES
     return next((kind for kind in kinds if kind == found and kind in job_type.formats), None)
 
 

@@ -41,10 +41,14 @@ SUFFIXES: Final[dict[str, str]] = {
     ".bmp": "bmp",
     ".tif": "tiff",
     ".tiff": "tiff",
+    ".mp4": "mp4",
+    ".mov": "mov",
+    ".zip": "zip",
+    ".json": "json",
 }
 
-RESULT_KINDS: Final = ("jpg", "png", "webp", "gif", "heic")
-"""Types of pictures that the vendor makes, and the suffixes of their files."""
+RESULT_KINDS: Final = ("jpg", "png", "webp", "gif", "heic", "mp4", "mov", "zip", "json")
+"""Types of what the vendor makes, and the suffixes of their files; JSON is an answer itself."""
 
 DIGITS: Final = 16
 """Hex digits of a job's identity in a file name.
@@ -71,9 +75,12 @@ def is_url(source: Source) -> bool:
 def stem(job: Job) -> str:
     """Return the name of `job`'s source without its suffix, not cleaned (see `clean`).
 
-    "picture" for bytes and for what has no name, "file" for a `FileId`, the last segment of a URL's
-    path; may be empty.
+    That is the source of its first input: "picture" for bytes and for what has no name, "file" for
+    a `FileId`, the last segment of a URL's path; may be empty. A job without inputs has the name of
+    its feature.
     """
+    if not job.inputs:
+        return job.feature.replace("/", "-")
     match job.source:
         case FileId():
             return "file"

@@ -120,9 +120,9 @@ class JobEntry:
             await self._journal.writer.write(entries.Creating(self.number, self._journal.now()))
             self._creating = True
 
-    def uploaded(self, file_id: str) -> None:
-        """Record that its picture was uploaded."""
-        self._append(entries.Uploaded, file_id)
+    def uploaded(self, file_id: str, number: int = 0) -> None:
+        """Record that its input `number` was uploaded."""
+        self._append(entries.Uploaded, file_id, number)
 
     def not_created(self) -> None:
         """Record that the vendor certainly did not execute its creation."""
@@ -170,7 +170,7 @@ class JobEntry:
         """Record that the vendor's copies were deleted."""
         self._append(entries.Deleted)
 
-    def _append(self, kind: Callable[..., JournalEntry], *details: str) -> None:
+    def _append(self, kind: Callable[..., JournalEntry], *details: str | int) -> None:
         if self.snapshot is not None:
             self._journal.writer.append(kind(self.number, self._journal.now(), *details))
             self._journal.track(self.number)

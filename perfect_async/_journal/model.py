@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, cast, get_args
@@ -26,6 +26,7 @@ from perfect_async._value import Value
 
 _ENDLESS: Final = 1e15  # units
 _MOST_OUTPUTS: Final = 10_000
+_MOST_INPUTS: Final = 10_000
 
 MOST: Final = 2**53
 """The largest number in a journal: as microseconds, the year 2255."""
@@ -42,7 +43,7 @@ class Phase(Enum):
 
 
 EndKind: TypeAlias = Literal["done", "failed", "lost", "doubt", "unsent"]
-SourceKind: TypeAlias = Literal["path", "url", "file", "bytes"]
+SourceKind: TypeAlias = Literal["path", "url", "file", "bytes", "none"]
 
 
 def source_digest(digest: str | None, place: str | None) -> str | None:
@@ -55,6 +56,18 @@ def source_digest(digest: str | None, place: str | None) -> str | None:
     return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def joined_digest(digests: Sequence[str | None]) -> str | None:
+    """Return a SHA-256 that tells pictures from others, by that of each; None where one has none.
+
+    That of one picture is its own.
+    """
+    if not digests or None in digests:
+        return None
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
 class IllegalEntry(Exception):
     """An entry that cannot follow: a bug of this package, or a damaged journal."""
 
@@ -64,13 +77,40 @@ class Damaged(ValueError):
 
 
 @attrs.frozen(eq=False, repr=False)
+class StoredInput(Value):
+    """One input of a job, without its bytes.
+
+    `place` is a path, a URL or a file id, according to `kind`; None where it is not kept. `digest`
+    is a SHA-256 of the picture, or of a signed URL; None for other URLs and for file ids.
+    """
+
+    kind: SourceKind
+    place: str | None = attrs.field(repr=False)
+    digest: str | None
+
+    @property
+    def source_digest(self) -> str | None:
+        """What tells its picture from others, as a SHA-256; None for a signed URL."""
+        return None if self.is_signed else source_digest(self.digest, self.place)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether its picture is at a signed URL, which is not kept."""
+        return self.kind == "url" and self.place is None
+
+
+NO_STORED_INPUT: Final = StoredInput("none", None, None)
+"""Stands where a job has no input."""
+
+
+@attrs.frozen(eq=False, repr=False)
 class StoredJob(Value):
     """A job as it was submitted, without its picture, API key or signed URLs.
 
     `identity` and `stem` name its results; `sure` says whether equal identities mean equal jobs.
-    `place` is a path, a URL or a file id, according to `kind`; None where it is not kept. `digest`
-    is a SHA-256 of the picture, or of a signed URL; None for other URLs and for file ids. `save_to`
-    is the folder for its results, `delete` whether the vendor's copies are deleted.
+    `feature` names another version than v2.0 too, as "skin-analysis@v2.1". `kind`, `place` and
+    `digest` are those of the first `StoredInput`, `more` are the others. `save_to` is the folder
+    for its results, `delete` whether the vendor's copies are deleted.
     """
 
     identity: str
@@ -86,16 +126,19 @@ class StoredJob(Value):
     digest: str | None
     save_to: str | None
     delete: bool
+    more: tuple[StoredInput, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[StoredInput, ...]:
+        """Its inputs in their order; there may be none."""
+        if self.kind == "none":
+            return ()
+        return (StoredInput(self.kind, self.place, self.digest), *self.more)
 
     @property
     def source_digest(self) -> str | None:
-        """What tells its picture from others, as a SHA-256; None for a signed URL."""
-        return None if self.is_signed else source_digest(self.digest, self.place)
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether its picture is at a signed URL, which is not kept."""
-        return self.kind == "url" and self.place is None
+        """What tells its pictures from others, as a SHA-256; None with a signed URL, or none."""
+        return joined_digest([each.source_digest for each in self.inputs])
 
 
 # The entries. Files hold them by the names in `ENTRY_TYPES`, so these names are the file format.
@@ -112,11 +155,12 @@ class Entered(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Uploaded(Value):
-    """Its picture was uploaded."""
+    """Its picture was uploaded; `number` is that of the input, from 0."""
 
     job: int
     at: int
     file_id: str = attrs.field(repr=False)
+    number: int = 0
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -207,7 +251,11 @@ _NAMES: Final[Mapping[type[JournalEntry], str]] = {kind: name for name, kind in 
 
 @attrs.frozen(eq=False, repr=False)
 class JobSnapshot(Value):
-    """The state of one job; `since` is when its last creation was about to be sent."""
+    """The state of one job; `since` is when its last creation was about to be sent.
+
+    `file_id` is that of its first input once it was uploaded, `more_ids` are those of the others,
+    by their numbers.
+    """
 
     job: int
     stored: StoredJob
@@ -219,6 +267,14 @@ class JobSnapshot(Value):
     saved: bool = False
     reported: bool = False
     deleted: bool = False
+    more_ids: tuple[tuple[int, str], ...] = attrs.field(default=(), repr=False)
+
+    @property
+    def file_ids(self) -> tuple[str, ...]:
+        """The ids of all of its inputs that are at the vendor."""
+        given = {n: each.place for n, each in enumerate(self.stored.inputs) if each.kind == "file"}
+        found = {0: self.file_id, **dict(self.more_ids), **given}
+        return tuple(each for each in found.values() if each is not None)
 
     @property
     def in_doubt(self) -> bool:
@@ -321,8 +377,11 @@ def _illegal(entry: JournalEntry, snapshot: JobSnapshot) -> IllegalEntry:
 def _step(snapshot: JobSnapshot, entry: JournalEntry, before: JobSnapshot) -> JobSnapshot:
     """Return `snapshot`, whose phase is set already, with the other changes of `entry`."""
     match entry:
-        case Uploaded():
+        case Uploaded(number=0):
             return attrs.evolve(snapshot, file_id=entry.file_id)
+        case Uploaded():
+            ids = {**dict(snapshot.more_ids), entry.number: entry.file_id}
+            return attrs.evolve(snapshot, more_ids=tuple(sorted(ids.items())))
         case Creating():
             # Another task has other results, and other copies at the vendor.
             again = attrs.evolve(snapshot, task_id=None, end=None, saved=False, deleted=False)
@@ -350,9 +409,15 @@ def encode(entry: JournalEntry) -> tuple[int, int, str, str]:
     """Return the job, the time, the type's name and the remaining fields (JSON) of `entry`."""
     match entry:
         case Entered():
-            fields: dict[str, object] = {"order": attrs.asdict(entry.stored)}
+            stored = attrs.asdict(entry.stored)
+            if not entry.stored.more:
+                # As former versions write it.
+                del stored["more"]
+            fields: dict[str, object] = {"order": stored}
         case Uploaded():
             fields = {"file_id": entry.file_id}
+            if entry.number:
+                fields["number"] = entry.number
         case Created():
             fields = {"task_id": entry.task_id}
         case Ended():
@@ -387,7 +452,10 @@ def _entry(made: type[JournalEntry], job: int, at: int, held: dict[str, object])
     if made is Entered:
         return Entered(job, at, _stored(held.get("order")))
     if made is Uploaded:
-        return Uploaded(job, at, _text(held, "file_id"))
+        number = held.get("number", 0)
+        if type(number) is not int or not 0 <= number <= _MOST_INPUTS:
+            raise Damaged("number is no number of an input")
+        return Uploaded(job, at, _text(held, "file_id"), number)
     if made is Created:
         return Created(job, at, _text(held, "task_id"))
     if made is Ended:
@@ -423,7 +491,20 @@ def _stored(value: object) -> StoredJob:
         digest=_text_or_none(held, "digest"),
         save_to=_text_or_none(held, "save_to"),
         delete=_flag(held, "delete"),
+        more=tuple(_inputs(held.get("more", []))),
     )
+
+
+def _inputs(value: object) -> Iterable[StoredInput]:
+    for each in cast("list[object]", value) if isinstance(value, list) else [None]:
+        if not isinstance(each, dict):
+            raise Damaged("more are no inputs")
+        held = cast("dict[str, object]", each)
+        yield StoredInput(
+            cast("SourceKind", _one_of(held, "kind", get_args(SourceKind))),
+            _text_or_none(held, "place"),
+            _text_or_none(held, "digest"),
+        )
 
 
 def _pairs(value: object) -> Iterable[tuple[str, str | int]]:

@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from perfect_async._journal.model import Created, JournalEntry, JournalState
+from perfect_async._journal.model import Created, JobSnapshot, JournalEntry, JournalState
 from perfect_async._journal.sqlite import Row, SavedResult, SqliteJournal
 from perfect_async._log import LOG
 from perfect_async.errors import JournalError, PerfectError
@@ -99,6 +99,22 @@ class JournalWriter:
                 file.close()
 
         return await anyio.to_thread.run_sync(purge)
+
+    @staticmethod
+    async def unfinished(path: str | os.PathLike[str]) -> tuple[JobSnapshot, ...]:
+        """Read the jobs that are not over from the journal at `path`, and change nothing.
+
+        Raises `JournalError`, also where a client has it open.
+        """
+
+        def read() -> tuple[JobSnapshot, ...]:
+            file = SqliteJournal(path, time.time_ns() // 1000, make=False)
+            try:
+                return tuple(file.state.live.values())
+            finally:
+                file.close()
+
+        return await anyio.to_thread.run_sync(read)
 
     # Entries.
 

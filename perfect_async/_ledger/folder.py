@@ -3,6 +3,7 @@
     <state folder>/<host>/<key>/ledger-<boot>            the ledger, with sqlite's -wal and -shm
                                 ledger-<boot>.<member>   locked while that member lives
                                 guard                    locked while a ledger is made or removed
+                                lease.json               what was measured (`leases.py`)
 
 All of it may be deleted at any time. The names hold digests of the host, the key, and the boot with
 the format of the rows: a ledger of another boot or another version of this package is another file,
@@ -61,6 +62,7 @@ _ORDINARY: Final = frozenset(
     }
 )
 """Errors of a place where files cannot be written or locked, which may be meant so."""
+_TOO_MANY_OPEN: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def default_folder() -> Path:
@@ -176,7 +178,7 @@ class KeyFolder:
         self._parents[0].mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self._parents[1], self.path):
             folder.mkdir(mode=0o700, exist_ok=True)
-            _make_private(folder)
+            make_private(folder)
         try:
             mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError:
@@ -286,7 +288,8 @@ def forget(folder: Path, host: str) -> None:
     shutil.rmtree(folder / host, ignore_errors=True)
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Let only its user look into `folder`. Raises `LedgerUnavailable` for another user's."""
     if sys.platform == "win32":
         return
     found = folder.stat()
@@ -302,6 +305,12 @@ def _lives(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
+    except OSError as exc:
+        if exc.errno in _TOO_MANY_OPEN:
+            # It is looked for again soon. A program that is out of files for a moment must not stop
+            # to share its key for that.
+            return True
+        raise
     try:
         # A shared one, since two members may ask at once.
         dead = _lock(descriptor, exclusive=False)

@@ -229,6 +229,11 @@ class LocalLedger:
         """The name of this member: 16 random hexadecimal digits."""
         return self._member
 
+    @property
+    def renewed_every(self) -> int:
+        """NEVER: the lock of the system that each member holds shows that it lives."""
+        return NEVER
+
     # A step.
 
     async def take(self, within: float) -> Snapshot | None:

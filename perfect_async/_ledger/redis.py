@@ -14,8 +14,8 @@ reads everything and writes everything again. In a ledger that lost everything i
 what it knows of the others: until they notice, their requests would count for nobody.
 
 All members share the time of the Redis server, each by its own monotonic clock and a distance that
-was measured once. The distance is a whole number of slots, so that slots begin together in the
-scheduler and in the ledger.
+is measured at opening and again when the clocks have drifted apart. The distance is a whole number
+of slots, so that slots begin together in the scheduler and in the ledger.
 """
 
 from __future__ import annotations
@@ -89,10 +89,16 @@ to the server; this keeps them from it. Older ones have no such module and look 
 _LIFE: Final = 2 * SECOND
 """How long the ledger stays locked for a member that writes nothing."""
 _DEAD_AFTER: Final = 15 * SECOND
+_RENEWED_EVERY: Final = 5 * SECOND
+_DRIFT: Final = 2 * SLOT
+"""A clock that has drifted by more is followed: at six slots others would poll for its member."""
 _STEP: Final = SECOND
 """A clock that is off by more was set."""
 _KEPT: Final = 25 * 3600 * SECOND
 """An abandoned ledger vanishes; every row but the plan and durations is dropped after a day."""
+_JOBS: Final = ("intent ", "done ")
+"""How the keys of intents and done jobs begin (`rows.key`)."""
+_KEPT_JOB: Final = 24 * 3600 * SECOND
 _PRUNED_EVERY: Final = 30 * SECOND
 _MOST_GONE: Final = 4096
 _MIRROR_PRUNED_EVERY: Final = 10 * SECOND
@@ -145,9 +151,12 @@ class _Unanswered(Exception):
 
 @attrs.frozen
 class _Entry:
-    """A row as it stands in Redis, with its `body` there, and after when it is dropped."""
+    """A row as it stands in Redis, with its `body` there, and after when it is dropped.
 
-    row: LedgerRow
+    `row` is None for an intent or a done job of another member, which is asked for by its job.
+    """
+
+    row: LedgerRow | None
     body: str
     until: int
 
@@ -320,6 +329,11 @@ class RedisLedger:
         """The name of this member: 16 random hexadecimal digits."""
         return self._member
 
+    @property
+    def renewed_every(self) -> int:
+        """How often, in microseconds, an idle member takes a step, so that it counts as living."""
+        return _RENEWED_EVERY
+
     # Opening.
 
     async def begin(self) -> None:
@@ -394,6 +408,10 @@ class RedisLedger:
         sent = self._local()
         if sent - self._read_at > AWAY:
             self._everything = True
+        if abs(self._exact - self._shift) > _DRIFT:
+            # All rows are read and written again, by the time as it is now.
+            self._shift = _in_slots(self._exact)
+            self._everything = True
         self._takes += 1
         unused = secrets.token_hex(_DIGITS // 2)
         # A take that the server sees too late for its answer to arrive must not lock the ledger.
@@ -443,20 +461,32 @@ class RedisLedger:
         self._everything = self._everything or answer[2] == 1
         entries: dict[str, _Entry] = {}
         for name, body in zip(answer[6][::2], answer[6][1::2], strict=True):
+            if name.startswith(_JOBS):
+                # There may be tens of thousands, those of a day: to decode them all would stop the
+                # loop for seconds. Put back, they are kept for a day from now.
+                entries[name] = _Entry(None, body, now + _KEPT_JOB)
+                continue
             row = decode(body[_HEAD:])
             if row is not None:
                 until = kept_until(row, now, period=self._period)
                 entries[name] = _Entry(row, body, until)
-        found = [each.row for each in entries.values() if each.writer != self._member]
+        found = self._of_others(entries)
         self._period = longest_period(found, self._period)
         lost: dict[str, _Entry] = {}
         if self._marker and (marker != self._marker or version < self._version):
             lost = self._mirror.without(entries, now)
-            found += [each.row for each in lost.values() if each.writer != self._member]
+            found += self._of_others(lost)
             gone += tuple(each for each in self._mirror.gone if each not in gone)
         token = f"{self._member} {self._takes}"
         self._taken = _Taken(token, marker, version, now, self._everything, entries, lost, gone)
         return Snapshot(tuple(found), gone, self._everything, now)
+
+    def _of_others(self, entries: Mapping[str, _Entry]) -> list[LedgerRow]:
+        return [
+            each.row
+            for each in entries.values()
+            if each.row is not None and each.writer != self._member
+        ]
 
     async def publish(self, rows: Sequence[LedgerRow]) -> bool:
         """Write `rows` and unlock the ledger. False: nothing of the step counts."""

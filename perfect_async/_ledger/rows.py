@@ -50,6 +50,10 @@ _TIMEOUT: Final = 60 * SECOND
 _ENDED_KEPT: Final = 120 * SECOND
 _CAP_KEPT: Final = 900 * SECOND
 _MOST_OUTPUTS: Final = 10_000
+_CLOCKS_APART: Final = 60 * SECOND
+"""No two members' clocks differ by more."""
+_MOST_AHEAD: Final = 10 * _DAY
+"""Nothing that is planned or measured lasts longer."""
 _MOST_SLOTS: Final = 10 * _DAY // SLOT
 """The longest reservation of polls that is believed."""
 _LONGEST: Final = 4096
@@ -125,6 +129,14 @@ class LedgerStore(Protocol):
     @property
     def member(self) -> str:
         """The name of this member: 16 random hexadecimal digits."""
+        ...
+
+    @property
+    def renewed_every(self) -> int:
+        """How often, in microseconds, an idle member takes a step, so that it counts as living.
+
+        NEVER where the system tells others who lives.
+        """
         ...
 
     def take(self, within: float) -> Awaitable[Snapshot | None]:
@@ -279,6 +291,50 @@ def status(row: MemberRow, now: int) -> MemberStatus:
     """Return what people want to know of the member of `row`."""
     age = max(0, now - row.stepped_at)
     return MemberStatus(row.member, row.pid, row.work, row.running, age)
+
+
+# Rows that can be true.
+
+
+def believable(row: LedgerRow, now: int) -> bool:
+    """Return whether `row`, read `now`, can be true.
+
+    It cannot where its member counts time by another clock, or where the file is damaged. Such a
+    row would cost all memory, or hold up every member for ever.
+    """
+    soon, ahead = now + _CLOCKS_APART, now + _MOST_AHEAD
+    match row:
+        case MemberRow(limits=limits):
+            return (
+                max(row.stepped_at, row.waited_at) <= soon
+                and _is_plan(row.cycle, row.guard)
+                and limits.period <= _MOST_AHEAD
+                and limits.lease >= SECOND
+            )
+        case RequestRow():
+            latest = row.left if row.answered is None else max(row.left, row.answered)
+            return latest <= soon and (row.retry_after or 0) <= _DAY
+        case TaskRow():
+            return (
+                max(row.created, row.began, row.renewed) <= soon
+                and max(row.cap, row.last * SLOT) <= ahead
+                and row.low <= _MOST_AHEAD
+                and (row.next > row.last or row.next * SLOT >= now - _DAY)
+            )
+        case DurationRow():
+            return max(row.low, row.high or 0) <= _MOST_AHEAD
+        case PlanRow():
+            return _is_plan(row.cycle, row.guard)
+        case IntentRow():
+            return row.sent <= soon
+        case DoneRow():
+            return row.at <= soon
+        case _:
+            assert_never(row)
+
+
+def _is_plan(cycle: int, guard: int) -> bool:
+    return 1 <= cycle * SLOT <= _DAY and guard <= _TIMEOUT
 
 
 # Rows in the time of one member.

@@ -112,6 +112,14 @@ class DurationEstimator:
         """Record a task that ran at the age `low`; its end is unknown."""
         self._add(low, None)
 
+    def mean(self) -> int | None:
+        """Return how long such a task lasts on average; None before the first end.
+
+        That is from the middles of the intervals in which tasks ended.
+        """
+        middles = [(low + high) // 2 for low, high in self._seen if high is not None]
+        return sum(middles) // len(middles) if middles else None
+
     def _add(self, low: int, high: int | None) -> None:
         if len(self._seen) == _REMEMBERED_TASKS:
             self._ended -= self._seen[0][1] is not None

@@ -109,6 +109,15 @@ class Timetable:
         self._second.answered(ends, late, now)
         return now - left
 
+    def withdraw(self, number: int, now: int) -> int:
+        """Take back request `number`, which did not leave after all; return how long ago it was
+        to leave.
+        """
+        left, weight, ends, late = self._flying.pop(number)
+        self.account.unanswered -= weight
+        self._second.answered(ends, late, now)
+        return now - left
+
     def asking(self, since: int) -> bool:
         """Whether a request that left after `since` is unanswered."""
         return any(left > since for left, _, _, _ in self._flying.values())

@@ -6,11 +6,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import attrs
-
 from perfect_async._log import LOG
 from perfect_async._time import SECOND
-from perfect_async.reports import Statistics
 
 _TOLERATED: Final = SECOND // 2
 """A busy loop wakes some hundredths of a second late; a later wake-up means that it was blocked."""
@@ -36,6 +33,16 @@ class Clock:
         elapsed = round((self._loop.time() - self._started) * SECOND)
         return round(self._started_at.timestamp() * SECOND) + elapsed
 
+    def skew(self, date: float, earliest: float, latest: float) -> float:
+        """How many seconds a clock is ahead of ours (negative: behind).
+
+        It showed `date`, in seconds since 1970 and cut to whole ones, between the loop's times
+        `earliest` and `latest`, so the result is off by up to half a second and half of the time
+        between them.
+        """
+        ours = self._started_at.timestamp() + (earliest + latest) / 2 - self._started
+        return date + 0.5 - ours
+
     def seconds(self) -> float:
         """The loop's time in seconds."""
         return self._loop.time()
@@ -60,7 +67,3 @@ class LoopWatchdog:
                 "once; statistics().blocked counts.)",
                 late / SECOND,
             )
-
-    def add_to(self, statistics: Statistics) -> Statistics:
-        """Return `statistics` with the number of late wake-ups."""
-        return attrs.evolve(statistics, blocked=self.blocked)

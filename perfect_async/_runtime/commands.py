@@ -26,6 +26,7 @@ from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.sharing import SharedKey
+from perfect_async._transport.request_log import RequestLog, logged_request
 from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
@@ -37,7 +38,6 @@ from perfect_async.errors import (
     SubmissionInDoubt,
     quoted,
 )
-from perfect_async.models import FileId
 
 _DISK_TOO_SLOW: Final = 1.0
 """Seconds after which a creation that waited for the disk is sent in another slot: in its own the
@@ -56,30 +56,38 @@ Ask = Callable[[Channel, tasks.Request], Awaitable[tasks.Response]]
 
 async def call(channel: Channel, request: tasks.Request) -> tasks.Response:
     """Send `request` through the transport of `channel`."""
-    return await channel.transport.call(request, within=channel.timeouts.request)
+    with logged_request(request.method, request.path, request.task_id) as log:
+        return await _answered(channel, request, log)
 
 
-async def register(command: ev.Register, handles: Sequence[JobHandle]) -> ev.Answer:
-    """Register the pictures of `handles`, all of one channel, in the order of the command."""
-    pictures = [handle.spec.picture for handle in handles]
-    facts = [picture.facts for picture in pictures if picture is not None]
-    response = await call(handles[0].channel, tasks.registration(facts, command.feature))
+async def _answered(channel: Channel, request: tasks.Request, log: RequestLog) -> tasks.Response:
+    response = await channel.transport.call(request, within=channel.timeouts.request)
+    log.status, log.request_id = response.status, response.safe_request_id
+    return response
+
+
+async def register(command: ev.Register, pictures: Sequence[tuple[JobHandle, int]]) -> ev.Answer:
+    """Register `pictures` in the order of the command: jobs of one channel, numbers of inputs."""
+    found = [handle.spec.inputs[number].picture for handle, number in pictures]
+    facts = [picture.facts for picture in found if picture is not None]
+    channel = pictures[0][0].channel
+    response = await call(channel, tasks.registration(facts, command.feature))
     event = tasks.read_registration(command, response)
     if isinstance(event, ev.Registered):
-        for handle, grant in zip(handles, event.grants, strict=True):
-            handle.grant, handle.source, handle.uploaded = grant, FileId(grant.file_id), False
+        for (handle, number), grant in zip(pictures, event.grants, strict=True):
+            handle.registered(number, grant)
     return event
 
 
-async def upload(command: ev.Upload, handle: JobHandle) -> ev.Answer:
-    """Upload the picture of `handle` to the URL of its registration."""
-    grant, picture = handle.grant, handle.spec.picture
+async def upload(command: ev.Upload, handle: JobHandle, number: int) -> ev.Answer:
+    """Upload the input `number` of `handle` to the URL of its registration."""
+    grant, picture = handle.grants.get(number), handle.spec.inputs[number].picture
     if grant is None or picture is None:
         raise AssertionError(handle)
-    await handle.channel.transport.upload(grant, picture.chunks)
-    handle.entry.uploaded(grant.file_id)
-    handle.uploaded = True
-    handle.tell("uploaded")
+    timeouts = handle.channel.timeouts
+    within = timeouts.video if picture.is_video else timeouts.upload
+    await handle.channel.transport.upload(grant, picture.chunks, within=within)
+    handle.uploaded(number, grant)
     return ev.Uploaded(command)
 
 
@@ -87,7 +95,9 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     """Ask for the state of `task_id`, the task that `handle` had when the command was issued."""
     spec = handle.spec
     response = await call(handle.channel, tasks.status(spec.feature, task_id))
-    event = tasks.read_status(command, response, task_id=task_id, units=spec.units)
+    event = tasks.read_status(
+        command, response, feature=spec.feature, task_id=task_id, units=spec.units
+    )
     handle.tell("polled")
     if isinstance(event, ev.EngineFailed):
         handle.failed(task_id)
@@ -96,8 +106,9 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
 
 async def rescue(command: ev.Rescue, channel: Channel) -> ev.Answer:
     """Ask for the state of a task of another process, which should have done so a moment ago."""
-    response = await call(channel, tasks.status(command.feature, command.task_id))
-    return tasks.read_status(command, response, task_id=command.task_id, units=0.0)
+    feature, task_id = command.feature, command.task_id
+    response = await call(channel, tasks.status(feature, task_id))
+    return tasks.read_status(command, response, feature=feature, task_id=task_id, units=0.0)
 
 
 def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.Answer:
@@ -296,9 +307,10 @@ class Submitter:
         return ev.NoAnswer(command, found)
 
     async def _sent(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
-        if handle.source is None or handle.spec.job is None:
+        sources = [source for source in handle.sources if source is not None]
+        if len(sources) != len(handle.sources) or handle.spec.job is None:
             raise AssertionError(handle)
-        channel, call = handle.channel, tasks.creation(handle.spec.job, handle.source)
+        channel, call = handle.channel, tasks.creation(handle.spec.job, sources)
         if not handle.awaited:
             # Its caller went away while it waited for the disk or for another creation.
             return ev.NotSent(command, ClientClosed("Nobody waits for this job."))
@@ -306,8 +318,9 @@ class Submitter:
         flight.lost = True
         event: ev.Answer
         try:
-            response = await channel.transport.call(call, within=channel.timeouts.request)
-            event = tasks.read_creation(command, response)
+            with logged_request(call.method, call.path) as log:
+                event = tasks.read_creation(command, await _answered(channel, call, log))
+                log.task_id = event.task_id if isinstance(event, ev.Accepted) else None
             if isinstance(event, ev.Accepted) and await self._is_repeated(event.task_id):
                 why = f"the answer names {quoted(event.task_id)}, which is another job's task."
                 event = ev.NoAnswer(command, BadAnswer(why))

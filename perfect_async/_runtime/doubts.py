@@ -87,7 +87,8 @@ class Doubts:
 
 def _url(spec: JobSpec) -> str | None:
     """Return what tells equal identities apart; None where they are equal, or it is not kept."""
-    return None if spec.sure or not isinstance(spec.source, str) else spec.source
+    urls = [source for source in spec.sources if isinstance(source, str)]
+    return None if spec.sure or not urls else " ".join(urls)
 
 
 def _may_equal(one: str | None, other: str | None) -> bool:

@@ -23,7 +23,10 @@ from anyio.abc import TaskGroup
 
 from perfect_async import events as ev
 from perfect_async._api import tasks
+from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import JobJournal
+from perfect_async._ledger.leases import LeaseFile
+from perfect_async._ledger.rows import LedgerUnavailable
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime import commands
 from perfect_async._runtime.clock import Clock, LoopWatchdog
@@ -31,6 +34,8 @@ from perfect_async._runtime.commands import Submitter, failure_event
 from perfect_async._runtime.doubts import ProcessMemory, memory_for
 from perfect_async._runtime.elsewhere import Bought, Submission
 from perfect_async._runtime.handle import Channel, JobHandle, closed
+from perfect_async._runtime.hosting import host
+from perfect_async._runtime.recorder import RequestRecorder
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.sharing import (
     SharedKey,
@@ -40,6 +45,7 @@ from perfect_async._runtime.sharing import (
 )
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, TtlSet
+from perfect_async._transport.request_log import RequestLog, RequestNote
 from perfect_async._transport.transport import HttpTransport, NetworkTransport, VendorTransport
 from perfect_async.errors import (
     BadAnswer,
@@ -49,7 +55,7 @@ from perfect_async.errors import (
     ServiceUnavailable,
     copy_error,
 )
-from perfect_async.models import Timeouts
+from perfect_async.models import ASSUMED_LEASE, Timeouts
 from perfect_async.reports import Statistics
 from perfect_async.scheduler import Scheduler
 
@@ -105,7 +111,10 @@ class Driver:
         self.failure: BaseException | None = None
         self.watchdog = LoopWatchdog()
         self._reached = False
-        self._unanswered: PerfectError | None = None
+        self._last_failure: PerfectError | None = None
+        self.observers: list[ev.Observer] = []
+        # Jobs that were refused before the scheduler heard of them.
+        self.refused_here = 0
         self.share = share
         self._past = past
         self._shared: SharedKey | None = None
@@ -114,6 +123,8 @@ class Driver:
                 share, identity[1], key, scheduler, self._describe, give_way=self._give_way
             )
         self._refused: ConfigurationError | None = None
+        self._lease_file = LeaseFile(identity[1], key)
+        self._refuted = False
         self._unread = True
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
@@ -132,6 +143,7 @@ class Driver:
         self._early = TtlSet(_EARLY_FOR)
         self._looks_until = 0
         self._queries: dict[int, _Query] = {}
+        self._recorder: Callable[[], RequestRecorder | None] = _nobody
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
         self._host: asyncio.Task[None] | None = None
@@ -142,7 +154,42 @@ class Driver:
 
     def _now(self) -> int:
         """Microseconds since the driver was made: the scheduler's time."""
-        return round((self._loop.time() - self._began) * SECOND)
+        return self.at(self._loop.time())
+
+    def at(self, seconds: float) -> int:
+        """Return a time of the loop, in seconds, as the driver's microseconds."""
+        return round((seconds - self._began) * SECOND)
+
+    def record(self) -> RequestRecorder:
+        """Return the recorder of all requests from now on, for as long as anybody holds it."""
+        recorder = self._recorder()
+        if recorder is None:
+            recorder = RequestRecorder(self.scheduler.occupied)
+            self._recorder = ref(recorder)
+        return recorder
+
+    def statistics(self, channel: Channel | None = None) -> Statistics:
+        """Return the scheduler's statistics with what this loop and the transport have seen.
+
+        The jobs that were refused before either count as failed. `channel` is the client's.
+        """
+        found = self.scheduler.statistics()
+        found = attrs.evolve(
+            found,
+            blocked=self.watchdog.blocked,
+            failed=found.failed + self.refused_here,
+            reached=self._reached,
+            last_failure=self._last_failure,
+        )
+        last = None if channel is None else channel.transport.last
+        if last is None:
+            return found
+        skew = None
+        if last.date is not None:
+            skew = self.clock.skew(last.date, last.sent, last.answered)
+        return attrs.evolve(
+            found, connect=last.connect, round_trip=last.round_trip, clock_skew=skew
+        )
 
     def past(self) -> tuple[tuple[int, int], ...]:
         """Return the requests of this window as (age in microseconds, count), the oldest first."""
@@ -193,6 +240,8 @@ class Driver:
                     await self._shared.leave(self._now)
             self._over.set()
             self._give_up()
+            for observer in self.observers:
+                observer.leave()
 
     @contextmanager
     def _noting_failure(self) -> Generator[None]:
@@ -268,10 +317,8 @@ class Driver:
         self._channels.add(channel)
         self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
-            # The one task that no task group owns: a group that a client entered in one task could
-            # not be left in another (fixtures, notebooks, containers). `leave` is its closing
-            # brace, and it ends with the loop.
-            self._host = self._loop.create_task(self._run(), name="perfect_async driver")
+            # `leave` is its closing brace.
+            self._host = host(self._loop, self._run(), "perfect_async driver")
             self._host.add_done_callback(self._ended)
         try:
             await self._started.wait()
@@ -420,10 +467,29 @@ class Driver:
 
     # The loop.
 
-    def receive(self, event: ev.Event) -> None:
-        """Give `event` to the scheduler, and wake the driver to perform what follows from it."""
-        self.scheduler.receive(event, self._now())
+    def receive(self, event: ev.Event, request: RequestLog | None = None) -> None:
+        """Give `event` to the scheduler, and wake the driver to perform what follows from it.
+
+        `request` is what was logged of the request that it answers.
+        """
+        now = self._now()
+        self.scheduler.receive(event, now)
+        if (recorder := self._recorder()) is not None:
+            recorder.received(event, now)
+        if self.observers:
+            self._observe(event, request)
         self._wake_up()
+
+    def _observe(self, event: ev.Event, request: RequestLog | None = None) -> None:
+        status, request_id = (
+            (None, None) if request is None else (request.status, request.request_id)
+        )
+        observed = ev.Observed(event, self.clock.now(), status, request_id)
+        for observer in self.observers:
+            try:
+                observer.observe(observed, self.statistics)
+            except Exception as exc:  # noqa: BLE001 - whoever watches ends nothing
+                LOG.error("An observer failed: %s.", type_name(exc), exc_info=exc)
 
     def _wake_up(self) -> None:
         self._unread = True
@@ -450,8 +516,7 @@ class Driver:
             return False
         if command is not None or self._unread:
             return True
-        at = shared.next_step(now, busy=self._is_curious(now))
-        return at is not None and at <= now
+        return shared.next_step(now, busy=self._is_curious(now)) <= now
 
     def _is_curious(self, now: int) -> bool:
         """Whether news of other processes matters: to our tasks, or to a notification of theirs."""
@@ -489,8 +554,7 @@ class Driver:
     def _wakes_at(self, now: int) -> int:
         wake = self.scheduler.wakes_at(now)
         if self._shared is not None and not self._shared.alone:
-            at = self._shared.next_step(now, busy=self._is_curious(now))
-            wake = wake if at is None else min(wake, at)
+            wake = min(wake, self._shared.next_step(now, busy=self._is_curious(now)))
         return wake
 
     def _issue(self, command: ev.Command, now: int) -> None:
@@ -498,7 +562,11 @@ class Driver:
         self._do_command(command)
 
     def _do_command(self, command: ev.Command) -> None:
+        if self.observers:
+            self._observe(ev.Issued(command))
         self._perform(command)
+        if (recorder := self._recorder()) is not None:
+            recorder.issued(command, self._now())
         if isinstance(command, ev.Request):
             for channel in self._channels:
                 channel.journal.writer.request_sent()
@@ -518,10 +586,11 @@ class Driver:
             case ev.Settle():
                 self._settle(command)
             case ev.Register():
-                handles = [self.registry[ref] for ref in command.refs]
-                self._start(command, partial(commands.register, command, handles))
+                pictures = [self.registry.picture(ref) for ref in command.refs]
+                self._start(command, partial(commands.register, command, pictures))
             case ev.Upload():
-                self._start(command, partial(commands.upload, command, self.registry[command.ref]))
+                picture = self.registry.picture(command.ref)
+                self._start(command, partial(commands.upload, command, *picture))
             case ev.Submit():
                 self._start(command, partial(self._submit, command, self.registry[command.ref]))
             case ev.Rescue():
@@ -554,6 +623,7 @@ class Driver:
     async def _do(
         self, command: ev.Request | ev.Upload, work: Callable[[], Awaitable[ev.Answer]]
     ) -> None:
+        note = RequestNote()
         try:
             event = await work()
         except (asyncio.CancelledError, GeneratorExit):
@@ -576,7 +646,8 @@ class Driver:
                 handle.refused()
                 handle.entry.not_created()
         with self._noting_failure():
-            self.receive(event)
+            self.receive(event, note.last)
+            self._say_lease()
             if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._now()):
                 self.receive(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
@@ -594,16 +665,13 @@ class Driver:
             # An upload goes to another host.
             answered = failure is None or isinstance(failure, BadAnswer)
             answered = answered or getattr(failure, "status", None) is not None
-            self._reached, self._unanswered = self._reached or answered, failure
+            self._reached, self._last_failure = self._reached or answered, failure
         numbers = command.refs if isinstance(command, ev.Register) else (command.ref,)
         for handle in map(self.registry.get, numbers):
             if handle is not None:
                 handle.last_failure = handle.channel.last_failure = failure
-
-    def statistics(self) -> Statistics:
-        """Describe the state of the scheduler, of the loop and of the way to the vendor."""
-        statistics = self.watchdog.add_to(self.scheduler.statistics())
-        return attrs.evolve(statistics, reached=self._reached, failure=self._unanswered)
+        if isinstance(command, ev.Ask) and (query := self._queries.get(command.ref)) is not None:
+            query.channel.last_failure = failure
 
     def _warn(self) -> None:
         """Warn that a stranger uses the key, once in five minutes."""
@@ -626,6 +694,27 @@ class Driver:
             "Fewer tasks are created for a while. %s",
             known,
         )
+
+    def _say_lease(self) -> None:
+        """Say once that a measured lease was too long, and note it for other processes."""
+        refuted = self.scheduler.refuted_lease
+        if not refuted or self._refuted:
+            return
+        self._refuted = True
+        LOG.warning(
+            "A task was lost inside the measured lease of %.1f s: tasks are polled for a lease of "
+            "%g s from now on, and by later processes too. `perfect-async doctor --measure-lease` "
+            "measures it again.",
+            refuted,
+            ASSUMED_LEASE,
+        )
+        self.start(self._note_refuted)
+
+    async def _note_refuted(self) -> None:
+        try:
+            await in_thread(self._lease_file.refute)
+        except LedgerUnavailable as exc:
+            LOG.warning("The refuted lease cannot be noted: %s.", exc)
 
     def _say_waiting(self) -> None:
         """Say, once in five minutes, that jobs wait for a window that others have used."""
@@ -666,6 +755,10 @@ class Driver:
             self._queries.pop(command.ref, None)
             query.done.set()
         return event
+
+
+def _nobody() -> None:
+    """Return None, as a reference to a recorder that is gone does."""
 
 
 def _only(error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -53,18 +54,23 @@ class JobHandle:
     answer is not known. `ending` is the end of the job. Subscribers are called when one of the
     three changes; observers are told what was done for the job. An equal job has a handle of its
     own among the `followers` of the first one's (its `leader`): one task with several waiters,
-    charged to the first. `files` are those of a result that was saved before. `fetched` is the
-    finished task of another process whose result the job waits for, and `gone` one whose result the
-    vendor no longer has. Times are the loop's, in seconds.
+    charged to the first. `files` are those of a result that was saved before. `sources` are what is
+    sent for each input, None while it is not registered at the vendor; `grants` are the
+    registrations by the numbers of the inputs, `pictures` the scheduler's numbers of what is to be
+    uploaded. `fetched` is the finished task of another process whose result the job waits for, and
+    `gone` one whose result the vendor no longer has. Times are the loop's, in seconds.
     """
 
     ref: int
     spec: JobSpec
     channel: Channel
     entry: JobEntry
-    source: FileId | str | None = attrs.field(default=None, repr=False)
-    grant: ev.FileGrant | None = None
-    uploaded: bool = False
+    sources: list[FileId | str | None] = attrs.field(
+        factory=list["FileId | str | None"], repr=False
+    )
+    grants: dict[int, ev.FileGrant] = attrs.field(factory=dict[int, ev.FileGrant], repr=False)
+    pictures: tuple[int, ...] = ()
+    _uploaded: set[int] = attrs.field(factory=set[int], init=False, repr=False)
     created_at: float | None = None
     ended_at: float | None = None
     task_id: str | None = None
@@ -108,9 +114,36 @@ class JobHandle:
         """Why its last request failed, or the last one of its client; None where it did not."""
         return (self.leader or self).last_failure or self.channel.last_failure
 
-    def needs(self, task_id: str, file: FileId | None) -> bool:
-        """Whether the job uses this task, or this file at the vendor."""
-        return self.task_id == task_id or (file is not None and self.source == file)
+    @property
+    def inputs(self) -> tuple[FileId, ...]:
+        """Its input files at the vendor."""
+        return tuple(source for source in self.sources if isinstance(source, FileId))
+
+    def needs(self, task_id: str, files: Sequence[FileId]) -> bool:
+        """Whether the job uses this task, or one of these files at the vendor."""
+        return self.task_id == task_id or any(file in self.sources for file in files)
+
+    @property
+    def preparing(self) -> bool:
+        """Whether some of its pictures are registered, and not all of them uploaded."""
+        return bool(self.grants) and not self._is_uploaded
+
+    @property
+    def _is_uploaded(self) -> bool:
+        pictures = (n for n, each in enumerate(self.spec.inputs) if each.picture is not None)
+        return self._uploaded.issuperset(pictures)
+
+    def registered(self, number: int, grant: ev.FileGrant) -> None:
+        """Record that the picture of the input `number` may be uploaded."""
+        self.grants[number], self.sources[number] = grant, FileId(grant.file_id)
+        self._uploaded.discard(number)
+
+    def uploaded(self, number: int, grant: ev.FileGrant) -> None:
+        """Record that the picture of the input `number` was uploaded."""
+        self.entry.uploaded(grant.file_id, number)
+        self._uploaded.add(number)
+        if self._is_uploaded:
+            self.tell("uploaded")
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each change of `task_id`, `submitting` and `ending`.
@@ -121,7 +154,7 @@ class JobHandle:
             self._subscribers.append(callback)
 
     def observe(self, callback: Callable[[JobEventKind], None]) -> None:
-        """Call `callback` whenever the picture was uploaded, or the task submitted or polled."""
+        """Call `callback` whenever its pictures were uploaded, or the task submitted or polled."""
         if self.ending is None:
             self._observers.append(callback)
 
@@ -166,6 +199,7 @@ class JobHandle:
         # One refusal may end many jobs, and each of them is raised on its own.
         self.ending = copy_error(ending) if isinstance(ending, PerfectError) else ending
         self.submitting, self.units, self.ended_at = False, units, at
+        self._log_end()
         self.done.set()
         self._call_subscribers()
         for follower in self.followers:
@@ -175,6 +209,28 @@ class JobHandle:
         self._observers.clear()
         self.leader = None
         self.followers.clear()
+
+    def _log_end(self) -> None:
+        """Log what became of the job, at INFO; a file's name may name a person, so none is."""
+        if not LOG.isEnabledFor(logging.INFO):
+            return
+        key = self.spec.job and self.spec.job.key
+        what = self.spec.feature if key is None else f"{self.spec.feature} {quoted(key)}"
+        task = "" if self.task_id is None else f", task {quoted(self.task_id)}"
+        lasted = "" if self.duration is None else f" in {self.duration:.1f} s"
+        how = "done"
+        if isinstance(self.ending, PerfectError):
+            how = f"failed: {type_name(self.ending)}: {self.ending.message}"
+        LOG.info(
+            "Job %s%s %s%s, %g units",
+            *(what, task, how, lasted, self.units),
+            extra={
+                "feature": self.spec.feature,
+                "task_id": self.task_id,
+                "units": self.units,
+                "seconds": self.duration,
+            },
+        )
 
     def abandoned(self, cause: BaseException | None) -> PerfectError:
         """Return the error of this job when the driver ends before it; `cause` ended the driver."""
@@ -199,7 +255,8 @@ class JobHandle:
 
     def _copy(self, leader: JobHandle) -> None:
         self.task_id, self.submitting = leader.task_id, leader.submitting
-        self.created_at, self.source = leader.created_at, leader.source
+        # The same list: an upload of the leader is one of the follower.
+        self.created_at, self.sources = leader.created_at, leader.sources
 
 
 def closed(cause: BaseException | None) -> ClientClosed:

@@ -5,7 +5,7 @@ The registry tells the scheduler of each job, and finds the handle for a number 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -61,6 +61,8 @@ class JobRegistry:
         self._submitter = submitter
         self._clock = clock
         self._handles: dict[int, JobHandle] = {}
+        # The input that each number of a picture stands for, by the jobs that have not ended.
+        self._pictures: dict[int, tuple[JobHandle, int]] = {}
         self._equal: dict[tuple[int, str], JobHandle] = {}
         self._settling: set[int] = set()
         # Jobs that another process was found to have bought, while the scheduler lets go of them.
@@ -75,16 +77,21 @@ class JobRegistry:
         return self._handles[ref]
 
     def get(self, ref: int) -> JobHandle | None:
-        """Return the handle of a job that has not ended."""
-        return self._handles.get(ref)
+        """Return the handle of a job that has not ended, by its number or that of a picture."""
+        handle, _ = self._pictures.get(ref, (None, 0))
+        return handle or self._handles.get(ref)
+
+    def picture(self, ref: int) -> tuple[JobHandle, int]:
+        """Return the job and the input that the number of a picture stands for."""
+        return self._pictures[ref]
 
     def left(self, channel: Channel) -> list[JobHandle]:
         """Return the jobs of `channel` that have not ended."""
         return [handle for handle in self._handles.values() if handle.channel is channel]
 
-    def uses(self, task_id: str, file: FileId | None) -> bool:
-        """Whether a job that has not ended needs this task, or this file at the vendor."""
-        return any(handle.needs(task_id, file) for handle in self._handles.values())
+    def uses(self, task_id: str, files: Sequence[FileId]) -> bool:
+        """Whether a job that has not ended needs this task, or one of these files at the vendor."""
+        return any(handle.needs(task_id, files) for handle in self._handles.values())
 
     def of_task(self, task_id: str) -> JobHandle | None:
         """Return the job whose task this is."""
@@ -110,25 +117,37 @@ class JobRegistry:
     def enter(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
         """Enter a job that is to be created."""
         handle = self._handle(channel, spec, entry)
-        handle.source = spec.source
         self._buy(handle)
         return handle
 
     def _buy(self, handle: JobHandle) -> None:
         spec = handle.spec
+        for ref in handle.pictures:
+            self._pictures.pop(ref, None)
+        # A picture that is at the vendor already is not sent again.
+        numbers = [
+            number
+            for number, (each, source) in enumerate(zip(spec.inputs, handle.sources, strict=True))
+            if each.picture is not None and source is None
+        ]
+        # The first picture has the number of the job.
+        more = tuple(next(self._refs) for _ in numbers[1:])
         wanted = ev.JobAdded(
             handle.ref,
             spec.kind,
             spec.units,
-            # A picture that is at the vendor already is not sent again.
-            uploads=spec.picture is not None and handle.source is None,
+            uploads=bool(numbers),
             channel=handle.channel.number,
             spending_limits=spec.options.spending_limits,
             alone=self.alone,
+            more=more,
             give_up=spec.options.give_up,
             engine_retries=spec.options.engine_retries,
         )
         self._tell(handle, wanted)
+        handle.pictures = (handle.ref, *more)
+        for ref, number in zip(handle.pictures, numbers, strict=False):
+            self._pictures[ref] = handle, number
 
     def await_other(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
         """Enter a job that some process on the key has bought, or may have.
@@ -136,7 +155,6 @@ class JobRegistry:
         It gets that task's result; it is created only where the purchase turns out to be none.
         """
         handle = self._handle(channel, spec, entry)
-        handle.source = spec.source
         self._await_other(handle)
         return handle
 
@@ -219,9 +237,7 @@ class JobRegistry:
             shared = self._submitter.shared
             job = submission(handle.spec, handle.gone)
             found = None if shared is None else await shared.bought(job)
-            alive = (
-                found is not None and shared is not None and await shared.is_living(found.member)
-            )
+            alive = found is not None and shared is not None and await shared.is_alert(found.member)
             if handle.ref not in self._settling:
                 return
             if not handle.awaited:
@@ -235,7 +251,7 @@ class JobRegistry:
             if found.purchase is Purchase.IN_DOUBT:
                 self._resolve(handle, doubt_elsewhere(handle.spec.units))
                 return
-            # A process that lives keeps its task alive: a second one need not poll it too. What is
+            # A process that works keeps its task alive: a second one need not poll it too. What is
             # known of that is old until the ledger was looked into once more.
             kept = found.purchase is Purchase.SENT
             if found.purchase is Purchase.CREATED:
@@ -271,7 +287,7 @@ class JobRegistry:
         self._adopt(handle, found.task_id, found.age, units)
 
     def _handle(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
-        return JobHandle(next(self._refs), spec, channel, entry)
+        return JobHandle(next(self._refs), spec, channel, entry, sources=spec.sources)
 
     def _adopt(self, handle: JobHandle, task_id: str, age: int, units: float | None = None) -> None:
         spec = handle.spec
@@ -342,8 +358,13 @@ class JobRegistry:
         return False
 
     def drop(self, channel: Channel) -> None:
-        """Abandon the doubts of `channel`, which ends; they stay in the journal as they are."""
+        """Abandon the doubts of `channel`, which ends; they stay in the journal as they are.
+
+        Its other jobs end as the scheduler says: none of them waits for another process any more.
+        """
         for handle in self.left(channel):
+            self._giving_way.discard(handle.ref)
+            handle.fetched = ""
             if handle.ref in self._settling:
                 self._abandon(handle, None)
 
@@ -360,6 +381,8 @@ class JobRegistry:
         self._end(handle, handle.abandoned(cause), units)
 
     def _end(self, handle: JobHandle, ending: ev.Succeeded | PerfectError, units: float) -> None:
+        for ref in handle.pictures:
+            self._pictures.pop(ref, None)
         if self._equal.get((handle.channel.number, handle.spec.identity)) is handle:
             del self._equal[handle.channel.number, handle.spec.identity]
         doubts = self._submitter.memory.doubts

@@ -11,6 +11,7 @@ two differ by whole slots, so that the slots of all members are the same.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Awaitable, Callable
 from logging import INFO, WARNING
@@ -27,6 +28,7 @@ from perfect_async._ledger.rows import (
     LedgerUnavailable,
     MemberStatus,
     Snapshot,
+    believable,
     host_digest,
     key,
     key_digest,
@@ -36,8 +38,8 @@ from perfect_async._log import LOG
 from perfect_async._runtime.elsewhere import Bought, Submission, bought
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, SLOT
-from perfect_async.errors import ServiceUnavailable, SubmissionInDoubt
-from perfect_async.models import Limits
+from perfect_async.errors import ConfigurationError, ServiceUnavailable, SubmissionInDoubt
+from perfect_async.models import Feature, Limits
 from perfect_async.scheduler import Scheduler
 
 T = TypeVar("T")
@@ -47,11 +49,15 @@ _HURRY: Final = 0.05
 _PATIENCE: Final = 2.0
 """Seconds to wait for the lock otherwise, but only until the next reserved poll."""
 _OPENING: Final = 5.0
-"""Seconds to wait for the lock at first."""
+"""Seconds to wait for the lock when the ledger is opened."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
+_QUIET: Final = 3 * SECOND
+"""A member with tasks writes every second: after this another one looks after its tasks."""
+_AWAY: Final = 2 * SECOND
+"""Where the lock could not be had for longer, others have polled what they could not tell."""
 _SEEN_FOR: Final = SECOND // 2
-"""For how long it is believed who lives: a member that has just died is asked about again."""
+"""How long the list of living members is used before it is read again."""
 _MOST_CREATED: Final = 10_000
 """Tasks whose creations are remembered."""
 _MARGIN: Final = 10 * SECOND
@@ -67,16 +73,31 @@ class ShareSetting:
 
 
 def submission(spec: JobSpec, gone: str = "") -> Submission:
-    """Return what the ledger tells of the creation for `spec`: no path and no URL.
+    """Return what the ledger says about the creation of `spec`: no path and no URL.
 
     `gone` is a task of the job whose result the vendor no longer has.
     """
-    digest = spec.source_digest
-    if digest is None:
-        # A signed URL: two signatures may lead to two pictures.
-        digest = hashlib.sha256(str(spec.source).encode()).hexdigest()
     options = spec.options
-    return Submission(spec.identity, digest, spec.feature, options.once, options.buy_in_doubt, gone)
+    return Submission(
+        spec.identity, _digest(spec), spec.feature, options.once, options.buy_in_doubt, gone
+    )
+
+
+def _digest(spec: JobSpec) -> str:
+    """Return what tells the pictures of `spec` from others: that of its picture, if it has one.
+
+    A `Feature` may have any number of inputs, and its key says nothing of their roles.
+    """
+    # Of a signed URL all counts: two signatures may lead to two pictures.
+    digests = [each.source_digest or each.signed for each in spec.inputs]
+    if not isinstance(spec.job, Feature):
+        [digest] = digests
+        if digest is None:
+            raise AssertionError(spec)
+        return digest
+    roles = [[each.name, each.index] for each in spec.job.inputs]
+    text = json.dumps([spec.job.params_json, roles, digests])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def doubt_elsewhere(units: float) -> SubmissionInDoubt:
@@ -96,9 +117,9 @@ def _whole_slots(microseconds: int) -> int:
 class SharedKey:
     """This process's membership in the ledger of one key.
 
-    `describe` says what a creation is for, and `give_way` hears of the number of a job whose
-    creation is not sent, because another process has bought it. Between `open` and `close` each
-    decision is a `step`, unless `alone`, because the ledger could not be used.
+    `describe` returns what a creation is for. `give_way` is called with the number of a job whose
+    creation is not sent because another process has bought it. Between `open` and `close` each
+    decision is a `step`, except while `alone` is True: then the ledger could not be used.
     """
 
     def __init__(
@@ -128,8 +149,10 @@ class SharedKey:
         self._created: dict[str, ev.IntentRow] = {}
         self._changed: list[ev.IntentRow | ev.DoneRow] = []
         # Who lived, and when that was.
-        self._seen: tuple[int, set[str]] = -NEVER, set()
-        self._beat_at = 0
+        self._seen: tuple[int, dict[str, int]] = -NEVER, {}
+        self._stepped_at = -_BEAT
+        # Since when the lock is wanted.
+        self._tried_since = NEVER
         self._others = 0
         self._held: ev.SharedLimits | None = None
         self.opened_at = 0
@@ -159,6 +182,11 @@ class SharedKey:
         try:
             snapshot = await store.take(_OPENING)
             if snapshot is None:
+                if self.setting.url is not None:
+                    raise ConfigurationError(  # noqa: TRY301
+                        "The Redis server that `share` names stopped answering while the client "
+                        "was opened. Open it again once the server answers."
+                    )
                 raise LedgerUnavailable("its lock was held for more than 5 s")  # noqa: TRY301
             here = now()
             await store.release()
@@ -216,9 +244,12 @@ class SharedKey:
 
     # Steps.
 
-    def next_step(self, now: int, *, busy: bool) -> int | None:
-        """When the ledger has to be read without anything being due; None where it need not."""
-        return max(now, self._beat_at) if busy or self._changed else None
+    def next_step(self, now: int, *, busy: bool) -> int:
+        """Return when the ledger has to be read although nothing is due; else NEVER."""
+        if busy or self._changed:
+            return max(now, self._stepped_at + _BEAT)
+        every = NEVER if self._store is None else self._store.renewed_every
+        return NEVER if every == NEVER else max(now, self._stepped_at + every)
 
     async def step(self, now: Callable[[], int], *, hurry: bool) -> list[ev.Command] | None:
         """Decide what leaves now, and tell the others; the commands are to be performed.
@@ -231,6 +262,7 @@ class SharedKey:
             raise AssertionError(self)
         commands: list[ev.Command] = []
         try:
+            self._tried_since = min(self._tried_since, now())
             snapshot = await self._taken(store, now, hurry=hurry)
             if snapshot is None:
                 return None
@@ -250,13 +282,21 @@ class SharedKey:
             except BaseException:
                 await store.release()
                 raise
-            kept = await store.publish(told)
+            try:
+                kept = await store.publish(told)
+            except LedgerUnavailable:
+                raise
+            except BaseException:
+                # Nothing is performed after this: `leave` tells that nothing was sent.
+                scheduler.tell_again()
+                self._not_sent(commands, now)
+                raise
         except LedgerUnavailable as exc:
             await self.close()
             scheduler.unshare(now())
             self._say_alone(exc)
             return commands
-        self._beat_at = at + _BEAT
+        self._stepped_at = at
         self._others = scheduler.others()
         self._say_limits()
         if kept:
@@ -288,13 +328,13 @@ class SharedKey:
                 found = await self._found(store, job)
             except LedgerUnavailable:
                 return False
+            # Time has passed: something else may be due now, or the job has ended.
+            at = now()
             if found is None:
                 unbought.add(command.ref)
-            else:
+            elif scheduler.due(at) == command:
                 self._give_way(command.ref)
-                scheduler.receive(ev.JobCancelled(command.ref), now())
-            # Time has passed: something else may be due now.
-            at = now()
+                scheduler.receive(ev.JobCancelled(command.ref), at)
         return True
 
     def _read(self, snapshot: Snapshot, at: int) -> None:
@@ -302,8 +342,13 @@ class SharedKey:
         if snapshot.afresh:
             # The clock that all members share may have been set.
             self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
-        rows = tuple(shifted(row, -self._origin) for row in snapshot.rows)
-        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=snapshot.afresh), at)
+        rows = tuple(
+            shifted(row, -self._origin) for row in snapshot.rows if believable(row, snapshot.now)
+        )
+        # Others polled meanwhile, which they could not tell: as after a loss they do so now.
+        afresh = snapshot.afresh or at - self._tried_since > _AWAY
+        self._tried_since = NEVER
+        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=afresh), at)
 
     def _changes(self, at: int) -> list[ev.LedgerRow]:
         return [shifted(row, self._origin) for row in self._scheduler.changes(at)]
@@ -334,14 +379,14 @@ class SharedKey:
         return list(self._changed)
 
     def _not_sent(self, commands: list[ev.Command], now: Callable[[], int]) -> list[ev.Command]:
-        """Take back what nobody else knows of; gives what may be performed all the same."""
+        """Report `commands` as not sent; return those that may be performed without the ledger."""
         kept: list[ev.Command] = []
         error = ServiceUnavailable("The ledger of the key could not be written.", never_sent=True)
         for command in commands:
             if isinstance(command, ev.Settle | ev.Upload):
                 kept.append(command)
                 continue
-            not_sent = ev.NotSent(command, error)
+            not_sent = ev.NotSent(command, error, unwritten=True)
             if isinstance(command, ev.Submit):
                 self.submitted(command, not_sent)
             self._scheduler.receive(not_sent, now())
@@ -389,26 +434,30 @@ class SharedKey:
     # What others know.
 
     async def bought(self, job: Submission) -> Bought | None:
-        """Return how far the purchase of `job` has come in any process, this one too.
+        """Return how far any process, this one too, has come with buying `job`.
 
-        None: nobody has bought it, as far as can be known. The last word is that of `step`, which
-        looks again while nobody else decides.
+        None: nobody has bought it, as far as is known. `step` looks again under the lock, and its
+        answer is final.
         """
         return await self._asked(lambda store: self._found(store, job), None)
 
-    async def is_living(self, member: str) -> bool:
-        """Return whether `member` has neither left nor died."""
-        return member in await self._asked(lambda store: self._living(store, {member}), set[str]())
+    async def is_alert(self, member: str) -> bool:
+        """Return whether `member` wrote to the ledger just now, as one with a task does."""
+        seen = await self._asked(lambda store: self._living(store, {member}), dict[str, int]())
+        return self._now() - seen.get(member, -NEVER) < _QUIET
 
-    async def _living(self, store: LedgerStore, wanted: set[str]) -> set[str]:
-        """Return the members that have neither left nor died, as of half a second ago at most.
+    async def _living(self, store: LedgerStore, wanted: set[str]) -> dict[str, int]:
+        """Return who has neither left nor died, and when each wrote last.
 
-        Where one that is `wanted` is not among them they are asked for again: it may be new.
+        That is as of half a second ago at most. Where one that is `wanted` is not among them they
+        are asked for again: it may be new.
         """
         at, living = self._seen
-        if self._now() >= at + _SEEN_FOR or not wanted <= living:
-            living = {each.member for each in await store.members()}
-            self._seen = self._now(), living
+        if self._now() >= at + _SEEN_FOR or not wanted <= living.keys():
+            members = await store.members()
+            at = self._now()
+            living = {each.member: at - each.age for each in members}
+            self._seen = at, living
         return living
 
     async def _found(self, store: LedgerStore, job: Submission) -> Bought | None:
@@ -419,7 +468,7 @@ class SharedKey:
         sent = {
             r.member for r in rows.values() if isinstance(r, ev.IntentRow) and r.state == "sent"
         }
-        living = await self._living(store, sent) if sent else sent
+        living = await self._living(store, sent) if sent else {}
         return bought(job, rows.values(), living, self._now())
 
     @property
@@ -427,22 +476,30 @@ class SharedKey:
         return "" if self._store is None else self._store.member
 
     async def in_doubt(self, job: Submission) -> bool:
-        """Whether another member's creation for `job` came into doubt since this one opened."""
+        """Whether another member's creation for `job` came into doubt since this one opened.
+
+        Raises `ServiceUnavailable` where the ledger does not say: a creation would be a guess.
+        """
+        store = self._store
+        if store is None:
+            return False
+        try:
+            rows = await store.find_intents(job.identity, job.digest)
+        except LedgerUnavailable as exc:
+            raise ServiceUnavailable(
+                f"The ledger of the key could not be asked: {exc}.", never_sent=True
+            ) from exc
         return any(
-            row.state == "doubt" and row.sent >= self.opened_at and row.member != self._member
-            for row in await self._intents_of(job)
+            isinstance(row, ev.IntentRow)
+            and row.state == "doubt"
+            and row.sent >= self.opened_at
+            and row.member != store.member
+            for row in rows
         )
 
     def others_in_doubt(self, feature: str) -> bool:
         """Whether another member has created a task of `feature` lately whose id nobody knows."""
         return not self.alone and self._scheduler.others_in_doubt(feature, 2 * NEAR)
-
-    async def _intents_of(self, job: Submission) -> list[ev.IntentRow]:
-        nothing: tuple[ev.IntentRow | ev.DoneRow, ...] = ()
-        found = await self._asked(
-            lambda store: store.find_intents(job.identity, job.digest), nothing
-        )
-        return [row for row in found if isinstance(row, ev.IntentRow)]
 
     async def knows(self, task_id: str) -> bool:
         """Whether `task_id` is a task of any member."""

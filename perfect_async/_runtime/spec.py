@@ -5,21 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import attrs
 
-from perfect_async._api.tasks import FEATURES
+from perfect_async._api.tasks import FEATURES, mixed_inputs
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import ImageFile
-from perfect_async._journal.model import SourceKind, StoredJob, source_digest
+from perfect_async._journal.model import (
+    NO_STORED_INPUT,
+    SourceKind,
+    StoredInput,
+    StoredJob,
+    joined_digest,
+    source_digest,
+)
 from perfect_async._time import SECOND
 from perfect_async._value import Value
 from perfect_async.errors import JobRefused, quoted
 from perfect_async.events import TaskKind
-from perfect_async.models import FileId, Job, Source
+from perfect_async.models import Feature, FileId, Job, JobInput, Source
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -52,6 +59,70 @@ _SIGNING: Final = re.compile(
     re.IGNORECASE,
 )
 _AZURE: Final = {"sv", "sig"}
+_PARAMS: Final = "params"
+_INPUTS: Final = "inputs"
+_UNITS: Final = "units"
+
+
+@attrs.frozen(eq=False, repr=False)
+class InputSpec(Value):
+    """One prepared input of a job.
+
+    `picture` is to be uploaded; `source` is sent where nothing is uploaded. `origin` tells its
+    picture from others: the digest, a file id or a URL that is not signed. `signed` is the SHA-256
+    of a signed URL, which may lead to the same picture as another one.
+    """
+
+    picture: ImageFile | None = None
+    source: FileId | str | None = attrs.field(default=None, repr=False)
+    origin: str | None = attrs.field(default=None, repr=False)
+    signed: str | None = None
+
+    @classmethod
+    def of(cls, source: Source, picture: ImageFile | None) -> InputSpec:
+        """Prepare `source`, which was inspected. Raises `JobRefused`."""
+        if picture is not None:
+            return cls(picture, origin=picture.digest)
+        if isinstance(source, FileId):
+            return cls(source=source, origin=source.value)
+        url = picture_url(str(source))
+        if is_signed(source):
+            return cls(source=url, signed=source_digest(None, url))
+        return cls(source=url, origin=url)
+
+    @classmethod
+    def restored(cls, stored: StoredInput, file_id: str | None) -> InputSpec:
+        """Prepare an input of a former process; one that is not at the vendor has no picture."""
+        given = _source_of(stored, file_id)
+        return cls(
+            source=stored.place if stored.kind == "url" else _file_of(given),
+            origin=stored.place if stored.digest is None or stored.is_signed else stored.digest,
+            signed=stored.digest if stored.is_signed else None,
+        )
+
+    @property
+    def source_digest(self) -> str | None:
+        """What tells its picture from others, as a SHA-256; None for a signed URL."""
+        if self.picture is not None:
+            return self.picture.digest
+        return source_digest(None, self.origin)
+
+    def stored(self, source: Source) -> StoredInput:
+        """Return the form that a journal stores: without bytes, and without a signed URL."""
+        kind: SourceKind = "bytes"
+        place: str | None = None
+        if isinstance(self.source, FileId):
+            kind, place = "file", self.source.value
+        elif self.source is not None:
+            kind, place = "url", None if is_signed(source) else self.source
+        elif self.picture is not None and self.picture.path is not None:
+            kind, place = "path", str(self.picture.path)
+        return StoredInput(
+            kind, place, self.signed if self.picture is None else self.picture.digest
+        )
+
+
+NO_INPUT: Final = InputSpec()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -59,10 +130,8 @@ class JobSpec(Value):
     """One prepared job.
 
     `job` is None for a task that is known by its id alone. `sure`: whether equal identities are
-    equal jobs. `picture` is to be uploaded; `source` is sent where nothing is uploaded. `stem` and
-    `file_identity` name its results. `origin` tells its picture from others: the digest, a file id
-    or a URL that is not signed. `signed` is the SHA-256 of a signed URL, which may lead to the same
-    picture as another one.
+    equal jobs. `stem` and `file_identity` name its results. `inputs` are those of the job, in their
+    order.
     """
 
     feature: str
@@ -73,11 +142,28 @@ class JobSpec(Value):
     identity: str
     job: Job | None = None
     sure: bool = False
-    picture: ImageFile | None = None
-    source: FileId | str | None = attrs.field(default=None, repr=False)
+    inputs: tuple[InputSpec, ...] = ()
     options: JobOptions = PLAIN
-    origin: str | None = attrs.field(default=None, repr=False)
-    signed: str | None = None
+
+    @property
+    def first(self) -> InputSpec:
+        """Its first input, which most jobs have alone."""
+        return self.inputs[0] if self.inputs else NO_INPUT
+
+    @property
+    def picture(self) -> ImageFile | None:
+        """The picture of its first input, if that is to be uploaded."""
+        return self.first.picture
+
+    @property
+    def source(self) -> FileId | str | None:
+        """What is sent for its first input, where nothing is uploaded."""
+        return self.first.source
+
+    @property
+    def sources(self) -> list[FileId | str | None]:
+        """What is sent for each input, as far as nothing is uploaded."""
+        return [each.source for each in self.inputs]
 
     @property
     def file_identity(self) -> str:
@@ -87,61 +173,77 @@ class JobSpec(Value):
         """
         if self.job is None or self.job.key is None:
             return self.identity
-        origin = self.origin if self.signed is None else ["signed", self.signed]
-        return _file_identity(self.job, self.identity, origin)
+        return _file_identity(self.job, self.identity, self.inputs)
 
     @property
     def source_digest(self) -> str | None:
-        """What tells its picture from others, as a SHA-256; None for a signed URL."""
-        if self.picture is not None:
-            return self.picture.digest
-        return source_digest(None, self.origin)
+        """What tells its pictures from others, as a SHA-256; None with a signed URL, or none."""
+        return joined_digest([each.source_digest for each in self.inputs])
+
+    @property
+    def priced(self) -> bool:
+        """Whether a spending limit can count its units."""
+        return self.job is None or self.job.priced
 
     @classmethod
-    def of(cls, job: Job, picture: ImageFile | None, options: JobOptions) -> JobSpec:
-        """Prepare `job`, whose picture was inspected. Raises `JobRefused`."""
-        source: FileId | str | None = None
-        origin = signed = None
-        if picture is not None:
-            origin = picture.digest
-        elif isinstance(job.source, FileId):
-            source, origin = job.source, job.source.value
-        else:
-            source = picture_url(str(job.source))
-            origin, signed = _origin_of_url(source)
-        return cls(
+    def of(
+        cls, job: Job, picture: ImageFile | None, options: JobOptions, *more: ImageFile | None
+    ) -> JobSpec:
+        """Prepare `job`, whose inputs were inspected: the first is `picture`.
+
+        Raises `JobRefused`.
+        """
+        pictures = (picture, *more)[: len(job.inputs)]
+        inputs = tuple(
+            InputSpec.of(each.source, found)
+            for each, found in zip(job.inputs, pictures, strict=True)
+        )
+        _check_names(job, inputs)
+        spec = cls(
             job.feature,
             float(job.units),
             job.outputs,
             _usual(job),
             names.stem(job),
-            identity(job, None if picture is None else picture.digest),
+            identity(job, *(None if found is None else found.digest for found in pictures)),
             job,
-            job.key is not None or not is_signed(job.source),
-            picture,
-            source,
+            job.key is not None or not any(is_signed(each.source) for each in job.inputs),
+            inputs,
             options,
-            origin,
-            signed,
         )
+        if options.spending_limits:
+            spec.check_price()
+        return spec
+
+    def check_price(self) -> None:
+        """Raise `JobRefused` where nobody knows the price, which a spending limit needs."""
+        if not self.priced:
+            raise JobRefused(
+                f"the price of {self.feature} is not known, so max_units cannot count it: pass "
+                "units=, from the vendor's page."
+            )
 
     @classmethod
-    def attached(cls, feature: type[Job], task_id: str) -> JobSpec:
+    def attached(cls, feature: str, task_id: str) -> JobSpec:
         """Prepare the watching of a task that exists: at least one unit is at stake in it."""
-        return cls(feature.feature, 1.0, 1, None, names.FALLBACK, task_identity(feature, task_id))
+        return cls(feature, 1.0, 1, None, names.FALLBACK, task_identity(feature, task_id))
 
     @classmethod
     def restored(
-        cls, order: StoredJob, file_id: str | None, spending_limits: tuple[int, ...]
+        cls,
+        order: StoredJob,
+        file_id: str | None,
+        spending_limits: tuple[int, ...],
+        more_ids: Sequence[tuple[int, str]] = (),
     ) -> JobSpec:
         """Prepare a job of a former process from its journal.
 
-        A picture that is not at the vendor is not inspected here. Raises `JobRefused` where this
-        version cannot make such a job.
+        `file_id` is that of the first input at the vendor, `more_ids` are those of the others by
+        their numbers. A picture that is not at the vendor is not inspected here. Raises
+        `JobRefused` where this version cannot make such a job.
         """
-        job = cls.job_of(order, file_id)
-        given = job.source
-        source = given if isinstance(given, FileId) else None
+        job = cls.job_of(order, file_id, more_ids)
+        ids = {0: file_id, **dict(more_ids)}
         return cls(
             order.feature,
             order.units,
@@ -151,16 +253,25 @@ class JobSpec(Value):
             order.identity,
             job,
             order.sure,
-            source=order.place if order.kind == "url" else source,
-            options=JobOptions(order.save_to, order.delete, spending_limits),
-            origin=order.place if order.digest is None or order.is_signed else order.digest,
-            signed=order.digest if order.is_signed else None,
+            tuple(
+                InputSpec.restored(each, ids.get(number))
+                for number, each in enumerate(order.inputs)
+            ),
+            JobOptions(order.save_to, order.delete, spending_limits),
         )
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What was changed in its picture to make it fit."""
-        return () if self.picture is None else self.picture.changes
+        """What was changed in its pictures to make them fit.
+
+        Of several inputs each change says which one it is about.
+        """
+        given = () if self.job is None else self.job.inputs
+        found: list[str] = []
+        for name, each in zip(map(_shown_name, given), self.inputs, strict=False):
+            made = () if each.picture is None else each.picture.changes
+            found += made if len(given) == 1 else (f"{name}: {change}" for change in made)
+        return tuple(found)
 
     @property
     def kind(self) -> TaskKind:
@@ -168,38 +279,40 @@ class JobSpec(Value):
         return TaskKind(self.feature, self.outputs, self.usual)
 
     @staticmethod
-    def job_of(order: StoredJob, file_id: str | None) -> Job:
-        """Make the job of `order`; its source is b"" where that is no longer known.
+    def kind_of(job: Job) -> TaskKind:
+        """Return the kind of task that `job` is, before its picture is looked at."""
+        return TaskKind(job.feature, job.outputs, _usual(job))
+
+    @staticmethod
+    def job_of(
+        order: StoredJob, file_id: str | None, more_ids: Sequence[tuple[int, str]] = ()
+    ) -> Job:
+        """Make the job of `order`; a source is b"" where that is no longer known.
 
         Raises `JobRefused` where this version cannot make such a job.
         """
-        source: FileId | str | bytes = b""
-        if order.kind == "bytes" and file_id is not None:
-            source = FileId(file_id)
-        elif order.place is not None:
-            source = FileId(order.place) if order.kind == "file" else order.place
-        kind = FEATURES.get(order.feature)
+        held = dict(order.parameters)
+        ids = {0: file_id, **dict(more_ids)}
+        sources = [_source_of(each, ids.get(n)) for n, each in enumerate(order.inputs)]
+        if _PARAMS in held:
+            return _feature(order, held, sources)
+        kind, [source] = FEATURES.get(order.feature), sources or [b""]
         if kind is None:
             raise JobRefused(f"this version knows no feature {quoted(order.feature)}.")
         # The journal alone knows the other fields of this class, so its type cannot say them.
         make = cast("Callable[..., Job]", kind)
         try:
-            return make(source=source, key=order.key, **dict(order.parameters))
+            return make(source=source, key=order.key, **held)
         except TypeError as exc:
             raise JobRefused(f"{order.feature} has other parameters in this version.") from exc
 
     def stored(self) -> StoredJob:
         """Return the form that a journal stores: without bytes, and without a signed URL."""
-        job, place = self.job, None
-        kind: SourceKind = "bytes"
+        job = self.job
         if job is None:
             raise AssertionError(self)
-        if isinstance(self.source, FileId):
-            kind, place = "file", self.source.value
-        elif self.source is not None:
-            kind, place = "url", None if is_signed(job.source) else self.source
-        elif self.picture is not None and self.picture.path is not None:
-            kind, place = "path", str(self.picture.path)
+        pairs = zip(self.inputs, job.inputs, strict=True)
+        first, *more = [each.stored(given.source) for each, given in pairs] or [NO_STORED_INPUT]
         return StoredJob(
             identity=self.identity,
             sure=self.sure,
@@ -209,12 +322,57 @@ class JobSpec(Value):
             outputs=self.outputs,
             parameters=tuple(parameters(job)),
             key=job.key,
-            kind=kind,
-            place=place,
-            digest=self.signed if self.picture is None else self.picture.digest,
+            kind=first.kind,
+            place=first.place,
+            digest=first.digest,
             save_to=self.options.save_to,
             delete=self.options.delete,
+            more=tuple(more),
         )
+
+
+def _shown_name(given: JobInput) -> str:
+    return given.name if given.index is None else f"{given.name}[{given.index}]"
+
+
+def _source_of(stored: StoredInput, file_id: str | None) -> FileId | str | bytes:
+    """Return the source of an input of a former process; b"" where that is no longer known."""
+    if stored.kind == "bytes" and file_id is not None:
+        return FileId(file_id)
+    if stored.place is None:
+        return b""
+    return FileId(stored.place) if stored.kind == "file" else stored.place
+
+
+def _file_of(source: Source) -> FileId | None:
+    return source if isinstance(source, FileId) else None
+
+
+def _feature(order: StoredJob, held: dict[str, str | int], sources: Sequence[Source]) -> Feature:
+    """Make the `Feature` of `order`, whose parameters are `held`. Raises `JobRefused`."""
+    path, _, version = order.feature.partition("@")
+    inputs: dict[str, Source | list[Source]] = {}
+    try:
+        params = cast("dict[str, object]", json.loads(str(held[_PARAMS])))
+        layout = cast("list[tuple[str, int | None]]", json.loads(str(held.get(_INPUTS, "[]"))))
+        for (name, index), source in zip(layout, sources, strict=True):
+            if index is None:
+                inputs[name] = source
+            else:
+                cast("list[Source]", inputs.setdefault(name, [])).append(source)
+        price = None if _UNITS not in held else int(held[_UNITS])
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise JobRefused(f"{order.feature} is stored in a form that is not known.") from exc
+    return Feature(path, params, version=version or "v2.0", units=price, key=order.key, **inputs)
+
+
+def _check_names(job: Job, inputs: Sequence[InputSpec]) -> None:
+    """Refuse inputs of one name that cannot be sent together, before anything is uploaded."""
+    urls: dict[str, bool] = {}
+    for each, found in zip(job.inputs, inputs, strict=True):
+        is_url = isinstance(found.source, str)
+        if urls.setdefault(each.name, is_url) != is_url:
+            raise JobRefused(mixed_inputs(each.name))
 
 
 def _usual(job: Job) -> tuple[int, int] | None:
@@ -236,45 +394,52 @@ def is_signed(source: Source) -> bool:
     return any(_SIGNING.fullmatch(key) for key in keys) or keys >= _AZURE
 
 
-def identity(job: Job, digest: str | None) -> str:
+def identity(job: Job, *digests: str | None) -> str:
     """Return what makes `job` the same job another day, as 64 hex digits (SHA-256).
 
     It covers the user's `key` and the feature, if there is a key; else the feature, its parameters
-    and the picture: the `digest` of its bytes, its URL or its file id. The signature of a signed
-    URL is part of it: two signatures may lead to two pictures. Stable between versions: file names
-    and journals hold it.
+    and the picture: of each input the digest of its bytes (`digests`), its URL or its file id. The
+    signature of a signed URL is part of it: two signatures may lead to two pictures. Stable between
+    versions: file names and journals hold it.
     """
     parts: list[object]
     if job.key is not None:
         parts = ["key", job.feature, job.key]
+    elif isinstance(job, Feature):
+        origins = [
+            [each.name, each.index, *_origin(each.source, digest)]
+            for each, digest in zip(job.inputs, digests, strict=True)
+        ]
+        parts = ["feature", job.feature, job.params_json, origins]
     else:
-        parts = ["job", job.feature, sorted(parameters(job)), *_origin(job.source, digest)]
+        parts = ["job", job.feature, sorted(parameters(job)), *_origin(job.source, digests[0])]
     return _digest(parts)
 
 
-def name_identity(job: Job, digest: str | None) -> str:
-    """Return the identity in the names of the results of `job`, at a path or a URL."""
-    known = identity(job, digest)
+def name_identity(job: Job, *digests: str | None) -> str:
+    """Return the identity that is in the names of the results of `job`, before it is prepared.
+
+    `digests` are those of `identity`. Raises `JobRefused` for a URL that cannot be sent.
+    """
+    known = identity(job, *digests)
     if job.key is None:
         return known
-    origin, signed = (
-        (digest, None) if digest is not None else _origin_of_url(picture_url(str(job.source)))
-    )
-    return _file_identity(job, known, origin if signed is None else ["signed", signed])
+    inputs = [
+        InputSpec.of(each.source, None) if digest is None else InputSpec(origin=digest)
+        for each, digest in zip(job.inputs, digests, strict=True)
+    ]
+    return _file_identity(job, known, inputs)
 
 
-def _file_identity(job: Job, known: str, origin: str | list[str] | None) -> str:
-    return _digest(["file", known, sorted(parameters(job)), origin])
+def _file_identity(job: Job, known: str, inputs: Sequence[InputSpec]) -> str:
+    origins = [each.origin if each.signed is None else ["signed", each.signed] for each in inputs]
+    whole: object = origins if isinstance(job, Feature) else origins[0]
+    return _digest(["file", known, sorted(parameters(job)), whole])
 
 
-def _origin_of_url(url: str) -> tuple[str | None, str | None]:
-    """Return what tells a URL's picture from others: the URL, or the digest of a signed one."""
-    return (None, source_digest(None, url)) if is_signed(url) else (url, None)
-
-
-def task_identity(feature: type[Job], task_id: str) -> str:
+def task_identity(feature: str, task_id: str) -> str:
     """Return the identity of a job of which only the task is known, in the form of `identity`."""
-    return _digest(["task", feature.feature, task_id])
+    return _digest(["task", feature, task_id])
 
 
 def _digest(parts: list[object]) -> str:
@@ -282,7 +447,15 @@ def _digest(parts: list[object]) -> str:
 
 
 def parameters(job: Job) -> list[tuple[str, str | int]]:
-    """Return what `job` asks for beside its picture, by the names of its fields."""
+    """Return what `job` asks for beside its pictures, by the names of its fields.
+
+    A `Feature` is told from other jobs by what is here: its parameters and the names of its inputs
+    as JSON, and its price where that was given.
+    """
+    if isinstance(job, Feature):
+        layout = json.dumps([[each.name, each.index] for each in job.inputs])
+        price = [] if job.price is None else [(_UNITS, job.price)]
+        return [(_PARAMS, job.params_json), (_INPUTS, layout), *price]
     feature = type(job)
     fields = [field.name for field in attrs.fields(feature)] if attrs.has(feature) else []
     values: list[tuple[str, str | int | None]] = [

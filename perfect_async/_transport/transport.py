@@ -27,9 +27,17 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+)
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar, Token
+from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
 from http import HTTPStatus
 from http.cookiejar import CookieJar
@@ -40,12 +48,14 @@ from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
 
 import anyio
+import attrs
 import httpx
 
 from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import followed
 from perfect_async._time import SECOND, TtlSet
 from perfect_async._transport.bodies import UploadBody, decoded, storage_error, upload_headers
+from perfect_async._transport.request_log import logged_request
 from perfect_async.errors import (
     ApiError,
     BadAnswer,
@@ -74,6 +84,7 @@ _PARALLEL_GIVEN: Final = 6
 # Storage writes some 1 KB of XML into a refusal.
 _LONGEST_REFUSAL: Final = 64 * 1024
 _LARGEST_PICTURE: Final = 64 * 1024 * 1024
+_LARGEST_VIDEO: Final = 2 * 1024 * 1024 * 1024
 # Surplus answers come within seconds; ids are remembered for longer than any request may take.
 _ANSWER_REMEMBERED: Final = 600 * SECOND
 _REQUEST_ID: Final = re.compile(r"[0-9]{12,20}")
@@ -137,6 +148,26 @@ def _network_errors() -> tuple[_Errors, _Errors]:
     )
 
 
+@attrs.frozen
+class Exchange:
+    """How long the last answered API call took, in seconds, and the vendor's clock in it.
+
+    `connect` is what making the first connection took, None where that was not seen. `date` is the
+    answer's `Date` in seconds since 1970, None where it has none; it was written between the loop's
+    times `sent` and `answered`, and is cut to whole seconds.
+    """
+
+    sent: float
+    answered: float
+    connect: float | None
+    date: float | None
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds from sending the request to the end of its answer."""
+        return self.answered - self.sent
+
+
 class VendorTransport:
     """Sends API calls, uploads and downloads to the vendor, each once.
 
@@ -145,7 +176,7 @@ class VendorTransport:
     `bulk` uploads and downloads run at a time (6 on a given transport, 24 without one), so that an
     API call finds a connection. Without a transport both kinds have a pool each, and proxies and
     certificates come from the environment. Raises `ConfigurationError` where that environment
-    cannot be used. Call `aclose` at the end.
+    cannot be used. Call `aclose` at the end. `last` is the last API call that was answered.
     """
 
     def __init__(
@@ -179,6 +210,7 @@ class VendorTransport:
         _network_errors()
         self._api, self._bulk = _clients(timeouts, transport)
         self._answers = _AnswerIds()
+        self.last: Exchange | None = None
 
     def __repr__(self) -> str:
         return f"<Transport to {self._base_url}>"
@@ -199,18 +231,27 @@ class VendorTransport:
             raise outcome
         return outcome
 
-    async def upload(self, grant: FileGrant, chunks: Callable[[], AsyncIterator[bytes]]) -> None:
-        """Put the bytes of `chunks()` where `grant` says, with its headers, in `timeouts.upload`.
+    async def upload(
+        self,
+        grant: FileGrant,
+        chunks: Callable[[], AsyncIterator[bytes]],
+        *,
+        within: float | None = None,
+    ) -> None:
+        """Put the bytes of `chunks()` where `grant` says, with its headers, in `within` seconds.
 
-        The time starts when one of the `bulk` places is free. `chunks` is called once more before
-        where the grant does not name the length. Raises `BadAnswer` for a grant that must not be
-        followed and for a redirect, `PictureRefused` where the number of bytes is not the granted
-        one, `RequestRefused` for 4xx, `ServiceUnavailable` for 5xx, 408, 429 and no answer, and
-        what `chunks` raises.
+        That is `timeouts.upload` where it is None. The time starts when one of the `bulk` places is
+        free. `chunks` is called once more before where the grant does not name the length. Raises
+        `BadAnswer` for a grant that must not be followed and for a redirect, `PictureRefused` where
+        the number of bytes is not the granted one, `RequestRefused` for 4xx, `ServiceUnavailable`
+        for 5xx, 408, 429 and no answer, and what `chunks` raises.
         """
         body = UploadBody(chunks)
         async with self._slots:
-            status = await _guarded(self._timeouts.upload, _STORAGE, self._put(grant, body))
+            seconds = self._timeouts.upload if within is None else within
+            with logged_request("PUT", "upload") as log:
+                status = await _guarded(seconds, _STORAGE, self._put(grant, body))
+                log.status = None if isinstance(status, ApiError) else status
         if body.failure is not None:
             raise body.failure
         if isinstance(status, ApiError):
@@ -219,9 +260,11 @@ class VendorTransport:
             raise _refusal("upload", status)
 
     def download(
-        self, url: str, *, limit: int = _LARGEST_PICTURE
+        self, url: str, *, limit: int | None = None, large: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Open the bytes of `url`: at most `limit` decoded ones, in `timeouts.download` in all.
+
+        `large`: it may be a video, which has a limit and the time of its own (`timeouts.video`).
 
         Entering raises `BadAnswer` for a URL that must not be followed, a redirect and a success
         that is not 200, `RequestRefused` for 4xx (403 once a URL has expired), `ServiceUnavailable`
@@ -229,17 +272,21 @@ class VendorTransport:
         time starts when one of the `bulk` places is free; leaving the block frees the place.
         """
         # The signed URL stays out of the frame that raises.
-        return self._download(lambda: self._get(url), limit)
+        within = self._timeouts.video if large else self._timeouts.download
+        most = _LARGEST_VIDEO if large else _LARGEST_PICTURE
+        return self._download(lambda: self._get(url), most if limit is None else limit, within)
 
     @asynccontextmanager
     async def _download(
-        self, get: Callable[[], Awaitable[httpx.Response]], limit: int
+        self, get: Callable[[], Awaitable[httpx.Response]], limit: int, within: float
     ) -> AsyncGenerator[AsyncIterator[bytes]]:
         async with self._slots:
-            deadline = anyio.current_time() + self._timeouts.download
-            response = await _guarded(self._timeouts.download, _STORAGE, get())
-            if isinstance(response, ApiError):
-                raise response
+            deadline = anyio.current_time() + within
+            with logged_request("GET", "download") as log:
+                response = await _guarded(within, _STORAGE, get())
+                if isinstance(response, ApiError):
+                    raise response
+                log.status = response.status_code
             try:
                 if response.status_code != HTTPStatus.OK:
                     raise _refusal("download", response.status_code)
@@ -255,11 +302,16 @@ class VendorTransport:
             url += "?" + urlencode(call.query, quote_via=quote, safe="")
         headers = self._headers if call.content is None else self._json_headers
         request = httpx.Request(call.method, _parsed(url), headers=headers, content=call.content)
+        stopwatch = _Stopwatch(anyio.current_time())
+        if self.last is None:
+            # Only the first call is traced: a trace costs some 20 calls a request.
+            request.extensions["trace"] = stopwatch.trace
         response = await self._api.send(request, stream=True)
         reusable = False
         try:
             async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
                 content = b"".join([piece async for piece in pieces])
+            self.last = stopwatch.read(response.headers.get("date"), self.last)
             request_id = response.headers.get("x-request-id")
             connection = response.extensions.get("network_stream")
             if self._answers.is_repeated(connection, request_id, anyio.current_time()):
@@ -296,6 +348,36 @@ class VendorTransport:
         headers = {"Accept-Encoding": "identity"}
         request = httpx.Request("GET", followed(url, base_url=self._base_url), headers=headers)
         return await self._bulk.send(request, stream=True)
+
+
+class _Stopwatch:
+    """Times one exchange that begins at `began`; its first part is the connecting, if any."""
+
+    def __init__(self, began: float) -> None:
+        self._began = self._sent = began
+        self._connects = False
+
+    async def trace(self, event: str, _: Mapping[str, object]) -> None:
+        """Take an event of httpcore's ("trace" of its extensions)."""
+        self._connects |= event.startswith("connection.")
+        # With a proxy this comes twice: the second time once the tunnel to the vendor is there.
+        if event.endswith(".send_request_headers.started"):
+            self._sent = anyio.current_time()
+
+    def read(self, date: str | None, before: Exchange | None) -> Exchange:
+        """Return the exchange that ends now; what connecting took is kept from `before`."""
+        connect = None if before is None else before.connect
+        if self._connects:
+            connect = self._sent - self._began
+        return Exchange(self._sent, anyio.current_time(), connect, _seconds(date))
+
+
+def _seconds(date: str | None) -> float | None:
+    """Return an HTTP date in seconds since 1970, None where it is none."""
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _user_agent() -> str:

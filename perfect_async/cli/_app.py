@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Annotated, Final
 
-from perfect_async.cli import _commands
+from perfect_async.cli import _commands, _doctor, _feature
+from perfect_async.cli._help import about, help_of
+from perfect_async.cli._key import with_key_file
 from perfect_async.cli._lists import STDIN, STDIN_ARGUMENT
 from perfect_async.cli._output import (
     OutputError,
@@ -26,17 +28,19 @@ from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, U
 
 _HELP: Final = (
     "Perfect Corp's YouCam API in bulk; no task is bought that cannot be kept alive.\n\n"
-    "The variable YOUCAM_API_KEY holds the API key, and YOUCAM_BASE_URL another host. `demo` shows "
-    "everything without a key. Exit status: 0 all done, 1 some failed, 2 usage or configuration."
+    "The variable YOUCAM_API_KEY or --api-key-file holds the API key, and YOUCAM_BASE_URL another "
+    "host. `demo` shows everything without a key, and `doctor` says what is wrong. Exit status: 0 "
+    "all done, 1 some failed, 2 usage or configuration."
 )
 
-_SHORT: Final = {"-y": "--yes", "-q": "--quiet", "-v": "--verbose", STDIN: STDIN_ARGUMENT}
+_SHORT: Final = {"yes": "-y", "quiet": "-q", "verbose": "-v"}
+"""Options that have a short name."""
 
 _COMMANDS: Final = (
-    *(_commands.smile, _commands.avatar, _commands.resume),
-    *(_commands.enqueue, _commands.worker),
+    *(_commands.smile, _commands.avatar, _feature.feature, _commands.resume),
+    *(_commands.enqueue, _commands.worker, _commands.report),
     *(_commands.templates, _commands.units, _commands.forget),
-    *(_commands.sandbox, _commands.demo),
+    *(_doctor.doctor, _commands.sandbox, _commands.demo),
 )
 
 
@@ -70,21 +74,26 @@ def _run(arguments: Sequence[str]) -> int:
         # does: plain text would keep the line breaks of the docstrings.
         help_format="plaintext",
         version=_version,
+        version_flags=("--version", "-V"),
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
-    for command in _COMMANDS:
+    names = [command.__name__ for command in _COMMANDS]
+    commands = [with_key_file(command) for command in _COMMANDS]
+    for command in (*commands, *about(app, names)):
+        for option in _SHORT.keys() & command.__annotations__.keys():
+            command.__annotations__[option] = Annotated[bool, Parameter(alias=_SHORT[option])]
         app.command(command, help_format="markdown")
     escape_unencodable()
     try:
         status = app(
-            [_SHORT.get(argument, argument) for argument in arguments],
+            [STDIN_ARGUMENT if argument == STDIN else argument for argument in arguments],
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
         )
     except CycloptsError as exc:
-        print_error(f"{usage_text(str(exc))} See perfect-async --help.")
+        print_error(f"{usage_text(str(exc))} See {help_of(arguments, names)}.")
         return USAGE
     except ImportError as exc:
         print_error(missing_extra(exc))

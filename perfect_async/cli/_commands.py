@@ -16,13 +16,14 @@ import attrs
 from perfect_async.cli import _runner
 from perfect_async.cli._inputs import Found, Picture, find_pictures, search
 from perfect_async.cli._output import OutputError, in_terminal_terms, print_error, print_line
+from perfect_async.cli._page import show_page
 from perfect_async.errors import ConfigurationError, quoted, shown_source
 from perfect_async.models import Avatar, Expression, Job, Polling, Smile
 
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
 if TYPE_CHECKING:
     from perfect_async import Batch, Client, Template, Units
-    from perfect_async.cli._display import Display
+    from perfect_async.cli._display import Display, RunSummary
     from perfect_async.cli._outage import Outage
     from perfect_async.cli._prepare import Work
 
@@ -43,6 +44,7 @@ def smile(
     insured: float | None = None,
     sole_user: bool = False,
     fit: bool = False,
+    report: Path | None = None,
     dry_run: bool = False,
     yes: bool = False,
     retry_failed: bool = False,
@@ -85,23 +87,25 @@ def smile(
     fit
         Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
         Say what would be sent, what it would cost and how long it would take; send and write
         nothing. Works without a key.
     yes
-        Do not ask (-y). On a terminal a run asks from 20 units on, or where the balance is too low.
+        Do not ask. On a terminal a run asks from 20 units on, or where the balance is too low.
     retry_failed
         Send only the pictures that failed in the last run into the folder of results.
     quiet
-        Print results and errors only (-q).
+        Print results and errors only.
     verbose
-        Also print each picture that is done, and name all that are skipped (-v).
+        Also print each picture that is done, and name all that are skipped.
     """
     return _buy(
         _found(pictures, Smile.formats, out, fit=fit, failed=retry_failed),
         lambda picture: Smile(picture, expression),
         _Options(
-            *(out, json, journal, again, delete, max_units, insured, sole_user, fit),
+            *(out, json, journal, again, delete, max_units, insured, sole_user, fit, report),
             *(dry_run, yes, quiet, verbose, retry_failed),
         ),
     )
@@ -122,6 +126,7 @@ def avatar(
     insured: float | None = None,
     sole_user: bool = False,
     fit: bool = False,
+    report: Path | None = None,
     dry_run: bool = False,
     yes: bool = False,
     retry_failed: bool = False,
@@ -166,23 +171,25 @@ def avatar(
     fit
         Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
         Say what would be sent, what it would cost and how long it would take; send and write
         nothing. Works without a key.
     yes
-        Do not ask (-y). On a terminal a run asks from 20 units on, or where the balance is too low.
+        Do not ask. On a terminal a run asks from 20 units on, or where the balance is too low.
     retry_failed
         Send only the pictures that failed in the last run into the folder of results.
     quiet
-        Print results and errors only (-q).
+        Print results and errors only.
     verbose
-        Also print each picture that is done, and name all that are skipped (-v).
+        Also print each picture that is done, and name all that are skipped.
     """
     return _buy(
         _found(pictures, Avatar.formats, out, fit=fit, failed=retry_failed),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
         _Options(
-            *(out, json, journal, again, delete, max_units, insured, sole_user, fit),
+            *(out, json, journal, again, delete, max_units, insured, sole_user, fit, report),
             *(dry_run, yes, quiet, verbose, retry_failed),
         ),
     )
@@ -194,6 +201,7 @@ def resume(
     json: bool = False,
     sole_user: bool = False,
     fit: bool = False,
+    report: Path | None = None,
     quiet: bool = False,
     verbose: bool = False,
 ) -> int:
@@ -215,36 +223,44 @@ def resume(
         be taken for it, and another person's face saved as the result.
     fit
         Make pictures into what the vendor takes, as the run did that is continued.
+    report
+        A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     quiet
-        Print results and errors only (-q).
+        Print results and errors only.
     verbose
-        Also print each picture that is done (-v).
+        Also print each picture that is done.
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display
     from perfect_async.cli._prepare import reach
 
+    _check_report(report)
+
     client = _runner.make_client(journal, sole_user=sole_user, fit=fit)
     display = Display("json" if json else "paths", quiet=quiet, verbose=verbose)
+
+    async def ready(opened: Client, outage: Outage) -> None:
+        await reach(opened, display, outage)
+
     with display:
         work = partial(_runner.run_batch, client, lambda opened: opened.resume(), display, journal)
-        summary = _runner.run(
-            partial(work, prepare=lambda opened, outage: reach(opened, display, outage))
-        )
-    if not summary.jobs:
+        summary = _runner.run(partial(work, prepare=ready, reported=report is not None))
+    if summary.jobs:
+        display.close(summary, None)
+    else:
         display.message(f"Nothing is left to resume in {journal}: all of its jobs are finished.")
-        return _runner.exit_status(summary)
-    display.close(summary, None)
-    return _runner.exit_status(summary)
+    return _report_run(summary, report, display)
 
 
-def templates(*, json: bool = False) -> None:
+def templates(*, json: bool = False, open_: bool = False) -> None:
     """List the styles for avatars.
 
     Parameters
     ----------
     json
         Print one line of JSON per style.
+    open_
+        Show their thumbnails in the browser, and print the path of that page instead.
     """
     from perfect_async.cli._display import print_table
     from perfect_async.cli._prepare import answer_of
@@ -254,7 +270,9 @@ def templates(*, json: bool = False) -> None:
 
     client = _runner.make_client()
     found = _runner.run(partial(answer_of, client, ask))
-    if json:
+    if open_:
+        show_page(found)
+    elif json:
         for one in found:
             fields = {
                 "id": one.id,
@@ -530,7 +548,7 @@ def demo(
     pictures
         Your own files, folders and patterns instead; they stay on this machine.
     out
-        Folder for the pictures, a contact sheet and a summary; made where it is missing.
+        Folder for the pictures, a report, a contact sheet and a summary; made where it is missing.
     fail
         The share of pictures that the engine fails, 0 to 1; the exit status is then 1.
     seed
@@ -549,6 +567,7 @@ def demo(
         summary = _runner.run(lambda: show.run(display))
     display.close(summary, show.results)
     paths = show.write_report(summary)
+    display.message(f"Open the report in a browser: {paths[0]}")
     status = _runner.exit_status(summary)
     try:
         for path in paths:
@@ -571,6 +590,7 @@ class _Options(NamedTuple):
     insured: float | None
     sole_user: bool
     fit: bool
+    report: Path | None
     dry_run: bool
     yes: bool
     quiet: bool
@@ -607,6 +627,7 @@ def _buy(found: Found, make_job: Callable[[Picture], Job], options: _Options) ->
     if not found.entries:
         display.message(f"No failed picture is recorded in {out}: nothing to send again.")
         return 0
+    _check_report(options.report)
     most = None if options.max_units is None else units(options.max_units)
     # Before the folder is made: options that no job can have.
     make_job(found.entries[0].picture)
@@ -636,7 +657,8 @@ def _buy(found: Found, make_job: Callable[[Picture], Job], options: _Options) ->
         with display:
             if plan.jobs and client is not None:
                 run = partial(_runner.run_batch, client, start, display, journal, reports)
-                summary = _runner.run(partial(run, prepare=ready))
+                run = partial(run, prepare=ready, reported=options.report is not None)
+                summary = _runner.run(run)
             else:
                 display.message(str(order))
                 summary = _runner.report_only(reports, display)
@@ -645,7 +667,71 @@ def _buy(found: Found, make_job: Callable[[Picture], Job], options: _Options) ->
         return _runner.FAILED
     display.close(summary, out)
     note_failed(summary, work.entries, out, display)
-    return _runner.exit_status(summary)
+    return _report_run(summary, options.report, display)
+
+
+def _check_report(path: Path | None) -> None:
+    """Refuse a report that cannot be written before anything is bought."""
+    if path is not None:
+        from perfect_async.report import check_path
+
+        check_path(path)
+
+
+def _report_run(summary: RunSummary, path: Path | None, display: Display) -> int:
+    """Write the report of a run, if it is to have one; return the exit status."""
+    status = _runner.exit_status(summary)
+    if path is None:
+        return status
+    from perfect_async.cli._report import write_run
+
+    try:
+        write_run(summary, path)
+    except ConfigurationError as exc:
+        # The pictures are paid for and saved all the same.
+        print_error(exc.message)
+        return status or _runner.FAILED
+    display.message(f"The report: {path}")
+    return status
+
+
+def report(
+    pictures: list[str] | None = None,
+    /,
+    *,
+    to: Path = Path("perfect-async-report.html"),
+    out: Path = OUT,
+    journal: Path | None = None,
+) -> int:
+    """Write a report of the results in a folder: nothing is sent.
+
+    A report of the run itself, with its timeline and account, is what `--report` writes.
+
+    Parameters
+    ----------
+    pictures
+        The originals: files, folders, patterns and URLs. Each is shown beside its result.
+    to
+        The report: a page with all pictures (.html), or a table (.csv).
+    out
+        The folder of the results.
+    journal
+        The journal of the runs, for the jobs that have not ended; no other process may be using it.
+    """
+    _check_report(to)
+    found = [] if pictures is None else find_pictures(pictures, Smile.formats, out)
+    if journal is not None:
+        _runner.require_journal(journal)
+    from perfect_async._journal.writer import JournalWriter
+    from perfect_async.cli._manifest import Manifest, leave_out_results
+    from perfect_async.cli._report import write_folder
+
+    manifest = Manifest(out)
+    originals, _ = leave_out_results(found, manifest)
+    unfinished = () if journal is None else _runner.run(partial(JournalWriter.unfinished, journal))
+    write_folder(manifest, originals, unfinished, to)
+    print_line(str(to))
+    return 0
 
 
 def _client(options: _Options, display: Display) -> Client | None:

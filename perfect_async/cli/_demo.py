@@ -1,4 +1,4 @@
-"""The demo: drawn portraits, a sandbox in this process, a contact sheet and a summary.
+"""The demo: drawn portraits, a sandbox in this process, a report, a sheet and a summary.
 
 Importing it needs the extra `demo`. The batch itself uses the public API, as any other.
 """
@@ -25,6 +25,7 @@ from perfect_async.cli._display import (
 )
 from perfect_async.cli._inputs import Picture
 from perfect_async.cli._output import printable
+from perfect_async.cli._report import write_run
 from perfect_async.cli._runner import run_batch
 
 PORTRAITS: Final = 24
@@ -104,13 +105,16 @@ class Demo:
             display,
             # A run for the vendor's results must not take those of the sandbox for its own.
             recorded=False,
+            reported=True,
         )
 
     def write_report(self, summary: RunSummary) -> list[Path]:
-        """Write the contact sheet and the summary; return the paths to look at."""
-        paths = [self.out / name for name in ("contact-sheet.png", "summary.md", "summary.json")]
-        sheet, text, data = paths
+        """Write the report, the contact sheet and the summary; return the paths to look at."""
+        names = ("report.html", "contact-sheet.png", "summary.md", "summary.json")
+        paths = [self.out / name for name in names]
+        page, sheet, text, data = paths
         self.out.mkdir(parents=True, exist_ok=True)
+        write_run(summary, page)
         _sheet(self._pictures, summary).save(sheet)
         text.write_text(self._summary(summary), encoding="utf-8")
         data.write_text(json.dumps(self._fields(summary), indent=2) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from perfect_async.cli._plan import units_text
 from perfect_async.cli._summary import cause_of, causes, is_shared, message_of
 from perfect_async.errors import ClientClosed, PerfectError, shown_source
 from perfect_async.models import Job, Progress, Source
+from perfect_async.report import Report
 from perfect_async.reports import Statistics
 
 TICK: Final = 0.25
@@ -96,8 +97,9 @@ class JobReport:
 class RunSummary:
     """A finished run of `jobs` jobs: what became of each, and the seconds that all took.
 
-    `stopped_by` is the signal that stopped it early; `output_failed` says that results could not
-    be printed.
+    `report` is that of the batch, if one is to be written, and `before` the first of `reports`,
+    which are of jobs that were not part of it. `stopped_by` is the signal that stopped it early;
+    `output_failed` says that results could not be printed.
     """
 
     reports: Sequence[JobReport]
@@ -105,6 +107,8 @@ class RunSummary:
     seconds: float
     stopped_by: int | None = attrs.field(default=None, kw_only=True)
     output_failed: bool = attrs.field(default=False, kw_only=True)
+    report: Report | None = attrs.field(default=None, kw_only=True, repr=False)
+    before: Sequence[JobReport] = attrs.field(default=(), kw_only=True)
 
     @property
     def done(self) -> int:

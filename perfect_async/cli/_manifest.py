@@ -148,6 +148,26 @@ class Manifest:
 
     # Looking up.
 
+    def results(self) -> list[tuple[str, str, tuple[Path, ...]]]:
+        """List the results whose files are there: the digits of the job, the stem, and the files.
+
+        Those of a job that was bought again are listed beside the first ones.
+        """
+        found: list[tuple[str, str, tuple[Path, ...]]] = []
+        for digits, sets in self._sets.items():
+            for names in sets:
+                parts = ResultName.parse(names[0])
+                if self._are_there(names):
+                    stem = "" if parts is None else parts.stem
+                    found.append((digits, stem, self._paths(names)))
+        for digits, by_stem in self._unrecorded.items():
+            for stem, numbered in by_stem.items():
+                names = tuple(numbered[number] for number in sorted(numbered))
+                found.append((digits, stem, self._paths(names)))
+        former = [(name, ResultName.parse(name)) for name in self._former]
+        found += [(p.digits, p.stem, self._paths([name])) for name, p in former if p is not None]
+        return sorted(found, key=lambda each: each[2])
+
     def is_result(self, path: Path) -> bool:
         """Return whether a file is a result of this folder."""
         return path.name in self._results and _same_folder(path.parent, self.folder)

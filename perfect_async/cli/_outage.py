@@ -38,7 +38,7 @@ class Outage:
 
     def look(self, now: float, statistics: Statistics) -> str | None:
         """Return what people are told about the connection now, None where it is fine."""
-        failure = statistics.failure
+        failure = statistics.last_failure
         if failure is None:
             self._since = None
             return None
@@ -52,7 +52,7 @@ class Outage:
 
     def end(self, now: float, statistics: Statistics) -> PerfectError | None:
         """Return the error that ends the run: a host that was never reached, or never will be."""
-        failure = statistics.failure
+        failure = statistics.last_failure
         if statistics.reached or failure is None:
             return None
         if getattr(failure, "lasting", False):

@@ -18,6 +18,7 @@ _OPTIONS: Final = {
     "save_to": "--out",
     "max_units": "--max-units",
     "output_count": "--count",
+    "units=": "--units",
     "Avatar.template_id": "--template",
     "Polling.insured": "--insured",
     "Client(fit=True)": "--fit",
@@ -26,7 +27,7 @@ _OPTIONS: Final = {
 # What the library's hints advise, and what it is in the terminal.
 _ADVICE: Final = {
     "Check the key in the vendor's console and open a new client.": (
-        "Check the key in the vendor's console, and set YOUCAM_API_KEY to it."
+        "Check the key in the vendor's console, and set YOUCAM_API_KEY or pass --api-key-file."
     ),
     "lower `Limits` or find out who else uses this key.": (
         "find out who else uses this key, and try again later."
@@ -81,8 +82,7 @@ def in_terminal_terms(message: str) -> str:
     """Replace the names of the library's settings in a message by those of options."""
     for said, told in _ADVICE.items():
         message = message.replace(said, told)
-    # A key on a command line would stay in the shell's history.
-    message = message.replace(" or pass api_key", "")
+    message = message.replace(" or pass api_key", " or pass --api-key-file")
     return _SETTING.sub(lambda match: _OPTIONS[match[0]], message)
 
 

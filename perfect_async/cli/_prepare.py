@@ -233,7 +233,7 @@ async def _watched(  # noqa: PLR0917 - one caller for each way to wait
         while given_up is None:
             await anyio.sleep(_LOOK_EVERY)
             now, statistics = anyio.current_time(), client.statistics()
-            if now >= began + within and (statistics.reached or statistics.failure is None):
+            if now >= began + within and (statistics.reached or statistics.last_failure is None):
                 break
             if now >= began + 1:
                 usual = f"waiting for {what}" if display.is_live else None

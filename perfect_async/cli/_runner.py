@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from perfect_async.cli._key import api_key
 from perfect_async.cli._output import print_error
 from perfect_async.errors import ConfigurationError, JournalError, Unauthorized, quoted
 
@@ -52,7 +53,9 @@ def make_client(
     """Make the client of a command; tests replace this."""
     from perfect_async import Client, Polling
 
-    return Client(journal=journal, polling=polling or Polling(), sole_user=sole_user, fit=fit)
+    return Client(
+        api_key(), journal=journal, polling=polling or Polling(), sole_user=sole_user, fit=fit
+    )
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -142,12 +145,14 @@ async def run_batch(
     *,
     recorded: bool = True,
     prepare: Callable[[Client, Outage], Awaitable[None]] | None = None,
+    reported: bool = False,
 ) -> RunSummary:
     """Open `client`, run the batch that `start` makes on it, and report every outcome.
 
     `before` are reports of jobs that are not part of the batch; they are reported first. With
-    `recorded` the manifest of a folder records what is saved there. `prepare` is awaited before
-    anything is sent. Raises what it raises, and the error of a host that was never reached.
+    `recorded` the manifest of a folder records what is saved there; with `reported` the summary has
+    what a report needs. `prepare` is awaited before anything is sent. Raises what it raises, and
+    the error of a host that was never reached.
 
     The first Ctrl-C, SIGTERM or SIGHUP stops sending, waits until the running tasks have ended, and
     saves them; the second raises `KeyboardInterrupt` with its number. `journal` is the client's:
@@ -196,12 +201,15 @@ async def run_batch(
             await client.close()
     if watch.given_up is not None:
         raise watch.given_up
+    of_batch = await batch.report() if reported else None
     return RunSummary(
         reports,
         jobs + len(before),
         anyio.current_time() - began,
         stopped_by=signals[0] if signals else None,
         output_failed=display.output_failed,
+        report=of_batch,
+        before=tuple(before),
     )
 
 
@@ -293,7 +301,9 @@ def report_only(reports: Sequence[JobReport], display: Display) -> RunSummary:
 
     for report in reports:
         display.report(report)
-    return RunSummary(reports, len(reports), 0.0, output_failed=display.output_failed)
+    return RunSummary(
+        reports, len(reports), 0.0, output_failed=display.output_failed, before=tuple(reports)
+    )
 
 
 async def _record(outcome: Done, display: Display) -> None:
@@ -316,7 +326,8 @@ def _report(outcome: Outcome) -> JobReport:
     from perfect_async.cli._manifest import key_of
 
     return JobReport(
-        redacted_source(outcome.job.source),
+        # Some features take no input.
+        redacted_source(outcome.job.source) or outcome.job.feature,
         outcome.ok,
         outcome.task_id,
         outcome.units,

@@ -14,12 +14,12 @@ from anyio import AsyncContextManagerMixin
 from starlette import requests, responses
 
 from ._billing import DAY, Charging, Grant, UnitAccount
+from ._catalogue import FEATURES
 from ._charges import Ledger
 from ._clock import Chance, Clock, split_latency
 from ._dialect import Dialect
 from ._engine import DEFAULT_DURATIONS, Durations
 from ._faults import FaultPlan, Faults, Scripted
-from ._features import FEATURES
 from ._files import Files, HeaderStyle
 from ._http import Request
 from ._keys import Keys

@@ -8,9 +8,9 @@ from typing import Literal
 
 import attrs
 
+from ._catalogue import NAMES
 from ._clock import Clock
 from ._dialect import Dialect
-from ._features import FEATURES
 
 Charging = Literal["creation", "success"]
 
@@ -23,11 +23,17 @@ _FIRST_ID = 2**53 + 1
 # Description, amount, unit, units per amount, feature.
 _Price = tuple[str, float, str, int, str]
 _PRICES: tuple[_Price, ...] = (
-    ("Skin analysis, up to 4 concerns", 1, "result_image", 1, "skin-analysis"),
-    ("Skin analysis, up to 7 concerns", 2, "result_image", 1, "skin-analysis"),
-    ("Skin analysis, up to 14 concerns", 3.5, "result_image", 1, "skin-analysis"),
+    ("Skin analysis, up to 4 concerns", 9, "result_image", 1, "skin-analysis"),
+    ("Skin analysis, up to 7 concerns", 12, "result_image", 1, "skin-analysis"),
+    ("Skin analysis, up to 10 concerns", 14, "result_image", 1, "skin-analysis"),
     ("AI smile", 1, "result_image", 1, "ai-smile"),
-    ("Ring try-on", 1, "result_image", 1, "2d-vto/ring"),
+    ("Ring try-on, one ring", 1, "result_image", 1, "2d-vto/ring"),
+    ("Ring try-on, stacked", 2, "result_image", 1, "2d-vto/ring"),
+    ("Colour tones", 20, "result_image", 1, "skin-tone-analysis"),
+    ("Clothes try-on", 2, "result_image", 1, "cloth-v4"),
+    ("Object removal", 1, "result_image", 1, "generative-fill"),
+    ("Image from text", 1, "result_image", 1, "text-to-image/youcam"),
+    ("Video enhancement", 1, "second", 2, "video-sr"),
     ("Video enhancement, 720p", 0.5, "second", 1, "video-enhance"),
     ("Video enhancement, 1080p", 1, "second", 1, "video-enhance"),
     *(
@@ -36,6 +42,7 @@ _PRICES: tuple[_Price, ...] = (
         for name in ("hair-color", "makeup-vto", "photo-enhance", "object-removal")
     ),
     ("AI avatar", 1, "result_image", 4, "ai-avatar"),
+    ("AI studio", 1, "result_image", 2, "ai-studio"),
 )
 
 
@@ -236,8 +243,8 @@ class UnitAccount:
 
 
 def price_list(dialect: Dialect) -> list[object]:
-    """Return `credit/feature-cost`: the two features among enough others to need two pages."""
-    assert {price[-1] for price in _PRICES} >= set(FEATURES)  # noqa: S101 - a price per feature
+    """Return `credit/feature-cost`: all features, among enough others to need two pages."""
+    assert {price[-1] for price in _PRICES} >= set(NAMES)  # noqa: S101 - a price per feature
     return [
         {
             "description": description,

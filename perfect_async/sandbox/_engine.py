@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
+import json
 import math
 import random
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
@@ -16,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from ._portraits import SIDE, Mouth, draw_portrait, encode, seed_of
 
 MOST_BYTES = 10 * 1024 * 1024
+MOST_VIDEO_BYTES = 100 * 1024 * 1024
 MOST_SIDE = 4096
 
 _MOUTHS: Mapping[str, Mouth] = {"smile_with_teeth_visible": "teeth", "closed_mouth_smile": "closed"}
@@ -71,8 +75,21 @@ class Durations:
         return min(max(seconds, self.low), self.high)
 
 
-# contract: Durations seen. No smile was recorded; 5 to 20 s are assumed.
-DEFAULT_DURATIONS = {"ai-smile": Durations(8.0, 0.35), "ai-avatar": Durations(60.0, 0.4)}
+# contract: Durations seen. No smile was recorded; 5 to 20 s are assumed. Neither was a studio, an
+# image from text or a video: as an avatar, as a try-on and a minute are assumed.
+DEFAULT_DURATIONS = {
+    "ai-smile": Durations(8.0, 0.35),
+    "ai-avatar": Durations(60.0, 0.4),
+    "ai-studio": Durations(60.0, 0.4),
+    "skin-analysis": Durations.uniform(4.0, 6.0),
+    "skin-analysis@v2.1": Durations.uniform(4.0, 6.0),
+    "skin-tone-analysis": Durations.uniform(4.0, 6.0),
+    "cloth-v4": Durations.uniform(8.0, 30.0),
+    "2d-vto/ring": Durations.uniform(8.0, 30.0),
+    "generative-fill": Durations.uniform(8.0, 30.0),
+    "text-to-image/youcam": Durations.uniform(8.0, 30.0),
+    "video-sr": Durations(60.0, 0.4),
+}
 
 
 @attrs.frozen
@@ -85,13 +102,17 @@ class Picture:
 
 
 def picture_format(data: bytes) -> str | None:
-    """Return the format that the first bytes show: `jpeg`, `png`, `heic`, or `None`."""
+    """Return what the first bytes show: `jpeg`, `png`, `heic`, `mp4`, `mov`, or `None`."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if re.match(rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1)", data, re.DOTALL):
         return "heic"
+    if re.match(rb"....ftyp(isom|iso[2-9]|mp4[12]|avc1|M4V )", data, re.DOTALL):
+        return "mp4"
+    if re.match(rb"....(ftypqt  |moov|mdat|wide|free)", data, re.DOTALL):
+        return "mov"
     return None
 
 
@@ -103,10 +124,11 @@ def input_error(picture: Picture, formats: frozenset[str]) -> str | None:
     """
     if picture.data is None:
         return None
-    if len(picture.data) >= MOST_BYTES:
+    video = picture_format(picture.data) in {"mp4", "mov"}
+    if len(picture.data) >= (MOST_VIDEO_BYTES if video else MOST_BYTES):
         return "exceed_max_filesize"
     if picture_format(picture.data) not in formats:
-        return "error_decode_image"
+        return "error_decode_video" if "mp4" in formats else "error_decode_image"
     try:
         with Image.open(io.BytesIO(picture.data)) as image:
             return "error_exceed_max_image_size" if max(image.size) > MOST_SIDE else None
@@ -115,9 +137,24 @@ def input_error(picture: Picture, formats: frozenset[str]) -> str | None:
 
 
 def render(
-    feature: str, params: Mapping[str, object], picture: Picture, index: int, *, png: bool
+    feature: str,
+    params: Mapping[str, object],
+    picture: Picture,
+    index: int,
+    *,
+    png: bool,
+    kind: str = "jpg",
 ) -> bytes:
-    """Draw one output (at most 512 px per side) that shows the parameters of the task."""
+    """Make one output of the type `kind` that shows the parameters of the task.
+
+    A picture has at most 512 px per side. A video is none that a player shows, but has its form.
+    """
+    if kind == "zip":
+        return _archive(params)
+    if kind == "mp4":
+        return _video(picture)
+    if feature not in {"ai-smile", "ai-avatar", "ai-studio"}:
+        return encode(_stamped(picture, f"{feature} #{index + 1}", _TINTS[2]), png=png)
     if feature == "ai-smile":
         expression = str(params["expression_type"])
         seed = None if picture.data is None else seed_of(picture.data)
@@ -126,6 +163,22 @@ def render(
         image = _stamped(picture, _WORDS[expression], _TINTS[0])
         return encode(image, png=png)
     return encode(_avatar(picture, str(params["template_id"]), index), png=png)
+
+
+def _archive(params: Mapping[str, object]) -> bytes:
+    """Return a zip with the scores of an analysis, the same bytes each time."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        scores = json.dumps({"asked_for": params["dst_actions"], "all": {"score": 71}})
+        archive.writestr(zipfile.ZipInfo("skinanalysisResult/score_info.json"), scores)
+    return out.getvalue()
+
+
+def _video(picture: Picture) -> bytes:
+    """Return the boxes of a video, with the digest of what went in."""
+    digest = hashlib.sha256(picture.data or picture.source.encode()).digest()
+    boxes = ((b"ftyp", b"isom\0\0\2\0isommp41"), (b"mdat", digest * 32))
+    return b"".join((8 + len(body)).to_bytes(4, "big") + name + body for name, body in boxes)
 
 
 def _avatar(picture: Picture, template: str, index: int) -> Image.Image:

@@ -1,21 +1,21 @@
-"""The two features: their parameters, prices, outputs, and the avatar templates."""
+"""The typed features, what all features have in common, and the avatar templates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 import attrs
 
-from ._http import ApiError, invalid, not_accepted, required
+from ._http import ApiError, as_list, invalid, not_accepted, required
 from ._presigned import UrlSigner
 
 EXPRESSIONS: Final = ("smile_with_teeth_visible", "closed_mouth_smile")
 MOST_OUTPUTS: Final = 200
-SOURCES: Final = ("src_file_id", "src_file_url")
 
 Params = dict[str, object]
+Body = Mapping[str, object]
 
 
 def text_field(body: Mapping[str, object], field: str) -> str:
@@ -38,22 +38,51 @@ def whole_field(body: Mapping[str, object], field: str) -> int:
     return value
 
 
-def source_of(body: Mapping[str, object]) -> tuple[str, str]:
-    """Read the source field, as name and value: exactly one must be present, and not null."""
-    given = [field for field in SOURCES if field in body]
+@attrs.frozen
+class Input:
+    """An input of a feature, by the beginning of its fields; `many` takes several in a list."""
+
+    name: str
+    many: bool = False
+    optional: bool = False
+
+    @property
+    def fields(self) -> tuple[str, str]:
+        """The names of its two fields: ids, and URLs."""
+        end = "s" if self.many else ""
+        return f"{self.name}_file_id{end}", f"{self.name}_file_url{end}"
+
+
+SRC: Final = Input("src")
+
+
+def source_of(body: Body, one: Input = SRC) -> list[tuple[bool, str]]:
+    """Read an input: exactly one of its fields must be present, and not null.
+
+    Gives for each picture whether it is at a URL, and the URL or the file's id.
+    """
+    by_id, by_url = one.fields
+    given = [field for field in one.fields if field in body]
     for field in given:
         if body[field] is None:
             raise invalid(f"{field} is not one of the accepted values.", f"{field} is null")
     if not given:
-        raise required("src_file_id")
+        if one.optional:
+            return []
+        raise required(by_id)
     if len(given) > 1:
-        text = "Only one of src_file_id and src_file_url may be included in your request."
-        raise invalid(text, "both src_file_id and src_file_url are given")
+        text = f"Only one of {by_id} and {by_url} may be included in your request."
+        raise invalid(text, f"both {by_id} and {by_url} are given")
     field = given[0]
-    value = text_field(body, field)
-    if field == "src_file_url" and not value.startswith(("https://", "http://")):
+    values = body[field] if one.many else [text_field(body, field)]
+    listed = as_list(values)
+    if not listed or not all(isinstance(value, str) and value for value in listed):
         raise not_accepted(field)
-    return field, value
+    texts = [str(value) for value in listed]
+    is_url = field == by_url
+    if is_url and not all(text.startswith(("https://", "http://")) for text in texts):
+        raise not_accepted(field)
+    return [(is_url, text) for text in texts]
 
 
 @attrs.frozen
@@ -61,8 +90,9 @@ class Feature:
     """One of the vendor's features.
 
     `read` validates the fields of a creation and raises `ApiError`. `outputs` is the number of
-    result pictures, `price` the units (contract: Expiry and charging). `many` says whether the
-    result is a list.
+    result files, `price` the units (contract: Expiry and charging). `many` says whether the
+    result is a list. `kind` is the suffix of its files; `answer` makes the results from their URLs
+    where they have a shape of their own.
     """
 
     name: str
@@ -70,7 +100,16 @@ class Feature:
     read: Callable[[Mapping[str, object], frozenset[str]], Params]
     outputs: Callable[[Params], int]
     price: Callable[[Params], int]
-    many: bool
+    many: bool = False
+    version: str = "v2.0"
+    inputs: tuple[Input, ...] = (SRC,)
+    kind: Callable[[Params], str] = lambda _: "jpg"
+    answer: Callable[[Params, Sequence[str]], object] | None = None
+
+    @property
+    def key(self) -> str:
+        """Its path, with the version where that is another one than v2.0."""
+        return self.name if self.version == "v2.0" else f"{self.name}@{self.version}"
 
 
 def _read_smile(body: Mapping[str, object], _: frozenset[str]) -> Params:
@@ -113,7 +152,15 @@ _AVATAR = Feature(
     price=lambda params: -(-_count(params) // 4),
     many=True,
 )
-FEATURES: Final = {feature.name: feature for feature in (_SMILE, _AVATAR)}
+
+
+# contract: Other features. Read from prose.
+def _studio_price(params: Params) -> int:
+    return -(-_count(params) // 2)
+
+
+_STUDIO = attrs.evolve(_AVATAR, name="ai-studio", price=_studio_price)
+TYPED: Final = (_SMILE, _AVATAR, _STUDIO)
 
 TEMPLATE_COUNT = 71
 _MANGA = 5

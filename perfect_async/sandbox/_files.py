@@ -8,9 +8,10 @@ from typing import Literal
 
 import attrs
 
+from ._catalogue import NAMES
 from ._charges import Ledger
 from ._clock import Chance
-from ._features import FEATURES, text_field, whole_field
+from ._features import text_field, whole_field
 from ._http import Request, as_list, as_object, invalid, not_accepted, read_object, required
 from ._presigned import StorageError, UrlSigner, no_such_key
 
@@ -22,6 +23,12 @@ CONTENT_TYPES = {
     "image/jpg": "jpeg",
     "image/png": "png",
     "image/heic": "heic",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "image/bmp": "bmp",
+    "image/tiff": "tiff",
+    "video/mp4": "mp4",
+    "video/quicktime": "mov",
 }
 # Headers that HTTP clients add by themselves (Node, Java, curl, Go, URLSession, aiohttp, proxies).
 # S3 signs none of them.
@@ -180,7 +187,7 @@ class Files:
         size = whole_field(fields, "file_size")
         if CONTENT_TYPES.get(content_type) is None:
             raise not_accepted("content_type")
-        if feature is not None and CONTENT_TYPES[content_type] not in FEATURES[feature].formats:
+        if feature is not None and CONTENT_TYPES[content_type] not in NAMES[feature].formats:
             raise not_accepted("content_type")
         if size <= 0:
             raise not_accepted("file_size")

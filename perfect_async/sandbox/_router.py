@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from email.utils import formatdate
 from types import MappingProxyType
 from typing import Final, assert_never
 from urllib.parse import unquote
@@ -14,12 +15,13 @@ from urllib.parse import unquote
 import attrs
 
 from ._billing import UnitAccount, price_list
+from ._catalogue import FEATURES, NAMES
 from ._charges import UNLIMITED, Ledger, LogEntry
 from ._clock import Chance, Clock
 from ._dialect import Dialect
 from ._engine import thumb
 from ._faults import FaultPlan, Kind, Outcome
-from ._features import FEATURES, TEMPLATES, THUMBS, text_field
+from ._features import TEMPLATES, THUMBS, text_field
 from ._files import Files
 from ._http import (
     MICROSECONDS,
@@ -57,6 +59,7 @@ _FIXED: Final[Mapping[tuple[str, str], Kind]] = MappingProxyType(
         ("POST", "s2s/v2.0/file"): "file",
         ("POST", "s2s/v2.0/task/delete"): "delete",
         ("GET", "s2s/v2.0/task/template/ai-avatar"): "template",
+        ("GET", "s2s/v2.0/task/template/ai-studio"): "template",
         ("POST", "s2s/v1.0/client/auth"): "auth",
         ("GET", "s2s/v1.0/client/credit"): "credit",
         ("GET", "s2s/v1.0/client/credit/history"): "history",
@@ -76,14 +79,22 @@ def route_api(method: str, path: str, *, universal_path: bool) -> Route:
     if fixed is not None and (universal_path or fixed != "file"):
         return Route(fixed)
     match method, tuple(unquote(piece) for piece in path.split("/")):
-        case "POST", ("s2s", "v2.0", "file", feature) if feature in FEATURES:
-            return Route("file", (feature,))
-        case "POST", ("s2s", "v2.0", "task", feature) if feature in FEATURES:
-            return Route("task", (feature,))
-        case "GET", ("s2s", "v2.0", "task", feature, task_id) if feature in FEATURES:
-            return Route("poll", (feature, task_id))
+        case "POST", ("s2s", "v2.0", "file", *pieces) if "/".join(pieces) in NAMES:
+            return Route("file", ("/".join(pieces),))
+        case "POST", ("s2s", version, "task", *pieces):
+            key = _key(version, pieces)
+            return Route("task", (key,)) if key in FEATURES else UNKNOWN
+        case "GET", ("s2s", version, "task", *pieces, task_id):
+            key = _key(version, pieces)
+            return Route("poll", (key, task_id)) if key in FEATURES else UNKNOWN
         case _:
             return UNKNOWN
+
+
+def _key(version: str, pieces: list[str]) -> str:
+    """Return what a path in the API calls a feature; its own path may have slashes."""
+    path = "/".join(pieces)
+    return path if version == "v2.0" else f"{path}@{version}"
 
 
 class Router:
@@ -144,7 +155,9 @@ class Router:
         if TOO_MANY in {status, response.error}:
             self.ledger.refused[route.kind] += 1
         request_id = str(self.chance.identifiers("request ids").getrandbits(59) + 2**59)
-        return attrs.evolve(response, headers={**response.headers, "x-request-id": request_id})
+        date = formatdate(self.clock.wall(now), usegmt=True)
+        added = {"x-request-id": request_id, "date": date}
+        return attrs.evolve(response, headers={**response.headers, **added})
 
     def _route(self, request: Request) -> Route:
         place = self._urls.place(request)
@@ -274,8 +287,8 @@ class Router:
     def _misstep(self, request: Request) -> str:
         """Name the likely mistake behind an unknown path."""
         prefix, _, rest = unquote(request.path).partition("/task/")
-        task_id = rest.partition("/")[2]
-        if prefix == "/s2s/v2.0" and self._tasks.knows(task_id):
+        feature = next((name for name in NAMES if rest.startswith(f"{name}/")), "")
+        if prefix.startswith("/s2s/v2.") and self._tasks.knows(rest.removeprefix(f"{feature}/")):
             return "task_id not percent-encoded"
         return f"unknown path {request.method} {request.path}"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 import uvicorn
@@ -14,7 +16,7 @@ import uvicorn
 from ._app import Sandbox
 from ._billing import Charging
 from ._dialect import Dialect
-from ._engine import Durations
+from ._engine import DEFAULT_DURATIONS, Durations
 from ._faults import Faults
 from ._rules import Lease
 
@@ -35,6 +37,8 @@ async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> 
         log_level="error",
         # The other HTTP parsers do not read a body after such an offer.
         http="h11",
+        # The sandbox's answers have the date of its own clock.
+        date_header=False,
         ws="none",
         # The lifespan is opened below, because a cancelled uvicorn does not end it.
         lifespan="off",
@@ -83,8 +87,8 @@ def run(
         origin=origin,
         faults=Faults(engine_errors=engine_errors),
         durations={
-            "ai-smile": Durations(8.0 / speed, 0.35),
-            "ai-avatar": Durations(60.0 / speed, 0.4),
+            feature: Durations.of(partial(_faster, usual, speed))
+            for feature, usual in DEFAULT_DURATIONS.items()
         },
         webhook_url=webhook_url,
         webhook_secret=webhook_secret,
@@ -97,6 +101,10 @@ def run(
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(sandbox, host, port))
     print(repr(sandbox), file=sys.stderr)  # noqa: T201
+
+
+def _faster(usual: Durations, speed: float, rng: random.Random) -> float:
+    return usual.draw(rng) / speed
 
 
 def _url_host(host: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Callable
 
 import attrs
@@ -31,7 +32,7 @@ class Task:
     id: str
     feature: Feature
     params: Params
-    picture: Picture
+    inputs: tuple[Picture, ...]
     units: int
     folder: str
     created: int
@@ -47,6 +48,11 @@ class Task:
     ended: int | None = None
     polls: int = 0
     outputs: dict[int, bytes] = attrs.field(factory=dict[int, bytes], repr=False)
+
+    @property
+    def picture(self) -> Picture:
+        """Its first input; one that is empty where it has none."""
+        return self.inputs[0] if self.inputs else Picture("", None, None)
 
     @property
     def processed_at(self) -> float:
@@ -66,7 +72,7 @@ class Task:
         """Return a frozen copy for the ledger."""
         return TaskRecord(
             task_id=self.id,
-            feature=self.feature.name,
+            feature=self.feature.key,
             state=self.state,
             stuck=math.isinf(self.duration),
             units=self.units,
@@ -146,14 +152,19 @@ class Tasks:
         self, feature: Feature, body: dict[str, object], faults: Faults, dialect: Dialect
     ) -> object:
         """Handle `POST /task/<feature>`. A refused creation costs nothing."""
-        source = source_of(body)
+        sources = [each for one in feature.inputs for each in source_of(body, one)]
         params = feature.read(body, TEMPLATE_IDS)
-        picture, failure = self._picture(feature, *source, dialect)
+        found = [
+            (Picture(value, None, None), None) if is_url else self._file(feature, value, dialect)
+            for is_url, value in sources
+        ]
+        inputs = tuple(picture for picture, _ in found)
+        failure = next((error for _, error in found if error is not None), None)
         units = feature.price(params)
         if not self._account.affords(units):
             raise ApiError(400, "Insufficient credits", "CreditInsufficiency")
         previous = next(reversed(self._by_id), None)
-        task = self._add(feature, params, picture, units, faults=faults, failure=failure)
+        task = self._add(feature, params, inputs, units, faults=faults, failure=failure)
         if self._rules.charging == "creation":
             self._charge(task, task.created)
         else:
@@ -176,7 +187,7 @@ class Tasks:
         if task is None:
             raise unknown_task(dialect)
         if task.feature is not feature:
-            violation = f"a task of {task.feature.name} asked as one of {feature.name}"
+            violation = f"a task of {task.feature.key} asked as one of {feature.key}"
             raise unknown_task(dialect, violation)
         self._expire(task, now)
         if task.state in {"expired", "deleted"}:
@@ -192,7 +203,7 @@ class Tasks:
         return self._status(task, now, dialect)
 
     def delete(self, task_id: str) -> None:
-        """Forget a finished task with its outputs and its input file; units stay spent."""
+        """Forget a finished task with its outputs and its input files; units stay spent."""
         now = self._clock.now()
         task = self._by_id.get(task_id)
         if task is not None:
@@ -206,10 +217,11 @@ class Tasks:
         task.state = "deleted"
         task.outputs.clear()
         # A file shared with another task is deleted with it (contract: Other calls).
-        file = self._files.find(task.picture.source)
-        if file is not None:
-            file.deleted = True
-            file.data = None
+        for picture in task.inputs:
+            file = self._files.find(picture.source)
+            if file is not None:
+                file.deleted = True
+                file.data = None
 
     def output(self, path: str) -> bytes:
         """Return the bytes of one result, drawn at the first download."""
@@ -219,17 +231,15 @@ class Tasks:
             raise no_such_key()
         index = int(name.partition(".")[0])
         if index not in task.outputs:
+            kind = task.feature.kind(task.params)
+            png = task.png or kind == "png"
             task.outputs[index] = render(
-                task.feature.name, task.params, task.picture, index, png=task.png
+                task.feature.name, task.params, task.picture, index, png=png, kind=kind
             )
         return task.outputs[index]
 
-    def _picture(
-        self, feature: Feature, field: str, value: str, dialect: Dialect
-    ) -> tuple[Picture, str | None]:
-        """Return the input, and the engine's error where its bytes are missing."""
-        if field == "src_file_url":
-            return Picture(value, None, None), None
+    def _file(self, feature: Feature, value: str, dialect: Dialect) -> tuple[Picture, str | None]:
+        """Return an uploaded input, and the engine's error where its bytes are missing."""
         file = self._files.find(value)
         violation = None
         if file is None:
@@ -250,7 +260,7 @@ class Tasks:
         self,
         feature: Feature,
         params: Params,
-        picture: Picture,
+        inputs: tuple[Picture, ...],
         units: int,
         *,
         faults: Faults,
@@ -259,12 +269,12 @@ class Tasks:
         now = self._clock.now()
         chance = self._chance
         rng = chance.identifiers("task ids")
-        durations = self._rules.durations[feature.name]
-        seconds = durations.draw(chance.stream(f"durations/{feature.name}"))
+        durations = self._rules.durations[feature.key]
+        seconds = durations.draw(chance.stream(f"durations/{feature.key}"))
         code = chance.stream("engine error codes").choice(faults.engine_error_codes)
-        failure = (
-            failure or self._by_picture(picture, faults) or input_error(picture, feature.formats)
-        )
+        for picture in inputs:
+            rejected = input_error(picture, feature.formats)
+            failure = failure or self._by_picture(picture, faults) or rejected
         if chance.happens(faults.engine_errors, "engine errors") and failure is None:
             failure = code
         stuck = chance.happens(faults.stuck, "stuck")
@@ -272,7 +282,7 @@ class Tasks:
             id=self._task_id(rng.randbytes(80)),
             feature=feature,
             params=params,
-            picture=picture,
+            inputs=inputs,
             units=units,
             folder=f"/sandbox-out/{rng.getrandbits(128):032x}",
             created=now,
@@ -303,7 +313,7 @@ class Tasks:
     def _charge(self, task: Task, at: int) -> None:
         task.charged = True
         # The vendor's action for it is open (contract: History); the published ones look like this.
-        action = f"api_{task.feature.name.replace('-', '_')}"
+        action = f"api_{re.sub('[-/]', '_', task.feature.name)}"
         self._account.charge(task.units, task.id, self._clock.wall(at), action=action)
 
     def _expire(self, task: Task, now: int) -> None:
@@ -378,11 +388,16 @@ class Tasks:
             done = int(task.feature.outputs(task.params) * min(share, 1.0))
         else:
             done = 0
-        if done == 0:
+        own = task.feature.answer
+        if done == 0 and not (own is not None and task.state == "success"):
             return None
+        kind = task.feature.kind(task.params)
         urls: list[str | None] = [
-            self._urls.sign("GET", "results", f"{task.folder}/{index}.jpg") for index in range(done)
+            self._urls.sign("GET", "results", f"{task.folder}/{index}.{kind}")
+            for index in range(done)
         ]
+        if own is not None:
+            return own(task.params, [str(url) for url in urls])
         if task.feature.many:
             nulls = min(dialect.null_outputs, done)
             urls[:nulls] = [None] * nulls

@@ -426,6 +426,10 @@ class AdmissionController:
     def _young(self, kind: _Kind, created: int, now: int) -> bool:
         return not self._strict and now - created < kind.horizon
 
+    def mean(self, name: TaskKind) -> int | None:
+        """Return how long tasks of the kind `name` last on average; None where none has ended."""
+        return self._kind(name).durations.mean()
+
     def _kind(self, name: TaskKind) -> _Kind:
         return self._kinds.get(name) or _Kind(DurationEstimator(name.usual))
 

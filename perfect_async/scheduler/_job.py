@@ -1,12 +1,15 @@
 """The life of a job as a table: its states, the events that each accepts, and where they lead.
 
     WAITING ── Issued ──> REGISTERING ── Registered ──> REGISTERED
-    REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> READY
+    REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> UPLOADED
+    UPLOADED ── the last picture's Uploaded ──> READY
     READY ── Issued ──> SUBMITTING ── Accepted ──> RUNNING
     ADOPTED ── Issued ──> RUNNING
     RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> SETTLED
 
 A job starts READY when its picture is at a URL or at the vendor, and ADOPTED when its task exists.
+It is UPLOADED while other pictures of it are not at the vendor yet; each of those is prepared as a
+job of its own would be, up to UPLOADED, and belongs to its job by `whole`.
 Failures that may pass lead back to the state before; final ones lead from anywhere to ENDED. Events
 of the client (it closes, the key is refused, the balance is exhausted, the job is cancelled) may
 end a job in any state and are not in the table. SETTLED means that the end was
@@ -42,6 +45,7 @@ class JobState(Enum):
     REGISTERING = auto()
     REGISTERED = auto()
     UPLOADING = auto()
+    UPLOADED = auto()
     READY = auto()
     SUBMITTING = auto()
     ADOPTED = auto()
@@ -80,7 +84,8 @@ TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.REGISTERING, ev.KeyRefused): frozenset({S.ENDED}),
     (S.REGISTERING, ev.Refused): frozenset({S.WAITING, S.ENDED}),
     (S.REGISTERED, ev.Upload): frozenset({S.UPLOADING}),
-    (S.UPLOADING, ev.Uploaded): frozenset({S.READY}),
+    (S.UPLOADING, ev.Uploaded): frozenset({S.UPLOADED}),
+    (S.UPLOADED, ev.Uploaded): frozenset({S.READY}),
     (S.UPLOADING, ev.NotSent): frozenset({S.REGISTERED, S.ENDED}),
     (S.UPLOADING, ev.NoAnswer): frozenset({S.REGISTERED, S.ENDED}),
     (S.UPLOADING, ev.Refused): frozenset({S.WAITING, S.ENDED}),
@@ -120,10 +125,11 @@ class ScheduledJob:
     probably ended, `ask_at` when it is polled whatever is reserved. `announced` counts its polls
     since the vendor said that it ended. `given_interval` is what the answer to its creation asked
     for. Its last `refusals` polls were refused for the same reason, `refused_for`. `confirming`:
-    its result was named for another task too, so it is polled once more. `adopted`: its creation
+    its result was named for another task too, so it is polled once more. `gap` lies between its
+    last two polls (or the creation and the first one), answered or not. `adopted`: its creation
     was not seen, so its duration will not be known. `reserved` units count against its
     `spending_limits`. `give_up` and `engine_retries` are its own, None where those of all jobs
-    hold.
+    hold. `parts` are its further pictures, and `whole` is the job of such a picture.
     """
 
     ref: int
@@ -145,6 +151,7 @@ class ScheduledJob:
     given_up: int = 0
     accepted: int = 0
     last_left: int = 0
+    gap: int = 0
     interval: int = 0
     given_interval: int | None = None
     tries: int = 0
@@ -160,11 +167,13 @@ class ScheduledJob:
     trouble: PerfectError | None = None
     charged: float = 0.0
     reserved: float = 0.0
+    parts: tuple[ScheduledJob, ...] = attrs.field(default=(), repr=False)
+    whole: ScheduledJob | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def of(cls, event: ev.JobAdded) -> ScheduledJob:
         """Make a job whose task is to be created."""
-        return cls(
+        job = cls(
             event.ref,
             event.kind,
             event.units,
@@ -176,6 +185,19 @@ class ScheduledJob:
             give_up=event.give_up,
             engine_retries=event.engine_retries,
         )
+        job.parts = tuple(cls._part(ref, job) for ref in event.more)
+        return job
+
+    @classmethod
+    def _part(cls, ref: int, whole: ScheduledJob) -> ScheduledJob:
+        """Make the state of one further picture of `whole`."""
+        channel, state = whole.channel, JobState.WAITING
+        return cls(ref, whole.kind, 0.0, uploads=True, channel=channel, state=state, whole=whole)
+
+    @property
+    def uploaded(self) -> bool:
+        """Whether all of its pictures are at the vendor."""
+        return all(each.state is JobState.UPLOADED for each in (self, *self.parts))
 
     @classmethod
     def adopting(cls, event: ev.TaskAdopted, given_up: int) -> ScheduledJob:

@@ -1,4 +1,4 @@
-"""Share one key with other members: what they do counts here, and what is done here is told.
+"""Share one key with other members: count what they do, and write down what is done here.
 
 A member is a scheduler of its own. All members write rows to one ledger (`ev.LedgerRow`), and one
 step of a scheduler is: take the ledger's lock, read the rows of others (`ev.LedgerRead`), decide,
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 _STOPPED: Final = 10 * SECOND
 """A member that has work and has written nothing for so long is taken to be stopped."""
+_QUIET: Final = 3 * SECOND
+"""One that has work writes every second: after this nobody relies on it for a task of its own."""
 _WAITING: Final = SECOND
-"""How long a member that waited for its turn counts as waiting."""
+"""How long a member counts as waiting after it last wrote that it waits for its turn."""
 _BEAT: Final = SECOND
 """How often a member that has work writes that it lives."""
 _WAIT_TOLD: Final = 300_000
@@ -42,20 +44,24 @@ _WAIT_TOLD: Final = 300_000
 _REQUEST_TIMEOUT: Final = 30 * SECOND
 """How long a request may be unanswered before it is answered, or its member has stopped."""
 _RECOVERY: Final = _BEAT * 6 // 5
-"""Within so long all members that live have written again what a ledger lost."""
+"""The time in which all living members write again what a ledger has lost."""
+_MOST_LEARNED: Final = 10_000
+"""Members whose durations are known to be counted already."""
 _RETRY: Final = SECOND // 2
 _MOST_RETRIES: Final = 4
 _RUNNING: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
 
 _Row = TypeVar("_Row", bound=ev.LedgerRow)
+_TaskFacts: TypeAlias = tuple[int, int, int, int, int, int, int, str, int, bool, bool, bool]
+"""The fields of a `TaskRow` in their order, without its member and its kind."""
 
 
 @attrs.define(eq=False)
 class ForeignTask:
-    """A task of another member: its last row, and what became of our polls of it.
+    """A task of another member: its last row, and how our own polls of it went.
 
-    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again. It
-    is not polled for its owner before `from_at`.
+    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again. No
+    poll is sent for its owner before `from_at`.
     """
 
     ref: int
@@ -83,8 +89,11 @@ class Members:
         self._pid = 0
         self._limits = limits
         self._holds = limits
-        # Of others.
+        # Of others. Those that are `missing` in a ledger that was read anew are gone unless they
+        # write until then.
         self._rows: dict[str, ev.MemberRow] = {}
+        self._missing: set[str] = set()
+        self._missing_until = 0
         self._tasks: dict[tuple[str, int], ForeignTask] = {}
         self._refs: dict[int, ForeignTask] = {}
         self._next_ref = -1
@@ -92,7 +101,9 @@ class Members:
         self._open: dict[tuple[str, int], tuple[int, ev.RequestRow]] = {}
         self._answered: OrderedDict[tuple[str, int], ev.RequestRow] = OrderedDict()
         self._creations: dict[str, deque[int]] = {}
-        self._learned: dict[str, int] = {}
+        # The last duration of each member, also of those that are gone: their rows are read again
+        # with a ledger that is read anew.
+        self._learned: OrderedDict[str, int] = OrderedDict()
         # When the last task of a feature ended whose id was never known.
         self._unknown: dict[str, int] = {}
         self.updated_at = 0
@@ -125,14 +136,27 @@ class Members:
             self._holds = limits
             self._state.set_limits(limits)
 
-    def unshare(self, limits: ev.SharedLimits) -> None:
+    def unshare(self, limits: ev.SharedLimits, now: int) -> None:
         """Be no member any longer. What others reserved counts for as long as it may be used."""
         self.member, self.shared, self.locked = "", False, False
         self._rows.clear()
+        for member in {name for name, _ in self._open}:
+            # Nobody hears of the answers any more.
+            self._answer_all(member, now)
         self._state.pacer.heed(None)
         if limits != self._holds:
             self._holds = limits
             self._state.set_limits(limits)
+
+    def shorten_lease(self, lease: int) -> None:
+        """Ask for polls by a shorter lease, here and of all other members.
+
+        Where the key is shared the plan changes at the next step, while the ledger is locked.
+        """
+        self._limits = attrs.evolve(self._limits, lease=lease)
+        if not self.shared:
+            self._holds = self._limits
+            self._state.set_limits(self._limits)
 
     def in_doubt(self, feature: str, age: int) -> bool:
         """Whether another member created a task of `feature` lately whose id is not known."""
@@ -144,9 +168,9 @@ class Members:
         return unknown or (ended is not None and ended >= self.updated_at - age)
 
     @property
-    def limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
-        """Our own settings, and the strictest of all members, which hold."""
-        return self._limits, self._holds
+    def own_limits(self) -> ev.SharedLimits:
+        """Our own settings."""
+        return self._limits
 
     @property
     def others(self) -> int:
@@ -161,6 +185,11 @@ class Members:
         self._foreign_changes = self._given_foreign | self._foreign_changes
 
     # What is asked.
+
+    @property
+    def limits(self) -> ev.SharedLimits:
+        """The limits and the lease in force: the strictest of all members."""
+        return self._holds
 
     def living(self, now: int) -> list[ev.MemberRow]:
         """The rows of the members that have not stopped."""
@@ -182,7 +211,7 @@ class Members:
         )
 
     def has_turn(self, now: int) -> bool:
-        """Whether we may create: of those that wait, who created the least in this period first."""
+        """Whether we may create: of those that wait, the one with the fewest creations may."""
         if not self._rows:
             return True
         mine = self._created(self.member, now)
@@ -225,9 +254,12 @@ class Members:
         return next(found, None) if task_id else None
 
     def keeps(self, task_id: str) -> bool:
-        """Whether another member that is not gone runs this task, and nobody knows of its end."""
+        """Whether another member runs this task and was just heard of, and it has not ended."""
+        heard = {
+            row.member for row in self._rows.values() if self.updated_at - row.stepped_at < _QUIET
+        }
         return any(
-            task.row.task_id == task_id and task.row.member in self._rows and not task.row.announced
+            task.row.task_id == task_id and task.row.member in heard and not task.row.announced
             for task in self._tasks.values()
         )
 
@@ -242,40 +274,58 @@ class Members:
         state.table.account.forget(now)
         self._everything |= event.afresh
         self._recovers = event.afresh and self.met
+        known = dict(self._rows) if event.afresh else {}
         if event.rows:
             self._on_rows(event.rows, now)
         if event.afresh:
-            self._on_afresh(event.rows, now)
+            self._on_afresh(event, known, now)
             if self._recovers and now - before > 2 * _BEAT:
                 # We were stopped: others may have polled what seems to be overdue.
                 for task in self._tasks.values():
                     task.from_at = now + _RECOVERY
         for member in event.gone:
             self._on_gone(member, now)
+        if self._missing and now >= self._missing_until:
+            for member in list(self._missing):
+                self._on_gone(member, now)
         self._tidy(now)
         self._heed(now)
 
-    def _on_afresh(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
+    def _on_afresh(self, event: ev.LedgerRead, known: dict[str, ev.MemberRow], now: int) -> None:
         """Write everything again: the ledger is new, or an older copy of itself.
 
         Also what is known of others, who may have died or stopped: a member that comes later knows
-        of them only by the ledger.
+        of them only by the ledger. `known` are the members that were known before.
         """
-        if self._rows:
-            # The others write what they sent lately when they see it, at their next beat.
+        told = {row.member: row.stepped_at for row in _of(event.rows, ev.MemberRow)}
+        left = {*event.gone}
+        joins = not known and bool(self._rows)
+        if joins or any(
+            told.get(name, -NEVER) < row.stepped_at
+            for name, row in known.items()
+            if name not in left
+        ):
+            # Something was lost, or may have been just before we came. The others write what they
+            # sent lately when they see it, at their next beat.
             pacer = self._state.pacer
             pacer.hold = max(pacer.hold, now + _RECOVERY)
+        # A member that died while the ledger was lost, or long ago, is not named as gone.
+        self._missing = {*self._rows} - {*told}
+        self._missing_until = now + _STOPPED
         answered = {
-            (row.member, row.number) for row in _of(rows, ev.RequestRow) if row.answered is not None
+            (row.member, row.number)
+            for row in _of(event.rows, ev.RequestRow)
+            if row.answered is not None
         }
-        known = [*self._answered.values(), *(row for _, row in self._open.values())]
-        self._retold += (row for row in known if (row.member, row.number) not in answered)
+        requests = [*self._answered.values(), *(row for _, row in self._open.values())]
+        self._retold += (row for row in requests if (row.member, row.number) not in answered)
         self._foreign_changes.update((task.ref, task.row) for task in self._refs.values())
 
     def _on_rows(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
         for member in _of(rows, ev.MemberRow):
             if member.member != self.member:
                 self._rows[member.member] = member
+                self._missing.discard(member.member)
                 self.met = True
         for duration in _of(rows, ev.DurationRow):
             if duration.member != self.member:
@@ -303,6 +353,10 @@ class Members:
     def on_response(self, event: ev.Answer, left: int, now: int) -> None:
         """A request of ours is answered (no upload, which costs none)."""
         command = event.command
+        if isinstance(event, ev.NotSent) and event.unwritten:
+            self._changed_requests.pop(command.number, None)
+            self._told_requests.pop(command.number, None)
+            return
         outcome, retry_after = "accepted", None
         if isinstance(event, ev.Limited):
             outcome, retry_after = "refused", event.retry_after
@@ -348,8 +402,9 @@ class Members:
             case ev.Limited() | ev.NotSent() | ev.NoAnswer() | ev.KeyRefused() | ev.Refused():
                 task.tries += 1
                 if task.tries <= _MOST_RETRIES:
-                    pause = SECOND if isinstance(event, ev.Limited) else _RETRY
-                    task.try_at = now + pause
+                    # The first retry leaves at once: the rescue was late already.
+                    pause = _RETRY if task.tries > 1 else 0
+                    task.try_at = now + (SECOND if isinstance(event, ev.Limited) else pause)
             case _:
                 self.announce(task.ref)
 
@@ -428,7 +483,7 @@ class Members:
 
     def _changed_member(self, now: int) -> list[ev.MemberRow]:
         state = self._state
-        if state.ready and now - self._waited_at >= _WAIT_TOLD:
+        if now - self._waited_at >= _WAIT_TOLD and state.waits_for_turn(now):
             self._waited_at = now
         cycle, guard, spared = state.pacer.wanted()
         row = ev.MemberRow(
@@ -472,23 +527,24 @@ class Members:
         told, rows = self._told_tasks, list[ev.TaskRow]()
         for job in self._state.jobs.values():
             if job.state in _RUNNING:
-                row = self._row(job)
-                if row != told.get(job.ref):
+                facts, before = self._facts(job), told.get(job.ref)
+                # Nearly all tasks are as they were: their rows are not even made.
+                if before is None or _facts_of(before) != facts:
+                    row = ev.TaskRow(self.member, facts[0], job.kind, *facts[1:])
                     told[job.ref] = row
                     rows.append(row)
         return rows
 
-    def _row(self, job: ScheduledJob) -> ev.TaskRow:
+    def _facts(self, job: ScheduledJob) -> _TaskFacts:
+        """What the row of a task of ours tells beside its kind."""
         state = self._state
         created = job.given_up - state.give_up
         following, last, began, low = 1, 0, created, 0
         if state.keeps_alive:
             following, last = state.table.reserved(job.ref)
             created, began, low = state.admission.facts(job.ref)
-        return ev.TaskRow(
-            self.member,
+        return (
             job.task,
-            job.kind,
             created,
             began,
             job.given_up,
@@ -498,6 +554,8 @@ class Members:
             job.task_id or "",
             job.accepted,
             job.announced > 0,
+            False,
+            False,
         )
 
     def _tell(self, row: ev.RequestRow) -> None:
@@ -571,8 +629,8 @@ class Members:
             task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(
                 self._next_ref, row, from_at=from_at
             )
-        if self._everything and task.row.next > row.next and not row.announced:
-            # An older copy.
+        if self._everything and not row.announced and _is_older(row, task.row):
+            # From an older copy of the ledger: what we know is told again.
             return
         # What we know and have not told yet.
         announced, renewed = task.row.announced or row.announced, task.row.renewed
@@ -628,14 +686,17 @@ class Members:
     def _on_duration(self, row: ev.DurationRow) -> None:
         if row.number > self._learned.get(row.member, 0):
             self._learned[row.member] = row.number
+            self._learned.move_to_end(row.member)
+            if len(self._learned) > _MOST_LEARNED:
+                self._learned.popitem(last=False)
             self._state.admission.learn(row.kind, row.low, row.high)
 
     def _on_gone(self, member: str, now: int) -> None:
-        """A member left or died: what it had not written counts as sent."""
+        """Forget a member that left or died; what it had not written counts as sent."""
         self._rows.pop(member, None)
+        self._missing.discard(member)
         self._answer_all(member, now)
         self._creations.pop(member, None)
-        self._learned.pop(member, None)
         for task in [task for task in self._tasks.values() if task.row.member == member]:
             if not task.row.task_id or task.row.announced:
                 # Nobody knows its id, or everybody knows that it has ended.
@@ -670,15 +731,17 @@ class Members:
                 self._drop(task)
 
     def _heed(self, now: int) -> None:
-        """Suit what is planned here to what the others ask for."""
+        """Adapt our plan and our limits to the networks and settings of the others."""
         state, living = self._state, self.living(now)
         state.admission.short_elsewhere = any(row.short for row in living)
         worst = None
-        if living:
+        # What the network was for a member that has had no work for long is no news.
+        polling = [row for row in living if now - row.stepped_at <= self._holds.period]
+        if polling:
             worst = (
-                min(row.cycle for row in living),
-                max(row.guard for row in living),
-                max(row.spared for row in living),
+                min(row.cycle for row in polling),
+                max(row.guard for row in polling),
+                max(row.spared for row in polling),
             )
         state.pacer.heed(worst)
         strictest = self._limits
@@ -693,6 +756,7 @@ class Members:
 
     def _note_creation(self, member: str, at: int) -> None:
         self._creations.setdefault(member, deque()).append(at)
+        self._created(member, at)
 
     def _created(self, member: str, now: int) -> int:
         """How many tasks `member` created in this period."""
@@ -707,6 +771,28 @@ class Members:
 def _of(rows: Iterable[ev.LedgerRow], kind: type[_Row]) -> list[_Row]:
     """The rows of one kind, in their order."""
     return [row for row in rows if isinstance(row, kind)]
+
+
+def _is_older(row: ev.TaskRow, known: ev.TaskRow) -> bool:
+    """Whether `row` was written before the one that is known of the same task."""
+    return row.next < known.next or (not row.task_id and bool(known.task_id))
+
+
+def _facts_of(row: ev.TaskRow) -> _TaskFacts:
+    return (
+        row.ref,
+        row.created,
+        row.began,
+        row.cap,
+        row.next,
+        row.last,
+        row.low,
+        row.task_id,
+        row.renewed,
+        row.announced,
+        row.ended,
+        row.lost,
+    )
 
 
 def _happened(row: ev.RequestRow) -> int:

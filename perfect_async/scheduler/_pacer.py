@@ -92,6 +92,8 @@ class Pacer:
         )
         self.allowance.set_limits(limits.requests, limits.period)
         self._sized, self._cut_for, self._crowded, self.calm = (0.0, 0), -1, True, False
+        # A shorter lease does not wait for the time of the next plan.
+        self._cut_at = 0
 
     def reserve(self) -> int:
         """Requests of a window that are never reserved: for retries, and for late polls."""

@@ -42,9 +42,11 @@ Prepared: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, Perfect
 class UploadQueue:
     """The jobs whose pictures are not at the vendor yet.
 
-    `files_per_call` is how many files one registration holds at first; it is halved when the vendor
-    refuses that many. Where the universal path is missing each feature has registrations of its
-    own. `waiting` are the jobs without a registration, `under_way` is how many are being prepared.
+    A further picture of a job (`ScheduledJob.parts`) waits as a job of its own would, and its end
+    is that of its job. `files_per_call` is how many files one registration holds at first; it is
+    halved when the vendor refuses that many. Where the universal path is missing each feature has
+    registrations of its own. `waiting` are the pictures without a registration, `under_way` is how
+    many are being prepared, `jobs` is how many jobs have pictures here.
     """
 
     def __init__(self, files_per_call: int) -> None:
@@ -58,6 +60,7 @@ class UploadQueue:
         self.under_way = 0
         self._queued: list[tuple[int, int, ScheduledJob]] = []
         self._uploading: dict[int, ScheduledJob] = {}
+        self._jobs: set[int] = set()
         # Files that are registered one by one, and the jobs by the ids that the vendor gave them.
         self._single: set[int] = set()
         self._given: dict[str, int] = {}
@@ -68,18 +71,31 @@ class UploadQueue:
     def __len__(self) -> int:
         return len(self.waiting) + self.under_way
 
+    @property
+    def jobs(self) -> int:
+        """How many jobs are not ready yet."""
+        return len(self._jobs)
+
     def _count(self) -> None:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
     def add(self, job: ScheduledJob, now: int) -> None:
-        """Take in a job whose picture must be registered and uploaded."""
+        """Take in a job whose pictures must be registered and uploaded."""
         if not self.waiting:
             self._since = now
-        self.waiting.append(job)
+        self.waiting.extend((job, *job.parts))
+        self._jobs.add(job.ref)
 
     def remove(self, jobs: Iterable[ScheduledJob]) -> None:
         """Drop these jobs; the answers of their requests under way change nothing."""
-        gone = {job.ref for job in jobs}
+        dropped = tuple(jobs)
+        if not dropped:
+            return
+        gone = {each.ref for job in dropped for each in (job, *job.parts)}
+        for job in dropped:
+            for part in job.parts:
+                part.state = JobState.ENDED
+        self._jobs -= gone
         self._single -= gone
         self.waiting = deque(job for job in self.waiting if job.ref not in gone)
         self._queued = [entry for entry in self._queued if entry[2].ref not in gone]
@@ -151,9 +167,17 @@ class UploadQueue:
 
     def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
         """Take the answer of `command`."""
-        prepared = self._responded(command, event, now)
+        uploaded, failed = self._responded(command, event, now)
+        jobs = [job.whole or job for job in uploaded]
+        ready = [job for job in jobs if job.uploaded]
+        for job in ready:
+            job.move(event, JobState.READY)
+        # The failure of one picture is that of its job, and one job ends once.
+        ended = {(job.whole or job).ref: (job.whole or job, error) for job, error in failed}
+        self.remove(job for job, _ in ended.values())
+        self._jobs.difference_update(job.ref for job in ready)
         self._count()
-        return prepared
+        return ready, list(ended.values())
 
     def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
         if isinstance(command, ev.Register):
@@ -232,7 +256,7 @@ class UploadQueue:
         match event:
             case ev.Uploaded():
                 job.failures = 0
-                job.move(event, JobState.READY)
+                job.move(event, JobState.UPLOADED)
                 return [job], []
             case ev.Refused(error=JobRefused()):
                 return [], self._ended([job], event)

@@ -22,9 +22,12 @@ All times are integer microseconds of one clock, which the driver chooses.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
+
+import attrs
 
 from perfect_async import events as ev
 from perfect_async._ratelimit.timetable import RESCUE_AFTER
@@ -50,6 +53,10 @@ _KNOWN: Final = 20
 """Jobs that must have ended before their average cost counts."""
 _REQUESTS_PER_JOB: Final = 3.0
 """What a smile costs before any has ended: a creation, a share of a registration and two polls."""
+
+
+_UNKNOWN: Final = 120 * SECOND
+"""How long a task lasts of which nothing is documented and none has ended."""
 
 
 _RESCUE: Final = 5
@@ -196,7 +203,22 @@ class Scheduler:
 
     def shared_limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
         """Return the settings of this member, and those that hold while the others have theirs."""
-        return self._state.members.limits
+        members = self._state.members
+        return members.own_limits, members.limits
+
+    @property
+    def refuted_lease(self) -> float:
+        """The measured lease inside which a task was lost, in seconds; 0 where none was."""
+        return self._state.refuted_lease / SECOND
+
+    @property
+    def lease(self) -> float:
+        """Seconds after which a task that is not polled is lost, as all members assume."""
+        return self._state.lease / SECOND
+
+    def occupied(self, now: int) -> int:
+        """Return how many requests occupy the window at `now`, those of all members."""
+        return self._state.table.occupied(now)
 
     def busy(self) -> bool:
         """Return whether there are jobs that have not ended."""
@@ -257,7 +279,7 @@ class Scheduler:
         states = Counter(job.state for job in state.jobs.values())
         return Statistics(
             waiting=states[JobState.WAITING],
-            preparing=state.uploads.under_way,
+            preparing=state.uploads.jobs - states[JobState.WAITING],
             ready=states[JobState.READY],
             running=states[JobState.SUBMITTING]
             + states[JobState.ADOPTED]
@@ -276,6 +298,16 @@ class Scheduler:
             members=1 + state.members.others,
             requests_by_others=state.members.requests(state.updated_at),
             window_wait=self.window_wait(),
+            limits=self._in_force(),
+            lease=state.lease / SECOND,
+            longest_gap=state.longest_gap / SECOND,
+        )
+
+    def _in_force(self) -> Limits:
+        held = self._state.members.limits
+        period = held.period / SECOND
+        return attrs.evolve(
+            self._limits, requests=held.requests, period=period, per_second=held.per_second
         )
 
     def lookahead(self) -> int:
@@ -297,11 +329,40 @@ class Scheduler:
         if not state.ended:
             # Nothing is known but that the window is full.
             return self.window_wait() or None
-        now = state.updated_at
-        limit = max(1, state.pacer.allowance.limit(now))
         known = state.ended >= _KNOWN
         per_job = state.requests.total() / state.ended if known else _REQUESTS_PER_JOB
         lasts = state.lasted / state.ended / SECOND
+        return self._ends_in(left, per_job, lasts) + lasts / 2
+
+    def estimate(self, jobs: Mapping[ev.TaskKind, int]) -> tuple[float, bool]:
+        """Estimate the seconds until so many more jobs of each kind have ended, if added now.
+
+        Also return whether a task of each kind has ended here; where not, the documented duration
+        counts, or two minutes. What waits and runs already comes first.
+        """
+        state, count = self._state, sum(jobs.values())
+        if not count:
+            return 0.0, True
+        means = {kind: state.admission.mean(kind) for kind in jobs}
+        lasting = {
+            kind: (_usual(kind) if mean is None else mean) / SECOND for kind, mean in means.items()
+        }
+        lasts = sum(lasting[kind] * number for kind, number in jobs.items()) / count
+        cycle = state.table.cycle * SLOT / SECOND
+        polls = math.ceil(lasts / cycle) if state.keeps_alive else 1
+        waiting = state.uncreated()
+        left = count + waiting + (len(state.jobs) - waiting) / 2
+        # No single task ends sooner than the longest kind does.
+        seconds = max(self._ends_in(left, 1 + polls, lasts) + lasts / 2, *lasting.values())
+        return seconds, None not in means.values()
+
+    def _ends_in(self, left: float, per_job: float, lasts: float) -> float:
+        """Estimate the seconds until `left` jobs are under way that take so many requests each.
+
+        They last `lasts` seconds.
+        """
+        state, now = self._state, self._state.updated_at
+        limit = max(1, state.pacer.allowance.limit(now))
         needed, free = left * per_job, limit - state.table.occupied(now)
         # With webhooks a task holds its creation and its result; else a poll each cycle.
         cycle = state.table.cycle * SLOT / SECOND
@@ -311,7 +372,7 @@ class Scheduler:
             # The window holds all of it: as many side by side as their reserved polls allow.
             at_once = max(at_once, (free - needed / 2) / state.admission.reserved_each(now))
         budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
-        return max(budget, left * lasts / at_once) + lasts / 2
+        return max(budget, left * lasts / at_once)
 
     def window_wait(self) -> float:
         """Estimate the seconds until the first job can be sent, where others used the window.
@@ -382,7 +443,7 @@ class Scheduler:
         crowded = (
             moment.reserved is not None
             or (bool(state.takeovers) and state.fits_urgently(now))
-            or state.members.rescue_at() <= now
+            or (state.members.shared and state.members.rescue_at() <= now)
             or (
                 state.fits(now, moment.limit)
                 and (not moment.lends or (bool(state.ready) and table.origin(moment.slot) is None))
@@ -426,7 +487,9 @@ class Scheduler:
 
     def _rescue(self, moment: _Moment) -> ev.Command | None:
         state, now = self._state, moment.now
-        if moment.reserved is not None or not moment.room:
+        if moment.reserved is not None or moment.silent:
+            return None
+        if not moment.room and not state.table.room(now, urgent=True):
             return None
         # The first poll takes the place of the reserved one; another needs a place of its own.
         task = state.members.to_rescue(now, again=state.fits_urgently(now))
@@ -482,7 +545,7 @@ class Scheduler:
             job is not None
             and moment.free
             and state.pacer.may_create(now)
-            and state.members.has_turn(now)
+            and (not state.members.shared or state.members.has_turn(now))
             and (moment.ample or state.table.room(now, creates=True))
             and state.strategy.admits(job, now, moment.limit)
         ):
@@ -496,7 +559,9 @@ class Scheduler:
         caller's source of jobs may hold more than is known here.
         """
         state = self._state
-        work = state.uncreated() + state.members.work(moment.now)
+        work = state.uncreated()
+        if state.members.shared:
+            work += state.members.work(moment.now)
         if not work or not moment.free or work >= self.lookahead() - _AHEAD:
             return None
         needed = state.table.occupied(moment.now) + _REQUESTS_PER_JOB * work + 2 * len(state.table)
@@ -509,7 +574,7 @@ class Scheduler:
         state = self._state
         if (
             state.uncreated()
-            or state.members.work(moment.now)
+            or (state.members.shared and state.members.work(moment.now))
             or not moment.free
             or not state.admission.spares(moment.now, moment.limit)
         ):
@@ -586,7 +651,9 @@ class _Moment:
     @_lazy
     def spare(self) -> bool:
         """Whether a request that is not reserved may leave."""
-        held = self._state.strategy.held + self._state.members.held(self.now)
+        held, members = self._state.strategy.held, self._state.members
+        if members.shared:
+            held += members.held(self.now)
         return (
             self.reserved is None
             and self.room
@@ -598,3 +665,8 @@ class _Moment:
     def free(self) -> bool:
         """Whether one may leave that keeps no task alive."""
         return self.spare and self.now >= self._state.pacer.paused_until()
+
+
+def _usual(kind: ev.TaskKind) -> int:
+    """Return the middle of the documented durations of `kind`, or what is assumed of any task."""
+    return _UNKNOWN if kind.usual is None else sum(kind.usual) // 2

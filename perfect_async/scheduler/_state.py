@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, assert_never, cast
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ClientClosed, PerfectError, ResultUnreadable, copy_error
+from perfect_async.models import ASSUMED_LEASE
 from perfect_async.scheduler._job import ANSWERS, IllegalEvent, JobState, ScheduledJob
 from perfect_async.scheduler._members import Members
 from perfect_async.scheduler._pacer import Pacer
@@ -63,6 +64,10 @@ class SchedulerState:
         self.lease = round(polling.lease * SECOND)
         self.give_up = round(polling.give_up_after * SECOND)
         self.engine_retries = engine_retries
+        # The lease to go back to when a task is lost inside a measured one, and from which one.
+        self._assumed_lease = round(ASSUMED_LEASE * SECOND) if polling.measured else None
+        self.refuted_lease = 0
+        self.longest_gap = 0
         self.pacer = Pacer(limits, lease=self.lease, horizon=self.give_up)
         self.table = self.pacer.table
         self.poll_queue = PollQueue()
@@ -105,7 +110,7 @@ class SchedulerState:
         self.admission.may_move = True
         self.admission.on_duration = None
         self.admission.short_elsewhere = False
-        self.members.unshare(self._shared(limits))
+        self.members.unshare(self._shared(limits), now)
         self.refresh(now)
 
     # What the deciding half asks.
@@ -140,14 +145,28 @@ class SchedulerState:
         job = self.ready[0]
         return None if job.alone and self.pacer.creating else job
 
+    def waits_for_turn(self, now: int) -> bool:
+        """Whether a job waits for its creation, and for nothing but room and its turn."""
+        return (
+            self.creation_at() <= now and self.creation() is not None and self.pacer.may_create(now)
+        )
+
     def uncreated(self) -> int:
         """How many jobs wait for their creation."""
-        return len(self.ready) + len(self.uploads)
+        return len(self.ready) + self.uploads.jobs
 
     def set_limits(self, limits: ev.SharedLimits) -> None:
         """Count by the limits and the lease that hold for all members from now on."""
         self.lease = self.extra_polls.lease = limits.lease
         self.pacer.set_limits(limits)
+
+    def _refute_lease(self) -> None:
+        """Go back from a measured lease to the assumed one: a task was lost inside it."""
+        assumed, self._assumed_lease = self._assumed_lease, None
+        if assumed is not None and assumed < self.lease:
+            self.refuted_lease = self.lease
+            self.lease = self.extra_polls.lease = assumed
+            self.members.shorten_lease(assumed)
 
     def wants_more(self, now: int) -> bool:
         """Whether anything that is not reserved may leave: a quick check.
@@ -157,7 +176,7 @@ class SchedulerState:
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
-        if not self.uploads and not self.members.work(now):
+        if not self.uploads and not (self.members.shared and self.members.work(now)):
             return early
         # Early polls leave while nothing else waits, or in mid-lease; likely ones also beside work.
         return (
@@ -210,6 +229,7 @@ class SchedulerState:
                 if job.state is JobState.ADOPTED:
                     self._take_over(self.takeovers.popleft(), command, now)
                 task = job.task
+                job.gap = now - job.last_left
                 self.strategy.left(job, now)
             case ev.Settle():
                 self.settlements.settled(command, self.queries)
@@ -292,8 +312,10 @@ class SchedulerState:
         self, event: ev.JobAdded | ev.TaskAdopted | ev.JobRejected | ev.QueryAdded, now: int
     ) -> None:
         """Take in a job or a query."""
-        if event.ref in self.jobs or event.ref in self.queries:
-            raise IllegalEvent(f"{event.ref} is known already.")
+        more = event.more if isinstance(event, ev.JobAdded) else ()
+        for ref in (event.ref, *more):
+            if ref in self.jobs or ref in self.queries:
+                raise IllegalEvent(f"{ref} is known already.")
         match event:
             case ev.JobAdded():
                 self._add(ScheduledJob.of(event), now)
@@ -377,7 +399,9 @@ class SchedulerState:
         if isinstance(command, ev.Upload):
             self._prepared(command, event, now)
             return
-        self.pacer.on_response(event, self.table.answered(command.number, now), now)
+        unwritten = isinstance(event, ev.NotSent) and event.unwritten
+        forget = self.table.withdraw if unwritten else self.table.answered
+        self.pacer.on_response(event, forget(command.number, now), now)
         if self.members.shared:
             self.members.on_response(event, sent[1], now)
         self._on_answer(command, event, sent, now)
@@ -422,7 +446,8 @@ class SchedulerState:
         ready, failed = self.uploads.on_response(command, event, now)
         self.ready.extend(ready)
         for job, error in failed:
-            self.settlements.end(job, error, cause=event)
+            # The failure of one of several pictures ends the job whatever its own picture does.
+            self.settlements.end(job, error, cause=None if job.parts else event)
 
     def _key_refused(self, error: PerfectError) -> None:
         """Stop creating: the vendor refuses the key."""
@@ -483,6 +508,7 @@ class SchedulerState:
         match event:
             case ev.Running():
                 job.trouble = job.refused_for = None
+                self._note_gap(job, left)
                 self.strategy.runs(job, left, event.polling_interval, now)
             case ev.Succeeded():
                 self._succeeded(job, event, now)
@@ -503,6 +529,11 @@ class SchedulerState:
                 self.strategy.failed(job, now)
             case _:
                 assert_never(event)
+
+    def _note_gap(self, job: ScheduledJob, left: int) -> None:
+        """Note how long the task ran without a poll before the one that left at `left`."""
+        if left == job.last_left:
+            self.longest_gap = max(self.longest_gap, job.gap)
 
     def _engine_failed(self, job: ScheduledJob, event: ev.EngineFailed, now: int) -> None:
         self._lasted(job, now)
@@ -532,6 +563,8 @@ class SchedulerState:
         event: ev.TaskUnknown | ev.TimedOut | ev.Unreadable | ev.KeyRefused | ev.Refused,
     ) -> None:
         """End a task that is paid for by the error of `event`."""
+        if job.doubted and isinstance(event, ev.TaskUnknown):
+            self._refute_lease()
         # A copy: the same error may reach others who have nothing at stake.
         error = copy_error(event.error)
         error.units_at_stake = job.charged
@@ -586,7 +619,7 @@ class SchedulerState:
                 # The plan changes while the ledger's lock is held, and all members see it.
                 return
             self.admission.move(now)
-        else:
+        elif self.members.met:
             self.members.forget_old(now)
         if not self.pacer.calm:
             self.pacer.replan(now)

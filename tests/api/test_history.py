@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import example, given
@@ -13,11 +14,13 @@ from perfect_async._api.history import (
     Movement,
     Unresolved,
     history,
+    read_entries,
     read_history,
 )
 from perfect_async._api.tasks import Request, Response
 from perfect_async._time import SECOND
 from perfect_async.errors import BadAnswer, PerfectError, ServiceUnavailable
+from perfect_async.reports import HistoryEntry
 from tests.api.test_responses import bodies, json_values
 
 # The request and its answer.
@@ -45,6 +48,29 @@ def movement(**changes: object) -> dict[str, object]:
     moved = [{"id": 1, "amount": -1, "amount_dec": -1.0}]
     row = {"id": 9, "timestamp": 1_790_812_800_123, "action": "AI Smile", "target_id": "t"}
     return row | {"info": {"credits": moved}} | changes
+
+
+def page(*rows: object) -> Response:
+    return reply({"result": {"history": list(rows), "next_token": "n"}})
+
+
+def test_entries_are_read_for_people() -> None:
+    """When, what for, how much in all, and which task or order."""
+    parts = [{"amount": -9, "amount_dec": -0.1}, {"amount": -2}, {"id": 3}]
+
+    [entry], token = read_entries(page(movement(info={"credits": parts})))
+
+    assert "n" == token
+    assert datetime(2026, 10, 1, 0, 0, 0, 123_000, UTC) == entry.at
+    assert ("AI Smile", -2.1, "t") == (entry.action, entry.units, entry.target_id)
+
+
+@pytest.mark.parametrize("info", [None, {}, {"credits": None}, {"credits": [{"id": 1}]}])
+def test_an_entry_without_its_values_is_an_entry(info: object) -> None:
+    """What cannot be read is None, and the entry is still there."""
+    [entry], _ = read_entries(page({"timestamp": {}, "target_id": None, "info": info}))
+
+    assert HistoryEntry(None, "", None, None) == entry
 
 
 def test_the_history_is_read() -> None:
@@ -364,3 +390,15 @@ def test_adopted_only_if_exactly_one_is_unknown(
         assert may_be == {found}
         assert min(line.at for line in candidates) >= SENT - 5 * SECOND
         assert any(line.action == "ai-smile" for line in candidates)
+
+
+def test_a_feature_without_a_class_is_named_by_its_path() -> None:
+    """Its action has hyphens for slashes; no published action is excluded, since it may mean it."""
+    ours = HistorySearch("2d-vto/ring@v2.1", ["ai-smile"], SENT)
+    ours.read([row("a", 1, "api-2d-vto-ring"), row("b", 2, "ai-smile")])
+    other = HistorySearch("sod", ["ai-smile"], SENT)
+    other.read([row("a", 1, "background-removal"), row("b", 2, "ai-smile")])
+
+    assert "a" == verdict(ours)
+    assert Unresolved.AMBIGUOUS is verdict(other)
+    assert ("a",) == other.candidates(lambda _: False)

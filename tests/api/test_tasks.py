@@ -1,7 +1,7 @@
 """Calls as the vendor wants them, and answers as the scheduler wants them."""
 
 import json
-from typing import ClassVar, get_args
+from typing import get_args
 from urllib.parse import unquote
 
 import attrs
@@ -22,6 +22,7 @@ from perfect_async._api.tasks import (
     read_registration,
     read_status,
     registration,
+    says_more,
     status,
 )
 from perfect_async.errors import (
@@ -61,7 +62,7 @@ from perfect_async.events import (
     TimedOut,
     Unreadable,
 )
-from perfect_async.models import Avatar, FileId, Job, Smile, Source
+from perfect_async.models import Avatar, Feature, FileId, Job, Placeholder, Smile, Source
 from tests.api.test_responses import json_values, replies
 
 REGISTER = Register(1, (7, 8), None)
@@ -76,7 +77,7 @@ def reply(value: object, status: int = 200, retry_after: str | None = None) -> R
 
 
 def polling(value: object, status: int = 200) -> Answer:
-    return read_status(POLL, reply(value, status), task_id="t", units=3.0)
+    return read_status(POLL, reply(value, status), feature="ai-smile", task_id="t", units=3.0)
 
 
 def said(call: Request) -> object:
@@ -118,7 +119,7 @@ def answers(answered: Response) -> list[tuple[events.Request, Answer]]:
     return [
         (REGISTER, read_registration(REGISTER, answered)),
         (SUBMIT, read_creation(SUBMIT, answered)),
-        (POLL, read_status(POLL, answered, task_id="t", units=1.0)),
+        (POLL, read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0)),
         (ASK, read_answer(ASK, answered)),
     ]
 
@@ -208,14 +209,14 @@ def test_file_names_are_plain(expected: str, name: str) -> None:
 
 @given(st.lists(st.builds(FileFacts, st.text(), st.text(), st.integers(0)), max_size=3), st.text())
 def test_any_files_can_be_registered(files: list[FileFacts], feature: str) -> None:
-    """Whatever the facts, the call is ASCII JSON with as many files on one segment of path."""
+    """Whatever the facts, the call is ASCII JSON with as many files on the feature's path."""
     call = registration(files, feature)
 
     assert call.content is not None
     assert call.content.isascii()
     assert len(files) == len(json.loads(call.content)["files"])
     assert call.path.isascii()
-    assert 4 == call.path.count("/")
+    assert 4 + feature.partition("@")[0].count("/") == call.path.count("/")
 
 
 def file(name: str = "f", **changes: object) -> dict[str, object]:
@@ -298,10 +299,10 @@ def test_a_registration_that_cannot_be_used_is_no_answer(expected: str, value: o
 )
 def test_a_task_has_one_source_and_its_parameters(expected: dict[str, object], job: Job) -> None:
     """A file's id or a URL, the feature's own fields, and nothing else: never a null."""
-    assert expected | {"src_file_id": "a/+="} == said(creation(job, FileId("a/+=")))
-    assert expected | {"src_file_url": SIGNED} == said(creation(job, SIGNED))
-    assert f"/s2s/v2.0/task/{job.feature}" == creation(job, SIGNED).path
-    assert "POST" == creation(job, SIGNED).method
+    assert expected | {"src_file_id": "a/+="} == said(creation(job, [FileId("a/+=")]))
+    assert expected | {"src_file_url": SIGNED} == said(creation(job, [SIGNED]))
+    assert f"/s2s/v2.0/task/{job.feature}" == creation(job, [SIGNED]).path
+    assert "POST" == creation(job, [SIGNED]).method
 
 
 def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,15 +310,15 @@ def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @attrs.frozen
     class Older(Job):
-        feature: ClassVar[str] = "ai-older"
+        feature = "ai-older"
         source: Source
         key: str | None = None
         age: int | None = None
 
     monkeypatch.setitem(creation.__globals__["_PARAMETERS"], Older, {"age": "target_age"})
 
-    assert {"src_file_url": "u"} == said(creation(Older("u"), "u"))
-    assert {"src_file_url": "u", "target_age": 80} == said(creation(Older("u", age=80), "u"))
+    assert {"src_file_url": "u"} == said(creation(Older("u"), ["u"]))
+    assert {"src_file_url": "u", "target_age": 80} == said(creation(Older("u", age=80), ["u"]))
 
 
 def test_a_users_kind_of_smile_is_a_smile() -> None:
@@ -326,7 +327,7 @@ def test_a_users_kind_of_smile_is_a_smile() -> None:
     class Grin(Smile):
         pass
 
-    assert said(creation(Smile("x"), "u")) == said(creation(Grin("x"), "u"))
+    assert said(creation(Smile("x"), ["u"])) == said(creation(Grin("x"), ["u"]))
 
 
 def test_a_job_without_parameters_here_is_refused() -> None:
@@ -334,12 +335,12 @@ def test_a_job_without_parameters_here_is_refused() -> None:
 
     @attrs.frozen
     class Frown(Job):
-        feature: ClassVar[str] = "ai-frown"
+        feature = "ai-frown"
         source: Source
         key: str | None = None
 
     with pytest.raises(JobRefused, match="Frown"):
-        creation(Frown(source="x"), "u")
+        creation(Frown(source="x"), ["u"])
 
 
 @pytest.mark.parametrize(
@@ -466,7 +467,9 @@ def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
     """What JSON forbids and Python reads does no harm to the poll."""
     content = b'{"data":{"task_status":"running","polling_interval":' + constant + b"}}"
 
-    assert Running(POLL) == read_status(POLL, Response(200, content), task_id="t", units=1.0)
+    assert Running(POLL) == read_status(
+        POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -642,7 +645,9 @@ def test_a_404_of_the_vendor_is_about_the_task(status: int, value: object) -> No
 )
 def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> None:
     """The vendor's time limit is no passing failure, by code or text, in whatever envelope."""
-    answer = read_status(POLL, Response(status, content, "17"), task_id="t", units=3.0)
+    answer = read_status(
+        POLL, Response(status, content, "17"), feature="ai-smile", task_id="t", units=3.0
+    )
 
     assert isinstance(answer, TimedOut)
     assert isinstance(answer.error, TaskTimedOut)
@@ -680,7 +685,7 @@ def test_a_question_about_an_unknown_task(
     answered = Response(status, content)
 
     question = read_answer(ASK, answered)
-    poll = read_status(POLL, answered, task_id="t", units=1.0)
+    poll = read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0)
 
     assert (status in unknown_at) is isinstance(poll, TaskUnknown)
     unknown = isinstance(question, Refused) and is_unknown_task(question.error)
@@ -691,7 +696,7 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
     """The same words from a gateway's 504 say nothing about the task."""
     answered = Response(504, b"Task execution timed out")
 
-    assert NoAnswer is type(read_status(POLL, answered, task_id="t", units=1.0))
+    assert NoAnswer is type(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
 
 
 @pytest.mark.parametrize(
@@ -704,7 +709,7 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
 )
 def test_a_malformed_poll_is_asked_again(content: bytes) -> None:
     """A 200 that does not say how the task stands is no answer."""
-    answer = read_status(POLL, Response(200, content), task_id="t", units=1.0)
+    answer = read_status(POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0)
 
     assert NoAnswer is type(answer)
     assert BadAnswer is type(error_of(answer))
@@ -785,7 +790,7 @@ def test_any_reply_is_an_answer(answered: Response) -> None:
     """Whatever the status, headers and bytes, each command gets one of its answers."""
     judged(read_registration(REGISTER, answered))
     judged(read_creation(SUBMIT, answered))
-    judged(read_status(POLL, answered, task_id="t", units=1.0))
+    judged(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
     judged(read_answer(ASK, answered))
 
 
@@ -806,4 +811,89 @@ def test_any_data_is_an_answer(data: dict[str, object]) -> None:
 
     judged(read_registration(REGISTER, answered))
     judged(read_creation(SUBMIT, answered))
-    judged(read_status(POLL, answered, task_id="t", units=1.0))
+    judged(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
+
+
+# Features without a class.
+
+
+def answered(results: object, feature: str = "skin-analysis@v2.1") -> Answer:
+    """Read a success of `feature` with `results`."""
+    body = {"data": {"task_status": "success", "results": results}}
+    return read_status(POLL, reply(body), feature=feature, task_id="t", units=9.0)
+
+
+def test_the_path_of_a_feature() -> None:
+    """Slashes and the version are part of the path, and a task's id is one segment of it."""
+    assert "/s2s/v2.0/task/2d-vto/ring/a%2Fb" == status("2d-vto/ring", "a/b").path
+    assert "/s2s/v2.1/task/skin-analysis/t" == status("skin-analysis@v2.1", "t").path
+    assert "/s2s/v2.0/file/2d-vto/ring" == registration([], "2d-vto/ring@v2.1").path
+
+
+def test_inputs_are_sent_by_their_names() -> None:
+    """One is an id or a URL, several are a list, and placeholders are what was sent."""
+    job = Feature(
+        "a/b",
+        {"x": [{"y": Placeholder("ref", 1)}, Placeholder("src"), 5]},
+        src="a.jpg",
+        ref=["https://x/1", "https://x/2"],
+        mask="m.png",
+        version="v2.1",
+    )
+    sent = creation(job, [FileId("s"), "https://x/1", "https://x/2", FileId("m")])
+
+    assert "/s2s/v2.1/task/a/b" == sent.path
+    assert {
+        "src_file_id": "s",
+        "ref_file_urls": ["https://x/1", "https://x/2"],
+        "msk_file_id": "m",
+        "x": [{"y": "https://x/2"}, "s", 5],
+    } == said(sent)
+    assert {"prompt": "a"} == said(creation(Feature("a", {"prompt": "a"}), []))
+
+
+def test_inputs_of_two_kinds_are_refused() -> None:
+    """Ids and URLs cannot stand in one list."""
+    with pytest.raises(JobRefused, match="ref names files and URLs"):
+        creation(Feature("a", ref=["a.jpg", "https://x/1"]), [FileId("f"), "https://x/1"])
+
+
+@pytest.mark.parametrize(
+    ("results", "urls", "more"),
+    [
+        ("https://x/a.zip", ("https://x/a.zip",), False),
+        ({"url": "https://x/a", "dst_id": "d"}, ("https://x/a",), True),
+        ({"color": {"skin": "#fff"}}, (), True),
+        ({"url": "https://x/a", "note": None}, ("https://x/a",), False),
+        ([{"download_url": "HTTP://x/a"}, {"download_url": "HTTP://x/a"}], ("HTTP://x/a",), False),
+        (
+            {"output": [{"score": 1, "mask_urls": ["https://x/1", "https://x/2"]}, None]},
+            ("https://x/1", "https://x/2"),
+            True,
+        ),
+        ([], (), False),
+        ({}, (), False),
+        (0, (), True),
+    ],
+)
+def test_any_result_is_a_success(results: object, urls: tuple[str, ...], more: bool) -> None:
+    """URLs are found wherever they stand, and the rest is in the raw answer."""
+    event = answered(results)
+
+    assert isinstance(event, Succeeded)
+    assert (urls, results, more) == (event.urls, event.results, says_more(event.results))
+
+
+@pytest.mark.parametrize("results", [None, ""])
+def test_a_success_without_results_is_final(results: object) -> None:
+    """Where nothing was answered there is nothing to wait for."""
+    event = answered(results)
+
+    assert isinstance(event, Unreadable)
+    assert "has no results" in event.error.message
+
+
+def test_a_typed_feature_has_pictures() -> None:
+    """Scores are no result of a smile."""
+    assert isinstance(answered({"scores": 1}, "ai-smile"), Unreadable)
+    assert isinstance(answered({"scores": 1}, "ai-studio"), Unreadable)

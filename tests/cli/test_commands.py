@@ -861,7 +861,8 @@ def test_demo(
     assert 0 == cli.main(["demo"])
     out, err = capsys.readouterr()
     places = [Path(line) for line in out.splitlines()]
-    assert [Path("perfect-async-demo", "contact-sheet.png"), True] == [
+    assert "Open the report in a browser: perfect-async-demo/report.html" in err
+    assert [Path("perfect-async-demo", "report.html"), True] == [
         places[0],
         all(place.exists() for place in places),
     ]

@@ -28,17 +28,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary = run(demo)
     assert (23, 1) == (summary.done, len(summary.failures))
     assert [
-        *(folder / name for name in ("contact-sheet.png", "summary.md", "summary.json")),
+        *(
+            folder / name
+            for name in ("report.html", "contact-sheet.png", "summary.md", "summary.json")
+        ),
         folder / "results",
     ] == demo.write_report(summary)
     return folder
 
 
 def test_everything_is_left_in_the_folder(folder: Path) -> None:
-    """Originals, results, a sheet and two summaries."""
-    assert ["contact-sheet.png", "originals", "results", "summary.json", "summary.md"] == sorted(
-        path.name for path in folder.iterdir()
-    )
+    """Originals, results, a report, a sheet and two summaries."""
+    names = ["contact-sheet.png", "originals", "report.html", "results"]
+    assert [*names, "summary.json", "summary.md"] == sorted(path.name for path in folder.iterdir())
     assert 24 == len(list((folder / "originals").glob("portrait-*.jpg")))
     assert 23 == len(list((folder / "results").glob("portrait-*")))
 
@@ -74,6 +76,16 @@ def test_the_summary_can_be_read(folder: Path) -> None:
     assert "contact-sheet.png; the pictures: results/" in text
     assert "error_no_face" in text
     assert "use another picture" in text
+
+
+def test_the_report_shows_the_run(folder: Path) -> None:
+    """A card and a line for each portrait, a slider for each that is done, the failure's hint."""
+    page = (folder / "report.html").read_text()
+
+    assert 24 == page.count('<li class="card') == page.count('class="hit"')
+    assert 23 == page.count('type="range"')
+    assert "no schedule needs fewer than" in page
+    assert "<code>error_no_face</code>" in page
 
 
 def test_the_sheet_shows_before_and_after(folder: Path) -> None:

@@ -10,7 +10,7 @@ from perfect_async.scheduler import Scheduler
 FINE = Scheduler(Limits(), Polling(), engine_retries=1).statistics()
 CLOSED = attrs.evolve(
     FINE,
-    failure=ServiceUnavailable(
+    last_failure=ServiceUnavailable(
         "the vendor's API at x could not be reached (ConnectError: Connection refused).",
         never_sent=True,
     ),
@@ -33,7 +33,7 @@ def test_a_short_failure_is_not_named() -> None:
     outage = Outage(100.0)
 
     assert None is outage.look(150.0, LOST)
-    assert None is outage.look(150.5, attrs.evolve(LOST, failure=None))
+    assert None is outage.look(150.5, attrs.evolve(LOST, last_failure=None))
     assert None is outage.look(151.0, LOST)
     text = outage.look(152.0, LOST)
     assert text is not None
@@ -57,5 +57,5 @@ def test_a_refused_certificate_ends_at_once() -> None:
     """What another try cannot help is given up at once, unless the host was reached before."""
     bad = ServiceUnavailable("the certificate is refused.", never_sent=True, lasting=True)
 
-    assert None is not Outage(100.0).end(100.1, attrs.evolve(FINE, failure=bad))
-    assert None is Outage(100.0).end(100.1, attrs.evolve(FINE, failure=bad, reached=True))
+    assert None is not Outage(100.0).end(100.1, attrs.evolve(FINE, last_failure=bad))
+    assert None is Outage(100.0).end(100.1, attrs.evolve(FINE, last_failure=bad, reached=True))

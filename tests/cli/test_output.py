@@ -81,7 +81,7 @@ def test_a_reader_that_leaves() -> None:
     ("message", "text"),
     [
         ("max_units is '-1'; raise `max_units`.", "--max-units is '-1'; raise `--max-units`."),
-        ("set YOUCAM_API_KEY or pass api_key.", "set YOUCAM_API_KEY."),
+        ("set YOUCAM_API_KEY or pass api_key.", "set YOUCAM_API_KEY or pass --api-key-file."),
         ("output_count '0' is", "--count '0' is"),
         ("or let Client(fit=True) convert it.", "or let --fit convert it."),
         ("fit=True needs Pillow", "--fit needs Pillow"),

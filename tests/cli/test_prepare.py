@@ -93,7 +93,9 @@ def test_a_dry_run(
     """A dry run says what would be done, buys nothing and writes nothing: status 0."""
     sandbox = use_sandbox(monkeypatch)
 
-    assert 0 == cli.main(["smile", "in", "--dry-run", "--journal", "jobs.db"])
+    assert 0 == cli.main(
+        ["smile", "in", "--dry-run", "--journal", "jobs.db", "--report", "run.csv"]
+    )
     out, err = capsys.readouterr()
     assert "" == out
     assert "3 to send, 3 units of a balance of 1000, under 1 min." in err
@@ -111,7 +113,7 @@ def test_a_dry_run_without_a_key(
     assert 0 == cli.main(["smile", "in", "--dry-run"])
     err = capsys.readouterr().err
     assert "3 to send, 3 units (balance unknown), under 1 min." in err
-    assert "The API key is missing: set YOUCAM_API_KEY." in err
+    assert "The API key is missing: set YOUCAM_API_KEY or pass --api-key-file." in err
 
 
 def test_a_dry_run_with_a_refused_key(
@@ -125,7 +127,7 @@ def test_a_dry_run_with_a_refused_key(
         err = capsys.readouterr().err
         (line,) = err.splitlines()
         assert line.startswith("perfect-async: the vendor does not accept the API key.")
-        assert "set YOUCAM_API_KEY to it." in line
+        assert "set YOUCAM_API_KEY or pass --api-key-file." in line
     assert 0 == sandbox.ledger.units_charged
 
 

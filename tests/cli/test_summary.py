@@ -40,7 +40,7 @@ def test_one_cause_is_one_line() -> None:
     first, second = cause.lines()
     assert first == (
         "50 failed: the vendor does not accept the API key. "
-        "Check the key in the vendor's console, and set YOUCAM_API_KEY to it."
+        "Check the key in the vendor's console, and set YOUCAM_API_KEY or pass --api-key-file."
     )
     assert second == "  0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 45 more"
     assert "49.jpg" in cause.lines(whole=True)[1]

@@ -196,7 +196,7 @@ async def test_in_order_with_a_slow_head() -> None:
 )
 async def test_one_bad_job_is_one_failure(job: Job, error: type[JobRefused]) -> None:
     """What cannot be sent is told as an outcome, and the others go on."""
-    async with client(vendor()) as c, c.batch([smile(1), job, smile(2)]) as batch:
+    async with client(vendor()) as c, c.batch(iter([smile(1), job, smile(2)])) as batch:
         outcomes = [outcome async for outcome in batch]
     bad = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
 
@@ -206,6 +206,16 @@ async def test_one_bad_job_is_one_failure(job: Job, error: type[JobRefused]) -> 
     assert (None, 0.0, None) == (bad[0].task_id, bad[0].units, bad[0].duration)
     with pytest.raises(error):
         bad[0].unwrap()
+
+
+@pytest.mark.parametrize("collection", [list, tuple, set])
+async def test_what_is_no_job_is_refused_at_the_call(collection: type) -> None:
+    """A path in a list of jobs is an error where the batch is made, before anything is sent."""
+    async with client(vendor()) as c:
+        with pytest.raises(JobRefused, match="'str' is no job"):
+            c.batch(collection(["a.jpg"]))
+        with pytest.raises(ConfigurationError, match="Smile"):
+            c.batch("a.jpg")  # type: ignore[arg-type]
 
 
 async def test_what_an_outcome_tells() -> None:

@@ -75,7 +75,8 @@ BAD_KEYS = [
     " ",
     "sk-s3cret ",
     " sk-s3cret",
-    "sk-s3cret\n",
+    "sk\ns3cret",
+    "\nsk-s3cret",
     "sk s3cret",
     "sk\ts3cret",
     "sk\x00s3cret",
@@ -679,6 +680,39 @@ async def test_estimates_by_the_price_list() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
+async def test_estimates_the_time_by_what_was_seen() -> None:
+    """Before a task has ended the documented durations count, and after it those that were seen."""
+    jobs = [smile(1), smile(2)]
+    async with client(vendor()) as c:
+        before = await c.estimate(jobs)
+        await c.run(smile())
+        after = await c.estimate(jobs)
+        nothing = await c.estimate([])
+        other = await c.estimate([*jobs, avatar(5)])
+
+    assert (False, True) == (before.measured, after.measured)
+    assert 12.5 <= before.seconds < 25
+    assert 7 < after.seconds < 16
+    assert (0.0, True) == (nothing.seconds, nothing.measured)
+    assert not other.measured
+    assert other.seconds >= 120
+
+
+async def test_the_history_says_what_was_charged() -> None:
+    """Each charge names its task and its units, the newest first, over several pages."""
+    sandbox = vendor(units=100)
+    async with client(sandbox) as c:
+        async with c.batch(smiles(34)) as batch:
+            outcomes = [outcome async for outcome in batch]
+        entries = [entry async for entry in c.history()]
+
+    assert {outcome.task_id for outcome in outcomes} == {each.target_id for each in entries}
+    assert {1.0} == {abs(each.units or 0.0) for each in entries}
+    times = [each.at for each in entries if each.at is not None]
+    assert len(outcomes) == len(times)
+    assert times[0] == max(times)
+
+
 async def test_estimates_without_a_price_list() -> None:
     """The documented prices fill in where the list does not name a feature, and that is said."""
     sandbox = vendor()
@@ -736,7 +770,7 @@ async def test_statistics() -> None:
     assert (5.0, 1.0, 0.0) == (found.units.charged, found.units.returned, found.units.at_stake)
     assert sandbox.ledger.requests["poll"] == found.requests["poll"]
     assert 5 == found.requests["submit"]
-    assert (True, None) == (found.reached, found.failure)
+    assert (True, None) == (found.reached, found.last_failure)
 
 
 async def test_statistics_of_a_vendor_that_does_not_answer() -> None:
@@ -744,16 +778,16 @@ async def test_statistics_of_a_vendor_that_does_not_answer() -> None:
     sandbox = vendor()
     sandbox.script("credit", "refuse", "refuse", (500, {"status": 500, "error": "x"}))
     async with client(sandbox) as c:
-        first = c.statistics()
+        first = found = c.statistics()
         async with anyio.create_task_group() as group:
             group.start_soon(c.units)
             await anyio.sleep(0.1)
             found = c.statistics()
         last = c.statistics()
 
-    assert (False, None) == (first.reached, first.failure)
-    assert (False, "ServiceUnavailable") == (found.reached, type(found.failure).__name__)
-    assert (True, None) == (last.reached, last.failure)
+    assert (False, None) == (first.reached, first.last_failure)
+    assert (False, "ServiceUnavailable") == (found.reached, type(found.last_failure).__name__)
+    assert (True, None) == (last.reached, last.last_failure)
 
 
 # What the vendor may do to a job.

@@ -201,12 +201,28 @@ async def test_after_the_end() -> None:
     """A client that has closed takes nothing in, nor does one that never opened."""
     endpoint = make_endpoint(SILENT)
     async with open_client(endpoint) as c:
-        unopened = client(endpoint.sandbox, webhook_secret=SECRET)
-        with pytest.raises(ConfigurationError):
-            unopened.webhooks  # noqa: B018 - it raises
         webhooks, message = c.webhooks, notification(c, task_end("x"))
+        unopened = client(endpoint.sandbox, webhook_secret=SECRET)
+        with pytest.raises(ConfigurationError, match="not open"):
+            await unopened.webhooks.deliver(*message)
     with pytest.raises(ClientClosed):
         await webhooks.deliver(*message)
+
+
+async def test_an_app_is_built_before_the_client_opens() -> None:
+    """`client.webhooks` may be had at any time, and works once the client is open."""
+    endpoint = make_endpoint(SILENT, lifts=True)
+    async with endpoint.sandbox:
+        c = client_of(endpoint, "webhook")
+        receiver = c.webhooks
+        async with c:
+            assert receiver is c.webhooks
+            waits, task_id = await begun(c, endpoint)
+            await asyncio.sleep(8)
+            await receiver.deliver(*notification(c, task_end(task_id)))
+            await waits
+
+    assert 1 == endpoint.polls()
 
 
 async def test_without_a_secret() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import re
 import threading
@@ -72,7 +73,9 @@ class FakeSession:
         return self.fresh
 
     @asynccontextmanager
-    async def download(self, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def download(
+        self, url: str, *, large: bool = False
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         self.downloads[url] += 1
         answers = self.answers[url]
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
@@ -291,16 +294,31 @@ class TestNames:
             await result(session).save(target)
         assert not session.downloads
 
-    async def test_no_pictures_are_no_files(self, out: Path) -> None:
-        """A result without images saves as nothing."""
-        assert [] == await Result(
+    @pytest.mark.parametrize("known", [True, False])
+    async def test_an_answer_without_files_is_a_file(self, out: Path, known: bool) -> None:
+        """What was answered without any URL is saved as JSON; asked for again where it is gone."""
+        scores = {"acne": 71, "note": "\N{SNOWMAN}"}
+
+        class Answering(FakeSession):
+            async def answer(self, feature: str, task_id: str) -> object:
+                self.refreshes.append((feature, task_id))
+                return scores
+
+        session = Answering()
+        one = Result(
             "t",
             (),
             feature="f",
             stem="s",
             identity=IDENTITY,
-            session=cast(ClientSession, FakeSession()),
-        ).save(out)
+            session=cast(ClientSession, session),
+            raw=scores if known else None,
+        )
+        [path] = await one.save(out)
+
+        assert f"s-{IDENTITY[:16]}.json" == path.name
+        assert scores == json.loads(path.read_text("utf-8"))
+        assert ([] if known else [("f", "t")]) == session.refreshes
 
 
 class TestAtOnce:

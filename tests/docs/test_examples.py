@@ -73,6 +73,32 @@ def test_the_script_saves_one_picture(sandbox_url: str, tmp_path: Path) -> None:
 
 
 @real_time
+def test_the_traced_picture_prints_its_spans(sandbox_url: str, tmp_path: Path) -> None:
+    """`traced.py` saves the picture and prints the job's span, its requests and the gauges."""
+    source, target = tmp_path / "selfie.jpg", tmp_path / "smiling.jpg"
+    source.write_bytes(portrait(1))
+
+    ran = python(sandbox_url, "examples/traced.py", source, target)
+
+    assert (0, "") == (ran.returncode, ran.stderr)
+    assert target.read_bytes().startswith(b"\xff\xd8\xff")
+    for told in ('"name": "perfect_async job"', '"perfect_async.request_id"', "window.requests"):
+        assert told in ran.stdout
+
+
+@real_time
+def test_the_terminal_tells_its_requests(sandbox_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PERFECT_ASYNC_LOG works there as in programs: lines on stderr, and stdout as ever."""
+    monkeypatch.setenv("PERFECT_ASYNC_LOG", "debug")
+
+    ran = python(sandbox_url, "-m", "perfect_async", "units")
+
+    assert 0 == ran.returncode
+    assert "DEBUG perfect_async: GET /s2s/v1.0/client/credit 200 in " in ran.stderr
+    assert "DEBUG" not in ran.stdout
+
+
+@real_time
 def test_the_script_says_what_to_do(sandbox_url: str, tmp_path: Path) -> None:
     """A picture that is none ends with 1 and the error's own words."""
     source = tmp_path / "notes.jpg"

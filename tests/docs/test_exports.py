@@ -12,18 +12,25 @@ from perfect_async import (
     Batch,
     Client,
     Done,
+    Estimate,
     Failed,
+    Feature,
+    HistoryEntry,
     JobEvent,
+    JobInput,
     Limits,
+    Placeholder,
     Polling,
     Progress,
     Result,
     ResultImage,
     Smile,
+    Studio,
     Task,
     TaskStatus,
     Units,
     fleet,
+    telemetry,
 )
 
 
@@ -73,10 +80,11 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "limits=Limits(requests=250, period=300.0, per_second=5), "
                 "polling=Polling(lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0, "
                 "completion=None), "
-                "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0), "
+                "timeouts=Timeouts(connect=10.0, request=30.0, upload=120.0, download=120.0, "
+                "video=900.0), "
                 "transport=None, drain=30.0, engine_retries=1, max_units=None, journal=None, "
                 "reuse=None, webhook_secret=None, isolated=False, sole_user=False, share=<unset>, "
-                "fit=False"
+                "fit=False, on_event=None"
             ),
         ),
         (
@@ -93,9 +101,9 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
                 "engine_retries=None, buy_in_doubt=False"
             ),
         ),
-        (Client.task, "self, feature, task_id"),
+        (Client.task, "self, feature, task_id, *, version='v2.0'"),
         (Client.upload, "self, source"),
-        (Client.status, "self, feature, task_id"),
+        (Client.status, "self, feature, task_id, *, version='v2.0'"),
         (Task.result, "self, timeout=None"),
         (Task.events, "self"),
         (
@@ -106,10 +114,17 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
             ),
         ),
         (Client.resume, "self"),
-        (Client.attach, "self, feature, task_id, timeout=None"),
+        (Client.attach, "self, feature, task_id, timeout=None, *, version='v2.0'"),
+        (Client.templates, "self, feature=<class 'perfect_async.Avatar'>, *, version='v2.0'"),
         (Client.estimate, "self, jobs"),
+        (Client.history, "self"),
         (Client.delete, "self, task_id"),
         (Client.units, "self"),
+        (Client.observe, "self, observer"),
+        (
+            telemetry.instrument,
+            "client, *, tracer_provider=None, meter_provider=None, lease=10.0",
+        ),
         (Client.statistics, "self"),
         (Client.open, "self"),
         (Client.close, "self"),
@@ -118,6 +133,16 @@ def test_public_things_say_where_they_are_from(name: str) -> None:
         (Polling, "lease=10.0, interval=2.0, insured=120.0, give_up_after=600.0, completion=None"),
         (Smile, "source, expression='smile_with_teeth_visible', key=None"),
         (Avatar, "source, template_id, output_count=4, key=None"),
+        (Studio, "source, template_id, output_count=4, key=None"),
+        (
+            Feature,
+            (
+                "path, params=None, *, src=None, ref=None, mask=None, version='v2.0', "
+                "units=None, key=None, others"
+            ),
+        ),
+        (Placeholder, "name, index=0"),
+        (JobInput, "name, source, index=None"),
         (Result.save, "self, target"),
         (fleet.Performer, "client, folders"),
         (fleet.Performer.perform, "self, order"),
@@ -146,6 +171,8 @@ def test_signatures_are_promises(function: object, expected: str) -> None:
         (Progress, ["total", "done", "failed", "running", "waiting", "units", "eta"]),
         (Units, ["balance", "grants"]),
         (ResultImage, ["url", "expires_at", "_place"]),
+        (HistoryEntry, ["at", "action", "units", "target_id"]),
+        (Estimate, ["jobs", "units", "by_feature", "documented", "seconds", "measured"]),
         (JobEvent, ["kind", "job", "task_id", "at"]),
         (TaskStatus, ["task_id", "status", "results", "error"]),
         (
@@ -174,3 +201,12 @@ def test_a_batch_is_a_context_manager_and_an_iterator() -> None:
     """`async with` and `async for` are how a batch is used."""
     for name in ("__aenter__", "__aexit__", "__aiter__", "__anext__", "progress"):
         assert hasattr(Batch, name)
+    assert "self, path=None" == signature_of(Batch.report)
+
+
+def test_the_names_of_a_report() -> None:
+    """A report can be looked at by a program, and written again."""
+    from perfect_async import report
+
+    names = ["JobOutcome", "Report", "ReportFailure", "ReportJob", "ReportRequest"]
+    assert [*names, "check_path", "write"] == report.__all__

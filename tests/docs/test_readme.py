@@ -28,6 +28,8 @@ from tests.support.virtual_time import VirtualTimeLoop, run
 
 T = TypeVar("T")
 
+pytest_plugins = ["perfect_async.pytest_plugin"]
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -111,7 +113,13 @@ def sandbox() -> Sandbox:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sandbox: Sandbox) -> dict[str, object]:
+def names(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    sandbox: Sandbox,
+    youcam_client: Client,
+    youcam_sandbox: Sandbox,
+) -> dict[str, object]:
     """What the README says a block may use; all its clients reach the sandbox."""
 
     class SandboxClient(Client):
@@ -143,7 +151,8 @@ def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sandbox: Sandbox) -> 
     # Libraries look up the module of a function that they decorate.
     monkeypatch.setitem(sys.modules, "readme", ModuleType("readme"))
     public = {name: getattr(perfect_async, name) for name in perfect_async.__all__}
-    return {**public, "photos": photos, "__name__": "readme"}
+    fixtures = {"youcam_client": youcam_client, "youcam_sandbox": youcam_sandbox}
+    return {**public, **fixtures, "photos": photos, "__name__": "readme"}
 
 
 def in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
@@ -170,7 +179,8 @@ def execute(block: Block, names: dict[str, object]) -> None:
                 await left
             for name in sorted(set(names) - before):
                 if name.startswith("test_"):
-                    await cast("Callable[[], Awaitable[object]]", names[name])()
+                    test = cast("Callable[..., Awaitable[object]]", names[name])
+                    await test(**{each: names[each] for each in inspect.signature(test).parameters})
 
     run(piece)
 
@@ -265,18 +275,9 @@ def test_every_command_is_told() -> None:
     told = {call[0] for call in words()}
 
     assert {
-        *(
-            "avatar",
-            "demo",
-            "enqueue",
-            "forget",
-            "resume",
-            "sandbox",
-            "smile",
-            "templates",
-            "units",
-        ),
-        "worker",
+        *("avatar", "demo", "doctor", "enqueue", "feature", "forget", "report", "resume"),
+        *("sandbox", "smile"),
+        *("templates", "units", "worker"),
     } == told
 
 

@@ -1,6 +1,7 @@
 """Whole pictures are told from those whose download was cut short."""
 
 import io
+import zipfile
 
 import pytest
 from hypothesis import given
@@ -114,7 +115,54 @@ def test_formats_without_a_known_end_count_as_whole(kind: str) -> None:
     assert has_end(io.BytesIO(b"anything"), kind)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["jpg", "png", "webp"]))
+@given(st.binary(max_size=200), st.sampled_from(["jpg", "png", "webp", "zip", "mp4", "mov"]))
 def test_no_bytes_are_too_strange(data: bytes, kind: str) -> None:
     """Any bytes get an answer."""
     assert has_end(io.BytesIO(data), kind) in {True, False}
+
+
+def archive(comment: bytes = b"") -> bytes:
+    """Return a zip with one entry."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("a.json", "{}")
+        file.comment = comment
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("comment", [b"", b"made by hand"])
+def test_a_zip_has_its_directory_at_the_end(comment: bytes) -> None:
+    """A zip without its last byte is cut short, with a comment too."""
+    whole = archive(comment)
+
+    assert has_end(io.BytesIO(whole), "zip")
+    assert not any(has_end(io.BytesIO(whole[:size]), "zip") for size in range(len(whole)))
+
+
+def box(name: bytes, size: int, *, large: bool = False) -> bytes:
+    """Return a box of a video with so many bytes in it."""
+    if large:
+        return (1).to_bytes(4, "big") + name + (16 + size).to_bytes(8, "big") + bytes(size)
+    return (8 + size).to_bytes(4, "big") + name + bytes(size)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_boxes_of_a_video_fill_it(large: bool) -> None:
+    """A video whose last box is longer than the file was cut short."""
+    whole = box(b"ftyp", 16) + box(b"mdat", 200, large=large) + box(b"moov", 30)
+    begun = len(box(b"ftyp", 16))
+    sound = {begun, begun + len(box(b"mdat", 200, large=large)), len(whole)}
+
+    for kind in ("mp4", "mov"):
+        found = {n for n in range(len(whole) + 1) if has_end(io.BytesIO(whole[:n]), kind)}
+        assert sound == found
+
+
+def test_a_last_box_without_a_length() -> None:
+    """A box that reaches to the end of the file may end anywhere."""
+    assert has_end(io.BytesIO(box(b"ftyp", 16) + bytes(4) + b"mdat" + b"abc"), "mp4")
+
+
+def test_endless_boxes_end_the_walk() -> None:
+    """A hostile file of many boxes is not walked for ever."""
+    assert has_end(io.BytesIO(box(b"free", 0) * 150_000), "mp4")

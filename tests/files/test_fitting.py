@@ -12,9 +12,15 @@ from perfect_async._files import fitting
 from perfect_async._files.fitting import Fitted, encode, fit
 from perfect_async._files.images import ImageFile, inspect
 from perfect_async.errors import PictureRefused
-from perfect_async.models import Avatar, PillowImage, Smile
+from perfect_async.models import Avatar, Feature, Job, PillowImage, Smile
 
 Make = Callable[..., bytes]
+
+
+class SmallFeature(Feature):
+    """Any feature, with less bytes."""
+
+    largest = 20_000
 
 
 class Small(Smile):
@@ -51,7 +57,7 @@ def turned(orientation: int, width: int = 40, height: int = 30) -> bytes:
     return saved(image, "JPEG", exif=exif, quality=95)
 
 
-def fitted(data: bytes, kind: type[Smile] = Smile) -> Fitted:
+def fitted(data: bytes, kind: Job | type[Job] = Smile) -> Fitted:
     found = fit(io.BytesIO(data), kind)
     assert found is not None
     return found
@@ -340,3 +346,49 @@ async def test_what_does_not_help_is_not_named(data: bytes, on: bool) -> None:
     with pytest.raises(PictureRefused) as caught:
         await inspect(data, Smile, fit=on)
     assert "fit" not in caught.value.hint
+
+
+# Any feature: it has no bound of pixels, and may take more types.
+
+ANY = Feature("skin-tone-analysis", src=b"")
+
+
+TAKEN = {
+    "large": saved(plain(5000, 10), "JPEG"),
+    "webp": saved(plain(), "WEBP"),
+    "webp, transparent": saved(Image.new("RGBA", (40, 30), (9, 9, 9, 9)), "WEBP"),
+    "gif": saved(plain(), "GIF"),
+    "animation": saved(plain(), "GIF", save_all=True, append_images=[noise(40, 30)]),
+    "bmp": saved(plain(), "BMP"),
+    "bmp, indexed": saved(plain().convert("P"), "BMP"),
+    "bmp, black and white": saved(plain().convert("1"), "BMP"),
+    "tiff": saved(plain(), "TIFF"),
+    "tiff, grey": saved(plain(mode="L"), "TIFF"),
+    "tiff, indexed": saved(plain().convert("P"), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+async def test_what_some_feature_takes_stays_as_it_is(name: str) -> None:
+    """Its type, its size in pixels and its frames are the feature's own affair."""
+    data = TAKEN[name]
+    picture = await inspect(data, ANY, fit=True)
+
+    assert picture is not None
+    assert ((), hashlib.sha256(data).hexdigest()) == (picture.changes, picture.digest)
+
+
+def test_what_no_feature_takes_is_changed() -> None:
+    """A turn, odd colours and too many bytes are what is left to change."""
+    assert ("turned upright",) == fitted(turned(6), ANY).changes
+    assert ("CMYK made RGB",) == fitted(saved(plain(mode="CMYK"), "JPEG"), ANY).changes
+    found = fitted(saved(noise(200, 200), "BMP"), SmallFeature("a", src=b""))
+    assert len(found.data) < 20_000
+    assert "bmp made jpg" == found.changes[0]
+
+
+def test_frames_that_are_lost_are_told() -> None:
+    """An animation that has too many bytes becomes its first frame, and that is said."""
+    data = saved(noise(100, 100), "GIF", save_all=True, append_images=[noise(99, 100)])
+    assert len(data) > 20_000
+    assert "only the first of 2 frames" in fitted(data, SmallFeature("a", src=b"")).changes

@@ -11,7 +11,6 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import anyio
 import attrs
@@ -24,7 +23,7 @@ from perfect_async._api.tasks import FileFacts
 from perfect_async._files import images
 from perfect_async._files.images import PIECE, ImageFile, Kind, inspect, sniff
 from perfect_async.errors import JobRefused, PictureRefused
-from perfect_async.models import Avatar, FileId, Job, Smile, Source
+from perfect_async.models import Avatar, Feature, FileId, Job, Smile, Source
 from tests.support.virtual_time import hanging, run
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices are files on POSIX")
@@ -252,7 +251,7 @@ class TestRefusing:
             ("of an unknown type", b"<html>not a picture</html>"),
             ("of an unknown type", b"\0"),
             ("of an unknown type", b"\xff\xd8"),
-            ("of an unknown type", box(b"ftyp", b"isom\0\0\0\0isommp42")),
+            ("mp4", box(b"ftyp", b"isom\0\0\0\0isommp42")),
             ("of an unknown type", heic(brands=b"mif1\0\0\0\0mif1vvic")),
         ],
     )
@@ -273,12 +272,12 @@ class TestRefusing:
         assert "png" == (await looked(PNG, Avatar)).kind
 
     async def test_a_format_that_we_cannot_name_is_not_taken(self) -> None:
-        """A feature that takes GIF needs more than its class: we know no content type for it."""
+        """A feature that takes PDF needs more than its class: we know no content type for it."""
 
-        class Animation(Smile):
-            formats: ClassVar[tuple[str, ...]] = ("gif", "jpg")
+        class Document(Smile):
+            formats = ("pdf", "jpg", "png")
 
-        assert "is gif" in await refusal(drawn("gif"), Animation)
+        assert "is pdf" in await refusal(b"%PDF-1.7", Document)
 
     async def test_ten_mebibytes_are_too_many(self, tmp_path: Path) -> None:
         """One byte less is taken, from a file and from bytes."""
@@ -421,6 +420,16 @@ class TestRefusing:
             await inspect(tmp_path / name, Smile)
         assert reason == caught.value.reason
 
+    async def test_a_video_has_a_bound_of_its_own(self, tmp_path: Path) -> None:
+        """A film of 100 MB is too large for a feature that takes films, and cannot be fitted."""
+        path = tmp_path / "film.mp4"
+        path.write_bytes(box(b"ftyp", b"isom\0\0\0\0mp41"))
+        os.truncate(path, 100 * 1024 * 1024)
+
+        with pytest.raises(PictureRefused, match=r"has 100\.0 MB") as caught:
+            await inspect(path, Feature("video-sr", src=path))
+        assert ("too large", False) == (caught.value.reason, caught.value.fittable)
+
     async def test_what_is_no_file_is_refused(self, tmp_path: Path) -> None:
         """A folder, a name that is not there, below a file, too long, or impossible."""
         (tmp_path / "me.jpg").write_bytes(JPG)
@@ -526,7 +535,9 @@ class TestSniffing:
             ("avif", b"mif1\0\0\0\0avifmiaf"),
             ("avif", b"MA1B\0\0\0\0mif1avif"),
             (None, b"mif1\0\0\0\0mif1avci"),
-            (None, b"isom\0\0\0\0mp41"),
+            ("mp4", b"isom\0\0\0\0mp41"),
+            ("mov", b"qt  \0\0\0\0qt  "),
+            (None, b"3gp4\0\0\0\x003gp4"),
             (None, b"crx \0\0\0\1crx isom"),
             (None, b""),
         ],

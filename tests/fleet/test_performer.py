@@ -15,10 +15,13 @@ from perfect_async import (
     Client,
     ClientClosed,
     ConfigurationError,
+    Feature,
     FileId,
+    Job,
     JobRefused,
     NotSaved,
     Smile,
+    Studio,
     Unauthorized,
 )
 from perfect_async._runtime import driver as drivers
@@ -296,6 +299,24 @@ def test_what_cannot_travel_is_no_order(job: Smile) -> None:
     """Bytes do not belong into a queue, and a relative path means nothing elsewhere."""
     with pytest.raises(JobRefused, match="absolute path or an http"):
         make_order(job, "/out")
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        Feature("skin-analysis", src="/in/a.jpg"),
+        Feature("ai-smile", src="/in/a.jpg"),
+        Studio("/in/a.jpg", STYLE),
+    ],
+    ids=["path", "name of a class", "studio"],
+)
+async def test_orders_are_for_what_they_check(job: Job, shop: Shop) -> None:
+    """A worker trusts no order further than it can check, so other features travel by none."""
+    with pytest.raises(JobRefused, match=r"for a Smile or an Avatar\."):
+        make_order(job, "/out")
+    answer = await shop.perform(shop.order(feature="skin-analysis@v2.1"))
+
+    assert "no order is for the feature 'skin-analysis@v2.1'" in answer["error"]["message"]
 
 
 def test_an_order_is_small_and_plain() -> None:

@@ -305,4 +305,4 @@ def test_the_key_is_the_identity() -> None:
     """Jobs of one key are equal whatever else they say; a task that is attached equals none."""
     other = Smile("https://a.example/b", key="1")
     assert spec().identity == JobSpec.of(other, None, PLAIN).identity
-    assert not JobSpec.attached(Smile, "t").sure
+    assert not JobSpec.attached("ai-smile", "t").sure

@@ -29,6 +29,7 @@ from perfect_async._journal.model import (
     Reported,
     Returned,
     Saved,
+    StoredInput,
     StoredJob,
     Uploaded,
     decode,
@@ -524,3 +525,72 @@ def test_a_repr_shows_no_path_and_no_file_id() -> None:
 
     assert "/photos" not in shown
     assert "'file'" not in shown
+
+
+# Several inputs.
+
+INPUTS = (StoredInput("file", "f", None), StoredInput("url", None, "ab" * 32))
+
+
+def test_several_inputs_there_and_back() -> None:
+    """Each input comes back, and the id of each upload."""
+    order = stored(more=INPUTS)
+    entries: list[JournalEntry] = [
+        Entered(1, 0, order),
+        Uploaded(1, 1, "a"),
+        Uploaded(1, 2, "b", 2),
+    ]
+    read = [decode(*encode(entry)) for entry in entries]
+    state = fold(read)
+
+    assert entries == read
+    assert ("a", ((2, "b"),), ("a", "b", "f")) == (
+        state.live[1].file_id,
+        state.live[1].more_ids,
+        state.live[1].file_ids,
+    )
+
+
+def test_what_former_versions_wrote() -> None:
+    """One input is written as before, and what was written before has one."""
+    *_, text = encode(Entered(1, 0, STORED))
+    *_, uploaded = encode(Uploaded(1, 1, "a"))
+
+    assert "more" not in json.loads(text)["order"]
+    assert {"file_id": "a"} == json.loads(uploaded)
+    assert [(STORED.kind, STORED.place, STORED.digest)] == [
+        (each.kind, each.place, each.digest) for each in STORED.inputs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Uploaded", {"file_id": "a", "number": -1}),
+        ("Uploaded", {"file_id": "a", "number": "1"}),
+        ("Uploaded", {"file_id": "a", "number": 10**6}),
+        ("Entered", {"more": 3}),
+        ("Entered", {"more": [3]}),
+        ("Entered", {"more": [{"kind": "disk", "place": None, "digest": None}]}),
+    ],
+)
+def test_damaged_inputs(kind: str, changes: dict[str, object]) -> None:
+    """What is no input is reported, and quoted nowhere."""
+    _, _, _, text = encode(Entered(1, 0, STORED))
+    held = {"order": {**json.loads(text)["order"], **changes}} if kind == "Entered" else changes
+    with pytest.raises(Damaged):
+        decode(1, 0, kind, json.dumps(held))
+
+
+def test_what_tells_pictures_apart() -> None:
+    """All pictures count; a signed URL and no picture say nothing."""
+    one = StoredInput("path", "/a", "cd" * 32)
+    both = stored(more=(StoredInput("file", "f", None),)).source_digest
+
+    assert STORED.source_digest == one.digest
+    assert both not in {None, one.digest}
+    assert None is stored(more=INPUTS).source_digest
+    assert (None, ()) == (
+        stored(kind="none", place=None, digest=None).source_digest,
+        stored(kind="none", place=None, digest=None).inputs,
+    )

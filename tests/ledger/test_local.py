@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import sqlite3
 import stat
@@ -114,6 +115,17 @@ def dies(ledger: LocalLedger) -> None:
 
 def ledger_file(tmp_path: Path, boot: str = "boot") -> Path:
     return KeyFolder(tmp_path, "host", "key", boot).ledger
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def names(folder: Path) -> list[str]:
@@ -266,6 +278,22 @@ async def test_a_row_that_cannot_be_read_is_left_out(join: Join, tmp_path: Path)
 
 
 # Members.
+
+
+async def test_a_process_that_is_out_of_files_goes_on_sharing(join: Join, clock: Clock) -> None:
+    """Whether the others live is asked again when it can open files once more."""
+    one, other = join(), join()
+    await step(one, standing(one, clock))
+    await step(other, standing(other, clock))
+    clock.now += SECOND
+
+    with no_more_files():
+        during = await step(one)
+    dies(other)
+    clock.now += SECOND
+    after = await step(one)
+
+    assert ((), (other.member,)) == (during.gone, after.gone)
 
 
 async def test_a_member_that_leaves_is_gone_at_once(join: Join, clock: Clock) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -44,6 +44,7 @@ from perfect_async.events import (
 )
 from tests.ledger.conftest import StartRedis
 from tests.support.redis_server import RedisServer
+from tests.support.tcp_proxy import Proxy
 
 pytestmark = pytest.mark.real_time
 
@@ -543,8 +544,27 @@ async def test_a_publication_without_an_answer_does_not_count(
         member_row(one),
         attrs.evolve(phantom, answered=now, outcome="failed"),
         attrs.evolve(task, ended=True),
-        attrs.evolve(intent, state="refused"),
     } == set((await step(two)).rows)
+    assert (attrs.evolve(intent, state="refused"),) == await two.find_intents("i", "d")
+
+
+async def test_jobs_are_not_read_by_a_step_and_are_put_back_all_the_same(
+    join: Open, redis_server: RedisServer
+) -> None:
+    """There may be tens of thousands of them; who asks for a job finds it, also after a loss."""
+    one, _ = await joined(join)
+    two, _ = await joined(join)
+    await step(two)
+    now = (await taken(one)).now
+    intent = IntentRow(one.member, 1, "i", "d", "ai-smile", now, "accepted", "t")
+    await one.publish([intent, DoneRow("i", "d", "ai-smile", "t", now)])
+
+    read = (await step(two)).rows
+    redis_server.call("FLUSHALL")
+    await step(two, member_row(two))
+
+    assert () == read
+    assert 2 == len(await two.find_intents("i", "d"))
 
 
 async def test_a_publication_that_never_arrived_leaves_nothing(
@@ -568,59 +588,21 @@ async def test_a_publication_that_never_arrived_leaves_nothing(
 
 async def test_a_server_that_only_some_reach(join: Open, redis_server: RedisServer) -> None:
     """Who cannot reach it has no lock and disturbs nobody; it is dead, and comes back whole."""
-    async with proxy(redis_server.port) as (port, cut, mend):
-        one = await join(f"redis://127.0.0.1:{port}/0")
+    with Proxy(redis_server.port) as proxy:
+        one = await join(f"redis://127.0.0.1:{proxy.port}/0")
         await step(one, member_row(one), request(one, 1, 5))
         two, other = await joined(join)
-        cut()
+        proxy.cut()
         assert await one.take(0.3) is None
         silence(redis_server, one, seconds=16)
         assert (one.member,) == (await step(two)).gone
-        mend()
+        proxy.mend()
 
         snapshot = await step(one, member_row(one), request(one, 1, 5))
 
         assert snapshot.afresh
         assert [other] == requests(snapshot)
         await one.aclose()
-
-
-@asynccontextmanager
-async def proxy(to: int) -> AsyncIterator[tuple[int, Callable[[], None], Callable[[], None]]]:
-    """A port that leads to another one, and how to cut that and to mend it."""
-    whole = True
-    open_ones: set[asyncio.StreamWriter] = set()
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not whole:
-            writer.close()
-            return
-        there, back = await asyncio.open_connection("127.0.0.1", to)
-        open_ones.update({writer, back})
-        async with anyio.create_task_group() as group:
-            group.start_soon(pump, reader, back)
-            group.start_soon(pump, there, writer)
-
-    def cut() -> None:
-        nonlocal whole
-        whole = False
-        for each in open_ones:
-            each.close()
-
-    def mend() -> None:
-        nonlocal whole
-        whole = True
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1], cut, mend
-        cut()
-        await asyncio.sleep(0)
 
 
 # Time.
@@ -677,15 +659,24 @@ async def test_a_servers_clock_that_goes_back_empties_the_ledger(
 
 
 async def test_drift_is_followed(join: Open) -> None:
-    """Clocks that slowly part do not make takes come too late."""
+    """Clocks that slowly part stay together, by all rows anew, and takes do not come too late."""
     drift = 0
     one = await join(clock=lambda: time.monotonic_ns() + drift)
+    two, other = await joined(join)
     await step(one, member_row(one))
-    for _ in range(9):
+    afresh = 0
+    for _ in range(30):
         drift += 60_000_000
-        await step(one)
+        snapshot = await step(one, member_row(one))
+        afresh += snapshot.afresh
+        if snapshot.afresh:
+            assert [other] == requests(snapshot)
+        assert await one.take(5) is not None
+        await one.release()
+        assert abs(one._shift + drift // 1000 - two._shift) < 4 * SLOT
 
-    assert not (await taken(one)).afresh
+    assert 5 < afresh < 30
+    assert not (await step(two)).afresh
 
 
 # What Redis holds.

@@ -12,6 +12,7 @@ from perfect_async._ledger.rows import (
     MOST,
     LedgerUnavailable,
     MemberStatus,
+    believable,
     decode,
     encode,
     host_digest,
@@ -180,6 +181,45 @@ def test_text_of_no_row_is_dropped(text: str) -> None:
 def test_a_row_with_an_absurd_value_is_dropped(row: LedgerRow) -> None:
     """A value that nobody can mean would harm the account of everybody who reads it."""
     assert decode(encode(row)) is None
+
+
+@pytest.mark.parametrize("row", ALL, ids=lambda row: type(row).__name__)
+def test_a_row_of_today_can_be_true(row: LedgerRow) -> None:
+    """Also one of a member whose clock is a little ahead."""
+    row = attrs.evolve(row, cycle=168) if isinstance(row, MemberRow) else row
+
+    assert believable(row, 0)
+    assert believable(row, 3600 * SECOND)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        attrs.evolve(MEMBER, cycle=168, stepped_at=61 * SECOND),
+        attrs.evolve(MEMBER, cycle=168, waited_at=MOST),
+        attrs.evolve(MEMBER, cycle=0),
+        attrs.evolve(MEMBER, cycle=MOST),
+        attrs.evolve(MEMBER, cycle=168, guard=MOST),
+        attrs.evolve(MEMBER, cycle=168, limits=attrs.evolve(LIMITS, period=MOST)),
+        attrs.evolve(MEMBER, cycle=168, limits=attrs.evolve(LIMITS, lease=1)),
+        attrs.evolve(REQUEST, left=MOST),
+        attrs.evolve(REQUEST, answered=MOST),
+        attrs.evolve(REQUEST, answered=6, outcome="refused", retry_after=MOST),
+        attrs.evolve(TASK, renewed=MOST),
+        attrs.evolve(TASK, cap=MOST),
+        attrs.evolve(TASK, next=MOST, last=MOST),
+        attrs.evolve(TASK, next=-MOST),
+        attrs.evolve(TASK, low=MOST),
+        attrs.evolve(DURATION, high=MOST),
+        attrs.evolve(PLAN, cycle=MOST),
+        attrs.evolve(PLAN, guard=MOST),
+        attrs.evolve(INTENT, sent=MOST),
+        attrs.evolve(DONE, at=MOST),
+    ],
+)
+def test_a_row_of_another_clock_or_of_absurd_length_is_not_believed(row: LedgerRow) -> None:
+    """To count it could take all memory, or hold up every member for ever."""
+    assert not believable(row, 0)
 
 
 def test_a_row_replaces_the_one_with_its_key() -> None:

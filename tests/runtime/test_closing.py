@@ -90,6 +90,9 @@ async def test_every_call_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
             async def templates() -> None:
                 assert [template async for template in c.templates()]
 
+            async def history() -> None:
+                assert [entry async for entry in c.history()]
+
             async def enter() -> None:
                 async with c.batch([]):
                     pass
@@ -105,7 +108,15 @@ async def test_every_call_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
             waiting: list[Callable[[], Awaitable[object]]] = [
                 *(lambda: c.run(smile()), lambda: c.attach(Smile, "t"), templates, c.units, c.open),
-                *(lambda: c.estimate([]), lambda: c.delete("t"), enter, deliver, save, outcomes),
+                *(
+                    lambda: c.estimate([]),
+                    lambda: c.delete("t"),
+                    history,
+                    enter,
+                    deliver,
+                    save,
+                    outcomes,
+                ),
                 c.close,
             ]
             plain: list[Callable[[], object]] = [

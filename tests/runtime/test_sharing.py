@@ -4,6 +4,7 @@ The vendor's two host names are one host with two drivers, so one loop can hold 
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -11,13 +12,28 @@ from pathlib import Path
 import anyio
 import pytest
 
-from perfect_async import Client, ConfigurationError, Limits, Smile, SubmissionInDoubt
+from perfect_async import (
+    Client,
+    ClientClosed,
+    ConfigurationError,
+    Feature,
+    Job,
+    Limits,
+    PerfectError,
+    Placeholder,
+    Smile,
+    SubmissionInDoubt,
+)
+from perfect_async._files.images import _look_at_bytes
+from perfect_async._ledger.local import LocalLedger
 from perfect_async._ledger.rows import LedgerUnavailable, MemberStatus, Snapshot
 from perfect_async._runtime import sharing
 from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.sharing import SharedKey, ShareSetting
-from perfect_async.events import DoneRow, IntentRow, LedgerRow
-from perfect_async.sandbox import Durations, Faults, Sandbox
+from perfect_async._runtime.spec import PLAIN, JobSpec
+from perfect_async._time import NEVER, SECOND
+from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
+from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import client, smile, smiles, vendor
 
 HOSTS = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"
@@ -36,12 +52,17 @@ class ScriptedStore:
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.now = now
+        self.renewed_every = NEVER
+        self.takes = 0
+        self.hangs = False
         self.fresh = True
         self.published: list[LedgerRow] = []
         self.refuses = 0
         self.busy = 0
         self.fails_at: set[str] = set()
         self.closed = False
+        self.asked = 0
+        self.rows: tuple[LedgerRow, ...] = ()
 
     def _check(self, what: str) -> None:
         if what in self.fails_at:
@@ -49,15 +70,20 @@ class ScriptedStore:
 
     async def take(self, within: float) -> Snapshot | None:
         self._check("take")
+        self.takes += 1
         if self.busy:
             self.busy -= 1
             await anyio.sleep(within)
             return None
         fresh, self.fresh = self.fresh, False
-        return Snapshot((), (), fresh, self.now())
+        rows, self.rows = self.rows, ()
+        return Snapshot(rows, (), fresh, self.now())
 
     async def publish(self, rows: Sequence[LedgerRow]) -> bool:
         self._check("publish")
+        if self.hangs:
+            self.hangs = False
+            await anyio.sleep_forever()
         if self.refuses:
             self.refuses -= 1
             return False
@@ -117,6 +143,39 @@ async def test_two_members_keep_to_the_limits_together(tmp_path: Path) -> None:
     assert not sandbox.ledger.refused
     assert 0 == sandbox.ledger.units_wasted
     assert 60 == sandbox.ledger.units_charged
+
+
+async def test_nobody_polls_for_others_after_the_ledger_was_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is back first waits for what the others polled, which they could not tell."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(25.0)})
+    one, other = members(sandbox, tmp_path)
+    take, away = LocalLedger.take, False
+
+    async def try_to_take(ledger: LocalLedger, within: float) -> Snapshot | None:
+        until = asyncio.get_running_loop().time() + within
+        while away:
+            if asyncio.get_running_loop().time() >= until:
+                return None
+            await asyncio.sleep(0.05)
+        return await take(ledger, within)
+
+    monkeypatch.setattr(LocalLedger, "take", try_to_take)
+    async with one, other:
+        runs = [
+            asyncio.create_task(both(*(each.run(smile(first + n)) for n in range(12))))
+            for first, each in ((0, one), (100, other))
+        ]
+        for _ in range(4):
+            await asyncio.sleep(5)
+            away = True
+            await asyncio.sleep(4)
+            away = False
+        await asyncio.gather(*runs)
+
+        assert not any("rescue" in each.statistics().requests for each in (one, other))
+    assert (24, 0) == (sandbox.ledger.units_charged, sandbox.ledger.refused.total())
 
 
 async def test_a_member_sees_the_others(tmp_path: Path) -> None:
@@ -188,9 +247,7 @@ async def test_a_notification_that_reaches_another_process_ends_the_wait(tmp_pat
         session.driver.notify(task.task_id)
         while not one.statistics().done:  # noqa: ASYNC110 - as a user would see it
             await anyio.sleep(0.05)
-        took = loop.time() - began
-
-    assert 1.5 > took
+        assert 1.5 > loop.time() - began
 
 
 async def test_settings_of_a_split_are_those_of_the_whole(tmp_path: Path) -> None:
@@ -251,6 +308,40 @@ async def test_a_reserved_poll_leaves_without_the_lock(stores: list[ScriptedStor
     assert 0 == sandbox.ledger.units_wasted
 
 
+async def test_what_was_not_written_at_the_end_was_not_sent(stores: list[ScriptedStore]) -> None:
+    """A loop that ends while a creation is written tells that this one was never sent."""
+    sandbox = vendor()
+    async with client(sandbox, share="machine") as opened:
+        await opened.run(smile(1))
+        stores[0].hangs = True
+        last = asyncio.create_task(opened.run(smile(2)))
+        await asyncio.sleep(1)
+        [driver] = [
+            task for task in asyncio.all_tasks() if task.get_name() == "perfect_async driver"
+        ]
+        driver.cancel()
+        await asyncio.gather(last, return_exceptions=True)
+
+    intents = {row.ref: row for row in stores[0].published if isinstance(row, IntentRow)}
+    assert ["accepted", "refused"] == [row.state for row in intents.values()]
+    assert 1 == sandbox.ledger.units_charged
+
+
+@pytest.mark.parametrize(("every", "takes"), [(NEVER, 0), (5 * SECOND, 12)])
+async def test_an_idle_member_renews_what_it_is_known_by(
+    stores: list[ScriptedStore], every: int, takes: int
+) -> None:
+    """Where silence means death an idle member is never silent for long; else it does nothing."""
+    async with client(vendor(), share="machine") as opened:
+        stores[0].renewed_every = every
+        await opened.run(smile(1))
+        await asyncio.sleep(1)
+        before = stores[0].takes
+        await asyncio.sleep(61)
+
+        assert takes == stores[0].takes - before
+
+
 @pytest.mark.parametrize("where", ["take", "publish"])
 async def test_a_process_goes_on_alone_without_its_ledger(
     stores: list[ScriptedStore], where: str, caplog: pytest.LogCaptureFixture
@@ -308,6 +399,21 @@ async def test_a_busy_ledger_at_opening_is_no_ledger(
     assert "its lock was held" in caplog.text
 
 
+async def test_a_server_that_stops_while_the_client_opens_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a key that other machines share nobody goes on alone because the server hangs."""
+
+    async def open_busy(_: SharedKey, now: Callable[[], int]) -> ScriptedStore:
+        store = ScriptedStore(now)
+        store.busy = 10
+        return store
+
+    monkeypatch.setattr(SharedKey, "_opened", open_busy)
+    with pytest.raises(ConfigurationError, match="stopped answering"):
+        await client(vendor(), share="redis://127.0.0.1:1").open()
+
+
 async def test_a_server_that_cannot_be_used_is_refused_at_opening(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -323,6 +429,66 @@ async def test_a_server_that_cannot_be_used_is_refused_at_opening(
         await one.open()
 
 
+async def test_rows_that_cannot_be_true_change_nothing(stores: list[ScriptedStore]) -> None:
+    """A request that is to leave in 285 years would occupy the window until then."""
+    opened, _ = shared(stores)
+    async with opened:
+        stores[0].rows = (RequestRow("b" * 16, 1, 2**53, answered=2**53),)
+        await opened.run(smile(1))
+        await asyncio.sleep(310)
+        await opened.run(smile(2))
+
+        assert 0 == opened.statistics().requests_by_others
+        assert 10 > opened.statistics().requests_in_window
+
+
+async def test_nothing_is_created_while_the_ledger_does_not_say_whether_it_is_in_doubt(
+    stores: list[ScriptedStore],
+) -> None:
+    """Another process may have created a task for the same job without an answer."""
+    opened, sandbox = shared(stores)
+    async with opened, anyio.create_task_group() as group:
+        stores[0].fails_at = {"find_intents"}
+        group.start_soon(opened.run, smile())
+        await anyio.sleep(2)
+        assert 0 == sandbox.ledger.units_charged
+        stores[0].fails_at = set()
+
+    assert 1 == sandbox.ledger.units_charged
+
+
+async def test_a_job_that_ends_while_the_ledger_is_asked_waits_for_nobody(
+    stores: list[ScriptedStore],
+) -> None:
+    """A client that closes then does not stay open for the task of another process."""
+    opened, sandbox = shared(stores, reuse=True)
+    asked = anyio.Event()
+    errors: list[PerfectError] = []
+
+    async def find_intents(identity: str, digest: str) -> tuple[IntentRow | DoneRow, ...]:
+        if not errors and stores[0].asked:
+            asked.set()
+            await anyio.sleep(0.1)
+            return (IntentRow("b" * 16, 1, identity, digest, "ai-smile", 0, "accepted", "t"),)
+        stores[0].asked += 1
+        return ()
+
+    async def run() -> None:
+        try:
+            await opened.run(smile())
+        except PerfectError as exc:
+            errors.append(exc)
+
+    async with opened, anyio.create_task_group() as group:
+        stores[0].find_intents = find_intents  # type: ignore[method-assign] # a script
+        group.start_soon(run)
+        await asked.wait()
+        group.start_soon(opened.close)
+
+    assert [ClientClosed] == [type(error) for error in errors]
+    assert 0 == sandbox.ledger.requests["poll"]
+
+
 async def test_a_setting_shows_no_password() -> None:
     """The URL of a Redis server shows in no repr."""
     assert "secret" not in repr(ShareSetting(url="redis://:secret@host"))
@@ -331,13 +497,61 @@ async def test_a_setting_shows_no_password() -> None:
 
 def test_a_signed_url_is_told_as_a_digest() -> None:
     """The ledger tells of a job by digests, whatever its source."""
-    from perfect_async._runtime.spec import PLAIN, JobSpec
-
     url = "https://pictures.example/a.jpg?X-Amz-Signature=abc"
     told = sharing.submission(JobSpec.of(Smile(url), None, PLAIN))
 
     assert "pictures" not in f"{told.identity}{told.digest}"
     assert 64 == len(told.digest)
+
+
+SIGNED = "https://pictures.example/a.jpg?X-Amz-Signature="
+
+
+def told_of(job: Job) -> tuple[str, str]:
+    """What the ledger tells of `job`, whose pictures are given as bytes or by URL."""
+    data = [each.source if isinstance(each.source, bytes) else None for each in job.inputs]
+    found = [None if each is None else _look_at_bytes(each, job) for each in data]
+    first, *more = found or [None]
+    told = sharing.submission(JobSpec.of(job, first, PLAIN, *more))
+    return told.identity, told.digest
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_jobs_that_differ_are_told_apart(key: str | None) -> None:
+    """Each input counts in its place, a signed URL whole, and so does each parameter."""
+    one, two = portrait(1), portrait(2)
+    jobs = [
+        Feature("a", src=one, ref=two, key=key),
+        Feature("a", src=two, ref=one, key=key),
+        Feature("a", src=one, mask=two, key=key),
+        Feature("a", src=one, ref=[two], key=key),
+        Feature("a", src=one, key=key),
+        Feature("a", ref=one, key=key),
+        Feature("a", {"n": 1}, src=one, ref=two, key=key),
+        Feature("a", {"n": Placeholder("ref")}, src=one, ref=two, key=key),
+        Feature("a", src=one, ref=two, version="v2.1", key=key),
+        Feature("a/b", src=one, ref=two, key=key),
+        Feature("a", src=one, ref=SIGNED + "1", key=key),
+        Feature("a", src=two, ref=SIGNED + "1", key=key),
+        Feature("a", src=one, ref=SIGNED + "2", key=key),
+        Feature("a", src=SIGNED + "2", ref=SIGNED + "1", key=key),
+        Feature("a", src=SIGNED + "1", ref=SIGNED + "2", key=key),
+        Feature("a", key=key),
+        Feature("a", {"prompt": "fox"}, key=key),
+        Feature("a", {"prompt": "ox"}, key=key),
+    ]
+
+    assert len(jobs) == len({told_of(job) for job in jobs})
+    assert all(64 == len(text) for job in jobs for text in told_of(job))
+    assert [told_of(job) for job in jobs] == [told_of(job) for job in jobs]
+
+
+def test_a_picture_under_one_key_is_told_by_its_digest() -> None:
+    """A typed job's picture is what its key names, as within one process."""
+    one, two = Smile(portrait(1), key="k"), Smile(portrait(2), key="k")
+
+    assert told_of(one)[0] == told_of(two)[0]
+    assert hashlib.sha256(portrait(1)).hexdigest() == told_of(one)[1] != told_of(two)[1]
 
 
 async def test_a_member_that_leaves_tells_what_has_ended(tmp_path: Path) -> None:

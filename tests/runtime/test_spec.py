@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfect_async import Avatar, FileId, Job, Smile
+from perfect_async import Avatar, Feature, FileId, Job, Smile
 from perfect_async._files.images import inspect
 from perfect_async._journal.model import Entered, StoredJob, decode, encode
-from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec, identity
+from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec, identity, name_identity
 from perfect_async.errors import JobRefused
 from tests.support.journaled import face
 
@@ -26,6 +26,22 @@ SMILES = st.builds(
 )
 AVATARS = st.builds(
     Avatar, PLACES, template_id=st.just("t"), output_count=st.integers(1, 200), key=KEYS
+)
+
+
+NAMED = st.dictionaries(
+    st.sampled_from(["src", "ref", "srcmsk"]),
+    URLS | st.lists(st.builds(FileId, st.text("ab/", min_size=1)), min_size=1, max_size=3),
+    max_size=3,
+)
+FEATURES = st.builds(
+    lambda version, units, key, named: Feature(
+        "2d-vto/ring", {"a": [1, {"b": None}]}, version=version, units=units, key=key, **named
+    ),
+    st.sampled_from(["v2.0", "v2.1"]),
+    st.none() | st.integers(0, 9),
+    KEYS,
+    NAMED,
 )
 
 
@@ -96,7 +112,7 @@ def test_of_another_version(strange: dict[str, object]) -> None:
 
 def test_known_by_its_id() -> None:
     """A task that is attached has no job, and nothing of it is written."""
-    spec = JobSpec.attached(Smile, "t")
+    spec = JobSpec.attached("ai-smile", "t")
     assert (None, False, 1.0) == (spec.job, spec.sure, spec.units)
     with pytest.raises(AssertionError):
         spec.stored()
@@ -257,3 +273,86 @@ async def test_a_job_from_the_journal_has_the_same_files(job: Job) -> None:
     spec = JobSpec.of(job, picture, PLAIN)
 
     assert spec.file_identity == JobSpec.restored(spec.stored(), None, ()).file_identity
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_the_files_of_a_job_are_known_before_it_is_prepared(key: str | None) -> None:
+    """Of several inputs, each by its bytes, its URL, a signed one, or the id of its file."""
+    signed = "https://x.example/a.jpg?signature=s"
+    urls = ["https://x.example/a.jpg", signed]
+    job = Feature("a", src=face(1), ref=urls, mask=FileId("m"), key=key)
+    pictures = [await inspect(each.source, job) for each in job.inputs]
+    digests = [None if each is None else each.digest for each in pictures]
+
+    spec = JobSpec.of(job, pictures[0], PLAIN, *pictures[1:])
+
+    assert spec.file_identity == name_identity(job, *digests)
+
+
+# Features without a class.
+
+
+@given(FEATURES)
+def test_a_feature_there_and_back(job: Feature) -> None:
+    """Path, version, parameters, price and inputs come back from what is written."""
+    spec = JobSpec.of(job, None, PLAIN, *[None] * len(job.inputs))
+    entry = decode(*encode(Entered(1, 0, spec.stored())))
+    assert isinstance(entry, Entered)
+
+    assert job == JobSpec.job_of(entry.stored, None)
+    assert spec == JobSpec.restored(entry.stored, None, ())
+    assert spec.file_identity == JobSpec.restored(entry.stored, None, ()).file_identity
+
+
+async def test_uploads_of_a_former_process() -> None:
+    """Each input that was uploaded is a file at the vendor; one that was not is not known."""
+    job = Feature("a", src=face(1), ref=[face(2), face(3)])
+    pictures = [await inspect(each.source, job) for each in job.inputs]
+    stored = JobSpec.of(job, pictures[0], PLAIN, *pictures[1:]).stored()
+    again = JobSpec.restored(stored, "s", (), ((2, "r"),))
+
+    assert [FileId("s"), None, FileId("r")] == again.sources
+    assert again.job is not None
+    assert [FileId("s"), b"", FileId("r")] == [each.source for each in again.job.inputs]
+
+
+def test_features_differ() -> None:
+    """Path, version, parameters, and the names and order of inputs make another job."""
+    a, b = FileId("a"), FileId("b")
+    jobs = [
+        Feature("a", src=a),
+        Feature("a", ref=a),
+        Feature("a", ref=[a]),
+        Feature("a", ref=[a, b]),
+        Feature("a", ref=[b, a]),
+        Feature("a", {"x": 1}, src=a),
+        Feature("a", src=a, version="v2.1"),
+        Feature("b", src=a),
+        Feature("b"),
+        Feature("a", src=a, key="k"),
+        Feature("a", src=a, key="k", version="v2.1"),
+    ]
+    assert len(jobs) == len({identity(job, *[None] * len(job.inputs)) for job in jobs})
+
+
+def test_a_price_is_no_other_job() -> None:
+    """Naming the price later buys nothing again."""
+    one, other = Feature("a", {"x": 1}), Feature("a", {"x": 1}, units=3)
+    assert identity(one) == identity(other)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        (("params", "["), ("inputs", "[]")),
+        (("params", "[]"), ("inputs", "[]")),
+        (("params", "{}"), ("inputs", "3")),
+        (("params", "{}"), ("inputs", "[]")),
+        (("params", "{}"), ("inputs", '[["src",null]]'), ("units", "x")),
+        (("params", "{}"), ("inputs", '[["Src",null]]')),
+    ],
+)
+def test_a_feature_of_another_version(parameters: tuple[tuple[str, str], ...]) -> None:
+    """What this version cannot read is refused, and the job stays in the journal."""
+    with pytest.raises(JobRefused):
+        JobSpec.job_of(order(feature="a", parameters=parameters), None)

@@ -95,7 +95,7 @@ async def test_a_missing_field(field: str, null: bool) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("content_type", "image/webp"),
+        ("content_type", "image/x-icon"),
         ("content_type", 5),
         ("file_name", ""),
         ("file_size", "9"),

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +16,13 @@ from perfect_async import (
     Client,
     ClientClosed,
     Done,
+    Feature,
     Job,
     PerfectError,
+    Placeholder,
     Result,
     Smile,
+    Studio,
     SubmissionInDoubt,
     TaskAbandoned,
     TaskExpired,
@@ -31,12 +35,23 @@ from perfect_async._ledger.rows import LedgerUnavailable, host_digest, key_diges
 from perfect_async._runtime import driver as drivers
 from perfect_async._runtime.sharing import submission
 from perfect_async._runtime.spec import PLAIN, JobSpec
-from perfect_async.events import DoneRow, IntentRow, LedgerRow, MemberRow, SharedLimits
-from perfect_async.sandbox import Durations, Faults, Sandbox
+from perfect_async._time import SLOT
+from perfect_async.events import (
+    DoneRow,
+    IntentRow,
+    LedgerRow,
+    MemberRow,
+    SharedLimits,
+    TaskKind,
+    TaskRow,
+)
+from perfect_async.models import Source
+from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import FACE, KEY, STYLE, client, smile, smiles, vendor
 from tests.support.virtual_time import run
 
 MINUTE = 60_000_000
+URL = "https://pictures.example/"
 
 
 def member(sandbox: Sandbox, folder: Path, **settings: object) -> Client:
@@ -87,7 +102,8 @@ class Stranger:
 
 
 async def spec_of(job: Job) -> tuple[str, str]:
-    found = submission(JobSpec.of(job, await inspect(job.source, type(job)), PLAIN))
+    first, *more = [await inspect(each.source, job) for each in job.inputs]
+    found = submission(JobSpec.of(job, first, PLAIN, *more))
     return found.identity, found.digest
 
 
@@ -403,3 +419,137 @@ async def test_a_creation_that_was_not_sent_is_no_purchase(
     assert 1 == created(sandbox)
     assert {"refused", "accepted"} == states
     assert [result.task_id] == [row.task_id for row in found if isinstance(row, DoneRow)]
+
+
+# Any feature.
+
+
+def skin(**more: object) -> Feature:
+    """An analysis of a face, by path and version."""
+    given = {"version": "v2.1", "units": 9, "src": FACE, **more}
+    return Feature("skin-analysis", {"dst_actions": ["acne"], "format": "json"}, **given)  # type: ignore[arg-type]
+
+
+def ring(src: Source, *rings: Source, finger: int = 0) -> Feature:
+    """A try-on of rings."""
+    infos = [
+        {"name": Placeholder("ref", index), "parameter": {"ring_wearing_finger": finger}}
+        for index in range(len(rings))
+    ]
+    params = {"source_info": {"name": Placeholder("src")}, "object_infos": infos}
+    return Feature("2d-vto/ring", params, src=src, ref=rings)
+
+
+@pytest.mark.parametrize("apart", [0.0, 3.0, 60.0])
+@pytest.mark.parametrize(
+    "job",
+    [skin(), ring(portrait(1), portrait(2), portrait(3)), ring(URL + "1", URL + "2")],
+    ids=["one", "several", "urls"],
+)
+async def test_many_members_buy_any_feature_once(job: Job, apart: float, tmp_path: Path) -> None:
+    """Members that are given one job of any feature create one task, and all get its answer."""
+    sandbox = vendor()
+    clients = await members(sandbox, tmp_path, 3)
+    results: list[Result] = []
+
+    async def run(each: Client, after: float) -> None:
+        await asyncio.sleep(after)
+        results.append(await each.run(job))
+
+    async with asyncio.TaskGroup() as group:
+        for number, each in enumerate(clients):
+            group.create_task(run(each, number * apart))
+    await close_all(clients)
+
+    [task] = sandbox.ledger.tasks
+    assert {task.task_id} == {result.task_id for result in results}
+    # A result is signed anew each time that it is asked for.
+    assert all(isinstance(result.raw, dict) for result in results)
+    assert 1 == len({len(result.outputs) for result in results})
+    assert [] == sandbox.ledger.violations
+
+
+async def test_an_input_that_differs_is_bought(tmp_path: Path) -> None:
+    """Jobs that differ in one of several pictures, in its place or in a parameter are others."""
+    sandbox = vendor()
+    faces = [portrait(number) for number in range(3)]
+    jobs = [
+        ring(faces[0], faces[1], faces[2]),
+        ring(faces[0], faces[2], faces[1]),
+        ring(faces[1], faces[0], faces[2]),
+        ring(faces[0], faces[1]),
+        ring(faces[0], faces[1], faces[2], finger=1),
+    ]
+    for job in jobs:
+        async with member(sandbox, tmp_path) as each:
+            await each.run(job)
+
+    assert len(jobs) == created(sandbox)
+
+
+async def test_pictures_are_uploaded_once_by_who_waits(tmp_path: Path) -> None:
+    """A member that waits for another one's task, and buys in the end, uploads nothing again."""
+    sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_inference",)))
+    clients = await members(sandbox, tmp_path, 2, engine_retries=0)
+    job = ring(portrait(1), portrait(2), portrait(3))
+
+    async def run(each: Client) -> None:
+        with pytest.raises(TaskFailed):
+            await each.run(job)
+
+    async with asyncio.TaskGroup() as group:
+        for each in clients:
+            group.create_task(run(each))
+    await close_all(clients)
+
+    assert 2 == created(sandbox)
+    assert 6 == sandbox.ledger.requests["upload"]
+    assert [] == sandbox.ledger.violations
+
+
+async def test_a_dead_members_feature_is_adopted(tmp_path: Path) -> None:
+    """The task of a killed process is kept alive at its path and version by its job's next run."""
+    sandbox = vendor(durations={"skin-analysis@v2.1": Durations.fixed(40.0)})
+    async with client(sandbox, share=None) as other:
+        task = await other.submit(skin(), timeout=5)
+        stranger = Stranger(tmp_path)
+        await stranger.intent(skin(), "accepted", task.id, age=5_000_000)
+        await stranger.store.aclose()
+        async with member(sandbox, tmp_path) as second:
+            result = await second.run(skin())
+
+    assert task.id == result.task_id
+    assert 1 == created(sandbox)
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["killed", "stopped"])
+@pytest.mark.parametrize("name", ["skin-analysis@v2.1", "2d-vto/ring", "ai-studio"])
+async def test_a_feature_is_rescued_by_path_and_version(
+    name: str, gone: bool, tmp_path: Path
+) -> None:
+    """Another member polls the task of one that was killed or stands still, where it is found."""
+    jobs = {
+        "skin-analysis@v2.1": skin(),
+        "2d-vto/ring": ring(portrait(1), portrait(2)),
+        "ai-studio": Studio(FACE, STYLE, 2),
+    }
+    lasting = {name: Durations.fixed(60.0), "ai-smile": Durations.fixed(90.0)}
+    sandbox = vendor(durations=lasting)
+    async with client(sandbox, share=None, drain=0.0) as owner:
+        task = await owner.submit(jobs[name], timeout=10)
+    now = round(asyncio.get_running_loop().time() * 1e6)
+    due, end = now + 5_000_000, now + 2 * MINUTE
+    kind = TaskKind(name, 1)
+    row = TaskRow("", 1, kind, now, now, end, due // SLOT, end // SLOT, 0, task.id, now)
+    stranger = Stranger(tmp_path)
+    await stranger.write(attrs.evolve(row, member=stranger.store.member))
+    if gone:
+        await stranger.store.aclose()
+    async with member(sandbox, tmp_path) as other:
+        await other.run(smile())
+    await stranger.store.aclose()
+
+    [found] = [each for each in sandbox.ledger.tasks if each.task_id == task.id]
+    assert (name, "success") == (found.feature, found.state)
+    assert found.polls >= 5
+    assert {"success": 2} == sandbox.ledger.tasks_by_state

@@ -26,7 +26,7 @@ from perfect_async._ledger.local import open_local
 from perfect_async._ledger.rows import host_digest, key_digest
 from perfect_async.sandbox import Durations, Sandbox, portrait
 from tests.support.processes import KEY as SECRET_KEY
-from tests.support.processes import PATIENCE, Report, Town, free_port, wait_for_port
+from tests.support.processes import PATIENCE, Town, all_done, check, free_port, wait_for_port
 from tests.support.sandboxed import KEY, client, clock, smile, vendor
 from tests.support.webhooks import SECRET
 
@@ -55,24 +55,6 @@ def quick(tmp_path: Path) -> Iterator[Town]:
     """A vendor with wide limits whose smiles take a second."""
     with Town(tmp_path, durations=(1.0, 1.0)) as made:
         yield made
-
-
-def check(town: Town, pictures: int, *, lost: int = 0) -> None:
-    """The vendor refused nothing, and each picture was paid once but for the `lost` ones."""
-    ledger = town.ledger()
-    assert (0, []) == (ledger["refused"], ledger["violations"])
-    assert lost == ledger["wasted"]
-    assert pictures + lost == sum(ledger["states"].values())
-    bought = [task["picture"] for task in ledger["tasks"] if task["state"] == "success"]
-    assert pictures == len(set(bought)) == len(bought)
-    assert ledger["most"] <= town.settings["requests"]  # type: ignore[operator]
-
-
-def all_done(reports: list[Report], pictures: int) -> None:
-    """Every job of `reports` is done, and so many they are."""
-    assert [{}] * len(reports) == [report["errors"] for report in reports]
-    assert pictures == sum(report["done"] for report in reports)
-    assert {0} == {report["refused"] for report in reports}
 
 
 # Ordinary programs.

@@ -684,6 +684,36 @@ def test_a_scheduler_after_another_knows_the_window() -> None:
     assert 80 < sum(past) < 250
 
 
+def test_an_estimate_knows_what_was_seen() -> None:
+    """Durations that were seen count, else documented ones, else two minutes; no jobs take 0 s."""
+    world = SchedulerHarness()
+    documented = ev.TaskKind("other", usual=(10 * SECOND, 30 * SECOND))
+    assert (0.0, True) == world.scheduler.estimate({})
+    assert (20.0, False) == world.scheduler.estimate({documented: 1})
+    assert (120.0, False) == world.scheduler.estimate({SMILE: 1})
+
+    world.running()
+    while not isinstance(command := world.take(), ev.Settle):
+        assert isinstance(command, ev.Poll)
+        done = world.now >= 8 * SECOND
+        world.tell(ev.Succeeded(command, ("u",)) if done else ev.Running(command))
+    seconds, seen = world.scheduler.estimate({SMILE: 1})
+    assert seen
+    assert 2 < seconds < 20
+    many, _ = world.scheduler.estimate({SMILE: 1000})
+    assert many > 1000 * 2 / 250 * 300 - 300
+    assert not world.scheduler.estimate({SMILE: 1, documented: 1})[1]
+
+
+def test_an_estimate_with_webhooks_needs_no_polls() -> None:
+    """Where the vendor tells of ends, a job costs its creation and its result."""
+    told = Scheduler(Limits(), Polling(completion="webhook"))
+    polled = Scheduler(Limits(), Polling())
+    kind = ev.TaskKind("other", usual=(40 * SECOND, 40 * SECOND))
+
+    assert told.estimate({kind: 500})[0] < polled.estimate({kind: 500})[0]
+
+
 def test_waiting_time_is_honest() -> None:
     """The estimate of a long batch comes from the budget and is right within a third."""
     world = World(seed=5)
@@ -894,3 +924,12 @@ def test_shown() -> None:
     assert "<Scheduler {'running': 1} <Timetable 1 tasks every 8.8 s, 0 requests unanswered>>" == (
         repr(harness.scheduler)
     )
+
+
+def test_statistics_tell_the_limits_and_the_lease_in_force() -> None:
+    """Where nobody shares the key they are those that the scheduler was made with."""
+    limits = Limits(requests=100, period=60.5, per_second=2)
+
+    seen = Scheduler(limits, Polling(lease=8.0)).statistics()
+
+    assert (limits, 8.0, 0.0) == (seen.limits, seen.lease, seen.longest_gap)

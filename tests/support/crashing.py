@@ -253,10 +253,14 @@ class KillSwitch:
             return reply
 
         async def uploading(
-            way: VendorTransport, grant: FileGrant, chunks: Callable[[], AsyncIterator[bytes]]
+            way: VendorTransport,
+            grant: FileGrant,
+            chunks: Callable[[], AsyncIterator[bytes]],
+            *,
+            within: float | None = None,
         ) -> None:
             self.passing("before upload")
-            await upload(way, grant, chunks)
+            await upload(way, grant, chunks, within=within)
             self.passing("after upload")
 
         set_to(SqliteJournal, "commit", committing)

@@ -174,11 +174,12 @@ class Program:
 class Town:
     """A vendor on a port and the programs that use it on one key, in a state folder of theirs.
 
-    `settings` are those of the vendor, and what its clients assume.
+    `settings` are those of the vendor, and what its clients assume. `share` is that of the clients.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, *, share: str | None = None, **settings: object) -> None:
         self.folder = folder
+        self.share = share
         self.state = folder / "state"
         self.settings: dict[str, object] = {
             "requests": 100_000,
@@ -207,6 +208,8 @@ class Town:
         """A batch of `count` pictures from number `first` on."""
         assumed = ("requests", "period", "per_second", "lease")
         given = {name: self.settings[name] for name in assumed}
+        if self.share is not None:
+            given["share"] = self.share
         work = {"url": self.url, "first": first, "count": count, **given, **settings}
         return cast("Work", work)
 
@@ -228,6 +231,24 @@ class Town:
     def files(self) -> list[Path]:
         """The files of the ledger that the programs share."""
         return sorted(path for path in self.state.rglob("*") if path.is_file())
+
+
+def check(town: Town, pictures: int, *, lost: int = 0) -> None:
+    """The vendor refused nothing, and each picture was paid once but for the `lost` ones."""
+    ledger = town.ledger()
+    assert (0, []) == (ledger["refused"], ledger["violations"])
+    assert lost == ledger["wasted"]
+    assert pictures + lost == sum(ledger["states"].values())
+    bought = [task["picture"] for task in ledger["tasks"] if task["state"] == "success"]
+    assert pictures == len(set(bought)) == len(bought)
+    assert ledger["most"] <= town.settings["requests"]  # type: ignore[operator]
+
+
+def all_done(reports: list[Report], pictures: int) -> None:
+    """Every job of `reports` is done, and so many they are."""
+    assert [{}] * len(reports) == [report["errors"] for report in reports]
+    assert pictures == sum(report["done"] for report in reports)
+    assert {0} == {report["refused"] for report in reports}
 
 
 def free_port() -> int:

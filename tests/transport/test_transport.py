@@ -34,6 +34,7 @@ from perfect_async.errors import (
 )
 from perfect_async.events import FileGrant
 from perfect_async.models import Timeouts
+from perfect_async.sandbox import Sandbox
 from tests.support.virtual_time import run
 
 BASE = "https://api.example"
@@ -643,6 +644,34 @@ async def test_an_upload_takes_no_longer_than_allowed() -> None:
         await over(silent()).upload(grant(), picture)
 
     assert 60 == anyio.current_time() - begun
+
+
+async def test_a_video_has_times_of_its_own() -> None:
+    """A video goes up in the time that its caller names, and comes down in `timeouts.video`."""
+    begun = anyio.current_time()
+
+    with pytest.raises(ServiceUnavailable):
+        await over(silent()).upload(grant(), picture, within=300)
+    with pytest.raises(ServiceUnavailable):
+        async with over(silent()).download(DOWNLOAD, large=True):
+            pass
+
+    assert 300 + Timeouts().video == anyio.current_time() - begun
+
+
+async def test_a_video_may_be_larger_than_a_picture() -> None:
+    """What may be a video is read beyond the limit of pictures."""
+    chunk = bytes(8 * 2**20)
+    body = [each for _ in range(9) for each in (chunk, 0.0)]
+    read = 0
+
+    async with over(answering(200, stream=Body(*body))).download(DOWNLOAD, large=True) as pieces:
+        async for piece in pieces:
+            read += len(piece)
+    with pytest.raises(BadAnswer, match="larger than"):
+        await fetched(over(answering(200, stream=Body(*body))))
+
+    assert 72 * 2**20 == read
 
 
 async def test_few_go_up_and_down_at_a_time() -> None:
@@ -1475,3 +1504,75 @@ def test_the_filter_is_there_once() -> None:
     silence_loggers()
 
     assert before == len(logging.getLogger("httpx").filters)
+
+
+# What an exchange tells of the host.
+
+
+async def test_the_last_exchange_is_timed_and_dated() -> None:
+    """A call tells its round trip and the vendor's clock; without a connection nothing of that."""
+    sandbox = Sandbox(latency=0.4, epoch=1_700_000_000.0, clock_skew=90.0)
+    transport = VendorTransport(
+        "https://api.example", "key", timeouts=Timeouts(), transport=sandbox.transport()
+    )
+    before = transport.last
+
+    await transport.call(Request("GET", "/s2s/v1.0/client/credit"), within=5.0)
+    last = transport.last
+    await transport.aclose()
+
+    assert before is None
+    assert last is not None
+    assert 0.4 == pytest.approx(last.round_trip)
+    assert (None, 1_700_000_090.0) == (last.connect, last.date)
+
+
+@pytest.mark.parametrize("date", ["yesterday", "", "Sun, 99 Nov 2026 10:00:00 GMT"])
+async def test_a_date_that_is_none_is_not_believed(date: str) -> None:
+    """A wrong `Date` header leaves the vendor's clock unknown."""
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={}, headers={"date": date})
+
+    mock = httpx.MockTransport(answer)
+    transport = VendorTransport("https://api.example", "k", timeouts=Timeouts(), transport=mock)
+    await transport.call(Request("GET", "/"), within=5.0)
+    await transport.aclose()
+
+    assert transport.last is not None
+    assert transport.last.date is None
+
+
+@pytest.mark.real_time
+async def test_connecting_is_timed_apart() -> None:
+    """Over a network the first connection's time is known, and stays known for later calls."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline():
+            while await reader.readline() not in {b"\r\n", b""}:
+                pass
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+        await writer.wait_closed()
+        gone.set()
+
+    gone = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport = VendorTransport(f"http://127.0.0.1:{port}", "key", timeouts=Timeouts())
+    exchanges = []
+    for _ in range(2):
+        await transport.call(Request("GET", "/"), within=5.0)
+        exchanges.append(transport.last)
+    await transport.aclose()
+    await gone.wait()
+    server.close()
+    await server.wait_closed()
+
+    first, second = exchanges
+    assert first is not None
+    assert second is not None
+    assert first.connect is not None
+    assert first.connect > 0.0
+    assert first.connect == second.connect
+    assert first.answered <= second.sent

@@ -15,6 +15,7 @@ from typing import Literal, assert_never, assert_type
 
 import httpx
 import PIL.Image
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from perfect_async import (
@@ -28,15 +29,19 @@ from perfect_async import (
     Done,
     Estimate,
     Failed,
+    Feature,
     FileId,
     Grant,
+    HistoryEntry,
     Job,
     JobEvent,
+    JobInput,
     JobRefused,
     Limits,
     Outcome,
     PerfectError,
     PictureRefused,
+    Placeholder,
     Polling,
     Progress,
     RateLimited,
@@ -47,6 +52,7 @@ from perfect_async import (
     ServiceUnavailable,
     Smile,
     Statistics,
+    Studio,
     SubmissionInDoubt,
     Task,
     TaskAbandoned,
@@ -62,8 +68,10 @@ from perfect_async import (
     UnitsExhausted,
     WaitTimeout,
     WebhookRejected,
+    telemetry,
 )
 from perfect_async.fleet import Answer, Order, Performer, Worker, enqueue, make_order
+from perfect_async.report import Report
 from perfect_async.sandbox import (
     Durations,
     Faults,
@@ -74,6 +82,14 @@ from perfect_async.sandbox import (
     portrait,
 )
 from perfect_async.webhooks import Headers, Notification, Secrets, WebhookApp, verify
+
+
+async def _on_event(event: JobEvent) -> None:
+    assert_type(event.task_id, str | None)
+
+
+def _on_text(text: str) -> None:
+    del text
 
 
 def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
@@ -103,6 +119,11 @@ def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
     Client(sole_user="yes")  # type: ignore[arg-type]
     Client(fit=True)
     Client(fit="yes")  # type: ignore[arg-type]
+    Client(on_event=print)
+    assert_type(telemetry.instrument(Client()), Client)
+    telemetry.instrument("client")  # type: ignore[arg-type]
+    Client(on_event=_on_event)
+    Client(on_event=_on_text)  # type: ignore[arg-type]
     Client(max_unit=10)  # type: ignore[call-arg]
 
 
@@ -148,6 +169,35 @@ def jobs(path: Path, data: bytes) -> None:
     Smile(7)  # type: ignore[arg-type]
     Avatar(path)  # type: ignore[call-arg]
     Avatar(path, "x", "8")  # type: ignore[arg-type]
+
+
+def any_feature(path: Path, data: bytes) -> None:
+    """Any feature has a path, parameters of JSON and inputs by name."""
+    job = Feature("skin-analysis", {"dst_actions": ["acne"]}, src=path, version="v2.1", units=9)
+    assert_type(job, Feature)
+    assert_type(job.params, dict[str, object])
+    assert_type(job.inputs, tuple[JobInput, ...])
+    assert_type(job.units, int)
+    assert_type(job.feature, str)
+    Feature("2d-vto/ring", {"a": Placeholder("ref", 1)}, ref=[path, data], mask=FileId("m"))
+    Feature("a", srcmsk="m.png", refmsk=["n.png"])
+    Feature("text-to-image/youcam")
+    Feature("a", src=path.open("rb"), ref=[data, memoryview(data)])
+    assert_type(Studio(path, "style").output_count, int)
+
+    Feature()  # type: ignore[call-arg]
+    Feature("a", "b")  # type: ignore[arg-type]
+    Feature("a", src=path.open())  # type: ignore[arg-type]
+
+
+async def features(client: Client) -> None:
+    """A task of any feature is known by path and version; its answer is whatever it is."""
+    result = await client.attach("skin-analysis", "id", version="v2.1")
+    assert_type(result.raw, object)
+    assert_type(result.outputs, tuple[ResultImage, ...])
+    _ = assert_type(client.task("skin-analysis", "id", version="v2.1"), Task)
+    assert_type(await client.status("skin-analysis", "id", version="v2.1"), TaskStatus)
+    assert_type([each async for each in client.templates("hair-bang")], list[Template])
 
 
 async def one_picture(client: Client, path: Path) -> None:
@@ -214,7 +264,7 @@ async def handles(client: Client, path: Path) -> None:
     _ = await client.submit(path)  # type: ignore[arg-type]
     _ = await client.submit(Smile(path), save_to=7)  # type: ignore[arg-type]
     await client.task(Smile(path), "id")  # type: ignore[arg-type]
-    await client.status("ai-smile", "id")  # type: ignore[arg-type]
+    await client.status(Smile(path), "id")  # type: ignore[arg-type]
     task.state = "done"  # type: ignore[misc]
 
 
@@ -249,6 +299,8 @@ async def many_pictures(client: Client, photos: list[Path], path: Path) -> None:
 
     async with client.batch(Smile(photo) for photo in photos) as batch:
         assert_type(batch, Batch)
+        assert_type(await batch.report(), Report)
+        assert_type(await batch.report(Path("report.html")), Report)
         async for outcome in batch:
             assert_type(outcome, Done | Failed)
             match outcome:
@@ -343,6 +395,14 @@ async def other_calls(client: Client) -> None:
     assert_type(estimate.units, float)
     assert_type(estimate.by_feature, Mapping[str, float])
     assert_type(estimate.documented, bool)
+    assert_type(estimate.seconds, float)
+    assert_type(estimate.measured, bool)
+
+    async for entry in client.history():
+        assert_type(entry, HistoryEntry)
+        assert_type(entry.at, datetime | None)
+        assert_type(entry.units, float | None)
+        assert_type(entry.target_id, str | None)
 
     await client.delete("task")
     assert_type(client.statistics(), Statistics)
@@ -476,6 +536,7 @@ async def webhooks(headers: httpx.Headers, scope: list[tuple[bytes, bytes]]) -> 
         assert_type(sandbox.ledger.webhooks, list[WebhookRecord])
 
     verify("{}", headers, secrets, time.time())  # type: ignore[arg-type]
+    WebhookApp(Receiver()).add_to(Starlette(), "/hook")
     WebhookApp(object())  # type: ignore[arg-type]
     try:
         pass

@@ -1,0 +1,201 @@
+"""Measure how long a running task survives without a poll.
+
+Nothing keeps the task alive meanwhile: it is polled after each gap only, as a query that spends the
+same request window as everything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import Final, cast
+
+import anyio
+import attrs
+
+from perfect_async import events as ev
+from perfect_async._api import tasks
+from perfect_async._client.session import ClientSession
+from perfect_async._files.images import inspect
+from perfect_async._files.threads import in_thread
+from perfect_async._ledger.leases import LeaseFile, LeaseRecord
+from perfect_async._ledger.rows import LedgerUnavailable
+from perfect_async._log import LOG
+from perfect_async._runtime.spec import PLAIN, JobSpec
+from perfect_async.errors import (
+    BadAnswer,
+    ConfigurationError,
+    PerfectError,
+    RequestRefused,
+    ServiceUnavailable,
+    SubmissionInDoubt,
+    copy_error,
+    quoted,
+)
+from perfect_async.models import FileId, Job, Polling, must_be_job
+from perfect_async.reports import LeaseBracket
+
+GAPS: Final = (12.0, 20.0, 40.0)
+"""Seconds between two polls. 12 is beyond the shortest published lease; a lease of 40 s would bring
+nothing more.
+"""
+
+
+def known_lease(polling: Polling, file: LeaseFile) -> Polling:
+    """Return `polling` with the lease that was measured, where it asks for that.
+
+    Raises `ConfigurationError` where nothing was measured.
+    """
+    if not polling.measured:
+        return polling
+    record = file.read()
+    if record is None:
+        raise ConfigurationError(
+            'Polling(lease="measured"): nothing was measured for this key and host. Run '
+            "`perfect-async doctor --measure-lease`, or leave the lease at 10 s."
+        )
+    if record.refuted:
+        LOG.warning(
+            "A task was lost inside the lease that was measured on %s, so 10 s are assumed: "
+            "`perfect-async doctor --measure-lease` measures it again.",
+            f"{record.measured_at:%Y-%m-%d}",
+        )
+    return attrs.evolve(polling, lease=type(polling.lease)(record.lease))
+
+
+def checked_gaps(gaps: Sequence[float]) -> tuple[float, ...]:
+    """Return `gaps` if they can be waited for. Raises `ConfigurationError`."""
+    found = tuple(gaps)
+    if not found or any(type(gap) not in {int, float} or not 0 < gap < math.inf for gap in found):
+        raise ConfigurationError(f"gaps is {quoted(gaps)}; it must list seconds above 0.")
+    return found
+
+
+class LeaseMeasurement:
+    """One task of `job`, polled after each of `gaps` seconds on `session`.
+
+    What is found is kept in `file` after each gap.
+    """
+
+    def __init__(
+        self, session: ClientSession, job: Job, gaps: Sequence[float], file: LeaseFile
+    ) -> None:
+        must_be_job(job)
+        self._session = session
+        self._job = job
+        self._gaps = gaps
+        self._file = file
+
+    async def brackets(self) -> AsyncGenerator[LeaseBracket]:
+        """Yield what is known after each gap, until the task is lost or has ended.
+
+        A gap counts as survived only where the task runs after it: a task that has ended may need
+        no polls. Raises `TaskFailed` where the engine failed, and as a job does before.
+        """
+        # Before anything is paid for that could not be kept.
+        await self._kept(self._file.make_folder)
+        task_id = await self._created()
+        # A creation in doubt must not be settled by this task.
+        self._session.driver.submitter.know(task_id)
+        survived, asked_at = 0.0, anyio.current_time()
+        for gap in self._gaps:
+            await anyio.sleep(gap)
+            before, asked_at = asked_at, anyio.current_time()
+            running = await self._runs(task_id)
+            if running is False:
+                # At most so long: from the request before to the answer that it is lost.
+                lost = math.ceil(anyio.current_time() - before)
+                yield await self._found(task_id, survived, float(lost))
+                return
+            if running is None:
+                yield attrs.evolve(await self._found(task_id, survived, None), ended=True)
+                return
+            survived = max(survived, gap)
+            yield await self._found(task_id, survived, None)
+
+    async def _found(self, task_id: str, survived: float, lost: float | None) -> LeaseBracket:
+        record = LeaseRecord(survived, lost, self._session.now())
+        # A task that ended during the first gap shows nothing.
+        if survived or lost is not None:
+            await self._kept(partial(self._file.write, record))
+        return LeaseBracket(task_id, survived, lost, record.lease)
+
+    @staticmethod
+    async def _kept(work: Callable[[], object]) -> None:
+        try:
+            await in_thread(work)
+        except LedgerUnavailable as exc:
+            raise ConfigurationError(f"What is measured cannot be kept: {exc}.") from exc
+
+    async def _created(self) -> str:
+        """Create the task. Raises `SubmissionInDoubt` where no answer comes."""
+        source = await self._uploaded()
+        command = ev.Submit(0, 0)
+        try:
+            reply = await self._session.ask(tasks.creation(self._job, [source]))
+            event = tasks.read_creation(command, reply)
+        except (ServiceUnavailable, BadAnswer) as exc:
+            if getattr(exc, "never_sent", False):
+                raise
+            event = ev.NoAnswer(command, exc)
+        match event:
+            case ev.Accepted():
+                return event.task_id
+            case ev.NoAnswer():
+                raise SubmissionInDoubt(
+                    f"The task's creation went out and no usable answer came back: "
+                    f"{event.error.message}",
+                    units_at_stake=self._job.units,
+                )
+            case _:
+                raise _error_of(event)
+
+    async def _uploaded(self) -> FileId | str:
+        """Return the source of the task; a picture on this machine is uploaded first."""
+        picture = await inspect(self._job.source, type(self._job))
+        spec = JobSpec.of(self._job, picture, PLAIN)
+        if picture is None:
+            if spec.source is None:
+                raise AssertionError(spec)
+            return spec.source
+        command = ev.Register(0, (0,), None)
+        reply = await self._session.ask(tasks.registration([picture.facts], None))
+        event = tasks.read_registration(command, reply)
+        if not isinstance(event, ev.Registered):
+            raise _error_of(event)
+        [grant] = event.grants
+        await self._session.channel.transport.upload(grant, picture.chunks)
+        return FileId(grant.file_id)
+
+    async def _runs(self, task_id: str) -> bool | None:
+        """Whether the task runs; None where it has ended well, False where it is lost."""
+        for _ in range(2):
+            event = await self._polled(task_id)
+            match event:
+                case ev.Running():
+                    return True
+                case ev.Succeeded() | ev.Unreadable():
+                    return None
+                case ev.TaskUnknown():
+                    # It may be a slip: ask once more before believing it.
+                    continue
+                case _:
+                    raise _error_of(event)
+        return False
+
+    async def _polled(self, task_id: str) -> ev.Answer:
+        command, units = ev.Poll(0, 0), float(self._job.units)
+        try:
+            reply = await self._session.ask(tasks.status(self._job.feature, task_id))
+        except RequestRefused as exc:
+            if tasks.is_unknown_task(exc):
+                return ev.TaskUnknown(command, exc)
+            raise
+        feature = self._job.feature
+        return tasks.read_status(command, reply, feature=feature, task_id=task_id, units=units)
+
+
+def _error_of(event: ev.Answer) -> PerfectError:
+    """Return the error of an answer that has one."""
+    return copy_error(cast("PerfectError", getattr(event, "error", event)))

@@ -1,0 +1,168 @@
+"""The command `feature`: any feature of the vendor, by its path."""
+
+from __future__ import annotations
+
+import json as json_
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+from perfect_async.cli import _runner
+from perfect_async.errors import ConfigurationError, quoted
+from perfect_async.models import Feature, FileId, Inputs, Polling, Source
+
+if TYPE_CHECKING:
+    from perfect_async import Batch, Client
+
+_OUT: Final = Path("perfect-async-out")
+_PAIR: Final = re.compile(r"([A-Za-z0-9_]+)(\[\])?=(.*)", re.DOTALL)
+_FILE: Final = "file:"
+"""Stands before the id of a file that is at the vendor already."""
+
+
+def feature(
+    path: str,
+    /,
+    *,
+    param: list[str] | None = None,
+    src: str | None = None,
+    ref: list[str] | None = None,
+    mask: str | None = None,
+    input_: list[str] | None = None,
+    api_version: str = "v2.0",
+    units: int | None = None,
+    out: Path = _OUT,
+    json: bool = False,
+    journal: Path | None = None,
+    delete: bool = False,
+    max_units: float | None = None,
+    insured: float | None = None,
+    sole_user: bool = False,
+    fit: bool = False,
+) -> int:
+    """Run any feature of the vendor once, by its path, and save what it gives.
+
+    The vendor's page of the feature says what it takes and costs. Files are saved as they come; an
+    answer with scores or colours is saved as JSON.
+
+    Parameters
+    ----------
+    path
+        What stands behind "/task/" in the vendor's page: skin-analysis, 2d-vto/ring.
+    param
+        A parameter as NAME=VALUE; may be repeated. VALUE is JSON where it can be read as such
+        (5, true, '["acne"]'), else text. The object {"$input": "ref", "index": 0} in it stands for
+        the id of an input.
+    src
+        The source: a file or a URL, or file:ID for a file that is at the vendor.
+    ref
+        A reference, likewise; repeated, it is a list.
+    mask
+        A mask, likewise.
+    input_
+        Any other input as NAME=FILE; NAME[]=FILE, which may be repeated, makes a list.
+    api_version
+        What stands before "/task/" in the vendor's page.
+    units
+        The price, which --max-units needs.
+    out
+        Folder for the results; made where it is missing.
+    json
+        Print a line of JSON on stdout instead of the paths of the results.
+    journal
+        A file, made where it is missing, that records the purchase: after a crash `resume`
+        continues, and an equal job that was finished within a day is not bought again.
+    delete
+        Delete the vendor's copies of the inputs and the result once the result is saved.
+    max_units
+        The most that the run may be charged.
+    insured
+        Seconds for which the running task can be kept alive in the worst case; 120 by default.
+    sole_user
+        Say that nothing else creates tasks on this account during the run. A task whose
+        creation got no answer can then be found in the unit history. If it is not true, another
+        program's task may be taken for it.
+    fit
+        Make pictures into what the vendor takes: over 10 MB, turned by EXIF, in CMYK, or with 16
+        bits for a colour. The files stay as they are.
+    """
+    job = _job(path, param or [], _inputs(src, ref or [], mask, input_ or []), api_version, units)
+    from perfect_async.cli._display import Display
+
+    polling = None if insured is None else Polling(insured=insured)
+    client = _runner.make_client(journal, polling, sole_user=sole_user, fit=fit)
+    _runner.make_folder(out)
+    display = Display("json" if json else "paths")
+
+    def start(opened: Client) -> Batch:
+        return opened.batch([job], max_units=max_units, save_to=out, delete=delete)
+
+    with display:
+        summary = _runner.run(
+            lambda: _runner.run_batch(client, start, display, journal, recorded=False)
+        )
+    display.close(summary, out)
+    return _runner.exit_status(summary)
+
+
+def _inputs(
+    src: str | None, ref: Sequence[str], mask: str | None, others: Sequence[str]
+) -> dict[str, Inputs]:
+    """Return the inputs that the options name. Raises `ConfigurationError`."""
+    found: dict[str, Inputs] = {}
+    if src is not None:
+        found["src"] = _source(src)
+    if ref:
+        found["ref"] = _source(ref[0]) if len(ref) == 1 else [_source(each) for each in ref]
+    if mask is not None:
+        found["mask"] = _source(mask)
+    for text in others:
+        name, many, place = _pair("--input", text, "NAME=FILE")
+        if many:
+            cast("list[Source]", found.setdefault(name, [])).append(_source(place))
+        elif name in found:
+            raise ConfigurationError(f"the input {quoted(name)} is named twice: use {name}[]=FILE.")
+        else:
+            found[name] = _source(place)
+    return found
+
+
+def _job(
+    path: str,
+    params: Sequence[str],
+    inputs: dict[str, Inputs],
+    version: str,
+    units: int | None,
+) -> Feature:
+    read: dict[str, object] = {}
+    for text in params:
+        name, many, value = _pair("--param", text, "NAME=VALUE")
+        if many or name in read:
+            raise ConfigurationError(f"--param {quoted(name)} is no single value: pass a list.")
+        read[name] = _value(value)
+    # The constructor's own names are no inputs.
+    if taken := inputs.keys() & {"path", "params", "version", "units", "key"}:
+        raise ConfigurationError(f"an input cannot have the name {quoted(min(taken))}.")
+    make = cast("Callable[..., Feature]", Feature)
+    return make(path, read, version=version, units=units, **inputs)
+
+
+def _pair(option: str, text: str, form: str) -> tuple[str, bool, str]:
+    found = _PAIR.fullmatch(text)
+    if found is None:
+        raise ConfigurationError(f"{option} is {quoted(text)}; it must be {form}.")
+    return found[1], found[2] is not None, found[3]
+
+
+def _value(text: str) -> object:
+    try:
+        return cast("object", json_.loads(text))
+    except (ValueError, RecursionError):
+        return text
+
+
+def _source(text: str) -> Source:
+    if text.startswith(_FILE):
+        return FileId(text.removeprefix(_FILE))
+    return text if "://" in text else Path(text).expanduser()

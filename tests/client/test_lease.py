@@ -1,0 +1,269 @@
+"""Measuring the lease, and using what was measured; in virtual time."""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from perfect_async import (
+    Client,
+    ConfigurationError,
+    JobRefused,
+    LeaseBracket,
+    Polling,
+    Smile,
+    SubmissionInDoubt,
+    TaskFailed,
+    UnitsExhausted,
+)
+from perfect_async._files.threads import in_thread
+from perfect_async._ledger.leases import LeaseFile, LeaseRecord
+from perfect_async.sandbox import Durations, Faults, Sandbox
+from tests.support.sandboxed import FACE, KEY, STYLE, avatar, client, smiles, vendor
+
+URL = "https://yce-api-01.makeupar.com"
+LONG = {"ai-avatar": Durations.fixed(150.0), "ai-smile": Durations.fixed(60.0)}
+# With an interval that is shorter than the lease, tasks are polled early: requests are plenty here.
+RARELY = Polling(lease="measured", interval=30.0)
+Lease = float | Literal["polling_interval", "retention", "flexible"]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of each test's own."""
+    monkeypatch.setenv("PERFECT_ASYNC_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def make(lease: Lease, **settings: object) -> Sandbox:
+    return vendor(**{"lease": lease, "durations": LONG, **settings})  # type: ignore[arg-type]
+
+
+async def measured(sandbox: Sandbox, gaps: Sequence[float] | None = None) -> list[LeaseBracket]:
+    async with client(sandbox) as one:
+        given = () if gaps is None else (gaps,)
+        return [bracket async for bracket in one.measure_lease(avatar(1), *given)]
+
+
+@pytest.mark.parametrize(
+    ("lease", "settings", "survived", "lost", "polls"),
+    [
+        (10.0, {}, 0.0, 13.0, 2),
+        (30.0, {}, 20.0, 41.0, 4),
+        ("polling_interval", {"polling_interval": 1000}, 0.0, 13.0, 2),
+        ("retention", {}, 40.0, None, 3),
+        ("flexible", {}, 40.0, None, 3),
+    ],
+)
+async def test_each_published_length_of_the_lease(
+    lease: Lease,
+    settings: dict[str, object],
+    survived: float,
+    lost: float | None,
+    polls: int,
+) -> None:
+    """One task is created, polled after 12, 20 and 40 s only, and no more once it is lost."""
+    sandbox = make(lease, **settings)
+
+    found = await measured(sandbox)
+
+    assert (survived, lost) == (found[-1].survived, found[-1].lost)
+    # A loss is asked for twice.
+    assert polls == sandbox.ledger.requests["poll"]
+    assert 1 == sandbox.ledger.units_charged == len(sandbox.ledger.tasks)
+    assert [] == sandbox.ledger.violations
+    record = LeaseFile(URL, KEY).read()
+    assert record is not None
+    assert (survived, lost, False) == (record.survived, record.lost, record.refuted)
+
+
+async def test_what_is_known_is_told_after_each_gap() -> None:
+    """Each gap yields a bracket, with the lease that follows from it."""
+    found = await measured(make(30.0))
+
+    assert [(12.0, None, 10.0), (20.0, None, 16.0), (20.0, 41.0, 16.0)] == [
+        (bracket.survived, bracket.lost, bracket.lease) for bracket in found
+    ]
+
+
+async def test_a_picture_of_this_machine_is_uploaded() -> None:
+    """A path or bytes are registered and uploaded before the task is created."""
+    sandbox = make("flexible")
+    job = type(avatar(1))(FACE, template_id=STYLE, output_count=1)
+
+    async with client(sandbox) as one:
+        found = [bracket async for bracket in one.measure_lease(job, (12.0,))]
+
+    assert [12.0] == [bracket.survived for bracket in found]
+    assert 1 == sandbox.ledger.requests["upload"]
+
+
+async def test_a_task_that_ends_during_a_gap_shows_nothing(state: Path) -> None:
+    """Only a gap through which the task ran counts; what was survived before stays."""
+    sandbox = make("flexible", durations={"ai-avatar": Durations.fixed(25.0)})
+
+    found = await measured(sandbox)
+
+    assert [(12.0, False), (12.0, True)] == [(one.survived, one.ended) for one in found]
+    sandbox = make("flexible", durations={"ai-avatar": Durations.fixed(5.0)})
+    next(state.rglob("lease.json")).unlink()  # noqa: ASYNC240 - a small file
+
+    assert [(0.0, True)] == [(one.survived, one.ended) for one in await measured(sandbox)]
+    assert LeaseFile(URL, KEY).read() is None
+
+
+async def test_a_slip_is_no_loss() -> None:
+    """A task that the vendor does not know once and knows again is not lost."""
+    sandbox = make("flexible")
+    unknown = (400, {"status": 400, "error": "Invalid task ID"})
+    sandbox.script("poll", unknown)
+
+    assert 12.0 == (await measured(sandbox, (12.0,)))[-1].survived
+
+
+async def test_what_fails_is_raised_as_for_a_job() -> None:
+    """A low balance, a failure of the engine and an answer that never comes are errors."""
+    with pytest.raises(UnitsExhausted):
+        await measured(make(10.0, units=0.5))
+    failing = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
+    durations = {"ai-avatar": Durations.fixed(5.0)}
+    with pytest.raises(TaskFailed, match="error_no_face"):
+        await measured(make(10.0 * 9, faults=failing, durations=durations))
+    sandbox = make(10.0)
+    sandbox.script("task", "lose")
+    with pytest.raises(SubmissionInDoubt) as caught:
+        await measured(sandbox)
+    assert 1.0 == caught.value.units_at_stake
+    async with client(make(10.0)) as one:
+        with pytest.raises(ConfigurationError, match="gaps is"):
+            await anext(one.measure_lease(avatar(1), (0.0,)))
+        with pytest.raises(JobRefused):
+            await anext(one.measure_lease("a.jpg"))  # type: ignore[arg-type]
+
+
+async def test_nothing_is_bought_that_could_not_be_kept(state: Path) -> None:
+    """A state folder that cannot be written is an error before the task is created."""
+    state.write_text("")  # noqa: ASYNC240 - a small file
+    sandbox = make(10.0)
+
+    with pytest.raises(ConfigurationError, match="What is measured cannot be kept: the folder"):
+        await measured(sandbox)
+
+    assert 0 == sandbox.ledger.units_charged
+
+
+# Using it.
+
+
+async def keep(survived: float, lost: float, *, refuted: bool = False) -> None:
+    at = datetime(2026, 7, 1, tzinfo=UTC)
+    await in_thread(LeaseFile(URL, KEY).write, LeaseRecord(survived, lost, at, refuted))
+
+
+def test_nothing_measured_is_an_error_with_its_mend() -> None:
+    """A measured lease that was never measured is refused when the client is made."""
+    with pytest.raises(ConfigurationError, match="doctor --measure-lease"):
+        client(make(10.0), polling=Polling(lease="measured"))
+
+
+def test_the_setting_reads_as_seconds() -> None:
+    """`Polling.lease` is a number, the assumed one until the measured one is known."""
+    polling = Polling(lease="measured")
+
+    assert (10.0, True) == (polling.lease, polling.measured)
+    assert "lease='measured'" in repr(polling)
+    assert not Polling(lease=16.0).measured
+    with pytest.raises(ConfigurationError, match="'mesured'; it must be a number of seconds or"):
+        Polling(lease="mesured")  # type: ignore[arg-type]
+
+
+async def test_a_measured_lease_saves_polls() -> None:
+    """With 20 s survived, tasks are polled for a lease of 16 s and none is lost."""
+    await keep(20.0, 41.0)
+    polls, gaps = {}, {}
+    leases: tuple[float | Literal["measured"], ...] = (10.0, "measured")
+    for lease in leases:
+        sandbox = make(30.0)
+        polling = Polling(lease=lease, interval=30.0)
+        async with client(sandbox, polling=polling) as one, one.batch(smiles(5)) as batch:
+            outcomes = [outcome async for outcome in batch]
+            seen = one.statistics()
+        assert all(outcome.ok for outcome in outcomes)
+        polls[lease] = sandbox.ledger.requests["poll"]
+        gaps[lease] = seen.longest_gap
+        assert {10.0: 10.0, "measured": 16.0}[lease] == seen.lease
+
+    assert polls["measured"] < 0.75 * polls[10.0]
+    # A survived gap that the client sees is shown.
+    assert 12.0 < gaps["measured"] < 15.0
+
+
+async def test_the_first_loss_inside_it_falls_back(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that is lost inside the measured lease puts the client back to 10 s, said once."""
+    await keep(20.0, 41.0)
+    sandbox = make(10.0)
+    polling = RARELY
+    caplog.set_level(logging.WARNING, "perfect_async")
+
+    async with client(sandbox, polling=polling) as one:
+        async with one.batch(smiles(3)) as batch:
+            lost = [outcome async for outcome in batch]
+        assert 10.0 == one.statistics().lease
+        async with one.batch(list(smiles(9))[3:]) as batch:
+            later = [outcome async for outcome in batch]
+        assert one.statistics().cycle < 9.0
+
+    assert not any(outcome.ok for outcome in lost)
+    assert all(outcome.ok for outcome in later)
+    said = [line for line in caplog.messages if "measured lease of 16.0 s" in line]
+    assert 1 == len(said)
+    assert "doctor --measure-lease" in said[0]
+    found = LeaseFile(URL, KEY).read()
+    assert found is not None
+    assert found.refuted
+
+
+async def test_a_refuted_lease_is_used_by_no_later_client(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was refuted counts as 10 s from then on, and is said when a client is made."""
+    await keep(20.0, 41.0, refuted=True)
+
+    async with client(make(10.0), polling=Polling(lease="measured")) as one:
+        assert 10.0 == one.statistics().lease
+
+    assert "was lost inside the lease that was measured on 2026-07-01" in caplog.text
+
+
+async def test_a_loss_without_a_measurement_changes_nothing() -> None:
+    """A lease that the user named stays, whatever is lost."""
+    sandbox = make(10.0)
+
+    async with client(sandbox, polling=Polling(lease=16.0, interval=30.0)) as one:
+        async with one.batch(smiles(2)) as batch:
+            assert not any([outcome.ok async for outcome in batch])
+        assert 16.0 == one.statistics().lease
+
+
+async def test_members_of_a_key_fall_back_together(tmp_path: Path) -> None:
+    """Where the key is shared, the loss of one member shortens the lease of the other."""
+    await keep(20.0, 41.0)
+    sandbox = make(10.0)
+    shared = {"share": tmp_path / "ledger", "polling": RARELY}
+    async with client(sandbox, **shared) as one:
+        async with one.batch(smiles(2)) as batch:
+            assert not any([outcome.ok async for outcome in batch])
+        assert 10.0 == one.statistics().lease
+        async with one.batch([Smile("https://pictures.example/n.jpg", key="n")]) as batch:
+            assert all([outcome.ok async for outcome in batch])
+
+
+@pytest.mark.real_time
+async def test_an_isolated_client_measures_too() -> None:
+    """The measurement runs in the thread of an isolated client."""
+    async with Client(KEY, transport=make("flexible").transport(), isolated=True) as one:
+        gaps = (0.01,)
+        assert [0.01] == [found.survived async for found in one.measure_lease(avatar(1), gaps)]

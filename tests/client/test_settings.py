@@ -1,0 +1,32 @@
+"""The checks of a key: what is copied along with it is stripped or named."""
+
+import pytest
+
+from perfect_async import Client, ConfigurationError
+from perfect_async._client import settings
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_a_line_end_after_a_key_is_stripped(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key as a file or a secret store hands it over works."""
+    monkeypatch.setenv("YOUCAM_API_KEY", f"key{end}")
+
+    assert Client()._key == "key" == Client(f"key{end}")._key
+
+
+@pytest.mark.parametrize("key", ['"key"', "'key'", "\u201ckey\u201d", 'key"', "`key`"])
+def test_quotes_around_a_key_are_named(key: str) -> None:
+    """A key in quotes is refused with that reason, and not repeated."""
+    with pytest.raises(ConfigurationError, match="stands in quotes") as caught:
+        Client(key)
+    assert "YOUCAM_API_KEY" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [None, "", "\n", "Bearer x", "a b", "kéy", " key"])
+def test_what_is_no_key_is_refused(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is missing, empty, or holds what no key holds is refused."""
+    monkeypatch.delenv("YOUCAM_API_KEY", raising=False)
+
+    assert settings.key_problem(settings.stripped(key)) is not None
+    with pytest.raises(ConfigurationError):
+        Client(key)
