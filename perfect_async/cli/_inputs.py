@@ -142,7 +142,9 @@ def search(
         skipped |= {each.picture: each for each in found.skipped}
     if not entries:
         raise ConfigurationError("no picture is named: give files, folders, patterns or URLs.")
-    return Found(list(entries.values()), list(skipped.values()))
+    named = {entry.picture for entry in entries.values()}
+    left = [each for each in skipped.values() if each.picture not in named]
+    return Found(list(entries.values()), left)
 
 
 def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Found:

@@ -35,6 +35,8 @@ _CREATING: Final = 1.1
 _SPARED: Final = 60.0
 # Seconds of a task where none is documented: the avatars that were seen (contract: Durations seen).
 _UNKNOWN: Final = (60.0, 150.0)
+_MUCH: Final = 0.25
+"""The share of the window from which on the use by others is worth a word."""
 _MINUTE: Final = 60
 _HOURS: Final = 90 * _MINUTE
 
@@ -148,7 +150,8 @@ class Order:
 
     `send` jobs are sent for `units`, at most `max_units`, of a `balance` (None: unknown); with
     `at_most` a journal may know some of them. `there` are done already, `refused` were named and
-    cannot be sent, `equal` share a task with another.
+    cannot be sent, `equal` share a task with another. `used_by_others` is the share of the request
+    window that other processes have used.
     """
 
     send: int
@@ -161,6 +164,7 @@ class Order:
     max_units: float | None = None
     at_most: bool = False
     balance: float | None = None
+    used_by_others: float = 0.0
 
     @property
     def cost(self) -> float:
@@ -194,6 +198,11 @@ class Order:
         parts.append(f"{whole}{units_text(self.cost)}{limit}{balance}")
         parts += [about(self.seconds)] if self.seconds is not None else []
         text = ", ".join(parts) + "."
+        if self.used_by_others >= _MUCH:
+            text += (
+                f" Other processes have used {self.used_by_others:.0%} of the request window: it "
+                "takes longer."
+            )
         if not self.suffices:
             text += (
                 " The balance does not suffice: what it does not cover is not sent and not charged."

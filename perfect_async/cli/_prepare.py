@@ -32,6 +32,7 @@ T = TypeVar("T")
 _BALANCE_WITHIN: Final = 5.0
 """Seconds after which a run goes on without knowing the balance, where the vendor is reached."""
 _REACHED_WITHIN: Final = 1.0
+_SENT_WITHIN: Final = 1.0
 _LOOK_EVERY: Final = 0.25
 _SHOWN: Final = 10
 _LONGEST_ANSWER: Final = 1024
@@ -136,9 +137,14 @@ async def prepare(
 
     Raises `Declined`, `Unauthorized`, and the error of a host that was never reached.
     """
-    order = attrs.evolve(order, balance=await ask_balance(client, display, outage))
-    display.message(str(order))
-    if order.needs_consent and not yes and is_interactive():
+    balance = await ask_balance(client, display, outage)
+    statistics = client.statistics()
+    used = statistics.requests_by_others / max(statistics.window_limit, 1)
+    order = attrs.evolve(order, balance=balance, used_by_others=used)
+    asks = order.needs_consent and not yes and is_interactive()
+    # Whoever is asked must know what about, however quiet the display is.
+    (display.error if asks else display.message)(str(order))
+    if asks:
         display.ask("Go on? [y/N]")
         answer = await _answer()
         if answer.strip().lower() not in {"y", "yes"}:
@@ -233,10 +239,15 @@ async def _watched(  # noqa: PLR0917 - one caller for each way to wait
         while given_up is None:
             await anyio.sleep(_LOOK_EVERY)
             now, statistics = anyio.current_time(), client.statistics()
-            if now >= began + within and (statistics.reached or statistics.last_failure is None):
-                break
+            sent = any(statistics.requests.values())
+            # A question that cannot leave for a full window waits for minutes.
+            most = within if sent else min(within, _SENT_WITHIN)
+            if now >= began + most and (statistics.reached or statistics.last_failure is None):
+                if sent or within < math.inf:
+                    break
+                what = "the request window"
             if now >= began + 1:
-                usual = f"waiting for {what}" if display.is_live else None
+                usual = f"waiting for {what}" if display.is_live or not sent else None
                 display.wait_for(outage.look(now, statistics) or usual)
             given_up = outage.end(now, statistics)
         group.cancel_scope.cancel()

@@ -110,6 +110,16 @@ def test_what_a_folder_cannot_give(tmp_path: Path) -> None:
     assert "--fit" not in found.skipped[1].message
     named = search([str(tmp_path), str(tmp_path / "a.jpg")], ["jpg"])
     assert [Entry(tmp_path / "a.jpg")] == named.entries
+    both = search([str(tmp_path), str(tmp_path / "b.webp")], ["jpg"])
+    assert ["avif", "broken link"] == [each.reason for each in both.skipped]
+
+
+def test_a_folder_of_folders(tmp_path: Path) -> None:
+    """A folder without pictures whose folders may have some names the pattern that finds them."""
+    (tmp_path / "2026").mkdir()
+
+    with pytest.raises(ConfigurationError, match=r"its folders are not searched, the pattern '.*"):
+        search([str(tmp_path)], ["jpg"])
 
 
 def test_a_folder_of_other_types_alone(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_the_line() -> None:
         ({"refused": 2, "equal": 3}, "2 that cannot be sent, 3 equal to another, 45 units"),
         ({"send": 1, "units": 1.0}, "1 to send, 5 already there, 1 unit of a balance"),
         ({"send": 0}, "0 to send, 5 already there: nothing to buy."),
+        ({"used_by_others": 0.9}, "1 min. Other processes have used 90% of the request window"),
         ({"balance": 12.0}, "1 min. The balance does not suffice: what it does not cover is"),
     ],
 )

@@ -171,6 +171,17 @@ def test_many_units_are_asked_about(
     assert asks is bool(asked)
 
 
+def test_a_quiet_question_says_what_about(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever is asked is told what about, also with `--quiet`."""
+    use_sandbox(monkeypatch, units=2.0)
+    answer(monkeypatch, "n\n")
+
+    assert 1 == cli.main(["smile", "in", "-q"])
+    assert "3 units of a balance of 2" in capsys.readouterr().err
+
+
 def test_few_units_are_not_asked_about(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below 20 units nobody is asked."""
     use_sandbox(monkeypatch)
