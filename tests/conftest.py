@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="also run the tests marked `long`, and give Hypothesis five times as many examples",
     )
+    parser.addoption(
+        "--minutes",
+        action="store_true",
+        help="with --long: also run the tests that wait for minutes, for windows of real processes",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,8 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what is marked `long`, or with `--long` let each test search for as long as it needs."""
-    long = config.getoption("--long")
+    long, minutes = config.getoption("--long"), config.getoption("--minutes")
     for item in items:
+        if not minutes and item.get_closest_marker("minutes") is not None:
+            item.add_marker(pytest.mark.skip(reason="waits for minutes: needs --long --minutes"))
+            continue
         if long and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(900))
         elif not long and item.get_closest_marker("long") is not None:

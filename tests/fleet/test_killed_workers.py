@@ -22,7 +22,7 @@ from perfect_async.sandbox._server import serve
 from tests.support.redis_server import RedisServer
 from tests.support.terminal import ROOT, free_port
 
-pytestmark = [pytest.mark.long, pytest.mark.real_time]
+pytestmark = [pytest.mark.long, pytest.mark.minutes, pytest.mark.real_time]
 
 REQUESTS, PER_SECOND = 1500, 15
 """Six times the window and three times the rate of the vendor's."""

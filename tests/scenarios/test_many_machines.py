@@ -132,6 +132,7 @@ def test_two_processes_side_by_side(quick: Town, redis_server: RedisServer) -> N
         assert "ledger" not in program.said()
 
 
+@pytest.mark.minutes
 @long
 def test_two_runs_one_after_another(narrow: Town) -> None:
     """A second run within the period waits for the window, says so once, and loses nothing."""
@@ -146,6 +147,7 @@ def test_two_runs_one_after_another(narrow: Town) -> None:
     check(narrow, 24)
 
 
+@pytest.mark.minutes
 @long
 @pytest.mark.parametrize(("each", "avatars"), [(30, 0), (10, 4)], ids=["smiles", "avatars"])
 def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) -> None:
@@ -158,6 +160,7 @@ def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) ->
     check(narrow, 4 * each)
 
 
+@pytest.mark.minutes
 @long
 def test_processes_with_different_limits(narrow: Town) -> None:
     """The strictest limits hold for both, and the process whose limits are wider says so."""
@@ -206,6 +209,7 @@ def test_a_member_that_is_killed(town: Town, number: int) -> None:
     assert ledger["charged"] > 30
 
 
+@pytest.mark.minutes
 @long
 def test_members_that_are_killed_again_and_again(narrow: Town, redis_server: RedisServer) -> None:
     """Whoever comes after kills counts what the dead have sent: the vendor refuses nothing."""
@@ -228,6 +232,7 @@ def test_members_that_are_killed_again_and_again(narrow: Town, redis_server: Red
     assert len(lost) <= 16
 
 
+@pytest.mark.minutes
 @long
 def test_all_members_but_one_are_killed_while_redis_is_away(
     town: Town, redis_server: RedisServer
@@ -273,6 +278,7 @@ def test_redis_is_stopped_for_4_s(brisk: Town, redis_server: RedisServer, avatar
         gone_and_back(program)
 
 
+@pytest.mark.minutes
 @long
 def test_redis_is_stopped_again_and_again(narrow: Town, redis_server: RedisServer) -> None:
     """A window that is full, a short lease, and a server that hangs: the account holds."""
@@ -303,6 +309,7 @@ def test_redis_is_restarted(town: Town, redis_server: RedisServer, away: float) 
         gone_and_back(program, 1 if away else 0)
 
 
+@pytest.mark.minutes
 @long
 @pytest.mark.parametrize("restarts", [False, True], ids=["flushed", "restarted"])
 def test_redis_forgets_again_and_again(
@@ -321,6 +328,7 @@ def test_redis_forgets_again_and_again(
     check(narrow, 100)
 
 
+@pytest.mark.minutes
 @long
 def test_a_process_begins_after_redis_was_flushed(narrow: Town, redis_server: RedisServer) -> None:
     """What the others sent before the flush counts for one that comes after it."""
@@ -333,6 +341,7 @@ def test_a_process_begins_after_redis_was_flushed(narrow: Town, redis_server: Re
     check(narrow, 90)
 
 
+@pytest.mark.minutes
 @long
 @pytest.mark.parametrize("silently", [False, True], ids=["refused", "silent"])
 @pytest.mark.parametrize("away", [4.0, 20.0])

@@ -101,6 +101,7 @@ def test_two_runs_one_after_another(narrow: Town) -> None:
     check(narrow, 24)
 
 
+@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
@@ -216,6 +217,7 @@ def test_a_web_app_with_four_workers(town: Town, server: tuple[str, ...]) -> Non
     check(town, 50)
 
 
+@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
@@ -293,6 +295,7 @@ def test_a_member_that_is_killed(town: Town, number: int) -> None:
     assert ledger["charged"] > 20
 
 
+@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
@@ -416,6 +419,7 @@ def test_a_state_folder_that_is_a_file(town: Town) -> None:
     check(town, 5)
 
 
+@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
@@ -432,6 +436,7 @@ def test_a_state_folder_that_is_deleted_again_and_again(narrow: Town) -> None:
     check(narrow, 90)
 
 
+@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
@@ -476,6 +481,7 @@ def test_a_ledger_that_is_not_ours(town: Town, kind: str) -> None:
 # Settings.
 
 
+@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
