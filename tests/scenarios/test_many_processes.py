@@ -84,6 +84,7 @@ def test_two_processes_side_by_side(quick: Town) -> None:
         assert not any(secret in str(path.relative_to(quick.state)) for path in found)
 
 
+@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
