@@ -132,8 +132,8 @@ def test_two_processes_side_by_side(quick: Town, redis_server: RedisServer) -> N
         assert "ledger" not in program.said()
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 def test_two_runs_one_after_another(narrow: Town) -> None:
     """A second run within the period waits for the window, says so once, and loses nothing."""
     first = narrow.worker("first", narrow.work(0, 4, queries=222))
@@ -147,8 +147,8 @@ def test_two_runs_one_after_another(narrow: Town) -> None:
     check(narrow, 24)
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 @pytest.mark.parametrize(("each", "avatars"), [(30, 0), (10, 4)], ids=["smiles", "avatars"])
 def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) -> None:
     """Four processes at once, with more work than a window holds: nothing refused, nothing lost."""
@@ -160,8 +160,8 @@ def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) ->
     check(narrow, 4 * each)
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 def test_processes_with_different_limits(narrow: Town) -> None:
     """The strictest limits hold for both, and the process whose limits are wider says so."""
     wide = narrow.worker("wide", narrow.work(0, 30, requests=500, per_second=40))
@@ -178,6 +178,7 @@ def test_processes_with_different_limits(narrow: Town) -> None:
 
 
 @long
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     ("stops", "avatars"), [(4.0, 0), (15.0, 0), (15.0, 4)], ids=["4 s", "15 s", "15 s, avatars"]
 )
@@ -194,6 +195,7 @@ def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> Non
 
 
 @long
+@pytest.mark.minutes
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_member_that_is_killed(town: Town, number: int) -> None:
     """A process is killed: the others poll its tasks to their end, and are not held up."""
@@ -209,8 +211,8 @@ def test_a_member_that_is_killed(town: Town, number: int) -> None:
     assert ledger["charged"] > 30
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 def test_members_that_are_killed_again_and_again(narrow: Town, redis_server: RedisServer) -> None:
     """Whoever comes after kills counts what the dead have sent: the vendor refuses nothing."""
     steady = narrow.worker("steady", narrow.work(0, 60))
@@ -232,8 +234,8 @@ def test_members_that_are_killed_again_and_again(narrow: Town, redis_server: Red
     assert len(lost) <= 16
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 def test_all_members_but_one_are_killed_while_redis_is_away(
     town: Town, redis_server: RedisServer
 ) -> None:
@@ -257,6 +259,7 @@ def test_all_members_but_one_are_killed_while_redis_is_away(
 
 
 @long
+@pytest.mark.minutes
 @pytest.mark.parametrize("avatars", [0, 4], ids=["smiles", "avatars"])
 def test_redis_is_stopped_for_4_s(brisk: Town, redis_server: RedisServer, avatars: int) -> None:
     """Nothing is created, all polls go on, and each process says what happened in two lines."""
@@ -278,8 +281,8 @@ def test_redis_is_stopped_for_4_s(brisk: Town, redis_server: RedisServer, avatar
         gone_and_back(program)
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 def test_redis_is_stopped_again_and_again(narrow: Town, redis_server: RedisServer) -> None:
     """A window that is full, a short lease, and a server that hangs: the account holds."""
     programs = begun(narrow, 4, 25)
@@ -294,6 +297,7 @@ def test_redis_is_stopped_again_and_again(narrow: Town, redis_server: RedisServe
 
 
 @long
+@pytest.mark.minutes
 @pytest.mark.parametrize("away", [0.0, 4.0])
 def test_redis_is_restarted(town: Town, redis_server: RedisServer, away: float) -> None:
     """The server has forgotten everything: all write it again, nothing is lost."""
@@ -309,8 +313,8 @@ def test_redis_is_restarted(town: Town, redis_server: RedisServer, away: float) 
         gone_and_back(program, 1 if away else 0)
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 @pytest.mark.parametrize("restarts", [False, True], ids=["flushed", "restarted"])
 def test_redis_forgets_again_and_again(
     narrow: Town, redis_server: RedisServer, restarts: bool
@@ -328,8 +332,8 @@ def test_redis_forgets_again_and_again(
     check(narrow, 100)
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 def test_a_process_begins_after_redis_was_flushed(narrow: Town, redis_server: RedisServer) -> None:
     """What the others sent before the flush counts for one that comes after it."""
     programs = begun(narrow, 2, 30)
@@ -341,8 +345,8 @@ def test_a_process_begins_after_redis_was_flushed(narrow: Town, redis_server: Re
     check(narrow, 90)
 
 
-@pytest.mark.minutes
 @long
+@pytest.mark.minutes
 @pytest.mark.parametrize("silently", [False, True], ids=["refused", "silent"])
 @pytest.mark.parametrize("away", [4.0, 20.0])
 def test_some_do_not_reach_redis(slow: Town, proxy: Proxy, away: float, silently: bool) -> None:
@@ -373,6 +377,7 @@ def test_some_do_not_reach_redis(slow: Town, proxy: Proxy, away: float, silently
 
 
 @long
+@pytest.mark.minutes
 def test_who_does_not_reach_redis_creates_nothing(brisk: Town, proxy: Proxy) -> None:
     """With Redis out of reach for all, no task is created, and those that run are polled."""
     through = f"redis://127.0.0.1:{proxy.port}/0"
@@ -474,6 +479,7 @@ async def test_a_client_closes_while_redis_is_away(
 
 
 @long
+@pytest.mark.minutes
 async def test_nobody_spins_while_redis_is_away(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -502,6 +508,7 @@ async def test_nobody_spins_while_redis_is_away(
 
 
 @long
+@pytest.mark.minutes
 async def test_an_idle_client_is_not_taken_for_dead(redis_server: RedisServer) -> None:
     """A client that has done nothing for 16 s is a member still, and has read everything."""
     hosts = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"

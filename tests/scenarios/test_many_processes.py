@@ -84,10 +84,10 @@ def test_two_processes_side_by_side(quick: Town) -> None:
         assert not any(secret in str(path.relative_to(quick.state)) for path in found)
 
 
-@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_two_runs_one_after_another(narrow: Town) -> None:
     """A second run within the period waits for the window, says so once, and loses nothing."""
     first = narrow.worker("first", narrow.work(0, 4, queries=222))
@@ -102,10 +102,10 @@ def test_two_runs_one_after_another(narrow: Town) -> None:
     check(narrow, 24)
 
 
-@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 @pytest.mark.parametrize(("each", "avatars"), [(30, 0), (10, 4)], ids=["smiles", "avatars"])
 def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) -> None:
     """Four processes at once, with more work than a window holds: nothing refused, nothing lost."""
@@ -121,6 +121,7 @@ def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) ->
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_multiprocessing(town: Town, method: str) -> None:
     """A process with an open client makes children that open clients of their own."""
@@ -139,6 +140,7 @@ def test_multiprocessing(town: Town, method: str) -> None:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_two_event_loops_and_an_isolated_client(town: Town) -> None:
     """Event loops of one process, and the thread of isolated clients, are members each."""
     program = town.program(
@@ -202,6 +204,7 @@ GUNICORN = (
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 @pytest.mark.parametrize("server", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
 def test_a_web_app_with_four_workers(town: Town, server: tuple[str, ...]) -> None:
     """Four workers of a web app are members of one ledger, beside a job that cron starts."""
@@ -218,10 +221,10 @@ def test_a_web_app_with_four_workers(town: Town, server: tuple[str, ...]) -> Non
     check(town, 50)
 
 
-@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_web_app_with_too_many_requests(narrow: Town) -> None:
     """What the workers are asked for together is more than a window holds: it is done later."""
     site = Site(narrow, *UVICORN)
@@ -233,6 +236,7 @@ def test_a_web_app_with_too_many_requests(narrow: Town) -> None:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_webhooks_that_reach_any_worker(tmp_path: Path) -> None:
     """A notification goes to one of four workers; the one whose task it is polls at once."""
     port = free_port()
@@ -257,12 +261,14 @@ def test_webhooks_that_reach_any_worker(tmp_path: Path) -> None:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     ("stops", "avatars"), [(4.0, 0), (15.0, 0), (15.0, 4)], ids=["4 s", "15 s", "15 s, avatars"]
 )
 def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> None:
     """A process is stopped and goes on: the others poll its tasks, and it loses none."""
-    works = [town.work(10 * part, 10, avatars=avatars) for part in range(3)]
+    # The others have to live for as long as it is stopped.
+    works = [town.work(10 * part, 10, avatars=4 if part else avatars) for part in range(3)]
     stopped, *others = [town.worker(str(part), work) for part, work in enumerate(works)]
     for program in (stopped, *others):
         program.wait_for("begun")
@@ -278,6 +284,7 @@ def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> Non
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_member_that_is_killed(town: Town, number: int) -> None:
     """A process is killed: the others poll its tasks to their end, and are not held up."""
@@ -296,10 +303,10 @@ def test_a_member_that_is_killed(town: Town, number: int) -> None:
     assert ledger["charged"] > 20
 
 
-@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_members_that_are_killed_again_and_again(narrow: Town) -> None:
     """Whoever comes after kills counts what the dead have sent: the vendor refuses nothing."""
     steady = narrow.worker("steady", narrow.work(0, 60))
@@ -344,6 +351,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_disk_that_becomes_full(town: Town, disk: Path) -> None:
     """Each process says once that it goes on alone; none hangs, and nothing is lost."""
     town.environment["PERFECT_ASYNC_STATE"] = str(disk)
@@ -365,6 +373,7 @@ def test_a_disk_that_becomes_full(town: Town, disk: Path) -> None:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_disk_that_is_full(town: Town, disk: Path) -> None:
     """A process that cannot make a ledger says so once, and works alone."""
     town.environment["PERFECT_ASYNC_STATE"] = str(disk)
@@ -382,6 +391,7 @@ def test_a_disk_that_is_full(town: Town, disk: Path) -> None:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_file_that_must_not_grow(town: Town) -> None:
     """A limit of the process on the size of its files ends the sharing, and nothing else."""
     limited = town.worker("limited", town.work(0, 10, file_size=40_000))
@@ -395,6 +405,7 @@ def test_a_file_that_must_not_grow(town: Town) -> None:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_home_that_is_read_only(town: Town, disk: Path) -> None:
     """A lone process on a read-only home works alone, and does not warn."""
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -410,6 +421,7 @@ def test_a_home_that_is_read_only(town: Town, disk: Path) -> None:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_state_folder_that_is_a_file(town: Town) -> None:
     """A process whose state folder is no folder works alone."""
     town.state.write_text("not a folder")
@@ -420,10 +432,10 @@ def test_a_state_folder_that_is_a_file(town: Town) -> None:
     check(town, 5)
 
 
-@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_state_folder_that_is_deleted_again_and_again(narrow: Town) -> None:
     """Processes whose ledger is deleted while they work meet again in a new one."""
     programs = [narrow.worker(str(part), narrow.work(30 * part, 30)) for part in range(3)]
@@ -437,10 +449,10 @@ def test_a_state_folder_that_is_deleted_again_and_again(narrow: Town) -> None:
     check(narrow, 90)
 
 
-@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_a_ledger_that_a_crash_left(narrow: Town) -> None:
     """What a killed process has sent counts for the next one, which begins as another cleans up."""
     killed = narrow.worker("killed", narrow.work(0, 80))
@@ -457,6 +469,7 @@ def test_a_ledger_that_a_crash_left(narrow: Town) -> None:
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 @pytest.mark.parametrize("kind", ["garbage", "empty", "another format", "another boot"])
 def test_a_ledger_that_is_not_ours(town: Town, kind: str) -> None:
     """A damaged ledger is made anew; one of another version or boot is another file."""
@@ -482,10 +495,10 @@ def test_a_ledger_that_is_not_ours(town: Town, kind: str) -> None:
 # Settings.
 
 
-@pytest.mark.minutes
 @real
 @slow
 @pytest.mark.long
+@pytest.mark.minutes
 def test_processes_with_different_limits(narrow: Town) -> None:
     """The strictest limits hold for both, and the process whose limits are wider says so."""
     wide = narrow.worker("wide", narrow.work(0, 30, requests=500, per_second=40))
