@@ -137,7 +137,8 @@ def holds(scenario: Scenario) -> None:
     assert 3600 > outcome.makespan
 
 
-@settings(max_examples=examples(20), suppress_health_check=SLOW)
+# The same examples each time: the search below is the one for new ones, and rare ones are known.
+@settings(max_examples=examples(20), suppress_health_check=SLOW, derandomize=True)
 @given(scenarios())
 def test_the_key_is_kept_whatever_befalls_its_members(scenario: Scenario) -> None:
     """No window is overdrawn, nothing is created twice, each job of who lives ends exactly once,
@@ -147,6 +148,7 @@ def test_the_key_is_kept_whatever_befalls_its_members(scenario: Scenario) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.minutes
 @settings(max_examples=600, suppress_health_check=SLOW)
 @given(scenarios())
 def test_the_key_is_kept_whatever_a_long_search_finds(scenario: Scenario) -> None:
