@@ -26,7 +26,7 @@ from perfect_async._ledger.rows import (
     status,
     task_id,
 )
-from perfect_async._time import NEVER, SECOND
+from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.events import (
     DoneRow,
     DurationRow,
@@ -334,3 +334,22 @@ def test_a_key_has_a_name_that_does_not_show_it() -> None:
     assert 16 == len(key_digest("secret"))
     assert key_digest("secret") != key_digest("secret2")
     assert "secret" not in key_digest("secret")
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        (IntentRow("m", 1, "i", "d", "f", 5), ("sent",)),
+        (DoneRow("i", "d", "f", "t", 5), ("at",)),
+        (DurationRow("m", 1, TaskKind("f"), 5, 6), ()),
+        (PlanRow(1, 176, 6), ()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_times_move_and_nothing_else_does(row: LedgerRow, fields: tuple[str, ...]) -> None:
+    """A row in another member's time differs by its times only, and moves back."""
+    moved = rows.shifted(row, 20 * SLOT)
+
+    assert attrs.evolve(moved, **dict.fromkeys(fields, 5)) == row
+    assert all(5 + 20 * SLOT == getattr(moved, name) for name in fields)
+    assert row == rows.shifted(moved, -20 * SLOT)

@@ -1,0 +1,85 @@
+"""What members tell each other by single rows, and what is forgotten of it."""
+
+import pytest
+
+from perfect_async import events as ev
+from perfect_async.errors import RateLimited, ServiceUnavailable
+from perfect_async.models import Limits, Polling
+from perfect_async.scheduler import IllegalEvent, Scheduler
+
+SECOND = 1_000_000
+SMILE = ev.TaskKind("ai-smile")
+
+
+def member(name: str) -> Scheduler:
+    return Scheduler(Limits(), Polling(), member=name, pid=1)
+
+
+def step(scheduler: Scheduler, now: int, *rows: ev.LedgerRow) -> tuple[ev.LedgerRow, ...]:
+    """Read `rows`, issue what is due, and give what is told."""
+    scheduler.receive(ev.LedgerRead(rows), now)
+    while (command := scheduler.due(now)) is not None:
+        scheduler.receive(ev.Issued(command), now)
+    return scheduler.changes(now)
+
+
+def submitted(scheduler: Scheduler) -> ev.Submit:
+    """Issue one creation."""
+    scheduler.receive(ev.JobAdded(1, SMILE, 1.0, uploads=False), 0)
+    scheduler.receive(ev.LedgerRead(), 0)
+    command = scheduler.due(0)
+    assert isinstance(command, ev.Submit)
+    scheduler.receive(ev.Issued(command), 0)
+    scheduler.changes(0)
+    return command
+
+
+def test_a_ledger_is_read_where_the_key_is_shared_only() -> None:
+    """A scheduler that shares nothing refuses the event, and says so."""
+    with pytest.raises(IllegalEvent, match="not shared"):
+        Scheduler(Limits(), Polling()).receive(ev.LedgerRead(), 0)
+
+
+def test_members_show_their_numbers() -> None:
+    """The repr names counts and nothing else."""
+    assert "<Members 0 others, 0 of their tasks>" == repr(member("a")._state.members)
+
+
+def test_a_refusal_is_told_and_heard() -> None:
+    """A 429 to one member is evidence for all."""
+    one, other = member("a"), member("b")
+    command = submitted(one)
+    one.receive(ev.Limited(command, RateLimited("Too many requests"), SECOND), SECOND)
+    told = step(one, SECOND)
+    step(other, SECOND, *told)
+
+    [request] = [row for row in told if isinstance(row, ev.RequestRow)]
+    assert ("refused", SECOND) == (request.outcome, request.retry_after)
+    assert other._state.pacer.allowance.doubted
+
+
+def test_a_rescue_that_fails_is_not_tried_for_ever() -> None:
+    """After some failures the next reserved poll is waited for; an unknown task changes nothing."""
+    one, other = member("a"), member("b")
+    command = submitted(one)
+    one.receive(ev.Accepted(command, "task"), SECOND)
+    step(other, SECOND, *step(one, SECOND))
+    members = other._state.members
+    [task] = members._tasks.values()
+    rescue = ev.Rescue(7, task.ref, "ai-smile", "task")
+    failed = ev.NoAnswer(rescue, ServiceUnavailable("502"))
+    for _ in range(50):
+        members.on_rescued(rescue, failed, SECOND, SECOND)
+    tried = task.tries
+    members.on_rescued(ev.Rescue(8, -999, "ai-smile", "other"), failed, SECOND, SECOND)
+
+    assert 50 == tried == task.tries
+
+
+def test_of_the_durations_of_many_members_the_oldest_names_are_forgotten() -> None:
+    """What was learned from a member is remembered for the newest members only."""
+    scheduler = member("a")
+    rows = [ev.DurationRow(f"m{number}", 1, SMILE, 0, SECOND) for number in range(20_000)]
+    step(scheduler, SECOND, *rows)
+
+    assert len(scheduler._state.members._learned) < 20_000
