@@ -362,7 +362,8 @@ def shifted(row: LedgerRow, by: int) -> LedgerRow:
             return attrs.evolve(row, sent=row.sent + by)
         case DoneRow():
             return attrs.evolve(row, at=row.at + by)
-        case DurationRow() | PlanRow():
+        case _:
+            # Durations and plans are the same at any time.
             return row
 
 
