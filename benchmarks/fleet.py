@@ -36,7 +36,7 @@ from perfect_async import Client, Done, Limits, Polling, Smile
 from perfect_async.errors import ConfigurationError
 from perfect_async.models import Job
 from perfect_async.sandbox import Durations, Sandbox, portrait, serve
-from tests.support.fixtures import free_port
+from tests.support.ports import free_port
 
 PROCESSES = (1, 2, 4, 8)
 WAYS = ("shared", "split", "apart")

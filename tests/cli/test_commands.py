@@ -25,7 +25,8 @@ from perfect_async.cli._manifest import Manifest
 from perfect_async.sandbox import Dialect, Durations, Faults, Sandbox, portrait
 from tests.sandbox.customer import Customer, data_of
 from tests.support import virtual_time
-from tests.support.terminal import advance_start, free_port, interrupt_at, use_sandbox
+from tests.support.ports import free_port
+from tests.support.terminal import advance_start, interrupt_at, use_sandbox
 
 # Pictures.
 

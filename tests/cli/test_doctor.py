@@ -19,7 +19,8 @@ from perfect_async.cli import _doctor, _runner
 from perfect_async.events import MemberRow, SharedLimits
 from perfect_async.sandbox import Durations, Grant, Sandbox
 from tests.support import virtual_time
-from tests.support.terminal import advance_start, free_port, use_sandbox
+from tests.support.ports import free_port
+from tests.support.terminal import advance_start, use_sandbox
 
 URL = "https://sandbox.example"
 KEY = "key"

@@ -22,6 +22,7 @@ import pytest
 
 from perfect_async.sandbox import portrait
 from tests.support.browser import PROGRAMS, Browser, installed
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_" + base64.b64encode(b"the secret of the console").decode()
@@ -31,13 +32,6 @@ pytestmark = [pytest.mark.real_time, pytest.mark.timeout(300)]
 
 PATIENCE = 60.0
 """Nothing here takes longer, not even where six others want the cores as well."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A customer of the sandbox who knows the contract page and speaks plain httpx."""
 
-import socket
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
@@ -56,13 +55,6 @@ def error_of(response: httpx.Response) -> tuple[int, str | None, str]:
     body = response.json()
     assert response.status_code == body["status"]
     return response.status_code, body.get("error_code"), body["error"]
-
-
-def free_port() -> int:
-    """Return a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Customer:

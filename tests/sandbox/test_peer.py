@@ -8,8 +8,8 @@ import pytest
 
 from perfect_async.sandbox import Sandbox
 from tests.sandbox.clients import RawClient
-from tests.sandbox.customer import free_port
 from tests.sandbox.peer import Peer, peer
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.real_time
 

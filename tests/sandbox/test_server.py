@@ -21,7 +21,8 @@ import uvicorn
 from perfect_async.sandbox import Durations, Faults, Sandbox, run, serve
 from perfect_async.webhooks import Notification, WebhookApp, verify
 from tests.sandbox.clients import CLIENTS, RawClient
-from tests.sandbox.customer import FACE, TEETH, data_of, free_port
+from tests.sandbox.customer import FACE, TEETH, data_of
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.real_time
 

@@ -7,7 +7,6 @@ and another forty with `--long`), CRASH_SEED where; both are printed.
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import pytest
 from perfect_async.sandbox._engine import Picture as Seen
 from perfect_async.sandbox._engine import render
 from tests.support import crashing
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 FEW = int(os.environ.get("CRASH_KILLS", "12"))
@@ -172,12 +172,6 @@ class Crashes:
         self.kills += status < 0
         assert status in {0, -9}, f"process {self.processes} ended with {status}"
         return status
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def results(picture: crashing.Picture) -> list[set[bytes]]:

@@ -25,8 +25,9 @@ from perfect_async._ledger import folder as ledger_folder
 from perfect_async._ledger.local import open_local
 from perfect_async._ledger.rows import host_digest, key_digest
 from perfect_async.sandbox import Durations, Sandbox, portrait
+from tests.support.ports import free_port
 from tests.support.processes import KEY as SECRET_KEY
-from tests.support.processes import PATIENCE, Town, all_done, check, free_port, wait_for_port
+from tests.support.processes import PATIENCE, Town, all_done, check, wait_for_port
 from tests.support.sandboxed import KEY, client, clock, smile, vendor
 from tests.support.webhooks import SECRET
 

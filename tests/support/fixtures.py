@@ -1,6 +1,5 @@
 """Fixtures that tests of several packages share."""
 
-import socket
 from pathlib import Path
 from typing import Protocol
 
@@ -8,7 +7,7 @@ import pytest
 
 from perfect_async import Client
 from perfect_async.sandbox import Faults, Sandbox
-from tests.support import sandboxed
+from tests.support import ports, sandboxed
 
 
 class MakeSandbox(Protocol):
@@ -44,7 +43,4 @@ def journal_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def free_port() -> int:
     """A port of this machine that nothing listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port: int = server.getsockname()[1]
-        return port
+    return ports.free_port()

@@ -40,6 +40,7 @@ from perfect_async import Avatar, Client, Job, Limits, Outcome, Polling, Smile, 
 from perfect_async.sandbox import Durations, Sandbox, portrait, serve
 from perfect_async.sandbox._portraits import seed_of
 from perfect_async.webhooks import WebhookApp
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -249,13 +250,6 @@ def all_done(reports: list[Report], pictures: int) -> None:
     assert [{}] * len(reports) == [report["errors"] for report in reports]
     assert pictures == sum(report["done"] for report in reports)
     assert {0} == {report["refused"] for report in reports}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for_port(server: Program, port: int) -> None:

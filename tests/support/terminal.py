@@ -16,6 +16,7 @@ from perfect_async.cli import _runner
 from perfect_async.cli._display import Display, JobReport
 from perfect_async.sandbox import Sandbox
 from tests.support import virtual_time
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,13 +56,6 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
 def advance_start(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let the loop of the next command begin `seconds` later than the last one's."""
     monkeypatch.setattr(virtual_time, "START", virtual_time.START + seconds)
-
-
-def free_port() -> int:
-    """Return a port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
