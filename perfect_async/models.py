@@ -206,16 +206,9 @@ class Smile(Job):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Avatar(Job):
-    """`output_count` (1 to 200) avatars of one portrait: 1 unit per 4, rounded up.
+class _Styled(Job):
+    """Pictures of one portrait in a style: the fields that such features have in common."""
 
-    `source` as in `Smile`: jpg or png under 10 MiB, long side at most 4096 px. `template_id` is the
-    style; `client.templates()` lists them. `key` is your own identity for the job. Raises
-    `JobRefused` for a count outside 1..200, an empty template and an empty key. (contract: Create
-    the task)
-    """
-
-    feature = "ai-avatar"
     formats = ("jpg", "png")
     # Another try gives other pictures, which is often the reason for it.
     reusable = False
@@ -230,6 +223,19 @@ class Avatar(Job):
         """`output_count`."""
         return self.output_count
 
+
+@attrs.frozen(eq=False, repr=False)
+class Avatar(_Styled):
+    """`output_count` (1 to 200) avatars of one portrait: 1 unit per 4, rounded up.
+
+    `source` as in `Smile`: jpg or png under 10 MiB, long side at most 4096 px. `template_id` is the
+    style; `client.templates()` lists them. `key` is your own identity for the job. Raises
+    `JobRefused` for a count outside 1..200, an empty template and an empty key. (contract: Create
+    the task)
+    """
+
+    feature = "ai-avatar"
+
     @property
     def units(self) -> int:
         """1 per 4 pictures, rounded up."""
@@ -242,7 +248,7 @@ class Avatar(Job):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Studio(Job):
+class Studio(_Styled):
     """`output_count` (1 to 200) studio pictures of one portrait: 1 unit per 2, rounded up.
 
     The fields are those of `Avatar`; `client.templates(Studio)` lists the styles. Fields, price and
@@ -251,18 +257,6 @@ class Studio(Job):
     """
 
     feature = "ai-studio"
-    formats = ("jpg", "png")
-    reusable = False
-
-    source: Source = attrs.field(repr=_shown)
-    template_id: str = attrs.field(validator=_text)
-    output_count: int = attrs.field(default=4, validator=_count)
-    key: str | None = attrs.field(default=None, validator=_text_or_none)
-
-    @property
-    def outputs(self) -> int:
-        """`output_count`."""
-        return self.output_count
 
     @property
     def units(self) -> int:

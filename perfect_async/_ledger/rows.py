@@ -61,7 +61,7 @@ _LONGEST: Final = 4096
 _DIGITS: Final = 16
 """Of a digest that names a host or a key."""
 _PORTS: Final = {"https": "443", "http": "80"}
-_SAME_HOST: Final = {"yce-api-01.perfectcorp.com": "yce-api-01.makeupar.com"}
+SAME_HOST: Final = {"yce-api-01.perfectcorp.com": "yce-api-01.makeupar.com"}
 """The vendor's two names of one host (contract: Base URL and headers)."""
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False)
@@ -190,7 +190,7 @@ def host_digest(base_url: str) -> str:
     host, colon, port = authority.rpartition(":")
     if not colon or not port.isdigit():
         host, port = authority, _PORTS.get(scheme, "")
-    host = _SAME_HOST.get(host, host)
+    host = SAME_HOST.get(host, host)
     return hashlib.sha256(f"{host}:{port}".encode()).hexdigest()[:_DIGITS]
 
 

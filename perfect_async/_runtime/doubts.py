@@ -21,13 +21,13 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
+from perfect_async._ledger.rows import SAME_HOST
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
 from perfect_async.errors import SubmissionInDoubt, copy_error
 
 _MOST_TASKS: Final = 20_000
-_HOSTS: Final = {"https://yce-api-01.perfectcorp.com": "https://yce-api-01.makeupar.com"}
-"""Names of one host (contract: Base URL and headers)."""
+_HOSTS: Final = {f"https://{name}": f"https://{other}" for name, other in SAME_HOST.items()}
 
 
 class KnownTasks:

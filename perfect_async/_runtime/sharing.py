@@ -26,7 +26,6 @@ from perfect_async._api.history import NEAR
 from perfect_async._ledger.rows import (
     LedgerStore,
     LedgerUnavailable,
-    MemberStatus,
     Snapshot,
     believable,
     host_digest,
@@ -153,18 +152,12 @@ class SharedKey:
         self._stepped_at = -_BEAT
         # Since when the lock is wanted.
         self._tried_since = NEVER
-        self._others = 0
         self._held: ev.SharedLimits | None = None
         self.opened_at = 0
 
     def __repr__(self) -> str:
-        state = "alone" if self.alone else f"{self._others} others"
+        state = "alone" if self.alone else f"{self._scheduler.others()} others"
         return f"<SharedKey {state}>"
-
-    @property
-    def others(self) -> int:
-        """How many other members were alive at the last step."""
-        return self._others
 
     async def open(self, limits: Limits, now: Callable[[], int]) -> int | None:
         """Join the ledger; returns how far the scheduler's time is ahead of `now`, which counts
@@ -293,11 +286,10 @@ class SharedKey:
                 raise
         except LedgerUnavailable as exc:
             await self.close()
-            scheduler.unshare(now())
             self._say_alone(exc)
+            scheduler.unshare(now())
             return commands
         self._stepped_at = at
-        self._others = scheduler.others()
         self._say_limits()
         if kept:
             del self._changed[:intents]
@@ -505,10 +497,6 @@ class SharedKey:
         """Whether `task_id` is a task of any member."""
         return await self._asked(lambda store: store.known_task(task_id), otherwise=False)
 
-    async def members(self) -> tuple[MemberStatus, ...]:
-        """Return all members, this one too; none where the process is alone."""
-        return await self._asked(lambda store: store.members(), ())
-
     async def _asked(self, ask: Callable[[LedgerStore], Awaitable[T]], otherwise: T) -> T:
         """Return what the store says, or `otherwise` where it cannot be asked."""
         if self._store is None:
@@ -540,7 +528,8 @@ class SharedKey:
             "at a time on the key, or give each its share with Limits().split(n) and share=None."
         )
         # A process that is alone on its key misses nothing.
-        LOG.log(INFO if error.ordinary and not self._others else WARNING, message, error)
+        ordinary = error.ordinary and not self._scheduler.others()
+        LOG.log(INFO if ordinary else WARNING, message, error)
 
 
 def _settings(limits: ev.SharedLimits) -> str:

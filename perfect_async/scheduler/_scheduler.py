@@ -380,9 +380,9 @@ class Scheduler:
         0 while something runs, or where others have sent next to nothing.
         """
         state, now = self._state, self._state.updated_at
-        taken = state.members.requests(now)
         waiting = state.uncreated()
-        if not taken or not waiting or len(state.jobs) > waiting:
+        # Counting the requests comes last: it looks at each, and this is asked at each step.
+        if not waiting or len(state.jobs) > waiting or not state.members.requests(now):
             return 0.0
         limit = state.pacer.limit(now)
         # A first task may be one of those that last long.

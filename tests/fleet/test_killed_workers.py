@@ -19,8 +19,9 @@ from perfect_async.fleet import Order, enqueue, make_order
 from perfect_async.sandbox import Durations, Sandbox, portrait
 from perfect_async.sandbox._charges import TaskRecord
 from perfect_async.sandbox._server import serve
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
-from tests.support.terminal import ROOT, free_port
+from tests.support.terminal import ROOT
 
 pytestmark = [pytest.mark.long, pytest.mark.minutes, pytest.mark.real_time]
 
