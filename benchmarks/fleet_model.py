@@ -414,7 +414,7 @@ class Fleet:
         if self.unkept is None or not self.unkept(self.rng):
             self.ledger.write(member.name, rows, now)
             return issued
-        scheduler.tell_again()
+        scheduler.publish_again()
         error = ServiceUnavailable("not written", never_sent=True)
         free: list[ev.Command] = [
             each for each in issued if isinstance(each, ev.Settle | ev.Upload)

@@ -310,7 +310,7 @@ class RedisLedger:
         # The last publication.
         self._marker = ""
         self._version = self._read_at = 0
-        # Takes are counted, and `heard` is the last one whose answer arrived.
+        # Takes are counted, and `confirmed` is the last one whose answer arrived.
         self._takes = self._heard = 0
         self._everything = True
         self._wiped = ""

@@ -68,7 +68,7 @@ end
 TAKE: Final = (
     _COMMON
     + """
-local me, take, heard = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local me, take, confirmed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local marker, since, patience = ARGV[4], ARGV[5], tonumber(ARGV[6])
 local unused, wiped = ARGV[7], ARGV[8]
 local life, dead_after, step = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
@@ -100,7 +100,7 @@ if current == unused then expire(kept) end
 
 local version = redis.call('HGET', facts, 'version') or '0'
 local afresh = 0
-if last < heard or current ~= marker or tonumber(since) > tonumber(version) then
+if last < confirmed or current ~= marker or tonumber(since) > tonumber(version) then
   afresh, since = 1, '0'
 end
 local found = {}

@@ -71,7 +71,7 @@ _EARLY_FOR: Final = 600 * SECOND
 doubt and nobody waits for the task.
 """
 _NEWS_WITHIN: Final = 60 * SECOND
-"""Within this another process has the answer to a creation, and has told of its task."""
+"""Within this another process has the answer to a creation, and has published its task."""
 
 
 @attrs.define(eq=False)
@@ -113,7 +113,7 @@ class Driver:
         self._reached = False
         self._last_failure: PerfectError | None = None
         self.observers: list[ev.Observer] = []
-        # Jobs that were refused before the scheduler heard of them.
+        # Jobs that were refused before they reached the scheduler.
         self.refused_here = 0
         self.share = share
         self._past = past

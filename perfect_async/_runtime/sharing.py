@@ -264,24 +264,24 @@ class SharedKey:
                 if not await self._decide(store, commands, now):
                     await store.release()
                     scheduler.changes(now())
-                    scheduler.tell_again()
+                    scheduler.publish_again()
                     # It is asked again at once.
                     await anyio.sleep(_HURRY)
                     return self._not_sent(commands, now)
                 at = now()
-                told = self._changes(at)
-                told += self._told_intents(commands, at + self._origin)
+                published = self._changes(at)
+                published += self._with_intents(commands, at + self._origin)
                 intents = len(self._changed)
             except BaseException:
                 await store.release()
                 raise
             try:
-                kept = await store.publish(told)
+                kept = await store.publish(published)
             except LedgerUnavailable:
                 raise
             except BaseException:
                 # Nothing is performed after this: `leave` tells that nothing was sent.
-                scheduler.tell_again()
+                scheduler.publish_again()
                 self._not_sent(commands, now)
                 raise
         except LedgerUnavailable as exc:
@@ -294,7 +294,7 @@ class SharedKey:
         if kept:
             del self._changed[:intents]
             return commands
-        scheduler.tell_again()
+        scheduler.publish_again()
         return self._not_sent(commands, now)
 
     async def _decide(
@@ -359,7 +359,7 @@ class SharedKey:
             await anyio.sleep(max(0.0, _HURRY - (now() - began) / SECOND))
         return snapshot
 
-    def _told_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
+    def _with_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
         for command in commands:
             if isinstance(command, ev.Submit):
                 job = self._describe(command)
@@ -454,7 +454,7 @@ class SharedKey:
 
     async def _found(self, store: LedgerStore, job: Submission) -> Bought | None:
         rows = {key(row): row for row in await store.find_intents(job.identity, job.digest)}
-        # What is known here and was not told yet is newer.
+        # What is known here and was not published yet is newer.
         mine = [r for r in self._changed if (r.identity, r.digest) == (job.identity, job.digest)]
         rows.update({key(row): row for row in mine})
         sent = {

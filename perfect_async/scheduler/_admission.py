@@ -113,9 +113,9 @@ class AdmissionController:
         # Whether reservations may move now, and what waits until they may.
         self.may_move = True
         self._moves: dict[int, int] = {}
-        # Told of each duration that was seen here: kind, low, high.
+        # Called with each duration that was seen here: kind, low, high.
         self.on_duration: Callable[[TaskKind, int, int | None], None] | None = None
-        # Tasks that were lost since the others were told.
+        # Tasks that were lost since the last publication.
         self.lost: set[int] = set()
 
     # Events of tasks.

@@ -39,7 +39,7 @@ _WAITING: Final = SECOND
 """How long a member counts as waiting after it last wrote that it waits for its turn."""
 _BEAT: Final = SECOND
 """How often a member that has work writes that it lives."""
-_WAIT_TOLD: Final = 300_000
+_WAIT_REPORTED: Final = 300_000
 """How often a member writes that it still waits for its turn."""
 _REQUEST_TIMEOUT: Final = 30 * SECOND
 """How long a request may be unanswered before it is answered, or its member has stopped."""
@@ -107,21 +107,21 @@ class Members:
         # When the last task of a feature ended whose id was never known.
         self._unknown: dict[str, int] = {}
         self.updated_at = 0
-        # What we told.
-        self._told: ev.MemberRow | None = None
-        self._told_tasks: dict[int, ev.TaskRow] = {}
-        self._told_requests: OrderedDict[int, ev.RequestRow] = OrderedDict()
+        # What was published.
+        self._published: ev.MemberRow | None = None
+        self._published_tasks: dict[int, ev.TaskRow] = {}
+        self._published_requests: OrderedDict[int, ev.RequestRow] = OrderedDict()
         self._changed_requests: dict[int, ev.RequestRow] = {}
         self._durations: list[ev.DurationRow] = []
         self._number = 0
         self._epoch = 0
         self._plan: tuple[int, int] | None = None
         self._foreign_changes: dict[int, ev.TaskRow] = {}
-        self._retold: list[ev.RequestRow | ev.TaskRow] = []
-        # What was told at last, in case that it was not written.
-        self._given: tuple[ev.RequestRow | ev.TaskRow, ...] = ()
-        self._given_durations: list[ev.DurationRow] = []
-        self._given_foreign: dict[int, ev.TaskRow] = {}
+        self._republished: list[ev.RequestRow | ev.TaskRow] = []
+        # What was published last, in case it was not written.
+        self._last_rows: tuple[ev.RequestRow | ev.TaskRow, ...] = ()
+        self._last_durations: list[ev.DurationRow] = []
+        self._last_foreign: dict[int, ev.TaskRow] = {}
         self._waited_at = 0
         self._everything = self._recovers = False
 
@@ -177,12 +177,12 @@ class Members:
         """How many other members there are, stopped ones included."""
         return len(self._rows)
 
-    def tell_again(self) -> None:
+    def publish_again(self) -> None:
         """Give all rows at the next `changes`, those of the last one too."""
         self._everything = True
-        self._retold = [*self._given, *self._retold]
-        self._durations = [*self._given_durations, *self._durations]
-        self._foreign_changes = self._given_foreign | self._foreign_changes
+        self._republished = [*self._last_rows, *self._republished]
+        self._durations = [*self._last_durations, *self._durations]
+        self._foreign_changes = self._last_foreign | self._foreign_changes
 
     # What is asked.
 
@@ -254,12 +254,12 @@ class Members:
         return next(found, None) if task_id else None
 
     def keeps(self, task_id: str) -> bool:
-        """Whether another member runs this task and was just heard of, and it has not ended."""
-        heard = {
+        """Whether another member runs this task and was wrote just now, and it has not ended."""
+        active = {
             row.member for row in self._rows.values() if self.updated_at - row.stepped_at < _QUIET
         }
         return any(
-            task.row.task_id == task_id and task.row.member in heard and not task.row.announced
+            task.row.task_id == task_id and task.row.member in active and not task.row.announced
             for task in self._tasks.values()
         )
 
@@ -297,11 +297,11 @@ class Members:
         Also what is known of others, who may have died or stopped: a member that comes later knows
         of them only by the ledger. `known` are the members that were known before.
         """
-        told = {row.member: row.stepped_at for row in _of(event.rows, ev.MemberRow)}
+        published = {row.member: row.stepped_at for row in _of(event.rows, ev.MemberRow)}
         left = {*event.gone}
         joins = not known and bool(self._rows)
         if joins or any(
-            told.get(name, -NEVER) < row.stepped_at
+            published.get(name, -NEVER) < row.stepped_at
             for name, row in known.items()
             if name not in left
         ):
@@ -310,7 +310,7 @@ class Members:
             pacer = self._state.pacer
             pacer.hold = max(pacer.hold, now + _RECOVERY)
         # A member that died while the ledger was lost, or long ago, is not named as gone.
-        self._missing = {*self._rows} - {*told}
+        self._missing = {*self._rows} - {*published}
         self._missing_until = now + _STOPPED
         answered = {
             (row.member, row.number)
@@ -318,7 +318,7 @@ class Members:
             if row.answered is not None
         }
         requests = [*self._answered.values(), *(row for _, row in self._open.values())]
-        self._retold += (row for row in requests if (row.member, row.number) not in answered)
+        self._republished += (row for row in requests if (row.member, row.number) not in answered)
         self._foreign_changes.update((task.ref, task.row) for task in self._refs.values())
 
     def _on_rows(self, rows: Iterable[ev.LedgerRow], now: int) -> None:
@@ -348,14 +348,14 @@ class Members:
         if creates:
             self._note_creation(self.member, now)
         row = ev.RequestRow(self.member, command.number, now, creates=creates)
-        self._tell(row)
+        self._publish(row)
 
     def on_response(self, event: ev.Answer, left: int, now: int) -> None:
         """A request of ours is answered (no upload, which costs none)."""
         command = event.command
         if isinstance(event, ev.NotSent) and event.unwritten:
             self._changed_requests.pop(command.number, None)
-            self._told_requests.pop(command.number, None)
+            self._published_requests.pop(command.number, None)
             return
         outcome, retry_after = "accepted", None
         if isinstance(event, ev.Limited):
@@ -363,7 +363,7 @@ class Members:
         elif isinstance(event, (ev.NotSent, ev.NoAnswer)):
             outcome = "failed"
         creates = isinstance(command, ev.Submit)
-        self._tell(
+        self._publish(
             ev.RequestRow(self.member, command.number, left, creates, now, outcome, retry_after)
         )
 
@@ -426,7 +426,7 @@ class Members:
             self._state.admission.forget(task.ref)
             task.mirrored = False
 
-    # What is told.
+    # What is published.
 
     def changes(self, now: int) -> tuple[ev.LedgerRow, ...]:
         """The rows that changed since the last time, to be written while the lock is held."""
@@ -434,21 +434,21 @@ class Members:
         rows: list[ev.LedgerRow] = []
         everything = self._everything
         if everything:
-            self._told, self._plan, self._everything = None, None, False
-            self._changed_requests = dict(self._told_requests)
+            self._published, self._plan, self._everything = None, None, False
+            self._changed_requests = dict(self._published_requests)
         rows += self._changed_plan()
         rows += self._changed_foreign()
         ended = self._ended_tasks()
-        rows += self._retold
+        rows += self._republished
         rows += ended
-        self._given, self._retold = (*self._retold, *ended), []
+        self._last_rows, self._republished = (*self._republished, *ended), []
         if everything:
-            self._told_tasks.clear()
+            self._published_tasks.clear()
         rows += self._changed_tasks()
         rows += self._changed_requests.values()
         self._changed_requests = {}
         rows += self._durations
-        self._given_durations, self._durations = self._durations, []
+        self._last_durations, self._durations = self._durations, []
         rows += self._changed_member(now)
         self.locked = state.admission.may_move = False
         return tuple(rows)
@@ -478,12 +478,12 @@ class Members:
                 following, last = self._state.table.reserved(ref)
                 task.row = attrs.evolve(task.row, next=following, last=last)
             rows.append(task.row)
-        self._given_foreign, self._foreign_changes = self._foreign_changes, {}
+        self._last_foreign, self._foreign_changes = self._foreign_changes, {}
         return rows
 
     def _changed_member(self, now: int) -> list[ev.MemberRow]:
         state = self._state
-        if now - self._waited_at >= _WAIT_TOLD and state.waits_for_turn(now):
+        if now - self._waited_at >= _WAIT_REPORTED and state.waits_for_turn(now):
             self._waited_at = now
         cycle, guard, spared = state.pacer.wanted()
         row = ev.MemberRow(
@@ -492,7 +492,7 @@ class Members:
             self._limits,
             now,
             state.uncreated(),
-            len(self._told_tasks),
+            len(self._published_tasks),
             self._waited_at,
             state.admission.short,
             state.strategy.held,
@@ -500,38 +500,38 @@ class Members:
             guard,
             spared,
         )
-        told = self._told
+        published = self._published
         busy = row.work or row.running
-        if told is not None and (
-            attrs.evolve(row, stepped_at=told.stepped_at) == told
-            and not (busy and now - told.stepped_at >= _BEAT)
+        if published is not None and (
+            attrs.evolve(row, stepped_at=published.stepped_at) == published
+            and not (busy and now - published.stepped_at >= _BEAT)
         ):
             return []
-        self._told = row
+        self._published = row
         return [row]
 
     def _ended_tasks(self) -> list[ev.TaskRow]:
         """Tasks of ours that nobody has to poll any longer."""
-        jobs, told, lost = self._state.jobs, self._told_tasks, self._state.admission.lost
+        jobs, published, lost = self._state.jobs, self._published_tasks, self._state.admission.lost
         ended: list[ev.TaskRow] = []
-        for ref, row in list(told.items()):
+        for ref, row in list(published.items()):
             job = jobs.get(ref)
             # Created again, it is another task.
             if job is None or job.state not in _RUNNING or job.task != row.ref:
                 ended.append(attrs.evolve(row, ended=True, lost=ref in lost))
-                del told[ref]
+                del published[ref]
         lost.clear()
         return ended
 
     def _changed_tasks(self) -> list[ev.TaskRow]:
-        told, rows = self._told_tasks, list[ev.TaskRow]()
+        published, rows = self._published_tasks, list[ev.TaskRow]()
         for job in self._state.jobs.values():
             if job.state in _RUNNING:
-                facts, before = self._facts(job), told.get(job.ref)
+                facts, before = self._facts(job), published.get(job.ref)
                 # Nearly all tasks are as they were: their rows are not even made.
                 if before is None or _facts_of(before) != facts:
                     row = ev.TaskRow(self.member, facts[0], job.kind, *facts[1:])
-                    told[job.ref] = row
+                    published[job.ref] = row
                     rows.append(row)
         return rows
 
@@ -558,15 +558,15 @@ class Members:
             False,
         )
 
-    def _tell(self, row: ev.RequestRow) -> None:
+    def _publish(self, row: ev.RequestRow) -> None:
         self._changed_requests[row.number] = row
-        self._told_requests.pop(row.number, None)
-        self._told_requests[row.number] = row
-        oldest = next(iter(self._told_requests.values()))
+        self._published_requests.pop(row.number, None)
+        self._published_requests[row.number] = row
+        oldest = next(iter(self._published_requests.values()))
         if oldest.answered is not None and (
             row.left - oldest.answered > self._holds.period + _REQUEST_TIMEOUT
         ):
-            del self._told_requests[oldest.number]
+            del self._published_requests[oldest.number]
 
     # Inside.
 
@@ -599,9 +599,9 @@ class Members:
         if job is None or job.state not in _RUNNING:
             if not row.ended:
                 # An older copy of the ledger, or a member that knew it, has brought it back.
-                self._retold.append(attrs.evolve(row, ended=True))
+                self._republished.append(attrs.evolve(row, ended=True))
             return
-        self._told_tasks[job.ref] = row
+        self._published_tasks[job.ref] = row
         # Where everything is written again, what we know ourselves is newer.
         if state.keeps_alive and not self._everything:
             following = row.next
@@ -630,9 +630,9 @@ class Members:
                 self._next_ref, row, from_at=from_at
             )
         if self._everything and not row.announced and _is_older(row, task.row):
-            # From an older copy of the ledger: what we know is told again.
+            # From an older copy of the ledger: what we know is published again.
             return
-        # What we know and have not told yet.
+        # What we know and have not published yet.
         announced, renewed = task.row.announced or row.announced, task.row.renewed
         task.row = row = attrs.evolve(row, announced=announced, renewed=max(renewed, row.renewed))
         if row.announced:

@@ -234,9 +234,9 @@ class Scheduler:
         """Return how many other members of the key there are."""
         return self._state.members.others
 
-    def tell_again(self) -> None:
+    def publish_again(self) -> None:
         """Give all rows at the next `changes`: the last ones were not written."""
-        self._state.members.tell_again()
+        self._state.members.publish_again()
 
     def changes(self, now: int) -> tuple[ev.LedgerRow, ...]:
         """The rows that changed since the last time, to be written before the lock is given back.

@@ -174,7 +174,7 @@ def test_many_units_are_asked_about(
 def test_a_quiet_question_says_what_about(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever is asked is told what about, also with `--quiet`."""
+    """A question names what is asked about, also with `--quiet`."""
     use_sandbox(monkeypatch, units=2.0)
     answer(monkeypatch, "n\n")
 

@@ -62,7 +62,7 @@ async def test_a_transport_of_ones_own_does_not_share(
 async def test_a_transport_of_ones_own_shares_where_it_is_asked_to(
     state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever says "machine" shares with any transport, and nothing is said."""
+    """An explicit "machine" shares with any transport, and nothing is said."""
     caplog.set_level("INFO", "perfect_async")
     await work(client(vendor(), share="machine"))
 

@@ -236,7 +236,7 @@ async def test_a_caller_who_is_cancelled_before_the_acceptance() -> None:
 
 
 async def test_events_from_the_beginning_to_the_end() -> None:
-    """Whoever reads them, whenever, sees all of them in order, with their times and the task."""
+    """A reader sees all of them in order at any time, with their times and the task."""
     sandbox = vendor()
     async with client(sandbox) as c:
         task = await c.submit(Smile(FACE))
@@ -624,7 +624,7 @@ async def test_a_crash_after_submit(tmp_path: Path, monkeypatch: MP) -> None:
 async def test_a_handle_of_what_a_former_process_was_to_save(
     tmp_path: Path, monkeypatch: MP
 ) -> None:
-    """Whoever takes a task by its id gets the result, whatever has become of the folder of then."""
+    """A task that is taken by its id gives its result, whatever has become of its former folder."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(30.0)})
     c = await harness.client().open()
     task = await c.submit(job(1), save_to=harness.out)

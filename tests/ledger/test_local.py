@@ -187,7 +187,7 @@ async def test_a_row_replaces_the_one_that_it_stands_for(join: Join) -> None:
 
 
 async def test_a_released_step_is_read_again(join: Join) -> None:
-    """Whoever lets go without writing may not have looked: the same rows come again."""
+    """A member that lets go without writing may not have looked: the same rows come again."""
     one, two = join(), join()
     await step(one, PlanRow(1, 176, 3))
     await step(two)
@@ -228,7 +228,7 @@ async def test_only_one_member_is_within_a_step(join: Join) -> None:
 
 
 async def test_a_waiting_member_gets_the_lock_when_it_is_free(join: Join) -> None:
-    """Whoever waits goes on as soon as the other one has published."""
+    """A member that waits goes on as soon as the other one has published."""
     one, two = join(), join()
     await take(one)
     found: list[Snapshot | None] = []
@@ -327,7 +327,7 @@ async def test_a_dead_member_is_gone_within_half_a_second(join: Join, clock: Clo
 async def test_a_death_that_was_seen_in_a_released_step_is_told_again(
     join: Join, clock: Clock
 ) -> None:
-    """Whoever let go of the lock hears again who is gone, and the others do."""
+    """A member that let go of the lock reads again who is gone, as the others do."""
     one, two, three = join(), join(), join()
     for ledger in (one, two, three):
         await step(ledger, standing(ledger, clock))
@@ -419,13 +419,13 @@ async def test_members_are_shown_to_people(join: Join, clock: Clock, tmp_path: P
 
 
 def test_looking_makes_no_ledger(tmp_path: Path) -> None:
-    """Whoever only looks at a ledger that is not there finds nobody and leaves nothing."""
+    """A process that only looks at a ledger that is not there finds nobody and leaves nothing."""
     assert () == look(tmp_path / "state", "host", "key", boot="boot")
     assert [] == list(tmp_path.iterdir())
 
 
 async def test_looking_at_a_damaged_ledger_says_so(join: Join, tmp_path: Path) -> None:
-    """Whoever only looks mends nothing."""
+    """A process that only looks mends nothing."""
     await join().aclose()
     ledger_file(tmp_path).write_bytes(b"garbage" * 1000)
 
@@ -869,7 +869,7 @@ async def test_forgotten_ledgers_are_made_anew(join: Join, clock: Clock, tmp_pat
 
 
 async def test_leaving_a_deleted_ledger_makes_none(join: Join, tmp_path: Path) -> None:
-    """Whoever deletes the state folder at the end does not find it again."""
+    """A test that deletes the state folder at the end does not find it again."""
     one = join()
     await step(one, PlanRow(1, 176, 3))
     forget(tmp_path, "host")

@@ -370,7 +370,7 @@ def server_time(server: RedisServer) -> int:
 
 
 async def test_a_flushed_server_is_filled_again(join: Open, redis_server: RedisServer) -> None:
-    """Whoever comes first puts back what it knows of the others; each writes its own again."""
+    """The first member puts back what it knows of the others; each writes its own again."""
     one, first = await joined(join)
     two, second = await joined(join, 2)
     await step(one)

@@ -269,7 +269,7 @@ def test_how_long_rows_are_kept(row: LedgerRow, until: int) -> None:
 
 
 def test_an_ended_task_is_kept_longer_than_a_member_may_be_away() -> None:
-    """Whoever was away for so short that it reads only what is new reads each end of a task."""
+    """A member that was away briefly, and reads only what is new, reads each end of a task."""
     ended = attrs.evolve(TASK, ended=True)
 
     assert rows.AWAY < kept_until(ended, 0, period=1)

@@ -121,7 +121,7 @@ def at(page: Page) -> float:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits(browser: Browser, report: Path, width: int, dark: bool) -> None:
-    """On a desk and on a phone nothing is wider than the page, and nothing is complained of."""
+    """On a desktop and on a phone nothing is wider than the page, and nothing is complained of."""
     page = opened(browser, report, width=width, dark=dark)
 
     assert width == page.value("document.documentElement.scrollWidth")

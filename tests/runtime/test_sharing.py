@@ -148,7 +148,7 @@ async def test_two_members_keep_to_the_limits_together(tmp_path: Path) -> None:
 async def test_nobody_polls_for_others_after_the_ledger_was_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is back first waits for what the others polled, which they could not tell."""
+    """The member that is back first waits for what the others polled, which they could not tell."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(25.0)})
     one, other = members(sandbox, tmp_path)
     take, away = LocalLedger.take, False
@@ -555,7 +555,7 @@ def test_a_picture_under_one_key_is_told_by_its_digest() -> None:
 
 
 async def test_a_member_that_leaves_tells_what_has_ended(tmp_path: Path) -> None:
-    """Whoever is left polls no task of a client that has closed."""
+    """The other member polls no task of a client that has closed."""
     sandbox = vendor()
     one, other = members(sandbox, tmp_path)
     async with other, other.batch(smiles(30)) as batch:

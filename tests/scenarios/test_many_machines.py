@@ -214,7 +214,7 @@ def test_a_member_that_is_killed(town: Town, number: int) -> None:
 @long
 @pytest.mark.minutes
 def test_members_that_are_killed_again_and_again(narrow: Town, redis_server: RedisServer) -> None:
-    """Whoever comes after kills counts what the dead have sent: the vendor refuses nothing."""
+    """A member that comes after kills counts what the dead have sent: nothing is refused."""
     steady = narrow.worker("steady", narrow.work(0, 60))
     for life in range(8):
         victim = narrow.worker(f"victim {life}", narrow.work(1000 + 20 * life, 20))

@@ -309,7 +309,7 @@ def test_a_member_that_is_killed(town: Town, number: int) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_members_that_are_killed_again_and_again(narrow: Town) -> None:
-    """Whoever comes after kills counts what the dead have sent: the vendor refuses nothing."""
+    """A member that comes after kills counts what the dead have sent: nothing is refused."""
     steady = narrow.worker("steady", narrow.work(0, 60))
     for life in range(8):
         victim = narrow.worker(f"victim {life}", narrow.work(1000 + 20 * life, 20))
@@ -608,7 +608,7 @@ async def test_the_strictest_settings_hold(caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.usefixtures("state")
 async def test_a_notification_that_reaches_another_member() -> None:
-    """Whoever gets the notification tells the owner, which polls its task within a second or so."""
+    """A process that gets the notification tells the owner, which polls within a second or so."""
     receiver: list[Client] = []
 
     async def deliver(body: bytes, headers: dict[str, str]) -> None:

@@ -355,8 +355,8 @@ def test_settings_are_the_schedulers() -> None:
 
 
 def test_the_task_of_a_member_that_is_gone_is_polled_once() -> None:
-    """Whoever adopts a task tells the others that it no longer has to be polled for its owner; the
-    task of a member that lives stays that member's.
+    """A member that adopts a task writes that nobody has to poll it for its owner; the task of a
+    member that lives stays that member's.
     """
     limits = ev.SharedLimits(250, 300 * SECOND, 5, 10 * SECOND)
     scheduler = Scheduler(Limits(), Polling())

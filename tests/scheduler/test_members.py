@@ -545,7 +545,7 @@ def test_what_we_send_is_told_before_it_leaves_and_when_it_is_answered(shared: S
     error = RateLimited("full")
     shared.tell(ev.Limited(command, error, retry_after=2 * SECOND))
     shared.scheduler.changes(shared.now)
-    shared.scheduler._state.members.tell_again()
+    shared.scheduler._state.members.publish_again()
     shared.step()
 
     row = ev.RequestRow("me", 1, 0, True, SECOND, "refused", 2 * SECOND)
@@ -748,7 +748,7 @@ def test_a_task_is_forgotten_when_it_is_given_up(shared: Shared) -> None:
 def test_our_poll_that_another_member_sent_moves_with_its_row(shared: Shared) -> None:
     """The owner polls next when the rescuer says, and knows that the lease was renewed."""
     shared.running()
-    (row,) = shared.scheduler._state.members._told_tasks.values()
+    (row,) = shared.scheduler._state.members._published_tasks.values()
     rescued = attrs.evolve(row, next=row.next + 168, renewed=CYCLE)
 
     shared.step(rescued, at=CYCLE)
@@ -760,7 +760,7 @@ def test_our_poll_that_another_member_sent_moves_with_its_row(shared: Shared) ->
 def test_a_row_that_does_not_know_of_our_last_poll_does_not_bring_it_back(shared: Shared) -> None:
     """A poll that left without the lock is not due again where a rescuer writes the old place."""
     shared.running()
-    (row,) = shared.scheduler._state.members._told_tasks.values()
+    (row,) = shared.scheduler._state.members._published_tasks.values()
     at = row.next * SLOTS
     poll = ev.Poll(2, 1)
     shared.now = at
@@ -919,7 +919,7 @@ def test_a_notification_is_handed_to_the_owner(shared: Shared) -> None:
 def test_the_owner_polls_a_task_that_another_member_announced(shared: Shared) -> None:
     """It does not wait for its reserved poll."""
     shared.running()
-    (row,) = shared.scheduler._state.members._told_tasks.values()
+    (row,) = shared.scheduler._state.members._published_tasks.values()
 
     polls = shared.step(attrs.evolve(row, announced=True), at=SECOND)
 
@@ -986,7 +986,7 @@ def test_a_task_that_is_created_again_is_another_one(shared: Shared) -> None:
     shared.until(CYCLE + SECOND)
     shared.step()
 
-    told = shared.scheduler._state.members._told_tasks
+    told = shared.scheduler._state.members._published_tasks
     assert [True] == [row.ref > first.number for row in told.values()]
 
 
@@ -1095,7 +1095,7 @@ def test_who_writes_no_more_after_the_ledger_was_lost_is_gone(shared: Shared) ->
 def test_an_older_copy_of_the_ledger_changes_no_task_that_is_known(shared: Shared) -> None:
     """Of a task that was polled since, the later row counts, and is told; ours as well."""
     shared.running()
-    (ours,) = shared.scheduler._state.members._told_tasks.values()
+    (ours,) = shared.scheduler._state.members._published_tasks.values()
     old, new = task(at=CYCLE), task(at=2 * CYCLE)
     done = ev.RequestRow("other", 1, 0, answered=1)
     shared.step(other(), new, done)
@@ -1175,7 +1175,7 @@ def test_what_was_not_written_is_told_again(shared: Shared) -> None:
     shared.step()
     before = shared.rows(ev.TaskRow), shared.rows(ev.DurationRow)
 
-    shared.scheduler.tell_again()
+    shared.scheduler.publish_again()
     shared.step()
 
     assert before == (shared.rows(ev.TaskRow), shared.rows(ev.DurationRow))
@@ -1188,7 +1188,7 @@ def test_what_could_not_be_written_occupies_no_window(shared: Shared) -> None:
     (command,) = shared.step()
     assert isinstance(command, ev.Submit)
 
-    shared.scheduler.tell_again()
+    shared.scheduler.publish_again()
     shared.tell(ev.NotSent(command, DOWN, unwritten=True))
     counted = shared.window
     shared.step()
@@ -1205,11 +1205,11 @@ def test_with_webhooks_a_member_tells_what_it_holds() -> None:
     polling = Polling(give_up_after=120, completion="webhook")
     shared = Shared(polling=polling)
     shared.running()
-    (row,) = shared.scheduler._state.members._told_tasks.values()
+    (row,) = shared.scheduler._state.members._published_tasks.values()
 
     assert row.next > row.last
-    assert shared.scheduler._state.members._told is not None
-    assert shared.scheduler._state.members._told.held > 0
+    assert shared.scheduler._state.members._published is not None
+    assert shared.scheduler._state.members._published.held > 0
     assert [ev.Poll(2, 1)] == shared.step(attrs.evolve(row, announced=True), at=SECOND)
 
 

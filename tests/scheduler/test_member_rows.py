@@ -16,7 +16,7 @@ def member(name: str) -> Scheduler:
 
 
 def step(scheduler: Scheduler, now: int, *rows: ev.LedgerRow) -> tuple[ev.LedgerRow, ...]:
-    """Read `rows`, issue what is due, and give what is told."""
+    """Read `rows`, issue what is due, and give what is published."""
     scheduler.receive(ev.LedgerRead(rows), now)
     while (command := scheduler.due(now)) is not None:
         scheduler.receive(ev.Issued(command), now)
@@ -50,10 +50,10 @@ def test_a_refusal_is_told_and_heard() -> None:
     one, other = member("a"), member("b")
     command = submitted(one)
     one.receive(ev.Limited(command, RateLimited("Too many requests"), SECOND), SECOND)
-    told = step(one, SECOND)
-    step(other, SECOND, *told)
+    published = step(one, SECOND)
+    step(other, SECOND, *published)
 
-    [request] = [row for row in told if isinstance(row, ev.RequestRow)]
+    [request] = [row for row in published if isinstance(row, ev.RequestRow)]
     assert ("refused", SECOND) == (request.outcome, request.retry_after)
     assert other._state.pacer.allowance.doubted
 
