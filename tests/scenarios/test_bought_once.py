@@ -110,14 +110,8 @@ async def spec_of(job: Job) -> tuple[str, str]:
 AVATAR = Avatar("https://pictures.example/a.jpg", template_id=STYLE, output_count=4)
 
 
-@pytest.mark.parametrize("job", [smile(), Smile(FACE), AVATAR], ids=["url", "bytes", "avatar"])
-@pytest.mark.parametrize("apart", [0.0, 0.2, 3.0, 60.0])
-async def test_many_members_buy_a_job_once(job: Job, apart: float, tmp_path: Path) -> None:
-    """Members that are given one job together or one after another create one task, and all get
-    its result; one of them pays.
-    """
-    sandbox = vendor()
-    clients = await members(sandbox, tmp_path, 5)
+async def run_apart(clients: list[Client], job: Job, apart: float) -> list[Result]:
+    """Let each of `clients` run `job`, each `apart` seconds after the one before."""
     results: list[Result] = []
 
     async def run(each: Client, after: float) -> None:
@@ -127,6 +121,18 @@ async def test_many_members_buy_a_job_once(job: Job, apart: float, tmp_path: Pat
     async with asyncio.TaskGroup() as group:
         for number, each in enumerate(clients):
             group.create_task(run(each, number * apart))
+    return results
+
+
+@pytest.mark.parametrize("job", [smile(), Smile(FACE), AVATAR], ids=["url", "bytes", "avatar"])
+@pytest.mark.parametrize("apart", [0.0, 0.2, 3.0, 60.0])
+async def test_many_members_buy_a_job_once(job: Job, apart: float, tmp_path: Path) -> None:
+    """Members that are given one job together or one after another create one task, and all get
+    its result; one of them pays.
+    """
+    sandbox = vendor()
+    clients = await members(sandbox, tmp_path, 5)
+    results = await run_apart(clients, job, apart)
     spent = [each.statistics().units.charged for each in clients]
     await close_all(clients)
 
@@ -450,15 +456,7 @@ async def test_many_members_buy_any_feature_once(job: Job, apart: float, tmp_pat
     """Members that are given one job of any feature create one task, and all get its answer."""
     sandbox = vendor()
     clients = await members(sandbox, tmp_path, 3)
-    results: list[Result] = []
-
-    async def run(each: Client, after: float) -> None:
-        await asyncio.sleep(after)
-        results.append(await each.run(job))
-
-    async with asyncio.TaskGroup() as group:
-        for number, each in enumerate(clients):
-            group.create_task(run(each, number * apart))
+    results = await run_apart(clients, job, apart)
     await close_all(clients)
 
     [task] = sandbox.ledger.tasks
