@@ -101,7 +101,7 @@ def make_order(job: Job, save_to: str | os.PathLike[str], *, digest: str | None 
     source = job.source
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
-    if not isinstance(source, str) or not (_URL.match(source) or os.path.isabs(source)):  # noqa: PTH117
+    if not isinstance(source, str) or not (_URL.match(source) or Path(source).is_absolute()):
         raise JobRefused("an order's source is an absolute path or an http(s) URL.")
     names = _parameter_names(type(job))
     order: Order = {

@@ -80,6 +80,8 @@ _PARAMETERS: Final[dict[type[Job], dict[str, str]]] = {
 }
 
 # All other codes are about the picture and will not pass (contract: Engine codes).
+_NOT_FOUND: Final = 404
+_SERVER_ERROR: Final = 500
 _PASSING: Final = frozenset(
     {"error_inference", "error_upload", "error_download_image", "unknown_internal_error"}
 )
@@ -341,7 +343,7 @@ def _ending(
 def _is_task_timeout(reply: Response) -> bool:
     """Return whether the task ran into the vendor's time limit (contract: Errors)."""
     # Also in plain text, as a bare 500.
-    bare = reply.status == 500 and b"task execution timed out" in reply.content.lower()  # noqa: PLR2004
+    bare = reply.status == _SERVER_ERROR and b"task execution timed out" in reply.content.lower()
     return bare or same_code(error_details(reply)[1], "TaskTimeout")
 
 
@@ -352,7 +354,7 @@ def is_unknown_task(error: PerfectError) -> bool:
     JSON is a proxy's and no refusal.
     """
     return isinstance(error, RequestRefused) and (
-        same_code(error.code, "InvalidTaskId") or error.status == 404  # noqa: PLR2004
+        same_code(error.code, "InvalidTaskId") or error.status == _NOT_FOUND
     )
 
 

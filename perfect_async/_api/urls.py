@@ -37,6 +37,8 @@ _PARTS: Final = re.compile(
     re.IGNORECASE,
 )
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+_LONGEST_NAME: Final = 253
+"""Characters of a host name (RFC 1035, without the root's dot)."""
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER: Final = re.compile(r"0x[0-9a-f]*|[0-9]+")
 # Names that stay inside a machine, a network or a cluster: RFC 6761, 6762 (and its appendix G),
@@ -202,7 +204,7 @@ def _host(host: str) -> str:
             raise ValueError("has a wrong IPv6 address") from None
         return host
     bare = host.removesuffix(".")
-    if len(bare) > 253 or not all(_LABEL.fullmatch(label) for label in bare.split(".")):  # noqa: PLR2004
+    if len(bare) > _LONGEST_NAME or not all(map(_LABEL.fullmatch, bare.split("."))):
         raise ValueError("has a wrong host")
     if _NUMBER.fullmatch(bare.rpartition(".")[2]):
         _ipv4(bare)

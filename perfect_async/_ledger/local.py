@@ -700,7 +700,7 @@ def _fill(path: Path, source: sqlite3.Connection | None) -> int:
             _, version = _facts(source)
             db.execute("BEGIN")
             for table, statement in _TABLES.items():
-                db.executemany(statement, _all(source, f"SELECT * FROM {table}"))  # noqa: S608
+                db.executemany(statement, _all(source, f"SELECT * FROM {table}"))  # noqa: S608 - our names
             db.execute("COMMIT")
         db.execute("INSERT INTO facts VALUES (?, ?)", (secrets.token_hex(8), version))
     finally:

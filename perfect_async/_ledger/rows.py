@@ -384,7 +384,7 @@ def decode(text: object) -> LedgerRow | None:
     if not isinstance(found, list):
         return None
     fields = cast("list[object]", found)
-    if len(fields) < 2 or type(fields[0]) is not int or fields[0] != FORMAT:  # noqa: PLR2004
+    if len(fields) < 2 or type(fields[0]) is not int or fields[0] != FORMAT:  # noqa: PLR2004 - format, kind
         return None
     kind = fields[1]
     known = _READERS.get(kind) if isinstance(kind, str) else None

@@ -261,7 +261,8 @@ class JobRegistry:
                 return
             await anyio.sleep(_AGAIN)
             looked = True
-            # Many jobs may wait: only what is known here is asked while the task is kept alive.
+            # Many jobs may wait: only what is known here is asked while the task is kept alive. No
+            # event says when it no longer is.
             while self._waits(handle) and self._is_kept(found.task_id):  # noqa: ASYNC110
                 await anyio.sleep(_AGAIN)
 

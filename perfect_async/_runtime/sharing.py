@@ -176,11 +176,12 @@ class SharedKey:
             snapshot = await store.take(_OPENING)
             if snapshot is None:
                 if self.setting.url is not None:
-                    raise ConfigurationError(  # noqa: TRY301
+                    raise ConfigurationError(  # noqa: TRY301 - closes the store below
                         "The Redis server that `share` names stopped answering while the client "
                         "was opened. Open it again once the server answers."
                     )
-                raise LedgerUnavailable("its lock was held for more than 5 s")  # noqa: TRY301
+                held = "its lock was held for more than 5 s"
+                raise LedgerUnavailable(held)  # noqa: TRY301 - as above
             here = now()
             await store.release()
         except LedgerUnavailable as exc:
