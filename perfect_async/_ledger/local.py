@@ -320,9 +320,9 @@ class LocalLedger:
 
     async def known_task(self, task_id: str) -> bool:
         """Return whether `task_id` is a task of any member."""
-        query = "SELECT 1 FROM {} WHERE task = ?1"
+        query = "SELECT 1 FROM {} WHERE task = ?"
         query = f"{query.format('rows')} UNION ALL {query.format('jobs')} LIMIT 1"
-        return bool(await self._ask(lambda db: _all(db, query, task_id)))
+        return bool(await self._ask(lambda db: _all(db, query, task_id, task_id)))
 
     async def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         for wait in (*_WAITS, *_WAITS):

@@ -23,7 +23,18 @@ from perfect_async.events import Command
 from perfect_async.sandbox import Durations, Sandbox
 from tests.ledger.conftest import StartRedis
 from tests.support.processes import KEY as SECRET_KEY
-from tests.support.processes import Program, Town, all_done, check
+from tests.support.processes import (
+    Program,
+    Town,
+    all_done,
+    all_of,
+    begun,
+    check,
+    different_limits,
+    four_share,
+    one_stops,
+    two_runs,
+)
 from tests.support.redis_server import RedisServer
 from tests.support.sandboxed import client, smile, vendor
 from tests.support.tcp_proxy import Proxy
@@ -88,20 +99,6 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
         yield made
 
 
-def begun(town: Town, parts: int, each: int, *, avatars: int = 0) -> list[Program]:
-    """So many processes, each of which has created the first of its pictures."""
-    works = [town.work(each * part, each, avatars=avatars) for part in range(parts)]
-    programs = [town.worker(str(part), work) for part, work in enumerate(works)]
-    for program in programs:
-        program.wait_for("begun")
-    return programs
-
-
-def all_of(programs: list[Program], pictures: int) -> None:
-    """All processes end well, with so many pictures."""
-    all_done([report for program in programs for report in program.reports()], pictures)
-
-
 def gone_and_back(program: Program, times: int = 1) -> None:
     """The process has said once that Redis is gone and once that it is back; nothing else."""
     said = [line for line in program.said().splitlines() if "shared ledger" in line]
@@ -136,15 +133,7 @@ def test_two_processes_side_by_side(quick: Town, redis_server: RedisServer) -> N
 @pytest.mark.minutes
 def test_two_runs_one_after_another(narrow: Town) -> None:
     """A second run within the period waits for the window, says so once, and loses nothing."""
-    first = narrow.worker("first", narrow.work(0, 4, queries=222))
-    all_done(first.reports(), 4)
-    second = narrow.worker("second", narrow.work(4, 20))
-    [report] = second.reports()
-
-    all_done([report], 20)
-    assert report["waited"] > 3
-    assert 1 == second.said().count("The request window of this key is full")
-    check(narrow, 24)
+    two_runs(narrow)
 
 
 @long
@@ -152,26 +141,14 @@ def test_two_runs_one_after_another(narrow: Town) -> None:
 @pytest.mark.parametrize(("each", "avatars"), [(30, 0), (10, 4)], ids=["smiles", "avatars"])
 def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) -> None:
     """Four processes at once, with more work than a window holds: nothing refused, nothing lost."""
-    programs = begun(narrow, 4, each, avatars=avatars)
-    reports = [report for program in programs for report in program.reports()]
-
-    all_done(reports, 4 * each)
-    assert 4 == max(report["most_members"] for report in reports)
-    check(narrow, 4 * each)
+    four_share(narrow, each, avatars)
 
 
 @long
 @pytest.mark.minutes
 def test_processes_with_different_limits(narrow: Town) -> None:
     """The strictest limits hold for both, and the process whose limits are wider says so."""
-    wide = narrow.worker("wide", narrow.work(0, 30, requests=500, per_second=40))
-    strict = narrow.worker("strict", narrow.work(30, 30))
-
-    all_of([wide, strict], 60)
-    assert 1 == wide.said().count("has other settings")
-    assert "hold while both run: 250 requests in 75 s, 20 a second" in wide.said()
-    assert "has other settings" not in strict.said()
-    check(narrow, 60)
+    different_limits(narrow)
 
 
 # Signals.
@@ -184,14 +161,7 @@ def test_processes_with_different_limits(narrow: Town) -> None:
 )
 def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> None:
     """A process is stopped and goes on: the others poll its tasks, and it loses none."""
-    programs = begun(town, 4, 10, avatars=avatars)
-    time.sleep(3)
-    programs[0].send(signal.SIGSTOP)
-    time.sleep(stops)
-    programs[0].send(signal.SIGCONT)
-
-    all_of(programs, 40)
-    check(town, 40)
+    one_stops(town, 4, stops, avatars)
 
 
 @long

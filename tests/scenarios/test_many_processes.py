@@ -27,7 +27,17 @@ from perfect_async._ledger.rows import host_digest, key_digest
 from perfect_async.sandbox import Durations, Sandbox, portrait
 from tests.support.ports import free_port
 from tests.support.processes import KEY as SECRET_KEY
-from tests.support.processes import PATIENCE, Town, all_done, check, wait_for_port
+from tests.support.processes import (
+    PATIENCE,
+    Town,
+    all_done,
+    check,
+    different_limits,
+    four_share,
+    one_stops,
+    two_runs,
+    wait_for_port,
+)
 from tests.support.sandboxed import KEY, client, clock, smile, vendor
 from tests.support.webhooks import SECRET
 
@@ -91,16 +101,7 @@ def test_two_processes_side_by_side(quick: Town) -> None:
 @pytest.mark.minutes
 def test_two_runs_one_after_another(narrow: Town) -> None:
     """A second run within the period waits for the window, says so once, and loses nothing."""
-    first = narrow.worker("first", narrow.work(0, 4, queries=222))
-    all_done(first.reports(), 4)
-    second = narrow.worker("second", narrow.work(4, 20))
-    [report] = second.reports()
-
-    all_done([report], 20)
-    assert report["waited"] > 3
-    assert 1 == second.said().count("The request window of this key is full")
-    assert "the first job is sent in about" in second.said()
-    check(narrow, 24)
+    two_runs(narrow)
 
 
 @real
@@ -110,13 +111,7 @@ def test_two_runs_one_after_another(narrow: Town) -> None:
 @pytest.mark.parametrize(("each", "avatars"), [(30, 0), (10, 4)], ids=["smiles", "avatars"])
 def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) -> None:
     """Four processes at once, with more work than a window holds: nothing refused, nothing lost."""
-    works = [narrow.work(each * part, each, avatars=avatars) for part in range(4)]
-    programs = [narrow.worker(str(part), work) for part, work in enumerate(works)]
-    reports = [report for program in programs for report in program.reports()]
-
-    all_done(reports, 4 * each)
-    assert 4 == max(report["most_members"] for report in reports)
-    check(narrow, 4 * each)
+    four_share(narrow, each, avatars)
 
 
 @real
@@ -268,18 +263,7 @@ def test_webhooks_that_reach_any_worker(tmp_path: Path) -> None:
 )
 def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> None:
     """A process is stopped and goes on: the others poll its tasks, and it loses none."""
-    # The others have to live for as long as it is stopped.
-    works = [town.work(10 * part, 10, avatars=4 if part else avatars) for part in range(3)]
-    stopped, *others = [town.worker(str(part), work) for part, work in enumerate(works)]
-    for program in (stopped, *others):
-        program.wait_for("begun")
-    time.sleep(3)
-    stopped.send(signal.SIGSTOP)
-    time.sleep(stops)
-    stopped.send(signal.SIGCONT)
-
-    all_done([report for each in (stopped, *others) for report in each.reports()], 30)
-    check(town, 30)
+    one_stops(town, 3, stops, avatars)
 
 
 @real
@@ -502,15 +486,7 @@ def test_a_ledger_that_is_not_ours(town: Town, kind: str) -> None:
 @pytest.mark.minutes
 def test_processes_with_different_limits(narrow: Town) -> None:
     """The strictest limits hold for both, and the process whose limits are wider says so."""
-    wide = narrow.worker("wide", narrow.work(0, 30, requests=500, per_second=40))
-    strict = narrow.worker("strict", narrow.work(30, 30))
-
-    all_done(wide.reports() + strict.reports(), 60)
-    assert 1 == wide.said().count("has other settings")
-    assert "This one has 500 requests in 75 s, 40 a second" in wide.said()
-    assert "hold while both run: 250 requests in 75 s, 20 a second" in wide.said()
-    assert "has other settings" not in strict.said()
-    check(narrow, 60)
+    different_limits(narrow)
 
 
 # Two members in virtual time. One loop has one member for each of the vendor's two host names, and

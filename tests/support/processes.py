@@ -252,6 +252,78 @@ def all_done(reports: list[Report], pictures: int) -> None:
     assert {0} == {report["refused"] for report in reports}
 
 
+def begun(
+    town: Town, parts: int, each: int, *, avatars: int = 0, others: int | None = None
+) -> list[Program]:
+    """So many processes, each of which has created the first of its pictures.
+
+    `others`: the avatars of all but the first process, where they differ.
+    """
+    rest = avatars if others is None else others
+    works = [town.work(each * n, each, avatars=rest if n else avatars) for n in range(parts)]
+    programs = [town.worker(str(number), work) for number, work in enumerate(works)]
+    for program in programs:
+        program.wait_for("begun")
+    return programs
+
+
+def all_of(programs: list[Program], pictures: int) -> list[Report]:
+    """All processes end well, with so many pictures; gives their reports."""
+    reports = [report for program in programs for report in program.reports()]
+    all_done(reports, pictures)
+    return reports
+
+
+# What holds over any ledger: a file of the machine's, or a Redis server.
+
+
+def two_runs(town: Town) -> None:
+    """A second run waits for the window of the first, says so once, and loses nothing."""
+    first = town.worker("first", town.work(0, 4, queries=222))
+    all_of([first], 4)
+    second = town.worker("second", town.work(4, 20))
+    [report] = all_of([second], 20)
+
+    assert report["waited"] > 3
+    assert 1 == second.said().count("The request window of this key is full")
+    assert "the first job is sent in about" in second.said()
+    check(town, 24)
+
+
+def four_share(town: Town, each: int, avatars: int) -> None:
+    """Four processes with more work than a window holds: nothing is refused, nothing lost."""
+    reports = all_of(begun(town, 4, each, avatars=avatars), 4 * each)
+
+    assert 4 == max(report["most_members"] for report in reports)
+    check(town, 4 * each)
+
+
+def different_limits(town: Town) -> None:
+    """The strictest limits hold for both, and the process whose limits are wider says so."""
+    wide = town.worker("wide", town.work(0, 30, requests=500, per_second=40))
+    strict = town.worker("strict", town.work(30, 30))
+
+    all_of([wide, strict], 60)
+    assert 1 == wide.said().count("has other settings")
+    assert "This one has 500 requests in 75 s, 40 a second" in wide.said()
+    assert "hold while both run: 250 requests in 75 s, 20 a second" in wide.said()
+    assert "has other settings" not in strict.said()
+    check(town, 60)
+
+
+def one_stops(town: Town, parts: int, stops: float, avatars: int) -> None:
+    """One of the processes stops for a while: the others poll its tasks, and it loses none."""
+    # The others have to live for as long as it is stopped.
+    programs = begun(town, parts, 10, avatars=avatars, others=4)
+    time.sleep(3)
+    programs[0].send(signal.SIGSTOP)
+    time.sleep(stops)
+    programs[0].send(signal.SIGCONT)
+
+    all_of(programs, 10 * parts)
+    check(town, 10 * parts)
+
+
 def wait_for_port(server: Program, port: int) -> None:
     def answers() -> bool:
         try:
