@@ -47,15 +47,6 @@ def test_unread_jobs_cost_nothing() -> None:
     assert many < 1.1 * few
 
 
-@pytest.mark.long
-@pytest.mark.timeout(3_600)
-def test_ended_jobs_leave_next_to_nothing(tmp_path: Path) -> None:
-    """With a journal a client holds at most 10 % more after 20,000 jobs than after 10,000."""
-    half, all_of_them = memory.journaled([10_000, 20_000], tmp_path / "jobs.db")
-
-    assert all_of_them <= 1.1 * half
-
-
 def test_an_ended_job_leaves_little(tmp_path: Path) -> None:
     """What a client remembers of a job that has ended takes less than 2 KB, estimates included."""
     few, many = memory.journaled([200, 300], tmp_path / "jobs.db")
