@@ -26,12 +26,15 @@ from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
 from perfect_async.errors import SubmissionInDoubt, copy_error
 
-_MOST_TASKS: Final = 20_000
+_MOST_TASKS: Final = 10_000
+"""More than a key creates in three hours, at 250 requests in 5 minutes. Those of a journal are all
+known, however many.
+"""
 _HOSTS: Final = {f"https://{name}": f"https://{other}" for name, other in SAME_HOST.items()}
 
 
 class KnownTasks:
-    """The tasks of this process's jobs, the last 20,000. May be used from several threads."""
+    """The tasks of this process's jobs, the last 10,000. May be used from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

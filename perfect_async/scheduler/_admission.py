@@ -106,6 +106,8 @@ class AdmissionController:
         self._strict = True
         self._review_at = self.acts_at = 0
         self._full: tuple[int, int] | None = None
+        # The job that was admitted last and when, its kind, its origin and its last slot.
+        self._admitted: tuple[ScheduledJob, int, _Kind, int, int] | None = None
         self._changes = 0
         # Other members of the key: whose tasks these are, and whether one of them lacks polls.
         self._foreign: set[int] = set()
@@ -122,19 +124,25 @@ class AdmissionController:
 
     def created(self, job: ScheduledJob, now: int) -> None:
         """The creation of `job` leaves, or the first poll of an adopted task."""
-        kind = self._remember(job.kind)
         cap = job.given_up // SLOT
-        last = self._last(kind, now, cap, now)
+        found, self._admitted = self._admitted, None
+        if found is not None and found[0] is job and found[1] == now:
+            # Nothing has changed since `admits` found a free phase for it.
+            _, _, kind, origin, last = found
+            self._remember(job.kind, kind)
+        else:
+            kind = self._remember(job.kind)
+            last = self._last(kind, now, cap, now)
+            # An adopted task is polled wherever there is room.
+            free = self._table.origin(now // SLOT, exists=True)
+            origin = now // SLOT if free is None else free
         self._tasks[job.ref] = task = _Task(job.ref, job.kind, kind, now, now, cap, last)
         if self._young(kind, now, now):
             kind.young[job.ref] = task
             self._review_by(now + kind.horizon)
         else:
             kind.old[job.ref] = task
-        # A new task is admitted only with a free phase; an adopted one is polled wherever there is
-        # room.
-        origin = self._table.origin(now // SLOT, exists=True)
-        self._table.reserve(job.ref, now // SLOT if origin is None else origin, last)
+        self._table.reserve(job.ref, origin, last)
         self._changes += 1
 
     def accepted(self, ref: int, now: int) -> None:
@@ -247,12 +255,12 @@ class AdmissionController:
         last = self._last(kind, now, cap, now)
         if origin is None:
             return False
-        if self._table.admits(slot, origin, last, limit):
-            if self._certain(limit):
-                return True
-            newcomer = _Task(_NEWCOMER, job.kind, kind, now, now, cap, origin)
-            if self._believable(now, limit, newcomer):
-                return True
+        if self._table.admits(slot, origin, last, limit) and (
+            self._certain(limit)
+            or self._believable(now, limit, _Task(_NEWCOMER, job.kind, kind, now, now, cap, origin))
+        ):
+            self._admitted = job, now, kind, origin, last
+            return True
         # Without an event nothing more fits until the next bucket.
         self._full = here
         return False
@@ -433,9 +441,11 @@ class AdmissionController:
     def _kind(self, name: TaskKind) -> _Kind:
         return self._kinds.get(name) or _Kind(DurationEstimator(name.usual))
 
-    def _remember(self, name: TaskKind) -> _Kind:
+    def _remember(self, name: TaskKind, kind: _Kind | None = None) -> _Kind:
         """The kind of that `name`, which becomes the last one to be forgotten."""
-        kind = self._kind(name)
+        kind = kind or self._kind(name)
+        if kind is next(reversed(self._kinds.values()), None) and len(self._kinds) <= _KINDS:
+            return kind
         self._kinds.pop(name, None)
         if len(self._kinds) >= _KINDS:
             idle = [

@@ -162,11 +162,12 @@ class Scheduler:
     def due(self, now: int) -> ev.Command | None:
         """What to do at `now`, None for nothing. Report `Issued` before asking again."""
         if self._answered_at != now:
-            moment = _Moment(self._state, now)
-            answer = self._first(self._urgent, moment)
-            if answer is None and self._state.wants_more(now):
-                answer = self._first(self._optional, moment)
-            self._answer, self._answered_at = answer, now
+            state = self._state
+            sources = self._urgent if state.is_urgent(now) else ()
+            if state.wants_more(now):
+                sources += self._optional
+            self._answer = self._first(sources, _Moment(state, now)) if sources else None
+            self._answered_at = now
         return self._answer
 
     def wakes_at(self, now: int) -> int:
@@ -446,7 +447,9 @@ class Scheduler:
             or (state.members.shared and state.members.rescue_at() <= now)
             or (
                 state.fits(now, moment.limit)
-                and (not moment.lends or (bool(state.ready) and table.origin(moment.slot) is None))
+                and (
+                    not moment.lends() or (bool(state.ready) and table.origin(moment.slot) is None)
+                )
             )
         )
         return (moment.slot + 1) * SLOT if crowded else table.account.next_change(now)
@@ -463,7 +466,7 @@ class Scheduler:
     def _reserved_poll(self, moment: _Moment) -> ev.Command | None:
         # One in its own slot leaves whatever happens: its place in the second is reserved.
         slot, ref = moment.reserved or (0, 0)
-        if moment.room or (slot == moment.slot and not moment.silent):
+        if moment.room or (slot == moment.slot and not moment.silent()):
             return ev.Poll(moment.number, ref)
         return None
 
@@ -471,7 +474,7 @@ class Scheduler:
         state, now = self._state, moment.now
         if (
             moment.reserved is None
-            and not moment.silent
+            and not moment.silent()
             and state.fits_urgently(now)
             # A lease is at stake: a hanging poll counts where it left, not where it may still be.
             and (moment.room or state.table.room(now, urgent=True))
@@ -487,7 +490,7 @@ class Scheduler:
 
     def _rescue(self, moment: _Moment) -> ev.Command | None:
         state, now = self._state, moment.now
-        if moment.reserved is not None or moment.silent:
+        if moment.reserved is not None or moment.silent():
             return None
         if not moment.room and not state.table.room(now, urgent=True):
             return None
@@ -507,7 +510,7 @@ class Scheduler:
 
     def _contended_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll in mid-lease while the key is contended."""
-        if self._state.pacer.allowance.contended_until > moment.now and moment.spare:
+        if self._state.pacer.allowance.contended_until > moment.now and moment.spares():
             return ev.Poll(moment.number, self._state.extra_polls.early[0][1])
         return None
 
@@ -624,11 +627,6 @@ class _Moment:
         return self._state.table.due(self.slot)
 
     @_lazy
-    def silent(self) -> bool:
-        """Whether nothing at all is sent."""
-        return self._state.silent(self.now)
-
-    @_lazy
     def ample(self) -> bool:
         """Whether the second does not bind."""
         return self._state.table.ample(self.now)
@@ -636,12 +634,7 @@ class _Moment:
     @_lazy
     def room(self) -> bool:
         """Whether the second has room for one more request beside the reserved ones."""
-        return not self.silent and (self.ample or self._state.table.room(self.now))
-
-    @_lazy
-    def lends(self) -> bool:
-        """Whether the second has room for one more, and all retries still come in time."""
-        return self.ample or self._state.pacer.lends(self.now)
+        return not self.silent() and (self.ample or self._state.table.room(self.now))
 
     @_lazy
     def limit(self) -> int:
@@ -649,22 +642,26 @@ class _Moment:
         return self._state.pacer.limit(self.now)
 
     @_lazy
-    def spare(self) -> bool:
+    def free(self) -> bool:
+        """Whether a request may leave that keeps no task alive."""
+        return self.spares() and self.now >= self._state.pacer.paused_until()
+
+    def silent(self) -> bool:
+        """Whether nothing at all is sent."""
+        return self._state.silent(self.now)
+
+    def lends(self) -> bool:
+        """Whether the second has room for one more, and all retries still come in time."""
+        return self.ample or self._state.pacer.lends(self.now)
+
+    def spares(self) -> bool:
         """Whether a request that is not reserved may leave."""
+        if self.reserved is not None or not self.room or not self.lends():
+            return False
         held, members = self._state.strategy.held, self._state.members
         if members.shared:
             held += members.held(self.now)
-        return (
-            self.reserved is None
-            and self.room
-            and self.lends
-            and self._state.fits(self.now, self.limit, 1 + held)
-        )
-
-    @_lazy
-    def free(self) -> bool:
-        """Whether one may leave that keeps no task alive."""
-        return self.spare and self.now >= self._state.pacer.paused_until()
+        return self._state.fits(self.now, self.limit, 1 + held)
 
 
 def _usual(kind: ev.TaskKind) -> int:

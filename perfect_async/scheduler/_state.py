@@ -168,6 +168,22 @@ class SchedulerState:
             self.lease = self.extra_polls.lease = assumed
             self.members.shorten_lease(assumed)
 
+    def is_urgent(self, now: int) -> bool:
+        """Whether one of the scheduler's urgent sources may have something: a quick check.
+
+        After most events none of them has.
+        """
+        return (
+            self.settlements.wakes() <= now
+            or self.table.wakes() <= now
+            or self.extra_polls.try_at() <= now
+            or self.uploads.upload_at() <= now
+            or self.poll_queue.wakes() <= now
+            or self.takeover_at() <= now
+            or self.queries.expires_at() <= now
+            or (self.members.shared and self.members.rescue_at() <= now)
+        )
+
     def wants_more(self, now: int) -> bool:
         """Whether anything that is not reserved may leave: a quick check.
 
@@ -176,7 +192,8 @@ class SchedulerState:
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
-        if not self.uploads and not (self.members.shared and self.members.work(now)):
+        uploads = self.uploads.waiting or self.uploads.under_way
+        if not uploads and not (self.members.shared and self.members.work(now)):
             return early
         # Early polls leave while nothing else waits, or in mid-lease; likely ones also beside work.
         return (

@@ -47,6 +47,13 @@ def test_unread_jobs_cost_nothing() -> None:
     assert many < 1.1 * few
 
 
+def test_an_ended_job_leaves_little(tmp_path: Path) -> None:
+    """What a client remembers of a job that has ended takes less than 2 KB, estimates included."""
+    few, many = memory.journaled([200, 300], tmp_path / "jobs.db")
+
+    assert many - few < 100 * 2_000
+
+
 def test_a_batch_that_reads_all_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same measure tells a source that is a list of so many jobs from one that is not."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -293,6 +294,19 @@ async def test_all_tasks_are_known_from_their_creation_on() -> None:
         finish(journal, one)
         assert [True, True] == [journal.knows(task) for task in ("task-8", "task-9")]
         assert [True, False] == [journal.in_doubt(since) for since in (5, 6)]
+
+
+async def test_a_known_task_takes_eight_bytes() -> None:
+    """All tasks of a journal are known, and each of them takes little."""
+    disk = Disk()
+    disk.known_tasks = frozenset(hash(f"old-{number}") for number in range(500))
+    async with running_writer(disk) as journal:
+        number = enter(journal)
+        await create(journal, number)
+        assert all(journal.knows(f"old-{number}") for number in range(500))
+        assert journal.knows("task-8")
+        assert not any(journal.knows(f"new-{number}") for number in range(500))
+        assert sys.getsizeof(journal._known_tasks) < 10 * 501
 
 
 async def test_a_dropped_task_is_not_found() -> None:

@@ -1,6 +1,7 @@
 """What the durations, round trips and failed polls seen so far make plausible."""
 
 import math
+import random
 from fractions import Fraction
 from itertools import pairwise
 
@@ -346,6 +347,20 @@ def test_a_twentieth_may_be_slow(times: list[int]) -> None:
         network.answered(took)
     assert 300_000 <= network.patience <= 2 * SECOND
     assert 150_000 <= network.jitter <= SECOND
+
+
+@given(st.integers(25, 60), st.integers(0, 2**32))
+def test_old_round_trips_are_forgotten(sixteens: int, seed: int) -> None:
+    """Patience and jitter are those of the last 400 round trips, whatever came before."""
+    rng, times = random.Random(seed), list[int]()
+    network = LatencyEstimator()
+    for _ in range(16 * sixteens):
+        times.append(rng.randint(100, 700) * 1_000)
+        network.answered(times[-1])
+    last = sorted(times[-400:])
+    late = min(last[379] * 3 // 2, last[395])
+    assert min(3 * last[379], 2 * SECOND) == network.patience
+    assert min(max(late, 150_000), SECOND) == network.jitter
 
 
 @pytest.mark.parametrize(

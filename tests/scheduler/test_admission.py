@@ -273,6 +273,29 @@ def test_full_is_full_until_news_or_the_next_bucket() -> None:
     assert harness.admits()
 
 
+@pytest.mark.parametrize("later", [0, 3 * SLOT])
+def test_a_creation_reserves_what_its_admission_found(later: int) -> None:
+    """It reserves the same polls as one that nobody asked about, also where it leaves later."""
+    reserved: list[list[range]] = []
+    for asks in (False, True):
+        harness = AdmissionHarness()
+        harness.learn(5)
+        for feature in ("ai-smile", "ai-smile", "avatar"):
+            job = harness.job(feature)
+            if asks:
+                limit = harness.pacer.limit(harness.now)
+                assert harness.admission.admits(job, harness.now, limit)
+            harness.now += later
+            job.given_up = harness.now + GIVE_UP
+            harness.admission.created(job, harness.now)
+            harness.admission.accepted(job.ref, harness.now)
+            harness.admission.review(harness.now)
+            harness.now += SLOT
+        reserved.append([*harness.table.account._plans.values()])
+    assert 3 == len(reserved[0])
+    assert reserved[0] == reserved[1]
+
+
 def test_no_free_phase() -> None:
     """Where every phase near is taken nothing is admitted, and a second later again."""
     harness = AdmissionHarness()
