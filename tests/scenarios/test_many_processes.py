@@ -210,11 +210,16 @@ def test_a_web_app_with_four_workers(town: Town, server: tuple[str, ...]) -> Non
     cron = town.worker("cron", town.work(0, 10))
     workers = site.smiles(100, 30)
     all_done(cron.reports(), 10)
-    site.smiles(200, 10)
+    # Which worker takes a connection is up to the system: on a busy machine the first to wake up
+    # may take all that come together, so ask until a second one has answered.
+    for first in range(200, 400, 10):
+        workers += site.smiles(first, 10)
+        if len(set(workers)) > 1:
+            break
     site.stop()
 
     assert len(set(workers)) > 1
-    check(town, 50)
+    check(town, 10 + len(workers))
 
 
 @real
