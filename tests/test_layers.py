@@ -4,10 +4,11 @@
 """
 
 import ast
+import functools
 import graphlib
 import inspect
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -137,9 +138,13 @@ def package_of(module: str) -> str:
     return module.split("/", maxsplit=1)[0]
 
 
-def parse(path: Path) -> ast.Module:
+def read(path: Path) -> ast.Module:
     """Read a file's syntax tree."""
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+# Several tests ask for the trees of the package.
+parse = functools.cache(read)
 
 
 def walk(tree: ast.AST, *, loading: bool) -> Iterator[ast.AST]:
@@ -153,20 +158,23 @@ def walk(tree: ast.AST, *, loading: bool) -> Iterator[ast.AST]:
         yield from walk(node, loading=loading)
 
 
-def imports(path: Path, *, loading: bool = False) -> Iterator[str]:
-    """Yield what a file imports, absolute and as deep as it is written, wherever it stands.
+@functools.cache
+def imports(path: Path, *, loading: bool = False) -> Sequence[str]:
+    """Return what a file imports, absolute and as deep as it is written, wherever it stands.
 
     `from a import b` is `a.b`: whether b is a module does not matter here.
     """
     parents = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found: list[str] = []
     for node in walk(parse(path), loading=loading):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = [] if node.level == 0 else list(parents[: len(parents) - node.level + 1])
             if node.module:
                 base.append(node.module)
-            yield from (".".join([*base, alias.name]) for alias in node.names)
+            found += (".".join([*base, alias.name]) for alias in node.names)
+    return found
 
 
 def own_imports(path: Path, *, loading: bool = False) -> Iterator[str]:
@@ -182,6 +190,7 @@ def own_imports(path: Path, *, loading: bool = False) -> Iterator[str]:
             yield found
 
 
+@functools.cache
 def is_module(name: str) -> bool:
     """Whether the package has this module or package."""
     return (PACKAGE / f"{name}.py").is_file() or (PACKAGE / name / "__init__.py").is_file()
@@ -205,21 +214,21 @@ def sans_io_files() -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in found]
 
 
-every_file = pytest.mark.parametrize("path", files(), ids=module_of)
-every_sans_io_file = pytest.mark.parametrize(
-    "path", [ROOT / name for name in sans_io_files()], ids=module_of
-)
+def each_file(find: Callable[[Path], set[str]]) -> dict[str, set[str]]:
+    """Return what `find` finds in each file of the package, by module, where it finds anything."""
+    return {module_of(path): found for path in files() if (found := find(path))}
 
 
-@every_file
-def test_packages_import_what_the_table_allows(path: Path) -> None:
+def test_packages_import_what_the_table_allows() -> None:
     """A file imports only its own package and those that the table names for it."""
-    package = package_of(module_of(path))
-    assert package in MAY_IMPORT, f"give {package} a row in tests/test_layers.py"
+    packages = {package_of(module_of(path)) for path in files()}
+    assert set() == packages - set(MAY_IMPORT), "give each a row in tests/test_layers.py"
 
-    astray = {name for name in own_imports(path) if not allowed(package, name)}
+    def astray(path: Path) -> set[str]:
+        package = package_of(module_of(path))
+        return {name for name in own_imports(path) if not allowed(package, name)}
 
-    assert set() == astray
+    assert {} == each_file(astray)
 
 
 def test_modules_load_without_a_circle() -> None:
@@ -247,28 +256,39 @@ def test_packages_have_no_circle() -> None:
     assert set() == set(graph) - set(order)
 
 
-@every_file
-def test_the_sandbox_is_loaded_only_when_a_command_needs_it(path: Path) -> None:
+def test_the_sandbox_is_loaded_only_when_a_command_needs_it() -> None:
     """No module loads the sandbox when it is itself imported."""
-    loaded = {package_of(name) for name in own_imports(path, loading=True)}
 
-    assert package_of(module_of(path)) == SANDBOX or SANDBOX not in loaded
+    def loaded(path: Path) -> set[str]:
+        packages = {package_of(name) for name in own_imports(path, loading=True)}
+        return packages & {SANDBOX} - {package_of(module_of(path))}
+
+    assert {} == each_file(loaded)
 
 
-@every_file
-def test_one_outside_library_one_file(path: Path) -> None:
+def test_one_outside_library_one_file() -> None:
     """Each outside library is imported only where the table says."""
-    libraries = {name.split(".")[0] for name in imports(path)}
-    here = {module_of(path), package_of(module_of(path))}
 
-    astray = {library for library in libraries if not here & ONE_FILE.get(library, here)}
+    def astray(path: Path) -> set[str]:
+        libraries = {name.split(".")[0] for name in imports(path)}
+        here = {module_of(path), package_of(module_of(path))}
+        return {library for library in libraries if not here & ONE_FILE.get(library, here)}
 
-    assert set() == astray
+    assert {} == each_file(astray)
 
 
-@every_sans_io_file
-def test_sans_io_code_neither_waits_nor_looks_around(path: Path) -> None:
+def test_sans_io_code_neither_waits_nor_looks_around() -> None:
     """Sans-IO code has no await, and imports no clock, randomness, identity or I/O."""
+    names = sans_io_files()
+
+    found = {name: lines for name in names if (lines := not_sans_io(ROOT / name))}
+
+    assert names
+    assert {} == found
+
+
+def not_sans_io(path: Path) -> set[str]:
+    """Return what in a file waits or looks around."""
     waiting = (ast.Await, ast.AsyncFor, ast.AsyncFunctionDef, ast.AsyncWith)
     found = {
         f"line {node.lineno}: {type(node).__name__}"
@@ -287,23 +307,24 @@ def test_sans_io_code_neither_waits_nor_looks_around(path: Path) -> None:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in CLOCK_CALLS
     }
+    return found
 
-    assert set() == found
 
-
-@every_file
-def test_no_stray_tasks(path: Path) -> None:
+def test_no_stray_tasks() -> None:
     """Nobody starts a task through asyncio: task groups do. (`group.create_task` is anyio's.)"""
-    found = {name for name in imports(path) if name.split(".")[-1] in NO_STRAY_TASKS}
-    found |= {
-        f"line {node.lineno}: {ast.unparse(node)}"
-        for node in ast.walk(parse(path))
-        if isinstance(node, ast.Attribute)
-        and node.attr in NO_STRAY_TASKS
-        and ast.unparse(node.value) == "asyncio"
-    }
 
-    assert set() == found
+    def stray(path: Path) -> set[str]:
+        found = {name for name in imports(path) if name.split(".")[-1] in NO_STRAY_TASKS}
+        found |= {
+            f"line {node.lineno}: {ast.unparse(node)}"
+            for node in ast.walk(parse(path))
+            if isinstance(node, ast.Attribute)
+            and node.attr in NO_STRAY_TASKS
+            and ast.unparse(node.value) == "asyncio"
+        }
+        return found
+
+    assert {} == each_file(stray)
 
 
 def test_one_host_task() -> None:
@@ -348,13 +369,20 @@ def test_every_test_says_one_sentence() -> None:
     silent = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in sorted((ROOT / "tests").rglob("*.py"))
-        for node in ast.walk(parse(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name.startswith("test_")
-        and not ast.get_docstring(node)
+        for node in functions(read(path))
+        if node.name.startswith("test_") and not ast.get_docstring(node)
     ]
 
     assert [] == silent
+
+
+def functions(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the functions of a module and of its classes, where pytest looks for tests."""
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield each
+        elif isinstance(each, ast.ClassDef):
+            yield from functions(each)
 
 
 def test_top_level_is_what_the_design_lists() -> None:

@@ -7,6 +7,7 @@ policy (CSP) allows its own script and style alone, by their digests, and pictur
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Final, cast
 from urllib.parse import quote
 
 import attrs
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from perfect_async._value import Value
@@ -94,6 +95,12 @@ def render_page(report: Report, folder: Path) -> bytes:
         "style_digest": _digest(style),
         "script_digest": _digest(script),
     }
+    return _template().render(context).encode()
+
+
+@functools.cache
+def _template() -> Template:
+    """Return the compiled template; compiling takes longer than rendering a small page."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -104,7 +111,7 @@ def render_page(report: Report, folder: Path) -> bytes:
     # Jinja's own type is a bare dict.
     filters = cast("dict[str, object]", environment.filters)  # pyright: ignore[reportUnknownMemberType]
     filters.update(shown=shown, name=_name, minutes=_chart.minutes)
-    return environment.get_template("page.html").render(context).encode()
+    return environment.get_template("page.html")
 
 
 def _digest(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from benchmarks import fleet
@@ -46,8 +47,9 @@ def test_nothing_is_lost_by_a_fault(name: str) -> None:
     assert found.refused <= 1
 
 
-def test_the_plot_has_a_line_for_each_way(tmp_path: Path) -> None:
+def test_the_plot_has_a_line_for_each_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The drawing is a PNG, also where shares cannot be."""
+    monkeypatch.setattr(fleet, "FAULTY", attrs.evolve(fleet.FAULTY, count=10))
     found = with_fault(("nothing", 0))
     row = Row("a row", 200, [found], [found])
     ways: list[tuple[str, int, Row | None]] = [(way, 1, row) for way in fleet.WAYS]

@@ -30,7 +30,11 @@ def queue(folder: Path, server: RedisServer, *arguments: str) -> str:
 
 @pytest.mark.real_time
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    # Ctrl-C ends the worker of the next test.
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM],
+)
 def test_a_worker_for_real(
     tmp_path: Path, redis_server: RedisServer, number: signal.Signals
 ) -> None:
@@ -76,9 +80,11 @@ def test_an_order_that_fails_is_told(tmp_path: Path, redis_server: RedisServer) 
         assert process.stdout is not None
         saved = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        process.communicate()
+        _, rest = process.communicate()
 
     assert "Nothing was sent" in told
+    assert "Stopping" in rest
+    assert 0 == process.returncode
     assert Path(saved.strip()).is_file()
 
 

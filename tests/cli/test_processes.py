@@ -65,10 +65,18 @@ def stopped_demos(
         yield demos
 
 
+# What each signal does is asked in virtual time (test_runner.py); a demo of 60 takes 3 s of a core.
 @pytest.mark.real_time
-def test_a_signal_for_real(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        {signal.SIGTERM: 143},
+        pytest.param({signal.SIGINT: 1, signal.SIGHUP: 129}, marks=pytest.mark.long),
+    ],
+    ids=["SIGTERM", "others"],
+)
+def test_a_signal_for_real(tmp_path: Path, statuses: dict[int, int]) -> None:
     """A signal while pictures are being sent: running tasks are saved, and the status names it."""
-    statuses = {signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGHUP: 129}
     with stopped_demos(tmp_path, statuses) as demos:
         said = {number: process.communicate()[1] for number, process in demos.items()}
 
@@ -81,10 +89,17 @@ def test_a_signal_for_real(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_time
-def test_two_signals_for_real(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        {signal.SIGINT: 130},
+        # Two SIGHUPs are one: a terminal that closes and its shell both send it.
+        pytest.param({signal.SIGTERM: 143, signal.SIGHUP: 143}, marks=pytest.mark.long),
+    ],
+    ids=["SIGINT", "others"],
+)
+def test_two_signals_for_real(tmp_path: Path, statuses: dict[int, int]) -> None:
     """A second signal leaves at once: no traceback and no half-written picture."""
-    # Two SIGHUPs are one: a terminal that closes and its shell both send it.
-    statuses = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
     with stopped_demos(tmp_path, statuses) as demos:
         for number, process in demos.items():
             read_until(process, "Stopping")

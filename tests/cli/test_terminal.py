@@ -136,21 +136,20 @@ def test_a_run_on_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize("typed", ["n\n", "\n", "\x04"])
-def test_no_is_no(tmp_path: Path, typed: str) -> None:
+def test_no_is_no(tmp_path: Path) -> None:
     """Anything but yes, the end of the input too, sends nothing: status 1."""
     pictures(tmp_path, 20)
-    with (
-        serve_sandbox(tmp_path) as (url, server),
-        terminal("smile", "in", cwd=tmp_path, YOUCAM_BASE_URL=url, YOUCAM_API_KEY="key") as screen,
-    ):
-        screen.read_until("Go on? [y/N]")
-        screen.type(typed)
-        assert 1 == screen.finish()
+    with serve_sandbox(tmp_path) as (url, server):
+        variables = {"YOUCAM_BASE_URL": url, "YOUCAM_API_KEY": "key"}
+        for typed in ("n\n", "\n", "\x04"):
+            with terminal("smile", "in", cwd=tmp_path, **variables) as screen:
+                screen.read_until("Go on? [y/N]")
+                screen.type(typed)
+                assert 1 == screen.finish(), typed
+            assert "Nothing was sent." in screen.text, typed
         server.send_signal(signal.SIGINT)
         _, ledger = server.communicate()
 
-    assert "Nothing was sent." in screen.text
     assert "0 units charged" in ledger
 
 

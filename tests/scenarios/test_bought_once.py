@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfect_async import (
@@ -48,6 +48,7 @@ from perfect_async.events import (
 from perfect_async.models import Source
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import FACE, KEY, STYLE, client, smile, smiles, vendor
+from tests.support.searching import examples
 from tests.support.virtual_time import run
 
 MINUTE = 60_000_000
@@ -124,8 +125,20 @@ async def run_apart(clients: list[Client], job: Job, apart: float) -> list[Resul
     return results
 
 
-@pytest.mark.parametrize("job", [smile(), Smile(FACE), AVATAR], ids=["url", "bytes", "avatar"])
-@pytest.mark.parametrize("apart", [0.0, 0.2, 3.0, 60.0])
+@pytest.mark.parametrize(
+    ("job", "apart"),
+    [
+        pytest.param(
+            job,
+            apart,
+            id=f"{name}-{apart}",
+            # Each job and each time once; all their combinations with --long.
+            marks=[] if name == "url" or apart == 0.2 else [pytest.mark.long],
+        )
+        for name, job in (("url", smile()), ("bytes", Smile(FACE)), ("avatar", AVATAR))
+        for apart in (0.0, 0.2, 3.0, 60.0)
+    ],
+)
 async def test_many_members_buy_a_job_once(job: Job, apart: float, tmp_path: Path) -> None:
     """Members that are given one job together or one after another create one task, and all get
     its result; one of them pays.
@@ -149,6 +162,7 @@ async def test_many_members_buy_a_job_once(job: Job, apart: float, tmp_path: Pat
     leaves=st.integers(0, 4),
     seed=st.integers(0, 2**16),
 )
+@settings(max_examples=examples(20))
 def test_no_schedule_buys_a_job_twice(
     starts: list[float], patience: list[float | None], leaves: int, seed: int
 ) -> None:

@@ -210,11 +210,16 @@ def test_a_web_app_with_four_workers(town: Town, server: tuple[str, ...]) -> Non
     cron = town.worker("cron", town.work(0, 10))
     workers = site.smiles(100, 30)
     all_done(cron.reports(), 10)
-    site.smiles(200, 10)
+    # Which worker takes a connection is up to the system: on a busy machine the first to wake up
+    # may take all that come together, so ask until a second one has answered.
+    for first in range(200, 400, 10):
+        workers += site.smiles(first, 10)
+        if len(set(workers)) > 1:
+            break
     site.stop()
 
     assert len(set(workers)) > 1
-    check(town, 50)
+    check(town, 10 + len(workers))
 
 
 @real
@@ -573,13 +578,13 @@ async def test_the_strictest_settings_hold(caplog: pytest.LogCaptureFixture) -> 
     one, _ = members(sandbox, polling=Polling(insured=30.0))
     _, two = members(sandbox, polling=Polling(insured=30.0), limits=Limits(60, 300.0, 3))
     async with one, two, asyncio.TaskGroup() as group:
-        group.create_task(outcomes(one, 0, 30))
-        group.create_task(outcomes(two, 100, 30))
+        group.create_task(outcomes(one, 0, 20))
+        group.create_task(outcomes(two, 100, 20))
     [line] = said(caplog, "has other settings")
 
     assert "This one has 250 requests in 300 s, 5 a second, and a lease of 10 s" in line
     assert "while both run: 60 requests in 300 s, 3 a second, and a lease of 10 s" in line
-    assert_kept(sandbox, 60)
+    assert_kept(sandbox, 40)
 
 
 @pytest.mark.usefixtures("state")
@@ -637,7 +642,7 @@ async def test_reserved_polls_leave_while_the_ledger_is_locked(state: Path) -> N
     sandbox = vendor(durations={"ai-smile": Durations.fixed(25.0)})
     one, two = members(sandbox)
     async with one, two, asyncio.TaskGroup() as group:
-        run = group.create_task(outcomes(one, 0, 30))
+        run = group.create_task(outcomes(one, 0, 15))
         await asyncio.sleep(4)
         host, key = host_digest(one._base_url), key_digest(KEY)
         holder = open_local(state, host, key, clock=lambda: round(clock() * 1e9))
@@ -648,8 +653,8 @@ async def test_reserved_polls_leave_while_the_ledger_is_locked(state: Path) -> N
                 await asyncio.sleep(0.01)
         await holder.aclose()
 
-    assert [True] * 30 == run.result()
-    assert_kept(sandbox, 30)
+    assert [True] * 15 == run.result()
+    assert_kept(sandbox, 15)
 
 
 async def test_a_ledger_deleted_again_and_again(state: Path) -> None:
@@ -658,11 +663,11 @@ async def test_a_ledger_deleted_again_and_again(state: Path) -> None:
     one, two = members(sandbox)
     async with one, two, asyncio.TaskGroup() as group:
         runs = [
-            group.create_task(outcomes(each, first, 60)) for first, each in ((0, one), (60, two))
+            group.create_task(outcomes(each, first, 25)) for first, each in ((0, one), (25, two))
         ]
         while not all(run.done() for run in runs):
             await asyncio.sleep(7)
             shutil.rmtree(state)
 
-    assert [[True] * 60] * 2 == [run.result() for run in runs]
-    assert_kept(sandbox, 120)
+    assert [[True] * 25] * 2 == [run.result() for run in runs]
+    assert_kept(sandbox, 50)

@@ -68,7 +68,7 @@ def number_of(outcome: Outcome) -> int:
 
 
 @pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=[pytest.mark.long] * (seed >= 6)) for seed in range(24)]
+    "seed", [pytest.param(seed, marks=[pytest.mark.long] * (seed >= 4)) for seed in range(24)]
 )
 async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
     """However often it crashes, each picture ends with its own result, charged once.
