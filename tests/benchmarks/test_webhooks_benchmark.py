@@ -41,7 +41,7 @@ def test_a_row_says_what_was_measured() -> None:
 
 
 def test_the_readme_shows_every_way() -> None:
-    """The scheduler's README has a table for each load, with a line for each way under the same head."""
+    """The scheduler's README has a table for each load, with a line for each way."""
     page = Path(__file__).parents[2] / "perfect_async" / "scheduler" / "README.md"
     readme = page.read_text(encoding="utf-8")
     [block] = [block for block in readme.split("```") if HEAD in block]
