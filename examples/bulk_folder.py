@@ -3,7 +3,7 @@
     YOUCAM_API_KEY=... python examples/bulk_folder.py photos/ out/
 
 Exit status: 0 all done, 1 some failed, 2 nothing to do or wrong settings. A second run buys
-everything again: the README shows how a journal prevents that.
+everything again: perfect_async/_journal/README.md shows how a journal prevents that.
 """
 
 import argparse

@@ -9,8 +9,8 @@
 - An upload is kept in memory only, until its job has ended. A result is on the disk for an hour, in
   SMILES_FOLDER, under an id that cannot be guessed; the vendor's copies are deleted. Keep the
   access log off: it would contain the ids.
-- There is no login: put yours in front. Run one process: it has the key's request budget and the
-  journal to itself.
+- There is no login: put yours in front. Run one process, since the orders are in its memory and a
+  journal belongs to one process.
 """
 
 import base64
