@@ -99,7 +99,8 @@ def smile(
     quiet
         Print results and errors only.
     verbose
-        Also print each picture that is done, and name all that are skipped.
+        Also print each picture that is done, the names of all that are skipped, and the log: every
+        request to the vendor with its answer.
     """
     return _buy(
         _found(pictures, Smile.formats, out, fit=fit, failed=retry_failed),
@@ -183,7 +184,8 @@ def avatar(
     quiet
         Print results and errors only.
     verbose
-        Also print each picture that is done, and name all that are skipped.
+        Also print each picture that is done, the names of all that are skipped, and the log: every
+        request to the vendor with its answer.
     """
     return _buy(
         _found(pictures, Avatar.formats, out, fit=fit, failed=retry_failed),
@@ -228,7 +230,8 @@ def resume(
     quiet
         Print results and errors only.
     verbose
-        Also print each picture that is done.
+        Also print each picture that is done, and the log: every request to the vendor with its
+        answer.
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display

@@ -7,6 +7,7 @@ in them, and control characters are escaped.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from perfect_async.cli._log_lines import LogLines
 from perfect_async.cli._manifest import key_of
 from perfect_async.cli._output import OutputError, print_line, printable
 from perfect_async.cli._plan import units_text
@@ -218,8 +220,8 @@ class Display:
 
     Enter it, call `update` every `interval` seconds and `report` for each outcome, leave it, and
     call `close`. `results` selects what stdout gets for each outcome: the paths of its files, or a
-    line of JSON. A `quiet` one prints nothing else but errors; a `verbose` one each outcome, and
-    all names. An output that cannot be written any more does not end the run.
+    line of JSON. A `quiet` one prints nothing else but errors; a `verbose` one each outcome, all
+    names, and the library's log. An output that cannot be written any more does not end the run.
     """
 
     def __init__(
@@ -250,6 +252,8 @@ class Display:
             self._live = Live(
                 console=self._console, auto_refresh=False, redirect_stdout=False, transient=True
             )
+        level = logging.DEBUG if verbose else logging.WARNING
+        self._log = LogLines(self.error, logging.ERROR if quiet else level)
 
     @property
     def interval(self) -> float:
@@ -262,6 +266,7 @@ class Display:
         return self._live is not None
 
     def __enter__(self) -> Self:
+        self._log.attach(alone=self.is_live)
         return self
 
     def __exit__(
@@ -270,6 +275,7 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._log.detach()
         self._stop()
 
     def _stop(self) -> None:

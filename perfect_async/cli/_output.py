@@ -49,6 +49,15 @@ _ADVICE: Final = {
     ),
     "run it again with its picture.": "run the command again with its picture.",
     "run the job again if": "run the command again if",
+    "Run one process at a time on the key, or give each its share with Limits().split(n) and "
+    "share=None.": "Run one process at a time on the key.",
+    "do not know of each other: give each its share with Limits().split(n).": (
+        "do not know of each other: run one at a time on the key."
+    ),
+    "Use Client(isolated=True), or asyncio.to_thread for the code that blocks. (Said once; "
+    "statistics().blocked counts.)": (
+        "The machine was asleep, or too busy: run fewer programs at the same time."
+    ),
 }
 # Not within a name or path, nor at the beginning of a quotation.
 _SETTING: Final = re.compile(
