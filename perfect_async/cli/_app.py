@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated, Final, get_type_hints
 
 from perfect_async.cli import _commands, _doctor, _feature
 from perfect_async.cli._help import about, help_of
 from perfect_async.cli._key import with_key_file
 from perfect_async.cli._lists import STDIN, STDIN_ARGUMENT
+from perfect_async.cli._numbers import converter_of, numbers_of
 from perfect_async.cli._output import (
     OutputError,
     escape_unencodable,
@@ -83,6 +84,10 @@ def _run(arguments: Sequence[str]) -> int:
     for command in (*commands, *about(app, names)):
         for option in _SHORT.keys() & command.__annotations__.keys():
             command.__annotations__[option] = Annotated[bool, Parameter(alias=_SHORT[option])]
+        for option, kind in get_type_hints(command).items():
+            if (numbers := numbers_of(command.__name__, option)) is not None:
+                parameter = Parameter(converter=converter_of(numbers))
+                command.__annotations__[option] = Annotated[kind, parameter]
         app.command(command, help_format="markdown")
     escape_unencodable()
     try:

@@ -495,18 +495,11 @@ def sandbox(
     """
     import socket
 
-    _check_share(fail)
-    if not 0 < speed < float("inf") or not (isinstance(lease, str) or lease > 0):
-        raise ConfigurationError("--speed and --lease must be above 0.")
-    if polling_interval is not None and polling_interval <= 0:
-        raise ConfigurationError("--polling-interval must be above 0.")
     if lease == "polling_interval" and polling_interval is None:
         raise ConfigurationError("--lease polling_interval needs --polling-interval.")
     from perfect_async.sandbox import Dialect, run
 
     secrets = None if webhook_url is None else _secrets(webhook_url, webhook_secret_file)
-    if not 0 < port < 2**16:
-        raise ConfigurationError(f"--port is {port}; it must be from 1 to 65535.")
     try:
         # The server itself would exit with a message and a status of its own.
         socket.create_server((host, port)).close()
@@ -557,7 +550,6 @@ def demo(
     seed
         Selects the portraits that are drawn and the pictures that fail.
     """
-    _check_share(fail)
     found = None if pictures is None else find_pictures(pictures, Smile.formats, out)
     from perfect_async.cli._demo import Demo
     from perfect_async.cli._display import Display
@@ -770,11 +762,6 @@ def _redis(url: str | None) -> str:
     if not url.startswith(("redis://", "rediss://")):
         raise ConfigurationError("--redis needs a URL that begins with redis:// or rediss://.")
     return url
-
-
-def _check_share(fail: float) -> None:
-    if not 0 <= fail <= 1:
-        raise ConfigurationError(f"--fail is {fail:g}; it must be a share from 0 to 1.")
 
 
 def _secrets(url: str, path: Path | None) -> list[str]:

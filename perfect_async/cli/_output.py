@@ -72,14 +72,8 @@ _USAGE: Final = (
         "--template is missing: perfect-async templates lists the styles.",
     ),
     (r"Command \S+ parameter (\S+) requires an argument\.", r"\1 is missing."),
-    (
-        r"Invalid value for (\S+): unable to convert (\".*\") into int\.",
-        r"\1 is \2; it must be a whole number.",
-    ),
-    (
-        r"Invalid value for (\S+): unable to convert (\".*\") into float\.",
-        r"\1 is \2; it must be a number.",
-    ),
+    # The message of an option of ours names it itself.
+    (r"Invalid value for (\S+): (?=\1 is )", ""),
 )
 
 
