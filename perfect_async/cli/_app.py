@@ -7,9 +7,9 @@ and 129 ended by SIGTERM and SIGHUP.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated, Final, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 from perfect_async.cli import _commands, _doctor, _feature
 from perfect_async.cli._help import about, help_of
@@ -82,12 +82,7 @@ def _run(arguments: Sequence[str]) -> int:
     names = [command.__name__ for command in _COMMANDS]
     commands = [with_key_file(command) for command in _COMMANDS]
     for command in (*commands, *about(app, names)):
-        for option in _SHORT.keys() & command.__annotations__.keys():
-            command.__annotations__[option] = Annotated[bool, Parameter(alias=_SHORT[option])]
-        for option, kind in get_type_hints(command).items():
-            if (numbers := numbers_of(command.__name__, option)) is not None:
-                parameter = Parameter(converter=converter_of(numbers))
-                command.__annotations__[option] = Annotated[kind, parameter]
+        _annotate(command, Parameter)
         app.command(command, help_format="markdown")
     escape_unencodable()
     try:
@@ -113,6 +108,21 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(str(exc))
         return FAILED
     return status if isinstance(status, int) else 0
+
+
+def _annotate(command: Callable[..., Any], parameter: Callable[..., Any]) -> None:
+    """Give the options of `command` their short names and the numbers that they take.
+
+    `parameter` is the class of cyclopts, which is loaded late.
+    """
+    for option, kind in get_type_hints(command).items():
+        settings: dict[str, object] = {}
+        if option in _SHORT:
+            settings["alias"] = _SHORT[option]
+        if (numbers := numbers_of(command.__name__, option)) is not None:
+            settings["converter"] = converter_of(numbers)
+        if settings:
+            command.__annotations__[option] = Annotated[kind, parameter(**settings)]
 
 
 def _version() -> str:

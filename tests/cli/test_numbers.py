@@ -34,7 +34,7 @@ def test_every_numeric_option_has_limits() -> None:
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize(("command", "option"), numeric_options())
-def test_wrong_numbers(
+def test_wrong_numbers(  # noqa: PLR0917 - a table of cases
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -73,8 +73,7 @@ def test_wrong_numbers(
         (["sandbox", "--speed", "0"], '--speed is "0"; it must be a number above 0.'),
         (
             ["sandbox", "--lease", "0"],
-            '--lease is "0"; it must be a number of seconds above 0, or polling_interval, retention '
-            "or flexible.",
+            '"0"; it must be a number of seconds above 0, or polling_interval, retention or flexible.',
         ),
         (["demo", "--fail", "1.5"], '--fail is "1.5"; it must be a number from 0 to 1.'),
         (["smile", "in", "--insured", "0"], "it must be a number of seconds above 0."),
