@@ -5,29 +5,31 @@ from __future__ import annotations
 import json as json_
 import os
 import sys
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
-
-import attrs
+from typing import TYPE_CHECKING, Literal
 
 from perfect_async.cli import _runner
-from perfect_async.cli._inputs import Found, Picture, find_pictures, search
-from perfect_async.cli._output import OutputError, in_terminal_terms, print_error, print_line
+from perfect_async.cli._buy import (
+    OUT,
+    Options,
+    buy_pictures,
+    check_report,
+    find_or_failed,
+    polling,
+    report_run,
+)
+from perfect_async.cli._inputs import Picture, find_pictures
+from perfect_async.cli._output import OutputError, print_error, print_line
 from perfect_async.cli._page import show_page
 from perfect_async.errors import ConfigurationError, quoted, shown_source
-from perfect_async.models import Avatar, Expression, Job, Polling, Smile
+from perfect_async.models import Avatar, Expression, Job, Smile
 
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
 if TYPE_CHECKING:
-    from perfect_async import Batch, Client, Template, Units
-    from perfect_async.cli._display import Display, RunSummary
+    from perfect_async import Client, Template, Units
     from perfect_async.cli._outage import Outage
-    from perfect_async.cli._prepare import Work
-
-OUT: Final = Path("perfect-async-out")
 
 
 def smile(
@@ -42,6 +44,7 @@ def smile(
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
+    lease: float | Literal["measured"] | None = None,
     sole_user: bool = False,
     fit: bool = False,
     report: Path | None = None,
@@ -80,6 +83,11 @@ def smile(
     insured
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
+    lease
+        Seconds for which a running task survives without a poll; 10 by default, the shortest that
+        the vendor's documents name. "measured" uses what `doctor --measure-lease` found for this
+        key and host. Polls are then rarer, and the run is faster; if the vendor's lease is shorter,
+        tasks are lost with their units.
     sole_user
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
@@ -102,12 +110,25 @@ def smile(
         Also print each picture that is done, the names of all that are skipped, and the log: every
         request to the vendor with its answer.
     """
-    return _buy(
-        _found(pictures, Smile.formats, out, fit=fit, failed=retry_failed),
+    return buy_pictures(
+        find_or_failed(pictures, Smile.formats, out, fit=fit, failed=retry_failed),
         lambda picture: Smile(picture, expression),
-        _Options(
-            *(out, json, journal, again, delete, max_units, insured, sole_user, fit, report),
-            *(dry_run, yes, quiet, verbose, retry_failed),
+        Options(
+            out=out,
+            json=json,
+            journal=journal,
+            delete=delete,
+            max_units=max_units,
+            insured=insured,
+            lease=lease,
+            sole_user=sole_user,
+            fit=fit,
+            report=report,
+            dry_run=dry_run,
+            yes=yes,
+            quiet=quiet,
+            verbose=verbose,
+            again=again,
         ),
     )
 
@@ -125,6 +146,7 @@ def avatar(
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
+    lease: float | Literal["measured"] | None = None,
     sole_user: bool = False,
     fit: bool = False,
     report: Path | None = None,
@@ -165,6 +187,11 @@ def avatar(
     insured
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
+    lease
+        Seconds for which a running task survives without a poll; 10 by default, the shortest that
+        the vendor's documents name. "measured" uses what `doctor --measure-lease` found for this
+        key and host. Polls are then rarer, and the run is faster; if the vendor's lease is shorter,
+        tasks are lost with their units.
     sole_user
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
@@ -187,12 +214,25 @@ def avatar(
         Also print each picture that is done, the names of all that are skipped, and the log: every
         request to the vendor with its answer.
     """
-    return _buy(
-        _found(pictures, Avatar.formats, out, fit=fit, failed=retry_failed),
+    return buy_pictures(
+        find_or_failed(pictures, Avatar.formats, out, fit=fit, failed=retry_failed),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
-        _Options(
-            *(out, json, journal, again, delete, max_units, insured, sole_user, fit, report),
-            *(dry_run, yes, quiet, verbose, retry_failed),
+        Options(
+            out=out,
+            json=json,
+            journal=journal,
+            delete=delete,
+            max_units=max_units,
+            insured=insured,
+            lease=lease,
+            sole_user=sole_user,
+            fit=fit,
+            report=report,
+            dry_run=dry_run,
+            yes=yes,
+            quiet=quiet,
+            verbose=verbose,
+            again=again,
         ),
     )
 
@@ -201,6 +241,8 @@ def resume(
     *,
     journal: Path,
     json: bool = False,
+    insured: float | None = None,
+    lease: float | Literal["measured"] | None = None,
     sole_user: bool = False,
     fit: bool = False,
     report: Path | None = None,
@@ -219,6 +261,12 @@ def resume(
         The journal's file.
     json
         Print one line of JSON per picture on stdout instead of the paths of the results.
+    insured
+        Seconds for which every running task can be kept alive in the worst case, as in the run that
+        is continued; 120 by default.
+    lease
+        Seconds for which a running task survives without a poll, as in the run that is continued;
+        10 by default. "measured" uses what `doctor --measure-lease` found.
     sole_user
         Say that nothing else creates tasks on this account. A task whose creation got no
         answer can then be found in the unit history. If it is not true, another program's task may
@@ -237,9 +285,9 @@ def resume(
     from perfect_async.cli._display import Display
     from perfect_async.cli._prepare import reach
 
-    _check_report(report)
+    check_report(report)
 
-    client = _runner.make_client(journal, sole_user=sole_user, fit=fit)
+    client = _runner.make_client(journal, polling(insured, lease), sole_user=sole_user, fit=fit)
     display = Display("json" if json else "paths", quiet=quiet, verbose=verbose)
 
     async def ready(opened: Client, outage: Outage) -> None:
@@ -252,7 +300,7 @@ def resume(
         display.close(summary, None)
     else:
         display.message(f"Nothing is left to resume in {journal}: all of its jobs are finished.")
-    return _report_run(summary, report, display)
+    return report_run(summary, report, display)
 
 
 def templates(*, json: bool = False, open_: bool = False) -> None:
@@ -573,123 +621,6 @@ def demo(
     return status
 
 
-class _Options(NamedTuple):
-    """The options that `smile` and `avatar` share."""
-
-    out: Path
-    json: bool
-    journal: Path | None
-    again: bool
-    delete: bool
-    max_units: float | None
-    insured: float | None
-    sole_user: bool
-    fit: bool
-    report: Path | None
-    dry_run: bool
-    yes: bool
-    quiet: bool
-    verbose: bool
-    retry_failed: bool
-
-
-def _found(
-    pictures: list[str] | None, formats: Sequence[str], out: Path, *, fit: bool, failed: bool
-) -> Found:
-    """Return the pictures that are named, or with `failed` those of them that failed last."""
-    from perfect_async.cli._failed import only_failed, read_failed
-
-    if not failed:
-        return search(pictures or [], formats, out, fit=fit)
-    entries = read_failed(out)
-    if pictures:
-        entries = only_failed(search(pictures, formats, out, fit=fit).entries, entries)
-    return Found(entries, [])
-
-
-def _buy(found: Found, make_job: Callable[[Picture], Job], options: _Options) -> int:
-    """Buy the jobs of the pictures whose results are not there; report all, return the status."""
-    from perfect_async._client.settings import units
-    from perfect_async.cli._display import Display, report_refused, report_there
-    from perfect_async.cli._failed import note_failed
-    from perfect_async.cli._manifest import Manifest
-    from perfect_async.cli._prepare import Declined, prepare, work_out
-
-    out, journal = options.out, options.journal
-    display = Display(
-        "json" if options.json else "paths", quiet=options.quiet, verbose=options.verbose
-    )
-    if not found.entries:
-        display.message(f"No failed picture is recorded in {out}: nothing to send again.")
-        return 0
-    _check_report(options.report)
-    most = None if options.max_units is None else units(options.max_units)
-    # Before the folder is made: options that no job can have.
-    make_job(found.entries[0].picture)
-    client = _client(options, display)
-    if not options.dry_run:
-        _runner.make_folder(out)
-    manifest = Manifest(out)
-    work = work_out(
-        found, make_job, manifest, display, again=options.again, fit=options.fit, max_units=most
-    )
-    if options.dry_run:
-        return _say_only(work, client, display)
-    if manifest.broken:
-        display.message(_runner.rebuild(manifest))
-    plan, order = work.plan, attrs.evolve(work.order, at_most=journal is not None)
-    _runner.record_former(manifest, plan)
-    reports = [report_there(job, files) for job, files in plan.there]
-    reports += [report_refused(job, error) for job, error in work.refused]
-
-    def start(client: Client) -> Batch:
-        return client.batch(plan.jobs, max_units=most, save_to=out, delete=options.delete)
-
-    async def ready(opened: Client, outage: Outage) -> None:
-        await prepare(opened, display, outage, order, yes=options.yes)
-
-    try:
-        with display:
-            if plan.jobs and client is not None:
-                run = partial(_runner.run_batch, client, start, display, journal, reports)
-                run = partial(run, prepare=ready, reported=options.report is not None)
-                summary = _runner.run(run)
-            else:
-                display.message(str(order))
-                summary = _runner.report_only(reports, display)
-    except Declined:
-        display.message("Nothing was sent.")
-        return _runner.FAILED
-    display.close(summary, out)
-    note_failed(summary, work.entries, out, display)
-    return _report_run(summary, options.report, display)
-
-
-def _check_report(path: Path | None) -> None:
-    """Refuse a report that cannot be written before anything is bought."""
-    if path is not None:
-        from perfect_async.report import check_path
-
-        check_path(path)
-
-
-def _report_run(summary: RunSummary, path: Path | None, display: Display) -> int:
-    """Write the report of a run, if it is to have one; return the exit status."""
-    status = _runner.exit_status(summary)
-    if path is None:
-        return status
-    from perfect_async.cli._report import write_run
-
-    try:
-        write_run(summary, path)
-    except ConfigurationError as exc:
-        # The pictures are paid for and saved all the same.
-        print_error(exc.message)
-        return status or _runner.FAILED
-    display.message(f"The report: {path}")
-    return status
-
-
 def report(
     pictures: list[str] | None = None,
     /,
@@ -713,7 +644,7 @@ def report(
     journal
         The journal of the runs, for the jobs that have not ended; no other process may be using it.
     """
-    _check_report(to)
+    check_report(to)
     found = [] if pictures is None else find_pictures(pictures, Smile.formats, out)
     if journal is not None:
         _runner.require_journal(journal)
@@ -726,32 +657,6 @@ def report(
     unfinished = () if journal is None else _runner.run(partial(JournalWriter.unfinished, journal))
     write_folder(manifest, originals, unfinished, to)
     print_line(str(to))
-    return 0
-
-
-def _client(options: _Options, display: Display) -> Client | None:
-    """Return the client of a run; None for a dry run that has no key."""
-    polling = None if options.insured is None else Polling(insured=options.insured)
-    journal = None if options.dry_run else options.journal
-    try:
-        return _runner.make_client(journal, polling, sole_user=options.sole_user, fit=options.fit)
-    except ConfigurationError as exc:
-        if not options.dry_run:
-            raise
-        display.message(f"The balance cannot be asked for: {in_terminal_terms(exc.message)}")
-        return None
-
-
-def _say_only(work: Work, client: Client | None, display: Display) -> int:
-    """Say what a run would do."""
-    from perfect_async.cli._prepare import balance_of
-
-    balance = None
-    if client is not None and work.order.send:
-        with display:
-            balance = _runner.run(partial(balance_of, client, display))
-    display.error(str(attrs.evolve(work.order, balance=balance)))
-    display.message("This was a dry run: nothing was sent.")
     return 0
 
 

@@ -453,7 +453,7 @@ def _measured(found: LeaseRecord | LeaseBracket) -> str:
 def _use(lease: float) -> str:
     if lease <= ASSUMED_LEASE:
         return f"{ASSUMED_LEASE:g} s stay assumed."
-    return f'Polling(lease="measured") uses {lease:g} s of it.'
+    return f"--lease measured uses {lease:g} s of it."
 
 
 def _state_folder() -> Check:

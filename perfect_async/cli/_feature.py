@@ -6,16 +6,12 @@ import json as json_
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Literal, cast
 
-from perfect_async.cli import _runner
+from perfect_async.cli._buy import OUT, Options, buy_one
 from perfect_async.errors import ConfigurationError, quoted
-from perfect_async.models import Feature, FileId, Inputs, Polling, Source
+from perfect_async.models import Feature, FileId, Inputs, Source
 
-if TYPE_CHECKING:
-    from perfect_async import Batch, Client
-
-_OUT: Final = Path("perfect-async-out")
 _PAIR: Final = re.compile(r"([A-Za-z0-9_]+)(\[\])?=(.*)", re.DOTALL)
 _FILE: Final = "file:"
 """Stands before the id of a file that is at the vendor already."""
@@ -32,18 +28,25 @@ def feature(
     input_: list[str] | None = None,
     api_version: str = "v2.0",
     units: int | None = None,
-    out: Path = _OUT,
+    out: Path = OUT,
     json: bool = False,
     journal: Path | None = None,
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
+    lease: float | Literal["measured"] | None = None,
     sole_user: bool = False,
     fit: bool = False,
+    report: Path | None = None,
+    dry_run: bool = False,
+    yes: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Run any feature of the vendor once, by its path, and save what it gives.
 
-    The vendor's page of the feature says what it takes and costs. Files are saved as they come; an
+    The vendor's page of the feature says what it takes and costs. Before anything is sent, the
+    command says what it costs of which balance. Files are saved as they come; an
     answer with scores or colours is saved as JSON.
 
     Parameters
@@ -79,6 +82,10 @@ def feature(
         The most that the run may be charged.
     insured
         Seconds for which the running task can be kept alive in the worst case; 120 by default.
+    lease
+        Seconds for which the running task survives without a poll; 10 by default, the shortest that
+        the vendor's documents name. "measured" uses what `doctor --measure-lease` found for this
+        key and host. If the vendor's lease is shorter, the task is lost with its units.
     sole_user
         Say that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
@@ -86,24 +93,38 @@ def feature(
     fit
         Make pictures into what the vendor takes: over 10 MB, turned by EXIF, in CMYK, or with 16
         bits for a colour. The files stay as they are.
+    report
+        A file for a report of this run: a page with what was made (.html), or a table (.csv).
+    dry_run
+        Say what would be sent and what it would cost; send and write nothing. Works without a key.
+    yes
+        Do not ask. On a terminal a run asks from 20 units on, where the price is not known, or
+        where the balance is too low.
+    quiet
+        Print results and errors only.
+    verbose
+        Also print what is done, and the log: every request to the vendor with its answer.
     """
     job = _job(path, param or [], _inputs(src, ref or [], mask, input_ or []), api_version, units)
-    from perfect_async.cli._display import Display
-
-    polling = None if insured is None else Polling(insured=insured)
-    client = _runner.make_client(journal, polling, sole_user=sole_user, fit=fit)
-    _runner.make_folder(out)
-    display = Display("json" if json else "paths")
-
-    def start(opened: Client) -> Batch:
-        return opened.batch([job], max_units=max_units, save_to=out, delete=delete)
-
-    with display:
-        summary = _runner.run(
-            lambda: _runner.run_batch(client, start, display, journal, recorded=False)
-        )
-    display.close(summary, out)
-    return _runner.exit_status(summary)
+    return buy_one(
+        job,
+        Options(
+            out=out,
+            json=json,
+            journal=journal,
+            delete=delete,
+            max_units=max_units,
+            insured=insured,
+            lease=lease,
+            sole_user=sole_user,
+            fit=fit,
+            report=report,
+            dry_run=dry_run,
+            yes=yes,
+            quiet=quiet,
+            verbose=verbose,
+        ),
+    )
 
 
 def _inputs(

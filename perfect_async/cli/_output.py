@@ -47,6 +47,11 @@ _ADVICE: Final = {
     "Nothing was bought for this job; run it on an open client.": (
         "Nothing was bought; run the command again."
     ),
+    'Polling(lease="measured"): nothing was measured for this key and host. Run '
+    "`perfect-async doctor --measure-lease`, or leave the lease at 10 s.": (
+        "--lease measured: nothing was measured for this key and host. Run `perfect-async doctor "
+        "--measure-lease --picture FILE` first, which costs 1 unit, or leave --lease out."
+    ),
     "run it again with its picture.": "run the command again with its picture.",
     "run the job again if": "run the command again if",
     "Run one process at a time on the key, or give each its share with Limits().split(n) and "

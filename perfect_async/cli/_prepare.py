@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import anyio
@@ -103,6 +104,29 @@ def work_out(
     return Work(plan, order, refused, entries)
 
 
+def work_of(job: Job, display: Display, *, fit: bool, max_units: float | None) -> Work:
+    """Look at the inputs of one job, which is bought whatever is in the folder of results.
+
+    Nothing is sent and nothing is written. How long it takes is not estimated.
+    """
+    sources = [each.source for each in job.inputs]
+    local = [Entry(source) for source in sources if isinstance(source, Path | str)]
+    refused: list[tuple[Job, PerfectError]] = [
+        (job, error) for _, error in look_at_all(local, type(job), fit=fit).refused
+    ]
+    for _, error in refused:
+        display.refused(job.source, error)
+    jobs = [] if refused else [job]
+    order = Order(
+        *(len(jobs), 0, len(refused[:1]), [], 0),
+        units=job.units,
+        seconds=None,
+        max_units=max_units,
+        priced=job.priced,
+    )
+    return Work(Plan(jobs, [], []), order, refused[:1], [])
+
+
 def _job_of(entry: Entry, make_job: Callable[[Picture], Job]) -> Job:
     job = make_job(entry.picture)
     # Every feature is an attrs class with a key; the base class declares it and is none.
@@ -131,16 +155,13 @@ def _say(display: Display, lines: Sequence[str], what: str) -> None:
 
 
 async def prepare(
-    client: Client, display: Display, outage: Outage, order: Order, *, yes: bool
+    client: Client, display: Display, outage: Outage, work: Work, *, yes: bool
 ) -> None:
     """Say what will be done; ask on a terminal, where it costs much or the balance is too low.
 
     Raises `Declined`, `Unauthorized`, and the error of a host that was never reached.
     """
-    balance = await ask_balance(client, display, outage)
-    statistics = client.statistics()
-    used = statistics.requests_by_others / max(statistics.window_limit, 1)
-    order = attrs.evolve(order, balance=balance, used_by_others=used)
+    order = await _asked_for(client, display, outage, work)
     asks = order.needs_consent and not yes and is_interactive()
     # Whoever is asked must know what about, however quiet the display is.
     (display.error if asks else display.message)(str(order))
@@ -149,6 +170,23 @@ async def prepare(
         answer = await _answer()
         if answer.strip().lower() not in {"y", "yes"}:
             raise Declined
+
+
+async def _asked_for(client: Client, display: Display, outage: Outage, work: Work) -> Order:
+    """Return the order of `work` with what the vendor and the client know. Raises `prepare`'s."""
+    balance = await ask_balance(client, display, outage)
+    statistics = client.statistics()
+    used = statistics.requests_by_others / max(statistics.window_limit, 1)
+    order = attrs.evolve(work.order, balance=balance, used_by_others=used)
+    if order.seconds is None:
+        return order
+    return attrs.evolve(order, seconds=estimate_seconds(work.plan.jobs, statistics.lease))
+
+
+async def order_now(client: Client, display: Display, work: Work) -> Order:
+    """Open `client` only to complete the order of `work`. Raises as `ask_balance` does."""
+    async with client:
+        return await _asked_for(client, display, Outage(anyio.current_time()), work)
 
 
 def is_interactive() -> bool:
@@ -254,12 +292,6 @@ async def _watched(  # noqa: PLR0917 - one caller for each way to wait
     display.wait_for(None)
     if given_up is not None:
         raise given_up
-
-
-async def balance_of(client: Client, display: Display) -> float | None:
-    """Open `client` only to ask for the balance. Raises as `ask_balance` does."""
-    async with client:
-        return await ask_balance(client, display, Outage(anyio.current_time()))
 
 
 async def _answer() -> str:

@@ -439,8 +439,8 @@ def keep(survived: float, lost: float | None, *, refuted: bool = False) -> None:
 @pytest.mark.parametrize(
     ("record", "refuted", "stands", "text"),
     [
-        ((20.0, 41.0), False, "ok", 'Polling(lease="measured") uses 16 s of it.'),
-        ((40.0, None), False, "ok", "survived 40 s without a poll. Polling"),
+        ((20.0, 41.0), False, "ok", "--lease measured uses 16 s of it."),
+        ((40.0, None), False, "ok", "survived 40 s without a poll. --lease measured uses 32 s"),
         ((0.0, 13.0), False, "ok", "was lost within 13 s without a poll. 10 s stay assumed."),
         ((20.0, 41.0), True, "warning", "so it is not used"),
     ],
@@ -482,7 +482,7 @@ def test_measure_the_lease(
     assert 0 == status
     assert (
         "A running task survived 20 s without a poll, and was lost within 40 s. "
-        'Polling(lease="measured") uses 16 s of it.\n'
+        "--lease measured uses 16 s of it.\n"
     ) == out
     assert "It costs 1 unit, lost or not" in err.splitlines()[0]
     assert "so far a running task survived 12 s without a poll" in err

@@ -1,5 +1,6 @@
 """The command `feature`: what the command line says is what is sent, and what comes is saved."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from perfect_async import cli
+from perfect_async.cli import _prepare
 from tests.support.terminal import advance_start, use_sandbox
 
 MP = pytest.MonkeyPatch
@@ -137,3 +139,111 @@ def test_an_unknown_price(folder: Path, monkeypatch: MP, capsys: Capture) -> Non
     assert "pass --units" in capsys.readouterr().err
     assert 0 == cli.main([*arguments, "--units", "20", "--insured", "60"])
     assert folder.is_dir()
+
+
+# Before, while and after it runs: as `smile`.
+
+
+def test_the_plan(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+    """The command says what it sends and what that costs, before it is sent."""
+    use_sandbox(monkeypatch)
+    arguments = ["feature", "skin-tone-analysis", "--src", "in/0.jpg", "--units", "20"]
+
+    assert 0 == cli.main([*arguments, "--max-units", "30", "-v"])
+    err = capsys.readouterr().err
+    assert "1 to send, 20 units of a balance of 1000.\n" in err
+    assert "done: in/0.jpg (" in err
+    assert "debug: POST /s2s/v2.0/task/skin-tone-analysis 200 in " in err
+    assert "1 done, 0 failed, 20 units, in 0:" in err
+    assert folder.is_dir()
+
+
+def test_quiet(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+    """With `--quiet` only the paths of the results are printed."""
+    use_sandbox(monkeypatch)
+
+    assert 0 == cli.main(["feature", "skin-tone-analysis", "--src", "in/0.jpg", "-q"])
+    out, err = capsys.readouterr()
+    assert [".json"] == [Path(line).suffix for line in out.splitlines()]
+    assert "" == err
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("price", "asks", "said"),
+    [
+        ([], True, "at an unknown price (its page names it, and --units passes it on) of a "),
+        (["--units", "20"], True, "1 to send, 20 units of a balance of 1000."),
+        (["--units", "19"], False, "1 to send, 19 units of a balance of 1000."),
+        (["-y"], False, "at an unknown price"),
+    ],
+)
+def test_the_question(  # noqa: PLR0917 - a table of cases
+    folder: Path,
+    monkeypatch: MP,
+    capsys: Capture,
+    price: list[str],
+    asks: bool,
+    said: str,
+) -> None:
+    """On a terminal it asks from 20 units on and where the price is unknown; no sends nothing."""
+    sandbox = use_sandbox(monkeypatch)
+    asked: list[str] = []
+
+    async def answer() -> str:
+        await asyncio.sleep(0)
+        asked.append("n")
+        return "n"
+
+    monkeypatch.setattr(_prepare, "_answer", answer)
+    monkeypatch.setattr(_prepare, "is_interactive", lambda: True)
+
+    status = cli.main(["feature", "skin-tone-analysis", "--src", "in/0.jpg", *price])
+    err = capsys.readouterr().err
+    assert (asks, int(asks)) == (bool(asked), status)
+    assert said in err
+    assert asks is ("Nothing was sent." in err)
+    assert asks is (not sandbox.ledger.tasks)
+    assert folder.is_dir()
+
+
+def test_a_dry_run(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+    """A dry run says what would be sent, writes nothing, and works without a key."""
+    arguments = ["feature", "hat", "--src", "in/0.jpg", "--dry-run", "--units", "2"]
+    monkeypatch.delenv("YOUCAM_API_KEY", raising=False)
+    assert 0 == cli.main(arguments)
+    err = capsys.readouterr().err
+    assert "1 to send, 2 units (balance unknown).\nThis was a dry run: nothing was sent.\n" in err
+
+    sandbox = use_sandbox(monkeypatch)
+    assert 0 == cli.main([*arguments, "--report", "report.html"])
+    assert "1 to send, 2 units of a balance of 1000." in capsys.readouterr().err
+    assert () == sandbox.ledger.tasks
+    assert ["in"] == [path.name for path in folder.iterdir()]
+
+
+def test_an_input_that_cannot_be_sent(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+    """An input that cannot be sent is named before anything is sent: status 1."""
+    sandbox = use_sandbox(monkeypatch)
+    (folder / "empty.jpg").touch()
+    arguments = ["feature", "2d-vto/ring", "--src", "in/0.jpg", "--ref", "empty.jpg"]
+
+    assert 1 == cli.main([*arguments, "--json"])
+    out, err = capsys.readouterr()
+    assert "cannot be sent: 'empty.jpg' is empty.\n" in err
+    assert "1 that cannot be sent: nothing to buy." in err
+    assert "0 bytes" not in err
+    assert json.loads(out)["ok"] is False
+    assert 0 == sandbox.ledger.requests.total()
+
+
+def test_a_report(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+    """The report has the job; one that cannot be written is refused before anything is sent."""
+    sandbox = use_sandbox(monkeypatch)
+    arguments = ["feature", "skin-tone-analysis", "--src", "in/0.jpg", "--report"]
+
+    assert 2 == cli.main([*arguments, "nowhere/report.html"])
+    assert 0 == sandbox.ledger.requests.total()
+    assert 0 == cli.main([*arguments, "report.csv"])
+    assert "The report: report.csv" in capsys.readouterr().err
+    assert "in/0.jpg" in (folder / "report.csv").read_text("utf-8")

@@ -73,7 +73,7 @@ def test_wrong_numbers(  # noqa: PLR0917 - a table of cases
         (["sandbox", "--speed", "0"], '--speed is "0"; it must be a number above 0.'),
         (
             ["sandbox", "--lease", "0"],
-            '"0"; it must be a number of seconds above 0, or polling_interval, retention or flexible.',
+            "a number of seconds above 0, or polling_interval, retention or flexible.",
         ),
         (["demo", "--fail", "1.5"], '--fail is "1.5"; it must be a number from 0 to 1.'),
         (["smile", "in", "--insured", "0"], "it must be a number of seconds above 0."),
