@@ -21,7 +21,7 @@ from perfect_async.cli._buy import (
     report_run,
 )
 from perfect_async.cli._inputs import Picture, find_pictures
-from perfect_async.cli._output import OutputError, print_error, print_line
+from perfect_async.cli._output import OutputError, in_terminal_terms, print_error, print_line
 from perfect_async.cli._page import show_page
 from perfect_async.errors import ConfigurationError, quoted, shown_source
 from perfect_async.models import Avatar, Expression, Job, Smile
@@ -480,6 +480,9 @@ def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) 
 
     def report(order: fleet.Order, answer: Answer) -> None:
         source, error = shown_source(str(order.get("source"))), answer["error"]
+        if error is not None:
+            error["message"] = in_terminal_terms(error["message"])
+            error["hint"] = in_terminal_terms(error["hint"])
         if json:
             print_line(json_.dumps({"source": source, **answer}))
         elif error is None:

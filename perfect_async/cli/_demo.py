@@ -27,6 +27,7 @@ from perfect_async.cli._inputs import Picture
 from perfect_async.cli._output import printable
 from perfect_async.cli._report import write_run
 from perfect_async.cli._runner import run_batch
+from perfect_async.cli._summary import hint_of, message_of
 
 PORTRAITS: Final = 24
 LIMITS: Final = Limits(requests=600, period=60.0, per_second=10)
@@ -159,7 +160,7 @@ smile, any other picture gets a stamp.
 
 def _failure(report: JobReport) -> str:
     error = report.error
-    reason = "" if error is None else f"{error.message} {error.hint}"
+    reason = "" if error is None else f"{message_of(error)} {hint_of(error)}"
     return f"    {printable(report.source)}: {printable(reason)}"
 
 

@@ -25,9 +25,9 @@ from rich.text import Text
 
 from perfect_async.cli._log_lines import LogLines
 from perfect_async.cli._manifest import key_of
-from perfect_async.cli._output import OutputError, print_line, printable
+from perfect_async.cli._output import OutputError, in_terminal_terms, print_line, printable
 from perfect_async.cli._plan import units_text
-from perfect_async.cli._summary import cause_of, causes, is_shared, message_of
+from perfect_async.cli._summary import cause_of, causes, hint_of, is_shared, message_of
 from perfect_async.errors import ClientClosed, PerfectError, shown_source
 from perfect_async.models import Job, Progress, Source
 from perfect_async.report import Report
@@ -88,8 +88,8 @@ class JobReport:
             if error is None
             else {
                 "type": type(error).__name__,
-                "message": error.message,
-                "hint": error.hint,
+                "message": in_terminal_terms(error.message),
+                "hint": hint_of(error),
                 "code": getattr(error, "code", None),
             },
         }

@@ -78,8 +78,8 @@ class Check:
         return {
             "name": self.name,
             "state": self.state,
-            "text": self.text,
-            "hint": self.hint,
+            "text": in_terminal_terms(self.text),
+            "hint": None if self.hint is None else in_terminal_terms(self.hint),
             **facts,
         }
 
@@ -478,10 +478,7 @@ def _state_folder() -> Check:
 
 
 def _sharing(found: _Members | None) -> Check:
-    alone = (
-        "Run one process at a time on the key, or give each its share of the limits with "
-        "Limits().split(n)."
-    )
+    alone = "Run one process at a time on the key."
     if found is None:
         return Check("sharing", "note", "Sharing the key's window was not tried.")
     if found.where is None:
@@ -557,7 +554,8 @@ def _lines(checks: Sequence[Check]) -> Iterator[str]:
     if sys.stdout.isatty():
         width = min(shutil.get_terminal_size().columns, _MOST_WIDTH)
     for check in checks:
-        yield from _wrapped(f"{check.state:8} {check.name:8} ", check.text, width)
+        text = in_terminal_terms(check.text)
+        yield from _wrapped(f"{check.state:8} {check.name:8} ", text, width)
         if check.hint is not None:
             hint = in_terminal_terms(check.hint)
             yield from _wrapped(" " * (_INDENT - 3) + "-> ", hint, width)

@@ -47,12 +47,48 @@ _ADVICE: Final = {
     "Nothing was bought for this job; run it on an open client.": (
         "Nothing was bought; run the command again."
     ),
+    "Nothing was bought for this job; run it again with its picture.": (
+        "Nothing was bought for it; run the command again with its picture."
+    ),
     'Polling(lease="measured"): nothing was measured for this key and host. Run '
     "`perfect-async doctor --measure-lease`, or leave the lease at 10 s.": (
         "--lease measured: nothing was measured for this key and host. Run `perfect-async doctor "
         "--measure-lease --picture FILE` first, which costs 1 unit, or leave --lease out."
     ),
-    "run it again with its picture.": "run the command again with its picture.",
+    "Nothing was sent; correct the setting named here.": (
+        "Nothing was sent; correct the option or variable named here."
+    ),
+    "Nothing was sent; correct the job.": "Nothing was sent; correct the option named here.",
+    "Nothing was charged; buy units or run cheaper jobs.": (
+        "Nothing was charged; buy units in the vendor's console."
+    ),
+    "Look the task up by its id.": "Quote the task's id, which --json prints, to the vendor.",
+    "Compare the balance; run the job": "perfect-async units shows the balance; run the job",
+    "A created task goes on while the client is open; nothing is charged for one never sent.": (
+        "A task that was created goes on while the command runs; nothing else is charged."
+    ),
+    "Put it back, or close the client and open it again.": (
+        "Put it back, or end the run and resume it."
+    ),
+    "in use by another client or process.": (
+        "in use by another process: wait until that has ended, or stop it with Ctrl-C."
+    ),
+    "The Redis server that `share` names stopped answering while the client was opened. Open it "
+    "again once the server answers.": (
+        "The Redis server that PERFECT_ASYNC_SHARE names stopped answering. Run the command again "
+        "once it answers."
+    ),
+    'it must be "machine", the absolute path of a folder, a URL that begins with redis:// or '
+    "rediss://, or None.": (
+        "it must be machine, the absolute path of a folder, a URL that begins with redis:// or "
+        "rediss://, or off."
+    ),
+    "share is ": "PERFECT_ASYNC_SHARE is ",
+    "params has ": "--param has ",
+    "params holds ": "--param holds ",
+    "params names ": "--param names ",
+    "None, lists, dictionaries and placeholders.": "null, lists, objects and placeholders.",
+    "version '": "--api-version '",
     "run the job again if": "run the command again if",
     "Run one process at a time on the key, or give each its share with Limits().split(n) and "
     "share=None.": "Run one process at a time on the key.",
@@ -64,6 +100,10 @@ _ADVICE: Final = {
         "The machine was asleep, or too busy: run fewer programs at the same time."
     ),
 }
+# Not within a word or a quotation.
+_ADVISED: Final = tuple(
+    (re.compile(rf"(?<![\w'\"./-]){re.escape(said)}"), told) for said, told in _ADVICE.items()
+)
 # Not within a name or path, nor at the beginning of a quotation.
 _SETTING: Final = re.compile(
     rf"(?<![\w.'\"/-])(?:{'|'.join(map(re.escape, _OPTIONS))})(?![\w/-]|\.\w)"
@@ -88,8 +128,8 @@ class OutputError(Exception):
 
 def in_terminal_terms(message: str) -> str:
     """Replace the names of the library's settings in a message by those of options."""
-    for said, told in _ADVICE.items():
-        message = message.replace(said, told)
+    for pattern, told in _ADVISED:
+        message = pattern.sub(lambda _, told=told: told, message)  # type: ignore[misc]
     message = message.replace(" or pass api_key", " or pass --api-key-file")
     return _SETTING.sub(lambda match: _OPTIONS[match[0]], message)
 

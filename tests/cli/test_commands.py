@@ -475,7 +475,7 @@ def test_insured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 == cli.main(["smile", "in", "--insured", "600"])
     advance_start(monkeypatch, 100)
     assert 0 == cli.main(["smile", "in"])
-    assert [Polling(insured=600.0), None] == given
+    assert [Polling(insured=600.0), Polling()] == given
 
 
 def test_pictures_are_made_to_fit(
@@ -489,7 +489,7 @@ def test_pictures_are_made_to_fit(
 
     assert 1 == cli.main(["smile", "in/other.webp", "--json"])
     out, err = capsys.readouterr()
-    assert "Client(fit=True)" in json.loads(out)["error"]["hint"]
+    assert "use another picture, or let --fit convert it." in json.loads(out)["error"]["hint"]
     assert "--fit" in err
 
     assert 0 == cli.main(["smile", "in", "--fit", "--json"])
@@ -565,7 +565,7 @@ def test_a_journal_in_use(
     try:
         for command in (["smile", "in"], ["resume"], ["forget"]):
             assert 2 == cli.main([*command, "--journal", "jobs.db"])
-            assert "is in use by another client or process" in capsys.readouterr().err
+            assert "is in use by another process: wait until" in capsys.readouterr().err
     finally:
         owner.close()
     assert 0 == sum(sandbox.ledger.requests.values())
@@ -767,10 +767,10 @@ def test_the_polling_interval_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) ->
     ("options", "message"),
     [
         (["--lease", "long"], "--lease"),
-        (["--lease", "0"], "--speed and --lease must be above 0"),
-        (["--lease", "nan"], "--speed and --lease must be above 0"),
+        (["--lease", "0"], "it must be a number of seconds above 0"),
+        (["--lease", "nan"], "it must be a number of seconds above 0"),
         (["--lease", "polling_interval"], "--lease polling_interval needs --polling-interval"),
-        (["--polling-interval", "0"], "--polling-interval must be above 0"),
+        (["--polling-interval", "0"], "it must be a whole number of milliseconds from 1"),
         (["--charging", "never"], "--charging"),
         (["--errors", "none"], "--errors"),
     ],

@@ -292,7 +292,8 @@ def test_failures_have_their_cause(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert "" == out
     assert err.splitlines() == [
-        f"1 failed: Found [bold]no[/bold] face.\\x1b[31m {JobRefused.hint}",
+        "1 failed: Found [bold]no[/bold] face.\\x1b[31m Nothing was sent; correct the option named "
+        "here.",
         "  [link=x]b.jpg",
         "1 done, 1 failed, 1 unit, in 0:03; saved in out",
     ]

@@ -124,6 +124,24 @@ def test_a_terminal_gets_wrapped_lines(
     assert any(line.startswith(" " * 18) for line in lines)
 
 
+def test_json_speaks_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Texts and mends name options and variables, in JSON too."""
+    monkeypatch.setenv("YOUCAM_BASE_URL", "https://no host")
+    _, checks = diagnose(capsys)
+    assert "YOUCAM_BASE_URL 'https://no host'" in checks["host"]["text"]
+    monkeypatch.delenv("YOUCAM_BASE_URL")
+    monkeypatch.setenv("PERFECT_ASYNC_SHARE", "nowhere")
+    _, checks = diagnose(capsys)
+    assert checks["settings"]["text"].startswith("PERFECT_ASYNC_SHARE is 'nowhere'; it must be ")
+    monkeypatch.setenv("PERFECT_ASYNC_SHARE", "off")
+    use_sandbox(monkeypatch, api_keys={"other"})
+    _, checks = diagnose(capsys)
+    assert checks["key"]["hint"].endswith("set YOUCAM_API_KEY or pass --api-key-file.")
+    assert "Run one process at a time on the key." == checks["sharing"]["hint"]
+
+
 # What prevents work.
 
 
@@ -375,7 +393,7 @@ def test_sharing_that_does_not_work(
     assert "PERFECT_ASYNC_STATE" in checks["state"]["hint"]
     assert "warning" == checks["sharing"]["state"]
     assert "cannot be used: " in checks["sharing"]["text"]
-    assert "Limits().split(n)" in checks["sharing"]["hint"]
+    assert "Run one process at a time on the key." == checks["sharing"]["hint"]
 
 
 def test_sharing_that_is_switched_off(

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from perfect_async.cli._output import (
     print_line,
     printable,
 )
+from perfect_async.errors import PerfectError
 
 HOSTILE = "[red]a\x1b[31m\u202eb\n"
 ESCAPED = "[red]a\\x1b[31m\\u202eb\\n"
@@ -85,12 +87,32 @@ def test_a_reader_that_leaves() -> None:
         ("output_count '0' is", "--count '0' is"),
         ("or let Client(fit=True) convert it.", "or let --fit convert it."),
         ("fit=True needs Pillow", "--fit needs Pillow"),
+        ("share is 'x'; it must", "PERFECT_ASYNC_SHARE is 'x'; it must"),
+        ("params holds a number", "--param holds a number"),
+        ("version 'v3' is none", "--api-version 'v3' is none"),
+        ("the conversion 'v3' and 'share is x', 'params has it'", None),
         ("'max_units.jpg' and a/max_units.jpg, my_max_units", None),
     ],
 )
 def test_messages_name_options(message: str, text: str | None) -> None:
     """Settings in messages have their names in the terminal; names of files stay."""
     assert (message if text is None else text) == in_terminal_terms(message)
+
+
+def every_error() -> list[type[PerfectError]]:
+    """Return all classes of errors, the base first."""
+    found: list[type[PerfectError]] = [PerfectError]
+    for error in found:
+        found += error.__subclasses__()
+    return found
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: error.__name__)
+def test_hints_are_for_the_terminal(error: type[PerfectError]) -> None:
+    """No advice of an error names a setting, a method or an object of the library."""
+    advice = in_terminal_terms(error.hint)
+
+    assert not re.search(r"[a-z]_[a-z]|\w\(|=|`|\bclient\b|\bjob\b|\bsetting\b", advice), advice
 
 
 class Broken(io.StringIO):
