@@ -289,11 +289,11 @@ def test_failures_have_their_cause(capsys: pytest.CaptureFixture[str]) -> None:
     report = attrs.evolve(failed("[link=x]b.jpg"), error=error)
     Display().close(RunSummary([report, DONE], 2, 3.0), Path("out"))
     out, err = capsys.readouterr()
+    hint = "Nothing was sent; correct the option named here."
 
     assert "" == out
     assert err.splitlines() == [
-        "1 failed: Found [bold]no[/bold] face.\\x1b[31m Nothing was sent; correct the option named "
-        "here.",
+        f"1 failed: Found [bold]no[/bold] face.\\x1b[31m {hint}",
         "  [link=x]b.jpg",
         "1 done, 1 failed, 1 unit, in 0:03; saved in out",
     ]
