@@ -20,11 +20,12 @@ from perfect_async.cli._output import (
     OutputError,
     escape_unencodable,
     flush,
-    in_terminal_terms,
+    open_missing_streams,
     print_error,
-    usage_text,
 )
 from perfect_async.cli._runner import FAILED, USAGE, missing_extra, signal_status
+from perfect_async.cli._summary import hint_of, message_of
+from perfect_async.cli._wording import in_terminal_terms, usage_text
 from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, Unauthorized
 
 _HELP: Final = (
@@ -47,6 +48,7 @@ _COMMANDS: Final = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments` (the command line's) and return its exit status."""
+    open_missing_streams()
     try:
         status = _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt as exc:
@@ -79,7 +81,7 @@ def _run(arguments: Sequence[str]) -> int:
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
-    names = [command.__name__ for command in _COMMANDS]
+    names = [*(command.__name__ for command in _COMMANDS), "help", "completion"]
     commands = [with_key_file(command) for command in _COMMANDS]
     for command in (*commands, *about(app, names)):
         _annotate(command, Parameter)
@@ -102,12 +104,20 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(in_terminal_terms(exc.message))
         return USAGE
     except PerfectError as exc:
-        print_error(in_terminal_terms(str(exc)))
+        print_error(_error_text(exc))
         return USAGE if isinstance(exc, Unauthorized) else FAILED
     except OutputError as exc:
         print_error(str(exc))
         return FAILED
     return status if isinstance(status, int) else 0
+
+
+def _error_text(error: PerfectError) -> str:
+    """Return what happened and what to do, with what the vendor needs to find the request."""
+    text = f"{message_of(error)} {hint_of(error)}"
+    # The text of the error ends with them, in brackets.
+    facts = str(error).removeprefix(f"{error.message} {error.hint}")
+    return f"{text}{facts}"
 
 
 def _annotate(command: Callable[..., Any], parameter: Callable[..., Any]) -> None:

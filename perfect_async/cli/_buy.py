@@ -11,8 +11,9 @@ import attrs
 
 from perfect_async.cli import _runner
 from perfect_async.cli._inputs import Found, Picture, search
-from perfect_async.cli._output import in_terminal_terms, print_error
-from perfect_async.errors import ConfigurationError
+from perfect_async.cli._output import print_error
+from perfect_async.cli._wording import in_terminal_terms
+from perfect_async.errors import ConfigurationError, quoted
 from perfect_async.models import ASSUMED_LEASE, Job, Polling
 
 # `--help` runs none of this, so the client and all that it needs are loaded by the functions.
@@ -139,6 +140,11 @@ def _display(options: Options) -> Display:
 def _client(options: Options, display: Display) -> Client | None:
     """Return the client of a run; None for a dry run that has no key."""
     journal = None if options.dry_run else options.journal
+    if journal is not None and not journal.parent.is_dir():
+        raise ConfigurationError(
+            f"--journal {quoted(journal)} cannot be made: there is no folder "
+            f"{quoted(journal.parent)}."
+        )
     try:
         return _runner.make_client(
             journal,

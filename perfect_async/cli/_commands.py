@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json as json_
 import os
 import sys
@@ -21,9 +22,10 @@ from perfect_async.cli._buy import (
     report_run,
 )
 from perfect_async.cli._inputs import Picture, find_pictures
-from perfect_async.cli._output import OutputError, in_terminal_terms, print_error, print_line
+from perfect_async.cli._output import OutputError, print_error, print_line
 from perfect_async.cli._page import show_page
-from perfect_async.errors import ConfigurationError, quoted, shown_source
+from perfect_async.cli._wording import in_terminal_terms
+from perfect_async.errors import ConfigurationError, quoted, redacted, shown_source
 from perfect_async.models import Avatar, Expression, Job, Smile
 
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
@@ -491,6 +493,9 @@ def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) 
         else:
             print_error(f"{source}: {error['message']} {error['hint']}")
 
+    for each in folder:
+        if not each.is_dir():
+            raise ConfigurationError(f"--folder {quoted(each)} is no folder.")
     return _runner.run_worker(Worker(_redis(redis), folder, on_answer=report))
 
 
@@ -555,9 +560,12 @@ def sandbox(
         # The server itself would exit with a message and a status of its own.
         socket.create_server((host, port)).close()
     except OSError as exc:
-        # Its own text repeats the address.
-        reason = os.strerror(exc.errno) if exc.errno else exc
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}.") from exc
+        reason = str(exc.strerror or exc)
+        # The text of some repeats the address; the numbers of a name that is not found are others.
+        if exc.errno is not None and not isinstance(exc, socket.gaierror):
+            reason = os.strerror(exc.errno)
+        other = "; pass another --port" if exc.errno == errno.EADDRINUSE else ""
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}{other}.") from exc
     _forget_ledgers(port, host)
     print(
         f"In another terminal: YOUCAM_BASE_URL=http://{host}:{port} YOUCAM_API_KEY=anything "
@@ -666,10 +674,18 @@ def report(
 def _redis(url: str | None) -> str:
     from perfect_async._client.settings import SHARE_VARIABLE
 
-    url = url or os.environ.get(SHARE_VARIABLE, "")
-    if not url.startswith(("redis://", "rediss://")):
-        raise ConfigurationError("--redis needs a URL that begins with redis:// or rediss://.")
-    return url
+    given, name = url, "--redis"
+    if not given:
+        given, name = os.environ.get(SHARE_VARIABLE, ""), SHARE_VARIABLE
+    if given.startswith(("redis://", "rediss://")):
+        return given
+    if not given:
+        raise ConfigurationError(
+            f"no server is named: pass --redis redis://HOST:6379, or set {SHARE_VARIABLE} to that."
+        )
+    raise ConfigurationError(
+        f"{name} is {quoted(redacted(given))}; it must begin with redis:// or rediss://."
+    )
 
 
 def _secrets(url: str, path: Path | None) -> list[str]:

@@ -25,9 +25,10 @@ from rich.text import Text
 
 from perfect_async.cli._log_lines import LogLines
 from perfect_async.cli._manifest import key_of
-from perfect_async.cli._output import OutputError, in_terminal_terms, print_line, printable
+from perfect_async.cli._output import OutputError, print_line, printable
 from perfect_async.cli._plan import units_text
 from perfect_async.cli._summary import cause_of, causes, hint_of, is_shared, message_of
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import ClientClosed, PerfectError, shown_source
 from perfect_async.models import Job, Progress, Source
 from perfect_async.report import Report

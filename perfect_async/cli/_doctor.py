@@ -21,7 +21,8 @@ import attrs
 from perfect_async.cli import _runner
 from perfect_async.cli._inputs import find_pictures
 from perfect_async.cli._key import key_file
-from perfect_async.cli._output import in_terminal_terms, print_error, print_line, printable
+from perfect_async.cli._output import print_error, print_line, printable
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import (
     BadAnswer,
     ConfigurationError,
@@ -133,6 +134,8 @@ def doctor(
     """
     if measure_lease:
         return _measure(picture, template, yes=yes, json=json)
+    if picture is not None or template is not None or yes:
+        raise ConfigurationError("--picture, --template and -y are for --measure-lease only.")
     checks = list(examine())
     if json:
         listed = [check.as_dict() for check in checks]
@@ -590,7 +593,9 @@ def _measure(picture: str | None, template: str | None, *, yes: bool, json: bool
         )
     found = find_pictures([picture], Avatar.formats)
     if len(found) != 1:
-        raise ConfigurationError(f"--picture {quoted(picture)} names {len(found)} pictures.")
+        raise ConfigurationError(
+            f"--picture {quoted(picture)} names {len(found)} pictures; name one."
+        )
     print_error(
         f"one avatar is made of {picture}, and polled after 12, 20 and 40 s only, until it is "
         "lost. It costs 1 unit, lost or not; the avatar is not saved. No task of yours is touched."

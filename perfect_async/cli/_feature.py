@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from perfect_async.cli._buy import OUT, Options, buy_one
+from perfect_async.cli._output import print_error
 from perfect_async.errors import ConfigurationError, quoted
 from perfect_async.models import Feature, FileId, Inputs, Source
 
@@ -105,6 +106,10 @@ def feature(
     verbose
         Also print what is done, and the log: every request to the vendor with its answer.
     """
+    if max_units is not None and units is None:
+        raise ConfigurationError(
+            f"--max-units needs --units: the price of {quoted(path)} is on the vendor's page only."
+        )
     job = _job(path, param or [], _inputs(src, ref or [], mask, input_ or []), api_version, units)
     return buy_one(
         job,
@@ -133,19 +138,21 @@ def _inputs(
     """Return the inputs that the options name. Raises `ConfigurationError`."""
     found: dict[str, Inputs] = {}
     if src is not None:
-        found["src"] = _source(src)
+        found["src"] = _source("--src", src)
     if ref:
-        found["ref"] = _source(ref[0]) if len(ref) == 1 else [_source(each) for each in ref]
+        sources = [_source("--ref", each) for each in ref]
+        found["ref"] = sources[0] if len(ref) == 1 else sources
     if mask is not None:
-        found["mask"] = _source(mask)
+        found["mask"] = _source("--mask", mask)
     for text in others:
         name, many, place = _pair("--input", text, "NAME=FILE")
+        source = _source(f"--input {name}", place)
         if many:
-            cast("list[Source]", found.setdefault(name, [])).append(_source(place))
+            cast("list[Source]", found.setdefault(name, [])).append(source)
         elif name in found:
             raise ConfigurationError(f"the input {quoted(name)} is named twice: use {name}[]=FILE.")
         else:
-            found[name] = _source(place)
+            found[name] = source
     return found
 
 
@@ -156,12 +163,16 @@ def _job(
     version: str,
     units: int | None,
 ) -> Feature:
+    if (behind := path.rpartition("/task/")[2]) != path:
+        raise ConfigurationError(
+            f"{quoted(path)} is a whole address: pass what stands behind /task/, {quoted(behind)}."
+        )
     read: dict[str, object] = {}
     for text in params:
         name, many, value = _pair("--param", text, "NAME=VALUE")
         if many or name in read:
             raise ConfigurationError(f"--param {quoted(name)} is no single value: pass a list.")
-        read[name] = _value(value)
+        read[name] = _value(name, value)
     # The constructor's own names are no inputs.
     if taken := inputs.keys() & {"path", "params", "version", "units", "key"}:
         raise ConfigurationError(f"an input cannot have the name {quoted(min(taken))}.")
@@ -176,14 +187,24 @@ def _pair(option: str, text: str, form: str) -> tuple[str, bool, str]:
     return found[1], found[2] is not None, found[3]
 
 
-def _value(text: str) -> object:
+def _value(name: str, text: str) -> object:
     try:
         return cast("object", json_.loads(text))
     except (ValueError, RecursionError):
+        if text.startswith(("[", "{")):
+            # A shell takes quotes away; a text may begin so, too.
+            print_error(
+                f"--param {name} is sent as text, since {quoted(text)} is no JSON: put JSON into "
+                "single quotes."
+            )
         return text
 
 
-def _source(text: str) -> Source:
+def _source(option: str, text: str) -> Source:
+    if text in {"", _FILE}:
+        raise ConfigurationError(
+            f"{option} is {quoted(text)}; it must be a file, a URL, or file: and an id."
+        )
     if text.startswith(_FILE):
         return FileId(text.removeprefix(_FILE))
     return text if "://" in text else Path(text).expanduser()

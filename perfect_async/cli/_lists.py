@@ -54,8 +54,8 @@ def read_list(argument: str) -> list[Line]:
             for picture, key in _parse_table(_decode(content, quoted(argument)), quoted(argument))
         ]
     if not lines:
-        name = "stdin" if argument == STDIN else quoted(argument)
-        raise ConfigurationError(f"the list on {name} is empty: it names no picture.")
+        name = "on stdin" if argument == STDIN else quoted(argument)
+        raise ConfigurationError(f"the list {name} is empty: it names no picture.")
     return lines
 
 
@@ -91,6 +91,8 @@ def _delimiter(header: str) -> str:
 
 
 def _parse_table(text: str, name: str) -> list[Line]:
+    if not text.strip():
+        return []
     header = text.split("\n", maxsplit=1)[0].rstrip("\r")
     columns = _split(header)
     found = next((column for column in _PICTURE if column in columns), None)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from perfect_async.cli._output import in_terminal_terms
+from perfect_async.cli._wording import in_terminal_terms
 
 LOG: Final = logging.getLogger("perfect_async")
 

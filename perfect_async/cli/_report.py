@@ -13,7 +13,7 @@ from perfect_async._journal.model import JobSnapshot, Phase
 from perfect_async.cli._display import RunSummary, redacted_source
 from perfect_async.cli._inputs import Picture
 from perfect_async.cli._manifest import Manifest
-from perfect_async.cli._output import in_terminal_terms
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import ConfigurationError, quoted
 from perfect_async.models import EXPRESSIONS, Expression, Smile
 from perfect_async.report import JobOutcome, Report, ReportFailure, ReportJob, write

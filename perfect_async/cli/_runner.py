@@ -98,7 +98,9 @@ def make_folder(folder: Path) -> None:
 def require_journal(journal: Path) -> None:
     """Raise `JournalError` unless `journal` exists: a mistyped path must not make a new journal."""
     if not os.path.lexists(journal):
-        raise JournalError(f"There is no journal {quoted(journal)}.")
+        raise JournalError(
+            f"There is no journal {quoted(journal)}: name the file that --journal of the run named."
+        )
 
 
 def missing_extra(error: ImportError) -> str:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from perfect_async.cli._output import in_terminal_terms
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import (
     ApiError,
     CeilingReached,
     PerfectError,
     PictureRefused,
+    RequestRefused,
     SubmissionInDoubt,
     TaskFailed,
     Unauthorized,
@@ -29,6 +30,11 @@ _SHOWN: Final = 5
 _ALIKE: Final = (Unauthorized, UnitsExhausted, CeilingReached)
 
 _TEMPLATE_CODES: Final = frozenset({"InvalidTemplate", "InvalidStyle", "InvalidStyleGroup"})
+
+_UNKNOWN_PATH: Final = 404
+
+# Nothing about the picture is wrong: it is somewhere else, or is being written.
+_CHECK_PATH: Final = frozenset({"missing", "no path", "no usable URL", "folder"})
 
 # What an engine's code means (contract: Engine codes), for people.
 _CODES: Final = {
@@ -72,7 +78,15 @@ class Cause:
 
 def is_shared(error: PerfectError) -> bool:
     """Return whether the cause lies outside of the picture, so that others fail in the same way."""
-    return isinstance(error, _ALIKE)
+    return isinstance(error, _ALIKE) or _is_unknown_style(error) or _is_unknown_path(error)
+
+
+def _is_unknown_style(error: PerfectError) -> bool:
+    return isinstance(error, ApiError) and error.code in _TEMPLATE_CODES
+
+
+def _is_unknown_path(error: PerfectError) -> bool:
+    return isinstance(error, RequestRefused) and error.status == _UNKNOWN_PATH
 
 
 def cause_of(error: PerfectError) -> tuple[object, ...]:
@@ -95,13 +109,24 @@ def message_of(error: PerfectError) -> str:
     if isinstance(error, TaskFailed):
         told = _CODES.get(error.code)
         return error.message if told is None else f"{told} ({error.code})."
+    if _is_unknown_style(error):
+        return "the vendor has no such style."
+    if _is_unknown_path(error):
+        return "the vendor does not know the address of the request (404 Not Found)."
     return in_terminal_terms(error.message)
 
 
 def hint_of(error: PerfectError) -> str:
     """Return what to do, in the terminal's words."""
-    if isinstance(error, ApiError) and error.code in _TEMPLATE_CODES:
-        return "Nothing was charged; perfect-async templates lists the styles."
+    if _is_unknown_style(error):
+        return "Nothing was charged; perfect-async templates lists those for --template."
+    if _is_unknown_path(error):
+        return (
+            "Nothing was charged; compare the feature's path and --api-version with its page, and "
+            "YOUCAM_BASE_URL if it is set."
+        )
+    if isinstance(error, PictureRefused) and error.reason in _CHECK_PATH:
+        return "Nothing was sent; correct its path or URL."
     return in_terminal_terms(error.hint)
 
 

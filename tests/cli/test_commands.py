@@ -773,6 +773,7 @@ def test_the_polling_interval_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) ->
         (["--polling-interval", "0"], "it must be a whole number of milliseconds from 1"),
         (["--charging", "never"], "--charging"),
         (["--errors", "none"], "--errors"),
+        (["--host", "no.invalid"], "cannot listen on no.invalid port 8787: Name or service not"),
     ],
 )
 def test_a_sandbox_that_cannot_be(

@@ -542,7 +542,7 @@ def test_a_task_that_ends_at_once_shows_nothing(
         ([], "needs --picture"),
         (["--picture", "in/0.jpg"], "nobody can be asked: pass -y"),
         (["--picture", "in"], "names 3 pictures"),
-        (["--picture", "nowhere.jpg", "-y"], "there is no file 'nowhere.jpg'"),
+        (["--picture", "nowhere.jpg", "-y"], "there is no file or folder 'nowhere.jpg'."),
     ],
 )
 def test_measuring_needs_a_picture_and_a_yes(
@@ -558,6 +558,13 @@ def test_measuring_needs_a_picture_and_a_yes(
     assert 2 == cli.main(["doctor", "--measure-lease", *arguments])
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert 0 == sum(sandbox.ledger.requests.values())
+
+
+@pytest.mark.parametrize("option", [["--picture", "x"], ["--template", "x"], ["-y"]])
+def test_options_of_the_measurement(capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
+    """An option of the measurement does not do nothing without it."""
+    assert 2 == cli.main(["doctor", *option])
+    assert "are for --measure-lease only." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("YES\n", 0), ("\n", 1), ("n\n", 1)])

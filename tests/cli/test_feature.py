@@ -115,6 +115,11 @@ def test_without_an_input(folder: Path, monkeypatch: MP, capsys: Capture) -> Non
         (["a", "--input", "x=1", "--input", "x=2"], "named twice: use x[]=FILE"),
         (["a", "--input", "version=1"], "cannot have the name 'version'"),
         (["a", "--input", "Big=1"], "no name of an input"),
+        (["https://x/s2s/v2.1/task/hat"], "pass what stands behind /task/, 'hat'."),
+        (["a", "--mask", ""], "--mask is ''; it must be a file, a URL, or file: and an id."),
+        (["a", "--src", "file:"], "--src is 'file:'; it must be a file"),
+        (["a", "--input", "x[]="], "--input x is ''; it must be a file"),
+        (["a", "--max-units", "3"], "--max-units needs --units: the price of 'a' is on"),
         (["a", "--units", "-1"], "whole number from 0"),
     ],
 )
@@ -130,14 +135,36 @@ def test_refused(
     assert not (folder / "perfect-async-out").exists()
 
 
-def test_an_unknown_price(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
-    """A limit needs the price; the message names the option."""
-    use_sandbox(monkeypatch)
+def test_a_limit_and_a_price(folder: Path, monkeypatch: MP) -> None:
+    """With the price a limit can be kept."""
+    sandbox = use_sandbox(monkeypatch)
     arguments = ["feature", "skin-tone-analysis", "--src", "in/0.jpg", "--max-units", "30"]
 
-    assert 1 == cli.main(arguments)
-    assert "pass --units" in capsys.readouterr().err
     assert 0 == cli.main([*arguments, "--units", "20", "--insured", "60"])
+    assert 1 == len(sandbox.ledger.tasks)
+    assert folder.is_dir()
+
+
+def test_json_that_is_none(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+    """A value that looks like JSON and is none is sent as text, and that is said."""
+    use_sandbox(monkeypatch)
+
+    assert 1 == cli.main(["feature", "skin-analysis", "--src", "in/0.jpg", "--param", "a=[x]"])
+    assert (
+        "perfect-async: --param a is sent as text, since '[x]' is no JSON: put JSON into single "
+        "quotes.\n"
+    ) in capsys.readouterr().err
+    assert folder.is_dir()
+
+
+def test_an_unknown_feature(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+    """A path that the vendor does not know is said to be one."""
+    use_sandbox(monkeypatch)
+
+    assert 1 == cli.main(["feature", "skin-analisis", "--src", "in/0.jpg"])
+    err = capsys.readouterr().err
+    assert "the vendor does not know the address of the request (404 Not Found)." in err
+    assert "compare the feature's path and --api-version with its page" in err
     assert folder.is_dir()
 
 

@@ -87,10 +87,18 @@ def test_an_order_that_fails_is_told(tmp_path: Path, redis_server: RedisServer) 
     [
         (["enqueue", "a.jpg"], "--redis"),
         (["enqueue", "a.jpg", "--redis", "http://host"], "--redis"),
-        (["enqueue", "a.jpg", "--redis", "redis://127.0.0.1:1"], "cannot be used"),
-        (["enqueue", "b.jpg", "--redis", "redis://127.0.0.1:1"], "there is no file"),
+        (["enqueue", "a.jpg", "--redis", "redis://127.0.0.1:1"], "cannot be reached: start it"),
+        (
+            ["enqueue", "b.jpg", "--redis", "redis://127.0.0.1:1"],
+            "there is no file or folder 'b.jpg'; did you mean 'a.jpg'?",
+        ),
         (["enqueue", "a.jpg", "--template", " ", "--redis", "redis://127.0.0.1:1"], "template"),
-        (["worker", "--folder", "."], "--redis"),
+        (["worker", "--folder", "."], "pass --redis redis://HOST:6379, or set PERFECT_ASYNC_SHARE"),
+        (
+            ["worker", "--folder", ".", "--redis", "https://me:secret@x"],
+            "--redis is 'https://x'; it must begin with redis:// or rediss://.",
+        ),
+        (["worker", "--folder", "no", "--redis", "redis://x"], "--folder 'no' is no folder."),
         (["worker", "--redis", "redis://127.0.0.1:1"], "folder"),
         (["worker", "--folder", ".", "--redis", "redis://127.0.0.1:1"], "cannot be reached"),
     ],

@@ -61,7 +61,7 @@ def test_csv(tmp_path: Path, content: str, lines: list[tuple[str, str | None]]) 
         (b"picture,key\na.jpg,7\nb.jpg,7\n", "line 3 of .* gives the key '7' to a second picture"),
         (b"picture\n", "is empty: it names no picture"),
         (b"\xff\xfep\0", "UTF-16"),
-        (b"", "no column 'picture'"),
+        (b"", "is empty: it names no picture"),
     ],
 )
 def test_csv_that_cannot_be(tmp_path: Path, content: bytes, message: str) -> None:

@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +13,10 @@ from perfect_async.cli._output import (
     OutputError,
     escape_unencodable,
     flush,
-    in_terminal_terms,
     print_error,
     print_line,
     printable,
 )
-from perfect_async.errors import PerfectError
 
 HOSTILE = "[red]a\x1b[31m\u202eb\n"
 ESCAPED = "[red]a\\x1b[31m\\u202eb\\n"
@@ -79,42 +76,6 @@ def test_a_reader_that_leaves() -> None:
     assert (7, b"") == (process.returncode, err)
 
 
-@pytest.mark.parametrize(
-    ("message", "text"),
-    [
-        ("max_units is '-1'; raise `max_units`.", "--max-units is '-1'; raise `--max-units`."),
-        ("set YOUCAM_API_KEY or pass api_key.", "set YOUCAM_API_KEY or pass --api-key-file."),
-        ("output_count '0' is", "--count '0' is"),
-        ("or let Client(fit=True) convert it.", "or let --fit convert it."),
-        ("fit=True needs Pillow", "--fit needs Pillow"),
-        ("share is 'x'; it must", "PERFECT_ASYNC_SHARE is 'x'; it must"),
-        ("params holds a number", "--param holds a number"),
-        ("version 'v3' is none", "--api-version 'v3' is none"),
-        ("the conversion 'v3' and 'share is x', 'params has it'", None),
-        ("'max_units.jpg' and a/max_units.jpg, my_max_units", None),
-    ],
-)
-def test_messages_name_options(message: str, text: str | None) -> None:
-    """Settings in messages have their names in the terminal; names of files stay."""
-    assert (message if text is None else text) == in_terminal_terms(message)
-
-
-def every_error() -> list[type[PerfectError]]:
-    """Return all classes of errors, the base first."""
-    found: list[type[PerfectError]] = [PerfectError]
-    for error in found:
-        found += error.__subclasses__()
-    return found
-
-
-@pytest.mark.parametrize("error", every_error(), ids=lambda error: error.__name__)
-def test_hints_are_for_the_terminal(error: type[PerfectError]) -> None:
-    """No advice of an error names a setting, a method or an object of the library."""
-    advice = in_terminal_terms(error.hint)
-
-    assert not re.search(r"[a-z]_[a-z]|\w\(|=|`|\bclient\b|\bjob\b|\bsetting\b", advice), advice
-
-
 class Broken(io.StringIO):
     """A stdout that fails: when it is written, or when it is flushed."""
 
@@ -158,3 +119,24 @@ def test_a_stderr_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", Closed())
 
     print_error("nobody reads this")
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("closing", "arguments", "status"),
+    [("<&-", "smile -", 2), (">&-", "--version", 0), ("2>&-", "smile nowhere.jpg", 2)],
+)
+def test_a_closed_stream(tmp_path: Path, closing: str, arguments: str, status: int) -> None:
+    """A stream that is closed from the start leads nowhere; there is no traceback."""
+    done = subprocess.run(
+        f"{sys.executable} -m perfect_async {arguments} {closing}",
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert status == done.returncode
+    assert "Traceback" not in done.stderr

@@ -236,7 +236,7 @@ def test_a_host_that_cannot_be_reached(
     assert 1 == cli.main(arguments)
     named, ended = capsys.readouterr().err.splitlines()
     assert "cannot reach closed.example: Connection refused; trying for 20 s" == named
-    reason = "the vendor's API at closed.example could not be reached (ConnectError: Connection"
+    reason = "the vendor's API at closed.example could not be reached (Connection"
     assert ended.startswith(f"perfect-async: {reason}")
     assert "It was tried for 20 s." in ended
 
@@ -303,7 +303,7 @@ def test_a_template_that_is_none(
     use_sandbox(monkeypatch)
 
     assert 1 == cli.main(["avatar", "in/0.jpg", "--template", "nope"])
-    assert "perfect-async templates lists the styles." in capsys.readouterr().err
+    assert "perfect-async templates lists those for --template." in capsys.readouterr().err
 
 
 def test_resuming_without_the_host(

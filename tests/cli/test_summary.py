@@ -17,8 +17,8 @@ from perfect_async import (
     Unauthorized,
 )
 from perfect_async.cli._display import JobReport
-from perfect_async.cli._output import in_terminal_terms
 from perfect_async.cli._summary import causes, is_shared, message_of
+from perfect_async.cli._wording import in_terminal_terms
 
 
 def report(source: str, error: PerfectError | None) -> JobReport:
