@@ -254,7 +254,7 @@ class Display:
                 console=self._console, auto_refresh=False, redirect_stdout=False, transient=True
             )
         level = logging.DEBUG if verbose else logging.WARNING
-        self._log = LogLines(self.error, logging.ERROR if quiet else level)
+        self._log = LogLines(self.log, logging.ERROR if quiet else level)
 
     @property
     def interval(self) -> float:
@@ -304,6 +304,11 @@ class Display:
         with self._printing():
             # A log keeps its lines whole.
             self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
+
+    def log(self, text: str) -> None:
+        """Print a line of the library's log on stderr, whole: ids in it can be copied."""
+        with self._printing():
+            self._console.print(Text(printable(text)), soft_wrap=True)
 
     def wait_for(self, text: str | None) -> None:
         """Show what the run waits for until the next call; None for what its progress says."""

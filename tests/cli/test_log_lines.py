@@ -65,6 +65,15 @@ def test_a_line_stands_above_the_steady_line(monkeypatch: pytest.MonkeyPatch) ->
     assert "12 of 24" in stream.getvalue().partition("info: a job")[2]
 
 
+def test_a_long_line_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal wraps a long line itself, so that an id in it can be copied."""
+    stream = on_a_tty(monkeypatch)
+    with Display():
+        LOG.warning("the task %s is lost", "x" * 120)
+
+    assert f"the task {'x' * 120} is lost\n" in stream.getvalue()
+
+
 def test_the_words_are_those_of_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """A line names no setting of the library."""
     with Display():
