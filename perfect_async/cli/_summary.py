@@ -104,11 +104,16 @@ def cause_of(error: PerfectError) -> tuple[object, ...]:
             return type(error), error.message
 
 
+def engine_message(code: str | None) -> str | None:
+    """Return what a code of the engine means, None for one that is not known."""
+    told = None if code is None else _CODES.get(code)
+    return None if told is None else f"{told} ({code})."
+
+
 def message_of(error: PerfectError) -> str:
     """Return what happened, in the terminal's words."""
     if isinstance(error, TaskFailed):
-        told = _CODES.get(error.code)
-        return error.message if told is None else f"{told} ({error.code})."
+        return engine_message(error.code) or error.message
     if _is_unknown_style(error):
         return "the vendor has no such style."
     if _is_unknown_path(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -26,6 +27,10 @@ _LOWEST_ROW: Final = 7
 _LEAST_SHARE: Final = 0.04
 """The share of the page's width that a usual line has at least; else the drawing is wider."""
 _MOST_PAGES: Final = 25
+_LEAST_PIXELS: Final = 700
+"""The width of the drawing on the narrowest page, where it can be scrolled (page.css)."""
+_LETTER: Final = 7
+"""The width of a letter in pixels, roughly."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -100,7 +105,9 @@ def chart(report: Report, lines: Sequence[TaskLine]) -> Chart | None:
     top = max(report.requests_limit, *(count for _, count in used))
     return Chart(
         pages=pages,
-        lanes=tuple(_lane(line, index * row, row, scale) for index, line in enumerate(lines)),
+        lanes=tuple(
+            _lane(line, index * row, row, scale, pages) for index, line in enumerate(lines)
+        ),
         row=row,
         height=len(lines) * row,
         labels=_labels(end, pages),
@@ -111,11 +118,13 @@ def chart(report: Report, lines: Sequence[TaskLine]) -> Chart | None:
     )
 
 
-def _lane(line: TaskLine, y: int, row: int, scale: float) -> Lane:
+def _lane(line: TaskLine, y: int, row: int, scale: float, pages: int) -> Lane:
     ticks = {heard: [at for at, was in line.polls if was is heard] for heard in (True, False)}
     first, last = line.began * scale, line.until * scale
-    # Beside the line, on the side with more room.
-    ends = WIDTH - last < first
+    # Beside the line, on the side with more room; nobody can scroll to what is cut off on the left.
+    name = re.split(r"[/\\]", line.job.source.rstrip("/\\"))[-1]
+    room = first * pages * _LEAST_PIXELS / WIDTH
+    ends = WIDTH - last < first and len(name) * _LETTER < room
     until = [end if end is not None else line.until for _, end in line.runs]
     return Lane(
         job=line.job,
