@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as exc:
         return signal_status(*exc.args)
     except OSError as exc:
-        # Help and version are printed by a library. Errors at a file's path are others.
+        # Cyclopts prints help and version itself, so their errors arrive here. An error with the
+        # path of a file has another cause.
         if exc.filename is not None:
             raise
         print_error(f"stdout cannot be written: {exc.strerror}.")
@@ -73,8 +74,8 @@ def _run(arguments: Sequence[str]) -> int:
     app = App(
         name="perfect-async",
         help=_HELP,
-        # The list of commands needs no Markdown parser, which takes long to load. Their own help
-        # does: plain text would keep the line breaks of the docstrings.
+        # The Markdown parser takes long to load, and the list of commands does not need it. Help of
+        # a command does: plain text would keep the line breaks of the docstring.
         help_format="plaintext",
         version=_version,
         version_flags=("--version", "-V"),
@@ -115,7 +116,7 @@ def _run(arguments: Sequence[str]) -> int:
 def _error_text(error: PerfectError) -> str:
     """Return what happened and what to do, with what the vendor needs to find the request."""
     text = f"{message_of(error)} {hint_of(error)}"
-    # The text of the error ends with them, in brackets.
+    # The text of the error ends with the status and the request id, in brackets.
     facts = str(error).removeprefix(f"{error.message} {error.hint}")
     return f"{text}{facts}"
 

@@ -85,7 +85,7 @@ def buy_pictures(found: Found, make_job: Callable[[Picture], Job], options: Opti
         )
         return 0
     check_report(options.report)
-    # Before the folder is made: options that no job can have.
+    # Wrong options of the job are refused before the folder is made.
     make_job(found.entries[0].picture)
     client = _client(options, display)
     if not options.dry_run:
@@ -113,7 +113,7 @@ def buy_pictures(found: Found, make_job: Callable[[Picture], Job], options: Opti
 
 
 def buy_one(job: Job, options: Options) -> int:
-    """Buy one job, whatever is in the folder of results; return the exit status."""
+    """Buy one job without looking for its result in the folder; return the exit status."""
     from perfect_async.cli._prepare import work_of
 
     display = _display(options)
@@ -160,7 +160,7 @@ def _client(options: Options, display: Display) -> Client | None:
 
 
 def _say_only(work: Work, client: Client | None, display: Display) -> int:
-    """Say what a run would do."""
+    """Print what a run would do."""
     from perfect_async.cli._prepare import order_now
 
     order = work.order
@@ -180,7 +180,7 @@ def _carry_out(
     *,
     recorded: bool = True,
 ) -> RunSummary | None:
-    """Say what is done, ask, and run the jobs; None where somebody does not want it.
+    """Print the plan, ask, and run the jobs; return None where the answer is no.
 
     With `recorded` the manifest of the folder records what is saved.
     """

@@ -533,7 +533,7 @@ def sandbox(
         reading: within the polling interval, within the retention (24 hours), or never
         ("flexible").
     polling_interval
-        Milliseconds that the answers to polls tell clients to wait; none by default.
+        Milliseconds that clients are to wait, in the answers to polls; none by default.
     charging
         When units are taken: at the creation, and given back for a failure; or for a success only.
     errors
@@ -557,11 +557,11 @@ def sandbox(
 
     secrets = None if webhook_url is None else _secrets(webhook_url, webhook_secret_file)
     try:
-        # The server itself would exit with a message and a status of its own.
+        # The server would exit with its own message and status.
         socket.create_server((host, port)).close()
     except OSError as exc:
         reason = str(exc.strerror or exc)
-        # The text of some repeats the address; the numbers of a name that is not found are others.
+        # Some texts repeat the address. A name that is not found has numbers of its own.
         if exc.errno is not None and not isinstance(exc, socket.gaierror):
             reason = os.strerror(exc.errno)
         other = "; pass another --port" if exc.errno == errno.EADDRINUSE else ""
@@ -642,7 +642,7 @@ def report(
 ) -> int:
     """Write a report of the results in a folder: nothing is sent.
 
-    A report of the run itself, with its timeline and account, is what `--report` writes.
+    `--report` of a run writes a report of that run, with its timeline and account.
 
     Parameters
     ----------
@@ -689,7 +689,7 @@ def _redis(url: str | None) -> str:
 
 
 def _secrets(url: str, path: Path | None) -> list[str]:
-    """Return the webhook's secrets, which are no option: others can list command lines."""
+    """Return the webhook's secrets. A secret is no option: other users can list command lines."""
     from perfect_async._client.settings import SECRET_VARIABLE
     from perfect_async.webhooks import Secrets
 
@@ -698,7 +698,7 @@ def _secrets(url: str, path: Path | None) -> list[str]:
     try:
         text = os.environ.get(SECRET_VARIABLE, "") if path is None else path.read_text("utf-8")
     except (OSError, ValueError) as exc:
-        # The text of a decoding error quotes the file.
+        # The text of a decoding error quotes the file's content.
         reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
         raise ConfigurationError(f"--webhook-secret-file cannot be read: {reason}.") from None
     found = text.split()

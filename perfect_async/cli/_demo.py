@@ -129,7 +129,7 @@ class Demo:
             "failed": len(summary.failures),
             "not_sent": summary.unsent,
             "seconds": round(summary.seconds, 1),
-            # As the vendor counted, not the client.
+            # These are the vendor's numbers, not the client's.
             "units_charged": ledger.units_charged,
             "units_returned": ledger.units_returned,
             "units_wasted": ledger.units_wasted,
@@ -260,6 +260,7 @@ def _paste(sheet: Image.Image, path: Path | None, left: int, top: int) -> None:
                 upright = ImageOps.exif_transpose(image).convert("RGB")
             small = ImageOps.pad(upright, (_SIDE, _SIDE), color=_GREY)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            # HEIC needs a plugin, and a file may be no picture at all: the run reports it.
+            # Pillow cannot read HEIC without a plugin, and the file may not be a picture. The run
+            # reports that.
             pass
     sheet.paste(small, (left, top))

@@ -1,4 +1,4 @@
-"""The command `doctor`: look at everything that a run needs, one line each, with its mend.
+"""The command `doctor`: look at everything that a run needs, one line each, with what to do.
 
 Nothing is bought, except by `--measure-lease`, which says so before. No line holds the key, nor a
 URL with credentials.
@@ -214,7 +214,7 @@ async def _watch(client: Client, scope: anyio.CancelScope) -> None:
     """End the wait for an answer soon after a failure."""
     import anyio
 
-    while client.statistics().last_failure is None:  # noqa: ASYNC110 - nobody announces it
+    while client.statistics().last_failure is None:  # noqa: ASYNC110 - there is no event for it
         await anyio.sleep(_LOOKS)
     scope.deadline = min(scope.deadline, anyio.current_time() + _AFTER_FAILURE)
 
@@ -254,7 +254,7 @@ async def _look(place: _Place) -> _Members:
         else:
             folder = default_folder() if setting.folder is None else Path(setting.folder)
             where = str(folder)
-            # The clock of the client's own ledger: that of the loop.
+            # The client's own ledger uses the loop's clock as well.
             clock = anyio.current_time
             store = open_local(folder, host, digest, clock=lambda: round(clock() * 1e9))
         try:
@@ -353,7 +353,7 @@ def _clock(seen: Statistics) -> Check:
     if skew is None:
         return Check("clock", "note", "The vendor's clock is not known.", None, facts)
     side = "ahead of" if skew >= 0 else "behind"
-    # The header has whole seconds.
+    # The vendor's header counts whole seconds.
     if abs(skew) <= 1:
         return Check("clock", "ok", "The vendor's clock and this machine's agree.", None, facts)
     text = f"The vendor's clock is {_span(abs(skew))} {side} this machine's."
@@ -496,7 +496,7 @@ def _sharing(found: _Members | None) -> Check:
 
 
 def _extras() -> Check:
-    """Say which extras are installed; versions are not compared."""
+    """Check which extras are installed; versions are not compared."""
     from importlib.metadata import PackageNotFoundError, metadata
 
     try:
@@ -504,7 +504,7 @@ def _extras() -> Check:
     except PackageNotFoundError:
         return Check("extras", "note", "Not known: this copy of the package is not installed.")
     needs = _needs(listed.get_all("Requires-Dist") or [])
-    # `dev` is for those who change the package.
+    # The extra `dev` is for people who change the package.
     found = {name: _is_installed(name, needs) for name in sorted(needs) if name != "dev"}
     there = [name for name, installed in found.items() if installed]
     missing = [name for name, installed in found.items() if not installed]
@@ -637,10 +637,10 @@ def _measure(picture: str | None, template: str | None, *, yes: bool, json: bool
 
 
 def _agrees() -> bool:
-    """Ask whether a unit may be spent. Raises `ConfigurationError` where nobody can be asked."""
+    """Ask whether a unit may be spent. Raises `ConfigurationError` without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigurationError(
-            "--measure-lease spends 1 unit, and without a terminal nobody can be asked: pass -y."
+            "--measure-lease spends 1 unit, and no terminal is there to ask on: pass -y."
         )
     sys.stderr.write("Go on? [y/N] ")
     sys.stderr.flush()

@@ -173,7 +173,7 @@ def _job(
         if many or name in read:
             raise ConfigurationError(f"--param {quoted(name)} is no single value: pass a list.")
         read[name] = _value(name, value)
-    # The constructor's own names are no inputs.
+    # These are parameters of the constructor, so an input cannot have their names.
     if taken := inputs.keys() & {"path", "params", "version", "units", "key"}:
         raise ConfigurationError(f"an input cannot have the name {quoted(min(taken))}.")
     make = cast("Callable[..., Feature]", Feature)
@@ -192,7 +192,7 @@ def _value(name: str, text: str) -> object:
         return cast("object", json_.loads(text))
     except (ValueError, RecursionError):
         if text.startswith(("[", "{")):
-            # A shell takes quotes away; a text may begin so, too.
+            # The shell may have taken quotes away. A text may begin like that, too, so it is sent.
             print_error(
                 f"--param {name} is sent as text, since {quoted(text)} is no JSON: put JSON into "
                 "single quotes."

@@ -11,7 +11,7 @@ from perfect_async.errors import ConfigurationError, quoted
 
 
 class _App(Protocol):
-    """What is used here of the library that reads command lines; only `_app.py` imports it."""
+    """The methods of a cyclopts app that are used here; only `_app.py` imports cyclopts."""
 
     def help_print(self, tokens: Sequence[str]) -> None: ...
 

@@ -40,7 +40,7 @@ _SUFFIXES: Final = {
 
 _FITTED: Final = ("webp", "gif", "bmp", "tiff")
 
-# Pictures too, of types that nothing here takes: named where they are skipped.
+# Pictures of other types are named where they are skipped.
 _OTHERS: Final = {
     "avif": (".avif",),
     "heif": (".heif",),
@@ -131,11 +131,11 @@ def search(
         try:
             found = _expand(argument, formats, results)
         except (OSError, RuntimeError) as exc:
-            # A folder without permission; a name that is too long; `~nobody`.
+            # Examples: a folder without permission, a name that is too long, `~unknown`.
             raise ConfigurationError(f"{quoted(argument)} cannot be read: {exc}.") from exc
         for entry in found.entries:
             picture = entry.picture
-            # Two paths to one file are one picture.
+            # A file that two paths lead to is one picture.
             place = picture if isinstance(picture, str) else os.path.realpath(picture)
             former = entries.setdefault((place, entry.key), entry)
             if entry.named and not former.named:

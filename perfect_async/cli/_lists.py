@@ -13,7 +13,7 @@ from perfect_async.errors import ConfigurationError, quoted
 
 STDIN: Final = "-"
 STDIN_ARGUMENT: Final = "\0-"
-"""How "-" reaches a command: the library that reads command lines takes it for an option."""
+"""Stands for "-" on its way to a command: cyclopts would take "-" for an option."""
 
 Line: TypeAlias = tuple[str, str | None]
 """A picture's path or URL, and the key of its job."""
@@ -62,7 +62,7 @@ def read_list(argument: str) -> list[Line]:
 def _decode(content: bytes, name: str) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigurationError(f"{name} is UTF-16 text: save it as UTF-8.")
-    # The name of a file may be any bytes.
+    # A file's name may hold any bytes.
     return os.fsdecode(content.removeprefix(b"\xef\xbb\xbf"))
 
 
@@ -86,7 +86,7 @@ def _split(header: str) -> list[str]:
 
 
 def _delimiter(header: str) -> str:
-    """Return what separates the columns: spreadsheets of many countries write semicolons."""
+    """Return the separator of the columns; spreadsheets of many countries write semicolons."""
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 

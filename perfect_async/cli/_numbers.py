@@ -1,6 +1,6 @@
 """The numeric options of all commands: which numbers each takes, checked as the text was typed.
 
-The library that reads command lines takes 2.5 for the whole number 2, and lets nan and inf pass.
+Cyclopts alone would take 2.5 for the whole number 2, and let nan and inf pass.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _SHARE: Final = Numbers(0, 1)
 _SEED: Final = Numbers(0, 2**53, whole=True)
 _SECONDS: Final = Numbers(0, above=True, unit="seconds")
 
-# The longest lease is the age at which a task is given up.
+# A task is given up after 600 s, so that a longer lease cannot be used.
 _LEASE: Final = Numbers(1, 600, unit="seconds", words=("measured",))
 
 _OPTIONS: Final[dict[str, Numbers]] = {
@@ -88,7 +88,7 @@ _SANDBOX: Final[dict[str, Numbers]] = {
 
 
 class Token(Protocol):
-    """What is used here of a word of the command line as cyclopts passes it."""
+    """The attributes of a cyclopts token that are used here: one word of the command line."""
 
     @property
     def keyword(self) -> str | None:
@@ -108,7 +108,7 @@ def numbers_of(command: str, option: str) -> Numbers | None:
 
 
 def converter_of(numbers: Numbers) -> Callable[[Any, Sequence[Token]], float | str]:
-    """Return what cyclopts calls to read the option; it raises `ValueError` for a wrong value."""
+    """Return a converter for cyclopts; it raises `ValueError` for a wrong value."""
 
     def convert(_: object, tokens: Sequence[Token]) -> float | str:
         [token] = tokens

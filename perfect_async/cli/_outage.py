@@ -1,6 +1,6 @@
-"""Notice that the vendor cannot be reached, say why, and give up where it never was.
+"""Notice that the vendor cannot be reached, say why, and give up a host that was never reached.
 
-Decided without waiting: the times are arguments.
+Nothing here waits: the times are arguments.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Outage:
         self._since: float | None = None
 
     def look(self, now: float, statistics: Statistics) -> str | None:
-        """Return what people are told about the connection now, None where it is fine."""
+        """Return the text about the connection now, None where it is fine."""
         failure = statistics.last_failure
         if failure is None:
             self._since = None
             return None
         self._since = now if self._since is None else self._since
-        # What fails from the start is named once the run is a second old; later, a request that
-        # fails and is answered at the second try is not worth a word.
+        # A host that fails from the start is named when the run is a second old. Later, a failure
+        # is named when it has lasted for a second, since the second try often succeeds.
         if now < NAMED_AFTER + (self._since if statistics.reached else self._began):
             return None
         rest = "again" if statistics.reached else f"for {GIVEN_UP_AFTER:g} s"

@@ -16,9 +16,9 @@ class OutputError(Exception):
 
 
 def open_missing_streams() -> None:
-    """Let streams that the program was started without lead nowhere, as `>&-` does in a shell.
+    """Open the null device for each standard stream that is closed, as by `>&-` in a shell.
 
-    Their descriptors are taken by it, which a file or a connection would get otherwise.
+    This also takes their descriptors, which a file or a connection would get otherwise.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -65,10 +65,11 @@ def flush() -> None:
 
 
 def _give_up(error: OSError) -> None:
-    # The rest of the buffer would raise again at exit (Python's documentation of SIGPIPE).
+    # Python writes the rest of the buffer at exit, which would raise again (see the note on
+    # SIGPIPE in the documentation of `signal`).
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
-    # `... | head` is no error: the pictures are paid for, and saved all the same.
+    # A reader that leaves, as `head` does, is no error: the pictures are still saved.
     if not isinstance(error, BrokenPipeError):
         raise OutputError(f"stdout cannot be written: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""What a run will do, worked out before anything is bought: who is sent, at what price, how long.
+"""The plan of a run before anything is bought: which pictures, at what price, how long.
 
 Looking at the pictures here reads them once; the client looks at each again before it is sent.
 """
@@ -26,8 +26,8 @@ _THREADS: Final = 4
 _HOPELESS: Final = frozenset({"missing", "unreadable", "0 bytes", "folder", "no file", "no path"})
 """Reasons for which no picture can be made of a file."""
 # How long a run lasts, roughly: with a lease of 10 s a smile takes 2.5 requests and an avatar some
-# 13, one poll for each 8.8 s; the first window of 250 requests is free, and then it lets go of 5 in
-# 6 s.
+# 13, one poll for each 8.8 s; the first window of 250 requests is free, and then 5 requests
+# are possible in 6 s.
 _WINDOW: Final = 250
 _SUSTAINED: Final = 250 / 300
 _AT_FIRST: Final = 2.5
@@ -38,7 +38,7 @@ _SPARED: Final = 60.0
 # Seconds of a task where none is documented: the avatars that were seen (contract: Durations seen).
 _UNKNOWN: Final = (60.0, 150.0)
 _MUCH: Final = 0.25
-"""The share of the window from which on the use by others is worth a word."""
+"""The share of the window from which on its use by others is printed."""
 _MINUTE: Final = 60
 _HOURS: Final = 90 * _MINUTE
 
@@ -181,8 +181,8 @@ class Order:
 
     @property
     def needs_consent(self) -> bool:
-        """Whether somebody at a terminal is asked before it is bought."""
-        # What nobody knows may be much.
+        """Whether a run on a terminal asks before it buys."""
+        # An unknown price may be high.
         much = self.cost >= ASKS_FROM or not self.priced
         return self.send > 0 and (much or not self.suffices)
 

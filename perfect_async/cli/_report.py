@@ -23,7 +23,7 @@ _RESUME: Final = "Run `perfect-async resume --journal ...`: it goes on with what
 _ENDS: Final[dict[str | None, tuple[str, str]]] = {
     "failed": ("the job failed; nothing was charged for it.", "Run the picture again."),
     "lost": ("the task was lost, and its units may be charged.", "Run the picture again."),
-    "doubt": ("nobody knows whether the task was created and charged.", _RESUME),
+    "doubt": ("it is unknown whether the task was created and charged.", _RESUME),
     "unsent": ("the job was not sent.", "Run the picture again."),
 }
 

@@ -1,4 +1,4 @@
-"""Run a command: make its client and its loop, run a batch, stop it on Ctrl-C and its like."""
+"""Run a command: make its client and its loop, run a batch, stop it on Ctrl-C and its signals."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def rebuild(manifest: Manifest) -> str:
 
 
 def record_former(manifest: Manifest, plan: Plan) -> None:
-    """Record whose the results of a former version are, before anything is bought."""
+    """Record which jobs have results of a former version, before anything is bought."""
     try:
         manifest.record_former(plan)
     except OSError as exc:
@@ -177,7 +177,7 @@ async def run_batch(
         began = anyio.current_time()
         for report in before:
             display.report(report)
-        # Known from the start, because both kinds of batches are made from lists.
+        # The total is known from the start, because every batch is made from a list.
         jobs = batch.progress.total or 0
         watch = _Watch(client, batch, display, outage, jobs)
 
@@ -199,7 +199,8 @@ async def run_batch(
                 group.cancel_scope.cancel()
         watch.update()
         if watch.given_up is not None:
-            # Before the batch is left: what it withdraws would be gone from the journal.
+            # The client closes first: a batch that is left withdraws its jobs, and they would be
+            # gone from the journal.
             await client.close()
     if watch.given_up is not None:
         raise watch.given_up
@@ -384,13 +385,13 @@ def _stop_signals(stop: Callable[[int], None], leave: Callable[[int], NoReturn])
         received.append((number, now))
         if len(received) > 2:  # noqa: PLR2004 - the loop did not get to the second
             raise KeyboardInterrupt(number)
-        # In the loop: here any line of it may be half done. This also wakes the loop.
+        # Here any line of the loop may be half done, so the call is made in it. This wakes it, too.
         loop.call_soon_threadsafe(stop if len(received) == 1 else leave, number)
 
     former: dict[int, Any] = {}
     with suppress(ValueError):  # in another thread than the main one
         for number in STOP_SIGNALS:
-            # None: a handler that Python did not install, and could not put back.
+            # Python did not install a handler that is None, and could not put it back.
             if signal.getsignal(number) not in {signal.SIG_IGN, None}:
                 former[number] = signal.signal(number, handle)
     try:

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 _SHOWN: Final = 5
 """Pictures that a cause names on one line."""
 
-# Not the picture's fault: the next one fails in the same way.
+# These are not the picture's fault: the next one fails in the same way.
 _ALIKE: Final = (Unauthorized, UnitsExhausted, CeilingReached)
 
 _TEMPLATE_CODES: Final = frozenset({"InvalidTemplate", "InvalidStyle", "InvalidStyleGroup"})
 
 _UNKNOWN_PATH: Final = 404
 
-# Nothing about the picture is wrong: it is somewhere else, or is being written.
+# Reasons that mean a wrong path or URL; nothing is wrong with the picture.
 _CHECK_PATH: Final = frozenset({"missing", "no path", "no usable URL", "folder"})
 
 # What an engine's code means (contract: Engine codes), for people.
@@ -60,7 +60,7 @@ _CODES: Final = {
 
 @attrs.frozen
 class Cause:
-    """What kept pictures from being made: what happened, what to do, and the pictures."""
+    """One cause of failures: what happened, what to do, and the pictures."""
 
     message: str
     hint: str
@@ -106,8 +106,8 @@ def cause_of(error: PerfectError) -> tuple[object, ...]:
 
 def engine_message(code: str | None) -> str | None:
     """Return what a code of the engine means, None for one that is not known."""
-    told = None if code is None else _CODES.get(code)
-    return None if told is None else f"{told} ({code})."
+    meaning = None if code is None else _CODES.get(code)
+    return None if meaning is None else f"{meaning} ({code})."
 
 
 def message_of(error: PerfectError) -> str:

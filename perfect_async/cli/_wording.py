@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# What the library's messages call a setting, and what it is in the terminal.
+# Names of settings in the library's messages, and their names in the terminal.
 _OPTIONS: Final = {
     "base_url": "YOUCAM_BASE_URL",
     "save_to": "--out",
@@ -17,7 +17,7 @@ _OPTIONS: Final = {
     "Client(fit=True)": "--fit",
     "fit=True": "--fit",
 }
-# What the library's hints advise, and what it is in the terminal.
+# Advice in the library's messages, and the advice for the terminal.
 _ADVICE: Final = {
     "stands in quotes, which are no part of it: set YOUCAM_API_KEY or pass api_key.": (
         "stands in quotes, which are no part of it: remove them from YOUCAM_API_KEY, or pass "
@@ -110,20 +110,20 @@ _ADVICE: Final = {
         "The machine was asleep, or too busy: run fewer programs at the same time."
     ),
 }
-# Not within a word or a quotation.
+# A match must not be within a word or at the beginning of a quotation.
 _ADVISED: Final = tuple(
-    (re.compile(rf"(?:(?<![\w'\"./-])|(?=,)){re.escape(said)}"), told)
-    for said, told in _ADVICE.items()
+    (re.compile(rf"(?:(?<![\w'\"./-])|(?=,)){re.escape(found)}"), text)
+    for found, text in _ADVICE.items()
 )
-# A class of the library that sends requests, before the reason in brackets.
+# The name of an httpx class stands before the reason in brackets.
 _KIND: Final = re.compile(r"(?<= \()(?:Connect|Read|Write|Close|Proxy|RemoteProtocol)Error: ")
-# Not within a name or path, nor at the beginning of a quotation.
+# A match must not be within a name or path, nor at the beginning of a quotation.
 _SETTING: Final = re.compile(
     rf"(?<![\w.'\"/-])(?:{'|'.join(map(re.escape, _OPTIONS))})(?![\w/-]|\.\w)"
 )
 
 
-# What the library that reads command lines says of a mistake, and what is said here.
+# Messages of cyclopts about a mistake, and the messages in their place.
 _USAGE: Final = (
     (
         r"Command \S+ parameter --template requires an argument\.",
@@ -131,15 +131,15 @@ _USAGE: Final = (
     ),
     (r"Command \S+ parameter (\S+) requires an argument\.", r"\1 is missing."),
     (r"Unused Tokens: \['?(.+?)'?(?:, .*)?\]\.", r'"\1" is one word too many.'),
-    # The message of an option of ours names it itself.
+    # The message of `_numbers` names the option itself.
     (r"Invalid value for (\S+): (?=\1 is )", ""),
 )
 
 
 def in_terminal_terms(message: str) -> str:
     """Replace the names of the library's settings in a message by those of options."""
-    for pattern, told in _ADVISED:
-        message = pattern.sub(lambda _, told=told: told, message)  # type: ignore[misc]
+    for pattern, text in _ADVISED:
+        message = pattern.sub(lambda _, text=text: text, message)  # type: ignore[misc]
     message = _KIND.sub("", message)
     message = message.replace(" or pass api_key", " or pass --api-key-file")
     return _SETTING.sub(lambda match: _OPTIONS[match[0]], message)
@@ -147,6 +147,6 @@ def in_terminal_terms(message: str) -> str:
 
 def usage_text(message: str) -> str:
     """Say what is wrong with a command line in plain words."""
-    for said, told in _USAGE:
-        message = re.sub(said, told, message)
+    for pattern, text in _USAGE:
+        message = re.sub(pattern, text, message)
     return message

@@ -74,7 +74,7 @@ def _replace(target: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        # Only its owner can read it: it shows people.
+        # The page shows people, so only its owner can read it.
         Path(part).replace(target)
     except BaseException:
         Path(part).unlink(missing_ok=True)

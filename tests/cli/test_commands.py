@@ -134,7 +134,7 @@ def test_ctrl_c_twice(
 # Money.
 
 
-def test_what_is_finished_is_not_bought_again(
+def test_finished_jobs_are_not_bought_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a journal the same command again fetches deleted results for no unit."""
@@ -152,7 +152,7 @@ def test_what_is_finished_is_not_bought_again(
     assert 3 == sandbox.ledger.units_charged
 
 
-def test_what_is_there_is_not_bought_again(
+def test_results_in_the_folder_are_not_bought_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same command again prints the same results for no unit; only new pictures are sent."""
@@ -776,7 +776,7 @@ def test_the_polling_interval_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) ->
         (["--host", "no.invalid"], "cannot listen on no.invalid port 8787: Name or service not"),
     ],
 )
-def test_a_sandbox_that_cannot_be(
+def test_wrong_sandbox_settings(
     capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     """A setting that is none is status 2 before the server starts."""
@@ -826,7 +826,7 @@ def test_the_sandboxs_webhook(
         ("https://shop.example", "", ["--webhook-secret-file", "binary"], "it is not text"),
     ],
 )
-def test_a_webhook_that_cannot_be(  # noqa: PLR0917 - a table of cases
+def test_wrong_webhook_settings(  # noqa: PLR0917 - a table of cases
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,

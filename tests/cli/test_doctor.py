@@ -1,4 +1,4 @@
-"""The command `doctor`: what it says of each thing, its mend, and its exit status."""
+"""The command `doctor`: its line for each thing, what to do, and its exit status."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_all_is_well(
 def test_lines_for_a_person(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each line begins with how the thing stands and its name; a mend follows below it."""
+    """Each line begins with the state and the name of a thing; what to do follows below it."""
     use_sandbox(monkeypatch, units=0.0)
 
     assert 1 == cli.main(["doctor"])
@@ -127,7 +127,7 @@ def test_a_terminal_gets_wrapped_lines(
 def test_json_speaks_of_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Texts and mends name options and variables, in JSON too."""
+    """Texts and hints name options and variables, in JSON too."""
     monkeypatch.setenv("YOUCAM_BASE_URL", "https://no host")
     _, checks = diagnose(capsys)
     assert "YOUCAM_BASE_URL 'https://no host'" in checks["host"]["text"]
@@ -160,7 +160,7 @@ def test_no_key(
     key: str | None,
     text: str,
 ) -> None:
-    """Without a usable key nothing is asked; the rest is told all the same."""
+    """Without a usable key nothing is sent; the other checks are made all the same."""
     if key is None:
         monkeypatch.delenv("YOUCAM_API_KEY")
     else:
@@ -245,9 +245,7 @@ def test_an_answer_that_is_not_the_vendors(
     assert (1, "error") == (status, checks["host"]["state"])
 
 
-def test_a_host_that_is_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A URL with credentials is refused, and shown without them."""
     monkeypatch.setenv("YOUCAM_BASE_URL", "https://user:s3cret@host.example")
 
@@ -275,7 +273,7 @@ def test_a_setting_that_is_wrong(
 def test_no_units_at_all(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A balance of zero prevents work; one that nobody names does not."""
+    """A balance of zero prevents work; an unknown balance does not."""
     use_sandbox(monkeypatch, units=[Grant("AppToken", 5.0)])
     status, checks = diagnose(capsys)
     assert (1, "error") == (status, checks["units"]["state"])
@@ -382,7 +380,7 @@ def test_other_processes_on_the_key(
 def test_sharing_that_does_not_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: Path
 ) -> None:
-    """A state folder that cannot be used is a warning with its reason and its mend."""
+    """A state folder that cannot be used is a warning with its reason and what to do."""
     use_sandbox(monkeypatch)
     state.write_text("")
 
@@ -399,7 +397,7 @@ def test_sharing_that_does_not_work(
 def test_sharing_that_is_switched_off(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: Path
 ) -> None:
-    """PERFECT_ASYNC_SHARE=off is told, and the folder that is not needed stays unmade."""
+    """PERFECT_ASYNC_SHARE=off is a warning, and no folder is made."""
     use_sandbox(monkeypatch)
     monkeypatch.setenv("PERFECT_ASYNC_SHARE", "off")
 
@@ -463,7 +461,7 @@ def keep(survived: float, lost: float | None, *, refuted: bool = False) -> None:
         ((20.0, 41.0), True, "warning", "so it is not used"),
     ],
 )
-def test_what_was_measured_is_told(  # noqa: PLR0917 - a table of cases
+def test_the_measured_lease_is_shown(  # noqa: PLR0917 - a table of cases
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     record: tuple[float, float | None],
@@ -491,7 +489,7 @@ def use_lease(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Sandbox:
 def test_measure_the_lease(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One avatar of the first style: said before, told after each gap, kept for the next doctor."""
+    """One avatar is announced, the result is printed after each gap and kept for the next time."""
     sandbox = use_lease(monkeypatch, lease=30.0)
 
     status = cli.main(["doctor", "--measure-lease", "--picture", "in/0.jpg", "-y"])
@@ -540,7 +538,7 @@ def test_a_task_that_ends_at_once_shows_nothing(
     ("arguments", "message"),
     [
         ([], "needs --picture"),
-        (["--picture", "in/0.jpg"], "nobody can be asked: pass -y"),
+        (["--picture", "in/0.jpg"], "no terminal is there to ask on: pass -y"),
         (["--picture", "in"], "names 3 pictures"),
         (["--picture", "nowhere.jpg", "-y"], "there is no file or folder 'nowhere.jpg'."),
     ],

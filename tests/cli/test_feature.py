@@ -145,7 +145,7 @@ def test_a_limit_and_a_price(folder: Path, monkeypatch: MP) -> None:
     assert folder.is_dir()
 
 
-def test_json_that_is_none(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
+def test_wrong_json_is_sent_as_text(folder: Path, monkeypatch: MP, capsys: Capture) -> None:
     """A value that looks like JSON and is none is sent as text, and that is said."""
     use_sandbox(monkeypatch)
 

@@ -55,7 +55,7 @@ def test_seconds(settings: list[Polling], command: list[str]) -> None:
 def test_measured(
     settings: list[Polling], capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    """The measured lease is that of the key and the host; without one, the mend is named."""
+    """The measured lease is used; where there is none, the message says what to run."""
     assert 2 == cli.main([*command, "--lease", "measured"])
     assert (
         "perfect-async: --lease measured: nothing was measured for this key and host. Run "

@@ -152,7 +152,7 @@ NAMES = """(() => {
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_names_on_the_timeline_are_whole(browser: Browser, tmp_path: Path, width: int) -> None:
-    """No name is cut off where nobody can scroll to, however long it is."""
+    """Every name can be scrolled to, however long it is."""
     jobs: list[ReportJob] = []
     requests: list[ReportRequest] = []
     for number, began in enumerate((0.0, 3.0, 6.0, 9.0), 1):
