@@ -31,7 +31,7 @@ from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, U
 _HELP: Final = (
     "Perfect Corp's YouCam API in bulk; no task is bought that cannot be kept alive.\n\n"
     "The variable YOUCAM_API_KEY or --api-key-file holds the API key, and YOUCAM_BASE_URL another "
-    "host. `demo` shows everything without a key, and `doctor` says what is wrong. Exit status: 0 "
+    "host. `demo` shows everything without a key, and `doctor` finds what is wrong. Exit status: 0 "
     "all done, 1 some failed, 2 usage or configuration."
 )
 

@@ -67,7 +67,7 @@ def smile(
         line from stdin. A CSV file is a list: its column "picture" names them, and "key", where
         there is one, is your own name of the job.
     expression
-        Which smile.
+        The kind of smile.
     out
         Folder for the results; made where it is missing. A hidden file in it records which result
         belongs to which picture.
@@ -77,11 +77,11 @@ def smile(
         A file, made where it is missing, that records every purchase: after a crash `resume`
         continues this run, and pictures that were finished within a day are not bought again.
     again
-        Buy also what is there already; the older files stay.
+        Buy results that are in the folder already again; the older files stay.
     delete
         Delete the vendor's copies of the face and its result once the result is saved.
     max_units
-        The most that the whole run may be charged; what would cost more is not sent.
+        The most units that the run may be charged; pictures beyond that are not sent.
     insured
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
@@ -91,16 +91,16 @@ def smile(
         key and host. Polls are then rarer, and the run is faster; if the vendor's lease is shorter,
         tasks are lost with their units.
     sole_user
-        Say that nothing else creates tasks on this account during the run. A task whose
+        Promise that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
     fit
-        Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
+        Convert pictures that the vendor refuses: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
-        Say what would be sent, what it would cost and how long it would take; send and write
+        Print what would be sent, what it would cost and how long it would take; send and write
         nothing. Works without a key.
     yes
         Do not ask. On a terminal a run asks from 20 units on, or where the balance is too low.
@@ -181,11 +181,11 @@ def avatar(
         A file, made where it is missing, that records every purchase: after a crash `resume`
         continues this run.
     again
-        Buy also what is there already; the older files stay.
+        Buy results that are in the folder already again; the older files stay.
     delete
         Delete the vendor's copies of the face and its result once the result is saved.
     max_units
-        The most that the whole run may be charged; what would cost more is not sent.
+        The most units that the run may be charged; pictures beyond that are not sent.
     insured
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
@@ -195,16 +195,16 @@ def avatar(
         key and host. Polls are then rarer, and the run is faster; if the vendor's lease is shorter,
         tasks are lost with their units.
     sole_user
-        Say that nothing else creates tasks on this account during the run. A task whose
+        Promise that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
     fit
-        Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
+        Convert pictures that the vendor refuses: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
-        Say what would be sent, what it would cost and how long it would take; send and write
+        Print what would be sent, what it would cost and how long it would take; send and write
         nothing. Works without a key.
     yes
         Do not ask. On a terminal a run asks from 20 units on, or where the balance is too low.
@@ -270,11 +270,11 @@ def resume(
         Seconds for which a running task survives without a poll, as in the run that is continued;
         10 by default. "measured" uses what `doctor --measure-lease` found.
     sole_user
-        Say that nothing else creates tasks on this account. A task whose creation got no
+        Promise that nothing else creates tasks on this account. A task whose creation got no
         answer can then be found in the unit history. If it is not true, another program's task may
         be taken for it, and another person's face saved as the result.
     fit
-        Make pictures into what the vendor takes, as the run did that is continued.
+        Convert pictures that the vendor refuses, as in the run that is continued.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     quiet
@@ -437,7 +437,7 @@ def enqueue(
     out
         Folder for the results, on a disk that the workers see under the same path.
     expression
-        Which smile.
+        The kind of smile.
     template
         The id of a style (see `templates`): avatars are made instead of smiles.
     count
@@ -465,7 +465,7 @@ def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) 
     """Perform the orders of `enqueue` until Ctrl-C, beside any number of other workers.
 
     All workers on a key share its request window and buy each order once. Ctrl-C or SIGTERM stops
-    new work; running tasks are kept to their end and saved, and other workers get the rest.
+    new work; running tasks finish and are saved, and other workers get the rest.
 
     Parameters
     ----------
@@ -560,9 +560,9 @@ def sandbox(
         # The server would exit with its own message and status.
         socket.create_server((host, port)).close()
     except OSError as exc:
-        reason = str(exc.strerror or exc)
-        # Some texts repeat the address. A name that is not found has numbers of its own.
-        if exc.errno is not None and not isinstance(exc, socket.gaierror):
+        reason = str(exc.strerror or exc).partition(" (while")[0]
+        # A name that is not found has a number below 0, for which there is no text.
+        if exc.errno is not None and exc.errno > 0:
             reason = os.strerror(exc.errno)
         other = "; pass another --port" if exc.errno == errno.EADDRINUSE else ""
         raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}{other}.") from exc

@@ -113,7 +113,7 @@ def doctor(
     template: str | None = None,
     yes: bool = False,
 ) -> int:
-    """Say what works and what does not, each with what to do; one request, no unit.
+    """Check key, host, units and settings, and print what to do; one request, no unit.
 
     Exit status: 1 where something prevents work (no key, a refused key, a host that does not
     answer, no units at all), else 0.
@@ -123,8 +123,9 @@ def doctor(
     json
         Print one line of JSON.
     measure_lease
-        Measure how long a running task survives without a poll, which the vendor's documents say in
-        four ways: make one avatar, for 1 unit at most, and poll it after 12, 20 and 40 s only.
+        Measure how long a running task survives without a poll, for which the vendor's documents
+        name four lengths. One avatar is made, for 1 unit at most, and polled after 12, 20 and 40 s
+        only.
     picture
         The portrait for that avatar; jpg or png.
     template

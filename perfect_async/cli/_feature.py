@@ -88,16 +88,17 @@ def feature(
         the vendor's documents name. "measured" uses what `doctor --measure-lease` found for this
         key and host. If the vendor's lease is shorter, the task is lost with its units.
     sole_user
-        Say that nothing else creates tasks on this account during the run. A task whose
+        Promise that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it.
     fit
-        Make pictures into what the vendor takes: over 10 MB, turned by EXIF, in CMYK, or with 16
+        Convert pictures that the vendor refuses: over 10 MB, turned by EXIF, in CMYK, or with 16
         bits for a colour. The files stay as they are.
     report
         A file for a report of this run: a page with what was made (.html), or a table (.csv).
     dry_run
-        Say what would be sent and what it would cost; send and write nothing. Works without a key.
+        Print what would be sent and what it would cost; send and write nothing. Works without a
+        key.
     yes
         Do not ask. On a terminal a run asks from 20 units on, where the price is not known, or
         where the balance is too low.

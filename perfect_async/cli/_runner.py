@@ -227,8 +227,8 @@ def run_worker(worker: Worker) -> int:
     def stop(number: int) -> None:
         signals.append(number)
         print_error(
-            "Stopping: nothing more is sent; running tasks are kept to their end and saved. Ctrl-C "
-            "again leaves at once: other workers then take over what runs."
+            "Stopping: nothing more is sent; running tasks finish and are saved. Ctrl-C again "
+            "leaves at once: other workers then take over the running tasks."
         )
         worker.stop()
 
@@ -350,8 +350,8 @@ def _stop(batch: Batch, display: Display, resume_command: str | None) -> None:
         else f"; then go on with {resume_command}"
     )
     display.message(
-        f"Stopping: nothing more is sent; {batch.progress.running} running tasks are kept to their "
-        f"end and saved. Ctrl-C again leaves at once{rest}."
+        f"Stopping: nothing more is sent; {_tasks(batch.progress.running)} running, which finish "
+        f"and are saved. Ctrl-C again leaves at once{rest}."
     )
 
 
@@ -361,8 +361,14 @@ def _leave(batch: Batch, display: Display, resume_command: str | None, number: i
         if resume_command is None
         else f"; go on with {resume_command} within seconds, before the vendor drops them"
     )
-    display.message(f"Left at once: {batch.progress.running} tasks were running{rest}.")
+    running = batch.progress.running
+    were = "task was" if running == 1 else "tasks were"
+    display.message(f"Left at once: {running} {were} running{rest}.")
     raise KeyboardInterrupt(number)
+
+
+def _tasks(number: int) -> str:
+    return "1 task is" if number == 1 else f"{number} tasks are"
 
 
 @contextmanager

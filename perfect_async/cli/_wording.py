@@ -31,7 +31,7 @@ _ADVICE: Final = {
         "holds white space, control or non-ASCII characters: copy it to YOUCAM_API_KEY again, or "
         "pass --api-key-file."
     ),
-    "TLS, 'WRONG_VERSION_NUMBER'": "its port takes no https; does YOUCAM_BASE_URL need http?",
+    "TLS, 'WRONG_VERSION_NUMBER'": "the port does not speak https; YOUCAM_BASE_URL may need http",
     "cannot be used (FileNotFoundError).": "cannot be used: there is no such file.",
     ", which `share` names, cannot be reached ('ConnectionError').": " cannot be reached.",
     ", which `share` names,": "",

@@ -773,7 +773,6 @@ def test_the_polling_interval_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) ->
         (["--polling-interval", "0"], "it must be a whole number of milliseconds from 1"),
         (["--charging", "never"], "--charging"),
         (["--errors", "none"], "--errors"),
-        (["--host", "no.invalid"], "cannot listen on no.invalid port 8787: Name or service not"),
     ],
 )
 def test_wrong_sandbox_settings(
@@ -844,6 +843,23 @@ def test_wrong_webhook_settings(  # noqa: PLR0917 - a table of cases
     err = capsys.readouterr().err
     assert message in " ".join(err.split())
     assert "s3cret" not in err
+
+
+def test_a_host_of_the_sandbox_that_is_not_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is not found is said to be one: its number has no text."""
+
+    def create_server(address: tuple[str, int]) -> NoReturn:
+        text = f"Name or service not known (while attempting to bind on address {address!r})"
+        raise OSError(-2, text)
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+
+    assert 2 == cli.main(["sandbox", "--host", "no.invalid"])
+    assert (
+        "perfect-async: cannot listen on no.invalid port 8787: Name or service not known.\n"
+    ) == capsys.readouterr().err
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,17 +23,19 @@ def numeric_options() -> list[tuple[str, str]]:
     ]
 
 
+# Listed before any command runs: the program replaces the annotations of some.
+OPTIONS = numeric_options()
+
+
 def test_every_numeric_option_has_limits() -> None:
     """A new option needs its numbers, else 2.5 is taken for 2 and nan for a number."""
-    options = numeric_options()
-
-    assert ("smile", "max_units") in options
-    assert ("sandbox", "port") in options
-    assert [] == [each for each in options if numbers_of(*each) is None]
+    assert ("smile", "max_units") in OPTIONS
+    assert ("sandbox", "port") in OPTIONS
+    assert [] == [each for each in OPTIONS if numbers_of(*each) is None]
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize(("command", "option"), numeric_options())
+@pytest.mark.parametrize(("command", "option"), OPTIONS)
 def test_wrong_numbers(  # noqa: PLR0917 - a table of cases
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -44,7 +46,11 @@ def test_wrong_numbers(  # noqa: PLR0917 - a table of cases
 ) -> None:
     """A wrong number is status 2 and one line with the option, the value and the limits."""
     sandbox = use_sandbox(monkeypatch)
-    words = {"avatar": ["in", "--template", "x"], "feature": ["hat"]}
+    words = {
+        "avatar": ["in", "--template", "x"],
+        "feature": ["hat"],
+        "resume": ["--journal", "jobs.db"],
+    }
     spelled = f"--{option.replace('_', '-')}"
 
     assert 2 == cli.main([command, *words.get(command, ["in"]), f"{spelled}={wrong}"])
