@@ -118,7 +118,7 @@ def work_of(job: Job, display: Display, *, fit: bool, max_units: float | None) -
         display.refused(job.source, error)
     jobs = [] if refused else [job]
     order = Order(
-        *(len(jobs), 0, len(refused[:1]), [], 0),
+        *(len(jobs), 0, len(refused[:1]), list[Skipped](), 0),
         units=job.units,
         seconds=None,
         max_units=max_units,
