@@ -7,29 +7,31 @@ and 129 ended by SIGTERM and SIGHUP.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, get_type_hints
 
 from perfect_async.cli import _commands, _doctor, _feature
 from perfect_async.cli._help import about, help_of
 from perfect_async.cli._key import with_key_file
 from perfect_async.cli._lists import STDIN, STDIN_ARGUMENT
+from perfect_async.cli._numbers import converter_of, numbers_of
 from perfect_async.cli._output import (
     OutputError,
     escape_unencodable,
     flush,
-    in_terminal_terms,
+    open_missing_streams,
     print_error,
-    usage_text,
 )
 from perfect_async.cli._runner import FAILED, USAGE, missing_extra, signal_status
+from perfect_async.cli._summary import hint_of, message_of
+from perfect_async.cli._wording import in_terminal_terms, usage_text
 from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, Unauthorized
 
 _HELP: Final = (
     "Perfect Corp's YouCam API in bulk; no task is bought that cannot be kept alive.\n\n"
     "The variable YOUCAM_API_KEY or --api-key-file holds the API key, and YOUCAM_BASE_URL another "
-    "host. `demo` shows everything without a key, and `doctor` says what is wrong. Exit status: 0 "
+    "host. `demo` shows everything without a key, and `doctor` finds what is wrong. Exit status: 0 "
     "all done, 1 some failed, 2 usage or configuration."
 )
 
@@ -46,12 +48,14 @@ _COMMANDS: Final = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments` (the command line's) and return its exit status."""
+    open_missing_streams()
     try:
         status = _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt as exc:
         return signal_status(*exc.args)
     except OSError as exc:
-        # Help and version are printed by a library. Errors at a file's path are others.
+        # Cyclopts prints help and version itself, so their errors arrive here. An error with the
+        # path of a file has another cause.
         if exc.filename is not None:
             raise
         print_error(f"stdout cannot be written: {exc.strerror}.")
@@ -70,19 +74,18 @@ def _run(arguments: Sequence[str]) -> int:
     app = App(
         name="perfect-async",
         help=_HELP,
-        # The list of commands needs no Markdown parser, which takes long to load. Their own help
-        # does: plain text would keep the line breaks of the docstrings.
+        # The Markdown parser takes long to load, and the list of commands does not need it. Help of
+        # a command does: plain text would keep the line breaks of the docstring.
         help_format="plaintext",
         version=_version,
         version_flags=("--version", "-V"),
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
-    names = [command.__name__ for command in _COMMANDS]
+    names = [*(command.__name__ for command in _COMMANDS), "help", "completion"]
     commands = [with_key_file(command) for command in _COMMANDS]
     for command in (*commands, *about(app, names)):
-        for option in _SHORT.keys() & command.__annotations__.keys():
-            command.__annotations__[option] = Annotated[bool, Parameter(alias=_SHORT[option])]
+        _annotate(command, Parameter)
         app.command(command, help_format="markdown")
     escape_unencodable()
     try:
@@ -102,12 +105,35 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(in_terminal_terms(exc.message))
         return USAGE
     except PerfectError as exc:
-        print_error(in_terminal_terms(str(exc)))
+        print_error(_error_text(exc))
         return USAGE if isinstance(exc, Unauthorized) else FAILED
     except OutputError as exc:
         print_error(str(exc))
         return FAILED
     return status if isinstance(status, int) else 0
+
+
+def _error_text(error: PerfectError) -> str:
+    """Return what happened and what to do, with what the vendor needs to find the request."""
+    text = f"{message_of(error)} {hint_of(error)}"
+    # The text of the error ends with the status and the request id, in brackets.
+    facts = str(error).removeprefix(f"{error.message} {error.hint}")
+    return f"{text}{facts}"
+
+
+def _annotate(command: Callable[..., Any], parameter: Callable[..., Any]) -> None:
+    """Give the options of `command` their short names and the numbers that they take.
+
+    `parameter` is the class of cyclopts, which is loaded late.
+    """
+    for option, kind in get_type_hints(command).items():
+        settings: dict[str, object] = {}
+        if option in _SHORT:
+            settings["alias"] = _SHORT[option]
+        if (numbers := numbers_of(command.__name__, option)) is not None:
+            settings["converter"] = converter_of(numbers)
+        if settings:
+            command.__annotations__[option] = Annotated[kind, parameter(**settings)]
 
 
 def _version() -> str:

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json as json_
 import os
 import sys
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
-
-import attrs
+from typing import TYPE_CHECKING, Literal
 
 from perfect_async.cli import _runner
-from perfect_async.cli._inputs import Found, Picture, find_pictures, search
-from perfect_async.cli._output import OutputError, in_terminal_terms, print_error, print_line
+from perfect_async.cli._buy import (
+    OUT,
+    Options,
+    buy_pictures,
+    check_report,
+    find_or_failed,
+    polling,
+    report_run,
+)
+from perfect_async.cli._inputs import Picture, find_pictures
+from perfect_async.cli._output import OutputError, print_error, print_line
 from perfect_async.cli._page import show_page
-from perfect_async.errors import ConfigurationError, quoted, shown_source
-from perfect_async.models import Avatar, Expression, Job, Polling, Smile
+from perfect_async.cli._wording import in_terminal_terms
+from perfect_async.errors import ConfigurationError, quoted, redacted, shown_source
+from perfect_async.models import Avatar, Expression, Job, Smile
 
 # `--help` runs none of this, so the client and all that it needs are loaded by the commands.
 if TYPE_CHECKING:
-    from perfect_async import Batch, Client, Template, Units
-    from perfect_async.cli._display import Display, RunSummary
+    from perfect_async import Client, Template, Units
     from perfect_async.cli._outage import Outage
-    from perfect_async.cli._prepare import Work
-
-OUT: Final = Path("perfect-async-out")
 
 
 def smile(
@@ -42,6 +46,7 @@ def smile(
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
+    lease: float | Literal["measured"] | None = None,
     sole_user: bool = False,
     fit: bool = False,
     report: Path | None = None,
@@ -62,7 +67,7 @@ def smile(
         line from stdin. A CSV file is a list: its column "picture" names them, and "key", where
         there is one, is your own name of the job.
     expression
-        Which smile.
+        The kind of smile.
     out
         Folder for the results; made where it is missing. A hidden file in it records which result
         belongs to which picture.
@@ -72,25 +77,30 @@ def smile(
         A file, made where it is missing, that records every purchase: after a crash `resume`
         continues this run, and pictures that were finished within a day are not bought again.
     again
-        Buy also what is there already; the older files stay.
+        Buy results that are in the folder already again; the older files stay.
     delete
         Delete the vendor's copies of the face and its result once the result is saved.
     max_units
-        The most that the whole run may be charged; what would cost more is not sent.
+        The most units that the run may be charged; pictures beyond that are not sent.
     insured
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
+    lease
+        Seconds for which a running task survives without a poll; 10 by default, the shortest that
+        the vendor's documents name. "measured" uses what `doctor --measure-lease` found for this
+        key and host. Polls are then rarer, and the run is faster; if the vendor's lease is shorter,
+        tasks are lost with their units.
     sole_user
-        Say that nothing else creates tasks on this account during the run. A task whose
+        Promise that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
     fit
-        Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
+        Convert pictures that the vendor refuses: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
-        Say what would be sent, what it would cost and how long it would take; send and write
+        Print what would be sent, what it would cost and how long it would take; send and write
         nothing. Works without a key.
     yes
         Do not ask. On a terminal a run asks from 20 units on, or where the balance is too low.
@@ -99,14 +109,28 @@ def smile(
     quiet
         Print results and errors only.
     verbose
-        Also print each picture that is done, and name all that are skipped.
+        Also print each picture that is done, the names of all that are skipped, and the log: every
+        request to the vendor with its answer.
     """
-    return _buy(
-        _found(pictures, Smile.formats, out, fit=fit, failed=retry_failed),
+    return buy_pictures(
+        find_or_failed(pictures, Smile.formats, out, fit=fit, failed=retry_failed),
         lambda picture: Smile(picture, expression),
-        _Options(
-            *(out, json, journal, again, delete, max_units, insured, sole_user, fit, report),
-            *(dry_run, yes, quiet, verbose, retry_failed),
+        Options(
+            out=out,
+            json=json,
+            journal=journal,
+            delete=delete,
+            max_units=max_units,
+            insured=insured,
+            lease=lease,
+            sole_user=sole_user,
+            fit=fit,
+            report=report,
+            dry_run=dry_run,
+            yes=yes,
+            quiet=quiet,
+            verbose=verbose,
+            again=again,
         ),
     )
 
@@ -124,6 +148,7 @@ def avatar(
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
+    lease: float | Literal["measured"] | None = None,
     sole_user: bool = False,
     fit: bool = False,
     report: Path | None = None,
@@ -156,25 +181,30 @@ def avatar(
         A file, made where it is missing, that records every purchase: after a crash `resume`
         continues this run.
     again
-        Buy also what is there already; the older files stay.
+        Buy results that are in the folder already again; the older files stay.
     delete
         Delete the vendor's copies of the face and its result once the result is saved.
     max_units
-        The most that the whole run may be charged; what would cost more is not sent.
+        The most units that the run may be charged; pictures beyond that are not sent.
     insured
         Seconds for which every running task can be kept alive in the worst case; 120 by default.
         With 600 no task is lost however slow the vendor gets, and the run takes longer.
+    lease
+        Seconds for which a running task survives without a poll; 10 by default, the shortest that
+        the vendor's documents name. "measured" uses what `doctor --measure-lease` found for this
+        key and host. Polls are then rarer, and the run is faster; if the vendor's lease is shorter,
+        tasks are lost with their units.
     sole_user
-        Say that nothing else creates tasks on this account during the run. A task whose
+        Promise that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
     fit
-        Make pictures into what the vendor takes: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
+        Convert pictures that the vendor refuses: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
         turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
-        Say what would be sent, what it would cost and how long it would take; send and write
+        Print what would be sent, what it would cost and how long it would take; send and write
         nothing. Works without a key.
     yes
         Do not ask. On a terminal a run asks from 20 units on, or where the balance is too low.
@@ -183,14 +213,28 @@ def avatar(
     quiet
         Print results and errors only.
     verbose
-        Also print each picture that is done, and name all that are skipped.
+        Also print each picture that is done, the names of all that are skipped, and the log: every
+        request to the vendor with its answer.
     """
-    return _buy(
-        _found(pictures, Avatar.formats, out, fit=fit, failed=retry_failed),
+    return buy_pictures(
+        find_or_failed(pictures, Avatar.formats, out, fit=fit, failed=retry_failed),
         lambda picture: Avatar(picture, template_id=template, output_count=count),
-        _Options(
-            *(out, json, journal, again, delete, max_units, insured, sole_user, fit, report),
-            *(dry_run, yes, quiet, verbose, retry_failed),
+        Options(
+            out=out,
+            json=json,
+            journal=journal,
+            delete=delete,
+            max_units=max_units,
+            insured=insured,
+            lease=lease,
+            sole_user=sole_user,
+            fit=fit,
+            report=report,
+            dry_run=dry_run,
+            yes=yes,
+            quiet=quiet,
+            verbose=verbose,
+            again=again,
         ),
     )
 
@@ -199,6 +243,8 @@ def resume(
     *,
     journal: Path,
     json: bool = False,
+    insured: float | None = None,
+    lease: float | Literal["measured"] | None = None,
     sole_user: bool = False,
     fit: bool = False,
     report: Path | None = None,
@@ -217,26 +263,33 @@ def resume(
         The journal's file.
     json
         Print one line of JSON per picture on stdout instead of the paths of the results.
+    insured
+        Seconds for which every running task can be kept alive in the worst case, as in the run that
+        is continued; 120 by default.
+    lease
+        Seconds for which a running task survives without a poll, as in the run that is continued;
+        10 by default. "measured" uses what `doctor --measure-lease` found.
     sole_user
-        Say that nothing else creates tasks on this account. A task whose creation got no
+        Promise that nothing else creates tasks on this account. A task whose creation got no
         answer can then be found in the unit history. If it is not true, another program's task may
         be taken for it, and another person's face saved as the result.
     fit
-        Make pictures into what the vendor takes, as the run did that is continued.
+        Convert pictures that the vendor refuses, as in the run that is continued.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     quiet
         Print results and errors only.
     verbose
-        Also print each picture that is done.
+        Also print each picture that is done, and the log: every request to the vendor with its
+        answer.
     """
     _runner.require_journal(journal)
     from perfect_async.cli._display import Display
     from perfect_async.cli._prepare import reach
 
-    _check_report(report)
+    check_report(report)
 
-    client = _runner.make_client(journal, sole_user=sole_user, fit=fit)
+    client = _runner.make_client(journal, polling(insured, lease), sole_user=sole_user, fit=fit)
     display = Display("json" if json else "paths", quiet=quiet, verbose=verbose)
 
     async def ready(opened: Client, outage: Outage) -> None:
@@ -249,7 +302,7 @@ def resume(
         display.close(summary, None)
     else:
         display.message(f"Nothing is left to resume in {journal}: all of its jobs are finished.")
-    return _report_run(summary, report, display)
+    return report_run(summary, report, display)
 
 
 def templates(*, json: bool = False, open_: bool = False) -> None:
@@ -384,7 +437,7 @@ def enqueue(
     out
         Folder for the results, on a disk that the workers see under the same path.
     expression
-        Which smile.
+        The kind of smile.
     template
         The id of a style (see `templates`): avatars are made instead of smiles.
     count
@@ -412,7 +465,7 @@ def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) 
     """Perform the orders of `enqueue` until Ctrl-C, beside any number of other workers.
 
     All workers on a key share its request window and buy each order once. Ctrl-C or SIGTERM stops
-    new work; running tasks are kept to their end and saved, and other workers get the rest.
+    new work; running tasks finish and are saved, and other workers get the rest.
 
     Parameters
     ----------
@@ -429,6 +482,9 @@ def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) 
 
     def report(order: fleet.Order, answer: Answer) -> None:
         source, error = shown_source(str(order.get("source"))), answer["error"]
+        if error is not None:
+            error["message"] = in_terminal_terms(error["message"])
+            error["hint"] = in_terminal_terms(error["hint"])
         if json:
             print_line(json_.dumps({"source": source, **answer}))
         elif error is None:
@@ -437,6 +493,9 @@ def worker(*, redis: str | None = None, folder: list[Path], json: bool = False) 
         else:
             print_error(f"{source}: {error['message']} {error['hint']}")
 
+    for each in folder:
+        if not each.is_dir():
+            raise ConfigurationError(f"--folder {quoted(each)} is no folder.")
     return _runner.run_worker(Worker(_redis(redis), folder, on_answer=report))
 
 
@@ -474,7 +533,7 @@ def sandbox(
         reading: within the polling interval, within the retention (24 hours), or never
         ("flexible").
     polling_interval
-        Milliseconds that the answers to polls tell clients to wait; none by default.
+        Milliseconds that clients are to wait, in the answers to polls; none by default.
     charging
         When units are taken: at the creation, and given back for a failure; or for a success only.
     errors
@@ -492,25 +551,21 @@ def sandbox(
     """
     import socket
 
-    _check_share(fail)
-    if not 0 < speed < float("inf") or not (isinstance(lease, str) or lease > 0):
-        raise ConfigurationError("--speed and --lease must be above 0.")
-    if polling_interval is not None and polling_interval <= 0:
-        raise ConfigurationError("--polling-interval must be above 0.")
     if lease == "polling_interval" and polling_interval is None:
         raise ConfigurationError("--lease polling_interval needs --polling-interval.")
     from perfect_async.sandbox import Dialect, run
 
     secrets = None if webhook_url is None else _secrets(webhook_url, webhook_secret_file)
-    if not 0 < port < 2**16:
-        raise ConfigurationError(f"--port is {port}; it must be from 1 to 65535.")
     try:
-        # The server itself would exit with a message and a status of its own.
+        # The server would exit with its own message and status.
         socket.create_server((host, port)).close()
     except OSError as exc:
-        # Its own text repeats the address.
-        reason = os.strerror(exc.errno) if exc.errno else exc
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}.") from exc
+        reason = str(exc.strerror or exc).partition(" (while")[0]
+        # A name that is not found has a number below 0, for which there is no text.
+        if exc.errno is not None and exc.errno > 0:
+            reason = os.strerror(exc.errno)
+        other = "; pass another --port" if exc.errno == errno.EADDRINUSE else ""
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}{other}.") from exc
     _forget_ledgers(port, host)
     print(
         f"In another terminal: YOUCAM_BASE_URL=http://{host}:{port} YOUCAM_API_KEY=anything "
@@ -554,7 +609,6 @@ def demo(
     seed
         Selects the portraits that are drawn and the pictures that fail.
     """
-    _check_share(fail)
     found = None if pictures is None else find_pictures(pictures, Smile.formats, out)
     from perfect_async.cli._demo import Demo
     from perfect_async.cli._display import Display
@@ -578,123 +632,6 @@ def demo(
     return status
 
 
-class _Options(NamedTuple):
-    """The options that `smile` and `avatar` share."""
-
-    out: Path
-    json: bool
-    journal: Path | None
-    again: bool
-    delete: bool
-    max_units: float | None
-    insured: float | None
-    sole_user: bool
-    fit: bool
-    report: Path | None
-    dry_run: bool
-    yes: bool
-    quiet: bool
-    verbose: bool
-    retry_failed: bool
-
-
-def _found(
-    pictures: list[str] | None, formats: Sequence[str], out: Path, *, fit: bool, failed: bool
-) -> Found:
-    """Return the pictures that are named, or with `failed` those of them that failed last."""
-    from perfect_async.cli._failed import only_failed, read_failed
-
-    if not failed:
-        return search(pictures or [], formats, out, fit=fit)
-    entries = read_failed(out)
-    if pictures:
-        entries = only_failed(search(pictures, formats, out, fit=fit).entries, entries)
-    return Found(entries, [])
-
-
-def _buy(found: Found, make_job: Callable[[Picture], Job], options: _Options) -> int:
-    """Buy the jobs of the pictures whose results are not there; report all, return the status."""
-    from perfect_async._client.settings import units
-    from perfect_async.cli._display import Display, report_refused, report_there
-    from perfect_async.cli._failed import note_failed
-    from perfect_async.cli._manifest import Manifest
-    from perfect_async.cli._prepare import Declined, prepare, work_out
-
-    out, journal = options.out, options.journal
-    display = Display(
-        "json" if options.json else "paths", quiet=options.quiet, verbose=options.verbose
-    )
-    if not found.entries:
-        display.message(f"No failed picture is recorded in {out}: nothing to send again.")
-        return 0
-    _check_report(options.report)
-    most = None if options.max_units is None else units(options.max_units)
-    # Before the folder is made: options that no job can have.
-    make_job(found.entries[0].picture)
-    client = _client(options, display)
-    if not options.dry_run:
-        _runner.make_folder(out)
-    manifest = Manifest(out)
-    work = work_out(
-        found, make_job, manifest, display, again=options.again, fit=options.fit, max_units=most
-    )
-    if options.dry_run:
-        return _say_only(work, client, display)
-    if manifest.broken:
-        display.message(_runner.rebuild(manifest))
-    plan, order = work.plan, attrs.evolve(work.order, at_most=journal is not None)
-    _runner.record_former(manifest, plan)
-    reports = [report_there(job, files) for job, files in plan.there]
-    reports += [report_refused(job, error) for job, error in work.refused]
-
-    def start(client: Client) -> Batch:
-        return client.batch(plan.jobs, max_units=most, save_to=out, delete=options.delete)
-
-    async def ready(opened: Client, outage: Outage) -> None:
-        await prepare(opened, display, outage, order, yes=options.yes)
-
-    try:
-        with display:
-            if plan.jobs and client is not None:
-                run = partial(_runner.run_batch, client, start, display, journal, reports)
-                run = partial(run, prepare=ready, reported=options.report is not None)
-                summary = _runner.run(run)
-            else:
-                display.message(str(order))
-                summary = _runner.report_only(reports, display)
-    except Declined:
-        display.message("Nothing was sent.")
-        return _runner.FAILED
-    display.close(summary, out)
-    note_failed(summary, work.entries, out, display)
-    return _report_run(summary, options.report, display)
-
-
-def _check_report(path: Path | None) -> None:
-    """Refuse a report that cannot be written before anything is bought."""
-    if path is not None:
-        from perfect_async.report import check_path
-
-        check_path(path)
-
-
-def _report_run(summary: RunSummary, path: Path | None, display: Display) -> int:
-    """Write the report of a run, if it is to have one; return the exit status."""
-    status = _runner.exit_status(summary)
-    if path is None:
-        return status
-    from perfect_async.cli._report import write_run
-
-    try:
-        write_run(summary, path)
-    except ConfigurationError as exc:
-        # The pictures are paid for and saved all the same.
-        print_error(exc.message)
-        return status or _runner.FAILED
-    display.message(f"The report: {path}")
-    return status
-
-
 def report(
     pictures: list[str] | None = None,
     /,
@@ -705,7 +642,7 @@ def report(
 ) -> int:
     """Write a report of the results in a folder: nothing is sent.
 
-    A report of the run itself, with its timeline and account, is what `--report` writes.
+    `--report` of a run writes a report of that run, with its timeline and account.
 
     Parameters
     ----------
@@ -718,7 +655,7 @@ def report(
     journal
         The journal of the runs, for the jobs that have not ended; no other process may be using it.
     """
-    _check_report(to)
+    check_report(to)
     found = [] if pictures is None else find_pictures(pictures, Smile.formats, out)
     if journal is not None:
         _runner.require_journal(journal)
@@ -734,48 +671,25 @@ def report(
     return 0
 
 
-def _client(options: _Options, display: Display) -> Client | None:
-    """Return the client of a run; None for a dry run that has no key."""
-    polling = None if options.insured is None else Polling(insured=options.insured)
-    journal = None if options.dry_run else options.journal
-    try:
-        return _runner.make_client(journal, polling, sole_user=options.sole_user, fit=options.fit)
-    except ConfigurationError as exc:
-        if not options.dry_run:
-            raise
-        display.message(f"The balance cannot be asked for: {in_terminal_terms(exc.message)}")
-        return None
-
-
-def _say_only(work: Work, client: Client | None, display: Display) -> int:
-    """Say what a run would do."""
-    from perfect_async.cli._prepare import balance_of
-
-    balance = None
-    if client is not None and work.order.send:
-        with display:
-            balance = _runner.run(partial(balance_of, client, display))
-    display.error(str(attrs.evolve(work.order, balance=balance)))
-    display.message("This was a dry run: nothing was sent.")
-    return 0
-
-
 def _redis(url: str | None) -> str:
     from perfect_async._client.settings import SHARE_VARIABLE
 
-    url = url or os.environ.get(SHARE_VARIABLE, "")
-    if not url.startswith(("redis://", "rediss://")):
-        raise ConfigurationError("--redis needs a URL that begins with redis:// or rediss://.")
-    return url
-
-
-def _check_share(fail: float) -> None:
-    if not 0 <= fail <= 1:
-        raise ConfigurationError(f"--fail is {fail:g}; it must be a share from 0 to 1.")
+    given, name = url, "--redis"
+    if not given:
+        given, name = os.environ.get(SHARE_VARIABLE, ""), SHARE_VARIABLE
+    if given.startswith(("redis://", "rediss://")):
+        return given
+    if not given:
+        raise ConfigurationError(
+            f"no server is named: pass --redis redis://HOST:6379, or set {SHARE_VARIABLE} to that."
+        )
+    raise ConfigurationError(
+        f"{name} is {quoted(redacted(given))}; it must begin with redis:// or rediss://."
+    )
 
 
 def _secrets(url: str, path: Path | None) -> list[str]:
-    """Return the webhook's secrets, which are no option: others can list command lines."""
+    """Return the webhook's secrets. A secret is no option: other users can list command lines."""
     from perfect_async._client.settings import SECRET_VARIABLE
     from perfect_async.webhooks import Secrets
 
@@ -784,7 +698,7 @@ def _secrets(url: str, path: Path | None) -> list[str]:
     try:
         text = os.environ.get(SECRET_VARIABLE, "") if path is None else path.read_text("utf-8")
     except (OSError, ValueError) as exc:
-        # The text of a decoding error quotes the file.
+        # The text of a decoding error quotes the file's content.
         reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
         raise ConfigurationError(f"--webhook-secret-file cannot be read: {reason}.") from None
     found = text.split()

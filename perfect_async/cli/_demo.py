@@ -27,6 +27,7 @@ from perfect_async.cli._inputs import Picture
 from perfect_async.cli._output import printable
 from perfect_async.cli._report import write_run
 from perfect_async.cli._runner import run_batch
+from perfect_async.cli._summary import hint_of, message_of
 
 PORTRAITS: Final = 24
 LIMITS: Final = Limits(requests=600, period=60.0, per_second=10)
@@ -128,7 +129,7 @@ class Demo:
             "failed": len(summary.failures),
             "not_sent": summary.unsent,
             "seconds": round(summary.seconds, 1),
-            # As the vendor counted, not the client.
+            # These are the vendor's numbers, not the client's.
             "units_charged": ledger.units_charged,
             "units_returned": ledger.units_returned,
             "units_wasted": ledger.units_wasted,
@@ -159,7 +160,7 @@ smile, any other picture gets a stamp.
 
 def _failure(report: JobReport) -> str:
     error = report.error
-    reason = "" if error is None else f"{error.message} {error.hint}"
+    reason = "" if error is None else f"{message_of(error)} {hint_of(error)}"
     return f"    {printable(report.source)}: {printable(reason)}"
 
 
@@ -259,6 +260,7 @@ def _paste(sheet: Image.Image, path: Path | None, left: int, top: int) -> None:
                 upright = ImageOps.exif_transpose(image).convert("RGB")
             small = ImageOps.pad(upright, (_SIDE, _SIDE), color=_GREY)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            # HEIC needs a plugin, and a file may be no picture at all: the run reports it.
+            # Pillow cannot read HEIC without a plugin, and the file may not be a picture. The run
+            # reports that.
             pass
     sheet.paste(small, (left, top))

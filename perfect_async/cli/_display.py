@@ -7,6 +7,7 @@ in them, and control characters are escaped.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -22,10 +23,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from perfect_async.cli._log_lines import LogLines
 from perfect_async.cli._manifest import key_of
 from perfect_async.cli._output import OutputError, print_line, printable
 from perfect_async.cli._plan import units_text
-from perfect_async.cli._summary import cause_of, causes, is_shared, message_of
+from perfect_async.cli._summary import cause_of, causes, hint_of, is_shared, message_of
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import ClientClosed, PerfectError, shown_source
 from perfect_async.models import Job, Progress, Source
 from perfect_async.report import Report
@@ -86,8 +89,8 @@ class JobReport:
             if error is None
             else {
                 "type": type(error).__name__,
-                "message": error.message,
-                "hint": error.hint,
+                "message": in_terminal_terms(error.message),
+                "hint": hint_of(error),
                 "code": getattr(error, "code", None),
             },
         }
@@ -180,7 +183,7 @@ def report_refused(job: Job, error: PerfectError) -> JobReport:
 def redacted_source(source: Source) -> str:
     """Return the text of a source; of a URL without credentials and query, which may sign it."""
     text = os.fsdecode(source) if isinstance(source, str | os.PathLike) else repr(source)
-    # The path of a file is whole: it tells one picture from another.
+    # The path of a file stays whole, because it tells one picture from another.
     return shown_source(text) if "://" in text else text
 
 
@@ -218,8 +221,8 @@ class Display:
 
     Enter it, call `update` every `interval` seconds and `report` for each outcome, leave it, and
     call `close`. `results` selects what stdout gets for each outcome: the paths of its files, or a
-    line of JSON. A `quiet` one prints nothing else but errors; a `verbose` one each outcome, and
-    all names. An output that cannot be written any more does not end the run.
+    line of JSON. A `quiet` one prints nothing else but errors; a `verbose` one each outcome, all
+    names, and the library's log. An output that cannot be written any more does not end the run.
     """
 
     def __init__(
@@ -232,11 +235,11 @@ class Display:
         self._printed_wait: str | None = None
         self._shown: tuple[str, int] | None = None
         self._updates = 0
-        self._told: set[tuple[object, ...]] = set()
+        self._printed_causes: set[tuple[object, ...]] = set()
         self._refused: set[str] = set()
         self.output_failed = False
         terminal = sys.stderr.isatty()
-        # Only the stream decides: FORCE_COLOR would otherwise write escape codes into a log.
+        # FORCE_COLOR must not write escape codes into a log, so the stream alone decides.
         self._console = _Stderr(
             stderr=True,
             force_terminal=terminal,
@@ -246,10 +249,12 @@ class Display:
         self._live: Live | None = None
         if terminal and not self._console.is_dumb_terminal and not quiet:
             # A warning on stderr is printed above the live display; stdout may lead elsewhere.
-            # There is no thread: `update` draws.
+            # rich starts no thread: `update` draws.
             self._live = Live(
                 console=self._console, auto_refresh=False, redirect_stdout=False, transient=True
             )
+        level = logging.DEBUG if verbose else logging.WARNING
+        self._log = LogLines(self.log, logging.ERROR if quiet else level)
 
     @property
     def interval(self) -> float:
@@ -262,6 +267,7 @@ class Display:
         return self._live is not None
 
     def __enter__(self) -> Self:
+        self._log.attach(alone=self.is_live)
         return self
 
     def __exit__(
@@ -270,6 +276,7 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._log.detach()
         self._stop()
 
     def _stop(self) -> None:
@@ -293,10 +300,15 @@ class Display:
             self.error(text)
 
     def error(self, text: str) -> None:
-        """Print on stderr what is said in any case."""
+        """Print a message on stderr, also if it is quiet."""
         with self._printing():
-            # A log keeps its lines whole.
+            # A line of a log is not wrapped.
             self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
+
+    def log(self, text: str) -> None:
+        """Print a line of the library's log on stderr, whole: ids in it can be copied."""
+        with self._printing():
+            self._console.print(Text(printable(text)), soft_wrap=True)
 
     def wait_for(self, text: str | None) -> None:
         """Show what the run waits for until the next call; None for what its progress says."""
@@ -334,7 +346,7 @@ class Display:
             # The last column stays empty: some terminals begin a new line there.
             line.truncate(shown[1] - 1, overflow="ellipsis")
             self._live.update(line)
-            # Not before there is something to draw: an empty display takes a line too.
+            # An empty display takes a line too, so it starts with the first text.
             self._live.start()
             self._live.refresh()
 
@@ -349,18 +361,18 @@ class Display:
         self._refused.add(redacted_source(source))
         self.message(f"cannot be sent: {message_of(error)}")
 
-    def _tell(self, report: JobReport) -> None:
-        """Print an outcome for people: a failure at once, a success where it is verbose."""
+    def _print_outcome(self, report: JobReport) -> None:
+        """Print an outcome on stderr: a failure always, a success with `verbose`."""
         error = report.error
         if error is None:
             if self.verbose:
-                self.message(_told_of(report))
+                self.message(_success_text(report))
         elif report.source in self._refused:
             pass
         elif is_shared(error):
-            # One line for all that fail in the same way.
-            if cause_of(error) not in self._told:
-                self._told.add(cause_of(error))
+            # All that fail in the same way are one line.
+            if cause_of(error) not in self._printed_causes:
+                self._printed_causes.add(cause_of(error))
                 self.message(f"failed: {message_of(error)}")
         else:
             text = message_of(error)
@@ -368,7 +380,7 @@ class Display:
 
     def report(self, report: JobReport) -> None:
         """Print one outcome: its results on stdout, and a failure on stderr."""
-        self._tell(report)
+        self._print_outcome(report)
         match self._results:
             case "json":
                 lines = [json.dumps(report.as_dict())]
@@ -440,7 +452,7 @@ def _stem(waiting: str) -> str:
     return re.sub(r"[0-9:]+$", "", waiting)
 
 
-def _told_of(report: JobReport) -> str:
+def _success_text(report: JobReport) -> str:
     if report.already_there:
         return f"already there: {report.source}"
     lasted = "" if report.duration is None else f", {report.duration:.1f} s"

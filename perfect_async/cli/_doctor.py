@@ -1,4 +1,4 @@
-"""The command `doctor`: look at everything that a run needs, one line each, with its mend.
+"""The command `doctor`: look at everything that a run needs, one line each, with what to do.
 
 Nothing is bought, except by `--measure-lease`, which says so before. No line holds the key, nor a
 URL with credentials.
@@ -21,7 +21,8 @@ import attrs
 from perfect_async.cli import _runner
 from perfect_async.cli._inputs import find_pictures
 from perfect_async.cli._key import key_file
-from perfect_async.cli._output import in_terminal_terms, print_error, print_line, printable
+from perfect_async.cli._output import print_error, print_line, printable
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import (
     BadAnswer,
     ConfigurationError,
@@ -78,8 +79,8 @@ class Check:
         return {
             "name": self.name,
             "state": self.state,
-            "text": self.text,
-            "hint": self.hint,
+            "text": in_terminal_terms(self.text),
+            "hint": None if self.hint is None else in_terminal_terms(self.hint),
             **facts,
         }
 
@@ -112,7 +113,7 @@ def doctor(
     template: str | None = None,
     yes: bool = False,
 ) -> int:
-    """Say what works and what does not, each with what to do; one request, no unit.
+    """Check key, host, units and settings, and print what to do; one request, no unit.
 
     Exit status: 1 where something prevents work (no key, a refused key, a host that does not
     answer, no units at all), else 0.
@@ -122,8 +123,9 @@ def doctor(
     json
         Print one line of JSON.
     measure_lease
-        Measure how long a running task survives without a poll, which the vendor's documents say in
-        four ways: make one avatar, for 1 unit at most, and poll it after 12, 20 and 40 s only.
+        Measure how long a running task survives without a poll, for which the vendor's documents
+        name four lengths. One avatar is made, for 1 unit at most, and polled after 12, 20 and 40 s
+        only.
     picture
         The portrait for that avatar; jpg or png.
     template
@@ -133,6 +135,8 @@ def doctor(
     """
     if measure_lease:
         return _measure(picture, template, yes=yes, json=json)
+    if picture is not None or template is not None or yes:
+        raise ConfigurationError("--picture, --template and -y are for --measure-lease only.")
     checks = list(examine())
     if json:
         listed = [check.as_dict() for check in checks]
@@ -211,7 +215,7 @@ async def _watch(client: Client, scope: anyio.CancelScope) -> None:
     """End the wait for an answer soon after a failure."""
     import anyio
 
-    while client.statistics().last_failure is None:  # noqa: ASYNC110 - nobody announces it
+    while client.statistics().last_failure is None:  # noqa: ASYNC110 - there is no event for it
         await anyio.sleep(_LOOKS)
     scope.deadline = min(scope.deadline, anyio.current_time() + _AFTER_FAILURE)
 
@@ -251,7 +255,7 @@ async def _look(place: _Place) -> _Members:
         else:
             folder = default_folder() if setting.folder is None else Path(setting.folder)
             where = str(folder)
-            # The clock of the client's own ledger: that of the loop.
+            # The client's own ledger uses the loop's clock as well.
             clock = anyio.current_time
             store = open_local(folder, host, digest, clock=lambda: round(clock() * 1e9))
         try:
@@ -350,7 +354,7 @@ def _clock(seen: Statistics) -> Check:
     if skew is None:
         return Check("clock", "note", "The vendor's clock is not known.", None, facts)
     side = "ahead of" if skew >= 0 else "behind"
-    # The header has whole seconds.
+    # The vendor's header counts whole seconds.
     if abs(skew) <= 1:
         return Check("clock", "ok", "The vendor's clock and this machine's agree.", None, facts)
     text = f"The vendor's clock is {_span(abs(skew))} {side} this machine's."
@@ -453,7 +457,7 @@ def _measured(found: LeaseRecord | LeaseBracket) -> str:
 def _use(lease: float) -> str:
     if lease <= ASSUMED_LEASE:
         return f"{ASSUMED_LEASE:g} s stay assumed."
-    return f'Polling(lease="measured") uses {lease:g} s of it.'
+    return f"--lease measured uses {lease:g} s of it."
 
 
 def _state_folder() -> Check:
@@ -478,10 +482,7 @@ def _state_folder() -> Check:
 
 
 def _sharing(found: _Members | None) -> Check:
-    alone = (
-        "Run one process at a time on the key, or give each its share of the limits with "
-        "Limits().split(n)."
-    )
+    alone = "Run one process at a time on the key."
     if found is None:
         return Check("sharing", "note", "Sharing the key's window was not tried.")
     if found.where is None:
@@ -496,7 +497,7 @@ def _sharing(found: _Members | None) -> Check:
 
 
 def _extras() -> Check:
-    """Say which extras are installed; versions are not compared."""
+    """Check which extras are installed; versions are not compared."""
     from importlib.metadata import PackageNotFoundError, metadata
 
     try:
@@ -504,7 +505,7 @@ def _extras() -> Check:
     except PackageNotFoundError:
         return Check("extras", "note", "Not known: this copy of the package is not installed.")
     needs = _needs(listed.get_all("Requires-Dist") or [])
-    # `dev` is for those who change the package.
+    # The extra `dev` is for people who change the package.
     found = {name: _is_installed(name, needs) for name in sorted(needs) if name != "dev"}
     there = [name for name, installed in found.items() if installed]
     missing = [name for name, installed in found.items() if not installed]
@@ -557,7 +558,8 @@ def _lines(checks: Sequence[Check]) -> Iterator[str]:
     if sys.stdout.isatty():
         width = min(shutil.get_terminal_size().columns, _MOST_WIDTH)
     for check in checks:
-        yield from _wrapped(f"{check.state:8} {check.name:8} ", check.text, width)
+        text = in_terminal_terms(check.text)
+        yield from _wrapped(f"{check.state:8} {check.name:8} ", text, width)
         if check.hint is not None:
             hint = in_terminal_terms(check.hint)
             yield from _wrapped(" " * (_INDENT - 3) + "-> ", hint, width)
@@ -592,7 +594,9 @@ def _measure(picture: str | None, template: str | None, *, yes: bool, json: bool
         )
     found = find_pictures([picture], Avatar.formats)
     if len(found) != 1:
-        raise ConfigurationError(f"--picture {quoted(picture)} names {len(found)} pictures.")
+        raise ConfigurationError(
+            f"--picture {quoted(picture)} names {len(found)} pictures; name one."
+        )
     print_error(
         f"one avatar is made of {picture}, and polled after 12, 20 and 40 s only, until it is "
         "lost. It costs 1 unit, lost or not; the avatar is not saved. No task of yours is touched."
@@ -634,10 +638,10 @@ def _measure(picture: str | None, template: str | None, *, yes: bool, json: bool
 
 
 def _agrees() -> bool:
-    """Ask whether a unit may be spent. Raises `ConfigurationError` where nobody can be asked."""
+    """Ask whether a unit may be spent. Raises `ConfigurationError` without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigurationError(
-            "--measure-lease spends 1 unit, and without a terminal nobody can be asked: pass -y."
+            "--measure-lease spends 1 unit, and no terminal is there to ask on: pass -y."
         )
     sys.stderr.write("Go on? [y/N] ")
     sys.stderr.flush()

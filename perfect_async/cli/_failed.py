@@ -103,7 +103,7 @@ def note_failed(
     except OSError as exc:
         display.message(f"What failed cannot be recorded for --retry-failed: {exc.strerror}.")
         return
-    # A picture that cannot be sent fails again.
+    # Another run would refuse a picture that cannot be sent, too.
     if count and any(not isinstance(each.error, PictureRefused) for each in summary.failures):
         which = "it" if count == 1 else "them"
         display.message(f"The same command with --retry-failed sends {which} again.")

@@ -6,16 +6,13 @@ import json as json_
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Literal, cast
 
-from perfect_async.cli import _runner
+from perfect_async.cli._buy import OUT, Options, buy_one
+from perfect_async.cli._output import print_error
 from perfect_async.errors import ConfigurationError, quoted
-from perfect_async.models import Feature, FileId, Inputs, Polling, Source
+from perfect_async.models import Feature, FileId, Inputs, Source
 
-if TYPE_CHECKING:
-    from perfect_async import Batch, Client
-
-_OUT: Final = Path("perfect-async-out")
 _PAIR: Final = re.compile(r"([A-Za-z0-9_]+)(\[\])?=(.*)", re.DOTALL)
 _FILE: Final = "file:"
 """Stands before the id of a file that is at the vendor already."""
@@ -32,18 +29,25 @@ def feature(
     input_: list[str] | None = None,
     api_version: str = "v2.0",
     units: int | None = None,
-    out: Path = _OUT,
+    out: Path = OUT,
     json: bool = False,
     journal: Path | None = None,
     delete: bool = False,
     max_units: float | None = None,
     insured: float | None = None,
+    lease: float | Literal["measured"] | None = None,
     sole_user: bool = False,
     fit: bool = False,
+    report: Path | None = None,
+    dry_run: bool = False,
+    yes: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Run any feature of the vendor once, by its path, and save what it gives.
 
-    The vendor's page of the feature says what it takes and costs. Files are saved as they come; an
+    The vendor's page of the feature says what it takes and costs. Before anything is sent, the
+    command says what it costs of which balance. Files are saved as they come; an
     answer with scores or colours is saved as JSON.
 
     Parameters
@@ -79,31 +83,54 @@ def feature(
         The most that the run may be charged.
     insured
         Seconds for which the running task can be kept alive in the worst case; 120 by default.
+    lease
+        Seconds for which the running task survives without a poll; 10 by default, the shortest that
+        the vendor's documents name. "measured" uses what `doctor --measure-lease` found for this
+        key and host. If the vendor's lease is shorter, the task is lost with its units.
     sole_user
-        Say that nothing else creates tasks on this account during the run. A task whose
+        Promise that nothing else creates tasks on this account during the run. A task whose
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it.
     fit
-        Make pictures into what the vendor takes: over 10 MB, turned by EXIF, in CMYK, or with 16
+        Convert pictures that the vendor refuses: over 10 MB, turned by EXIF, in CMYK, or with 16
         bits for a colour. The files stay as they are.
+    report
+        A file for a report of this run: a page with what was made (.html), or a table (.csv).
+    dry_run
+        Print what would be sent and what it would cost; send and write nothing. Works without a
+        key.
+    yes
+        Do not ask. On a terminal a run asks from 20 units on, where the price is not known, or
+        where the balance is too low.
+    quiet
+        Print results and errors only.
+    verbose
+        Also print what is done, and the log: every request to the vendor with its answer.
     """
-    job = _job(path, param or [], _inputs(src, ref or [], mask, input_ or []), api_version, units)
-    from perfect_async.cli._display import Display
-
-    polling = None if insured is None else Polling(insured=insured)
-    client = _runner.make_client(journal, polling, sole_user=sole_user, fit=fit)
-    _runner.make_folder(out)
-    display = Display("json" if json else "paths")
-
-    def start(opened: Client) -> Batch:
-        return opened.batch([job], max_units=max_units, save_to=out, delete=delete)
-
-    with display:
-        summary = _runner.run(
-            lambda: _runner.run_batch(client, start, display, journal, recorded=False)
+    if max_units is not None and units is None:
+        raise ConfigurationError(
+            f"--max-units needs --units: the price of {quoted(path)} is on the vendor's page only."
         )
-    display.close(summary, out)
-    return _runner.exit_status(summary)
+    job = _job(path, param or [], _inputs(src, ref or [], mask, input_ or []), api_version, units)
+    return buy_one(
+        job,
+        Options(
+            out=out,
+            json=json,
+            journal=journal,
+            delete=delete,
+            max_units=max_units,
+            insured=insured,
+            lease=lease,
+            sole_user=sole_user,
+            fit=fit,
+            report=report,
+            dry_run=dry_run,
+            yes=yes,
+            quiet=quiet,
+            verbose=verbose,
+        ),
+    )
 
 
 def _inputs(
@@ -112,19 +139,21 @@ def _inputs(
     """Return the inputs that the options name. Raises `ConfigurationError`."""
     found: dict[str, Inputs] = {}
     if src is not None:
-        found["src"] = _source(src)
+        found["src"] = _source("--src", src)
     if ref:
-        found["ref"] = _source(ref[0]) if len(ref) == 1 else [_source(each) for each in ref]
+        sources = [_source("--ref", each) for each in ref]
+        found["ref"] = sources[0] if len(ref) == 1 else sources
     if mask is not None:
-        found["mask"] = _source(mask)
+        found["mask"] = _source("--mask", mask)
     for text in others:
         name, many, place = _pair("--input", text, "NAME=FILE")
+        source = _source(f"--input {name}", place)
         if many:
-            cast("list[Source]", found.setdefault(name, [])).append(_source(place))
+            cast("list[Source]", found.setdefault(name, [])).append(source)
         elif name in found:
             raise ConfigurationError(f"the input {quoted(name)} is named twice: use {name}[]=FILE.")
         else:
-            found[name] = _source(place)
+            found[name] = source
     return found
 
 
@@ -135,13 +164,17 @@ def _job(
     version: str,
     units: int | None,
 ) -> Feature:
+    if (behind := path.rpartition("/task/")[2]) != path:
+        raise ConfigurationError(
+            f"{quoted(path)} is a whole address: pass what stands behind /task/, {quoted(behind)}."
+        )
     read: dict[str, object] = {}
     for text in params:
         name, many, value = _pair("--param", text, "NAME=VALUE")
         if many or name in read:
             raise ConfigurationError(f"--param {quoted(name)} is no single value: pass a list.")
-        read[name] = _value(value)
-    # The constructor's own names are no inputs.
+        read[name] = _value(name, value)
+    # These are parameters of the constructor, so an input cannot have their names.
     if taken := inputs.keys() & {"path", "params", "version", "units", "key"}:
         raise ConfigurationError(f"an input cannot have the name {quoted(min(taken))}.")
     make = cast("Callable[..., Feature]", Feature)
@@ -155,14 +188,24 @@ def _pair(option: str, text: str, form: str) -> tuple[str, bool, str]:
     return found[1], found[2] is not None, found[3]
 
 
-def _value(text: str) -> object:
+def _value(name: str, text: str) -> object:
     try:
         return cast("object", json_.loads(text))
     except (ValueError, RecursionError):
+        if text.startswith(("[", "{")):
+            # The shell may have taken quotes away. A text may begin like that, too, so it is sent.
+            print_error(
+                f"--param {name} is sent as text, since {quoted(text)} is no JSON: put JSON into "
+                "single quotes."
+            )
         return text
 
 
-def _source(text: str) -> Source:
+def _source(option: str, text: str) -> Source:
+    if text in {"", _FILE}:
+        raise ConfigurationError(
+            f"{option} is {quoted(text)}; it must be a file, a URL, or file: and an id."
+        )
     if text.startswith(_FILE):
         return FileId(text.removeprefix(_FILE))
     return text if "://" in text else Path(text).expanduser()

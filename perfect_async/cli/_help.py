@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from perfect_async.cli._output import print_line
 from perfect_async.errors import ConfigurationError, quoted
 
 
 class _App(Protocol):
-    """What is used here of the library that reads command lines; only `_app.py` imports it."""
+    """The methods of a cyclopts app that are used here; only `_app.py` imports cyclopts."""
 
     def help_print(self, tokens: Sequence[str]) -> None: ...
 
     def generate_completion(self, *, shell: Literal["bash", "zsh", "fish"]) -> str: ...
+
+
+_ZSH_FUNCTION: Final = re.compile(r"^(\S+)\(\) \{$", re.MULTILINE)
+_ZSH_CALL: Final = """\
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+  {name} "$@"
+else
+  compdef {name} perfect-async
+fi
+"""
+
+
+def _callable_by_zsh(script: str) -> str:
+    """Return `script` with a call of the function that it only defines.
+
+    A file in `fpath` is the body of a function, which zsh calls; `eval` needs `compdef`.
+    """
+    found = _ZSH_FUNCTION.search(script)
+    if found is None or script.count(found[1]) > 1:
+        return script
+    return f"{script.rstrip()}\n\n{_ZSH_CALL.format(name=found[1])}"
 
 
 def help_of(arguments: Sequence[str], commands: Sequence[str]) -> str:
@@ -44,8 +66,9 @@ def about(app: _App, commands: Sequence[str]) -> tuple[Callable[..., None], ...]
         """Print the completion of commands and options for a shell.
 
         bash: `eval "$(perfect-async completion bash)"` in `~/.bashrc`. zsh:
-        `perfect-async completion zsh > ~/.zfunc/_perfect-async`, with `~/.zfunc` in `fpath` before
-        `compinit`. fish:
+        `eval "$(perfect-async completion zsh)"` after `compinit` in `~/.zshrc`. It is faster as a
+        file: `perfect-async completion zsh > ~/.zfunc/_perfect-async`, with `~/.zfunc` in `fpath`
+        before `compinit`. fish:
         `perfect-async completion fish > ~/.config/fish/completions/perfect-async.fish`.
 
         Parameters
@@ -53,7 +76,8 @@ def about(app: _App, commands: Sequence[str]) -> tuple[Callable[..., None], ...]
         shell
             bash, zsh or fish.
         """
-        print_line(app.generate_completion(shell=shell))
+        script = app.generate_completion(shell=shell)
+        print_line(_callable_by_zsh(script) if shell == "zsh" else script)
 
     help_.__name__ = "help"
     return help_, completion

@@ -5,6 +5,7 @@ The program expands patterns itself, because Windows shells do not; so it is the
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 import re
@@ -39,7 +40,7 @@ _SUFFIXES: Final = {
 
 _FITTED: Final = ("webp", "gif", "bmp", "tiff")
 
-# Pictures too, of types that nothing here takes: named where they are skipped.
+# Pictures of other types are named where they are skipped.
 _OTHERS: Final = {
     "avif": (".avif",),
     "heif": (".heif",),
@@ -130,11 +131,11 @@ def search(
         try:
             found = _expand(argument, formats, results)
         except (OSError, RuntimeError) as exc:
-            # A folder without permission; a name that is too long; `~nobody`.
+            # Examples: a folder without permission, a name that is too long, `~unknown`.
             raise ConfigurationError(f"{quoted(argument)} cannot be read: {exc}.") from exc
         for entry in found.entries:
             picture = entry.picture
-            # Two paths to one file are one picture.
+            # A file that two paths lead to is one picture.
             place = picture if isinstance(picture, str) else os.path.realpath(picture)
             former = entries.setdefault((place, entry.key), entry)
             if entry.named and not former.named:
@@ -161,13 +162,25 @@ def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Foun
         return _only_pictures(argument, path.iterdir(), formats)
     if path.exists():
         return Found([Entry(path)], [])
+    if path.is_symlink():
+        raise ConfigurationError(f"{quoted(argument)} is a link to a file that is not there.")
     if not glob.has_magic(argument):
-        raise ConfigurationError(f"there is no file {quoted(argument)}.")
+        raise ConfigurationError(f"there is no file or folder {quoted(argument)}{_similar(path)}")
     deep = "**" in path.parts
     matches: Iterator[Path] = (Path(match) for match in glob.iglob(str(path), recursive=deep))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if deep and results is not None and not _is_below(_beginning(path), results):
         matches = (match for match in matches if not _is_below(match, results))
     return _only_pictures(argument, matches, formats)
+
+
+def _similar(path: Path) -> str:
+    """Return the end of a sentence: what `path` may have been meant to be, if anything."""
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return "."
+    found = difflib.get_close_matches(path.name, names, 1)
+    return f"; did you mean {quoted(path.parent / found[0])}?" if found else "."
 
 
 def _as_picture(line: str) -> Picture:
@@ -213,7 +226,8 @@ def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str])
         if deeper and not glob.has_magic(argument):
             pattern = str(Path(argument, "**", "*.jpg"))
             fitting += f"; its folders are not searched, the pattern {quoted(pattern)} does"
+        has = "matches" if glob.has_magic(argument) else "has"
         raise ConfigurationError(
-            f"{quoted(argument)} has no picture ({', '.join(suffixes)}){there}{fitting}."
+            f"{quoted(argument)} {has} no picture ({', '.join(suffixes)}){there}{fitting}."
         )
     return found

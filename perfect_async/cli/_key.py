@@ -1,6 +1,6 @@
 """The API key of a command: from `--api-key-file`, else from the environment.
 
-A key is no option itself: others can list command lines, and shells keep them.
+The key itself is no option, because other users can list command lines, and shells keep them.
 """
 
 from __future__ import annotations
@@ -72,14 +72,17 @@ def with_key_file(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_key(path: Path) -> KeyFile:
-    """Read the key that `path` holds. Raises `ConfigurationError`, which quotes nothing of it."""
+    """Read the key that `path` holds.
+
+    Raises `ConfigurationError`, whose message quotes nothing of it.
+    """
     from perfect_async._client.settings import key_flaw, stripped
 
     try:
         with path.open(encoding="utf-8") as file:
             found = KeyFile(path, stripped(file.read(_LONGEST)) or "")
     except (OSError, ValueError) as exc:
-        # The text of a decoding error quotes the file.
+        # The text of a decoding error quotes the file's content.
         reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
         raise ConfigurationError(
             f"--api-key-file {quoted(path)} cannot be read: {reason}."

@@ -13,7 +13,7 @@ from perfect_async.errors import ConfigurationError, quoted
 
 STDIN: Final = "-"
 STDIN_ARGUMENT: Final = "\0-"
-"""How "-" reaches a command: the library that reads command lines takes it for an option."""
+"""Stands for "-" on its way to a command: cyclopts would take "-" for an option."""
 
 Line: TypeAlias = tuple[str, str | None]
 """A picture's path or URL, and the key of its job."""
@@ -54,15 +54,15 @@ def read_list(argument: str) -> list[Line]:
             for picture, key in _parse_table(_decode(content, quoted(argument)), quoted(argument))
         ]
     if not lines:
-        name = "stdin" if argument == STDIN else quoted(argument)
-        raise ConfigurationError(f"the list on {name} is empty: it names no picture.")
+        name = "on stdin" if argument == STDIN else quoted(argument)
+        raise ConfigurationError(f"the list {name} is empty: it names no picture.")
     return lines
 
 
 def _decode(content: bytes, name: str) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigurationError(f"{name} is UTF-16 text: save it as UTF-8.")
-    # The name of a file may be any bytes.
+    # A file's name may hold any bytes.
     return os.fsdecode(content.removeprefix(b"\xef\xbb\xbf"))
 
 
@@ -86,11 +86,13 @@ def _split(header: str) -> list[str]:
 
 
 def _delimiter(header: str) -> str:
-    """Return what separates the columns: spreadsheets of many countries write semicolons."""
+    """Return the separator of the columns; spreadsheets of many countries write semicolons."""
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
 def _parse_table(text: str, name: str) -> list[Line]:
+    if not text.strip():
+        return []
     header = text.split("\n", maxsplit=1)[0].rstrip("\r")
     columns = _split(header)
     found = next((column for column in _PICTURE if column in columns), None)

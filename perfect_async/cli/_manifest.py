@@ -1,6 +1,7 @@
-"""The manifest of a results folder: which files are whose results, so that none is bought twice.
+"""The manifest of a results folder: which files are the results of which job.
 
-It is a hidden file of JSON lines in the folder, one for each set of results:
+With it no job is bought twice. It is a hidden file of JSON lines in the folder, one line for each
+set of results:
 
     {"job": "0123456789abcdef", "files": ["me-0123456789abcdef.jpg"]}
 
@@ -201,14 +202,14 @@ class Manifest:
 
         A job of whose files some are gone is run: the batch replaces none, and mixes no two
         results. With `again` all jobs are to be bought, each with a key that contains `token`, so
-        that its new results are files of their own. With `fit` pictures are told by what is sent of
-        them. `digests` are the SHA-256 of pictures that were read already.
+        that its new results are files of their own. With `fit` a picture is identified by what is
+        sent of it. `digests` are the SHA-256 of pictures that were read already.
         """
         digests = digests or {}
         plan = Plan([], [], [])
         claims: dict[tuple[str, ...], dict[str, list[Job]]] = {}
         for job in jobs:
-            # Where nothing is there, no picture is read.
+            # Pictures need not be read where there are no results.
             wanted = again or self._results or self._former
             digest = digests.get(cast("Picture", job.source))
             known_as = job_identity(job, fit=fit, digest=digest) if wanted else None
@@ -352,7 +353,7 @@ def _parse_line(line: bytes) -> tuple[str, tuple[str, ...]] | None:
     if not isinstance(files, list) or not files:
         return None
     found = [name for name in cast("list[object]", files) if isinstance(name, str)]
-    # A name and no path: results are in this folder.
+    # A line holds names and no paths, because results are in this folder.
     whole = len(found) == len(cast("list[object]", files))
     if not whole or not all(re.fullmatch(r"[^/\\\0]+", name) for name in found):
         return None
@@ -367,13 +368,13 @@ def _write(handle: int, content: bytes) -> None:
 
 
 def _again(job: Job, known_as: str, token: str) -> Job:
-    # Every feature is an attrs class with a key; the base class declares it and is none.
+    # Every feature is an attrs class with a key; the base class is not.
     key = " ".join([f"{_OWN_KEY}{known_as}", token, *([] if job.key is None else [job.key])])
     return cast("Job", attrs.evolve(cast("Smile", job), key=key))
 
 
 def key_of(job: Job) -> str | None:
-    """Return the name that a list gave the job; a key of our own is none."""
+    """Return the name that a list gave the job; a key made here does not count."""
     again = None if job.key is None else _AGAIN.fullmatch(job.key)
     return job.key if again is None else again[2]
 

@@ -1,14 +1,15 @@
-"""Notice that the vendor cannot be reached, say why, and give up where it never was.
+"""Notice that the vendor cannot be reached, say why, and give up a host that was never reached.
 
-Decided without waiting: the times are arguments.
+Nothing here waits: the times are arguments.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Final
 
-from perfect_async.cli._output import in_terminal_terms
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import PerfectError, ServiceUnavailable
 from perfect_async.reports import Statistics
 
@@ -18,6 +19,7 @@ GIVEN_UP_AFTER: float = 20.0
 """Seconds after which a host that was never reached is given up."""
 
 
+_PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 _UNREACHED: Final = re.compile(
     r"the vendor's API at (?P<host>\S+) could not be reached \((?:\w+: )?(?P<reason>.+)\)\."
 )
@@ -37,14 +39,14 @@ class Outage:
         self._since: float | None = None
 
     def look(self, now: float, statistics: Statistics) -> str | None:
-        """Return what people are told about the connection now, None where it is fine."""
+        """Return the text about the connection now, None where it is fine."""
         failure = statistics.last_failure
         if failure is None:
             self._since = None
             return None
         self._since = now if self._since is None else self._since
-        # What fails from the start is named once the run is a second old; later, a request that
-        # fails and is answered at the second try is not worth a word.
+        # A host that fails from the start is named when the run is a second old. Later, a failure
+        # is named when it has lasted for a second, since the second try often succeeds.
         if now < NAMED_AFTER + (self._since if statistics.reached else self._began):
             return None
         rest = "again" if statistics.reached else f"for {GIVEN_UP_AFTER:g} s"
@@ -61,8 +63,14 @@ class Outage:
             return None
         return _GivenUp(
             f"{failure.message.rstrip('.')}. It was tried for {GIVEN_UP_AFTER:g} s.",
-            "Nothing was sent; check the network and YOUCAM_BASE_URL.",
+            f"Nothing was sent; check {_what_to_check()}.",
         )
+
+
+def _what_to_check() -> str:
+    """Return what leads to the host: the network, the address, and a proxy that is set."""
+    names = [name for name in os.environ if name.lower() in _PROXIES and os.environ[name]]
+    return ", ".join(["the network", *names]) + " and YOUCAM_BASE_URL"
 
 
 class _GivenUp(ServiceUnavailable):

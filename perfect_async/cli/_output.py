@@ -8,89 +8,21 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
-from typing import Final
-
-# What the library's messages call a setting, and what it is in the terminal.
-_OPTIONS: Final = {
-    "base_url": "YOUCAM_BASE_URL",
-    "save_to": "--out",
-    "max_units": "--max-units",
-    "output_count": "--count",
-    "units=": "--units",
-    "Avatar.template_id": "--template",
-    "Polling.insured": "--insured",
-    "Client(fit=True)": "--fit",
-    "fit=True": "--fit",
-}
-# What the library's hints advise, and what it is in the terminal.
-_ADVICE: Final = {
-    "Check the key in the vendor's console and open a new client.": (
-        "Check the key in the vendor's console, and set YOUCAM_API_KEY or pass --api-key-file."
-    ),
-    "lower `Limits` or find out who else uses this key.": (
-        "find out who else uses this key, and try again later."
-    ),
-    "raise `max_units` to go on.": "raise --max-units to go on.",
-    "Read `raw`, or ask for the task again by its id within a day; do not buy it again.": (
-        "Do not buy it again; quote the task's id, which --json prints, to the vendor."
-    ),
-    "Fix the cause, then save them: by resuming the journal, or attach() with the task id.": (
-        "Fix the cause; a run with --journal can then be resumed, and saves them."
-    ),
-    "Look at the unit history; buy_in_doubt=True, or another run of the program, consents to a "
-    "second charge.": (
-        "Look at the unit history in the vendor's console; the same command again consents to a "
-        "second charge."
-    ),
-    "Nothing was bought for this job; run it on an open client.": (
-        "Nothing was bought; run the command again."
-    ),
-    "run it again with its picture.": "run the command again with its picture.",
-    "run the job again if": "run the command again if",
-}
-# Not within a name or path, nor at the beginning of a quotation.
-_SETTING: Final = re.compile(
-    rf"(?<![\w.'\"/-])(?:{'|'.join(map(re.escape, _OPTIONS))})(?![\w/-]|\.\w)"
-)
-
-
-# What the library that reads command lines says of a mistake, and what is said here.
-_USAGE: Final = (
-    (
-        r"Command \S+ parameter --template requires an argument\.",
-        "--template is missing: perfect-async templates lists the styles.",
-    ),
-    (r"Command \S+ parameter (\S+) requires an argument\.", r"\1 is missing."),
-    (
-        r"Invalid value for (\S+): unable to convert (\".*\") into int\.",
-        r"\1 is \2; it must be a whole number.",
-    ),
-    (
-        r"Invalid value for (\S+): unable to convert (\".*\") into float\.",
-        r"\1 is \2; it must be a number.",
-    ),
-)
 
 
 class OutputError(Exception):
     """Results cannot be printed; the message says why."""
 
 
-def in_terminal_terms(message: str) -> str:
-    """Replace the names of the library's settings in a message by those of options."""
-    for said, told in _ADVICE.items():
-        message = message.replace(said, told)
-    message = message.replace(" or pass api_key", " or pass --api-key-file")
-    return _SETTING.sub(lambda match: _OPTIONS[match[0]], message)
+def open_missing_streams() -> None:
+    """Open the null device for each standard stream that is closed, as by `>&-` in a shell.
 
-
-def usage_text(message: str) -> str:
-    """Say what is wrong with a command line in plain words."""
-    for said, told in _USAGE:
-        message = re.sub(said, told, message)
-    return message
+    This also takes their descriptors, which a file or a connection would get otherwise.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - stays open
 
 
 def printable(text: str) -> str:
@@ -133,10 +65,11 @@ def flush() -> None:
 
 
 def _give_up(error: OSError) -> None:
-    # The rest of the buffer would raise again at exit (Python's documentation of SIGPIPE).
+    # Python writes the rest of the buffer at exit, which would raise again (see the note on
+    # SIGPIPE in the documentation of `signal`).
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
-    # `... | head` is no error: the pictures are paid for, and saved all the same.
+    # A reader that leaves, as `head` does, is no error: the pictures are still saved.
     if not isinstance(error, BrokenPipeError):
         raise OutputError(f"stdout cannot be written: {error.strerror}.") from error

@@ -45,7 +45,7 @@ _HEAD: Final = """\
 
 
 def page(templates: Iterable[Template]) -> str:
-    """Return the page as HTML; what the vendor names is text in it, never markup."""
+    """Return the page as HTML; texts of the vendor are escaped."""
     ordered = sorted(templates, key=lambda one: one.category)
     parts = [_HEAD]
     for category, group in groupby(ordered, key=lambda one: one.category):
@@ -69,10 +69,10 @@ def _figure(template: Template) -> str:
 def show_page(templates: Iterable[Template]) -> None:
     """Write the page to a temporary file, open it in a browser, and print its path.
 
-    The file stays, since nobody knows when the browser has read it. Raises `ConfigurationError`
+    The file stays, since the browser may read it later. Raises `ConfigurationError`
     where it cannot be written.
     """
-    # Loaded late: only this command needs them.
+    # Only this command needs them.
     import tempfile
     import webbrowser
 

@@ -1,4 +1,4 @@
-"""What a run will do, worked out before anything is bought: who is sent, at what price, how long.
+"""The plan of a run before anything is bought: which pictures, at what price, how long.
 
 Looking at the pictures here reads them once; the client looks at each again before it is sent.
 """
@@ -17,7 +17,7 @@ import attrs
 from perfect_async._client.folder import look_at
 from perfect_async.cli._inputs import Entry, Picture, Skipped, count_reasons
 from perfect_async.errors import PictureRefused, quoted
-from perfect_async.models import Job
+from perfect_async.models import ASSUMED_LEASE, Job
 
 ASKS_FROM: Final = 20.0
 """Units from which on a run on a terminal asks before it buys."""
@@ -25,18 +25,20 @@ ASKS_FROM: Final = 20.0
 _THREADS: Final = 4
 _HOPELESS: Final = frozenset({"missing", "unreadable", "0 bytes", "folder", "no file", "no path"})
 """Reasons for which no picture can be made of a file."""
-# How long a run lasts, roughly: a smile takes 2.5 requests and an avatar some 13, one poll for each
-# 8.8 s; the first window of 250 requests is free, and then it lets go of 5 in 6 s.
+# How long a run lasts, roughly: with a lease of 10 s a smile takes 2.5 requests and an avatar some
+# 13, one poll for each 8.8 s; the first window of 250 requests is free, and then 5 requests
+# are possible in 6 s.
 _WINDOW: Final = 250
 _SUSTAINED: Final = 250 / 300
 _AT_FIRST: Final = 2.5
-_POLLED_EVERY: Final = 8.8
+_POLLED_EVERY: Final = 0.88
+"""Seconds between two polls of a task, for each second of the lease."""
 _CREATING: Final = 1.1
 _SPARED: Final = 60.0
 # Seconds of a task where none is documented: the avatars that were seen (contract: Durations seen).
 _UNKNOWN: Final = (60.0, 150.0)
 _MUCH: Final = 0.25
-"""The share of the window from which on the use by others is worth a word."""
+"""The share of the window from which on its use by others is printed."""
 _MINUTE: Final = 60
 _HOURS: Final = 90 * _MINUTE
 
@@ -118,12 +120,12 @@ def cost_of(jobs: Sequence[Job], digests: Mapping[Picture, str]) -> float:
     return units
 
 
-def estimate_seconds(jobs: Sequence[Job]) -> float | None:
+def estimate_seconds(jobs: Sequence[Job], lease: float = ASSUMED_LEASE) -> float | None:
     """Estimate roughly how long `jobs` take with the documented limits; None for none."""
     if not jobs:
         return None
     lasts = sum(sum(job.usual or _UNKNOWN) / 2 for job in jobs) / len(jobs)
-    requests = len(jobs) * (_CREATING + lasts / _POLLED_EVERY)
+    requests = len(jobs) * (_CREATING + lasts / (_POLLED_EVERY * lease))
     at_first = requests / _AT_FIRST
     if requests > _WINDOW * 0.7:
         at_first = max(at_first, requests / _SUSTAINED - _SPARED)
@@ -151,7 +153,7 @@ class Order:
     `send` jobs are sent for `units`, at most `max_units`, of a `balance` (None: unknown); with
     `at_most` a journal may know some of them. `there` are done already, `refused` were named and
     cannot be sent, `equal` share a task with another. `used_by_others` is the share of the request
-    window that other processes have used.
+    window that other processes have used. `priced`: the price is known, so that `units` is right.
     """
 
     send: int
@@ -165,6 +167,7 @@ class Order:
     at_most: bool = False
     balance: float | None = None
     used_by_others: float = 0.0
+    priced: bool = True
 
     @property
     def cost(self) -> float:
@@ -178,8 +181,10 @@ class Order:
 
     @property
     def needs_consent(self) -> bool:
-        """Whether somebody at a terminal is asked before it is bought."""
-        return self.send > 0 and (self.cost >= ASKS_FROM or not self.suffices)
+        """Whether a run on a terminal asks before it buys."""
+        # An unknown price may be high.
+        much = self.cost >= ASKS_FROM or not self.priced
+        return self.send > 0 and (much or not self.suffices)
 
     def __str__(self) -> str:
         parts = [f"{self.send} to send"]
@@ -195,7 +200,10 @@ class Order:
         balance = (
             " (balance unknown)" if self.balance is None else f" of a balance of {self.balance:g}"
         )
-        parts.append(f"{whole}{units_text(self.cost)}{limit}{balance}")
+        price = "at an unknown price (its page names it, and --units passes it on)"
+        if self.priced:
+            price = f"{whole}{units_text(self.cost)}{limit}"
+        parts.append(f"{price}{balance}")
         parts += [about(self.seconds)] if self.seconds is not None else []
         text = ", ".join(parts) + "."
         if self.used_by_others >= _MUCH:

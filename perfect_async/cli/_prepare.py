@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import anyio
@@ -83,7 +84,7 @@ def work_out(
         token=secrets.token_hex(8),
         again=again,
         fit=fit,
-        # What is made to fit is told by what is made of it.
+        # A picture that is made to fit is identified by what is sent of it.
         digests=None if fit else looked.digests,
     )
     refused: list[tuple[Job, PerfectError]] = [
@@ -103,14 +104,37 @@ def work_out(
     return Work(plan, order, refused, entries)
 
 
+def work_of(job: Job, display: Display, *, fit: bool, max_units: float | None) -> Work:
+    """Look at the inputs of one job, which is bought whatever is in the folder of results.
+
+    Nothing is sent and nothing is written. How long it takes is not estimated.
+    """
+    sources = [each.source for each in job.inputs]
+    local = [Entry(source) for source in sources if isinstance(source, Path | str)]
+    refused: list[tuple[Job, PerfectError]] = [
+        (job, error) for _, error in look_at_all(local, type(job), fit=fit).refused
+    ]
+    for _, error in refused:
+        display.refused(job.source, error)
+    jobs = [] if refused else [job]
+    order = Order(
+        *(len(jobs), 0, len(refused[:1]), list[Skipped](), 0),
+        units=job.units,
+        seconds=None,
+        max_units=max_units,
+        priced=job.priced,
+    )
+    return Work(Plan(jobs, [], []), order, refused[:1], [])
+
+
 def _job_of(entry: Entry, make_job: Callable[[Picture], Job]) -> Job:
     job = make_job(entry.picture)
-    # Every feature is an attrs class with a key; the base class declares it and is none.
+    # Every feature is an attrs class with a key; the base class is not.
     return job if entry.key is None else attrs.evolve(cast("Smile", job), key=entry.key)
 
 
 class Declined(Exception):
-    """Somebody at the terminal does not want what was announced."""
+    """The question at the terminal was answered by no."""
 
 
 def say_skipped(
@@ -131,18 +155,15 @@ def _say(display: Display, lines: Sequence[str], what: str) -> None:
 
 
 async def prepare(
-    client: Client, display: Display, outage: Outage, order: Order, *, yes: bool
+    client: Client, display: Display, outage: Outage, work: Work, *, yes: bool
 ) -> None:
     """Say what will be done; ask on a terminal, where it costs much or the balance is too low.
 
     Raises `Declined`, `Unauthorized`, and the error of a host that was never reached.
     """
-    balance = await ask_balance(client, display, outage)
-    statistics = client.statistics()
-    used = statistics.requests_by_others / max(statistics.window_limit, 1)
-    order = attrs.evolve(order, balance=balance, used_by_others=used)
+    order = await _asked_for(client, display, outage, work)
     asks = order.needs_consent and not yes and is_interactive()
-    # Whoever is asked must know what about, however quiet the display is.
+    # A question needs its plan, also with --quiet.
     (display.error if asks else display.message)(str(order))
     if asks:
         display.ask("Go on? [y/N]")
@@ -151,8 +172,28 @@ async def prepare(
             raise Declined
 
 
+async def _asked_for(client: Client, display: Display, outage: Outage, work: Work) -> Order:
+    """Return the order of `work` with the balance and the use of the request window.
+
+    Raises as `ask_balance` does.
+    """
+    balance = await ask_balance(client, display, outage)
+    statistics = client.statistics()
+    used = statistics.requests_by_others / max(statistics.window_limit, 1)
+    order = attrs.evolve(work.order, balance=balance, used_by_others=used)
+    if order.seconds is None:
+        return order
+    return attrs.evolve(order, seconds=estimate_seconds(work.plan.jobs, statistics.lease))
+
+
+async def order_now(client: Client, display: Display, work: Work) -> Order:
+    """Open `client` only to complete the order of `work`. Raises as `ask_balance` does."""
+    async with client:
+        return await _asked_for(client, display, Outage(anyio.current_time()), work)
+
+
 def is_interactive() -> bool:
-    """Return whether somebody can be asked: stdin and stderr are both terminals."""
+    """Return whether a question is possible: stdin and stderr are both terminals."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -175,7 +216,7 @@ async def ask_balance(
     found: list[float | None] = []
 
     async def ask() -> None:
-        # The balance is good to know; without it the run can do its work all the same.
+        # The run can do its work without knowing the balance.
         with suppress(ApiError):
             try:
                 found.append((await client.units()).balance)
@@ -240,7 +281,7 @@ async def _watched(  # noqa: PLR0917 - one caller for each way to wait
             await anyio.sleep(_LOOK_EVERY)
             now, statistics = anyio.current_time(), client.statistics()
             sent = any(statistics.requests.values())
-            # A question that cannot leave for a full window waits for minutes.
+            # A full request window holds a question back for minutes.
             most = within if sent else min(within, _SENT_WITHIN)
             if now >= began + most and (statistics.reached or statistics.last_failure is None):
                 if sent or within < math.inf:
@@ -256,16 +297,10 @@ async def _watched(  # noqa: PLR0917 - one caller for each way to wait
         raise given_up
 
 
-async def balance_of(client: Client, display: Display) -> float | None:
-    """Open `client` only to ask for the balance. Raises as `ask_balance` does."""
-    async with client:
-        return await ask_balance(client, display, Outage(anyio.current_time()))
-
-
 async def _answer() -> str:
     """Read a line from the terminal; no answer is an empty one.
 
-    Not by `input` in a thread of a pool, which the interpreter would wait for after Ctrl-C.
+    `input` in a thread of a pool would not do: the interpreter would wait for it after Ctrl-C.
     """
     answered = anyio.Event()
     loop = asyncio.get_running_loop()
@@ -273,7 +308,7 @@ async def _answer() -> str:
 
     def read() -> None:
         lines.append(read_line())
-        # The loop has ended where Ctrl-C came first.
+        # After Ctrl-C the loop may have ended.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(answered.set)
 

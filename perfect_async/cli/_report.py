@@ -13,7 +13,8 @@ from perfect_async._journal.model import JobSnapshot, Phase
 from perfect_async.cli._display import RunSummary, redacted_source
 from perfect_async.cli._inputs import Picture
 from perfect_async.cli._manifest import Manifest
-from perfect_async.cli._output import in_terminal_terms
+from perfect_async.cli._summary import engine_message
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import ConfigurationError, quoted
 from perfect_async.models import EXPRESSIONS, Expression, Smile
 from perfect_async.report import JobOutcome, Report, ReportFailure, ReportJob, write
@@ -22,7 +23,7 @@ _RESUME: Final = "Run `perfect-async resume --journal ...`: it goes on with what
 _ENDS: Final[dict[str | None, tuple[str, str]]] = {
     "failed": ("the job failed; nothing was charged for it.", "Run the picture again."),
     "lost": ("the task was lost, and its units may be charged.", "Run the picture again."),
-    "doubt": ("nobody knows whether the task was created and charged.", _RESUME),
+    "doubt": ("it is unknown whether the task was created and charged.", _RESUME),
     "unsent": ("the job was not sent.", "Run the picture again."),
 }
 
@@ -68,8 +69,11 @@ def _with_others(summary: RunSummary) -> Report:
 def _in_terminal_terms(failure: ReportFailure | None) -> ReportFailure | None:
     if failure is None:
         return None
-    message, hint = in_terminal_terms(failure.message), in_terminal_terms(failure.hint)
-    return attrs.evolve(failure, message=message, hint=hint)
+    return attrs.evolve(
+        failure,
+        message=engine_message(failure.code) or in_terminal_terms(failure.message),
+        hint=in_terminal_terms(failure.hint),
+    )
 
 
 def write_folder(

@@ -1,4 +1,4 @@
-"""Run a command: make its client and its loop, run a batch, stop it on Ctrl-C and its like."""
+"""Run a command: make its client and its loop, run a batch, stop it on Ctrl-C and its signals."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def make_folder(folder: Path) -> None:
 def require_journal(journal: Path) -> None:
     """Raise `JournalError` unless `journal` exists: a mistyped path must not make a new journal."""
     if not os.path.lexists(journal):
-        raise JournalError(f"There is no journal {quoted(journal)}.")
+        raise JournalError(
+            f"There is no journal {quoted(journal)}: name the file that --journal of the run named."
+        )
 
 
 def missing_extra(error: ImportError) -> str:
@@ -127,7 +129,7 @@ def rebuild(manifest: Manifest) -> str:
 
 
 def record_former(manifest: Manifest, plan: Plan) -> None:
-    """Record whose the results of a former version are, before anything is bought."""
+    """Record which jobs have results of a former version, before anything is bought."""
     try:
         manifest.record_former(plan)
     except OSError as exc:
@@ -175,7 +177,7 @@ async def run_batch(
         began = anyio.current_time()
         for report in before:
             display.report(report)
-        # Known from the start, because both kinds of batches are made from lists.
+        # The total is known from the start, because every batch is made from a list.
         jobs = batch.progress.total or 0
         watch = _Watch(client, batch, display, outage, jobs)
 
@@ -197,7 +199,8 @@ async def run_batch(
                 group.cancel_scope.cancel()
         watch.update()
         if watch.given_up is not None:
-            # Before the batch is left: what it withdraws would be gone from the journal.
+            # The client closes first: a batch that is left withdraws its jobs, and they would be
+            # gone from the journal.
             await client.close()
     if watch.given_up is not None:
         raise watch.given_up
@@ -224,8 +227,8 @@ def run_worker(worker: Worker) -> int:
     def stop(number: int) -> None:
         signals.append(number)
         print_error(
-            "Stopping: nothing more is sent; running tasks are kept to their end and saved. Ctrl-C "
-            "again leaves at once: other workers then take over what runs."
+            "Stopping: nothing more is sent; running tasks finish and are saved. Ctrl-C again "
+            "leaves at once: other workers then take over the running tasks."
         )
         worker.stop()
 
@@ -347,8 +350,8 @@ def _stop(batch: Batch, display: Display, resume_command: str | None) -> None:
         else f"; then go on with {resume_command}"
     )
     display.message(
-        f"Stopping: nothing more is sent; {batch.progress.running} running tasks are kept to their "
-        f"end and saved. Ctrl-C again leaves at once{rest}."
+        f"Stopping: nothing more is sent; {_tasks(batch.progress.running)} running, which finish "
+        f"and are saved. Ctrl-C again leaves at once{rest}."
     )
 
 
@@ -358,8 +361,14 @@ def _leave(batch: Batch, display: Display, resume_command: str | None, number: i
         if resume_command is None
         else f"; go on with {resume_command} within seconds, before the vendor drops them"
     )
-    display.message(f"Left at once: {batch.progress.running} tasks were running{rest}.")
+    running = batch.progress.running
+    were = "task was" if running == 1 else "tasks were"
+    display.message(f"Left at once: {running} {were} running{rest}.")
     raise KeyboardInterrupt(number)
+
+
+def _tasks(number: int) -> str:
+    return "1 task is" if number == 1 else f"{number} tasks are"
 
 
 @contextmanager
@@ -382,13 +391,13 @@ def _stop_signals(stop: Callable[[int], None], leave: Callable[[int], NoReturn])
         received.append((number, now))
         if len(received) > 2:  # noqa: PLR2004 - the loop did not get to the second
             raise KeyboardInterrupt(number)
-        # In the loop: here any line of it may be half done. This also wakes the loop.
+        # Here any line of the loop may be half done, so the call is made in it. This wakes it, too.
         loop.call_soon_threadsafe(stop if len(received) == 1 else leave, number)
 
     former: dict[int, Any] = {}
     with suppress(ValueError):  # in another thread than the main one
         for number in STOP_SIGNALS:
-            # None: a handler that Python did not install, and could not put back.
+            # Python did not install a handler that is None, and could not put it back.
             if signal.getsignal(number) not in {signal.SIG_IGN, None}:
                 former[number] = signal.signal(number, handle)
     try:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from perfect_async.cli._output import in_terminal_terms
+from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import (
     ApiError,
     CeilingReached,
     PerfectError,
     PictureRefused,
+    RequestRefused,
     SubmissionInDoubt,
     TaskFailed,
     Unauthorized,
@@ -25,10 +26,15 @@ if TYPE_CHECKING:
 _SHOWN: Final = 5
 """Pictures that a cause names on one line."""
 
-# Not the picture's fault: the next one fails in the same way.
+# These are not the picture's fault: the next one fails in the same way.
 _ALIKE: Final = (Unauthorized, UnitsExhausted, CeilingReached)
 
 _TEMPLATE_CODES: Final = frozenset({"InvalidTemplate", "InvalidStyle", "InvalidStyleGroup"})
+
+_UNKNOWN_PATH: Final = 404
+
+# Reasons that mean a wrong path or URL; nothing is wrong with the picture.
+_CHECK_PATH: Final = frozenset({"missing", "no path", "no usable URL", "folder"})
 
 # What an engine's code means (contract: Engine codes), for people.
 _CODES: Final = {
@@ -54,7 +60,7 @@ _CODES: Final = {
 
 @attrs.frozen
 class Cause:
-    """What kept pictures from being made: what happened, what to do, and the pictures."""
+    """One cause of failures: what happened, what to do, and the pictures."""
 
     message: str
     hint: str
@@ -72,7 +78,15 @@ class Cause:
 
 def is_shared(error: PerfectError) -> bool:
     """Return whether the cause lies outside of the picture, so that others fail in the same way."""
-    return isinstance(error, _ALIKE)
+    return isinstance(error, _ALIKE) or _is_unknown_style(error) or _is_unknown_path(error)
+
+
+def _is_unknown_style(error: PerfectError) -> bool:
+    return isinstance(error, ApiError) and error.code in _TEMPLATE_CODES
+
+
+def _is_unknown_path(error: PerfectError) -> bool:
+    return isinstance(error, RequestRefused) and error.status == _UNKNOWN_PATH
 
 
 def cause_of(error: PerfectError) -> tuple[object, ...]:
@@ -90,18 +104,34 @@ def cause_of(error: PerfectError) -> tuple[object, ...]:
             return type(error), error.message
 
 
+def engine_message(code: str | None) -> str | None:
+    """Return what a code of the engine means, None for one that is not known."""
+    meaning = None if code is None else _CODES.get(code)
+    return None if meaning is None else f"{meaning} ({code})."
+
+
 def message_of(error: PerfectError) -> str:
     """Return what happened, in the terminal's words."""
     if isinstance(error, TaskFailed):
-        told = _CODES.get(error.code)
-        return error.message if told is None else f"{told} ({error.code})."
+        return engine_message(error.code) or error.message
+    if _is_unknown_style(error):
+        return "the vendor has no such style."
+    if _is_unknown_path(error):
+        return "the vendor does not know the address of the request (404 Not Found)."
     return in_terminal_terms(error.message)
 
 
 def hint_of(error: PerfectError) -> str:
     """Return what to do, in the terminal's words."""
-    if isinstance(error, ApiError) and error.code in _TEMPLATE_CODES:
-        return "Nothing was charged; perfect-async templates lists the styles."
+    if _is_unknown_style(error):
+        return "Nothing was charged; perfect-async templates lists those for --template."
+    if _is_unknown_path(error):
+        return (
+            "Nothing was charged; compare the feature's path and --api-version with its page, and "
+            "YOUCAM_BASE_URL if it is set."
+        )
+    if isinstance(error, PictureRefused) and error.reason in _CHECK_PATH:
+        return "Nothing was sent; correct its path or URL."
     return in_terminal_terms(error.hint)
 
 

@@ -56,7 +56,10 @@ class Cause(Value):
 
 
 def causes(jobs: Iterable[ReportJob]) -> tuple[Cause, ...]:
-    """Group failures by kind, code and hint: what one act mends. The most frequent come first."""
+    """Group failures by kind, code and hint, the largest group first.
+
+    One action solves all failures of a group.
+    """
     groups: dict[tuple[str, str | None, str], list[ReportJob]] = {}
     for job in jobs:
         if job.failure is not None and job.outcome != "not sent":
@@ -115,19 +118,19 @@ def _line(job: ReportJob, requests: Sequence[ReportRequest], lease: float) -> Ta
     for request in requests:
         if request.kind == "create":
             if request.answer not in {"Accepted", "NoAnswer", ""}:
-                # Refused or not sent: there is no task.
+                # A job that was refused or not sent has no task.
                 continue
             runs.append((request.left, None))
             created = running = request.left if request.answered is None else request.answered
             _renew(leases, request.left, lease)
             continue
         if not runs:
-            # A task that was taken over: the lease that its creator left is not known.
+            # This task was taken over, so the lease that its creator left is not known.
             runs.append((request.left, None))
             created = running = request.left
         polls.append((request.left, request.answer not in {"", "NoAnswer", "NotSent"}))
         if request.answer == "Running":
-            # Counted from where it left: the vendor got it later.
+            # The lease is counted from when the poll was sent; the vendor got it later.
             _renew(leases, request.left, lease)
             running = request.left
         elif request.answer in _FINAL and runs[-1][1] is None:
@@ -158,9 +161,9 @@ def margin(lines: Iterable[TaskLine], report: Report) -> float | None:
     }
     for line in lines:
         renewed = line.began
-        for at, heard in line.polls:
+        for at, was_answered in line.polls:
             request = answered.get((line.job.number, at))
-            if not heard or request is None or request.answered is None:
+            if not was_answered or request is None or request.answered is None:
                 continue
             left.append(renewed + report.lease - request.answered)
             renewed = at
@@ -203,7 +206,7 @@ def account(report: Report, lines: Sequence[TaskLine]) -> Account:
     durations = [seconds for line in lines for seconds in line.lasted]
     done = outcomes.count("done")
     pictures = sum(job.outcome == "done" and job.number in created for job in report.jobs)
-    # The bound is about whole runs: of a part of the requests nothing follows.
+    # The bound holds for whole runs; a part of the requests says nothing about it.
     whole = not report.left_out and not outcomes.count("running") and bool(pictures)
     least = bound(report, durations, len(registered)) if whole else None
     lasted = [job.duration for job in report.jobs if job.duration is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -26,6 +27,10 @@ _LOWEST_ROW: Final = 7
 _LEAST_SHARE: Final = 0.04
 """The share of the page's width that a usual line has at least; else the drawing is wider."""
 _MOST_PAGES: Final = 25
+_LEAST_PIXELS: Final = 700
+"""The width of the drawing on the narrowest page, where it can be scrolled (page.css)."""
+_LETTER: Final = 7
+"""The width of a letter in pixels, roughly."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -37,7 +42,7 @@ class Bar(Value):
 
 
 @attrs.frozen(eq=False, repr=False)
-class Lane(Value):
+class Row(Value):
     """One task's line: `y` is its upper edge.
 
     `polls` and `unanswered` are paths of ticks; `label_x` is where its name begins, or ends.
@@ -72,8 +77,8 @@ class Chart(Value):
     """
 
     pages: int
-    lanes: tuple[Lane, ...]
-    row: int
+    rows: tuple[Row, ...]
+    row_height: int
     height: int
     labels: tuple[Label, ...]
     window: str
@@ -92,7 +97,7 @@ def chart(report: Report, lines: Sequence[TaskLine]) -> Chart | None:
         report.seconds or 0.0,
         1.0,
     )
-    row = next((height for most, height in _ROWS if len(lines) <= most), _LOWEST_ROW)
+    row_height = next((height for most, height in _ROWS if len(lines) <= most), _LOWEST_ROW)
     usual = percentile((line.until - line.began for line in lines), 0.5) or end
     pages = min(_MOST_PAGES, max(1, round(_LEAST_SHARE * end / usual)))
     scale = WIDTH / end
@@ -100,32 +105,40 @@ def chart(report: Report, lines: Sequence[TaskLine]) -> Chart | None:
     top = max(report.requests_limit, *(count for _, count in used))
     return Chart(
         pages=pages,
-        lanes=tuple(_lane(line, index * row, row, scale) for index, line in enumerate(lines)),
-        row=row,
-        height=len(lines) * row,
+        rows=tuple(
+            _row(line, index * row_height, row_height, scale, pages)
+            for index, line in enumerate(lines)
+        ),
+        row_height=row_height,
+        height=len(lines) * row_height,
         labels=_labels(end, pages),
         window=_steps(used, scale, top),
         limit_y=_n(_height(report.requests_limit, top)),
         most_in_window=max(count for _, count in used),
-        named=row > _LOWEST_ROW,
+        named=row_height > _LOWEST_ROW,
     )
 
 
-def _lane(line: TaskLine, y: int, row: int, scale: float) -> Lane:
-    ticks = {heard: [at for at, was in line.polls if was is heard] for heard in (True, False)}
+def _row(line: TaskLine, y: int, row_height: int, scale: float, pages: int) -> Row:
+    ticks = {
+        answered: [at for at, was in line.polls if was is answered] for answered in (True, False)
+    }
     first, last = line.began * scale, line.until * scale
-    # Beside the line, on the side with more room.
-    ends = WIDTH - last < first
+    # The name stands beside the line, on the side with more room. Text that is cut off on the left
+    # cannot be scrolled to.
+    name = re.split(r"[/\\]", line.job.source.rstrip("/\\"))[-1]
+    room = first * pages * _LEAST_PIXELS / WIDTH
+    ends = WIDTH - last < first and len(name) * _LETTER < room
     until = [end if end is not None else line.until for _, end in line.runs]
-    return Lane(
+    return Row(
         job=line.job,
         y=y,
         leases=tuple(_bar(*lease, scale) for lease in line.leases),
         runs=tuple(
             _bar(began, end, scale) for (began, _), end in zip(line.runs, until, strict=True)
         ),
-        polls=_ticks(ticks[True], y, row, scale),
-        unanswered=_ticks(ticks[False], y, row, scale),
+        polls=_ticks(ticks[True], y, row_height, scale),
+        unanswered=_ticks(ticks[False], y, row_height, scale),
         label_x=f"{_n((first if ends else last) * 100 / WIDTH)}%",
         label_ends=ends,
         line=line,
@@ -136,13 +149,13 @@ def _bar(began: float, end: float, scale: float) -> Bar:
     return Bar(_n(began * scale), _n(max(1.0, (end - began) * scale)))
 
 
-def _ticks(times: Iterable[float], y: int, row: int, scale: float) -> str:
-    return "".join(f"M{_n(at * scale)} {y + 1}v{row - 2}" for at in times)
+def _ticks(times: Iterable[float], y: int, row_height: int, scale: float) -> str:
+    return "".join(f"M{_n(at * scale)} {y + 1}v{row_height - 2}" for at in times)
 
 
 def _window_use(report: Report, end: float) -> Iterable[tuple[float, int]]:
     """Yield the requests that occupy the window, as (since when, how many)."""
-    # Between two requests the count falls by those that left the window meanwhile.
+    # Between two requests the count falls as older ones leave the window.
     changes = [(request.left, request.in_window) for request in report.requests]
     changes += [
         (request.answered + report.period, -1)
@@ -172,7 +185,7 @@ def _steps(used: Iterable[tuple[float, int]], scale: float, top: int) -> str:
 
 
 def _height(count: int, top: int) -> float:
-    # The limit's line is drawn whole, also where it is at the top.
+    # The margin keeps the line of the limit whole at the top.
     return 2 + (WINDOW_HEIGHT - 2) * (1 - count / top)
 
 

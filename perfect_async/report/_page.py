@@ -108,7 +108,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Jinja's own type is a bare dict.
+    # Jinja types this as a dict without parameters.
     filters = cast("dict[str, object]", environment.filters)  # pyright: ignore[reportUnknownMemberType]
     filters.update(shown=shown, name=_name, minutes=_chart.minutes)
     return environment.get_template("page.html")
@@ -230,8 +230,8 @@ def _place(path: Path, folder: Path) -> str:
     try:
         relative = os.path.relpath(path, folder)
     except ValueError:
-        # Another drive of Windows.
+        # On Windows the file may be on another drive.
         return path.absolute().as_uri()
     parts = Path(relative).parts
-    # A colon is escaped too: no name is taken for a scheme.
+    # A colon is escaped too, so that no browser takes a name for a scheme.
     return "/".join(quote(os.fsencode(part), safe="") for part in parts)

@@ -24,8 +24,8 @@ _LONGEST_CELL: Final = 32_000
 def render_table(report: Report) -> bytes:
     """Return the table in UTF-8 with a mark at its beginning, without which Excel garbles letters.
 
-    Times are in seconds, `created` and `ended` since the beginning of the run. Where no formula is
-    meant none is: a text that a spreadsheet would take for one begins with an apostrophe.
+    Times are in seconds, `created` and `ended` since the beginning of the run. A text that a
+    spreadsheet would take for a formula begins with an apostrophe.
     """
     lines = {line.job.number: line for line in timeline(report)}
     out = io.StringIO(newline="")

@@ -41,14 +41,14 @@ class Thumbnail(Value):
 def thumbnails(paths: Iterable[Path]) -> dict[Path, Thumbnail]:
     """Return a small picture for each of `paths` that can be read and has room in the page.
 
-    Nothing of the file but its pixels is kept: a phone writes the place into its pictures.
+    Only pixels are kept: a phone writes its place into the metadata of a picture.
     """
     wanted = list(dict.fromkeys(paths))[: BUDGET // LEAST]
     if not wanted:
         return {}
-    # A third more in base64.
+    # Base64 adds a third.
     each = BUDGET // len(wanted) * 3 // 4
-    # Pillow decodes without the interpreter's lock.
+    # Threads help, because Pillow decodes without the interpreter's lock.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         made = pool.map(partial(_thumbnail, most=each), wanted)
         return {path: one for path, one in zip(wanted, made, strict=True) if one is not None}
@@ -56,10 +56,10 @@ def thumbnails(paths: Iterable[Path]) -> dict[Path, Thumbnail]:
 
 def _thumbnail(path: Path, *, most: int) -> Thumbnail | None:
     try:
-        # A pipe would block, and a picture that large is none of the vendor's.
+        # A pipe would block, and no result of the vendor is that large.
         if not path.is_file() or path.stat().st_size > _LARGEST_FILE:
             return None
-        # Tries that are likely to be too large would only take time.
+        # A quality that is likely to be too large would only take time.
         sizes = [size for size in _SIZES[:-1] if size[0] ** 2 * _TYPICAL <= most] + [_SIZES[-1]]
         largest = (sizes[0][0], sizes[0][0])
         with Image.open(path) as image:
@@ -68,7 +68,7 @@ def _thumbnail(path: Path, *, most: int) -> Thumbnail | None:
             picture = _flat(ImageOps.exif_transpose(image))
         return _fitted(picture, sizes, most)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        # HEIC needs a plugin, and a file may be no picture at all.
+        # Pillow cannot read HEIC without a plugin, and the file may not be a picture.
         return None
 
 

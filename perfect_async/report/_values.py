@@ -54,7 +54,7 @@ class ReportFailure(Value):
 class ReportJob(Value):
     """One job: what it was, and what became of it.
 
-    `number` counts from 1 and tells it from the others. `source` is shown; it must hold no secret.
+    `number` counts from 1 and is unique. `source` is shown; it must hold no secret.
     `picture` is the file of the original, None where there is none on this disk. `details` are the
     parameters of its feature. `units` were charged and not given back; `duration` in seconds.
     `files` are the saved results. `ended` is in seconds since the beginning of the report.
@@ -96,8 +96,8 @@ class Report(Value):
     """A run, or what is left of one.
 
     `began` is the time of the beginning (UTC), `seconds` how long ago that was when the report was
-    made; both are None where nobody recorded it. `jobs` are the last ones, `left_out` says how many
-    more there were. `requests` are the recorded ones, the oldest first. `charged`, `returned` and
+    made; both are None where unknown. `jobs` are the last ones, `left_out` says how many more there
+    were. `requests` are the recorded ones, the oldest first. `charged`, `returned` and
     `at_stake` are units of all jobs. `requests_limit`, `period`, `per_second` and `lease` are the
     settings of the client.
     """

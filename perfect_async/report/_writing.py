@@ -19,7 +19,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     """Return `path` if a report can be written there, before anything is bought for it.
 
     Raises `ConfigurationError` for a name that ends in neither .html nor .csv, for a folder that is
-    not there, and where the extra `report` is needed and not installed.
+    missing or read-only, and where the extra `report` is needed and not installed.
     """
     text = cast("object", os.fspath(path))
     if not isinstance(text, str) or "\0" in text or not text.lower().endswith(_ENDINGS):
@@ -27,8 +27,15 @@ def check_path(path: str | os.PathLike[str]) -> Path:
             f"a report's name must end in .html or .csv, and {quoted(text)} does not."
         )
     target = Path(text)
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise ConfigurationError(f"a report cannot be written to {quoted(text)}: no such folder.")
+    folder, problem = target.absolute().parent, None
+    if target.is_dir():
+        problem = "it is a folder"
+    elif not folder.is_dir():
+        problem = f"there is no folder {quoted(target.parent)}"
+    elif not os.access(folder, os.W_OK):
+        problem = f"the folder {quoted(target.parent)} is read-only for you"
+    if problem is not None:
+        raise ConfigurationError(f"a report cannot be written to {quoted(text)}: {problem}.")
     if target.suffix.lower() == ".html":
         _check_extra()
     return target
@@ -67,7 +74,7 @@ def _replace(target: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        # Only its owner can read it: it shows people.
+        # The page shows people, so only its owner can read it.
         Path(part).replace(target)
     except BaseException:
         Path(part).unlink(missing_ok=True)

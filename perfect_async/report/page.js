@@ -53,7 +53,7 @@
   chart?.addEventListener("scroll", () => {
     if (chart.scrollTop === top || chart.scrollWidth <= chart.clientWidth) return;
     top = chart.scrollTop;
-    const upper = chart.querySelector(".lanes");
+    const upper = chart.querySelector(".rows");
     const index = Math.round(top / upper.getBoundingClientRect().height * lines.length);
     const bar = lines[Math.min(index, lines.length - 1)].querySelector("rect:not(.hit)");
     const left = bar.getBoundingClientRect().left - upper.getBoundingClientRect().left;

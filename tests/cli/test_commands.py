@@ -134,7 +134,7 @@ def test_ctrl_c_twice(
 # Money.
 
 
-def test_what_is_finished_is_not_bought_again(
+def test_finished_jobs_are_not_bought_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a journal the same command again fetches deleted results for no unit."""
@@ -152,7 +152,7 @@ def test_what_is_finished_is_not_bought_again(
     assert 3 == sandbox.ledger.units_charged
 
 
-def test_what_is_there_is_not_bought_again(
+def test_results_in_the_folder_are_not_bought_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same command again prints the same results for no unit; only new pictures are sent."""
@@ -475,7 +475,7 @@ def test_insured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 == cli.main(["smile", "in", "--insured", "600"])
     advance_start(monkeypatch, 100)
     assert 0 == cli.main(["smile", "in"])
-    assert [Polling(insured=600.0), None] == given
+    assert [Polling(insured=600.0), Polling()] == given
 
 
 def test_pictures_are_made_to_fit(
@@ -489,7 +489,7 @@ def test_pictures_are_made_to_fit(
 
     assert 1 == cli.main(["smile", "in/other.webp", "--json"])
     out, err = capsys.readouterr()
-    assert "Client(fit=True)" in json.loads(out)["error"]["hint"]
+    assert "use another picture, or let --fit convert it." in json.loads(out)["error"]["hint"]
     assert "--fit" in err
 
     assert 0 == cli.main(["smile", "in", "--fit", "--json"])
@@ -565,7 +565,7 @@ def test_a_journal_in_use(
     try:
         for command in (["smile", "in"], ["resume"], ["forget"]):
             assert 2 == cli.main([*command, "--journal", "jobs.db"])
-            assert "is in use by another client or process" in capsys.readouterr().err
+            assert "is in use by another process: wait until" in capsys.readouterr().err
     finally:
         owner.close()
     assert 0 == sum(sandbox.ledger.requests.values())
@@ -767,15 +767,15 @@ def test_the_polling_interval_of_the_sandbox(monkeypatch: pytest.MonkeyPatch) ->
     ("options", "message"),
     [
         (["--lease", "long"], "--lease"),
-        (["--lease", "0"], "--speed and --lease must be above 0"),
-        (["--lease", "nan"], "--speed and --lease must be above 0"),
+        (["--lease", "0"], "it must be a number of seconds above 0"),
+        (["--lease", "nan"], "it must be a number of seconds above 0"),
         (["--lease", "polling_interval"], "--lease polling_interval needs --polling-interval"),
-        (["--polling-interval", "0"], "--polling-interval must be above 0"),
+        (["--polling-interval", "0"], "it must be a whole number of milliseconds from 1"),
         (["--charging", "never"], "--charging"),
         (["--errors", "none"], "--errors"),
     ],
 )
-def test_a_sandbox_that_cannot_be(
+def test_wrong_sandbox_settings(
     capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     """A setting that is none is status 2 before the server starts."""
@@ -825,7 +825,7 @@ def test_the_sandboxs_webhook(
         ("https://shop.example", "", ["--webhook-secret-file", "binary"], "it is not text"),
     ],
 )
-def test_a_webhook_that_cannot_be(  # noqa: PLR0917 - a table of cases
+def test_wrong_webhook_settings(  # noqa: PLR0917 - a table of cases
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -843,6 +843,23 @@ def test_a_webhook_that_cannot_be(  # noqa: PLR0917 - a table of cases
     err = capsys.readouterr().err
     assert message in " ".join(err.split())
     assert "s3cret" not in err
+
+
+def test_a_host_of_the_sandbox_that_is_not_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is not found is said to be one: its number has no text."""
+
+    def create_server(address: tuple[str, int]) -> NoReturn:
+        text = f"Name or service not known (while attempting to bind on address {address!r})"
+        raise OSError(-2, text)
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+
+    assert 2 == cli.main(["sandbox", "--host", "no.invalid"])
+    assert (
+        "perfect-async: cannot listen on no.invalid port 8787: Name or service not known.\n"
+    ) == capsys.readouterr().err
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,8 +207,8 @@ def test_the_line_fits(width: int) -> None:
     assert (width > 100) is line.endswith("requests left")
 
 
-def test_a_shared_cause_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Failures come as they happen; one that all pictures share is told once."""
+def test_a_shared_cause_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Failures come as they happen; one that all pictures share is printed once."""
     display = Display("nothing")
     for number in range(3):
         report = attrs.evolve(failed(f"{number}.jpg"), error=UnitsExhausted("No units are left."))
@@ -236,7 +236,7 @@ def test_a_quiet_display(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_verbose_display(capsys: pytest.CaptureFixture[str]) -> None:
-    """A verbose display tells of each picture."""
+    """A verbose display prints each picture."""
     display = Display("nothing", verbose=True)
     display.report(DONE)
     display.report(attrs.evolve(DONE, already_there=True))
@@ -289,10 +289,11 @@ def test_failures_have_their_cause(capsys: pytest.CaptureFixture[str]) -> None:
     report = attrs.evolve(failed("[link=x]b.jpg"), error=error)
     Display().close(RunSummary([report, DONE], 2, 3.0), Path("out"))
     out, err = capsys.readouterr()
+    hint = "Nothing was sent; correct the option named here."
 
     assert "" == out
     assert err.splitlines() == [
-        f"1 failed: Found [bold]no[/bold] face.\\x1b[31m {JobRefused.hint}",
+        f"1 failed: Found [bold]no[/bold] face.\\x1b[31m {hint}",
         "  [link=x]b.jpg",
         "1 done, 1 failed, 1 unit, in 0:03; saved in out",
     ]
@@ -394,7 +395,7 @@ def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert "male_1\ta\\tb\nx\ty\n" == capsys.readouterr().out
 
 
-def test_units_at_stake_are_said() -> None:
+def test_units_at_stake_are_printed() -> None:
     """An abandoned task counts its units among those at stake."""
     error = TaskAbandoned("late", task_id="t", units_at_stake=1.0)
     report = JobReport("a.jpg", False, "t", 1.0, 600.0, (), error)

@@ -1,4 +1,4 @@
-"""The command `doctor`: what it says of each thing, its mend, and its exit status."""
+"""The command `doctor`: its line for each thing, what to do, and its exit status."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_all_is_well(
 def test_lines_for_a_person(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each line begins with how the thing stands and its name; a mend follows below it."""
+    """Each line begins with the state and the name of a thing; what to do follows below it."""
     use_sandbox(monkeypatch, units=0.0)
 
     assert 1 == cli.main(["doctor"])
@@ -124,6 +124,24 @@ def test_a_terminal_gets_wrapped_lines(
     assert any(line.startswith(" " * 18) for line in lines)
 
 
+def test_json_speaks_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Texts and hints name options and variables, in JSON too."""
+    monkeypatch.setenv("YOUCAM_BASE_URL", "https://no host")
+    _, checks = diagnose(capsys)
+    assert "YOUCAM_BASE_URL 'https://no host'" in checks["host"]["text"]
+    monkeypatch.delenv("YOUCAM_BASE_URL")
+    monkeypatch.setenv("PERFECT_ASYNC_SHARE", "nowhere")
+    _, checks = diagnose(capsys)
+    assert checks["settings"]["text"].startswith("PERFECT_ASYNC_SHARE is 'nowhere'; it must be ")
+    monkeypatch.setenv("PERFECT_ASYNC_SHARE", "off")
+    use_sandbox(monkeypatch, api_keys={"other"})
+    _, checks = diagnose(capsys)
+    assert checks["key"]["hint"].endswith("set YOUCAM_API_KEY or pass --api-key-file.")
+    assert "Run one process at a time on the key." == checks["sharing"]["hint"]
+
+
 # What prevents work.
 
 
@@ -142,7 +160,7 @@ def test_no_key(
     key: str | None,
     text: str,
 ) -> None:
-    """Without a usable key nothing is asked; the rest is told all the same."""
+    """Without a usable key nothing is sent; the other checks are made all the same."""
     if key is None:
         monkeypatch.delenv("YOUCAM_API_KEY")
     else:
@@ -227,9 +245,7 @@ def test_an_answer_that_is_not_the_vendors(
     assert (1, "error") == (status, checks["host"]["state"])
 
 
-def test_a_host_that_is_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A URL with credentials is refused, and shown without them."""
     monkeypatch.setenv("YOUCAM_BASE_URL", "https://user:s3cret@host.example")
 
@@ -257,7 +273,7 @@ def test_a_setting_that_is_wrong(
 def test_no_units_at_all(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A balance of zero prevents work; one that nobody names does not."""
+    """A balance of zero prevents work; an unknown balance does not."""
     use_sandbox(monkeypatch, units=[Grant("AppToken", 5.0)])
     status, checks = diagnose(capsys)
     assert (1, "error") == (status, checks["units"]["state"])
@@ -364,7 +380,7 @@ def test_other_processes_on_the_key(
 def test_sharing_that_does_not_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: Path
 ) -> None:
-    """A state folder that cannot be used is a warning with its reason and its mend."""
+    """A state folder that cannot be used is a warning with its reason and what to do."""
     use_sandbox(monkeypatch)
     state.write_text("")
 
@@ -375,13 +391,13 @@ def test_sharing_that_does_not_work(
     assert "PERFECT_ASYNC_STATE" in checks["state"]["hint"]
     assert "warning" == checks["sharing"]["state"]
     assert "cannot be used: " in checks["sharing"]["text"]
-    assert "Limits().split(n)" in checks["sharing"]["hint"]
+    assert "Run one process at a time on the key." == checks["sharing"]["hint"]
 
 
 def test_sharing_that_is_switched_off(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: Path
 ) -> None:
-    """PERFECT_ASYNC_SHARE=off is told, and the folder that is not needed stays unmade."""
+    """PERFECT_ASYNC_SHARE=off is a warning, and no folder is made."""
     use_sandbox(monkeypatch)
     monkeypatch.setenv("PERFECT_ASYNC_SHARE", "off")
 
@@ -439,13 +455,13 @@ def keep(survived: float, lost: float | None, *, refuted: bool = False) -> None:
 @pytest.mark.parametrize(
     ("record", "refuted", "stands", "text"),
     [
-        ((20.0, 41.0), False, "ok", 'Polling(lease="measured") uses 16 s of it.'),
-        ((40.0, None), False, "ok", "survived 40 s without a poll. Polling"),
+        ((20.0, 41.0), False, "ok", "--lease measured uses 16 s of it."),
+        ((40.0, None), False, "ok", "survived 40 s without a poll. --lease measured uses 32 s"),
         ((0.0, 13.0), False, "ok", "was lost within 13 s without a poll. 10 s stay assumed."),
         ((20.0, 41.0), True, "warning", "so it is not used"),
     ],
 )
-def test_what_was_measured_is_told(  # noqa: PLR0917 - a table of cases
+def test_the_measured_lease_is_shown(  # noqa: PLR0917 - a table of cases
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     record: tuple[float, float | None],
@@ -473,7 +489,7 @@ def use_lease(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Sandbox:
 def test_measure_the_lease(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One avatar of the first style: said before, told after each gap, kept for the next doctor."""
+    """One avatar is announced, the result is printed after each gap and kept for the next time."""
     sandbox = use_lease(monkeypatch, lease=30.0)
 
     status = cli.main(["doctor", "--measure-lease", "--picture", "in/0.jpg", "-y"])
@@ -482,7 +498,7 @@ def test_measure_the_lease(
     assert 0 == status
     assert (
         "A running task survived 20 s without a poll, and was lost within 40 s. "
-        'Polling(lease="measured") uses 16 s of it.\n'
+        "--lease measured uses 16 s of it.\n"
     ) == out
     assert "It costs 1 unit, lost or not" in err.splitlines()[0]
     assert "so far a running task survived 12 s without a poll" in err
@@ -522,9 +538,9 @@ def test_a_task_that_ends_at_once_shows_nothing(
     ("arguments", "message"),
     [
         ([], "needs --picture"),
-        (["--picture", "in/0.jpg"], "nobody can be asked: pass -y"),
+        (["--picture", "in/0.jpg"], "no terminal is there to ask on: pass -y"),
         (["--picture", "in"], "names 3 pictures"),
-        (["--picture", "nowhere.jpg", "-y"], "there is no file 'nowhere.jpg'"),
+        (["--picture", "nowhere.jpg", "-y"], "there is no file or folder 'nowhere.jpg'."),
     ],
 )
 def test_measuring_needs_a_picture_and_a_yes(
@@ -540,6 +556,13 @@ def test_measuring_needs_a_picture_and_a_yes(
     assert 2 == cli.main(["doctor", "--measure-lease", *arguments])
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert 0 == sum(sandbox.ledger.requests.values())
+
+
+@pytest.mark.parametrize("option", [["--picture", "x"], ["--template", "x"], ["-y"]])
+def test_options_of_the_measurement(capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
+    """An option of the measurement does not do nothing without it."""
+    assert 2 == cli.main(["doctor", *option])
+    assert "are for --measure-lease only." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("YES\n", 0), ("\n", 1), ("n\n", 1)])

@@ -9,7 +9,7 @@ from perfect_async.cli._inputs import Entry
 from perfect_async.errors import ConfigurationError
 
 
-def test_what_is_recorded_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_failures_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths become absolute, keys stay, URLs that may be signed are left out."""
     monkeypatch.chdir(tmp_path)
     entries = [

@@ -40,7 +40,7 @@ def test_a_worker_for_real(
 ) -> None:
     """It prints what it saves; a signal lets it finish what runs, and the status names it."""
     draw(tmp_path, 3)
-    told = queue(tmp_path, redis_server, "in", "--out", "out")
+    printed = queue(tmp_path, redis_server, "in", "--out", "out")
     queue(tmp_path, redis_server, "in/0.jpg", "--template", "male_studio_00", "--count", "2")
     variables = {"YOUCAM_API_KEY": "key", "PERFECT_ASYNC_SHARE": redis_server.url()}
     with serve_sandbox(tmp_path) as (url, _):
@@ -51,7 +51,7 @@ def test_a_worker_for_real(
             process.send_signal(number)
             rest, err = process.communicate()
 
-    assert "3 orders in the queue\n" == told
+    assert "3 orders in the queue\n" == printed
     assert [True] * 4 == [answer["ok"] for answer in answers]
     assert 5 == sum(len(answer["files"]) for answer in answers)
     assert all(Path(file).is_file() for answer in answers for file in answer["files"])
@@ -63,7 +63,7 @@ def test_a_worker_for_real(
 
 @pytest.mark.real_time
 @pytest.mark.timeout(60)
-def test_an_order_that_fails_is_told(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_a_failed_order_is_printed(tmp_path: Path, redis_server: RedisServer) -> None:
     """A worker says on stderr why, and goes on with the next one."""
     draw(tmp_path, 1)
     (tmp_path / "notes.jpg").write_text("not a picture")
@@ -75,36 +75,44 @@ def test_an_order_that_fails_is_told(tmp_path: Path, redis_server: RedisServer) 
             "worker", "--folder", ".", cwd=tmp_path, YOUCAM_BASE_URL=url, **variables
         ) as process,
     ):
-        told = read_until(process, "notes.jpg")
+        printed = read_until(process, "notes.jpg")
         queue(tmp_path, redis_server, "in")
         assert process.stdout is not None
         saved = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate()
 
-    assert "Nothing was sent" in told
+    assert "Nothing was sent" in printed
     assert "Stopping" in rest
     assert 0 == process.returncode
     assert Path(saved.strip()).is_file()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "printed"),
     [
         (["enqueue", "a.jpg"], "--redis"),
         (["enqueue", "a.jpg", "--redis", "http://host"], "--redis"),
-        (["enqueue", "a.jpg", "--redis", "redis://127.0.0.1:1"], "cannot be used"),
-        (["enqueue", "b.jpg", "--redis", "redis://127.0.0.1:1"], "there is no file"),
+        (["enqueue", "a.jpg", "--redis", "redis://127.0.0.1:1"], "cannot be reached: start it"),
+        (
+            ["enqueue", "b.jpg", "--redis", "redis://127.0.0.1:1"],
+            "there is no file or folder 'b.jpg'; did you mean 'a.jpg'?",
+        ),
         (["enqueue", "a.jpg", "--template", " ", "--redis", "redis://127.0.0.1:1"], "template"),
-        (["worker", "--folder", "."], "--redis"),
+        (["worker", "--folder", "."], "pass --redis redis://HOST:6379, or set PERFECT_ASYNC_SHARE"),
+        (
+            ["worker", "--folder", ".", "--redis", "https://me:secret@x"],
+            "--redis is 'https://x'; it must begin with redis:// or rediss://.",
+        ),
+        (["worker", "--folder", "no", "--redis", "redis://x"], "--folder 'no' is no folder."),
         (["worker", "--redis", "redis://127.0.0.1:1"], "folder"),
         (["worker", "--folder", ".", "--redis", "redis://127.0.0.1:1"], "cannot be reached"),
     ],
     ids=" ".join,
 )
-def test_what_cannot_work_is_told(
+def test_wrong_options_are_named(
     arguments: list[str],
-    told: str,
+    printed: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -115,4 +123,4 @@ def test_what_cannot_work_is_told(
     Path("a.jpg").write_bytes(portrait(1, size=96))
 
     assert 2 == main(arguments)
-    assert told in capsys.readouterr().err
+    assert printed in capsys.readouterr().err

@@ -1,7 +1,12 @@
 """`help`, completion, and which help a usage error names."""
 
+import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -67,15 +72,16 @@ def test_another_shell_has_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fish" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (["perfect-async", "doc"], "doctor"),
-        (["perfect-async", "doctor", "--meas"], "--measure-lease"),
-        (["perfect-async", "smile", "--expression", "closed"], "closed_mouth_smile"),
-    ],
+CASES = (
+    (["perfect-async", "doc"], "doctor"),
+    (["perfect-async", "doctor", "--meas"], "--measure-lease"),
+    (["perfect-async", "smile", "--expression", "closed"], "closed_mouth_smile"),
+    (["perfect-async", "smile", "--lease", "mea"], "measured"),
 )
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(("words", "found"), CASES)
 def test_bash_completes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], found: str
 ) -> None:
@@ -96,3 +102,74 @@ def test_bash_completes(
 
     assert "" == done.stderr
     assert [found] == done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(("words", "found"), CASES)
+def test_fish_completes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], found: str
+) -> None:
+    """fish reads the script, and completes a command, an option and a value."""
+    assert 0 == cli.main(["completion", "fish"])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", f'source script; complete -C "{" ".join(words)}"'],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "" == done.stderr
+    assert [found] == [line.split("\t")[0] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.real_time
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.parametrize(
+    "setup", ["fpath=($PWD $fpath); compinit -u -D", "compinit -u -D; . $PWD/_*"]
+)
+@pytest.mark.parametrize(("words", "found"), CASES)
+def test_zsh_completes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], found: str, setup: str
+) -> None:
+    """zsh completes on its terminal, whether the script is a file in `fpath` or is read."""
+    assert 0 == cli.main(["completion", "zsh"])
+    (tmp_path / "_perfect-async").write_text(capsys.readouterr().out)
+    pid, terminal = pty.fork()
+    if pid == 0:  # pragma: no cover - another process
+        os.chdir(tmp_path)
+        os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "xterm", "PS1": "> "})
+    screen = Screen(terminal)
+    try:
+        screen.type(f"autoload -U compinit; {setup}; echo rea''dy\n")
+        assert screen.shows("ready\r\n")
+        screen.type(f"{' '.join(words)}\t")
+        completed = " ".join([*words[:-1], found])
+        assert screen.shows(completed), screen.text
+    finally:
+        os.close(terminal)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+class Screen:
+    """What a shell has written on its terminal, with what it erases again."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self.text = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._terminal, text.encode())
+
+    def shows(self, text: str) -> bool:
+        """Wait until it has written `text`, for 20 s at most."""
+        until = time.monotonic() + 20
+        while text not in self.text and time.monotonic() < until:
+            ready, _, _ = select.select([self._terminal], [], [], 0.1)
+            if ready:
+                self.text += os.read(self._terminal, 1 << 16).decode("utf-8", "replace")
+        return text in self.text

@@ -84,11 +84,11 @@ def test_home_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("none.jpg", "no file 'none.jpg'"),
-        ("dangling.jpg", "no file 'dangling.jpg'"),
-        ("none*.jpg", "'none*.jpg' has no picture (.jpg, .jpeg, .png, .heic)"),
+        ("none.jpg", "no file or folder 'none.jpg'"),
+        ("dangling.jpg", "'dangling.jpg' is a link to a file that is not there."),
+        ("none*.jpg", "'none*.jpg' matches no picture (.jpg, .jpeg, .png, .heic)"),
         ("folder.jpg", "'folder.jpg' has no picture"),
-        ("*.txt", "has no picture"),
+        ("*.txt", "matches no picture"),
         ("", "'' names no file"),
         ("a\0b", "names no file"),
         ("x" * 5000, "cannot be read"),

@@ -61,10 +61,10 @@ def test_csv(tmp_path: Path, content: str, lines: list[tuple[str, str | None]]) 
         (b"picture,key\na.jpg,7\nb.jpg,7\n", "line 3 of .* gives the key '7' to a second picture"),
         (b"picture\n", "is empty: it names no picture"),
         (b"\xff\xfep\0", "UTF-16"),
-        (b"", "no column 'picture'"),
+        (b"", "is empty: it names no picture"),
     ],
 )
-def test_csv_that_cannot_be(tmp_path: Path, content: bytes, message: str) -> None:
+def test_wrong_csv(tmp_path: Path, content: bytes, message: str) -> None:
     """A list without pictures, and one with a key for two, are said with their line."""
     table = tmp_path / "people.csv"
     table.write_bytes(content)
@@ -96,7 +96,7 @@ def test_lists_among_the_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ] == search(["list.csv", "-", "a.jpg"], ["jpg"]).entries
 
 
-def test_what_a_folder_cannot_give(tmp_path: Path) -> None:
+def test_skipped_pictures_of_a_folder(tmp_path: Path) -> None:
     """Pictures of other types and links to nothing are skipped; other files are no matter."""
     for name in ("a.jpg", "b.webp", "c.avif", "d.txt", ".e.webp"):
         (tmp_path / name).touch()

@@ -53,6 +53,15 @@ def test_it_is_given_up_after_twenty_seconds() -> None:
     assert "YOUCAM_BASE_URL" in error.hint
 
 
+def test_a_proxy_is_worth_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a variable names a proxy, the host may be fine and the proxy may not."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example")
+    error = Outage(100.0).end(120.0, CLOSED)
+
+    assert error is not None
+    assert "check the network, HTTPS_PROXY and YOUCAM_BASE_URL." in error.hint
+
+
 def test_a_refused_certificate_ends_at_once() -> None:
     """What another try cannot help is given up at once, unless the host was reached before."""
     bad = ServiceUnavailable("the certificate is refused.", never_sent=True, lasting=True)

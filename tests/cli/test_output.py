@@ -13,7 +13,6 @@ from perfect_async.cli._output import (
     OutputError,
     escape_unencodable,
     flush,
-    in_terminal_terms,
     print_error,
     print_line,
     printable,
@@ -77,22 +76,6 @@ def test_a_reader_that_leaves() -> None:
     assert (7, b"") == (process.returncode, err)
 
 
-@pytest.mark.parametrize(
-    ("message", "text"),
-    [
-        ("max_units is '-1'; raise `max_units`.", "--max-units is '-1'; raise `--max-units`."),
-        ("set YOUCAM_API_KEY or pass api_key.", "set YOUCAM_API_KEY or pass --api-key-file."),
-        ("output_count '0' is", "--count '0' is"),
-        ("or let Client(fit=True) convert it.", "or let --fit convert it."),
-        ("fit=True needs Pillow", "--fit needs Pillow"),
-        ("'max_units.jpg' and a/max_units.jpg, my_max_units", None),
-    ],
-)
-def test_messages_name_options(message: str, text: str | None) -> None:
-    """Settings in messages have their names in the terminal; names of files stay."""
-    assert (message if text is None else text) == in_terminal_terms(message)
-
-
 class Broken(io.StringIO):
     """A stdout that fails: when it is written, or when it is flushed."""
 
@@ -136,3 +119,24 @@ def test_a_stderr_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", Closed())
 
     print_error("nobody reads this")
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("closing", "arguments", "status"),
+    [("<&-", "smile -", 2), (">&-", "--version", 0), ("2>&-", "smile nowhere.jpg", 2)],
+)
+def test_a_closed_stream(tmp_path: Path, closing: str, arguments: str, status: int) -> None:
+    """A stream that is closed from the start leads nowhere; there is no traceback."""
+    done = subprocess.run(
+        f"{sys.executable} -m perfect_async {arguments} {closing}",
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert status == done.returncode
+    assert "Traceback" not in done.stderr

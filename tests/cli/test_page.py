@@ -33,7 +33,7 @@ class Reader(HTMLParser):
         return [attributes["src"] for tag, attributes in self.tags if tag == "img"]
 
 
-def test_what_the_vendor_names_stays_text() -> None:
+def test_texts_of_the_vendor_are_escaped() -> None:
     """Hostile names, titles and URLs add no tag and no script."""
     found = Reader(
         page(

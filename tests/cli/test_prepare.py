@@ -21,7 +21,7 @@ from tests.support.terminal import advance_start, use_sandbox
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, text: str, *, terminal: bool = True) -> list[str]:
-    """Let somebody answer `text` at a terminal; returns what they were asked with."""
+    """Answer `text` at a terminal; return the answers that were given."""
     asked: list[str] = []
 
     async def reply() -> str:
@@ -135,7 +135,7 @@ def test_a_dry_run_with_a_refused_key(
 def test_a_low_balance_is_asked_about(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
-    """Where the balance does not suffice somebody is asked, and nothing but yes sends anything."""
+    """A run asks where the balance does not suffice, and only yes sends anything."""
     sandbox = use_sandbox(monkeypatch, units=2.0)
     asked = answer(monkeypatch, text)
 
@@ -183,7 +183,7 @@ def test_a_quiet_question_says_what_about(
 
 
 def test_few_units_are_not_asked_about(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below 20 units nobody is asked."""
+    """Below 20 units a run does not ask."""
     use_sandbox(monkeypatch)
     asked = answer(monkeypatch, "n\n")
 
@@ -194,7 +194,7 @@ def test_few_units_are_not_asked_about(folder: Path, monkeypatch: pytest.MonkeyP
 def test_a_balance_that_stays_unknown(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A vendor that does not tell the balance does not stop the run."""
+    """An unknown balance does not stop the run."""
     sandbox = use_sandbox(monkeypatch)
     sandbox.script("credit", *[(404, "gone")] * 20)
 
@@ -236,7 +236,7 @@ def test_a_host_that_cannot_be_reached(
     assert 1 == cli.main(arguments)
     named, ended = capsys.readouterr().err.splitlines()
     assert "cannot reach closed.example: Connection refused; trying for 20 s" == named
-    reason = "the vendor's API at closed.example could not be reached (ConnectError: Connection"
+    reason = "the vendor's API at closed.example could not be reached (Connection"
     assert ended.startswith(f"perfect-async: {reason}")
     assert "It was tried for 20 s." in ended
 
@@ -284,7 +284,7 @@ def test_pictures_from_stdin(
     assert "2 done, 0 failed, 2 units," in capsys.readouterr().err
 
 
-def test_a_url_that_cannot_be(
+def test_a_wrong_url(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A mistyped URL is found before anything is sent."""
@@ -296,14 +296,14 @@ def test_a_url_that_cannot_be(
     assert {} == dict(sandbox.ledger.requests)
 
 
-def test_a_template_that_is_none(
+def test_an_unknown_template(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A template that the vendor does not know: the hint says where they are listed."""
     use_sandbox(monkeypatch)
 
     assert 1 == cli.main(["avatar", "in/0.jpg", "--template", "nope"])
-    assert "perfect-async templates lists the styles." in capsys.readouterr().err
+    assert "perfect-async templates lists those for --template." in capsys.readouterr().err
 
 
 def test_resuming_without_the_host(

@@ -213,7 +213,7 @@ def test_results_that_cannot_be_printed(tmp_path: Path) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "in"]])
-def test_nobody_reads(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_pipe_without_a_reader(tmp_path: Path, arguments: list[str]) -> None:
     """Without a reader of stdout and stderr the program does its work, without a traceback."""
     pictures(tmp_path, 2)
     reader, writer = os.pipe()

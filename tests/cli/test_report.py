@@ -94,7 +94,7 @@ def test_a_report_speaks_the_terminals_words(folder: Path, monkeypatch: pytest.M
         (["report"], "run.txt"),
     ],
 )
-def test_a_report_that_cannot_be_is_refused_first(
+def test_a_wrong_report_path_is_refused_first(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -213,7 +213,7 @@ def test_a_report_of_a_journal(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "There is no journal" in capsys.readouterr().err
 
 
-def test_the_missing_extra_is_told_before_anything_is_bought(
+def test_the_missing_extra_is_named_before_anything_is_bought(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A page needs the extra, and the message says how to install it."""

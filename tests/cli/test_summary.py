@@ -17,8 +17,8 @@ from perfect_async import (
     Unauthorized,
 )
 from perfect_async.cli._display import JobReport
-from perfect_async.cli._output import in_terminal_terms
 from perfect_async.cli._summary import causes, is_shared, message_of
+from perfect_async.cli._wording import in_terminal_terms
 
 
 def report(source: str, error: PerfectError | None) -> JobReport:
@@ -47,7 +47,7 @@ def test_one_cause_is_one_line() -> None:
 
 
 def test_the_most_frequent_cause_is_first() -> None:
-    """Causes are told apart by code and reason, and the one with most pictures is first."""
+    """Causes differ by code and reason, and the one with most pictures is first."""
     reports = [
         report("a.jpg", engine("error_no_face")),
         report("b.jpg", PictureRefused("'b.jpg' is empty.", reason="0 bytes")),
@@ -87,7 +87,7 @@ def test_engine_codes_in_words(code: str, text: str) -> None:
     assert text == message_of(engine(code))
 
 
-def test_what_is_shared() -> None:
+def test_shared_causes() -> None:
     """A refused key fails every picture alike; a missing face does not."""
     assert is_shared(Unauthorized("no"))
     assert is_shared(CeilingReached("no"))
@@ -110,7 +110,7 @@ def test_what_is_shared() -> None:
 )
 def test_hints_name_nothing_of_the_library(error: PerfectError) -> None:
     """Hints in the terminal advise what can be done there, and no calls of Python."""
-    told = in_terminal_terms(error.hint)
+    advice = in_terminal_terms(error.hint)
 
     for word in ("`", "client", "Client", "attach", "max_units", "buy_in_doubt", "raw", "Limits"):
-        assert word not in told
+        assert word not in advice

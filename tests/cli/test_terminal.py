@@ -136,7 +136,7 @@ def test_a_run_on_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_time
-def test_no_is_no(tmp_path: Path) -> None:
+def test_any_other_answer_sends_nothing(tmp_path: Path) -> None:
     """Anything but yes, the end of the input too, sends nothing: status 1."""
     pictures(tmp_path, 20)
     with serve_sandbox(tmp_path) as (url, server):

@@ -46,7 +46,7 @@ def test_nothing_has_no_percentile() -> None:
     assert percentile([], 0.5) is None
 
 
-def test_failures_are_grouped_by_what_mends_them() -> None:
+def test_failures_are_grouped_by_their_solution() -> None:
     """One cause holds all of its jobs, the most frequent cause is first, unsent jobs are none."""
     jobs = (
         ReportJob(1, "a", "failed", failure=failure("one", "error_pose")),
@@ -115,7 +115,7 @@ def test_a_second_try_is_a_second_run() -> None:
     assert ((0.0, 5.25), (12.0, 20.25)) == line.runs
 
 
-def test_what_was_not_created_has_no_line() -> None:
+def test_jobs_without_a_task_have_no_line() -> None:
     """A job without a task, and one of which only a refused creation is known, are not drawn."""
     report = Report(
         (ReportJob(1, "a", "failed"), ReportJob(2, "b", "failed")),

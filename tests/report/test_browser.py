@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from perfect_async.report import Report, ReportFailure, ReportJob, write
+from perfect_async.report import Report, ReportFailure, ReportJob, ReportRequest, write
 from perfect_async.sandbox import portrait
-from tests.report.made import HOSTILE, failure, picture, smile_run
+from tests.report.made import HOSTILE, failure, picture, request, smile_run
 from tests.support.browser import PROGRAMS, Browser, Page, installed
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
@@ -138,6 +138,35 @@ def test_the_page_fits(browser: Browser, report: Path, width: int, dark: bool) -
         name = f"report-{width}-{'dark' if dark else 'light'}.png"
         (Path(folder) / name).write_bytes(page.picture())
     assert [] == page.complaints()
+
+
+NAMES = """(() => {
+  const chart = document.querySelector('.chart'), box = chart.getBoundingClientRect();
+  chart.scrollLeft = 0;
+  return [...chart.querySelectorAll('.name')].filter((name) => {
+    const at = name.getBoundingClientRect();
+    return at.left < box.left || at.right > box.left + chart.scrollWidth;
+  }).map((name) => name.textContent);
+})()"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_on_the_timeline_are_whole(browser: Browser, tmp_path: Path, width: int) -> None:
+    """Every name can be scrolled to, however long it is."""
+    jobs: list[ReportJob] = []
+    requests: list[ReportRequest] = []
+    for number, began in enumerate((0.0, 3.0, 6.0, 9.0), 1):
+        name = f"in/{'long-' * number}name-{number}.jpg"
+        jobs.append(ReportJob(number, name, "done", units=1.0, ended=began + 2.5))
+        requests += [
+            request("create", number, began, "Accepted"),
+            request("poll", number, began + 2.0, "Succeeded"),
+        ]
+    run = Report(tuple(jobs), seconds=12.0, requests=tuple(requests))
+    page = opened(browser, write(run, tmp_path / "report.html"), width=width)
+
+    assert 4 == page.value("document.querySelectorAll('.chart .name').length")
+    assert [] == page.value(NAMES)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -142,7 +142,7 @@ def test_the_page_loads_nothing() -> None:
     assert not [name for _, name, _ in found.attributes if name == "style"]
 
 
-def test_the_account_is_told_in_words() -> None:
+def test_the_account_is_in_words() -> None:
     """Units, requests against the bound, durations and the lease that was left."""
     texts = page(smile_run()).texts
 

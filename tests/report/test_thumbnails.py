@@ -56,7 +56,7 @@ def test_any_kind_of_pixels_can_be_shown(tmp_path: Path, mode: str) -> None:
         assert (255, 255, 255) == small.getpixel((10, 10))
 
 
-def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_unreadable_pictures_are_left_out(tmp_path: Path) -> None:
     """No file, a folder, a pipe, a text, a picture that was cut: there is no thumbnail."""
     text, cut, pipe = (tmp_path / name for name in ("a.txt", "cut.jpg", "pipe"))
     text.write_bytes(b"hello")
@@ -81,7 +81,9 @@ def test_many_pictures_share_the_budget(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(len(small.url) for small in found.values()) <= 40_000 + 10 * 30
 
 
-def test_what_has_no_room_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_without_room_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beyond what can be shown at all the first pictures come first."""
     monkeypatch.setattr(_thumbnails, "BUDGET", 3 * _thumbnails.LEAST)
     paths = [picture(tmp_path / f"{number}.png") for number in range(5)]

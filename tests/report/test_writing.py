@@ -1,5 +1,6 @@
 """Writing a report: a file appears whole or not at all, and only its owner can read it."""
 
+import os
 import stat
 import sys
 from pathlib import Path
@@ -39,8 +40,23 @@ def test_a_folder_is_no_report(tmp_path: Path) -> None:
     """A folder with the name of a page is not replaced."""
     (tmp_path / "a.html").mkdir()
 
-    with pytest.raises(ConfigurationError, match="cannot be written"):
+    with pytest.raises(ConfigurationError, match="it is a folder"):
         check_path(tmp_path / "a.html")
+
+
+def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be written is noticed before anything is bought, and not after."""
+    asked: list[tuple[Path, int]] = []
+
+    def access(folder: Path, mode: int) -> bool:
+        asked.append((folder, mode))
+        return False
+
+    monkeypatch.setattr(os, "access", access)
+
+    with pytest.raises(ConfigurationError, match="is read-only for you"):
+        check_path(tmp_path / "a.csv")
+    assert [(tmp_path, os.W_OK)] == asked
 
 
 def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
