@@ -1,4 +1,4 @@
-"""One request out, one value or error back, against transports of all manners."""
+"""One request out, and one value or error back, over many kinds of transports."""
 
 import asyncio
 import gzip
@@ -47,7 +47,7 @@ Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 
 class Net(httpx.AsyncBaseTransport):
-    """A network by hand: remembers the requests and lets `handler` answer."""
+    """A transport that remembers the requests and lets `handler` answer."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -72,7 +72,7 @@ class Net(httpx.AsyncBaseTransport):
 
 
 class Body(httpx.AsyncByteStream):
-    """An answer's body: chunks, waits in seconds, and exceptions, in order."""
+    """The body of an answer: chunks, waits in seconds, and exceptions, in order."""
 
     def __init__(self, *steps: bytes | float | Exception, closing: Exception | None = None) -> None:
         self._steps = steps
@@ -97,7 +97,7 @@ class Body(httpx.AsyncByteStream):
 
 
 def answering(*args: object, **kwargs: object) -> Net:
-    """A network that gives the same answer every time."""
+    """Return a transport that gives the same answer every time."""
 
     async def handler(_: httpx.Request) -> httpx.Response:
         return httpx.Response(*args, **kwargs)  # type: ignore[arg-type]
@@ -145,8 +145,8 @@ def sent(request: httpx.Request) -> dict[str, str]:
     return dict(request.headers)
 
 
-def everything_about(error: BaseException) -> str:
-    """What a traceback with the values of all local variables shows, causes and contexts too."""
+def all_text_of(error: BaseException) -> str:
+    """Return a traceback with all local variables, causes and contexts."""
     shown = traceback.TracebackException.from_exception(error, capture_locals=True)
     return "".join(shown.format()) + repr(error) + repr(vars(error))
 
@@ -154,12 +154,12 @@ def everything_about(error: BaseException) -> str:
 def assert_clean(error: BaseException) -> None:
     assert error.__cause__ is None
     assert error.__context__ is None
-    ours = everything_about(error.with_traceback(inner(error)))
+    ours = all_text_of(error.with_traceback(package_traceback(error)))
     assert "secret" not in ours, ours
 
 
-def inner(error: BaseException) -> TracebackType | None:
-    """The traceback from the first frame inside the package on: tests hold the secrets too."""
+def package_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback from the first package frame on; tests hold the secrets, too."""
     step = error.__traceback__
     while step is not None and "perfect_async" not in step.tb_frame.f_globals["__name__"]:
         step = step.tb_next
@@ -169,8 +169,8 @@ def inner(error: BaseException) -> TracebackType | None:
 # API calls.
 
 
-async def test_a_call_says_what_is_needed_and_no_more() -> None:
-    """A GET carries the key, our name, and no body; its path is sent as it was encoded."""
+async def test_a_call_sends_only_the_needed_headers() -> None:
+    """A GET has the key, our name and no body; its path is sent as it was encoded."""
     net = answering(200, content=b"{}")
 
     await over(net).call(CALL, within=1)
@@ -187,8 +187,8 @@ async def test_a_call_says_what_is_needed_and_no_more() -> None:
     assert request.headers["user-agent"].startswith("perfect_async/")
 
 
-async def test_a_post_carries_its_json() -> None:
-    """A body goes out as it is, with its type and length."""
+async def test_a_post_sends_its_json() -> None:
+    """A body is sent unchanged, with its type and length."""
     net = answering(200)
 
     await over(net).call(Request("POST", "/s2s/v2.0/file", (), b'{"files":[]}'), within=1)
@@ -199,7 +199,7 @@ async def test_a_post_carries_its_json() -> None:
 
 
 async def test_a_query_is_encoded() -> None:
-    """Tokens of the vendor's go back to it whatever they hold."""
+    """Any token of the vendor is percent-encoded in the query."""
     net = answering(200)
 
     await over(net).call(Request("GET", "/a", (("page_size", "20"), ("t", "a&b= +/é"))), within=1)
@@ -208,7 +208,7 @@ async def test_a_query_is_encoded() -> None:
 
 
 async def test_a_base_may_have_a_port_and_a_path() -> None:
-    """A gateway in front of the API is a base like any other."""
+    """A base URL with a port and a path, like a gateway's, is kept."""
     net = answering(200)
 
     await over(net, "http://gate.example:8080/youcam/").call(CALL, within=1)
@@ -219,8 +219,8 @@ async def test_a_base_may_have_a_port_and_a_path() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204, 301, 302, 307, 400, 401, 404, 429, 500, 503])
-async def test_any_status_is_a_reply(status: int) -> None:
-    """What a status means is not decided here; nothing is followed and nothing is repeated."""
+async def test_any_status_is_returned(status: int) -> None:
+    """A response of any status is returned; no redirect is followed and nothing is repeated."""
     headers = {"X-Request-Id": "17", "Retry-After": "3", "Location": "https://evil.example/"}
     net = answering(status, headers=headers, content=b"{}")
 
@@ -234,8 +234,8 @@ async def test_any_status_is_a_reply(status: int) -> None:
     )
     | st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"))
 )
-def test_any_location_is_left_alone(location: str) -> None:
-    """Where a redirect leads is not looked at, nor may httpx fall over it."""
+def test_any_location_is_ignored(location: str) -> None:
+    """A `Location` header is never read, also one that httpx cannot parse."""
     net = answering(302, headers=[(b"Location", location.encode("latin-1"))])
 
     try:
@@ -247,15 +247,15 @@ def test_any_location_is_left_alone(location: str) -> None:
     assert 1 == len(net.requests)
 
 
-async def test_a_reply_need_not_have_our_headers() -> None:
-    """A gateway's answer has no request id."""
+async def test_a_reply_may_lack_the_vendors_headers() -> None:
+    """A gateway's answer without a request id is returned."""
     assert Response(502, b"<html>") == await over(answering(502, content=b"<html>")).call(
         CALL, within=1
     )
 
 
 async def test_cookies_are_not_kept() -> None:
-    """What a gateway wants to remember about us is not sent back."""
+    """A cookie of a gateway is not sent with later calls."""
     net = answering(200, headers={"Set-Cookie": "a=b; Path=/; Max-Age=1000"})
     transport = over(net)
 
@@ -268,7 +268,7 @@ async def test_cookies_are_not_kept() -> None:
 @pytest.mark.parametrize("mock", [True, False])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
 async def test_a_compressed_answer_is_inflated_once(encoding: str, mock: bool) -> None:
-    """gzip is undone although it was not asked for, also from httpx's own mock; others are bad."""
+    """One gzip or deflate encoding is decoded, although not asked for; others are refused."""
     content = gzip.compress(b"{}")
     headers = {"Content-Encoding": encoding}
 
@@ -290,30 +290,30 @@ async def test_a_compressed_answer_is_inflated_once(encoding: str, mock: bool) -
         assert Response(200, b"{}") == await call
 
 
-async def test_httpx_s_mock_transport_serves() -> None:
-    """Responses that were read before they are returned are read all the same."""
+async def test_a_mock_transport_of_httpx_works() -> None:
+    """Responses whose body was read already are read again."""
     net = httpx.MockTransport(lambda _: httpx.Response(200, json={"a": 1}))
 
     assert b'{"a":1}' == (await over(net).call(CALL, within=1)).content
 
 
 async def test_an_answer_is_bounded() -> None:
-    """5 MB are read, one byte more is not, and the rest is never fetched."""
+    """5 MB are read, and one byte more raises without reading the rest."""
     chunk = bytes(1_000_000)
     body = Body(*[chunk] * 5, b"x", chunk, chunk)
 
     assert 5_000_000 == len(
         (await over(answering(200, content=chunk * 5)).call(CALL, within=1)).content
     )
-    with pytest.raises(BadAnswer, match="larger than 5000000 bytes") as caught:
+    with pytest.raises(BadAnswer, match="larger than 5,000,000 bytes") as caught:
         await over(answering(200, stream=body)).call(CALL, within=1)
 
     assert (6, True) == (body.read, body.closed)
     assert_clean(caught.value)
 
 
-async def test_a_bomb_is_bounded() -> None:
-    """What inflates beyond 5 MB is given up, however small it came."""
+async def test_a_compressed_answer_is_bounded() -> None:
+    """An answer that inflates beyond 5 MB is refused."""
     net = answering(
         200, headers={"Content-Encoding": "gzip"}, stream=Body(gzip.compress(bytes(9_000_000)))
     )
@@ -325,7 +325,7 @@ async def test_a_bomb_is_bounded() -> None:
 @pytest.mark.parametrize(
     "net", [silent(), answering(200, stream=Body(b"{", 0.6, b'"a"', 0.6, b":1}"))]
 )
-async def test_a_call_takes_no_longer_than_allowed(net: Net) -> None:
+async def test_a_call_ends_in_its_time(net: Net) -> None:
     """A transport that ignores timeouts, and an answer that drips, are cut off in time."""
     begun = anyio.current_time()
 
@@ -337,8 +337,8 @@ async def test_a_call_takes_no_longer_than_allowed(net: Net) -> None:
     assert_clean(caught.value)
 
 
-async def test_cancellation_goes_through() -> None:
-    """A cancelled call ends as cancelled, and closes what it had opened."""
+async def test_a_cancelled_call_is_closed() -> None:
+    """A cancelled call stays cancelled, and its response is closed."""
     body = Body(b"{", 1e6)
     transport = over(answering(200, stream=body))
 
@@ -350,8 +350,8 @@ async def test_cancellation_goes_through() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), KeyError("x"), RuntimeError("x")])
-async def test_programming_errors_go_through(error: Exception) -> None:
-    """A mistake in somebody's transport is not taken for a bad network."""
+async def test_programming_errors_are_not_mapped(error: Exception) -> None:
+    """A bug in a transport is not mapped to an error of the network."""
     with pytest.raises(type(error)) as caught:
         await over(failing(error)).call(CALL, within=1)
 
@@ -374,7 +374,7 @@ NEVER_SENT = {
     *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"),
     "ConnectionNotAvailable",
 }
-NOT_BELIEVED = {"CookieConflict", "DecodingError", "InvalidURL", "TooManyRedirects"}
+UNREADABLE = {"CookieConflict", "DecodingError", "InvalidURL", "TooManyRedirects"}
 
 
 def made(kind: type[Exception]) -> Exception:
@@ -399,8 +399,8 @@ def made(kind: type[Exception]) -> Exception:
     ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
 )
 @pytest.mark.parametrize("way", ["call", "body", "upload", "download", "pieces"])
-async def test_no_exception_of_httpx_is_forgotten(kind: type[Exception], way: str) -> None:
-    """Each becomes one of ours that tells whether the vendor saw the request, and no secret."""
+async def test_every_exception_of_httpx_is_mapped(kind: type[Exception], way: str) -> None:
+    """Each becomes an `ApiError` without a secret that tells whether the vendor saw the request."""
     if way in {"body", "pieces"}:
         net = answering(200, stream=Body(b"x", made(kind)))
     else:
@@ -419,18 +419,18 @@ async def test_no_exception_of_httpx_is_forgotten(kind: type[Exception], way: st
         await exchange
 
     error = caught.value
-    assert (BadAnswer if kind.__name__ in NOT_BELIEVED else ServiceUnavailable) is type(error)
+    assert (BadAnswer if kind.__name__ in UNREADABLE else ServiceUnavailable) is type(error)
     assert kind.__name__ in str(error)
     assert (kind.__name__ in NEVER_SENT) is getattr(error, "never_sent", False)
     assert error.status is None
     assert_clean(error)
 
 
-def test_the_table_of_exceptions_says_what_is_in_it() -> None:
+def test_the_lists_name_existing_exceptions() -> None:
     """Every name in the lists above is an exception of httpx or httpcore."""
     known = {kind.__name__ for kind in (*exceptions_of(httpx), *exceptions_of(httpcore))}
 
-    assert set() == (NEVER_SENT | NOT_BELIEVED) - known
+    assert set() == (NEVER_SENT | UNREADABLE) - known
 
 
 def chained(outer: Exception, *causes: BaseException) -> Exception:
@@ -489,8 +489,8 @@ def endless() -> Exception:
     ],
     ids=repr,
 )
-async def test_the_reason_is_the_systems(expected: str, error: Exception) -> None:
-    """Why it failed is told by number, never by a text that may hold a URL; nothing is attached."""
+async def test_the_message_has_the_reason_of_the_system(expected: str, error: Exception) -> None:
+    """The reason comes from error numbers, never from a text that may hold a URL."""
     with pytest.raises(ServiceUnavailable) as caught:
         await over(failing(error)).call(CALL, within=1)
 
@@ -501,7 +501,7 @@ async def test_the_reason_is_the_systems(expected: str, error: Exception) -> Non
 
 
 async def test_the_host_is_named() -> None:
-    """What could not be reached is named with its port: it may be a mistyped one."""
+    """The message names the host and the port, which may be mistyped."""
     transport = over(failing(httpx.ConnectError("secret")), base="https://api.example:8443")
 
     with pytest.raises(ServiceUnavailable, match=r"API at api\.example:8443 could not be reached"):
@@ -511,8 +511,8 @@ async def test_the_host_is_named() -> None:
 # Uploads.
 
 
-async def test_an_upload_is_exactly_what_was_granted() -> None:
-    """The URL as signed, the granted headers and the host; no key, no name, nothing chunked."""
+async def test_an_upload_sends_what_was_granted() -> None:
+    """The signed URL, the granted headers and the host are sent; no key, no name, no chunks."""
     net = answering(200)
 
     await over(net).upload(grant(), picture)
@@ -525,8 +525,8 @@ async def test_an_upload_is_exactly_what_was_granted() -> None:
     assert ("PUT", [b"abcde"]) == (request.method, net.bodies)
 
 
-async def test_a_length_that_is_not_granted_is_counted() -> None:
-    """Storage takes nothing chunked, so the picture is read once more to know its length."""
+async def test_an_ungranted_length_is_counted() -> None:
+    """The storage takes no chunks, so the picture is read once more to count its bytes."""
     net = answering(200)
 
     await over(net).upload(grant(content_type="image/jpeg"), picture)
@@ -539,8 +539,8 @@ async def test_a_length_that_is_not_granted_is_counted() -> None:
 @pytest.mark.parametrize(
     ("expected", "given"),
     [
-        ("'POST' instead of PUT", grant(method="POST")),
-        ("'get' instead of PUT", grant(method="get")),
+        ("'POST'; only PUT", grant(method="POST")),
+        ("'get'; only PUT", grant(method="get")),
         ("upload header 'Authorization'", grant(Authorization="x")),
         ("upload header 'Host'", grant(Host="x")),
         ("is not https", grant("http://up.example/a?secret")),
@@ -550,8 +550,8 @@ async def test_a_length_that_is_not_granted_is_counted() -> None:
     ],
     ids=repr,
 )
-async def test_a_grant_may_be_refused(expected: str, given: FileGrant) -> None:
-    """What must not be followed is not, and nothing is sent."""
+async def test_an_unsafe_grant_is_refused(expected: str, given: FileGrant) -> None:
+    """A grant that must not be followed raises, and nothing is sent."""
     net = answering(200)
 
     with pytest.raises(BadAnswer, match=expected) as caught:
@@ -561,8 +561,8 @@ async def test_a_grant_may_be_refused(expected: str, given: FileGrant) -> None:
     assert_clean(caught.value)
 
 
-async def test_put_may_be_written_small() -> None:
-    """The method is compared without case."""
+async def test_the_method_may_be_in_lower_case() -> None:
+    """The method of a grant is compared without case."""
     await over(answering(200)).upload(grant(method="put"), picture)
 
 
@@ -574,8 +574,8 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("kind", "status"), STATUSES)
-async def test_an_upload_that_is_refused(kind: type[ApiError], status: int) -> None:
-    """Storage's statuses are told apart by who must act; redirects are not followed."""
+async def test_a_refused_upload_raises(kind: type[ApiError], status: int) -> None:
+    """The storage's status decides the error; redirects are not followed."""
     net = answering(
         status, headers={"Location": "https://other.example/"}, content=b"<Error>secret"
     )
@@ -590,7 +590,7 @@ async def test_an_upload_that_is_refused(kind: type[ApiError], status: int) -> N
 
 @pytest.mark.parametrize("status", [200, 201, 204])
 async def test_any_2xx_is_an_upload(status: int) -> None:
-    """Storage may say more than 200."""
+    """Any 2xx of the storage counts as an upload."""
     await over(answering(status)).upload(grant(), picture)
 
 
@@ -605,8 +605,8 @@ async def test_any_2xx_is_an_upload(status: int) -> None:
     ],
     ids=["closing", "broken", "late", "long", "odd"],
 )
-async def test_how_an_uploads_answer_ends_does_not_matter(body: Body) -> None:
-    """Once storage said 200 the picture is there, whatever becomes of the connection."""
+async def test_the_body_of_an_uploads_answer_does_not_matter(body: Body) -> None:
+    """After a 200 the picture is uploaded, even if the body of the answer is broken."""
     begun = anyio.current_time()
 
     await over(answering(200, stream=body)).upload(grant(), picture)
@@ -616,8 +616,8 @@ async def test_how_an_uploads_answer_ends_does_not_matter(body: Body) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), PictureRefused("x"), ValueError("x")])
-async def test_a_failing_picture_is_not_a_failing_network(error: Exception) -> None:
-    """What reading the picture raises comes out as it is."""
+async def test_an_error_of_the_picture_is_raised_unchanged(error: Exception) -> None:
+    """An error of reading the picture is not mapped to an error of the network."""
 
     async def broken() -> AsyncIterator[bytes]:
         yield b"abc"
@@ -636,8 +636,8 @@ async def test_a_picture_of_another_length_is_refused(length: str) -> None:
         await over(answering(200)).upload(grant(Content_Length=length), picture)
 
 
-async def test_an_upload_takes_no_longer_than_allowed() -> None:
-    """Slow storage is given up after `timeouts.upload`."""
+async def test_an_upload_ends_in_its_time() -> None:
+    """A slow upload is given up after `timeouts.upload`."""
     begun = anyio.current_time()
 
     with pytest.raises(ServiceUnavailable):
@@ -646,8 +646,8 @@ async def test_an_upload_takes_no_longer_than_allowed() -> None:
     assert 60 == anyio.current_time() - begun
 
 
-async def test_a_video_has_times_of_its_own() -> None:
-    """A video goes up in the time that its caller names, and comes down in `timeouts.video`."""
+async def test_a_video_has_its_own_timeouts() -> None:
+    """A video's upload takes the time of its caller, its download `timeouts.video`."""
     begun = anyio.current_time()
 
     with pytest.raises(ServiceUnavailable):
@@ -660,7 +660,7 @@ async def test_a_video_has_times_of_its_own() -> None:
 
 
 async def test_a_video_may_be_larger_than_a_picture() -> None:
-    """What may be a video is read beyond the limit of pictures."""
+    """A large download may exceed the limit of pictures."""
     chunk = bytes(8 * 2**20)
     body = [each for _ in range(9) for each in (chunk, 0.0)]
     read = 0
@@ -674,8 +674,8 @@ async def test_a_video_may_be_larger_than_a_picture() -> None:
     assert 72 * 2**20 == read
 
 
-async def test_few_go_up_and_down_at_a_time() -> None:
-    """Uploads and downloads share their places, waiting for one costs no time, calls need none."""
+async def test_uploads_and_downloads_share_their_places() -> None:
+    """Uploads and downloads wait for a place without using their time; calls need no place."""
     net = silent(50)
     transport = over(net, bulk=3)
     begun = anyio.current_time()
@@ -697,7 +697,7 @@ async def test_few_go_up_and_down_at_a_time() -> None:
 
 @pytest.mark.parametrize("url", [UPLOAD, "http://10.0.0.1/"])
 async def test_a_place_is_given_back(url: str) -> None:
-    """Failures, refusals and cancellation leave no place taken."""
+    """Failures, refusals and cancellation free their place."""
     transport = over(silent(), bulk=1)
 
     for _ in range(3):
@@ -712,8 +712,8 @@ async def test_a_place_is_given_back(url: str) -> None:
 # Downloads.
 
 
-async def test_a_download_says_next_to_nothing() -> None:
-    """The URL as signed and the host; no key and no name."""
+async def test_a_download_sends_only_url_and_host() -> None:
+    """A download sends the signed URL and the host, but no key and no name."""
     net = answering(200, stream=Body(b"ab", b"c"))
 
     assert b"abc" == await fetched(over(net))
@@ -722,8 +722,8 @@ async def test_a_download_says_next_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(("kind", "status"), [*STATUSES, (BadAnswer, 204), (BadAnswer, 206)])
-async def test_a_download_that_is_refused(kind: type[ApiError], status: int) -> None:
-    """Only a 200 holds the picture; redirects are not followed."""
+async def test_a_refused_download_raises(kind: type[ApiError], status: int) -> None:
+    """Only a 200 has the picture; redirects are not followed."""
     body = Body(b"secret")
     net = answering(status, headers={"Location": "https://other.example/"}, stream=body)
 
@@ -744,8 +744,8 @@ async def test_a_download_that_is_refused(kind: type[ApiError], status: int) -> 
         "secret",
     ],
 )
-async def test_a_url_may_be_refused(url: str) -> None:
-    """A result is not fetched from where it must not be."""
+async def test_an_unsafe_url_is_refused(url: str) -> None:
+    """A result with an unsafe URL is not requested."""
     net = answering(200)
 
     with pytest.raises(BadAnswer) as caught:
@@ -756,7 +756,7 @@ async def test_a_url_may_be_refused(url: str) -> None:
 
 
 async def test_a_download_is_bounded() -> None:
-    """As many bytes as the limit pass, one more does not."""
+    """Exactly `limit` bytes pass, and one more raises."""
     body = Body(b"abc", b"d", b"e")
 
     assert b"abc" == await fetched(over(answering(200, content=b"abc")), limit=3)
@@ -768,7 +768,7 @@ async def test_a_download_is_bounded() -> None:
 
 
 async def test_the_whole_download_is_bounded_in_time() -> None:
-    """Drips and a slow consumer count together; the time is up when the next piece is wanted."""
+    """A slow server and a slow consumer use the same time, which is checked at the next piece."""
     body = Body(b"a", 25.0, b"b", 1e6)
     transport = over(answering(200, stream=body))
     begun = anyio.current_time()
@@ -785,7 +785,7 @@ async def test_the_whole_download_is_bounded_in_time() -> None:
 
 
 async def test_leaving_a_download_early_closes_it() -> None:
-    """Whoever has seen enough leaves; an error in the block goes through."""
+    """An error in the block closes the response and is raised unchanged."""
     body = Body(b"a", b"b")
     transport = over(answering(200, stream=body))
 
@@ -801,7 +801,7 @@ async def test_leaving_a_download_early_closes_it() -> None:
 
 
 async def test_a_cancelled_download_is_closed() -> None:
-    """Cancellation closes the answer, also where closing has to wait."""
+    """Cancellation closes the response."""
     body = Body(b"a", 1e6)
     transport = over(answering(200, stream=body))
 
@@ -819,7 +819,7 @@ async def test_a_cancelled_download_is_closed() -> None:
 async def test_no_log_holds_the_key_or_a_signed_url(
     way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the root logger at DEBUG nothing of our traffic is logged, and others' is as ever."""
+    """At DEBUG, none of our requests is logged, and other uses of httpx are."""
     caplog.set_level(logging.DEBUG)
     net = answering(200, content=b"{}") if way == "given" else None
 
@@ -839,21 +839,21 @@ async def test_no_log_holds_the_key_or_a_signed_url(
         assert secret not in caplog.text
 
 
-def test_a_base_that_is_no_host_is_refused() -> None:
-    """Punycode that decodes to nothing is found at construction, not with every call."""
+def test_a_base_with_an_invalid_host_is_refused() -> None:
+    """Invalid punycode raises at construction, not with every call."""
     with pytest.raises(ConfigurationError, match="xn--a") as caught:
         over(answering(200), "https://xn--a.example")
 
     assert caught.value.__context__ is None
 
 
-def test_a_repr_holds_no_key() -> None:
-    """A transport says where it leads and nothing else."""
+def test_the_repr_has_no_key() -> None:
+    """The repr shows only the base URL."""
     assert "<Transport to https://api.example>" == repr(over(answering(200)))
 
 
-async def test_calls_and_pictures_have_pools_of_their_own() -> None:
-    """Without a transport, the API's connections are not those of the pictures."""
+async def test_calls_and_pictures_have_separate_pools() -> None:
+    """Without a given transport, API calls and pictures do not share connections."""
     transport = over(None)
 
     assert transport._api is not transport._bulk
@@ -880,10 +880,10 @@ async def test_calls_and_pictures_have_pools_of_their_own() -> None:
         *(("SSL_CERT_FILE", value) for value in ("/no/such/secret",)),
     ],
 )
-async def test_a_bad_setting_of_the_environment_names_its_variable(
+async def test_an_unusable_environment_variable_is_named(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy or certificate setting that cannot be used is named, and its value is not shown."""
+    """The message names the variable of a proxy or certificate, without its value."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -896,8 +896,8 @@ async def test_a_bad_setting_of_the_environment_names_its_variable(
     assert (None, None) == (caught.value.__cause__, caught.value.__context__)
 
 
-async def test_a_setting_that_is_overridden_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lower-case variable wins, as with httpx; what it hides may be anything."""
+async def test_an_overridden_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lower-case variable has precedence, as in httpx; the other may have any value."""
     monkeypatch.setenv("HTTPS_PROXY", "gopher://proxy")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
 
@@ -905,7 +905,7 @@ async def test_a_setting_that_is_overridden_does_not_count(monkeypatch: pytest.M
 
 
 def refusing(error: Exception | int) -> Net:
-    """A network whose proxy refuses: with an answer, or with httpx's error for CONNECT."""
+    """Return a transport whose proxy refuses, by an answer or by httpx's error for CONNECT."""
     return failing(error) if isinstance(error, Exception) else answering(error, html="<b>no</b>")
 
 
@@ -921,7 +921,7 @@ def refusing(error: Exception | int) -> Net:
 async def test_a_refusing_proxy_is_named(
     error: Exception | int, named: str, value: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """407 names the proxy, without its password, and says that nothing was forwarded."""
+    """The error for a 407 names the proxy without its password, and has `never_sent`."""
     monkeypatch.delenv("HTTP_PROXY", raising=False)
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     if value is not None:
@@ -941,8 +941,8 @@ async def test_a_refusing_proxy_is_named(
         assert_clean(caught.value)
 
 
-async def test_a_given_transport_is_closed_with_us() -> None:
-    """As with httpx, who is handed a transport closes it; a failure to close changes nothing."""
+async def test_a_given_transport_is_closed() -> None:
+    """Closing also closes the given transport, as in httpx."""
     net = answering(200)
 
     await over(net).aclose()
@@ -950,8 +950,8 @@ async def test_a_given_transport_is_closed_with_us() -> None:
     assert net.closed
 
 
-async def test_closing_is_not_held_up() -> None:
-    """A transport that is slow to close and then fails holds nobody up, even when cancelled."""
+async def test_a_slow_close_is_bounded() -> None:
+    """A transport that closes slowly and then fails delays no caller, even when cancelled."""
 
     class Stubborn(Net):
         async def aclose(self) -> None:
@@ -973,8 +973,8 @@ async def test_closing_is_not_held_up() -> None:
     assert 1 == anyio.current_time() - begun
 
 
-def test_the_version_is_known_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout that was never installed has no version, and still a name."""
+def test_the_user_agent_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that was never installed has the version 0 in its user agent."""
 
     def missing(_: str) -> str:
         raise PackageNotFoundError
@@ -985,11 +985,11 @@ def test_the_version_is_known_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "perfect_async/0" == transports._user_agent()
 
 
-# On a real socket, where the wire is real.
+# On a real socket.
 
 
 class Server:
-    """Answers each request on a connection with the next of its raw answers; None hangs up."""
+    """Answers each request on a connection with the next raw answer; None closes the connection."""
 
     def __init__(self, *answers: bytes | None) -> None:
         self._answers = list(answers)
@@ -1019,7 +1019,7 @@ class Server:
 async def listening(
     handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncGenerator[int]:
-    """Serve on a free port, and see every connection to its end before leaving."""
+    """Serve on a free port, and wait for the end of every connection before leaving."""
     tasks: list[asyncio.Task[object] | None] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1054,8 +1054,8 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_what_is_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
-    """The bytes of a call, an upload and a download, with nothing in any log at DEBUG."""
+async def test_the_sent_bytes_are_these(caplog: pytest.LogCaptureFixture) -> None:
+    """The bytes of calls, uploads and downloads are exact, and no log at DEBUG has a secret."""
     caplog.set_level(logging.DEBUG)
     async with serving(OK, OK, OK, OK, OK) as server:
         transport = over(None, server.base)
@@ -1096,14 +1096,14 @@ async def test_what_is_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
     assert b"{}" == picture_bytes
     # One connection for calls, one for pictures (both uploads and the download), one of theirs.
     assert 3 == server.connections
-    assert {"httpcore.connection", "httpcore.http11"} <= {said.name for said in caplog.records}
+    assert {"httpcore.connection", "httpcore.http11"} <= {record.name for record in caplog.records}
     assert "secret" not in caplog.text
 
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_nobody_listens() -> None:
-    """A refused connection is a request that was never sent."""
+async def test_a_refused_connection_was_never_sent() -> None:
+    """A refused connection has `never_sent`."""
     async with serving() as server:
         base = server.base
 
@@ -1116,7 +1116,7 @@ async def test_nobody_listens() -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_no_tls_where_it_is_spoken() -> None:
+async def test_a_server_without_tls_has_seen_nothing() -> None:
     """A server that does not speak TLS has not seen the request."""
 
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1146,10 +1146,10 @@ async def test_no_tls_where_it_is_spoken() -> None:
         ("RemoteProtocolError", b"HTTP/1.1 200 OK\r\nsecret\x00: x\r\n\r\n"),
     ],
 )
-async def test_an_answer_that_breaks_off(
+async def test_a_broken_answer_is_no_answer(
     expected: str, answer: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Hung up, cut short or no HTTP: no answer, and the vendor may have seen the request."""
+    """After a broken answer the vendor may have seen the request."""
     caplog.set_level(logging.DEBUG)
     async with serving(answer) as server:
         transport = over(None, server.base)
@@ -1165,8 +1165,8 @@ async def test_an_answer_that_breaks_off(
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_a_silent_server_is_given_up_and_its_connection_dropped() -> None:
-    """A call that timed out does not leave its connection for the next one."""
+async def test_a_timeout_closes_its_connection() -> None:
+    """The connection of a call that timed out is not used by the next call."""
     silent = [True]
 
     async def moody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1184,11 +1184,11 @@ async def test_a_silent_server_is_given_up_and_its_connection_dropped() -> None:
         await transport.aclose()
 
 
-# Answers too many.
+# Surplus answers.
 
 
 def http(body: str, status: str = "200 OK", number: int = 0) -> bytes:
-    """An answer of the API whose `x-request-id` is made of `number`."""
+    """Return an answer of the API whose `x-request-id` is made of `number`."""
     request_id = 576460752303423488 + number
     head = f"HTTP/1.1 {status}\r\nx-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n"
     return (head + body).encode()
@@ -1218,10 +1218,8 @@ REAL = b'{"task":2}'
     ],
     ids=repr,
 )
-async def test_a_connection_is_used_again_after_a_clean_answer_only(
-    first: bytes, given: bool
-) -> None:
-    """After an error, an answer that cannot be read, or bytes too many, another one is opened."""
+async def test_only_a_clean_answer_keeps_its_connection(first: bytes, given: bool) -> None:
+    """After an error, an unreadable answer or surplus bytes, a new connection is opened."""
     async with serving(first, TWO) as server:
         transport = over(httpx.AsyncHTTPTransport() if given else None, server.base)
         with suppress(BadAnswer):
@@ -1236,7 +1234,7 @@ async def test_a_connection_is_used_again_after_a_clean_answer_only(
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
 async def test_a_connection_is_kept_alive_after_clean_answers() -> None:
-    """Answers that nothing is wrong with share one connection."""
+    """Clean answers share one connection."""
     async with serving(ONE, TWO, THREE) as server:
         transport = over(None, server.base)
         found = [(await transport.call(CALL, within=60)).content for _ in range(3)]
@@ -1249,8 +1247,8 @@ async def test_a_connection_is_kept_alive_after_clean_answers() -> None:
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
 @pytest.mark.parametrize("late", [ONE, THREE], ids=["the same", "another"])
-async def test_an_answer_that_comes_between_two_requests(late: bytes) -> None:
-    """A connection on which something arrives while it is idle is not used again."""
+async def test_an_answer_between_two_requests_is_dropped(late: bytes) -> None:
+    """An idle connection on which bytes arrive is not used again."""
     sent, came = anyio.Event(), anyio.Event()
     connections: list[int] = []
 
@@ -1280,13 +1278,13 @@ async def test_an_answer_that_comes_between_two_requests(late: bytes) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_an_answer_that_comes_with_the_next_one() -> None:
-    """An answer that was there before is not taken for that of the next request."""
+async def test_a_repeated_answer_is_refused() -> None:
+    """An answer that came before is not returned for the next request."""
     async with serving(THREE, ONE, ONE + TWO, TWO) as server:
         transport = over(None, server.base)
         await transport.call(CALL, within=60)
         await transport.call(CALL, within=60)
-        with pytest.raises(ServiceUnavailable, match="a second time") as caught:
+        with pytest.raises(ServiceUnavailable, match="came again") as caught:
             await transport.call(CALL, within=60)
         answer = await transport.call(CALL, within=60)
         await transport.aclose()
@@ -1301,22 +1299,22 @@ async def test_an_answer_that_comes_with_the_next_one() -> None:
     ("expected", "ids"),
     [
         ([False, False, True, True], ["1" * 18, "2" * 18, "1" * 18, "2" * 18]),
-        # A server that begins with one id for all has no ids.
+        # If the first two ids are equal, ids are ignored.
         ([False] * 5, ["1" * 18, "1" * 18, "2" * 18, "1" * 18, "2" * 18]),
-        # Nor are short ones and none.
+        # Short ids and missing ones are ignored.
         ([False] * 5, ["1", "2", "1", None, None]),
         ([False] * 4, ["a" * 18, "b" * 18, "a" * 18, "b" * 18]),
     ],
 )
-def test_ids_of_answers(expected: list[bool], ids: list[str | None]) -> None:
-    """An id that came before marks a surplus answer, if the server gives each answer its own."""
+def test_a_repeated_id_marks_a_surplus_answer(expected: list[bool], ids: list[str | None]) -> None:
+    """A repeated id marks a surplus answer if the server's ids are unique."""
     answers, connection = transports._AnswerIds(), object.__new__(Net)
 
     assert expected == [answers.is_repeated(connection, each, 0.0) for each in ids]
 
 
 def test_ids_belong_to_a_connection() -> None:
-    """An id of another connection, one without a connection, and an old one are no surplus."""
+    """An id is not repeated on another connection, without a connection, or after ten minutes."""
     answers = transports._AnswerIds()
     one, other = object.__new__(Net), object.__new__(Net)
     first, second = "1" * 18, "2" * 18
@@ -1331,8 +1329,8 @@ def test_ids_belong_to_a_connection() -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_pictures_are_as_safe() -> None:
-    """A download's and an upload's connection is not used again either where bytes follow."""
+async def test_surplus_bytes_close_a_pictures_connection() -> None:
+    """A connection of an upload or a download is not used again if bytes follow the answer."""
     async with serving(OK + OK, OK + OK, OK) as server:
         transport = over(None, server.base)
         await transport.upload(grant(f"{server.base}/a"), picture)
@@ -1357,8 +1355,8 @@ async def test_pictures_are_as_safe() -> None:
         ),
     ],
 )
-async def test_a_picture_that_may_be_cut_short(expected: str, answer: bytes) -> None:
-    """A body whose end was not announced, or not reached, is no picture."""
+async def test_a_picture_that_may_be_cut_short_is_refused(expected: str, answer: bytes) -> None:
+    """A body whose end was not announced, or not reached, is not used."""
     async with serving(answer) as server:
         transport = over(None, server.base)
         with pytest.raises(ServiceUnavailable, match=expected) as caught:
@@ -1370,7 +1368,7 @@ async def test_a_picture_that_may_be_cut_short(expected: str, answer: bytes) -> 
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_a_picture_in_chunks_is_whole() -> None:
+async def test_a_picture_in_chunks_is_accepted() -> None:
     """Chunks announce their end."""
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     async with serving(chunked) as server:
@@ -1380,8 +1378,8 @@ async def test_a_picture_in_chunks_is_whole() -> None:
 
 
 @pytest.mark.parametrize(("few", "length"), [("fewer", "4"), ("more", "2")])
-async def test_a_length_that_is_not_kept(few: str, length: str) -> None:
-    """A transport that does not compare the length hands over a picture that is none."""
+async def test_a_wrong_announced_length_is_refused(few: str, length: str) -> None:
+    """The number of bytes must equal `Content-Length`, also on other transports."""
     net = answering(200, headers={"content-length": length}, stream=Body(b"ab", b"c"))
 
     with pytest.raises(ServiceUnavailable, match=few) as caught:
@@ -1392,8 +1390,8 @@ async def test_a_length_that_is_not_kept(few: str, length: str) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_storage_may_refuse_before_it_has_read() -> None:
-    """An early refusal is heard although the picture is still being sent."""
+async def test_the_storage_may_refuse_early() -> None:
+    """A refusal that comes while the picture is being sent is read."""
     refusal = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 5\r\nconnection: close\r\n\r\n<Err>"
 
     async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1419,7 +1417,7 @@ async def test_storage_may_refuse_before_it_has_read() -> None:
 
 @pytest.mark.real_time
 async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a transport of the user's, HTTP_PROXY carries calls, and NO_PROXY is kept to."""
+    """Without a given transport, HTTP_PROXY and NO_PROXY are respected."""
     async with serving(OK) as proxy, serving(OK) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.base)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -1434,7 +1432,7 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
     assert (1, 1) == (len(proxy.requests), len(server.requests))
 
 
-# What is not logged.
+# Silenced loggers.
 
 LOGGERS = ["httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy", "hpack.hpack"]
 
@@ -1448,7 +1446,7 @@ def at_debug(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.usefixtures("at_debug")
 @pytest.mark.parametrize("name", LOGGERS)
 def test_our_requests_are_not_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What httpx and its parts say while we are at it is dropped."""
+    """Records of httpx and its parts are dropped during our requests."""
     with quiet():
         logging.getLogger(name).error("secret")
 
@@ -1457,8 +1455,8 @@ def test_our_requests_are_not_logged(name: str, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.usefixtures("at_debug")
 @pytest.mark.parametrize("name", LOGGERS)
-def test_others_requests_are_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The application's own use of httpx is logged as ever, before and after."""
+def test_other_requests_are_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Records before and after our requests are kept."""
     logging.getLogger(name).debug("before")
     with quiet():
         pass
@@ -1468,27 +1466,27 @@ def test_others_requests_are_logged(name: str, caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.usefixtures("at_debug")
-def test_other_loggers_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """Only these libraries are silenced."""
+def test_other_loggers_are_not_silenced(caplog: pytest.LogCaptureFixture) -> None:
+    """Only the loggers of httpx and its parts are silenced."""
     with quiet():
-        logging.getLogger("app").debug("said")
+        logging.getLogger("app").debug("line")
 
-    assert ["said"] == caplog.messages
+    assert ["line"] == caplog.messages
 
 
 @pytest.mark.usefixtures("at_debug")
-def test_it_ends_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """An error inside does not leave the loggers silent."""
+def test_an_error_ends_the_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """After an error in the block the loggers log again."""
     with pytest.raises(ZeroDivisionError), quiet(), quiet():
         _ = 1 / 0
-    logging.getLogger("httpx").info("said")
+    logging.getLogger("httpx").info("line")
 
-    assert ["said"] == caplog.messages
+    assert ["line"] == caplog.messages
 
 
 @pytest.mark.usefixtures("at_debug")
-def test_every_logger_of_httpcore_is_known() -> None:
-    """A part of httpcore that learns to log would be noticed here."""
+def test_every_logger_of_httpcore_is_filtered() -> None:
+    """This test fails once another part of httpcore logs."""
     import httpcore  # noqa: F401 -- it makes its loggers
 
     made = {name for name in logging.root.manager.loggerDict if name.startswith("httpcore.")}
@@ -1498,19 +1496,19 @@ def test_every_logger_of_httpcore_is_known() -> None:
 
 
 @pytest.mark.usefixtures("at_debug")
-def test_the_filter_is_there_once() -> None:
-    """Many clients do not pile up filters."""
+def test_the_filter_is_added_once() -> None:
+    """A second call of `silence_loggers` adds no filter."""
     before = len(logging.getLogger("httpx").filters)
     silence_loggers()
 
     assert before == len(logging.getLogger("httpx").filters)
 
 
-# What an exchange tells of the host.
+# The times of an exchange.
 
 
 async def test_the_last_exchange_is_timed_and_dated() -> None:
-    """A call tells its round trip and the vendor's clock; without a connection nothing of that."""
+    """`last` has the round trip and the vendor's clock; without a connection no connect time."""
     sandbox = Sandbox(latency=0.4, epoch=1_700_000_000.0, clock_skew=90.0)
     transport = VendorTransport(
         "https://api.example", "key", timeouts=Timeouts(), transport=sandbox.transport()
@@ -1528,7 +1526,7 @@ async def test_the_last_exchange_is_timed_and_dated() -> None:
 
 
 @pytest.mark.parametrize("date", ["yesterday", "", "Sun, 99 Nov 2026 10:00:00 GMT"])
-async def test_a_date_that_is_none_is_not_believed(date: str) -> None:
+async def test_a_wrong_date_is_ignored(date: str) -> None:
     """A wrong `Date` header leaves the vendor's clock unknown."""
 
     async def answer(_: httpx.Request) -> httpx.Response:
@@ -1544,8 +1542,8 @@ async def test_a_date_that_is_none_is_not_believed(date: str) -> None:
 
 
 @pytest.mark.real_time
-async def test_connecting_is_timed_apart() -> None:
-    """Over a network the first connection's time is known, and stays known for later calls."""
+async def test_connecting_is_timed_separately() -> None:
+    """The time of the first connection is known, and kept for later calls."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():
