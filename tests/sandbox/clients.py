@@ -1,4 +1,4 @@
-"""Other people's HTTP clients: the headers that they add by themselves, and their bytes."""
+"""The requests of other HTTP clients: the headers that they add, and their bytes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ CLIENTS: Mapping[str, Mapping[str, str]] = {
 
 @attrs.frozen
 class Answer:
-    """A response as it came over the socket."""
+    """A response as it was received from the socket."""
 
     status: int
     headers: Mapping[str, str]

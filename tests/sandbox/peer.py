@@ -28,7 +28,7 @@ _BAD_GATEWAY = httpx.Response(502, headers={"content-type": "text/html"}, conten
 
 @attrs.define
 class Peer:
-    """Answers as the sandbox does, except where a misbehaviour is scripted."""
+    """Answers like the sandbox, except for scripted misbehaviours."""
 
     url: str
     _transport: httpx.AsyncBaseTransport
@@ -86,7 +86,7 @@ def _as_bytes(response: httpx.Response, *, length: bool = True) -> bytes:
 
 @asynccontextmanager
 async def peer(sandbox: Sandbox, port: int) -> AsyncIterator[Peer]:
-    """Serve `sandbox`, whose origin has to be this port, with a peer that can misbehave."""
+    """Serve `sandbox`, whose origin must be this port, with a peer that can misbehave."""
     behind = Peer(f"http://127.0.0.1:{port}", sandbox.transport())
     async with await asyncio.start_server(behind.serve, "127.0.0.1", port):
         yield behind
