@@ -1,7 +1,7 @@
 """A simulation of the vendor's API, inside the process or on a port.
 
     sandbox = Sandbox()
-    client = Client("any key", transport=sandbox.transport())
+    client = Client("sandbox-key", transport=sandbox.transport())
 
 It is written from the contract page only and imports nothing else of this package, so that the
 client and the sandbox cannot share a mistake, such as a misread field name.

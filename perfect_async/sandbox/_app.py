@@ -39,7 +39,7 @@ class Sandbox(AsyncContextManagerMixin):
     """A simulation of the vendor's API with its limits, its lease and its prices.
 
         sandbox = Sandbox(units=10)
-        async with Client("any key", transport=sandbox.transport()) as client:
+        async with Client("sandbox-key", transport=sandbox.transport()) as client:
             await client.run(Smile(portrait(1)))
         assert sandbox.ledger.units_charged == 1
 

@@ -83,7 +83,7 @@ class Answer:
 class RawClient:
     """Speaks HTTP/1.1 on plain sockets, with the headers of one of the clients.
 
-    It keeps its connection as long as the server does, as the clients do.
+    Like the clients, it keeps its connection as long as the server does.
     """
 
     headers: Mapping[str, str]

@@ -1,6 +1,6 @@
 """A server on a real port that misbehaves on the connection, with a sandbox behind it.
 
-ASGI servers write one whole answer per request; a peer that does not has to speak for itself.
+ASGI servers write one whole answer per request, so this peer writes to the socket itself.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ import httpx
 from perfect_async.sandbox import Sandbox
 
 Misbehaviour = Literal["double", "late", "cut", "unannounced"]
-"""What happens to an answer on the connection:
+"""The misbehaviour of the connection for an answer:
 
-- `"double"`: it is sent twice: the client's next request finds the second one.
-- `"late"`: a 502 is sent first, and the answer after it.
+- `"double"`: the answer is sent twice, so that the client's next request reads the second one.
+- `"late"`: a 502 is sent first, and then the answer.
 - `"cut"`: half of the body is sent, and the connection ends.
-- `"unannounced"`: the same, without a Content-Length before it.
+- `"unannounced"`: like `"cut"`, but without a Content-Length.
 """
 
 _BAD_GATEWAY = httpx.Response(502, headers={"content-type": "text/html"}, content=b"<html>")
