@@ -53,7 +53,9 @@ from perfect_async.reports import HistoryEntry
 _PAGE_SIZE: Final = 30
 
 SKEW: Final = 60 * SECOND
-"""The tolerated difference of the vendor's clock and ours."""
+"""The tolerated difference of the vendor's clock and ours. It may be large, since the tasks that this
+client created in that time are known and do not count as candidates.
+"""
 NEAR: Final = 240 * SECOND
 """How long before the sending another creation still matters. The task of an earlier creation in
 doubt may appear this late, and the owner of an unknown task may have created another one since.

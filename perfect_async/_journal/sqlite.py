@@ -588,7 +588,8 @@ def _check_private(path: str) -> None:
             except OSError as exc:
                 raise JournalError(
                     f"The journal {quoted(part)} can be read by other users, and its permissions "
-                    "cannot be changed, since another user owns it."
+                    "cannot be changed, since another user owns it. Let the owner run chmod 600 on "
+                    "it, or use another file."
                 ) from exc
 
 

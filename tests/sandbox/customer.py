@@ -14,7 +14,7 @@ SMILE = {"src_file_url": "https://pictures.example/a.jpg", "expression_type": TE
 FACE = portrait(7, 64)
 
 
-def roomy(
+def unlimited_sandbox(
     faults: Faults | None = None,
     *,
     seed: int = 0,

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Durations, Faults, Sandbox
-from tests.sandbox.customer import FACE, TEETH, Customer, data_of, roomy
+from tests.sandbox.customer import FACE, TEETH, Customer, data_of, unlimited_sandbox
 
 KEY = {"authorization": "Bearer a-key"}
 CREDIT = "/s2s/v1.0/client/credit"
@@ -21,7 +21,7 @@ def over_asgi(sandbox: Sandbox) -> httpx.AsyncClient:
 
 async def test_a_whole_picture_over_asgi() -> None:
     """Register, upload, create, poll and download through the ASGI interface."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with over_asgi(sandbox) as http:
         entry = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": len(FACE)}
         answer = await http.post("/s2s/v2.0/file", json={"files": [entry]}, headers=KEY)
@@ -43,7 +43,7 @@ async def test_a_whole_picture_over_asgi() -> None:
 
 async def test_an_encoded_id_stays_one_part_of_the_path() -> None:
     """An id with a slash is one part of the path."""
-    sandbox = roomy(task_ids="base64")
+    sandbox = unlimited_sandbox(task_ids="base64")
     async with over_asgi(sandbox) as http:
         body = {"src_file_url": "https://p.example/a.jpg", "expression_type": TEETH}
         answer = await http.post("/s2s/v2.0/task/ai-smile", json=body, headers=KEY)
@@ -77,7 +77,7 @@ async def exchange(sandbox: Sandbox, **changes: object) -> list[dict[str, Any]]:
 
 async def test_a_server_may_leave_out_raw_path() -> None:
     """Without `raw_path` and Host, the decoded path is used."""
-    start, body = await exchange(roomy())
+    start, body = await exchange(unlimited_sandbox())
 
     assert 200 == start["status"]
     assert 200 == json.loads(body["body"])["status"]
@@ -85,7 +85,7 @@ async def test_a_server_may_leave_out_raw_path() -> None:
 
 async def test_a_lost_answer_is_an_incomplete_body() -> None:
     """The body is shorter than announced, so that a server closes the connection."""
-    sandbox = roomy(Faults(dropped={"credit": 1.0}))
+    sandbox = unlimited_sandbox(Faults(dropped={"credit": 1.0}))
 
     assert [
         {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]}
@@ -94,7 +94,7 @@ async def test_a_lost_answer_is_an_incomplete_body() -> None:
 
 async def test_a_refused_connection_is_dropped_over_asgi() -> None:
     """A port has accepted the connection already, so "refuse" works like "drop"."""
-    sandbox = roomy(Faults(refused_connections={"credit": 1.0}))
+    sandbox = unlimited_sandbox(Faults(refused_connections={"credit": 1.0}))
 
     assert 1 == len(await exchange(sandbox))
     assert 0 == sandbox.ledger.log[0].status
@@ -148,7 +148,7 @@ def test_unnamed_features_keep_their_durations() -> None:
 
 async def test_an_incomplete_request_is_ignored() -> None:
     """A request that did not arrive whole is not answered and not counted, and raises nothing."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     received: list[dict[str, Any]] = [
         {"type": "http.request", "body": b'{"src_', "more_body": True},
         {"type": "http.disconnect"},

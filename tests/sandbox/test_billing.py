@@ -9,7 +9,7 @@ import pytest
 from perfect_async.sandbox import Faults, Grant, Sandbox
 from perfect_async.sandbox._billing import UnitAccount
 from perfect_async.sandbox._clock import Clock
-from tests.sandbox.customer import Customer, avatar, data_of, error_of, roomy
+from tests.sandbox.customer import Customer, avatar, data_of, error_of, unlimited_sandbox
 
 CREDIT = "/s2s/v1.0/client/credit"
 HISTORY = "/s2s/v1.0/client/credit/history"
@@ -31,7 +31,7 @@ async def test_the_balance_is_the_sum_of_grants() -> None:
 
 async def test_ids_are_too_big_for_floats() -> None:
     """A client that reads ids as floats confuses them."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         text = (await customer.get(CREDIT)).text
     exact = [grant["id"] for grant in json.loads(text)["results"]]
     floats = [int(grant["id"]) for grant in json.loads(text, parse_int=float)["results"]]
@@ -93,7 +93,7 @@ async def test_the_history_has_charges_and_refunds() -> None:
 
 async def test_the_history_comes_in_pages() -> None:
     """Following the tokens gives every row once."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         tasks = [await customer.task() for _ in range(65)]
         found: list[str] = []
         token = ""
@@ -113,7 +113,7 @@ async def test_the_history_comes_in_pages() -> None:
 @pytest.mark.parametrize("size", ["0", "x", "", "-1", "1.5", "9" * 5000, "\u00b2"])
 async def test_a_wrong_page_size_is_a_400(path: str, most: int, size: str) -> None:
     """A page size outside of its range is a 400."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         assert 400 == (await customer.get(path, page_size=size)).status_code
         assert 400 == (await customer.get(path, page_size=most + 1)).status_code
         assert 200 == (await customer.get(path, page_size=most)).status_code
@@ -121,7 +121,7 @@ async def test_a_wrong_page_size_is_a_400(path: str, most: int, size: str) -> No
 
 async def test_the_price_list_comes_in_pages() -> None:
     """Both features are in the list, over several pages."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         first = (await customer.get(COST)).json()["result"]
         second = (await customer.get(COST, starting_token=first["next_token"])).json()["result"]
     prices = {
@@ -137,7 +137,7 @@ async def test_the_price_list_comes_in_pages() -> None:
 
 async def test_returned_units_are_in_the_credit() -> None:
     """The balance in the answer changes with an engine failure."""
-    sandbox = roomy(Faults(engine_errors=1.0))
+    sandbox = unlimited_sandbox(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         assert 9999 == await _balance(customer)
@@ -153,7 +153,7 @@ async def _balance(customer: Customer) -> float:
 
 async def test_an_unknown_token_is_a_400() -> None:
     """A token that was never returned is a 400."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         for token in ("abc", "bm9uZQ==", "é", "ZnJvbTotNQ==", "A" * 9999):
             answer = await customer.get(HISTORY, starting_token=token)
             assert (400, "InvalidParameters") == error_of(answer)[:2]
@@ -228,7 +228,7 @@ async def test_a_wrong_clock_breaks_no_url(skew: float) -> None:
 
 async def test_a_feature_may_have_several_prices() -> None:
     """Some features have several prices, or a path with a slash."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         skus = (await customer.get(COST)).json()["result"]["skus"]
     urls = [sku["run_task_url"] for sku in skus]
 

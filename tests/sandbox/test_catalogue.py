@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perfect_async.sandbox._catalogue import FEATURES
-from tests.sandbox.customer import FACE, Customer, data_of, error_of, roomy
+from tests.sandbox.customer import FACE, Customer, data_of, error_of, unlimited_sandbox
 
 URL = "https://pictures.example/{}.jpg".format
 SRC: dict[str, object] = {"src_file_url": URL(1)}
@@ -65,7 +65,7 @@ async def test_features_are_charged_by_their_parameters(
     feature: str, changes: dict[str, object], units: int
 ) -> None:
     """The price depends on the concerns, the rings or the seconds."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task({**WHOLE[feature], **changes}, feature)
 
@@ -91,7 +91,7 @@ async def test_features_are_charged_by_their_parameters(
 )
 async def test_a_missing_field_is_named(feature: str, field: str) -> None:
     """The error names a missing field, or the id of a missing input, and costs nothing."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     body = {name: value for name, value in WHOLE[feature].items() if name != field}
     async with Customer(sandbox) as customer:
         answer = await customer.create(body, feature)
@@ -124,7 +124,7 @@ async def test_a_missing_field_is_named(feature: str, field: str) -> None:
 )
 async def test_a_wrong_value_is_named(feature: str, field: str, value: object) -> None:
     """The error names a field whose value is not accepted."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.create({**WHOLE[feature], field: value}, feature)
 
     assert (400, f"{field} is not one of the accepted values.") == error_of(answer)[::2]
@@ -143,7 +143,7 @@ async def test_a_wrong_value_is_named(feature: str, field: str, value: object) -
 )
 async def test_a_nested_id_must_repeat_an_input(changes: dict[str, object], named: str) -> None:
     """An id inside the parameters must equal that of the right input."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.create({**RING, **changes}, "2d-vto/ring")
 
     assert (400, f"{named} is not one of the accepted values.") == error_of(answer)[::2]
@@ -151,7 +151,7 @@ async def test_a_nested_id_must_repeat_an_input(changes: dict[str, object], name
 
 async def test_a_wrong_member_of_a_list_has_its_index() -> None:
     """The error of a value in an array names its index."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         body = {**WHOLE["skin-analysis"], "dst_actions": ["acne", 7]}
         answer = await customer.create(body, "skin-analysis")
 
@@ -160,14 +160,14 @@ async def test_a_wrong_member_of_a_list_has_its_index() -> None:
 
 async def test_a_template_replaces_a_reference() -> None:
     """Clothes may come from a template."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         body = {**SRC, "template_id": "t", "garment_category": "auto"}
         assert await customer.task(body, "cloth-v4")
 
 
 async def test_results_have_different_shapes() -> None:
     """Results are a bare URL, an object with a URL, scores and masks, or have no URL."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         bare = await results_of(customer, WHOLE["skin-analysis"], "skin-analysis")
         archive = (await customer.http.get(bare)).content
         one = await results_of(customer, WHOLE["cloth-v4"], "cloth-v4")
@@ -187,7 +187,7 @@ async def test_results_have_different_shapes() -> None:
 
 async def test_a_version_has_separate_tasks() -> None:
     """A task of v2.1 is polled at v2.1."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         created = await customer.post("/s2s/v2.1/task/skin-analysis", WHOLE["skin-analysis"])
         task = data_of(created)["task_id"]
@@ -200,7 +200,7 @@ async def test_a_version_has_separate_tasks() -> None:
 
 async def test_the_engine_checks_every_input() -> None:
     """A mask that is no picture fails the task, and a picture is no video."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         files = [await customer.uploaded(), await customer.uploaded(b"\xff\xd9none")]
         body = {"src_file_id": files[0], "msk_file_id": files[1]}
         task = await customer.task(body, "generative-fill")
@@ -213,7 +213,7 @@ async def test_the_engine_checks_every_input() -> None:
 
 async def test_deleting_removes_every_input() -> None:
     """All input files of a deleted task are deleted."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         files = [await customer.uploaded(), await customer.uploaded(FACE, "mask.jpg")]
         body = {"src_file_id": files[0], "msk_file_id": files[1]}
         task = await customer.task(body, "generative-fill")

@@ -7,12 +7,12 @@ import pytest
 
 from perfect_async.sandbox import Durations, Faults, LogEntry, Sandbox
 from perfect_async.sandbox._charges import Ledger
-from tests.sandbox.customer import SMILE, Customer, avatar, roomy
+from tests.sandbox.customer import SMILE, Customer, avatar, unlimited_sandbox
 
 
 async def test_the_ledger_of_a_success() -> None:
     """One task is charged, nothing is returned or wasted, and requests are counted by kind."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         file_id = await customer.uploaded(name="anna.jpg")
         task = await customer.task({"src_file_id": file_id, **_expression()})
@@ -51,7 +51,7 @@ def _expression() -> dict[str, object]:
 
 async def test_readings_are_live() -> None:
     """A task is wasted as soon as its lease is over, also without another request."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task(avatar(200), "ai-avatar")
         start = asyncio.get_running_loop().time()
@@ -68,7 +68,7 @@ async def test_readings_are_live() -> None:
 
 def test_the_ledger_can_be_read_outside_a_loop() -> None:
     """After the loop has closed, the ledger shows the last moment."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
 
     async def create() -> None:
         async with Customer(sandbox) as customer:
@@ -81,7 +81,7 @@ def test_the_ledger_can_be_read_outside_a_loop() -> None:
 
 async def test_the_balance_adds_up() -> None:
     """The balance is the start, minus charged, plus returned units."""
-    sandbox = roomy(Faults(engine_errors=0.3, stuck=0.1, timeouts=0.1))
+    sandbox = unlimited_sandbox(Faults(engine_errors=0.3, stuck=0.1, timeouts=0.1))
     async with Customer(sandbox) as customer:
         tasks = [await customer.task() for _ in range(60)]
         await asyncio.sleep(2)
@@ -99,7 +99,7 @@ async def test_the_balance_adds_up() -> None:
 
 async def test_records_are_frozen() -> None:
     """A record does not change with its task."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         task = await customer.task()
         before = sandbox.ledger.tasks[0]
@@ -174,7 +174,7 @@ async def test_the_repr_of_the_ledger_is_one_line() -> None:
 
 async def test_the_repr_of_a_record_hides_its_source() -> None:
     """The repr shows no file id, no URL and no whole task id."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         task = await customer.task()
     shown = repr(sandbox.ledger.tasks[0])

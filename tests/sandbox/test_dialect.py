@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Dialect, Durations, Faults, Sandbox
-from tests.sandbox.customer import SMILE, TEETH, Customer, avatar, data_of, roomy
+from tests.sandbox.customer import SMILE, TEETH, Customer, avatar, data_of, unlimited_sandbox
 
 HISTORY = "/s2s/v1.0/client/credit/history"
 
@@ -19,7 +19,7 @@ def dialect(**settings: str) -> Dialect:
 
 async def ended(spoken: Dialect, *, feature: str = "ai-smile", **faults: float) -> httpx.Response:
     """Create a task, wait for its end, and return the answer to a poll."""
-    sandbox = roomy(Faults(engine_error_codes=("error_no_face",), **faults))  # type: ignore[arg-type]
+    sandbox = unlimited_sandbox(Faults(engine_error_codes=("error_no_face",), **faults))  # type: ignore[arg-type]
     sandbox.dialect = spoken
     async with Customer(sandbox) as customer:
         task = await customer.task(SMILE if feature == "ai-smile" else avatar(4), feature)
@@ -130,7 +130,7 @@ async def test_a_missing_file_refuses_the_creation(
 
 async def test_a_missing_file_may_fail_the_task() -> None:
     """A task on an unknown file may be created and then fail, with its units returned."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     sandbox.dialect = Dialect(missing_file="engine_error")
     async with Customer(sandbox) as customer:
         task = await customer.task({"src_file_id": "abc", "expression_type": TEETH})

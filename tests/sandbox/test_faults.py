@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import ENGINE_ERROR_CODES, KINDS, Durations, Faults, Sandbox, portrait
-from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roomy
+from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, unlimited_sandbox
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
@@ -46,7 +46,7 @@ def test_every_kind_may_have_faults() -> None:
 
 async def test_an_engine_error_returns_the_units() -> None:
     """HTTP 200 with `task_status` error, a code, no results, and returned units."""
-    sandbox = roomy(Faults(engine_errors=1.0))
+    sandbox = unlimited_sandbox(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         assert 9999 == sandbox.ledger.balance
@@ -67,7 +67,7 @@ async def test_an_engine_error_returns_the_units() -> None:
 
 async def test_the_share_of_engine_errors_is_kept() -> None:
     """About as many tasks fail as configured."""
-    sandbox = roomy(Faults(engine_errors=0.3))
+    sandbox = unlimited_sandbox(Faults(engine_errors=0.3))
     async with Customer(sandbox) as customer:
         tasks = [await customer.task() for _ in range(300)]
         await asyncio.sleep(1)
@@ -82,7 +82,7 @@ async def test_a_picture_may_have_an_engine_error() -> None:
     other = FACE + b"\0"
     digest = hashlib.sha256(other).hexdigest()
     url = "https://pictures.example/two.jpg"
-    sandbox = roomy(
+    sandbox = unlimited_sandbox(
         Faults(by_picture={"wall.jpg": "error_no_face", url: "error_pose", digest: "error_nsfw"})
     )
     async with Customer(sandbox) as customer:
@@ -101,7 +101,7 @@ async def test_a_picture_may_have_an_engine_error() -> None:
 
 async def test_a_stuck_task_never_ends() -> None:
     """A stuck task is running while it is polled, and lost without polls."""
-    sandbox = roomy(Faults(stuck=1.0))
+    sandbox = unlimited_sandbox(Faults(stuck=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         for _ in range(200):
@@ -116,7 +116,7 @@ async def test_a_stuck_task_never_ends() -> None:
 
 async def test_a_timeout_is_final() -> None:
     """`500 Task execution timed out` is final, and the units are not returned."""
-    sandbox = roomy(Faults(timeouts=1.0))
+    sandbox = unlimited_sandbox(Faults(timeouts=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
@@ -133,7 +133,7 @@ async def test_a_timeout_is_final() -> None:
 
 async def test_a_refused_connection_never_arrives() -> None:
     """The request is neither executed nor counted."""
-    sandbox = roomy(Faults(refused_connections={"task": 1.0}))
+    sandbox = unlimited_sandbox(Faults(refused_connections={"task": 1.0}))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.ConnectError):
             await customer.create()
@@ -144,7 +144,7 @@ async def test_a_refused_connection_never_arrives() -> None:
 
 async def test_a_dropped_request_is_not_executed() -> None:
     """It arrives, is not executed, and ends in a protocol error."""
-    sandbox = roomy(Faults(dropped={"task": 1.0}))
+    sandbox = unlimited_sandbox(Faults(dropped={"task": 1.0}))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.RemoteProtocolError):
             await customer.create()
@@ -156,7 +156,7 @@ async def test_a_dropped_request_is_not_executed() -> None:
 
 async def test_a_lost_creation_is_charged() -> None:
     """The task is created and charged, its id is lost, and its unit is wasted."""
-    sandbox = roomy(Faults(lost_creations=1.0))
+    sandbox = unlimited_sandbox(Faults(lost_creations=1.0))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.RemoteProtocolError):
             await customer.create()
@@ -168,7 +168,7 @@ async def test_a_lost_creation_is_charged() -> None:
 
 async def test_a_hanging_request_is_not_executed() -> None:
     """It takes `hang_seconds`, and ends with a gateway's 504."""
-    sandbox = roomy(Faults(hang={"task": 1.0}, hang_seconds=45.0))
+    sandbox = unlimited_sandbox(Faults(hang={"task": 1.0}, hang_seconds=45.0))
     async with Customer(sandbox) as customer:
         start = asyncio.get_running_loop().time()
         answer = await customer.create()
@@ -180,7 +180,7 @@ async def test_a_hanging_request_is_not_executed() -> None:
 
 async def test_a_bad_gateway_executes_nothing() -> None:
     """The answer is a 502 with HTML."""
-    sandbox = roomy(Faults(bad_gateway={"task": 1.0}))
+    sandbox = unlimited_sandbox(Faults(bad_gateway={"task": 1.0}))
     async with Customer(sandbox) as customer:
         answer = await customer.create()
 
@@ -191,7 +191,7 @@ async def test_a_bad_gateway_executes_nothing() -> None:
 
 async def test_a_malformed_answer_is_executed() -> None:
     """The 200 has broken JSON or no task id, although the task was created."""
-    sandbox = roomy(Faults(malformed={"task": 1.0}))
+    sandbox = unlimited_sandbox(Faults(malformed={"task": 1.0}))
     async with Customer(sandbox) as customer:
         answers = [await customer.create() for _ in range(30)]
 
@@ -204,7 +204,7 @@ async def test_a_malformed_answer_is_executed() -> None:
 @pytest.mark.parametrize("action", ["drop", "lose", "hang"])
 async def test_a_failed_poll_does_not_renew_the_lease(action: str) -> None:
     """The lease runs from the last poll that was answered."""
-    sandbox = roomy(Faults(stuck=1.0, hang_seconds=0.0))
+    sandbox = unlimited_sandbox(Faults(stuck=1.0, hang_seconds=0.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(6)
@@ -222,7 +222,7 @@ async def test_a_failed_poll_does_not_renew_the_lease(action: str) -> None:
 @pytest.mark.parametrize("name", ["bad_gateway", "malformed"])
 async def test_a_poll_with_a_bad_answer_does_not_renew_the_lease(name: str) -> None:
     """A 502 and a malformed answer to a poll do not renew the lease."""
-    sandbox = roomy(Faults(stuck=1.0))
+    sandbox = unlimited_sandbox(Faults(stuck=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(6)
@@ -248,7 +248,7 @@ async def test_a_limited_poll_does_not_renew_the_lease() -> None:
 
 async def test_faults_may_be_assigned_later() -> None:
     """Assigned faults are used from the next request on."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         assert 200 == (await customer.create()).status_code
         sandbox.faults = Faults(bad_gateway={"task": 1.0})
@@ -263,7 +263,7 @@ async def test_a_fault_changes_no_duration() -> None:
     """The same seed gives the same durations, with and without faults."""
     found: list[list[float]] = []
     for faults in (Faults(), Faults(engine_errors=0.5, bad_gateway={"poll": 0.5}, timeouts=0.1)):
-        sandbox = roomy(faults, seed=5, smile=Durations(8.0, 0.35))
+        sandbox = unlimited_sandbox(faults, seed=5, smile=Durations(8.0, 0.35))
         async with Customer(sandbox) as customer:
             for _ in range(20):
                 await customer.poll(await customer.task())
@@ -277,7 +277,7 @@ async def test_a_higher_probability_only_adds_cases() -> None:
     """A higher probability keeps the earlier cases."""
     found: list[set[int]] = []
     for share in (0.2, 0.4):
-        sandbox = roomy(Faults(stuck=share))
+        sandbox = unlimited_sandbox(Faults(stuck=share))
         async with Customer(sandbox) as customer:
             for _ in range(100):
                 await customer.task()
@@ -288,7 +288,7 @@ async def test_a_higher_probability_only_adds_cases() -> None:
 
 async def test_a_script_takes_precedence_until_its_end() -> None:
     """Prepared answers come in order, then ordinary ones again."""
-    sandbox = roomy(Faults(bad_gateway={"credit": 1.0}))
+    sandbox = unlimited_sandbox(Faults(bad_gateway={"credit": 1.0}))
     sandbox.script("credit", (500, {"status": 500, "error": "x"}), "pass", (503, "<b>busy</b>"))
     async with Customer(sandbox) as customer:
         answers = [await customer.get("/s2s/v1.0/client/credit") for _ in range(4)]
@@ -300,7 +300,7 @@ async def test_a_script_takes_precedence_until_its_end() -> None:
 
 async def test_a_script_may_refuse_a_connection() -> None:
     """A script can refuse one connection."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     sandbox.script("file", "refuse")
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.ConnectError):
@@ -321,7 +321,7 @@ async def test_a_scripted_answer_counts_for_the_limits() -> None:
 
 async def test_a_task_id_may_be_repeated() -> None:
     """The second creation has the id of the first; both tasks are charged."""
-    sandbox = roomy(Faults(repeated_task_ids=1.0))
+    sandbox = unlimited_sandbox(Faults(repeated_task_ids=1.0))
     async with Customer(sandbox) as customer:
         ids = [await customer.task() for _ in range(2)]
 
@@ -331,7 +331,7 @@ async def test_a_task_id_may_be_repeated() -> None:
 
 async def test_a_file_id_may_be_repeated() -> None:
     """The second file has the id of the first, whose bytes a task then uses."""
-    sandbox = roomy(Faults(repeated_file_ids=1.0))
+    sandbox = unlimited_sandbox(Faults(repeated_file_ids=1.0))
     async with Customer(sandbox) as customer:
         first = await customer.uploaded(FACE, "first.jpg")
         second = await customer.uploaded(portrait(8, 64), "second.jpg")
@@ -343,7 +343,7 @@ async def test_a_file_id_may_be_repeated() -> None:
 
 async def test_a_429_may_be_drawn() -> None:
     """A drawn 429 executes nothing and counts as refused."""
-    sandbox = roomy(Faults(limited={"history": 1.0, "task": 1.0}))
+    sandbox = unlimited_sandbox(Faults(limited={"history": 1.0, "task": 1.0}))
     async with Customer(sandbox) as customer:
         answers = [await customer.get("/s2s/v1.0/client/credit/history"), await customer.create()]
 
@@ -354,7 +354,7 @@ async def test_a_429_may_be_drawn() -> None:
 
 async def test_a_gateway_may_hide_the_answer() -> None:
     """`lose_502` executes the request and answers like a gateway."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     sandbox.script("task", "lose_502")
     async with Customer(sandbox) as customer:
         answer = await customer.create()

@@ -4,7 +4,15 @@ import httpx
 import pytest
 
 from perfect_async.sandbox._engine import picture_format
-from tests.sandbox.customer import SMILE, TEETH, Customer, avatar, data_of, error_of, roomy
+from tests.sandbox.customer import (
+    SMILE,
+    TEETH,
+    Customer,
+    avatar,
+    data_of,
+    error_of,
+    unlimited_sandbox,
+)
 
 TEMPLATES = "/s2s/v2.0/task/template/ai-avatar"
 URL = "https://pictures.example/a.jpg"
@@ -23,7 +31,7 @@ async def test_a_required_field_is_named(feature: str, field: str, null: bool) -
     """A missing field and a null have the same answer, cost nothing, and are violations."""
     whole = {**avatar(), **SMILE}
     body = {**whole, field: None} if null else {k: v for k, v in whole.items() if k != field}
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create(body, feature)
 
@@ -51,7 +59,7 @@ async def test_a_required_field_is_named(feature: str, field: str, null: bool) -
 )
 async def test_a_wrong_value_is_named(feature: str, field: str, value: object) -> None:
     """A value that is not accepted is named and is a violation."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create({**avatar(), **SMILE, field: value}, feature)
 
@@ -72,7 +80,7 @@ async def test_a_wrong_value_is_named(feature: str, field: str, value: object) -
 )
 async def test_exactly_one_source_is_needed(sources: dict[str, object], violation: str) -> None:
     """No source, both sources, and null beside a source are a 400 each."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create({**sources, "expression_type": TEETH})
 
@@ -83,7 +91,7 @@ async def test_exactly_one_source_is_needed(sources: dict[str, object], violatio
 @pytest.mark.parametrize("expression", ["smile_with_teeth_visible", "closed_mouth_smile"])
 async def test_both_expressions_are_accepted(expression: str) -> None:
     """Both expressions are accepted."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task({"src_file_url": URL, "expression_type": expression})
 
@@ -94,7 +102,7 @@ async def test_both_expressions_are_accepted(expression: str) -> None:
 
 async def test_unknown_fields_are_ignored() -> None:
     """Fields that the vendor does not know change nothing, null or not."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task({**SMILE, "mood": "good", "tone": None})
 
@@ -106,7 +114,7 @@ async def test_unknown_fields_are_ignored() -> None:
 )
 async def test_avatars_cost_a_unit_per_four(count: int, units: int) -> None:
     """The price is one unit per four pictures, rounded up."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task(avatar(count), "ai-avatar")
 
@@ -115,7 +123,7 @@ async def test_avatars_cost_a_unit_per_four(count: int, units: int) -> None:
 
 async def test_an_unknown_template_is_not_a_violation() -> None:
     """`InvalidTemplate` is the user's mistake and not a violation."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create(avatar(template="male_nowhere"), "ai-avatar")
 
@@ -126,7 +134,7 @@ async def test_an_unknown_template_is_not_a_violation() -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff"])
 async def test_a_body_must_be_an_object(body: bytes) -> None:
     """Any body that is not a JSON object is a BadRequest."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.http.post(
             "/s2s/v2.0/task/ai-smile", content=body, headers=customer.key
@@ -138,13 +146,13 @@ async def test_a_body_must_be_an_object(body: bytes) -> None:
 
 async def test_an_unknown_feature_is_a_404() -> None:
     """Features of the vendor that the sandbox does not have are unknown paths."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         assert 404 == (await customer.create(SMILE, "hair-color")).status_code
 
 
 async def test_features_have_their_own_durations() -> None:
     """A smile takes seconds, an avatar longer."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task()
         await customer.task(avatar(), "ai-avatar")
@@ -156,7 +164,7 @@ async def test_features_have_their_own_durations() -> None:
 
 async def test_there_are_71_templates_in_four_pages() -> None:
     """Without a page size there are twenty on a page."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         pages = [data_of(await customer.get(TEMPLATES))]
         while pages[-1]["next_token"] is not None:
             pages.append(
@@ -173,14 +181,14 @@ async def test_there_are_71_templates_in_four_pages() -> None:
 
 async def test_every_template_is_accepted() -> None:
     """A creation accepts every template of the list."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         for template in data_of(await customer.get(TEMPLATES, page_size=3))["templates"]:
             await customer.task(avatar(1, template["id"]), "ai-avatar")
 
 
 async def test_the_literal_null_is_refused() -> None:
     """`starting_token=null` is a 400 and a violation."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.get(TEMPLATES, starting_token="null")
 
@@ -190,7 +198,7 @@ async def test_the_literal_null_is_refused() -> None:
 
 async def test_thumbs_have_unencoded_urls() -> None:
     """Their URLs have raw spaces and Chinese characters; encoded, they give a JPEG."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         templates = data_of(await customer.get(TEMPLATES))["templates"]
         thumbs = [template["thumb"] for template in templates]
         answers = [await customer.http.get(httpx.URL(thumb)) for thumb in thumbs[:5]]
@@ -202,7 +210,7 @@ async def test_thumbs_have_unencoded_urls() -> None:
 
 async def test_an_unknown_thumb_is_a_404() -> None:
     """An unknown thumbnail is a 404 of the storage."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.get("https://results.sandbox.example/templates/none.jpg")
 
     assert (404, True) == (answer.status_code, "NoSuchKey" in answer.text)
@@ -210,7 +218,7 @@ async def test_an_unknown_thumb_is_a_404() -> None:
 
 async def test_the_contracts_templates_behave_as_documented() -> None:
     """`female_manga_mood` is accepted; `male_manga_mood` is an `InvalidTemplate`."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         good = await customer.create(avatar(1, "female_manga_mood"), "ai-avatar")
         wrong = await customer.create(avatar(1, "male_manga_mood"), "ai-avatar")
 

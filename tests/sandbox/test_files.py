@@ -8,7 +8,7 @@ import pytest
 
 from perfect_async.sandbox import Sandbox
 from tests.sandbox.clients import CLIENTS
-from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roomy
+from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, unlimited_sandbox
 
 ENTRY: dict[str, object] = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": 9}
 
@@ -18,7 +18,7 @@ INVALID = "One or more parameters in this request are invalid."
 async def test_files_are_answered_in_order() -> None:
     """Several files are answered in order, each with its id and its PUT."""
     names = ["c.jpg", "a.jpg", "b.jpg"]
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.register(*[{**ENTRY, "file_name": name} for name in names])
     files = data_of(answer)["files"]
 
@@ -32,7 +32,7 @@ async def test_files_are_answered_in_order() -> None:
 
 async def test_file_ids_have_special_characters() -> None:
     """Every file id has `/`, `+` and `=`."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         for _ in range(20):
             assert set("/+=") <= set((await customer.file())["file_id"])
 
@@ -83,7 +83,7 @@ async def test_too_many_files_are_a_400() -> None:
 async def test_a_missing_field_of_a_file_is_named(field: str, null: bool) -> None:
     """Every field is required; null counts as missing."""
     entry = {**ENTRY, field: None} if null else {k: v for k, v in ENTRY.items() if k != field}
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.register(entry)
 
@@ -106,7 +106,7 @@ async def test_a_missing_field_of_a_file_is_named(field: str, null: bool) -> Non
 )
 async def test_a_wrong_value_of_a_file_is_named(field: str, value: object) -> None:
     """The error names a field whose value is not accepted."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.register({**ENTRY, field: value})
 
     text = f"{field} is not one of the accepted values."
@@ -116,7 +116,7 @@ async def test_a_wrong_value_of_a_file_is_named(field: str, value: object) -> No
 @pytest.mark.parametrize("body", [{}, {"files": []}, {"files": None}, {"files": {}}])
 async def test_a_registration_needs_files(body: dict[str, object]) -> None:
     """A call without files is refused."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.post("/s2s/v2.0/file", body)
 
     assert (400, "InvalidParameters") == error_of(answer)[:2]
@@ -124,7 +124,7 @@ async def test_a_registration_needs_files(body: dict[str, object]) -> None:
 
 async def test_an_entry_must_be_an_object() -> None:
     """A file that is not an object is refused."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.post("/s2s/v2.0/file", {"files": ["me.jpg"]})
 
     assert (400, "InvalidParameters") == error_of(answer)[:2]
@@ -133,7 +133,7 @@ async def test_an_entry_must_be_an_object() -> None:
 @pytest.mark.parametrize("content_type", ["image/jpg", "image/jpeg", "image/png", "image/heic"])
 async def test_both_spellings_of_jpeg_are_accepted(content_type: str) -> None:
     """The accepted types are both spellings of JPEG, PNG and HEIC."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.register({**ENTRY, "content_type": content_type})
 
     assert content_type == data_of(answer)["files"][0]["content_type"]
@@ -141,7 +141,7 @@ async def test_both_spellings_of_jpeg_are_accepted(content_type: str) -> None:
 
 async def test_a_unicode_name_is_a_violation() -> None:
     """Unicode names are undocumented: accepted, but reported."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.register({**ENTRY, "file_name": "я.jpg"})
 
@@ -151,7 +151,7 @@ async def test_a_unicode_name_is_a_violation() -> None:
 
 async def test_the_older_path_serves_one_feature() -> None:
     """A file that is registered for a feature is missing for another feature."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         file_id = await customer.uploaded(feature="ai-avatar")
         body = {"src_file_id": file_id, "expression_type": TEETH}
@@ -168,7 +168,7 @@ async def test_the_older_path_serves_one_feature() -> None:
 async def test_the_older_path_knows_the_features_formats() -> None:
     """The path of avatars does not accept HEIC."""
     heic = {**ENTRY, "content_type": "image/heic"}
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         avatar = await customer.register(heic, feature="ai-avatar")
         smile = await customer.register(heic, feature="ai-smile")
 
@@ -187,7 +187,7 @@ async def test_the_universal_path_may_be_missing() -> None:
 
 async def test_an_upload_may_be_repeated() -> None:
     """The upload has exactly the given headers, and a repetition is harmless."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         entry = await customer.file()
         answers = [await customer.put(entry, FACE) for _ in range(2)]
@@ -199,7 +199,7 @@ async def test_an_upload_may_be_repeated() -> None:
 
 async def put(headers: dict[str, str], data: bytes = FACE) -> tuple[httpx.Response, Sandbox]:
     """Upload with the given headers, changed."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         entry: Any = await customer.file()
         request = entry["requests"][0]
@@ -265,7 +265,7 @@ async def test_an_upload_needs_a_length() -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield FACE
 
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         entry = await customer.file()
         answer = await customer.http.put(
@@ -283,7 +283,7 @@ async def test_a_streamed_upload_is_accepted() -> None:
         for start in range(0, len(FACE), 500):
             yield FACE[start : start + 500]
 
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         request = (await customer.file())["requests"][0]
         answer = await customer.http.put(
@@ -296,7 +296,7 @@ async def test_a_streamed_upload_is_accepted() -> None:
 
 async def test_a_file_that_was_never_uploaded_is_refused() -> None:
     """A task on a file without bytes is a 400, costs nothing, and is a violation."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         entry = await customer.file()
         body = {"src_file_id": entry["file_id"], "expression_type": TEETH}
@@ -309,7 +309,7 @@ async def test_a_file_that_was_never_uploaded_is_refused() -> None:
 
 async def test_an_unknown_file_id_is_not_a_violation() -> None:
     """An unknown id is a 400 and not a violation, since users type ids."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create({"src_file_id": "abc/+=", "expression_type": TEETH})
 
@@ -319,7 +319,7 @@ async def test_an_unknown_file_id_is_not_a_violation() -> None:
 
 async def test_a_wrong_element_is_named_by_its_index() -> None:
     """The error of a value in an array names its index."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.post("/s2s/v2.0/file", {"files": [ENTRY, "a.jpg"]})
 
     text = "`1` is not one of the accepted values."

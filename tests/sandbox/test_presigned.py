@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from perfect_async.sandbox import Sandbox
-from tests.sandbox.customer import FACE, Customer, data_of, roomy
+from tests.sandbox.customer import FACE, Customer, data_of, unlimited_sandbox
 
 
 async def finished(customer: Customer) -> str:
@@ -18,7 +18,7 @@ async def finished(customer: Customer) -> str:
 
 async def test_a_url_looks_like_one_of_s3() -> None:
     """https on a separate host, with the query of S3's URLs."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         url = urlsplit((await customer.file())["requests"][0]["url"])
     query = parse_qs(url.query)
 
@@ -46,7 +46,7 @@ async def test_the_date_is_the_wall_clocks() -> None:
 @pytest.mark.parametrize(("age", "status"), [(7199, 200), (7201.5, 403)])
 async def test_a_result_url_lives_two_hours(age: float, status: int) -> None:
     """After 7,200 s the answer is a 403 in XML."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         url = await finished(customer)
         await asyncio.sleep(age)
         answer = await customer.http.get(url)
@@ -59,7 +59,7 @@ async def test_a_result_url_lives_two_hours(age: float, status: int) -> None:
 
 async def test_an_upload_url_expires_too() -> None:
     """Bytes that come after two hours are refused."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         entry = await customer.file()
         await asyncio.sleep(7202)
         assert 403 == (await customer.put(entry, FACE)).status_code
@@ -77,7 +77,7 @@ async def test_the_lifetime_is_a_setting() -> None:
 
 async def test_authorization_is_refused() -> None:
     """A key that is sent to a storage host is a 400 and a violation, on both hosts."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         url = await finished(customer)
         entry = (await customer.file())["requests"][0]
@@ -108,7 +108,7 @@ async def test_authorization_is_refused() -> None:
 )
 async def test_a_changed_url_is_refused(old: str, new: str) -> None:
     """Any change of a signed URL breaks its signature."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         url = await finished(customer)
         answer = await customer.http.get(url.replace(old, new, 1))
@@ -120,7 +120,7 @@ async def test_a_changed_url_is_refused(old: str, new: str) -> None:
 
 async def test_a_url_is_for_one_method() -> None:
     """An upload URL accepts neither GET nor POST."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         request = (await customer.file())["requests"][0]
         got = await customer.http.get(request["url"])
@@ -132,7 +132,7 @@ async def test_a_url_is_for_one_method() -> None:
 
 async def test_a_bare_path_is_refused() -> None:
     """A path without a signature is refused."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.get("https://results.sandbox.example/sandbox-out/a/0.jpg")
 
     assert 403 == answer.status_code

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from perfect_async.sandbox import Sandbox
 from perfect_async.sandbox._http import Request
 from perfect_async.sandbox._router import Route, route_api
-from tests.sandbox.customer import API, SMILE, Customer, error_of, roomy
+from tests.sandbox.customer import API, SMILE, Customer, error_of, unlimited_sandbox
 
 CREDIT = "/s2s/v1.0/client/credit"
 AUTH = "/s2s/v1.0/client/auth"
@@ -53,7 +53,7 @@ def test_the_universal_path_may_be_missing() -> None:
 
 async def test_an_unknown_path_is_a_404() -> None:
     """The answer is a 404 with the envelope, and a violation names the path."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.get("/s2s/v2.0/tasks")
 
@@ -89,7 +89,7 @@ async def test_any_key_is_accepted_by_default() -> None:
 
 async def test_every_answer_has_a_request_id() -> None:
     """Every answer has an `x-request-id` of 60 bits, also errors and answers of the storage."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         entry = await customer.file()
         answers = [
@@ -107,7 +107,7 @@ async def test_every_answer_has_a_request_id() -> None:
 @pytest.mark.parametrize("host", [API, "https://yce-api-01.perfectcorp.com", "http://localhost"])
 async def test_the_api_answers_on_any_host(host: str) -> None:
     """Only the two storage hosts are special."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.get(host + CREDIT, headers=customer.key)
 
     assert 200 == answer.status_code
@@ -115,7 +115,7 @@ async def test_the_api_answers_on_any_host(host: str) -> None:
 
 async def test_answers_have_a_content_type() -> None:
     """API answers have the content type of JSON."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer: httpx.Response = await customer.get(CREDIT)
 
     assert "application/json; charset=utf-8" == answer.headers["content-type"]
@@ -136,7 +136,7 @@ async def test_answers_have_a_content_type() -> None:
 @pytest.mark.parametrize("path", ["/s2s/v2.0/file", "/s2s/v2.0/task/ai-smile", AUTH, DELETE])
 async def test_a_body_that_is_no_object_is_a_400(path: str, body: bytes) -> None:
     """JSON that is broken, too deep or not an object is a 400, not an exception."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.post(path, content=body, headers=customer.key)
 
     assert (400, "BadRequest") == error_of(answer)[:2]
@@ -145,7 +145,7 @@ async def test_a_body_that_is_no_object_is_a_400(path: str, body: bytes) -> None
 async def test_a_lone_surrogate_is_answered() -> None:
     """Text that is not valid Unicode is answered."""
     body = b'{"files":[{"content_type":"image/jpeg","file_name":"\\ud800","file_size":9}]}'
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.post("/s2s/v2.0/file", content=body, headers=customer.key)
 
     assert 200 == answer.status_code
@@ -153,7 +153,7 @@ async def test_a_lone_surrogate_is_answered() -> None:
 
 async def test_head_is_a_get_without_a_body() -> None:
     """HEAD has the status and the length of GET."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         got = await customer.http.get(CREDIT, headers=customer.key)
         head = await customer.http.head(CREDIT, headers=customer.key)
@@ -181,7 +181,7 @@ async def test_options_need_no_key(path: str) -> None:
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "PROPFIND"])
 async def test_other_methods_are_a_404(method: str) -> None:
     """A method that a path does not have is a `404 NotFound`."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.request(method, CREDIT, headers=customer.key)
 
     assert (404, "NotFound") == error_of(answer)[:2]

@@ -14,7 +14,7 @@ from tests.sandbox.customer import (
     avatar,
     data_of,
     error_of,
-    roomy,
+    unlimited_sandbox,
 )
 
 LONG = {"ai-smile": Durations.fixed(35.0), "ai-avatar": Durations.fixed(60.0)}
@@ -37,7 +37,7 @@ async def test_a_smile_runs_and_succeeds() -> None:
 
 async def test_the_end_is_the_instant_of_the_duration() -> None:
     """A poll at exactly the duration reports the end."""
-    async with Customer(roomy(smile=Durations.fixed(8.0))) as customer:
+    async with Customer(unlimited_sandbox(smile=Durations.fixed(8.0))) as customer:
         task = await customer.task()
         await asyncio.sleep(7.999)
         assert "running" == data_of(await customer.poll(task))["task_status"]
@@ -78,7 +78,7 @@ async def test_a_lease_does_not_hold_longer() -> None:
 
 async def test_an_expired_task_stays_expired() -> None:
     """Also after the engine is done, and forever."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         task = await customer.task()
         await asyncio.sleep(11)
         for _ in range(3):
@@ -88,7 +88,7 @@ async def test_an_expired_task_stays_expired() -> None:
 
 async def test_an_unpolled_engine_error_is_not_refunded() -> None:
     """If the lease runs out first, the units of a failed task are not returned."""
-    sandbox = roomy(Faults(engine_errors=1.0))
+    sandbox = unlimited_sandbox(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         await customer.task()
         await asyncio.sleep(11)
@@ -106,7 +106,7 @@ async def test_the_lease_is_a_setting() -> None:
 
 async def test_a_reported_task_needs_no_more_polls() -> None:
     """A reported task has no lease; each later poll gives a new URL, for a day."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
         urls = [data_of(await customer.poll(task))["results"]["url"]]
@@ -122,7 +122,7 @@ async def test_a_reported_task_needs_no_more_polls() -> None:
 
 async def test_an_error_is_reported_again() -> None:
     """A failed task reports the same code each time, and returns its units once."""
-    sandbox = roomy(Faults(engine_errors=1.0))
+    sandbox = unlimited_sandbox(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
@@ -134,7 +134,7 @@ async def test_an_error_is_reported_again() -> None:
 
 async def test_nulls_may_be_absent() -> None:
     """`error`, `results` and `error_message` are null or absent."""
-    sandbox = roomy(Faults(engine_errors=0.5))
+    sandbox = unlimited_sandbox(Faults(engine_errors=0.5))
     shapes: set[tuple[str, ...]] = set()
     async with Customer(sandbox) as customer:
         for _ in range(60):
@@ -164,7 +164,7 @@ async def test_the_polling_interval_is_optional() -> None:
 
 async def test_a_running_avatar_shows_partial_results() -> None:
     """Results grow while the task runs, and are whole only at success."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         task = await customer.task(avatar(4), "ai-avatar")
         seen = []
         for _ in range(5):
@@ -182,7 +182,7 @@ async def test_a_running_avatar_shows_partial_results() -> None:
 
 async def test_a_failing_avatar_shows_none() -> None:
     """A task that will fail has no partial results."""
-    async with Customer(roomy(Faults(engine_errors=1.0))) as customer:
+    async with Customer(unlimited_sandbox(Faults(engine_errors=1.0))) as customer:
         task = await customer.task(avatar(4), "ai-avatar")
         await asyncio.sleep(6)
         assert data_of(await customer.poll(task, "ai-avatar")).get("results") is None
@@ -190,7 +190,7 @@ async def test_a_failing_avatar_shows_none() -> None:
 
 async def test_an_unknown_task_is_not_a_violation() -> None:
     """An unknown id is an InvalidTaskId and not a violation, since users type ids."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         assert (400, "InvalidTaskId") == error_of(await customer.poll("nobody"))[:2]
 
@@ -199,7 +199,7 @@ async def test_an_unknown_task_is_not_a_violation() -> None:
 
 async def test_a_task_of_another_feature_is_unknown() -> None:
     """A smile that is polled as an avatar is unknown, a violation, and not renewed."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         task = await customer.task()
         assert 400 == (await customer.poll(task, "ai-avatar")).status_code
@@ -210,7 +210,7 @@ async def test_a_task_of_another_feature_is_unknown() -> None:
 
 async def test_ids_are_url_safe_by_default() -> None:
     """An id has 107 URL-safe characters."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         task = await customer.task()
 
     assert 107 == len(task)
@@ -219,7 +219,7 @@ async def test_ids_are_url_safe_by_default() -> None:
 
 async def test_ids_may_need_encoding() -> None:
     """With `base64`, ids have `/`, `+` and `=`, and work if percent-encoded."""
-    sandbox = roomy(task_ids="base64")
+    sandbox = unlimited_sandbox(task_ids="base64")
     async with Customer(sandbox) as customer:
         task = await customer.task()
         assert set("/+=") <= set(task)
@@ -257,7 +257,7 @@ async def test_credit_insufficiency_refuses_the_creation() -> None:
 )
 async def test_the_engine_checks_the_bytes(data: bytes, feature: str, code: str | None) -> None:
     """Formats that a feature does not accept and too large files are engine errors."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         body = {**avatar(), "expression_type": TEETH}
         body["src_file_id"] = await customer.uploaded(data or FACE)
         del body["src_file_url"]
@@ -270,7 +270,7 @@ async def test_the_engine_checks_the_bytes(data: bytes, feature: str, code: str 
 
 async def test_deletion_removes_the_files() -> None:
     """The task, its outputs and its input file are deleted; result URLs are 404 at once."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         body = {"src_file_id": await customer.uploaded(), "expression_type": TEETH}
         task, second = await customer.task(body), await customer.task(body)
@@ -298,7 +298,7 @@ async def test_deletion_removes_the_files() -> None:
 
 async def test_a_deleted_file_accepts_no_upload() -> None:
     """An upload for a deleted file finds no key."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         entry = await customer.file()
         await customer.put(entry, FACE)
         task = await customer.task({"src_file_id": entry["file_id"], "expression_type": TEETH})
@@ -309,7 +309,7 @@ async def test_a_deleted_file_accepts_no_upload() -> None:
 
 async def test_an_unpolled_finished_task_can_be_deleted() -> None:
     """A task that the engine has finished can be deleted before a poll reports it."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
@@ -330,7 +330,7 @@ async def test_a_running_task_cannot_be_deleted() -> None:
 @pytest.mark.parametrize("wait", [None, 11])
 async def test_an_unknown_task_cannot_be_deleted(wait: float | None) -> None:
     """An unknown or expired id cannot be deleted."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         task = "nobody" if wait is None else await customer.task()
         await asyncio.sleep(wait or 0)
         assert (400, "OperationNotSupport") == error_of(await customer.delete(task))[:2]
@@ -338,7 +338,7 @@ async def test_an_unknown_task_cannot_be_deleted(wait: float | None) -> None:
 
 async def test_deletion_needs_an_id() -> None:
     """`task_id` is required."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.post("/s2s/v2.0/task/delete", {})
 
     assert (400, "InvalidParameters") == error_of(answer)[:2]
@@ -346,7 +346,7 @@ async def test_deletion_needs_an_id() -> None:
 
 async def test_ids_are_decoded_once() -> None:
     """An id in a path is decoded once."""
-    async with Customer(roomy(task_ids="base64")) as customer:
+    async with Customer(unlimited_sandbox(task_ids="base64")) as customer:
         task = await customer.task()
         answer = await customer.poll(task)
         path = answer.request.url.raw_path.decode()

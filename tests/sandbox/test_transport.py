@@ -14,7 +14,7 @@ from tests.sandbox.customer import (
     Customer,
     avatar,
     data_of,
-    roomy,
+    unlimited_sandbox,
 )
 
 CREDIT = "/s2s/v1.0/client/credit"
@@ -27,7 +27,7 @@ def now() -> float:
 
 async def test_without_latency_no_time_passes() -> None:
     """By default a request takes no time, but other tasks run meanwhile."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     turns: list[str] = []
 
     async def other() -> None:
@@ -122,7 +122,7 @@ async def test_a_hanging_answer_takes_the_latency_too() -> None:
 
 async def test_errors_carry_their_request() -> None:
     """An error has the failed request."""
-    sandbox = roomy(Faults(refused_connections={"credit": 1.0}, dropped={"task": 1.0}))
+    sandbox = unlimited_sandbox(Faults(refused_connections={"credit": 1.0}, dropped={"task": 1.0}))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.ConnectError) as refused:
             await customer.get(CREDIT)
@@ -135,7 +135,7 @@ async def test_errors_carry_their_request() -> None:
 
 async def test_a_picture_is_processed_with_plain_httpx() -> None:
     """From the bytes of a face to the bytes of its smile."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         body = {"src_file_id": await customer.uploaded(), "expression_type": TEETH}
         task = await customer.task(body)
         await asyncio.sleep(1)
@@ -150,7 +150,7 @@ async def test_a_picture_is_processed_with_plain_httpx() -> None:
 
 async def test_a_result_named_jpg_may_be_a_png() -> None:
     """Some results are PNG, although their name ends in `.jpg`."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         found: list[str | None] = []
         for _ in range(30):
             task = await customer.task()

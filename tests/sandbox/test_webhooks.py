@@ -43,7 +43,7 @@ def clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def shop(
+def notifying_sandbox(
     inbox: Inbox | None = None,
     faults: WebhookFaults | None = None,
     *,
@@ -64,7 +64,7 @@ def shop(
     )
 
 
-async def ordered(sandbox: Sandbox, count: int = 1) -> list[str]:
+async def create_tasks(sandbox: Sandbox, count: int = 1) -> list[str]:
     """Create tasks at once and return their ids."""
     async with Customer(sandbox) as customer:
         return [await customer.task() for _ in range(count)]
@@ -76,9 +76,9 @@ async def ordered(sandbox: Sandbox, count: int = 1) -> list[str]:
 async def test_the_end_is_announced() -> None:
     """When the engine is done, the contract's body is sent with three headers."""
     inbox = Inbox()
-    async with shop(inbox) as sandbox:
+    async with notifying_sandbox(inbox) as sandbox:
         start = clock()
-        (task,) = await ordered(sandbox)
+        (task,) = await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     ((when, body, headers),) = inbox.came
@@ -105,8 +105,8 @@ async def test_the_end_is_announced() -> None:
 async def test_standardwebhooks_makes_the_same_signature() -> None:
     """`standardwebhooks` makes the same signature, and `verify` accepts it."""
     inbox = Inbox()
-    async with shop(inbox) as sandbox:
-        (task,) = await ordered(sandbox)
+    async with notifying_sandbox(inbox) as sandbox:
+        (task,) = await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     ((_, body, headers),) = inbox.came
@@ -128,7 +128,7 @@ async def test_standardwebhooks_makes_the_same_signature() -> None:
 async def test_each_end_has_its_notification(engine: Faults, expected: list[str]) -> None:
     """Failures are announced, stuck tasks never, and creations without an answer are, too."""
     inbox = Inbox()
-    async with shop(inbox, engine=engine) as sandbox, Customer(sandbox) as customer:
+    async with notifying_sandbox(inbox, engine=engine) as sandbox, Customer(sandbox) as customer:
         try:
             await customer.create()
         except httpx.RemoteProtocolError:
@@ -142,7 +142,7 @@ async def test_a_lost_task_is_not_announced() -> None:
     """A task whose lease ran out is not announced."""
     inbox = Inbox()
     async with (
-        shop(inbox, smile=Durations.fixed(12.0)) as sandbox,
+        notifying_sandbox(inbox, smile=Durations.fixed(12.0)) as sandbox,
         Customer(sandbox) as customer,
     ):
         kept, _ = await customer.task(), await customer.task()
@@ -157,7 +157,7 @@ async def test_a_webhook_may_lift_the_lease() -> None:
     """In the vendor's own flow a task has no polls until its notification, and a result."""
     inbox = Inbox()
     async with (
-        shop(inbox, smile=Durations.fixed(90.0), webhook_lifts_lease=True) as sandbox,
+        notifying_sandbox(inbox, smile=Durations.fixed(90.0), webhook_lifts_lease=True) as sandbox,
         Customer(sandbox) as customer,
     ):
         task = await customer.task()
@@ -174,8 +174,8 @@ async def test_a_webhook_may_lift_the_lease() -> None:
 async def test_a_lost_notification_is_never_sent() -> None:
     """A lost notification is never sent."""
     inbox = Inbox()
-    async with shop(inbox, WebhookFaults(lost=1.0)) as sandbox:
-        await ordered(sandbox, 3)
+    async with notifying_sandbox(inbox, WebhookFaults(lost=1.0)) as sandbox:
+        await create_tasks(sandbox, 3)
         await asyncio.sleep(9)
 
     assert [] == inbox.came
@@ -186,7 +186,7 @@ async def test_an_early_notification_precedes_the_end() -> None:
     """The notification is there while the task still runs."""
     inbox = Inbox()
     async with (
-        shop(inbox, WebhookFaults(early=1.0, early_seconds=2.0)) as sandbox,
+        notifying_sandbox(inbox, WebhookFaults(early=1.0, early_seconds=2.0)) as sandbox,
         Customer(sandbox) as customer,
     ):
         start = clock()
@@ -203,8 +203,8 @@ async def test_a_notification_may_overtake_the_creations_answer() -> None:
     """A very early notification comes before the answer to the creation."""
     inbox = Inbox()
     faults = WebhookFaults(early=1.0, early_seconds=600.0)
-    async with shop(inbox, faults, latency=2.0) as sandbox:
-        (task,) = await ordered(sandbox)
+    async with notifying_sandbox(inbox, faults, latency=2.0) as sandbox:
+        (task,) = await create_tasks(sandbox)
         answered = clock()
 
     assert [task] == inbox.tasks
@@ -214,8 +214,8 @@ async def test_a_notification_may_overtake_the_creations_answer() -> None:
 async def test_a_duplicate_has_the_same_id() -> None:
     """A duplicate has the same body and id; another task has another id."""
     inbox = Inbox()
-    async with shop(inbox, WebhookFaults(duplicated=1.0)) as sandbox:
-        await ordered(sandbox, 2)
+    async with notifying_sandbox(inbox, WebhookFaults(duplicated=1.0)) as sandbox:
+        await create_tasks(sandbox, 2)
         await asyncio.sleep(9)
 
     assert 4 == len(inbox.came)
@@ -227,9 +227,9 @@ async def test_a_duplicate_has_the_same_id() -> None:
 async def test_a_delayed_notification_comes_later() -> None:
     """A delayed notification comes `delay_seconds` later and has the time of the end."""
     inbox = Inbox()
-    async with shop(inbox, WebhookFaults(delayed=1.0, delay_seconds=40.0)) as sandbox:
+    async with notifying_sandbox(inbox, WebhookFaults(delayed=1.0, delay_seconds=40.0)) as sandbox:
         start = clock()
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(7.5)
         async with Customer(sandbox) as customer:
             await customer.poll(sandbox.ledger.tasks[0].task_id)
@@ -249,8 +249,8 @@ async def test_notifications_may_overtake_each_other() -> None:
     for seed in (1, 1, 2):
         inbox = Inbox()
         faults = WebhookFaults(reorder_seconds=5.0, lost=0.2, duplicated=0.3)
-        async with shop(inbox, faults, seed=seed, webhook_lifts_lease=True) as sandbox:
-            tasks = await ordered(sandbox, 20)
+        async with notifying_sandbox(inbox, faults, seed=seed, webhook_lifts_lease=True) as sandbox:
+            tasks = await create_tasks(sandbox, 20)
             await asyncio.sleep(20)
         orders.append([tasks.index(task) for task in inbox.tasks])
 
@@ -264,10 +264,10 @@ async def test_a_webhook_changes_no_duration() -> None:
     drawn: list[list[tuple[str, float]]] = []
     for webhook in (True, False):
         settings: dict[str, Any] = {} if webhook else {"webhook_secret": None}
-        async with shop(
+        async with notifying_sandbox(
             Inbox() if webhook else None, smile=Durations(8.0, 0.3), **settings
         ) as sandbox:
-            await ordered(sandbox, 3)
+            await create_tasks(sandbox, 3)
         drawn.append([(task.task_id, task.duration) for task in sandbox.ledger.tasks])
 
     assert drawn[0] == drawn[1]
@@ -276,10 +276,10 @@ async def test_a_webhook_changes_no_duration() -> None:
 async def test_webhook_faults_may_be_assigned_later() -> None:
     """Assigned faults are for tasks that are created from then on."""
     inbox = Inbox()
-    async with shop(inbox) as sandbox:
-        (first,) = await ordered(sandbox)
+    async with notifying_sandbox(inbox) as sandbox:
+        (first,) = await create_tasks(sandbox)
         sandbox.webhook_faults = WebhookFaults(lost=1.0)
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     assert WebhookFaults(lost=1.0) == sandbox.webhook_faults
@@ -313,9 +313,9 @@ async def test_a_refused_notification_is_retried() -> None:
             raise error
 
     inbox = Inbox(does)
-    async with shop(inbox, webhook_retries=(5.0, 60.0, 60.0)) as sandbox:
+    async with notifying_sandbox(inbox, webhook_retries=(5.0, 60.0, 60.0)) as sandbox:
         start = clock()
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(1000)
 
     assert [8.0, 13.0, 73.0] == [pytest.approx(when - start, abs=1e-4) for when, _, _ in inbox.came]
@@ -335,8 +335,8 @@ async def test_retries_end_after_the_last_wait() -> None:
         raise ValueError
 
     inbox = Inbox(does)
-    async with shop(inbox) as sandbox:
-        await ordered(sandbox)
+    async with notifying_sandbox(inbox) as sandbox:
+        await create_tasks(sandbox)
         await asyncio.sleep(100_000)
 
     assert [1, 2, 3, 4, 5] == [record.attempt for record in sandbox.ledger.webhooks]
@@ -351,9 +351,9 @@ async def test_a_hanging_receiver_delays_no_other_notification() -> None:
             await asyncio.sleep(3600)
 
     inbox = Inbox(does)
-    async with shop(inbox, webhook_retries=(1.0,)) as sandbox:
+    async with notifying_sandbox(inbox, webhook_retries=(1.0,)) as sandbox:
         start = clock()
-        await ordered(sandbox, 2)
+        await create_tasks(sandbox, 2)
         await asyncio.sleep(100)
 
     assert [8.0, 8.0, 24.0] == [pytest.approx(when - start, abs=1e-4) for when, _, _ in inbox.came]
@@ -366,12 +366,12 @@ async def test_a_hanging_receiver_delays_no_other_notification() -> None:
 async def test_two_secrets_give_two_signatures() -> None:
     """With two secrets there are two signatures; afterwards only the new one signs."""
     inbox = Inbox()
-    async with shop(inbox) as sandbox:
+    async with notifying_sandbox(inbox) as sandbox:
         sandbox.rotate_webhook_secret([SECRET, OTHER])
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
         sandbox.rotate_webhook_secret(OTHER)
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     (_, body, both), (_, later, alone) = inbox.came
@@ -387,7 +387,7 @@ def test_a_malformed_secret_is_refused(secret: str | list[str]) -> None:
     with pytest.raises(
         ValueError, match="webhook_secret must be whsec_ followed by base64"
     ) as caught:
-        shop(Inbox(), webhook_secret=secret)
+        notifying_sandbox(Inbox(), webhook_secret=secret)
     assert "s3cret" not in str(caught.value)
 
 
@@ -408,11 +408,11 @@ async def test_a_notification_is_posted_to_an_app() -> None:
     """A POST to the URL by the given transport is answered by `WebhookApp`."""
     receiver = Receiver()
     over = httpx.ASGITransport(WebhookApp(receiver))
-    async with shop(webhook_url=URL, webhook_transport=over) as sandbox:
-        tasks = await ordered(sandbox)
+    async with notifying_sandbox(webhook_url=URL, webhook_transport=over) as sandbox:
+        tasks = await create_tasks(sandbox)
         await asyncio.sleep(9)
         sandbox.rotate_webhook_secret(OTHER)
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     assert tasks == receiver.ids
@@ -437,8 +437,10 @@ async def test_failed_attempts_are_recorded() -> None:
 
     over = httpx.MockTransport(answer)
     waits = [1.0] * 5
-    async with shop(webhook_url=URL, webhook_transport=over, webhook_retries=waits) as sandbox:
-        await ordered(sandbox)
+    async with notifying_sandbox(
+        webhook_url=URL, webhook_transport=over, webhook_retries=waits
+    ) as sandbox:
+        await create_tasks(sandbox)
         await asyncio.sleep(20)
 
     assert [
@@ -483,7 +485,7 @@ def test_webhook_calls_need_a_webhook() -> None:
 
 async def test_a_sandbox_with_a_webhook_must_be_open() -> None:
     """Each way into an unopened sandbox raises, and the message says how to open it."""
-    sandbox = shop(Inbox())
+    sandbox = notifying_sandbox(Inbox())
     with pytest.raises(RuntimeError, match="async with sandbox:"):
         sandbox.transport()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(sandbox)) as http:
@@ -499,8 +501,8 @@ async def test_a_sandbox_with_a_webhook_must_be_open() -> None:
 async def test_a_sandbox_without_a_webhook_need_not_be_open() -> None:
     """Opening it is possible, but not needed."""
     async with Sandbox() as sandbox:
-        await ordered(sandbox)
-    await ordered(sandbox)
+        await create_tasks(sandbox)
+    await create_tasks(sandbox)
 
 
 async def test_closing_cancels_notifications() -> None:
@@ -510,11 +512,11 @@ async def test_closing_cancels_notifications() -> None:
         await asyncio.sleep(10)
 
     inbox = Inbox(does)
-    sandbox = shop(inbox)
+    sandbox = notifying_sandbox(inbox)
     async with sandbox:
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(4)
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(5)
     assert 1 == len(inbox.came)
     async with sandbox:
@@ -526,9 +528,9 @@ async def test_closing_cancels_notifications() -> None:
 async def test_a_task_created_after_the_end_is_not_announced() -> None:
     """A creation that arrives after the closing is created and not announced."""
     inbox = Inbox()
-    sandbox = shop(inbox, latency=4.0)
+    sandbox = notifying_sandbox(inbox, latency=4.0)
     async with asyncio.TaskGroup() as group, sandbox:
-        group.create_task(ordered(sandbox))
+        group.create_task(create_tasks(sandbox))
         await asyncio.sleep(1)
     await asyncio.sleep(20)
 
@@ -538,7 +540,7 @@ async def test_a_task_created_after_the_end_is_not_announced() -> None:
 
 async def test_a_sandbox_opens_once() -> None:
     """Opening an open sandbox raises."""
-    sandbox = shop(Inbox())
+    sandbox = notifying_sandbox(Inbox())
     async with sandbox:
         with pytest.raises(RuntimeError, match="already"):
             async with sandbox:
@@ -548,7 +550,7 @@ async def test_a_sandbox_opens_once() -> None:
 async def test_errors_of_the_block_are_not_wrapped() -> None:
     """An error of the block is not raised as a group."""
     with pytest.raises(ZeroDivisionError):
-        async with shop(Inbox()):
+        async with notifying_sandbox(Inbox()):
             raise ZeroDivisionError
 
 
@@ -557,8 +559,8 @@ async def test_a_cancelled_block_is_cancelled() -> None:
     inbox = Inbox()
 
     async def open_for_long() -> None:
-        async with shop(inbox) as sandbox:
-            await ordered(sandbox)
+        async with notifying_sandbox(inbox) as sandbox:
+            await create_tasks(sandbox)
             await asyncio.sleep(60)
 
     with pytest.raises(TimeoutError):
@@ -572,7 +574,7 @@ async def test_a_cancelled_block_is_cancelled() -> None:
 async def test_the_lifespan_opens_the_sandbox(open_already: bool) -> None:
     """A server that sends the lifespan opens it, unless it is open already."""
     inbox = Inbox()
-    sandbox = shop(inbox)
+    sandbox = notifying_sandbox(inbox)
     messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     sent: asyncio.Queue[str] = asyncio.Queue()
 
@@ -588,7 +590,7 @@ async def test_the_lifespan_opens_the_sandbox(open_already: bool) -> None:
         group.create_task(live())
         await messages.put({"type": "lifespan.startup"})
         assert "lifespan.startup.complete" == await sent.get()
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
         await messages.put({"type": "lifespan.shutdown"})
         assert "lifespan.shutdown.complete" == await sent.get()
@@ -610,8 +612,8 @@ async def test_a_client_may_be_in_another_thread() -> None:
         came.set()
 
     inbox = Inbox(does)
-    async with shop(inbox, smile=Durations.fixed(0.01)) as sandbox:
-        thread = threading.Thread(target=lambda: asyncio.run(ordered(sandbox)))
+    async with notifying_sandbox(inbox, smile=Durations.fixed(0.01)) as sandbox:
+        thread = threading.Thread(target=lambda: asyncio.run(create_tasks(sandbox)))
         thread.start()
         await came.wait()
         thread.join()

@@ -46,7 +46,7 @@ DOWNLOAD = "https://down.example/r.jpg?X-Amz-Signature=signed-secret"
 Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 
-class Net(httpx.AsyncBaseTransport):
+class FakeTransport(httpx.AsyncBaseTransport):
     """A transport that remembers the requests and lets `handler` answer."""
 
     def __init__(self, handler: Handler) -> None:
@@ -96,31 +96,33 @@ class Body(httpx.AsyncByteStream):
             raise self._closing
 
 
-def answering(*args: object, **kwargs: object) -> Net:
+def answering(*args: object, **kwargs: object) -> FakeTransport:
     """Return a transport that gives the same answer every time."""
 
     async def handler(_: httpx.Request) -> httpx.Response:
         return httpx.Response(*args, **kwargs)  # type: ignore[arg-type]
 
-    return Net(handler)
+    return FakeTransport(handler)
 
 
-def failing(error: BaseException) -> Net:
+def failing(error: BaseException) -> FakeTransport:
     async def handler(_: httpx.Request) -> httpx.Response:
         raise error
 
-    return Net(handler)
+    return FakeTransport(handler)
 
 
-def silent(seconds: float = 1e6) -> Net:
+def silent(seconds: float = 1e6) -> FakeTransport:
     async def handler(_: httpx.Request) -> httpx.Response:
         await anyio.sleep(seconds)
         return httpx.Response(200)
 
-    return Net(handler)
+    return FakeTransport(handler)
 
 
-def over(net: httpx.AsyncBaseTransport | None, base: str = BASE, bulk: int = 6) -> VendorTransport:
+def make_transport(
+    net: httpx.AsyncBaseTransport | None, base: str = BASE, bulk: int = 6
+) -> VendorTransport:
     timeouts = Timeouts(upload=60, download=60)
     return VendorTransport(base, KEY, timeouts=timeouts, transport=net, bulk=bulk)
 
@@ -136,7 +138,7 @@ async def picture() -> AsyncIterator[bytes]:
     yield b"de"
 
 
-async def fetched(transport: VendorTransport, url: str = DOWNLOAD, limit: int = 1000) -> bytes:
+async def downloaded(transport: VendorTransport, url: str = DOWNLOAD, limit: int = 1000) -> bytes:
     async with transport.download(url, limit=limit) as pieces:
         return b"".join([piece async for piece in pieces])
 
@@ -173,7 +175,7 @@ async def test_a_call_sends_only_the_needed_headers() -> None:
     """A GET has the key, our name and no body; its path is sent as it was encoded."""
     net = answering(200, content=b"{}")
 
-    await over(net).call(CALL, within=1)
+    await make_transport(net).call(CALL, within=1)
 
     (request,) = net.requests
     assert {
@@ -191,7 +193,7 @@ async def test_a_post_sends_its_json() -> None:
     """A body is sent unchanged, with its type and length."""
     net = answering(200)
 
-    await over(net).call(Request("POST", "/s2s/v2.0/file", (), b'{"files":[]}'), within=1)
+    await make_transport(net).call(Request("POST", "/s2s/v2.0/file", (), b'{"files":[]}'), within=1)
 
     assert [b'{"files":[]}'] == net.bodies
     assert "application/json" == net.requests[0].headers["content-type"]
@@ -202,7 +204,9 @@ async def test_a_query_is_encoded() -> None:
     """Any token of the vendor is percent-encoded in the query."""
     net = answering(200)
 
-    await over(net).call(Request("GET", "/a", (("page_size", "20"), ("t", "a&b= +/é"))), within=1)
+    await make_transport(net).call(
+        Request("GET", "/a", (("page_size", "20"), ("t", "a&b= +/é"))), within=1
+    )
 
     assert b"/a?page_size=20&t=a%26b%3D%20%2B%2F%C3%A9" == net.requests[0].url.raw_path
 
@@ -211,7 +215,7 @@ async def test_a_base_may_have_a_port_and_a_path() -> None:
     """A base URL with a port and a path, like a gateway's, is kept."""
     net = answering(200)
 
-    await over(net, "http://gate.example:8080/youcam/").call(CALL, within=1)
+    await make_transport(net, "http://gate.example:8080/youcam/").call(CALL, within=1)
 
     assert "http://gate.example:8080/youcam/s2s/v2.0/task/ai-smile/a%2Fb" == str(
         net.requests[0].url
@@ -224,7 +228,7 @@ async def test_any_status_is_returned(status: int) -> None:
     headers = {"X-Request-Id": "17", "Retry-After": "3", "Location": "https://evil.example/"}
     net = answering(status, headers=headers, content=b"{}")
 
-    assert Response(status, b"{}", "17", "3") == await over(net).call(CALL, within=1)
+    assert Response(status, b"{}", "17", "3") == await make_transport(net).call(CALL, within=1)
     assert 1 == len(net.requests)
 
 
@@ -239,7 +243,7 @@ def test_any_location_is_ignored(location: str) -> None:
     net = answering(302, headers=[(b"Location", location.encode("latin-1"))])
 
     try:
-        reply = run(lambda: over(net).call(CALL, within=1))
+        reply = run(lambda: make_transport(net).call(CALL, within=1))
     except ApiError:
         reply = Response(302, b"")
 
@@ -249,7 +253,7 @@ def test_any_location_is_ignored(location: str) -> None:
 
 async def test_a_reply_may_lack_the_vendors_headers() -> None:
     """A gateway's answer without a request id is returned."""
-    assert Response(502, b"<html>") == await over(answering(502, content=b"<html>")).call(
+    assert Response(502, b"<html>") == await make_transport(answering(502, content=b"<html>")).call(
         CALL, within=1
     )
 
@@ -257,7 +261,7 @@ async def test_a_reply_may_lack_the_vendors_headers() -> None:
 async def test_cookies_are_not_kept() -> None:
     """A cookie of a gateway is not sent with later calls."""
     net = answering(200, headers={"Set-Cookie": "a=b; Path=/; Max-Age=1000"})
-    transport = over(net)
+    transport = make_transport(net)
 
     await transport.call(CALL, within=1)
     await transport.call(CALL, within=1)
@@ -281,7 +285,7 @@ async def test_a_compressed_answer_is_inflated_once(encoding: str, mock: bool) -
         if mock
         else answering(200, headers=headers, stream=Body(content))
     )
-    call = over(net).call(CALL, within=1)
+    call = make_transport(net).call(CALL, within=1)
 
     if "," in encoding or encoding == "br":
         with pytest.raises(BadAnswer, match="encoding"):
@@ -294,7 +298,7 @@ async def test_a_mock_transport_of_httpx_works() -> None:
     """Responses whose body was read already are read again."""
     net = httpx.MockTransport(lambda _: httpx.Response(200, json={"a": 1}))
 
-    assert b'{"a":1}' == (await over(net).call(CALL, within=1)).content
+    assert b'{"a":1}' == (await make_transport(net).call(CALL, within=1)).content
 
 
 async def test_an_answer_is_bounded() -> None:
@@ -303,10 +307,10 @@ async def test_an_answer_is_bounded() -> None:
     body = Body(*[chunk] * 5, b"x", chunk, chunk)
 
     assert 5_000_000 == len(
-        (await over(answering(200, content=chunk * 5)).call(CALL, within=1)).content
+        (await make_transport(answering(200, content=chunk * 5)).call(CALL, within=1)).content
     )
     with pytest.raises(BadAnswer, match="larger than 5,000,000 bytes") as caught:
-        await over(answering(200, stream=body)).call(CALL, within=1)
+        await make_transport(answering(200, stream=body)).call(CALL, within=1)
 
     assert (6, True) == (body.read, body.closed)
     assert_clean(caught.value)
@@ -319,18 +323,18 @@ async def test_a_compressed_answer_is_bounded() -> None:
     )
 
     with pytest.raises(BadAnswer, match="larger"):
-        await over(net).call(CALL, within=1)
+        await make_transport(net).call(CALL, within=1)
 
 
 @pytest.mark.parametrize(
     "net", [silent(), answering(200, stream=Body(b"{", 0.6, b'"a"', 0.6, b":1}"))]
 )
-async def test_a_call_ends_in_its_time(net: Net) -> None:
+async def test_a_call_ends_in_its_time(net: FakeTransport) -> None:
     """A transport that ignores timeouts, and an answer that drips, are cut off in time."""
     begun = anyio.current_time()
 
     with pytest.raises(ServiceUnavailable, match="TimeoutError") as caught:
-        await over(net).call(CALL, within=1)
+        await make_transport(net).call(CALL, within=1)
 
     assert 1 == anyio.current_time() - begun
     assert not caught.value.never_sent
@@ -340,7 +344,7 @@ async def test_a_call_ends_in_its_time(net: Net) -> None:
 async def test_a_cancelled_call_is_closed() -> None:
     """A cancelled call stays cancelled, and its response is closed."""
     body = Body(b"{", 1e6)
-    transport = over(answering(200, stream=body))
+    transport = make_transport(answering(200, stream=body))
 
     with anyio.move_on_after(1) as scope:
         await transport.call(CALL, within=10)
@@ -353,7 +357,7 @@ async def test_a_cancelled_call_is_closed() -> None:
 async def test_programming_errors_are_not_mapped(error: Exception) -> None:
     """A bug in a transport is not mapped to an error of the network."""
     with pytest.raises(type(error)) as caught:
-        await over(failing(error)).call(CALL, within=1)
+        await make_transport(failing(error)).call(CALL, within=1)
 
     assert error is caught.value
 
@@ -405,7 +409,7 @@ async def test_every_exception_of_httpx_is_mapped(kind: type[Exception], way: st
         net = answering(200, stream=Body(b"x", made(kind)))
     else:
         net = failing(made(kind))
-    transport = over(net)
+    transport = make_transport(net)
 
     match way:
         case "call" | "body":
@@ -413,7 +417,7 @@ async def test_every_exception_of_httpx_is_mapped(kind: type[Exception], way: st
         case "upload":
             exchange = transport.upload(grant(), picture)
         case _:
-            exchange = fetched(transport)
+            exchange = downloaded(transport)
 
     with pytest.raises(ApiError) as caught:
         await exchange
@@ -492,7 +496,7 @@ def endless() -> Exception:
 async def test_the_message_has_the_reason_of_the_system(expected: str, error: Exception) -> None:
     """The reason comes from error numbers, never from a text that may hold a URL."""
     with pytest.raises(ServiceUnavailable) as caught:
-        await over(failing(error)).call(CALL, within=1)
+        await make_transport(failing(error)).call(CALL, within=1)
 
     assert expected in str(caught.value)
     assert ("refused" in expected) is caught.value.never_sent
@@ -502,7 +506,9 @@ async def test_the_message_has_the_reason_of_the_system(expected: str, error: Ex
 
 async def test_the_host_is_named() -> None:
     """The message names the host and the port, which may be mistyped."""
-    transport = over(failing(httpx.ConnectError("secret")), base="https://api.example:8443")
+    transport = make_transport(
+        failing(httpx.ConnectError("secret")), base="https://api.example:8443"
+    )
 
     with pytest.raises(ServiceUnavailable, match=r"API at api\.example:8443 could not be reached"):
         await transport.call(CALL, within=1)
@@ -515,7 +521,7 @@ async def test_an_upload_sends_what_was_granted() -> None:
     """The signed URL, the granted headers and the host are sent; no key, no name, no chunks."""
     net = answering(200)
 
-    await over(net).upload(grant(), picture)
+    await make_transport(net).upload(grant(), picture)
 
     (request,) = net.requests
     assert {"host": "up.example", "content-type": "image/jpeg", "content-length": "5"} == sent(
@@ -529,7 +535,7 @@ async def test_an_ungranted_length_is_counted() -> None:
     """The storage takes no chunks, so the picture is read once more to count its bytes."""
     net = answering(200)
 
-    await over(net).upload(grant(content_type="image/jpeg"), picture)
+    await make_transport(net).upload(grant(content_type="image/jpeg"), picture)
 
     assert "5" == net.requests[0].headers["content-length"]
     assert "transfer-encoding" not in net.requests[0].headers
@@ -555,7 +561,7 @@ async def test_an_unsafe_grant_is_refused(expected: str, given: FileGrant) -> No
     net = answering(200)
 
     with pytest.raises(BadAnswer, match=expected) as caught:
-        await over(net).upload(given, picture)
+        await make_transport(net).upload(given, picture)
 
     assert [] == net.requests
     assert_clean(caught.value)
@@ -563,7 +569,7 @@ async def test_an_unsafe_grant_is_refused(expected: str, given: FileGrant) -> No
 
 async def test_the_method_may_be_in_lower_case() -> None:
     """The method of a grant is compared without case."""
-    await over(answering(200)).upload(grant(method="put"), picture)
+    await make_transport(answering(200)).upload(grant(method="put"), picture)
 
 
 STATUSES = [
@@ -581,7 +587,7 @@ async def test_a_refused_upload_raises(kind: type[ApiError], status: int) -> Non
     )
 
     with pytest.raises(kind) as caught:
-        await over(net).upload(grant(), picture)
+        await make_transport(net).upload(grant(), picture)
 
     assert (kind, status) == (type(caught.value), caught.value.status)
     assert 1 == len(net.requests)
@@ -591,7 +597,7 @@ async def test_a_refused_upload_raises(kind: type[ApiError], status: int) -> Non
 @pytest.mark.parametrize("status", [200, 201, 204])
 async def test_any_2xx_is_an_upload(status: int) -> None:
     """Any 2xx of the storage counts as an upload."""
-    await over(answering(status)).upload(grant(), picture)
+    await make_transport(answering(status)).upload(grant(), picture)
 
 
 @pytest.mark.parametrize(
@@ -609,7 +615,7 @@ async def test_the_body_of_an_uploads_answer_does_not_matter(body: Body) -> None
     """After a 200 the picture is uploaded, even if the body of the answer is broken."""
     begun = anyio.current_time()
 
-    await over(answering(200, stream=body)).upload(grant(), picture)
+    await make_transport(answering(200, stream=body)).upload(grant(), picture)
 
     assert body.closed
     assert anyio.current_time() - begun <= 2
@@ -624,7 +630,7 @@ async def test_an_error_of_the_picture_is_raised_unchanged(error: Exception) -> 
         raise error
 
     with pytest.raises(type(error)) as caught:
-        await over(answering(200)).upload(grant(), broken)
+        await make_transport(answering(200)).upload(grant(), broken)
 
     assert error is caught.value
 
@@ -633,7 +639,7 @@ async def test_an_error_of_the_picture_is_raised_unchanged(error: Exception) -> 
 async def test_a_picture_of_another_length_is_refused(length: str) -> None:
     """A picture that changed after its registration is not sent to its end."""
     with pytest.raises(PictureRefused, match=f"the {length} bytes"):
-        await over(answering(200)).upload(grant(Content_Length=length), picture)
+        await make_transport(answering(200)).upload(grant(Content_Length=length), picture)
 
 
 async def test_an_upload_ends_in_its_time() -> None:
@@ -641,7 +647,7 @@ async def test_an_upload_ends_in_its_time() -> None:
     begun = anyio.current_time()
 
     with pytest.raises(ServiceUnavailable):
-        await over(silent()).upload(grant(), picture)
+        await make_transport(silent()).upload(grant(), picture)
 
     assert 60 == anyio.current_time() - begun
 
@@ -651,9 +657,9 @@ async def test_a_video_has_its_own_timeouts() -> None:
     begun = anyio.current_time()
 
     with pytest.raises(ServiceUnavailable):
-        await over(silent()).upload(grant(), picture, within=300)
+        await make_transport(silent()).upload(grant(), picture, within=300)
     with pytest.raises(ServiceUnavailable):
-        async with over(silent()).download(DOWNLOAD, large=True):
+        async with make_transport(silent()).download(DOWNLOAD, large=True):
             pass
 
     assert 300 + Timeouts().video == anyio.current_time() - begun
@@ -665,11 +671,13 @@ async def test_a_video_may_be_larger_than_a_picture() -> None:
     body = [each for _ in range(9) for each in (chunk, 0.0)]
     read = 0
 
-    async with over(answering(200, stream=Body(*body))).download(DOWNLOAD, large=True) as pieces:
+    async with make_transport(answering(200, stream=Body(*body))).download(
+        DOWNLOAD, large=True
+    ) as pieces:
         async for piece in pieces:
             read += len(piece)
     with pytest.raises(BadAnswer, match="larger than"):
-        await fetched(over(answering(200, stream=Body(*body))))
+        await downloaded(make_transport(answering(200, stream=Body(*body))))
 
     assert 72 * 2**20 == read
 
@@ -677,14 +685,14 @@ async def test_a_video_may_be_larger_than_a_picture() -> None:
 async def test_uploads_and_downloads_share_their_places() -> None:
     """Uploads and downloads wait for a place without using their time; calls need no place."""
     net = silent(50)
-    transport = over(net, bulk=3)
+    transport = make_transport(net, bulk=3)
     begun = anyio.current_time()
     most = 0
 
     async with anyio.create_task_group() as group:
         for _ in range(4):
             group.start_soon(transport.upload, grant(), picture)
-            group.start_soon(fetched, transport)
+            group.start_soon(downloaded, transport)
         await anyio.wait_all_tasks_blocked()
         most = net.most
         with pytest.raises(ServiceUnavailable):
@@ -698,13 +706,13 @@ async def test_uploads_and_downloads_share_their_places() -> None:
 @pytest.mark.parametrize("url", [UPLOAD, "http://10.0.0.1/"])
 async def test_a_place_is_given_back(url: str) -> None:
     """Failures, refusals and cancellation free their place."""
-    transport = over(silent(), bulk=1)
+    transport = make_transport(silent(), bulk=1)
 
     for _ in range(3):
         with anyio.move_on_after(1), pytest.raises(PerfectError):
             await transport.upload(grant(url), picture)
         with anyio.move_on_after(1), pytest.raises(PerfectError):
-            await fetched(transport, url)
+            await downloaded(transport, url)
 
     assert 1 == transport._slots.value
 
@@ -716,7 +724,7 @@ async def test_a_download_sends_only_url_and_host() -> None:
     """A download sends the signed URL and the host, but no key and no name."""
     net = answering(200, stream=Body(b"ab", b"c"))
 
-    assert b"abc" == await fetched(over(net))
+    assert b"abc" == await downloaded(make_transport(net))
     assert {"host": "down.example", "accept-encoding": "identity"} == sent(net.requests[0])
     assert DOWNLOAD == str(net.requests[0].url)
 
@@ -728,7 +736,7 @@ async def test_a_refused_download_raises(kind: type[ApiError], status: int) -> N
     net = answering(status, headers={"Location": "https://other.example/"}, stream=body)
 
     with pytest.raises(kind) as caught:
-        await fetched(over(net))
+        await downloaded(make_transport(net))
 
     assert (kind, status) == (type(caught.value), caught.value.status)
     assert (0, True, 1) == (body.read, body.closed, len(net.requests))
@@ -749,7 +757,7 @@ async def test_an_unsafe_url_is_refused(url: str) -> None:
     net = answering(200)
 
     with pytest.raises(BadAnswer) as caught:
-        await fetched(over(net), url)
+        await downloaded(make_transport(net), url)
 
     assert [] == net.requests
     assert_clean(caught.value)
@@ -759,9 +767,9 @@ async def test_a_download_is_bounded() -> None:
     """Exactly `limit` bytes pass, and one more raises."""
     body = Body(b"abc", b"d", b"e")
 
-    assert b"abc" == await fetched(over(answering(200, content=b"abc")), limit=3)
+    assert b"abc" == await downloaded(make_transport(answering(200, content=b"abc")), limit=3)
     with pytest.raises(BadAnswer, match="larger than 3 bytes") as caught:
-        await fetched(over(answering(200, stream=body)), limit=3)
+        await downloaded(make_transport(answering(200, stream=body)), limit=3)
 
     assert (2, True) == (body.read, body.closed)
     assert_clean(caught.value)
@@ -770,7 +778,7 @@ async def test_a_download_is_bounded() -> None:
 async def test_the_whole_download_is_bounded_in_time() -> None:
     """A slow server and a slow consumer use the same time, which is checked at the next piece."""
     body = Body(b"a", 25.0, b"b", 1e6)
-    transport = over(answering(200, stream=body))
+    transport = make_transport(answering(200, stream=body))
     begun = anyio.current_time()
 
     async with transport.download(DOWNLOAD) as pieces:
@@ -787,7 +795,7 @@ async def test_the_whole_download_is_bounded_in_time() -> None:
 async def test_leaving_a_download_early_closes_it() -> None:
     """An error in the block closes the response and is raised unchanged."""
     body = Body(b"a", b"b")
-    transport = over(answering(200, stream=body))
+    transport = make_transport(answering(200, stream=body))
 
     async def saved() -> None:
         async with transport.download(DOWNLOAD) as pieces:
@@ -803,10 +811,10 @@ async def test_leaving_a_download_early_closes_it() -> None:
 async def test_a_cancelled_download_is_closed() -> None:
     """Cancellation closes the response."""
     body = Body(b"a", 1e6)
-    transport = over(answering(200, stream=body))
+    transport = make_transport(answering(200, stream=body))
 
     with anyio.move_on_after(1) as scope:
-        await fetched(transport)
+        await downloaded(transport)
 
     assert scope.cancelled_caught
     assert body.closed
@@ -825,7 +833,7 @@ async def test_no_log_holds_the_key_or_a_signed_url(
 
     with respx.mock(assert_all_called=False) as router:
         router.route().respond(200, content=b"{}", headers={"Location": UPLOAD})
-        transport = over(net)
+        transport = make_transport(net)
         await transport.call(CALL, within=1)
         await transport.upload(grant(), picture)
         async with transport.download(DOWNLOAD) as pieces:
@@ -842,19 +850,19 @@ async def test_no_log_holds_the_key_or_a_signed_url(
 def test_a_base_with_an_invalid_host_is_refused() -> None:
     """Invalid punycode raises at construction, not with every call."""
     with pytest.raises(ConfigurationError, match="xn--a") as caught:
-        over(answering(200), "https://xn--a.example")
+        make_transport(answering(200), "https://xn--a.example")
 
     assert caught.value.__context__ is None
 
 
 def test_the_repr_has_no_key() -> None:
     """The repr shows only the base URL."""
-    assert "<Transport to https://api.example>" == repr(over(answering(200)))
+    assert "<Transport to https://api.example>" == repr(make_transport(answering(200)))
 
 
 async def test_calls_and_pictures_have_separate_pools() -> None:
     """Without a given transport, API calls and pictures do not share connections."""
-    transport = over(None)
+    transport = make_transport(None)
 
     assert transport._api is not transport._bulk
     with respx.mock() as router:
@@ -863,7 +871,7 @@ async def test_calls_and_pictures_have_separate_pools() -> None:
         router.get("https://down.example/r.jpg").respond(200, content=b"abc")
         assert Response(200, b"{}") == await transport.call(CALL, within=1)
         await transport.upload(grant(), picture)
-        assert b"abc" == await fetched(transport)
+        assert b"abc" == await downloaded(transport)
     await transport.aclose()
 
 
@@ -890,7 +898,7 @@ async def test_an_unusable_environment_variable_is_named(
     monkeypatch.setenv(variable, value)
 
     with pytest.raises(ConfigurationError, match=rf"\b{variable}\b") as caught:
-        over(None)
+        make_transport(None)
 
     assert "secret" not in str(caught.value)
     assert (None, None) == (caught.value.__cause__, caught.value.__context__)
@@ -901,10 +909,10 @@ async def test_an_overridden_variable_is_ignored(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HTTPS_PROXY", "gopher://proxy")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
 
-    await over(None).aclose()
+    await make_transport(None).aclose()
 
 
-def refusing(error: Exception | int) -> Net:
+def refusing(error: Exception | int) -> FakeTransport:
     """Return a transport whose proxy refuses, by an answer or by httpx's error for CONNECT."""
     return failing(error) if isinstance(error, Exception) else answering(error, html="<b>no</b>")
 
@@ -926,12 +934,12 @@ async def test_a_refusing_proxy_is_named(
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     if value is not None:
         monkeypatch.setenv("HTTPS_PROXY", value)
-    transport = over(refusing(error))
+    transport = make_transport(refusing(error))
 
     work: list[Callable[[], Awaitable[object]]] = [
         lambda: transport.call(CALL, within=1),
         lambda: transport.upload(grant(), picture),
-        lambda: fetched(transport),
+        lambda: downloaded(transport),
     ]
     for each in work:
         with pytest.raises(ServiceUnavailable, match=named) as caught:
@@ -945,7 +953,7 @@ async def test_a_given_transport_is_closed() -> None:
     """Closing also closes the given transport, as in httpx."""
     net = answering(200)
 
-    await over(net).aclose()
+    await make_transport(net).aclose()
 
     assert net.closed
 
@@ -953,7 +961,7 @@ async def test_a_given_transport_is_closed() -> None:
 async def test_a_slow_close_is_bounded() -> None:
     """A transport that closes slowly and then fails delays no caller, even when cancelled."""
 
-    class Stubborn(Net):
+    class Stubborn(FakeTransport):
         async def aclose(self) -> None:
             self.closed = True
             await anyio.sleep(1)
@@ -967,7 +975,7 @@ async def test_a_slow_close_is_bounded() -> None:
 
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await over(net).aclose()
+        await make_transport(net).aclose()
 
     assert net.closed
     assert 1 == anyio.current_time() - begun
@@ -1058,13 +1066,13 @@ async def test_the_sent_bytes_are_these(caplog: pytest.LogCaptureFixture) -> Non
     """The bytes of calls, uploads and downloads are exact, and no log at DEBUG has a secret."""
     caplog.set_level(logging.DEBUG)
     async with serving(OK, OK, OK, OK, OK) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         url = f"{server.base}/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F"
         reply = await transport.call(Request("POST", "/s2s/v2.0/file", (), b"[]"), within=60)
         await transport.call(CALL, within=60)
         await transport.upload(grant(url), picture)
         await transport.upload(grant(url), picture)
-        picture_bytes = await fetched(transport, url)
+        picture_bytes = await downloaded(transport, url)
         async with httpx.AsyncClient() as theirs:
             with pytest.raises(httpx.TransportError):
                 await theirs.get(f"{server.base}/theirs")
@@ -1108,7 +1116,7 @@ async def test_a_refused_connection_was_never_sent() -> None:
         base = server.base
 
     with pytest.raises(ServiceUnavailable, match=r"ConnectError: Connect.*refused") as caught:
-        await over(None, base).call(CALL, within=60)
+        await make_transport(None, base).call(CALL, within=60)
 
     assert caught.value.never_sent
     assert_clean(caught.value)
@@ -1125,7 +1133,7 @@ async def test_a_server_without_tls_has_seen_nothing() -> None:
         await writer.drain()
 
     async with listening(plain) as port:
-        transport = over(None, f"https://127.0.0.1:{port}")
+        transport = make_transport(None, f"https://127.0.0.1:{port}")
         with pytest.raises(ServiceUnavailable, match=r"ConnectError: TLS") as caught:
             await transport.call(CALL, within=60)
         await transport.aclose()
@@ -1152,7 +1160,7 @@ async def test_a_broken_answer_is_no_answer(
     """After a broken answer the vendor may have seen the request."""
     caplog.set_level(logging.DEBUG)
     async with serving(answer) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         with pytest.raises(ServiceUnavailable, match=expected) as caught:
             await transport.call(CALL, within=60)
         await transport.aclose()
@@ -1176,7 +1184,7 @@ async def test_a_timeout_closes_its_connection() -> None:
                 await writer.drain()
 
     async with listening(moody) as port:
-        transport = over(None, f"http://127.0.0.1:{port}")
+        transport = make_transport(None, f"http://127.0.0.1:{port}")
         with pytest.raises(ServiceUnavailable, match="TimeoutError"):
             await transport.call(CALL, within=0.1)
         silent[0] = False
@@ -1221,7 +1229,7 @@ REAL = b'{"task":2}'
 async def test_only_a_clean_answer_keeps_its_connection(first: bytes, given: bool) -> None:
     """After an error, an unreadable answer or surplus bytes, a new connection is opened."""
     async with serving(first, TWO) as server:
-        transport = over(httpx.AsyncHTTPTransport() if given else None, server.base)
+        transport = make_transport(httpx.AsyncHTTPTransport() if given else None, server.base)
         with suppress(BadAnswer):
             await transport.call(CALL, within=60)
         answer = await transport.call(CALL, within=60)
@@ -1236,7 +1244,7 @@ async def test_only_a_clean_answer_keeps_its_connection(first: bytes, given: boo
 async def test_a_connection_is_kept_alive_after_clean_answers() -> None:
     """Clean answers share one connection."""
     async with serving(ONE, TWO, THREE) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         found = [(await transport.call(CALL, within=60)).content for _ in range(3)]
         await transport.aclose()
 
@@ -1265,7 +1273,7 @@ async def test_an_answer_between_two_requests_is_dropped(late: bytes) -> None:
         await reader.read()
 
     async with listening(doubling) as port:
-        transport = over(None, f"http://127.0.0.1:{port}")
+        transport = make_transport(None, f"http://127.0.0.1:{port}")
         await transport.call(CALL, within=60)
         came.set()
         await sent.wait()
@@ -1281,7 +1289,7 @@ async def test_an_answer_between_two_requests_is_dropped(late: bytes) -> None:
 async def test_a_repeated_answer_is_refused() -> None:
     """An answer that came before is not returned for the next request."""
     async with serving(THREE, ONE, ONE + TWO, TWO) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         await transport.call(CALL, within=60)
         await transport.call(CALL, within=60)
         with pytest.raises(ServiceUnavailable, match="came again") as caught:
@@ -1308,7 +1316,7 @@ async def test_a_repeated_answer_is_refused() -> None:
 )
 def test_a_repeated_id_marks_a_surplus_answer(expected: list[bool], ids: list[str | None]) -> None:
     """A repeated id marks a surplus answer if the server's ids are unique."""
-    answers, connection = transports._AnswerIds(), object.__new__(Net)
+    answers, connection = transports._AnswerIds(), object.__new__(FakeTransport)
 
     assert expected == [answers.is_repeated(connection, each, 0.0) for each in ids]
 
@@ -1316,7 +1324,7 @@ def test_a_repeated_id_marks_a_surplus_answer(expected: list[bool], ids: list[st
 def test_ids_belong_to_a_connection() -> None:
     """An id is not repeated on another connection, without a connection, or after ten minutes."""
     answers = transports._AnswerIds()
-    one, other = object.__new__(Net), object.__new__(Net)
+    one, other = object.__new__(FakeTransport), object.__new__(FakeTransport)
     first, second = "1" * 18, "2" * 18
     for request_id in (first, second):
         assert not answers.is_repeated(one, request_id, 0.0)
@@ -1332,10 +1340,10 @@ def test_ids_belong_to_a_connection() -> None:
 async def test_surplus_bytes_close_a_pictures_connection() -> None:
     """A connection of an upload or a download is not used again if bytes follow the answer."""
     async with serving(OK + OK, OK + OK, OK) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         await transport.upload(grant(f"{server.base}/a"), picture)
-        await fetched(transport, f"{server.base}/a")
-        await fetched(transport, f"{server.base}/a")
+        await downloaded(transport, f"{server.base}/a")
+        await downloaded(transport, f"{server.base}/a")
         await transport.aclose()
 
     assert 3 == server.connections
@@ -1358,9 +1366,9 @@ async def test_surplus_bytes_close_a_pictures_connection() -> None:
 async def test_a_picture_that_may_be_cut_short_is_refused(expected: str, answer: bytes) -> None:
     """A body whose end was not announced, or not reached, is not used."""
     async with serving(answer) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         with pytest.raises(ServiceUnavailable, match=expected) as caught:
-            await fetched(transport, f"{server.base}/a")
+            await downloaded(transport, f"{server.base}/a")
         await transport.aclose()
 
     assert_clean(caught.value)
@@ -1372,8 +1380,8 @@ async def test_a_picture_in_chunks_is_accepted() -> None:
     """Chunks announce their end."""
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     async with serving(chunked) as server:
-        transport = over(None, server.base)
-        assert b"abc" == await fetched(transport, f"{server.base}/a")
+        transport = make_transport(None, server.base)
+        assert b"abc" == await downloaded(transport, f"{server.base}/a")
         await transport.aclose()
 
 
@@ -1383,7 +1391,7 @@ async def test_a_wrong_announced_length_is_refused(few: str, length: str) -> Non
     net = answering(200, headers={"content-length": length}, stream=Body(b"ab", b"c"))
 
     with pytest.raises(ServiceUnavailable, match=few) as caught:
-        await fetched(over(net))
+        await downloaded(make_transport(net))
 
     assert_clean(caught.value)
 
@@ -1407,7 +1415,7 @@ async def test_the_storage_may_refuse_early() -> None:
 
     async with listening(hasty) as port:
         base = f"http://127.0.0.1:{port}"
-        transport = over(None, base)
+        transport = make_transport(None, base)
         with pytest.raises(RequestRefused) as caught:
             await transport.upload(grant(f"{base}/a", Content_Length=str(64 * 65536)), large)
         await transport.aclose()
@@ -1421,10 +1429,10 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
     async with serving(OK) as proxy, serving(OK) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.base)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        transport = over(None, "http://api.example")
+        transport = make_transport(None, "http://api.example")
         assert Response(200, b"{}", "17") == await transport.call(CALL, within=60)
         await transport.aclose()
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         assert Response(200, b"{}", "17") == await transport.call(CALL, within=60)
         await transport.aclose()
 
