@@ -53,7 +53,7 @@ from perfect_async.reports import HistoryEntry
 _PAGE_SIZE: Final = 30
 
 SKEW: Final = 60 * SECOND
-"""The tolerated difference of the vendor's clock and ours. It may be large, since the tasks that this
+"""The tolerated difference of the vendor's clock and ours. It may be large, since tasks that this
 client created in that time are known and do not count as candidates.
 """
 NEAR: Final = 240 * SECOND

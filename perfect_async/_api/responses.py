@@ -511,8 +511,8 @@ def response_error(reply: Response) -> PerfectError:
         return refusal
     if status == _PROXY_AUTHENTICATION:
         return ServiceUnavailable(
-            "the proxy on the way to the vendor refuses the proxy's credentials (HTTP 407); "
-            "nothing was forwarded. Check the user and password in the proxy's URL.",
+            "the proxy on the way to the vendor refuses its credentials; nothing was forwarded. "
+            "Check the user and password in the proxy's URL.",
             status=status,
             never_sent=True,
         )

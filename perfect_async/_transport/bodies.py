@@ -57,7 +57,7 @@ class UploadBody:
         if sent != length:
             self.failure = PictureRefused(
                 f"the picture no longer has the {length:,} bytes that were registered: it changed "
-                "meanwhile. Run the job again.",
+                "meanwhile.",
                 passing=True,
             )
             raise self.failure
@@ -108,9 +108,7 @@ async def decoded(
         async for piece in pieces:
             total += len(piece)
             if total > limit:
-                raise BadAnswer(
-                    f"an answer of the vendor is larger than {limit:,} bytes; it was not used."
-                )
+                raise BadAnswer(f"an answer of the vendor is larger than {limit:,} bytes.")
             if piece:
                 yield piece
 
