@@ -247,9 +247,9 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
         return await in_thread(function, *args, limiter=limiter)
     except OSError as exc:
         # Several retries have failed, and the picture is not the reason.
-        raise JobRefused(
-            f"the picture cannot be read now: {exc.strerror}. Try again later."
-        ) from exc
+        refusal = JobRefused(f"the picture cannot be read now: {exc.strerror}.")
+        refusal.hint = "Nothing was bought; try again later."
+        raise refusal from exc
 
 
 def _look_at_bytes(

@@ -1,6 +1,7 @@
 """Pictures: inspected, refused early, and streamed from the disk."""
 
 import asyncio
+import errno
 import hashlib
 import io
 import os
@@ -828,6 +829,24 @@ class TestThreads:
         with pytest.raises(asyncio.CancelledError):
             await task
         over.set()
+
+    async def test_too_many_open_files_are_not_blamed_on_the_job(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After all retries the error advises to try again, not to correct the job."""
+
+        async def fail(*_: object, **__: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(images, "in_thread", fail)
+
+        with pytest.raises(JobRefused) as caught:
+            await inspect(JPG, Smile)
+
+        assert (
+            "the picture cannot be read now: Too many open files. "
+            "Nothing was bought; try again later."
+        ) == str(caught.value)
 
     def test_every_loop_has_its_own_threads(self) -> None:
         """A second event loop in the same process works like the first."""
