@@ -1,4 +1,4 @@
-"""The one logger of the package, its switch, and how an error is named in it."""
+"""The package's logger, the environment variable that shows it, and names of errors for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perfect_async.errors import ConfigurationError, quoted
 LOG: Final = logging.getLogger("perfect_async")
 LOG_VARIABLE: Final = "PERFECT_ASYNC_LOG"
 
-# The class takes a parameter for type checkers alone.
+# `StreamHandler` is generic for type checkers, not at run time.
 if TYPE_CHECKING:
     _Handler = logging.StreamHandler[TextIO]
 else:
@@ -22,10 +22,10 @@ _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def switch_on() -> None:
-    """Show the logger's lines on stderr where PERFECT_ASYNC_LOG is `debug` or `info`.
+    """Show the logger's lines on stderr if PERFECT_ASYNC_LOG is `debug` or `info`.
 
-    Empty and `off` leave the logger as the program has set it. A program that has handlers of its
-    own on the root logger gets the lines there alone. Raises `ConfigurationError` for other values.
+    Empty and `off` leave the logger as the program has set it. If the program has handlers on the
+    root logger, the lines go to those handlers only. Raises `ConfigurationError` for other values.
     """
     value = os.environ.get(LOG_VARIABLE, "").strip().lower()
     if value in {"", "off"}:
@@ -40,7 +40,7 @@ def switch_on() -> None:
 
 
 class _OwnHandler(_Handler):
-    """Writes to stderr unless the program does so itself, now or later: no line comes twice."""
+    """Writes to stderr while the root logger has no handler, so that no line is printed twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _OwnHandler(_Handler):
 
 
 def type_name(error: BaseException) -> str:
-    """Return the type of an error and nothing else: its text may hold what no log may."""
+    """Return the name of an error's type, without its text, which may hold secrets."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return ", ".join(sorted({type_name(each) for each in group.exceptions}))

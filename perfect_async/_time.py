@@ -8,24 +8,24 @@ from typing import Final
 SECOND: Final = 1_000_000
 """Microseconds in a second."""
 NEVER: Final = 2**63 - 1
-"""Later than any time: only an event can wake the scheduler."""
+"""A time later than all others: only an event can wake the scheduler."""
 SLOT: Final = 50_000
-"""The length of a slot: waiting for one is not felt, and a wake-up still lands in it."""
+"""The length of a slot: too short for a user to notice, long enough for a timer to hit it."""
 
 
 class TtlSet:
-    """Text keys that were added at most `age` microseconds ago, and the newest `most` of them.
+    """A set of text keys that forgets each one after `age` microseconds and keeps at most `most`.
 
-    Time is an argument and never goes back, so the entries stay in the order of their times.
-    (cachetools has `TTLCache`, which calls a clock of its own: a mutable one that is set before
-    each call would be longer than this, and a package to install.)
+    Time is an argument and never goes back, so the keys stay in the order of their times.
+    (`TTLCache` of cachetools calls a clock. Setting a fake clock before each call would take more
+    code than this class, and would add a dependency.)
     """
 
     __slots__ = ("_added", "_age", "_most")
 
     def __init__(self, age: int, most: int = 4096) -> None:
         if most < 1 or age < 1:
-            raise ValueError(f"a set of {most} keys for {age} us can hold nothing")
+            raise ValueError(f"most and age must be at least 1; they are {most} and {age}")
         self._age = age
         self._most = most
         self._added: dict[str, int] = {}
@@ -40,18 +40,18 @@ class TtlSet:
         return f"<TtlSet {len(self)} of {self._most} keys>"
 
     def add(self, key: str, now: int) -> None:
-        """Add `key` as the newest, and drop what is too old or too many."""
+        """Add `key` as the newest, and drop the keys that are too old or beyond `most`."""
         self._added.pop(key, None)
         self._added[key] = now
         while len(self._added) > self._most or not self.holds(next(iter(self._added)), now):
             del self._added[next(iter(self._added))]
 
     def holds(self, key: str, now: int) -> bool:
-        """Return whether `key` was added and is neither too old nor dropped."""
+        """Return whether `key` is in the set and not too old."""
         return key in self._added and now - self._added[key] <= self._age
 
     def remove(self, key: str, now: int) -> bool:
-        """Remove `key` and return whether it was held."""
+        """Remove `key` and return whether the set held it."""
         held = self.holds(key, now)
         self._added.pop(key, None)
         return held

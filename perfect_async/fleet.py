@@ -1,14 +1,14 @@
-"""A batch over machines: orders in a queue, and workers that perform each of them once.
+"""Runs a batch on several machines: orders in a queue, and workers that buy each order once.
 
-An order is plain JSON, so any queue that delivers a message until it is acknowledged can carry it:
+An order is plain JSON, so any queue that delivers a message until it is acknowledged can hold it:
 
     performer = Performer(client, folders=["/shared"])   # Client(share="redis://...", reuse=True)
     answer = await performer.perform(make_order(Smile("/shared/in/a.jpg"), "/shared/out"))
 
-Performing an order again is safe: the ledger of the key says whether its job was bought, so a
-second delivery takes over the task that runs, or fetches the result that is there. `Worker` and
-`enqueue` are such a queue on Redis, by streaq (extra `fleet`): `perfect-async worker` and
-`perfect-async enqueue` in the terminal.
+Performing an order twice is safe: the ledger of the key knows whether its job was bought, so the
+second delivery takes over the running task or fetches the existing result. `Worker` and `enqueue`
+are such a queue on Redis, based on streaq (extra `fleet`); in the terminal they are
+`perfect-async worker` and `perfect-async enqueue`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _TASK: Final = "perform"
 _FEATURES: Final[Mapping[str, type[Job]]] = {kind.feature: kind for kind in (Smile, Avatar)}
 _FIELDS: Final = frozenset({"feature", "source", "parameters", "key", "save_to", "digest"})
 _LONGEST: Final = 4096
-"""Characters of a text in an order."""
+"""The most characters of a text in an order."""
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _BLOCK: Final = 1 << 20
@@ -70,18 +70,18 @@ _LATER: Final = (
     *(ClientClosed, ConfigurationError, Unauthorized, UnitsExhausted),
     *(RateLimited, ServiceUnavailable),
 )
-"""Errors that are nothing of the order's: another delivery, later, may do it."""
+"""Errors that do not come from the order: a later delivery may succeed."""
 _FATAL: Final = (ConfigurationError, Unauthorized)
-"""Errors that every order of this worker would meet."""
+"""Errors that every order of this worker would have."""
 
 CONCURRENCY: Final = 64
-"""Orders that a worker has at hand: more than a key can have running tasks at first."""
+"""Orders that a worker performs at a time: more tasks than a key can run at first."""
 _IDLE: Final = 6.0
-"""Seconds without a sign of life after which another worker takes over an order."""
+"""Seconds without a heartbeat after which another worker takes over an order."""
 _PAUSE: Final = 30
-"""Seconds until an order is delivered again that could not be performed just now."""
+"""Seconds before an order that failed for the moment is delivered again."""
 _KEPT: Final = 24 * 3600
-"""Seconds for which an answer is kept in Redis, as long as the vendor keeps the result."""
+"""Seconds for which Redis keeps an answer, as long as the vendor keeps the result."""
 _RECONNECT: Final = 1.0
 
 
@@ -89,12 +89,14 @@ _RECONNECT: Final = 1.0
 
 
 def make_order(job: Job, save_to: str | os.PathLike[str], *, digest: str | None = None) -> Order:
-    """Return the order for `job`, to be saved in the folder `save_to`: plain JSON.
+    """Return the order for `job`, whose result is saved in the folder `save_to`, as plain JSON.
 
-    Its source is an absolute path that all machines see, or an http(s) URL. `digest` is the SHA-256
-    of the picture's file in hexadecimal digits: a file that has changed since is refused. Raises
-    `JobRefused` for another job than a `Smile` or an `Avatar`, and for a source that cannot travel
-    (bytes, an open file, a relative path).
+        order = make_order(Smile("/shared/in/a.jpg"), "/shared/out")
+
+    The job's source is an absolute path that is the same on all machines, or an http(s) URL.
+    `digest` is the SHA-256 of the picture's file in hexadecimal digits; with it, a file that has
+    changed meanwhile is refused. Raises `JobRefused` for other jobs than `Smile` and `Avatar`, and
+    for a source that other machines cannot read (bytes, an open file, a relative path).
     """
     if not isinstance(job, tuple(_FEATURES.values())):
         raise JobRefused("an order is for a Smile or an Avatar.")
@@ -122,7 +124,7 @@ def make_order(job: Job, save_to: str | os.PathLike[str], *, digest: str | None 
 
 @attrs.frozen
 class _Read:
-    """An order whose fields are of the right kind. `path` is None where the source is a URL."""
+    """A checked order. `path` is None if the source is a URL."""
 
     make: Callable[[str], Job]
     source: str
@@ -132,7 +134,7 @@ class _Read:
 
 
 def _read(order: object) -> _Read:
-    """Check everything of `order` that can be checked without a disk. Raises `JobRefused`."""
+    """Check `order` as far as possible without a disk. Raises `JobRefused`."""
     if not isinstance(order, Mapping):
         raise JobRefused("an order is a JSON object.")
     fields = cast("Mapping[object, object]", order)
@@ -142,7 +144,10 @@ def _read(order: object) -> _Read:
     feature = _text(fields, "feature")
     kind = _FEATURES.get(feature)
     if kind is None:
-        raise JobRefused(f"no order is for the feature {quoted(feature)}.")
+        raise JobRefused(
+            f"an order cannot be for the feature {quoted(feature)}; it must be one of "
+            f"{', '.join(_FEATURES)}."
+        )
     key = _text(fields, "key") if fields.get("key") is not None else None
     parameters = _parameters(fields.get("parameters", {}), kind)
 
@@ -158,19 +163,21 @@ def _read(order: object) -> _Read:
     for place in (path, save_to):
         if place is not None and not os.path.isabs(place):  # noqa: PTH117 - text of any system
             raise JobRefused(
-                f"{quoted(place)} is no absolute path, and no http(s) URL: workers have other "
-                "folders."
+                f"{quoted(place)} is neither an absolute path nor an http(s) URL; workers run in "
+                "other folders."
             )
     digest = _text(fields, "digest") if fields.get("digest") is not None else None
     if digest is not None and (path is None or not _DIGEST.fullmatch(digest)):
-        raise JobRefused("an order's digest is the SHA-256 of its file in hexadecimal digits.")
+        raise JobRefused(
+            "an order's digest must be the SHA-256 of its file in 64 lower-case hexadecimal digits."
+        )
     return _Read(make, source, path, save_to, digest)
 
 
 def _text(fields: Mapping[object, object], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or "\0" in value:
-        raise JobRefused(f"an order's {name} is text of 1 to {_LONGEST} characters.")
+        raise JobRefused(f"an order's {name} must be text of 1 to {_LONGEST:,} characters.")
     return value
 
 
@@ -182,21 +189,21 @@ def _parameter_names(kind: type[Job]) -> set[str]:
 def _parameters(given: object, kind: type[Job]) -> dict[str, str | int]:
     known = _parameter_names(kind)
     if not isinstance(given, Mapping):
-        raise JobRefused("an order's parameters are a JSON object.")
+        raise JobRefused("an order's parameters must be a JSON object.")
     parameters: dict[str, str | int] = {}
     for name, value in cast("Mapping[object, object]", given).items():
         if name not in known:
             raise JobRefused(f"{kind.feature} has no parameter {quoted(name)}.")
         if type(value) not in {str, int} or len(str(value)) > _LONGEST:
-            raise JobRefused(f"the parameter {name} is text or a whole number.")
+            raise JobRefused(f"the parameter {name} must be text or a whole number.")
         parameters[str(name)] = cast("str | int", value)
     return parameters
 
 
 def _refusal(error: PerfectError, task_id: str | None = None, units: float = 0.0) -> Answer:
-    """Return the answer to an order that failed for good."""
+    """Return the answer to an order that failed permanently."""
     task_id = task_id or getattr(error, "task_id", None)
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "kind": type(error).__name__,
         "message": error.message,
         "hint": error.hint,
@@ -204,46 +211,48 @@ def _refusal(error: PerfectError, task_id: str | None = None, units: float = 0.0
         "candidates": list(getattr(error, "candidates", ())),
         "code": getattr(error, "code", None),
     }
-    return {"ok": False, "task_id": task_id, "files": [], "units": units, "error": told}
+    return {"ok": False, "task_id": task_id, "files": [], "units": units, "error": details}
 
 
 # Performing.
 
 
 class Performer:
-    """Performs orders on `client`, which shares its key and has `reuse=True`.
+    """Performs orders on `client`, which must share its key and have `reuse=True`.
 
-    Pictures are read, and results are written, below `folders` only, links followed: an order may
-    come from anybody who reaches the queue. Raises `ConfigurationError` for no folder.
+    Pictures are read and results are written only below `folders`, after following links, since
+    anybody who reaches the queue may send an order. Raises `ConfigurationError` without a folder.
     """
 
     def __init__(self, client: Client, folders: Iterable[str | os.PathLike[str]]) -> None:
         self._client = client
         self._folders = tuple(os.fspath(each) for each in folders)
         if not self._folders:
-            raise ConfigurationError("folders names no folder: orders could neither read nor save.")
+            raise ConfigurationError(
+                "folders is empty; name the folders that orders may read from and save to."
+            )
         self._batches: set[Batch] = set()
         self._stopped = False
 
     async def perform(self, order: Order) -> Answer:
-        """Buy the order's job, or take what was bought for it, save the result, and say so.
+        """Run the order's job unless it was bought before, save the result, and return the answer.
 
-        The answer is JSON: `ok`, `task_id`, `files` (paths), `units` (what the task cost, whichever
-        delivery paid for it) and `error`, which is None or has `kind` (a class of
-        `perfect_async.errors`), `message`, `hint`, `units_at_stake`, `candidates` (of a
-        `SubmissionInDoubt`) and `code` (of a `TaskFailed`). Acknowledge the order once there is an
-        answer.
+        Acknowledge the order once there is an answer. The answer is JSON: `ok`, `task_id`, `files`
+        (paths), `units` (the price of the task, also if an earlier delivery paid it) and `error`,
+        which is None or has `kind` (a class of `perfect_async.errors`), `message`, `hint`,
+        `units_at_stake`, `candidates` (of a `SubmissionInDoubt`) and `code` (of a `TaskFailed`).
 
-        Raises what says nothing of the order, so that it is to be delivered again: `ClientClosed`,
-        `ConfigurationError`, `Unauthorized`, `UnitsExhausted`, `RateLimited`, `ServiceUnavailable`,
-        and `NotSaved` for a result that could not be written; it is paid for, and not paid again.
+        Raises errors that do not come from the order, which must then be delivered again:
+        `ClientClosed`, `ConfigurationError`, `Unauthorized`, `UnitsExhausted`, `RateLimited`,
+        `ServiceUnavailable`, and `NotSaved` for a result that could not be written. The next
+        delivery does not pay for that result again.
         """
         try:
             job, folder = await anyio.to_thread.run_sync(partial(self._prepare, order))
         except JobRefused as exc:
             return _refusal(exc)
         if self._stopped:
-            raise ClientClosed("The worker stops before this order was begun.")
+            raise ClientClosed("The worker stopped before it began this order.")
         async with self._client.batch([job]) as batch:
             self._batches.add(batch)
             try:
@@ -255,7 +264,7 @@ class Performer:
                 raise outcome.error
             return _refusal(outcome.error, outcome.task_id, outcome.units)
         try:
-            # Always by the same name: a second delivery replaces the file with the same picture.
+            # The name is always the same: a second delivery replaces the file by the same picture.
             files = await outcome.result.save(folder)
         except (OSError, PerfectError) as exc:
             reason = getattr(exc, "message", None) or getattr(exc, "strerror", None)
@@ -274,9 +283,9 @@ class Performer:
         }
 
     def stop(self) -> None:
-        """Begin no more orders: those whose task runs are performed to their end.
+        """Begin no more orders; orders with a running task are performed to their end.
 
-        The others raise `ClientClosed`, and are to be delivered to another worker.
+        The other orders raise `ClientClosed`; deliver them to another worker.
         """
         self._stopped = True
         for batch in list(self._batches):
@@ -295,14 +304,14 @@ class Performer:
             Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise JobRefused(
-                f"the folder {quoted(read.save_to)} cannot be made: {exc.strerror}."
+                f"the folder {quoted(read.save_to)} cannot be created: {exc.strerror}."
             ) from exc
         if not os.access(folder, os.W_OK | os.X_OK):
             raise JobRefused(f"the folder {quoted(read.save_to)} cannot be written.")
         return read.make(source), folder
 
     def _allowed(self, path: str) -> str:
-        """Return `path` without links. Raises `JobRefused` where it leads out of the folders."""
+        """Return `path` with its links resolved. Raises `JobRefused` outside of the folders."""
         real = Path(os.path.realpath(path))
         allowed = map(os.path.realpath, self._folders)
         if not any(real.is_relative_to(folder) for folder in allowed):
@@ -325,15 +334,17 @@ def _digest_of(path: str) -> str:
 
 
 class Worker:
-    """Performs the orders of the queue on the Redis server `redis`, by streaq.
+    """Performs the orders of a queue on the Redis server `redis`, with streaq.
 
-    `folders` as in `Performer`. `make_client` makes the client, by default
-    `Client(share=redis, reuse=True)`; `on_answer` is called with each order and its answer. An
-    order is acknowledged once its result is saved. The orders of a worker that was killed are taken
-    over within seconds; one that lives keeps its orders however long they last. An order that
-    cannot be performed just now is delivered again later, without end.
+        await Worker("redis://localhost", ["/shared"]).run()
 
-    Raises `ConfigurationError` where streaq is not installed.
+    `folders` has the meaning as in `Performer`. `make_client` creates the client, by default
+    `Client(share=redis, reuse=True)`. `on_answer` is called with each order and its answer. An
+    order is acknowledged once its result is saved. Other workers take over the orders of a killed
+    worker within seconds; a living worker keeps its orders as long as they last. An order that
+    fails for the moment is delivered again after 30 s, without end.
+
+    Raises `ConfigurationError` if streaq is not installed.
     """
 
     def __init__(
@@ -358,9 +369,9 @@ class Worker:
         self._failure: PerfectError | None = None
 
     async def run(self) -> None:
-        """Perform orders until `stop`. Raises `ConfigurationError` and `Unauthorized`.
+        """Perform orders until `stop` is called. Raises `ConfigurationError` and `Unauthorized`.
 
-        Where Redis goes away it is tried again every second; nothing is bought meanwhile.
+        While Redis cannot be reached, it is tried again every second, and no job is bought.
         """
         async with self._make_client() as client:
             self._performer = Performer(client, self._folders)
@@ -368,24 +379,28 @@ class Worker:
                 try:
                     await self._run()
                 except Exception as exc:
-                    if not _is_away(exc):
+                    if not _is_unreachable(exc):
                         raise
                     where = redacted(self._redis)
-                    _LOG.warning("Redis at %s is away (%s).", where, _reason(exc))
+                    _LOG.warning(
+                        "Redis at %s cannot be reached (%s); it is tried again every second.",
+                        where,
+                        _reason(exc),
+                    )
                     with anyio.move_on_after(_RECONNECT):
                         await self._stopped.wait()
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
-        """Begin no more orders: those whose task runs are performed, the others given back."""
+        """Begin no more orders; orders with a running task are finished, others are returned."""
         if self._performer is not None:
             self._performer.stop()
         self._stopped.set()
 
     async def _run(self) -> None:
         engine = _engine_of(self._redis, self._queue, self._concurrency, self._stopped)
-        # Never dropped: an order that can be performed by nobody gets an answer that says so.
+        # Without a limit of tries: an order that no worker can perform gets an answer instead.
         register = engine.task(name=_TASK, max_tries=None, silent=True, ttl=_KEPT)
         register(self._perform)
 
@@ -395,13 +410,13 @@ class Worker:
 
         async with anyio.create_task_group() as group:
             await group.start(run)
-            # streaq says every 0.9 of the idle time that it lives. Half a time later once more, so
-            # that a loop that is late by a second keeps its orders.
+            # streaq sends a heartbeat every 0.9 of the idle time. A second series, half a period
+            # later, keeps the orders of an event loop that is late by a second.
             await anyio.sleep(_IDLE * 0.45)
             await engine.renew_idle_timeouts(anyio.CancelScope())
 
     async def _perform(self, order: Order) -> Answer:
-        from streaq import StreaqRetry  # noqa: PLC0415 - loaded when it is used
+        from streaq import StreaqRetry  # noqa: PLC0415 - an extra, loaded when it is used
 
         if self._performer is None:
             raise AssertionError(self)
@@ -410,7 +425,7 @@ class Worker:
         except ClientClosed:
             raise StreaqRetry(delay=0) from None
         except (NotSaved, *_LATER) as exc:
-            _LOG.warning("An order is performed later: %s", exc)
+            _LOG.warning("An order will be delivered again in %d s: %s", _PAUSE, exc)
             if isinstance(exc, _FATAL):
                 self._failure = exc
                 self.stop()
@@ -421,10 +436,12 @@ class Worker:
 
 
 async def enqueue(redis: str, orders: Iterable[Order], *, queue: str = QUEUE) -> int:
-    """Put `orders` into the queue on the Redis server `redis`; returns how many they are.
+    """Put `orders` into the queue on the Redis server `redis`, and return their number.
 
-    An order that is in the queue already is not put there twice. Raises `ConfigurationError` where
-    the server cannot be reached, or streaq is not installed.
+        await enqueue("redis://localhost", [make_order(Smile("/shared/in/a.jpg"), "/shared/out")])
+
+    An order that is in the queue already is not added again. Raises `ConfigurationError` if the
+    server cannot be reached or streaq is not installed.
     """
     engine = _engine_of(redis, queue, 1)
     tasks: list[streaq.task.Task[Any, Any]] = []
@@ -436,7 +453,7 @@ async def enqueue(redis: str, orders: Iterable[Order], *, queue: str = QUEUE) ->
         async with engine:
             await engine.enqueue_many(tasks)
     except Exception as exc:
-        if not _is_away(exc):
+        if not _is_unreachable(exc):
             raise
         raise ConfigurationError(
             f"Redis at {redacted(redis)} cannot be used: {_reason(exc)}."
@@ -447,9 +464,9 @@ async def enqueue(redis: str, orders: Iterable[Order], *, queue: str = QUEUE) ->
 def _engine_of(
     redis: str, queue: str, concurrency: int, stopped: anyio.Event | None = None
 ) -> streaq.Worker[Any]:
-    """Return a worker of streaq's; once `stopped` is set it takes no orders and ends those at hand.
+    """Return a streaq worker that takes no new orders once `stopped` is set, and ends its own.
 
-    Raises `ConfigurationError` where streaq is not installed.
+    Raises `ConfigurationError` if streaq is not installed.
     """
     try:
         import streaq  # noqa: PLC0415 - an extra, loaded when it is used
@@ -460,7 +477,7 @@ def _engine_of(
 
     class Engine(streaq.Worker[Any]):
         async def signal_handler(self, scope: anyio.CancelScope) -> None:
-            # Signals are the program's. streaq's own handler would cut off the orders at hand.
+            # The program handles signals. streaq's handler would cancel the running orders.
             if stopped is not None:
                 await stopped.wait()
                 scope.cancel()
@@ -469,21 +486,23 @@ def _engine_of(
         redis_url=redis,
         queue_name=queue,
         concurrency=concurrency,
-        # Orders wait in Redis, where every worker gets at them.
+        # Orders wait in Redis, where every worker can take them.
         prefetch=1,
-        # JSON, since a pickle from the queue could run any code. Errors of streaq become text.
+        # JSON, since a pickle from the queue could run any code. streaq's errors become text.
         serializer=partial(json.dumps, default=str),
         deserializer=json.loads,
         idle_timeout=_IDLE,
     )
 
 
-def _is_away(error: BaseException) -> bool:
-    """Whether `error` says that Redis cannot be reached, or refuses."""
+def _is_unreachable(error: BaseException) -> bool:
+    """Return whether `error` means that Redis cannot be reached or refuses."""
     from coredis.exceptions import RedisError  # noqa: PLC0415 - comes with streaq
 
     if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_away, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+        return all(
+            map(_is_unreachable, cast("BaseExceptionGroup[BaseException]", error).exceptions)
+        )
     return isinstance(error, RedisError | OSError)
 
 

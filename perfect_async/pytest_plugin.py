@@ -1,4 +1,4 @@
-"""Fixtures for tests of programs that use this package: a sandbox, and a client of it.
+"""pytest fixtures for programs that use this package: a sandbox, and a client of it.
 
     pytest_plugins = ["perfect_async.pytest_plugin"]     # in the conftest.py beside pyproject.toml
 
@@ -7,9 +7,9 @@
             await client.run(Smile("selfie.jpg"))
         assert youcam_sandbox.ledger.units_charged == 1
 
-It needs the extra `sandbox`, and no plugin for async tests in particular: the fixtures are plain,
-and the client is opened in the test. It is switched on by the line above alone, so that no other
-test run loads it.
+The plugin needs the extra `sandbox`. It works with any plugin for async tests, since the fixtures
+are plain functions and the test itself opens the client. Only the line above loads the plugin; it
+is no pytest entry point, so that other test runs do not load it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from perfect_async.sandbox import Sandbox
 
 _SECONDS: Final = 0.2
-"""How long a task lasts: a test waits for it in real time."""
+"""The duration of a task. Tests wait for it in real time, so it is short."""
 _INTERVAL: Final = 0.1
-"""How soon a task is asked for, at the earliest; the vendor's pace would be 2 s."""
+"""The shortest time between two polls of a task; the default of `Polling` is 2 s."""
 
 
 @pytest.fixture
 def youcam_sandbox(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """Give each test a vendor of its own inside the process, whose smiles and avatars take 0.2 s.
+    """Give each test its own sandbox: the vendor inside the process; tasks take 0.2 s.
 
-    `youcam_sandbox.ledger` says what was charged, and `youcam_sandbox.script(...)` sets single
-    answers. Define a fixture of the same name to have other settings: `youcam_client` uses it. The
-    request window is not shared with other processes while the test runs.
+    `youcam_sandbox.ledger` shows what was charged, and `youcam_sandbox.script(...)` sets single
+    answers. For other settings, define a fixture of the same name; `youcam_client` then uses it.
+    While the test runs, the request window is not shared with other processes.
     """
     from perfect_async.sandbox import Durations, Sandbox  # noqa: PLC0415 - an extra
 
@@ -46,7 +46,7 @@ def youcam_sandbox(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
 
 @pytest.fixture
 def youcam_client(youcam_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """Give the test a client of its sandbox, unopened: `async with youcam_client as client:`."""
+    """Give the test an unopened client of its sandbox: `async with youcam_client as client:`."""
     monkeypatch.setenv("PERFECT_ASYNC_SHARE", "off")
     polling = Polling(interval=_INTERVAL)
     return Client("sandbox-key", transport=youcam_sandbox.transport(), polling=polling)

@@ -1,25 +1,26 @@
-"""Traces and metrics of a client by OpenTelemetry (extra `otel`).
+"""Traces and metrics of a client with OpenTelemetry (extra `otel`).
 
     from perfect_async import Client, telemetry
 
     client = telemetry.instrument(Client())
     async with client: ...
 
-A span `perfect_async job` is one job from its entering to its end, in the trace of whoever asked
-for it. Its children are the requests that were sent for it (`register`, `upload`, `submit`,
-`poll`), each with the vendor's request id, which the vendor's support asks for. Requests that
-belong to no job (`ask`) are spans of their own. No span holds a URL, a file name or the key.
+The span `perfect_async job` covers one job from its submission to its end, in the trace of the
+caller. Its children are the requests for the job (`register`, `upload`, `submit`, `poll`), each
+with the vendor's request id, which the vendor's support asks for. Requests without a job (`ask`)
+are spans without a parent. No span holds a URL, a file name or the key.
 
 Attributes of a job: `perfect_async.feature`, `.units`, `.task_id`, `.ending` ("done", or the type
-of the error). Of a request: `perfect_async.request_id`, `.outcome` (the kind of the answer), and
-`http.response.status_code`.
+of the error). Attributes of a request: `perfect_async.request_id`, `.outcome` (the kind of the
+answer), and `http.response.status_code`.
 
-Gauges, as they were after the last event of the key: `perfect_async.window.requests` and
+Gauges, with the values after the last event of the key: `perfect_async.window.requests` and
 `perfect_async.window.limit`, `perfect_async.tasks` (in flight), `perfect_async.lease.smallest`
 (seconds until the first task is lost unless it is polled), `perfect_async.units` (by `kind`:
 charged, returned, at_stake).
 
-What it watches is the key in the client's event loop, so clients that share it share the spans too.
+Clients with the same key in the same event loop share one scheduler, and therefore these spans and
+gauges.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ def instrument(
     meter_provider: metrics.MeterProvider | None = None,
     lease: float = 10.0,
 ) -> Client:
-    """Trace and measure what `client` does, and return it; before it is opened.
+    """Trace and measure an unopened `client`, and return it.
 
         client = telemetry.instrument(Client())
 
-    The providers are the global ones unless given. `lease` is the client's `Polling.lease`, in
-    seconds. Raises `ConfigurationError` where the client is open already.
+    Without arguments, the global providers are used. `lease` is the client's `Polling.lease` in
+    seconds. Raises `ConfigurationError` if the client is open already.
     """
     tracer = trace.get_tracer(_NAME, tracer_provider=tracer_provider)
     meter = metrics.get_meter(_NAME, meter_provider=meter_provider)
@@ -66,7 +67,7 @@ def instrument(
 
 
 class _Telemetry:
-    """Spans and gauges of one driver. Gauges are read in whichever thread exports them."""
+    """Spans and gauges of one driver. Any thread that exports metrics may read the gauges."""
 
     def __init__(self, tracer: trace.Tracer, meter: metrics.Meter, lease: float) -> None:
         self._tracer = tracer
@@ -93,7 +94,7 @@ class _Telemetry:
     # Events, in the driver's loop.
 
     def observe(self, observed: ev.Observed, statistics: Callable[[], Statistics]) -> None:
-        """Begin and end spans, and keep the numbers for the gauges."""
+        """Begin or end the spans of one event, and keep the numbers for the gauges."""
         at, event = observed.at, observed.event
         match event:
             case ev.JobAdded() | ev.TaskAdopted():
@@ -107,7 +108,7 @@ class _Telemetry:
         self._measure(statistics(), at)
 
     def leave(self) -> None:
-        """End what is left: jobs that a closing client has abandoned."""
+        """End the open spans, of jobs that a closing client has abandoned."""
         for span in (*self._requests.values(), *self._jobs.values()):
             span.end()
         for kept in (self._requests, self._jobs, self._renewed, self._left, self._numbers):
@@ -124,7 +125,7 @@ class _Telemetry:
         self._renewed.pop(settle.ref, None)
         span = self._jobs.pop(settle.ref, None)
         if span is None:
-            # A query, or a job that came before somebody watched.
+            # A query, or a job that was submitted before the instrumentation.
             return
         ending, failed = "done", isinstance(settle.ending, PerfectError)
         if failed:
@@ -137,7 +138,7 @@ class _Telemetry:
     def _begin_request(self, command: ev.Request | ev.Upload, at: datetime) -> None:
         refs = command.refs if isinstance(command, ev.Register) else (command.ref,)
         jobs = [self._jobs[ref] for ref in refs if ref in self._jobs]
-        # One registration is for several pictures: a child of the first job, linked to the others.
+        # A registration of several pictures is a child of the first job, linked to the others.
         parent = trace.set_span_in_context(jobs[0]) if jobs else None
         self._requests[command.number] = self._tracer.start_span(
             f"perfect_async {type(command).__name__.lower()}",
@@ -159,7 +160,7 @@ class _Telemetry:
                 job.set_attribute("perfect_async.task_id", event.task_id)
             self._renewed[event.command.ref] = left or observed.at
         elif isinstance(event, ev.Running):
-            # The vendor counts from the request's arrival, which is not before it left.
+            # The vendor's lease begins with the arrival of the request, after it was sent.
             self._renewed[event.command.ref] = left or observed.at
         elif isinstance(event, ev.EngineFailed):
             self._renewed.pop(event.command.ref, None)
@@ -187,7 +188,7 @@ class _Telemetry:
             oldest = min(self._renewed.values())
             numbers["lease.smallest"] = self._lease - (at - oldest).total_seconds()
         units = statistics.units
-        # Replaced as wholes: another thread may be reading them.
+        # The dicts are replaced, not changed, since another thread may be reading them.
         self._numbers = numbers
         self._units = {
             "charged": units.charged,

@@ -1,11 +1,11 @@
-"""The receiving end of the vendor's webhook: verify notifications, read them, serve the endpoint.
+"""Receives the vendor's webhook: verifies and reads notifications, and serves the endpoint.
 
 The vendor announces a finished task by a POST in the Standard Webhooks scheme (contract: Webhooks).
-`verify` checks and reads one from its raw bytes; `WebhookApp` is an endpoint for any ASGI
-framework.
+`verify` checks and reads a notification from its raw bytes. `WebhookApp` is an endpoint for any
+ASGI framework:
 
-    receiver = ...                      # anything with `async deliver(body, headers)`
-    app = WebhookApp(receiver)          # then mounted, see there
+    app = Starlette()
+    WebhookApp(client.webhooks).add_to(app, "/webhooks/youcam")
 """
 
 from __future__ import annotations
@@ -38,41 +38,41 @@ __all__ = ["Headers", "Notification", "Receiver", "Secrets", "WebhookApp", "veri
 Headers: TypeAlias = (
     Mapping[str, str] | Mapping[bytes, bytes] | Iterable[tuple[str, str] | tuple[bytes, bytes]]
 )
-"""A request's headers as any framework has them: a mapping or pairs, of text or of bytes."""
+"""The headers of a request in the form of any framework: a mapping or pairs, of text or bytes."""
 
 TOLERANCE: Final = 300
-"""Seconds by which `webhook-timestamp` may be off in either direction, as the scheme has it."""
+"""Seconds that `webhook-timestamp` may be off in either direction (Standard Webhooks)."""
 
 MOST_BYTES: Final = 64 * 1024
-"""The largest body that `WebhookApp` reads; a notification is some 200 bytes."""
+"""The largest body that `WebhookApp` reads; a notification has about 200 bytes."""
 
 LONGEST_BODY: Final = 10.0
-"""Seconds for a body to arrive, however slowly it is sent."""
+"""Seconds within which a body must arrive."""
 
-# One spelling of a number: what was signed is its text. Eleven digits last until the year 5138.
 _SHAPES: Final = {
-    # A full stop also separates what is signed, so with one in an id the same signature has a
-    # second reading. The scheme leaves ids to the sender, and the second reading of a body that
-    # starts with `{` is no notification: refusing the stop could cost real ones.
+    # Full stops also separate the signed parts, so an id with a full stop can be split in a second
+    # way. Ids are the sender's choice, and the second split of a body that starts with `{` is not a
+    # notification. Refusing full stops could cost genuine notifications.
     "webhook-id": re.compile(r"[\x21-\x7e]{1,256}"),
+    # Only one spelling of a number, since its text is signed. Eleven digits last until 5138.
     "webhook-timestamp": re.compile(r"0|[1-9][0-9]{0,10}"),
-    # `version,value`, separated by single spaces. A framework that joins repeated headers does so
-    # with a comma and a space, which fits nowhere.
+    # `version,value`, separated by single spaces. A framework that joins repeated headers with a
+    # comma and a space does not match.
     "webhook-signature": re.compile(r"(?=[\x20-\x7e]{1,4096}\Z)[^ ,]+,[^ ,]+(?: [^ ,]+,[^ ,]+)*"),
 }
 
 
 @attrs.frozen
 class Notification:
-    """A genuine notification: the vendor says that the task `task_id` has ended.
+    """A genuine notification: the vendor announces that the task `task_id` has ended.
 
     `id` is the `webhook-id`, the same on every retry. `created_at` is the vendor's time in UTC, or
-    None where it gave none. A genuine body that is not understood has neither `task_id` nor
-    `status`, and `flaw` says why, quoting nothing of it. Log it once and acknowledge it: a refusal
-    makes the sender try again and at last give the endpoint up.
+    None if the body has none. For a genuine body that is not understood, `task_id` and `status` are
+    None and `flaw` names the problem without quoting the body. Log it once and acknowledge it: if
+    it is refused, the vendor retries it and at last disables the endpoint.
 
-    Ask for the task before you believe it: a notification holds no result, may come before the
-    status changes, and may be about a task of another process.
+    Poll the task before you rely on it: a notification has no result, may arrive before the status
+    changes, and may be about a task of another process.
     """
 
     id: str
@@ -95,13 +95,13 @@ class _Body:
 
 
 def read_notification(webhook_id: str, body: bytes) -> Notification:
-    """Read a `body` that is known to be genuine. Whatever its bytes are, nothing is raised."""
+    """Read a `body` that is known to be genuine. Nothing is raised for any bytes."""
     found = structure(decode(body), _Body)
     if isinstance(found, Malformed):
         return Notification(webhook_id, flaw=str(found).replace("the answer", "the body"))
     created_at = _as_time(found.created_at)
     task_id = found.data.task_id
-    # As strict as the reading of a creation's answer: any other id is no task of ours.
+    # As strict as for the answer to a creation: no task of this package has any other id.
     if not isinstance(task_id, str) or not is_task_id(task_id):
         return Notification(webhook_id, created_at, flaw="data.task_id is no usable id")
     match found.data.task_status:
@@ -125,8 +125,8 @@ class Secrets:
     """The webhook's secrets from the vendor's console; several while one is being replaced.
 
     Each is base64, with or without `whsec_` in front, padding at the end, and white space around
-    it. Raises `ConfigurationError` for one that is not, or for none at all; neither an error nor
-    the repr holds any of it.
+    it. Raises `ConfigurationError` for any other text and for no secrets at all. Neither an error
+    nor the repr shows a secret.
     """
 
     __slots__ = ("_keys",)
@@ -137,46 +137,46 @@ class Secrets:
         del secrets, given
         self._keys = tuple(key for key in keys if key)
         if not keys or None in keys:
-            # A traceback that shows the values of locals must not show these.
+            # A traceback with local variables must not show the keys.
             del keys
             self._keys = ()
             raise ConfigurationError(
                 "The webhook's secret stands in quotes, which are no part of it."
                 if in_quotes
-                else "The webhook's secret is not what the vendor's console shows: "
-                "whsec_ and base64 after it."
+                else "The webhook's secret is not what the vendor's console shows: whsec_ "
+                "followed by base64. Copy it again."
             )
 
     def __repr__(self) -> str:
-        # Also while it is being made, or after that failed.
+        # `_keys` is missing while the constructor runs, and after it failed.
         return f"<Secrets: {len(getattr(self, '_keys', ()))}>"
 
     def signatures(self, content: bytes) -> list[str]:
-        """The signature of `content` under each secret: base64 of HMAC-SHA256, padded."""
+        """Return the signature of `content` by each secret: base64 of HMAC-SHA256, padded."""
         return [base64.b64encode(hmac_data(key, content)).decode() for key in self._keys]
 
     def have_signed(self, content: bytes, signature: str) -> bool:
-        """Return whether a `v1` signature of a `webhook-signature` header is by one of these."""
+        """Return whether a `v1` signature of a `webhook-signature` header is by a secret."""
         offered = [
             value
             for version, _, value in (each.partition(",") for each in signature.split(" "))
             if version == "v1"
         ]
         expected = self.signatures(content)
-        # As text, since base64 has several spellings of the same bytes. All pairs are compared, so
-        # that the time taken does not tell which secret nearly matched.
+        # Compared as text, since base64 has several spellings of the same bytes. All pairs are
+        # compared, so that the time does not show which secret nearly matched.
         fitting = [hmac.compare_digest(one, other) for one in offered for other in expected]
         return any(fitting)
 
 
 def _each(secrets: object) -> list[object]:
-    """Return the secrets one by one; nothing where they are none.
+    """Return the secrets as a list; an empty one for an object that is not iterable.
 
-    Raises nothing: an error would show the secrets among the locals of its frames.
+    Nothing is raised, since a traceback with local variables would show the secrets.
     """
     try:
         return [secrets] if isinstance(secrets, str) else list(cast("Iterable[object]", secrets))
-    except Exception:  # noqa: BLE001 -- whatever the iterable of a user's raises
+    except Exception:  # noqa: BLE001 -- an iterable of the user may raise anything
         return []
 
 
@@ -186,12 +186,12 @@ def _is_in_quotes(secret: object) -> bool:
 
 
 def _key(secret: object) -> bytes | None:
-    """Return the bytes of a secret, None for what is none."""
+    """Return the bytes of a secret, or None if it is not base64."""
     if not isinstance(secret, str):
         return None
     text = secret.strip().removeprefix("whsec_").rstrip("=")
     try:
-        # The library's own reading drops characters that are not base64, and signs with the rest.
+        # standardwebhooks drops characters that are not base64, and signs with the rest.
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True) or None
     except (binascii.Error, ValueError):
         return None
@@ -200,23 +200,25 @@ def _key(secret: object) -> bytes | None:
 def verify(
     body: bytes, headers: Headers, secrets: Secrets | str | Iterable[str], now: float
 ) -> Notification:
-    """Return a notification if it is the vendor's and fresh.
+    """Verify a notification and return it if the vendor has signed it and it is fresh.
 
-    `body` is the request's body as it came, every byte of it; `headers` all of its headers, names
-    in any case; `now` the wall clock in seconds since 1970, from which `webhook-timestamp` may be
-    300 s away. Of several signatures and secrets one pair has to fit.
+        notification = verify(await request.body(), request.headers, secret, time.time())
 
-    Raises `WebhookRejected` for everything else, whatever the bytes and types are, and
-    `ConfigurationError` for a secret that is none. A genuine body that makes no sense is a
-    `Notification` with a `flaw`. The same id may come again: deduplicate on it.
+    `body` is the unchanged body of the request; `headers` are all of its headers, with names in any
+    case. `now` is the wall clock in seconds since 1970; `webhook-timestamp` may differ from it by
+    300 s. One pair of a signature and a secret must match.
 
-    Of `standardwebhooks` this takes the signature. Its own `verify` reads the wall clock, wants a
-    body that is UTF-8, takes the last of repeated headers, and lets ValueError through.
+    Raises `WebhookRejected` for any other bytes and types, and `ConfigurationError` for a malformed
+    secret. A genuine body that is not understood is a `Notification` with a `flaw`. The vendor may
+    send the same id again; deduplicate on it.
+
+    Only the signature is computed by `standardwebhooks`. Its `verify` reads the wall clock, refuses
+    a body that is not UTF-8, uses the last of repeated headers, and lets `ValueError` through.
     """
     try:
         keys = secrets if isinstance(secrets, Secrets) else Secrets(secrets)
     finally:
-        # A traceback that shows the values of locals must not show these.
+        # A traceback with local variables must not show the secrets.
         del secrets
     content = _raw(body)
     found = _relevant_headers(headers)
@@ -228,30 +230,30 @@ def verify(
     webhook_id, timestamp, signature = (found[name] for name in _SHAPES)
     if not keys.have_signed(f"{webhook_id}.{timestamp}.".encode() + content, signature):
         raise WebhookRejected("No v1 signature in webhook-signature is by one of the secrets.")
-    # After the signature, so that a reason about clocks is about a genuine message.
+    # Checked after the signature, so that only a genuine notification is rejected for its time.
     off = _clock(now) - int(timestamp)
     if not abs(off) <= TOLERANCE:  # true for NaN as well
         raise WebhookRejected(
             f"webhook-timestamp is {max(min(off, 1e9), -1e9):.0f} s behind this machine's clock; "
-            f"{TOLERANCE} s either way are fresh."
+            f"at most {TOLERANCE} s in either direction are accepted."
         )
     return read_notification(webhook_id, content)
 
 
 def _raw(body: object) -> bytes:
     if not isinstance(body, bytes):
-        raise WebhookRejected("The body is not bytes as they came.")
+        raise WebhookRejected("The body is not bytes; pass the unchanged body of the request.")
     return body
 
 
 def _clock(now: object) -> float:
     if isinstance(now, bool) or not isinstance(now, int | float):
-        raise WebhookRejected("The clock gives no number.")
+        raise WebhookRejected("The clock did not return a number.")
     return now
 
 
 def _relevant_headers(headers: object) -> dict[str, str]:
-    """Return the headers of the scheme; one that is there twice is refused."""
+    """Return the headers of the scheme. Raises `WebhookRejected` for a repeated one."""
     found: dict[str, str] = {}
     if isinstance(headers, Mapping):
         headers = cast("Mapping[object, object]", headers).items()
@@ -261,7 +263,7 @@ def _relevant_headers(headers: object) -> dict[str, str]:
             if lower not in _SHAPES:
                 continue
             if lower in found:
-                raise WebhookRejected(f"{lower} is there more than once.")
+                raise WebhookRejected(f"{lower} is in the headers more than once.")
             found[lower] = _text(value)
     except (TypeError, ValueError):
         raise WebhookRejected("The headers are neither a mapping nor pairs.") from None
@@ -269,26 +271,26 @@ def _relevant_headers(headers: object) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    """Return ASCII text, and "" for anything else, which is no name and no value here."""
+    """Return ASCII text, and "" for any other value, which is neither a valid name nor value."""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    # Checked before it is lowered, since the Kelvin sign becomes a `k`.
+    # Checked before lowering, which turns the Kelvin sign into a `k`.
     return value if isinstance(value, str) and value.isascii() else ""
 
 
 class Receiver(Protocol):
-    """An object that takes notifications, such as `client.webhooks`."""
+    """An object that receives notifications, such as `client.webhooks`."""
 
     def deliver(self, body: bytes, headers: list[tuple[str, str]], /) -> Awaitable[object]:
-        """Take one notification: its raw body and all headers, as `verify` wants them.
+        """Receive one notification: the raw body and all headers, for `verify`.
 
-        Return once it is taken for good or was known already. Raise `WebhookRejected` for what is
-        not genuine; any other error makes the sender try again.
+        Return once the notification is stored or was known already. Raise `WebhookRejected` if it
+        is not genuine; after any other error the vendor retries it.
         """
         ...
 
 
-# ASGI's own shapes (asgi.readthedocs.io: Applications).
+# The types of ASGI (asgi.readthedocs.io: Applications).
 _Message: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[_Message]]
 _Send: TypeAlias = Callable[[_Message], Awaitable[None]]
@@ -303,17 +305,23 @@ class _Routable(Protocol):
 
 
 class WebhookApp:
-    """The endpoint as an ASGI 3 application: `receiver.deliver` for every POST, whatever the path.
+    """An ASGI 3 application that passes every POST, on any path, to `receiver.deliver`.
 
-    It answers 204 once the notification is taken, and for duplicates; 400 if it is rejected,
-    without a reason (which is logged at INFO); 405 if it is no POST; 408 if its body takes longer
-    than 10 s; 413 if it is over 64 KB, unread; 503 if `deliver` fails otherwise, so that the sender
-    tries again (logged at ERROR, once until it works again). No middleware in front may have read
-    the body.
+    It answers:
 
-    Give it the exact path. `mount` of Starlette and FastAPI answers a path without a slash at its
-    end with a redirect, which a sender does not follow; a request that comes through a mount is
-    therefore warned of once.
+    - 204 for a received notification, also a repeated one;
+    - 400 for a rejected notification; the reason is logged at INFO, not sent;
+    - 405 for another method than POST;
+    - 408 for a body that takes longer than 10 s;
+    - 413 for a body over 64 KB;
+    - 503 if `deliver` raises another error, so that the vendor retries. It is logged at ERROR, once
+      until a notification is received again.
+
+    No middleware before it may read the body.
+
+    Serve it at the exact path. `mount` of Starlette and FastAPI answers a path without a slash at
+    its end with a redirect, which the vendor does not follow; a request through a mount therefore
+    logs one warning.
 
     Starlette and FastAPI, with and without a slash at the end::
 
@@ -331,14 +339,14 @@ class WebhookApp:
             ours = scope["type"] == "http" and scope["path"] == "/webhooks/youcam"
             await (webhook if ours else django)(scope, receive, send)
 
-    Alone it runs as it is (`uvicorn module:app`), and where there is no ASGI call
-    `await receiver.deliver(body, headers)` with the raw body instead.
+    It also runs alone (`uvicorn module:app`). Without ASGI, call
+    `await receiver.deliver(body, headers)` with the raw body.
 
     **Several processes.** Only the process that created a task waits for it, and a load balancer
-    hands a notification to any. Give each process a URL of its own in the vendor's console (up to
-    ten), routed to it alone; or let one process create all tasks and route the path there. A
-    notification that arrives elsewhere is acknowledged there and wakes nobody; with polls going on
-    beside it only time is lost.
+    passes a notification to any process. Give each process its own URL in the vendor's console (up
+    to ten), routed to that process only; or let one process create all tasks and route the path to
+    it. A notification at another process is acknowledged and has no effect there; the polls still
+    find the end of the task, only later.
     """
 
     def __init__(self, receiver: Receiver) -> None:
@@ -354,8 +362,8 @@ class WebhookApp:
 
             WebhookApp(client.webhooks).add_to(app, "/webhook")
 
-        A path that is spelled in the other way would be answered with a redirect, which senders do
-        not follow. Raises `ConfigurationError` for a path that does not begin with a slash.
+        A framework would redirect the other spelling of the path, and the vendor does not follow
+        redirects. Raises `ConfigurationError` for a path that does not begin with a slash.
         """
         if not path.startswith("/"):
             raise ConfigurationError(f"The path {quoted(path)} must begin with a slash.")
@@ -364,15 +372,16 @@ class WebhookApp:
             app.add_route(spelled, self)
 
     def _warn_of_mount(self, scope: _Message) -> None:
-        """Warn once where a framework's mount leads here: it redirects one of the two paths."""
+        """Warn once if the request came through a mount, which redirects one of two paths."""
         root = scope.get("root_path", "")
         inside = scope.get("app_root_path", root) != root
-        # A route inside of what is mounted has more of the path.
+        # The path of a route inside a mounted application is longer than "/".
         if inside and not self._mounted and scope["path"].removeprefix(root) == "/":
             self._mounted = True
             LOG.warning(
-                "The webhook is mounted at %s, so only %s/ leads to it: senders do not follow the "
-                "redirect from there. Use WebhookApp(...).add_to(app, path) instead of a mount.",
+                "The webhook is mounted at %s, so only %s/ reaches it: the framework redirects the "
+                "path without the slash, and the vendor does not follow redirects. Use "
+                "WebhookApp(...).add_to(app, path) instead of a mount.",
                 quoted(root),
                 quoted(root)[1:-1],
             )
@@ -391,10 +400,10 @@ class WebhookApp:
                 await receive()
                 await send({"type": "websocket.close"})
             case other:
-                raise RuntimeError(f"a webhook is HTTP, not {other}")
+                raise RuntimeError(f"WebhookApp serves only HTTP, not {other}")
 
     async def _status(self, scope: _Message, receive: _Receive) -> int | None:
-        """Return the status to answer with; None if the sender has gone."""
+        """Return the status of the answer, or None if the sender has disconnected."""
         if scope["method"] != "POST":
             return 405
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
@@ -410,10 +419,11 @@ class WebhookApp:
         except WebhookRejected as error:
             LOG.info("A request at the webhook was rejected: %s", error.reason)
             return 400
-        except Exception as error:  # noqa: BLE001 -- the sender cannot fix what fails here
+        except Exception as error:  # noqa: BLE001 -- the sender cannot fix an error of the receiver
             if not self._failing:
                 LOG.error(
-                    "Notifications cannot be taken in: %s. They come again.", type_name(error)
+                    "Notifications cannot be received (%s); the vendor will send them again.",
+                    type_name(error),
                 )
             self._failing = True
             return 503
@@ -422,7 +432,7 @@ class WebhookApp:
 
 
 async def _read_body(receive: _Receive) -> bytes | int | None:
-    """Return the body, the status that refuses it, or None if the sender has gone."""
+    """Return the body, the status that refuses it, or None if the sender has disconnected."""
     body = bytearray()
     more = True
     while more:
@@ -437,21 +447,21 @@ async def _read_body(receive: _Receive) -> bytes | int | None:
 
 
 def _too_long(announced: str) -> bool:
-    """Return whether a Content-Length is surely too large; a value that is no number is ignored."""
+    """Return whether a Content-Length is too large; a value that is not a number is ignored."""
     digits = announced.lstrip("0")
     return digits.isdecimal() and (len(digits) > len(str(MOST_BYTES)) or int(digits) > MOST_BYTES)
 
 
 async def _answer(send: _Send, status: int) -> None:
     headers = [] if status == 204 else [(b"content-length", b"0")]  # noqa: PLR2004 -- has no body
-    if status == 405:  # noqa: PLR2004 -- as RFC 9110 wants it
+    if status == 405:  # noqa: PLR2004 -- RFC 9110 requires Allow
         headers.append((b"allow", b"POST"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
 
 async def _lifespan(receive: _Receive, send: _Send) -> None:
-    """Answer the lifespan messages of a server that runs the endpoint alone; nothing is opened."""
+    """Answer the lifespan messages of a server that runs the endpoint alone."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

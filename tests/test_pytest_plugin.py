@@ -1,4 +1,4 @@
-"""The fixtures for users' tests: on by one line, plain, and away from the user's own state."""
+"""The pytest fixtures for users: loaded by one line, plain, without access to the user's state."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ pytest_plugins = ["perfect_async.pytest_plugin"]
 
 ROOT = Path(__file__).parents[1]
 
-THEIRS = """
+USER_TESTS = """
 import asyncio
 from perfect_async import Smile
 from perfect_async.sandbox import portrait
@@ -35,7 +35,7 @@ def test_another(youcam_sandbox):
 async def test_the_client_reaches_the_sandbox(
     youcam_client: Client, youcam_sandbox: Sandbox
 ) -> None:
-    """A smile and an avatar end within a second, and the ledger knows of both."""
+    """A smile and an avatar end within two seconds, and the ledger counts both."""
     began = clock()
     async with youcam_client as client:
         await client.run(Smile(portrait(1)))
@@ -46,9 +46,9 @@ async def test_the_client_reaches_the_sandbox(
     assert "off" == os.environ["PERFECT_ASYNC_SHARE"]
 
 
-def run_theirs(folder: Path, conftest: str) -> tuple[int, str]:
+def run_user_tests(folder: Path, conftest: str) -> tuple[int, str]:
     (folder / "conftest.py").write_text(conftest)
-    (folder / "test_theirs.py").write_text(THEIRS)
+    (folder / "test_theirs.py").write_text(USER_TESTS)
     state = folder / "state"
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
@@ -63,18 +63,18 @@ def run_theirs(folder: Path, conftest: str) -> tuple[int, str]:
     return ran.returncode, ran.stdout
 
 
-def test_one_line_switches_it_on(tmp_path: Path) -> None:
-    """In a project of its own, without a plugin for async tests; each test has its own sandbox."""
-    status, said = run_theirs(tmp_path, 'pytest_plugins = ["perfect_async.pytest_plugin"]\n')
-    assert 0 == status, said
-    assert "2 passed" in said
+def test_one_line_loads_the_plugin(tmp_path: Path) -> None:
+    """The fixtures work in a project without async plugins; each test has its own sandbox."""
+    status, output = run_user_tests(tmp_path, 'pytest_plugins = ["perfect_async.pytest_plugin"]\n')
+    assert 0 == status, output
+    assert "2 passed" in output
 
 
-def test_it_is_off_without_the_line(tmp_path: Path) -> None:
-    """Being installed is not enough: other people's runs do not load it."""
-    status, said = run_theirs(tmp_path, "")
+def test_the_plugin_is_not_loaded_without_the_line(tmp_path: Path) -> None:
+    """Installing the package does not load the plugin into test runs."""
+    status, output = run_user_tests(tmp_path, "")
     assert 1 == status
-    assert "fixture 'youcam_client' not found" in said
+    assert "fixture 'youcam_client' not found" in output
 
 
 @pytest.fixture
@@ -83,7 +83,9 @@ def youcam_settings() -> str:
     return "theirs"
 
 
-async def test_it_lives_beside_other_fixtures(youcam_client: Client, youcam_settings: str) -> None:
-    """A client that a test never opens warns of nothing."""
+async def test_an_unopened_client_does_not_warn(
+    youcam_client: Client, youcam_settings: str
+) -> None:
+    """A test may use other fixtures and leave the client unopened."""
     assert "<Client https://yce-api-01.makeupar.com unopened>" == repr(youcam_client)
     assert "theirs" == youcam_settings

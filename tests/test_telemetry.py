@@ -18,7 +18,7 @@ from tests.support.sandboxed import FACE, KEY, client, smile, smiles, vendor
 
 
 class Watch:
-    """Providers that keep what is told."""
+    """Providers that keep the spans and metrics."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -28,18 +28,18 @@ class Watch:
         self.meters = MeterProvider([self.reader])
 
     def client(self, sandbox: Sandbox, **settings: object) -> Client:
-        """Make a client that is watched."""
+        """Return an instrumented client."""
         return telemetry.instrument(
             client(sandbox, **settings), tracer_provider=self.tracers, meter_provider=self.meters
         )
 
     def spans(self, name: str) -> list[ReadableSpan]:
-        """The spans of that name, in the order of their ends."""
+        """Return the spans with that name, in the order of their ends."""
         spans = self.exporter.get_finished_spans()
         return [each for each in spans if each.name == f"perfect_async {name}"]
 
     def gauges(self) -> dict[str, float]:
-        """What the gauges say now; units by their kind."""
+        """Return the current values of the gauges; units by their kind."""
         found: dict[str, float] = {}
         data = self.reader.get_metrics_data()
         for resource in data.resource_metrics if data is not None else ():
@@ -56,7 +56,7 @@ class Watch:
 
 @pytest.fixture
 def watch() -> Iterator[Watch]:
-    """Watch one test, and let go of what exports."""
+    """Watch one test, and shut the providers down."""
     made = Watch()
     yield made
     made.tracers.shutdown()
@@ -97,7 +97,7 @@ async def test_a_job_is_a_span_with_its_requests_as_children(watch: Watch) -> No
 
 
 async def test_a_job_is_in_the_trace_of_its_caller(watch: Watch) -> None:
-    """The span that is current where the job is run is its parent."""
+    """The current span of the caller is the parent of the job's span."""
     tracer = trace.get_tracer("test", tracer_provider=watch.tracers)
     async with watch.client(vendor()) as c:
         with tracer.start_as_current_span("theirs") as theirs:
@@ -108,7 +108,7 @@ async def test_a_job_is_in_the_trace_of_its_caller(watch: Watch) -> None:
 
 
 async def test_a_failure_is_an_error_of_its_spans(watch: Watch) -> None:
-    """The job has the type of its error, and the poll that brought it too."""
+    """The span of the job has the type of its error, and so does the span of its poll."""
     sandbox = vendor(faults=Faults(by_picture={"https://pictures.example/0.jpg": "error_pose"}))
     async with watch.client(sandbox) as c:
         with pytest.raises(TaskFailed):
@@ -120,7 +120,7 @@ async def test_a_failure_is_an_error_of_its_spans(watch: Watch) -> None:
 
 
 async def test_one_registration_is_linked_to_all_its_jobs(watch: Watch) -> None:
-    """It is a child of the first one."""
+    """The registration is a child of the first job."""
     async with watch.client(vendor()) as c, c.batch([Smile(FACE, key=k) for k in "abc"]) as batch:
         [_ async for _ in batch]
     registrations = watch.spans("register")
@@ -128,7 +128,7 @@ async def test_one_registration_is_linked_to_all_its_jobs(watch: Watch) -> None:
 
 
 async def test_requests_without_a_job_are_spans_too(watch: Watch) -> None:
-    """A question of the user's has its own span."""
+    """A query of the user has its own span."""
     async with watch.client(vendor()) as c:
         await c.units()
     [span] = watch.spans("ask")
@@ -136,8 +136,8 @@ async def test_requests_without_a_job_are_spans_too(watch: Watch) -> None:
     assert "Answered" == attributes(span)["perfect_async.outcome"]
 
 
-async def test_gauges_say_how_the_key_stands(watch: Watch) -> None:
-    """The window, the tasks in flight, the smallest lease and the units."""
+async def test_gauges_show_the_state_of_the_key(watch: Watch) -> None:
+    """The gauges are the window, the tasks in flight, the smallest lease and the units."""
     async with watch.client(vendor()) as c:
         assert {} == watch.gauges()
         async with c.batch(smiles(3)) as batch:
@@ -154,7 +154,7 @@ async def test_gauges_say_how_the_key_stands(watch: Watch) -> None:
     assert 3.0 == after["perfect_async.units charged"]
 
 
-async def test_what_is_abandoned_ends_with_the_client(watch: Watch) -> None:
+async def test_closing_ends_open_spans(watch: Watch) -> None:
     """A client that closes without draining leaves no span open."""
     async with watch.client(vendor(), drain=0.0) as c:
         task = await c.submit(smile())
@@ -163,17 +163,17 @@ async def test_what_is_abandoned_ends_with_the_client(watch: Watch) -> None:
     assert task.id == attributes(job)["perfect_async.task_id"]
 
 
-async def test_nothing_secret_is_in_a_span(watch: Watch) -> None:
-    """No URL, no key, no name of a file."""
+async def test_spans_hold_no_secrets(watch: Watch) -> None:
+    """A span has no URL, no key and no file name."""
     async with watch.client(vendor()) as c:
         await c.run(Smile("https://pictures.example/anna.jpg?sig=secret"))
-    told = "".join(each.to_json() for each in watch.exporter.get_finished_spans())
+    exported = "".join(each.to_json() for each in watch.exporter.get_finished_spans())
     for secret in (KEY, "http:", "https:", "anna", "sig=", "secret"):
-        assert secret not in told
+        assert secret not in exported
 
 
-async def test_two_clients_on_a_key_are_watched_once_each() -> None:
-    """An observer of one client watches the key; it is not told twice of an event."""
+async def test_an_observer_of_a_shared_key_sees_each_event_once() -> None:
+    """Two clients with one key report each event once to an observer."""
     sandbox, watch = vendor(), Watch()
     first = watch.client(sandbox)
     async with first, client(sandbox, transport=sandbox.transport()) as second:
@@ -183,8 +183,8 @@ async def test_two_clients_on_a_key_are_watched_once_each() -> None:
     assert 1 == len(watch.spans("job"))
 
 
-async def test_an_observer_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Its error is logged, and the job goes on."""
+async def test_a_failing_observer_does_not_stop_the_job(caplog: pytest.LogCaptureFixture) -> None:
+    """The observer's error is logged, and the job goes on."""
 
     class Broken:
         def observe(self, observed: object, statistics: object) -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from perfect_async._time import TtlSet
 
 
-def test_a_key_is_held_once_it_was_added() -> None:
-    """Asking changes nothing, adding does, and a key is held until its age is over."""
+def test_a_key_is_held_from_its_addition_until_it_expires() -> None:
+    """`holds` changes nothing; a key is held for `age` microseconds after `add`."""
     keys = TtlSet(10)
 
     assert not keys.holds("a", 0)
@@ -22,7 +22,7 @@ def test_a_key_is_held_once_it_was_added() -> None:
 
 
 def test_a_key_is_removed_once() -> None:
-    """Removing returns whether the key was held: not twice, not unknown, not too old."""
+    """`remove` returns True once; False for a removed, an unknown and an expired key."""
     keys = TtlSet(10)
     keys.add("a", 0)
     keys.add("b", 0)
@@ -32,8 +32,8 @@ def test_a_key_is_removed_once() -> None:
     assert 0 == len(keys)
 
 
-def test_the_oldest_leaves_first() -> None:
-    """With room for two, the third pushes the first out; adding again makes a key new."""
+def test_the_oldest_key_is_dropped_first() -> None:
+    """A set of two keys drops the oldest for a third; adding a key again makes it the newest."""
     keys = TtlSet(1, most=2)
     for name in ("a", "b", "a", "c"):
         keys.add(name, 0)
@@ -41,8 +41,8 @@ def test_the_oldest_leaves_first() -> None:
     assert [True, False, True] == [keys.holds(name, 0) for name in "abc"]
 
 
-def test_the_usual_bound() -> None:
-    """However many keys are added, 4096 are kept."""
+def test_a_set_keeps_4096_keys_by_default() -> None:
+    """The set keeps the newest 4096 keys of 4106."""
     keys = TtlSet(10**6)
     for number in range(4106):
         keys.add(str(number), number)
@@ -53,7 +53,7 @@ def test_the_usual_bound() -> None:
 
 
 def test_expired_keys_are_dropped() -> None:
-    """An addition drops every key that is past its age, so that a quiet receiver keeps nothing."""
+    """An addition drops all expired keys, not only the oldest one."""
     keys = TtlSet(10)
     for now in range(5):
         keys.add(str(now), now)
@@ -63,9 +63,9 @@ def test_expired_keys_are_dropped() -> None:
 
 
 @pytest.mark.parametrize(("most", "age"), [(0, 1), (1, 0)])
-def test_a_set_has_room_and_time(most: int, age: int) -> None:
-    """A set without room or time is a mistake."""
-    with pytest.raises(ValueError, match="can hold nothing"):
+def test_a_set_needs_room_and_an_age(most: int, age: int) -> None:
+    """A set that could never hold a key is refused."""
+    with pytest.raises(ValueError, match="must be at least 1"):
         TtlSet(age, most)
 
 
@@ -78,8 +78,10 @@ def test_a_set_has_room_and_time(most: int, age: int) -> None:
         )
     ),
 )
-def test_the_set_against_a_list(most: int, age: int, steps: list[tuple[str, str, int]]) -> None:
-    """It holds what a list of all additions says it should, and never more than `most`."""
+def test_the_set_agrees_with_a_model(
+    most: int, age: int, steps: list[tuple[str, str, int]]
+) -> None:
+    """After any steps the set holds the same keys as an ordered dict, and at most `most`."""
     keys = TtlSet(age, most)
     model: OrderedDict[str, int] = OrderedDict()
     now = 0

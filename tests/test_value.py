@@ -1,4 +1,4 @@
-"""Values are compared, hashed and shown by their fields, as attrs does it."""
+"""`Value` compares, hashes and shows by fields, like attrs."""
 
 import attrs
 import pytest
@@ -29,7 +29,7 @@ FIELDS = st.tuples(st.integers(0, 1), *[st.sampled_from(["", "a"])] * 3)
 
 
 @given(FIELDS, FIELDS)
-def test_values_behave_as_attrs_makes_them(
+def test_values_behave_like_attrs_classes(
     one: tuple[int, str, str, str], other: tuple[int, str, str, str]
 ) -> None:
     """Equality, hash and repr honour the options of each field."""
@@ -42,21 +42,21 @@ def test_values_behave_as_attrs_makes_them(
 
 
 def test_values_of_different_classes_differ() -> None:
-    """Equal fields do not make a poll a creation."""
+    """A poll and a creation with equal fields are not equal."""
     assert Poll(1, 2) != Submit(1, 2)
     assert Poll(1, 2) != (1, 2)
     assert 2 == len({Poll(1, 2), Submit(1, 2), Poll(1, 2)})
 
 
 def test_values_are_frozen() -> None:
-    """A value never changes, and `attrs.evolve` makes another one."""
+    """Setting a field raises; `attrs.evolve` makes a changed copy."""
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Point(1).x = 2  # type: ignore[misc]
     assert Point(2) == attrs.evolve(Point(1), x=2)
 
 
-def test_the_name_of_a_local_class_is_short() -> None:
-    """A class made in a function is shown by its own name."""
+def test_the_repr_of_a_local_class_has_its_short_name() -> None:
+    """The repr leaves out the function that the class is defined in."""
 
     @attrs.frozen(eq=False, repr=False)
     class Local(Value):

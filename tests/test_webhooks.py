@@ -1,4 +1,4 @@
-"""Notifications are believed only if they are the vendor's and fresh, and the endpoint answers."""
+"""Webhooks: only genuine and fresh notifications are accepted, and the endpoint answers."""
 
 import asyncio
 import base64
@@ -43,7 +43,7 @@ keys = st.binary(min_size=1, max_size=64)
 
 
 def signature(key: bytes, webhook_id: str, timestamp: str, body: bytes) -> str:
-    """As the scheme has it, by hand."""
+    """Return a signature of the scheme, computed by hand."""
     content = f"{webhook_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
@@ -51,7 +51,7 @@ def signature(key: bytes, webhook_id: str, timestamp: str, body: bytes) -> str:
 def signed(
     body: bytes = BODY, *, key: bytes = KEY, webhook_id: str = "msg_1", timestamp: object = NOW
 ) -> dict[str, str]:
-    """The three headers of a genuine notification."""
+    """Return the three headers of a genuine notification."""
     return {
         "webhook-id": webhook_id,
         "webhook-timestamp": str(timestamp),
@@ -65,7 +65,7 @@ def rejected(
     secrets: object = SECRET,
     now: object = NOW,
 ) -> str:
-    """The reason why this is not believed."""
+    """Return the reason of a rejection."""
     given = signed() if headers is None else headers
     with pytest.raises(WebhookRejected) as caught:
         verify(body, given, secrets, now)  # type: ignore[arg-type]
@@ -75,17 +75,17 @@ def rejected(
     return caught.value.reason
 
 
-# What is believed.
+# Accepted notifications.
 
 
-def test_a_genuine_notification() -> None:
-    """Signed with the secret and fresh, it is believed, and says what its body says."""
+def test_a_genuine_notification_is_accepted() -> None:
+    """A notification that is signed with the secret and fresh is read from its body."""
     assert SAID == verify(BODY, signed(), SECRET, NOW)
     assert SAID == verify(BODY, signed(), Secrets(SECRET), float(NOW))
 
 
-def test_the_example_of_the_scheme() -> None:
-    """A signature that the scheme's own libraries test with is the one that is made here."""
+def test_the_example_of_the_scheme_is_accepted() -> None:
+    """The signature of the scheme's own test libraries is accepted and reproduced."""
     body = b'{"test": 2432232314}'
     headers = {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -119,8 +119,8 @@ SHAPES: dict[str, Callable[[dict[str, str]], object]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_headers_of_any_framework(shape: Callable[[dict[str, str]], object]) -> None:
-    """A mapping or pairs, of text or bytes, in any case, among others of any kind."""
+def test_headers_of_any_framework_are_read(shape: Callable[[dict[str, str]], object]) -> None:
+    """Headers may be a mapping or pairs, of text or bytes, in any case, among others."""
     assert SAID == verify(BODY, shape(signed()), SECRET, NOW)  # type: ignore[arg-type]
 
 
@@ -135,16 +135,16 @@ def test_headers_of_any_framework(shape: Callable[[dict[str, str]], object]) -> 
         iter([SECRET]),
     ],
 )
-def test_secrets_as_people_have_them(written: str | list[str]) -> None:
-    """With or without prefix, with white space, alone or with others."""
+def test_secrets_may_be_written_in_several_ways(written: str | list[str]) -> None:
+    """A secret may have a prefix, white space, and other secrets beside it."""
     assert SAID == verify(BODY, signed(), written, NOW)
 
 
 @given(keys, st.booleans(), st.booleans(), ids, st.binary())
-def test_what_is_signed_is_believed(
+def test_any_signed_body_is_accepted(
     key: bytes, prefixed: bool, padded: bool, webhook_id: str, body: bytes
 ) -> None:
-    """Any body under any secret, padded or not, passes with the signature made for it."""
+    """Any body passes with its signature by any secret, padded or not."""
     secret = base64.b64encode(key).decode()
     secret = secret if padded else secret.rstrip("=")
 
@@ -159,8 +159,10 @@ def test_what_is_signed_is_believed(
 
 
 @given(keys, ids, st.text(), st.integers(-300, 300))
-def test_the_library_signs_alike(key: bytes, webhook_id: str, body: str, off: int) -> None:
-    """What `standardwebhooks` signs is believed here: its signature is the judge of ours."""
+def test_signatures_of_standardwebhooks_are_accepted(
+    key: bytes, webhook_id: str, body: str, off: int
+) -> None:
+    """A signature of `standardwebhooks` is accepted."""
     at = datetime.fromtimestamp(NOW + off, UTC)
     headers = {
         "webhook-id": webhook_id,
@@ -174,8 +176,8 @@ def test_the_library_signs_alike(key: bytes, webhook_id: str, body: str, off: in
 
 
 @given(st.integers(-400, 400), st.booleans(), st.booleans())
-def test_the_library_judges_alike(off: int, right: bool, known: bool) -> None:
-    """Where its clock is the wall's, ours agrees on fresh, stale, genuine and forged."""
+def test_standardwebhooks_agrees(off: int, right: bool, known: bool) -> None:
+    """Both agree on fresh, stale, genuine and forged notifications at its wall clock."""
     assume(abs(abs(off) - 300) > 30)
     now = datetime.now(UTC).timestamp()
     headers = signed(BODY if right else b"{}", key=KEY if known else b"?", timestamp=int(now) + off)
@@ -208,7 +210,7 @@ def test_the_library_judges_alike(off: int, right: bool, known: bool) -> None:
     ],
 )
 def test_one_signature_of_several_is_enough(around: str) -> None:
-    """While a secret is replaced there are two signatures; other versions may stand beside them."""
+    """While a secret is replaced, a notification has two signatures, maybe of other versions."""
     headers = signed()
     bad = signature(b"other", "msg_1", str(NOW), BODY)
     headers["webhook-signature"] = around.format(good=headers["webhook-signature"], bad=bad)
@@ -218,25 +220,25 @@ def test_one_signature_of_several_is_enough(around: str) -> None:
 
 @pytest.mark.parametrize("off", [-300, -299.5, 0, 299.5, 300])
 def test_five_minutes_either_way_are_fresh(off: float) -> None:
-    """Exactly at the bound it is believed still, whatever the wall clock of this test is."""
+    """A notification exactly at the tolerance is accepted, independent of the wall clock."""
     assert SAID == verify(BODY, signed(), SECRET, NOW + off)
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[]", b'{"data":{"task_id":7}}'])
-def test_genuine_and_not_understood(body: bytes) -> None:
-    """What the vendor signed is not rejected for making no sense: it comes with its flaw."""
+def test_a_genuine_body_that_is_not_understood_has_a_flaw(body: bytes) -> None:
+    """A genuine notification is not rejected for an unknown body."""
     found = verify(body, signed(body), SECRET, NOW)
 
     assert None is found.task_id
     assert found.flaw
 
 
-# What is not.
+# Rejected notifications.
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_a_missing_header(name: str) -> None:
-    """Each of the three must be there, and must not be empty."""
+def test_a_missing_header_is_rejected(name: str) -> None:
+    """Each of the three headers must be there and not empty."""
     headers = signed()
 
     assert f"{name} is malformed." == rejected(headers={**headers, name: ""})
@@ -245,10 +247,10 @@ def test_a_missing_header(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_a_repeated_header(name: str) -> None:
-    """Of two of a kind nobody knows which was meant, even if they are equal."""
+def test_a_repeated_header_is_rejected(name: str) -> None:
+    """Two headers with one name are rejected, even if they are equal."""
     headers = signed()
-    reason = f"{name} is there more than once."
+    reason = f"{name} is in the headers more than once."
 
     assert reason == rejected(headers=[*headers.items(), (name.upper(), headers[name])])
     assert reason == rejected(headers=[*headers.items(), (name.encode(), b"")])
@@ -256,8 +258,8 @@ def test_a_repeated_header(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_a_repeated_header_that_was_joined(name: str) -> None:
-    """Some frameworks make one header of two before anybody can count them."""
+def test_a_joined_header_is_rejected(name: str) -> None:
+    """A framework may have joined two headers with one name."""
     headers = httpx.Headers([*signed().items(), (name, signed()[name])])
 
     assert f"{name} is malformed." == rejected(headers=headers)
@@ -268,8 +270,8 @@ def test_a_repeated_header_that_was_joined(name: str) -> None:
     "value",
     ["ü", b"\xff", "\ud800", "a\nb", "a\0", "a" * 5000, " ", None, 7, [], ["x"], True],
 )
-def test_a_malformed_header(name: str, value: object) -> None:
-    """Not ASCII, with control characters, overlong, or no text at all."""
+def test_a_malformed_header_is_rejected(name: str, value: object) -> None:
+    """A header that is not ASCII, has control characters, is too long or no text is rejected."""
     assert rejected(headers={**signed(), name: value})
 
 
@@ -282,20 +284,20 @@ def test_a_malformed_header(name: str, value: object) -> None:
         *("0", "1761112850000", "99999999999"),
     ],
 )
-def test_absurd_timestamps(timestamp: str) -> None:
-    """A time that is signed, but is no plain number of seconds or far away, is not believed."""
+def test_an_absurd_timestamp_is_rejected(timestamp: str) -> None:
+    """A signed time that is no plain number of seconds, or far away, is rejected."""
     assert "webhook-timestamp" in rejected(headers=signed(timestamp=timestamp))
 
 
 @pytest.mark.parametrize("off", [-301, -300.001, 300.001, 301, 1e12, -1e300, 10**400])
-def test_stale_or_from_the_future(off: float) -> None:
-    """Just past the bound, and as far as clocks go."""
-    assert "either way are fresh" in rejected(now=NOW + off)
+def test_a_stale_or_future_notification_is_rejected(off: float) -> None:
+    """A time just beyond the tolerance, or as far as clocks go, is rejected."""
+    assert "at most 300 s in either direction" in rejected(now=NOW + off)
 
 
 @pytest.mark.parametrize("now", [math.nan, math.inf, -math.inf, None, "1761112850", True, [NOW]])
-def test_a_clock_that_is_none(now: object) -> None:
-    """Without a time nothing is fresh."""
+def test_a_clock_without_a_number_is_rejected(now: object) -> None:
+    """Without a number for `now` nothing is fresh."""
     assert rejected(now=now)
 
 
@@ -335,8 +337,8 @@ def test_a_clock_that_is_none(now: object) -> None:
         "v1,{sig}" + " v1,{sig}" * 200,
     ],
 )
-def test_signatures_that_are_none(written: str) -> None:
-    """No comma, no base64, another version, another spelling of the right bytes."""
+def test_a_malformed_signature_is_rejected(written: str) -> None:
+    """A signature without comma or base64, or in another version or spelling, is rejected."""
     headers = signed()
     good = headers["webhook-signature"].removeprefix("v1,")
     headers["webhook-signature"] = written.format(sig=good, bare=good.rstrip("="))
@@ -344,8 +346,8 @@ def test_signatures_that_are_none(written: str) -> None:
     assert "webhook-signature" in rejected(headers=headers)
 
 
-def test_the_wrong_secret() -> None:
-    """A signature by another secret, or by one that is taken out, is none."""
+def test_a_wrong_secret_is_rejected() -> None:
+    """A signature by another secret, or by a removed one, is rejected."""
     assert "by one of the secrets" in rejected(secrets=OTHER)
     assert "by one of the secrets" in rejected(headers=signed(key=b"x"), secrets=[OTHER, SECRET])
 
@@ -353,20 +355,20 @@ def test_the_wrong_secret() -> None:
 @pytest.mark.parametrize(
     "body", [BODY.decode(), bytearray(BODY), None, 7, json.loads(BODY), [BODY]]
 )
-def test_a_body_that_is_not_raw(body: object) -> None:
-    """Only bytes were signed: a body that a framework has read may be other ones."""
-    assert "The body is not bytes as they came." == rejected(body=body)
+def test_a_body_that_is_not_bytes_is_rejected(body: object) -> None:
+    """Only bytes were signed; the body as a framework parsed it may be different."""
+    assert "The body is not bytes; pass the unchanged body of the request." == rejected(body=body)
 
 
 @pytest.mark.parametrize("headers", [7, "abc", b"xyz", [1], [("a",)], [("a", "b", "c")], object()])
-def test_headers_that_are_none(headers: object) -> None:
-    """What is neither a mapping nor pairs holds no headers."""
+def test_an_object_without_headers_is_rejected(headers: object) -> None:
+    """An object that is neither a mapping nor pairs has no headers."""
     assert "The headers are neither a mapping nor pairs." == rejected(headers=headers)
 
 
 @given(st.data())
-def test_any_change_is_noticed(data: st.DataObject) -> None:
-    """One changed byte of body, id, timestamp or signature, and it is not believed."""
+def test_any_change_is_rejected(data: st.DataObject) -> None:
+    """One changed byte of the body, id, timestamp or signature is rejected."""
     parts = {name: value.encode() for name, value in signed().items()}
     parts["body"] = BODY
     name = data.draw(st.sampled_from(sorted(parts)))
@@ -397,7 +399,7 @@ def test_any_change_is_noticed(data: st.DataObject) -> None:
 )
 @example(BODY, signed(), NOW)
 def test_nothing_else_is_raised(body: bytes, headers: object, now: float) -> None:
-    """Whatever comes, it is rejected or it is a value."""
+    """Any input is rejected or accepted, and raises nothing else."""
     try:
         found = verify(body, headers, SECRET, now)  # type: ignore[arg-type]
     except WebhookRejected:
@@ -406,9 +408,9 @@ def test_nothing_else_is_raised(body: bytes, headers: object, now: float) -> Non
 
 
 def test_reasons_quote_nothing() -> None:
-    """Neither what came nor the secret is in what is logged."""
+    """A reason, which is logged, contains neither the input nor the secret."""
     marked = "marked\x1b[31m"
-    said = [
+    reasons = [
         rejected(headers={**signed(), "webhook-id": marked}),
         rejected(headers={**signed(), "webhook-timestamp": marked}),
         rejected(headers={**signed(), "webhook-signature": marked}),
@@ -417,7 +419,7 @@ def test_reasons_quote_nothing() -> None:
         rejected(headers=[("webhook-id", "marked")] * 2),
     ]
 
-    assert [] == [reason for reason in said if "marked" in reason or SECRET[8:16] in reason]
+    assert [] == [reason for reason in reasons if "marked" in reason or SECRET[8:16] in reason]
 
 
 # The secrets.
@@ -444,8 +446,8 @@ def test_reasons_quote_nothing() -> None:
         [7],
     ],
 )
-def test_a_secret_that_is_none(secrets: list[str]) -> None:
-    """A wrong secret is found when it is set, and is not repeated, nor kept by the traceback."""
+def test_a_malformed_secret_is_refused(secrets: list[str]) -> None:
+    """A malformed secret is refused at once; neither the error nor its traceback shows it."""
     with pytest.raises(ConfigurationError) as caught:
         Secrets(secrets)
 
@@ -454,7 +456,7 @@ def test_a_secret_that_is_none(secrets: list[str]) -> None:
     assert trace.tb_next is not None
     assert {"self", "in_quotes"} >= set(trace.tb_next.tb_frame.f_locals)
 
-    assert "whsec_ and base64 after it" in str(caught.value)
+    assert "whsec_ followed by base64" in str(caught.value)
     assert "s3" not in str(caught.value)
     assert None is caught.value.__cause__
     with pytest.raises(ConfigurationError) as caught:
@@ -463,7 +465,7 @@ def test_a_secret_that_is_none(secrets: list[str]) -> None:
 
 
 def locals_of(error: BaseException) -> str:
-    """All local values of the package's frames in a traceback, as a debugger prints them."""
+    """Return all local values of the package's frames in a traceback, as a debugger prints them."""
     found: list[str] = []
     trace = error.__traceback__
     while trace is not None:
@@ -474,7 +476,7 @@ def locals_of(error: BaseException) -> str:
 
 
 class Broken:
-    """An iterable that raises when it has given a secret."""
+    """An iterable that raises after it has yielded a secret."""
 
     def __iter__(self) -> Iterator[str]:
         yield SECRET
@@ -482,8 +484,8 @@ class Broken:
 
 
 @pytest.mark.parametrize("secrets", [None, 7, Broken()], ids=["None", "7", "one that raises"])
-def test_what_is_no_collection_of_secrets(secrets: object) -> None:
-    """Something else than secrets is a ConfigurationError too, whatever reading it raises."""
+def test_another_object_than_secrets_is_refused(secrets: object) -> None:
+    """Another object raises `ConfigurationError`, also if reading it raises."""
     with pytest.raises(ConfigurationError) as caught:
         verify(BODY, signed(), secrets, NOW)  # type: ignore[arg-type]
 
@@ -503,7 +505,7 @@ def test_what_is_no_collection_of_secrets(secrets: object) -> None:
     ids=["forged", "changed", "stale", "no headers", "no body"],
 )
 def test_a_rejection_holds_no_secret(body: bytes, headers: dict[str, str], now: int) -> None:
-    """A traceback that shows local values shows neither the secret nor the right signature."""
+    """A traceback with local values shows neither the secret nor the right signature."""
     with pytest.raises(WebhookRejected) as caught:
         verify(body, headers, SECRET, now)
 
@@ -518,7 +520,7 @@ def test_a_rejection_holds_no_secret(body: bytes, headers: dict[str, str], now: 
 @pytest.mark.parametrize(
     ("secret", "base_url"), [("s3cret!", None), (["s3cret!"], None), (SECRET, "ftp://a.example")]
 )
-def test_a_client_that_is_refused_holds_no_secret(
+def test_refused_settings_of_a_client_hold_no_secret(
     secret: str | list[str], base_url: str | None
 ) -> None:
     """A traceback of a client's settings shows the secret in no frame."""
@@ -530,12 +532,12 @@ def test_a_client_that_is_refused_holds_no_secret(
 
 
 def test_half_made_secrets_can_be_printed() -> None:
-    """Secrets whose making failed, or has not begun, have a repr."""
+    """Secrets whose constructor failed, or has not begun, have a repr."""
     assert "<Secrets: 0>" == repr(object.__new__(Secrets))
 
 
-def test_secrets_do_not_show() -> None:
-    """What is printed of secrets is how many they are."""
+def test_the_repr_shows_no_secrets() -> None:
+    """The repr shows the number of secrets."""
     assert "<Secrets: 2>" == repr(Secrets([SECRET, OTHER])) == str(Secrets([SECRET, OTHER]))
 
 
@@ -543,7 +545,7 @@ def test_secrets_do_not_show() -> None:
 
 
 class FakeReceiver:
-    """A receiver that verifies as a client does, and fails on request."""
+    """A receiver that verifies like a client, and fails on request."""
 
     def __init__(self) -> None:
         self.taken: list[Notification] = []
@@ -559,8 +561,8 @@ def calls(app: WebhookApp | Starlette) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://shop.example")
 
 
-async def test_a_notification_is_taken_in() -> None:
-    """A genuine POST is answered with an empty 204, and so is the same again."""
+async def test_a_notification_is_answered_with_204() -> None:
+    """A genuine POST is answered with an empty 204, and so is a repeated one."""
     receiver = FakeReceiver()
     async with calls(WebhookApp(receiver)) as http:
         answers = [await http.post("/any/path", content=BODY, headers=signed()) for _ in range(2)]
@@ -571,8 +573,8 @@ async def test_a_notification_is_taken_in() -> None:
     assert "<WebhookApp for FakeReceiver>" == repr(WebhookApp(receiver))
 
 
-async def test_a_forgery_learns_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """A rejected POST is an empty 400; why is in the log, below what a person must read."""
+async def test_a_forgery_is_answered_without_a_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """A rejected POST is answered with an empty 400; the reason is logged at INFO."""
     caplog.set_level(logging.INFO, "perfect_async")
     async with calls(WebhookApp(FakeReceiver())) as http:
         answer = await http.post("/", content=BODY, headers=signed(key=b"x"))
@@ -588,16 +590,16 @@ async def test_a_forgery_learns_nothing(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"])
-async def test_only_posts(method: str) -> None:
-    """Every other method is told which one is meant."""
+async def test_other_methods_are_answered_with_405(method: str) -> None:
+    """The answer to another method names POST."""
     async with calls(WebhookApp(FakeReceiver())) as http:
         answer = await http.request(method, "/")
 
     assert (405, "POST", b"") == (answer.status_code, answer.headers["allow"], answer.content)
 
 
-async def test_mounted_in_starlette() -> None:
-    """As a route of Starlette it answers at its path alone, methods included."""
+async def test_a_route_of_starlette_serves_one_path() -> None:
+    """A route of Starlette answers only at its path, for all methods."""
     receiver = FakeReceiver()
     app = Starlette(routes=[Route("/webhooks/youcam", WebhookApp(receiver))])
     async with calls(app) as http:
@@ -620,7 +622,9 @@ def fastapi() -> Starlette:
 
 @pytest.mark.parametrize("make", [starlette, fastapi])
 @pytest.mark.parametrize("path", ["/hook", "/hook/"])
-async def test_both_spellings_of_a_path(make: Callable[[], Starlette], path: str) -> None:
+async def test_both_spellings_of_a_path_are_served(
+    make: Callable[[], Starlette], path: str
+) -> None:
     """`add_to` serves the path with and without a slash at its end, without a redirect."""
     receiver, app = FakeReceiver(), make()
     WebhookApp(receiver).add_to(app, path)
@@ -632,8 +636,8 @@ async def test_both_spellings_of_a_path(make: Callable[[], Starlette], path: str
     assert [SAID, SAID] == receiver.taken
 
 
-async def test_the_root_is_a_path_too() -> None:
-    """A webhook at the root has one spelling, and a path without a slash in front is refused."""
+async def test_the_root_may_be_the_path() -> None:
+    """The root has one spelling, and a path without a slash in front is refused."""
     receiver, app = FakeReceiver(), Starlette()
     WebhookApp(receiver).add_to(app, "/")
     async with calls(app) as http:
@@ -656,7 +660,7 @@ async def test_a_mount_is_warned_of(
     warned: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Behind a mount the path without a slash is redirected, so the first request says it once."""
+    """A mount redirects the path without a slash, so the first request logs a warning."""
     app = Starlette(routes=[mounted(WebhookApp(FakeReceiver()))])
     async with calls(app) as http:
         for _ in range(2):
@@ -665,8 +669,8 @@ async def test_a_mount_is_warned_of(
     assert warned == caplog.text.count("add_to(app, path)")
 
 
-async def test_a_failure_of_ours_asks_for_another_try(caplog: pytest.LogCaptureFixture) -> None:
-    """What fails here is a 503, told once at ERROR by its type until it has worked again."""
+async def test_a_failing_receiver_is_answered_with_503(caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is logged once, by its type, until a notification is received again."""
     caplog.set_level(logging.WARNING, "perfect_async")
     receiver = FakeReceiver()
     statuses: list[int] = []
@@ -679,13 +683,19 @@ async def test_a_failure_of_ours_asks_for_another_try(caplog: pytest.LogCaptureF
 
     assert [503, 503, 204, 503] == statuses
     assert [
-        (logging.ERROR, "Notifications cannot be taken in: 'OSError'. They come again."),
-        (logging.ERROR, "Notifications cannot be taken in: 'OSError'. They come again."),
+        (
+            logging.ERROR,
+            "Notifications cannot be received ('OSError'); the vendor will send them again.",
+        ),
+        (
+            logging.ERROR,
+            "Notifications cannot be received ('OSError'); the vendor will send them again.",
+        ),
     ] == [(each.levelno, each.getMessage()) for each in caplog.records]
     assert [None, None] == [each.exc_info for each in caplog.records]
 
 
-# By hand, as a server calls it.
+# Direct ASGI calls.
 
 Message = MutableMapping[str, Any]
 
@@ -693,7 +703,7 @@ Message = MutableMapping[str, Any]
 async def exchange(
     app: Callable[..., Awaitable[None]], messages: list[Message], **scope: object
 ) -> tuple[list[Message], int]:
-    """Call the app with these messages; what it sent, and how many it left unread."""
+    """Call the app with these messages; return the sent messages and the number of unread ones."""
     waiting = list(messages)
     sent: list[Message] = []
 
@@ -715,8 +725,8 @@ def part(body: bytes, *, more: bool = True) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-async def test_a_body_in_parts() -> None:
-    """Parts are put together, and keys that ASGI lets a server leave out are."""
+async def test_a_body_in_parts_is_joined() -> None:
+    """Parts are joined, also without the optional keys of ASGI."""
     receiver = FakeReceiver()
     parts: list[Message] = [part(BODY[:9]), part(b""), {"type": "http.request", "body": BODY[9:]}]
 
@@ -729,8 +739,8 @@ async def test_a_body_in_parts() -> None:
     assert [SAID] == receiver.taken
 
 
-async def test_a_body_of_64_kb_and_one_byte_more() -> None:
-    """64 KB are read; at the first byte more the reading stops, whatever was promised."""
+async def test_a_body_over_64_kb_is_refused() -> None:
+    """64 KB are read; at the next byte reading stops."""
     receiver = FakeReceiver()
     most = b"{}" + b" " * (64 * 1024 - 2)
     headers = raw({**signed(most), "content-length": "5"})
@@ -759,8 +769,8 @@ async def test_a_body_of_64_kb_and_one_byte_more() -> None:
         (b"", 204),
     ],
 )
-async def test_what_is_promised(promised: bytes, status: int) -> None:
-    """A body that is announced as too large is not read; nonsense announces nothing."""
+async def test_a_large_content_length_is_refused(promised: bytes, status: int) -> None:
+    """A body that is announced as too large is not read; an invalid length is ignored."""
     headers = [*raw(signed()), (b"Content-Length", promised)]
 
     sent, unread = await exchange(
@@ -771,8 +781,8 @@ async def test_what_is_promised(promised: bytes, status: int) -> None:
 
 
 @pytest.mark.parametrize(("pause", "status"), [(4.9, 204), (5.1, 408)])
-async def test_a_body_that_takes_long(pause: float, status: int) -> None:
-    """A body is read for 10 s at most; then the sender is told so, and nothing is taken."""
+async def test_a_slow_body_is_answered_with_408(pause: float, status: int) -> None:
+    """A body is read for at most 10 s, and then nothing is delivered."""
     receiver = FakeReceiver()
     parts = [part(BODY[:9]), part(BODY[9:], more=False)]
     sent: list[Message] = []
@@ -791,8 +801,8 @@ async def test_a_body_that_takes_long(pause: float, status: int) -> None:
     assert (status == 204) == bool(receiver.taken)
 
 
-async def test_a_sender_that_hangs_up() -> None:
-    """Gone in the middle of its body, it is answered nothing, and nothing is taken in."""
+async def test_a_disconnected_sender_is_not_answered() -> None:
+    """If the sender disconnects in the middle of its body, nothing is delivered."""
     receiver = FakeReceiver()
 
     sent, _ = await exchange(
@@ -803,7 +813,7 @@ async def test_a_sender_that_hangs_up() -> None:
 
 
 async def test_a_cancelled_delivery_stays_cancelled() -> None:
-    """A server that cancels a request is not answered with a status."""
+    """A server that cancels a request gets no status."""
 
     class Slow:
         async def deliver(self, body: bytes, headers: object) -> None:
@@ -814,8 +824,8 @@ async def test_a_cancelled_delivery_stays_cancelled() -> None:
             await exchange(WebhookApp(Slow()), [part(BODY, more=False)])
 
 
-async def test_the_lifespan_of_a_bare_server() -> None:
-    """Startup and shutdown are answered, since a server may serve nothing but this."""
+async def test_lifespan_messages_are_answered() -> None:
+    """Startup and shutdown are answered, since a server may run this application alone."""
     sent, _ = await exchange(
         WebhookApp(FakeReceiver()),
         [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}],
@@ -826,7 +836,7 @@ async def test_the_lifespan_of_a_bare_server() -> None:
 
 
 async def test_a_websocket_is_closed() -> None:
-    """Closed before it was accepted, which a server answers with 403."""
+    """A websocket is closed before it is accepted, which a server answers with 403."""
     sent, _ = await exchange(
         WebhookApp(FakeReceiver()), [{"type": "websocket.connect"}], type="websocket"
     )
@@ -834,13 +844,13 @@ async def test_a_websocket_is_closed() -> None:
     assert [{"type": "websocket.close"}] == sent
 
 
-async def test_no_other_protocol() -> None:
-    """What ASGI may come to carry is refused by name, as ASGI asks for."""
-    with pytest.raises(RuntimeError, match="a webhook is HTTP, not telepathy"):
+async def test_other_protocols_raise() -> None:
+    """An unknown protocol raises with its name, as ASGI requires."""
+    with pytest.raises(RuntimeError, match="serves only HTTP, not telepathy"):
         await exchange(WebhookApp(FakeReceiver()), [], type="telepathy")
 
 
-# What a genuine body says.
+# Bodies of genuine notifications.
 
 GOOD = {"created_at": 1761112848, "data": {"task_id": "abc-_9", "task_status": "success"}}
 AT = datetime(2025, 10, 22, 6, 0, 48, tzinfo=UTC)
@@ -861,20 +871,20 @@ def read_body(content: bytes) -> Notification:
 
 
 def altered_body(**changes: object) -> bytes:
-    """The body of the contract page, with `changes` to its data."""
+    """Return the body of the contract page with `changes` to its data."""
     return json.dumps({**GOOD, "data": {**GOOD["data"], **changes}}).encode()  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("status", ["success", "error"])
 def test_a_notification_is_read(status: Literal["success", "error"]) -> None:
-    """The contract's body gives task, status and time, and has no flaw."""
+    """The contract's body gives the task, the status and the time, and has no flaw."""
     expected = Notification("msg_1", AT, "abc-_9", status)
 
     assert expected == read_body(altered_body(task_status=status))
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("created_at", "expected"),
     [
         ("1761112848", AT),
         (1761112848.5, AT.replace(microsecond=500_000)),
@@ -887,22 +897,22 @@ def test_a_notification_is_read(status: Literal["success", "error"]) -> None:
         ([], None),
     ],
 )
-def test_the_time_is_only_told(said: object, expected: datetime | None) -> None:
-    """A time that makes no sense takes nothing from the rest."""
-    found = read_body(json.dumps({**GOOD, "created_at": said}).encode())
+def test_a_wrong_time_is_ignored(created_at: object, expected: datetime | None) -> None:
+    """A wrong `created_at` does not affect the other fields."""
+    found = read_body(json.dumps({**GOOD, "created_at": created_at}).encode())
 
     assert Notification("msg_1", expected, "abc-_9", "success") == found
 
 
 def test_the_time_may_be_absent() -> None:
-    """A body without `created_at` says the rest."""
+    """A body without `created_at` has the other fields."""
     assert Notification("msg_1", None, "abc-_9", "success") == read_body(
         json.dumps({"data": GOOD["data"]}).encode()
     )
 
 
-def test_more_than_is_known_is_ignored() -> None:
-    """Fields that the contract does not name change nothing, nor does a byte order mark."""
+def test_unknown_fields_are_ignored() -> None:
+    """Unknown fields and a byte order mark are ignored."""
     more = {**GOOD, "type": "task", "data": {**GOOD["data"], "feature": 7}}  # type: ignore[dict-item]
 
     assert read_body(altered_body()) == read_body(b"\xef\xbb\xbf" + json.dumps(more).encode())
@@ -937,21 +947,21 @@ def test_more_than_is_known_is_ignored() -> None:
         (altered_body(task_status=["success"]), "data.task_status is neither success nor error"),
     ],
 )
-def test_what_is_not_understood_is_a_value(content: bytes, flaw: str) -> None:
-    """A body that says nothing usable gives a notification without task, and the flaw in words."""
+def test_a_flaw_is_named(content: bytes, flaw: str) -> None:
+    """A body without a usable task gives a notification with a flaw and no task."""
     found = read_body(content)
 
     assert ("msg_1", None, None, flaw) == (found.id, found.task_id, found.status, found.flaw)
 
 
-def test_the_longest_id() -> None:
-    """1024 characters are an id still."""
+def test_the_longest_id_is_accepted() -> None:
+    """An id may have 1024 characters."""
     assert "a" * 1024 == read_body(altered_body(task_id="a" * 1024)).task_id
 
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_body_is_read(content: bytes) -> None:
-    """Whatever the bytes are, there is a value, whole or with a flaw that quotes nothing."""
+    """Any bytes give a notification, whole or with a flaw that quotes nothing."""
     found = read_body(content)
 
     whole = found.task_id is not None and found.status is not None and found.flaw is None

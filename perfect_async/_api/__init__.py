@@ -1,1 +1,1 @@
-"""The vendor's JSON: requests as it wants them and answers read with tolerance, without any I/O."""
+"""The vendor's HTTP API without I/O: builds its requests and reads its answers."""

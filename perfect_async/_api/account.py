@@ -1,7 +1,7 @@
-"""The calls beside tasks: templates, units, prices and deletion (contract: Other calls).
+"""The calls for templates, units, prices and deletion (contract: Other calls).
 
-A plain name builds a `Request`, and `read_<name>` reads its `Response` or raises an `ApiError`. The
-unit history has a file of its own, `history`.
+A function `<name>` builds a `Request`; `read_<name>` reads its `Response` or raises an `ApiError`.
+The unit history is in `history`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from perfect_async.errors import BadAnswer
 from perfect_async.models import Grant, Units
 from perfect_async.reports import Template
 
-# Entries on one page, the most that the vendor gives.
+# Entries per page: the vendor's maximum.
 _PAGE_SIZE: Final = 20
-# The path of a task's URL after `/task/`, slashes included, is its feature (contract: Prices).
+# The feature is the path of a task's URL after `/task/`, slashes included (contract: Prices).
 _FEATURE: Final = re.compile(r"/task/([^?#]*[^?#/])")
-# A larger number is not a number of units.
+# No balance is as large: a larger number cannot be an amount of units.
 _MOST_UNITS: Final = 1e15
 
 
 @attrs.frozen(eq=False, repr=False)
 class Price(Value):
-    """What `feature` costs: `amount` units per `per` of `unit` ("result_image", "second").
+    """A price of `feature`: `amount` units for every `per` of `unit` ("result_image", "second").
 
-    A feature may have several prices (by resolution, by number of concerns).
+    A feature may have several prices, for example by resolution or by number of concerns.
     """
 
     feature: str
@@ -85,9 +85,9 @@ def units() -> Request:
 
 
 def read_units(reply: Response, now: datetime) -> Units:
-    """Return the balance and all grants; no grants mean that it is unknown. Raises `ApiError`.
+    """Return the balance and all grants; without grants the balance is None. Raises `ApiError`.
 
-    The balance counts what the API can spend: grants of a type that begins with "Api" and that
+    The balance sums the grants that the API can spend: their type begins with "Api", and they
     have not expired `now` (contract: Units).
     """
     rows = read(reply, Credits).results or []
@@ -98,7 +98,7 @@ def read_units(reply: Response, now: datetime) -> Units:
             raise bad_answer(reply, f"results[{index}].amount_dec is no amount")
         grants.append(Grant(_id(row.id), row.type or "", amount, as_moment(row.expiry)))
     spendable = [grant.amount for grant in grants if _is_spendable(grant, now)]
-    # As decimals, so that 10.1 and 5.2 are 15.3.
+    # Decimals, so that 10.1 + 5.2 is 15.3.
     balance = float(sum(Decimal(str(amount)) for amount in spendable)) if grants else None
     return Units(balance, tuple(grants))
 
@@ -123,7 +123,7 @@ def feature_costs(token: str | None) -> Request:
 def read_feature_costs(reply: Response) -> tuple[tuple[Price, ...], str | None]:
     """Return a page's prices and the next page's token, None on the last. Raises `ApiError`.
 
-    A price without a task's URL is for something that this SDK does not run, and is left out.
+    Prices without a task's URL are left out: they are not for tasks.
     """
     prices: list[Price] = []
     for index, row in enumerate(read(reply, list[Sku], "result", "skus")):
@@ -143,9 +143,9 @@ def delete(task_id: str) -> Request:
 
 
 def price_of(prices: Iterable[Price], feature: str) -> Price | None:
-    """Return the one price of a picture of `feature`; None where there are none, or several.
+    """Return the price of a picture of `feature`, or None if it has no price or several.
 
-    The list does not tell versions apart.
+    The vendor's list has no versions of features, so the version is ignored.
     """
     feature = feature.partition("@")[0]
     found = {
@@ -157,7 +157,7 @@ def price_of(prices: Iterable[Price], feature: str) -> Price | None:
 
 
 def read_deleted(reply: Response) -> None:
-    """Return once the task is deleted, by the status alone. Raises `ApiError`."""
+    """Return None if the status says that the task is deleted. Raises `ApiError` otherwise."""
     if not reply.is_success:
         raise response_error(reply)
 
@@ -165,5 +165,5 @@ def read_deleted(reply: Response) -> None:
 def page_query(token: str | None, size: int) -> tuple[tuple[str, str], ...]:
     """Return the query for a page of `size` entries; `token` is the previous page's."""
     page_size = ("page_size", str(size))
-    # Left out on the first page: a literal null is a 400 (contract: Templates).
+    # The first page sends no token: a literal null is answered with 400 (contract: Templates).
     return (page_size,) if token is None else (page_size, ("starting_token", token))

@@ -1,19 +1,23 @@
-"""The unit history, and what it says about a creation whose answer never came.
+"""The unit history, and the search in it for a task whose creation was never answered.
 
-The history's rows name a task and an action, and no picture: a wrong guess would hand one person's
-face to another. So the search only ever lists candidates. One of them is taken for the task in
-doubt only for a client whose user says that nobody else creates on the key, and only if it is the
-only one that it can be: one id that nobody here knows, whose action names this feature, created
-between the sending and now, while nothing else here is in doubt. Anything else stays in doubt. So
-does an unknown task from shortly before the sending (somebody else uses the account then, or the
-clocks are too far apart to tell) and whatever a row says that cannot be read or is from the future.
+A row of the history names a task and an action, but no picture. A wrong guess would give one
+person's face to another, so the search lists candidates and rarely picks one. It picks a task only
+for a client whose user says that nobody else creates tasks with the key, and only if all of these
+hold:
 
-The set of actions is open (contract: History). Purchases are no tasks, whatever their target. An
-action that names another feature belongs to a task of that feature. One that names none may belong
-to any task: it is a candidate, and is never taken. Times are UTC microseconds.
+- exactly one unknown task is a candidate, and its action names the feature of the creation;
+- the task was created between the sending and now, by the vendor's clock within a tolerance;
+- no other creation is in doubt, and every row of the history could be read.
 
-This is a file of its own beside `account`, which only asks and reads: the search keeps state over
-several pages and decides.
+In all other cases the creation stays in doubt. An unknown task from shortly before the sending
+also keeps it in doubt: somebody else uses the account, or the two clocks differ too much.
+
+The set of actions is open (contract: History). Purchases are not tasks, whatever their target. An
+action that names another feature belongs to a task of that feature. An action that names no feature
+may belong to any task: its task is a candidate, but is never picked. Times are UTC microseconds.
+
+`account` holds the calls that only ask and read. The search keeps state over several pages and
+decides, so it has its own file.
 """
 
 from __future__ import annotations
@@ -45,23 +49,25 @@ from perfect_async._time import SECOND
 from perfect_async._value import Value
 from perfect_async.reports import HistoryEntry
 
-# Rows on one page, the most that the vendor gives.
+# Rows per page: the vendor's maximum.
 _PAGE_SIZE: Final = 30
 
 SKEW: Final = 60 * SECOND
-"""How far the vendor's clock and ours may be apart; our own ids in that time are known anyway."""
+"""The tolerated difference of the vendor's clock and ours. It may be large, since tasks that this
+client created in that time are known and do not count as candidates.
+"""
 NEAR: Final = 240 * SECOND
-"""How long before the sending other creations count: one in doubt, whose task may appear as late,
-or an unknown task, whose owner may have created another one since.
+"""How long before the sending another creation still matters. The task of an earlier creation in
+doubt may appear this late, and the owner of an unknown task may have created another one since.
 """
 
-# How far before the sending, by the vendor's clock, a task may still be the one in doubt.
+# The vendor's clock may show a task up to this long before the sending of its creation.
 _EARLIEST: Final = 5 * SECOND
-# Milliseconds: an earlier time is none of the vendor's, but one in seconds (1973 is long ago).
+# In milliseconds (1973). A smaller number is a time in seconds, so the row is not understood.
 _FIRST_TIME: Final = 10**11
 
-# Published actions (contract: History), as `Movement.action` spells them: those that are no tasks,
-# and those of other features.
+# Published actions (contract: History), spelled like `Movement.action`: actions that are not of
+# tasks, and actions of features that have no class in this package.
 _NO_TASKS: Final = frozenset(
     {
         *("trial-gift-text-to-image", "sign-up-gift", "subscription-credits", "subscriber-gift"),
@@ -78,9 +84,9 @@ _OTHER_FEATURES: Final = frozenset(
 
 @attrs.frozen(eq=False, repr=False)
 class Movement(Value):
-    """One row of the unit history: the units of `task_id` moved `at`, in UTC microseconds.
+    """One row of the unit history: `task_id` was charged or refunded `at`, in UTC microseconds.
 
-    `action` is the vendor's name for it, in lower case with hyphens between its words.
+    `action` is the vendor's name of the action, in lower case with hyphens between its words.
     """
 
     at: int
@@ -103,7 +109,7 @@ def history(token: str | None) -> Request:
 def read_history(reply: Response) -> tuple[tuple[Movement | None, ...], str | None]:
     """Return a page's movements and the next page's token, None on the last.
 
-    A row that cannot be understood is None: it may stand for any task. Purchases are left out.
+    A row that cannot be understood is None: it may be about any task. Purchases are left out.
     """
     rows = read(reply, list[_HistoryRow], "result", "history")
     actions = [re.sub(r"[\W_]+", "-", str(row.action or "").lower()).strip("-") for row in rows]
@@ -139,9 +145,9 @@ class _EntryRow(Value):
 
 
 def read_entries(reply: Response) -> tuple[tuple[HistoryEntry, ...], str | None]:
-    """Return a page's entries for people, and the next page's token, None on the last.
+    """Return a page's entries for the user, and the next page's token, None on the last.
 
-    A value that cannot be read is None, or "" for the action. Raises `ApiError`.
+    An unreadable value is None; an unreadable action is "". Raises `ApiError`.
     """
     rows = read(reply, list[_EntryRow], "result", "history")
     return tuple(_entry(row) for row in rows), read(reply, Page, "result").next_token or None
@@ -165,54 +171,56 @@ def _change(info: _Info | None) -> float | None:
     parts = (info and info.credits) or []
     amounts = [part.amount if part.amount_dec is None else part.amount_dec for part in parts]
     known = [Decimal(str(amount)) for amount in amounts if amount is not None]
-    # As decimals, so that 0.1 and 0.2 are 0.3.
+    # Decimals, so that 0.1 + 0.2 is 0.3.
     return float(sum(known)) if known else None
 
 
 class Unresolved(Enum):
-    """Why no task is taken for the one in doubt."""
+    """Why the search picks no task for the creation in doubt."""
 
     NOTHING = auto()
-    """The history shows no task that it could be."""
+    """The history shows no candidate."""
     AMBIGUOUS = auto()
-    """The history shows several, or one may have been missed."""
+    """The history shows several candidates, or a row that could not be read may hide one."""
 
 
 class HistorySearch:
-    """Search the history, page by page, for the task of one creation.
+    """Searches the history, page by page, for the task of one creation.
 
-    `feature` was sent at `sent`; `features` are the names of all features that an action may name.
+    The creation of a task of `feature` was sent at `sent`. `features` are the names of all features
+    that an action may name.
     """
 
     def __init__(self, feature: str, features: Collection[str], sent: int) -> None:
-        # Actions have hyphens for what separates the parts of a path.
+        # Actions spell the separators of a path as hyphens.
         self._feature = re.sub(r"[\W_]+", "-", feature.partition("@")[0])
         self._features = (*features, self._feature)
-        # How the published actions of other features are called on their paths is open, so that
-        # one of those may mean any feature that has no class here.
+        # The paths of the features behind the published actions are not documented. If `feature`
+        # has no class here, any of those actions may be its own.
         self._known = feature in features
         self._sent = sent
         self._since = sent - SKEW
         self._near = sent - NEAR + SKEW
-        # Whether the action names the feature, and when it first moved: a failure gives back later.
+        # For each task: whether an action names the feature, and the first time. A failed task has
+        # a second row, the refund.
         self._found: dict[str, tuple[bool, int]] = {}
         self._before: dict[str, int] = {}
-        # Whether every row could be read.
+        # False once a row could not be read.
         self._complete = True
-        # Of the times read so far: the first, the lowest and the last.
+        # The first, the lowest and the last of the times read so far.
         self._first: int | None = None
         self._lowest = self._last = 0
         self._descends = True
 
     @property
     def found(self) -> frozenset[str]:
-        """The tasks that it may be, including those that are known here."""
+        """The tasks that may be the one in doubt, including tasks that are known here."""
         return frozenset(self._found)
 
     def read(self, rows: Iterable[Movement | None]) -> bool:
         """Read the rows of a page, and return whether the next page is needed.
 
-        Pages are expected newest first; where they are not, all of them are needed.
+        Rows are expected newest first. If they are in another order, all pages are needed.
         """
         for row in rows:
             if row is None:
@@ -220,7 +228,8 @@ class HistorySearch:
                 continue
             if self._first is None:
                 self._first = self._lowest = row.at
-            # Compared with the lowest: oldest first, each may be only a little later than the last.
+            # The lowest time, not the last one, is compared: rows that ascend in small steps never
+            # exceed the last one by more than the tolerance.
             self._descends = self._descends and row.at <= self._lowest + SKEW
             self._lowest, self._last = min(self._lowest, row.at), row.at
             if row.at < self._since:
@@ -235,9 +244,9 @@ class HistorySearch:
         return self._last >= self._near or self._first < self._last
 
     def _names_feature(self, action: str) -> bool | None:
-        """Return whether `action` names the feature; None where it names another one."""
+        """Return whether `action` names the feature; None if it names another one."""
         named = [name for name in self._features if _names(action, name)]
-        # One name may contain another: the longer one is meant.
+        # If one name contains another, the action means the longer one.
         meant = [name for name in named if not any(name in other != name for other in named)]
         if not meant:
             other = self._known and action.removeprefix("api-") in _OTHER_FEATURES
@@ -245,9 +254,9 @@ class HistorySearch:
         return True if self._feature in meant else None
 
     def candidates(self, known: Callable[[str], bool]) -> tuple[str, ...]:
-        """Return the tasks that nobody here knows and that may be the one in doubt, oldest first.
+        """Return the unknown tasks that may be the one in doubt, oldest first.
 
-        Those from shortly before the sending are among them: the vendor's clock may be behind.
+        They include tasks from shortly before the sending, since the vendor's clock may be behind.
         """
         times = {task_id: at for task_id, (_, at) in self._found.items()} | self._before
         unknown = [task_id for task_id in times if not known(task_id)]
@@ -256,9 +265,9 @@ class HistorySearch:
     def verdict(
         self, known: Callable[[str], bool], *, now: int, others_in_doubt: bool = False
     ) -> str | Unresolved:
-        """Return the id of the task if it can only be one, else why there is none.
+        """Return the id of the task if only one task is possible, else the reason for none.
 
-        To be asked only for a user who says that nobody else creates on the key.
+        Call it only if the user says that nobody else creates tasks with the key.
         `others_in_doubt`: another creation of this process or journal is in doubt as well.
         """
         candidates = self.candidates(known)

@@ -1,8 +1,8 @@
-"""The vendor's answers: their shapes, read with tolerance, and the errors that they stand for.
+"""Reads the vendor's answers, and maps failed ones to errors.
 
-`tasks` knows the calls and what an answer means for a command. Whatever the bytes are, only
-`PerfectError`s are raised. Unknown fields are ignored, null counts as absent, and a wrong field is
-named by its path. No message quotes the body of a success, since it holds signed URLs.
+`tasks` knows the calls and maps an answer to an event. For any bytes, only `PerfectError`s are
+raised. Unknown fields are ignored, null counts as absent, and an error names a wrong field by its
+path. No message quotes the body of a success, since it holds signed URLs.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _KEY_CODES: Final = frozenset(
         *("InvalidAccessToken", "InvalidAuthentication"),
     }
 )
-# Texts that stand alone for a code, as letters in lower case (contract: Errors): the code itself,
-# and what else is published or spoken for it.
+# Codes by the texts that the vendor sends for them, reduced to lower-case letters (contract:
+# Errors): the code itself, and other published wordings.
 _CODES: Final = {
     **{code.lower(): code for code in _KEY_CODES},
     **{
@@ -66,7 +66,7 @@ _CODES: Final = {
 }
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
-# By number: the sans-IO packages do not import `http`.
+# Plain numbers: the sans-IO packages do not import `http`.
 _BAD_REQUEST: Final = 400
 _UNAUTHORIZED: Final = 401
 _PROXY_AUTHENTICATION: Final = 407
@@ -77,7 +77,7 @@ _TOO_MANY_REQUESTS: Final = 429
 
 @attrs.frozen(eq=False, repr=False)
 class Response(Value):
-    """An answer of the API's host as it came; its repr shows the body's length only."""
+    """An unread answer of the API's host; its repr shows only the length of the body."""
 
     status: int
     content: bytes = attrs.field(repr=lambda content: f"<{len(content)} bytes>")
@@ -86,12 +86,12 @@ class Response(Value):
 
     @cached_property
     def json(self) -> object:
-        """The decoded body, or `Malformed` where it is no JSON."""
+        """The decoded body, or `Malformed` if it is not JSON."""
         return decode(self.content)
 
     @cached_property
     def envelope(self) -> ErrorEnvelope | None:
-        """The vendor's error envelope, None where the body has none (contract: Errors)."""
+        """The vendor's error envelope, or None if the body has none (contract: Errors)."""
         return _error_envelope(self.json, success=200 <= self.status < 300)  # noqa: PLR2004 -- 2xx
 
     @property
@@ -101,7 +101,7 @@ class Response(Value):
 
     @property
     def error_status(self) -> int:
-        """The HTTP status, or the body's where only the body names an error."""
+        """The HTTP status, or the body's status if the HTTP status is 2xx and the body an error."""
         if 200 <= self.status < 300 and self.envelope is not None:  # noqa: PLR2004 -- 2xx
             return self.envelope.status or _BAD_REQUEST
         return self.status
@@ -113,17 +113,17 @@ class Response(Value):
 
     @property
     def safe_request_id(self) -> str | None:
-        """The `x-request-id` if it is fit for a message, else None: it comes from outside."""
+        """The `x-request-id` if it is a short plain word, else None: messages show it."""
         found = re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.request_id or "")
         return found and found[0]
 
 
 @attrs.frozen(eq=False, repr=False)
 class ErrorEnvelope(Value):
-    """What the vendor's error envelope says.
+    """The contents of the vendor's error envelope.
 
-    `status` is the body's own, None where it is no error status. `code` is the vendor's code, or
-    the one that `text` stands for, or None.
+    `status` is the status in the body, or None if that is not 4xx or 5xx. `code` is the vendor's
+    code, or the code that `text` is a wording of, or None.
     """
 
     status: int | None
@@ -131,7 +131,7 @@ class ErrorEnvelope(Value):
     code: str | None
 
 
-# The shapes. A field of type `object` is kept as it came and checked where it is used.
+# The shapes. A field of type `object` is not checked here, but where it is used.
 
 Headers = NewType("Headers", tuple[tuple[str, str], ...])
 
@@ -145,7 +145,7 @@ class _Header(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class UploadRequest(Value):
-    """Where the bytes of a registered file are uploaded."""
+    """The request that uploads the bytes of a registered file."""
 
     url: str
     method: str | None = None
@@ -154,7 +154,7 @@ class UploadRequest(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class RegisteredFile(Value):
-    """A registered file; its bytes go where the first of `requests` says."""
+    """A registered file; the first of `requests` uploads its bytes."""
 
     file_id: str
     requests: list[UploadRequest]
@@ -162,7 +162,7 @@ class RegisteredFile(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class CreatedTask(Value):
-    """A task that was created."""
+    """A created task."""
 
     task_id: str
     polling_interval: object = None
@@ -170,7 +170,7 @@ class CreatedTask(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class TaskState(Value):
-    """The state of a task; its results count at the end only."""
+    """The state of a task; `results` are read only once it has succeeded."""
 
     task_status: str
     error: object = None
@@ -228,7 +228,7 @@ class Page(Value):
 
 
 class Malformed(ValueError):
-    """What is wrong with a value or an answer, for a message; it quotes nothing of it."""
+    """The problem of a value or an answer, as a text for a message that quotes nothing of it."""
 
 
 def as_text(value: object, _: object = None) -> str:
@@ -265,7 +265,7 @@ def as_whole(value: object, _: object = None) -> int:
 
 
 def as_moment(value: object) -> datetime | None:
-    """Return the time of `value`, milliseconds since 1970, or None where it is none."""
+    """Return the time of `value` (milliseconds since 1970), or None if it is not a time."""
     try:
         return datetime.fromtimestamp(as_number(value) / 1000, UTC)
     except (ValueError, OverflowError, OSError):
@@ -273,9 +273,10 @@ def as_moment(value: object) -> datetime | None:
 
 
 def as_interval(*values: object) -> int | None:
-    """Return the first usable `polling_interval` of `values` in microseconds, from 1 to an hour.
+    """Return the first usable `polling_interval` of `values` in microseconds, at most an hour.
 
-    It is in milliseconds, and its place and type are open (contract: Poll the task).
+    The vendor sends milliseconds. The place and the type of the field are not documented
+    (contract: Poll the task).
     """
     for value in values:
         try:
@@ -288,7 +289,7 @@ def as_interval(*values: object) -> int | None:
 
 
 def as_delay(header: str | None) -> int | None:
-    """Return `Retry-After` in microseconds, up to an hour; None for a date, which needs a clock."""
+    """Return `Retry-After` in microseconds, at most an hour; None for a date (needs a clock)."""
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*", header or "", re.ASCII)
     return None if found is None else int(min(float(found[1]) * 1_000_000, _HOUR))
 
@@ -309,7 +310,7 @@ def _as_headers(value: object, _: object = None) -> Headers:
 
 
 def _objects_only(kind: type[object], converter: Converter) -> Callable[[object, object], object]:
-    """Return the usual hook for `kind`, which first checks that the value is an object."""
+    """Return the structure hook of cattrs for `kind`, with a check that the value is an object."""
     inner = make_dict_structure_fn(kind, converter)
 
     def structure(value: object, shape: object) -> object:
@@ -340,16 +341,16 @@ def _describe(error: BaseException, _: type | None) -> str:
 
 
 def decode(content: bytes) -> object:
-    """Return the JSON value of `content`, or `Malformed` where it is no JSON."""
+    """Return the JSON value of `content`, or `Malformed` if it is not JSON."""
     try:
         return cast("object", json.loads(content.decode("utf-8-sig")))
     except (ValueError, RecursionError):
-        # The parser's error holds the whole document, so it is not kept.
+        # The parser's error holds the whole document, so it is dropped.
         return Malformed("the answer is not JSON")
 
 
 def structure(value: object, shape: type[_T], *keys: str) -> _T | Malformed:
-    """Return what `value` has under the nested `keys` as `shape`, or what is wrong with it."""
+    """Return the value under the nested `keys` of `value` as a `shape`, or a `Malformed`."""
     if isinstance(value, Malformed):
         return value
     path = ""
@@ -361,7 +362,7 @@ def structure(value: object, shape: type[_T], *keys: str) -> _T | Malformed:
         if value is None:
             return Malformed(f"{path} is missing")
     if get_origin(shape) is list and not isinstance(value, list):
-        # An object would be read as the list of its keys, and an empty one proves nothing.
+        # cattrs would read an object as the list of its keys.
         return Malformed(f"{path or 'the answer'} is not a list")
     try:
         return _converter.structure(value, shape)
@@ -371,10 +372,10 @@ def structure(value: object, shape: type[_T], *keys: str) -> _T | Malformed:
 
 
 def read(reply: Response, shape: type[_T], *keys: str) -> _T:
-    """Read a success as `structure` does. Raises `BadAnswer`, or the error that `reply` stands for.
+    """Read a success by `structure`. Raises `BadAnswer`, or the error of a failed `reply`.
 
-    The body is parsed in a frame that is gone when this raises, and no exception of a parser is
-    kept as a cause.
+    The traceback of the error has no frame with the parsed body, and no error of a parser as its
+    cause: both would hold signed URLs.
     """
     if not reply.is_success:
         raise response_error(reply)
@@ -385,7 +386,7 @@ def read(reply: Response, shape: type[_T], *keys: str) -> _T:
 
 
 def bad_answer(reply: Response, problem: str) -> BadAnswer:
-    """Return the error for an answer that cannot be used; `problem` quotes nothing of it."""
+    """Return the error for an unusable answer; `problem` must not quote the answer."""
     return BadAnswer(
         f"an answer of the vendor is not as documented: {problem}.",
         status=reply.status,
@@ -394,7 +395,7 @@ def bad_answer(reply: Response, problem: str) -> BadAnswer:
 
 
 def interval(reply: Response, *values: object) -> int | None:
-    """Return the `polling_interval` of an answer: of `values`, else the one beside `data`."""
+    """Return the `polling_interval` of an answer: one of `values`, else the one beside `data`."""
     body = reply.json
     outer = (
         cast("dict[str, object]", body).get("polling_interval") if isinstance(body, dict) else None
@@ -403,13 +404,13 @@ def interval(reply: Response, *values: object) -> int | None:
 
 
 def _error_envelope(body: object, *, success: bool) -> ErrorEnvelope | None:
-    """Read the error envelope of `body`; a `success` needs more than a text to be an error."""
+    """Read the error envelope of `body`; in a `success`, a text alone is not an error."""
     if not isinstance(body, dict):
         return None
     fields = cast("dict[str, object]", body)
     named, text = error_parts(fields.get("error"))
     given = as_code(fields.get("error_code")) or as_code(fields.get("errorCode")) or named
-    # A code that is not known says nothing where the text is.
+    # The text is preferred to an unknown code, if the text stands for a known one.
     code = _CODES.get(_squashed(given)) or _CODES.get(_squashed(text)) or given
     status = _as_error_status(fields.get("status"))
     if success:
@@ -439,7 +440,7 @@ def error_parts(error: object) -> tuple[str | None, object]:
 
 
 def as_code(value: object) -> str | None:
-    """Return `value` if it is a plain word: a code goes into messages as it is."""
+    """Return `value` if it is a short plain word: messages show a code unquoted."""
     return value if isinstance(value, str) and _CODE.fullmatch(value) else None
 
 
@@ -448,7 +449,7 @@ def _squashed(text: object) -> str:
 
 
 def error_details(reply: Response) -> tuple[str, str | None]:
-    """Return the text of an error envelope, quoted, and its code."""
+    """Return the quoted text of an error envelope ("" without one), and its code."""
     envelope = reply.envelope
     if envelope is None:
         return "", None
@@ -456,7 +457,7 @@ def error_details(reply: Response) -> tuple[str, str | None]:
 
 
 def code_of(error: object, text: object = None) -> str | None:
-    """Return the known code that an `error` of a task's data stands for, or None."""
+    """Return the known code of an `error` in a task's data, or None."""
     named, inner = error_parts(error)
     found = (_CODES.get(_squashed(each)) for each in (named, inner, text))
     return next(filter(None, found), None)
@@ -473,7 +474,7 @@ def quoted_text(text: object) -> str:
 
 
 def as_plain(value: object) -> str:
-    """Return any JSON value as text; one that is nested too deep has none worth showing."""
+    """Return any JSON value as text, or "nested too deep" for one that Python cannot print."""
     try:
         return str(value)
     except RecursionError:
@@ -481,19 +482,23 @@ def as_plain(value: object) -> str:
 
 
 def is_task_id(text: str) -> bool:
-    """Return whether `text` can be a task's id: neither blank nor endless, and printable."""
+    """Return whether `text` can be a task's id: printable, not blank, at most 1,024 characters."""
     return 1 <= len(text) <= _LONGEST_ID and text.isprintable() and not text.isspace()
 
 
 def response_error(reply: Response) -> PerfectError:
-    """Return the error that `reply`, which is no success, stands for (contract: Errors).
+    """Return the error for a failed `reply` (contract: Errors).
 
-    The code counts more than the status: `InvalidTaskId` is `RequestRefused` with any 4xx,
-    `InvalidApiKey` and its like and 401 are `Unauthorized`, `TooManyRequests` and 429
-    `RateLimited`, `CreditInsufficiency` is `UnitsExhausted`, other 4xx `RequestRefused`, 5xx
-    `ServiceUnavailable`, anything else `BadAnswer`. 408 and 425 are a gateway's and say that nobody
-    read the request to its end: `ServiceUnavailable`. So is 407, a proxy's, which has forwarded
-    nothing.
+    The code counts more than the status. In this order:
+
+    - `InvalidTaskId` with any 4xx: `RequestRefused`
+    - 407, from a proxy that has forwarded nothing: `ServiceUnavailable`
+    - 401, and `InvalidApiKey` and similar codes: `Unauthorized`
+    - 429 and `TooManyRequests`: `RateLimited`
+    - 5xx, and 408 and 425 of a gateway that did not read the whole request: `ServiceUnavailable`
+    - `CreditInsufficiency`: `UnitsExhausted`
+    - any other 4xx: `RequestRefused`
+    - anything else: `BadAnswer`
     """
     text, code = error_details(reply)
     detail = f": {text}" if text else ""
@@ -506,12 +511,13 @@ def response_error(reply: Response) -> PerfectError:
         return refusal
     if status == _PROXY_AUTHENTICATION:
         return ServiceUnavailable(
-            "the proxy on the way to the vendor refuses its credentials; nothing was forwarded.",
+            "the proxy on the way to the vendor refuses its credentials; nothing was forwarded. "
+            "Check the user and password in the proxy's URL.",
             status=status,
             never_sent=True,
         )
     if status == _UNAUTHORIZED or (refused and code in _KEY_CODES):
-        # Not quoted: an answer about a key may repeat the key.
+        # The text is not quoted: an answer about a key may repeat the key.
         message = "the vendor does not accept the API key."
         return Unauthorized(message, status=status, code=code, request_id=request_id)
     if status == _TOO_MANY_REQUESTS or (refused and code == "TooManyRequests"):

@@ -1,7 +1,7 @@
-"""The calls that make a task: register a file, create the task, ask for its status.
+"""The calls of a task: register its files, create it, ask for its status.
 
-A plain name builds a `Request`, and `read_<name>` turns its `Response` into an `events.Answer`,
-whatever the bytes are. `responses`, `account` and `history` know the vendor's other keys.
+A function `<name>` builds a `Request`; `read_<name>` turns its `Response`, with any bytes, into an
+`events.Answer`.
 """
 
 from __future__ import annotations
@@ -72,34 +72,35 @@ __all__ = [
     "task_path",
 ]
 
-# The vendor's names for the fields of a job. A new feature is a line here.
+# The vendor's names for the fields of a job. A new typed feature needs one line here.
 _PARAMETERS: Final[dict[type[Job], dict[str, str]]] = {
     Smile: {"expression": "expression_type"},
     Avatar: {"template_id": "template_id", "output_count": "output_count"},
     Studio: {"template_id": "template_id", "output_count": "output_count"},
 }
 
-# All other codes are about the picture and will not pass (contract: Engine codes).
 _NOT_FOUND: Final = 404
 _SERVER_ERROR: Final = 500
+# Engine codes of failures that may pass on another try. All other codes are about the picture
+# (contract: Engine codes).
 _PASSING: Final = frozenset(
     {"error_inference", "error_upload", "error_download_image", "unknown_internal_error"}
 )
 
 _HTTP: Final = re.compile(r"https?://", re.IGNORECASE)
-# A segment that percent-encoding leaves as it is, and that is not "." or "..".
+# A segment of a path that needs no percent-encoding and is not "." or "..".
 _PLAIN: Final = re.compile(r"(?=.*[A-Za-z0-9_~-])[A-Za-z0-9._~-]+")
 
 
 FEATURES: Final[dict[str, type[Job]]] = {kind.feature: kind for kind in _PARAMETERS}
-"""The kinds of jobs that can be sent, by the vendor's names for their features."""
+"""The typed features: classes of jobs by the vendor's names for their features."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class Request(Value):
-    """A request to the API's host: `path` from the root, percent-encoded; `content` is JSON.
+    """A request to the API's host: a percent-encoded `path` from the root, `content` as JSON.
 
-    `task_id` is the task that it is about, for the log; None where it is about none.
+    `task_id` names the task of the request for the log; None for a request about no task.
     """
 
     method: Literal["GET", "POST"]
@@ -111,7 +112,7 @@ class Request(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class FileFacts(Value):
-    """The facts of a picture that are registered: MIME type, ASCII name, size in bytes."""
+    """The facts of a picture that its registration needs: MIME type, ASCII name, size in bytes."""
 
     content_type: str
     file_name: str
@@ -121,15 +122,15 @@ class FileFacts(Value):
 def _failure(
     command: events.Request, reply: Response
 ) -> events.KeyRefused | events.Limited | events.NotSent | events.NoAnswer | events.Refused:
-    """Return the event that `reply`, which is no success, is for any command."""
+    """Return the event for a failed `reply` to any command."""
     error = response_error(reply)
     match error:
         case RateLimited():
             return events.Limited(command, error, as_delay(reply.retry_after))
         case ServiceUnavailable(never_sent=True):
             return events.NotSent(command, error)
-        case _ if _is_anothers(command, reply):
-            return events.NoAnswer(command, _anothers(reply))
+        case _ if _is_gateway_error(command, reply):
+            return events.NoAnswer(command, _gateway_error(reply))
         case Unauthorized():
             return events.KeyRefused(command, error)
         case RequestRefused() | UnitsExhausted():
@@ -138,18 +139,18 @@ def _failure(
             return events.NoAnswer(command, error)
 
 
-def _is_anothers(command: events.Request, reply: Response) -> bool:
-    """Return whether a 4xx is not the vendor's, but of a proxy or gateway on the way.
+def _is_gateway_error(command: events.Request, reply: Response) -> bool:
+    """Return whether a 4xx comes from a proxy or gateway on the way, not from the vendor.
 
-    It is the vendor's if it has the vendor's JSON. Of a proxy nobody knows whether it forwarded the
-    request, so for a creation it leaves open whether there is a task. A registration buys nothing,
-    and an older path may well answer 404 without JSON, so for it every 4xx counts as a refusal.
+    The vendor's 4xx have the vendor's JSON. A proxy may or may not have forwarded the request, so
+    its answer to a creation leaves open whether the task exists. For a registration every 4xx
+    counts as a refusal: it buys nothing, and older paths may answer 404 without JSON.
     """
-    ours = isinstance(command, events.Register)
-    return reply.is_client_error and reply.envelope is None and not ours
+    registers = isinstance(command, events.Register)
+    return reply.is_client_error and reply.envelope is None and not registers
 
 
-def _anothers(reply: Response) -> ServiceUnavailable:
+def _gateway_error(reply: Response) -> ServiceUnavailable:
     return ServiceUnavailable(
         f"HTTP {reply.status} came without the vendor's JSON, from a proxy or gateway on the way.",
         status=reply.status,
@@ -158,7 +159,7 @@ def _anothers(reply: Response) -> ServiceUnavailable:
 
 
 def registration(files: Sequence[FileFacts], feature: str | None) -> Request:
-    """Register `files` in order, on the path of `feature` or the universal one.
+    """Register `files` in order, on the path of `feature` or, without one, the universal path.
 
     (contract: Register the file)
     """
@@ -170,15 +171,15 @@ def registration(files: Sequence[FileFacts], feature: str | None) -> Request:
         }
         for file in files
     ]
-    # Files are version 2.0 for all features (contract: Other features).
+    # All features register files with version 2.0 (contract: Other features).
     path = "/s2s/v2.0/file" if feature is None else f"/s2s/v2.0/file/{feature_path(feature)[1]}"
     return Request("POST", path, content=as_json({"files": rows}))
 
 
 def read_registration(command: events.Register, reply: Response) -> events.Answer:
-    """Return `Registered` with a grant per ref, or why there is none.
+    """Return `Registered` with a grant for each ref, or the failure.
 
-    That is `Refused`, `Limited`, `KeyRefused` or `NoAnswer`.
+    A failure is `Refused`, `Limited`, `NotSent`, `KeyRefused` or `NoAnswer`.
     """
     if not reply.is_success:
         return _failure(command, reply)
@@ -205,10 +206,10 @@ def _grant(reply: Response, index: int, file: RegisteredFile) -> events.FileGran
 
 
 def creation(job: Job, sources: Sequence[FileId | str]) -> Request:
-    """Create the task of `job` on `sources`: for each input a file's id or a URL.
+    """Create the task of `job` with `sources`: a file's id or a URL for each input.
 
-    Raises `JobRefused` for a type of job that is not in the table here, and for inputs of one name
-    that are partly files and partly URLs. (contract: Create the task)
+    Raises `JobRefused` for a class of jobs that is not in the table above, and for inputs of one
+    name that are partly files and partly URLs. (contract: Create the task)
     """
     body = _input_fields(job, sources)
     if isinstance(job, Feature):
@@ -221,17 +222,20 @@ def creation(job: Job, sources: Sequence[FileId | str]) -> Request:
         return Request("POST", task_path(job.feature), content=as_json(body))
     names = next((_PARAMETERS[kind] for kind in type(job).__mro__ if kind in _PARAMETERS), None)
     if names is None:
-        raise JobRefused(f"{quoted(type(job).__name__)} is no feature that this version can send.")
+        raise JobRefused(
+            f"{quoted(type(job).__name__)} is not a job that this version can send; use Smile, "
+            "Avatar, Studio, a subclass of them, or Feature."
+        )
     for field, key in names.items():
         value: object = getattr(job, field)
-        # Left out rather than null, which is a 400.
+        # None is left out: the vendor answers null with 400.
         if value is not None:
             body[key] = value
     return Request("POST", task_path(job.feature), content=as_json(body))
 
 
 def _input_fields(job: Job, sources: Sequence[FileId | str]) -> dict[str, object]:
-    """Return the fields of the inputs of `job`: `<name>_file_id` or `_file_url`, or several."""
+    """Return the fields of the inputs of `job`: `<name>_file_id(s)` or `<name>_file_url(s)`."""
     groups: dict[str, list[FileId | str]] = {}
     for each, source in zip(job.inputs, sources, strict=True):
         groups.setdefault(each.name, []).append(source)
@@ -247,10 +251,10 @@ def _input_fields(job: Job, sources: Sequence[FileId | str]) -> dict[str, object
 
 
 def mixed_inputs(name: str) -> str:
-    """Say that the inputs under `name` are of two kinds."""
+    """Return the message for inputs under `name` that are partly files and partly URLs."""
     return (
-        f"{name} names files and URLs; the vendor takes one kind under a name: pass paths, bytes "
-        "and file ids, or URLs alone."
+        f"{name} names files and URLs, and the vendor takes only one kind under a name. Pass only "
+        "files (paths, bytes, file ids) or only URLs."
     )
 
 
@@ -265,15 +269,15 @@ def feature_path(feature: str) -> tuple[str, str]:
 
 
 def task_path(feature: str, *task: str) -> str:
-    """Return the path of the tasks of `feature`, or of one `task` by its id."""
+    """Return the path of the tasks of `feature`, or the path of one `task` by its id."""
     version, path = feature_path(feature)
     return "/".join((f"/s2s/{version}/task/{path}", *map(segment, task)))
 
 
 def read_creation(command: events.Submit, reply: Response) -> events.Answer:
-    """Return `Accepted`, `OutOfUnits`, `Refused`, `Limited`, `NotSent` or `KeyRefused`.
+    """Return `Accepted`, `OutOfUnits`, `Refused`, `Limited`, `NotSent`, `KeyRefused` or `NoAnswer`.
 
-    `NoAnswer` leaves open whether the task exists: a 5xx, a 4xx that is not the vendor's, or a
+    `NoAnswer` leaves open whether the task exists. It stands for a 5xx, a 4xx of a proxy, and a
     success without a usable task id.
     """
     if not reply.is_success:
@@ -298,12 +302,12 @@ def status(feature: str, task_id: str) -> Request:
 def read_status(
     command: events.Poll, reply: Response, *, feature: str, task_id: str, units: float
 ) -> events.Answer:
-    """Return the status of the task; `units` are at stake if the vendor no longer knows it.
+    """Return the status of the task as an event.
 
-    A success of a typed feature names pictures; that of any other one may hold anything.
-    That is `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown`, `TimedOut` or `Unreadable`, or as
-    for any command `Limited`, `NotSent`, `KeyRefused`, `Refused`, or `NoAnswer` for what can be
-    asked again. An unknown status means running.
+    The event is `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown`, `TimedOut` or `Unreadable`,
+    or, as for any command, `Limited`, `NotSent`, `KeyRefused`, `Refused`, or `NoAnswer` if the poll
+    may be repeated. An unknown status counts as running. The results of a typed feature must name
+    pictures; other results may hold anything. `units` are at stake if the task is lost.
     """
     if not reply.is_success:
         return _ending(command, reply, task_id, units) or _failure(command, reply)
@@ -325,7 +329,7 @@ def read_status(
 def _ending(
     command: events.Poll, reply: Response, task_id: str, units: float
 ) -> events.TaskUnknown | events.TimedOut | None:
-    """Return the event of the two errors that end the task, None for others (contract: Errors)."""
+    """Return the event for an error that ends the task, None for others (contract: Errors)."""
     if _is_task_timeout(reply):
         return _timed_out(command, reply, task_id, units)
     failure = _failure(command, reply)
@@ -342,16 +346,16 @@ def _ending(
 
 def _is_task_timeout(reply: Response) -> bool:
     """Return whether the task ran into the vendor's time limit (contract: Errors)."""
-    # Also in plain text, as a bare 500.
+    # The vendor also sends a 500 with the text alone.
     bare = reply.status == _SERVER_ERROR and b"task execution timed out" in reply.content.lower()
     return bare or same_code(error_details(reply)[1], "TaskTimeout")
 
 
 def is_unknown_task(error: PerfectError) -> bool:
-    """Return whether the vendor refused a request about a task because it does not know the task.
+    """Return whether the vendor refused a request because it does not know the task.
 
-    Any 404 with the vendor's JSON says so, since the id is the end of the path. A 404 without that
-    JSON is a proxy's and no refusal.
+    Any 404 with the vendor's JSON means this, since the id is the last part of the path. A 404
+    without that JSON is a proxy's answer and not a refusal.
     """
     return isinstance(error, RequestRefused) and (
         same_code(error.code, "InvalidTaskId") or error.status == _NOT_FOUND
@@ -362,7 +366,7 @@ def _timed_out(
     command: events.Poll, reply: Response, task_id: str, units: float
 ) -> events.TimedOut:
     error = TaskTimedOut(
-        "the task ran into the vendor's own time limit.",
+        "the vendor stopped the task at its own time limit.",
         task_id=task_id,
         request_id=reply.safe_request_id,
         units_at_stake=units,
@@ -375,7 +379,7 @@ def _engine_failure(
 ) -> events.EngineFailed:
     named, inner = error_parts(state.error)
     message = state.error_message or (inner if named else None)
-    # A missing code is not taken for one that may pass: another try costs units and requests.
+    # A missing code does not count as one that may pass: another try costs units and requests.
     text = as_plain(named or inner or state.error or "unspecified").strip()
     code = "".join(c if c.isprintable() else " " for c in text.lower())[:100]
     detail = f" ({quoted_text(message)})" if message else ""
@@ -404,9 +408,9 @@ def _success(
     if urls or not (typed or results is None or results == ""):
         return events.Succeeded(command, urls, results)
     error = ResultUnreadable(
-        "the task succeeded, and its results name no picture that can be read."
+        "the task succeeded, but its results name no picture."
         if typed
-        else "the task succeeded, and it has no results.",
+        else "the task succeeded, but it has no results.",
         raw=reply.json if state.results is None else state.results,
         task_id=task_id,
         request_id=reply.safe_request_id,
@@ -416,10 +420,10 @@ def _success(
 
 
 def result_urls(results: object) -> tuple[str, ...]:
-    """Return the pictures' URLs of a success (contract: Poll the task).
+    """Return the URLs of the pictures of a success (contract: Poll the task).
 
-    They stand in `output` if there is one, else in `results` itself: an object, a list of objects,
-    or a bare URL. An entry without a usable URL is left out and does not take the others along.
+    They are in `output` if it has any, else in `results` itself. Either is an object, a list of
+    objects, or a bare URL. Only an entry without a usable URL is left out.
     """
     if isinstance(results, dict):
         fields = cast("dict[str, object]", results)
@@ -443,16 +447,16 @@ def _entry_url(entry: object) -> tuple[str, ...]:
 
 
 def all_urls(results: object) -> tuple[str, ...]:
-    """Return every URL in the results of a feature, in their order, each once.
+    """Return every URL in the results of a feature, in order and without repetitions.
 
-    They may stand anywhere: masks in lists, a file for each version (contract: Other features).
+    A URL may be at any depth: masks in lists, a file for each version (contract: Other features).
     """
     texts = (each for each in _leaves(results) if isinstance(each, str) and _HTTP.match(each))
     return tuple(dict.fromkeys(texts))
 
 
 def says_more(results: object) -> bool:
-    """Return whether the results of a feature hold anything but URLs: scores, colours, an id."""
+    """Return whether the results hold anything besides URLs: scores, colours, an id."""
     return any(
         each is not None and not (isinstance(each, str) and _HTTP.match(each))
         for each in _leaves(results)
@@ -460,7 +464,7 @@ def says_more(results: object) -> bool:
 
 
 def _leaves(results: object) -> Iterator[object]:
-    """Yield the values in `results` that are neither objects nor lists, in their order."""
+    """Yield the values in `results` that are neither objects nor lists, in order."""
     left = [results]
     while left:
         value = left.pop()
@@ -473,21 +477,22 @@ def _leaves(results: object) -> Iterator[object]:
 
 
 def read_answer(command: events.Ask, reply: Response) -> events.Answer:
-    """Return `Answered` for what another `read_...` reads; else as any command.
+    """Return `Answered` if another `read_...` can read the answer, else the event of the failure.
 
-    That is a success, and the vendor's own time limit of a task: a 500 that no repetition changes.
+    Such an answer is a success, or a 500 for a task at the vendor's time limit, which no repetition
+    changes.
     """
     answered = reply.is_success or _is_task_timeout(reply)
     return events.Answered(command) if answered else _failure(command, reply)
 
 
 def segment(text: str) -> str:
-    """Return `text` as one segment of a path; "." and ".." are encoded, since they would climb."""
+    """Return `text` as one segment of a path; "." and ".." are encoded, so as not to climb."""
     if _PLAIN.fullmatch(text):
         return text
     if not text.strip("."):
         return text.replace(".", "%2E")
-    # `read_creation` accepts no surrogates in an id, but a user's id may hold them.
+    # A task id of the vendor holds no surrogates (`is_task_id`), but an id from the user may.
     return percent(text.encode(errors="replace").decode())
 
 

@@ -1,11 +1,11 @@
-"""Which URLs may be followed and sent: pure text, no resolver.
+"""Checks URLs before they are connected to or sent, by their text, without a resolver.
 
-A URL that the vendor gives decides where this process connects. So it is read by rules that are
-stricter than any library's: a URL that two parsers may read differently is refused. `urllib.parse`
-and `httpx.URL` repair what they read (white space, backslashes, a host in other scripts, an address
-in octal), so a check of their result says little of what the next parser will see. `ipaddress`
+A URL of the vendor decides where this process connects. The rules here are therefore stricter than
+those of any library: a URL that two parsers may read differently is refused. `urllib.parse` and
+`httpx.URL` repair their input (white space, backslashes, a host in other scripts, an address in
+octal), so a check of their result does not tell how the next parser reads the URL. `ipaddress`
 knows the special addresses. Names are not resolved: a public name that points at a private address
-is not caught here.
+passes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from perfect_async.errors import (
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Signed URLs with session tokens come to some 2,000 characters; httpx refuses more than 65,536.
+# Signed URLs with session tokens have about 2,000 characters; httpx refuses more than 65,536.
 _LONGEST: Final = 16_384
 
 _PARTS: Final = re.compile(
@@ -47,8 +47,8 @@ _INSIDE: Final = (
     *("localhost", "local", "localdomain", "localnet", "internal", "intranet", "intra", "private"),
     *("lan", "home", "home.arpa", "corp", "domain", "mail", "workgroup", "onion", "svc", "cluster"),
 )
-# Addresses that are special and that some versions of `ipaddress` take for global: documentation
-# (RFC 9637), segment routing (RFC 9602), the former relays of 6to4 (RFC 7526).
+# Special addresses that some versions of `ipaddress` consider global: documentation (RFC 9637),
+# segment routing (RFC 9602), the former relays of 6to4 (RFC 7526).
 _SPECIAL: Final = (
     ipaddress.ip_network("3fff::/20"),
     ipaddress.ip_network("5f00::/16"),
@@ -58,7 +58,7 @@ _PORTS: Final = {"https": 443, "http": 80}
 _UNRESERVED: Final = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
 )
-# Other characters that RFC 3986 allows in a URL, and "%", so that nothing is encoded twice.
+# The reserved characters of RFC 3986, and "%", so that nothing is encoded twice.
 _KEPT: Final = "%/:?#[]@!$&'()*+,;="
 
 
@@ -75,12 +75,12 @@ class _Parts(Value):
 
 
 def followed(url: str, *, base_url: str) -> str:
-    """Return `url` as the vendor gave it, if it may be connected to.
+    """Return `url`, a URL from the vendor, unchanged if this process may connect to it.
 
-    https only (http only where `base_url` is) and no credentials. No private, loopback, link-local
-    or other special address, no name from inside a network and no port but the scheme's own, unless
-    it is `base_url`'s own host.
-    Raises `BadAnswer`, whose message names the host at most.
+    It must be https (http only if `base_url` is http) and carry no credentials. Unless its host is
+    the host of `base_url`, it must not have a private, loopback, link-local or other special
+    address, a name from inside a network, or a port other than the scheme's default.
+    Raises `BadAnswer`; its message shows no more of the URL than the host.
     """
     try:
         parts = _read(url)
@@ -93,7 +93,7 @@ def followed(url: str, *, base_url: str) -> str:
         elif _normalised(parts.host) == _normalised(base.host):
             return url
         elif parts.port not in {None, _PORTS[parts.scheme]}:
-            reason = "names an unusual port"
+            reason = f"has the unusual port {parts.port}"
         else:
             reason = _objection(parts.host)
             if not reason:
@@ -103,7 +103,7 @@ def followed(url: str, *, base_url: str) -> str:
 
 
 def picture_url(url: str) -> str:
-    """Return the URL of a picture for the vendor to fetch, spaces and non-ASCII encoded.
+    """Return the URL of a picture for the vendor, with spaces and non-ASCII characters encoded.
 
     Raises `PictureRefused` unless it is http or https, names a host and carries no credentials.
     """
@@ -122,8 +122,8 @@ def picture_url(url: str) -> str:
 def normalised_base(url: str) -> str:
     """Return `url` as the API's base: scheme and host in lower case, no slash at the end.
 
-    Raises `ConfigurationError` unless it is http or https and names a host; a port and a path are
-    allowed, credentials, query and fragment are not.
+    Raises `ConfigurationError` unless it is http or https and names a host. A port and a path are
+    allowed; credentials, a query and a fragment are not.
     """
     try:
         parts = _read(url)
@@ -138,10 +138,10 @@ def normalised_base(url: str) -> str:
 
 
 def encoded(url: str) -> str:
-    """Return `url` with raw spaces and non-ASCII characters percent-encoded, but for the host.
+    """Percent-encode the spaces and non-ASCII characters of `url`, except in its host.
 
-    What is encoded already stays as it is. Raises `ValueError` for control characters and lone
-    surrogates, which have no UTF-8.
+    Existing percent-encoding is kept. Raises `ValueError` for control characters and for lone
+    surrogates, which UTF-8 cannot encode.
     """
     found = _PARTS.fullmatch(url)
     if found is None:
@@ -157,9 +157,9 @@ def _encoded_rest(text: str) -> str:
 
 
 def percent(text: str, *, kept: str = "") -> str:
-    """Percent-encode `text` as UTF-8, but for RFC 3986's unreserved characters and the `kept`.
+    """Percent-encode `text` as UTF-8, except RFC 3986's unreserved characters and those in `kept`.
 
-    The same as `urllib.parse.quote`: the sans-IO packages import nothing of `urllib`. Raises
+    It equals `urllib.parse.quote`, which the sans-IO packages do not import. Raises
     `UnicodeEncodeError` for lone surrogates.
     """
     plain = _UNRESERVED + kept.encode()
@@ -167,7 +167,7 @@ def percent(text: str, *, kept: str = "") -> str:
 
 
 def _read(url: str) -> _Parts:
-    """Return the parts of `url`. Raises `ValueError` with a reason that quotes nothing of it."""
+    """Return the parts of `url`. Raises `ValueError`; its text does not quote the URL."""
     if len(url) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
     if not url.isprintable() or " " in url:
@@ -180,7 +180,7 @@ def _read(url: str) -> _Parts:
         raise ValueError("carries credentials")
     where = _AUTHORITY.fullmatch(authority)
     if where is None:
-        raise ValueError("has no host, or one that is not plain ASCII, or a wrong port")
+        raise ValueError("has no host, a host that is not plain ASCII, or a wrong port")
     port = None if where["port"] is None else int(where["port"])
     if port is not None and not 1 <= port <= 65535:  # noqa: PLR2004 -- a port's range is its name
         raise ValueError("has a wrong port")
@@ -196,7 +196,7 @@ def _read(url: str) -> _Parts:
 
 
 def _host(host: str) -> str:
-    """Return `host` without a trailing dot. Raises `ValueError` if it is no name or address."""
+    """Return `host` without a trailing dot. Raises `ValueError` unless it is a name or address."""
     if host.startswith("["):
         try:
             ipaddress.IPv6Address(host[1:-1])
@@ -214,8 +214,8 @@ def _host(host: str) -> str:
 def _ipv4(host: str) -> ipaddress.IPv4Address:
     """Read `host` as the C library does: 1 to 4 parts in decimal, octal or hex.
 
-    The last part fills the remaining bytes. Raises `ValueError` for what no resolver accepts.
-    (`socket.inet_aton` reads the same, and is not for sans-IO code.)
+    The last part fills the remaining bytes. Raises `ValueError` for any other text.
+    (`socket.inet_aton` does the same, but sans-IO code does not import `socket`.)
     """
     *octets, last = host.split(".")
     try:
@@ -238,20 +238,20 @@ def _number(part: str) -> int:
 
 
 def _address(host: str) -> _Address | None:
-    """Return the address that `host` is, in any spelling, or None for a name."""
+    """Return `host`, an address in any spelling, as an address; None for a name."""
     if host.startswith("["):
         return ipaddress.IPv6Address(host[1:-1])
     return _ipv4(host) if _NUMBER.fullmatch(host.rpartition(".")[2]) else None
 
 
 def _normalised(host: str) -> str:
-    """Return `host` for comparison: an address in its usual spelling, a name as it is."""
+    """Return `host` for comparison: an address in its usual spelling, a name unchanged."""
     address = _address(host)
     return host if address is None else str(address)
 
 
 def _objection(host: str) -> str:
-    """Return why `host` must not be connected to, or "" if it may be."""
+    """Return the reason not to connect to `host`, or "" if there is none."""
     address = _address(host)
     if address is None:
         if "." not in host or any(host.endswith("." + name) for name in _INSIDE):
@@ -266,7 +266,7 @@ def _objection(host: str) -> str:
         or address.is_link_local
         or address.is_multicast
         or address.is_unspecified
-        # Covers ::/8 and with it IPv4-mapped, IPv4-compatible and NAT64 addresses.
+        # This covers ::/8, with IPv4-mapped, IPv4-compatible and NAT64 addresses.
         or address.is_reserved
         # Shared address space (100.64.0.0/10) is neither private nor global.
         or not address.is_global

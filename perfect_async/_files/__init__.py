@@ -1,1 +1,1 @@
-"""Pictures on their way in, and result files on their way out."""
+"""Reads pictures for uploads, and writes result files."""

@@ -1,4 +1,4 @@
-"""Whether a picture, a video or a zip has its end: one that was cut short does not."""
+"""Detects pictures, videos and zips that were cut short, by their missing end."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import BinaryIO, Final
 
 _BLOCK: Final = 64 * 1024
 _MOST_SEGMENTS: Final = 100_000
-"""More segments than any picture has."""
+"""A bound on the segments of a file; no picture has as many."""
 
-# Markers of a JPEG (ISO/IEC 10918-1, table B.1) that have no length, and the two that matter here.
+# Markers of a JPEG (ISO/IEC 10918-1, table B.1) without a length, and two others.
 _BARE: Final = {0x01, *range(0xD0, 0xD9)}
 _FILL: Final = 0xFF
 _END_OF_IMAGE: Final = 0xD9
 _START_OF_SCAN: Final = 0xDA
 _TWO: Final = 2
-"""Bytes of a JPEG's marker, and of the length behind it, which counts itself."""
+"""Bytes of a JPEG's marker, and of the length after it, which includes itself."""
 _CRC: Final = 4
-"""Bytes behind a PNG's chunk."""
+"""Bytes of the checksum after a PNG's chunk."""
 _BOX: Final = 8
-"""Bytes of the head of a video's box, at least."""
+"""The fewest bytes of the head of a video's box."""
 _DIRECTORY_END: Final = 22
 """Bytes of the record at the end of a zip (APPNOTE.TXT, 4.3.16), without its comment."""
 _LONGEST_COMMENT: Final = 65_535
-# A scan ends at a marker; a stuffed zero and restart markers are part of it.
+# A scan ends at a marker; stuffed zeros and restart markers are part of the scan.
 _SCAN_END: Final = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _CHUNK: Final = re.compile(rb"[A-Za-z]{4}")
 
 
 def has_end(file: BinaryIO, kind: str) -> bool:
-    """Return whether the picture in `file` is whole, as far as its format says where it ends.
+    """Return whether the picture in `file` is whole, as far as its format marks its end.
 
-    `kind` is its type, as a suffix. JPEG and PNG have an end marker, WebP a length, a zip a
-    directory at its end; the boxes of a video fill it. A JPEG's segments are walked, since a
-    thumbnail in one of them has an end marker too. A file that is not built as its standard says is
-    judged by its last bytes. Other formats count as whole.
+    `kind` is the type as a suffix. JPEG and PNG have an end marker, WebP has a length, a zip has a
+    directory at its end, and the boxes of a video fill the file. The segments of a JPEG are walked,
+    since a thumbnail in one of them has an end marker, too. If a file does not follow its standard,
+    its last bytes decide. Files of other formats count as whole.
     """
     ends: dict[str, Callable[[BinaryIO], bool]] = {
         "jpg": _jpeg_has_end,
@@ -73,7 +73,7 @@ def _jpeg_has_end(file: BinaryIO) -> bool:
 
 
 def _skip_scan(file: BinaryIO) -> bool:
-    """Go to the marker after a scan; False if the file ends before it."""
+    """Seek to the marker after a scan, and return whether there is one."""
     kept = b""
     while block := file.read(_BLOCK):
         data = kept + block
@@ -105,7 +105,7 @@ def _webp_has_end(file: BinaryIO) -> bool:
 
 
 def _zip_has_end(file: BinaryIO) -> bool:
-    """Look for the end of the central directory, and for the comment that it announces."""
+    """Return whether the end of the central directory is there, with its whole comment."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _LONGEST_COMMENT - _DIRECTORY_END))
     last = file.read()
@@ -115,7 +115,7 @@ def _zip_has_end(file: BinaryIO) -> bool:
 
 
 def _video_has_end(file: BinaryIO) -> bool:
-    """Walk the boxes (ISO/IEC 14496-12, 4.2), which must end where the file does."""
+    """Return whether the boxes (ISO/IEC 14496-12, 4.2) end at the end of the file."""
     size, at = file.seek(0, os.SEEK_END), 0
     for _ in range(_MOST_SEGMENTS):
         file.seek(at)
@@ -124,7 +124,7 @@ def _video_has_end(file: BinaryIO) -> bool:
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
         elif length == 0:
-            # The last box reaches to the end, wherever that is.
+            # The last box may have no length and extend to the end of the file.
             return len(head) >= _BOX
         if length < _BOX:
             return False

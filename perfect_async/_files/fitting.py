@@ -1,7 +1,7 @@
-"""Makes pictures into what the vendor takes, and encodes Pillow's images; needs the extra `fit`.
+"""Converts pictures to what a feature accepts, and encodes Pillow's images (extra `fit`).
 
-As little as possible is changed: a picture that is taken as it is stays as it is, byte for byte.
-What is changed loses its EXIF data, and with it the place where it was taken.
+A picture that is accepted already stays unchanged, byte for byte. A converted picture loses its
+EXIF data, which may include the place where it was taken.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
     from perfect_async.models import Job, PillowImage
 
 _ORIENTATION: Final = 0x0112
-"""The EXIF tag that says how a picture is to be turned (CIPA DC-008, 4.6.4)."""
+"""The EXIF tag of a picture's orientation (CIPA DC-008, 4.6.4)."""
 _TURNED: Final = range(2, 9)
-"""The values of the tag that say so; 1 is upright."""
+"""The orientations that are not upright; 1 is upright."""
 _SIDEWAYS: Final = range(5, 9)
-"""Those that swap width and height."""
+"""The orientations that swap width and height."""
 _BOMBS: Final = Image.DecompressionBombError, Image.DecompressionBombWarning
-"""What Pillow raises for pictures of more than 179 million pixels, and may for half of that."""
+"""The exceptions of Pillow for pictures with over 179 million pixels, or optionally half of it."""
 _DEPTH_AT: Final = 24
-"""Where the bits per sample stand in a PNG (W3C PNG, 11.2.1: its first chunk)."""
+"""The position of the bits per sample in a PNG (W3C PNG, 11.2.1: its first chunk)."""
 _DEEP: Final = 16
 _QUALITIES: Final = (95, 90, 80, 70)
-"""Qualities of a JPEG that are tried before a picture is made smaller."""
+"""The JPEG qualities that are tried before a picture is scaled down."""
 _SMALLER: Final = 0.8
 _LEAST: Final = 64
-"""Pixels of the long side under which a picture is made no smaller."""
+"""The long side, in pixels, below which a picture is not scaled down further."""
 _INDEXED: Final = {"1", "L", "LA", "P", "RGB", "RGBA"}
 _PLAIN: Final = {
     "jpg": {"L", "RGB"},
     **dict.fromkeys(("png", "gif", "bmp", "tiff"), _INDEXED),
     "webp": {"RGB", "RGBA"},
 }
-"""Pillow's modes of pictures that are taken as they are, by their type."""
+"""Pillow's modes of pictures that stay unchanged, by type."""
 _KEPT: Final = {"L", "LA", "RGB", "RGBA"}
-"""Those that are encoded as they are."""
+"""Pillow's modes that are encoded without conversion."""
 _KINDS: Final = {"jpeg": "jpg", "mpo": "jpg"}
-"""Types by Pillow's names, where they have another one here. Cameras' JPEGs may be MPO."""
+"""Types by Pillow's names, if the two differ. JPEGs of cameras may be MPO."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class Fitted(Value):
-    """A picture that was changed: its bytes, and what was changed, for people."""
+    """A converted picture: its bytes, and the changes as texts for the user."""
 
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
     changes: tuple[str, ...]
 
 
 def fit(file: BinaryIO, job_type: Job | type[Job]) -> Fitted | None:
-    """Return the picture in `file` as `job_type` takes it; None where it is taken as it is.
+    """Return the picture in `file` as `job_type` accepts it, or None if it is accepted already.
 
-    Also None where it cannot be read: then the usual checks say what is wrong. The same bytes give
-    the same picture, as long as Pillow stays the same.
+    None is also returned for an unreadable picture; the usual checks then name the problem. The
+    same bytes give the same picture with the same version of Pillow.
     """
     file.seek(0)
     head = file.read(_DEPTH_AT + 1)
@@ -77,14 +77,16 @@ def fit(file: BinaryIO, job_type: Job | type[Job]) -> Fitted | None:
 
 
 def encode(image: PillowImage, job_type: Job | type[Job]) -> bytes:
-    """Return the bytes of a picture that has none: a PNG, which keeps each pixel.
+    """Encode a Pillow image as PNG, without loss.
 
-    A JPEG of quality 95 where the PNG would be `job_type.largest` or more. Colours that a PNG of 8
-    bits cannot hold are made RGB, and an EXIF orientation is carried out. Raises `PictureRefused`
-    for what only looks like an image of Pillow's.
+    If the PNG has `job_type.largest` bytes or more, the result is a JPEG of quality 95. Colours
+    that a PNG of 8 bits cannot hold become RGB, and an EXIF orientation is applied. Raises
+    `PictureRefused` for an object that only resembles a Pillow image.
     """
     if not isinstance(image, Image.Image):
-        raise PictureRefused(f"{quoted(type(image).__name__)} is no image of Pillow's.")
+        raise PictureRefused(
+            f"{quoted(type(image).__name__)} is not a Pillow image (PIL.Image.Image)."
+        )
     plain = _plain(ImageOps.exif_transpose(image))
     data = _png(plain)
     return data if len(data) < job_type.largest else _jpeg(plain, _QUALITIES[0])
@@ -98,7 +100,7 @@ def _fit(image: Image.Image, head: bytes, size: int, job_type: Job | type[Job]) 
     turned = orientation in _TURNED
     odd = deep or image.mode not in _PLAIN.get(kind, _KEPT)
     large = max(image.size) > most
-    # No bound, as of a `Feature`, leaves the size as it is.
+    # A `Feature` has no bound, so the size stays unchanged.
     longest = math.floor(min(most, max(image.size)))
     taken = kind in job_type.formats
     if taken and not (turned or odd or large) and size < job_type.largest:
@@ -107,7 +109,7 @@ def _fit(image: Image.Image, head: bytes, size: int, job_type: Job | type[Job]) 
     width, height = image.size
     whole = (height, width) if orientation in _SIDEWAYS else (width, height)
     if large and kind == "jpg":
-        # Decoded at a half or less where that is still enough: a camera's picture is large.
+        # Decode at a half or less if that is enough: pictures of cameras are large.
         image.draft(None, (longest, longest))
     plain = _plain(ImageOps.exif_transpose(image))
     plain.thumbnail((longest, longest), Image.Resampling.LANCZOS)
@@ -125,17 +127,17 @@ def _fit(image: Image.Image, head: bytes, size: int, job_type: Job | type[Job]) 
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Return `image` in a mode of 8 bits that both types hold, without its notes."""
+    """Return `image` in a mode of 8 bits for PNG and JPEG, without its metadata."""
     see_through = "transparency" in image.info or image.mode in {"PA", "RGBa", "La"}
     profile: bytes | None = image.info.get("icc_profile")
     if image.mode.startswith("I"):
-        # Pillow clips what it converts.
+        # Pillow would clip values over 255, so they are scaled first.
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     elif image.mode == "1":
         image = image.convert("L")
     elif image.mode not in _KEPT:
         if image.mode not in {"P", "PA", "RGBX"}:
-            # It describes colours that these are no longer.
+            # The profile describes the colours before the conversion.
             profile = None
         image = image.convert("RGBA" if see_through else "RGB")
     elif see_through and image.mode in {"L", "RGB"}:
@@ -149,7 +151,7 @@ def _plain(image: Image.Image) -> Image.Image:
 def _encoded(
     image: Image.Image, kind: str, job_type: Job | type[Job]
 ) -> tuple[str, bytes, Image.Image]:
-    """Return type, bytes and pixels of the best picture under `job_type.largest` bytes."""
+    """Return the type, bytes and pixels of the best picture under `job_type.largest` bytes."""
     data = b"" if kind == "jpg" else _png(image)
     if data and len(data) < job_type.largest:
         return "png", data, image
@@ -174,11 +176,11 @@ def _png(image: Image.Image) -> bytes:
 def _jpeg(image: Image.Image, quality: int) -> bytes:
     file, profile = io.BytesIO(), image.info.get("icc_profile")
     if image.mode in {"LA", "RGBA"}:
-        # As a page would show it.
+        # Transparent parts become white, as on a web page.
         whole = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")
         image.paste(whole, mask=whole.getchannel("A"))
-    # Full colour: a face is what matters, and it was subsampled before, if at all.
+    # No subsampling, which would lose colour of the face.
     image.save(file, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
     return file.getvalue()
 

@@ -1,8 +1,8 @@
-"""Inspect a picture, refuse it early, stream its bytes (contract: Input pictures).
+"""Inspects pictures, refuses unsuitable ones early, and streams their bytes for the upload.
 
-Nothing here decodes a picture: the type comes from the first bytes, width and height from the
-header, the digest from all bytes. A picture is neither kept open nor kept in memory while it waits
-for its upload.
+No picture is decoded here: the type comes from the first bytes, width and height from the header,
+and the digest from all bytes. While a picture waits for its upload, its file is not open and its
+bytes are not in memory. (contract: Input pictures)
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Kind: TypeAlias = Literal["jpg", "png", "heic", "webp", "gif", "bmp", "tiff", "mp4", "mov"]
-"""The types that the vendor takes, by the suffix that is sent."""
+"""The types that the vendor accepts, by the suffix that is sent."""
 
 VIDEOS: Final = frozenset({"mp4", "mov"})
 
-# "image/jpg" is taken as well; HEIC's type is open (contract: Input pictures).
+# The vendor also accepts "image/jpg"; the type of HEIC is undocumented (contract: Input pictures).
 _CONTENT_TYPES: Final[dict[Kind, str]] = {
     "jpg": "image/jpeg",
     "png": "image/png",
@@ -53,26 +53,26 @@ _CONTENT_TYPES: Final[dict[Kind, str]] = {
     "mp4": "video/mp4",
     "mov": "video/quicktime",
 }
-# Those whose header must name width and height; the others are taken by some features only, which
-# look at them themselves.
+# Types whose header must have width and height. Other types are accepted only by some features,
+# and the vendor checks their size.
 _MEASURED: Final = frozenset({"jpg", "png", "heic"})
 
 PIECE: Final = 64 * 1024
 """Bytes of one piece of `ImageFile.chunks`."""
 
 HEAD: Final = 64
-"""Bytes that `sniff` needs: more than any brand list seen."""
+"""Bytes that `sniff` needs; no known list of brands is longer."""
 
-_BLOCK: Final = 8 * PIECE  # bytes per visit of a worker thread
+_BLOCK: Final = 8 * PIECE  # bytes per call of a worker thread
 
-# Brands of ISO media files (ISO/IEC 23008-12 annexes): HEVC pictures; other codecs in the same box;
-# and the two that only say "some picture, look at the others".
+# Brands of ISO media files (ISO/IEC 23008-12 annexes): HEVC pictures, pictures of other codecs, and
+# two generic brands that do not name the codec.
 _HEVC: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _AVIF: Final = {b"avif", b"avis"}
 _OTHERS: Final = {b"avci", b"avcs", b"jpeg", b"jpgs", b"j2ki", b"j2is", b"vvic", b"vvis", b"evbi"}
 _ANY_CODEC: Final = {b"mif1", b"msf1"}
 _MP4: Final = re.compile(rb"iso[m2-9a-c]|mp4[12]|avc1|M4V[ HP]|MSNV|dash|mmp4")
-# Atoms that a QuickTime file begins with that has no brands (QuickTime File Format, 2001).
+# The first atoms of QuickTime files without brands (QuickTime File Format, 2001).
 _ATOMS: Final = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 
 _MAGIC: Final = (
@@ -89,24 +89,24 @@ _MAGIC: Final = (
 )
 
 _FITTABLE: Final = {"webp", "gif", "bmp", "tiff"}
-"""Types that no feature takes and that can be made another one."""
+"""Types that the typed features refuse and that `fit` can convert."""
 _MOST_FITTED: Final = 100 * 1024 * 1024
-"""Bytes of the largest picture that is read to make it fit."""
+"""Bytes of the largest picture that `fit` reads."""
 
-# Few threads inspect pictures, so that a slow disk leaves the others to the journal and to the
-# user's program. One limiter per event loop, since a limiter belongs to one.
+# Few threads inspect pictures, so that a slow disk leaves the other threads to the journal and to
+# the user's program. A limiter belongs to one event loop, so each loop has its own.
 _THREADS: Final = 4
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("perfect_async._files.images")
 
 
 @attrs.frozen(eq=False, repr=False)
 class ImageFile(Value):
-    """A picture that was inspected and may be sent.
+    """An inspected picture that may be sent.
 
-    `facts` are for its registration; `digest` the SHA-256 of its bytes in hex; `width` and
-    `height` in pixels as stored (an EXIF orientation may swap them), 0 where nobody looked: of a
-    video, for one. `changes` says how it was changed to fit; a file that was is changed anew for
-    each upload, so that no picture waits in memory.
+    `facts` are for its registration; `digest` is the SHA-256 of its bytes in hex. `width` and
+    `height` are in pixels as stored (an EXIF orientation may swap them), or 0 if they were not
+    read, as for videos. `changes` lists the changes that `fit` made. A converted file is converted
+    again for each upload, so that no picture waits in memory.
     """
 
     facts: FileFacts
@@ -122,20 +122,20 @@ class ImageFile(Value):
 
     @property
     def path(self) -> Path | None:
-        """The absolute path of its file, None where it was given as bytes."""
+        """The absolute path of the file, or None if the picture was given as bytes."""
         return None if isinstance(self._source, bytes) else self._source
 
     @property
     def is_video(self) -> bool:
-        """Whether it is a video rather than a picture."""
+        """Whether it is a video and not a picture."""
         return self.kind in VIDEOS
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the picture's bytes in pieces of 64 KiB: exactly `facts.file_size` of them.
+        """Yield the `facts.file_size` bytes of the picture in pieces of 64 KiB.
 
-        Raises `PictureRefused` if the file is gone or has changed since it was inspected; its last
-        block is held back until the digest agrees, so another picture is never sent whole. May be
-        called again for another try.
+        Raises `PictureRefused` if the file is gone or has changed since it was inspected. The last
+        block is yielded only after the digest was compared, so that another picture is never sent
+        whole. Each call yields the picture from its first byte.
         """
         size, data = self.facts.file_size, self._source
         if not isinstance(data, bytes) and self._fitted_for is not None:
@@ -146,32 +146,33 @@ class ImageFile(Value):
             return
         seen = hashlib.sha256()
         for start in range(0, size, _BLOCK):
-            # Opened again for each block: no file stays open while the network is slow, and none
-            # leaks when the upload is cancelled while a thread opens it.
+            # Each block opens the file again: no file stays open while the network is slow, and
+            # none leaks if the upload is cancelled while a thread opens it.
             block = await _in_thread(_block, self._source, start, size, seen.update)
             if start + len(block) == size and seen.hexdigest() != self.digest:
-                raise _changed(quoted(self._source), "after it was looked at")
+                raise _changed(quoted(self._source), "after it was inspected")
             for at in range(0, len(block), PIECE):
                 yield block[at : at + PIECE]
 
 
 def _changed(name: str, when: str) -> PictureRefused:
-    """Return the error for a file that another program writes to."""
+    """Return the error for a file that another program is writing to."""
     return PictureRefused(f"{name} changed {when}.", passing=True, reason="changing")
 
 
 async def inspect(
     source: Source, job_type: Job | type[Job], *, fit: bool = False
 ) -> ImageFile | None:
-    """Inspect `source` for a job of `job_type`, or for one job; None for a URL or a `FileId`.
+    """Inspect `source` for a job or a class of jobs; return None for a URL or a `FileId`.
 
-    Reads the file once, in a worker thread, a block at a time. With `fit` a picture that would be
-    refused, or shown wrongly, is made into what `job_type` takes. Raises `PictureRefused`, naming
-    limit and value, for a missing or unreadable file, a folder or device, a format that the feature
-    does not take (by the first bytes), `job_type.largest` bytes or more, a long side over
-    `job_type.longest_side` pixels or `job_type.longest_shape` short sides, an empty picture or one
-    whose header ends early, a URL that `picture_url` refuses, and a source of another type.
-    (contract: Input pictures)
+    A worker thread reads the file once, a block at a time. With `fit`, a picture that would be
+    refused or shown wrongly is converted to what `job_type` accepts.
+
+    Raises `PictureRefused`, with the value and the limit, for a missing or unreadable file, a
+    folder or device, a format that the feature does not accept (by the first bytes),
+    `job_type.largest` bytes or more, a long side over `job_type.longest_side` pixels or over
+    `job_type.longest_shape` times the short side, an empty picture, a header that ends early, a URL
+    that `picture_url` refuses, and a source of another type. (contract: Input pictures)
     """
     match source:
         case FileId():
@@ -182,7 +183,7 @@ async def inspect(
         case bytes():
             look = partial(_look_at_bytes, source)
         case bytearray() | memoryview():
-            # Copied at once: the program may use its buffer again.
+            # Copied at once: the program may reuse its buffer.
             look = partial(_look_at_bytes, bytes(source))
         case str() | os.PathLike():
             look = partial(look_at_file, os.fsdecode(source))
@@ -193,15 +194,15 @@ async def inspect(
         case _:
             raise PictureRefused(
                 f"a picture cannot come from {quoted(type(source).__name__)}: pass a path, bytes, "
-                "a binary file, an image of Pillow's, an http(s) URL or a FileId."
+                "a binary file, a Pillow image, an http(s) URL or a FileId."
             )
     return await _in_thread(partial(look, job_type, fit=fit))
 
 
 def sniff(head: bytes) -> str | None:
-    """Return the type of a picture by its first `HEAD` bytes: a suffix without dot, or None.
+    """Return the type of a file by its first `HEAD` bytes, as a suffix without dot, or None.
 
-    One of jpg, png, heic, gif, webp, avif, tiff, bmp; mp4 and mov; zip; and pdf, which people send.
+    The types are jpg, png, heic, gif, webp, avif, tiff, bmp, mp4, mov, zip and pdf.
     """
     for magic, kind in _MAGIC:
         if head.startswith(magic):
@@ -214,9 +215,9 @@ def sniff(head: bytes) -> str | None:
 
 
 def _codec(head: bytes) -> str | None:
-    """Tell HEIC from AVIF and from videos: all are ISO media files.
+    """Return the type of an ISO media file: heic, avif, mp4, mov, or None.
 
-    Both kinds of pictures often say just `mif1`.
+    HEIC and AVIF often have only the generic brand `mif1`; the other brands then decide.
     """
     end = min(int.from_bytes(head[:4], "big"), len(head) - len(head) % 4)
     major = head[8:12]
@@ -245,8 +246,10 @@ async def _in_thread(function: Callable[..., T], *args: object) -> T:
     try:
         return await in_thread(function, *args, limiter=limiter)
     except OSError as exc:
-        # Not the picture's fault, and still so after several tries.
-        raise JobRefused(f"the picture cannot be read now: {exc.strerror}; try again.") from exc
+        # Several retries have failed, and the picture is not the reason.
+        refusal = JobRefused(f"the picture cannot be read now: {exc.strerror}.")
+        refusal.hint = "Nothing was bought; try again later."
+        raise refusal from exc
 
 
 def _look_at_bytes(
@@ -267,33 +270,33 @@ def _look_at_stream(source: BinaryFile, job_type: Job | type[Job], *, fit: bool)
 
 
 def _look_at_image(source: PillowImage, job_type: Job | type[Job], *, fit: bool) -> ImageFile:
-    from perfect_async._files import fitting  # noqa: PLC0415 - Pillow may not be there
+    from perfect_async._files import fitting  # noqa: PLC0415 - Pillow is an extra
 
     data = fitting.encode(source, job_type)
     return _look_at_bytes(data, job_type, fit=fit, name=name_of(source))
 
 
 def fitted(file: BinaryIO, size: int, job_type: Job | type[Job]) -> Fitted | None:
-    """Return the picture as `job_type` takes it; None where it is taken as it is, or hopeless."""
-    from perfect_async._files import fitting  # noqa: PLC0415 - as above
+    """Return the converted picture; None if it is accepted already or cannot be converted."""
+    from perfect_async._files import fitting  # noqa: PLC0415 - Pillow is an extra
 
     return fitting.fit(file, job_type) if size <= _MOST_FITTED else None
 
 
 def _fit_again(path: Path, job_type: Job | type[Job], digest: str) -> bytes:
-    """Return the bytes of a picture that was changed to fit when it was inspected."""
+    """Convert a file as when it was inspected, and return the bytes."""
     name = quoted(path)
     with _opened(str(path), name) as file:
         found = fitted(file, os.fstat(file.fileno()).st_size, job_type)
     if found is None or hashlib.sha256(found.data).hexdigest() != digest:
-        raise _changed(name, "after it was looked at")
+        raise _changed(name, "after it was inspected")
     return found.data
 
 
 def look_at_file(path: str, job_type: Job | type[Job], *, fit: bool = False) -> ImageFile:
-    """Inspect the picture at `path` as `inspect` does, in this thread.
+    """Inspect the picture at `path` like `inspect`, in this thread.
 
-    Raises `PictureRefused`, and `OSError` where another try may read it.
+    Raises `PictureRefused`, and `OSError` if a retry may succeed.
     """
     name = quoted(shown_source(path))
     if not path:
@@ -301,7 +304,7 @@ def look_at_file(path: str, job_type: Job | type[Job], *, fit: bool = False) -> 
     try:
         with _opened(path, name) as file:
             size = os.fstat(file.fileno()).st_size
-            # Absolute, since the program may change its folder before the upload.
+            # Absolute, since the program may change its working directory before the upload.
             place = Path(path).absolute()
             found = fitted(file, size, job_type) if fit else None
             if found is None:
@@ -316,14 +319,14 @@ def look_at_file(path: str, job_type: Job | type[Job], *, fit: bool = False) -> 
 
 
 def _opened(path: str, name: str) -> BinaryIO:
-    """Open `path` for reading; a pipe or a device is refused before and after it is opened.
+    """Open the regular file at `path` for reading. Raises `PictureRefused` and `OSError`.
 
-    Before, since opening some devices has effects; after, since the name may lead to another file
-    by then. Raises `PictureRefused` and `OSError`.
+    The type of the file is checked before opening, since opening some devices has effects, and
+    afterwards, since the name may lead to another file by then.
     """
 
     def regular(path: str, flags: int) -> int:
-        # Opening a pipe without a writer would block for ever; the flag has no effect on files.
+        # Opening a pipe without a writer would block forever; the flag has no effect on files.
         handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
         try:
             _regular(os.fstat(handle).st_mode, name)
@@ -335,8 +338,8 @@ def _opened(path: str, name: str) -> BinaryIO:
     try:
         _regular(Path(path).stat().st_mode, name)
         return open(path, "rb", opener=regular)
-    except ValueError as exc:  # NUL or half a surrogate pair
-        raise PictureRefused(f"{name} is no path that the system knows.", reason="no path") from exc
+    except ValueError as exc:  # a NUL or a lone surrogate
+        raise PictureRefused(f"{name} is not a valid path.", reason="no path") from exc
 
 
 def _regular(mode: int, name: str) -> None:
@@ -345,7 +348,7 @@ def _regular(mode: int, name: str) -> None:
             f"{name} is a folder; pass the pictures in it one by one.", reason="folder"
         )
     if not stat.S_ISREG(mode):
-        raise PictureRefused(f"{name} is no regular file.", reason="no file")
+        raise PictureRefused(f"{name} is not a regular file.", reason="no file")
 
 
 def _unreadable(name: str, exc: OSError) -> PictureRefused:
@@ -387,7 +390,8 @@ def _look(
     width, height = _dimensions(file, kind, size) if kind in _MEASURED else (0, 0)
     if kind in _MEASURED and (width < 1 or height < 1):
         raise PictureRefused(
-            f"{name} begins as {kind}, but its header names no width and height.", reason="damaged"
+            f"{name} begins like a {kind}, but its header has no width and height.",
+            reason="damaged",
         )
     if max(width, height) > job_type.longest_side:
         raise PictureRefused(
@@ -403,7 +407,7 @@ def _look(
             f"find: its short side must have at least {shortest} px.",
             reason="too narrow",
         )
-    # A file's name is personal data too: only as much is sent as the vendor's console needs.
+    # A file's name is personal data, so the vendor's console gets only a short form.
     stem = source.stem if isinstance(source, Path) else FALLBACK
     file_name = f"{clean(stem, LONGEST - len('.heic'))}.{kind}"
     facts = FileFacts(content_type=_CONTENT_TYPES[kind], file_name=file_name, file_size=size)
@@ -420,7 +424,7 @@ def _taken(found: str | None, job_type: Job | type[Job]) -> Kind | None:
 
 
 def _digest(file: BinaryIO, size: int, name: str) -> str:
-    """Return the SHA-256 in hex of exactly `size` bytes; reads a block at a time."""
+    """Return the SHA-256, in hex, of a file that must have `size` bytes; reads it in blocks."""
     file.seek(0)
     digest = hashlib.sha256()
     left = size
@@ -433,9 +437,9 @@ def _digest(file: BinaryIO, size: int, name: str) -> str:
 
 
 def _block(path: Path, start: int, size: int, update: Callable[[bytes], object]) -> bytes:
-    """Read the block of `path` that begins at `start`, and pass it to `update` too.
+    """Return the block of `path` that begins at `start`, after passing it to `update`.
 
-    `size` is that of the whole file.
+    `size` is the size of the whole file.
     """
     name = quoted(path)
     wanted = min(_BLOCK, size - start)
@@ -449,26 +453,26 @@ def _block(path: Path, start: int, size: int, update: Callable[[bytes], object])
             raise
         raise _unreadable(name, exc) from exc
     if not same or len(block) != wanted:
-        raise _changed(name, "after it was looked at")
+        raise _changed(name, "after it was inspected")
     update(block)
     return block
 
 
 def _dimensions(file: BinaryIO, kind: Kind, size: int) -> tuple[int, int]:
-    """Return width and height in pixels as stored; neither is above 0 if the header has none."""
+    """Return width and height in pixels as stored; values below 1 mean that the header has none."""
     limited = _LimitedFile(file)
     if kind == "heic":
         return _largest_item(limited, size)
-    # Without `exif_rotation` imagesize does not read EXIF; the long side is the same either way.
-    # It returns (-1, -1) for every exception of its own.
+    # Without `exif_rotation`, imagesize does not read EXIF; the long side does not depend on it.
+    # imagesize returns (-1, -1) for each of its exceptions.
     return _imagesize()(limited, exif_rotation=False)
 
 
 @cache
 def _imagesize() -> Callable[..., tuple[int, int]]:
-    """Load `imagesize.get` with the first picture: the library imports an XML parser.
+    """Import `imagesize.get` with the first picture, since the library imports an XML parser.
 
-    It has annotations but no py.typed, and an incomplete type for paths.
+    The library has annotations but no py.typed, and an incomplete type for paths.
     """
     import imagesize  # type: ignore[import-untyped] # noqa: PLC0415 # pyright: ignore[reportMissingTypeStubs]
 
@@ -476,10 +480,10 @@ def _imagesize() -> Callable[..., tuple[int, int]]:
 
 
 class _LimitedFile:
-    """A file that ends after so many bytes or reads, for the readers of headers.
+    """A file that ends after a number of bytes or reads, for the parsers of headers.
 
-    imagesize follows a JPEG's segments anywhere, byte by byte through all that lies between, and
-    boxes can be many. Real headers need some hundred reads; a file that needs more is hostile.
+    imagesize searches a JPEG's segments byte by byte, and a file may have any number of boxes. Real
+    headers need some hundred reads; a file that needs more than the limits is hostile.
     """
 
     _READS: Final = 10_000
@@ -502,11 +506,11 @@ class _LimitedFile:
 
 
 def _largest_item(file: _LimitedFile, size: int) -> tuple[int, int]:
-    """Return the size of the largest item in a HEIC (ISO/IEC 23008-12), or (0, 0).
+    """Return width and height of the largest item in a HEIC (ISO/IEC 23008-12), or (0, 0).
 
-    That is the picture itself: the other items are its tiles, thumbnail and depth. imagesize 2.0.1
-    fails for every HEIC that names a rotation (it wants five bytes where `irot` has one), as the
-    pictures of phones do.
+    The largest item is the picture; the others are tiles, thumbnail and depth. imagesize 2.0.1
+    fails for every HEIC with a rotation, like those of phones: it expects five bytes in `irot`,
+    which has one.
     """
     spans = [(0, size)]
     for name, skipped in ((b"meta", 4), (b"iprp", 0), (b"ipco", 0), (b"ispe", 4)):
@@ -526,13 +530,13 @@ def _largest_item(file: _LimitedFile, size: int) -> tuple[int, int]:
 
 
 def _boxes(file: _LimitedFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and end of the content of each box, up to the first broken one."""
+    """Yield name, start and end of the content of each box, up to the first broken box."""
     while True:
         file.seek(start)
         head = file.read(16)
         size, name = int.from_bytes(head[:4], "big"), head[4:8]
         content = start + 8
-        if size == 1:  # a box beyond 4 GiB, or one that says so
+        if size == 1:  # the length has 64 bits, as in boxes over 4 GiB
             size, content = int.from_bytes(head[8:16], "big"), start + 16
         elif size == 0:  # the last box of a file
             size = end - start

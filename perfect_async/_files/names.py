@@ -1,8 +1,8 @@
-"""File names that are safe to send and to write, made from what others called their pictures.
+"""Makes file names that are safe to send and to write from the names of users' pictures.
 
-No disk, no clock: text in, text out. A name that others gave may hold a path, any script and any
-control character. Names that are sent are ASCII (`clean`); names on the disk keep the letters of
-every script (`clean_letters`). Both mean the same on every file system.
+All functions are pure. A user's name may contain a path, any script and any control character.
+Names that are sent are ASCII (`clean`); names on the disk keep the letters of every script
+(`clean_letters`). Both are valid on every file system.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from urllib.parse import unquote
 from perfect_async.models import BinaryFile, FileId, Job, PillowImage, Source
 
 LONGEST: Final = 80
-"""Characters of a whole file name, suffix included."""
+"""The most characters of a whole file name, with its suffix."""
 
 _LONGEST_IN_BYTES: Final = 143
-"""Bytes of a whole file name in UTF-8: encrypted folders (eCryptfs) take no more, others 255."""
+"""The most bytes of a file name in UTF-8: the limit of eCryptfs (other file systems: 255)."""
 
 FALLBACK: Final = "picture"
 
-# Windows opens these as devices in every folder, whatever follows the first dot.
+# Windows opens these names as devices in every folder, with anything after the first dot.
 _DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 
-# A suffix that is none of these belongs to the name: "v1.2" becomes "v1.2.png", not "v1.png".
+# Any other suffix is part of the name: "v1.2" becomes "v1.2.png", not "v1.png".
 SUFFIXES: Final[dict[str, str]] = {
     ".jpg": "jpg",
     ".jpeg": "jpg",
@@ -48,36 +48,35 @@ SUFFIXES: Final[dict[str, str]] = {
 }
 
 RESULT_KINDS: Final = ("jpg", "png", "webp", "gif", "heic", "mp4", "mov", "zip", "json")
-"""Types of what the vendor makes, and the suffixes of their files; JSON is an answer itself."""
+"""The types of the vendor's results, as suffixes of files; JSON is for an answer without files."""
 
 DIGITS: Final = 16
 """Hex digits of a job's identity in a file name.
 
-Former versions wrote 8, which two of 100,000 jobs share with a probability of 69 %.
+Former versions wrote 8; two of 100,000 jobs then have the same digits with a probability of 69 %.
 """
 _FORMER_DIGITS: Final = 8
-_LONGEST_END: Final = len("-200.heic")  # 200 pictures of a job
+_LONGEST_END: Final = len("-200.heic")  # a job has at most 200 pictures
 
 # Unicode's categories (TR 44): letters and decimal digits; marks, which belong to the letter before
-# them. Other numbers are left out: Windows takes "COM¹" for a device.
+# them. Other numbers are left out, since Windows opens "COM¹" as a device.
 _LETTERS: Final = {"Lu", "Ll", "Lt", "Lm", "Lo", "Nd"}
 _MARKS: Final = {"Mn", "Mc"}
 
-# A scheme has two letters at least, so that "C://photos" stays a path.
+# A scheme has at least two letters, so that "C://photos" is a path.
 _URL: Final = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9+.-]+://|data:)")
 
 
 def is_url(source: Source) -> bool:
-    """Return whether `source` is text with a URL's scheme rather than a path."""
+    """Return whether `source` is a text that begins with a URL's scheme."""
     return isinstance(source, str) and _URL.match(source) is not None
 
 
 def stem(job: Job) -> str:
-    """Return the name of `job`'s source without its suffix, not cleaned (see `clean`).
+    """Return the name of the first input of `job` without its suffix, not cleaned (see `clean`).
 
-    That is the source of its first input: "picture" for bytes and for what has no name, "file" for
-    a `FileId`, the last segment of a URL's path; may be empty. A job without inputs has the name of
-    its feature.
+    It is "picture" for bytes and other sources without a name, "file" for a `FileId`, and the last
+    segment of a URL's path, which may be empty. For a job without inputs it is the feature's name.
     """
     if not job.inputs:
         return job.feature.replace("/", "-")
@@ -87,7 +86,7 @@ def stem(job: Job) -> str:
         case bytes() | bytearray() | memoryview() | PillowImage():
             return FALLBACK
         case BinaryFile():
-            # Only a name that was given: `open` on a descriptor has a number.
+            # The name of a file that was opened by its descriptor is a number.
             name: object = getattr(job.source, "name", None)
             return PurePath(name).stem if isinstance(name, str) else FALLBACK
         case str() if is_url(job.source):
@@ -100,11 +99,11 @@ def stem(job: Job) -> str:
 def clean(text: str, limit: int = LONGEST) -> str:
     """Return `text` as ASCII letters, digits and `._-`: at most `limit` characters, never empty.
 
-    It begins and ends with no dot or hyphen (hidden files, options; Windows drops a last dot) and
-    is no device name. Accents are removed, other characters become hyphens; if nothing is left it
-    is "picture". Cleaning a clean name changes nothing.
+    The result does not begin or end with a dot or hyphen (hidden files, options; Windows drops a
+    last dot) and is not a device name. Accents are removed, other characters become hyphens, and an
+    empty result becomes "picture". Cleaning a clean name changes nothing.
     """
-    # Accents leave nothing; this bounds the work for a name that is all accents.
+    # Accents are removed, so this bounds the work for a name of accents only.
     plain = unicodedata.normalize("NFKD", text[: 8 * limit])
     letters = "".join(char for char in plain if not unicodedata.combining(char))
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", letters).lstrip(".-")[:limit].rstrip(".-")
@@ -114,11 +113,11 @@ def clean(text: str, limit: int = LONGEST) -> str:
 
 
 def clean_letters(text: str, limit: int = LONGEST, limit_in_bytes: int = _LONGEST_IN_BYTES) -> str:
-    """Return `text` with the letters and digits of every script and `._-`, never empty.
+    """Return `text` as letters and digits of every script and `._-`, never empty.
 
-    As `clean`, but letters stay as they are, in NFC, so that equal names are equal bytes. Marks
-    stay after a letter. What hides, reorders or separates (control and format characters, spaces,
-    punctuation) becomes a hyphen, and so do symbols.
+    It works like `clean`, but keeps all letters, in NFC, so that equal names are equal bytes. A
+    mark after a letter is kept. Control and format characters, spaces, punctuation and symbols
+    become hyphens.
     """
     safe = ""
     for char in unicodedata.normalize("NFC", text[: 8 * limit]):
@@ -135,7 +134,7 @@ def clean_letters(text: str, limit: int = LONGEST, limit_in_bytes: int = _LONGES
 
 
 def _cut(text: str, limit: int, limit_in_bytes: int) -> str:
-    """Return the beginning of `text` within the limits, without a dot or hyphen at its end."""
+    """Cut `text` to the limits, and remove dots and hyphens at its end."""
     whole = text[:limit].encode()[:limit_in_bytes]
     return whole.decode(errors="ignore").rstrip(".-")
 
@@ -143,11 +142,11 @@ def _cut(text: str, limit: int, limit_in_bytes: int) -> str:
 def in_folder(
     stem: str, identity: str, kind: str, number: int | None = None, *, token: str | None = None
 ) -> str:
-    """Return the file name of a job's picture: `<stem, cleaned>-<16 hex>[-<number>].<kind>`.
+    """Return the file name of a job's picture: `<cleaned stem>-<16 hex>[-<number>].<kind>`.
 
-    The same job has the same name each time, and other jobs have other names. `identity` is 64 hex
-    digits. `number` counts from 1 where a job has several pictures. `token`, 8 hex digits, stands
-    before the identity in the names of another result of the job.
+    A job always has the same name, and different jobs have different names. `identity` has 64 hex
+    digits. `number` counts from 1 if a job has several pictures. `token`, of 8 hex digits, is put
+    before the identity in the names of another result of the same job.
     """
     end = f"-{identity[:DIGITS]}" if token is None else f"-{token}-{identity[:DIGITS]}"
     tail = len(end) + _LONGEST_END
@@ -156,9 +155,9 @@ def in_folder(
 
 
 def in_folder_formerly(stem: str, identity: str, kind: str, number: int | None = None) -> str:
-    """Return the file name that former versions gave: ASCII and 8 hex digits.
+    """Return the file name of former versions: ASCII and 8 hex digits.
 
-    Different jobs may have had the same one.
+    Different jobs may have had the same name.
     """
     name = clean(stem, LONGEST - len("-") - _FORMER_DIGITS - _LONGEST_END)
     return f"{name}-{identity[:_FORMER_DIGITS]}{_end(kind, number)}"
@@ -169,10 +168,10 @@ def _end(kind: str, number: int | None) -> str:
 
 
 def as_file(path: Path, kind: str, number: int | None = None) -> Path:
-    """Return `path` with the suffix of `kind`, and `-<number>` before it if there are several.
+    """Return `path` with the suffix of `kind`, and with `-<number>` before it unless that is None.
 
-    A picture's suffix is replaced unless it says `kind` already (".jpeg" may stay for "jpg"); any
-    other end of the name is part of the name.
+    The suffix of a picture is replaced unless it means `kind` already (".jpeg" stays for "jpg").
+    Any other suffix is part of the name.
     """
     suffix_kind = SUFFIXES.get(path.suffix.lower())
     stem = path.name if suffix_kind is None else path.stem

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the folder or file that a user means."""
+"""Writes files atomically, and reads the user's choice of a folder or file."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if sys.platform != "win32":
 _SEPARATORS: Final = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]")
 _PART: Final = re.compile(r"\.[0-9a-f]{16}\.part")
 _PROBE: Final = 1024 * 1024
-"""Bytes that a folder must take before a job is sent: about one result."""
+"""Bytes that are written to a folder as a test before a job is sent: about one result."""
 _STALE: Final = 3600.0
-"""Seconds after which a part is no longer written, on a file system that has no locks."""
+"""Seconds without a write after which a part is stale, on a file system without locks."""
 
 
 def is_path(value: object) -> TypeGuard[str]:
@@ -42,27 +42,32 @@ def is_path(value: object) -> TypeGuard[str]:
 
 @attrs.frozen(eq=False, repr=False)
 class SaveTarget(Value):
-    """The place of a result: `folder`, and the file's name in it if the user gave one."""
+    """The place of a result: `folder`, and the `name` of the file if the user gave one."""
 
     folder: Path
     name: str | None
 
     @classmethod
     def of(cls, target: str) -> SaveTarget:
-        """Tell a folder from a file's path, and make the folder. Raises as `Result.save` does."""
+        """Read `target` as a folder or a file's path, and create the folder.
+
+        Raises the errors of `Result.save`.
+        """
         if not is_path(target):
-            raise ConfigurationError(f"save cannot write to {quoted(target)}.")
+            raise ConfigurationError(
+                f"save cannot write to {quoted(target)}: pass the path of a folder or a file."
+            )
         path = Path(target)
-        # Path drops a last separator or dot, and no file has such a name. A name without a
-        # picture's suffix is a folder even if none is there yet: else a batch saved to Path("out")
-        # would be one file, written again and again.
+        # A target with a last separator or dot is a folder; `Path` drops them. A name without a
+        # picture's suffix is a folder, also a missing one: otherwise each result of a batch that is
+        # saved to Path("out") would replace the one before.
         last = re.split(_SEPARATORS, target)[-1]
         has_suffix = path.suffix.lower() in names.SUFFIXES
         if last in {"", os.curdir, os.pardir} or path.is_dir() or not has_suffix:
             folder, name = path, None
         else:
             folder, name = path.parent, path.name
-        # A file's folder is made too: a missing folder must not lose a picture that is paid for.
+        # The folder of a file is also created: a missing folder must not lose a paid picture.
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder, name)
 
@@ -70,10 +75,10 @@ class SaveTarget(Value):
 class AtomicFile:
     """A file that is written beside its target, and then replaces it or is removed.
 
-    Until then only its owner can read it. Every method blocks and runs in a worker thread. A
-    cancelled coroutine leaves its thread at work, so `discard` may come before the last `write` has
-    begun: a lock orders them, and nothing is written after `discard`. No file is made before the
-    first byte. A file that a killed process left is removed by `remove_stale_parts`.
+    Until then only its owner can read it. The file is created with the first byte. Every method
+    blocks and runs in a worker thread. A cancelled coroutine does not stop its thread, so `discard`
+    may run before the last `write` begins; a lock orders them, and nothing is written after
+    `discard`. `remove_stale_parts` removes the file of a killed process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,7 +100,7 @@ class AtomicFile:
                 rest = rest[self._file.write(rest) :]
 
     def is_whole(self, kind: str) -> bool:
-        """Return whether what was written is a whole picture of the type `kind`."""
+        """Return whether the written bytes are a whole picture of the type `kind`."""
         with self._lock:
             if self._closed or self._file is None:
                 return False
@@ -103,13 +108,13 @@ class AtomicFile:
                 return has_end(file, kind)
 
     def flush(self) -> None:
-        """Wait until what was written is on the disk. Raises `OSError`."""
+        """Wait until the written bytes are on the disk. Raises `OSError`."""
         with self._lock:
             if self._file is not None and not self._closed:
                 os.fsync(self._file.fileno())
 
     def is_at(self, path: Path) -> bool:
-        """Return whether what was written is at `path`: was put there, or equals the file there."""
+        """Return whether the file was moved to `path`, or equals the file at `path`."""
         with self._lock:
             if self._closed or self._file is None:
                 return self._target == path
@@ -119,11 +124,11 @@ class AtomicFile:
                 return False
 
     def replace(self, target: Path) -> None:
-        """Flush the file to the disk and replace `target` by it. Raises `OSError`."""
+        """Flush the file to the disk, and replace `target` by it. Raises `OSError`."""
         self._move(target, Path.replace)
 
     def put(self, target: Path) -> None:
-        """Flush the file to the disk and rename it to `target`, unless something is there.
+        """Flush the file to the disk, and rename it to `target` unless that exists.
 
         Raises `OSError`.
         """
@@ -136,12 +141,12 @@ class AtomicFile:
                 return
             os.fsync(self._file.fileno())
             if sys.platform == "win32":
-                # An open file cannot be renamed there, nor be removed by `remove_stale_parts`.
+                # Windows neither renames an open file nor removes it in `remove_stale_parts`.
                 self._file.close()
                 move(self._path, target)
             else:
                 os.fchmod(self._file.fileno(), 0o666 & ~_umask())
-                # Closed afterwards: its lock says that it is not stale.
+                # Closed after the move, since its lock shows that it is not stale.
                 move(self._path, target)
                 self._file.close()
             self._target = target
@@ -163,7 +168,7 @@ class AtomicFile:
 def _create(path: Path) -> FileIO:
     """Open a new file that only its owner can read, with a lock that ends with the process."""
     while True:
-        # "x" is O_EXCL: it follows no link and opens no file that is there already.
+        # "x" is O_EXCL: it neither follows a link nor opens an existing file.
         file = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115 - the caller closes it
         if sys.platform == "win32":
             return file
@@ -171,12 +176,12 @@ def _create(path: Path) -> FileIO:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(file.fileno()).st_nlink:
             return file
-        # Another process found it before it was locked, and removed it.
+        # Another process removed the file as stale before it was locked, so try again.
         file.close()
 
 
 def _rename(path: Path, target: Path) -> None:
-    """Rename `path` to `target`. Raises `FileExistsError` where something is there."""
+    """Rename `path` to `target`. Raises `FileExistsError` if `target` exists."""
     if sys.platform == "win32":
         path.rename(target)
         return
@@ -185,7 +190,7 @@ def _rename(path: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # No hard links here (FAT, some shares): another writer of this moment may be replaced.
+        # Without hard links (FAT, some shares), a file that appears at this moment is replaced.
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         path.replace(target)
@@ -199,16 +204,16 @@ def _private(path: str, flags: int) -> int:
 
 @cache
 def _umask() -> int:
-    # No other way to read it is portable. For that moment other threads make private files.
+    # No other way to read the umask is portable. Meanwhile, other threads create private files.
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make `folder`, clean up after killed runs, and check that a result can be written to it.
+    """Create `folder`, clean up after killed runs, and check that a result can be written to it.
 
-    Raises `OSError` for a folder on a read-only or full disk, and where a file is in the way.
+    Raises `OSError` for a read-only or full disk, and if a file has the folder's name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale_parts(folder)
@@ -221,9 +226,10 @@ def prepare_folder(folder: Path) -> None:
 
 
 def remove_stale_parts(folder: Path) -> None:
-    """Remove the files that killed processes of ours were writing to `folder`.
+    """Remove the parts that killed processes of this user left in `folder`.
 
-    A file that is still written is locked by its process. Links and files of other users stay.
+    A part that is still being written is locked by its process. Links and files of other users
+    are kept.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as found:
         for entry in found:
@@ -234,7 +240,7 @@ def remove_stale_parts(folder: Path) -> None:
 def _remove_if_stale(path: Path) -> None:
     with contextlib.suppress(OSError):
         if sys.platform == "win32":
-            # The system refuses it for a file that is open.
+            # Windows refuses to remove an open file.
             path.unlink()
             return
         handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -257,11 +263,11 @@ if sys.platform != "win32":
         except BlockingIOError:
             return False
         except OSError:
-            # A file system without locks.
+            # The file system has no locks.
             return found.st_mtime < time.time() - _STALE
         return True
 
 
 def unwritable(folder: str, exc: OSError) -> str:
-    """Say that results cannot be written to `folder`."""
+    """Return the message for a folder that results cannot be written to."""
     return f"save_to is {quoted(folder)}, which cannot be written: {exc.strerror}."

@@ -1,8 +1,8 @@
-"""The files of one result in a folder, written so that none of the others is ever replaced.
+"""Writes the files of one result to a folder without replacing existing files.
 
-A file that is there under a picture's name may be retouched by its owner, or be of an earlier
-purchase. Files of the same task are left as they are. Where other files have a result's names, the
-whole result gets other names: two results are never mixed.
+An existing file with the name of a picture may be retouched by its owner, or be of an earlier
+purchase. Files of the same task are kept. If other files have the names of a result, the whole
+result gets other names, so that two results are never mixed.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from perfect_async._files.threads import in_thread
 _PIECE: Final = 1024 * 1024
 
 Put: TypeAlias = Callable[[int, AtomicFile, str], Path]
-"""Names a picture that was written, by its index and type, and returns its path; blocks."""
+"""Gives a written picture its name, by index and type, and returns its path; blocks."""
 Write: TypeAlias = Callable[[Sequence[int], Put], Awaitable[list[Path]]]
-"""Writes the pictures of these indices, one after another, and returns their paths."""
+"""Writes the pictures with these indices, one after another, and returns their paths."""
 
 
 class _Taken(Exception):
-    """Another file has the name of a picture."""
+    """Raised if another file has the name of a picture."""
 
 
 @attrs.frozen
 class PictureSet:
     """The `count` pictures of one result in `folder`; `stem` and `identity` name them.
 
-    `token` is in the names of a result whose own names are taken.
+    `token` is part of the names if other files have the usual names.
     """
 
     folder: Path
@@ -46,11 +46,11 @@ class PictureSet:
     token: str | None = None
 
     def under_other_names(self, task_id: str) -> PictureSet:
-        """Return the same set under names that no other task's pictures have."""
+        """Return the same set with names that no pictures of another task have."""
         return attrs.evolve(self, token=sha256(task_id.encode(errors="replace")).hexdigest()[:8])
 
     def find(self) -> dict[int, Path]:
-        """Return the files that are there under its names, by the indices of the pictures."""
+        """Return the existing files of the set by the indices of their pictures."""
         found: dict[int, Path] = {}
         for index in range(self.count):
             paths = (self._path(index, kind) for kind in names.RESULT_KINDS)
@@ -60,7 +60,7 @@ class PictureSet:
         return found
 
     def put(self, index: int, part: AtomicFile, kind: str) -> Path:
-        """Give a picture its name, unless a file has it; return its path."""
+        """Give a written picture its name, unless a file has it already, and return its path."""
         path = self._path(index, kind)
         part.put(path)
         return path
@@ -72,20 +72,20 @@ class PictureSet:
 
 
 async def save_set(pictures: PictureSet, task_id: str, write: Write) -> list[Path]:
-    """Save the pictures of a task, and return their paths; nothing that is there is replaced.
+    """Save the pictures of a task, and return their paths; no existing file is replaced.
 
-    A file with the bytes of its picture counts as saved. Raises as `write` does.
+    An existing file with the same bytes counts as saved. Raises the errors of `write`.
     """
     there = await in_thread(pictures.find)
 
     def put(index: int, part: AtomicFile, kind: str) -> Path:
         path = there.get(index) or pictures.put(index, part, kind)
-        # False also where another writer was faster.
+        # `is_at` also fails if another writer was faster.
         if not part.is_at(path):
             raise _Taken
         return path
 
-    # Those that may show that the names are taken come first: nothing is written before.
+    # Pictures whose names exist come first: if the names are taken, nothing was written yet.
     order = sorted(range(pictures.count), key=lambda index: index not in there)
     try:
         return _sorted(order, await write(order, put))
@@ -96,7 +96,7 @@ async def save_set(pictures: PictureSet, task_id: str, write: Write) -> list[Pat
 
 
 async def complete_set(there: dict[int, Path], count: int, put: Put, write: Write) -> list[Path]:
-    """Write those of `count` pictures that are not `there`, and return the paths of all."""
+    """Write the pictures that are not `there`, and return the paths of all `count` pictures."""
     missing = [index for index in range(count) if index not in there]
     written = dict(zip(missing, await write(missing, put), strict=True))
     return [(there | written)[index] for index in range(count)]
@@ -105,7 +105,7 @@ async def complete_set(there: dict[int, Path], count: int, put: Put, write: Writ
 async def copy_files(
     sources: Sequence[Path], folder: Path, wanted: Sequence[int], put: Put
 ) -> list[Path]:
-    """Copy those of `sources` that are `wanted` to `folder`; a `Write`. Raises `OSError`."""
+    """Copy the `wanted` files of `sources` to `folder`; works as a `Write`. Raises `OSError`."""
     return [await in_thread(_copy, sources[index], folder, partial(put, index)) for index in wanted]
 
 
@@ -121,5 +121,5 @@ def _copy(source: Path, folder: Path, put: Callable[[AtomicFile, str], Path]) ->
 
 
 def _sorted(order: Sequence[int], paths: Sequence[Path]) -> list[Path]:
-    """Return `paths`, which are in the order of `order`, by their indices."""
+    """Return `paths`, whose indices are `order`, sorted by index."""
     return [path for _, path in sorted(zip(order, paths, strict=True))]

@@ -1,6 +1,6 @@
-"""Pictures that are objects of the program: bytes-like, binary files, and Pillow's images.
+"""Pictures that are Python objects: bytes-like objects, binary files and Pillow images.
 
-All of them become bytes when their job comes in, so that nothing changes them afterwards.
+Each is read to bytes when its job is submitted, so that later changes have no effect.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _PIECE: Final = 1024 * 1024
 
 
 def file_name(source: Source) -> str | None:
-    """Return the name of a binary file, where it has one."""
+    """Return the name of a binary file, or None if it has none."""
     name: object = getattr(source, "name", None) if isinstance(source, BinaryFile) else None
     return PurePath(name).name if isinstance(name, str) else None
 
 
 def name_of(source: Source) -> str:
-    """Return a name for messages."""
+    """Return the name of a source for messages."""
     match source:
         case PillowImage():
             return f"the image of {source.size[0]} x {source.size[1]} px"
@@ -34,9 +34,9 @@ def name_of(source: Source) -> str:
 
 
 def read_file(source: BinaryFile, most: int) -> bytes:
-    """Read `source` to its end, once, and no more than one byte beyond `most`.
+    """Read `source` to its end, or to one byte more than `most`, which shows that it is too large.
 
-    Raises `PictureRefused` for one that is at its end, or that gives no bytes.
+    Raises `PictureRefused` for a file that is closed, at its end, or not binary.
     """
     name = name_of(source)
     data = bytearray()
@@ -48,18 +48,18 @@ def read_file(source: BinaryFile, most: int) -> bytes:
         if not isinstance(piece, bytes):
             what = "text" if isinstance(piece, str) else type(piece).__name__
             if iscoroutine(piece):
-                # It would warn that it was never awaited.
+                # An unclosed coroutine would warn that it was never awaited.
                 piece.close()
             raise PictureRefused(
-                f"{name} gives {quoted(what)} instead of bytes: open it in binary mode, and pass "
-                "no asynchronous file."
+                f"{name} returns {quoted(what)} instead of bytes. Open it in binary mode; "
+                "asynchronous files are not supported."
             )
         if not piece:
             break
         data += piece
     if not data:
         raise PictureRefused(
-            f"{name} has nothing left to read: it is read once, from where it stands. Pass its "
-            "bytes to use them again."
+            f"{name} has nothing left to read: it is read once, from its current position. Pass "
+            "its bytes to use them again."
         )
     return bytes(data)

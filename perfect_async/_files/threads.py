@@ -1,4 +1,4 @@
-"""Running what blocks on a disk in a worker thread."""
+"""Runs blocking calls of the disk in worker threads."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import anyio.to_thread
 T = TypeVar("T")
 
 _TOO_MANY_FILES: Final = {errno.EMFILE, errno.ENFILE}
-"""This process, or this machine, has no free file handle."""
+"""The errors for a process, or a machine, without free file handles."""
 _PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds before each further try."""
+"""Seconds before each retry."""
 
 
 def is_passing(error: OSError) -> bool:
-    """Return whether the same call may succeed a little later: too many files are open."""
+    """Return whether the call may succeed a little later, since too many files are open."""
     return error.errno in _TOO_MANY_FILES
 
 
 async def in_thread(
     function: Callable[..., T], *args: object, limiter: anyio.CapacityLimiter | None = None
 ) -> T:
-    """Call `function` in a worker thread, and again if too many files are open.
+    """Call `function` in a worker thread, and retry it while too many files are open.
 
-    A cancelled caller does not wait for the thread, so that a hanging disk holds up nobody:
-    `function` must leave nothing behind if it ends later.
+    A cancelled caller does not wait for the thread, so that a hanging disk blocks no caller.
+    `function` must therefore leave nothing behind if it ends later.
     """
     for pause in _PAUSES:
         try:

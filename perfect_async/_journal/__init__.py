@@ -1,1 +1,1 @@
-"""Jobs that survive a crash: written down before money is spent, and read by the next process."""
+"""The journal on disk: records jobs before they spend units, so that they survive a crash."""

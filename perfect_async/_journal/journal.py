@@ -1,8 +1,8 @@
-"""The journal of a client: what is written of each job, and when.
+"""The journal of a client: records the steps of each job.
 
-A `JobEntry` records what has happened to one job. A caller awaits `creating`, which must be on the
-disk before the creation is sent; everything else is written soon after. A client without a journal
-has one whose writer does nothing (`NullWriter`), so that no caller has to tell the two apart.
+A `JobEntry` records the steps of one job. Its caller awaits `creating`, which must be on the disk
+before the creation is sent; all other entries are written soon after. A client without a journal
+has a `NullWriter`, which does nothing, so that callers need not distinguish the two.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from perfect_async._journal.writer import JournalWriter
 
 _FETCHABLE: Final = 24 * 3600 * SECOND
-"""For how long the vendor gives a finished task's results again, at least (contract: Download the
-result).
+"""The shortest time for which the vendor returns the results of a finished task again (contract:
+Download the result).
 """
 
 
 class NullWriter:
-    """The writer of a client without a journal: writes nothing and knows of no job."""
+    """The writer of a client without a journal: it writes nothing and knows no job."""
 
     persistent: Final = False
     past: Final[tuple[tuple[int, int], ...]] = ()
@@ -97,8 +97,9 @@ class JobEntry:
     def __init__(self, journal: JobJournal, number: int, phase: Phase | None = None) -> None:
         self._journal = journal
         self.number = number
-        # Whether the disk says that it is being created, and whether that is to stay so.
+        # Whether the disk says that the task is being created.
         self._creating = phase is Phase.CREATING
+        # Whether `not_created` keeps that entry once: the creation will be sent again.
         self.written_ahead = False
 
     @property
@@ -112,32 +113,32 @@ class JobEntry:
         return self._journal.writer.state.live.get(self.number)
 
     async def creating(self) -> None:
-        """Record durably that its creation is about to be sent.
+        """Record durably that the creation is about to be sent.
 
-        Raises `JournalError`; the creation must not be sent then.
+        If it raises `JournalError`, the creation must not be sent.
         """
         if not self._creating:
             await self._journal.writer.write(entries.Creating(self.number, self._journal.now()))
             self._creating = True
 
     def uploaded(self, file_id: str, number: int = 0) -> None:
-        """Record that its input `number` was uploaded."""
+        """Record that the input `number` was uploaded."""
         self._append(entries.Uploaded, file_id, number)
 
     def not_created(self) -> None:
-        """Record that the vendor certainly did not execute its creation."""
+        """Record that the vendor certainly did not execute the creation."""
         if self._creating and not self.written_ahead:
             self._creating = False
             self._append(entries.NotCreated)
         self.written_ahead = False
 
     def created(self, task_id: str) -> None:
-        """Record that the vendor created its task."""
+        """Record that the vendor created the task."""
         self._creating = False
         self._append(entries.Created, task_id)
 
     def returned(self) -> None:
-        """Record that the engine failed its task and returned the units."""
+        """Record that the engine failed the task and the vendor returned the units."""
         snapshot = self.snapshot
         if snapshot is not None and snapshot.phase is Phase.RUNNING:
             self._append(entries.Returned)
@@ -146,17 +147,17 @@ class JobEntry:
         """Record how the job ended."""
         self._append(entries.Ended, kind)
         if kind == "unsent":
-            # Nobody is waiting for it any more.
+            # No caller waits for this job, so its end counts as reported.
             self.reported()
 
     def saved(self) -> None:
-        """Record that its results are on the disk."""
+        """Record that the results are on the disk."""
         self._append(entries.Saved)
 
     def reported(self, *, unsaved: bool = False) -> None:
-        """Record that the caller was told how the job ended.
+        """Record that the caller knows how the job ended.
 
-        A job whose results were to be saved and are not stays open, unless `unsaved` is set.
+        A job whose results should be saved but are not stays open, unless `unsaved` is set.
         """
         snapshot = self.snapshot
         if snapshot is None or snapshot.phase not in {Phase.DONE, Phase.ENDED}:
@@ -177,10 +178,10 @@ class JobEntry:
 
 
 class JobJournal:
-    """The journal of one client; `now` is the time in UTC microseconds.
+    """The journal of one client; `now` returns the time in UTC microseconds.
 
-    `recoverable` are the jobs of the former process that nobody has resumed yet. `closing`: jobs
-    that are given up from now on stay open in the journal.
+    `recoverable` holds the jobs of the former process that were not resumed yet. While `closing`
+    is set, jobs that are cancelled stay open in the journal.
     """
 
     def __init__(self, writer: JournalWriter | NullWriter, now: Callable[[], int]) -> None:
@@ -189,7 +190,7 @@ class JobJournal:
         self.closing = False
         self.recoverable: dict[int, JobSnapshot] = dict(writer.state.live)
         self._former = frozenset(self.recoverable)
-        # Jobs that have ended and were not reported: done ones by identity, all of them by number.
+        # Jobs that have ended but were not reported: done jobs by identity, all jobs by number.
         self._done: dict[str, int] = {}
         self._unreported: dict[int, str] = {}
         self._numbers = {
@@ -222,7 +223,7 @@ class JobJournal:
         return None if number is None else self.take(number)
 
     def former_source(self, identity: str) -> StoredJob | None:
-        """Return the equal job of the former process that was not resumed yet, and may be done."""
+        """Return the equal job of the former process if it was not resumed and did not fail."""
         snapshot = self.recoverable.get(self._numbers.get(identity, 0))
         failed = snapshot is None or snapshot.end in {"failed", "unsent"}
         return None if snapshot is None or failed else snapshot.stored
@@ -234,7 +235,7 @@ class JobJournal:
         return None if number is None else self.take(number)
 
     async def finished(self, identity: str) -> str | None:
-        """Return the task of an equal job whose results can still be fetched."""
+        """Return the task of an equal finished job whose results can still be fetched, or None."""
         since = self.now() - _FETCHABLE
         live = self.writer.state.live.get(self._done.get(identity, 0))
         if live is not None and live.since >= since:
@@ -242,10 +243,10 @@ class JobJournal:
         return await self.writer.lookup(identity, since)
 
     def track(self, number: int) -> None:
-        """Update which jobs have ended and were not reported, after an entry of job `number`."""
+        """Update the lists of ended but unreported jobs after an entry of job `number`."""
         snapshot = self.writer.state.live.get(number)
         if snapshot is None:
-            # It is over: the file's index holds it from now on.
+            # The job is over: `lookup` finds it in the file from now on.
             identity = self._unreported.pop(number, "")
             if self._done.get(identity) == number:
                 del self._done[identity]
@@ -255,7 +256,7 @@ class JobJournal:
                 self._done[snapshot.stored.identity] = number
 
     def _retire(self) -> None:
-        """Close the oldest job that was never reported once its result cannot be fetched."""
+        """Close the oldest unreported job if its result can no longer be fetched."""
         number = next(iter(self._unreported), 0)
         snapshot = self.writer.state.live.get(number)
         if snapshot is not None and snapshot.since < self.now() - _FETCHABLE:
@@ -264,7 +265,7 @@ class JobJournal:
     def features_in_doubt(self, since: int, but: Container[int]) -> list[str]:
         """Return the features of the former process's creations that are in doubt.
 
-        Those sent since `since`, without the jobs `but`.
+        Only creations sent since `since` count; the jobs in `but` do not.
         """
         return [
             snapshot.stored.feature
@@ -280,18 +281,18 @@ _NO_JOURNAL: Final = JobJournal(NullWriter(), lambda: 0)
 
 
 def unrecorded() -> JobEntry:
-    """Return the entry of a job that is not recorded, or that another entry records."""
+    """Return a `JobEntry` that records nothing: for a job without a journal, or an equal job."""
     return JobEntry(_NO_JOURNAL, 0)
 
 
 async def open_journal(path: str | os.PathLike[str] | None, now: Callable[[], int]) -> JobJournal:
-    """Open the journal at `path`, or one that does nothing for None. Raises `JournalError`.
+    """Open the journal at `path`; for None, return one that does nothing. Raises `JournalError`.
 
-    `now` gives the time in UTC microseconds.
+    `now` returns the time in UTC microseconds.
     """
     if path is None:
         return JobJournal(NullWriter(), now)
-    # Loaded with the first journal, since sqlite3 is no small import.
+    # Imported with the first journal, since sqlite3 takes long to import.
     from perfect_async._journal.writer import JournalWriter  # noqa: PLC0415
 
     return JobJournal(await JournalWriter.open(path, now=now), now)

@@ -1,9 +1,9 @@
-"""The entries of a journal, and the state of each job that they add up to.
+"""The entries of a journal, and the state of each job as their fold.
 
-A job's history is a few entries, named in the past tense; its state is the fold of all of them,
-by a transition table, the same while they are written and when they are read again. A job is over
-when its end was reported and its copies at the vendor are deleted, if they were to be; then the
-state no longer holds it. All times are UTC microseconds since 1970.
+A job has a few entries, named in the past tense. A transition table folds them to the state of the
+job, both while they are written and when they are read again. A job is over once its end was
+reported and, if requested, its copies at the vendor are deleted; the state then drops it. All times
+are UTC microseconds since 1970.
 
     Entered ──> ENTERED ── Creating ──> CREATING ── Created ──> RUNNING ── Ended(done) ──> DONE
     CREATING ── NotCreated ──> ENTERED        RUNNING ── Returned ──> ENTERED
@@ -24,16 +24,16 @@ import attrs
 
 from perfect_async._value import Value
 
-_ENDLESS: Final = 1e15  # units
+_MOST_UNITS: Final = 1e15
 _MOST_OUTPUTS: Final = 10_000
 _MOST_INPUTS: Final = 10_000
 
 MOST: Final = 2**53
-"""The largest number in a journal: as microseconds, the year 2255."""
+"""The largest number in a journal; as a time, it is in the year 2255."""
 
 
 class Phase(Enum):
-    """Where a job is."""
+    """The phase of a job."""
 
     ENTERED = auto()
     CREATING = auto()
@@ -47,9 +47,9 @@ SourceKind: TypeAlias = Literal["path", "url", "file", "bytes", "none"]
 
 
 def source_digest(digest: str | None, place: str | None) -> str | None:
-    """Return a SHA-256 that tells a picture from others.
+    """Return a SHA-256 that identifies a picture, or None without both arguments.
 
-    That is the `digest` of its bytes, else one of its `place` (a URL or a file id).
+    It is the `digest` of the bytes, or else that of the `place` (a URL or a file id).
     """
     if digest is not None or place is None:
         return digest
@@ -57,9 +57,9 @@ def source_digest(digest: str | None, place: str | None) -> str | None:
 
 
 def joined_digest(digests: Sequence[str | None]) -> str | None:
-    """Return a SHA-256 that tells pictures from others, by that of each; None where one has none.
+    """Return a SHA-256 that identifies several pictures, or None if one of them has no digest.
 
-    That of one picture is its own.
+    For a single picture it is the digest of that picture.
     """
     if not digests or None in digests:
         return None
@@ -69,19 +69,19 @@ def joined_digest(digests: Sequence[str | None]) -> str | None:
 
 
 class IllegalEntry(Exception):
-    """An entry that cannot follow: a bug of this package, or a damaged journal."""
+    """An entry that the phase of its job does not allow: a bug, or a damaged journal."""
 
 
 class Damaged(ValueError):
-    """A row of a journal is not an entry; the message says where, and quotes nothing."""
+    """A row of a journal that is not an entry; the message names the field and quotes nothing."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class StoredInput(Value):
     """One input of a job, without its bytes.
 
-    `place` is a path, a URL or a file id, according to `kind`; None where it is not kept. `digest`
-    is a SHA-256 of the picture, or of a signed URL; None for other URLs and for file ids.
+    `place` is a path, a URL or a file id, according to `kind`; None if it is not kept. `digest` is
+    the SHA-256 of the picture, or of a signed URL; None for other URLs and for file ids.
     """
 
     kind: SourceKind
@@ -90,27 +90,27 @@ class StoredInput(Value):
 
     @property
     def source_digest(self) -> str | None:
-        """What tells its picture from others, as a SHA-256; None for a signed URL."""
+        """A SHA-256 that identifies the picture; None for a signed URL."""
         return None if self.is_signed else source_digest(self.digest, self.place)
 
     @property
     def is_signed(self) -> bool:
-        """Whether its picture is at a signed URL, which is not kept."""
+        """Whether the picture is at a signed URL, which is not kept."""
         return self.kind == "url" and self.place is None
 
 
 NO_STORED_INPUT: Final = StoredInput("none", None, None)
-"""Stands where a job has no input."""
+"""The input of a job that has none."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class StoredJob(Value):
-    """A job as it was submitted, without its picture, API key or signed URLs.
+    """A submitted job, without its picture, API key or signed URLs.
 
     `identity` and `stem` name its results; `sure` says whether equal identities mean equal jobs.
-    `feature` names another version than v2.0 too, as "skin-analysis@v2.1". `kind`, `place` and
-    `digest` are those of the first `StoredInput`, `more` are the others. `save_to` is the folder
-    for its results, `delete` whether the vendor's copies are deleted.
+    `feature` includes a version other than v2.0, as in "skin-analysis@v2.1". `kind`, `place` and
+    `digest` are those of the first input; `more` holds the other inputs. `save_to` is the folder
+    for the results; `delete` says whether the vendor's copies are to be deleted.
     """
 
     identity: str
@@ -130,18 +130,18 @@ class StoredJob(Value):
 
     @property
     def inputs(self) -> tuple[StoredInput, ...]:
-        """Its inputs in their order; there may be none."""
+        """The inputs in order; there may be none."""
         if self.kind == "none":
             return ()
         return (StoredInput(self.kind, self.place, self.digest), *self.more)
 
     @property
     def source_digest(self) -> str | None:
-        """What tells its pictures from others, as a SHA-256; None with a signed URL, or none."""
+        """A SHA-256 that identifies the pictures; None without inputs or with a signed URL."""
         return joined_digest([each.source_digest for each in self.inputs])
 
 
-# The entries. Files hold them by the names in `ENTRY_TYPES`, so these names are the file format.
+# The entries. The names in `ENTRY_TYPES` are part of the file format.
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -155,7 +155,7 @@ class Entered(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Uploaded(Value):
-    """Its picture was uploaded; `number` is that of the input, from 0."""
+    """The picture of the input `number`, counted from 0, was uploaded."""
 
     job: int
     at: int
@@ -165,7 +165,7 @@ class Uploaded(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Creating(Value):
-    """Its creation is about to be sent: units may be charged from here on."""
+    """The creation is about to be sent: units may be charged from now on."""
 
     job: int
     at: int
@@ -181,7 +181,7 @@ class NotCreated(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Created(Value):
-    """The vendor created its task."""
+    """The vendor created the task."""
 
     job: int
     at: int
@@ -190,7 +190,7 @@ class Created(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Returned(Value):
-    """The engine failed its task and returned the units; the job may be created again."""
+    """The engine failed the task, and its units were returned; the job may be created again."""
 
     job: int
     at: int
@@ -207,7 +207,7 @@ class Ended(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Saved(Value):
-    """Its results are on the disk."""
+    """The results are on the disk."""
 
     job: int
     at: int
@@ -215,7 +215,7 @@ class Saved(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Reported(Value):
-    """The caller was told how it ended."""
+    """The caller knows how the job ended."""
 
     job: int
     at: int
@@ -242,7 +242,7 @@ JournalEntry: TypeAlias = (
     | Deleted
 )
 ENTRY_TYPES: Final[Mapping[str, type[JournalEntry]]] = {
-    # Format 1 calls this one "Told".
+    # Format 1 calls `Reported` "Told".
     "Told" if kind is Reported else kind.__name__: kind
     for kind in get_args(JournalEntry)
 }
@@ -251,10 +251,10 @@ _NAMES: Final[Mapping[type[JournalEntry], str]] = {kind: name for name, kind in 
 
 @attrs.frozen(eq=False, repr=False)
 class JobSnapshot(Value):
-    """The state of one job; `since` is when its last creation was about to be sent.
+    """The state of one job; `since` is the time just before its last creation was sent.
 
-    `file_id` is that of its first input once it was uploaded, `more_ids` are those of the others,
-    by their numbers.
+    `file_id` is the id of the first input once it was uploaded; `more_ids` holds the number and the
+    id of the other uploaded inputs.
     """
 
     job: int
@@ -271,24 +271,24 @@ class JobSnapshot(Value):
 
     @property
     def file_ids(self) -> tuple[str, ...]:
-        """The ids of all of its inputs that are at the vendor."""
+        """The ids of all inputs that the vendor has."""
         given = {n: each.place for n, each in enumerate(self.stored.inputs) if each.kind == "file"}
         found = {0: self.file_id, **dict(self.more_ids), **given}
         return tuple(each for each in found.values() if each is not None)
 
     @property
     def in_doubt(self) -> bool:
-        """Whether nobody knows if the job has a task."""
+        """Whether it is unknown if the job has a task."""
         return self.phase is Phase.CREATING or self.end == "doubt"
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to do for the job."""
+        """Whether the job needs no further work."""
         copies = self.saved and self.stored.delete and not self.deleted
         return self.reported and not copies
 
 
-# Which entry may follow in which phase, and the phase that it leads to. For `Ended` see below.
+# The entries that each phase allows, and the phase after them. `_ENDS` is the table for `Ended`.
 _LEADS: Final[Mapping[tuple[Phase, type[JournalEntry]], Phase]] = {
     (Phase.ENTERED, Uploaded): Phase.ENTERED,
     (Phase.ENTERED, Creating): Phase.CREATING,
@@ -300,7 +300,7 @@ _LEADS: Final[Mapping[tuple[Phase, type[JournalEntry]], Phase]] = {
     (Phase.DONE, Reported): Phase.DONE,
     (Phase.DONE, Deleted): Phase.DONE,
     (Phase.ENDED, Reported): Phase.ENDED,
-    # After a restart: found in the unit history, or sent after all.
+    # After a restart, the task may be found in the unit history, or its creation be sent again.
     (Phase.ENDED, Created): Phase.RUNNING,
     (Phase.ENDED, Creating): Phase.CREATING,
     (Phase.ENDED, Uploaded): Phase.ENDED,
@@ -309,14 +309,14 @@ _ENDS: Final[Mapping[Phase, frozenset[EndKind]]] = {
     Phase.ENTERED: frozenset({"failed", "unsent"}),
     Phase.CREATING: frozenset({"failed", "unsent", "doubt"}),
     Phase.RUNNING: frozenset({"done", "failed", "lost"}),
-    # Polled again after a restart, the task may have another end.
+    # A task that is polled again after a restart may have another end.
     Phase.DONE: frozenset({"done", "failed", "lost"}),
     Phase.ENDED: frozenset({"done", "failed", "lost", "doubt", "unsent"}),
 }
 
 
 class JournalState:
-    """All jobs that are not over, by number, in the order in which they were submitted."""
+    """All jobs that are not over, by number, in order of submission."""
 
     def __init__(self) -> None:
         self._live: dict[int, JobSnapshot] = {}
@@ -329,9 +329,9 @@ class JournalState:
     __hash__ = None  # type: ignore[assignment] # it changes
 
     def receive(self, entry: JournalEntry) -> JobSnapshot:
-        """Apply one entry and return the state of its job, also where the job is over now.
+        """Apply one entry and return the new state of its job, also if the job is over now.
 
-        Raises `IllegalEntry` for an entry that cannot follow, and changes nothing then.
+        Raises `IllegalEntry` for an entry that the job's phase does not allow; nothing changes.
         """
         snapshot = self.after(entry)
         if snapshot.over:
@@ -342,11 +342,11 @@ class JournalState:
         return snapshot
 
     def discard(self, job: int) -> None:
-        """Drop a job without an entry: it is purged from the file."""
+        """Drop a job that was purged from the file."""
         del self._live[job]
 
     def after(self, entry: JournalEntry) -> JobSnapshot:
-        """Return the state of the job that `entry` would lead to. Raises `IllegalEntry`."""
+        """Return the state of the job after `entry`, without applying it. Raises `IllegalEntry`."""
         snapshot = self._live.get(entry.job)
         if isinstance(entry, Entered):
             if snapshot is not None or entry.job < 1:
@@ -355,7 +355,7 @@ class JournalState:
         if snapshot is None:
             raise IllegalEntry(f"{type(entry).__name__} of job {entry.job}, which is not known.")
         if isinstance(entry, Ended):
-            # Without a task there is no result.
+            # A job without a task has no result.
             if entry.end not in _ENDS[snapshot.phase] or (
                 entry.end == "done" and not snapshot.task_id
             ):
@@ -375,7 +375,7 @@ def _illegal(entry: JournalEntry, snapshot: JobSnapshot) -> IllegalEntry:
 
 
 def _step(snapshot: JobSnapshot, entry: JournalEntry, before: JobSnapshot) -> JobSnapshot:
-    """Return `snapshot`, whose phase is set already, with the other changes of `entry`."""
+    """Return `snapshot`, which has the new phase already, with the other changes of `entry`."""
     match entry:
         case Uploaded(number=0):
             return attrs.evolve(snapshot, file_id=entry.file_id)
@@ -383,7 +383,7 @@ def _step(snapshot: JobSnapshot, entry: JournalEntry, before: JobSnapshot) -> Jo
             ids = {**dict(snapshot.more_ids), entry.number: entry.file_id}
             return attrs.evolve(snapshot, more_ids=tuple(sorted(ids.items())))
         case Creating():
-            # Another task has other results, and other copies at the vendor.
+            # The new task has its own results and its own copies at the vendor.
             again = attrs.evolve(snapshot, task_id=None, end=None, saved=False, deleted=False)
             return attrs.evolve(again, since=entry.at)
         case Created():
@@ -406,12 +406,12 @@ def _step(snapshot: JobSnapshot, entry: JournalEntry, before: JobSnapshot) -> Jo
 
 
 def encode(entry: JournalEntry) -> tuple[int, int, str, str]:
-    """Return the job, the time, the type's name and the remaining fields (JSON) of `entry`."""
+    """Return the job, the time, the name of the type and the other fields (as JSON) of `entry`."""
     match entry:
         case Entered():
             stored = attrs.asdict(entry.stored)
             if not entry.stored.more:
-                # As former versions write it.
+                # Former versions write jobs with one input without this field.
                 del stored["more"]
             fields: dict[str, object] = {"order": stored}
         case Uploaded():
@@ -428,9 +428,9 @@ def encode(entry: JournalEntry) -> tuple[int, int, str, str]:
 
 
 def decode(job: object, at: object, kind: object, text: object) -> JournalEntry:
-    """Return the entry that `encode` took apart. Raises `Damaged`."""
+    """Return the entry that `encode` returned as a row. Raises `Damaged`."""
     if type(job) is not int or type(at) is not int:
-        raise Damaged("a job or a time is no number")
+        raise Damaged("a job or a time is not a number")
     if not (1 <= job <= MOST and 0 <= at <= MOST):
         raise Damaged("a job or a time is out of range")
     made = ENTRY_TYPES.get(kind) if isinstance(kind, str) else None
@@ -439,9 +439,9 @@ def decode(job: object, at: object, kind: object, text: object) -> JournalEntry:
     try:
         fields = cast("object", json.loads(text if isinstance(text, str) else ""))
     except (ValueError, RecursionError):
-        raise Damaged(f"{kind} of job {job} is no JSON") from None
+        raise Damaged(f"{kind} of job {job} is not JSON") from None
     if not isinstance(fields, dict):
-        raise Damaged(f"{kind} of job {job} is no object")
+        raise Damaged(f"{kind} of job {job} is not an object")
     try:
         return _entry(made, job, at, cast("dict[str, object]", fields))
     except Damaged as exc:
@@ -454,7 +454,7 @@ def _entry(made: type[JournalEntry], job: int, at: int, held: dict[str, object])
     if made is Uploaded:
         number = held.get("number", 0)
         if type(number) is not int or not 0 <= number <= _MOST_INPUTS:
-            raise Damaged("number is no number of an input")
+            raise Damaged("number is not the number of an input")
         return Uploaded(job, at, _text(held, "file_id"), number)
     if made is Created:
         return Created(job, at, _text(held, "task_id"))
@@ -466,17 +466,17 @@ def _entry(made: type[JournalEntry], job: int, at: int, held: dict[str, object])
 
 def _stored(value: object) -> StoredJob:
     if not isinstance(value, dict):
-        raise Damaged("order is no object")
+        raise Damaged("order is not an object")
     held = cast("dict[str, object]", value)
     units, outputs = held.get("units"), held.get("outputs")
-    # NaN is in no range, and not every int becomes a float.
-    if type(units) not in {int, float} or not 0 <= cast("float", units) < _ENDLESS:
-        raise Damaged("units is no number of units")
+    # The comparison refuses NaN, and ints that are too large for a float.
+    if type(units) not in {int, float} or not 0 <= cast("float", units) < _MOST_UNITS:
+        raise Damaged("units is not a number of units")
     if type(outputs) is not int or not 1 <= outputs <= _MOST_OUTPUTS:
-        raise Damaged("outputs is no number of pictures")
+        raise Damaged("outputs is not a number of pictures")
     identity = _text(held, "identity")
     if not re.fullmatch(r"([0-9a-f]{2})+", identity):
-        raise Damaged("identity is no digest")
+        raise Damaged("identity is not a digest")
     return StoredJob(
         identity,
         sure=_flag(held, "sure"),
@@ -498,7 +498,7 @@ def _stored(value: object) -> StoredJob:
 def _inputs(value: object) -> Iterable[StoredInput]:
     for each in cast("list[object]", value) if isinstance(value, list) else [None]:
         if not isinstance(each, dict):
-            raise Damaged("more are no inputs")
+            raise Damaged("more is not a list of inputs")
         held = cast("dict[str, object]", each)
         yield StoredInput(
             cast("SourceKind", _one_of(held, "kind", get_args(SourceKind))),
@@ -513,13 +513,13 @@ def _pairs(value: object) -> Iterable[tuple[str, str | int]]:
             case [str() as name, (str() | int()) as held]:
                 yield name, held
             case _:
-                raise Damaged("parameters are no pairs")
+                raise Damaged("parameters is not a list of pairs")
 
 
 def _text(held: Mapping[str, object], name: str, *, empty: bool = False) -> str:
     value = held.get(name)
     if not isinstance(value, str) or not (value or empty):
-        raise Damaged(f"{name} is no text")
+        raise Damaged(f"{name} is not text")
     return value
 
 

@@ -1,15 +1,16 @@
-"""The journal's file: entries that survive a crash. The only module that uses sqlite3.
+"""The journal's SQLite file, whose entries survive a crash.
 
-Each transaction is on the disk when its call returns (WAL, synchronous=FULL). The entries of a job
-are deleted with the one that ends it. One row per task stays, so that the task is known as ours;
-it holds the job's identity while the result may be fetched again. A result that was saved is kept
-by its identity and folder, and the picture of a job with a `key` by its identity.
+Each transaction is on the disk when its call returns (WAL, synchronous=FULL). Once a job is over,
+its entries are deleted. One row per task stays, so that the task is known to be of this journal;
+the row holds the job's identity while the result can be fetched again. A saved result is kept by
+identity and folder, and the picture of a job with a `key` by identity.
 
-The main file says that the journal is in use from the opening until it is closed. Its latest
-entries are in a file of their own then (`-wal`), and the first of them takes that mark back: so
-the mark is read only where the log is missing. Such a copy would look like a journal that was
-closed, and paid tasks would be bought again. Everything here blocks and runs in a worker thread.
-All times are UTC microseconds since 1970.
+While the journal is open, its main file has the mark "in use", and the latest entries are in the
+log beside it (`-wal`). The first entry of the log removes the mark again, so the mark is seen only
+if the log is missing. Without the mark, a main file that was copied without its log would look like
+a closed journal, and paid tasks would be bought again.
+
+All calls here block and run in a worker thread. All times are UTC microseconds since 1970.
 """
 
 from __future__ import annotations
@@ -48,29 +49,29 @@ from perfect_async._value import Value
 from perfect_async.errors import JournalError, SubmissionInDoubt, quoted
 
 _Key = TypeVar("_Key")
-_APPLICATION: Final = 0x70666173  # "pfas", the mark of our files
+_APPLICATION: Final = 0x70666173  # "pfas", the application id of journals
 _FORMAT: Final = 1
 _KEPT_FOR: Final = 30 * 24 * 3600 * SECOND
-"""How long the vendor keeps a finished task at most (contract: Download the result)."""
+"""The longest time for which the vendor keeps a finished task (contract: Download the result)."""
 _WINDOW_KEPT_FOR: Final = 3600
-"""Seconds of requests that are kept: longer than any period that is sold."""
+"""Seconds of requests that are kept: longer than the period of any limit."""
 _UNSEEN_SECONDS: Final = 3
 _UNSEEN_PER_SECOND: Final = 5
-"""The window is written every two seconds at least. A process that was killed may have sent so many
-requests more, in each of so many seconds (contract: Limits).
+"""The window is written at least every two seconds. A killed process may have sent this many more
+requests per second in this many seconds (contract: Limits).
 """
 
 _DAY: Final = 24 * 3600 * SECOND
-"""How long forgotten tasks are still known by their ids, and how long a doubt stays open."""
+"""The time for which the ids of forgotten tasks are kept, and for which a doubt stays open."""
 _MARKED_AFTER: Final = 300
-"""Rows and commits after which the log is copied into the main file, and the mark made again."""
+"""Rows and commits after which the log is copied into the main file, with a new mark."""
 _WAL_HEADER: Final = 32
 _WAL_MAGIC: Final = {0x377F0682: "<", 0x377F0683: ">"}
 """The magic numbers of a log, and the byte order of its checksums (sqlite's file format, 4.1)."""
 
 _EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
 
-# The table "words" holds the entries; format 1 calls it so.
+# The table "words" holds the entries; the name is part of format 1.
 _SCHEMA: Final = """
 CREATE TABLE words (
     seq INTEGER PRIMARY KEY, job INTEGER NOT NULL, at INTEGER NOT NULL,
@@ -86,7 +87,7 @@ CREATE TABLE window (second INTEGER PRIMARY KEY, requests INTEGER NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO facts VALUES ('seq', 0), ('job', 0), ('wrote', 0), ('clean', 1);
 """
-# Made in a journal of version 0.1 as well, which does not look at them.
+# Also added to a journal of version 0.1, which ignores them.
 _LATER_TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS results (
         identity BLOB NOT NULL, folder TEXT NOT NULL, task_id TEXT NOT NULL, files TEXT NOT NULL,
@@ -104,7 +105,7 @@ _OBJECTS: Final = {
 
 @attrs.frozen(eq=False, repr=False)
 class Row(Value):
-    """An entry to be written, its place in the journal, and the state of its job after it."""
+    """An entry to be written, its sequence number, and the state of its job after it."""
 
     seq: int
     entry: JournalEntry
@@ -112,7 +113,7 @@ class Row(Value):
 
     @property
     def finished(self) -> bool:
-        """Whether its job is over and its result can be fetched again."""
+        """Whether the job is over and its result can be fetched again."""
         snapshot = self.snapshot
         return (
             snapshot.over
@@ -124,9 +125,9 @@ class Row(Value):
 
 @attrs.frozen
 class SavedResult:
-    """A result that was saved: its task and the paths of its files.
+    """A saved result: its task and the paths of its files.
 
-    `deleted`: the vendor's copies were deleted.
+    `deleted` says whether the vendor's copies were deleted.
     """
 
     task_id: str
@@ -135,12 +136,12 @@ class SavedResult:
 
 
 class SqliteJournal:
-    """An open journal, locked against other clients. Raises `JournalError` for whatever is wrong.
+    """An open journal, locked against other clients. Raises `JournalError` for every problem.
 
-    `state` is the fold of its entries, `seq` the place of the last one, `job` the last number of a
-    job, `past` the requests of the former process as (age in microseconds, requests), oldest first.
-    `known_tasks` are the hashes of all task ids that it knew when it was opened, `last_doubt` is
-    when the last creation was sent that stayed in doubt (0: none).
+    `state` is the fold of the entries, `seq` the sequence number of the last one, `job` the highest
+    number of a job, and `past` the requests of the former process as (age in microseconds,
+    requests), oldest first. `known_tasks` holds the hashes of all task ids at the opening.
+    `last_doubt` is the time of the last creation that stayed in doubt (0: none).
     """
 
     def __init__(self, path: str | os.PathLike[str], now: int, *, make: bool = True) -> None:
@@ -154,7 +155,7 @@ class SqliteJournal:
                     raise JournalError(f"There is no journal {quoted(self.path)}.")
                 _make_file(self.path)
             _check_private(self.path)
-            # Where sqlite looks for the log: it follows links.
+            # sqlite follows links to find the log.
             self._log = f"{os.path.realpath(self.path)}-wal"
             usable_log = _is_log(self._log)
             self._db = sqlite3.connect(
@@ -194,27 +195,27 @@ class SqliteJournal:
             for statement in _LATER_TABLES:
                 self._db.execute(statement)
             self._db.execute("DELETE FROM tasks WHERE created < ?", (now - _KEPT_FOR,))
-            # A process that is killed before its first commit leaves this behind.
+            # If the process is killed before its first commit, the window is still known.
             self._write_window(self.past, now)
             self._set_fact("clean", 0)
         self._mark_in_use()
         self._inodes = [(path, _inode(path)) for path in (self.path, self._log)]
 
     def _mark_in_use(self) -> None:
-        """Copy the log into the main file with the mark "in use", and take that back in the log.
+        """Copy the log, with the mark "in use", into the main file; then clear it in the log.
 
-        A process that is killed in between leaves the mark, and a log that can be read.
+        A process that is killed in between leaves the mark and a readable log.
         """
         self._set_in_use(in_use=True)
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        # It needs no more room than the log has already.
+        # This entry needs no more room than the log has already.
         self._set_in_use(in_use=False)
         self._unmarked = 0
 
     def _check_only_file(self) -> None:
-        """Raise `JournalError` where the file has a second name: its log would be beside another.
+        """Raise `JournalError` if the file has a second hard link, since the log has only one name.
 
-        A name that a process left which was killed while it made the journal is removed.
+        The link of a process that was killed while it created the journal is removed.
         """
         found = Path(self.path).stat()
         if found.st_nlink < 2:  # noqa: PLR2004 - itself
@@ -225,12 +226,13 @@ class SqliteJournal:
                 part.unlink()
         if Path(self.path).stat().st_nlink > 1:
             raise JournalError(
-                f"The journal {quoted(self.path)} has a second hard link, under which another "
-                "process would miss its latest entries. Remove that, or copy the journal instead."
+                f"The journal {quoted(self.path)} has a second hard link. A process that opened "
+                "the journal by that name would miss its latest entries. Remove the link, or copy "
+                "the closed journal instead."
             )
 
     def _check_schema(self) -> None:
-        """Raise `JournalError` for tables, views and triggers that are not the journal's."""
+        """Raise `JournalError` for tables, views and triggers that do not belong to a journal."""
         self._db.execute("PRAGMA trusted_schema = OFF")
         for kind, name, sql in self._all("SELECT type, name, sql FROM sqlite_master"):
             automatic = kind == "index" and sql is None
@@ -238,11 +240,11 @@ class SqliteJournal:
             if virtual or not (automatic or (kind, name) in _OBJECTS):
                 raise JournalError(
                     f"The journal {quoted(self.path)} is damaged: it holds "
-                    f"{quoted(f'{kind} {name}')}, which is not a journal's."
+                    f"{quoted(f'{kind} {name}')}, which does not belong to a journal."
                 )
 
     def _check_unmoved(self) -> None:
-        """Raise `JournalError` where the file or its log is no longer the one that was opened."""
+        """Raise `JournalError` if the file or its log was deleted or replaced since the opening."""
         for path, inode in self._inodes:
             found = _inode(path)
             if found != inode:
@@ -266,7 +268,7 @@ class SqliteJournal:
 
     def _read_window(self, now: int, facts: dict[str, int]) -> Iterator[tuple[int, int]]:
         rows = self._read_numbers("SELECT second, requests FROM window ORDER BY second", int)
-        # Counted from the end of the second, so that no request seems older than it is.
+        # Ages count from the end of the second, so that no request seems older than it is.
         ages = [(max(0, now - (at + 1) * SECOND + 1), count) for at, count in rows.items()]
         if not facts["clean"]:
             since = max(0, now - facts["wrote"])
@@ -285,7 +287,9 @@ class SqliteJournal:
             and (not isinstance(key, int) or 0 <= key <= MOST)
             for key, value in rows
         ):
-            raise JournalError(f"The journal {quoted(self.path)} is damaged: a number is none.")
+            raise JournalError(
+                f"The journal {quoted(self.path)} is damaged: a value is not a valid number."
+            )
         return dict(cast("list[tuple[_Key, int]]", rows))
 
     # Writing.
@@ -308,7 +312,7 @@ class SqliteJournal:
             self._write_window(window, now)
         self._unmarked += 1
         if self._unmarked >= _MARKED_AFTER:
-            # It is tried again with the next commit.
+            # After an error, the next commit tries again.
             with self._lock, contextlib.suppress(sqlite3.Error):
                 self._mark_in_use()
 
@@ -340,7 +344,7 @@ class SqliteJournal:
                 (bytes.fromhex(stored.identity), snapshot.task_id, snapshot.since),
             )
         elif snapshot.end == "doubt":
-            # A task without a known owner may be this job's.
+            # A row without a task id records the doubt: an unknown task may belong to this job.
             self._db.execute("INSERT INTO tasks VALUES (x'', '', ?)", (snapshot.since,))
 
     def _set_fact(self, name: str, value: int, *, at_least: bool = False) -> None:
@@ -348,11 +352,11 @@ class SqliteJournal:
         self._db.execute(f"UPDATE facts SET value = {kept} WHERE name = ?", (value, name))  # noqa: S608
 
     def _set_in_use(self, *, in_use: bool) -> None:
-        # Not in the files of version 0.1.
+        # Journals of version 0.1 do not have this row.
         self._db.execute("INSERT OR REPLACE INTO facts VALUES ('in_use', ?)", (int(in_use),))
 
     def save_result(self, identity: str, folder: str, task_id: str, files: Iterable[str]) -> None:
-        """Record durably which `files` of `folder` hold the result of a job."""
+        """Record durably that `files` in `folder` are the result of a job."""
         digest, names = bytes.fromhex(identity), json.dumps(list(files))
         with self._lock, _errors_mapped(self.path), self._transaction():
             self._check_unmoved()
@@ -365,7 +369,7 @@ class SqliteJournal:
     # Reading.
 
     def saved_results(self, identity: str) -> dict[str, SavedResult]:
-        """Return the files of a job's result by the folders in which it was saved."""
+        """Return the saved results of a job, by folder."""
         with self._lock, _errors_mapped(self.path):
             rows = self._all(
                 "SELECT folder, task_id, files, deleted FROM results WHERE identity = ?",
@@ -378,7 +382,7 @@ class SqliteJournal:
             except (ValueError, RecursionError):
                 continue
             if isinstance(names, list) and names:
-                # The last part only: no damaged row names a file outside of the folder.
+                # Only the last part is used, so that a damaged row cannot leave the folder.
                 files = tuple(
                     Path(str(folder), Path(str(name)).name) for name in cast("list[object]", names)
                 )
@@ -386,7 +390,7 @@ class SqliteJournal:
         return found
 
     def key_picture(self, identity: str) -> str | None:
-        """Return the digest of the picture that a job with a key was done with."""
+        """Return the digest of the picture of a finished job with a key, or None."""
         with self._lock, _errors_mapped(self.path):
             found = self._one(
                 "SELECT picture FROM keys WHERE identity = ?", bytes.fromhex(identity)
@@ -405,7 +409,7 @@ class SqliteJournal:
         return None if found is None else str(found)
 
     def drop(self, task_id: str) -> None:
-        """Stop offering this task: its results are gone."""
+        """Stop offering this task, since its results are gone."""
         with self._lock, _errors_mapped(self.path), self._transaction():
             self._db.execute("UPDATE tasks SET identity = x'' WHERE task_id = ?", (task_id,))
             self._db.execute("UPDATE results SET deleted = 1 WHERE task_id = ?", (task_id,))
@@ -413,16 +417,16 @@ class SqliteJournal:
     def forget(self, now: int) -> int:
         """Purge the finished jobs, also from the file's free pages.
 
-        Paths and names go at once. Task ids are kept for a day, so that no task of ours is taken
-        for another one. Returns how many jobs could have been fetched again. Raises
-        `SubmissionInDoubt` where that of a creation of the last day was not reported yet.
+        Paths and names are removed at once. Task ids are kept for a day, so that no task of this
+        journal counts as unknown. Returns how many results could have been fetched again. Raises
+        `SubmissionInDoubt` if a creation of the last day is in doubt and was not reported yet.
         """
         doubts = [each for each in self.state.live.values() if each.in_doubt]
         if recent := [each for each in doubts if each.since > now - _DAY]:
             raise SubmissionInDoubt(
                 f"The journal {quoted(self.path)} holds {len(recent)} creations in doubt that were "
-                "not reported yet: tasks may exist and be charged. Resume the journal first; a day "
-                "after the creation it can be forgotten all the same.",
+                "not reported yet: their tasks may exist and be charged. Resume the journal first, "
+                "or forget it a day after the creations.",
                 units_at_stake=sum(each.stored.units for each in recent),
             )
         with self._lock, _errors_mapped(self.path):
@@ -438,7 +442,7 @@ class SqliteJournal:
             for each in doubts:
                 self.state.discard(each.job)
             self._db.execute("VACUUM")
-            # Between the two the log is empty, as where the journal is closed.
+            # Between the two calls the log is empty, as in a closed journal.
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._mark_in_use()
         return gone
@@ -456,7 +460,7 @@ class SqliteJournal:
 
     @contextmanager
     def _marked_unclean(self) -> Generator[None]:
-        """Mark the window on the disk as incomplete where the block fails."""
+        """Mark the window on the disk as incomplete if the block fails."""
         self._clean = False
         yield
         self._clean = True
@@ -484,7 +488,7 @@ class SqliteJournal:
 
 
 def _inode(path: str) -> tuple[int, int] | None:
-    """Return the device and inode of the file at `path`, None where there is none."""
+    """Return the device and inode of the file at `path`, or None if it is missing."""
     try:
         found = Path(path).stat()
     except FileNotFoundError:
@@ -493,7 +497,7 @@ def _inode(path: str) -> tuple[int, int] | None:
 
 
 def _is_log(path: str) -> bool:
-    """Return whether there is a log of sqlite's at `path`, by the checksum of its header."""
+    """Return whether the file at `path` is a log of SQLite, by the checksum of its header."""
     try:
         with Path(path).open("rb") as file:
             header = file.read(_WAL_HEADER)
@@ -513,7 +517,7 @@ def _is_log(path: str) -> bool:
 
 
 def _absolute(path: object) -> str:
-    """Return `path` as an absolute one: sqlite treats ":memory:" and "file:..." specially."""
+    """Return `path` as an absolute path, since SQLite treats ":memory:" and "file:" specially."""
     given, shown = cast("object", None), quoted(path)
     if isinstance(path, str | os.PathLike):
         given = os.fspath(cast("str | os.PathLike[str]", path))
@@ -523,16 +527,16 @@ def _absolute(path: object) -> str:
 
 
 def _make_file(path: str) -> None:
-    """Make a new journal at `path`, completely or not at all."""
+    """Create a new journal at `path`, completely or not at all."""
     for left in (f"{path}-wal", f"{path}-journal"):
         if os.path.lexists(left):
-            # sqlite would take it for the new file's log and apply it.
+            # SQLite would apply it as the log of the new file.
             raise JournalError(
-                f"{quoted(left)} is what is left of a journal whose file is gone. Put "
-                f"{quoted(path)} back, or remove this as well to begin a new one."
+                f"{quoted(left)} is left of a journal whose file is gone. Put {quoted(path)} back, "
+                f"or remove {quoted(left)} as well to begin a new journal."
             )
     part = f"{path}.{secrets.token_hex(4)}.new"
-    # Made before sqlite opens it, so that it is private from its first byte.
+    # Created before SQLite opens it, so that it is private from its first byte.
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
         db = sqlite3.connect(part, isolation_level=None)
@@ -543,8 +547,8 @@ def _make_file(path: str) -> None:
             )
         finally:
             db.close()
-        # Never over a file that another process has made meanwhile. The folder is synced with the
-        # first transaction, since sqlite makes its log in it then.
+        # A file that another process has created meanwhile is not replaced. The first transaction
+        # syncs the folder, since SQLite creates its log in it.
         with contextlib.suppress(FileExistsError):
             _link(part, path)
     finally:
@@ -552,28 +556,29 @@ def _make_file(path: str) -> None:
 
 
 def _link(part: str, path: str) -> None:
-    """Rename `part` to `path`. Raises `FileExistsError` where there is such a file."""
+    """Rename `part` to `path`. Raises `FileExistsError` if that file exists."""
     try:
         os.link(part, path)
     except FileExistsError:
         raise
     except OSError:
-        # No hard links here (FAT, some shares): the first to make an empty file may replace it.
+        # Without hard links (FAT, some shares), the process that created the empty file may
+        # replace it.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         Path(part).replace(path)
 
 
 def _check_private(path: str) -> None:
-    """Make `path` readable for its owner only. Raises `JournalError` and `OSError`."""
+    """Make `path` readable by its owner only. Raises `JournalError` and `OSError`."""
     found = Path(path).stat()
     if not stat.S_ISREG(found.st_mode):
-        raise JournalError(f"The journal {quoted(path)} is no regular file.")
+        raise JournalError(f"The journal {quoted(path)} is not a regular file.")
     if found.st_size == 0:
         raise JournalError(
-            f"The journal {quoted(path)} is empty: it was truncated, or never was a journal. "
-            "Remove it, and what else begins with its name, to begin a new one."
+            f"The journal {quoted(path)} is empty: it was truncated, or it never was a journal. To "
+            "begin a new journal, remove it and every file that begins with its name."
         )
-    # `access`, since opening and closing it would drop the locks of another client in this process.
+    # Opening and closing the file would drop the locks of another client in this process.
     if not os.access(path, os.W_OK, effective_ids=_EFFECTIVE_IDS):
         raise JournalError(f"The journal {quoted(path)} cannot be written: it is read-only.")
     for part in (path, f"{path}-wal"):
@@ -582,26 +587,28 @@ def _check_private(path: str) -> None:
                 Path(part).chmod(0o600)
             except OSError as exc:
                 raise JournalError(
-                    f"The journal {quoted(part)} is somebody else's, and others may read it."
+                    f"The journal {quoted(part)} can be read by other users, and its permissions "
+                    "cannot be changed, since another user owns it. Let the owner run chmod 600 on "
+                    "it, or use another file."
                 ) from exc
 
 
 def _lock_file(db: sqlite3.Connection, path: str) -> None:
-    """Lock the file and check that it is a journal, before anything is changed."""
-    # In this mode the first read takes the lock, which is kept until the file is closed.
+    """Lock the file and check that it is a journal, before anything changes in it."""
+    # In this mode the first read takes the lock and keeps it until the file is closed.
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
-        raise JournalError(f"{quoted(path)} is no journal of perfect_async.")
+        raise JournalError(f"{quoted(path)} is not a journal of perfect_async.")
     if version != _FORMAT:
         raise JournalError(
-            f"The journal {quoted(path)} has format {version}; this version reads {_FORMAT}. "
-            "Use the version of perfect_async that wrote it, or a newer one."
+            f"The journal {quoted(path)} has format {version}; this version of perfect_async reads "
+            f"only format {_FORMAT}. Use the version that wrote the journal, or a newer one."
         )
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
-    # Done by hand: it would copy the log without the mark.
+    # An automatic checkpoint would copy the log without the mark.
     db.execute("PRAGMA wal_autocheckpoint = 0")
     db.execute("PRAGMA secure_delete = ON")
     db.execute("BEGIN IMMEDIATE")
@@ -610,14 +617,16 @@ def _lock_file(db: sqlite3.Connection, path: str) -> None:
 
 @contextmanager
 def _errors_mapped(path: str) -> Generator[None]:
-    """Raise `JournalError` for errors of sqlite and of the system."""
+    """Raise `JournalError` for errors of SQLite and of the system."""
     try:
         yield
     except OSError as exc:
-        why = exc.strerror or type(exc).__name__
-        raise JournalError(f"The journal {quoted(path)} cannot be opened: {why}.") from exc
+        reason = exc.strerror or type(exc).__name__
+        raise JournalError(f"The journal {quoted(path)} cannot be opened: {reason}.") from exc
     except UnicodeError as exc:
-        raise JournalError(f"The journal {quoted(path)} is damaged: it holds no text.") from exc
+        raise JournalError(
+            f"The journal {quoted(path)} is damaged: a text in it is not UTF-8."
+        ) from exc
     except OverflowError as exc:
         raise JournalError(
             f"The journal {quoted(path)} is damaged: a number is too large."
@@ -629,8 +638,8 @@ def _errors_mapped(path: str) -> Generator[None]:
                 f"The journal {quoted(path)} is in use by another client or process."
             ) from exc
         if name.startswith("SQLITE_NOTADB"):
-            raise JournalError(f"{quoted(path)} is no journal of perfect_async.") from exc
-        # A missing table, and text that is not UTF-8 (found by Python, not by sqlite).
+            raise JournalError(f"{quoted(path)} is not a journal of perfect_async.") from exc
+        # A missing table, and text that is not UTF-8 (found by Python, not by SQLite).
         torn = isinstance(exc, sqlite3.OperationalError) and name in {"", "SQLITE_ERROR"}
         if torn or name.startswith("SQLITE_CORRUPT"):
             raise JournalError(f"The journal {quoted(path)} is damaged: {exc}.") from exc

@@ -1,7 +1,7 @@
-"""Writes the journal in a worker thread: durable entries are awaited, all others follow soon.
+"""Writes the journal in a worker thread: callers await durable entries; others are written soon.
 
-All pending entries go to the disk in one transaction. A disk that hangs blocks only those callers
-that await a durable entry.
+One transaction writes all pending entries. A disk that hangs blocks only the callers that await a
+durable entry.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from perfect_async.errors import JournalError, PerfectError
 T = TypeVar("T")
 
 _RETRY_AFTER: Final = 5.0
-"""Seconds before entries that could not be written are tried again."""
+"""Seconds before failed entries are written again."""
 _WINDOW_DELAY: Final = 2.0
-"""Seconds within which the request window is written after a request."""
+"""The longest time, in seconds, before the request window is written after a request."""
 
 
 @attrs.define(eq=False)
 class _Pending:
-    """An entry on its way to the disk; a caller awaits it if `done` is set.
+    """An entry that is not on the disk yet; a caller awaits it if `done` is set.
 
-    `applied`: it is part of the state already.
+    `applied` says whether the entry is part of the state already.
     """
 
     row: Row
@@ -51,9 +51,9 @@ def _empty_window() -> tuple[tuple[int, int], ...]:
 class JournalWriter:
     """The journal of one client; `state` holds the jobs that are not over.
 
-    `past` holds the requests of the former process, as (age in microseconds, requests); `window` is
-    called for those of this process. `run` must be running for anything to be written, and `aclose`
-    must be called at the end. Times are UTC microseconds, by `now`.
+    `past` holds the requests of the former process as (age in microseconds, requests); `window` is
+    called for the requests of this process. Entries are written only while `run` is running. Call
+    `aclose` at the end. `now` returns the time in UTC microseconds.
     """
 
     persistent: Final = True
@@ -66,9 +66,9 @@ class JournalWriter:
         self.window: Callable[[], Iterable[tuple[int, int]]] = _empty_window
         self._seq, self._number = file.seq, file.job
         self._pending: list[_Pending] = []
-        # By job: the entry that a caller awaits, if there is one.
+        # The entry that a caller awaits, by job.
         self._awaited: dict[int, _Pending] = {}
-        # By task: the identity of the job and when the task was created.
+        # The identity of the finished job and the time of its creation, by task.
         self._finished: dict[str, tuple[str, int]] = {}
         # Hashes of task ids in order: no task is forgotten, and each takes eight bytes.
         self._known_tasks = array("q", sorted(file.known_tasks))
@@ -76,22 +76,22 @@ class JournalWriter:
         self._work = anyio.Event()
         self._failing = self._closed = False
         self._flushed = anyio.Event()
-        # One transaction at a time, so that a failure only refuses entries of its own transaction.
+        # One transaction at a time, so that a failure refuses only entries of its own transaction.
         self._flushing = anyio.Lock()
-        # One thread: sqlite takes one at a time, and a disk that hangs holds up no other thread.
+        # A thread of its own: sqlite uses one at a time, and a hanging disk blocks no other thread.
         self._limiter = anyio.CapacityLimiter(1)
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, now: Callable[[], int]) -> Self:
-        """Open the journal at `path`, and make it where it is missing. Raises `JournalError`."""
+        """Open the journal at `path`, and create it if it is missing. Raises `JournalError`."""
         return cls(await anyio.to_thread.run_sync(SqliteJournal, path, now()), now)
 
     @staticmethod
     async def forget(path: str | os.PathLike[str]) -> int:
-        """Purge the finished jobs from the journal at `path`, and return how many they were.
+        """Purge the finished jobs from the journal at `path`, and return their number.
 
-        Task ids are kept for a day. Raises `JournalError`, also where a client has it open, and
-        `SubmissionInDoubt` where that of a creation of the last day was not reported yet.
+        Task ids are kept for a day. Raises `JournalError`, also if a client has the journal open,
+        and `SubmissionInDoubt` if a creation of the last day is in doubt and was not reported yet.
         """
 
         def purge() -> int:
@@ -106,9 +106,9 @@ class JournalWriter:
 
     @staticmethod
     async def unfinished(path: str | os.PathLike[str]) -> tuple[JobSnapshot, ...]:
-        """Read the jobs that are not over from the journal at `path`, and change nothing.
+        """Return the jobs that are not over from the journal at `path`, without changing them.
 
-        Raises `JournalError`, also where a client has it open.
+        Raises `JournalError`, also if a client has the journal open.
         """
 
         def read() -> tuple[JobSnapshot, ...]:
@@ -128,7 +128,7 @@ class JournalWriter:
         return self._number
 
     def append(self, entry: JournalEntry) -> None:
-        """Apply `entry` now and write it soon. Raises `IllegalEntry`."""
+        """Apply `entry` now and write it soon. Raises `IllegalEntry`; nothing is written then."""
         self._apply_pending(entry.job)
         self._seq += 1
         row = Row(self._seq, entry, self.state.receive(entry))
@@ -140,9 +140,9 @@ class JournalWriter:
         self._put(_Pending(row))
 
     async def write(self, entry: JournalEntry) -> None:
-        """Write `entry` and all before it to the disk, then apply it.
+        """Write `entry` and all earlier entries to the disk, then apply it.
 
-        Raises `JournalError` where they cannot be written; `entry` is dropped then.
+        Raises `JournalError` if they cannot be written; `entry` is dropped then.
         """
         self._apply_pending(entry.job)
         self._seq += 1
@@ -155,18 +155,20 @@ class JournalWriter:
             raise pending.error
 
     async def flushed(self) -> None:
-        """Wait until every entry is on the disk. Raises `JournalError` while that fails."""
+        """Wait until every entry is on the disk. Raises `JournalError` while writing fails."""
         while self._pending:
             if self._failing:
-                raise JournalError("The journal cannot be written at the moment.")
+                raise JournalError(
+                    "The journal cannot be written at the moment; its entries are kept in memory."
+                )
             await self._flushed.wait()
 
     def request_sent(self) -> None:
-        """Write the request window soon: a request was sent."""
+        """Note that a request was sent; the request window is written soon."""
         self._work.set()
 
     def _apply_pending(self, job: int) -> None:
-        """Apply the awaited entry of `job`, since another entry of the job follows it."""
+        """Apply the awaited entry of `job` before another entry of the job follows it."""
         pending = self._awaited.pop(job, None)
         if pending is not None:
             pending.applied = True
@@ -196,24 +198,24 @@ class JournalWriter:
         return self._last_doubt >= since
 
     async def saved_results(self, identity: str) -> dict[str, SavedResult]:
-        """Return the files of a job's result by the folders in which it was saved."""
+        """Return the saved results of a job, by folder."""
         return await self._in_thread(self._file.saved_results, identity)
 
     async def save_result(
         self, identity: str, folder: str, task_id: str, files: Iterable[str]
     ) -> None:
-        """Record durably which `files` of `folder` hold the result of a job.
+        """Record durably that `files` in `folder` are the result of a job.
 
         Raises `JournalError`.
         """
         await self._in_thread(self._file.save_result, identity, folder, task_id, list(files))
 
     async def key_picture(self, identity: str) -> str | None:
-        """Return the digest of the picture that a job with a key was done with."""
+        """Return the digest of the picture of a finished job with a key, or None."""
         return await self._in_thread(self._file.key_picture, identity)
 
     async def drop(self, task_id: str) -> None:
-        """Stop offering the task of a finished job: its results are gone."""
+        """Stop offering the task of a finished job, since its results are gone."""
         await self._flush()
         await self._in_thread(self._file.drop, task_id)
 
@@ -224,7 +226,7 @@ class JournalWriter:
         while not self._closed:
             await self._work.wait()
             if not self._pending:
-                # Nothing but requests: several of them are written at once.
+                # Only requests: wait, to write several of them at once.
                 with anyio.move_on_after(_WINDOW_DELAY):
                     while not self._pending and not self._closed:
                         self._work = anyio.Event()
@@ -233,14 +235,14 @@ class JournalWriter:
             await self._flush()
             if self._pending and self._failing:
                 with anyio.move_on_after(_RETRY_AFTER):
-                    # An awaited entry is tried at once; nothing else burdens a failing disk.
+                    # Only an awaited entry is tried at once; others spare a failing disk.
                     while all(one.done is None for one in self._pending):
                         await self._work.wait()
                         self._work = anyio.Event()
                 self._work.set()
 
     async def aclose(self, grace: float = 5.0) -> None:
-        """Write what is left, for up to `grace` seconds, and close the file."""
+        """Write the pending entries, for up to `grace` seconds, and close the file."""
         self._closed = True
         self._work.set()
         with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
@@ -275,7 +277,11 @@ class JournalWriter:
             await self._in_thread(commit)
         except PerfectError as exc:
             if not self._failing:
-                LOG.error("%s The entries are kept in memory and tried again.", exc)
+                LOG.error(
+                    "%s The entries are kept in memory and written again every %g s.",
+                    exc,
+                    _RETRY_AFTER,
+                )
             self._failing = True
             self._fail_awaited(exc.message)
             return
@@ -290,11 +296,11 @@ class JournalWriter:
             if one.row.finished:
                 self._finished.pop(str(one.row.snapshot.task_id), None)
 
-    def _fail_awaited(self, why: str) -> None:
-        """Fail the awaited entries; those that were applied already stay to be written."""
+    def _fail_awaited(self, reason: str) -> None:
+        """Fail the awaited entries; entries that were applied already stay pending."""
         for one in self._pending:
             if one.done is not None:
-                one.error = JournalError(why)
+                one.error = JournalError(reason)
                 one.done.set()
                 one.done = None
             if not one.applied:
@@ -302,8 +308,8 @@ class JournalWriter:
         self._pending = [one for one in self._pending if one.applied]
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        # Abandoned on cancellation, so that a disk that hangs holds up nobody. Entries are written
-        # again then, which changes nothing.
+        # The thread is abandoned on cancellation, so that a hanging disk blocks no caller. Its
+        # entries are then written a second time, which changes nothing.
         return await anyio.to_thread.run_sync(
             partial(function, *args), abandon_on_cancel=True, limiter=self._limiter
         )

@@ -1,1 +1,1 @@
-"""Sends one request and returns one answer. The only package that imports httpx."""
+"""Sends single requests and returns their answers. No other package imports httpx."""

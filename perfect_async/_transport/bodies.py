@@ -1,7 +1,7 @@
-"""The bodies of uploads and downloads: counted, bounded and decoded, without an HTTP library.
+"""The bodies of uploads and downloads: counts, bounds and decodes them without an HTTP library.
 
-Decoding is `zlib`'s; the steps are ours, since httpx and its like inflate a whole chunk at once, as
-often as the header says: 64 KB, compressed twice, are 64 GB.
+`zlib` decodes in small steps here. httpx would inflate a whole chunk at once, and as many times as
+the header says: 64 KB that are compressed twice can become 64 GB.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from perfect_async.errors import (
     quoted,
 )
 
-# The most that compressed data grows by before the limit is checked again.
+# Decoded bytes between two checks of the limit.
 _STEP: Final = 64 * 1024
 
 
 class UploadBody:
-    """The bytes of an upload; `failure` is an error of reading them, not of the network.
+    """The bytes of an upload; each call of `chunks` yields them from the first byte.
 
-    `chunks` starts from the first byte each time it is called.
+    `failure` is the error of reading them, if there was one; errors of the network are not kept.
     """
 
     def __init__(self, chunks: Callable[[], AsyncIterator[bytes]]) -> None:
@@ -46,7 +46,7 @@ class UploadBody:
         return total
 
     async def read(self, length: int) -> AsyncGenerator[bytes]:
-        """Yield the bytes, never more than `length`. Raises `PictureRefused` if not as many."""
+        """Yield exactly `length` bytes. Raises `PictureRefused` if there are fewer or more."""
         sent = 0
         async with aclosing(self._each()) as chunks:
             async for chunk in chunks:
@@ -56,8 +56,8 @@ class UploadBody:
                 yield chunk
         if sent != length:
             self.failure = PictureRefused(
-                f"the picture has other than the {length} bytes of its registration: "
-                "it changed meanwhile.",
+                f"the picture no longer has the {length:,} bytes that were registered: it changed "
+                "meanwhile.",
                 passing=True,
             )
             raise self.failure
@@ -73,32 +73,34 @@ class UploadBody:
 
 
 def upload_headers(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Return a grant's headers, names in lower case. Raises `BadAnswer` for one not allowed there.
+    """Return the headers of a grant, with names in lower case.
 
-    Allowed are those that describe the content and storage's own: with any other (`Authorization`,
-    `Host`, a chunked encoding) the vendor's answer would decide what we send to whom.
+    Only headers that describe the content, and those of the storage, are allowed; others raise
+    `BadAnswer`. With them (`Authorization`, `Host`, a chunked encoding), the vendor's answer would
+    decide what is sent and to which host.
     """
     granted: dict[str, str] = {}
     for name, value in headers:
         key = name.lower()
         fits = re.fullmatch(r"(content|x-amz)-[a-z0-9-]{1,100}", key) and key not in granted
         if not (fits and value.isascii() and value.isprintable()):
-            raise BadAnswer(f"the vendor asks for the upload header {quoted(name, 60)}.")
+            raise BadAnswer(
+                f"the vendor asks for the upload header {quoted(name, 60)}, which is not allowed."
+            )
         granted[key] = value.strip()
     if not re.fullmatch(r"[0-9]{1,12}", granted.get("content-length", "0")):
-        raise BadAnswer("the vendor asks for a content-length that is no number.")
+        raise BadAnswer("the vendor asks for a content-length that is not a number.")
     return granted
 
 
 async def decoded(
     raw: AsyncIterator[bytes], encoding: str, limit: int, announced: int | None = None
 ) -> AsyncGenerator[bytes]:
-    """Yield the bytes of `raw` without their `Content-Encoding`, inflated step by step.
+    """Yield the bytes of `raw` without their `Content-Encoding`, inflated in small steps.
 
-    Raises `ServiceUnavailable` if `raw` has other than the `announced` number of bytes.
-
-    Raises `BadAnswer` beyond `limit` decoded bytes, for data that end early or are not what
-    `encoding` says, and for any encoding but a single gzip or deflate.
+    Raises `ServiceUnavailable` if the number of bytes in `raw` differs from `announced`. Raises
+    `BadAnswer` beyond `limit` decoded bytes, for data that end early or do not have the `encoding`,
+    and for any encoding but a single gzip or deflate.
     """
     total = 0
     whole = raw if announced is None else _counted(raw, announced)
@@ -106,13 +108,13 @@ async def decoded(
         async for piece in pieces:
             total += len(piece)
             if total > limit:
-                raise BadAnswer(f"an answer of the vendor is larger than {limit} bytes.")
+                raise BadAnswer(f"an answer of the vendor is larger than {limit:,} bytes.")
             if piece:
                 yield piece
 
 
 async def _counted(raw: AsyncIterator[bytes], announced: int) -> AsyncGenerator[bytes]:
-    """Yield the bytes of `raw`. Raises `ServiceUnavailable` if they are not `announced` ones."""
+    """Yield the bytes of `raw`. Raises `ServiceUnavailable` unless there are `announced` bytes."""
     received = 0
     async for chunk in raw:
         received += len(chunk)
@@ -122,7 +124,7 @@ async def _counted(raw: AsyncIterator[bytes], announced: int) -> AsyncGenerator[
     if received != announced:
         few = "fewer" if received < announced else "more"
         raise ServiceUnavailable(
-            f"the vendor's storage sent {few} bytes than it announced ({announced}); "
+            f"the vendor's storage sent {few} bytes than it announced ({announced:,}); "
             "they were not used."
         )
 
@@ -132,18 +134,20 @@ def _decoder(raw: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
         return raw
     if encoding in {"gzip", "x-gzip", "deflate"}:
         return _inflated(raw)
-    raise BadAnswer(f"an answer of the vendor has the encoding {quoted(encoding, 40)}.")
+    raise BadAnswer(
+        f"an answer of the vendor has the encoding {quoted(encoding, 40)}, which is not supported."
+    )
 
 
 async def _inflated(raw: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    # 32 + 15: a gzip or a zlib header, whichever is there.
+    # 32 + 15: zlib detects a gzip or a zlib header.
     inflater = zlib.decompressobj(47)
     async for chunk in raw:
         rest = chunk
         while not inflater.eof:
             piece = _step(inflater.decompress, rest)
             if piece is None:
-                raise BadAnswer("an answer of the vendor is not compressed as it says.")
+                raise BadAnswer("an answer of the vendor is not compressed as its header says.")
             rest = inflater.unconsumed_tail
             yield piece
             if not rest and len(piece) < _STEP:
@@ -160,7 +164,7 @@ def _step(decompress: Callable[[bytes, int], bytes], data: bytes) -> bytes | Non
 
 
 class _Closing:
-    """As `aclosing`, for an iterator that may be a generator or not."""
+    """Works like `aclosing`, but accepts an iterator that is no generator."""
 
     def __init__(self, it: AsyncIterator[bytes]) -> None:
         self._it = it
@@ -180,7 +184,7 @@ class _Closing:
 
 
 def storage_error(what: str, status: int) -> ApiError:
-    """Return the error for a status of the storage that is no success; its XML is not read."""
+    """Return the error for a failed status of the storage; its XML is not read."""
     passing = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
     if status in passing or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ServiceUnavailable(f"the vendor's storage did not serve the {what}.", status=status)

@@ -1,4 +1,4 @@
-"""One line of the log for each request, at DEBUG."""
+"""Logs each request as one line at DEBUG."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from perfect_async.errors import quoted
 _observed: Final[ContextVar[RequestNote | None]] = ContextVar("perfect_async_note", default=None)
 
 _SHOWN: Final = 8
-"""Characters of a task's id in a path: the whole id has a place of its own."""
+"""Characters of a task's id that are logged in a path; the whole id is logged separately."""
 
 
 class RequestNote:
-    """The last request that is sent in a context and those that come from it.
+    """Remembers the last request that this context, or a context copied from it, has sent.
 
-    Made before the requests, since a task of its own may send them.
+    Create it before the requests: another asyncio task, which copies the context, may send them.
     """
 
     def __init__(self) -> None:
@@ -33,10 +33,10 @@ class RequestNote:
 
 @attrs.define(eq=False)
 class RequestLog:
-    """What is said of one request; who sends it sets `status`, `request_id` and `task_id`.
+    """The log entry of one request; its sender sets `status`, `request_id` and `task_id`.
 
-    `path` is that of an API call, without its query, or a word for a request to the vendor's
-    storage, whose URLs are signed.
+    `path` is the path of an API call without its query, or the word "upload" or "download" for a
+    request to the vendor's storage, whose URLs are signed.
     """
 
     method: str
@@ -46,16 +46,16 @@ class RequestLog:
     request_id: str | None = None
 
     def write(self, seconds: float, failure: BaseException | None) -> None:
-        """Write the line; the same values are attributes of the record, for log processors."""
+        """Write the line; log processors find the same values as attributes of the record."""
         path, task_id = self.path, self.task_id
         if task_id is not None and len(task_id) > _SHOWN:
             path = path.replace(task_id, f"{task_id[:_SHOWN]}...")
-        how = "no answer" if failure is None else type_name(failure)
+        outcome = "no answer" if failure is None else type_name(failure)
         LOG.debug(
             "%s %s %s in %.3f s, request %s, task %s",
             self.method,
             path,
-            how if self.status is None else self.status,
+            outcome if self.status is None else self.status,
             seconds,
             "-" if self.request_id is None else quoted(self.request_id),
             "-" if task_id is None else quoted(task_id),
@@ -72,9 +72,9 @@ class RequestLog:
 
 @contextmanager
 def logged_request(method: str, path: str, task_id: str | None = None) -> Generator[RequestLog]:
-    """Log the request that is sent in this block, whether or not an answer comes.
+    """Log the request that this block sends, also if no answer comes.
 
-    The path holds no query. Nothing of it is put together while DEBUG is off.
+    `path` must have no query. The line is not built while DEBUG is off.
     """
     log = RequestLog(method, path, task_id)
     if (note := _observed.get()) is not None:

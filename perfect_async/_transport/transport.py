@@ -1,23 +1,24 @@
 """Sends one request and returns one value or error. No retries, no redirects, no cookies.
 
-This is the only file that uses httpx. Each of its errors becomes an `errors.ApiError` here
-(`_mapped`), and nothing that leaves this file holds the key or a signed URL. httpx's exceptions
-carry the request. So an error of ours is raised when theirs is gone, without cause or context, from
-a frame that never held the request; its message has the type's name and the system's reason.
+Errors. This is the only file that uses httpx, and each of httpx's errors becomes an
+`errors.ApiError` here (`_mapped`). Nothing that leaves this file may hold the key or a signed URL,
+and httpx's exceptions carry the request. An `ApiError` is therefore raised after httpx's error is
+gone, without cause or context, from a frame that never held the request. Its message has the name
+of the error's type and the system's reason.
 
-httpx and its parts also log our requests: "httpx" logs every URL in full at INFO, "httpcore" the
-headers of answers at DEBUG, and "hpack" (for HTTP/2, on a transport that the user brings) the
-`Authorization` header at DEBUG. Using httpx's transports without its client would silence the first
-only, and leave the proxies of the environment to us. So the client stays, and a filter on these
-loggers drops records while a request of ours is being sent or read, which a context variable shows.
-The application's own use of httpx, in other tasks or between two steps of ours, is logged as usual.
+Logs. httpx and its parts log requests, too: "httpx" logs every URL in full at INFO, "httpcore" the
+headers of answers at DEBUG, and "hpack" (for HTTP/2, on a transport of the user) the
+`Authorization` header at DEBUG. Using httpx's transports without its client would silence only the
+first, and this file would have to read the proxies of the environment. The client is therefore
+used, and a filter on these loggers drops records while a request of this file is being sent or
+read (a context variable). Other uses of httpx in the application are logged as usual.
 
-An answer does not name the request that it answers; on a connection that is kept alive, only the
-order tells. So an answer too many (a proxy that passes on a late answer after its own 502, or sends
-one twice) would be taken for that of the next request: another person's picture. A connection is
-therefore closed after an answer other than 2xx, after one that could not be read, and when bytes
-follow an answer. httpcore closes one on which bytes arrive while it is idle. An answer that arrives
-even later, together with the next request's, is known by an `x-request-id` that came before.
+Surplus answers. An HTTP/1 answer does not name its request; on a kept-alive connection only the
+order assigns it. A surplus answer (a proxy sends an answer twice, or passes on a late one after its
+own 502) would count as the answer to the next request: another person's picture. A connection is
+therefore closed after an answer other than 2xx, after an answer that could not be read, and when
+bytes follow an answer. httpcore closes an idle connection on which bytes arrive. A surplus answer
+that arrives later still, together with the next one, is recognised by its repeated `x-request-id`.
 """
 
 from __future__ import annotations
@@ -76,28 +77,29 @@ _T = TypeVar("_T")
 HttpTransport: TypeAlias = httpx.AsyncBaseTransport
 NetworkTransport: TypeAlias = httpx.AsyncHTTPTransport
 
-# A page of 20 templates is some 10 KB; no answer of the API comes near this.
+# In bytes. A page of 20 templates has about 10 KB; no answer of the API comes near this.
 _LONGEST_ANSWER: Final = 5_000_000
-# Uploads and downloads at a time, on our own pools and on a given transport, which may be small.
+# Concurrent uploads and downloads: on our own pools, and on a transport of the user, whose pool
+# may be small.
 _PARALLEL: Final = 24
 _PARALLEL_GIVEN: Final = 6
-# Storage writes some 1 KB of XML into a refusal.
+# In bytes. The storage's refusals have about 1 KB of XML.
 _LONGEST_REFUSAL: Final = 64 * 1024
 _LARGEST_PICTURE: Final = 64 * 1024 * 1024
 _LARGEST_VIDEO: Final = 2 * 1024 * 1024 * 1024
-# Surplus answers come within seconds; ids are remembered for longer than any request may take.
+# Surplus answers come within seconds; ids are remembered for longer than any request takes.
 _ANSWER_REMEMBERED: Final = 600 * SECOND
 _REQUEST_ID: Final = re.compile(r"[0-9]{12,20}")
-# From httpx's response to httpcore's connection there are five steps.
+# Five attributes lead from httpx's response to httpcore's connection; this leaves room for more.
 _MOST_WRAPPERS: Final = 10
 _WRAPPED: Final = ("_stream", "_httpcore_stream", "_connection")
-# How long the closing of a connection may take, shielded from cancellation.
+# Seconds for closing a connection, shielded from cancellation.
 _GRACE: Final = 2.0
 
 _STORAGE: Final = "the vendor's storage"
 _LAST_PORT: Final = 65535
 
-# One by one: a filter on "httpcore" would not see the records of its children.
+# Each logger is listed: a filter on "httpcore" does not see the records of its children.
 _LOGGERS: Final = (
     "httpx",
     "httpcore.connection",
@@ -108,15 +110,15 @@ _LOGGERS: Final = (
     "hpack.hpack",
     "hpack.table",
 )
-_ours: Final = ContextVar("perfect_async_request", default=False)
+_in_request: Final = ContextVar("perfect_async_request", default=False)
 
-# An answer came, and cannot be used.
+# Errors of an answer that came but cannot be used.
 _UNREADABLE: Final = (
     httpx.DecodingError,
     httpx.TooManyRedirects,
     httpx.InvalidURL,
     httpx.CookieConflict,
-    # httpx raises it for some hosts that begin with "xn--", in a URL to follow or a `Location`.
+    # httpx raises it for some hosts that begin with "xn--", in a URL or a `Location`.
     UnicodeError,
 )
 _Errors: TypeAlias = tuple[type[Exception], ...]
@@ -124,15 +126,15 @@ _Errors: TypeAlias = tuple[type[Exception], ...]
 
 @cache
 def _network_errors() -> tuple[_Errors, _Errors]:
-    """Return the errors after which the vendor has not seen a request, and all network errors.
+    """Return the errors after which the vendor has not seen the request, and all network errors.
 
-    httpcore's errors appear where httpx does not map them (closing), anyio's and the system's on a
-    transport that the user brings. Any other error is a programming error and passes.
+    httpcore's errors appear where httpx does not map them (closing); errors of anyio and of the
+    system appear on a transport of the user. Any other error is a bug and is not mapped.
     """
-    # httpx imports it with the first pool of connections too; it would be a tenth of our import.
+    # httpx imports it with its first pool. At the top it would take a tenth of our import time.
     import httpcore  # noqa: PLC0415
 
-    # There was no connection to send the request on.
+    # There was no connection, so the request was not sent.
     never_sent = (
         *(httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout),
         *(httpx.ProxyError, httpx.UnsupportedProtocol),
@@ -150,11 +152,12 @@ def _network_errors() -> tuple[_Errors, _Errors]:
 
 @attrs.frozen
 class Exchange:
-    """How long the last answered API call took, in seconds, and the vendor's clock in it.
+    """The times of the last answered API call, in seconds.
 
-    `connect` is what making the first connection took, None where that was not seen. `date` is the
-    answer's `Date` in seconds since 1970, None where it has none; it was written between the loop's
-    times `sent` and `answered`, and is cut to whole seconds.
+    `sent` and `answered` are times of the event loop. `connect` is the time for making the first
+    connection, None if it was not measured. `date` is the answer's `Date` in seconds since 1970,
+    None without one: the vendor's time, in whole seconds, at a moment between `sent` and
+    `answered`.
     """
 
     sent: float
@@ -171,12 +174,12 @@ class Exchange:
 class VendorTransport:
     """Sends API calls, uploads and downloads to the vendor, each once.
 
-    `base_url` is normalised. The key goes into the `Authorization` header of API calls and nowhere
-    else. `transport` carries everything and is closed with this object, as with httpx; at most
-    `bulk` uploads and downloads run at a time (6 on a given transport, 24 without one), so that an
-    API call finds a connection. Without a transport both kinds have a pool each, and proxies and
-    certificates come from the environment. Raises `ConfigurationError` where that environment
-    cannot be used. Call `aclose` at the end. `last` is the last API call that was answered.
+    `base_url` must be normalised. The key is sent only in the `Authorization` header of API calls.
+    `transport` carries all requests and is closed with this object, as in httpx. Without one, API
+    calls and files have a pool each, and proxies and certificates come from the environment. At
+    most `bulk` uploads and downloads run at a time (by default 6 on a given transport, else 24), so
+    that an API call finds a free connection. Raises `ConfigurationError` if the environment cannot
+    be used. Call `aclose` at the end. `last` holds the times of the last answered API call.
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class VendorTransport:
         bulk: int | None = None,
     ) -> None:
         self._base_url = ""
-        # Made once and copied for each call; their repr hides the key.
+        # Built once; httpx copies them for each call. Their repr hides the key.
         self._headers = httpx.Headers(
             {
                 "Authorization": f"Bearer {api_key}",
@@ -203,7 +206,7 @@ class VendorTransport:
         self._json_headers["Content-Type"] = "application/json"
         self._base_url = _accepted_base(base_url).rstrip("/")
         host = quoted(httpx.URL(self._base_url).netloc.decode("ascii"), 100)[1:-1]
-        self._whom = f"the vendor's API at {host}"
+        self._api_name = f"the vendor's API at {host}"
         self._timeouts = timeouts
         self._slots = anyio.Semaphore(bulk or (_PARALLEL if transport is None else _PARALLEL_GIVEN))
         silence_loggers()
@@ -216,17 +219,18 @@ class VendorTransport:
         return f"<Transport to {self._base_url}>"
 
     async def aclose(self) -> None:
-        """Close all connections; requests that are under way on them fail."""
+        """Close all connections; requests that are still running fail."""
         for client in {self._api, self._bulk}:
             await _close(client)
 
     async def call(self, call: Request, *, within: float) -> Response:
-        """Send `call` to the API and read its answer, whatever its status, in `within` seconds.
+        """Send `call` to the API and return its answer, with any status, in `within` seconds.
 
-        Raises `ServiceUnavailable` where none came (`never_sent`: the vendor has certainly not seen
-        the request), and `BadAnswer` for more than 5 MB and for an answer that cannot be decoded.
+        Raises `ServiceUnavailable` if no answer came (with `never_sent` if the vendor has certainly
+        not seen the request), and `BadAnswer` for an answer over 5 MB or one that cannot be
+        decoded.
         """
-        outcome = await _guarded(within, self._whom, self._exchange(call))
+        outcome = await _guarded(within, self._api_name, self._exchange(call))
         if isinstance(outcome, ApiError):
             raise outcome
         return outcome
@@ -238,13 +242,13 @@ class VendorTransport:
         *,
         within: float | None = None,
     ) -> None:
-        """Put the bytes of `chunks()` where `grant` says, with its headers, in `within` seconds.
+        """Upload the bytes of `chunks()` as `grant` says, in `within` seconds.
 
-        That is `timeouts.upload` where it is None. The time starts when one of the `bulk` places is
-        free. `chunks` is called once more before where the grant does not name the length. Raises
-        `BadAnswer` for a grant that must not be followed and for a redirect, `PictureRefused` where
-        the number of bytes is not the granted one, `RequestRefused` for 4xx, `ServiceUnavailable`
-        for 5xx, 408, 429 and no answer, and what `chunks` raises.
+        None means `timeouts.upload`. The time starts when one of the `bulk` places is free. If the
+        grant does not name the length, `chunks` is called twice, first to count the bytes. Raises
+        `BadAnswer` for a grant that must not be followed and for a redirect, `PictureRefused` if
+        the number of bytes differs from the granted one, `RequestRefused` for 4xx,
+        `ServiceUnavailable` for 5xx, 408, 429 and no answer, and any error of `chunks`.
         """
         body = UploadBody(chunks)
         async with self._slots:
@@ -262,14 +266,16 @@ class VendorTransport:
     def download(
         self, url: str, *, limit: int | None = None, large: bool = False
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Open the bytes of `url`: at most `limit` decoded ones, in `timeouts.download` in all.
+        """Download `url`: yields at most `limit` decoded bytes, in `timeouts.download` in all.
 
-        `large`: it may be a video, which has a limit and the time of its own (`timeouts.video`).
+        By default the limit is 64 MB. `large` is for results that may be a video: the limit is 2 GB
+        and the time `timeouts.video`. The time starts when one of the `bulk` places is free;
+        leaving the block frees the place.
 
-        Entering raises `BadAnswer` for a URL that must not be followed, a redirect and a success
-        that is not 200, `RequestRefused` for 4xx (403 once a URL has expired), `ServiceUnavailable`
-        for 5xx, 408, 429 and no answer; iterating raises `ServiceUnavailable` and `BadAnswer`. The
-        time starts when one of the `bulk` places is free; leaving the block frees the place.
+        Entering the block raises `BadAnswer` for a URL that must not be followed, for a redirect
+        and for a success other than 200; `RequestRefused` for 4xx (403 once a URL has expired); and
+        `ServiceUnavailable` for 5xx, 408, 429 and no answer. Iterating raises `ServiceUnavailable`
+        and `BadAnswer`.
         """
         # The signed URL stays out of the frame that raises.
         within = self._timeouts.video if large else self._timeouts.download
@@ -304,7 +310,7 @@ class VendorTransport:
         request = httpx.Request(call.method, _parsed(url), headers=headers, content=call.content)
         stopwatch = _Stopwatch(anyio.current_time())
         if self.last is None:
-            # Only the first call is traced: a trace costs some 20 calls a request.
+            # Only the first call is traced: a trace costs about 20 function calls per request.
             request.extensions["trace"] = stopwatch.trace
         response = await self._api.send(request, stream=True)
         reusable = False
@@ -316,7 +322,8 @@ class VendorTransport:
             connection = response.extensions.get("network_stream")
             if self._answers.is_repeated(connection, request_id, anyio.current_time()):
                 raise ServiceUnavailable(
-                    "an answer came a second time, for another request; it was not believed.",
+                    "the answer to an earlier request came again as the answer to this one; it was "
+                    "not used.",
                     request_id=request_id,
                 )
             reusable = response.is_success and _is_object(content)
@@ -331,11 +338,11 @@ class VendorTransport:
     async def _put(self, grant: FileGrant, body: UploadBody) -> int:
         if grant.method.upper() != "PUT":
             method = quoted(grant.method, 20)
-            raise BadAnswer(f"the vendor asks for an upload by {method} instead of PUT.")
+            raise BadAnswer(f"the vendor asks for an upload by {method}; only PUT is allowed.")
         headers = upload_headers(grant.headers)
         url = followed(grant.url, base_url=self._base_url)
         if "content-length" not in headers:
-            # Storage takes no chunked encoding, so the bytes are counted if the vendor did not.
+            # The storage takes no chunked encoding, so the length must be known before.
             headers["content-length"] = str(await body.count())
         async with aclosing(body.read(int(headers["content-length"]))) as content:
             request = httpx.Request("PUT", url, headers=headers, content=content)
@@ -344,28 +351,28 @@ class VendorTransport:
         return response.status_code
 
     async def _get(self, url: str) -> httpx.Response:
-        # Pictures do not compress, and a body that is not compressed cannot explode.
+        # Pictures do not compress further, and an uncompressed body cannot grow when decoded.
         headers = {"Accept-Encoding": "identity"}
         request = httpx.Request("GET", followed(url, base_url=self._base_url), headers=headers)
         return await self._bulk.send(request, stream=True)
 
 
 class _Stopwatch:
-    """Times one exchange that begins at `began`; its first part is the connecting, if any."""
+    """Times one exchange that begins at `began`, and the connecting in it."""
 
     def __init__(self, began: float) -> None:
         self._began = self._sent = began
         self._connects = False
 
     async def trace(self, event: str, _: Mapping[str, object]) -> None:
-        """Take an event of httpcore's ("trace" of its extensions)."""
+        """Receive an event of httpcore's "trace" extension."""
         self._connects |= event.startswith("connection.")
-        # With a proxy this comes twice: the second time once the tunnel to the vendor is there.
+        # With a proxy this event comes twice, the second time after the tunnel is open.
         if event.endswith(".send_request_headers.started"):
             self._sent = anyio.current_time()
 
     def read(self, date: str | None, before: Exchange | None) -> Exchange:
-        """Return the exchange that ends now; what connecting took is kept from `before`."""
+        """Return the exchange that ends now; without a new connection, `connect` is `before`'s."""
         connect = None if before is None else before.connect
         if self._connects:
             connect = self._sent - self._began
@@ -373,7 +380,7 @@ class _Stopwatch:
 
 
 def _seconds(date: str | None) -> float | None:
-    """Return an HTTP date in seconds since 1970, None where it is none."""
+    """Return an HTTP date in seconds since 1970, or None for any other text."""
     try:
         return None if date is None else parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
@@ -384,34 +391,39 @@ def _user_agent() -> str:
     try:
         return f"perfect_async/{version('perfect_async')}"
     except PackageNotFoundError:
-        # A checkout on the path that was not installed.
+        # The package is on the path but not installed.
         return "perfect_async/0"
 
 
-# For the API's URLs, which repeat and hold nothing secret; never for signed ones.
+# Only for the API's URLs, which repeat and hold no secret; signed URLs must not be cached.
 _parsed: Final = lru_cache(maxsize=256)(httpx.URL)
 
-# At import, since reading metadata blocks and must not run in the loop.
+# Read at import: reading metadata blocks, so it must not run in the event loop.
 _USER_AGENT: Final = _user_agent()
 
 
 def _accepted_base(base_url: str) -> str:
-    """Return `base_url` if httpx accepts it too: it refuses some hosts in punycode."""
+    """Return `base_url` if httpx accepts it: httpx refuses some hosts in punycode.
+
+    Raises `ConfigurationError` otherwise.
+    """
     try:
         httpx.Request("GET", base_url)
     except (httpx.InvalidURL, UnicodeError):
         pass
     else:
         return base_url
-    raise ConfigurationError(f"the host of base_url {quoted(redacted(base_url))} is no host name.")
+    raise ConfigurationError(
+        f"the host of base_url {quoted(redacted(base_url))} is not a valid host name."
+    )
 
 
 def _clients(
     timeouts: Timeouts, transport: HttpTransport | None
 ) -> tuple[httpx.AsyncClient, httpx.AsyncClient]:
-    """Return the clients for the API and for pictures: the same one on a given transport."""
-    # This file bounds total times itself: a transport may ignore httpx's timeouts, as
-    # `ASGITransport` does.
+    """Return the clients for the API and for files; with a `transport` they are the same one."""
+    # This file bounds total times itself: some transports, like `ASGITransport`, ignore httpx's
+    # timeouts.
     timeout = httpx.Timeout(None, connect=timeouts.connect)
     if transport is not None:
         client = httpx.AsyncClient(transport=transport, timeout=timeout, cookies=_NoCookies())
@@ -419,7 +431,7 @@ def _clients(
     _check_proxies()
     try:
         verify = httpx.create_ssl_context()
-        # No bound on connections: the request limit bounds the API's, `bulk` the others.
+        # No bound on connections: the request limit bounds API calls, and `bulk` bounds files.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=10)
         first, second = (
             httpx.AsyncClient(verify=verify, timeout=timeout, limits=limits, cookies=_NoCookies())
@@ -433,7 +445,7 @@ def _clients(
 
 
 def _proxy_settings() -> dict[str, str]:
-    """Return the variables that name proxies; lower case wins, as everywhere."""
+    """Return the environment variables that name proxies; lower-case names take precedence."""
     spelled = (
         next((name for name in (base, base.upper()) if os.environ.get(name)), None)
         for base in ("https_proxy", "http_proxy", "all_proxy")
@@ -442,7 +454,7 @@ def _proxy_settings() -> dict[str, str]:
 
 
 def _proxy_url(value: str) -> httpx.URL | None:
-    """Return the URL of a proxy, None where it is none."""
+    """Return the URL of a proxy, or None if `value` is not one."""
     try:
         url = httpx.URL(value if "://" in value else f"http://{value}")
         httpx.Proxy(url)
@@ -452,7 +464,7 @@ def _proxy_url(value: str) -> httpx.URL | None:
 
 
 def _check_proxies() -> None:
-    """Raise `ConfigurationError` for a variable that names no proxy; its value may be secret."""
+    """Raise `ConfigurationError` for a variable that is not a proxy's URL, without its value."""
     for name, value in _proxy_settings().items():
         if _proxy_url(value) is None:
             raise ConfigurationError(
@@ -462,9 +474,9 @@ def _check_proxies() -> None:
 
 
 def _environment_error(error: Exception) -> ConfigurationError:
-    """Return the error that names the variable of the environment that httpx could not use.
+    """Return the error that names the environment variable that httpx could not use.
 
-    Values are not shown, nor is the cause: they may hold a password.
+    The value of the variable and the cause are not shown: they may hold a password.
     """
     problem = type(error).__name__
     if isinstance(error, ImportError):
@@ -475,24 +487,24 @@ def _environment_error(error: Exception) -> ConfigurationError:
         )
     if isinstance(error, OSError):
         found = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-        whose = " and ".join(found) or "this system"
-        return ConfigurationError(f"the certificates of {whose} cannot be used ({problem}).")
+        origin = " and ".join(found) or "this system"
+        return ConfigurationError(f"the certificates of {origin} cannot be used ({problem}).")
     name = next((name for name in ("no_proxy", "NO_PROXY") if os.environ.get(name)), "NO_PROXY")
     return ConfigurationError(
-        f"the environment variable {name} cannot be used ({problem}): it lists names and "
-        "addresses, IPv6 ones without brackets, port or length."
+        f"the environment variable {name} cannot be used ({problem}). It must list names and "
+        "addresses; an IPv6 address has no brackets, port or prefix length there."
     )
 
 
 def _refusal(what: str, status: int) -> ApiError:
-    """Return the error for a status of the storage, or of a proxy in front of it."""
+    """Return the error for a failed status of the storage or of a proxy in front of it."""
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return _proxy_refuses(status)
     return storage_error(what, status)
 
 
 def _proxy_refuses(status: int) -> ServiceUnavailable:
-    """Return the error for a proxy that forwards nothing, with its host and port."""
+    """Return the error for a proxy that did not forward the request, with its host and port."""
     urls = filter(None, (_proxy_url(value) for value in _proxy_settings().values()))
     names = [url.host if url.port is None else f"{url.host}:{url.port}" for url in urls]
     proxy = f"the proxy {quoted(names[0], 100)}" if names else "the proxy"
@@ -509,17 +521,18 @@ def _proxy_refuses(status: int) -> ServiceUnavailable:
 
 
 class _NoCookies(CookieJar):
-    """A jar that stays empty: a gateway's cookies would otherwise go along with later calls."""
+    """A cookie jar that stays empty, so that later calls do not send a gateway's cookies."""
 
     def extract_cookies(self, response: HTTPResponse, request: urllib_request.Request) -> None:
-        """Take none. A policy that allows none costs more than reading the answer."""
+        """Do nothing; a policy that forbids cookies takes longer than reading the answer."""
 
 
-async def _guarded(within: float, whom: str, work: Awaitable[_T]) -> _T | ApiError:
-    """Return the value of `work`, or our error for its failure, within `within` seconds.
+async def _guarded(within: float, peer: str, work: Awaitable[_T]) -> _T | ApiError:
+    """Return the value of `work`, or the `ApiError` for its failure, in `within` seconds.
 
-    Foreign errors are mapped here only. The error is returned for the caller to raise, so that
-    neither the foreign error nor a frame with its request hangs on it. Cancellation passes.
+    Foreign errors are mapped only here. The `ApiError` is returned, and the caller raises it, so
+    that neither the foreign error nor a frame with the request is attached to it. Cancellation is
+    not caught.
     """
     try:
         with anyio.move_on_after(within), quiet():
@@ -527,28 +540,28 @@ async def _guarded(within: float, whom: str, work: Awaitable[_T]) -> _T | ApiErr
     except ApiError as error:
         return error.with_traceback(None)
     except _network_errors()[1] as error:
-        return _mapped(error, whom)
-    return _mapped(TimeoutError(), whom)
+        return _mapped(error, peer)
+    return _mapped(TimeoutError(), peer)
 
 
-def _mapped(error: Exception, whom: str) -> ApiError:
-    """Return our error for `error`, with its type and, where that is safe, its reason."""
+def _mapped(error: Exception, peer: str) -> ApiError:
+    """Return the `ApiError` for `error`, with the name of its type and, if safe, its reason."""
     reason = f"{type(error).__name__}{_reason(error)}"
     if isinstance(error, _UNREADABLE):
-        return BadAnswer(f"what {whom} answered cannot be read ({reason}).")
+        return BadAnswer(f"the answer of {peer} cannot be read ({reason}).")
     if isinstance(error, httpx.ProxyError) and (found := re.match("[1-5][0-9]{2}", str(error))):
         return _proxy_refuses(int(found[0]))
     if isinstance(error, _network_errors()[0]):
         return ServiceUnavailable(
-            f"{whom} could not be reached ({reason}).",
+            f"{peer} could not be reached ({reason}).",
             never_sent=True,
             lasting=any(isinstance(each, ssl.SSLCertVerificationError) for each in _causes(error)),
         )
-    return ServiceUnavailable(f"no answer came from {whom} ({reason}).")
+    return ServiceUnavailable(f"no answer came from {peer} ({reason}).")
 
 
 def _reason(error: BaseException) -> str:
-    """Return the reason by error numbers alone: the message of a transport may hold anything."""
+    """Return the reason by error numbers only: the text of a transport's error may hold secrets."""
     for seen in _causes(error):
         match seen:
             case ssl.SSLCertVerificationError():
@@ -565,7 +578,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and what it came from, the nearest first."""
+    """Yield `error` and its causes, the nearest first."""
     seen: BaseException | None = error
     for _ in range(10):
         if seen is None:
@@ -578,16 +591,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_object(content: bytes) -> bool:
-    """Return whether the answer looks whole: a JSON object from its first brace to its last."""
+    """Return whether `content` looks like a whole JSON object, by its first and last brace."""
     whole = content.strip()
     return whole.startswith(b"{") and whole.endswith(b"}")
 
 
 class _AnswerIds:
-    """The ids of the answers that came on each connection, to know one that comes again.
+    """Recognises an answer that comes twice on a connection, by its `x-request-id`.
 
-    The vendor gives every answer an `x-request-id` of its own, a long number (contract: Base URL
-    and headers). A server that begins with one id for all answers has no ids.
+    The vendor gives every answer a unique `x-request-id`, a long number (contract: Base URL and
+    headers). If the first two answers have the same id, the ids are not unique and are ignored.
     """
 
     def __init__(self) -> None:
@@ -595,7 +608,7 @@ class _AnswerIds:
         self._are_unique: bool | None = None
 
     def is_repeated(self, connection: object, request_id: str | None, now: float) -> bool:
-        """Return whether `request_id` came before on `connection`, and remember it."""
+        """Return whether `request_id` has come before on `connection`, and remember it."""
         if connection is None or not _REQUEST_ID.fullmatch(request_id or ""):
             return False
         seen = self._seen.setdefault(connection, TtlSet(_ANSWER_REMEMBERED))
@@ -608,11 +621,11 @@ class _AnswerIds:
 
 
 def _announced_length(response: httpx.Response) -> int | None:
-    """Return the announced length of a body, None where another framing tells its end.
+    """Return the announced length of a body, or None if another framing marks its end.
 
-    Raises `ServiceUnavailable` if nothing does: an HTTP/1 body without length and chunks ends with
-    its connection, and then nobody knows whether it was cut short. Transports without a connection
-    (`network_stream`) hand over whole bodies.
+    Raises `ServiceUnavailable` if nothing marks it: an HTTP/1 body without length and chunks ends
+    with its connection, so a body that was cut short looks whole. Transports without a connection
+    (`network_stream`) return whole bodies.
     """
     length = response.headers.get("content-length", "")
     if response.headers.get("transfer-encoding") is None and re.fullmatch("[0-9]{1,15}", length):
@@ -620,23 +633,23 @@ def _announced_length(response: httpx.Response) -> int | None:
     framed = "transfer-encoding" in response.headers or not _is_http1(response)
     if not framed:
         raise ServiceUnavailable(
-            "the vendor's storage does not announce where the picture ends (no length, and the "
-            "connection was closed): it may be cut short, so it was not used."
+            "the vendor's storage does not announce the length of the picture, which may be cut "
+            "short; it was not used."
         )
     return None
 
 
 def _is_http1(response: httpx.Response) -> bool:
-    """Return whether `response` came over a connection of HTTP/1, which serves one at a time."""
+    """Return whether `response` came over HTTP/1, which serves one request at a time."""
     version = response.extensions.get("http_version")
     return version in {b"HTTP/1.0", b"HTTP/1.1"} and "network_stream" in response.extensions
 
 
 async def _release(response: httpx.Response, *, reusable: bool) -> None:
-    """Close `response`, and its connection unless the next answer on it is the next request's."""
+    """Close `response`, and its HTTP/1 connection unless that is `reusable` and without surplus."""
     if _is_http1(response) and not (reusable and not _has_surplus(response)):
-        # The pool finds the connection closed, and opens another one. On HTTP/2, which numbers its
-        # answers, other requests go on.
+        # The pool finds the connection closed and opens another one. An HTTP/2 connection stays
+        # open: it numbers its answers, and other requests use it.
         with anyio.move_on_after(_GRACE, shield=True), quiet(), suppress(*_network_errors()[1]):
             await response.extensions["network_stream"].aclose()
     await _close(response)
@@ -645,8 +658,8 @@ async def _release(response: httpx.Response, *, reusable: bool) -> None:
 def _has_surplus(response: httpx.Response) -> bool:
     """Return whether bytes follow the answer on its connection.
 
-    Only h11, inside of httpcore's connection, knows them. Where it is not found in the streams of
-    the response, nothing is known, and the other defences remain.
+    Only the h11 object inside httpcore's connection knows this. If it is not found, False is
+    returned, and the other checks against surplus answers remain.
     """
     inner: object = response.stream
     for _ in range(_MOST_WRAPPERS):
@@ -661,15 +674,15 @@ def _has_surplus(response: httpx.Response) -> bool:
 
 
 async def _close(thing: httpx.Response | httpx.AsyncClient) -> None:
-    """Close `thing` in bounded time, also when cancelled; errors of the closing change nothing."""
+    """Close `thing` in bounded time, also when cancelled; errors of the closing are ignored."""
     with anyio.move_on_after(_GRACE, shield=True), quiet(), suppress(*_network_errors()[1]):
         await thing.aclose()
 
 
 async def _drain(response: httpx.Response) -> None:
-    """Read the short body after an upload, so that its connection can be used again, and close.
+    """Read the short body after an upload, so that its connection can be reused, and close.
 
-    The status is known: a body that is late, long or broken costs only the connection.
+    The status is known already: if the body is late, long or broken, only the connection is lost.
     """
     try:
         with anyio.move_on_after(_GRACE), suppress(*_network_errors()[1], BadAnswer):
@@ -683,7 +696,7 @@ async def _drain(response: httpx.Response) -> None:
 async def _pieces(
     response: httpx.Response, limit: int, deadline: float, announced: int | None
 ) -> AsyncGenerator[bytes]:
-    """Yield the bytes of `response` until `deadline`; no scope around a step crosses a `yield`."""
+    """Yield the bytes of `response` until `deadline`; no cancel scope spans a `yield`."""
     async with aclosing(_decoded(response, limit, announced)) as pieces:
         while True:
             within = deadline - anyio.current_time()
@@ -698,26 +711,26 @@ async def _pieces(
 def _decoded(
     response: httpx.Response, limit: int, announced: int | None = None
 ) -> AsyncGenerator[bytes]:
-    # Not `aiter_raw`, which refuses the responses of `httpx.MockTransport`: those are read already.
+    # `aiter_raw` refuses the responses of `httpx.MockTransport`, which are read already.
     stream = cast("httpx.AsyncByteStream", response.stream)
     encoding = response.headers.get("content-encoding", "").strip().lower()
     return decoded(aiter(stream), encoding, limit, announced)
 
 
 def silence_loggers() -> None:
-    """Put the filter on the loggers of httpx and its parts. Doing it again does nothing."""
+    """Put the filter on the loggers of httpx and its parts; a second call changes nothing."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_not_ours)
+        logging.getLogger(name).addFilter(_outside_request)
 
 
-class quiet:  # noqa: N801 - used as `contextlib.suppress` is; a generator would cost as much again
-    """While in here, nothing is logged. Never hold it across a `yield`, which runs other code."""
+class quiet:  # noqa: N801 - used like `contextlib.suppress`; a generator would cost twice as much
+    """Silences the loggers of httpx inside the block. Never hold it across a `yield`."""
 
     __slots__ = ("_token",)
     _token: Token[bool]
 
     def __enter__(self) -> None:
-        self._token = _ours.set(True)
+        self._token = _in_request.set(True)
 
     def __exit__(
         self,
@@ -725,8 +738,8 @@ class quiet:  # noqa: N801 - used as `contextlib.suppress` is; a generator would
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _ours.reset(self._token)
+        _in_request.reset(self._token)
 
 
-def _not_ours(_: logging.LogRecord) -> bool:
-    return not _ours.get()
+def _outside_request(_: logging.LogRecord) -> bool:
+    return not _in_request.get()

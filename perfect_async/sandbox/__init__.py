@@ -1,7 +1,10 @@
 """A simulation of the vendor's API, inside the process or on a port.
 
-It is written from the contract page alone and imports nothing else of this package, so that a
-misread key name cannot be wrong on both sides.
+    sandbox = Sandbox()
+    client = Client("sandbox-key", transport=sandbox.transport())
+
+It is written from the contract page only and imports nothing else of this package, so that the
+client and the sandbox cannot share a mistake, such as a misread field name.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ __all__ = [
     "serve",
 ]
 
-# Objects name the package that people import them from, not the file that holds them.
+# The `__module__` of each object is the package that users import it from, not its file.
 for _thing in [value for name, value in globals().items() if name in __all__]:
     if callable(_thing):
         _thing.__module__ = __name__

@@ -1,4 +1,4 @@
-"""The parts of task answers that a dialect words: errors, engine errors and results."""
+"""The parts of task answers that depend on the dialect: errors, engine errors and results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def task_timeout(dialect: Dialect) -> ApiError:
 
 
 def missing_file(dialect: Dialect, violation: str | None) -> ApiError | str:
-    """Return the error of a creation without its bytes, or the engine's error code."""
+    """Return the error of a creation whose file has no bytes, or the engine's error code."""
     match dialect.missing_file:
         case "invalid":
             text = "One or more parameters in this request are invalid."

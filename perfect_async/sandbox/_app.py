@@ -38,49 +38,57 @@ if TYPE_CHECKING:
 class Sandbox(AsyncContextManagerMixin):
     """A simulation of the vendor's API with its limits, its lease and its prices.
 
-    Time is the running loop's: under a loop with virtual time a simulated day passes at once.
+        sandbox = Sandbox(units=10)
+        async with Client("sandbox-key", transport=sandbox.transport()) as client:
+            await client.run(Smile(portrait(1)))
+        assert sandbox.ledger.units_charged == 1
+
+    Time is the time of the running loop: under a loop with virtual time a simulated day passes at
+    once.
 
     Time and limits (contract: Limits, Expiry and charging):
 
     - `requests` per `period` seconds and `per_second`, per key; `window` is `"sliding"` or
       `"fixed"`, and `count_refused` says whether refused requests count.
-    - `lease`: when a running task that was not polled is lost: after so many seconds, or one of
-      the other published readings: within the `"polling_interval"`, within the `"retention"`, or
-      `"flexible"`: never. `retention`: seconds for which a finished task is kept.
-    - `durations`: seconds that the engine needs, by feature; features not named keep their default.
-    - `latency`: round trip in seconds; `jitter`: up to so many more, drawn per request. A request
-      arrives at a random time within its round trip.
-    - `url_lifetime`: seconds that presigned URLs are valid.
+    - `lease`: the seconds after which a running task without polls is lost, or one of the other
+      published readings: the `"polling_interval"`, the `"retention"`, or `"flexible"` (never).
+      `retention`: the seconds for which a finished task is kept.
+    - `durations`: the time that the engine needs, by feature; other features keep their default.
+    - `latency`: the round trip in seconds; `jitter`: the most that is added, drawn per request. A
+      request arrives at a random time within its round trip.
+    - `url_lifetime`: the seconds for which presigned URLs are valid.
 
-    The account: `units` at the start (`math.inf` answers `[]`: unknown), or the `Grant`s that make
-    them up; `charging`: units are taken at the `"creation"` (and returned when a poll reports a
-    failure) or for a `"success"` only; `api_keys` that are accepted (`None`: every well-formed
-    key).
+    The account:
 
-    Details that the contract leaves open: `dialect` (how answers are worded), `polling_interval`
-    in answers (milliseconds, `None`: absent), `files_per_call`, `universal_path` (`False`: only
-    `/file/<feature>` exists), `header_style` of upload headers, `task_ids` (`"base64"` ones hold
+    - `units`: their number at the start (`math.inf` answers `[]`: unknown), or a list of `Grant`s.
+    - `charging`: units are taken at the `"creation"` (and returned when a poll reports a failure)
+      or only for a `"success"`.
+    - `api_keys`: the accepted keys (`None`: every well-formed key).
+
+    Details that the contract leaves open: `dialect` (the wording of answers), `polling_interval` in
+    answers (milliseconds, `None`: absent), `files_per_call`, `universal_path` (`False`: only
+    `/file/<feature>` exists), `header_style` of upload headers, `task_ids` (`"base64"` ids have
     `/`, `+` and `=`).
 
     `origin` (`"http://127.0.0.1:8787"`) is for a real port: presigned URLs are then paths of this
-    origin. Without it they are on two other hosts, told apart by the Host header. `seed` fixes
-    every random draw, and `epoch` the wall clock at the first use (seconds since 1970; `None`
-    reads the real one). The vendor's clock is `clock_skew` seconds ahead of it (negative: behind).
-    The ids of tasks, files, requests and notifications depend on `run_id` as well: the vendor
-    repeats none after a restart, so where a client outlives the sandbox give each run another one.
+    origin. Without it they are on two other hosts, which are recognised by the Host header. `seed`
+    fixes every random draw. `epoch` is the wall clock at the first use (seconds since 1970; `None`
+    reads the real clock). The vendor's clock is `clock_skew` seconds ahead of it (negative:
+    behind). The ids of tasks, files, requests and notifications also depend on `run_id`: the vendor
+    never repeats an id, so give each run another one if a client outlives the sandbox.
 
-    A webhook (contract: Webhooks). The sandbox sends from a background task, so it has to be open:
-    `async with sandbox:`, or a server that sends ASGI's lifespan.
+    A webhook (contract: Webhooks). The sandbox sends notifications from a background task, so it
+    must be open: `async with sandbox:`, or a server that sends ASGI's lifespan.
 
-    - `webhook_url` is the receiver, reached through `webhook_transport` (an
-      `httpx.AsyncBaseTransport`, such as `httpx.ASGITransport(app)`; by default the network);
-      `webhook` is an `async def deliver(body, headers)` in this process instead.
-    - `webhook_secret`: `whsec_...`, or several of them, each of which signs.
+    - `webhook_url` is the receiver, reached by `webhook_transport` (an `httpx.AsyncBaseTransport`,
+      such as `httpx.ASGITransport(app)`; by default the network). `webhook` is instead an
+      `async def deliver(body, headers)` in this process.
+    - `webhook_secret`: `whsec_...`, or several secrets, each of which signs.
     - `webhook_faults`: probabilities of faults; `webhook_retries`: seconds to wait after each
-      attempt that was not answered 2xx within 15 s.
-    - `webhook_lifts_lease`: whether tasks need no polls any longer. The vendor's own webhook flow
-      has no polls between creation and notification, but no document says that a webhook lifts
-      the 10 s rule: by default it does not.
+      attempt that was not answered with 2xx within 15 s.
+    - `webhook_lifts_lease`: whether tasks need no polls. The vendor's webhook flow has no polls
+      between creation and notification, but no document says that a webhook lifts the rule of
+      10 s. By default it does not.
 
     `ledger.webhooks` lists the attempts. A task whose lease ran out is not announced.
     """
@@ -124,7 +132,9 @@ class Sandbox(AsyncContextManagerMixin):
     ) -> None:
         given = {} if durations is None else dict(durations)
         if not given.keys() <= FEATURES.keys():
-            raise ValueError(f"durations are for {', '.join(FEATURES)}, not for {', '.join(given)}")
+            raise ValueError(
+                f"durations has {', '.join(given)}; the features are {', '.join(FEATURES)}"
+            )
         self._latency = latency
         self._jitter = jitter
         clock = Clock(epoch, clock_skew)
@@ -140,7 +150,7 @@ class Sandbox(AsyncContextManagerMixin):
         )
         # The ledger reads the tasks, and the files report violations to the ledger.
         self._account = account
-        self._ledger = Ledger(lambda: tasks.records(), self._balance)  # noqa: PLW0108 - not made yet
+        self._ledger = Ledger(lambda: tasks.records(), self._balance)  # noqa: PLW0108 - set below
         files = Files(urls, chance, self._ledger, limit=files_per_call, style=header_style)
         self._sender = webhook_sender(
             clock,
@@ -188,7 +198,7 @@ class Sandbox(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        """Send webhooks until the end of the block; without a webhook this does nothing."""
+        """Send notifications until the end of the block; without a webhook, do nothing."""
         async with nullcontext() if self._sender is None else self._sender.open():
             yield self
 
@@ -203,7 +213,7 @@ class Sandbox(AsyncContextManagerMixin):
 
     @property
     def faults(self) -> Faults:
-        """The faults of every request from now on; assign another value at any time."""
+        """The faults of all requests from now on; assign another value at any time."""
         return self._router.fault_plan.faults
 
     @faults.setter
@@ -212,7 +222,7 @@ class Sandbox(AsyncContextManagerMixin):
 
     @property
     def dialect(self) -> Dialect:
-        """The wording of every answer from now on; assign another value at any time."""
+        """The wording of all answers from now on; assign another value at any time."""
         return self._router.dialect
 
     @dialect.setter
@@ -221,7 +231,7 @@ class Sandbox(AsyncContextManagerMixin):
 
     @property
     def webhook_faults(self) -> WebhookFaults:
-        """The faults of notifications of tasks created from now on; assign another value."""
+        """The faults of notifications of tasks that are created from now on; may be assigned."""
         return self._require_sender().faults
 
     @webhook_faults.setter
@@ -229,36 +239,38 @@ class Sandbox(AsyncContextManagerMixin):
         self._require_sender().faults = faults
 
     def rotate_webhook_secret(self, secret: str | Sequence[str]) -> None:
-        """Sign everything from now on, retries included, with this secret or each of these."""
+        """Sign all notifications from now on, also retries, with this secret or these secrets."""
         self._require_sender().keys = keys_of(secret)
 
     def _require_sender(self) -> WebhookSender:
         if self._sender is None:
-            raise ValueError("this sandbox has no webhook: give webhook or webhook_url")
+            raise ValueError("this sandbox has no webhook: pass webhook or webhook_url")
         return self._sender
 
     def script(self, kind: str, *answers: Scripted) -> None:
-        """Prepare the next answers to requests of one kind, in the order in which they leave.
+        """Prepare the next answers to requests of one kind, in the order of their sending.
 
-        An answer is `(status, body)`, sent without executing the request (a `str` body is sent as
-        HTML, anything else as JSON), or one of these actions:
+            sandbox.script("poll", (429, {"status": 429, "error": "Too many requests"}), "drop")
 
-        - `"pass"`: the ordinary answer, whatever the faults are;
-        - `"refuse"`: no connection (over a port: as `"drop"`);
+        `kind` is one of `KINDS`. An answer is `(status, body)`, sent without executing the request
+        (a `str` body is sent as HTML, any other as JSON), or one of these actions:
+
+        - `"pass"`: the ordinary answer, without faults;
+        - `"refuse"`: no connection (over a port: like `"drop"`);
         - `"drop"`: not executed, and the connection ends without an answer;
-        - `"lose"`: executed, and the answer is lost; a lost poll renews no lease;
+        - `"lose"`: executed, and the answer is lost; a lost poll does not renew the lease;
         - `"lose_502"`: executed, and a gateway answers 502 instead;
-        - `"hang"`: not executed, `504` after `faults.hang_seconds`.
+        - `"hang"`: not executed, and answered with `504` after `faults.hang_seconds`.
 
-        Prepared answers come before key, limits and faults, and count as requests all the same
-        (except `"refuse"`, which never arrives). Raises `ValueError` for an unknown kind or action.
+        Prepared answers take precedence over key, limits and faults. They also count as requests,
+        except `"refuse"`, which never arrives. Raises `ValueError` for an unknown kind or action.
         """
         self._router.fault_plan.script(kind, answers)
 
     def foreign(self, count: int, key: str | None = None) -> None:
-        """Count `count` requests of another program now; `None` counts them on every key.
+        """Count `count` requests of another program now, on `key` or, with `None`, on every key.
 
-        Raises `RuntimeError` outside of a running loop, whose time it needs.
+        Raises `RuntimeError` outside of a running loop, since it needs the loop's time.
         """
         asyncio.get_running_loop()
         self._router.limiter.foreign(count, key, self._router.clock.now())
@@ -266,12 +278,12 @@ class Sandbox(AsyncContextManagerMixin):
     def book(
         self, action: str, amount: float, *, target_id: str | None = None, ago: float = 0.0
     ) -> str:
-        """Add a row to the unit history that is not this sandbox's, and move the units.
+        """Add another program's row to the unit history, and change the balance.
 
-        `amount` is the net change: negative for another program's charge, positive for a
-        purchase, which adds a grant. `target_id` is by default a new id of the form of a task's;
-        it is returned. The row is dated `ago` seconds back. `action` is the vendor's word, such
-        as `"api_photo_enhance"` or `"renew"` (contract: Other calls).
+        `action` is the vendor's word, such as `"api_photo_enhance"` or `"renew"` (contract: Other
+        calls). `amount` is the net change in units: negative for a charge, positive for a purchase,
+        which adds a grant. `target_id` is by default a new id like that of a task; it is returned.
+        The row is dated `ago` seconds back.
         """
         if target_id is None:
             target_id = self._tasks.new_id()
@@ -285,13 +297,12 @@ class Sandbox(AsyncContextManagerMixin):
     ) -> SandboxTransport:
         """Return an `httpx.AsyncBaseTransport` into this sandbox.
 
-        `latency` and `jitter` are seconds and default to the sandbox's.
-
+        `latency` and `jitter` are in seconds; by default they are those of the sandbox.
 
         Raises `RuntimeError` if the sandbox has a webhook and is not open.
         """
         if self._sender is not None:
-            # Raised here, because a client would report it only as a failed request.
+            # Checked here, since a client would report it only as a failed request.
             self._sender.check()
         return SandboxTransport(
             self._router,
@@ -305,14 +316,14 @@ class Sandbox(AsyncContextManagerMixin):
             await self._live(receive, send)
             return
         if scope["type"] == "websocket":
-            # A refused handshake, which the server answers with 403.
+            # The server answers the refused handshake with 403.
             await receive()
             await send({"type": "websocket.close"})
             return
         try:
             incoming = await _read(requests.Request(scope, receive))
         except requests.ClientDisconnect:
-            # The request is incomplete: there is nothing to answer.
+            # The client is gone, so no answer is sent.
             return
         prepared = self._router.leave(incoming)
         before, after = split_latency(self._latency, self._jitter, self._chance.stream("latency"))
@@ -320,7 +331,7 @@ class Sandbox(AsyncContextManagerMixin):
         answer = self._router.arrive(incoming, prepared)
         await asyncio.sleep(after + answer.delay)
         if answer.lost:
-            # ASGI cannot drop a connection. A server closes it after a body shorter than announced.
+            # ASGI cannot close a connection, but servers close it after a body that is too short.
             promise = [(b"content-length", b"1")]
             await send({"type": "http.response.start", "status": 200, "headers": promise})
             return
@@ -328,12 +339,12 @@ class Sandbox(AsyncContextManagerMixin):
         if answer.status != HTTPStatus.NO_CONTENT:
             headers["content-type"] = answer.content_type
             headers["content-length"] = str(len(answer.body))
-        # A response to HEAD announces the body and does not send it.
+        # A response to HEAD has the headers of the body without the body.
         body = b"" if incoming.method == "HEAD" else answer.body
         await responses.Response(body, answer.status, headers)(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """Open the sandbox from startup to shutdown, unless it is open already."""
+        """Keep the sandbox open from startup to shutdown, unless it is open already."""
         await receive()
         opened = self._sender is not None and self._sender.opened
         async with nullcontext() if opened else self:
@@ -342,20 +353,20 @@ class Sandbox(AsyncContextManagerMixin):
         await send({"type": "lifespan.shutdown.complete"})
 
     def __repr__(self) -> str:
-        """For a person."""
+        """Summarise the ledger."""
         return f"<perfect_async.sandbox.Sandbox {self._ledger!r}>"
 
 
 async def _read(request: requests.Request) -> Request:
     raw = request.scope.get("raw_path")
-    # Servers may leave `raw_path` out; only the decoded path is known then.
+    # Some servers leave `raw_path` out, and only the decoded path is known then.
     path = raw if isinstance(raw, bytes) else quote(request.scope["path"]).encode()
     query: bytes = request.scope["query_string"]
     headers = {name.lower(): value for name, value in request.headers.items()}
     return Request(
         method=request.method,
         host=headers.get("host", ""),
-        # Latin-1 decodes every byte: strange ones make an unknown path, not an exception.
+        # Latin-1 decodes every byte, so that unusual bytes give an unknown path and no exception.
         path=path.decode("latin-1"),
         query=query.decode("latin-1"),
         headers=headers,

@@ -16,11 +16,11 @@ Charging = Literal["creation", "success"]
 
 DAY = 86_400.0
 
-# Ids above 2**53 and odd, which a client that reads them as floats cannot keep (contract:
+# Ids are odd and above 2**53, so that a client that reads them as floats loses digits (contract:
 # Other calls).
 _FIRST_ID = 2**53 + 1
 
-# Description, amount, unit, units per amount, feature.
+# Description, amount, unit, number of units per amount, feature.
 _Price = tuple[str, float, str, int, str]
 _PRICES: tuple[_Price, ...] = (
     ("Skin analysis, up to 4 concerns", 9, "result_image", 1, "skin-analysis"),
@@ -50,9 +50,9 @@ _PRICES: tuple[_Price, ...] = (
 class Grant:
     """Units of one purchase, as a row of `client/credit`.
 
-    `days` is the time until it expires, counted from the sandbox's first request; a grant of no
-    or negative days has expired. The API spends only grants whose `type` begins with `Api`.
-    With `has_id=False` the row has no id.
+    `days` is the time until it expires, from the sandbox's first request; at 0 or less it has
+    expired. The API spends only grants whose `type` begins with `Api`. With `has_id=False` the row
+    has no id.
     """
 
     type: str
@@ -75,13 +75,13 @@ class _Balance:
     amount: float
 
     def id_as_json(self) -> dict[str, object]:
-        """Return the id as a field, or no field."""
+        """Return the field with the id, or no field if the grant has no id."""
         return {"id": self.id} if self.grant.has_id else {}
 
 
 @attrs.frozen
 class _Part:
-    """Units taken from one grant (positive) or added to it (negative)."""
+    """A number of units that was taken from one grant (positive) or added to it (negative)."""
 
     balance: _Balance
     amount: float
@@ -126,11 +126,10 @@ class HistoryRow:
 
 
 class UnitAccount:
-    """The account's units.
+    """The units of the account.
 
-    `units` is their number, split over two grants, or the grants themselves. `math.inf` units
-    give an empty list of grants, which means unknown, not zero (contract: Other calls); nothing
-    is then refused.
+    `units` is a number, which is split over two grants, or the grants. With `math.inf` the list of
+    grants is empty, which means unknown, not zero (contract: Other calls); nothing is refused.
     """
 
     def __init__(self, units: float | Sequence[Grant], clock: Clock) -> None:
@@ -154,7 +153,7 @@ class UnitAccount:
 
     @property
     def balance(self) -> float:
-        """Units left in the grants that the API spends."""
+        """The units that are left in the grants that the API spends."""
         if self._endless:
             return math.inf
         return sum((balance.amount for balance in self._usable()), 0.0)
@@ -164,7 +163,7 @@ class UnitAccount:
         return self.balance - sum(self._reserved.values()) >= units
 
     def reserve(self, units: int, task_id: str) -> None:
-        """Keep units for a task without charging them yet."""
+        """Reserve units for a task without charging them yet."""
         self._reserved[task_id] = units
 
     def release(self, task_id: str) -> None:
@@ -172,7 +171,7 @@ class UnitAccount:
         self._reserved.pop(task_id, None)
 
     def charge(self, units: int, task_id: str, wall: float, *, action: str = "consume") -> None:
-        """Take units, first from the grant that expires first."""
+        """Charge a task; units are taken from the grant that expires first."""
         self.release(task_id)
         self._taken[task_id] = self._take(units)
         self._note(action, task_id, wall, self._taken[task_id])
@@ -185,7 +184,7 @@ class UnitAccount:
         self._note("refund", task_id, wall, parts)
 
     def book(self, action: str, amount: float, target_id: str, wall: float) -> None:
-        """Add a history row of another program: a charge (negative) or a purchase."""
+        """Add a history row of another program: a charge (negative) or a purchase (positive)."""
         if amount < 0:
             parts = self._take(-amount)
         else:
@@ -243,7 +242,7 @@ class UnitAccount:
 
 
 def price_list(dialect: Dialect) -> list[object]:
-    """Return `credit/feature-cost`: all features, among enough others to need two pages."""
+    """Return the rows of `credit/feature-cost`: two pages with all features of the sandbox."""
     assert {price[-1] for price in _PRICES} >= set(NAMES)  # noqa: S101 - a price per feature
     return [
         {

@@ -1,6 +1,6 @@
-"""Eight more of the vendor's features, as its documents describe them (contract: Other features).
+"""Eight untyped features of the vendor, as its documents describe them (contract: Other features).
 
-What a document leaves open is said where it is assumed.
+Comments mark the assumptions where the documents are silent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GARMENTS: Final = ("full_body", "upper_body", "lower_body", "shoes", "outerwear
 _LONGEST_PROMPT: Final = 800
 _MOST_SECONDS: Final = 60
 _FINGERS: Final = 5
-# Units by the number of concerns. Only the units are published; the bounds are assumed.
+# Units by the number of concerns. The units are published, the numbers of concerns are assumed.
 _CONCERNS: Final = (4, 7, 10, 15)
 _SD: Final = (9, 12, 14, 16)
 _HD: Final = (12, 16, 20, 22)
@@ -59,7 +59,7 @@ def _skin_price(params: Params) -> int:
 
 
 def _skin_answer(params: Params, urls: Sequence[str]) -> object:
-    """Return a bare URL for a zip, else an entry for each concern with its scores and its mask."""
+    """Return a bare URL for a zip, else an entry for each concern with its scores and mask."""
     if params["format"] == "zip":
         return urls[0]
     return {
@@ -103,7 +103,7 @@ def _tones(_: Params, __: Sequence[str]) -> object:
 def _read_clothes(body: Body, _: frozenset[str]) -> Params:
     if text_field(body, "garment_category") not in _GARMENTS:
         raise not_accepted("garment_category")
-    # A template takes the place of a reference; the list of them is not published.
+    # A template may replace the reference; the list of templates is not published.
     if not any(field in body for field in ("ref_file_id", "ref_file_url", "template_id")):
         raise required("ref_file_id")
     return {"garment_category": body["garment_category"]}
@@ -132,7 +132,7 @@ def _read_ring(body: Body, _: frozenset[str]) -> Params:
 
 
 def _must_be_sent(body: Body, fields: Body, field: str, one: Input) -> None:
-    """Check that a nested field repeats a value of an input; a mask may be left out."""
+    """Check that a nested field repeats a value of an input; an optional one may be missing."""
     value = fields.get(field)
     if value is None and one.optional:
         return
@@ -192,7 +192,7 @@ _OTHERS: Final = (
         formats=_PICTURES,
         read=_read_clothes,
         outputs=lambda _: 1,
-        # The price of V4 is not listed; that of V3 is assumed.
+        # The price of V4 is not published; the price of V3 is assumed.
         price=lambda _: 2,
         inputs=(SRC, Input("ref", optional=True)),
     ),
@@ -230,6 +230,6 @@ _OTHERS: Final = (
     ),
 )
 FEATURES: Final = {feature.key: feature for feature in (*TYPED, *_OTHERS)}
-"""All features, by path and, where it is not v2.0, version."""
+"""All features, by path and, unless it is v2.0, version."""
 NAMES: Final = {feature.name: feature for feature in FEATURES.values()}
-"""One feature of each path: files are registered without regard to the version."""
+"""One feature for each path, since the registration of files ignores the version."""

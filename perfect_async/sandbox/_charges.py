@@ -28,12 +28,12 @@ class LogEntry(NamedTuple):
 
 @attrs.frozen
 class TaskRecord:
-    """One task as the vendor sees it now; times are the loop's, in seconds.
+    """The present state of one task; times are of the loop's clock, in seconds.
 
-    `state` stays `"running"` until a poll *reported* the end: an end that nobody polled is lost
-    with the lease. `ended_at` is that report, or the moment the lease ran out. `duration` is
-    what the engine needs (infinite when `stuck`); `polls` counts the accepted ones.
-    `charged` and `refunded` say what became of its `units`.
+    `state` is `"running"` until a poll reports the end; without such a poll the task is lost with
+    its lease. `ended_at` is the time of that poll, or the time when the lease ran out. `duration`
+    is the time that the engine needs (infinite if `stuck`); `polls` counts accepted polls.
+    `charged` and `refunded` say whether its `units` were taken and returned.
     """
 
     task_id: str = attrs.field(repr=lambda text: f"{text[:8]!r}...")
@@ -55,11 +55,11 @@ class TaskRecord:
 
 @attrs.frozen
 class WebhookRecord:
-    """One attempt to send a notification; `time` is the loop's, in seconds, at its leaving.
+    """One attempt to send a notification; `time` is the sending by the loop's clock, in seconds.
 
-    `webhook_id` is the same for a duplicate and at every `attempt`, which counts from 1. `answer`
-    is the HTTP status: 0 if none came in time; a receiver inside the process gives 204 when it
-    returns and 500 when it raises. `error` is the exception of the receiver or the transport.
+    `webhook_id` is the same for a duplicate and for every `attempt`, which counts from 1. `answer`
+    is the HTTP status, or 0 if none came in time; for a receiver inside the process it is 204 if it
+    returned and 500 if it raised. `error` is the exception of the receiver or the transport.
     """
 
     time: float
@@ -73,12 +73,15 @@ class WebhookRecord:
 
 @attrs.define(eq=False, repr=False)
 class Ledger:
-    """Live counters: each property is as of now (outside a running loop, of the last arrival).
+    """Live counters of the sandbox; outside of a running loop they are as of the last arrival.
 
-    - `requests`, `refused`: requests that arrived, and those answered 429, by kind.
-    - `violations`: one sentence for each thing that a correct client never does.
+        assert sandbox.ledger.units_wasted == 0
+        assert sandbox.ledger.violations == []
+
+    - `requests`, `refused`: requests that arrived, and requests answered 429, by kind.
+    - `violations`: a sentence for each act that a correct client never does.
     - `log`: every arrival in order, to check request limits.
-    - `webhooks`: every attempt to send a notification, in the order in which they ended.
+    - `webhooks`: every attempt to send a notification, in the order of their ends.
     """
 
     _tasks: Callable[[], tuple[TaskRecord, ...]]
@@ -101,40 +104,40 @@ class Ledger:
 
     @property
     def units_charged(self) -> int:
-        """Units charged, whatever became of the tasks."""
+        """The units that were charged for all tasks, with any end."""
         return sum(task.units for task in self._tasks() if task.charged)
 
     @property
     def units_returned(self) -> int:
-        """Units refunded, which happens when a poll reports a failure of the engine."""
+        """The units that were refunded after polls that reported a failure of the engine."""
         return sum(task.units for task in self._tasks() if task.refunded)
 
     @property
     def units_wasted(self) -> int:
-        """Units kept for tasks without a result: the lease ran out, or the vendor timed out.
+        """The units of tasks without a result, whose lease ran out or which the vendor timed out.
 
-        Includes creations whose answer was lost and stuck tasks that the client gave up, once
-        their lease is over.
+        They include creations whose answer was lost, and stuck tasks that the client gave up, once
+        their lease has run out.
         """
         lost = {"expired", "timed_out"}
         return sum(task.units for task in self._tasks() if task.charged and task.state in lost)
 
     @property
     def balance(self) -> float:
-        """Units left: those at the start, less charged, plus returned."""
+        """The units that are left: the units at the start, minus charged, plus returned ones."""
         return self._balance()
 
     def max_in_window(self, period: float) -> int:
-        """Return the most limited requests, refused ones included, within `period` seconds."""
+        """Return the largest number of limited requests, with refused ones, in `period` seconds."""
         times = [entry.time for entry in self.log if entry.kind not in UNLIMITED]
-        # Half open, as the sliding window; the tolerance is below the clock's microsecond.
+        # Half open, like the sliding window; the tolerance is below the clock's microsecond.
         return max(
             (i + 1 - bisect_right(times, t - period + 1e-7) for i, t in enumerate(times)),
             default=0,
         )
 
     def __repr__(self) -> str:
-        """Summarise the ledger for a person and for failed assertions."""
+        """Summarise the ledger, for users and for failed assertions."""
         states = ", ".join(f"{n} {state}" for state, n in sorted(self.tasks_by_state.items()))
         refused = sum(self.refused.values())
         return (

@@ -1,8 +1,8 @@
 """The sandbox's clock and its seeded randomness.
 
-The running loop's clock is the only time source, so a loop with virtual time needs no support
-here. Each purpose draws from its own random stream: switching on one fault does not change the
-durations or any other fault.
+The running loop's clock is the only source of time, so that a loop with virtual time works without
+support here. Each purpose draws from its own random stream, so that one fault changes neither the
+durations nor another fault.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ._http import MICROSECONDS
 
 @attrs.define
 class Clock:
-    """The loop's time as integer microseconds, and the vendor's wall clock derived from it.
+    """The loop's time in integer microseconds, and the vendor's wall clock, which follows it.
 
-    `epoch` is the wall clock (seconds since 1970) at the first use; `None` reads it then, once.
-    `skew` is how many seconds the vendor's clock is ahead of that.
+    `epoch` is the wall clock (seconds since 1970) at the first use; `None` reads the real one once,
+    at that time. The vendor's clock is `skew` seconds ahead.
     """
 
     epoch: float | None = None
@@ -30,24 +30,24 @@ class Clock:
     _last: int = 0
 
     def now(self) -> int:
-        """Return the loop's time in microseconds; outside a loop, the last time that was read."""
+        """Return the loop's time in microseconds; outside of a loop, the last one that was read."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return self._last
-        # Integers: ten floats of 0.1 s add up to less than 1 s and could let an 11th request in.
+        # Integers, since ten floats of 0.1 s sum to less than 1 s and could admit an 11th request.
         self._last = round(loop.time() * MICROSECONDS)
         if self._first is None:
             self._first = self._last
         return self._last
 
     def wall(self, now: int) -> float:
-        """Return the vendor's seconds since 1970 at the loop's time `now`."""
+        """Return the vendor's time (seconds since 1970) at the loop's time `now`."""
         first = now if self._first is None else self._first
         return self.start() + (now - first) / MICROSECONDS
 
     def start(self) -> float:
-        """Return seconds since 1970 at the first use."""
+        """Return the vendor's time (seconds since 1970) at the first use."""
         if self.epoch is None:
             self.epoch = float(int(time.time()))
         return self.epoch + self.skew
@@ -55,9 +55,9 @@ class Clock:
 
 @attrs.define
 class Chance:
-    """Seeded randomness, one independent stream per purpose.
+    """Seeded randomness, with one independent stream per purpose.
 
-    `run_id` tells the identifiers of two runs with one seed apart.
+    `run_id` makes the identifiers of two runs with the same seed different.
     """
 
     seed: int
@@ -65,28 +65,28 @@ class Chance:
     _streams: dict[str, random.Random] = attrs.field(factory=dict[str, random.Random], repr=False)
 
     def stream(self, purpose: str) -> random.Random:
-        """Return the stream of this purpose: the same seed and purpose give the same numbers."""
+        """Return the stream of a purpose; the same seed and purpose give the same numbers."""
         found = self._streams.get(purpose)
         if found is None:
             found = self._streams[purpose] = random.Random(f"{self.seed}/{purpose}")
         return found
 
     def identifiers(self, purpose: str) -> random.Random:
-        """Return the stream of ids or secrets of this purpose, which depends on the run too."""
+        """Return the stream for the ids or secrets of a purpose, which also depends on the run."""
         return self.stream(f"{self.run_id}/{purpose}" if self.run_id else purpose)
 
     def happens(self, probability: float, purpose: str) -> bool:
-        """Decide whether an event of this probability happens now; draws even at zero.
+        """Decide whether an event with this probability happens now; draws also at zero.
 
-        The draw does not depend on the probability: raising it adds events and moves none.
+        The draw does not depend on the probability, so a higher one adds events and moves none.
         """
         return self.stream(purpose).random() < probability
 
 
 def split_latency(latency: float, jitter: float, rng: random.Random) -> tuple[float, float]:
-    """Split a round trip into the seconds before a request's arrival and the seconds after it.
+    """Split a round trip into the seconds before and after the arrival of the request.
 
-    The arrival is uniform in between, so a client cannot know when its request was counted.
+    The arrival is uniform in the round trip, so a client cannot know when its request was counted.
     """
     total = latency + jitter * rng.random()
     before = total * rng.random()

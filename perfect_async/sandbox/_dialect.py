@@ -1,4 +1,4 @@
-"""How the service words its answers, where documents and recordings disagree."""
+"""The wording of answers where documents and recordings disagree."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def one_of(literal: object) -> Callable[[object, attrs.Attribute[Any], object], 
 
     def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value not in accepted:
-            raise ValueError(f"{attribute.name} is one of {', '.join(accepted)}, not {value!r}")
+            raise ValueError(
+                f"{attribute.name} must be one of {', '.join(accepted)}, not {value!r}"
+            )
 
     return check
 
@@ -35,36 +37,38 @@ def one_of(literal: object) -> Callable[[object, attrs.Attribute[Any], object], 
 def _check_words(_: object, attribute: attrs.Attribute[Any], words: Mapping[str, str]) -> None:
     for state in words:
         if state not in STATES:
-            raise ValueError(f"{attribute.name} are for {', '.join(STATES)}, not {state!r}")
+            raise ValueError(f"{attribute.name} must be for {', '.join(STATES)}, not {state!r}")
 
 
 @attrs.frozen(kw_only=True)
 class Dialect:
     """Settings for details that the contract leaves open; each default is the likeliest reading.
 
+        sandbox = Sandbox(dialect=Dialect(errors="text", results="bare"))
+
     Errors (contract: Errors):
 
-    - `errors`: the fields of an error: `"both"` (`error` and `error_code`), `"text"` (`error`
-      alone), `"code"` (`error_code` alone, where there is one), `"errorCode"` (`error` and
+    - `errors`: the fields of an error: `"both"` (`error` and `error_code`), `"text"` (only
+      `error`), `"code"` (only `error_code`, if it has one), `"errorCode"` (`error` and
       `errorCode`).
-    - `error_status`: `"http"`, or `"body"`: HTTP 200 with the status in the body only.
+    - `error_status`: `"http"`, or `"body"`: HTTP 200 with the status only in the body.
     - `invalid_task_id`: `"code"` (400 with the code), `"text"` (400 without), `"not_found"` (404
       without), `"body"` (HTTP 200 with status 400 in the body).
     - `task_timeout`: the 500 of a task that timed out has the `"text"`, the `"code"` or `"both"`.
-    - `missing_file`: what a creation gives whose bytes never arrived, or whose id is unknown:
-      `"invalid"` (400), `"not_found"` (404 `NotFound`), `"internal_error"` (500
-      `unknown_internal_error`), or `"engine_error"` (it is created, charged, and fails).
+    - `missing_file`: the answer to a creation whose file has no bytes or is unknown: `"invalid"`
+      (400), `"not_found"` (404 `NotFound`), `"internal_error"` (500 `unknown_internal_error`), or
+      `"engine_error"` (the task is created, charged, and fails).
 
     Tasks (contract: The flow of one picture):
 
     - `status_words`: other words for `task_status`, such as `{"success": "completed"}`, `{"error":
       "aborted"}`, `{"running": "queued"}`.
-    - `engine_errors`: `error` of a failed task as a `"code"`, an `"upper"`-case code, a
+    - `engine_errors`: the `error` of a failed task as a `"code"`, an `"upper"`-case code, a
       `"sentence"`, or an `"object"` with code and message.
-    - `results`: of a success: `"object"` (the documented shape), `"list"` (of objects with `url`),
-      `"download_url"` (a list of objects with that), `"bare"` (URL strings), `"no_url"` (an object
-      without any), `"missing"` (null).
-    - `null_outputs`: this many of several outputs, the first ones, are `null`.
+    - `results`: the results of a success: `"object"` (the documented shape), `"list"` (of objects
+      with `url`), `"download_url"` (a list of objects with `download_url`), `"bare"` (URL strings),
+      `"no_url"` (an object without a URL), `"missing"` (null).
+    - `null_outputs`: the number of outputs, from the first, that are `null` if there are several.
     - `polling_interval_in`: the answers that have the sandbox's `polling_interval`: `"polls"`,
       `"creation"` or `"both"`.
 
@@ -73,7 +77,7 @@ class Dialect:
     - `history_sign`: the sign of a charge's amount in the unit history.
     - `history`: `"rows"`; or rows with `"no_target"`, with timestamps in `"seconds"`, with
       `"negative_time"`; or an `"object"` (`{}`) instead of rows.
-    - `proc_unit`: whether a price that is per one unit says so.
+    - `proc_unit`: whether a price per one unit has the field `proc_unit`.
     """
 
     errors: ErrorStyle = attrs.field(default="both", validator=one_of(ErrorStyle))

@@ -1,4 +1,4 @@
-"""The simulated engine: how long it takes, what it rejects, and the pictures it draws."""
+"""The simulated engine: its durations, its checks of inputs, and the pictures that it draws."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ _TINTS = ("#c2185b", "#00796b", "#303f9f", "#e65100", "#5d4037", "#455a64")
 
 @attrs.frozen
 class Durations:
-    """A distribution of processing times in seconds, from creation to the engine's end.
+    """A distribution of the engine's processing times in seconds, from the creation of a task.
 
-    `Durations(8.0, 0.35)` is lognormal with that median and that sigma of the logarithm;
-    `low` and `high` clip it. The class methods build other distributions.
+        Sandbox(durations={"ai-smile": Durations.fixed(2.0)})
+
+    `Durations(8.0, 0.35)` is lognormal with this median and this sigma of the logarithm, clipped to
+    `low` and `high`. The class methods make other distributions.
     """
 
     median: float
@@ -42,7 +44,7 @@ class Durations:
     sampler: Callable[[random.Random], float] | None = attrs.field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        """Raise `ValueError` for impossible values at construction, not at the first task."""
+        """Raise `ValueError` for impossible values at construction instead of at the first task."""
         if not 0.0 <= self.low <= self.high:
             raise ValueError(f"Durations need 0 <= low <= high, not {self.low} and {self.high}")
         if self.median < 0.0 or self.sigma < 0.0:
@@ -57,12 +59,12 @@ class Durations:
 
     @classmethod
     def fixed(cls, seconds: float) -> Durations:
-        """Take this many seconds every time."""
+        """Take `seconds` every time."""
         return cls(seconds)
 
     @classmethod
     def of(cls, sampler: Callable[[random.Random], float]) -> Durations:
-        """Draw with `sampler`, which gets a seeded `random.Random` and returns seconds."""
+        """Draw by `sampler`, which receives a seeded `random.Random` and returns seconds."""
         return cls(0.0, sampler=sampler)
 
     def draw(self, rng: random.Random) -> float:
@@ -70,13 +72,13 @@ class Durations:
         if self.sampler is not None:
             seconds = self.sampler(rng)
         else:
-            # Draw even when sigma is 0, so that the stream advances the same way for every setting.
+            # Draw also if sigma is 0, so that the stream advances equally for every setting.
             seconds = self.median * math.exp(self.sigma * rng.gauss(0.0, 1.0))
         return min(max(seconds, self.low), self.high)
 
 
-# contract: Durations seen. No smile was recorded; 5 to 20 s are assumed. Neither was a studio, an
-# image from text or a video: as an avatar, as a try-on and a minute are assumed.
+# contract: Durations seen. Not recorded, but assumed: 5 to 20 s for a smile, an avatar's time for a
+# studio, a try-on's time for an image from text, and a minute for a video.
 DEFAULT_DURATIONS = {
     "ai-smile": Durations(8.0, 0.35),
     "ai-avatar": Durations(60.0, 0.4),
@@ -94,7 +96,7 @@ DEFAULT_DURATIONS = {
 
 @attrs.frozen
 class Picture:
-    """A task's input: `source` is a file id or a URL; URLs are never fetched (`data` is None)."""
+    """A task's input: `source` is a file id or a URL; a URL is never fetched (`data` is None)."""
 
     source: str
     name: str | None
@@ -102,7 +104,7 @@ class Picture:
 
 
 def picture_format(data: bytes) -> str | None:
-    """Return what the first bytes show: `jpeg`, `png`, `heic`, `mp4`, `mov`, or `None`."""
+    """Return the format by the first bytes: `jpeg`, `png`, `heic`, `mp4`, `mov`, or `None`."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -117,10 +119,10 @@ def picture_format(data: bytes) -> str | None:
 
 
 def input_error(picture: Picture, formats: frozenset[str]) -> str | None:
-    """Return the engine's error code for bytes it rejects, or None (contract: Input pictures).
+    """Return the engine's error code for rejected bytes, or None (contract: Input pictures).
 
-    Checks the first bytes, the size and, where Pillow can read the header, the dimensions. It
-    does not decode the picture: a truncated one with a valid header passes.
+    The first bytes, the size and, if Pillow can read the header, the dimensions are checked. The
+    picture is not decoded: a truncated one with a valid header passes.
     """
     if picture.data is None:
         return None
@@ -147,7 +149,7 @@ def render(
 ) -> bytes:
     """Make one output of the type `kind` that shows the parameters of the task.
 
-    A picture has at most 512 px per side. A video is none that a player shows, but has its form.
+    A picture has at most 512 px per side. A video has the boxes of a video, but does not play.
     """
     if kind == "zip":
         return _archive(params)
@@ -175,7 +177,7 @@ def _archive(params: Mapping[str, object]) -> bytes:
 
 
 def _video(picture: Picture) -> bytes:
-    """Return the boxes of a video, with the digest of what went in."""
+    """Return the boxes of a video, with the digest of the input."""
     digest = hashlib.sha256(picture.data or picture.source.encode()).digest()
     boxes = ((b"ftyp", b"isom\0\0\2\0isommp41"), (b"mdat", digest * 32))
     return b"".join((8 + len(body)).to_bytes(4, "big") + name + body for name, body in boxes)
@@ -197,14 +199,14 @@ def _stamped(picture: Picture, words: str, tint: str) -> Image.Image:
 
 
 def _base(picture: Picture) -> Image.Image:
-    """Shrink the picture; without readable bytes draw a card with its name or host."""
+    """Return the picture scaled down, or, without readable bytes, a card with its name or host."""
     if picture.data is not None:
         try:
             with Image.open(io.BytesIO(picture.data)) as image:
                 image.draft("RGB", (SIDE, SIDE))
                 small = image.convert("RGB")
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
-            # Pillow reads no HEIC without a plugin, and tests may upload only a header.
+            # Pillow reads HEIC only with a plugin, and tests may upload only a header.
             return _card(picture.name or "picture")
         small.thumbnail((SIDE, SIDE))
         return small
@@ -235,6 +237,6 @@ def _label(image: Image.Image, words: str, tint: str) -> None:
 
 @functools.cache
 def thumb(index: int) -> bytes:
-    """Draw a template's thumbnail: JPEG, 96 px per side, cached."""
+    """Draw the thumbnail of a template: a JPEG of 96 px per side, cached."""
     image = draw_portrait(1000 + index, "closed", 96)
     return encode(Image.blend(image, Image.new("RGB", image.size, _TINTS[index % 6]), 0.3))

@@ -1,4 +1,4 @@
-"""Faults on request, and which of them a request meets."""
+"""Configured faults, and the choice of the fault for each request."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ ACTIONS: frozenset[str] = frozenset(get_args(Action))
 Scripted: TypeAlias = Action | tuple[int, object]
 """One prepared answer: `(status, body)` or an action by name (see `Sandbox.script`)."""
 
-# Outcomes that only chance gives; a script writes them as `(status, body)`.
+# The last three outcomes are only drawn; a script writes them as `(status, body)`.
 Outcome: TypeAlias = Scripted | Literal["gateway", "malformed", "limited"]
 
-# Codes that may pass on another try and codes that will not (contract: Errors).
+# Codes that may pass on another try, and codes that do not (contract: Errors).
 ENGINE_ERROR_CODES = (
     "error_no_face",
     "error_inference",
@@ -47,7 +47,7 @@ ENGINE_ERROR_CODES = (
 def check_share(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     """Raise `ValueError` for a value that is not a probability."""
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{attribute.name} is a probability between 0 and 1, not {value}")
+        raise ValueError(f"{attribute.name} must be a probability from 0 to 1, not {value}")
 
 
 def _check_shares(
@@ -60,7 +60,7 @@ def _check_shares(
             )
         if not 0.0 <= share <= 1.0:
             raise ValueError(
-                f"{attribute.name}[{kind!r}] is a probability between 0 and 1, not {share}"
+                f"{attribute.name}[{kind!r}] must be a probability from 0 to 1, not {share}"
             )
 
 
@@ -72,31 +72,33 @@ def _none() -> dict[str, float]:
 class Faults:
     """Probabilities of faults; by default there are none.
 
+        sandbox = Sandbox(faults=Faults(engine_errors=0.1, dropped={"poll": 0.05}))
+
     Drawn when a task is created:
 
-    - `engine_errors`: the engine fails with one of `engine_error_codes`; units come back.
-    - `by_picture`: file name, source URL or SHA-256 (hex) of the bytes -> engine code.
+    - `engine_errors`: the engine fails with one of `engine_error_codes`; the units are returned.
+    - `by_picture`: maps a file name, source URL or SHA-256 (hex) of the bytes to an engine code.
     - `stuck`: the task never ends while it is polled.
-    - `repeated_task_ids`: the answer has the id of the task created before; this one is charged
-      and runs unseen.
-    - `timeouts`: the task ends in `500 Task execution timed out`, its units kept.
+    - `repeated_task_ids`: the answer has the id of the previous task; the new task is charged and
+      runs, but its id is never sent.
+    - `timeouts`: the task ends with `500 Task execution timed out`; its units are not returned.
+    - `lost_creations`: the task is created and charged, and the answer is lost.
 
     Drawn when a file is registered:
 
-    - `repeated_file_ids`: the answer has the id of the file registered before.
+    - `repeated_file_ids`: the answer has the id of the previous file.
 
     Drawn for every request, as maps from its kind (`"poll"`, `"task"`, `"upload"`, ...) to a
     probability:
 
-    - `refused_connections`: the request never leaves (a connect error); nothing is counted.
-    - `dropped`: it arrives, is not executed, and the connection ends without an answer.
-    - `limited`: not executed, and a 429.
-    - `hang`: not executed, and a 504 after `hang_seconds`.
-    - `bad_gateway`: not executed, `502` with an HTML body.
-    - `malformed`: executed, but the 200 holds broken JSON or the wrong shape.
+    - `refused_connections`: the connection fails, so the request is neither sent nor counted.
+    - `dropped`: the request arrives, is not executed, and the connection ends without an answer.
+    - `limited`: the request is not executed, and answered with 429.
+    - `hang`: the request is not executed, and answered with 504 after `hang_seconds`.
+    - `bad_gateway`: the request is not executed, and answered with `502` and an HTML body.
+    - `malformed`: the request is executed, but the 200 has broken JSON or a wrong shape.
 
-    and `lost_creations`: a task is created and charged, and the answer is lost.
-    A poll that meets any of these renews no lease, which is the pessimistic reading.
+    A poll with any of these faults does not renew the lease, which is the pessimistic reading.
     """
 
     engine_errors: float = attrs.field(default=0.0, validator=check_share)
@@ -117,7 +119,7 @@ class Faults:
 
 
 class FaultPlan:
-    """Decides the outcome of each request: first the script, then chance."""
+    """Decides the outcome of each request, by the script or else by chance."""
 
     def __init__(self, faults: Faults, chance: Chance) -> None:
         self.faults = faults
@@ -128,22 +130,22 @@ class FaultPlan:
         """Append to the prepared answers of this kind."""
         if kind not in KINDS:
             raise ValueError(
-                f"no requests of kind {kind!r}; the kinds are {', '.join(sorted(KINDS))}"
+                f"{kind!r} is no kind of request; the kinds are {', '.join(sorted(KINDS))}"
             )
         for answer in answers:
             if isinstance(answer, str) and answer not in ACTIONS:
                 raise ValueError(
-                    f"no action {answer!r}; write (status, body) or one of {sorted(ACTIONS)}"
+                    f"{answer!r} is no action; pass (status, body) or one of {sorted(ACTIONS)}"
                 )
         self._scripts.setdefault(kind, deque()).extend(answers)
 
     def scripted(self, kind: Kind) -> Scripted | None:
-        """Take the next prepared answer of this kind off the script."""
+        """Remove the next prepared answer of this kind from the script and return it."""
         waiting = self._scripts.get(kind)
         return waiting.popleft() if waiting else None
 
     def connects(self, kind: Kind) -> bool:
-        """Draw whether this request reaches the service at all."""
+        """Draw whether this request reaches the service."""
         return not self._hit(self.faults.refused_connections, "refused", kind)
 
     def draw(self, kind: Kind) -> Outcome:
@@ -164,5 +166,5 @@ class FaultPlan:
         return "pass"
 
     def _hit(self, shares: Mapping[str, float], fault: str, kind: Kind) -> bool:
-        # Each fault and kind has its own stream: skipping a draw changes no other.
+        # Each fault and kind has its own stream, so a skipped draw does not change others.
         return bool(shares) and self._chance.happens(shares.get(kind, 0.0), f"{fault}/{kind}")

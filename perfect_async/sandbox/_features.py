@@ -1,4 +1,4 @@
-"""The typed features, what all features have in common, and the avatar templates."""
+"""The typed features, the parts that all features share, and the avatar templates."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def whole_field(body: Mapping[str, object], field: str) -> int:
 
 @attrs.frozen
 class Input:
-    """An input of a feature, by the beginning of its fields; `many` takes several in a list."""
+    """An input of a feature; `name` begins its fields, and `many` accepts a list of pictures."""
 
     name: str
     many: bool = False
@@ -48,7 +48,7 @@ class Input:
 
     @property
     def fields(self) -> tuple[str, str]:
-        """The names of its two fields: ids, and URLs."""
+        """The names of the fields for ids and for URLs."""
         end = "s" if self.many else ""
         return f"{self.name}_file_id{end}", f"{self.name}_file_url{end}"
 
@@ -57,9 +57,9 @@ SRC: Final = Input("src")
 
 
 def source_of(body: Body, one: Input = SRC) -> list[tuple[bool, str]]:
-    """Read an input: exactly one of its fields must be present, and not null.
+    """Read an input, of which exactly one field must be present and not null.
 
-    Gives for each picture whether it is at a URL, and the URL or the file's id.
+    Returns for each picture whether it is at a URL, and the URL or the file's id.
     """
     by_id, by_url = one.fields
     given = [field for field in one.fields if field in body]
@@ -90,9 +90,9 @@ class Feature:
     """One of the vendor's features.
 
     `read` validates the fields of a creation and raises `ApiError`. `outputs` is the number of
-    result files, `price` the units (contract: Expiry and charging). `many` says whether the
-    result is a list. `kind` is the suffix of its files; `answer` makes the results from their URLs
-    where they have a shape of their own.
+    result files, `price` the price in units (contract: Expiry and charging). `many` says whether
+    the result is a list. `kind` is the suffix of the files. `answer` makes the results from the
+    URLs if they have a special shape.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Feature:
 
     @property
     def key(self) -> str:
-        """Its path, with the version where that is another one than v2.0."""
+        """The path, with the version unless it is v2.0."""
         return self.name if self.version == "v2.0" else f"{self.name}@{self.version}"
 
 
@@ -125,7 +125,7 @@ def _read_avatar(body: Mapping[str, object], templates: frozenset[str]) -> Param
     if not 1 <= count <= MOST_OUTPUTS:
         raise not_accepted("output_count")
     if template not in templates:
-        # Not a violation: templates come and go, and users type their names.
+        # Not a violation: templates change, and users type their names.
         raise ApiError(400, "The template is not available.", "InvalidTemplate")
     return {"template_id": template, "output_count": count}
 
@@ -154,7 +154,7 @@ _AVATAR = Feature(
 )
 
 
-# contract: Other features. Read from prose.
+# The price is described in prose (contract: Other features).
 def _studio_price(params: Params) -> int:
     return -(-_count(params) // 2)
 
@@ -188,7 +188,7 @@ class Template:
 
 def _make(index: int) -> Template:
     sex = "female" if index % 2 else "male"
-    # `female_manga_mood` exists, `male_manga_mood` does not (contract: Templates).
+    # `female_manga_mood` exists; `male_manga_mood` does not (contract: Templates).
     style = "manga mood" if index == _MANGA else _STYLES[index % len(_STYLES)]
     slug = style.encode("ascii", "ignore").decode().strip().replace(" ", "_")
     name = f"{sex}_{slug}" if index == _MANGA else f"{sex}_{slug}_{index:02}"

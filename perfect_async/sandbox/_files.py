@@ -17,7 +17,7 @@ from ._presigned import StorageError, UrlSigner, no_such_key
 
 HeaderStyle = Literal["object", "numbers", "list"]
 
-# (contract: Input pictures) Both spellings of JPEG are taken; HEIC's type is assumed.
+# Both spellings of JPEG are accepted; the type of HEIC is assumed (contract: Input pictures).
 CONTENT_TYPES = {
     "image/jpeg": "jpeg",
     "image/jpg": "jpeg",
@@ -30,8 +30,8 @@ CONTENT_TYPES = {
     "video/mp4": "mp4",
     "video/quicktime": "mov",
 }
-# Headers that HTTP clients add by themselves (Node, Java, curl, Go, URLSession, aiohttp, proxies).
-# S3 signs none of them.
+# Headers that HTTP clients add (Node, Java, curl, Go, URLSession, aiohttp, proxies). S3 does not
+# sign them.
 _STANDARD = frozenset(
     {
         "accept",
@@ -103,22 +103,22 @@ class Files:
         self._newest: StoredFile | None = None
 
     def find(self, file_id: str) -> StoredFile | None:
-        """Return the file of this id, or None if it is unknown or deleted."""
+        """Return the file with this id, or None if it is unknown or deleted."""
         found = self._by_id.get(file_id)
         return None if found is None or found.deleted else found
 
     def register(
         self, request: Request, feature: str | None, repeated: Callable[[], bool]
     ) -> object:
-        """Handle `POST /file`: register all files of the request or none, in their order.
+        """Handle `POST /file`: register all files of the request, in order, or none.
 
-        `repeated` decides for each file whether it gets the id of an earlier one by mistake.
+        `repeated` decides for each file whether it wrongly gets the id of the previous file.
         """
         entries = as_list(read_object(request.body).get("files"))
         if not entries:
             raise required("files")
         if len(entries) > self._limit:
-            # How many one call may hold is open (contract: Register the file): no violation.
+            # Not a violation: the limit of files per call is open (contract: Register the file).
             raise invalid(f"files may hold at most {self._limit} items.")
         checked = [self._check(index, entry, feature) for index, entry in enumerate(entries)]
         answers: list[object] = []
@@ -174,7 +174,7 @@ class Files:
                     "There were headers present in the request which were not signed",
                     violation,
                 )
-            # S3 ignores other headers, but the contract says to send exactly the given ones.
+            # S3 ignores other headers, but the contract demands exactly the given ones.
             self._ledger.violations.append(violation)
 
     def _check(self, index: int, entry: object, feature: str | None) -> tuple[str, str, int]:
@@ -198,7 +198,7 @@ class Files:
 
     def _add(self, content_type: str, name: str, size: int, feature: str | None) -> StoredFile:
         rng = self._chance.identifiers("file ids")
-        # A file_id holds `/`, `+` and `=` (contract: Poll the task): `+/+/` here.
+        # File ids have `/`, `+` and `=` (contract: Poll the task); these bytes give `+/+/`.
         file_id = base64.b64encode(b"\xfb\xff\xbf" + rng.randbytes(46)).decode()
         path = f"/sandbox-in/{rng.getrandbits(128):032x}"
         file = StoredFile(file_id, path, name, content_type, size, feature)
@@ -209,7 +209,7 @@ class Files:
         url = self._urls.sign("PUT", "uploads", file.path, ("content-length", "content-type"))
         headers: object
         if self._style == "list":
-            # One source saw `key`, another `name` (contract: Register the file).
+            # `key` was observed, and so was `name` (contract: Register the file).
             word = "key" if len(self._by_id) % 2 else "name"
             headers = [
                 {word: "Content-Type", "value": file.content_type},

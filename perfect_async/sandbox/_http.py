@@ -1,7 +1,7 @@
 """A request and its response as plain values, and helpers for JSON bodies.
 
-The router maps one to the other without awaiting, so the same rules serve a real port, an
-in-process transport and tests.
+The router maps a request to a response without awaiting, so that the same rules serve a real port,
+an in-process transport and tests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MICROSECONDS = 1_000_000
 
 @attrs.frozen
 class Request:
-    """A request as it arrived: header names in lower case, the path still percent-encoded."""
+    """A received request, with header names in lower case and the path percent-encoded."""
 
     method: str
     host: str
@@ -34,13 +34,13 @@ class Request:
     body: bytes = attrs.field(default=b"", repr=False)
 
     def parameters(self) -> dict[str, str]:
-        """Return the decoded query; of a repeated name the last value counts."""
+        """Return the decoded query; the last value of a repeated name counts."""
         return dict(parse_qsl(self.query, keep_blank_values=True))
 
 
 @attrs.frozen
 class Response:
-    """A response, sent after `delay` seconds, or never when `lost`."""
+    """A response, which is sent after `delay` seconds, or never if `lost`."""
 
     status: int
     body: bytes = attrs.field(default=b"", repr=False)
@@ -48,7 +48,7 @@ class Response:
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
     delay: float = 0.0
     lost: bool = False
-    # The status in the body of an error, which the HTTP status need not repeat.
+    # The status in the body of an error, which may differ from the HTTP status.
     error: int | None = None
 
 
@@ -68,13 +68,13 @@ class ApiError(Exception):
         self.status = status
         self.text = text
         self.code = code
-        # A sentence for the ledger when no correct client would have sent this.
+        # A sentence for the ledger if no correct client would have sent the request.
         self.violation = violation
-        # Whether the HTTP status is 200 and the error's stands in the body only.
+        # Whether the HTTP status is 200 and only the body has the status of the error.
         self.in_body = in_body
 
     def response(self, dialect: Dialect) -> Response:
-        """Return the JSON error envelope as the dialect words it."""
+        """Return the JSON error envelope in the wording of the dialect."""
         envelope: dict[str, object] = {"status": self.status}
         style = dialect.errors
         if self.text is not None and (style != "code" or self.code is None):
@@ -91,19 +91,19 @@ def invalid(text: str, violation: str | None = None) -> ApiError:
 
 
 def required(field: str) -> ApiError:
-    """Return the error seen for a field that is missing or null (contract: Errors)."""
+    """Return the observed error for a missing or null field (contract: Errors)."""
     text = f"{field} is required but wasn't included in your request."
     return invalid(text, f"required field {field} is missing or null")
 
 
 def not_accepted(field: str) -> ApiError:
-    """Return the error seen for a value that is not accepted (contract: Errors)."""
+    """Return the observed error for a value that is not accepted (contract: Errors)."""
     return invalid(f"{field} is not one of the accepted values.", f"{field} has a wrong value")
 
 
 def json_response(status: int, value: object) -> Response:
-    """Return a response of compact UTF-8 JSON without escapes, as the vendor writes it."""
-    # Half of a surrogate pair, which JSON can escape, has no UTF-8: it becomes a question mark.
+    """Return a response of compact UTF-8 JSON without escapes, like the vendor's."""
+    # A lone surrogate, which JSON can escape, is not UTF-8 and becomes a question mark.
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Response(status, text.encode(errors="replace"))
 
@@ -132,7 +132,7 @@ def read_object(body: bytes) -> dict[str, object]:
     try:
         value: object = json.loads(body)
     except (ValueError, RecursionError):
-        # No JSON, or nested too deeply to be read.
+        # The body is not JSON, or nested too deeply.
         value = None
     found = as_object(value)
     if found is None:
@@ -147,11 +147,11 @@ def page_of(
 ) -> tuple[Sequence[_T], str | None]:
     """Return one page and the token of the next page (contract: Other calls).
 
-    `page_size` is 1..`limit` and `limit` when absent. The literal `null` as `starting_token` is
-    a 400; an empty one is the first page.
+    `page_size` is from 1 to `limit`, by default `limit`. The literal `null` as `starting_token` is
+    a 400; an empty token means the first page.
     """
     size = parameters.get("page_size", str(limit))
-    # Few digits: Python refuses to convert thousands of them.
+    # At most four digits, since Python refuses to convert thousands of digits.
     if re.fullmatch("[0-9]{1,4}", size) is None or not 1 <= int(size) <= limit:
         raise not_accepted("page_size")
     start = 0

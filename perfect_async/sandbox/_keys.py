@@ -11,31 +11,31 @@ from ._clock import Chance, Clock
 from ._features import text_field
 from ._http import MICROSECONDS, ApiError
 
-# The scheme's name has no case (RFC 9110, 11.1).
+# The name of the scheme is case-insensitive (RFC 9110, 11.1).
 _BEARER: Final = re.compile(r"bearer ([\x21-\x7e]+)", re.IGNORECASE)
-# What RSA gives is longer; the shortest plain text, `client_id=...&timestamp=...`, is not.
+# In bytes. Any RSA ciphertext is longer.
 _SHORTEST_TOKEN: Final = 16
 LIFETIME: Final = 7200 * MICROSECONDS
 
 
 class Keys:
-    """Decides which keys are accepted, and hands out access tokens for them."""
+    """Checks API keys, and issues access tokens for them."""
 
     def __init__(self, accepted: Collection[str] | None, clock: Clock, chance: Chance) -> None:
         self._accepted = None if accepted is None else frozenset(accepted)
         self._clock = clock
         self._chance = chance
-        # Access token: its key, and the loop's time at which it expires.
+        # For each access token, its key and the loop's time at which it expires.
         self._tokens: dict[str, tuple[str, int]] = {}
 
     def check(self, authorization: str) -> str:
         """Return the key of an Authorization header. Raises `ApiError`.
 
-        An access token stands for the key that it was given for.
+        For an access token it is the key that the token was issued for.
         """
         found = _BEARER.fullmatch(authorization)
         if found is None:
-            # [seen] The answer to a missing header.
+            # This answer to a missing header was observed.
             raise ApiError(401, "Invalid API key", "InvalidApiKey")
         key = found[1]
         if key in self._tokens:
@@ -47,10 +47,10 @@ class Keys:
         return key
 
     def authenticate(self, body: Mapping[str, object]) -> dict[str, object]:
-        """Handle `POST /client/auth`: give an access token for a client id. Raises `ApiError`.
+        """Handle `POST /client/auth`: issue an access token for a client id. Raises `ApiError`.
 
-        The real `id_token` is encrypted with the client's key, which the sandbox does not have:
-        any base64 of the length of a plain text or more is accepted.
+        The real `id_token` is encrypted with a key that the sandbox does not have, so any base64 of
+        at least 16 bytes is accepted.
         """
         client_id = text_field(body, "client_id")
         if self._accepted is not None and client_id not in self._accepted:

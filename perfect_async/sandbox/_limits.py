@@ -23,7 +23,7 @@ class Window:
 
     def has_room(self, now: int) -> bool:
         """Return whether one more arrival fits at `now`."""
-        # Sliding covers (now - span, now]: an arrival is free again exactly one span later.
+        # A sliding window covers (now - span, now]: an arrival leaves it exactly one span later.
         start = now - self.span if self.kind == "sliding" else now // self.span * self.span - 1
         while self._arrivals and self._arrivals[0] <= start:
             self._arrivals.popleft()
@@ -36,7 +36,7 @@ class Window:
 
 @attrs.frozen
 class Rules:
-    """The limits every key gets; `period` in seconds."""
+    """The limits of every key; `period` is in seconds."""
 
     requests: int
     period: float
@@ -46,16 +46,16 @@ class Rules:
 
 
 class Limiter:
-    """The windows of all keys seen so far."""
+    """The windows of all keys that have been used."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._keys: dict[str, tuple[Window, Window]] = {}
-        # Foreign requests on every key also count for keys that appear later.
+        # Foreign requests on every key also count for keys that are first used later.
         self._foreign: list[tuple[int, int]] = []
 
     def admits(self, key: str, now: int) -> bool:
-        """Count an arrival and return whether it may pass; both limits must hold."""
+        """Count an arrival, and return whether both limits admit it."""
         windows = self._windows(key)
         passes = all(window.has_room(now) for window in windows)
         if passes or self._rules.count_refused:

@@ -1,7 +1,7 @@
-"""Draws friendly faces from a number.
+"""Draws a friendly face for a number.
 
-A drawn face carries its number in the picture's comment; that is how the engine finds it
-again and redraws it with another mouth, which is as close to face editing as Pillow gets.
+The comment of the picture has the number of the face. The engine reads it and draws the face again
+with another mouth, which imitates the editing of a face.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Mouth = Literal["neutral", "teeth", "closed"]
 _Box = tuple[float, float, float, float]
 _Colour = str | tuple[int, int, int]
 
-# Results are this large: enough to look at, cheap for a thousand jobs.
+# Pixels per side of a result: large enough to view, and fast to draw for a thousand jobs.
 SIDE = 320
 
 _SKINS = ("#f6d3b8", "#eabf9a", "#d9a377", "#b97d52", "#8d5a3a", "#6b4229")
@@ -26,12 +26,14 @@ _WALLS = ("#a8d5e2", "#f9dcc4", "#d8e2dc", "#e8c7de", "#c7e8ca", "#fde9a9", "#c9
 _SHIRTS = ("#34495e", "#c0392b", "#16a085", "#8e44ad", "#d35400", "#2c3e50", "#7f8c8d")
 _EYES = ("#3b2a1e", "#2d5f8a", "#4b7a45", "#5b5b5b")
 _MARK = re.compile(rb"sandbox portrait (\d{1,20})\.")
-# Drawn at twice the size and reduced, because Pillow does not smooth edges.
+# Faces are drawn at twice the size and reduced, since Pillow does not smooth edges.
 _FINE = 2
 
 
 def portrait(seed: int, size: int = 480) -> bytes:
-    """Draw a portrait with a neutral mouth as JPEG, `size` x `size` px (32 or more).
+    """Draw a portrait with a neutral mouth as a JPEG of `size` x `size` px (32 or more).
+
+        job = Smile(portrait(1))
 
     The same seed gives the same face; different seeds differ in skin, hair, eyes and clothes.
     """
@@ -40,7 +42,7 @@ def portrait(seed: int, size: int = 480) -> bytes:
 
 def seed_of(data: bytes) -> int | None:
     """Return the number of a drawn face, or None for other bytes."""
-    # The comment stands near the front of both formats, before the pixels.
+    # In both formats the comment is near the beginning, before the pixels.
     found = _MARK.search(data[:4096])
     return None if found is None else int(found[1])
 
@@ -67,7 +69,7 @@ def draw_portrait(seed: int, mouth: Mouth, size: int = SIDE) -> Image.Image:
 
 
 class _Face:
-    """One drawing; coordinates are per mille of the side, so that any size looks alike."""
+    """One drawing; coordinates are per mille of the side, so that it looks equal at any size."""
 
     def __init__(self, side: int, rng: random.Random) -> None:
         self._unit = side / 1000
@@ -110,7 +112,7 @@ class _Face:
         self._oval((x - 11, 446, x + 11, 470), "#111111")
         self._oval((x + 2, 442, x + 12, 452), "#ffffff")
         if smiling:
-            # A smile reaches the eyes: cheeks come up and go pink.
+            # A smile lifts the cheeks and makes them pink.
             self._arc((x - 46, 474, x + 46, 520), (200, 340), self._shade(0.8), 8)
             self._oval((x - 48, 535, x + 48, 592), self._blush())
 

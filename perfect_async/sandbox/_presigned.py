@@ -1,4 +1,4 @@
-"""Presigned URLs that look and fail like S3's (contract: The flow of one picture)."""
+"""Presigned URLs that look and fail like those of S3 (contract: The flow of one picture)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STAMP = "%Y%m%dT%H%M%SZ"
 
 
 class StorageError(Exception):
-    """An error answer of a storage host: XML, no envelope."""
+    """An error answer of a storage host, as XML without the API's envelope."""
 
     def __init__(self, status: int, code: str, text: str, violation: str | None = None) -> None:
         super().__init__(text)
@@ -43,7 +43,7 @@ class StorageError(Exception):
 
 
 def no_such_key() -> StorageError:
-    """Return the 404 of an object that does not exist, or no longer."""
+    """Return the 404 for an object that does not exist or was deleted."""
     return StorageError(404, "NoSuchKey", "The specified key does not exist.")
 
 
@@ -51,7 +51,7 @@ def no_such_key() -> StorageError:
 class UrlSigner:
     """Signs paths on the storage hosts and verifies the URLs of incoming requests.
 
-    With an `origin` one port serves everything, and the stores are paths of this origin.
+    With an `origin`, one port serves everything, and the stores are paths of this origin.
     """
 
     origin: str | None
@@ -71,12 +71,12 @@ class UrlSigner:
         return None
 
     def plain(self, store: Store, path: str) -> str:
-        """Return an unsigned URL with the path exactly as given."""
+        """Return an unsigned URL with the unchanged path."""
         base = f"https://{HOSTS[store]}" if self.origin is None else f"{self.origin}/_{store}"
         return base + path
 
     def sign(self, method: str, store: Store, path: str, headers: tuple[str, ...] = ()) -> str:
-        """Return a URL for one method on one path, valid for `lifetime` seconds, new each time."""
+        """Return a new URL for one method on one path, valid for `lifetime` seconds."""
         now = self._clock.wall(self._clock.now())
         self._count += 1
         stamp = time.strftime(_STAMP, time.gmtime(now))
@@ -93,7 +93,7 @@ class UrlSigner:
         return f"{self.plain(store, quote(path))}?{urlencode(query)}"
 
     def check(self, request: Request, store: Store, path: str) -> None:
-        """Refuse what the storage refuses: a foreign signature, another method, a late request."""
+        """Raise `StorageError` for a wrong signature, another method and an expired URL."""
         if "authorization" in request.headers:
             raise StorageError(
                 400,

@@ -1,6 +1,6 @@
-"""The router: finds the route of a request, admits it, and lets a handler or a fault answer it.
+"""Routes a request, admits it, and answers it by a handler or a fault.
 
-Everything is decided at one instant, the arrival of the request, in plain functions.
+Plain functions decide everything at one instant, the arrival of the request.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from ._tasks import Tasks
 from ._webhooks import WebhookSender
 
 _SIZES: Final = {"template": 20, "history": 30, "feature_cost": 20}
-# Each of them is a broken answer to every kind of request.
+# Each body is a broken answer to every kind of request.
 _BROKEN: Final = (b'{"status":200,"data":{"task_', b"[]", b"", b'"ok"', b"<html>OK</html>")
 TOO_MANY: Final = 429
 
 
 @attrs.frozen
 class Route:
-    """The kind of a request; `parts` are the decoded variable pieces of its path."""
+    """The kind of a request, and the decoded variable `parts` of its path."""
 
     kind: Kind
     parts: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ _FIXED: Final[Mapping[tuple[str, str], Kind]] = MappingProxyType(
 
 
 def route_api(method: str, path: str, *, universal_path: bool) -> Route:
-    """Find the route of an API request by its percent-encoded path: an id may hold a slash.
+    """Return the route of an API request by its percent-encoded path, since an id may have a slash.
 
     HEAD has the routes of GET.
     """
@@ -92,7 +92,7 @@ def route_api(method: str, path: str, *, universal_path: bool) -> Route:
 
 
 def _key(version: str, pieces: list[str]) -> str:
-    """Return what a path in the API calls a feature; its own path may have slashes."""
+    """Return the key of the feature in an API path; the feature's own path may have slashes."""
     path = "/".join(pieces)
     return path if version == "v2.0" else f"{path}@{version}"
 
@@ -132,7 +132,7 @@ class Router:
         self._sender = sender
 
     def leave(self, request: Request) -> Outcome | None:
-        """Return the outcome fixed when a request leaves: prepared, `"refuse"`, or None.
+        """Return the outcome that is fixed when a request is sent: prepared, `"refuse"`, or None.
 
         Raises `RuntimeError` if the sandbox sends webhooks and is not open.
         """
@@ -145,10 +145,10 @@ class Router:
         return prepared
 
     def arrive(self, request: Request, prepared: Outcome | None) -> Response:
-        """Process a request that arrives now."""
+        """Answer a request that arrives now."""
         now = self.clock.now()
         route = self._route(request)
-        response = self._judge(request, route, prepared, now)
+        response = self._answer(request, route, prepared, now)
         status = 0 if response.lost else response.status
         self.ledger.requests[route.kind] += 1
         self.ledger.log.append(LogEntry(now / MICROSECONDS, route.kind, status))
@@ -168,12 +168,12 @@ class Router:
             return Route("upload", (path,))
         return Route("thumb" if path.startswith("/templates/") else "result", (path,))
 
-    def _judge(
+    def _answer(
         self, request: Request, route: Route, prepared: Outcome | None, now: int
     ) -> Response:
         refusal = None
         if request.method == "OPTIONS":
-            # No API request: browsers and proxies ask which methods there are, without a key.
+            # Browsers and proxies ask for the allowed methods without a key.
             return Response(204, headers={"allow": "GET, HEAD, POST, PUT, OPTIONS"})
         if route.kind not in UNLIMITED:
             # A prepared answer also counts for the limits.
@@ -192,7 +192,7 @@ class Router:
             return _scripted(*outcome)
         if outcome == "pass":
             return self._execute(request, route)
-        # A poll whose answer is lost renews no lease: the pessimistic reading.
+        # A poll whose answer is lost does not renew the lease (the pessimistic reading).
         if outcome in {"lose", "lose_502", "malformed"} and route.kind != "poll":
             self._execute(request, route)
         match outcome:
@@ -211,9 +211,9 @@ class Router:
                 assert_never(outcome)
 
     def _admit(self, request: Request, route: Route, now: int) -> ApiError | None:
-        """Check the key and count the request; return the error of one that may not pass."""
+        """Check the key and count the request; return the error if it is not admitted."""
         try:
-            # Asking for an access token needs no key, and is limited all the same.
+            # A request for an access token needs no key, but is limited, too.
             header = request.headers.get("authorization", "")
             key = "" if route.kind == "auth" else self._keys.check(header)
         except ApiError as error:
@@ -285,7 +285,7 @@ class Router:
         raise ApiError(404, "Not Found", "NotFound", self._misstep(request))
 
     def _misstep(self, request: Request) -> str:
-        """Name the likely mistake behind an unknown path."""
+        """Return the likely mistake behind an unknown path."""
         prefix, _, rest = unquote(request.path).partition("/task/")
         feature = next((name for name in NAMES if rest.startswith(f"{name}/")), "")
         if prefix.startswith("/s2s/v2.") and self._tasks.knows(rest.removeprefix(f"{feature}/")):

@@ -19,16 +19,18 @@ _LEASES: Final = get_args(LeaseReading)
 
 def _check_lease(_: object, __: attrs.Attribute[Lease], lease: object) -> None:
     if isinstance(lease, str) and lease not in _LEASES:
-        raise ValueError(f"lease is seconds or one of {', '.join(_LEASES)}, not {lease!r}")
+        raise ValueError(
+            f"lease must be a number of seconds or one of {', '.join(_LEASES)}, not {lease!r}"
+        )
 
 
 @attrs.frozen(kw_only=True)
 class TaskRules:
-    """The settings of tasks; times in seconds.
+    """The settings of tasks; times are in seconds.
 
-    - `lease`: how long a running task survives without a poll (contract: Expiry and charging):
-      seconds, the `"polling_interval"`, the `"retention"`, or `"flexible"`: for ever.
-    - `retention`: how long a task is kept after its end.
+    - `lease`: the time that a running task survives without a poll (contract: Expiry and charging):
+      seconds, the `"polling_interval"`, the `"retention"`, or `"flexible"` (forever).
+    - `retention`: the time for which a task is kept after its end.
     - `charging`: whether units are taken at the creation (and refunded when a poll reports a
       failure), or when the engine succeeds.
     """
@@ -41,7 +43,7 @@ class TaskRules:
     ids: TaskIds
 
     def lease_microseconds(self) -> int | None:
-        """Return the lease, or None without one. Raises `ValueError`."""
+        """Return the lease in microseconds, or None without one. Raises `ValueError`."""
         if self.lease == "flexible":
             return None
         if self.lease == "retention":

@@ -22,25 +22,29 @@ from ._rules import Lease
 
 
 async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> None:
-    """Serve until cancelled or interrupted; the sandbox should have this address as its `origin`.
+    """Serve a sandbox until cancelled or interrupted.
 
-    uvicorn logs errors only: no requests, keys or URLs.
+        sandbox = Sandbox(origin="http://127.0.0.1:8787")
+        await serve(sandbox)
+
+    The sandbox should have this address as its `origin`. uvicorn logs only errors, so the log has
+    no requests, keys or URLs.
     """
-    # Its log configuration would replace that of the embedding program.
+    # uvicorn's log configuration would replace that of the program.
     config = uvicorn.Config(
         sandbox,
         host=host,
         port=port,
         access_log=False,
         log_config=None,
-        # Its warnings are about clients that offer to upgrade (Java's HTTP client always does).
+        # uvicorn warns of clients that offer an upgrade, which Java's HTTP client always does.
         log_level="error",
-        # The other HTTP parsers do not read a body after such an offer.
+        # The other HTTP parsers do not read the body of a request with such an offer.
         http="h11",
-        # The sandbox's answers have the date of its own clock.
+        # The sandbox's answers have the date of the sandbox's clock.
         date_header=False,
         ws="none",
-        # The lifespan is opened below, because a cancelled uvicorn does not end it.
+        # The sandbox is opened below, since a cancelled uvicorn does not end the lifespan.
         lifespan="off",
     )
     server = uvicorn.Server(config)
@@ -48,7 +52,7 @@ async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> 
         try:
             await server.serve()
         finally:
-            # A cancelled uvicorn leaves its sockets open; after a normal end this does nothing.
+            # A cancelled uvicorn leaves its sockets open; after a normal end this has no effect.
             if server.started:
                 server.force_exit = True
                 with anyio.CancelScope(shield=True):
@@ -70,17 +74,17 @@ def run(
     charging: Charging = "creation",
     dialect: Dialect | None = None,
 ) -> None:
-    """Serve a sandbox until Ctrl-C; the entry point of a command line.
+    """Serve a sandbox until Ctrl-C, for the command line.
 
-    `speed` divides the engine's durations, `engine_errors` is the share of tasks that fail.
-    The origin of presigned URLs is the address served; on all interfaces (`0.0.0.0`, `::`) it is
-    the loopback one. The other settings are those of `Sandbox`; `seed` fixes all but the ids, which
-    no two runs share.
+    `speed` divides the engine's durations; `engine_errors` is the share of tasks that fail. The
+    origin of presigned URLs is the served address, or the loopback address if all interfaces are
+    served (`0.0.0.0`, `::`). The other settings are those of `Sandbox`; `seed` fixes every draw
+    except the ids, which differ between two runs.
     """
     origin = f"http://{_url_host(host)}:{port}"
     sandbox = Sandbox(
         seed=seed,
-        # The client of a served sandbox may outlive it.
+        # A client may outlive the served sandbox, so ids must differ between runs.
         run_id=secrets.token_hex(8),
         units=units,
         lease=lease,
@@ -97,7 +101,7 @@ def run(
         dialect=dialect,
     )
     print(f"sandbox on {origin} (any Bearer key; Ctrl-C to stop)", file=sys.stderr)  # noqa: T201
-    # uvicorn has shut down normally and raises the signal again, unless it is ignored.
+    # uvicorn shuts down normally and then raises the signal again.
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(sandbox, host, port))
     print(repr(sandbox), file=sys.stderr)  # noqa: T201
@@ -108,6 +112,6 @@ def _faster(usual: Durations, speed: float, rng: random.Random) -> float:
 
 
 def _url_host(host: str) -> str:
-    """Return the host of URLs at which a server on `host` can be reached from here."""
+    """Return the host for URLs of a server on `host`, as seen from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
     return f"[{host}]" if ":" in host else host

@@ -27,7 +27,7 @@ from ._webhooks import TaskEnd
 
 @attrs.define(eq=False)
 class Task:
-    """One task; times in microseconds of the loop's clock."""
+    """One task; times are in microseconds of the loop's clock."""
 
     id: str
     feature: Feature
@@ -39,7 +39,7 @@ class Task:
     duration: float
     failure: str | None
     times_out: bool
-    # A `.jpg` name may hold PNG bytes (contract: Download the result).
+    # A result named `.jpg` may have PNG bytes (contract: Download the result).
     png: bool
     last_poll: int
     charged: bool = False
@@ -51,21 +51,21 @@ class Task:
 
     @property
     def picture(self) -> Picture:
-        """Its first input; one that is empty where it has none."""
+        """The first input, or an empty one for a task without inputs."""
         return self.inputs[0] if self.inputs else Picture("", None, None)
 
     @property
     def processed_at(self) -> float:
-        """When the engine is done; infinite for a stuck task."""
+        """The time when the engine is done; infinite for a stuck task."""
         return self.created + self.duration * MICROSECONDS
 
     @property
     def succeeds(self) -> bool:
-        """Whether the engine gives a result in the end."""
+        """Whether the engine ends with a result."""
         return self.failure is None and not self.times_out
 
     def processed(self, now: int) -> bool:
-        """Return whether the engine is done, reported or not."""
+        """Return whether the engine is done, also if no poll has reported it."""
         return now >= self.processed_at
 
     def record(self) -> TaskRecord:
@@ -114,11 +114,11 @@ class Tasks:
         self._announce = announce
         self._by_id: dict[str, Task] = {}
         self._by_folder: dict[str, Task] = {}
-        # Tasks that are charged once they succeed.
+        # Tasks that will be charged once they succeed.
         self._unpaid: dict[str, Task] = {}
 
     def records(self) -> tuple[TaskRecord, ...]:
-        """Return every task as of now, in order of creation."""
+        """Return the present state of every task, in order of creation."""
         now = self._clock.now()
         self.settle(now)
         for task in self._by_id.values():
@@ -126,17 +126,17 @@ class Tasks:
         return tuple(task.record() for task in self._by_id.values())
 
     def knows(self, task_id: str) -> bool:
-        """Return whether this id was ever given out."""
+        """Return whether a task with this id was ever created."""
         return task_id in self._by_id
 
     def new_id(self) -> str:
-        """Return a new task id, of a task that does not exist here."""
+        """Return a new task id that belongs to no task here."""
         return self._task_id(self._chance.identifiers("foreign task ids").randbytes(80))
 
     def settle(self, now: int) -> None:
-        """Charge the tasks that succeeded up to now, where only a success is charged.
+        """Charge the tasks that have succeeded up to now, if only a success is charged.
 
-        The engine does not stop when the lease runs out: a lost task is charged as well.
+        The engine does not stop when the lease runs out, so a lost task is charged, too.
         """
         if not self._unpaid:
             return
@@ -203,7 +203,7 @@ class Tasks:
         return self._status(task, now, dialect)
 
     def delete(self, task_id: str) -> None:
-        """Forget a finished task with its outputs and its input files; units stay spent."""
+        """Delete a finished task with its outputs and input files; its units stay spent."""
         now = self._clock.now()
         task = self._by_id.get(task_id)
         if task is not None:
@@ -216,7 +216,7 @@ class Tasks:
             self._report(task, now)
         task.state = "deleted"
         task.outputs.clear()
-        # A file shared with another task is deleted with it (contract: Other calls).
+        # A file is deleted even if another task uses it (contract: Other calls).
         for picture in task.inputs:
             file = self._files.find(picture.source)
             if file is not None:
@@ -224,7 +224,7 @@ class Tasks:
                 file.data = None
 
     def output(self, path: str) -> bytes:
-        """Return the bytes of one result, drawn at the first download."""
+        """Return the bytes of one result, which is drawn at the first download."""
         folder, _, name = path.rpartition("/")
         task = self._by_folder.get(folder)
         if task is None or task.state == "deleted":
@@ -239,7 +239,7 @@ class Tasks:
         return task.outputs[index]
 
     def _file(self, feature: Feature, value: str, dialect: Dialect) -> tuple[Picture, str | None]:
-        """Return an uploaded input, and the engine's error where its bytes are missing."""
+        """Return an uploaded input, and the engine's error if its bytes are missing."""
         file = self._files.find(value)
         violation = None
         if file is None:
@@ -297,7 +297,7 @@ class Tasks:
 
     def _task_id(self, noise: bytes) -> str:
         if self._rules.ids == "base64":
-            # Holds `/`, `+` and `=`, which clients must percent-encode.
+            # The id has `/`, `+` and `=`, which clients must percent-encode.
             return base64.b64encode(b"\xfb\xff\xbf" + noise[:46]).decode()
         return base64.urlsafe_b64encode(noise).decode().rstrip("=")
 
@@ -312,18 +312,18 @@ class Tasks:
 
     def _charge(self, task: Task, at: int) -> None:
         task.charged = True
-        # The vendor's action for it is open (contract: History); the published ones look like this.
+        # The vendor's action is undocumented (contract: History); published ones have this form.
         action = f"api_{re.sub('[-/]', '_', task.feature.name)}"
         self._account.charge(task.units, task.id, self._clock.wall(at), action=action)
 
     def _expire(self, task: Task, now: int) -> None:
-        """End a task whose lease ran out, even if its processing finished meanwhile."""
+        """End a task whose lease ran out, also if the engine was done before."""
         if task.state != "running":
             return
         if self._lease is not None:
             limit = float(task.last_poll + self._lease)
         else:
-            # Without a lease a result is kept for a while after the engine's end.
+            # Without a lease, a result is kept for the retention after the engine's end.
             limit = task.processed_at + self._retention
         if now > limit:
             task.state = "expired"
@@ -334,7 +334,7 @@ class Tasks:
             self._expire(task, self._clock.now())
             return task.state not in {"expired", "deleted"}
 
-        # How a webhook announces a task that timed out is open; these are its two statuses.
+        # A webhook has only these two statuses; the one for a timeout is undocumented.
         ends = not math.isinf(task.duration)
         return TaskEnd(
             task_id=task.id,
@@ -360,16 +360,16 @@ class Tasks:
         word = dialect.status_words.get(task.state, task.state)
         data: dict[str, object] = {"task_status": word}
         results = self._results(task, now, dialect)
-        # `error` and `results` are null as often as absent (contract: Poll the task).
-        often = self._chance.stream("absent nulls").choice
+        # `error` and `results` are null or absent, equally often (contract: Poll the task).
+        choice = self._chance.stream("absent nulls").choice
         failure = task.failure if task.state == "error" else None
         if failure is not None:
             data["error"] = engine_error(failure, dialect)
-            if often((True, False)):
+            if choice((True, False)):
                 data["error_message"] = "The engine could not process the picture."
-        elif often((True, False)):
+        elif choice((True, False)):
             data["error"] = None
-        if results is not None or often((True, False)):
+        if results is not None or choice((True, False)):
             data["results"] = results
         if dialect.polling_interval_in != "creation":
             self._add_interval(data)
@@ -383,7 +383,7 @@ class Tasks:
         if task.state == "success":
             done = task.feature.outputs(task.params)
         elif task.state == "running" and task.feature.many and task.failure is None:
-            # Running avatars may show partial results, which clients must not take for all.
+            # Running avatars may have partial results, which clients must ignore.
             share = (now - task.created) / (task.duration * MICROSECONDS)
             done = int(task.feature.outputs(task.params) * min(share, 1.0))
         else:

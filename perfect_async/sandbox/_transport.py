@@ -1,4 +1,4 @@
-"""An httpx transport into the sandbox: no sockets, but the failures that sockets have."""
+"""An httpx transport into the sandbox, without sockets but with their failures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ._router import Router
 
 
 class SandboxTransport(httpx.AsyncBaseTransport):
-    """Passes requests to a sandbox and raises its faults as httpx errors.
+    """Passes requests to a sandbox, and raises its faults as httpx errors.
 
     Raises `httpx.ConnectError` for a refused connection (certainly not executed) and
-    `httpx.RemoteProtocolError` for a lost answer (executed or not). It has no timeouts of its
-    own: a hanging answer takes as long as the fault says.
+    `httpx.RemoteProtocolError` for a lost answer (executed or not). It ignores httpx's timeouts: a
+    hanging answer takes the time of the fault.
     """
 
     def __init__(self, router: Router, *, latency: float, jitter: float) -> None:
@@ -26,11 +26,11 @@ class SandboxTransport(httpx.AsyncBaseTransport):
         self._rng = router.chance.stream("latency")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; it arrives at a random time within the round trip."""
+        """Send one request, which arrives at a random time within the round trip."""
         before, after = split_latency(self._latency, self._jitter, self._rng)
         incoming = await _read(request)
         prepared = self._router.leave(incoming)
-        # Yield to other tasks even without latency, as a socket does.
+        # Yield to other tasks also without latency, like a socket.
         await asyncio.sleep(before)
         if prepared == "refuse":
             msg = "the sandbox refused the connection"

@@ -1,6 +1,6 @@
 """Webhook notifications: signing, sending, retries and faults (contract: Webhooks).
 
-The signature is computed here without a library, so that it checks the library that verifies it.
+The signature is computed without a library, so that it tests the library of the receiver.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from ._faults import check_share
 from ._http import MICROSECONDS
 
 Deliver: TypeAlias = Callable[[bytes, dict[str, str]], Awaitable[object]]
-"""A receiver inside the process: body and headers; returning is a 204, raising a 500."""
+"""A receiver inside the process; returning counts as a 204, raising as a 500."""
 
 _Post: TypeAlias = Callable[[bytes, dict[str, str]], Awaitable[int]]
 
 TIMEOUT: Final = 15.0
-"""Seconds within which the receiver has to answer; Standard Webhooks advises 15 to 30."""
+"""Seconds within which the receiver must answer; Standard Webhooks advises 15 to 30."""
 
 RETRIES: Final = (5.0, 300.0, 1800.0, 7200.0)
 """The first waits (seconds) that Standard Webhooks advises; the vendor's are unknown."""
@@ -40,7 +40,7 @@ RETRIES: Final = (5.0, 300.0, 1800.0, 7200.0)
 
 def _check_seconds(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not 0.0 <= value < math.inf:
-        raise ValueError(f"{attribute.name} is a time in seconds, not {value}")
+        raise ValueError(f"{attribute.name} must be a time in seconds, not {value}")
 
 
 @attrs.frozen(kw_only=True)
@@ -49,13 +49,13 @@ class WebhookFaults:
 
     Drawn when a task is created:
 
-    - `lost`: nothing is ever sent.
+    - `lost`: the notification is never sent.
     - `duplicated`: it is sent twice, with the same id; `reorder_seconds` is drawn for each.
-    - `early`: it is sent `early_seconds` before the status changes, but not before the creation:
-      a large value makes it overtake the creation's answer.
+    - `early`: it is sent `early_seconds` before the status changes, but not before the creation.
+      With a large value it overtakes the answer to the creation.
     - `delayed`: it is sent `delay_seconds` late.
 
-    `reorder_seconds`: each is delayed by at most this many seconds, drawn one by one, so that they
+    `reorder_seconds` is the largest delay that is drawn for each notification, so that they
     overtake each other.
     """
 
@@ -71,7 +71,7 @@ class WebhookFaults:
 def keys_of(secret: str | Sequence[str]) -> tuple[bytes, ...]:
     """Decode one secret or several: base64, with or without `whsec_` and padding.
 
-    Raises `ValueError` without the secret in its message.
+    Raises `ValueError` for another text; the message does not show it.
     """
     keys: list[bytes] = []
     for each in [secret] if isinstance(secret, str) else secret:
@@ -81,12 +81,12 @@ def keys_of(secret: str | Sequence[str]) -> tuple[bytes, ...]:
         except ValueError:
             keys.append(b"")
     if not keys or b"" in keys:
-        raise ValueError("webhook_secret is whsec_ and base64, or several of that")
+        raise ValueError("webhook_secret must be whsec_ followed by base64, or a list of these")
     return tuple(keys)
 
 
 def signed(keys: Sequence[bytes], webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers of one attempt; several keys give several signatures."""
+    """Return the headers of one attempt, with a signature by each key."""
     content = b"%s.%d.%s" % (webhook_id.encode(), timestamp, body)
     signatures = [base64.b64encode(hmac.digest(key, content, hashlib.sha256)) for key in keys]
     return {
@@ -99,9 +99,9 @@ def signed(keys: Sequence[bytes], webhook_id: str, timestamp: int, body: bytes) 
 
 @attrs.frozen
 class TaskEnd:
-    """The end of a task, drawn at its creation; times in microseconds of the loop's clock.
+    """The end of a task, drawn at its creation; times are in microseconds of the loop's clock.
 
-    `ended` is None for a task that never ends. `alive` tells whether the service still knows it.
+    `ended` is None for a task that never ends. `alive` returns whether the task still exists.
     """
 
     task_id: str
@@ -113,7 +113,7 @@ class TaskEnd:
 
 @attrs.frozen
 class _Notification:
-    """A notification: the same id and body at every attempt."""
+    """A notification, with the same id and body for every attempt."""
 
     webhook_id: str
     body: bytes
@@ -122,7 +122,7 @@ class _Notification:
 
 
 class WebhookSender:
-    """Sends announced notifications when they are due, from a background task while it is open."""
+    """Sends due notifications from a background task while it is open."""
 
     def __init__(
         self,
@@ -156,15 +156,15 @@ class WebhookSender:
         return self._loop is not None
 
     def check(self) -> None:
-        """Raise `RuntimeError` if a notification announced now would never be sent."""
+        """Raise `RuntimeError` if no background task runs to send notifications."""
         if not self.opened:
             raise RuntimeError(
                 "this sandbox sends webhooks from a background task: use it inside of "
-                "`async with sandbox:` (a server that sends ASGI's lifespan does so by itself)"
+                "`async with sandbox:` (a server that sends ASGI's lifespan does this already)"
             )
 
     def announce(self, end: TaskEnd) -> None:
-        """Schedule the notification of a task that was just created, with its faults drawn now."""
+        """Schedule the notification of a new task, and draw its faults."""
         faults, chance = self.faults, self._chance
         webhook_id = (
             "msg_" + base64.b32encode(chance.identifiers("webhook ids").randbytes(15)).decode()
@@ -191,7 +191,7 @@ class WebhookSender:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
-        """Run the background task until the end of the block; what is due later is never sent."""
+        """Run the background task until the end of the block; later notifications are not sent."""
         failure: Exception | None = None
         async with AsyncExitStack() as stack:
             if isinstance(self._to, str):
@@ -204,7 +204,7 @@ class WebhookSender:
             group.start_soon(self._work, group, post)
             try:
                 yield
-            except Exception as error:  # noqa: BLE001 -- raised below, because the group would wrap it
+            except Exception as error:  # noqa: BLE001 -- raised below, since the group would wrap it
                 failure = error
             finally:
                 self._loop = None
@@ -232,7 +232,7 @@ class WebhookSender:
             now = self._clock.now()
             while self._due and self._due[0][0] <= now:
                 notification = heappop(self._due)[2]
-                # Concurrently, so that a receiver that hangs delays only its own notification.
+                # Concurrently, so that a hanging receiver delays only its own notification.
                 group.start_soon(self._send, post, notification)
             wait = (self._due[0][0] - now) / MICROSECONDS if self._due else math.inf
             with anyio.move_on_after(wait):
@@ -303,14 +303,14 @@ def webhook_sender(
     to = url if deliver is None else deliver
     if to is None:
         if any(given is not None for given in (secret, faults, transport)):
-            raise ValueError("webhook_... needs a webhook: give webhook or webhook_url, too")
+            raise ValueError("webhook_... needs a webhook: pass webhook or webhook_url, too")
         return None
     if deliver is not None and (url is not None or transport is not None):
-        raise ValueError("give webhook or webhook_url, not both")
+        raise ValueError("pass webhook or webhook_url, not both")
     if url is not None and httpx.URL(url).scheme not in {"http", "https"}:
-        raise ValueError("webhook_url is http://... or https://...")
+        raise ValueError("webhook_url must be http://... or https://...")
     if secret is None:
-        raise ValueError("a webhook is signed: give webhook_secret, too")
+        raise ValueError("a webhook is signed: pass webhook_secret, too")
     return WebhookSender(
         clock=clock,
         chance=chance,

@@ -1,4 +1,4 @@
-"""The other calls as the vendor wants them, and what their answers say."""
+"""The requests for templates, units, prices and deletion, and the reading of their answers."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -54,13 +54,13 @@ def reply(value: object, status: int = 200) -> Response:
     ],
     ids=repr,
 )
-def test_questions(expected: Request, call: Request) -> None:
-    """Each question has its call; the first page names no token, since a null is a 400."""
+def test_each_call_builds_its_request(expected: Request, call: Request) -> None:
+    """The first page sends no token, since the vendor answers null with 400."""
     assert expected == call
 
 
 def test_templates_are_read() -> None:
-    """A page gives its templates, thumbs made safe, and the next page's token."""
+    """A page has its templates, with encoded thumb URLs, and the next page's token."""
     rows = [
         {
             "id": "male_1",
@@ -82,7 +82,7 @@ def test_templates_are_read() -> None:
 
 @pytest.mark.parametrize("token", [None, "", ...])
 def test_the_last_page_has_no_token(token: object) -> None:
-    """null, empty and absent all mean that there is no further page."""
+    """A null, empty or absent token means that there is no further page."""
     data = {"templates": []} | ({} if token is ... else {"next_token": token})
 
     assert ((), None) == read_templates(reply({"data": data}))
@@ -104,7 +104,7 @@ def test_the_last_page_has_no_token(token: object) -> None:
     ids=repr,
 )
 def test_unsafe_thumbs_are_none(thumb: object) -> None:
-    """A thumb that nobody should open is left out; the template stays."""
+    """An unsafe thumb URL is dropped; its template is kept."""
     (found,), _ = read_templates(reply({"data": {"templates": [{"id": "a", "thumb": thumb}]}}))
 
     assert Template("a", "", "", None) == found
@@ -123,8 +123,8 @@ def test_unsafe_thumbs_are_none(thumb: object) -> None:
     ],
     ids=repr,
 )
-def test_wrong_templates_are_named(expected: str, value: object) -> None:
-    """A page that is not as documented says where."""
+def test_a_malformed_templates_page_is_refused_by_path(expected: str, value: object) -> None:
+    """The error names the path of the wrong field."""
     with pytest.raises(BadAnswer, match=expected):
         read_templates(reply(value))
 
@@ -134,7 +134,7 @@ MILLISECONDS = 1_790_812_800_000  # NOW
 
 
 def test_units_are_summed() -> None:
-    """The balance is the sum of the grants; the exact amount counts before the deprecated one."""
+    """The balance is the sum of the grants; `amount_dec` is preferred to `amount`."""
     rows = [
         {
             "id": 9007199254740993,
@@ -171,8 +171,10 @@ def test_units_are_summed() -> None:
     ],
     ids=repr,
 )
-def test_the_balance_is_what_the_api_can_spend(expected: float, row: dict[str, object]) -> None:
-    """Only grants of a type that begins with Api count, and none that has expired."""
+def test_the_balance_counts_only_grants_for_the_api(
+    expected: float, row: dict[str, object]
+) -> None:
+    """A grant counts if its type begins with "Api" and it has not expired."""
     found = read_units(reply({"results": [row | {"amount": 5}]}), NOW)
 
     assert expected == found.balance
@@ -180,8 +182,8 @@ def test_the_balance_is_what_the_api_can_spend(expected: float, row: dict[str, o
 
 
 @pytest.mark.parametrize("value", [{"results": []}, {"results": None}, {}], ids=repr)
-def test_no_grants_mean_that_the_balance_is_unknown(value: object) -> None:
-    """An empty list is not a balance of zero."""
+def test_the_balance_is_unknown_without_grants(value: object) -> None:
+    """An empty list does not mean a balance of zero."""
     assert Units(None, ()) == read_units(reply(value), NOW)
 
 
@@ -195,14 +197,14 @@ def test_no_grants_mean_that_the_balance_is_unknown(value: object) -> None:
     ],
     ids=repr,
 )
-def test_wrong_grants_are_named(expected: str, row: object) -> None:
-    """A grant without an amount is not guessed at."""
+def test_a_malformed_grant_is_refused_by_path(expected: str, row: object) -> None:
+    """A grant without a usable amount is an error, not zero."""
     with pytest.raises(BadAnswer, match=expected):
         read_units(reply({"results": [row]}), NOW)
 
 
 def test_prices_are_read() -> None:
-    """A price belongs to the feature in its task's URL; one without such a URL is left out."""
+    """A price belongs to the feature in its task's URL; prices without one are left out."""
     task = "https://yce-api-01.makeupar.com/s2s/v2.0/task/"
     sku = {"description": "x", "amount": 1, "unit": "result_image", "proc_unit": 4}
     rows = [
@@ -229,8 +231,8 @@ def test_prices_are_read() -> None:
     assert (prices, "n") == found
 
 
-def test_several_prices_are_no_price() -> None:
-    """Of several prices of one feature none is taken for a picture's; other units do not count."""
+def test_a_feature_with_several_prices_has_no_single_price() -> None:
+    """`price_of` returns None for several prices per picture and ignores prices of other units."""
     one, other = Price("a", 1.0, 1, "result_image"), Price("a", 2.0, 1, "result_image")
     second = Price("a", 3.0, 1, "second")
 
@@ -251,20 +253,20 @@ def test_several_prices_are_no_price() -> None:
     ],
     ids=repr,
 )
-def test_wrong_prices_are_named(expected: str, row: object) -> None:
-    """A price that cannot be reckoned with is not taken."""
+def test_a_malformed_price_is_refused_by_path(expected: str, row: object) -> None:
+    """A price without a usable amount or unit is an error."""
     with pytest.raises(BadAnswer, match=expected):
         read_feature_costs(reply({"result": {"skus": [row]}}))
 
 
 @pytest.mark.parametrize("content", [b'{"status":200}', b"", b"<html>"])
-def test_a_deletion_is_its_status(content: bytes) -> None:
-    """A success is a deletion, whatever its body says."""
+def test_a_deletion_is_read_from_its_status(content: bytes) -> None:
+    """A 2xx means that the task is deleted, with any body."""
     read_deleted(Response(200, content))
 
 
 def test_a_refused_deletion_is_raised() -> None:
-    """A task that has not ended cannot be deleted, and the vendor's code says so."""
+    """The error for a task that has not ended carries the vendor's code."""
     with pytest.raises(RequestRefused) as caught:
         read_deleted(reply({"error": "no", "error_code": "OperationInvalid"}, 400))
 
@@ -276,8 +278,8 @@ def read_units_now(reply: Response) -> Units:
 
 
 @pytest.mark.parametrize("read", [read_templates, read_units_now, read_feature_costs])
-def test_readers_raise_what_a_reply_is(read: object) -> None:
-    """A reader that is handed a response_error raises it."""
+def test_readers_raise_the_error_of_a_failed_reply(read: object) -> None:
+    """Each reader raises `ServiceUnavailable` for a 503."""
     assert callable(read)
     with pytest.raises(ServiceUnavailable):
         read(reply({}, 503))
@@ -298,7 +300,7 @@ def test_readers_raise_what_a_reply_is(read: object) -> None:
     ).map(lambda value: json.dumps(value).encode()),
 )
 def test_any_page_is_read_or_refused(status: int, content: bytes) -> None:
-    """Whatever the bytes, a reader gives its values or an error of ours."""
+    """For any bytes, a reader returns its values or raises a `PerfectError`."""
     for read in (read_templates, read_units_now, read_feature_costs, read_deleted):
         try:
             read(Response(status, content))

@@ -1,4 +1,4 @@
-"""What the code cites of the contract page is on the page."""
+"""The contract page has every heading that the code cites."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_citations_are_found(expected: list[str], source: str) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_citations_name_a_heading(path: Path) -> None:
-    """Every citation leads to a heading of the contract page."""
+    """Every citation names a heading of the contract page."""
     known = headings(PAGE.read_text(encoding="utf-8"))
 
     assert [] == [name for name in citations(path.read_text(encoding="utf-8")) if name not in known]

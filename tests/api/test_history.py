@@ -1,4 +1,4 @@
-"""The unit history, and what it says about a creation whose answer never came."""
+"""The unit history, and the search in it for a task whose creation was never answered."""
 
 import itertools
 import json
@@ -30,8 +30,8 @@ def reply(value: object, status: int = 200) -> Response:
     return Response(status, json.dumps(value).encode(), "17")
 
 
-def test_a_page_is_asked_for() -> None:
-    """The first page names no token, since a null is a 400."""
+def test_a_page_is_requested_by_its_token() -> None:
+    """The first page sends no token, since the vendor answers null with 400."""
     path, size = "/s2s/v1.0/client/credit/history", ("page_size", "30")
 
     assert Request("GET", path, (size,)) == history(None)
@@ -39,7 +39,7 @@ def test_a_page_is_asked_for() -> None:
 
 
 def test_an_error_is_raised() -> None:
-    """An answer that is no page is raised as the error that it stands for."""
+    """A failed reply is raised as its error."""
     with pytest.raises(ServiceUnavailable):
         read_history(reply({}, 503))
 
@@ -54,8 +54,8 @@ def page(*rows: object) -> Response:
     return reply({"result": {"history": list(rows), "next_token": "n"}})
 
 
-def test_entries_are_read_for_people() -> None:
-    """When, what for, how much in all, and which task or order."""
+def test_entries_are_read() -> None:
+    """An entry has its time, its action, the sum of its units, and its task or order."""
     parts = [{"amount": -9, "amount_dec": -0.1}, {"amount": -2}, {"id": 3}]
 
     [entry], token = read_entries(page(movement(info={"credits": parts})))
@@ -66,15 +66,15 @@ def test_entries_are_read_for_people() -> None:
 
 
 @pytest.mark.parametrize("info", [None, {}, {"credits": None}, {"credits": [{"id": 1}]}])
-def test_an_entry_without_its_values_is_an_entry(info: object) -> None:
-    """What cannot be read is None, and the entry is still there."""
+def test_unreadable_values_of_an_entry_are_none(info: object) -> None:
+    """An entry is kept although none of its values can be read."""
     [entry], _ = read_entries(page({"timestamp": {}, "target_id": None, "info": info}))
 
     assert HistoryEntry(None, "", None, None) == entry
 
 
 def test_the_history_is_read() -> None:
-    """A page gives when units of which task moved, in microseconds, and the next page's token."""
+    """A page has its movements, with times in microseconds, and the next page's token."""
     rows = [
         movement(),
         movement(timestamp="1790812800000", action=" ai_avatar--create ", target_id=7),
@@ -95,8 +95,8 @@ def test_the_history_is_read() -> None:
 
 @pytest.mark.parametrize("action", ["renew", "SIGN_UP_GIFT", "api_subscription_credits", "expire"])
 @pytest.mark.parametrize("target_id", [None, "", "an order", "t"], ids=repr)
-def test_purchases_are_no_tasks(action: str, target_id: object) -> None:
-    """Units that were bought or ran out have no task, whatever their target is."""
+def test_purchases_are_left_out(action: str, target_id: object) -> None:
+    """Rows of bought or expired units are not about tasks, whatever their target."""
     row = movement(target_id=target_id, action=action, timestamp=None)
 
     found = read_history(reply({"result": {"history": [row, movement()], "next_token": ""}}))
@@ -114,8 +114,8 @@ def test_purchases_are_no_tasks(action: str, target_id: object) -> None:
     ],
     ids=repr,
 )
-def test_a_row_that_is_not_understood_is_counted(changes: dict[str, object]) -> None:
-    """A row without a readable time and task may stand for any task, and is None."""
+def test_a_row_that_is_not_understood_is_none(changes: dict[str, object]) -> None:
+    """A row without a readable time and task may be about any task, so it is not left out."""
     row = {name: value for name, value in movement(**changes).items() if value is not ...}
 
     found, _ = read_history(reply({"result": {"history": [row]}}))
@@ -131,8 +131,8 @@ def test_a_row_that_is_not_understood_is_counted(changes: dict[str, object]) -> 
         (r"result.history\[0\] is not an object", {"result": {"history": ["a"]}}),
     ],
 )
-def test_what_is_no_history_is_refused(expected: str, value: object) -> None:
-    """A page that is no list of rows raises, and proves nothing."""
+def test_a_malformed_history_page_is_refused_by_path(expected: str, value: object) -> None:
+    """A page that is not a list of rows raises; it does not count as empty."""
     with pytest.raises(BadAnswer, match=expected):
         read_history(reply(value))
 
@@ -143,8 +143,8 @@ movements = st.fixed_dictionaries(
 
 
 @given(st.lists(movements))
-def test_any_history_is_read_whole_or_refused(rows: list[dict[str, object]]) -> None:
-    """Of a history that is read, only purchases are missing."""
+def test_no_row_but_purchases_is_left_out(rows: list[dict[str, object]]) -> None:
+    """Any history is refused, or every row that is no purchase is read."""
     try:
         found, _ = read_history(reply({"result": {"history": rows}}))
     except BadAnswer:
@@ -160,7 +160,7 @@ def test_any_history_is_read_whole_or_refused(rows: list[dict[str, object]]) -> 
     | st.lists(movements).map(lambda rows: json.dumps({"result": {"history": rows}}).encode()),
 )
 def test_any_page_is_read_or_refused(status: int, content: bytes) -> None:
-    """Whatever the bytes, there are rows or an error of ours."""
+    """For any bytes, the reader returns rows or raises a `PerfectError`."""
     try:
         read_history(Response(status, content))
     except PerfectError as error:
@@ -185,9 +185,9 @@ HOUR = 3600 * SECOND
 
 
 def verdict(
-    asked: HistorySearch, known: str = "", *, others_in_doubt: bool = False
+    searched: HistorySearch, known: str = "", *, others_in_doubt: bool = False
 ) -> str | Unresolved:
-    return asked.verdict(
+    return searched.verdict(
         lambda task_id: task_id in known, now=SENT + HOUR, others_in_doubt=others_in_doubt
     )
 
@@ -203,7 +203,7 @@ def verdict(
         ("a", [row("a", -5)], ""),
         (Unresolved.AMBIGUOUS, [row("a", -5.1)], ""),
         (Unresolved.AMBIGUOUS, [row("a", -60)], ""),
-        # The vendor's clock may be behind ours: an empty minute proves nothing.
+        # The vendor's clock may be behind ours, so a task from before the sending counts.
         (Unresolved.AMBIGUOUS, [row("a", -90)], ""),
         (Unresolved.NOTHING, [row("a", -90)], "a"),
         (Unresolved.NOTHING, [row("a", -181)], ""),
@@ -217,49 +217,49 @@ def verdict(
         (Unresolved.NOTHING, [row("a", action="ai-avatar")], ""),
         (Unresolved.NOTHING, [row("a", action="create-ai-avatar-v2")], ""),
         (Unresolved.NOTHING, [row("a", action="api-photo-enhance")], ""),
-        # An action that names nothing may be anybody's.
+        # An action that names no feature may belong to any task.
         (Unresolved.AMBIGUOUS, [row("a", action="")], ""),
         (Unresolved.AMBIGUOUS, [row("a", action="consume")], ""),
         (Unresolved.AMBIGUOUS, [row("b"), row("a", action="run-task")], ""),
         ("b", [row("b"), row("a", action="ai-avatar")], ""),
-        # What is from the future settles nothing, nor does what cannot be read.
+        # A row from the future and a row that cannot be read keep the creation in doubt.
         ("a", [row("a", 3660)], ""),
         (Unresolved.AMBIGUOUS, [row("a", 3661)], ""),
         (Unresolved.AMBIGUOUS, [None], ""),
         (Unresolved.AMBIGUOUS, [row("a"), None], ""),
     ],
 )
-def test_a_task_is_taken_only_if_it_is_the_only_one(
+def test_a_task_is_picked_only_if_no_other_is_possible(
     expected: str | Unresolved, rows: list[Movement | None], known: str
 ) -> None:
-    """One unknown id that names this feature between the sending and now, or none at all."""
-    asked = search()
+    """The verdict is the one unknown task of this feature between the sending and now, or none."""
+    searched = search()
 
-    asked.read(rows)
+    searched.read(rows)
 
-    assert expected == verdict(asked, known)
+    assert expected == verdict(searched, known)
 
 
-def test_no_task_is_taken_while_another_creation_is_in_doubt() -> None:
+def test_no_task_is_picked_while_another_creation_is_in_doubt() -> None:
     """The only unknown task may be that of another creation in doubt."""
-    asked = search()
-    asked.read([row("a")])
+    searched = search()
+    searched.read([row("a")])
 
-    assert Unresolved.AMBIGUOUS is verdict(asked, others_in_doubt=True)
+    assert Unresolved.AMBIGUOUS is verdict(searched, others_in_doubt=True)
 
 
 def test_candidates_are_the_unknown_tasks() -> None:
-    """Tasks that may be the lost one are listed, oldest first, also shortly before the sending."""
-    asked = search()
-    asked.read(
+    """Unknown tasks are listed oldest first, including those from shortly before the sending."""
+    searched = search()
+    searched.read(
         [
             *(row("b", 2, "consume"), row("x", action="ai-avatar"), row("mine"), row("a", 1)),
             *(row("before", -90), row("wig", -90, "wig"), row("old", -300)),
         ]
     )
 
-    assert ("before", "a", "b") == asked.candidates(lambda task_id: task_id == "mine")
-    assert frozenset({"a", "b", "mine"}) == asked.found
+    assert ("before", "a", "b") == searched.candidates(lambda task_id: task_id == "mine")
+    assert frozenset({"a", "b", "mine"}) == searched.found
 
 
 @pytest.mark.parametrize(
@@ -271,20 +271,22 @@ def test_candidates_are_the_unknown_tasks() -> None:
         *((False, "ai-avatar", "ai-smile-pro"), (False, "ai-avatar", "run-ai-smile")),
     ],
 )
-def test_a_feature_may_be_named_like_another(expected: bool, feature: str, action: str) -> None:
-    """An action that names two features, one within the other, means the longer."""
-    asked = search(feature, ("ai-smile", "ai-smile-pro", "ai-avatar"))
-    asked.read([row("a", action=action)])
+def test_an_action_means_the_longer_of_nested_names(
+    expected: bool, feature: str, action: str
+) -> None:
+    """The action "ai-smile-pro" belongs to that feature and not to "ai-smile"."""
+    searched = search(feature, ("ai-smile", "ai-smile-pro", "ai-avatar"))
+    searched.read([row("a", action=action)])
 
-    assert expected == bool(asked.found)
+    assert expected == bool(searched.found)
 
 
 def test_an_action_that_names_two_features_may_be_either() -> None:
-    """A task that might be of this feature must not be overlooked."""
-    asked = search()
-    asked.read([row("b", action="ai-avatar-from-ai-smile"), row("a")])
+    """A task of such an action is a candidate for both features."""
+    searched = search()
+    searched.read([row("b", action="ai-avatar-from-ai-smile"), row("a")])
 
-    assert Unresolved.AMBIGUOUS is verdict(asked)
+    assert Unresolved.AMBIGUOUS is verdict(searched)
 
 
 # How far to read.
@@ -300,26 +302,26 @@ def test_an_action_that_names_two_features_may_be_either() -> None:
         (False, [[row("a", -181)]]),
         (False, [[row("a")], [row("b", -181)]]),
         (False, [[row("a")], [], [row("b", -181)]]),
-        # A little disorder is none.
+        # Small disorder counts as newest first.
         (False, [[row("a", -10), row("b", 20), row("c", -190)]]),
-        # Sorted the other way round, at once or little by little, within a page or from one to
-        # another: what is wanted comes last.
+        # Oldest first, in large or small steps, within a page or across pages: the wanted rows
+        # come last.
         (True, [[row("a", -500), row("b", -400)]]),
         (True, [[row("a", -500), row("b", -460), row("c", -420), row("d", -380)]]),
         (True, [[row("a", -500), row("b", -499)]]),
         (True, [[row("a", -500)], [row("b", -400)]]),
-        # In no order at all.
+        # In no order.
         (True, [[row("a", -100), row("b", 50), row("c", -100)]]),
     ],
     ids=repr,
 )
 def test_pages_are_read_until_they_are_older(more: bool, pages: list[list[Movement]]) -> None:
-    """Newest first, reading ends with a line before the sending; in another order it does not."""
-    asked = search()
+    """Newest first, reading ends with a row before the sending; in other orders it goes on."""
+    searched = search()
 
-    told = [asked.read(page) for page in pages][-1]
+    needs_more = [searched.read(page) for page in pages][-1]
 
-    assert more == told
+    assert more == needs_more
 
 
 moments = st.integers(-2_000, 300)
@@ -330,14 +332,14 @@ histories = st.lists(
 
 
 def read_all(rows: list[Movement], size: int) -> tuple[str | Unresolved, int]:
-    """Read page by page as long as that is asked for; the verdict, and how many lines it took."""
-    asked, taken = search(), 0
+    """Read page by page while more is needed; return the verdict and the number of rows read."""
+    searched, taken = search(), 0
     for start in range(0, len(rows), size):
         page = rows[start : start + size]
         taken += len(page)
-        if not asked.read(page):
+        if not searched.read(page):
             break
-    return verdict(asked), taken
+    return verdict(searched), taken
 
 
 @given(histories, st.integers(2, 6), st.booleans(), st.data())
@@ -345,11 +347,11 @@ def read_all(rows: list[Movement], size: int) -> tuple[str | Unresolved, int]:
 def test_the_verdict_does_not_depend_on_pages_or_order(
     lines: list[tuple[int, str, str]], size: int, ascending: bool, data: st.DataObject | None
 ) -> None:
-    """Sorted either way, up to a skew, and cut anyhow, the history says the same as read whole."""
+    """Reading in pages, in either order with small disorder, gives the verdict of the whole."""
     disorder = [0] * len(lines)
     if data is not None:
         disorder = data.draw(st.lists(st.integers(0, 30), min_size=len(lines), max_size=20))
-    # Lines of the same moment, in ascending order, tell nothing of the order: one page of them.
+    # Equal times at the start of an ascending history do not show its order, so times are distinct.
     keyed = sorted(zip(lines, disorder, strict=False), key=lambda pair: pair[0][0] + pair[1])
     rows = [row(task_id, after, action) for (after, task_id, action), _ in keyed]
     if not ascending:
@@ -368,32 +370,32 @@ def test_the_verdict_does_not_depend_on_pages_or_order(
 
 @given(histories, st.sets(st.sampled_from("abcd")))
 @example([(0, "b", "ai-smile"), (-6, "b", "ai-avatar")], set())
-def test_adopted_only_if_exactly_one_is_unknown(
+def test_a_task_is_picked_only_if_exactly_one_is_unknown(
     lines: list[tuple[int, str, str]], known: set[str]
 ) -> None:
-    """Whatever the history, a task is taken only where no other one can be meant."""
+    """For any history, a task is picked only if it is the one candidate."""
     rows = [row(task_id, after, action) for after, task_id, action in lines]
     candidates = [
         line
         for line in rows
         if line.at >= SENT - 3 * SKEW and line.action != "ai-avatar" and line.task_id not in known
     ]
-    may_be = {line.task_id for line in candidates}
-    asked = search()
-    asked.read(rows)
+    possible = {line.task_id for line in candidates}
+    searched = search()
+    searched.read(rows)
 
-    found = verdict(asked, "".join(known))
+    found = verdict(searched, "".join(known))
 
-    if not may_be:
+    if not possible:
         assert Unresolved.NOTHING is found
     elif isinstance(found, str):
-        assert may_be == {found}
+        assert possible == {found}
         assert min(line.at for line in candidates) >= SENT - 5 * SECOND
         assert any(line.action == "ai-smile" for line in candidates)
 
 
 def test_a_feature_without_a_class_is_named_by_its_path() -> None:
-    """Its action has hyphens for slashes; no published action is excluded, since it may mean it."""
+    """Its action has hyphens for slashes, and any published action may mean it."""
     ours = HistorySearch("2d-vto/ring@v2.1", ["ai-smile"], SENT)
     ours.read([row("a", 1, "api-2d-vto-ring"), row("b", 2, "ai-smile")])
     other = HistorySearch("sod", ["ai-smile"], SENT)

@@ -1,4 +1,4 @@
-"""What an answer says, read with tolerance; what a response_error is."""
+"""The reading of answers, and the errors of failed ones."""
 
 import json
 import math
@@ -78,8 +78,8 @@ def body(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def test_a_replys_repr_tells_no_content() -> None:
-    """A body, which may hold signed URLs, shows by its length."""
+def test_the_repr_of_a_response_hides_its_content() -> None:
+    """The repr shows the length of the body, which may hold signed URLs."""
     assert "<6 bytes>" in repr(Response(200, b"secret"))
     assert "secret" not in repr(Response(200, b"secret"))
 
@@ -93,7 +93,7 @@ def test_a_replys_repr_tells_no_content() -> None:
     ids=repr,
 )
 def test_a_status_belongs_to_a_class(good: bool, denied: bool, status: int) -> None:
-    """2xx is good, 4xx is denied, the rest is neither."""
+    """2xx is a success, 4xx a client error, any other status neither."""
     assert (good, denied) == (
         Response(status, b"").is_success,
         Response(status, b"").is_client_error,
@@ -111,8 +111,8 @@ def test_a_status_belongs_to_a_class(good: bool, denied: bool, status: int) -> N
     ],
     ids=repr,
 )
-def test_only_a_request_id_is_one(expected: str | None, header: str | None) -> None:
-    """An `x-request-id` is kept if it is short and plain."""
+def test_a_request_id_is_kept_if_it_is_plain(expected: str | None, header: str | None) -> None:
+    """An `x-request-id` is kept if it has at most 64 plain characters."""
     assert expected == Response(200, b"", header).safe_request_id
 
 
@@ -121,13 +121,13 @@ def test_only_a_request_id_is_one(expected: str | None, header: str | None) -> N
     [("a", "a"), ("", ""), ("29490", 29490), ("1.5", 1.5), ("9007199254740993", 9007199254740993)],
 )
 def test_text_may_be_a_number(expected: str, value: object) -> None:
-    """Text stays, a number becomes text: header values are numbers in the docs."""
+    """A number becomes text: the vendor's documents show header values as numbers."""
     assert expected == as_text(value)
 
 
 @pytest.mark.parametrize("value", [None, True, False, [], {}], ids=repr)
-def test_text_is_nothing_else(value: object) -> None:
-    """A truth value, a list or an object is no text."""
+def test_other_values_are_not_text(value: object) -> None:
+    """A boolean, a list or an object is not text."""
     with pytest.raises(Malformed, match="is not text"):
         as_text(value)
 
@@ -138,7 +138,7 @@ def test_text_is_nothing_else(value: object) -> None:
     ids=repr,
 )
 def test_numbers_may_be_text(expected: float, value: object) -> None:
-    """A number may come as text."""
+    """A number is read from text, too."""
     assert expected == as_number(value)
 
 
@@ -148,7 +148,7 @@ def test_numbers_may_be_text(expected: float, value: object) -> None:
     ids=repr,
 )
 def test_numbers_are_finite(value: object) -> None:
-    """What is no finite number is none."""
+    """NaN, infinities and values that overflow are refused."""
     with pytest.raises(Malformed, match="is not a finite number"):
         as_number(value)
 
@@ -161,14 +161,14 @@ def test_whole_numbers_are_exact(value: int) -> None:
 
 
 @pytest.mark.parametrize(("expected", "value"), [(3, 3.0), (3, "3.0"), (-1, "-1")], ids=repr)
-def test_whole_numbers_may_be_written_otherwise(expected: int, value: object) -> None:
-    """3.0 is 3."""
+def test_whole_numbers_may_be_written_as_fractions(expected: int, value: object) -> None:
+    """3.0 is read as 3."""
     assert expected == as_whole(value)
 
 
 @pytest.mark.parametrize("value", [None, True, 1.5, "1.5", "a", math.nan, "9" * 400, []], ids=repr)
-def test_whole_numbers_are_nothing_else(value: object) -> None:
-    """A fraction, a truth value or no number at all is no whole number."""
+def test_other_values_are_not_whole_numbers(value: object) -> None:
+    """A fraction, a boolean or a text without a number is refused."""
     with pytest.raises(Malformed, match="number"):
         as_whole(value)
 
@@ -183,13 +183,13 @@ def test_whole_numbers_are_nothing_else(value: object) -> None:
     ],
     ids=repr,
 )
-def test_moments(expected: datetime | None, value: object) -> None:
-    """Milliseconds since 1970 are a time in UTC; nonsense is none."""
+def test_milliseconds_are_read_as_a_time(expected: datetime | None, value: object) -> None:
+    """Milliseconds since 1970 become a time in UTC; other values become None."""
     assert expected == as_moment(value)
 
 
 @pytest.mark.parametrize(
-    ("expected", "said"),
+    ("expected", "values"),
     [
         (1_000_000, (1000,)),
         (1_000_000, ("1000",)),
@@ -205,15 +205,17 @@ def test_moments(expected: datetime | None, value: object) -> None:
     ],
     ids=repr,
 )
-def test_polling_intervals(expected: int | None, said: tuple[object, ...]) -> None:
-    """Milliseconds become microseconds, at most an hour; the first that means something counts."""
-    assert expected == as_interval(*said)
+def test_polling_intervals_become_microseconds(
+    expected: int | None, values: tuple[object, ...]
+) -> None:
+    """The first usable number of milliseconds becomes microseconds, at most an hour."""
+    assert expected == as_interval(*values)
 
 
 @given(st.lists(json_values).map(tuple))
-def test_polling_intervals_are_none_or_sane(said: tuple[object, ...]) -> None:
-    """Whatever is said, an interval is None or from a microsecond to an hour."""
-    found = as_interval(*said)
+def test_polling_intervals_are_none_or_in_range(values: tuple[object, ...]) -> None:
+    """For any values, an interval is None or between a microsecond and an hour."""
+    found = as_interval(*values)
 
     assert found is None or (type(found) is int and 1 <= found <= 3_600_000_000)
 
@@ -235,14 +237,14 @@ def test_polling_intervals_are_none_or_sane(said: tuple[object, ...]) -> None:
     ],
     ids=repr,
 )
-def test_retry_after(expected: int | None, header: str | None) -> None:
-    """Seconds become microseconds, at most an hour; a date would need a clock."""
+def test_retry_after_becomes_microseconds(expected: int | None, header: str | None) -> None:
+    """Seconds become microseconds, at most an hour; a date, which needs a clock, becomes None."""
     assert expected == as_delay(header)
 
 
 @given(st.none() | st.text() | st.floats().map(str) | st.integers().map(str))
-def test_any_retry_after_is_none_or_sane(header: str | None) -> None:
-    """Whatever the header, the delay is None or from nothing to an hour."""
+def test_any_retry_after_is_none_or_in_range(header: str | None) -> None:
+    """For any header, the delay is None or between zero and an hour."""
     found = as_delay(header)
 
     assert found is None or (type(found) is int and 0 <= found <= 3_600_000_000)
@@ -260,8 +262,8 @@ def test_any_retry_after_is_none_or_sane(header: str | None) -> None:
     ],
     ids=repr,
 )
-def test_upload_headers_in_three_shapes(headers: object) -> None:
-    """An object of text, one of numbers, and a list of names and values are the same headers."""
+def test_upload_headers_are_read_in_three_shapes(headers: object) -> None:
+    """An object of texts, an object with numbers, and a list of pairs give the same headers."""
     expected = UploadRequest(
         "u", "PUT", Headers((("Content-Type", "image/jpeg"), ("Content-Length", "29490")))
     )
@@ -273,7 +275,7 @@ def test_upload_headers_in_three_shapes(headers: object) -> None:
     "value", [{"url": "u"}, {"url": "u", "headers": None, "method": None}], ids=repr
 )
 def test_upload_headers_may_be_missing(value: object) -> None:
-    """null is as good as absent."""
+    """A null counts as absent."""
     assert UploadRequest("u") == structure((value), UploadRequest)
 
 
@@ -297,10 +299,10 @@ def test_upload_headers_may_be_missing(value: object) -> None:
     ],
     ids=repr,
 )
-def test_what_is_wrong_is_named_by_its_path(
+def test_a_wrong_field_is_named_by_its_path(
     expected: str, value: list[dict[str, object] | None] | int | None
 ) -> None:
-    """A wrong field deep in an answer is named as one would write it, and not quoted."""
+    """The problem names the path of the wrong field and does not quote its value."""
     right: dict[str, object] = {"file_id": "f", "requests": [{"url": "u"}]}
     files: object = value
     if isinstance(value, list):
@@ -319,7 +321,7 @@ def test_what_is_wrong_is_named_by_its_path(
     "wrong", [{"A": []}, [{"key": "A"}], ["A"], [{"value": "v", "key": 1.5}, 2]]
 )
 def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
-    """What is wrong inside headers is looked for there."""
+    """The problem of a wrong header begins with the path of the headers."""
     found = structure(({"url": "u", "headers": wrong}), UploadRequest)
 
     assert isinstance(found, Malformed)
@@ -343,8 +345,8 @@ def test_wrong_upload_headers_are_named_by_their_path(wrong: object) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_answer_at_all(expected: str, content: bytes) -> None:
-    """HTML, no UTF-8, endless nesting, and a list where an object belongs are wrong."""
+def test_an_unusable_body_is_malformed(expected: str, content: bytes) -> None:
+    """HTML, bytes that are no UTF-8, too deep nesting and a list instead of an object are wrong."""
     found = structure(decode(content), Page)
 
     assert isinstance(found, Malformed)
@@ -354,8 +356,8 @@ def test_what_is_no_answer_at_all(expected: str, content: bytes) -> None:
 @pytest.mark.parametrize(
     "content", [b"[]", b"1", b'{"data":[]}', b'{"data":{}}', b'{"data":null}'], ids=repr
 )
-def test_keys_on_the_way_must_be_there(content: bytes) -> None:
-    """What stands above the wanted is checked as well."""
+def test_keys_above_the_value_must_exist(content: bytes) -> None:
+    """A missing or wrong parent of the wanted value is malformed."""
     assert isinstance(structure(decode(content), Page, "data", "page"), Malformed)
 
 
@@ -370,30 +372,30 @@ def test_keys_on_the_way_must_be_there(content: bytes) -> None:
     ],
     ids=repr,
 )
-def test_tolerance(expected: Page, content: bytes) -> None:
-    """Unknown and repeated keys, a byte order mark, NaN and lone surrogates do no harm."""
+def test_unusual_json_is_tolerated(expected: Page, content: bytes) -> None:
+    """Unknown and repeated keys, a byte order mark, NaN and lone surrogates are accepted."""
     assert expected == structure(decode(content), Page)
 
 
 def test_big_ids_are_exact() -> None:
-    """An id above 2^53 is not rounded."""
+    """An id above 2^53 is kept exactly."""
     assert Credit(9007199254740993) == structure(decode(b'{"id":9007199254740993}'), Credit)
 
 
-def test_raw_values_stay_raw() -> None:
-    """What is judged where it is used comes as it is."""
+def test_unchecked_fields_are_kept_unchanged() -> None:
+    """A field of type `object` is kept without conversion."""
     content = body({"task_status": "running", "error": {"a": 1}, "polling_interval": "x"})
 
     assert TaskState("running", {"a": 1}, None, "x") == structure(decode(content), TaskState)
 
 
-def test_read_gives_what_is_there() -> None:
-    """A good reply gives the wanted shape."""
+def test_read_returns_the_value_of_a_success() -> None:
+    """A success is read as the requested shape."""
     assert "t" == read(Response(200, b'{"data":{"task_id":"t"}}'), str, "data", "task_id")
 
 
 def test_read_raises_with_the_path() -> None:
-    """A good reply with a wrong field is a BadAnswer that names the field and the request id."""
+    """A success with a wrong field raises `BadAnswer` with the field and the request id."""
     with pytest.raises(BadAnswer, match=r"data\.task_id is missing") as caught:
         read(Response(200, b'{"data":{}}', "17"), str, "data", "task_id")
 
@@ -401,14 +403,14 @@ def test_read_raises_with_the_path() -> None:
     assert (None, None) == (caught.value.__cause__, caught.value.__context__)
 
 
-def test_read_raises_the_refusal() -> None:
-    """A reply that is no success is read as what it is."""
+def test_read_raises_the_error_of_a_failed_reply() -> None:
+    """A 401 raises `Unauthorized`."""
     with pytest.raises(Unauthorized):
         read(Response(401, b"{}"), str, "data")
 
 
 def test_no_error_holds_a_successful_body() -> None:
-    """A broken answer that holds a signed URL brings it neither into the text nor the chain."""
+    """A signed URL in a broken answer gets neither into the error's text nor into its context."""
     content = b'{"data":{"files":[{"url":"https://s.example/a?X-Amz-Signature=abc"'
 
     with pytest.raises(BadAnswer) as caught:
@@ -426,8 +428,8 @@ def test_no_error_holds_a_successful_body() -> None:
         (None, b""),
     ],
 )
-def test_an_interval_stands_in_the_data_or_beside_it(expected: int | None, content: bytes) -> None:
-    """`polling_interval` is taken from the data, else from beside them, else it is unknown."""
+def test_an_interval_is_read_in_or_beside_the_data(expected: int | None, content: bytes) -> None:
+    """`polling_interval` in `data` is preferred to one beside it; without both it is None."""
     reply = Response(200, content)
     data = structure(reply.json, dict[str, int], "data")
 
@@ -463,13 +465,13 @@ def test_an_interval_stands_in_the_data_or_beside_it(expected: int | None, conte
     ],
     ids=repr,
 )
-def test_what_the_vendor_wrote(expected: tuple[str, str | None], value: object) -> None:
-    """An envelope's text is quoted, and its code kept if it is a word."""
+def test_an_envelope_has_a_text_and_a_code(expected: tuple[str, str | None], value: object) -> None:
+    """The text of an envelope is quoted, and its code is kept if it is a plain word."""
     assert expected == error_details(Response(400, body(value)))
 
 
 def test_codes_are_compared_without_case() -> None:
-    """The vendor writes codes in more than one way."""
+    """The vendor spells codes in several ways."""
     assert same_code("invalidTASKid", "InvalidTaskId")
     assert not same_code("InvalidTask", "InvalidTaskId")
     assert not same_code(None, "InvalidTaskId")
@@ -490,13 +492,13 @@ def test_codes_are_compared_without_case() -> None:
     ],
     ids=repr,
 )
-def test_urls_in_texts_lose_what_signs_them(expected: str, text: str) -> None:
-    """The vendor may repeat the URL of a picture, which is the user's and may be signed."""
+def test_urls_in_texts_lose_their_secrets(expected: str, text: str) -> None:
+    """The vendor's text may repeat the user's URL of a picture, which may be signed."""
     assert expected == quoted_text(text)
 
 
-def test_what_is_nested_too_deep_is_not_shown() -> None:
-    """A value that even Python cannot print is no reason to fail."""
+def test_a_value_nested_too_deep_is_not_shown() -> None:
+    """A value that Python cannot print does not raise."""
     value: list[object] = []
     for _ in range(100_000):
         value = [value]
@@ -529,8 +531,10 @@ def test_what_is_nested_too_deep_is_not_shown() -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("html", [False, True])
-def test_refusals(kind: type[PerfectError], status: int, code: str | None, html: bool) -> None:
-    """The status says who must act, unless the code of a 4xx does."""
+def test_a_failed_reply_has_an_error(
+    kind: type[PerfectError], status: int, code: str | None, html: bool
+) -> None:
+    """The status decides the error, unless a 4xx has a known code."""
     if html and status < 500 and code not in {None, "InvalidApiKey"}:
         kind = RequestRefused
     content = b"<html>no</html>" if html else body({"error": "no", "error_code": code})
@@ -565,7 +569,7 @@ def test_refusals(kind: type[PerfectError], status: int, code: str | None, html:
 def test_an_error_in_the_body_of_a_200_is_an_error(
     kind: type[PerfectError], value: dict[str, object]
 ) -> None:
-    """HTTP 200 with an error in its body stands for the same error as with its own status."""
+    """HTTP 200 with an error in its body is the same error as with the status in the body."""
     reply = Response(200, body(value), "17")
 
     assert not reply.is_success
@@ -587,13 +591,13 @@ def test_an_error_in_the_body_of_a_200_is_an_error(
     ],
     ids=repr,
 )
-def test_a_success_is_no_error(value: object) -> None:
-    """An answer with HTTP 200 is an error only where its body surely says so."""
+def test_a_success_is_not_an_error(value: object) -> None:
+    """An answer with HTTP 200 is an error only if its body is clearly one."""
     assert Response(200, body(value)).is_success
 
 
 def test_a_proxy_that_wants_credentials_forwards_nothing() -> None:
-    """407 is never the vendor's: it has not seen the request."""
+    """A 407 comes from a proxy, and the vendor has not seen the request."""
     error = response_error(Response(407, b"<html>"))
 
     assert isinstance(error, ServiceUnavailable)
@@ -613,15 +617,15 @@ def test_a_proxy_that_wants_credentials_forwards_nothing() -> None:
         (None, [], {}),
     ],
 )
-def test_known_codes_are_found_in_the_data(
+def test_known_codes_are_found_in_the_data_of_a_task(
     expected: str | None, error: object, text: object
 ) -> None:
-    """The error of a task's data may be a code, a text or an object with both."""
+    """The error in a task's data may be a code, a text or an object with both."""
     assert expected == code_of(error, text)
 
 
 def test_a_refusal_quotes_the_vendor() -> None:
-    """What the vendor says about a request is in the message."""
+    """The message contains the vendor's text."""
     content = body({"error": "template_id is required.", "error_code": "InvalidParameters"})
 
     assert "'template_id is required.'" in str(response_error(Response(400, content)))
@@ -630,7 +634,7 @@ def test_a_refusal_quotes_the_vendor() -> None:
 
 
 def test_an_answer_about_a_key_is_not_quoted() -> None:
-    """A 401 may repeat the key; its text stays out of the message, its code goes in."""
+    """The message of a 401 has the vendor's code but not its text, which may repeat the key."""
     content = body({"error": "key sk-secret is not valid", "error_code": "InvalidApiKey"})
 
     text = str(response_error(Response(401, content)))
@@ -639,8 +643,8 @@ def test_an_answer_about_a_key_is_not_quoted() -> None:
     assert "InvalidApiKey" in text
 
 
-def test_bad_names_the_problem() -> None:
-    """The error for an unusable answer says what is wrong with it, and its status."""
+def test_bad_answer_names_the_problem() -> None:
+    """The error for an unusable answer has the problem, the status and the request id."""
     error = bad_answer(Response(200, b"", "17"), "data is missing")
 
     assert "data is missing" in str(error)
@@ -649,8 +653,8 @@ def test_bad_names_the_problem() -> None:
 
 @given(replies)
 @example(Response(400, b'{"error":' * 50_000))
-def test_any_reply_is_some_refusal(reply: Response) -> None:
-    """Whatever came back, reading it as a response_error gives an error of ours that prints."""
+def test_any_reply_has_a_printable_error(reply: Response) -> None:
+    """`response_error` returns a printable `PerfectError` for any reply."""
     error = response_error(reply)
 
     assert isinstance(error, PerfectError)
@@ -664,7 +668,7 @@ def test_any_reply_is_some_refusal(reply: Response) -> None:
     ),
 )
 def test_any_reply_is_read_or_refused(reply: Response, shape: type[object]) -> None:
-    """Whatever came back, reading it gives the shape or an error of ours."""
+    """`read` returns the shape or raises a `PerfectError` for any reply."""
     try:
         read(reply, shape)
     except PerfectError as error:

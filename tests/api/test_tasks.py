@@ -1,4 +1,4 @@
-"""Calls as the vendor wants them, and answers as the scheduler wants them."""
+"""The requests of a task, and the events of their answers."""
 
 import json
 from typing import get_args
@@ -80,7 +80,7 @@ def polling(value: object, status: int = 200) -> Answer:
     return read_status(POLL, reply(value, status), feature="ai-smile", task_id="t", units=3.0)
 
 
-def said(call: Request) -> object:
+def body_of(call: Request) -> object:
     assert call.content is not None
     return json.loads(call.content)
 
@@ -91,7 +91,7 @@ def error_of(answer: Answer) -> PerfectError:
     return error
 
 
-# What every command may meet.
+# Failures of any command.
 
 FAILURES = [
     (KeyRefused, Unauthorized, 401, {"error": "no", "error_code": "InvalidApiKey"}),
@@ -115,7 +115,7 @@ FAILURES = [
 
 
 def answers(answered: Response) -> list[tuple[events.Request, Answer]]:
-    """Return what an answer is for each command."""
+    """Return each command with the event of the answer for it."""
     return [
         (REGISTER, read_registration(REGISTER, answered)),
         (SUBMIT, read_creation(SUBMIT, answered)),
@@ -128,7 +128,7 @@ def answers(answered: Response) -> list[tuple[events.Request, Answer]]:
 def test_failures_are_the_same_for_all_commands(
     event: type[Answer], error: type[PerfectError], status: int, value: object
 ) -> None:
-    """The common errors mean the same for every command, and carry it."""
+    """A common error gives the same event for every command."""
     for command, answer in answers(reply(value, status)):
         assert event is type(answer)
         assert command is getattr(answer, "command", None)
@@ -142,7 +142,7 @@ def test_failures_are_the_same_for_all_commands(
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 410, 413, 418, 499])
 @pytest.mark.parametrize("value", ["<html>", {"message": "no route"}, {}, []], ids=repr)
 def test_a_4xx_without_the_vendors_json_is_no_answer(status: int, value: object) -> None:
-    """A proxy's 4xx leaves open whether the vendor has seen the request, and ends no task."""
+    """A proxy's 4xx leaves open whether the vendor has seen the request, so no task ends."""
     registration, *others = answers(reply(value, status))
 
     assert (KeyRefused if status == 401 else Refused) is type(registration[1])
@@ -156,8 +156,8 @@ def test_a_4xx_without_the_vendors_json_is_no_answer(status: int, value: object)
     ("expected", "header"),
     [(None, None), (7_000_000, "7"), (None, "Wed, 21 Oct 2026 07:28:00 GMT"), (None, "-1")],
 )
-def test_retry_after_goes_with_a_limit(expected: int | None, header: str | None) -> None:
-    """A 429 hands over its delay in microseconds, if it names one."""
+def test_a_limit_carries_retry_after(expected: int | None, header: str | None) -> None:
+    """The event of a 429 has the delay of `Retry-After` in microseconds."""
     answer = read_creation(SUBMIT, reply({}, 429, header))
 
     assert Limited(SUBMIT, error_of(answer), expected) == answer
@@ -167,7 +167,7 @@ def test_retry_after_goes_with_a_limit(expected: int | None, header: str | None)
 
 
 def test_registering_several_files_is_one_call() -> None:
-    """The files stand in the order given, on the universal path."""
+    """One request on the universal path registers the files in order."""
     files = [FileFacts("image/jpeg", "me.jpg", 29490), FileFacts("image/heic", "b", 1)]
 
     call = registration(files, None)
@@ -178,11 +178,11 @@ def test_registering_several_files_is_one_call() -> None:
             {"content_type": "image/jpeg", "file_name": "me.jpg", "file_size": 29490},
             {"content_type": "image/heic", "file_name": "b", "file_size": 1},
         ]
-    } == said(call)
+    } == body_of(call)
 
 
-def test_a_feature_has_a_path_of_its_own() -> None:
-    """Where the universal path is missing, the feature's serves."""
+def test_files_may_be_registered_on_the_path_of_a_feature() -> None:
+    """A feature replaces the universal path with its own."""
     assert "/s2s/v2.0/file/ai-smile" == registration([], "ai-smile").path
 
 
@@ -199,8 +199,8 @@ def test_a_feature_has_a_path_of_its_own() -> None:
     ],
 )
 def test_file_names_are_plain(expected: str, name: str) -> None:
-    """A name that the caller did not clean is cleaned here; its end, the suffix, is kept."""
-    body = said(registration([FileFacts("image/jpeg", name, 1)], None))
+    """Special characters of a file name are replaced; a long name keeps its suffix."""
+    body = body_of(registration([FileFacts("image/jpeg", name, 1)], None))
 
     assert {
         "files": [{"content_type": "image/jpeg", "file_name": expected, "file_size": 1}]
@@ -209,7 +209,7 @@ def test_file_names_are_plain(expected: str, name: str) -> None:
 
 @given(st.lists(st.builds(FileFacts, st.text(), st.text(), st.integers(0)), max_size=3), st.text())
 def test_any_files_can_be_registered(files: list[FileFacts], feature: str) -> None:
-    """Whatever the facts, the call is ASCII JSON with as many files on the feature's path."""
+    """For any facts, the request is ASCII JSON with all files, on the path of the feature."""
     call = registration(files, feature)
 
     assert call.content is not None
@@ -228,8 +228,8 @@ def file(name: str = "f", **changes: object) -> dict[str, object]:
     return {"file_id": name, "requests": [put], "content_type": "image/jpeg"} | changes
 
 
-def test_grants_come_in_order() -> None:
-    """An answer gives each file its grant, unknown fields or not."""
+def test_grants_are_in_the_order_of_the_files() -> None:
+    """Each file gets its grant, and unknown fields are ignored."""
     answer = read_registration(
         REGISTER, reply({"status": 200, "data": {"files": [file("a/+="), file("b")]}})
     )
@@ -241,7 +241,7 @@ def test_grants_come_in_order() -> None:
 
 
 def test_the_method_defaults_to_put() -> None:
-    """A registration that names no method means PUT."""
+    """An answer without a method means PUT."""
     put = {"url": "https://up.example/a"}
 
     answer = read_registration(
@@ -274,8 +274,8 @@ def test_the_method_defaults_to_put() -> None:
     ],
     ids=repr,
 )
-def test_a_registration_that_cannot_be_used_is_no_answer(expected: str, value: object) -> None:
-    """A grant too few, too many or incomplete registers nothing, and the message says where."""
+def test_an_unusable_registration_is_no_answer(expected: str, value: object) -> None:
+    """Too few, too many or incomplete grants are `NoAnswer` with the path of the problem."""
     answered = Response(200, b"<html>") if value is ... else reply(value)
 
     answer = read_registration(REGISTER, answered)
@@ -298,15 +298,15 @@ def test_a_registration_that_cannot_be_used_is_no_answer(expected: str, value: o
     ],
 )
 def test_a_task_has_one_source_and_its_parameters(expected: dict[str, object], job: Job) -> None:
-    """A file's id or a URL, the feature's own fields, and nothing else: never a null."""
-    assert expected | {"src_file_id": "a/+="} == said(creation(job, [FileId("a/+=")]))
-    assert expected | {"src_file_url": SIGNED} == said(creation(job, [SIGNED]))
+    """The body has a file's id or a URL and the feature's fields, and no null."""
+    assert expected | {"src_file_id": "a/+="} == body_of(creation(job, [FileId("a/+=")]))
+    assert expected | {"src_file_url": SIGNED} == body_of(creation(job, [SIGNED]))
     assert f"/s2s/v2.0/task/{job.feature}" == creation(job, [SIGNED]).path
     assert "POST" == creation(job, [SIGNED]).method
 
 
-def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An optional field without a value is not sent, since null is a 400."""
+def test_a_field_without_a_value_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optional field that is None is not sent, since the vendor answers null with 400."""
 
     @attrs.frozen
     class Older(Job):
@@ -317,21 +317,21 @@ def test_what_is_not_set_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(creation.__globals__["_PARAMETERS"], Older, {"age": "target_age"})
 
-    assert {"src_file_url": "u"} == said(creation(Older("u"), ["u"]))
-    assert {"src_file_url": "u", "target_age": 80} == said(creation(Older("u", age=80), ["u"]))
+    assert {"src_file_url": "u"} == body_of(creation(Older("u"), ["u"]))
+    assert {"src_file_url": "u", "target_age": 80} == body_of(creation(Older("u", age=80), ["u"]))
 
 
-def test_a_users_kind_of_smile_is_a_smile() -> None:
-    """A subclass of a job is sent as that job."""
+def test_a_subclass_of_a_job_is_sent_like_the_job() -> None:
+    """A subclass of `Smile` gives the body of a smile."""
 
     class Grin(Smile):
         pass
 
-    assert said(creation(Smile("x"), ["u"])) == said(creation(Grin("x"), ["u"]))
+    assert body_of(creation(Smile("x"), ["u"])) == body_of(creation(Grin("x"), ["u"]))
 
 
-def test_a_job_without_parameters_here_is_refused() -> None:
-    """A job that no line of the table knows is refused before anything is sent."""
+def test_a_job_of_an_unknown_class_is_refused() -> None:
+    """A class of jobs that is not in the table raises `JobRefused`."""
 
     @attrs.frozen
     class Frown(Job):
@@ -347,7 +347,7 @@ def test_a_job_without_parameters_here_is_refused() -> None:
     "task_id", ["a", "a" * 107, "a" * 1024, "a/b+c=", "идентификатор", "..", "a b", 42]
 )
 def test_an_accepted_task_has_an_id(task_id: object) -> None:
-    """The id is opaque: any alphabet, up to 1024 characters."""
+    """A task id is opaque text in any alphabet, up to 1024 characters."""
     assert Accepted(SUBMIT, str(task_id)) == read_creation(
         SUBMIT, reply({"data": {"task_id": task_id}})
     )
@@ -363,7 +363,7 @@ def test_an_accepted_task_has_an_id(task_id: object) -> None:
     ids=repr,
 )
 def test_a_creation_without_a_usable_id_is_in_doubt(value: object) -> None:
-    """A success that names no task may have created one all the same: no answer."""
+    """A success without a task id may have created a task, so it is `NoAnswer`."""
     answer = read_creation(SUBMIT, reply(value))
 
     assert isinstance(answer, NoAnswer)
@@ -376,7 +376,7 @@ def test_a_creation_without_a_usable_id_is_in_doubt(value: object) -> None:
 def test_a_creation_may_name_an_interval(
     expected: int | None, inside: object, beside: object
 ) -> None:
-    """The answer to a creation may carry a `polling_interval` too."""
+    """The `polling_interval` of an answer to a creation is read."""
     data = {"task_id": "t", "polling_interval": inside}
 
     answer = read_creation(SUBMIT, reply({"data": data, "polling_interval": beside}))
@@ -396,8 +396,10 @@ def test_a_creation_may_name_an_interval(
     ],
     ids=repr,
 )
-def test_a_creation_beyond_the_balance(status: int, fields: dict[str, object]) -> None:
-    """Not enough units has an event of its own, in every form, and only for a creation."""
+def test_a_creation_beyond_the_balance_is_out_of_units(
+    status: int, fields: dict[str, object]
+) -> None:
+    """Every form of the error gives `OutOfUnits` for a creation and `Refused` otherwise."""
     answered = reply({"status": 400} | fields, status)
 
     answer = read_creation(SUBMIT, answered)
@@ -414,7 +416,7 @@ def test_a_creation_beyond_the_balance(status: int, fields: dict[str, object]) -
 @given(st.text(min_size=1).filter(str.isprintable), st.sampled_from(["ai-smile", "ai-avatar"]))
 @example("a/b?c#d%2F+ é", "ai-smile")
 def test_a_tasks_id_is_one_segment(task_id: str, feature: str) -> None:
-    """Whatever an id holds, it stays one segment of the path and comes out as it went in."""
+    """Any id is one segment of the path and decodes to itself."""
     call = status(feature, task_id)
 
     head, _, last = call.path.rpartition("/")
@@ -426,8 +428,8 @@ def test_a_tasks_id_is_one_segment(task_id: str, feature: str) -> None:
     assert not set("?#") & set(call.path)
 
 
-def test_a_strange_id_of_a_users_can_be_asked_for() -> None:
-    """An id that has no UTF-8 is no reason to raise; the vendor will not know it."""
+def test_an_id_with_a_surrogate_can_be_polled() -> None:
+    """An id that UTF-8 cannot encode does not raise; the vendor will not know it."""
     assert "/s2s/v2.0/task/ai-smile/a%3F" == status("ai-smile", "a\ud800").path
 
 
@@ -435,8 +437,8 @@ def test_a_strange_id_of_a_users_can_be_asked_for() -> None:
     "status", ["running", "RUNNING", "queued", "processing", "", "pending", "successful", 7]
 )
 @pytest.mark.parametrize("beside", [{}, {"error": None, "results": None}, {"results": {"url": 1}}])
-def test_what_has_not_ended_runs(status: object, beside: dict[str, object]) -> None:
-    """An unknown status is running, and partial results are not looked at."""
+def test_any_other_status_is_running(status: object, beside: dict[str, object]) -> None:
+    """An unknown status counts as running, and its partial results are ignored."""
     assert Running(POLL) == polling({"data": {"task_status": status} | beside})
 
 
@@ -456,15 +458,15 @@ def test_what_has_not_ended_runs(status: object, beside: dict[str, object]) -> N
 def test_a_running_task_may_name_an_interval(
     expected: int | None, inside: object, outside: object
 ) -> None:
-    """`polling_interval` beside the status, or beside `data`, in milliseconds, if it is one."""
+    """The `polling_interval` beside the status is preferred to the one beside `data`."""
     data = {"task_status": "running", "polling_interval": inside}
 
     assert Running(POLL, expected) == polling({"data": data, "polling_interval": outside})
 
 
 @pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"null"])
-def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
-    """What JSON forbids and Python reads does no harm to the poll."""
+def test_an_interval_that_is_not_a_number_is_ignored(constant: bytes) -> None:
+    """Constants that Python's parser accepts beyond JSON do not spoil the poll."""
     content = b'{"data":{"task_status":"running","polling_interval":' + constant + b"}}"
 
     assert Running(POLL) == read_status(
@@ -495,7 +497,7 @@ def test_an_interval_that_is_no_number_is_not_said(constant: bytes) -> None:
 )
 @pytest.mark.parametrize("status", ["success", "Success", "completed"])
 def test_a_success_has_urls(expected: tuple[str, ...], results: object, status: str) -> None:
-    """The pictures are read from every published form; an entry without a URL drops only itself."""
+    """URLs are read from every published form; only an entry without a URL is left out."""
     answer = polling({"data": {"task_status": status, "error": None, "results": results}})
 
     assert Succeeded(POLL, expected) == answer
@@ -512,7 +514,7 @@ def test_a_success_has_urls(expected: tuple[str, ...], results: object, status: 
     ids=repr,
 )
 def test_a_success_without_a_picture_is_final(results: object) -> None:
-    """A success in which nothing can be read ends at once, with the task's id and what came."""
+    """A success without a readable picture is `Unreadable` with the task id and the results."""
     answer = polling({"data": {"task_status": "success", "results": results}})
 
     assert isinstance(answer, Unreadable)
@@ -527,7 +529,7 @@ def test_a_success_without_a_picture_is_final(results: object) -> None:
 
 
 def test_a_success_without_results_keeps_the_answer() -> None:
-    """Where there are no results at all, the whole answer is kept."""
+    """If the results are null, the error keeps the whole answer as `raw`."""
     value = {"status": 200, "data": {"task_status": "success", "results": None, "dst_id": "d"}}
 
     answer = polling(value)
@@ -562,7 +564,7 @@ def test_a_success_without_results_keeps_the_answer() -> None:
 )
 @pytest.mark.parametrize("status", ["error", "Error", "failed", "cancelled", "canceled", "aborted"])
 def test_an_engine_error_has_a_code(code: str, passing: bool, error: object, status: str) -> None:
-    """The code is lower case and fit to print; four of them may pass on another try."""
+    """The code is printable and in lower case; four codes may pass on another try."""
     answer = polling({"data": {"task_status": status, "error": error, "results": None}})
 
     assert isinstance(answer, EngineFailed)
@@ -576,7 +578,7 @@ def test_an_engine_error_has_a_code(code: str, passing: bool, error: object, sta
 
 
 def test_an_engine_error_quotes_its_message() -> None:
-    """What the engine says is in the message, without what signs a URL in it."""
+    """The message contains the engine's text, with the secrets of URLs removed."""
     data = {
         "task_status": "error",
         "error": "error_download_image",
@@ -604,7 +606,7 @@ def test_an_engine_error_quotes_its_message() -> None:
     ids=repr,
 )
 def test_an_unknown_task_may_have_been_charged(status: int, fields: dict[str, object]) -> None:
-    """InvalidTaskId in every form puts the units at stake and says which task it is."""
+    """Every form of InvalidTaskId gives an error with the task's id and the units at stake."""
     answer = polling({"status": 400} | fields, status)
 
     assert isinstance(answer, TaskUnknown)
@@ -624,8 +626,8 @@ def test_an_unknown_task_may_have_been_charged(status: int, fields: dict[str, ob
     ],
     ids=repr,
 )
-def test_a_404_of_the_vendor_is_about_the_task(status: int, value: object) -> None:
-    """A 404 with the vendor's JSON says that the task is unknown."""
+def test_a_404_of_the_vendor_means_an_unknown_task(status: int, value: object) -> None:
+    """A 404 with the vendor's JSON is `TaskUnknown`."""
     assert TaskUnknown is type(polling(value, status))
 
 
@@ -644,7 +646,7 @@ def test_a_404_of_the_vendor_is_about_the_task(status: int, value: object) -> No
     ],
 )
 def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> None:
-    """The vendor's time limit is no passing failure, by code or text, in whatever envelope."""
+    """Every form of the vendor's time limit, by code or text, is `TimedOut`."""
     answer = read_status(
         POLL, Response(status, content, "17"), feature="ai-smile", task_id="t", units=3.0
     )
@@ -678,10 +680,10 @@ def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> Non
         (set[int](), b""),
     ],
 )
-def test_a_question_about_an_unknown_task(
+def test_asks_and_polls_agree_on_unknown_tasks(
     unknown_at: set[int], content: bytes, status: int
 ) -> None:
-    """A question and a poll agree on which answers say that the task is unknown."""
+    """The same answers mean an unknown task to `Ask` and to `Poll`."""
     answered = Response(status, content)
 
     question = read_answer(ASK, answered)
@@ -693,7 +695,7 @@ def test_a_question_about_an_unknown_task(
 
 
 def test_a_time_limit_with_another_status_is_not_final() -> None:
-    """The same words from a gateway's 504 say nothing about the task."""
+    """The text of the vendor's time limit in a gateway's 504 does not end the task."""
     answered = Response(504, b"Task execution timed out")
 
     assert NoAnswer is type(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
@@ -707,19 +709,19 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
     ],
     ids=lambda content: repr(content[:40]),
 )
-def test_a_malformed_poll_is_asked_again(content: bytes) -> None:
-    """A 200 that does not say how the task stands is no answer."""
+def test_a_malformed_answer_to_a_poll_is_no_answer(content: bytes) -> None:
+    """A 200 without a readable status is `NoAnswer`, so the poll is repeated."""
     answer = read_status(POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0)
 
     assert NoAnswer is type(answer)
     assert BadAnswer is type(error_of(answer))
 
 
-# Questions.
+# `Ask` commands.
 
 
-def test_a_good_reply_answers_a_question() -> None:
-    """The body is for the reader; the scheduler needs to know only that it came."""
+def test_a_success_answers_an_ask() -> None:
+    """The scheduler learns only that an answer came; its body is read elsewhere."""
     assert Answered(ASK) == read_answer(ASK, reply(None))
 
 
@@ -727,17 +729,17 @@ def test_a_good_reply_answers_a_question() -> None:
     "content",
     [b'{"status":500,"error":"Task execution timed out"}', b"Task execution timed out"],
 )
-def test_a_task_that_timed_out_answers_a_question(content: bytes) -> None:
-    """The vendor's own limit is final: the question how a task stands is not sent again."""
+def test_the_vendors_time_limit_answers_an_ask(content: bytes) -> None:
+    """The time limit is final, so the request is not repeated."""
     assert Answered(ASK) == read_answer(ASK, Response(500, content))
     assert NoAnswer is type(read_answer(ASK, Response(500, b"out of order")))
 
 
-# Whatever comes.
+# Any reply.
 
 
-def judged(answer: Answer) -> None:
-    """Every answer is of the union, and its error, if it has one, prints and holds no secret."""
+def check_answer(answer: Answer) -> None:
+    """Check that an answer is of the union, and that its error prints and has no cause."""
     assert isinstance(answer, get_args(Answer))
     match answer:
         case (
@@ -768,11 +770,11 @@ def judged(answer: Answer) -> None:
         case Answered():
             pass
         case _:
-            pytest.fail(f"{answer!r} is no answer of the wire's")
+            pytest.fail(f"{answer!r} is not an event of an answer")
 
 
 def deep(head: str, tail: str) -> bytes:
-    """Return lists in lists, as deep as the parser just takes them."""
+    """Return nested lists, as deep as the parser accepts."""
     depth = next(
         depth
         for depth in range(1000, 0, -1)
@@ -786,12 +788,12 @@ def deep(head: str, tail: str) -> bytes:
 @example(Response(200, deep('{"data":{"task_status":"success","results":', "}}")))
 @example(Response(200, deep('{"data":{"task_status":"error","error":', "}}")))
 @example(Response(400, deep('{"error":', "}")))
-def test_any_reply_is_an_answer(answered: Response) -> None:
-    """Whatever the status, headers and bytes, each command gets one of its answers."""
-    judged(read_registration(REGISTER, answered))
-    judged(read_creation(SUBMIT, answered))
-    judged(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
-    judged(read_answer(ASK, answered))
+def test_any_reply_has_an_event(answered: Response) -> None:
+    """For any status, headers and bytes, each command gets one of its events."""
+    check_answer(read_registration(REGISTER, answered))
+    check_answer(read_creation(SUBMIT, answered))
+    check_answer(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
+    check_answer(read_answer(ASK, answered))
 
 
 data_values = st.dictionaries(
@@ -805,13 +807,13 @@ data_values = st.dictionaries(
 
 
 @given(data_values)
-def test_any_data_is_an_answer(data: dict[str, object]) -> None:
-    """Whatever stands in `data`, a success is read or refused, and never raises."""
+def test_any_data_has_an_event(data: dict[str, object]) -> None:
+    """For any `data`, reading a success never raises."""
     answered = reply({"data": data})
 
-    judged(read_registration(REGISTER, answered))
-    judged(read_creation(SUBMIT, answered))
-    judged(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
+    check_answer(read_registration(REGISTER, answered))
+    check_answer(read_creation(SUBMIT, answered))
+    check_answer(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
 
 
 # Features without a class.
@@ -823,15 +825,15 @@ def answered(results: object, feature: str = "skin-analysis@v2.1") -> Answer:
     return read_status(POLL, reply(body), feature=feature, task_id="t", units=9.0)
 
 
-def test_the_path_of_a_feature() -> None:
-    """Slashes and the version are part of the path, and a task's id is one segment of it."""
+def test_a_feature_and_its_version_make_the_path() -> None:
+    """The path has the slashes and the version of a feature; a task's id is one segment."""
     assert "/s2s/v2.0/task/2d-vto/ring/a%2Fb" == status("2d-vto/ring", "a/b").path
     assert "/s2s/v2.1/task/skin-analysis/t" == status("skin-analysis@v2.1", "t").path
     assert "/s2s/v2.0/file/2d-vto/ring" == registration([], "2d-vto/ring@v2.1").path
 
 
 def test_inputs_are_sent_by_their_names() -> None:
-    """One is an id or a URL, several are a list, and placeholders are what was sent."""
+    """One input is an id or a URL, several are a list; placeholders are filled with the same."""
     job = Feature(
         "a/b",
         {"x": [{"y": Placeholder("ref", 1)}, Placeholder("src"), 5]},
@@ -848,12 +850,12 @@ def test_inputs_are_sent_by_their_names() -> None:
         "ref_file_urls": ["https://x/1", "https://x/2"],
         "msk_file_id": "m",
         "x": [{"y": "https://x/2"}, "s", 5],
-    } == said(sent)
-    assert {"prompt": "a"} == said(creation(Feature("a", {"prompt": "a"}), []))
+    } == body_of(sent)
+    assert {"prompt": "a"} == body_of(creation(Feature("a", {"prompt": "a"}), []))
 
 
 def test_inputs_of_two_kinds_are_refused() -> None:
-    """Ids and URLs cannot stand in one list."""
+    """One list cannot hold ids and URLs."""
     with pytest.raises(JobRefused, match="ref names files and URLs"):
         creation(Feature("a", ref=["a.jpg", "https://x/1"]), [FileId("f"), "https://x/1"])
 
@@ -876,8 +878,10 @@ def test_inputs_of_two_kinds_are_refused() -> None:
         (0, (), True),
     ],
 )
-def test_any_result_is_a_success(results: object, urls: tuple[str, ...], more: bool) -> None:
-    """URLs are found wherever they stand, and the rest is in the raw answer."""
+def test_results_of_a_feature_may_have_any_form(
+    results: object, urls: tuple[str, ...], more: bool
+) -> None:
+    """URLs are found at any depth, and the event keeps the results."""
     event = answered(results)
 
     assert isinstance(event, Succeeded)
@@ -886,14 +890,14 @@ def test_any_result_is_a_success(results: object, urls: tuple[str, ...], more: b
 
 @pytest.mark.parametrize("results", [None, ""])
 def test_a_success_without_results_is_final(results: object) -> None:
-    """Where nothing was answered there is nothing to wait for."""
+    """A success of a feature with null or empty results is `Unreadable`."""
     event = answered(results)
 
     assert isinstance(event, Unreadable)
     assert "has no results" in event.error.message
 
 
-def test_a_typed_feature_has_pictures() -> None:
-    """Scores are no result of a smile."""
+def test_a_typed_feature_needs_pictures() -> None:
+    """Scores without a picture are not a result of a typed feature."""
     assert isinstance(answered({"scores": 1}, "ai-smile"), Unreadable)
     assert isinstance(answered({"scores": 1}, "ai-studio"), Unreadable)

@@ -1,4 +1,4 @@
-"""Which URLs are followed, sent and shown."""
+"""The checks of URLs before they are followed or sent."""
 
 import ipaddress
 import string
@@ -25,7 +25,7 @@ SIGNED = (
     "?X-Amz-Credential=AKIA%2F20261001&X-Amz-Signature=0123abcd"
 )
 
-# What URLs are made of, the parts that parsers disagree about above all.
+# Parts of URLs, mostly those that parsers disagree about.
 pieces = st.lists(
     st.one_of(
         st.sampled_from(
@@ -110,8 +110,8 @@ def raised(function: Callable[[], object]) -> PerfectError | None:
         "https://a.example/a/@b:c",
     ],
 )
-def test_honest_urls_are_followed_as_they_are(url: str) -> None:
-    """A URL on a public host comes back unchanged: its signature is over every character."""
+def test_urls_of_public_hosts_are_followed_unchanged(url: str) -> None:
+    """A URL of a public host is returned unchanged: its signature covers every character."""
     assert url == followed(url, base_url=BASE)
 
 
@@ -140,7 +140,7 @@ def test_honest_urls_are_followed_as_they_are(url: str) -> None:
     ],
 )
 def test_special_addresses_are_not_followed(host: str) -> None:
-    """No private, loopback, link-local or other special address, in whatever spelling."""
+    """Private, loopback, link-local and other special addresses are refused in every spelling."""
     for url in (f"https://{host}/a", f"https://{host}:443/a", f"HTTPS://{host.upper()}"):
         assert "address" in refused(url).message
 
@@ -169,7 +169,7 @@ def test_unusual_spellings_of_addresses_are_not_followed(host: str) -> None:
     ],
 )
 def test_names_from_inside_a_network_are_not_followed(host: str) -> None:
-    """A name that means something only here is refused, also with a trailing dot or in capitals."""
+    """A local name is refused, also with a trailing dot or in capitals."""
     assert "inside a network" in refused(f"https://{host}/a").message
 
 
@@ -240,8 +240,8 @@ def test_names_from_inside_a_network_are_not_followed(host: str) -> None:
         "https://a.example/" + "b" * 16_384,
     ],
 )
-def test_crooked_urls_are_not_followed(url: str) -> None:
-    """What is no plain https URL, or what parsers read differently, is refused."""
+def test_ambiguous_urls_are_not_followed(url: str) -> None:
+    """A URL that is not plain https, or that parsers read differently, is refused."""
     assert isinstance(refused(url), BadAnswer)
 
 
@@ -260,18 +260,18 @@ def test_crooked_urls_are_not_followed(url: str) -> None:
     ],
 )
 def test_the_base_urls_own_host_is_followed(url: str, base_url: str) -> None:
-    """What the user has chosen as the API's host may also hold the files, at any port."""
+    """The user's own choice of the API's host may also hold the files, at any port."""
     assert url == followed(url, base_url=base_url)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.2/a", "http://localhost/a", "http://[::1]/a"])
-def test_only_the_own_host_is_excepted(url: str) -> None:
-    """A base on one inner address opens no other."""
+def test_other_inner_hosts_stay_refused(url: str) -> None:
+    """A base URL with an inner address does not allow other inner addresses."""
     assert isinstance(refused(url, "http://127.0.0.1:8787"), BadAnswer)
 
 
 def test_http_needs_an_http_base() -> None:
-    """Plain http is followed only where the user chose it for the API."""
+    """Plain http is followed only if the base URL is http."""
     assert "is not https" in refused("http://a.example/b").message
     assert "http://a.example/b" == followed("http://a.example/b", base_url="http://c.example")
 
@@ -280,16 +280,16 @@ def test_http_needs_an_http_base() -> None:
     st.sampled_from(["http://a.example/{}", "https://u:{}@a.example/", "https://10.0.0.1/{}?{}"]),
     st.from_regex(r"[A-Za-z0-9]{24}", fullmatch=True),
 )
-def test_a_refusal_names_the_host_at_most(form: str, secret: str) -> None:
-    """Neither path nor query nor credentials of a refused URL are in the message."""
+def test_a_refusal_shows_only_the_host(form: str, secret: str) -> None:
+    """The message contains no path, query or credentials of a refused URL."""
     assert secret not in str(refused(form.replace("{}", secret)))
 
 
 @given(urls, st.sampled_from([BASE, "http://127.0.0.1:8787"]))
 @example("https://a.example\\@127.0.0.1/", BASE)
 @example("https://a.example:@127.0.0.1/", BASE)
-def test_what_is_followed_leads_where_it_was_read_to_lead(url: str, base_url: str) -> None:
-    """httpx and the standard library see the very host in a followed URL that was judged."""
+def test_all_parsers_see_the_checked_host(url: str, base_url: str) -> None:
+    """httpx and the standard library find the checked host in a followed URL."""
     try:
         same = followed(url, base_url=base_url)
     except BadAnswer:
@@ -305,10 +305,10 @@ def test_what_is_followed_leads_where_it_was_read_to_lead(url: str, base_url: st
 
 
 @given(st.integers(0, 2**32 - 1), st.data())
-def test_every_spelling_of_an_inner_ipv4_address_is_seen_through(
+def test_every_spelling_of_an_inner_ipv4_address_is_refused(
     value: int, data: st.DataObject
 ) -> None:
-    """Decimal, octal and hex, in one to four parts: none leads to an address that is not global."""
+    """No spelling in decimal, octal or hex, in one to four parts, gives a non-global address."""
     address = ipaddress.IPv4Address(value)
     parts = data.draw(st.integers(1, 4), label="parts")
     octets = list(address.packed)
@@ -333,8 +333,8 @@ def test_every_spelling_of_an_inner_ipv4_address_is_seen_through(
 @given(st.integers(0, 2**128 - 1))
 @example(int(ipaddress.IPv6Address("2002:7f00:1::")))
 @example(int(ipaddress.IPv6Address("::ffff:8.8.8.8")))
-def test_ipv6_addresses_are_followed_only_where_they_are_plain_and_global(value: int) -> None:
-    """No IPv6 address that is special or wraps an IPv4 address is followed."""
+def test_only_plain_global_ipv6_addresses_are_followed(value: int) -> None:
+    """IPv6 addresses that are special or wrap an IPv4 address are refused."""
     address = ipaddress.IPv6Address(value)
 
     try:
@@ -352,7 +352,7 @@ def test_ipv6_addresses_are_followed_only_where_they_are_plain_and_global(value:
 
 @given(names, st.booleans(), st.text(string.ascii_letters + "/%=&?-"))
 def test_signed_urls_on_public_names_are_always_followed(name: str, port: bool, rest: str) -> None:
-    """Nothing honest is refused."""
+    """A URL on a public name is followed with any path and query."""
     url = f"https://{name}{':443' if port else ''}/{rest}"
 
     assert url == followed(url, base_url=BASE)
@@ -362,14 +362,14 @@ def test_signed_urls_on_public_names_are_always_followed(name: str, port: bool, 
 @example("a.example.com", 80)
 @example("a.example.com", 8443)
 def test_other_ports_are_not_followed(name: str, port: int) -> None:
-    """A port beside the scheme's own leads to something else than storage."""
+    """A port other than the scheme's default is refused on other hosts."""
     assert "unusual port" in refused(f"https://{name}:{port}/a").message
     assert "unusual port" in refused(f"https://{name}:{port}/a", "http://a.example").message
 
 
 @pytest.mark.parametrize(("port", "fine"), [("", True), (":80", True), (":443", False)])
-def test_the_port_of_plain_http(port: str, fine: bool) -> None:
-    """Plain http, where it is followed at all, has its own port."""
+def test_plain_http_is_followed_on_port_80(port: str, fine: bool) -> None:
+    """With an http base URL, http is followed on port 80 only."""
     url = f"http://a.example{port}/b"
     if fine:
         assert url == followed(url, base_url="http://c.example")
@@ -389,8 +389,8 @@ def test_the_port_of_plain_http(port: str, fine: bool) -> None:
         ("http://192.88.99.1/a.jpg", "http://192.88.99.1/a.jpg"),
     ],
 )
-def test_pictures_may_be_anywhere(expected: str, url: str) -> None:
-    """A picture's URL is the vendor's to fetch; only its spelling is corrected."""
+def test_a_pictures_url_may_have_any_host(expected: str, url: str) -> None:
+    """The vendor fetches a picture's URL, so only its spelling is corrected."""
     assert expected == picture_url(url)
 
 
@@ -412,7 +412,7 @@ def test_pictures_may_be_anywhere(expected: str, url: str) -> None:
     ],
 )
 def test_a_pictures_url_is_http_and_carries_no_credentials(url: str) -> None:
-    """What the vendor could not or should not fetch is refused, without showing credentials."""
+    """Other URLs are refused, and the message does not show credentials."""
     with pytest.raises(PictureRefused) as caught:
         picture_url(url)
 
@@ -420,8 +420,8 @@ def test_a_pictures_url_is_http_and_carries_no_credentials(url: str) -> None:
 
 
 @given(urls)
-def test_picture_urls_settle(url: str) -> None:
-    """Whatever the text, it is refused as a picture or becomes ASCII that is taken as it is."""
+def test_encoding_a_picture_url_is_idempotent(url: str) -> None:
+    """Any text is refused or becomes ASCII that is returned unchanged."""
     try:
         once = picture_url(url)
     except PictureRefused:
@@ -444,7 +444,7 @@ def test_picture_urls_settle(url: str) -> None:
     ],
 )
 def test_a_base_is_normalised(expected: str, url: str) -> None:
-    """Scheme and host are lower case, and no slash is at the end."""
+    """Scheme and host become lower case, and slashes at the end are removed."""
     assert expected == normalised_base(url)
 
 
@@ -468,8 +468,8 @@ def test_a_base_is_normalised(expected: str, url: str) -> None:
         ),
     ],
 )
-def test_a_base_is_a_bare_http_url(url: str) -> None:
-    """A base with credentials, a query, a fragment or no host is a ConfigurationError."""
+def test_a_base_must_be_a_bare_http_url(url: str) -> None:
+    """A base with credentials, a query, a fragment or no host raises `ConfigurationError`."""
     with pytest.raises(ConfigurationError) as caught:
         normalised_base(url)
 
@@ -477,8 +477,8 @@ def test_a_base_is_a_bare_http_url(url: str) -> None:
 
 
 @given(urls)
-def test_bases_settle(url: str) -> None:
-    """Whatever the text, it is refused as a base or stays as it came out; both know one host."""
+def test_normalising_a_base_is_idempotent(url: str) -> None:
+    """Any text is refused, or its normalised form is a base whose own host is followed."""
     try:
         once = normalised_base(url)
     except ConfigurationError:
@@ -490,7 +490,7 @@ def test_bases_settle(url: str) -> None:
 
 @given(st.text())
 def test_percent_encoding_is_the_standard_librarys(text: str) -> None:
-    """Our few lines do what `urllib.parse.quote` does."""
+    """`percent` equals `urllib.parse.quote`."""
     assume(not any("\ud800" <= c <= "\udfff" for c in text))
 
     assert quote(text, safe="") == percent(text)
@@ -498,8 +498,8 @@ def test_percent_encoding_is_the_standard_librarys(text: str) -> None:
 
 
 @given(urls)
-def test_encoding_leaves_hosts_and_strange_texts_alone(url: str) -> None:
-    """Only what follows the host is encoded; encoding again changes nothing."""
+def test_encoding_is_idempotent(url: str) -> None:
+    """Encoding an encoded URL changes nothing."""
     try:
         once = encoded(url)
     except ValueError:
@@ -510,8 +510,8 @@ def test_encoding_leaves_hosts_and_strange_texts_alone(url: str) -> None:
 
 
 @given(urls)
-def test_only_errors_of_ours_come_out(url: str) -> None:
-    """Any text at all is followed, taken, normalised, or refused with the right error."""
+def test_any_text_is_accepted_or_refused_printably(url: str) -> None:
+    """Each function accepts any text or raises a `PerfectError` that prints."""
     for error in (
         raised(lambda: followed(url, base_url=BASE)),
         raised(lambda: picture_url(url)),

@@ -1,4 +1,4 @@
-"""The fixture of the conformance suite."""
+"""Fixtures of the conformance suite."""
 
 import os
 from collections.abc import AsyncIterator, Callable
@@ -9,7 +9,7 @@ import pytest
 from perfect_async.sandbox import Dialect, Durations, Faults, Sandbox, portrait
 from tests.conformance.vendor import BASE_URL, REAL, Vendor
 
-# Readings of the contract that a client must tolerate; each of them is a conforming vendor.
+# Variants of the contract that a client must tolerate; each is a conforming vendor.
 READINGS: dict[str, Callable[[], Sandbox]] = {
     "default": lambda: Sandbox(api_keys=["conformance"]),
     "old": lambda: Sandbox(
@@ -43,7 +43,7 @@ async def vendor(request: pytest.FixtureRequest) -> AsyncIterator[Vendor]:
         return
     sandbox = READINGS[request.param]()
     async with httpx.AsyncClient(transport=sandbox.transport(), base_url=BASE_URL) as http:
-        # Virtual seconds: the suite keeps to the limits here, too.
+        # The suite respects the limits, here in virtual seconds.
         yield Vendor(http, "conformance", portrait(1), pace=0.25)
 
 

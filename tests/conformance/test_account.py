@@ -17,7 +17,7 @@ COST = "/s2s/v2.0/credit/feature-cost"
 TEMPLATES = "/s2s/v2.0/task/template/ai-avatar"
 
 
-async def test_a_wrong_key(vendor: Vendor) -> None:
+async def test_an_unknown_key_is_a_401(vendor: Vendor) -> None:
     """An unknown key is a 401 with one of the four codes."""
     answer = await vendor.call("GET", CREDIT, key="sk-not-a-key")
 
@@ -30,14 +30,14 @@ async def test_a_wrong_key(vendor: Vendor) -> None:
     }
 
 
-async def test_no_key(vendor: Vendor) -> None:
+async def test_a_missing_key_is_a_401(vendor: Vendor) -> None:
     """A call without an Authorization header is a `401 InvalidApiKey`."""
     answer = await vendor.http.get(CREDIT)
 
     assert (401, "InvalidApiKey") == (answer.status_code, error_code(answer))
 
 
-async def test_a_corrupt_id_token(vendor: Vendor) -> None:
+async def test_a_corrupt_id_token_is_refused(vendor: Vendor) -> None:
     """An id token that is not encrypted for the client gives no access token."""
     body = {"client_id": "nobody", "id_token": "corrupt"}
 
@@ -47,8 +47,8 @@ async def test_a_corrupt_id_token(vendor: Vendor) -> None:
 
 
 @assumed
-async def test_an_access_token(vendor: Vendor) -> None:
-    """An access token is taken as Bearer on V2 paths, too."""
+async def test_an_access_token_is_accepted_on_v2(vendor: Vendor) -> None:
+    """An access token is accepted as Bearer on V2 paths, too."""
     token = base64.b64encode(bytes(128)).decode()
     body = {"client_id": vendor.key, "id_token": token}
 
@@ -59,15 +59,15 @@ async def test_an_access_token(vendor: Vendor) -> None:
     assert 200 == (await vendor.call("GET", TEMPLATES, key=key)).status_code
 
 
-async def test_an_unknown_path(vendor: Vendor) -> None:
+async def test_an_unknown_path_is_a_404(vendor: Vendor) -> None:
     """A path that does not exist is a `404 NotFound`."""
     answer = await vendor.get("/s2s/v2.0/no-such-thing")
 
     assert (404, "NotFound") == (answer.status_code, error_code(answer))
 
 
-async def test_a_body_that_is_nested_too_deeply(vendor: Vendor) -> None:
-    """Such a body is a 400 like any other that is no JSON object."""
+async def test_a_body_nested_too_deeply_is_a_400(vendor: Vendor) -> None:
+    """Such a body is a 400, like other bodies that are not a JSON object."""
     headers = {"authorization": f"Bearer {vendor.key}", "content-type": "application/json"}
 
     answer = await vendor.http.post("/s2s/v2.0/file", headers=headers, content=b"[" * 100_000)
@@ -83,7 +83,7 @@ async def test_every_answer_has_a_request_id(vendor: Vendor, path: str) -> None:
     assert 0 <= int(answer.headers["x-request-id"]) < 2**60
 
 
-async def test_templates_in_pages(vendor: Vendor) -> None:
+async def test_templates_come_in_pages(vendor: Vendor) -> None:
     """Following the tokens gives every template once; all ids are of men or women."""
     ids: list[str] = []
     params: dict[str, str | int] = {"page_size": 20}
@@ -108,13 +108,13 @@ async def test_the_page_size_is_kept(vendor: Vendor) -> None:
     assert 3 == len(data["templates"])
 
 
-async def test_the_literal_null_is_no_token(vendor: Vendor) -> None:
+async def test_the_literal_null_is_not_a_token(vendor: Vendor) -> None:
     """`starting_token=null` is a 400."""
     assert 400 == (await vendor.get(TEMPLATES, starting_token="null")).status_code
 
 
-async def test_the_credit(vendor: Vendor) -> None:
-    """A list of grants with an id, a type, a decimal amount and an expiry in milliseconds."""
+async def test_the_credit_is_a_list_of_grants(vendor: Vendor) -> None:
+    """A grant has an id, a type, a decimal amount and an expiry in milliseconds."""
     body = (await vendor.get(CREDIT)).json()
 
     assert 200 == body["status"]
@@ -127,14 +127,14 @@ async def test_the_credit(vendor: Vendor) -> None:
 
 @costs
 async def test_ids_are_whole_numbers_beyond_floats(vendor: Vendor) -> None:
-    """Ids above 2**53 come as JSON integers."""
+    """Ids above 2**53 are JSON integers."""
     text = (await vendor.get(CREDIT)).text
 
     assert all(grant["id"] > 2**53 for grant in json.loads(text)["results"])
 
 
-async def test_the_history(vendor: Vendor) -> None:
-    """Lines with a time in milliseconds, an action, and parts per grant."""
+async def test_the_history_has_times_and_actions(vendor: Vendor) -> None:
+    """A row has a time in milliseconds, an action, and parts per grant."""
     result = (await vendor.get(HISTORY, page_size=30)).json()["result"]
 
     assert "next_token" in result
@@ -144,10 +144,10 @@ async def test_the_history(vendor: Vendor) -> None:
 
 
 @costs
-async def test_the_history_knows_the_task(vendor: Vendor) -> None:
-    """A charge stands in the history under its task id."""
+async def test_the_history_names_the_task(vendor: Vendor) -> None:
+    """A charge is in the history with its task id."""
     task = await vendor.smile()
-    # Some vendors charge a success only.
+    # Some vendors charge only a success.
     await vendor.finished(task)
 
     line = (await vendor.get(HISTORY, page_size=1)).json()["result"]["history"][0]
@@ -156,8 +156,8 @@ async def test_the_history_knows_the_task(vendor: Vendor) -> None:
     assert 1 == abs(sum(part["amount_dec"] for part in line["info"]["credits"]))
 
 
-async def test_the_price_list(vendor: Vendor) -> None:
-    """Smiles cost 1 per picture, avatars 1 per 4."""
+async def test_the_price_list_has_smiles_and_avatars(vendor: Vendor) -> None:
+    """A smile costs 1 per picture, avatars cost 1 per 4."""
     prices: dict[str, object] = {}
     params: dict[str, str | int] = {"page_size": 20}
     while True:
@@ -174,8 +174,8 @@ async def test_the_price_list(vendor: Vendor) -> None:
 
 
 @rude
-async def test_too_many_requests(vendor: Vendor) -> None:
-    """Above five a second the answer is a 429 with its envelope."""
+async def test_too_many_requests_are_a_429(vendor: Vendor) -> None:
+    """Above five per second the answer is a 429 with its envelope."""
     vendor.pace = 0.0
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(vendor.get(CREDIT)) for _ in range(12)]

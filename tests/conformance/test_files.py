@@ -10,7 +10,7 @@ pytestmark = clock
 
 
 async def test_a_registration_answers_in_order(vendor: Vendor) -> None:
-    """Each file of the call comes back in its place with an id and a request."""
+    """Each file of the call has its place in the answer, with an id and a request."""
     files = await vendor.register("b.jpg", "a.jpg")
 
     assert ["b.jpg", "a.jpg"] == [file["file_name"] for file in files]
@@ -19,7 +19,7 @@ async def test_a_registration_answers_in_order(vendor: Vendor) -> None:
 
 
 async def test_an_upload_request_is_complete(vendor: Vendor) -> None:
-    """PUT to https on another host, with type and length as headers, for 7,200 s."""
+    """The request is a PUT to https on another host, with type and length, for 7,200 s."""
     request = (await vendor.register("a.jpg"))[0]["requests"][0]
     url = urlsplit(request["url"])
     headers = {name.lower(): value for name, value in headers_of(request["headers"]).items()}
@@ -38,8 +38,8 @@ async def test_the_older_path_works(vendor: Vendor, feature: str) -> None:
     assert 200 == (await vendor.put(files[0])).status_code
 
 
-async def test_the_storage_takes_the_bytes(vendor: Vendor) -> None:
-    """The headers given are enough, and no key is needed."""
+async def test_the_storage_accepts_the_bytes(vendor: Vendor) -> None:
+    """The given headers are enough, and no key is needed."""
     file = (await vendor.register("a.jpg"))[0]
 
     assert 200 == (await vendor.put(file)).status_code
@@ -66,7 +66,7 @@ async def test_the_storage_refuses_another_type(vendor: Vendor) -> None:
 
 @pytest.mark.parametrize("field", ["content_type", "file_name", "file_size"])
 async def test_a_missing_field_is_named(vendor: Vendor, field: str) -> None:
-    """A registration without a required field is a 400 that names it."""
+    """A registration without a required field is a 400 that names the field."""
     entry = {key: value for key, value in vendor.entry().items() if key != field}
 
     answer = await vendor.post("/s2s/v2.0/file", {"files": [entry]})
@@ -77,8 +77,8 @@ async def test_a_missing_field_is_named(vendor: Vendor, field: str) -> None:
 
 
 @assumed
-async def test_twenty_files_in_one_call(vendor: Vendor) -> None:
-    """Twenty are taken; more may be refused with a 400."""
+async def test_twenty_files_fit_into_one_call(vendor: Vendor) -> None:
+    """Twenty files are accepted; more may be refused with a 400."""
     names = [f"{number}.jpg" for number in range(20)]
 
     files = await vendor.register(*names)

@@ -22,7 +22,7 @@ PICTURE = "https://pictures.example/a.jpg"
 async def test_a_required_field_is_named(
     vendor: Vendor, feature: str, body: dict[str, object], field: str
 ) -> None:
-    """A creation without a required field is a 400 with the text that was seen."""
+    """A creation without a required field is a 400 with the observed text."""
     answer = await vendor.post(f"/s2s/v2.0/task/{feature}", body)
 
     assert (400, "InvalidParameters") == (answer.status_code, error_code(answer))
@@ -30,8 +30,8 @@ async def test_a_required_field_is_named(
     assert expected == answer.json()["error"]
 
 
-async def test_an_unknown_expression(vendor: Vendor) -> None:
-    """A value outside the accepted ones is a 400 that names the field."""
+async def test_an_unknown_expression_is_a_400(vendor: Vendor) -> None:
+    """A value that is not accepted is a 400 that names the field."""
     body = {"src_file_url": PICTURE, "expression_type": "grin"}
 
     answer = await vendor.post("/s2s/v2.0/task/ai-smile", body)
@@ -54,17 +54,17 @@ async def test_null_is_not_absence(vendor: Vendor) -> None:
     assert error_code(answer) in {"InvalidParameters", "BadRequest"}
 
 
-async def test_an_unknown_task(vendor: Vendor) -> None:
+async def test_an_unknown_task_is_a_400(vendor: Vendor) -> None:
     """Any unknown id is a 400, with the code or with the published text alone."""
     answer = await vendor.poll("no-such-task")
 
     assert 400 == answer.status_code
-    # The published example has no code: its text alone says what it is.
+    # The published example has no code, only the text.
     assert error_code(answer) == "InvalidTaskId" or "Invalid task ID" == answer.json()["error"]
 
 
-async def test_deletion_of_an_unknown_task(vendor: Vendor) -> None:
-    """An id that is no run id cannot be deleted."""
+async def test_an_unknown_task_cannot_be_deleted(vendor: Vendor) -> None:
+    """An id of no task cannot be deleted."""
     answer = await vendor.post("/s2s/v2.0/task/delete", {"task_id": "no-such-task"})
 
     assert 400 == answer.status_code
@@ -72,7 +72,7 @@ async def test_deletion_of_an_unknown_task(vendor: Vendor) -> None:
 
 
 @costs
-async def test_an_unknown_template(vendor: Vendor) -> None:
+async def test_an_unknown_template_is_a_400(vendor: Vendor) -> None:
     """A template that is not in the list is `400 InvalidTemplate` and costs nothing."""
     before = await vendor.balance()
     body = {"src_file_id": await vendor.uploaded(), "template_id": "none", "output_count": 1}
@@ -84,8 +84,8 @@ async def test_an_unknown_template(vendor: Vendor) -> None:
 
 
 @costs
-async def test_a_smile(vendor: Vendor) -> None:
-    """From bytes to a picture on another host; one unit; no key needed to fetch it."""
+async def test_a_smile_becomes_a_picture(vendor: Vendor) -> None:
+    """From bytes to a picture on another host; one unit; no key is needed for the download."""
     before = await vendor.balance()
 
     data = await vendor.finished(await vendor.smile())
@@ -100,8 +100,8 @@ async def test_a_smile(vendor: Vendor) -> None:
 
 
 @costs
-async def test_avatars(vendor: Vendor) -> None:
-    """As many pictures as asked for; a unit per four, rounded up."""
+async def test_avatars_become_pictures(vendor: Vendor) -> None:
+    """The task has as many pictures as asked for, and costs a unit per four, rounded up."""
     before = await vendor.balance()
     listed = (await vendor.get("/s2s/v2.0/task/template/ai-avatar")).json()["data"]["templates"]
     body = {"src_file_url": PICTURE, "template_id": listed[0]["id"], "output_count": 5}
@@ -128,7 +128,7 @@ async def test_unknown_fields_are_ignored(vendor: Vendor) -> None:
 
 @costs
 async def test_a_finished_task_gives_fresh_urls(vendor: Vendor) -> None:
-    """Two hours later the old URL is dead and the task gives a new one."""
+    """After two hours the old URL is expired and the task gives a new one."""
     task = await vendor.smile()
     old = (await vendor.finished(task))["results"]["url"]
     await asyncio.sleep(7210)
@@ -141,7 +141,7 @@ async def test_a_finished_task_gives_fresh_urls(vendor: Vendor) -> None:
 
 @costs
 async def test_a_task_that_is_not_polled_is_lost(vendor: Vendor) -> None:
-    """Its id becomes invalid and its unit is kept."""
+    """Its id becomes invalid, and its unit is not returned."""
     before = await vendor.balance()
     task = await vendor.smile()
     await asyncio.sleep(60)
@@ -154,8 +154,8 @@ async def test_a_task_that_is_not_polled_is_lost(vendor: Vendor) -> None:
 
 
 @assumed
-async def test_a_file_that_was_never_uploaded(vendor: Vendor) -> None:
-    """A task on bytes that never arrived is refused and costs nothing."""
+async def test_a_file_that_was_never_uploaded_is_refused(vendor: Vendor) -> None:
+    """A task on a file without bytes is refused and costs nothing."""
     before = await vendor.balance()
     file = (await vendor.register("a.jpg"))[0]
     body = {"src_file_id": file["file_id"], "expression_type": "closed_mouth_smile"}
@@ -171,7 +171,7 @@ async def test_a_file_that_was_never_uploaded(vendor: Vendor) -> None:
 
 
 @costs
-async def test_an_engine_failure_gives_the_unit_back(failing_vendor: Vendor) -> None:
+async def test_an_engine_failure_returns_the_unit(failing_vendor: Vendor) -> None:
     """HTTP 200, `task_status` error, a code, no results, and the balance of before."""
     vendor = failing_vendor
     before = await vendor.balance()
@@ -184,8 +184,8 @@ async def test_an_engine_failure_gives_the_unit_back(failing_vendor: Vendor) -> 
 
 
 @costs
-async def test_deletion(vendor: Vendor) -> None:
-    """Outputs are gone at once, the input file with them, and units stay spent."""
+async def test_deletion_removes_the_files(vendor: Vendor) -> None:
+    """Outputs and the input file are removed at once, and the units stay spent."""
     source = await vendor.uploaded()
     task = await vendor.smile(source)
     running = await vendor.post("/s2s/v2.0/task/delete", {"task_id": task})

@@ -1,7 +1,7 @@
-"""The vendor under test, and how a polite client talks to it.
+"""The vendor under test, and a client for it that respects the limits.
 
-By default it is the sandbox. With `YOUCAM_CONFORMANCE=1` and a key in `YOUCAM_API_KEY` it is
-the real service; tests that would spend units or its patience are then skipped.
+By default the vendor is the sandbox. With `YOUCAM_CONFORMANCE=1` and a key in `YOUCAM_API_KEY` it
+is the real service; tests that cost units, or many requests, are then skipped.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import pytest
 BASE_URL = os.environ.get("YOUCAM_BASE_URL", "https://yce-api-01.makeupar.com")
 REAL = os.environ.get("YOUCAM_CONFORMANCE") == "1" and bool(os.environ.get("YOUCAM_API_KEY"))
 
-# The real service needs real time; pytest-asyncio asks for this before fixtures exist.
+# The real service needs real time; pytest-asyncio reads this before fixtures exist.
 clock = [pytest.mark.real_time, pytest.mark.timeout(120)] if REAL else []
 costs = pytest.mark.skipif(REAL, reason="spends units of the account")
 rude = pytest.mark.skipif(REAL, reason="would spend the whole window of the key")
@@ -26,12 +26,12 @@ assumed = pytest.mark.skipif(REAL, reason="the contract leaves it open; the sand
 
 @attrs.define
 class Vendor:
-    """An account: plain httpx, and the key on API calls only."""
+    """An account: plain httpx, with the key on API calls only."""
 
     http: httpx.AsyncClient
     key: str
     picture: bytes
-    # Seconds between calls, so that the suite itself stays inside both limits.
+    # Seconds between calls, so that the suite respects both limits.
     pace: float
 
     async def call(
@@ -63,7 +63,7 @@ class Vendor:
         return list(answer.json()["data"]["files"])
 
     async def put(self, file: dict[str, Any], **more: str) -> httpx.Response:
-        """Send the bytes as the registration says, with `more` headers."""
+        """Upload the bytes according to the registration, with `more` headers."""
         request = file["requests"][0]
         headers = {**headers_of(request["headers"]), **more}
         return await self.http.request(
@@ -105,7 +105,7 @@ class Vendor:
 
 
 def headers_of(given: object) -> dict[str, str]:
-    """Upload headers as the contract allows them: an object, or a list of pairs."""
+    """Return upload headers in any form of the contract: an object, or a list of pairs."""
     if isinstance(given, list):
         return {header.get("key", header.get("name")): str(header["value"]) for header in given}
     assert isinstance(given, dict)
@@ -113,7 +113,7 @@ def headers_of(given: object) -> dict[str, str]:
 
 
 def error_code(answer: httpx.Response) -> str | None:
-    """The code of an error answer, whose envelope is checked on the way."""
+    """Check the envelope of an error answer, and return its code."""
     body = answer.json()
     assert answer.status_code == body["status"]
     assert isinstance(body["error"], str)

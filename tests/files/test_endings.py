@@ -1,4 +1,4 @@
-"""Whole pictures are told from those whose download was cut short."""
+"""Whole pictures, videos and zips are distinguished from those that were cut short."""
 
 import io
 import zipfile
@@ -32,14 +32,14 @@ PICTURES = {
 
 
 def with_thumbnail(data: bytes) -> bytes:
-    """Put a JPEG with an end marker of its own into the first segment."""
+    """Add a JPEG with an end marker of its own to the first segment."""
     length = len(THUMBNAIL) + 2
     return data[:2] + b"\xff\xe1" + length.to_bytes(2, "big") + THUMBNAIL + data[2:]
 
 
 @pytest.mark.parametrize("kind", PICTURES)
 def test_a_whole_picture_has_its_end(kind: str) -> None:
-    """What an encoder wrote is whole, also with padding behind it."""
+    """A file of an encoder is whole, also with padding after it."""
     assert has_end(io.BytesIO(PICTURES[kind]), kind)
     assert has_end(io.BytesIO(PICTURES[kind] + bytes(7)), kind)
 
@@ -47,8 +47,8 @@ def test_a_whole_picture_has_its_end(kind: str) -> None:
 @pytest.mark.parametrize(
     "options", [{"progressive": True}, {"restart_marker_blocks": 1}, {"quality": 100}]
 )
-def test_jpegs_of_all_kinds_have_their_ends(options: dict[str, object]) -> None:
-    """Several scans, restart markers and long scans are walked."""
+def test_jpegs_of_all_kinds_are_whole(options: dict[str, object]) -> None:
+    """JPEGs with several scans, restart markers and long scans are whole."""
     data = encode("jpg", 512, **options)
 
     assert has_end(io.BytesIO(data), "jpg")
@@ -58,15 +58,15 @@ def test_jpegs_of_all_kinds_have_their_ends(options: dict[str, object]) -> None:
 @pytest.mark.parametrize("kind", PICTURES)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_cut_picture_has_no_end(kind: str, share: float) -> None:
-    """Wherever it is cut, behind the bytes that tell its type."""
+    """A picture that was cut anywhere after its first bytes is not whole."""
     data = PICTURES[kind]
     cut = 12 + int(share * (len(data) - 12))
 
     assert not has_end(io.BytesIO(data[:cut]), kind)
 
 
-def test_the_end_of_a_thumbnail_is_no_end() -> None:
-    """A cut just behind a thumbnail's end marker leaves no whole picture."""
+def test_the_end_of_a_thumbnail_does_not_count() -> None:
+    """A picture that was cut just after the end marker of its thumbnail is not whole."""
     data = with_thumbnail(JPEG)
 
     assert has_end(io.BytesIO(data), "jpg")
@@ -74,7 +74,7 @@ def test_the_end_of_a_thumbnail_is_no_end() -> None:
 
 
 def test_a_marker_between_two_blocks_is_found() -> None:
-    """The two bytes of a marker may lie in two blocks of a long scan."""
+    """The two bytes of a marker may be in two blocks of a long scan."""
     header = b"\xff\xd8\xff\xda\x00\x02"
     for filler in range(64 * 1024 - 2, 64 * 1024 + 2):
         scan = bytes(filler)
@@ -98,26 +98,26 @@ def test_fill_bytes_before_a_marker_are_skipped(fill: bytes) -> None:
         ("png", b"\x89PNG\r\n\x1a\n" + bytes(200), b"IEND\xaeB`\x82"),
     ],
 )
-def test_a_strange_file_is_judged_by_its_last_bytes(kind: str, head: bytes, end: bytes) -> None:
-    """A file that follows no standard still ends with its format's end marker, or was cut."""
+def test_the_last_bytes_of_a_nonstandard_file_decide(kind: str, head: bytes, end: bytes) -> None:
+    """A file that does not follow its standard is whole if it ends with the end marker."""
     assert has_end(io.BytesIO(head + end), kind)
     assert not has_end(io.BytesIO(head), kind)
 
 
-def test_endless_segments_end_the_walk() -> None:
-    """A hostile file of a million segments is judged by its last bytes."""
+def test_the_walk_over_segments_is_bounded() -> None:
+    """The last bytes decide for a hostile file of a million segments."""
     assert not has_end(io.BytesIO(b"\xff\xd8" + b"\xff\xe0\x00\x02" * 200_000), "jpg")
 
 
 @pytest.mark.parametrize("kind", ["gif", "heic"])
 def test_formats_without_a_known_end_count_as_whole(kind: str) -> None:
-    """Nothing is refused that cannot be judged."""
+    """A file whose end is unknown is not refused."""
     assert has_end(io.BytesIO(b"anything"), kind)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["jpg", "png", "webp", "zip", "mp4", "mov"]))
-def test_no_bytes_are_too_strange(data: bytes, kind: str) -> None:
-    """Any bytes get an answer."""
+def test_any_bytes_have_an_answer(data: bytes, kind: str) -> None:
+    """No bytes raise an exception."""
     assert has_end(io.BytesIO(data), kind) in {True, False}
 
 
@@ -132,7 +132,7 @@ def archive(comment: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("comment", [b"", b"made by hand"])
 def test_a_zip_has_its_directory_at_the_end(comment: bytes) -> None:
-    """A zip without its last byte is cut short, with a comment too."""
+    """A zip without its last byte is not whole, also with a comment."""
     whole = archive(comment)
 
     assert has_end(io.BytesIO(whole), "zip")
@@ -140,7 +140,7 @@ def test_a_zip_has_its_directory_at_the_end(comment: bytes) -> None:
 
 
 def box(name: bytes, size: int, *, large: bool = False) -> bytes:
-    """Return a box of a video with so many bytes in it."""
+    """Return a box of a video with `size` bytes in it."""
     if large:
         return (1).to_bytes(4, "big") + name + (16 + size).to_bytes(8, "big") + bytes(size)
     return (8 + size).to_bytes(4, "big") + name + bytes(size)
@@ -159,10 +159,10 @@ def test_the_boxes_of_a_video_fill_it(large: bool) -> None:
 
 
 def test_a_last_box_without_a_length() -> None:
-    """A box that reaches to the end of the file may end anywhere."""
+    """The last box may have no length and then ends with the file."""
     assert has_end(io.BytesIO(box(b"ftyp", 16) + bytes(4) + b"mdat" + b"abc"), "mp4")
 
 
-def test_endless_boxes_end_the_walk() -> None:
-    """A hostile file of many boxes is not walked for ever."""
+def test_the_walk_over_boxes_is_bounded() -> None:
+    """A hostile file of many boxes does not take forever."""
     assert has_end(io.BytesIO(box(b"free", 0) * 150_000), "mp4")

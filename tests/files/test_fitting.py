@@ -1,4 +1,4 @@
-"""Pictures that are made to fit: as little as possible is changed, and it is said."""
+"""Converted pictures: only what is needed is changed, and each change is listed."""
 
 import hashlib
 import io
@@ -18,13 +18,13 @@ Make = Callable[..., bytes]
 
 
 class SmallFeature(Feature):
-    """Any feature, with less bytes."""
+    """Any feature, with a smaller limit of bytes."""
 
     largest = 20_000
 
 
 class Small(Smile):
-    """A feature that takes less, so that tests need no large pictures."""
+    """A feature with small limits, so that tests need no large pictures."""
 
     longest_side = 256
     largest = 20_000
@@ -37,7 +37,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """A picture that compresses badly, the same each time."""
+    """Return a picture that compresses badly, the same each time."""
     count = width * height * len(mode)
     blocks = (hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(count // 32 + 1))
     return Image.frombytes(mode, (width, height), b"".join(blocks)[:count])
@@ -48,7 +48,7 @@ def plain(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
 
 
 def turned(orientation: int, width: int = 40, height: int = 30) -> bytes:
-    """A JPEG whose left half is red, with an EXIF orientation and a place."""
+    """Return a JPEG whose left half is red, with an EXIF orientation and a place."""
     image = Image.new("RGB", (width, height), "blue")
     image.paste("red", (0, 0, width // 2, height))
     exif = Image.Exif()
@@ -82,28 +82,28 @@ def opened(data: bytes) -> Image.Image:
         turned(9),
     ],
 )
-def test_what_is_taken_stays_as_it_is(data: bytes) -> None:
-    """A picture that the vendor takes is not touched."""
+def test_an_accepted_picture_stays_unchanged(data: bytes) -> None:
+    """A picture that the vendor accepts is not converted."""
     assert fit(io.BytesIO(data), Smile) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"text", saved(plain(), "PNG")[:30], b"\xff\xd8\xff\xe0"])
-def test_what_cannot_be_read_is_left_to_the_checks(data: bytes) -> None:
-    """They say what is wrong with it."""
+def test_an_unreadable_picture_is_not_converted(data: bytes) -> None:
+    """The usual checks name its problem."""
     assert fit(io.BytesIO(data), Smile) is None
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif", "bmp", "tiff"])
-def test_other_types_are_made_png(kind: str) -> None:
-    """A PNG keeps each pixel as it was decoded."""
+def test_other_types_become_png(kind: str) -> None:
+    """A PNG keeps each decoded pixel."""
     data = saved(plain(), kind, **({"lossless": True} if kind == "webp" else {}))
     found = fitted(data)
     assert (f"{kind} made png",) == found.changes
     assert opened(data).convert("RGB").tobytes() == opened(found.data).convert("RGB").tobytes()
 
 
-def test_the_first_frame_counts() -> None:
-    """Of a picture that moves the first frame is taken, and that is said."""
+def test_an_animation_becomes_its_first_frame() -> None:
+    """Only the first frame is kept, and the changes say so."""
     frames = [plain(), Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     found = fitted(data)
@@ -112,7 +112,7 @@ def test_the_first_frame_counts() -> None:
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_picture_is_turned_upright(orientation: int) -> None:
-    """The pixels are what a viewer shows, and no EXIF is left that would turn them again."""
+    """The pixels are turned like in a viewer, and the EXIF orientation is removed."""
     found = fitted(turned(orientation))
     assert ("turned upright",) == found.changes
     image = opened(found.data)
@@ -127,15 +127,15 @@ def test_a_picture_is_turned_upright(orientation: int) -> None:
     assert pixel[2] < 60
 
 
-def test_cmyk_is_made_rgb() -> None:
-    """A JPEG for printing stays a JPEG, in the colours of a screen."""
+def test_cmyk_becomes_rgb() -> None:
+    """A JPEG for printing becomes an RGB JPEG."""
     found = fitted(saved(plain().convert("CMYK"), "JPEG"))
     assert ("CMYK made RGB",) == found.changes
     assert ("JPEG", "RGB") == (opened(found.data).format, opened(found.data).mode)
 
 
-def test_sixteen_bits_are_made_eight() -> None:
-    """Grey of 16 bits is scaled, not clipped."""
+def test_grey_of_16_bits_is_scaled_to_8() -> None:
+    """Grey values of 16 bits are scaled, not clipped."""
     grey = Image.new("I;16", (40, 30), 0x8000)
     found = fitted(saved(grey, "PNG"))
     assert ("16 bits for a colour made 8",) == found.changes
@@ -143,15 +143,15 @@ def test_sixteen_bits_are_made_eight() -> None:
     assert ("L", 128) == (image.mode, image.getpixel((0, 0)))
 
 
-def test_sixteen_bits_of_colour_are_made_eight() -> None:
-    """Pillow reads them as 8 bits, so the header tells."""
+def test_colours_of_16_bits_become_8() -> None:
+    """Pillow reads these as 8 bits, so the header decides."""
     found = fitted(deep_png())
     assert ("16 bits for a colour made 8",) == found.changes
     assert 8 == found.data[24]
 
 
 def deep_png() -> bytes:
-    """An RGB PNG with 16 bits a sample, which Pillow cannot write."""
+    """Return an RGB PNG with 16 bits a sample, which Pillow cannot write."""
     import struct
     import zlib
 
@@ -170,8 +170,8 @@ def deep_png() -> bytes:
     )
 
 
-def test_large_pictures_are_made_smaller() -> None:
-    """The long side becomes what the feature takes; the shape stays."""
+def test_large_pictures_are_scaled_down() -> None:
+    """The long side is scaled to the limit of the feature, and the shape is kept."""
     found = fitted(saved(plain(512, 384), "PNG"), Small)
     assert ("512 x 384 px made 256 x 192 px",) == found.changes
     assert ("PNG", (256, 192)) == (opened(found.data).format, opened(found.data).size)
@@ -183,7 +183,7 @@ def test_large_pictures_are_made_smaller() -> None:
 
 
 def test_heavy_pictures_are_compressed() -> None:
-    """A JPEG of lower quality comes first; pixels go only where that is not enough."""
+    """A lower JPEG quality is tried first; pixels are reduced only if that is not enough."""
     data = saved(noise(100, 100), "PNG")
     assert len(data) > Small.largest
     found = fitted(data, Small)
@@ -195,14 +195,14 @@ def test_heavy_pictures_are_compressed() -> None:
     assert any(change.startswith("200 x 200 px made") for change in found.changes)
 
 
-def test_what_cannot_be_made_to_fit_is_left_to_the_checks() -> None:
-    """Nobody makes a face smaller and smaller."""
+def test_scaling_down_is_bounded() -> None:
+    """A picture is not scaled below 64 pixels."""
     tiny = type("Tiny", (Small,), {"largest": 10})
     assert len(fitted(saved(plain(), "PNG"), tiny).data) >= 10
 
 
 def test_colours_keep_their_profile() -> None:
-    """A colour profile goes along where the colours stay, and not where they change."""
+    """A colour profile is kept if the colours are, and dropped if they are converted."""
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -214,7 +214,7 @@ def test_colours_keep_their_profile() -> None:
 
 @pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "1", "L"])
 def test_transparency_is_kept_in_a_png_and_white_in_a_jpeg(mode: str) -> None:
-    """A PNG keeps what shows through; a JPEG cannot."""
+    """A PNG keeps transparency, and a JPEG shows it as white."""
     image = plain(mode="RGBA")
     image.putalpha(0)
     if mode == "P":
@@ -228,43 +228,43 @@ def test_transparency_is_kept_in_a_png_and_white_in_a_jpeg(mode: str) -> None:
         assert page == (255, 255, 255)
 
 
-def test_it_is_the_same_each_time() -> None:
-    """The digest of what is sent is the job's identity."""
+def test_a_conversion_is_deterministic() -> None:
+    """The same picture gives the same bytes, whose digest is part of the job's identity."""
     for data in (turned(6), saved(noise(100, 80), "TIFF"), saved(plain(), "GIF")):
         assert fitted(data, Small) == fitted(data, Small)
 
 
-def test_it_shows_no_bytes() -> None:
-    """The repr has their number."""
+def test_the_repr_shows_no_bytes() -> None:
+    """The repr has the number of bytes."""
     assert "Fitted(data=<3 bytes>, changes=('x',))" == repr(Fitted(b"abc", ("x",)))
 
 
-# Images of Pillow's.
+# Pillow images.
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "YCbCr", "I;16", "F"])
 def test_an_image_is_encoded_as_png(mode: str) -> None:
-    """Whatever its mode, what is sent is a PNG of 8 bits."""
+    """An image of any mode becomes a PNG of 8 bits."""
     data = encode(plain().convert("L" if mode == "I;16" else mode).convert(mode), Smile)
     assert "PNG" == opened(data).format
     assert fit(io.BytesIO(data), Smile) is None
 
 
-def test_an_image_that_would_be_too_large_is_a_jpeg() -> None:
-    """Where a PNG would be too large the quality is 95."""
+def test_an_image_too_large_for_png_becomes_jpeg() -> None:
+    """An image whose PNG would be too large becomes a JPEG of quality 95."""
     assert "JPEG" == opened(encode(noise(100, 100), Small)).format
 
 
-def test_an_image_is_upright_and_tells_nothing_else() -> None:
-    """What EXIF says is done, and EXIF is not sent."""
+def test_an_image_is_turned_upright_without_its_exif() -> None:
+    """The EXIF orientation is applied, and EXIF data are not sent."""
     image = opened(turned(6))
     assert (30, 40) == opened(encode(image, Smile)).size
     assert b"camera" not in encode(image, Smile)
-    assert (40, 30) == image.size  # the program's own image stays as it is
+    assert (40, 30) == image.size  # the program's image is unchanged
 
 
-def test_what_only_looks_like_an_image() -> None:
-    """Another library's image is refused."""
+def test_an_object_like_an_image_is_refused() -> None:
+    """An image of another library is refused."""
 
     class Other:
         mode, size = "RGB", (1, 1)
@@ -277,7 +277,7 @@ def test_what_only_looks_like_an_image() -> None:
         encode(Other(), Smile)
 
 
-# As the client looks at pictures.
+# Pictures of a client.
 
 
 async def gathered(picture: ImageFile | None) -> bytes:
@@ -286,7 +286,7 @@ async def gathered(picture: ImageFile | None) -> bytes:
 
 
 async def test_a_file_is_fitted_again_for_its_upload(tmp_path: Path) -> None:
-    """The picture that is sent has the digest that was promised; nothing waits in memory."""
+    """The uploaded picture has the inspected digest, and no picture waits in memory."""
     path = tmp_path / "me.webp"
     path.write_bytes(saved(plain(), "WEBP"))
     picture = await inspect(path, Smile, fit=True)
@@ -301,15 +301,15 @@ async def test_a_file_is_fitted_again_for_its_upload(tmp_path: Path) -> None:
         len(data),
     )
     path.write_bytes(saved(plain(50, 50), "WEBP"))
-    with pytest.raises(PictureRefused, match="changed after it was looked at"):
+    with pytest.raises(PictureRefused, match="changed after it was inspected"):
         await gathered(picture)
     path.write_bytes(saved(plain(), "PNG"))
-    with pytest.raises(PictureRefused, match="changed after it was looked at"):
+    with pytest.raises(PictureRefused, match="changed after it was inspected"):
         await gathered(picture)
 
 
-async def test_bytes_and_what_fits(tmp_path: Path) -> None:
-    """Bytes are fitted as well; what fits is sent as it is."""
+async def test_bytes_are_converted_too(tmp_path: Path) -> None:
+    """Bytes are converted like files, and accepted pictures are sent unchanged."""
     picture = await inspect(saved(plain(), "BMP"), Smile, fit=True)
     assert picture is not None
     assert ("bmp made png",) == picture.changes
@@ -330,8 +330,8 @@ async def test_bytes_and_what_fits(tmp_path: Path) -> None:
         (saved(noise(100, 100), "PNG"), Small),
     ],
 )
-async def test_without_it_the_error_names_it(data: bytes, kind: type[Smile]) -> None:
-    """A picture that could be made to fit says so when it is refused."""
+async def test_a_convertible_picture_is_refused_with_a_hint(data: bytes, kind: type[Smile]) -> None:
+    """The refusal of a picture that `fit` could convert names `Client(fit=True)`."""
     with pytest.raises(PictureRefused) as caught:
         await inspect(data, kind)
     assert "Client(fit=True)" in caught.value.hint
@@ -341,14 +341,14 @@ async def test_without_it_the_error_names_it(data: bytes, kind: type[Smile]) -> 
 
 @pytest.mark.parametrize("data", [b"text", b"\x89PNG\r\n\x1a\n", saved(plain(40, 1), "PNG")])
 @pytest.mark.parametrize("on", [True, False])
-async def test_what_does_not_help_is_not_named(data: bytes, on: bool) -> None:
-    """What is broken, or too narrow for a face, is refused in the same way."""
+async def test_an_unconvertible_picture_is_refused_without_the_hint(data: bytes, on: bool) -> None:
+    """The refusal of a broken or too narrow picture does not name `fit`."""
     with pytest.raises(PictureRefused) as caught:
         await inspect(data, Smile, fit=on)
     assert "fit" not in caught.value.hint
 
 
-# Any feature: it has no bound of pixels, and may take more types.
+# Any feature: it has no limit of pixels, and may accept more types.
 
 ANY = Feature("skin-tone-analysis", src=b"")
 
@@ -369,8 +369,8 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("name", TAKEN)
-async def test_what_some_feature_takes_stays_as_it_is(name: str) -> None:
-    """Its type, its size in pixels and its frames are the feature's own affair."""
+async def test_a_picture_for_any_feature_stays_unchanged(name: str) -> None:
+    """Any type, size and number of frames is left to the feature."""
     data = TAKEN[name]
     picture = await inspect(data, ANY, fit=True)
 
@@ -378,8 +378,8 @@ async def test_what_some_feature_takes_stays_as_it_is(name: str) -> None:
     assert ((), hashlib.sha256(data).hexdigest()) == (picture.changes, picture.digest)
 
 
-def test_what_no_feature_takes_is_changed() -> None:
-    """A turn, odd colours and too many bytes are what is left to change."""
+def test_a_picture_that_no_feature_accepts_is_converted() -> None:
+    """A turned picture, unusual colours and too many bytes are converted for any feature."""
     assert ("turned upright",) == fitted(turned(6), ANY).changes
     assert ("CMYK made RGB",) == fitted(saved(plain(mode="CMYK"), "JPEG"), ANY).changes
     found = fitted(saved(noise(200, 200), "BMP"), SmallFeature("a", src=b""))
@@ -387,8 +387,8 @@ def test_what_no_feature_takes_is_changed() -> None:
     assert "bmp made jpg" == found.changes[0]
 
 
-def test_frames_that_are_lost_are_told() -> None:
-    """An animation that has too many bytes becomes its first frame, and that is said."""
+def test_lost_frames_are_listed() -> None:
+    """An animation with too many bytes becomes its first frame, and the changes say so."""
     data = saved(noise(100, 100), "GIF", save_all=True, append_images=[noise(99, 100)])
     assert len(data) > 20_000
     assert "only the first of 2 frames" in fitted(data, SmallFeature("a", src=b"")).changes

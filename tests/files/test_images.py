@@ -1,6 +1,7 @@
-"""Pictures: looked at, refused early, streamed from disk."""
+"""Pictures: inspected, refused early, and streamed from the disk."""
 
 import asyncio
+import errno
 import hashlib
 import io
 import os
@@ -50,7 +51,7 @@ def size_box(width: int, height: int) -> bytes:
 def heic(
     width: int = 40, height: int = 30, brands: bytes = b"heic\0\0\0\0mif1heic", before: bytes = b""
 ) -> bytes:
-    """Make a HEIC as phones do: a tile, the picture, a rotation, a thumbnail, and no pixels."""
+    """Make a HEIC like phones do: a tile, the picture, a rotation, a thumbnail, and no pixels."""
     primary = box(b"pitm", struct.pack(">LH", 0, 7))
     items = (size_box(1, 1), size_box(width, height), box(b"irot", b"\x01"), size_box(1, 1))
     # Item 7 has the properties 2 and 3: its size and a rotation.
@@ -69,7 +70,7 @@ async def gathered(picture: ImageFile | None) -> bytes:
 
 
 def opened() -> set[Path]:
-    """Tell which files this process has open, where the system says so."""
+    """Return the files that this process has open, if the system shows them."""
     handles = Path("/proc/self/fd")
     return (
         {each.readlink() for each in handles.iterdir() if each.is_symlink()}
@@ -78,22 +79,22 @@ def opened() -> set[Path]:
     )
 
 
-async def looked(source: Source, job_type: type[Job] = Smile) -> ImageFile:
-    """Inspect what must be a picture of ours."""
+async def inspected(source: Source, job_type: type[Job] = Smile) -> ImageFile:
+    """Inspect a source that must be accepted as a picture."""
     picture = await inspect(source, job_type)
     assert picture is not None
     return picture
 
 
 async def refusal(source: Source, job_type: type[Job] = Smile) -> str:
-    """Inspect what must be refused, and return the message."""
+    """Inspect a source that must be refused, and return the message."""
     with pytest.raises(PictureRefused) as caught:
         await inspect(source, job_type)
     return caught.value.message
 
 
-class TestLookingAt:
-    """What is taken, and what we say of it."""
+class TestInspecting:
+    """Accepted pictures and their facts."""
 
     @pytest.mark.parametrize(
         ("data", "kind", "content_type"),
@@ -102,11 +103,11 @@ class TestLookingAt:
     async def test_a_picture_is_known_by_its_bytes(
         self, tmp_path: Path, data: bytes, kind: str, content_type: str
     ) -> None:
-        """Type, size, digest and dimensions come from the bytes; the name says another type."""
+        """Type, size, digest and dimensions come from the bytes, not from the name."""
         path = tmp_path / "Zoë.gif"
         path.write_bytes(data)
 
-        picture = await looked(path)
+        picture = await inspected(path)
 
         assert FileFacts(content_type, f"Zoe.{kind}", len(data)) == picture.facts
         assert (kind, 40, 30) == (picture.kind, picture.width, picture.height)
@@ -114,21 +115,21 @@ class TestLookingAt:
         assert data == await gathered(picture)
 
     @pytest.mark.parametrize("data", [JPG, PNG, HEIC])
-    async def test_bytes_are_as_good_as_a_file(self, tmp_path: Path, data: bytes) -> None:
-        """The same picture as bytes differs in the name only, which is nobody's."""
+    async def test_bytes_are_inspected_like_a_file(self, tmp_path: Path, data: bytes) -> None:
+        """The same picture as bytes differs only in its name."""
         path = tmp_path / "me.x"
         path.write_bytes(data)
 
-        from_bytes, from_file = await looked(data), await looked(str(path))
+        from_bytes, from_file = await inspected(data), await inspected(str(path))
 
         assert f"picture.{from_bytes.kind}" == from_bytes.facts.file_name
         assert attrs.evolve(from_file, facts=from_bytes.facts) == from_bytes
         assert data == await gathered(from_bytes)
 
-    async def test_the_bytes_show_in_no_repr(self) -> None:
-        """A picture's repr holds its facts and neither bytes nor path."""
-        assert "_source" not in repr(await looked(JPG))
-        assert len(repr(await looked(JPG))) < 400
+    async def test_the_repr_shows_no_bytes(self) -> None:
+        """The repr of a picture shows its facts, but neither bytes nor path."""
+        assert "_source" not in repr(await inspected(JPG))
+        assert len(repr(await inspected(JPG))) < 400
 
     @pytest.mark.parametrize(
         ("expected", "name"),
@@ -142,42 +143,42 @@ class TestLookingAt:
         ],
     )
     async def test_a_cleaned_name_is_sent(self, tmp_path: Path, expected: str, name: str) -> None:
-        """ASCII, 80 characters at most, no leading dot, and the true suffix."""
+        """The sent name is ASCII, at most 80 characters, with the true suffix."""
         (tmp_path / name).write_bytes(JPG)
 
-        assert expected == (await looked(tmp_path / name)).facts.file_name
+        assert expected == (await inspected(tmp_path / name)).facts.file_name
 
     async def test_a_progressive_jpeg_with_large_metadata_is_understood(self) -> None:
-        """The dimensions may lie behind 60 kB of EXIF and 900 kB of colour profile."""
+        """The dimensions may come after 60 kB of EXIF and 900 kB of colour profile."""
         exif = Image.Exif()
         exif[0x010E] = "d" * 60_000
         data = drawn(
             "jpg", 123, 45, progressive=True, exif=exif.tobytes(), icc_profile=bytes(900_000)
         )
 
-        picture = await looked(data)
+        picture = await inspected(data)
 
         assert data.index(b"\xff\xc2") > 950_000
         assert (123, 45) == (picture.width, picture.height)
 
-    async def test_orientation_changes_no_limit(self) -> None:
+    async def test_the_orientation_does_not_matter(self) -> None:
         """A picture on its side has its stored width and height; the long side is the same."""
         exif = Image.Exif()
         exif[0x0112] = 6
 
-        picture = await looked(drawn("jpg", 400, 30, exif=exif.tobytes()))
+        picture = await inspected(drawn("jpg", 400, 30, exif=exif.tobytes()))
 
         assert (400, 30) == (picture.width, picture.height)
 
     @pytest.mark.parametrize("before", [b"", box(b"free", bytes(70_000)), box(b"mdat", bytes(9))])
     async def test_a_heic_has_the_size_of_its_largest_item(self, before: bytes) -> None:
-        """Neither tiles and thumbnail count nor where the boxes lie."""
-        picture = await looked(heic(4032, 3024, before=before))
+        """Tiles and thumbnails do not count, and neither does the order of the boxes."""
+        picture = await inspected(heic(4032, 3024, before=before))
 
         assert (4032, 3024) == (picture.width, picture.height)
 
     async def test_the_boxes_of_a_real_encoder_are_understood(self) -> None:
-        """A rotated picture in boxes that we did not make, with HEIC's brands put in."""
+        """A rotated picture of another encoder is understood, with HEIC's brands put in."""
         exif = Image.Exif()
         exif[0x0112] = 6
         try:
@@ -187,24 +188,24 @@ class TestLookingAt:
         end = int.from_bytes(data[:4], "big")
         assert b"irot" in data
 
-        picture = await looked(data[:end].replace(b"avif", b"heic") + data[end:])
+        picture = await inspected(data[:end].replace(b"avif", b"heic") + data[end:])
 
         assert (64, 48) == (picture.width, picture.height)
 
-    async def test_a_path_is_found_again_from_another_folder(
+    async def test_a_relative_path_is_kept_absolute(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A relative path means the folder in which the picture was looked at."""
+        """A relative path is relative to the working directory of the inspection."""
         (tmp_path / "me.jpg").write_bytes(JPG)
         monkeypatch.chdir(tmp_path)
-        picture = await looked("me.jpg")
+        picture = await inspected("me.jpg")
 
         monkeypatch.chdir("/")
 
         assert JPG == await gathered(picture)
 
     async def test_path_objects_of_any_kind_are_paths(self, tmp_path: Path) -> None:
-        """A link is followed, and whatever has `__fspath__` is a path, of bytes too."""
+        """A link is followed, and any object with `__fspath__` is a path, also of bytes."""
         (tmp_path / "me.jpg").write_bytes(JPG)
         (tmp_path / "link").symlink_to("me.jpg")
 
@@ -212,20 +213,20 @@ class TestLookingAt:
             def __fspath__(self) -> bytes:
                 return os.fsencode(tmp_path / "link")
 
-        assert "link.jpg" == (await looked(Entry())).facts.file_name  # type: ignore[arg-type]
+        assert "link.jpg" == (await inspected(Entry())).facts.file_name  # type: ignore[arg-type]
 
-    async def test_what_the_vendor_fetches_is_not_looked_at(self) -> None:
-        """A URL and a file id have no picture here."""
+    async def test_urls_and_file_ids_are_not_inspected(self) -> None:
+        """A URL and a file id have no picture to inspect."""
         assert None is await inspect("https://example.com/me.jpg", Smile)
         assert None is await inspect(FileId("abc"), Smile)
 
     async def test_memory_does_not_grow_with_the_file(self, tmp_path: Path) -> None:
-        """Looking at 9 MiB and streaming them holds a few blocks at a time."""
+        """Inspecting and streaming 9 MiB holds a few blocks at a time."""
         path = tmp_path / "large.jpg"
         path.write_bytes(JPG + bytes(9 * 1024 * 1024))
         tracemalloc.start()
         try:
-            picture = await looked(path)
+            picture = await inspected(path)
             async for _ in picture.chunks():
                 pass
             _, peak = tracemalloc.get_traced_memory()
@@ -236,7 +237,7 @@ class TestLookingAt:
 
 
 class TestRefusing:
-    """What is refused before anything is sent."""
+    """Pictures that are refused before anything is sent."""
 
     @pytest.mark.parametrize(
         ("found", "data"),
@@ -258,7 +259,7 @@ class TestRefusing:
     async def test_a_format_is_refused_by_its_first_bytes(
         self, tmp_path: Path, found: str, data: bytes
     ) -> None:
-        """The name may say jpg: the bytes decide, and the message says what they are."""
+        """The bytes decide, not the name, and the message names their type."""
         path = tmp_path / "me.jpg"
         path.write_bytes(data)
 
@@ -267,20 +268,20 @@ class TestRefusing:
         assert (await refusal(data)).endswith(expected)
 
     async def test_features_differ_in_their_formats(self) -> None:
-        """An avatar takes no HEIC."""
+        """An avatar does not accept HEIC."""
         assert "takes jpg, png." in await refusal(HEIC, Avatar)
-        assert "png" == (await looked(PNG, Avatar)).kind
+        assert "png" == (await inspected(PNG, Avatar)).kind
 
-    async def test_a_format_that_we_cannot_name_is_not_taken(self) -> None:
-        """A feature that takes PDF needs more than its class: we know no content type for it."""
+    async def test_a_format_without_a_content_type_is_refused(self) -> None:
+        """A feature cannot accept a format without a known content type."""
 
         class Document(Smile):
             formats = ("pdf", "jpg", "png")
 
         assert "is pdf" in await refusal(b"%PDF-1.7", Document)
 
-    async def test_ten_mebibytes_are_too_many(self, tmp_path: Path) -> None:
-        """One byte less is taken, from a file and from bytes."""
+    async def test_ten_mebibytes_are_refused(self, tmp_path: Path) -> None:
+        """One byte less is accepted, from a file and from bytes."""
         path = tmp_path / "me.jpg"
         limit = 10 * 1024 * 1024
         path.write_bytes(JPG.ljust(limit, b"\0"))
@@ -289,10 +290,10 @@ class TestRefusing:
         assert (await refusal(path.read_bytes())).endswith(expected)
 
         os.truncate(path, limit - 1)
-        assert limit - 1 == (await looked(path)).facts.file_size
+        assert limit - 1 == (await inspected(path)).facts.file_size
 
     async def test_a_huge_file_is_refused_unread(self, tmp_path: Path) -> None:
-        """A terabyte of holes is refused by its size alone."""
+        """A sparse file of a terabyte is refused by its size alone."""
         path = tmp_path / "me.jpg"
         path.touch()
         try:
@@ -304,37 +305,37 @@ class TestRefusing:
 
     @pytest.mark.parametrize("kind", ["jpg", "png", "heic"])
     async def test_the_long_side_is_limited(self, kind: str) -> None:
-        """4096 px are taken, 4097 are not, lying and standing."""
+        """4096 px are accepted, 4097 are not, in both orientations."""
         make: Callable[[int, int], bytes] = (
             heic if kind == "heic" else lambda width, height: drawn(kind, width, height)
         )
 
-        assert 4096 == (await looked(make(4096, 205))).width
-        assert 4096 == (await looked(make(205, 4096))).height
+        assert 4096 == (await inspected(make(4096, 205))).width
+        assert 4096 == (await inspected(make(205, 4096))).height
         for width, height in ((4097, 1), (1, 4097)):
             message = await refusal(make(width, height))
             assert f"is {width} x {height} px; the long side may have 4096 px" in message
 
     @pytest.mark.parametrize("kind", ["jpg", "png", "heic"])
     async def test_a_smile_needs_room_for_a_face(self, kind: str) -> None:
-        """The long side of a smile's picture has at most 20 short ones; an avatar's any number."""
+        """A smile's picture may be 20 times as long as wide; an avatar's may have any shape."""
         make: Callable[[int, int], bytes] = (
             heic if kind == "heic" else lambda width, height: drawn(kind, width, height)
         )
 
-        assert 2000 == (await looked(make(2000, 100))).width
-        assert 100 == (await looked(make(100, 2000))).width
+        assert 2000 == (await inspected(make(2000, 100))).width
+        assert 100 == (await inspected(make(100, 2000))).width
         for width, height in ((2000, 99), (99, 2000), (2001, 100)):
             message = await refusal(make(width, height))
             assert f"is {width} x {height} px, too narrow for a face" in message
             least = 101 if width == 2001 else 100
             assert message.endswith(f"its short side must have at least {least} px.")
         if kind != "heic":
-            assert 99 == (await looked(make(99, 2000), Avatar)).width
+            assert 99 == (await inspected(make(99, 2000), Avatar)).width
 
     @pytest.mark.parametrize(("width", "height"), [(0, 30), (40, 0), (0, 0)])
     async def test_a_picture_without_extent_is_refused(self, width: int, height: int) -> None:
-        """A header may say 0; no picture has that size."""
+        """A header with a width or height of 0 is refused."""
         png = bytearray(PNG)
         png[16:24] = struct.pack(">LL", width, height)
 
@@ -344,7 +345,7 @@ class TestRefusing:
             .replace(size_box(1, 1), size_box(width, height))
         )
         for data in (bytes(png), no_size):
-            assert "names no width and height" in await refusal(data)
+            assert "has no width and height" in await refusal(data)
 
     @pytest.mark.parametrize(
         "meta",
@@ -358,13 +359,13 @@ class TestRefusing:
         ],
     )
     async def test_a_heic_without_a_size_is_refused(self, meta: bytes) -> None:
-        """Any of its boxes may be missing or too short."""
+        """Each of its boxes may be missing or too short."""
         message = await refusal(box(b"ftyp", b"heic\0\0\0\0heic") + meta)
 
-        assert "names no width and height" in message
+        assert "has no width and height" in message
 
     async def test_boxes_may_have_long_sizes_or_none(self) -> None:
-        """A size of eight bytes is read, and a box without one ends with the file."""
+        """A size of eight bytes is read, and a box without a size ends with the file."""
         meta = heic()[24:]
         meta = meta[: int.from_bytes(meta[:4], "big")]
         ftyp = box(b"ftyp", b"heic\0\0\0\0mif1heic")
@@ -372,16 +373,16 @@ class TestRefusing:
         endless = bytes(4) + meta[4:]
 
         for data in (ftyp + large + meta, ftyp + endless, ftyp + large + endless):
-            picture = await looked(data)
+            picture = await inspected(data)
             assert (40, 30) == (picture.width, picture.height)
 
     @pytest.mark.parametrize("data", [JPG, PNG, HEIC])
     async def test_a_header_cut_short_is_refused(self, data: bytes) -> None:
-        """Every beginning of a picture is refused or has the right size, and none raises more."""
+        """Any beginning of a picture is refused or has the right size, and raises nothing else."""
         sizes = set[tuple[int, int]]()
         for length in range(1, min(len(data), 700)):
             try:
-                picture = await looked(data[:length])
+                picture = await inspected(data[:length])
             except PictureRefused:
                 assert not sizes
             else:
@@ -389,8 +390,8 @@ class TestRefusing:
 
         assert {(40, 30)} == sizes
 
-    async def test_nothing_is_no_picture(self, tmp_path: Path) -> None:
-        """An empty file, no bytes and an empty path are each called so."""
+    async def test_empty_sources_are_refused(self, tmp_path: Path) -> None:
+        """An empty file, no bytes and an empty path are each named as such."""
         (tmp_path / "me.jpg").touch()
 
         assert (await refusal(tmp_path / "me.jpg")).endswith("me.jpg' is empty.")
@@ -409,10 +410,10 @@ class TestRefusing:
             ("gone.jpg", None, "missing"),
         ],
     )
-    async def test_the_reason_is_a_word_or_two(
+    async def test_the_reason_is_one_or_two_words(
         self, tmp_path: Path, name: str, data: bytes | None, reason: str
     ) -> None:
-        """Refusals of one kind can be counted."""
+        """Refusals are counted by their short reason."""
         if data is not None:
             (tmp_path / name).write_bytes(data)
 
@@ -420,8 +421,8 @@ class TestRefusing:
             await inspect(tmp_path / name, Smile)
         assert reason == caught.value.reason
 
-    async def test_a_video_has_a_bound_of_its_own(self, tmp_path: Path) -> None:
-        """A film of 100 MB is too large for a feature that takes films, and cannot be fitted."""
+    async def test_a_video_has_its_own_limit(self, tmp_path: Path) -> None:
+        """A video of 100 MB is too large for a feature that accepts videos."""
         path = tmp_path / "film.mp4"
         path.write_bytes(box(b"ftyp", b"isom\0\0\0\0mp41"))
         os.truncate(path, 100 * 1024 * 1024)
@@ -430,20 +431,20 @@ class TestRefusing:
             await inspect(path, Feature("video-sr", src=path))
         assert ("too large", False) == (caught.value.reason, caught.value.fittable)
 
-    async def test_what_is_no_file_is_refused(self, tmp_path: Path) -> None:
-        """A folder, a name that is not there, below a file, too long, or impossible."""
+    async def test_a_path_without_a_file_is_refused(self, tmp_path: Path) -> None:
+        """A folder, a missing name, a name below a file and an impossible name are refused."""
         (tmp_path / "me.jpg").write_bytes(JPG)
 
         assert "is a folder; pass the pictures in it" in await refusal(tmp_path)
         assert "No such file" in await refusal(tmp_path / "you.jpg")
         assert "Not a directory" in await refusal(tmp_path / "me.jpg" / "x")
         assert "too long" in await refusal("x" * 5000)
-        assert "no path that the system knows" in await refusal("a\0b.jpg")
-        assert "no path that the system knows" in await refusal("a\ud800b.jpg")
+        assert "is not a valid path" in await refusal("a\0b.jpg")
+        assert "is not a valid path" in await refusal("a\ud800b.jpg")
         assert "No such file" in await refusal("~/me.jpg")
 
     async def test_messages_stay_on_one_short_line(self) -> None:
-        """A hostile path cannot forge a log line or fill it."""
+        """A hostile path can neither forge a log line nor fill the log."""
         message = await refusal("\x1b[31m\nERROR: " + "x" * 1000)
 
         assert message.isprintable()
@@ -453,24 +454,24 @@ class TestRefusing:
     @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/dev/tty"])
     async def test_devices_are_refused(self, path: str) -> None:
         """A device is never opened."""
-        assert f"'{path}' is no regular file." == await refusal(path)
+        assert f"'{path}' is not a regular file." == await refusal(path)
 
     @POSIX
     async def test_a_pipe_does_not_hang(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A pipe is refused, also where it took a file's place between asking and opening."""
+        """A pipe is refused, also if it replaced a file between the check and the opening."""
         pipe = tmp_path / "pipe.jpg"
         os.mkfifo(pipe)
-        assert "is no regular file" in await refusal(pipe)
+        assert "is not a regular file" in await refusal(pipe)
 
         monkeypatch.setattr(Path, "stat", lambda self: SimpleNamespace(st_mode=0o100644))
-        assert "is no regular file" in await refusal(pipe)
+        assert "is not a regular file" in await refusal(pipe)
 
-    async def test_a_file_that_may_not_be_read_is_refused(
+    async def test_an_unreadable_file_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What the system says of it is in the message, without its errno."""
+        """The message has the system's text without the errno."""
         (tmp_path / "me.jpg").write_bytes(JPG)
 
         def refuse(*args: object) -> int:
@@ -483,7 +484,7 @@ class TestRefusing:
     async def test_a_file_that_changes_while_it_is_read_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A file that has more or fewer bytes than it said is still being written."""
+        """A file whose size changes while it is read is still being written."""
         path = tmp_path / "me.jpg"
         path.write_bytes(JPG)
         for size in (len(JPG) - 1, len(JPG) + 1):
@@ -498,7 +499,7 @@ class TestRefusing:
         [None, 7, [JPG], {"a": JPG}, object()],
     )
     async def test_other_types_are_refused(self, source: object) -> None:
-        """The message names the type that came and the types that go."""
+        """The message names the type of the source and the accepted types."""
         message = await refusal(source)  # type: ignore[arg-type]
 
         assert f"'{type(source).__name__}'" in message
@@ -508,11 +509,11 @@ class TestRefusing:
         "url", ["ftp://example.com/a", "file:///etc/passwd", "https://u:p@example.com/", "data:,x"]
     )
     async def test_only_plain_web_urls_are_sent(self, url: str) -> None:
-        """Other schemes and credentials are refused; the message tells no password."""
+        """Other schemes and credentials are refused, and the message shows no password."""
         assert "u:p" not in await refusal(url)
 
     def test_a_refused_picture_is_a_refused_job(self) -> None:
-        """Who catches `JobRefused` catches pictures too."""
+        """`except JobRefused` also catches `PictureRefused`."""
         assert issubclass(PictureRefused, JobRefused)
 
 
@@ -542,20 +543,20 @@ class TestSniffing:
             (None, b""),
         ],
     )
-    def test_brands_tell_codecs_apart(self, expected: str | None, brands: bytes) -> None:
+    def test_brands_decide_the_codec(self, expected: str | None, brands: bytes) -> None:
         """HEIC and AVIF share their boxes and `mif1`; the other brands decide."""
         assert expected == sniff(box(b"ftyp", brands))
 
     def test_brands_end_with_their_box(self) -> None:
-        """What follows the box is no brand, and a brand cut in half is none."""
+        """Bytes after the box and a brand that is cut in half do not count."""
         ftyp = box(b"ftyp", b"mif1\0\0\0\0mif1")
 
         assert "heic" == sniff(ftyp + b"avif")
         assert "heic" == sniff(struct.pack(">L", 2**31) + ftyp[4:] + b"avi")
 
     @pytest.mark.parametrize("kind", ["jpg", "png", "gif", "webp", "tiff", "bmp", "avif"])
-    def test_what_pillow_writes_is_known(self, kind: str) -> None:
-        """Real files of each type begin as we think."""
+    def test_files_of_pillow_are_recognised(self, kind: str) -> None:
+        """Real files of each type are recognised."""
         try:
             data = drawn(kind)
         except (KeyError, OSError):
@@ -582,8 +583,8 @@ class TestSniffing:
         }
 
 
-def looks(data: bytes, job_type: type[Job] = Smile) -> ImageFile | None:
-    """Look at hostile bytes, without a thread: None where they are refused."""
+def inspect_bytes(data: bytes, job_type: type[Job] = Smile) -> ImageFile | None:
+    """Inspect hostile bytes without a thread; return None if they are refused."""
     try:
         return images._look_at_bytes(data, job_type)
     except PictureRefused:
@@ -591,7 +592,7 @@ def looks(data: bytes, job_type: type[Job] = Smile) -> ImageFile | None:
 
 
 class Counting(io.BytesIO):
-    """Bytes that count what is read of them."""
+    """Bytes that count how many of them are read."""
 
     reads = 0
     taken = 0
@@ -614,7 +615,7 @@ hostile_boxes = st.lists(
 
 
 class TestHostilePictures:
-    """Bytes that were made to hurt."""
+    """Bytes that are meant to harm the program."""
 
     @given(
         st.sampled_from(
@@ -622,11 +623,9 @@ class TestHostilePictures:
         ),
         st.binary(max_size=300),
     )
-    def test_noise_behind_the_magic_is_refused_or_looked_at(
-        self, magic: bytes, rest: bytes
-    ) -> None:
-        """Whatever follows the first bytes, there is a picture within the limits or a refusal."""
-        picture = looks(magic + rest)
+    def test_noise_after_the_magic_is_refused_or_accepted(self, magic: bytes, rest: bytes) -> None:
+        """Any bytes after the first ones give a picture within the limits or a refusal."""
+        picture = inspect_bytes(magic + rest)
 
         assert picture is None or 1 <= max(picture.width, picture.height) <= 4096
 
@@ -634,31 +633,31 @@ class TestHostilePictures:
         st.sampled_from([JPG, PNG, HEIC]),
         st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6),
     )
-    def test_a_broken_byte_breaks_nothing_else(
+    def test_a_picture_with_changed_bytes_is_refused_or_accepted(
         self, data: bytes, changes: list[tuple[int, int]]
     ) -> None:
-        """A picture with some bytes changed is refused or looked at."""
+        """A picture with changed bytes raises nothing but a refusal."""
         broken = bytearray(data)
         for at, value in changes:
             broken[at % len(broken)] = value
 
-        picture = looks(bytes(broken))
+        picture = inspect_bytes(bytes(broken))
 
         assert picture is None or min(picture.width, picture.height) >= 1
 
     @given(hostile_boxes)
-    def test_boxes_of_any_size_end(self, boxes: bytes) -> None:
+    def test_the_search_in_boxes_ends(self, boxes: bytes) -> None:
         """Boxes that contain themselves, end beyond the file or have no size do not loop."""
         ftyp = box(b"ftyp", b"heic\0\0\0\0mif1heic")
         meta = struct.pack(">L4sL", 12 + len(boxes), b"meta", 0) + boxes
 
         for data in (ftyp + boxes, ftyp + meta, ftyp + meta + boxes):
-            looks(data)
+            inspect_bytes(data)
 
     @pytest.mark.parametrize(
         "data",
         [
-            # Garbage where a marker should be: read byte by byte by the library.
+            # Garbage instead of a marker, which the library reads byte by byte.
             b"\xff\xd8\xff\xe0\0\x10" + bytes(9_000_000),
             # Fill bytes without an end.
             b"\xff\xd8" + b"\xff" * 9_000_000,
@@ -676,18 +675,18 @@ class TestHostilePictures:
         ],
         ids=["garbage", "fill", "segments", "boxes", "properties", "table"],
     )
-    def test_a_trap_is_left_early(self, data: bytes) -> None:
-        """Of a header without an end so much is read and no more."""
+    def test_reading_a_hostile_header_is_bounded(self, data: bytes) -> None:
+        """Of a header without an end only a bounded part is read."""
         file = Counting(data)
 
         kind: Kind = "jpg" if data.startswith(b"\xff\xd8") else "heic"
         assert max(images._dimensions(file, kind, len(data))) <= 0
         assert file.reads <= 10_000
         assert file.taken <= 1024 * 1024
-        assert looks(data) is None
+        assert inspect_bytes(data) is None
 
     def test_a_png_of_a_billion_pixels_is_refused_unpacked(self) -> None:
-        """A declared size costs nothing: no pixel is decoded."""
+        """The header alone decides, and no pixel is decoded."""
         png = PNG[:16] + struct.pack(">LL", 2**31 - 1, 2**31 - 1) + PNG[24:]
 
         with pytest.raises(PictureRefused, match="2147483647 x 2147483647 px"):
@@ -701,16 +700,18 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 class TestStreaming:
-    """The bytes on their way to the vendor."""
+    """The bytes for the upload."""
 
     @pytest.mark.parametrize("length", [PIECE - 1, PIECE, PIECE + 1, 8 * PIECE, 19 * PIECE + 5])
     @pytest.mark.parametrize("from_file", [True, False])
-    async def test_pieces_add_up(self, tmp_path: Path, length: int, from_file: bool) -> None:
-        """All pieces have 64 KiB but the last; together they are the picture, each time."""
+    async def test_the_pieces_are_the_picture(
+        self, tmp_path: Path, length: int, from_file: bool
+    ) -> None:
+        """All pieces but the last have 64 KiB, and together they are the picture, each time."""
         data = (JPG + os.urandom(length))[:length]
         path = tmp_path / "me.jpg"
         path.write_bytes(data)
-        picture = await looked(path if from_file else data)
+        picture = await inspected(path if from_file else data)
 
         for _ in range(2):
             pieces = [piece async for piece in picture.chunks()]
@@ -734,13 +735,13 @@ class TestStreaming:
         ids=["grown", "shrunk", "emptied", "last byte", "first byte"],
     )
     @pytest.mark.parametrize("length", [1000, 9 * PIECE])
-    async def test_a_changed_file_never_goes_up_whole(
+    async def test_a_changed_file_is_never_sent_whole(
         self, tmp_path: Path, change: Callable[[Path], object], length: int
     ) -> None:
-        """Another size is refused at once, other bytes before the last of them."""
+        """A changed size is refused at once, changed bytes before the last of them."""
         path = tmp_path / "me.jpg"
         path.write_bytes((JPG + os.urandom(length))[:length])
-        picture = await looked(path)
+        picture = await inspected(path)
         change(path)
         sent = 0
 
@@ -749,17 +750,17 @@ class TestStreaming:
             async for piece in picture.chunks():
                 sent += len(piece)
 
-        with pytest.raises(PictureRefused, match="changed after it was looked at"):
+        with pytest.raises(PictureRefused, match="changed after it was inspected"):
             await send()
 
         assert sent < length
         assert sent == 0 or path.stat().st_size == length
 
-    async def test_a_file_that_changes_on_the_way_is_noticed(self, tmp_path: Path) -> None:
-        """Truncated between two blocks: what was promised does not come, and nothing else does."""
+    async def test_a_file_that_is_truncated_meanwhile_is_refused(self, tmp_path: Path) -> None:
+        """A file that was truncated between two blocks is refused."""
         path = tmp_path / "me.jpg"
         path.write_bytes(JPG + os.urandom(20 * PIECE))
-        pieces = (await looked(path)).chunks()
+        pieces = (await inspected(path)).chunks()
         await anext(pieces)
         os.truncate(path, 10 * PIECE)
 
@@ -768,10 +769,10 @@ class TestStreaming:
                 pass
 
     async def test_a_file_that_is_gone_is_refused(self, tmp_path: Path) -> None:
-        """Deleted, or a folder by now."""
+        """A file that was deleted, or replaced by a folder, is refused."""
         path = tmp_path / "me.jpg"
         path.write_bytes(JPG)
-        picture = await looked(path)
+        picture = await inspected(path)
 
         path.unlink()
         with pytest.raises(PictureRefused, match="No such file"):
@@ -780,21 +781,21 @@ class TestStreaming:
         with pytest.raises(PictureRefused, match="is a folder"):
             await gathered(picture)
 
-    async def test_nothing_is_open_between_two_pieces(self, tmp_path: Path) -> None:
-        """A stream that is left half-way holds no file: an upload may be dropped at any time."""
+    async def test_no_file_is_open_between_two_pieces(self, tmp_path: Path) -> None:
+        """A stream that is left early holds no file, since an upload may end at any time."""
         path = tmp_path / "me.jpg"
         path.write_bytes(JPG + bytes(PIECE))
-        pieces = (await looked(path)).chunks()
+        pieces = (await inspected(path)).chunks()
         await anext(pieces)
 
         assert path not in opened()
 
 
 class TestThreads:
-    """Disks are slow; the loop is not."""
+    """Slow disks do not block the event loop."""
 
-    async def test_few_threads_look_at_many_pictures(self) -> None:
-        """Forty at once share four threads: the rest stays free for others."""
+    async def test_four_threads_inspect_many_pictures(self) -> None:
+        """Forty inspections share four threads, and other threads stay free."""
         lock, barrier = threading.Lock(), threading.Barrier(4)
         now, most = 0, 0
 
@@ -813,8 +814,8 @@ class TestThreads:
 
         assert 4 == most
 
-    async def test_a_disk_that_hangs_holds_no_caller(self) -> None:
-        """A caller who leaves is let go, whatever the thread does."""
+    async def test_a_hanging_disk_blocks_no_cancelled_caller(self) -> None:
+        """A cancelled caller returns although its thread hangs."""
         begun, over = threading.Event(), threading.Event()
 
         def look() -> None:
@@ -829,7 +830,25 @@ class TestThreads:
             await task
         over.set()
 
+    async def test_too_many_open_files_are_not_blamed_on_the_job(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After all retries the error advises to try again, not to correct the job."""
+
+        async def fail(*_: object, **__: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(images, "in_thread", fail)
+
+        with pytest.raises(JobRefused) as caught:
+            await inspect(JPG, Smile)
+
+        assert (
+            "the picture cannot be read now: Too many open files. "
+            "Nothing was bought; try again later."
+        ) == str(caught.value)
+
     def test_every_loop_has_its_own_threads(self) -> None:
         """A second event loop in the same process works like the first."""
         for _ in range(2):
-            assert "jpg" == run(lambda: looked(JPG)).kind
+            assert "jpg" == run(lambda: inspected(JPG)).kind

@@ -55,13 +55,13 @@ any_text = (
         ("_x", "_x"),
     ],
 )
-def test_cleaning_keeps_what_is_safe(expected: str, text: str) -> None:
-    """A name keeps its ASCII letters and digits, and nothing that a system could trip over."""
+def test_cleaning_keeps_safe_characters(expected: str, text: str) -> None:
+    """ASCII letters and digits are kept; special characters and device names are not."""
     assert expected == clean(text)
 
 
 @given(any_text, st.integers(min_value=8, max_value=80))
-def test_cleaned_names_are_safe_whatever_comes(text: str, limit: int) -> None:
+def test_any_text_is_cleaned_to_a_safe_name(text: str, limit: int) -> None:
     """Any text becomes a name of safe characters, within its limit, that is no device."""
     name = clean(text, limit)
 
@@ -71,8 +71,8 @@ def test_cleaned_names_are_safe_whatever_comes(text: str, limit: int) -> None:
 
 
 @given(any_text)
-def test_cleaning_twice_is_cleaning_once(text: str) -> None:
-    """A clean name stays as it is."""
+def test_cleaning_is_idempotent(text: str) -> None:
+    """A clean name is not changed."""
     assert clean(text) == clean(clean(text))
 
 
@@ -102,13 +102,13 @@ def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     ],
 )
 def test_names_on_the_disk_keep_their_letters(expected: str, text: str) -> None:
-    """Letters of every script stay, in NFC; characters that hide or reorder do not."""
+    """Letters of every script are kept, in NFC; characters that hide or reorder are not."""
     assert expected == clean_letters(text)
 
 
 @given(any_text | st.text(max_size=300), st.integers(8, 80), st.integers(32, 143))
-def test_names_on_the_disk_are_safe_whatever_comes(text: str, limit: int, size: int) -> None:
-    """Any text becomes one short component in NFC, that is no device and the same when repeated."""
+def test_any_text_becomes_a_safe_name_on_the_disk(text: str, limit: int, size: int) -> None:
+    """Any text becomes one short component in NFC that is no device, and cleaning is idempotent."""
     name = clean_letters(text, limit, size)
 
     assert name == PurePosixPath(name).name
@@ -122,7 +122,7 @@ def test_names_on_the_disk_are_safe_whatever_comes(text: str, limit: int, size: 
 
 
 @given(any_text, st.text("0123456789abcdef", min_size=64, max_size=64))
-def test_names_in_a_folder_stay_in_it(text: str, digits: str) -> None:
+def test_a_name_in_a_folder_is_one_component(text: str, digits: str) -> None:
     """The longest name in a folder has 80 characters, one component and the identity in it."""
     name = in_folder(text, digits, "heic", 200)
 
@@ -133,8 +133,8 @@ def test_names_in_a_folder_stay_in_it(text: str, digits: str) -> None:
     assert not DEVICE.fullmatch(name)
 
 
-def test_names_in_a_folder_say_source_job_and_number() -> None:
-    """The name is the stem, 16 digits of the identity, the number if there are several."""
+def test_a_name_has_stem_identity_and_number() -> None:
+    """The name is the stem, 16 digits of the identity, and the number if there are several."""
     identity = "0123abcd4567" + "f" * 52
     assert "me-0123abcd4567ffff.jpg" == in_folder("me", identity, "jpg")
     assert "人-0123abcd4567ffff-7.png" == in_folder("人", identity, "png", 7)
@@ -146,7 +146,7 @@ def test_names_in_a_folder_say_source_job_and_number() -> None:
 
 
 def test_former_names_are_known() -> None:
-    """Former versions wrote eight digits, and no letters but ASCII."""
+    """Former versions wrote eight digits, and only ASCII letters."""
     identity = "0123abcd4567" + "f" * 52
     assert "Zoe-0123abcd.jpg" == in_folder_formerly("Zoë", identity, "jpg")
     assert "picture-0123abcd-7.png" == in_folder_formerly("人", identity, "png", 7)
@@ -174,7 +174,7 @@ def test_former_names_are_known() -> None:
 def test_a_file_gets_the_suffix_of_its_bytes(
     expected: str, path: str, kind: str, number: int | None
 ) -> None:
-    """A picture's suffix is replaced where it is wrong; other ends belong to the name."""
+    """A wrong suffix of a picture is replaced; other suffixes are part of the name."""
     assert Path(expected) == as_file(Path(path), kind, number)
 
 
@@ -199,7 +199,7 @@ def test_a_file_gets_the_suffix_of_its_bytes(
     ],
 )
 def test_only_text_with_a_scheme_is_a_url(expected: bool, source: Source) -> None:
-    """A path object and a drive letter are paths, text with a scheme is a URL."""
+    """A path object and a drive letter are paths; a text with a scheme is a URL."""
     assert expected is is_url(source)
 
 
@@ -220,13 +220,13 @@ def test_only_text_with_a_scheme_is_a_url(expected: bool, source: Source) -> Non
         ("", "data:image/png;base64,AAAA"),
     ],
 )
-def test_the_stem_is_the_sources_own(expected: str, source: Source) -> None:
-    """A result is called after the file or the last segment that it came from."""
+def test_the_stem_comes_from_the_source(expected: str, source: Source) -> None:
+    """The stem is the name of the source's file or the last segment of its URL."""
     assert expected == stem(Smile(source))
 
 
 @given(any_text)
 def test_every_source_has_a_stem(text: str) -> None:
-    """No path and no URL is too strange for a file name to come out."""
+    """Any path and any URL gives a file name."""
     for source in (text, f"https://example.com/{text}"):
         assert SAFE.fullmatch(clean(stem(Smile(source))))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that can be written."""
+"""Atomic files, and the check that a folder can be written."""
 
 import errno
 import fcntl
@@ -21,7 +21,7 @@ MP = pytest.MonkeyPatch
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """An empty folder."""
+    """Return an empty folder."""
     folder = tmp_path / "out"
     folder.mkdir()
     return folder
@@ -29,7 +29,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def usual_umask() -> Iterator[None]:
-    """Run a test with the umask that most systems have."""
+    """Run a test with the usual umask."""
     before = os.umask(0o022)
     saving._umask.cache_clear()
     yield
@@ -45,11 +45,11 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-# A file on its way.
+# An atomic file.
 
 
 def test_every_order_of_calls_leaves_a_whole_file_or_none(out: Path) -> None:
-    """A file that was discarded or was never written makes no file any more."""
+    """A file that was discarded or never written is not created by later calls."""
     part = AtomicFile(out)
     part.discard()
     part.write(b"data")
@@ -69,8 +69,8 @@ def test_every_order_of_calls_leaves_a_whole_file_or_none(out: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [True, False])
-def test_it_never_writes_into_another_file(out: Path, monkeypatch: MP, link: bool) -> None:
-    """A name that is taken, by a link too, is an error and is left alone."""
+def test_another_file_is_never_written(out: Path, monkeypatch: MP, link: bool) -> None:
+    """A name that is taken, also by a link, is an error, and its file is not changed."""
     monkeypatch.setattr(os, "urandom", lambda _: bytes.fromhex(PART[1:17]))
     if link:
         (out / PART).symlink_to(out / "elsewhere")
@@ -86,8 +86,8 @@ def test_it_never_writes_into_another_file(out: Path, monkeypatch: MP, link: boo
 
 
 @pytest.mark.usefixtures("usual_umask")
-def test_nobody_else_can_read_it_until_it_is_whole(out: Path) -> None:
-    """It belongs to its owner alone from the first byte; the result has the usual mode."""
+def test_only_the_owner_can_read_an_unfinished_file(out: Path) -> None:
+    """The file is private from its first byte; the finished file has the usual mode."""
     part = AtomicFile(out)
     part.write(b"data")
     assert [0o600] == [mode(path) for path in out.iterdir()]
@@ -104,8 +104,8 @@ def written(out: Path, content: bytes = b"data") -> AtomicFile:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_is_put_replaces_nothing(out: Path, monkeypatch: MP, links: bool) -> None:
-    """What has the name stays, on file systems without hard links too."""
+def test_put_replaces_no_file(out: Path, monkeypatch: MP, links: bool) -> None:
+    """An existing file is kept, also on file systems without hard links."""
     if not links:
         monkeypatch.setattr(os, "link", refuse)
     (out / "file.jpg").write_bytes(b"somebody's")
@@ -131,8 +131,8 @@ def refuse(*_: object) -> None:
     raise OSError(errno.EPERM, "no links here")
 
 
-def test_equal_bytes_are_the_same_file(out: Path) -> None:
-    """A picture counts as saved where a file has its bytes, until it is given up."""
+def test_equal_bytes_count_as_saved(out: Path) -> None:
+    """A picture counts as saved if an existing file has the same bytes."""
     (out / "a.jpg").write_bytes(b"data")
     part = written(out)
     part.put(out / "a.jpg")
@@ -161,8 +161,8 @@ def leave_part(out: Path) -> Path:
     return part
 
 
-def test_what_a_killed_run_left_is_removed(out: Path) -> None:
-    """However new it is: its process holds no lock on it any more."""
+def test_the_part_of_a_killed_run_is_removed(out: Path) -> None:
+    """A part of any age is removed once its process holds no lock on it."""
     leave_part(out)
 
     remove_stale_parts(out)
@@ -170,8 +170,8 @@ def test_what_a_killed_run_left_is_removed(out: Path) -> None:
     assert set() == names(out)
 
 
-def test_what_is_still_written_stays(out: Path) -> None:
-    """A lock says that a process is at it; other descriptors do not share the lock."""
+def test_a_locked_part_is_kept(out: Path) -> None:
+    """A lock shows that a process is writing; other descriptors do not share the lock."""
     part = AtomicFile(out)
     part.write(b"half")
     [path] = out.iterdir()
@@ -184,8 +184,8 @@ def test_what_is_still_written_stays(out: Path) -> None:
     assert {"a.jpg"} == names(out)
 
 
-def test_only_our_own_files_are_removed(out: Path, tmp_path: Path) -> None:
-    """Other names, links, folders, and files with a second name stay."""
+def test_other_files_are_kept(out: Path, tmp_path: Path) -> None:
+    """Files with other names, links, folders, and files with a second hard link are kept."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(b"data")
     (out / "movie.part").touch()
@@ -202,8 +202,8 @@ def test_only_our_own_files_are_removed(out: Path, tmp_path: Path) -> None:
     assert b"data" == elsewhere.read_bytes()
 
 
-def test_files_of_other_users_stay(out: Path, monkeypatch: MP) -> None:
-    """In a shared folder each user cleans up after himself."""
+def test_parts_of_other_users_are_kept(out: Path, monkeypatch: MP) -> None:
+    """In a shared folder, only the user's own parts are removed."""
     (out / PART).touch()
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
 
@@ -216,7 +216,7 @@ def test_files_of_other_users_stay(out: Path, monkeypatch: MP) -> None:
 def test_without_locks_the_age_decides(
     out: Path, monkeypatch: MP, age: float, left: set[str]
 ) -> None:
-    """On a file system that has no locks a file is stale after an hour."""
+    """On a file system without locks a part is stale after an hour."""
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
@@ -231,10 +231,8 @@ def test_without_locks_the_age_decides(
     assert left == names(out)
 
 
-def test_a_file_that_was_removed_before_it_was_locked_is_made_again(
-    out: Path, monkeypatch: MP
-) -> None:
-    """A process that cleans up between the opening and the lock loses nothing for us."""
+def test_a_part_removed_before_its_lock_is_created_again(out: Path, monkeypatch: MP) -> None:
+    """Another process may remove a new part as stale between opening and locking."""
     flock, calls = fcntl.flock, 0
 
     def removing_once(handle: int, how: int) -> None:
@@ -258,16 +256,16 @@ def remove_all(folder: Path) -> None:
         path.unlink()
 
 
-def test_a_folder_that_is_not_there_has_no_stale_files(out: Path) -> None:
-    """Nothing is raised."""
+def test_a_missing_folder_has_no_stale_files(out: Path) -> None:
+    """Nothing is raised for a missing folder."""
     remove_stale_parts(out / "missing")
 
 
-# Whether a folder can be written.
+# Writable folders.
 
 
-def test_a_folder_is_made_and_left_empty(out: Path) -> None:
-    """The probe leaves nothing, and what a killed run left is gone."""
+def test_a_folder_is_created_and_left_empty(out: Path) -> None:
+    """The test file is removed, and so are the parts of killed runs."""
     leave_part(out)
     prepare_folder(out)
     prepare_folder(out / "a" / "b")
@@ -277,7 +275,7 @@ def test_a_folder_is_made_and_left_empty(out: Path) -> None:
 
 
 def test_a_file_in_the_way_is_an_error(out: Path) -> None:
-    """At the end of the path or before it."""
+    """A file with the name of the folder, or of a parent, raises `OSError`."""
     (out / "file").touch()
     for folder in (out / "file", out / "file" / "below"):
         with pytest.raises(OSError):
@@ -286,7 +284,7 @@ def test_a_file_in_the_way_is_an_error(out: Path) -> None:
 
 @pytest.mark.parametrize("call", ["fsync", "open"])
 def test_a_full_disk_is_an_error(out: Path, monkeypatch: MP, call: str) -> None:
-    """Whether the first byte or the last one finds no room, nothing is left."""
+    """A disk that is full at the first or the last byte raises, and nothing is left."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

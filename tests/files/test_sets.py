@@ -20,7 +20,7 @@ def a_set(folder: Path, count: int) -> PictureSet:
 
 
 def save(folder: Path, task_id: str, pictures: Sequence[bytes]) -> list[Path]:
-    """Save pictures of these bytes as the result of a task."""
+    """Save pictures with these bytes as the result of a task."""
 
     def write_one(index: int, put: Put) -> Path:
         part = AtomicFile(folder)
@@ -44,10 +44,10 @@ def content(folder: Path) -> dict[str, bytes]:
     former=st.dictionaries(st.integers(1, 4), st.sampled_from([b"1", b"2", b"retouched"])),
     kind=st.sampled_from(["jpg", "png"]),
 )
-def test_a_set_beside_others(
+def test_existing_files_are_kept(
     tmp_path_factory: pytest.TempPathFactory, former: dict[int, bytes], kind: str
 ) -> None:
-    """Whatever is there stays as it is, and all files of the set have its pictures."""
+    """Existing files are not changed, and the set has all of its pictures."""
     folder = tmp_path_factory.mktemp("out")
     pictures = [b"1", b"2", b"3", b"4"]
     for number, data in former.items():
@@ -60,12 +60,12 @@ def test_a_set_beside_others(
     assert before == {name: content(folder)[name] for name in before}
     fits = all(data == pictures[number - 1] for number, data in former.items())
     assert (4 if fits else 4 + len(former)) == len(content(folder))
-    # Once more, it is there.
+    # The second time, the set exists.
     assert files == save(folder, "task", pictures)
 
 
-def test_the_sets_of_two_tasks_have_names_of_their_own(tmp_path: Path) -> None:
-    """Each of several results of a job is a set of its own, and keeps its retouched files."""
+def test_the_sets_of_two_tasks_have_different_names(tmp_path: Path) -> None:
+    """Each of several results of a job is a separate set, and retouched files are kept."""
     first, second, third = [
         save(tmp_path, task, [task.encode(), b"same"]) for task in ("a", "b", "c")
     ]
@@ -78,8 +78,8 @@ def test_the_sets_of_two_tasks_have_names_of_their_own(tmp_path: Path) -> None:
     assert [b"retouched", b"same"] == [file.read_bytes() for file in second]
 
 
-def test_copies(tmp_path: Path) -> None:
-    """Files are copied with their types, and keep their order."""
+def test_files_are_copied_in_order(tmp_path: Path) -> None:
+    """Copied files keep their types and their order."""
     (tmp_path / "from").mkdir()
     (tmp_path / "to").mkdir()
     sources = [tmp_path / "from" / name for name in ("b.png", "a.jpg")]

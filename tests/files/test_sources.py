@@ -1,4 +1,4 @@
-"""Pictures that are objects of the program: bytes-like and files, read once."""
+"""Pictures that are Python objects: bytes-like objects and files, read once."""
 
 import io
 import tempfile
@@ -18,15 +18,15 @@ FACE = portrait(1, size=48)
 
 
 async def sent(source: Source) -> bytes:
-    """What would be uploaded of a source."""
+    """Return the bytes that would be uploaded of a source."""
     picture = await inspect(source, Smile)
     assert isinstance(picture, ImageFile)
     assert picture.path is None
     return b"".join([piece async for piece in picture.chunks()])
 
 
-async def test_bytes_like_objects() -> None:
-    """A buffer is copied when the job comes in, so that the program may use it again."""
+async def test_bytes_like_objects_are_copied() -> None:
+    """A buffer is copied when the job is submitted, so that the program may reuse it."""
     buffer = bytearray(FACE)
     assert FACE == await sent(memoryview(buffer))
     picture = await inspect(buffer, Smile)
@@ -36,8 +36,8 @@ async def test_bytes_like_objects() -> None:
     assert FACE == await sent(memoryview(bytes(1) + FACE)[1:])
 
 
-async def test_binary_files(tmp_path: Path) -> None:
-    """A file is read from where it stands to its end, and stays open."""
+async def test_binary_files_are_read_from_their_position(tmp_path: Path) -> None:
+    """A file is read from its current position to its end, and stays open."""
     path = tmp_path / "me.jpg"
     path.write_bytes(b"header" + FACE)
     with path.open("rb") as file:
@@ -52,7 +52,7 @@ async def test_binary_files(tmp_path: Path) -> None:
 
 
 class Slow(io.RawIOBase):
-    """A file that gives a few bytes at a time, as a socket does."""
+    """A file that returns a few bytes at a time, like a socket."""
 
     def __init__(self) -> None:
         self.rest = FACE
@@ -62,21 +62,21 @@ class Slow(io.RawIOBase):
         return piece
 
 
-async def test_a_file_that_gives_little_at_a_time() -> None:
-    """A short read is not the end."""
+async def test_a_short_read_is_not_the_end() -> None:
+    """A file that returns a few bytes at a time is read to its end."""
     assert FACE == await sent(Slow())
 
 
 async def test_a_file_is_read_once() -> None:
-    """The second time there is nothing left, and the error says why."""
+    """The second read finds nothing, and the error says why."""
     file = io.BytesIO(FACE)
     await sent(file)
     with pytest.raises(PictureRefused, match="nothing left to read: it is read once"):
         await sent(file)
 
 
-async def test_no_more_is_read_than_is_taken() -> None:
-    """A file without an end is not read for ever."""
+async def test_reading_is_bounded() -> None:
+    """A file without an end is not read forever."""
 
     class Endless:
         count = 0
@@ -92,8 +92,8 @@ async def test_no_more_is_read_than_is_taken() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "closed", "async", "nothing"])
-async def test_files_that_give_no_bytes(kind: str, tmp_path: Path) -> None:
-    """Text, a closed file and an asynchronous one are refused with what is wrong."""
+async def test_files_that_are_not_binary_are_refused(kind: str, tmp_path: Path) -> None:
+    """A text file, a closed file and an asynchronous file are refused with the reason."""
 
     class Async:
         async def read(self, size: int = -1) -> bytes:
@@ -110,17 +110,17 @@ async def test_files_that_give_no_bytes(kind: str, tmp_path: Path) -> None:
         await inspect(sources[kind], Smile)  # type: ignore[arg-type]
 
 
-def test_reading_by_the_name(tmp_path: Path) -> None:
-    """A file's name is in its errors, without its folders."""
+def test_errors_name_a_file_object(tmp_path: Path) -> None:
+    """An error has the name of a file object without its folders."""
     path = tmp_path / "me.jpg"
     path.touch()
     with path.open("rb") as file, pytest.raises(PictureRefused, match=r"file object 'me\.jpg'"):
         read_file(file, 10)
 
 
-async def test_what_is_no_source() -> None:
-    """The error names what is."""
-    with pytest.raises(PictureRefused, match="a binary file, an image of Pillow's"):
+async def test_another_type_of_source_is_refused() -> None:
+    """The error lists the types of sources."""
+    with pytest.raises(PictureRefused, match="a binary file, a Pillow image"):
         await inspect(7, Smile)  # type: ignore[arg-type]
 
 
@@ -136,13 +136,13 @@ async def test_what_is_no_source() -> None:
         ("https://a.example/me.jpg?sig=s", "'https://a.example/me.jpg'"),
     ],
 )
-def test_a_job_shows_its_source(source: Source, expected: str) -> None:
-    """The repr of a job holds no pixels and no signature."""
+def test_the_repr_of_a_job_shows_its_source(source: Source, expected: str) -> None:
+    """The repr of a job shows neither pixels nor signatures."""
     assert f"Smile(source={expected}, " in repr(Smile(source))
 
 
-def test_results_are_called_as_their_sources(tmp_path: Path) -> None:
-    """A file that has a name gives it to its results; what has none is a picture."""
+def test_results_are_named_like_their_sources(tmp_path: Path) -> None:
+    """A file with a name gives it to its results; other results are called "picture"."""
     path = tmp_path / "me.jpg"
     path.touch()
     with path.open("rb") as file:

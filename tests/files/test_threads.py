@@ -1,4 +1,4 @@
-"""Calls that block are made in a worker thread, and again where too many files are open."""
+"""Blocking calls run in a worker thread, and are retried while too many files are open."""
 
 import asyncio
 import errno
@@ -9,8 +9,8 @@ from perfect_async._files.threads import in_thread
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
-async def test_too_many_open_files_pass(code: int) -> None:
-    """The call is repeated after a pause, for as long as this may take."""
+async def test_too_many_open_files_are_retried(code: int) -> None:
+    """The call is retried after a pause."""
     began = asyncio.get_running_loop().time()
     calls = 0
 
@@ -25,8 +25,8 @@ async def test_too_many_open_files_pass(code: int) -> None:
     assert 1.5 == asyncio.get_running_loop().time() - began
 
 
-async def test_too_many_open_files_for_long_are_an_error() -> None:
-    """After 18.5 s the error comes through."""
+async def test_retries_end_after_a_while() -> None:
+    """The error is raised after 18.5 s."""
 
     def fail() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -37,8 +37,8 @@ async def test_too_many_open_files_for_long_are_an_error() -> None:
     assert 18.5 == asyncio.get_running_loop().time() - began
 
 
-async def test_other_errors_come_through_at_once() -> None:
-    """A full disk is no matter of waiting."""
+async def test_other_errors_are_raised_at_once() -> None:
+    """A full disk is not retried."""
     calls = 0
 
     def fail() -> None:

@@ -26,7 +26,7 @@ from tests.support.terminal import ROOT
 pytestmark = [pytest.mark.long, pytest.mark.minutes, pytest.mark.real_time]
 
 REQUESTS, PER_SECOND = 1500, 15
-"""Six times the window and three times the rate of the vendor's."""
+"""Six times the vendor's window and three times its rate."""
 
 BUYER = """
 import asyncio, json, sys
@@ -67,7 +67,7 @@ asyncio.run(Worker(redis, [folder], make_client=client, on_answer=answered).run(
 
 
 class Fleet:
-    """Worker processes; each writes its answers to a file of its own."""
+    """Worker processes; each writes its answers to its own file."""
 
     def __init__(self, redis: RedisServer, folder: Path, port: int) -> None:
         self._redis, self._folder, self._port = redis, folder, port
@@ -137,7 +137,7 @@ class Run:
             per_second=PER_SECOND,
             units=10_000,
             origin=f"http://127.0.0.1:{port}",
-            # Avatars last several times as long as an order may be without a sign of life.
+            # Avatars last several times as long as an order may be without a heartbeat.
             durations={"ai-avatar": Durations.uniform(30.0, 60.0)},
         )
         self.disk = folder / "disk"
@@ -166,7 +166,7 @@ class Run:
         await asyncio.wait([server])
 
     def report(self) -> list[TaskRecord]:
-        """Print what happened, and return the tasks that were lost."""
+        """Print a summary, and return the lost tasks."""
         ledger, answers = self.sandbox.ledger, self.fleet.answers()
         lost = [task for task in ledger.tasks if task.state != "success"]
         print(
@@ -185,10 +185,10 @@ class Run:
         return lost
 
     def check(self, most: int) -> None:
-        """No picture was paid twice, and each is done; at most `most` were lost, and are told.
+        """Check that each picture was paid once, and is done or, for at most `most`, lost.
 
-        A process may end, or stand still, between a creation and its answer: then nobody knows the
-        task's id. And a machine that is busy may be late with the poll for somebody else's task.
+        A process may end, or be stopped, between a creation and its answer; the task's id is then
+        unknown. A busy machine may also be late with the polls for a task that it took over.
         """
         lost, ledger = self.report(), self.sandbox.ledger
         created = Counter(task.file_name for task in ledger.tasks)
@@ -208,8 +208,8 @@ class Run:
 async def test_everything_is_done_and_paid_once(
     kind: str, count: int, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Of two workers one is killed in the middle, and both at the last job; each is replaced.
-    Whatever was under way is taken over.
+    """One of two workers is killed in the middle, and both at the last job; each is replaced. The
+    new workers take over the running tasks.
     """
     run = Run(redis_server, tmp_path, kind, count)
     async with run.served() as fleet:
@@ -229,10 +229,10 @@ async def test_everything_is_done_and_paid_once(
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seconds", [4, 20])
-async def test_a_worker_that_stands_still_pays_for_nothing_twice(
+async def test_a_stopped_worker_pays_for_nothing_twice(
     seconds: int, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """A worker is stopped for longer than its orders, or than it itself, count as alive."""
+    """A worker process is stopped for longer than its heartbeat and those of its orders last."""
     run = Run(redis_server, tmp_path, "smile", 80)
     async with run.served() as fleet:
         fleet.start("a")
@@ -248,7 +248,7 @@ async def test_a_worker_that_stands_still_pays_for_nothing_twice(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("place", ["machine", "redis"])
-async def test_processes_that_are_given_the_same_pictures(
+async def test_processes_with_the_same_pictures_buy_each_once(
     place: str, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """Four processes that start at once buy each picture once, and each gets all results."""
@@ -266,11 +266,11 @@ async def test_processes_that_are_given_the_same_pictures(
     outputs = [(await process.communicate())[0] for process in processes]
     server.cancel()
     await asyncio.wait([server])
-    told = [[json.loads(line) for line in out.splitlines()] for out in outputs]
+    reports = [[json.loads(line) for line in out.splitlines()] for out in outputs]
     ledger = run.sandbox.ledger
     print(f"\n{len(ledger.tasks)} tasks, {sum(ledger.requests.values())} requests")
 
-    assert [40] * 4 == [sum(outcome["ok"] for outcome in each) for each in told]
-    assert 40 == len({outcome["task"] for each in told for outcome in each})
+    assert [40] * 4 == [sum(outcome["ok"] for outcome in each) for each in reports]
+    assert 40 == len({outcome["task"] for each in reports for outcome in each})
     assert 40 == len(ledger.tasks)
     assert 0 == ledger.refused.total()

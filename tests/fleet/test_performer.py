@@ -1,4 +1,4 @@
-"""Orders: what they may say, and that each is performed once, in virtual time."""
+"""Orders: their checks, and that each is bought once, in virtual time."""
 
 import asyncio
 import hashlib
@@ -30,12 +30,12 @@ from perfect_async.sandbox import Faults, Sandbox
 from tests.support.sandboxed import FACE, STYLE, client, vendor
 
 
-def travelled(message: dict[str, Any]) -> dict[str, Any]:
-    """What a queue makes of a message."""
+def through_json(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message as a queue delivers it."""
     return cast("dict[str, Any]", json.loads(json.dumps(message)))
 
 
-class Shop:
+class OrderHarness:
     """A shared disk with pictures, and performers on one ledger."""
 
     def __init__(self, folder: Path, faults: Faults | None = None) -> None:
@@ -48,7 +48,7 @@ class Shop:
         self.out = self.disk / "out"
 
     def client(self, **settings: object) -> Client:
-        # A driver serves all clients of a loop that are on one key, and is found here.
+        # One driver serves all clients of a loop with the same key; this is its registry.
         drivers._drivers.clear()
         given = {"share": str(self.ledger), "reuse": True, **settings}
         return client(self.sandbox, **given)
@@ -56,12 +56,12 @@ class Shop:
     def order(self, **changes: object) -> dict[str, Any]:
         order = make_order(Smile(self.picture), self.out)
         order.update(changes)
-        return travelled(order)
+        return through_json(order)
 
     async def perform(self, order: object) -> dict[str, Any]:
         async with self.client() as opened:
             answer = await Performer(opened, [self.disk]).perform(cast("Order", order))
-        return travelled(answer)
+        return through_json(answer)
 
     @property
     def created(self) -> int:
@@ -69,59 +69,59 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
+def harness(tmp_path: Path) -> OrderHarness:
+    return OrderHarness(tmp_path)
 
 
-async def test_an_order_is_performed(shop: Shop) -> None:
-    """The answer names the files, which are there, and the units."""
-    answer = await shop.perform(shop.order())
+async def test_an_order_is_performed(harness: OrderHarness) -> None:
+    """The answer has the paths of the saved files and the units."""
+    answer = await harness.perform(harness.order())
 
     assert answer["ok"]
     [file] = answer["files"]
-    [saved] = shop.out.iterdir()
+    [saved] = harness.out.iterdir()
     assert str(saved) == file
     assert saved.read_bytes().startswith(b"\xff\xd8\xff")
     assert (1.0, None) == (answer["units"], answer["error"])
 
 
-async def test_a_second_delivery_pays_nothing_and_says_the_same(shop: Shop) -> None:
-    """After the first worker has gone another one gives the same answer, and the same file."""
-    first = await shop.perform(shop.order())
-    second = await shop.perform(shop.order())
+async def test_a_second_delivery_pays_nothing(harness: OrderHarness) -> None:
+    """Another worker gives the same answer and the same file for the same order."""
+    first = await harness.perform(harness.order())
+    second = await harness.perform(harness.order())
 
     assert first == second
-    assert 1 == shop.created
-    assert 1 == len(list(shop.out.iterdir()))
+    assert 1 == harness.created
+    assert 1 == len(list(harness.out.iterdir()))
 
 
-async def test_deliveries_at_once_are_one_task(shop: Shop) -> None:
-    """Three workers that have one order in hand buy one task and save one file."""
-    clients = [await shop.client().open() for _ in range(3)]
-    performers = [Performer(each, [shop.disk]) for each in clients]
+async def test_concurrent_deliveries_are_one_task(harness: OrderHarness) -> None:
+    """Three workers with the same order buy one task and save one file."""
+    clients = [await harness.client().open() for _ in range(3)]
+    performers = [Performer(each, [harness.disk]) for each in clients]
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(each.perform(shop.order())) for each in performers]
+        running = [group.create_task(each.perform(harness.order())) for each in performers]
     for each in clients:
         await each.close()
 
     assert 1 == len({json.dumps(each.result()) for each in running})
-    assert 1 == shop.created == len(list(shop.out.iterdir()))
+    assert 1 == harness.created == len(list(harness.out.iterdir()))
 
 
-async def test_an_avatar_and_a_url(shop: Shop) -> None:
-    """Parameters, a key and a URL travel in the order."""
+async def test_an_order_may_be_an_avatar_of_a_url(harness: OrderHarness) -> None:
+    """Parameters, a key and a URL are part of the order."""
     job = Avatar("https://pictures.example/a.jpg", STYLE, output_count=8, key="customer 7")
-    answer = await shop.perform(make_order(job, shop.out))
+    answer = await harness.perform(make_order(job, harness.out))
 
     assert 8 == len(answer["files"])
     assert 2.0 == answer["units"]
 
 
 async def test_a_task_that_fails_is_an_answer(tmp_path: Path) -> None:
-    """The engine's failure is told with its code, so the queue need not try again."""
+    """The answer has the engine's code, so the queue need not try again."""
     digest = hashlib.sha256(FACE).hexdigest()
-    shop = Shop(tmp_path, faults=Faults(by_picture={digest: "error_no_face"}))
-    answer = await shop.perform(shop.order())
+    harness = OrderHarness(tmp_path, faults=Faults(by_picture={digest: "error_no_face"}))
+    answer = await harness.perform(harness.order())
 
     assert not answer["ok"]
     assert ("TaskFailed", "error_no_face") == (answer["error"]["kind"], answer["error"]["code"])
@@ -129,15 +129,15 @@ async def test_a_task_that_fails_is_an_answer(tmp_path: Path) -> None:
 
 
 async def test_a_doubt_is_an_answer(tmp_path: Path) -> None:
-    """A creation whose answer is lost is told, with what is at stake, and not sent again."""
-    shop = Shop(tmp_path, faults=Faults(lost_creations=1.0))
-    first = await shop.perform(shop.order())
-    second = await shop.perform(shop.order())
+    """The answer has the units at stake, and the creation is not sent again."""
+    harness = OrderHarness(tmp_path, faults=Faults(lost_creations=1.0))
+    first = await harness.perform(harness.order())
+    second = await harness.perform(harness.order())
 
     assert "SubmissionInDoubt" == first["error"]["kind"] == second["error"]["kind"]
     assert 1.0 == first["error"]["units_at_stake"]
     assert isinstance(first["error"]["candidates"], list)
-    assert 1 == shop.created
+    assert 1 == harness.created
 
 
 @pytest.mark.parametrize(
@@ -180,50 +180,52 @@ async def test_a_doubt_is_an_answer(tmp_path: Path) -> None:
     ],
     ids=lambda changes: str(changes)[:120],
 )
-async def test_a_hostile_order_is_refused(changes: dict[str, Any], shop: Shop) -> None:
-    """Whatever an order says, nothing is read, written or bought beyond what is allowed."""
-    answer = await shop.perform(shop.order(**changes))
+async def test_a_hostile_order_is_refused(changes: dict[str, Any], harness: OrderHarness) -> None:
+    """No order can read, write or buy anything beyond what is allowed."""
+    answer = await harness.perform(harness.order(**changes))
 
     assert "JobRefused" == answer["error"]["kind"]
-    assert [] == shop.sandbox.ledger.log
-    assert not shop.out.exists() or [] == list(shop.out.iterdir())
+    assert [] == harness.sandbox.ledger.log
+    assert not harness.out.exists() or [] == list(harness.out.iterdir())
 
 
 @pytest.mark.parametrize("order", [None, [], "order", 5, b"{}"], ids=str)
-async def test_what_is_no_order_is_refused(order: object, shop: Shop) -> None:
-    """A message of another shape gets an answer too."""
-    assert "JobRefused" == (await shop.perform(order))["error"]["kind"]
+async def test_another_message_is_refused(order: object, harness: OrderHarness) -> None:
+    """A message that is not an order gets an answer, too."""
+    assert "JobRefused" == (await harness.perform(order))["error"]["kind"]
 
 
 @pytest.mark.parametrize("place", ["source", "save_to"])
-async def test_links_do_not_lead_out(place: str, shop: Shop, tmp_path: Path) -> None:
-    """A link in an allowed folder to a place outside is refused, and so is `..`."""
+async def test_links_out_of_the_folders_are_refused(
+    place: str, harness: OrderHarness, tmp_path: Path
+) -> None:
+    """A link to a place outside of the folders is refused, and so is `..`."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a.jpg").write_bytes(FACE)
-    (shop.disk / "link").symlink_to(outside)
+    (harness.disk / "link").symlink_to(outside)
     tail = "a.jpg" if place == "source" else ""
-    for path in (shop.disk / "link" / tail, shop.disk / ".." / "outside" / tail):
-        answer = await shop.perform(shop.order(**{place: str(path)}))
+    for path in (harness.disk / "link" / tail, harness.disk / ".." / "outside" / tail):
+        answer = await harness.perform(harness.order(**{place: str(path)}))
         assert "JobRefused" == answer["error"]["kind"]
-    assert 0 == shop.created
+    assert 0 == harness.created
     assert ["a.jpg"] == [each.name for each in outside.iterdir()]
 
 
-async def test_a_picture_that_changed_is_refused(shop: Shop) -> None:
-    """An order with a digest is for that picture and no other."""
+async def test_a_picture_that_changed_is_refused(harness: OrderHarness) -> None:
+    """An order with a digest is only for the picture with that digest."""
     digest = hashlib.sha256(FACE).hexdigest()
-    assert (await shop.perform(shop.order(digest=digest)))["ok"]
-    shop.picture.write_bytes(FACE + b"\0")
-    assert not (await shop.perform(shop.order(digest=digest)))["ok"]
+    assert (await harness.perform(harness.order(digest=digest)))["ok"]
+    harness.picture.write_bytes(FACE + b"\0")
+    assert not (await harness.perform(harness.order(digest=digest)))["ok"]
 
 
-async def test_a_missing_picture_and_a_folder_that_cannot_be_made(shop: Shop) -> None:
-    """They are told in the answer."""
-    missing = await shop.perform(shop.order(source=str(shop.disk / "b.jpg")))
+async def test_a_missing_picture_and_an_unusable_folder_are_answers(harness: OrderHarness) -> None:
+    """The answers name the picture and the folder."""
+    missing = await harness.perform(harness.order(source=str(harness.disk / "b.jpg")))
     digest = hashlib.sha256(FACE).hexdigest()
-    gone = await shop.perform(shop.order(source=str(shop.disk / "b.jpg"), digest=digest))
-    blocked = await shop.perform(shop.order(save_to=str(shop.picture / "out")))
+    gone = await harness.perform(harness.order(source=str(harness.disk / "b.jpg"), digest=digest))
+    blocked = await harness.perform(harness.order(save_to=str(harness.picture / "out")))
 
     assert ["PictureRefused", "JobRefused", "JobRefused"] == [
         each["error"]["kind"] for each in (missing, gone, blocked)
@@ -231,9 +233,9 @@ async def test_a_missing_picture_and_a_folder_that_cannot_be_made(shop: Shop) ->
 
 
 async def test_a_result_that_cannot_be_saved_is_delivered_again(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    harness: OrderHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order is not acknowledged, and the next delivery saves what is paid for."""
+    """The order is not acknowledged, and the next delivery saves the paid result."""
     from perfect_async import Result
 
     async def full(_: Result, __: str) -> list[Path]:
@@ -242,19 +244,19 @@ async def test_a_result_that_cannot_be_saved_is_delivered_again(
     with monkeypatch.context() as patch:
         patch.setattr(Result, "save", full)
         with pytest.raises(NotSaved, match="No space left") as raised:
-            await shop.perform(shop.order())
-    answer = await shop.perform(shop.order())
+            await harness.perform(harness.order())
+    answer = await harness.perform(harness.order())
 
     assert 1.0 == raised.value.units_at_stake
     assert answer["ok"]
-    assert 1 == shop.created
+    assert 1 == harness.created
 
 
-async def test_stopping_gives_back_what_is_not_created(shop: Shop) -> None:
-    """The order whose task runs is performed, those that wait and those that come are not."""
+async def test_stopping_returns_orders_without_a_task(harness: OrderHarness) -> None:
+    """An order with a running task is performed; waiting and new orders are returned."""
     for number in range(60):
-        (shop.disk / f"{number}.jpg").write_bytes(FACE + bytes([number]))
-    orders = [shop.order(source=str(shop.disk / f"{number}.jpg")) for number in range(60)]
+        (harness.disk / f"{number}.jpg").write_bytes(FACE + bytes([number]))
+    orders = [harness.order(source=str(harness.disk / f"{number}.jpg")) for number in range(60)]
     ended: list[object] = []
 
     async def perform(order: dict[str, Any]) -> None:
@@ -263,8 +265,8 @@ async def test_stopping_gives_back_what_is_not_created(shop: Shop) -> None:
         except ClientClosed as exc:
             ended.append(type(exc))
 
-    async with shop.client() as opened:
-        performer = Performer(opened, [shop.disk])
+    async with harness.client() as opened:
+        performer = Performer(opened, [harness.disk])
         async with asyncio.TaskGroup() as group:
             for order in orders:
                 group.create_task(perform(order))
@@ -276,27 +278,27 @@ async def test_stopping_gives_back_what_is_not_created(shop: Shop) -> None:
     assert 61 == len(ended)
     assert 0 < done < 60
     assert {True, ClientClosed} == set(ended)
-    assert done == shop.created == len(list(shop.out.iterdir()))
+    assert done == harness.created == len(list(harness.out.iterdir()))
 
 
-async def test_a_wrong_key_is_nothing_of_the_orders(shop: Shop) -> None:
-    """What every order would meet is raised, so that none is acknowledged for it."""
-    shop.sandbox.script("task", (401, {"status": 401, "error": "Invalid token"}))
+async def test_a_wrong_key_is_not_an_answer(harness: OrderHarness) -> None:
+    """An error that every order would have is raised, so that no order is acknowledged."""
+    harness.sandbox.script("task", (401, {"status": 401, "error": "Invalid token"}))
     with pytest.raises(Unauthorized):
-        await shop.perform(shop.order())
+        await harness.perform(harness.order())
 
 
-async def test_a_performer_needs_a_folder(shop: Shop) -> None:
-    """Without one nothing could be performed."""
+async def test_a_performer_needs_a_folder(harness: OrderHarness) -> None:
+    """A performer without folders raises `ConfigurationError`."""
     with pytest.raises(ConfigurationError, match="folders"):
-        Performer(shop.client(), [])
+        Performer(harness.client(), [])
 
 
 @pytest.mark.parametrize(
     "job", [Smile(b"bytes"), Smile("a.jpg"), Smile(FileId("f")), Smile(Path("a.jpg"))], ids=str
 )
-def test_what_cannot_travel_is_no_order(job: Smile) -> None:
-    """Bytes do not belong into a queue, and a relative path means nothing elsewhere."""
+def test_a_local_source_makes_no_order(job: Smile) -> None:
+    """Bytes and a relative path cannot be read by other machines."""
     with pytest.raises(JobRefused, match="absolute path or an http"):
         make_order(job, "/out")
 
@@ -310,17 +312,17 @@ def test_what_cannot_travel_is_no_order(job: Smile) -> None:
     ],
     ids=["path", "name of a class", "studio"],
 )
-async def test_orders_are_for_what_they_check(job: Job, shop: Shop) -> None:
-    """A worker trusts no order further than it can check, so other features travel by none."""
+async def test_other_features_make_no_order(job: Job, harness: OrderHarness) -> None:
+    """A worker accepts only features whose fields it can check."""
     with pytest.raises(JobRefused, match=r"for a Smile or an Avatar\."):
         make_order(job, "/out")
-    answer = await shop.perform(shop.order(feature="skin-analysis@v2.1"))
+    answer = await harness.perform(harness.order(feature="skin-analysis@v2.1"))
 
-    assert "no order is for the feature 'skin-analysis@v2.1'" in answer["error"]["message"]
+    assert "an order cannot be for the feature 'skin-analysis@v2.1'" in answer["error"]["message"]
 
 
-def test_an_order_is_small_and_plain() -> None:
-    """It is what it says in the documentation."""
+def test_an_order_has_these_fields() -> None:
+    """An order has the documented fields."""
     digest = "0" * 64
 
     assert {
@@ -348,8 +350,8 @@ FIELDS = ("feature", "source", "parameters", "key", "save_to", "digest")
         optional=dict.fromkeys(FIELDS[2:], JSON),
     )
 )
-def test_no_message_raises_anything_else(order: dict[str, Any]) -> None:
-    """Any JSON is an order or is refused."""
+def test_any_json_is_an_order_or_is_refused(order: dict[str, Any]) -> None:
+    """Any JSON raises nothing but `JobRefused`."""
     from perfect_async.fleet import _read
 
     try:

@@ -1,4 +1,4 @@
-"""The queue on a real Redis server, by workers in this process, in real time."""
+"""The queue on a real Redis server, with workers in this process, in real time."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ class Fleet:
         return found
 
     def client(self) -> Client:
-        # A driver serves all clients of a loop that are on one key, and is found here.
+        # One driver serves all clients of a loop with the same key; this is its registry.
         drivers._drivers.clear()
         transport = self.sandbox.transport()
         share = self.redis.url()
@@ -84,10 +84,10 @@ def fleet(redis_server: RedisServer, tmp_path: Path) -> Fleet:
 
 
 async def test_orders_are_performed_and_acknowledged(fleet: Fleet) -> None:
-    """Two workers perform each order once, and leave nothing in the queue."""
+    """Two workers perform each order once, and the queue is empty afterwards."""
     orders = fleet.orders(6)
     assert 6 == await enqueue(fleet.redis.url(), orders)
-    # Before a worker has begun, the same orders are in the queue already.
+    # No worker has begun, so the same orders are still in the queue.
     await enqueue(fleet.redis.url(), orders)
     async with fleet.worker(), fleet.worker():
         await fleet.wait_for(6)
@@ -98,8 +98,8 @@ async def test_orders_are_performed_and_acknowledged(fleet: Fleet) -> None:
     assert 0 == await fleet.pending()
 
 
-async def test_a_finished_order_is_performed_again_for_nothing(fleet: Fleet) -> None:
-    """An order that comes back after its end is answered from the same task."""
+async def test_a_finished_order_is_answered_again_for_free(fleet: Fleet) -> None:
+    """An order that is delivered again after its end is answered from the same task."""
     for _ in range(2):
         await enqueue(fleet.redis.url(), fleet.orders(1))
         async with fleet.worker():
@@ -110,10 +110,10 @@ async def test_a_finished_order_is_performed_again_for_nothing(fleet: Fleet) -> 
     assert 1 == len(fleet.sandbox.ledger.tasks)
 
 
-async def test_a_stopped_worker_gives_back_its_orders(
+async def test_a_stopped_worker_returns_its_orders(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Stopping performs the orders whose tasks run; the next worker gets the others at once."""
+    """Stopping performs the orders with running tasks; the next worker gets the others at once."""
     fleet = Fleet(redis_server, tmp_path, duration=1.0)
     fleet.sandbox = Sandbox(
         durations={"ai-smile": Durations.fixed(1.0)}, requests=10_000, per_second=2
@@ -132,8 +132,8 @@ async def test_a_stopped_worker_gives_back_its_orders(
     assert [True] * 6 == [answer["ok"] for _, answer in fleet.answers]
 
 
-async def test_hostile_messages_harm_nobody(fleet: Fleet) -> None:
-    """A message that is no order is answered; one that is no JSON, or a pickle, is dropped."""
+async def test_hostile_messages_do_no_harm(fleet: Fleet) -> None:
+    """A message that is not an order is answered; invalid JSON and a pickle are dropped."""
     async with Engine(redis_url=fleet.redis.url(), queue_name="perfect_async") as pickled:
         _ = await pickled.enqueue_unsafe("perform", {"feature": "ai-smile"})
     await enqueue(fleet.redis.url(), [{"feature": "?"}, *fleet.orders(1)])
@@ -145,7 +145,7 @@ async def test_hostile_messages_harm_nobody(fleet: Fleet) -> None:
 
 
 async def test_a_wrong_key_stops_the_worker_and_loses_no_order(fleet: Fleet) -> None:
-    """The worker raises, and the order waits for one whose key is right."""
+    """The worker raises, and the order waits for a worker with a right key."""
     await enqueue(fleet.redis.url(), fleet.orders(1))
     fleet.sandbox.script("file", (401, {"status": 401, "error": "Invalid token"}))
     worker = Worker(fleet.redis.url(), [fleet.folder], make_client=fleet.client)
@@ -155,15 +155,15 @@ async def test_a_wrong_key_stops_the_worker_and_loses_no_order(fleet: Fleet) -> 
     assert 1 == await fleet.pending()
 
 
-async def test_redis_goes_away_and_comes_back(
+async def test_a_worker_survives_a_restart_of_redis(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker outlives a server that was restarted, and takes the orders of the new one."""
+    """A worker goes on with the orders of a restarted server."""
     async with fleet.worker():
         await enqueue(fleet.redis.url(), fleet.orders(1))
         await fleet.wait_for(1)
         fleet.redis.kill()
-        await until(lambda: "is away" in caplog.text)
+        await until(lambda: "cannot be reached" in caplog.text)
         fleet.redis.start()
         await enqueue(fleet.redis.url(), fleet.orders(2)[1:])
         await fleet.wait_for(2)
@@ -171,8 +171,8 @@ async def test_redis_goes_away_and_comes_back(
     assert [True, True] == [answer["ok"] for _, answer in fleet.answers]
 
 
-async def test_an_unreachable_server_is_told() -> None:
-    """The error says where, and shows no password."""
+async def test_an_unreachable_server_is_an_error() -> None:
+    """The error names the server without its password."""
     with pytest.raises(ConfigurationError, match="cannot be used") as raised:
         await enqueue("redis://user:secret@127.0.0.1:1/0", [])
 
@@ -180,14 +180,14 @@ async def test_an_unreachable_server_is_told() -> None:
 
 
 async def test_without_streaq_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra is named where the library is missing."""
+    """The extra is named if the library is missing."""
     monkeypatch.setitem(sys.modules, "streaq", None)
     with pytest.raises(ConfigurationError, match=r"perfect_async\[fleet\]"):
         Worker("redis://host", ["/shared"])
 
 
 def test_streaq_is_loaded_when_it_is_used() -> None:
-    """Importing the module costs neither streaq nor coredis."""
+    """Importing the module imports neither streaq nor coredis."""
     code = "import sys, perfect_async.fleet; print({'streaq', 'coredis', 'redis'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -1,4 +1,4 @@
-"""What the journal records of a job, and when."""
+"""The entries that a client records in its journal, and when."""
 
 import asyncio
 import threading
@@ -56,11 +56,11 @@ def blocking(file: SqliteJournal, monkeypatch: MP) -> Callable[[], None]:
     return go.set
 
 
-# Before a creation is sent.
+# Durable entries.
 
 
-async def test_written_before_it_leaves(tmp_path: Path, monkeypatch: MP) -> None:
-    """The intent of a creation is on the disk before it is sent, also for a retry."""
+async def test_a_creation_is_recorded_before_it_is_sent(tmp_path: Path, monkeypatch: MP) -> None:
+    """Every creation, also a retry, is on the disk before it is sent."""
     harness = JournalHarness(tmp_path, monkeypatch, faults=Faults(engine_errors=0.5))
     c = harness.client()
     found: list[int] = []
@@ -80,8 +80,8 @@ async def test_written_before_it_leaves(tmp_path: Path, monkeypatch: MP) -> None
     assert {1} == set(found)
 
 
-async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: MP) -> None:
-    """A disk that blocks for a minute stops creations, delays no poll and loses nothing."""
+async def test_a_hanging_disk_stops_only_creations(tmp_path: Path, monkeypatch: MP) -> None:
+    """A disk that hangs for a minute stops creations, delays no poll and loses nothing."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(70.0)})
     async with harness.client() as c:
         working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(12)])))
@@ -94,7 +94,7 @@ async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: MP) -> None:
         late = c.statistics().late
         adds_up(c, harness.sandbox)
     created = [task.created_at for task in harness.sandbox.ledger.tasks]
-    # One was written down already.
+    # One creation was recorded already.
     assert 1 >= sum(began + 0.5 < at < began + 60 for at in created)
     assert any(at > began + 60 for at in created)
     assert 12 == len(done(outcomes)) == harness.sandbox.ledger.units_charged
@@ -104,10 +104,10 @@ async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: MP) -> None:
         assert [] == await resumed(c)
 
 
-async def test_a_disk_that_hangs_at_the_end(
+async def test_closing_waits_only_seconds_for_the_disk(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Closing waits for the disk for a few seconds and no longer; the next process goes on."""
+    """Closing gives up on a hanging disk after some seconds."""
     harness = JournalHarness(tmp_path, monkeypatch)
     c = await harness.client().open()
     await c.run(smile(1))
@@ -126,8 +126,8 @@ async def test_a_disk_that_hangs_at_the_end(
         journal_of(c)._db.close()
 
 
-async def test_a_crash_while_the_disk_hangs(tmp_path: Path, monkeypatch: MP) -> None:
-    """Nothing that was paid is lost if the process ends before the disk works again."""
+async def test_a_crash_while_the_disk_hangs_loses_nothing(tmp_path: Path, monkeypatch: MP) -> None:
+    """No paid task is lost if the process ends before the disk works again."""
     harness = JournalHarness(tmp_path, monkeypatch)
     c = await harness.client().open()
     working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(12)])))
@@ -142,10 +142,10 @@ async def test_a_crash_while_the_disk_hangs(tmp_path: Path, monkeypatch: MP) -> 
     paid(outcomes, harness.sandbox)
 
 
-async def test_a_full_disk(
+async def test_a_full_disk_stops_only_creations(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be written down is not created: `JournalError`; what runs is kept to its end."""
+    """A creation that cannot be recorded raises `JournalError`; running tasks go on."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         running = asyncio.ensure_future(c.run(smile(1)))
@@ -169,7 +169,7 @@ async def test_a_full_disk(
         assert 2 == harness.sandbox.ledger.units_charged
 
 
-# Without a client.
+# The journal without a client.
 
 
 async def opened_journal(tmp_path: Path) -> JobJournal:
@@ -187,8 +187,8 @@ def phase_of(entry: JobEntry) -> str | None:
     return None if entry.snapshot is None else entry.snapshot.phase.name
 
 
-async def test_nothing_without_a_journal() -> None:
-    """Without a journal every call does nothing, and nothing is known."""
+async def test_a_missing_journal_does_nothing() -> None:
+    """Without a journal every call does nothing, and no job is known."""
     none = await open_journal(None, lambda: 0)
     entry = none.enter(spec().stored())
     assert not entry.persistent
@@ -223,8 +223,8 @@ async def test_nothing_without_a_journal() -> None:
     await none.writer.aclose()
 
 
-async def test_no_more_entries_once_a_job_is_over(tmp_path: Path) -> None:
-    """What happens to a job that is over is not written."""
+async def test_a_job_that_is_over_gets_no_entries(tmp_path: Path) -> None:
+    """Calls on a job that is over write nothing."""
     these = await opened_journal(tmp_path)
     entry = these.enter(spec().stored())
     these.writer.append(entries.Creating(entry.number, these.now()))
@@ -238,8 +238,8 @@ async def test_no_more_entries_once_a_job_is_over(tmp_path: Path) -> None:
     await these.writer.aclose()
 
 
-async def test_taken_once(tmp_path: Path) -> None:
-    """A job of the former process is taken up once: by number, identity or task."""
+async def test_a_former_job_is_taken_once(tmp_path: Path) -> None:
+    """A job of the former process is taken once, by number, identity or task."""
     these = await opened_journal(tmp_path)
     for number in range(3):
         entry = these.enter(spec(number).stored())
@@ -260,8 +260,8 @@ async def test_taken_once(tmp_path: Path) -> None:
     await those.writer.aclose()
 
 
-async def test_not_executed(tmp_path: Path) -> None:
-    """What was certainly not executed is written so, but where the next try is to be quick."""
+async def test_an_unexecuted_creation_is_recorded(tmp_path: Path) -> None:
+    """`not_created` is recorded, except once if the creation will be sent again."""
     these = await opened_journal(tmp_path)
     entry = these.enter(spec().stored())
     these.writer.append(entries.Creating(entry.number, these.now()))
@@ -274,8 +274,8 @@ async def test_not_executed(tmp_path: Path) -> None:
     await these.writer.aclose()
 
 
-async def test_what_was_ended_unsent(tmp_path: Path, monkeypatch: MP) -> None:
-    """A creation that was refused is over when it was told, and is not resumed."""
+async def test_a_refused_creation_is_not_resumed(tmp_path: Path, monkeypatch: MP) -> None:
+    """A job whose creation was refused is over, and the next process does not resume it."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", (400, {"status": 400, "error": "no"}))
     async with harness.client() as c:
@@ -286,8 +286,8 @@ async def test_what_was_ended_unsent(tmp_path: Path, monkeypatch: MP) -> None:
         assert [] == await resumed(c)
 
 
-async def test_failed_and_not_heard(tmp_path: Path, monkeypatch: MP) -> None:
-    """A failure that nobody heard is told by the next process, which buys nothing."""
+async def test_an_unreported_failure_is_reported_later(tmp_path: Path, monkeypatch: MP) -> None:
+    """The next process reports a failure that no caller received, and buys nothing."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
     harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
     async with harness.client() as c:
@@ -302,7 +302,7 @@ async def test_failed_and_not_heard(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 def test_the_key_is_the_identity() -> None:
-    """Jobs of one key are equal whatever else they say; a task that is attached equals none."""
+    """Jobs with the same key are equal; an attached task equals no job."""
     other = Smile("https://a.example/b", key="1")
     assert spec().identity == JobSpec.of(other, None, PLAIN).identity
     assert not JobSpec.attached("ai-smile", "t").sure

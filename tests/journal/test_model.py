@@ -1,4 +1,4 @@
-"""The entries of a journal: the state that they add up to, and their form in a file."""
+"""The entries of a journal: their fold to a state, and their form in a file."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def stored(**changes: object) -> StoredJob:
     return attrs.evolve(STORED, **changes)  # type: ignore[arg-type]
 
 
-# Any text: a path on Linux may hold bytes that are no UTF-8, which Python reads as surrogates.
+# Any text: Python reads bytes in a Linux path that are not UTF-8 as surrogates.
 texts = st.text(st.characters(), min_size=1, max_size=20)
 stored_jobs = st.builds(
     StoredJob,
@@ -157,8 +157,8 @@ def entries_named(line: str, given: StoredJob = STORED) -> list[JournalEntry]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_entries_add_up_to_this_state(expected: JobSnapshot, line: str) -> None:
-    """The state of a job is what its entries say, one after another."""
+def test_entries_fold_to_the_state(expected: JobSnapshot, line: str) -> None:
+    """The state of a job is the fold of its entries."""
     state = fold(entries_named(line))
 
     assert {1: expected} == state.live
@@ -173,7 +173,7 @@ def test_entries_add_up_to_this_state(expected: JobSnapshot, line: str) -> None:
         (True, False, "Entered Creating Created done Reported"),
         (True, False, "Entered Creating Created done Saved Reported"),
         (True, True, "Entered Creating Created failed Reported"),
-        # What was never saved is never deleted.
+        # Copies of an unsaved result are never deleted.
         (True, True, "Entered Creating Created done Reported"),
         (False, True, "Entered Creating Created done Saved Reported"),
         (False, True, "Entered Creating Created done Saved Deleted"),
@@ -182,7 +182,7 @@ def test_entries_add_up_to_this_state(expected: JobSnapshot, line: str) -> None:
     ],
 )
 def test_a_job_is_over_when_nothing_is_left_to_do(over: bool, delete: bool, line: str) -> None:
-    """A job is over once its end was reported and its copies are deleted; then it is dropped."""
+    """A job is over, and dropped, once its end was reported and its copies are deleted."""
     state = fold(entries_named(line, stored(delete=delete)))
 
     assert over == (not state.live)
@@ -190,7 +190,7 @@ def test_a_job_is_over_when_nothing_is_left_to_do(over: bool, delete: bool, line
 
 
 def test_the_last_entry_returns_the_state() -> None:
-    """The last entry returns the final state, for the index of finished jobs."""
+    """`receive` returns the final state of a job that is over."""
     state = fold(entries_named("Entered Creating Created done"))
 
     snapshot = state.receive(Reported(1, 9))
@@ -215,14 +215,14 @@ def test_the_last_entry_returns_the_state() -> None:
         "Entered Creating Created done doubt",
         "Entered Creating Created failed Saved",
         "Entered failed Reported Reported",
-        # Without a task there is no result.
+        # A job without a task has no result.
         "Entered unsent done",
         "Entered Creating doubt done",
         "Entered Creating Created Returned failed done",
     ],
 )
-def test_entries_that_cannot_follow_change_nothing(line: str) -> None:
-    """An illegal entry raises, and the state stays as it was."""
+def test_illegal_entries_change_nothing(line: str) -> None:
+    """An illegal entry raises, and the state is unchanged."""
     *before, last = entries_named(line)
     state = fold(before)
 
@@ -235,15 +235,15 @@ def test_entries_that_cannot_follow_change_nothing(line: str) -> None:
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_jobs_are_numbered_from_one(number: int) -> None:
-    """A job with another number is refused."""
+    """A job with a number below 1 is refused."""
     with pytest.raises(IllegalEntry):
         fold([Entered(number, 0, STORED)])
 
 
 @pytest.mark.parametrize("end", ["lost", "failed"])
-def test_another_task_has_other_pictures(end: str) -> None:
-    """A saved job that is created again is neither saved nor deleted: the new copies stay until the
-    new results are on the disk.
+def test_a_new_task_has_new_results(end: str) -> None:
+    """A saved job that is created again is neither saved nor deleted, so that the new copies stay
+    until the new results are saved.
     """
     line = f"Entered Creating Created done Saved Deleted {end} Creating Created done"
 
@@ -255,7 +255,7 @@ def test_another_task_has_other_pictures(end: str) -> None:
 
 
 def test_states_are_compared_by_their_live_jobs() -> None:
-    """States with the same live jobs are equal, whatever their entries; nothing else equals one."""
+    """States with the same live jobs are equal, also after different entries."""
     state_after = fold([*entries_named("Entered failed Reported"), Entered(2, 0, STORED)])
 
     assert fold([Entered(2, 0, STORED)]) == state_after
@@ -285,7 +285,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(job=st.integers(1, 3), place=st.integers(0, 99))
     def appends(self, job: int, place: int) -> None:
-        """Append one of the entries that may follow."""
+        """Append one of the legal entries."""
         given = stored(delete=place % 2 == 1, sure=place % 3 > 0)
         may = [entry for entry in entries(job, place, given) if self._legal(entry)]
         entry = may[place % len(may)]
@@ -304,7 +304,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(job=st.integers(1, 3))
     def refuses_illegal_entries(self, job: int) -> None:
-        """Try each of the entries that may not follow."""
+        """Try each of the illegal entries."""
         before, last = dict(self.state.live), self.state.last
         for entry in entries(job):
             if not self._legal(entry):
@@ -344,7 +344,7 @@ TestHistories.settings = settings(max_examples=examples(30), stateful_step_count
 
 @given(any_entries)
 def test_entries_survive_encoding(entry: JournalEntry) -> None:
-    """Decoding gives what was encoded, and the encoded form is plain ASCII."""
+    """Decoding returns the encoded entry, and the encoded form is plain ASCII."""
     job, at, kind, text = encode(entry)
 
     assert entry == decode(job, at, kind, text)
@@ -380,13 +380,13 @@ def test_entries_survive_encoding(entry: JournalEntry) -> None:
 def test_the_format_of_a_file_does_not_change(
     expected: tuple[str, str], entry: JournalEntry
 ) -> None:
-    """Format 1 is what version 0.1 wrote, whatever the classes are called here."""
+    """Entries are encoded exactly as version 0.1 wrote them."""
     assert (1, 7, *expected) == encode(entry)
     assert entry == decode(1, 7, *expected)
 
 
 def test_every_kind_of_entry_has_a_name() -> None:
-    """The table of entry types is complete, and each type is encoded by its name in it."""
+    """The table of entry types is complete, and encoding uses its names."""
     assert set(ENTRY_TYPES) == {encode(entry)[2] for entry in entries(1)}
     assert {type(entry) for entry in entries(1)} == set(ENTRY_TYPES.values())
 
@@ -400,33 +400,35 @@ def stored_fields(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("expected", "row"),
     [
-        ("no number", (None, 1, "Told", "{}")),
+        ("not a number", (None, 1, "Told", "{}")),
         ("out of range", (0, 1, "Told", "{}")),
         ("out of range", (2**53 + 1, 1, "Told", "{}")),
         ("out of range", (1, 2**53 + 1, "Told", "{}")),
         ("out of range", (1, -1, "Told", "{}")),
-        ("no number", (True, 1, "Told", "{}")),
-        ("no number", (1, "1", "Told", "{}")),
-        ("no number", (1, 1.0, "Told", "{}")),
+        ("not a number", (True, 1, "Told", "{}")),
+        ("not a number", (1, "1", "Told", "{}")),
+        ("not a number", (1, 1.0, "Told", "{}")),
         ("job 1 has an entry of an unknown kind", (1, 1, "Bought", "{}")),
         ("job 1 has an entry of an unknown kind", (1, 1, None, "{}")),
         ("job 1 has an entry of an unknown kind", (1, 1, b"Told", "{}")),
-        ("Told of job 3 is no JSON", (3, 1, "Told", "")),
-        ("Told of job 3 is no JSON", (3, 1, "Told", "{")),
-        ("Told of job 3 is no JSON", (3, 1, "Told", b"{}")),
-        ("Told of job 3 is no JSON", (3, 1, "Told", "[" * 100_000)),
-        ("Told of job 3 is no object", (3, 1, "Told", "[]")),
-        ("Uploaded of job 3: file_id is no text", (3, 1, "Uploaded", "{}")),
-        ("Created of job 3: task_id is no text", (3, 1, "Created", '{"task_id":""}')),
-        ("Created of job 3: task_id is no text", (3, 1, "Created", '{"task_id":7}')),
+        ("Told of job 3 is not JSON", (3, 1, "Told", "")),
+        ("Told of job 3 is not JSON", (3, 1, "Told", "{")),
+        ("Told of job 3 is not JSON", (3, 1, "Told", b"{}")),
+        ("Told of job 3 is not JSON", (3, 1, "Told", "[" * 100_000)),
+        ("Told of job 3 is not an object", (3, 1, "Told", "[]")),
+        ("Uploaded of job 3: file_id is not text", (3, 1, "Uploaded", "{}")),
+        ("Created of job 3: task_id is not text", (3, 1, "Created", '{"task_id":""}')),
+        ("Created of job 3: task_id is not text", (3, 1, "Created", '{"task_id":7}')),
         ("Ended of job 3: how is unknown", (3, 1, "Ended", '{"how":"well"}')),
-        ("Ended of job 3: how is no text", (3, 1, "Ended", '{"how":null}')),
-        ("Entered of job 3: order is no object", (3, 1, "Entered", "{}")),
+        ("Ended of job 3: how is not text", (3, 1, "Ended", '{"how":null}')),
+        ("Entered of job 3: order is not an object", (3, 1, "Entered", "{}")),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_damage_is_named(expected: str, row: tuple[object, object, object, object]) -> None:
-    """The error for a bad row says what is wrong, and quotes nothing."""
+def test_the_problem_of_a_bad_row_is_named(
+    expected: str, row: tuple[object, object, object, object]
+) -> None:
+    """The error for a bad row names the problem and quotes nothing."""
     with pytest.raises(Damaged, match=expected) as caught:
         decode(*row)
 
@@ -436,39 +438,39 @@ def test_damage_is_named(expected: str, row: tuple[object, object, object, objec
 @pytest.mark.parametrize(
     ("expected", "change"),
     [
-        ("identity is no text", {"identity": ...}),
-        ("identity is no digest", {"identity": "zz"}),
-        ("identity is no digest", {"identity": "a b "}),
+        ("identity is not text", {"identity": ...}),
+        ("identity is not a digest", {"identity": "zz"}),
+        ("identity is not a digest", {"identity": "a b "}),
         ("sure is neither true nor false", {"sure": 1}),
-        ("stem is no text", {"stem": None}),
-        ("feature is no text", {"feature": ""}),
-        ("units is no number of units", {"units": "1"}),
-        ("units is no number of units", {"units": True}),
-        ("units is no number of units", {"units": math.nan}),
-        ("units is no number of units", {"units": math.inf}),
-        ("units is no number of units", {"units": -1}),
-        ("units is no number of units", {"units": 10**400}),
-        ("outputs is no number of pictures", {"outputs": 1.0}),
-        ("outputs is no number of pictures", {"outputs": 0}),
-        ("outputs is no number of pictures", {"outputs": 10_001}),
-        ("parameters are no pairs", {"parameters": ...}),
-        ("parameters are no pairs", {"parameters": {}}),
-        ("parameters are no pairs", {"parameters": ["ab"]}),
-        ("parameters are no pairs", {"parameters": [["a", "b", "c"]]}),
-        ("parameters are no pairs", {"parameters": [["a", None]]}),
-        ("parameters are no pairs", {"parameters": [[1, "a"]]}),
-        ("key is no text", {"key": ""}),
-        ("key is no text", {"key": 7}),
+        ("stem is not text", {"stem": None}),
+        ("feature is not text", {"feature": ""}),
+        ("units is not a number of units", {"units": "1"}),
+        ("units is not a number of units", {"units": True}),
+        ("units is not a number of units", {"units": math.nan}),
+        ("units is not a number of units", {"units": math.inf}),
+        ("units is not a number of units", {"units": -1}),
+        ("units is not a number of units", {"units": 10**400}),
+        ("outputs is not a number of pictures", {"outputs": 1.0}),
+        ("outputs is not a number of pictures", {"outputs": 0}),
+        ("outputs is not a number of pictures", {"outputs": 10_001}),
+        ("parameters is not a list of pairs", {"parameters": ...}),
+        ("parameters is not a list of pairs", {"parameters": {}}),
+        ("parameters is not a list of pairs", {"parameters": ["ab"]}),
+        ("parameters is not a list of pairs", {"parameters": [["a", "b", "c"]]}),
+        ("parameters is not a list of pairs", {"parameters": [["a", None]]}),
+        ("parameters is not a list of pairs", {"parameters": [[1, "a"]]}),
+        ("key is not text", {"key": ""}),
+        ("key is not text", {"key": 7}),
         ("kind is unknown", {"kind": "Path"}),
-        ("place is no text", {"place": []}),
-        ("digest is no text", {"digest": 1}),
-        ("save_to is no text", {"save_to": ""}),
+        ("place is not text", {"place": []}),
+        ("digest is not text", {"digest": 1}),
+        ("save_to is not text", {"save_to": ""}),
         ("delete is neither true nor false", {"delete": None}),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_damage_in_a_stored_job_is_named(expected: str, change: dict[str, object]) -> None:
-    """A stored job is read completely or not at all."""
+def test_the_problem_of_a_stored_job_is_named(expected: str, change: dict[str, object]) -> None:
+    """A stored job with one bad field is refused."""
     text = json.dumps({"order": stored_fields(**change)})
 
     with pytest.raises(Damaged, match=f"Entered of job 3: {expected}"):
@@ -482,8 +484,10 @@ cells = (
 
 @given(cells, cells, cells, cells)
 @example(1, 1, "Entered", json.dumps({"order": stored_fields(units=10**400)}))
-def test_any_garbage_is_damage(job: object, at: object, kind: object, text: object) -> None:
-    """Any row is an entry or damaged."""
+def test_any_row_is_an_entry_or_damaged(
+    job: object, at: object, kind: object, text: object
+) -> None:
+    """Any row is an entry or raises `Damaged`."""
     try:
         entry = decode(job, at, kind, text)
     except Damaged:
@@ -492,8 +496,8 @@ def test_any_garbage_is_damage(job: object, at: object, kind: object, text: obje
 
 
 @given(st.sampled_from([field.name for field in attrs.fields(StoredJob)]), json_values)
-def test_any_garbage_in_a_stored_job_is_damage(name: str, value: object) -> None:
-    """Any value in a field of a stored job is usable or damaged."""
+def test_any_field_of_a_stored_job_is_usable_or_damaged(name: str, value: object) -> None:
+    """Any value of a field of a stored job is usable or raises `Damaged`."""
     try:
         entry = decode(1, 1, "Entered", json.dumps({"order": stored_fields(**{name: value})}))
     except Damaged:
@@ -506,7 +510,7 @@ def test_any_garbage_in_a_stored_job_is_damage(name: str, value: object) -> None
 
 @given(any_entries, st.data())
 def test_a_torn_row_is_damaged(entry: JournalEntry, data: st.DataObject) -> None:
-    """A text that was cut off or overwritten never gives an entry."""
+    """A text that was cut off or overwritten raises `Damaged`."""
     job, at, kind, text = encode(entry)
     place = data.draw(st.integers(0, len(text) - 1))
     torn = data.draw(st.sampled_from([text[:place], text[:place] + "\0" + text[place + 1 :]]))
@@ -532,8 +536,8 @@ def test_a_repr_shows_no_path_and_no_file_id() -> None:
 INPUTS = (StoredInput("file", "f", None), StoredInput("url", None, "ab" * 32))
 
 
-def test_several_inputs_there_and_back() -> None:
-    """Each input comes back, and the id of each upload."""
+def test_several_inputs_survive_encoding() -> None:
+    """Each input and the id of each upload survive encoding."""
     order = stored(more=INPUTS)
     entries: list[JournalEntry] = [
         Entered(1, 0, order),
@@ -551,8 +555,8 @@ def test_several_inputs_there_and_back() -> None:
     )
 
 
-def test_what_former_versions_wrote() -> None:
-    """One input is written as before, and what was written before has one."""
+def test_one_input_is_encoded_as_before() -> None:
+    """A job with one input is encoded as former versions wrote it."""
     *_, text = encode(Entered(1, 0, STORED))
     *_, uploaded = encode(Uploaded(1, 1, "a"))
 
@@ -574,16 +578,16 @@ def test_what_former_versions_wrote() -> None:
         ("Entered", {"more": [{"kind": "disk", "place": None, "digest": None}]}),
     ],
 )
-def test_damaged_inputs(kind: str, changes: dict[str, object]) -> None:
-    """What is no input is reported, and quoted nowhere."""
+def test_wrong_inputs_are_damaged(kind: str, changes: dict[str, object]) -> None:
+    """A value that is not an input raises `Damaged`."""
     _, _, _, text = encode(Entered(1, 0, STORED))
     held = {"order": {**json.loads(text)["order"], **changes}} if kind == "Entered" else changes
     with pytest.raises(Damaged):
         decode(1, 0, kind, json.dumps(held))
 
 
-def test_what_tells_pictures_apart() -> None:
-    """All pictures count; a signed URL and no picture say nothing."""
+def test_a_digest_identifies_all_pictures() -> None:
+    """The digest covers all pictures; a signed URL or no picture gives None."""
     one = StoredInput("path", "/a", "cd" * 32)
     both = stored(more=(StoredInput("file", "f", None),)).source_digest
 

@@ -1,4 +1,4 @@
-"""The journal's file: its contents, and what may happen to it on a disk."""
+"""The journal's file: its contents, and failures of disks and processes."""
 
 import hashlib
 import os
@@ -50,7 +50,7 @@ LIVES = "Entered Uploaded Creating Created"
 
 
 class Writer:
-    """Writes entries into a journal's file, and keeps the state that they add up to."""
+    """Writes entries into a journal's file, and keeps the state that they fold to."""
 
     def __init__(self, path: Path, now: int = NOW) -> None:
         self.file = SqliteJournal(path, now)
@@ -81,7 +81,7 @@ class Writer:
 def lifetime(
     job: int, given: StoredJob = STORED, at: int = NOW, task_id: str = "", *, end: bool = True
 ) -> list[JournalEntry]:
-    """Return the entries of a job that goes well, up to its end or its task."""
+    """Return the entries of a successful job, up to its end or up to its task."""
     begins: list[JournalEntry] = [
         Entered(job, at, given),
         Uploaded(job, at, "file"),
@@ -101,7 +101,7 @@ def opened(path: Path, now: int = NOW) -> Iterator[SqliteJournal]:
 
 
 def killed(path: Path, to: Path) -> Path:
-    """A copy of the journal as a process leaves it that is killed now."""
+    """Return a copy of the journal as a process leaves it that is killed now."""
     to.mkdir()
     for part in (path, Path(f"{path}-wal")):
         if part.exists():
@@ -121,11 +121,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "jobs.db"
 
 
-# What is written is there.
+# Durability.
 
 
 def test_a_new_journal_is_empty_and_private(path: Path) -> None:
-    """It is made where there is none, for its owner alone, and nothing else stays in the folder."""
+    """A new journal is readable by its owner only, and leaves no other file in the folder."""
     with opened(path) as file:
         assert ({}, 0, 0, ()) == (file.state.live, file.seq, file.job, file.past)
         assert {"jobs.db", "jobs.db-wal"} == {found.name for found in path.parent.iterdir()}
@@ -137,7 +137,7 @@ def test_a_new_journal_is_empty_and_private(path: Path) -> None:
 
 
 def test_a_journal_that_others_could_read_is_made_private(path: Path) -> None:
-    """As copied by hand, after a crash: the file and what was not yet taken over into it."""
+    """The file and its log become private, for example after a copy by hand."""
     writer = Writer(path)
     writer.write(*lifetime(1, end=False))
     copy = killed(path, path.parent / "copy")
@@ -151,8 +151,8 @@ def test_a_journal_that_others_could_read_is_made_private(path: Path) -> None:
         assert {0o600} == modes
 
 
-def test_what_was_committed_is_remembered(path: Path) -> None:
-    """Live jobs come back as they were; those that are over do not."""
+def test_live_jobs_are_remembered(path: Path) -> None:
+    """Live jobs are restored; jobs that are over are not."""
     writer = Writer(path)
     writer.write(
         *lifetime(1, end=False), *lifetime(2), Entered(3, NOW, stored(place="/a/\udcff.jpg"))
@@ -165,8 +165,8 @@ def test_what_was_committed_is_remembered(path: Path) -> None:
         assert (writer.seq, 3) == (file.seq, file.job)
 
 
-def test_what_was_committed_survives_a_kill(path: Path) -> None:
-    """It is on the disk when the commit returns, not when the file is closed."""
+def test_a_commit_survives_a_kill(path: Path) -> None:
+    """Entries are on the disk when the commit returns, not when the file is closed."""
     writer = Writer(path)
     writer.write(*lifetime(1, end=False))
     copy = killed(path, path.parent / "copy")
@@ -177,7 +177,7 @@ def test_what_was_committed_survives_a_kill(path: Path) -> None:
 
 
 def test_writing_twice_changes_nothing(path: Path) -> None:
-    """Who does not know how far a commit came writes it again, also as part of more."""
+    """A caller may repeat a commit, also as part of a larger one."""
     writer = Writer(path)
     first = writer.write(*lifetime(1))
     second = writer.rows(lifetime(2, end=False))
@@ -194,7 +194,7 @@ def test_writing_twice_changes_nothing(path: Path) -> None:
 
 
 def test_a_jobs_number_is_never_used_again(path: Path) -> None:
-    """Not even when nothing else is left of the job that had it."""
+    """A number is not reused, even if nothing else is left of its job."""
     writer = Writer(path)
     writer.write(*lifetime(1, stored(sure=False)), *lifetime(7, stored(sure=False)), *lifetime(2))
     writer.close()
@@ -209,7 +209,7 @@ def test_a_jobs_number_is_never_used_again(path: Path) -> None:
 
 
 def test_a_finished_job_is_found_by_its_identity(path: Path) -> None:
-    """The latest that was created since; only what is surely the same, and is not deleted."""
+    """`lookup` returns the latest task of a surely equal job that is not deleted."""
     other = "cd" * 32
     writer = Writer(path)
     writer.write(*lifetime(1, at=NOW), *lifetime(2, at=NOW + 5), *lifetime(3, at=NOW + 3))
@@ -245,9 +245,9 @@ def test_a_finished_job_is_found_by_its_identity(path: Path) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("sure", [True, False])
-def test_every_task_is_known_as_ours(ends: list[JournalEntry], sure: bool, path: Path) -> None:
-    """Whatever became of it: after a kill it must not be taken for the task of a creation whose
-    answer never came, which may be another person's.
+def test_every_task_stays_known(ends: list[JournalEntry], sure: bool, path: Path) -> None:
+    """After any end, a known task is never picked for a creation in doubt, which may be of another
+    person.
     """
     writer = Writer(path)
     writer.write(*lifetime(1, stored(sure=sure), end=False))
@@ -261,8 +261,8 @@ def test_every_task_is_known_as_ours(ends: list[JournalEntry], sure: bool, path:
         assert file.lookup(STORED.identity, 0) is None
 
 
-def test_a_finished_job_is_forgotten_when_it_cannot_be_fetched(path: Path) -> None:
-    """After 30 days its task is of no use to anybody."""
+def test_a_finished_job_is_forgotten_after_30_days(path: Path) -> None:
+    """The vendor deletes a task after 30 days, so the journal forgets it."""
     writer = Writer(path)
     writer.write(*lifetime(1, at=NOW), *lifetime(2, at=NOW + DAY))
     writer.close()
@@ -275,19 +275,19 @@ def test_a_finished_job_is_forgotten_when_it_cannot_be_fetched(path: Path) -> No
 
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "reported"),
     [([], False), ([Ended(1, NOW, "doubt")], False), ([Ended(1, NOW, "doubt")], True)],
     ids=["creating", "ended", "reported"],
 )
 def test_a_doubt_is_not_forgotten_before_it_was_reported(
-    path: Path, end: list[JournalEntry], told: bool, after: int
+    path: Path, end: list[JournalEntry], reported: bool, after: int
 ) -> None:
     """A creation of the last day in doubt keeps the journal from being forgotten."""
     writer = Writer(path)
-    writer.write(Entered(1, NOW, STORED), Creating(1, NOW), *end, *[Reported(1, NOW)] * told)
+    writer.write(Entered(1, NOW, STORED), Creating(1, NOW), *end, *[Reported(1, NOW)] * reported)
     file = writer.file
     file.state = writer.state
-    if told or after:
+    if reported or after:
         assert 0 == file.forget(NOW + DAY * after)
         assert {} == file.state.live
     else:
@@ -297,7 +297,7 @@ def test_a_doubt_is_not_forgotten_before_it_was_reported(
         assert [1] == list(file.state.live)
     writer.close()
     with opened(path) as file:
-        assert (not told and not after) == bool(file.state.live)
+        assert (not reported and not after) == bool(file.state.live)
 
 
 SECRETS = ("/photos/anna-miller.jpg", "order-4711", "anna-miller", "task-of-anna", "file-of-anna")
@@ -313,7 +313,7 @@ def anna(job: int) -> list[JournalEntry]:
 
 
 def traces(folder: Path) -> set[str]:
-    """What of a job of Anna's stands in the bytes of any file."""
+    """Return the secrets of the job that are in the bytes of any file."""
     held = b"".join(part.read_bytes() for part in folder.iterdir())
     looked = {secret: secret.encode() for secret in SECRETS} | {"identity": b"\x5e" * 32}
     return {name for name, secret in looked.items() if secret in held}
@@ -344,7 +344,7 @@ def test_forgetting_leaves_no_trace(path: Path) -> None:
 
 
 def test_forgetting_after_a_kill_leaves_no_trace(path: Path) -> None:
-    """What the killed process had written and not taken over is purged, too."""
+    """Forgetting also purges the log of a killed process."""
     writer = Writer(path)
     writer.write(*anna(1))
     copy = killed(path, path.parent / "copy")
@@ -356,8 +356,8 @@ def test_forgetting_after_a_kill_leaves_no_trace(path: Path) -> None:
     assert {"task-of-anna"} == traces(copy.parent)
 
 
-def test_what_is_over_is_zeroed(path: Path) -> None:
-    """Of a job that is over no path and no name stays in the file, even without forgetting."""
+def test_a_job_that_is_over_is_zeroed(path: Path) -> None:
+    """The paths and names of a job that is over leave the file, even without forgetting."""
     writer = Writer(path)
     writer.write(*anna(1))
     writer.close()
@@ -386,7 +386,7 @@ def test_finished_jobs_are_small(jobs: int, path: Path) -> None:
 
 
 def test_a_saved_result_is_remembered(path: Path) -> None:
-    """The files of a job are known by its identity and folder, and the last ones count."""
+    """The files of a job are known by identity and folder; the last ones replace earlier ones."""
     with opened(path) as file:
         file.save_result(STORED.identity, "/out", "t", ["me-1.png", "me-2.png"])
         file.save_result(STORED.identity, "/out", "t2", ["me.jpg"])
@@ -406,7 +406,7 @@ def test_a_saved_result_is_remembered(path: Path) -> None:
         assert {} == file.saved_results(STORED.identity)
 
 
-def test_a_copy_of_a_deleted_result(path: Path) -> None:
+def test_a_copy_of_a_deleted_result_stays_deleted(path: Path) -> None:
     """A result that is copied to another folder is still deleted at the vendor."""
     with opened(path) as file:
         file.save_result(STORED.identity, "/out", "t", ["me.png"])
@@ -421,8 +421,8 @@ def test_a_copy_of_a_deleted_result(path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", "7", "[" * 100_000])
-def test_a_damaged_result_is_none(path: Path, text: str) -> None:
-    """A result whose files cannot be read is not known."""
+def test_a_damaged_result_is_ignored(path: Path, text: str) -> None:
+    """A result whose files cannot be read is not returned."""
     with opened(path) as file:
         file.save_result(STORED.identity, "/out", "t", ["me.png"])
     changed(path, f"UPDATE results SET files = '{text}'")
@@ -448,7 +448,7 @@ def test_a_damaged_result_is_none(path: Path, text: str) -> None:
 def test_the_picture_of_a_key_is_remembered(
     path: Path, expected: object, changes: dict[str, object], end: str
 ) -> None:
-    """The picture that a job with a key was done with is known after the job is over."""
+    """The picture of a finished job with a key is known after the job is over."""
     writer = Writer(path)
     writer.write(*running(stored(**changes)), Ended(1, NOW, end), Reported(1, NOW))  # type: ignore[arg-type] # one of two
     writer.close()
@@ -491,7 +491,7 @@ REPORTED = Reported(1, NOW + 9)
 def test_every_task_id_is_known_from_its_creation_on(
     path: Path, rest: list[JournalEntry], at_once: bool
 ) -> None:
-    """Whatever became of a task and its job, its id is known by the time of the creation."""
+    """A task id stays known after any end of the task, by the time of its creation."""
     file = reopened(path, *running(), *rest, at_once=at_once)
 
     assert {"t"} == task_ids(file, 0)
@@ -501,7 +501,7 @@ def test_every_task_id_is_known_from_its_creation_on(
 
 
 def test_the_tasks_of_both_tries_are_known(path: Path) -> None:
-    """A failed task and the one that was created after it are known, each by its own time."""
+    """A failed task and the task after it are both known, each by its own time."""
     file = reopened(
         path,
         *(*running(), Returned(1, NOW + 4), Creating(1, NOW + 5), Created(1, NOW + 6, "second")),
@@ -519,7 +519,7 @@ def test_the_tasks_of_both_tries_are_known(path: Path) -> None:
 
 @pytest.mark.parametrize("sure", [True, False])
 def test_a_task_whose_result_cannot_be_fetched_is_known(path: Path, sure: bool) -> None:
-    """The tasks of a signed URL and of deleted copies are known, and not offered again."""
+    """Tasks of signed URLs and of deleted copies are known, but not offered again."""
     file = reopened(
         path,
         *running(stored(sure=sure, delete=sure)),
@@ -549,7 +549,7 @@ def test_a_dropped_task_is_known(path: Path) -> None:
 
 
 def test_the_window_is_remembered(path: Path) -> None:
-    """Requests come back with their ages, counted by the second and never older than they are."""
+    """Requests are restored with their ages by the second, and never older than they are."""
     writer = Writer(path)
     window = [(250 * SECOND, 3), (1_500_000, 2), (900_000, 4), (0, 1)]
     writer.write(now=NOW + 400_000, window=window)
@@ -572,10 +572,10 @@ def test_the_window_is_remembered(path: Path) -> None:
     st.integers(0, 900 * SECOND),
 )
 @settings(max_examples=examples(25))
-def test_no_request_of_the_window_is_taken_for_older(
+def test_no_request_of_the_window_gets_older(
     window: list[tuple[int, int]], part: int, pause: int
 ) -> None:
-    """At any moment at least as many requests are younger as were, and a second more at most."""
+    """Restored requests are at most a second younger than they are, and never older."""
     now, later = NOW + part, NOW + part + pause
     with tempfile() as folder:
         writer = Writer(folder / "jobs.db")
@@ -597,8 +597,8 @@ def tempfile() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_window_is_replaced_by_the_next(path: Path) -> None:
-    """What the account no longer holds is not on the disk either."""
+def test_a_window_replaces_the_former_one(path: Path) -> None:
+    """Requests that are not in the new window are removed from the disk."""
     writer = Writer(path)
     writer.write(window=[(5 * SECOND, 7)])
     writer.write(window=[(0, 2)])
@@ -608,8 +608,8 @@ def test_a_window_is_replaced_by_the_next(path: Path) -> None:
         assert [2] == [count for _, count in file.past]
 
 
-def test_old_requests_are_no_ones_window(path: Path) -> None:
-    """Beyond an hour they bind nobody."""
+def test_requests_older_than_an_hour_are_dropped(path: Path) -> None:
+    """Requests older than an hour limit no process."""
     writer = Writer(path)
     writer.write(window=[(0, 7)])
     writer.close()
@@ -621,7 +621,7 @@ def test_old_requests_are_no_ones_window(path: Path) -> None:
 
 
 def test_a_clock_that_was_set_back_makes_requests_young(path: Path) -> None:
-    """What seems to be sent in the future counts as sent now."""
+    """Requests from the future count as sent now."""
     writer = Writer(path)
     writer.write(window=[(0, 7), (10 * SECOND, 1)])
     writer.close()
@@ -634,8 +634,8 @@ def test_a_clock_that_was_set_back_makes_requests_young(path: Path) -> None:
 UNSEEN = [(0, 5), (0, 5), (0, 5)]
 
 
-def test_a_process_that_was_killed_may_have_sent_more(path: Path) -> None:
-    """What it had not written down yet is counted as the second's limit allows."""
+def test_a_killed_process_may_have_sent_more(path: Path) -> None:
+    """Unrecorded requests of a killed process are counted by the limit per second."""
     writer = Writer(path)
     writer.write(window=[(0, 7)], now=NOW)
     copy = killed(path, path.parent / "copy")
@@ -648,8 +648,8 @@ def test_a_process_that_was_killed_may_have_sent_more(path: Path) -> None:
         assert 7 == sum(count for _, count in file.past)
 
 
-def test_a_process_that_was_killed_at_once_may_have_sent_some(path: Path) -> None:
-    """Before it wrote anything down: counted from when it opened the journal."""
+def test_a_process_killed_at_once_may_have_sent_some(path: Path) -> None:
+    """Without a recorded window, requests count from the opening of the journal."""
     writer = Writer(path, NOW)
     copy = killed(path, path.parent / "copy")
     writer.close()
@@ -659,7 +659,7 @@ def test_a_process_that_was_killed_at_once_may_have_sent_some(path: Path) -> Non
         assert all(SECOND <= age <= 4 * SECOND for age, _ in file.past)
 
 
-def test_forgetting_does_not_hide_what_a_killed_process_sent(path: Path) -> None:
+def test_forgetting_keeps_the_window_of_a_killed_process(path: Path) -> None:
     """Opening and closing the journal without a request keeps its unclean window unclean."""
     writer = Writer(path)
     writer.write(window=[(0, 7)], now=NOW)
@@ -673,8 +673,8 @@ def test_forgetting_does_not_hide_what_a_killed_process_sent(path: Path) -> None
         assert 7 + 15 == sum(count for _, count in file.past)
 
 
-def test_a_window_that_could_not_be_written_is_not_clean(path: Path) -> None:
-    """Closing says that all is on the disk only where it is."""
+def test_a_failed_window_is_not_clean(path: Path) -> None:
+    """Closing marks the window as complete only if it was written."""
     writer = Writer(path)
     writer.write(window=[(0, 7)], now=NOW)
     with full(writer.file), pytest.raises(JournalError):
@@ -694,7 +694,7 @@ def big(job: int) -> Entered:
 
 @contextmanager
 def full(file: SqliteJournal) -> Iterator[None]:
-    """A disk on which the file cannot grow."""
+    """Keep the file from growing, like a full disk."""
     (pages,) = file._db.execute("PRAGMA page_count").fetchone()
     file._db.execute(f"PRAGMA max_page_count = {pages + 1}")
     try:
@@ -704,7 +704,7 @@ def full(file: SqliteJournal) -> Iterator[None]:
 
 
 def test_a_full_disk_loses_nothing(path: Path) -> None:
-    """A commit that does not fit is not there at all, and is there when it fits again."""
+    """A failed commit leaves nothing on the disk, and succeeds once there is room."""
     writer = Writer(path)
     writer.write(*lifetime(1, end=False))
     before = fold(lifetime(1, end=False))
@@ -726,7 +726,7 @@ def test_a_full_disk_loses_nothing(path: Path) -> None:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Another process that runs `code` with what this module has."""
+    """Start another process that runs `code` with the names of this module."""
     begins = "import sys; from pathlib import Path; from tests.journal.test_sqlite import *\n"
     return subprocess.Popen(
         [sys.executable, "-c", begins + textwrap.dedent(code), *map(str, arguments)],
@@ -744,7 +744,7 @@ def output_of(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_limit_of_the_system_loses_nothing(path: Path) -> None:
-    """Where the system refuses to let the files grow, the error says so, and the rest is kept."""
+    """If the system refuses to let the files grow, the error says so, and the rest is kept."""
     out = output_of(
         python(
             """
@@ -766,15 +766,15 @@ def test_a_limit_of_the_system_loses_nothing(path: Path) -> None:
         )
     )
 
-    count, _, why = out.partition(" ")
-    assert "cannot be written" in why
+    count, _, message = out.partition(" ")
+    assert "cannot be written" in message
     assert 10 < int(count) < 58
     with opened(path) as file:
         assert list(range(1, 60 - int(count))) == list(file.state.live)
 
 
-def test_another_process_has_it(path: Path) -> None:
-    """A second process is refused while the first one has the file, until that one is gone."""
+def test_a_second_process_is_refused(path: Path) -> None:
+    """A second process is refused until the first one has closed the file or is gone."""
     other = python(
         """
         writer = Writer(Path(sys.argv[1]))
@@ -798,8 +798,8 @@ def test_another_process_has_it(path: Path) -> None:
         assert [1] == list(file.state.live)
 
 
-def test_another_client_in_this_process_has_it(path: Path) -> None:
-    """The same, by whatever name; and what the first one writes is written."""
+def test_a_second_client_in_this_process_is_refused(path: Path) -> None:
+    """A second client is refused by any name of the file, and the first one goes on."""
     writer = Writer(path)
     link = path.with_name("link.db")
     link.symlink_to(path)
@@ -813,14 +813,14 @@ def test_another_client_in_this_process_has_it(path: Path) -> None:
         assert [1] == list(file.state.live)
 
 
-def test_a_file_that_may_only_be_read_is_refused() -> None:
-    """A journal that cannot be written is of no use, and says so before anything is bought."""
+def test_a_read_only_journal_is_refused() -> None:
+    """A journal that cannot be written is refused at the opening, before anything is bought."""
     with tempfile() as folder:
         with opened(folder / "jobs.db"):
             pass
         (folder / "jobs.db").chmod(0o400)
         if os.geteuid() == 0:
-            # Root may write whatever he likes: somebody else tries.
+            # Root may write to any file, so another user tries.
             os.chown(folder / "jobs.db", 65534, -1)
             folder.chmod(0o777)
             os.seteuid(65534)
@@ -838,7 +838,7 @@ def test_a_file_that_may_only_be_read_is_refused() -> None:
 def test_a_file_that_cannot_be_made_private_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else's, that others may read, is not written to."""
+    """A file of another user that others may read is refused."""
     with opened(path):
         pass
     path.chmod(0o666)
@@ -848,24 +848,24 @@ def test_a_file_that_cannot_be_made_private_is_refused(
 
     monkeypatch.setattr(Path, "chmod", chmod)
 
-    assert "others may read it" in refused(path)
+    assert "can be read by other users" in refused(path)
 
 
-# What is no journal.
+# Other files.
 
 
 @pytest.mark.parametrize(
     ("expected", "content"),
     [
-        ("is no journal of perfect_async", b"GIF89a" * 100),
-        ("is no journal of perfect_async", b"x"),
-        ("is no journal of perfect_async", b"\0" * 4096),
+        ("is not a journal of perfect_async", b"GIF89a" * 100),
+        ("is not a journal of perfect_async", b"x"),
+        ("is not a journal of perfect_async", b"\0" * 4096),
         ("is empty", b""),
     ],
     ids=["a picture", "a byte", "zeros", "nothing"],
 )
-def test_what_is_no_journal_is_refused_and_kept(expected: str, content: bytes, path: Path) -> None:
-    """It is not overwritten, and never taken for a new journal."""
+def test_another_file_is_refused_and_kept(expected: str, content: bytes, path: Path) -> None:
+    """A file that is no journal is neither overwritten nor opened."""
     path.write_bytes(content)
 
     assert expected in refused(path)
@@ -875,20 +875,20 @@ def test_what_is_no_journal_is_refused_and_kept(expected: str, content: bytes, p
 
 
 def test_another_programs_database_is_refused_and_kept(path: Path) -> None:
-    """A database is no journal, whatever its tables are called."""
+    """A database with a table of the same name is not a journal."""
     db = sqlite3.connect(path)
     db.executescript("CREATE TABLE words (seq INTEGER); INSERT INTO words VALUES (1)")
     db.close()
     before = path.read_bytes()
 
-    assert "is no journal of perfect_async" in refused(path)
+    assert "is not a journal of perfect_async" in refused(path)
 
     assert before == path.read_bytes()
 
 
 @pytest.mark.parametrize("version", [0, journal_sqlite._FORMAT + 1, 2**31 - 1])
 def test_another_format_is_refused_and_kept(version: int, path: Path) -> None:
-    """A journal of a later version is left to that version."""
+    """A journal of another format is refused and not changed."""
     with opened(path):
         pass
     changed(path, f"PRAGMA user_version = {version}")
@@ -902,7 +902,7 @@ def test_another_format_is_refused_and_kept(version: int, path: Path) -> None:
 
 
 def changed(path: Path, *statements: str) -> None:
-    """Somebody else writes into the file."""
+    """Write into the file as another program would."""
     db = sqlite3.connect(path, isolation_level=None)
     for statement in statements:
         db.execute(statement)
@@ -941,8 +941,8 @@ def changed(path: Path, *statements: str) -> None:
         "DROP TABLE tasks",
     ],
 )
-def test_a_damaged_record_is_told(statement: str, path: Path) -> None:
-    """A journal that was tampered with is refused as a whole and left as it is."""
+def test_a_damaged_record_is_refused(statement: str, path: Path) -> None:
+    """A journal with wrong values is refused as a whole and not changed."""
     writer = Writer(path)
     writer.write(*lifetime(1, end=False), window=[(0, 7)])
     writer.close()
@@ -971,16 +971,18 @@ def test_a_damaged_record_is_told(statement: str, path: Path) -> None:
     ],
     ids=repr,
 )
-def test_what_names_no_file_is_refused(expected: str, given: object) -> None:
-    """A path is text or a path."""
+def test_a_path_that_names_no_file_is_refused(expected: str, given: object) -> None:
+    """A journal's path must be text or a path."""
     assert expected in refused(given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "name", [":memory:", "file:x?mode=memory", "file::memory:", "a b.db", "ä.db", "a'b.db", "a%41"]
 )
-def test_any_name_is_a_files(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What sqlite would read more into is a file of that name."""
+def test_any_name_is_the_name_of_a_file(
+    name: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is special to SQLite is an ordinary file name."""
     monkeypatch.chdir(path.parent)
     writer = Writer(Path(name))
     writer.write(*lifetime(1, end=False))
@@ -990,14 +992,14 @@ def test_any_name_is_a_files(name: str, path: Path, monkeypatch: pytest.MonkeyPa
     file = SqliteJournal(name, NOW)
     assert [1] == list(file.state.live)
     monkeypatch.chdir("/")
-    # Where it is does not depend on where the process goes.
+    # The place of the file does not depend on the working directory.
     file.forget(NOW)
     file.close()
     assert [path.with_name(name)] == list(path.parent.iterdir())
 
 
-def test_a_place_that_can_hold_no_journal_is_told(path: Path) -> None:
-    """A folder, a missing folder, a loop of links, a link to nowhere, a pipe."""
+def test_an_unusable_place_is_refused(path: Path) -> None:
+    """A folder, a missing folder, a loop of links, a dangling link and a pipe are refused."""
     folder, loop, nowhere = (path.with_name(name) for name in ("folder", "loop", "nowhere"))
     folder.mkdir()
     loop.symlink_to(loop)
@@ -1005,8 +1007,8 @@ def test_a_place_that_can_hold_no_journal_is_told(path: Path) -> None:
     pipe = path.with_name("pipe")
     os.mkfifo(pipe)
 
-    assert "is no regular file" in refused(folder)
-    assert "is no regular file" in refused(pipe)
+    assert "is not a regular file" in refused(folder)
+    assert "is not a regular file" in refused(pipe)
     assert "cannot be opened: No such file or directory" in refused(folder / "sub" / "jobs.db")
     assert "cannot be opened: Not a directory" in refused(pipe / "jobs.db")
     assert "cannot be opened: Too many levels" in refused(loop)
@@ -1015,12 +1017,12 @@ def test_a_place_that_can_hold_no_journal_is_told(path: Path) -> None:
     assert [] == list(folder.iterdir())
 
 
-# What is damaged.
+# Damaged files.
 
 
 def journal_of(path: Path, commits: int = 13) -> list[JournalState]:
-    """Make a journal as a kill leaves it, with one commit after another in its log; gives what it
-    knew after each, the first of them being nothing.
+    """Make a journal as a kill leaves it, with several commits in its log; return the states before
+    the first and after each of them.
     """
     source = path.with_name("source.db")
     writer = Writer(source)
@@ -1041,8 +1043,8 @@ def kept(job: int) -> list[JournalEntry]:
 
 @pytest.mark.parametrize("ended", [0, 3, 39], ids=repr)
 def test_a_main_file_that_was_cut_off_is_damaged(ended: int, path: Path) -> None:
-    """At whatever length: an error and no change, never an empty start, never half of it. Only of
-    a last page that was free nothing is missed.
+    """A main file of any other length is refused and not changed, unless only a free last page is
+    missing.
     """
     writer = Writer(path)
     over = [job for job in range(1, 40) if ended and job % ended == 0]
@@ -1058,8 +1060,8 @@ def test_a_main_file_that_was_cut_off_is_damaged(ended: int, path: Path) -> None
         try:
             file = SqliteJournal(path, NOW)
         except JournalError as exc:
-            why = str(exc)
-            assert "is damaged" in why or "is no journal" in why or "is empty" in why
+            message = str(exc)
+            assert any(each in message for each in ("is damaged", "is not a journal", "is empty"))
             assert whole[:length] == path.read_bytes()
         else:
             assert length > pages
@@ -1071,8 +1073,8 @@ def test_a_main_file_that_was_cut_off_is_damaged(ended: int, path: Path) -> None
         assert writer.state == file.state
 
 
-def test_a_log_that_was_cut_off_or_garbled_is_a_prefix(path: Path) -> None:
-    """Wherever the log ends, the state is what the commits before that point add up to."""
+def test_a_damaged_log_gives_a_prefix(path: Path) -> None:
+    """A damaged log gives the state after the commits before the damage."""
     states = journal_of(path)
     log = Path(f"{path}-wal")
     main, whole = path.read_bytes(), log.read_bytes()
@@ -1096,7 +1098,7 @@ def test_a_log_that_was_cut_off_or_garbled_is_a_prefix(path: Path) -> None:
 
 @pytest.mark.parametrize("left", [None, b"", b"x", 31, "garbled"], ids=repr)
 def test_a_journal_without_its_log_is_refused(path: Path, left: object) -> None:
-    """A copy without the log is not taken for a journal that was closed."""
+    """A copy without the log does not count as a closed journal."""
     states = journal_of(path)
     log = Path(f"{path}-wal")
     main, whole = path.read_bytes(), log.read_bytes()
@@ -1110,9 +1112,9 @@ def test_a_journal_without_its_log_is_refused(path: Path, left: object) -> None:
         case _:
             log.write_bytes(b"\0" * 40 + whole[40:])
 
-    said = refused(path)
+    message = refused(path)
 
-    assert "jobs.db-wal" in said
+    assert "jobs.db-wal" in message
     assert main == path.read_bytes()
     log.write_bytes(whole)
     with opened(path) as file:
@@ -1120,7 +1122,7 @@ def test_a_journal_without_its_log_is_refused(path: Path, left: object) -> None:
 
 
 def test_a_journal_is_marked_as_in_use_from_its_opening_on(path: Path) -> None:
-    """Also one that was just opened, and one that was opened again or forgotten meanwhile."""
+    """The mark is set at the opening, also after an earlier opening and after forgetting."""
     for step in range(3):
         writer = Writer(path)
         if step == 1:
@@ -1151,7 +1153,7 @@ def test_a_journal_of_version_0_1_opens(path: Path) -> None:
 
 @pytest.mark.parametrize("commits", [1, 299, 300, 301, 650])
 def test_a_long_log_is_copied_with_its_mark(path: Path, commits: int) -> None:
-    """However much was written, a copy without the log is refused, and one with it is whole."""
+    """After any number of commits, a copy without the log is refused, and one with it is whole."""
     writer = Writer(path)
     for number in range(commits // 2):
         writer.write(*lifetime(number + 1, end=number % 50 > 0)[:1])
@@ -1188,8 +1190,8 @@ def test_a_client_that_was_never_closed_leaves_a_journal(path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
-def test_a_file_that_is_gone_is_noticed(path: Path, how: str, suffix: str) -> None:
-    """Nothing is committed into a file that nobody would find again."""
+def test_a_deleted_or_replaced_file_is_noticed(path: Path, how: str, suffix: str) -> None:
+    """Nothing is committed to a file that was deleted or replaced."""
     writer = Writer(path)
     writer.write(*lifetime(1, end=False))
     part = Path(f"{path}{suffix}")
@@ -1212,7 +1214,7 @@ def test_a_file_that_is_gone_is_noticed(path: Path, how: str, suffix: str) -> No
 
 
 def test_a_second_hard_link_is_refused(path: Path) -> None:
-    """Under another name the log would be missed, so neither name opens."""
+    """A file with two hard links is refused by both names, since its log has only one."""
     with opened(path):
         pass
     other = path.with_name("other.db")
@@ -1226,8 +1228,8 @@ def test_a_second_hard_link_is_refused(path: Path) -> None:
         pass
 
 
-def test_the_name_that_a_killed_maker_left_is_removed(path: Path) -> None:
-    """A process that is killed between naming a new journal and removing its part does no harm."""
+def test_the_link_of_a_killed_creator_is_removed(path: Path) -> None:
+    """A process that is killed while it creates a journal leaves a link that is removed later."""
     with opened(path):
         pass
     part = path.with_name("jobs.db.0123abcd.new")
@@ -1237,7 +1239,7 @@ def test_the_name_that_a_killed_maker_left_is_removed(path: Path) -> None:
         assert not part.exists()
 
 
-# What is not the journal's.
+# Foreign contents.
 
 
 @pytest.mark.parametrize(
@@ -1251,13 +1253,13 @@ def test_the_name_that_a_killed_maker_left_is_removed(path: Path) -> None:
     ],
 )
 def test_a_foreign_schema_is_refused(path: Path, statement: str) -> None:
-    """What another program put into the file is never run."""
+    """A view, trigger or table of another program is never used."""
     with opened(path):
         pass
     changed(path, statement)
     before = path.read_bytes()
 
-    assert "not a journal's" in refused(path)
+    assert "does not belong to a journal" in refused(path)
     assert before == path.read_bytes()
 
 
@@ -1272,8 +1274,8 @@ def test_a_view_that_never_ends_does_not_hang_the_opening(path: Path) -> None:
     assert "is damaged" in refused(path)
 
 
-def test_a_log_without_its_file_is_no_new_journal(path: Path) -> None:
-    """A log without its main file is an error, since a new file would be mixed up with it."""
+def test_a_log_without_its_file_is_refused(path: Path) -> None:
+    """A log without its main file is an error, since SQLite would apply it to a new file."""
     states = journal_of(path)
     main = path.read_bytes()
     path.unlink()
@@ -1289,8 +1291,8 @@ def test_a_log_without_its_file_is_no_new_journal(path: Path) -> None:
 
 @pytest.mark.parametrize("garbage", [b"\x80", b"X", b"\0"])
 @pytest.mark.parametrize("what", [b"CREATE TABLE words", b"tasks", b"facts"])
-def test_a_damaged_schema_is_told(what: bytes, garbage: bytes, path: Path) -> None:
-    """What sqlite quotes of it need not even be text."""
+def test_a_damaged_schema_is_refused(what: bytes, garbage: bytes, path: Path) -> None:
+    """A schema that is not even text is an error."""
     assert what in SAMPLE
     path.write_bytes(SAMPLE.replace(what, garbage + what[1:]))
 
@@ -1302,8 +1304,8 @@ def test_a_damaged_schema_is_told(what: bytes, garbage: bytes, path: Path) -> No
 
 @given(st.integers(0, 2**30), st.binary(min_size=1, max_size=64))
 @settings(max_examples=examples(150))
-def test_any_damage_is_told_or_does_no_harm(place: int, garbage: bytes) -> None:
-    """Bytes that were overwritten anywhere raise nothing but the error for that."""
+def test_any_damage_is_refused_or_harmless(place: int, garbage: bytes) -> None:
+    """Overwritten bytes raise no other error than `JournalError`."""
     with tempfile() as folder:
         path = folder / "jobs.db"
         path.write_bytes(SAMPLE)
@@ -1329,13 +1331,13 @@ def sample() -> bytes:
 SAMPLE = sample()
 
 
-# Making one.
+# Creating a journal.
 
 
-def test_file_systems_without_links_can_have_one(
+def test_a_journal_is_created_without_hard_links(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FAT and some shares know no hard links; a journal is made there all the same."""
+    """FAT and some shares have no hard links, and a journal is created there, too."""
 
     def link(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -1352,10 +1354,10 @@ def test_file_systems_without_links_can_have_one(
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_two_that_make_one_do_not_overwrite_each_other(
+def test_two_creators_do_not_overwrite_each_other(
     links: bool, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who comes second meets the first one's file."""
+    """The second process finds the first one's file."""
     first: list[Writer] = []
     link = os.link
 
@@ -1378,8 +1380,10 @@ def test_two_that_make_one_do_not_overwrite_each_other(
         assert [1] == list(file.state.live)
 
 
-def test_a_making_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a journal nor a part of one."""
+def test_a_failed_creation_of_a_journal_leaves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a journal nor a part of one is left."""
     monkeypatch.setattr(journal_sqlite, "_SCHEMA", "CREATE NONSENSE;")
 
     assert "jobs.db" in refused(path)
@@ -1387,7 +1391,7 @@ def test_a_making_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.Monk
     assert [] == list(path.parent.iterdir())
 
 
-def test_closing_lets_go_even_if_nothing_can_be_written(path: Path) -> None:
+def test_a_failed_closing_unlocks_the_file(path: Path) -> None:
     """A journal whose closing failed can be opened again."""
     writer = Writer(path)
     writer.write(*lifetime(1, end=False))
@@ -1400,7 +1404,7 @@ def test_closing_lets_go_even_if_nothing_can_be_written(path: Path) -> None:
         assert writer.state == file.state
 
 
-# Killed.
+# Killed processes.
 
 
 WRITER = """
@@ -1415,10 +1419,8 @@ WRITER = """
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(12, marks=pytest.mark.long)])
-def test_a_process_killed_at_any_point_loses_nothing_that_it_was_told_of(
-    times: int, path: Path
-) -> None:
-    """Every commit that returned is on the disk; at most the one under way is there too."""
+def test_a_killed_process_loses_no_finished_commit(times: int, path: Path) -> None:
+    """Every commit that returned is on the disk; at most the running one is there, too."""
     chance = random.Random(1)
     expected = 0
     for kills in range(1, times + 1):
@@ -1427,7 +1429,7 @@ def test_a_process_killed_at_any_point_loses_nothing_that_it_was_told_of(
             for _ in range(chance.randint(1, 60)):
                 expected = int(process.stdout.readline())
             process.kill()
-            # What it wrote after the last line that was read.
+            # The process may have written more after the last line that was read.
             expected = max([expected, *map(int, process.stdout.read().split())])
         with opened(path) as file:
             assert file.seq in {expected, expected + 1}
@@ -1457,7 +1459,7 @@ class Disks(RuleBasedStateMachine):
 
     @rule(job=st.integers(0, 2), place=st.integers(0, 99))
     def appends(self, job: int, place: int) -> None:
-        """Append one of the entries that may follow, of a live job or a new one."""
+        """Append one of the legal entries, for a live job or a new one."""
         live = list(self.writer.state.live)
         number = (
             live[job] if job < len(live) else max(self.writer.state.last, self.writer.number) + 1
@@ -1487,7 +1489,7 @@ class Disks(RuleBasedStateMachine):
 
     @rule()
     def fails(self) -> None:
-        """All of it goes wrong at the last moment, and is tried again."""
+        """Let a whole transaction fail at its end, to be tried again."""
         self.writer.file._db.execute("PRAGMA query_only = ON")
         with pytest.raises(JournalError):
             self.writer.file.commit(self.waiting, (), self.at)

@@ -1,4 +1,4 @@
-"""The journal's writer: what waits for the disk, what does not, and what a bad disk leaves."""
+"""The journal's writer: awaited entries, other entries, and a disk that fails or hangs."""
 
 import asyncio
 import logging
@@ -81,8 +81,8 @@ class Disk:
         finally:
             self.lock.release()
 
-    async def let_go(self) -> None:
-        """It hangs no longer; returns when it has done what it was about to do."""
+    async def resume(self) -> None:
+        """Stop hanging, and wait until the pending work is done."""
         self.free.set()
 
         def through() -> None:
@@ -137,7 +137,7 @@ class Disk:
 
 @asynccontextmanager
 async def running_writer(disk: Disk | SqliteJournal) -> AsyncIterator[JournalWriter]:
-    """A journal on `disk` whose writer runs."""
+    """Run a writer on `disk`."""
     journal = JournalWriter(disk, now)  # type: ignore[arg-type]
     async with anyio.create_task_group() as group:
         group.start_soon(journal.run)
@@ -148,7 +148,7 @@ async def running_writer(disk: Disk | SqliteJournal) -> AsyncIterator[JournalWri
 
 
 async def idle() -> None:
-    """Until nothing more happens without time passing."""
+    """Wait until nothing happens without time passing."""
     await asyncio.sleep(0.001)
 
 
@@ -168,10 +168,10 @@ def finish(journal: JournalWriter, number: int) -> None:
     journal.append(Reported(number, now()))
 
 
-# What waits and what does not.
+# Awaited entries and other entries.
 
 
-async def test_what_must_be_on_the_disk_is_awaited() -> None:
+async def test_a_durable_entry_is_awaited() -> None:
     """`write` returns when its entry and all before it are on the disk; then it is applied."""
     disk = Disk()
     async with running_writer(disk) as journal:
@@ -186,8 +186,8 @@ async def test_what_must_be_on_the_disk_is_awaited() -> None:
         assert journal.state == disk.disk()
 
 
-async def test_the_rest_is_written_soon() -> None:
-    """`append` applies at once and waits for nothing; one transaction takes all entries."""
+async def test_other_entries_are_written_soon() -> None:
+    """`append` applies at once without waiting; one transaction writes all entries."""
     disk = Disk()
     async with running_writer(disk) as journal:
         numbers = [enter(journal) for _ in range(5)]
@@ -199,8 +199,8 @@ async def test_the_rest_is_written_soon() -> None:
     assert journal.state == disk.disk()
 
 
-async def test_an_entry_that_cannot_follow_is_not_written() -> None:
-    """An illegal entry raises at once, and never comes to the disk."""
+async def test_an_illegal_entry_is_not_written() -> None:
+    """An illegal entry raises at once and is not written."""
     disk = Disk()
     async with running_writer(disk) as journal:
         number = enter(journal)
@@ -216,7 +216,7 @@ async def test_an_entry_that_cannot_follow_is_not_written() -> None:
 
 
 async def test_requests_are_written_within_two_seconds() -> None:
-    """The window follows by itself, not at every request."""
+    """The window is written within two seconds, not at every request."""
     disk = Disk()
     async with running_writer(disk) as journal:
         journal.window = lambda: [(0, 4)]
@@ -233,7 +233,7 @@ async def test_requests_are_written_within_two_seconds() -> None:
 
 
 async def test_an_entry_does_not_wait_for_requests() -> None:
-    """An entry is written at once although the window of requests may wait."""
+    """An entry is written at once, while the request window may wait."""
     disk = Disk()
     async with running_writer(disk) as journal:
         journal.request_sent()
@@ -244,8 +244,8 @@ async def test_an_entry_does_not_wait_for_requests() -> None:
         assert began == clock()
 
 
-async def test_what_the_former_process_used_is_handed_on() -> None:
-    """The window as it was, and the last number, are the file's."""
+async def test_the_window_of_the_former_process_is_known() -> None:
+    """The window and the last number come from the file."""
     journal = JournalWriter(Disk(), now)  # type: ignore[arg-type]
 
     assert ((SECOND, 3),) == journal.past
@@ -257,7 +257,7 @@ async def test_what_the_former_process_used_is_handed_on() -> None:
 
 
 async def test_a_finished_job_is_known_before_it_is_written() -> None:
-    """Asked for at once, its task is found; afterwards by what is on the disk."""
+    """`lookup` finds the task of a finished job before and after it is written."""
     disk = Disk()
     disk.free.clear()
     async with running_writer(disk) as journal:
@@ -284,7 +284,7 @@ async def test_a_finished_job_is_known_before_it_is_written() -> None:
 
 
 async def test_all_tasks_are_known_from_their_creation_on() -> None:
-    """Tasks of the former process, running ones and those that have ended are known as ours."""
+    """Tasks of the former process, running tasks and finished ones are known."""
     disk = Disk()
     async with running_writer(disk) as journal:
         one, two = enter(journal), enter(journal)
@@ -310,7 +310,7 @@ async def test_a_known_task_takes_eight_bytes() -> None:
 
 
 async def test_a_dropped_task_is_not_found() -> None:
-    """Also one that had just ended."""
+    """A dropped task is not found, also one that has just ended."""
     disk = Disk()
     async with running_writer(disk) as journal:
         number = enter(journal)
@@ -322,8 +322,8 @@ async def test_a_dropped_task_is_not_found() -> None:
         assert journal.knows("task-8")
 
 
-async def test_what_is_deleted_is_not_found() -> None:
-    """A job whose copies at the vendor are gone leaves nothing to be fetched."""
+async def test_a_deleted_result_is_not_found() -> None:
+    """A job whose copies at the vendor are deleted is not found."""
     disk = Disk()
     async with running_writer(disk) as journal:
         number = journal.next_number()
@@ -340,8 +340,8 @@ async def test_what_is_deleted_is_not_found() -> None:
 # A disk that hangs.
 
 
-async def test_a_disk_that_hangs_holds_up_who_awaits_it_and_nobody_else() -> None:
-    """For a minute nothing is created; what is noted, asked and polled goes on."""
+async def test_a_hanging_disk_blocks_only_durable_entries() -> None:
+    """While the disk hangs, a creation waits and other entries are applied at once."""
     disk = Disk()
     async with running_writer(disk) as journal:
         number, other = enter(journal), enter(journal)
@@ -353,10 +353,10 @@ async def test_a_disk_that_hangs_holds_up_who_awaits_it_and_nobody_else() -> Non
             await asyncio.sleep(1)
             journal.request_sent()
             assert not waits.done()
-        # Polled for and ended meanwhile, at its time.
+        # The other job ends meanwhile, without delay.
         journal.append(Ended(number, now(), "done"))
         assert began + 60 == clock()
-        await disk.let_go()
+        await disk.resume()
         await waits
         await idle()
 
@@ -366,8 +366,8 @@ async def test_a_disk_that_hangs_holds_up_who_awaits_it_and_nobody_else() -> Non
     )
 
 
-async def test_who_no_longer_waits_changes_nothing() -> None:
-    """A cancelled write is written all the same, and holds then: it may be in the disk's hands."""
+async def test_a_cancelled_write_is_still_written() -> None:
+    """The entry of a cancelled `write` is written and applied, since the thread may have it."""
     disk = Disk()
     async with running_writer(disk) as journal:
         number = enter(journal)
@@ -376,7 +376,7 @@ async def test_who_no_longer_waits_changes_nothing() -> None:
         with anyio.move_on_after(5):
             await journal.write(Creating(number, now()))
         assert Phase.ENTERED is journal.state.live[number].phase
-        await disk.let_go()
+        await disk.resume()
 
         assert Phase.CREATING is journal.state.live[number].phase
         assert journal.state == disk.disk()
@@ -385,7 +385,7 @@ async def test_who_no_longer_waits_changes_nothing() -> None:
 @pytest.mark.parametrize("reported", [True, False])
 @pytest.mark.parametrize("fails", [True, False])
 async def test_a_job_may_end_while_its_creation_is_written(reported: bool, fails: bool) -> None:
-    """Entries after an abandoned write follow it, on the disk as in the state."""
+    """Entries after an abandoned write follow it, on the disk and in the state."""
     disk = Disk()
     async with running_writer(disk) as journal:
         number = enter(journal)
@@ -398,7 +398,7 @@ async def test_a_job_may_end_while_its_creation_is_written(reported: bool, fails
         journal.append(Ended(number, now(), "unsent"))
         if reported:
             journal.append(Reported(number, now()))
-        await disk.let_go()
+        await disk.resume()
         disk.failing = None
         await asyncio.sleep(10)
 
@@ -408,8 +408,8 @@ async def test_a_job_may_end_while_its_creation_is_written(reported: bool, fails
         await create(journal, other)
 
 
-async def test_closing_does_not_wait_for_ever() -> None:
-    """A disk that hangs gets five seconds; then waiting callers fail, and it is logged."""
+async def test_closing_waits_at_most_five_seconds() -> None:
+    """Closing gives up on a hanging disk after five seconds; then waiting callers fail."""
     disk = Disk()
     async with running_writer(disk) as journal:
         number = enter(journal)
@@ -424,11 +424,11 @@ async def test_closing_does_not_wait_for_ever() -> None:
     assert began + 5 == clock()
     with pytest.raises(JournalError, match="closed before"):
         await waits
-    await disk.let_go()
+    await disk.resume()
 
 
 async def test_closing_waits_although_it_is_cancelled() -> None:
-    """What is left is written on the way out, too."""
+    """Pending entries are written also if closing is cancelled."""
     disk = Disk()
     journal = JournalWriter(disk, now)  # type: ignore[arg-type]
     async with anyio.create_task_group() as group:
@@ -440,8 +440,8 @@ async def test_closing_waits_although_it_is_cancelled() -> None:
     assert journal.state == disk.disk()
 
 
-async def test_what_was_written_as_the_writer_went_is_not_written_twice() -> None:
-    """The writer is cancelled while the disk has its entries; closing writes them again."""
+async def test_entries_of_a_cancelled_writer_are_written_once() -> None:
+    """Closing repeats the transaction of a cancelled writer, without duplicates."""
     disk = Disk()
     disk.free.clear()
     async with running_writer(disk) as journal:
@@ -459,7 +459,7 @@ async def test_what_was_written_as_the_writer_went_is_not_written_twice() -> Non
 # A disk that fails.
 
 
-async def test_nothing_is_created_that_cannot_be_written_down(
+async def test_a_failing_disk_refuses_durable_entries(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """`write` raises and drops its entry; applied entries are kept and written later."""
@@ -488,7 +488,7 @@ async def test_nothing_is_created_that_cannot_be_written_down(
     assert 2 == len(caplog.records)
 
 
-async def test_every_refusal_is_an_error_of_its_own() -> None:
+async def test_every_caller_gets_its_own_error() -> None:
     """Two waiting callers get the same message, but not the same exception."""
     disk = Disk()
     disk.failing = "The disk is full."
@@ -501,8 +501,8 @@ async def test_every_refusal_is_an_error_of_its_own() -> None:
     assert errors[0] is not errors[1]
 
 
-async def test_a_failing_disk_is_not_asked_all_the_time() -> None:
-    """Words that wait are tried again every five seconds."""
+async def test_a_failing_disk_is_tried_every_five_seconds() -> None:
+    """Pending entries are tried again every five seconds."""
     disk = Disk()
     tries: list[float] = []
     commit = disk.commit
@@ -523,8 +523,8 @@ async def test_a_failing_disk_is_not_asked_all_the_time() -> None:
     assert 10 <= len(tries) <= 16
 
 
-async def test_one_that_fails_beside_another_does_not_refuse_it() -> None:
-    """Two transactions never overlap: the failure of one does not fail the other's entries."""
+async def test_a_failure_refuses_only_its_own_entries() -> None:
+    """Transactions never overlap: the failure of one does not fail the entries of another."""
     disk = Disk()
     async with running_writer(disk) as journal:
         one, two = enter(journal), enter(journal)
@@ -536,7 +536,7 @@ async def test_one_that_fails_beside_another_does_not_refuse_it() -> None:
         second = asyncio.ensure_future(journal.write(Creating(two, now())))
         dropping = asyncio.ensure_future(journal.drop("task-1"))
         await idle()
-        await disk.let_go()
+        await disk.resume()
         disk.failing = None
         await asyncio.gather(first, second, dropping, return_exceptions=True)
         await asyncio.sleep(10)
@@ -544,7 +544,7 @@ async def test_one_that_fails_beside_another_does_not_refuse_it() -> None:
         assert journal.state == disk.disk()
 
 
-async def test_closing_on_a_full_disk_is_told_and_raises_nothing(
+async def test_closing_on_a_full_disk_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Closing on a full disk raises nothing, and logs how many entries were lost."""
@@ -566,7 +566,7 @@ async def test_closing_on_a_full_disk_is_told_and_raises_nothing(
 
 
 async def test_a_journal_is_opened_once(tmp_path: Path) -> None:
-    """A second one on the same file is refused, and the first goes on."""
+    """A second writer on the same file is refused, and the first goes on."""
     journal = await JournalWriter.open(tmp_path / "jobs.db", now=now)
     number = enter(journal)
 
@@ -584,7 +584,7 @@ async def test_a_journal_is_opened_once(tmp_path: Path) -> None:
 
 
 async def test_two_clients_in_one_process_do_not_share_a_journal(tmp_path: Path) -> None:
-    """Not even on the same key, on which they share all else; and the first goes on."""
+    """A second client with the same journal is refused, also with the same key."""
     sandbox = vendor()
     async with client(sandbox, journal=tmp_path / "jobs.db") as first:
         with pytest.raises(JournalError, match="in use by another client"):
@@ -596,10 +596,8 @@ async def test_two_clients_in_one_process_do_not_share_a_journal(tmp_path: Path)
         await second.units()
 
 
-async def test_forgetting_counts_what_it_forgot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once, and nothing where there is no journal: none is made."""
+async def test_forgetting_returns_a_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgetting returns the number of finished jobs, and creates no journal."""
     path = tmp_path / "jobs.db"
     monkeypatch.setattr(writer, "time", SimpleNamespace(time_ns=lambda: NOW * 1000))
     journal = await JournalWriter.open(path, now=now)
@@ -620,13 +618,13 @@ async def test_forgetting_counts_what_it_forgot(
 
 
 @pytest.mark.parametrize("path", [7, None, b"jobs.db", "", "a\0b"], ids=repr)
-async def test_a_journal_that_cannot_be_named_cannot_be_forgotten(path: object) -> None:
-    """What names no file is an error of ours here as well."""
+async def test_forgetting_refuses_a_wrong_path(path: object) -> None:
+    """A value that names no file raises `JournalError`."""
     with pytest.raises(JournalError):
         await JournalWriter.forget(path)  # type: ignore[arg-type]
 
 
-async def test_forgetting_leaves_the_window_as_it_is(tmp_path: Path) -> None:
+async def test_forgetting_keeps_the_window(tmp_path: Path) -> None:
     """Forgetting finished jobs keeps the window of requests."""
     path = tmp_path / "jobs.db"
     moment = time.time_ns() // 1000
@@ -649,11 +647,11 @@ async def test_forgetting_leaves_the_window_as_it_is(tmp_path: Path) -> None:
     assert all(9 * SECOND <= age <= 12 * SECOND for age, _ in past)
 
 
-# Whatever happens.
+# Random jobs.
 
 
 async def random_jobs(seed: int, disk: Disk, steps: int) -> JournalWriter:
-    """Jobs on their ways, on a disk that now and then hangs or fails, with people who leave."""
+    """Run random jobs, some of them cancelled, on a disk that at times hangs or fails."""
     chance = random.Random(seed)
     async with running_writer(disk) as journal:
 
@@ -668,8 +666,8 @@ async def random_jobs(seed: int, disk: Disk, steps: int) -> JournalWriter:
                 await asyncio.sleep(chance.random() * 5)
                 journal.append(Created(number, now(), f"task-{number}"))
                 await asyncio.sleep(chance.random() * 5)
-                how = chance.choice(["done", "failed", "lost"])
-                journal.append(Ended(number, now(), how))  # type: ignore[arg-type]
+                end = chance.choice(["done", "failed", "lost"])
+                journal.append(Ended(number, now(), end))  # type: ignore[arg-type]
             except (JournalError, TimeoutError):
                 journal.append(Ended(number, now(), "unsent"))
             if chance.random() < 0.7:
@@ -685,7 +683,7 @@ async def random_jobs(seed: int, disk: Disk, steps: int) -> JournalWriter:
                         disk.failing = "The disk is full."
                     case _:
                         disk.failing = None
-                        await disk.let_go()
+                        await disk.resume()
                 if chance.random() < 0.3:
                     journal.request_sent()
 
@@ -695,7 +693,7 @@ async def random_jobs(seed: int, disk: Disk, steps: int) -> JournalWriter:
                 group.start_soon(job)
             await asyncio.sleep(40)
             disk.failing = None
-            await disk.let_go()
+            await disk.resume()
         await asyncio.sleep(10)
     return journal
 
@@ -703,7 +701,7 @@ async def random_jobs(seed: int, disk: Disk, steps: int) -> JournalWriter:
 @given(st.integers(0, 2**32), st.integers(1, 8))
 @settings(max_examples=examples(40))
 def test_the_disk_folds_to_the_live_state(seed: int, steps: int) -> None:
-    """Whatever fails, hangs and is cancelled: in the end the disk folds to the live state."""
+    """After any failures, hangs and cancellations the disk folds to the live state."""
     disk = Disk()
 
     journal = virtual_time.run(random_jobs, seed, disk, steps)
@@ -713,8 +711,8 @@ def test_the_disk_folds_to_the_live_state(seed: int, steps: int) -> None:
     assert {} == journal._finished
 
 
-async def test_what_a_real_disk_holds_is_what_is_known() -> None:
-    """The same with a file, opened again."""
+async def test_a_reopened_file_folds_to_the_live_state() -> None:
+    """A file that is opened again folds to the state that was written."""
     with tempfile() as folder:
         journal = await JournalWriter.open(folder / "jobs.db", now=now)
         async with anyio.create_task_group() as group:

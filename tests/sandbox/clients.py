@@ -1,4 +1,4 @@
-"""Other people's HTTP clients: the headers that they add by themselves, and their bytes."""
+"""The requests of other HTTP clients: the headers that they add, and their bytes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ CLIENTS: Mapping[str, Mapping[str, str]] = {
 
 @attrs.frozen
 class Answer:
-    """A response as it came over the socket."""
+    """A response as it was received from the socket."""
 
     status: int
     headers: Mapping[str, str]
@@ -83,7 +83,7 @@ class Answer:
 class RawClient:
     """Speaks HTTP/1.1 on plain sockets, with the headers of one of the clients.
 
-    It keeps its connection as long as the server does, as the clients do.
+    Like the clients, it keeps its connection as long as the server does.
     """
 
     headers: Mapping[str, str]

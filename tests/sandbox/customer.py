@@ -1,4 +1,4 @@
-"""A customer of the sandbox who knows the contract page and speaks plain httpx."""
+"""A client of the sandbox that is written from the contract page, with plain httpx."""
 
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -14,14 +14,14 @@ SMILE = {"src_file_url": "https://pictures.example/a.jpg", "expression_type": TE
 FACE = portrait(7, 64)
 
 
-def roomy(
+def unlimited_sandbox(
     faults: Faults | None = None,
     *,
     seed: int = 0,
     smile: Durations | None = None,
     task_ids: Literal["urlsafe", "base64"] = "urlsafe",
 ) -> Sandbox:
-    """A sandbox without limits, with smiles of one second and avatars of eight."""
+    """Return a sandbox without limits, with smiles of one second and avatars of eight."""
     return Sandbox(
         seed=seed,
         faults=faults,
@@ -100,7 +100,7 @@ class Customer:
         return await self.http.put(request["url"], headers=request["headers"], content=data)
 
     async def uploaded(self, data: bytes = FACE, name: str = "me.jpg", feature: str = "") -> str:
-        """Register one JPEG, send its bytes, and return its file id."""
+        """Register one JPEG, upload its bytes, and return its file id."""
         entry = await self.file(data, name, feature)
         assert 200 == (await self.put(entry, data)).status_code
         return str(entry["file_id"])

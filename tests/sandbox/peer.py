@@ -1,6 +1,6 @@
 """A server on a real port that misbehaves on the connection, with a sandbox behind it.
 
-ASGI servers write one whole answer per request; a peer that does not has to speak for itself.
+ASGI servers write one whole answer per request, so this peer writes to the socket itself.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ import httpx
 from perfect_async.sandbox import Sandbox
 
 Misbehaviour = Literal["double", "late", "cut", "unannounced"]
-"""What happens to an answer on the connection:
+"""The misbehaviour of the connection for an answer:
 
-- `"double"`: it is sent twice: the client's next request finds the second one.
-- `"late"`: a 502 is sent first, and the answer after it.
+- `"double"`: the answer is sent twice, so that the client's next request reads the second one.
+- `"late"`: a 502 is sent first, and then the answer.
 - `"cut"`: half of the body is sent, and the connection ends.
-- `"unannounced"`: the same, without a Content-Length before it.
+- `"unannounced"`: like `"cut"`, but without a Content-Length.
 """
 
 _BAD_GATEWAY = httpx.Response(502, headers={"content-type": "text/html"}, content=b"<html>")
@@ -28,7 +28,7 @@ _BAD_GATEWAY = httpx.Response(502, headers={"content-type": "text/html"}, conten
 
 @attrs.define
 class Peer:
-    """Answers as the sandbox does, except where a misbehaviour is scripted."""
+    """Answers like the sandbox, except for scripted misbehaviours."""
 
     url: str
     _transport: httpx.AsyncBaseTransport
@@ -86,7 +86,7 @@ def _as_bytes(response: httpx.Response, *, length: bool = True) -> bytes:
 
 @asynccontextmanager
 async def peer(sandbox: Sandbox, port: int) -> AsyncIterator[Peer]:
-    """Serve `sandbox`, whose origin has to be this port, with a peer that can misbehave."""
+    """Serve `sandbox`, whose origin must be this port, with a peer that can misbehave."""
     behind = Peer(f"http://127.0.0.1:{port}", sandbox.transport())
     async with await asyncio.start_server(behind.serve, "127.0.0.1", port):
         yield behind

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Durations, Faults, Sandbox
-from tests.sandbox.customer import FACE, TEETH, Customer, data_of, roomy
+from tests.sandbox.customer import FACE, TEETH, Customer, data_of, unlimited_sandbox
 
 KEY = {"authorization": "Bearer a-key"}
 CREDIT = "/s2s/v1.0/client/credit"
@@ -21,7 +21,7 @@ def over_asgi(sandbox: Sandbox) -> httpx.AsyncClient:
 
 async def test_a_whole_picture_over_asgi() -> None:
     """Register, upload, create, poll and download through the ASGI interface."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with over_asgi(sandbox) as http:
         entry = {"content_type": "image/jpeg", "file_name": "a.jpg", "file_size": len(FACE)}
         answer = await http.post("/s2s/v2.0/file", json={"files": [entry]}, headers=KEY)
@@ -41,9 +41,9 @@ async def test_a_whole_picture_over_asgi() -> None:
     assert [] == sandbox.ledger.violations
 
 
-async def test_encoded_ids_arrive_encoded() -> None:
-    """An id with a slash is one piece of the path."""
-    sandbox = roomy(task_ids="base64")
+async def test_an_encoded_id_stays_one_part_of_the_path() -> None:
+    """An id with a slash is one part of the path."""
+    sandbox = unlimited_sandbox(task_ids="base64")
     async with over_asgi(sandbox) as http:
         body = {"src_file_url": "https://p.example/a.jpg", "expression_type": TEETH}
         answer = await http.post("/s2s/v2.0/task/ai-smile", json=body, headers=KEY)
@@ -54,7 +54,7 @@ async def test_encoded_ids_arrive_encoded() -> None:
 
 
 async def exchange(sandbox: Sandbox, **changes: object) -> list[dict[str, Any]]:
-    """Send one GET by hand and return the messages of the app."""
+    """Send one GET by direct ASGI calls and return the messages of the app."""
     scope = {
         "type": "http",
         "method": "GET",
@@ -75,33 +75,33 @@ async def exchange(sandbox: Sandbox, **changes: object) -> list[dict[str, Any]]:
     return sent
 
 
-async def test_a_server_without_raw_paths() -> None:
-    """Where `raw_path` and Host are left out, the decoded path does."""
-    start, body = await exchange(roomy())
+async def test_a_server_may_leave_out_raw_path() -> None:
+    """Without `raw_path` and Host, the decoded path is used."""
+    start, body = await exchange(unlimited_sandbox())
 
     assert 200 == start["status"]
     assert 200 == json.loads(body["body"])["status"]
 
 
-async def test_a_lost_answer_over_asgi() -> None:
-    """A promised byte never comes, so a server cuts the connection."""
-    sandbox = roomy(Faults(dropped={"credit": 1.0}))
+async def test_a_lost_answer_is_an_incomplete_body() -> None:
+    """The body is shorter than announced, so that a server closes the connection."""
+    sandbox = unlimited_sandbox(Faults(dropped={"credit": 1.0}))
 
     assert [
         {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]}
     ] == await exchange(sandbox)
 
 
-async def test_a_refused_connection_over_asgi() -> None:
-    """A port is open already: refused becomes dropped."""
-    sandbox = roomy(Faults(refused_connections={"credit": 1.0}))
+async def test_a_refused_connection_is_dropped_over_asgi() -> None:
+    """A port has accepted the connection already, so "refuse" works like "drop"."""
+    sandbox = unlimited_sandbox(Faults(refused_connections={"credit": 1.0}))
 
     assert 1 == len(await exchange(sandbox))
     assert 0 == sandbox.ledger.log[0].status
 
 
-async def test_latency_over_asgi() -> None:
-    """Latency and hangs take their time here, too."""
+async def test_latency_also_applies_over_asgi() -> None:
+    """Latency and hangs take their time, too."""
     sandbox = Sandbox(latency=0.25, faults=Faults(hang={"credit": 1.0}, hang_seconds=3.0))
     start = asyncio.get_running_loop().time()
 
@@ -111,7 +111,7 @@ async def test_latency_over_asgi() -> None:
     assert 3.25 == pytest.approx(asyncio.get_running_loop().time() - start)
 
 
-async def test_the_lifespan() -> None:
+async def test_the_lifespan_is_answered() -> None:
     """Startup and shutdown are answered."""
     messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     sent: list[str] = []
@@ -127,28 +127,28 @@ async def test_the_lifespan() -> None:
     assert ["lifespan.startup.complete", "lifespan.shutdown.complete"] == sent
 
 
-async def test_no_websockets() -> None:
+async def test_websockets_are_refused() -> None:
     """The handshake of a WebSocket is refused without an exception."""
     assert [{"type": "websocket.close"}] == await exchange(Sandbox(), type="websocket")
 
 
-def test_durations_of_an_unknown_feature() -> None:
+def test_durations_of_an_unknown_feature_are_refused() -> None:
     """A feature that does not exist is refused at construction."""
-    with pytest.raises(ValueError, match=r"durations are for ai-smile, .*, not for smile"):
+    with pytest.raises(ValueError, match=r"durations has smile; the features are ai-smile, "):
         Sandbox(durations={"smile": Durations.fixed(1.0)})
 
 
 def test_unnamed_features_keep_their_durations() -> None:
-    """Giving one feature's durations leaves the others' alone."""
+    """The durations of one feature do not change those of others."""
     sandbox = Sandbox(durations={"ai-smile": Durations.fixed(1.0)})
 
     assert "0 units charged" in repr(sandbox)
     assert Faults() == sandbox.faults
 
 
-async def test_a_client_that_dies_while_it_asks() -> None:
-    """A request that did not arrive whole is none: nothing is answered, counted or raised."""
-    sandbox = roomy()
+async def test_an_incomplete_request_is_ignored() -> None:
+    """A request that did not arrive whole is not answered and not counted, and raises nothing."""
+    sandbox = unlimited_sandbox()
     received: list[dict[str, Any]] = [
         {"type": "http.request", "body": b'{"src_', "more_body": True},
         {"type": "http.disconnect"},
@@ -183,15 +183,15 @@ async def test_a_client_that_dies_while_it_asks() -> None:
         {"method": "P\u00d6ST"},
     ],
 )
-async def test_strange_bytes_are_answered(changes: dict[str, object]) -> None:
+async def test_unusual_bytes_are_answered(changes: dict[str, object]) -> None:
     """Bytes that are no text in a path, a query or a header give an error, not an exception."""
     sent = await exchange(Sandbox(), **{"raw_path": CREDIT.encode() + b"/history", **changes})
 
     assert sent[0]["status"] in {400, 401, 404}
 
 
-async def test_head_over_asgi() -> None:
-    """HEAD announces the body and does not send it."""
+async def test_head_has_no_body() -> None:
+    """The answer to HEAD has the headers of the body without the body."""
     get, head = await exchange(Sandbox()), await exchange(Sandbox(), method="HEAD")
 
     assert get[0]["status"] == head[0]["status"] == 200
@@ -199,8 +199,8 @@ async def test_head_over_asgi() -> None:
     assert b"" == head[1]["body"]
 
 
-async def test_options_over_asgi() -> None:
-    """The answer to OPTIONS has no body and says nothing of one."""
+async def test_options_has_no_body() -> None:
+    """The answer to OPTIONS has no body and no headers for one."""
     head, body = await exchange(Sandbox(), method="OPTIONS")
 
     assert (204, b"") == (head["status"], body["body"])
@@ -208,8 +208,8 @@ async def test_options_over_asgi() -> None:
 
 
 @pytest.mark.parametrize(("other", "same"), [("1", True), ("2", False)])
-async def test_the_ids_of_two_runs(other: str, same: bool) -> None:
-    """Two runs with one seed have ids of their own, and nothing else of them differs."""
+async def test_two_runs_have_different_ids(other: str, same: bool) -> None:
+    """Two runs with one seed have different ids, and nothing else differs."""
     runs: list[list[set[str]]] = []
     engine: list[object] = []
     for run_id in ("1", other):

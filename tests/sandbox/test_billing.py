@@ -9,7 +9,7 @@ import pytest
 from perfect_async.sandbox import Faults, Grant, Sandbox
 from perfect_async.sandbox._billing import UnitAccount
 from perfect_async.sandbox._clock import Clock
-from tests.sandbox.customer import Customer, avatar, data_of, error_of, roomy
+from tests.sandbox.customer import Customer, avatar, data_of, error_of, unlimited_sandbox
 
 CREDIT = "/s2s/v1.0/client/credit"
 HISTORY = "/s2s/v1.0/client/credit/history"
@@ -17,7 +17,7 @@ COST = "/s2s/v2.0/credit/feature-cost"
 
 
 async def test_the_balance_is_the_sum_of_grants() -> None:
-    """Two grants with big ids, whole and decimal amounts, and an expiry in milliseconds."""
+    """Two grants have big ids, whole and decimal amounts, and an expiry in milliseconds."""
     sandbox = Sandbox(units=1000, epoch=1e9)
     async with Customer(sandbox) as customer:
         await customer.task(avatar(8), "ai-avatar")
@@ -30,8 +30,8 @@ async def test_the_balance_is_the_sum_of_grants() -> None:
 
 
 async def test_ids_are_too_big_for_floats() -> None:
-    """A client that reads ids as floats mixes them up."""
-    async with Customer(roomy()) as customer:
+    """A client that reads ids as floats confuses them."""
+    async with Customer(unlimited_sandbox()) as customer:
         text = (await customer.get(CREDIT)).text
     exact = [grant["id"] for grant in json.loads(text)["results"]]
     floats = [int(grant["id"]) for grant in json.loads(text, parse_int=float)["results"]]
@@ -41,7 +41,7 @@ async def test_ids_are_too_big_for_floats() -> None:
 
 
 async def test_no_grants_means_unknown() -> None:
-    """An account with endless units answers an empty list, and nothing is refused."""
+    """An account with infinite units answers an empty list, and nothing is refused."""
     sandbox = Sandbox(units=math.inf)
     async with Customer(sandbox) as customer:
         await customer.task(avatar(200), "ai-avatar")
@@ -52,8 +52,8 @@ async def test_no_grants_means_unknown() -> None:
 
 
 @pytest.mark.parametrize("units", [0.0, 0.5, 1.0, 2.75])
-def test_any_number_of_units(units: float) -> None:
-    """The grants add up to the units, decimals included."""
+def test_the_grants_add_up_to_the_units(units: float) -> None:
+    """The sum of the grants is the units, with decimals."""
     assert units == UnitAccount(units, Clock(0.0)).balance
 
 
@@ -72,8 +72,8 @@ def test_a_charge_may_need_both_grants() -> None:
     ]
 
 
-async def test_the_history() -> None:
-    """Newest first: what was returned, what was taken, for which task."""
+async def test_the_history_has_charges_and_refunds() -> None:
+    """The newest row is first: refunds and charges with the ids of their tasks."""
     sandbox = Sandbox(epoch=1e9, faults=Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task(avatar(5), "ai-avatar")
@@ -91,9 +91,9 @@ async def test_the_history() -> None:
     assert [2.0] == [part["amount_dec"] for part in refund["info"]["credits"]]
 
 
-async def test_pages_of_the_history() -> None:
-    """Following the tokens gives every line once."""
-    async with Customer(roomy()) as customer:
+async def test_the_history_comes_in_pages() -> None:
+    """Following the tokens gives every row once."""
+    async with Customer(unlimited_sandbox()) as customer:
         tasks = [await customer.task() for _ in range(65)]
         found: list[str] = []
         token = ""
@@ -111,17 +111,17 @@ async def test_pages_of_the_history() -> None:
 
 @pytest.mark.parametrize(("path", "most"), [(HISTORY, 30), (COST, 20)])
 @pytest.mark.parametrize("size", ["0", "x", "", "-1", "1.5", "9" * 5000, "\u00b2"])
-async def test_page_sizes(path: str, most: int, size: str) -> None:
-    """A page size outside its range is a 400."""
-    async with Customer(roomy()) as customer:
+async def test_a_wrong_page_size_is_a_400(path: str, most: int, size: str) -> None:
+    """A page size outside of its range is a 400."""
+    async with Customer(unlimited_sandbox()) as customer:
         assert 400 == (await customer.get(path, page_size=size)).status_code
         assert 400 == (await customer.get(path, page_size=most + 1)).status_code
         assert 200 == (await customer.get(path, page_size=most)).status_code
 
 
-async def test_the_price_list() -> None:
-    """Both features among others, over pages."""
-    async with Customer(roomy()) as customer:
+async def test_the_price_list_comes_in_pages() -> None:
+    """Both features are in the list, over several pages."""
+    async with Customer(unlimited_sandbox()) as customer:
         first = (await customer.get(COST)).json()["result"]
         second = (await customer.get(COST, starting_token=first["next_token"])).json()["result"]
     prices = {
@@ -135,9 +135,9 @@ async def test_the_price_list() -> None:
     assert (1, "result_image", 4) == prices["ai-avatar"]
 
 
-async def test_units_come_back_in_credit() -> None:
-    """The balance on the wire follows an engine failure."""
-    sandbox = roomy(Faults(engine_errors=1.0))
+async def test_returned_units_are_in_the_credit() -> None:
+    """The balance in the answer changes with an engine failure."""
+    sandbox = unlimited_sandbox(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         assert 9999 == await _balance(customer)
@@ -151,16 +151,16 @@ async def _balance(customer: Customer) -> float:
     return float(sum(grant["amount_dec"] for grant in grants))
 
 
-async def test_a_wrong_token() -> None:
-    """A token that was never given out is a 400."""
-    async with Customer(roomy()) as customer:
+async def test_an_unknown_token_is_a_400() -> None:
+    """A token that was never returned is a 400."""
+    async with Customer(unlimited_sandbox()) as customer:
         for token in ("abc", "bm9uZQ==", "é", "ZnJvbTotNQ==", "A" * 9999):
             answer = await customer.get(HISTORY, starting_token=token)
             assert (400, "InvalidParameters") == error_of(answer)[:2]
 
 
-async def test_grants_that_the_api_does_not_spend() -> None:
-    """Only grants of types beginning with Api that have not expired count, soonest first."""
+async def test_only_some_grants_are_spent() -> None:
+    """Only unexpired grants whose type begins with Api are spent, in order of their expiry."""
     grants = [
         Grant("ApiPaygToken", 5.0, days=300),
         Grant("SubsToken", 100.0),
@@ -193,8 +193,8 @@ async def test_a_grant_expires() -> None:
     assert 0 == sandbox.ledger.balance
 
 
-async def test_rows_of_other_programs() -> None:
-    """Charges and purchases of others stand in the history by their time, and move units."""
+async def test_rows_of_other_programs_change_the_balance() -> None:
+    """Charges and purchases of others are in the history by their time, and change the balance."""
     sandbox = Sandbox(units=10, epoch=1e9)
     async with Customer(sandbox) as customer:
         task = await customer.task()
@@ -215,8 +215,8 @@ async def test_rows_of_other_programs() -> None:
 
 
 @pytest.mark.parametrize("skew", [90.0, -90.0])
-async def test_a_clock_that_is_wrong(skew: float) -> None:
-    """The vendor's clock is ahead or behind; presigned URLs work all the same."""
+async def test_a_wrong_clock_breaks_no_url(skew: float) -> None:
+    """The vendor's clock is ahead or behind, and presigned URLs work."""
     sandbox = Sandbox(epoch=1e9, clock_skew=skew)
     async with Customer(sandbox) as customer:
         await customer.task()
@@ -226,9 +226,9 @@ async def test_a_clock_that_is_wrong(skew: float) -> None:
     assert (1e9 + skew) * 1000 == row["timestamp"]
 
 
-async def test_several_prices_of_one_feature() -> None:
+async def test_a_feature_may_have_several_prices() -> None:
     """Some features have several prices, or a path with a slash."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         skus = (await customer.get(COST)).json()["result"]["skus"]
     urls = [sku["run_task_url"] for sku in skus]
 

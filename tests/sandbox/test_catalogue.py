@@ -1,4 +1,4 @@
-"""Features beside the typed ones: their inputs, parameters, prices and results on the wire."""
+"""Untyped features: their inputs, parameters, prices and results."""
 
 import asyncio
 import io
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perfect_async.sandbox._catalogue import FEATURES
-from tests.sandbox.customer import FACE, Customer, data_of, error_of, roomy
+from tests.sandbox.customer import FACE, Customer, data_of, error_of, unlimited_sandbox
 
 URL = "https://pictures.example/{}.jpg".format
 SRC: dict[str, object] = {"src_file_url": URL(1)}
@@ -37,7 +37,7 @@ async def results_of(customer: Customer, body: object, feature: str) -> Any:  # 
 
 
 async def end_of(customer: Customer, task: str, feature: str) -> dict[str, Any]:
-    """Keep a task alive up to its end, and return its last status."""
+    """Keep a task alive until its end, and return its last status."""
     while True:
         await asyncio.sleep(5)
         data = data_of(await customer.poll(task, feature))
@@ -61,9 +61,11 @@ async def end_of(customer: Customer, task: str, feature: str) -> dict[str, Any]:
         ("video-sr", {"dst_duration": 4.0}, 2),
     ],
 )
-async def test_prices(feature: str, changes: dict[str, object], units: int) -> None:
-    """Each is charged as its page says: by concerns, by rings, by seconds."""
-    sandbox = roomy()
+async def test_features_are_charged_by_their_parameters(
+    feature: str, changes: dict[str, object], units: int
+) -> None:
+    """The price depends on the concerns, the rings or the seconds."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task({**WHOLE[feature], **changes}, feature)
 
@@ -87,9 +89,9 @@ async def test_prices(feature: str, changes: dict[str, object], units: int) -> N
         ("video-sr", "src_file_url"),
     ],
 )
-async def test_what_is_required(feature: str, field: str) -> None:
-    """A field that is left out is named, by its id where it is an input, and costs nothing."""
-    sandbox = roomy()
+async def test_a_missing_field_is_named(feature: str, field: str) -> None:
+    """The error names a missing field, or the id of a missing input, and costs nothing."""
+    sandbox = unlimited_sandbox()
     body = {name: value for name, value in WHOLE[feature].items() if name != field}
     async with Customer(sandbox) as customer:
         answer = await customer.create(body, feature)
@@ -120,9 +122,9 @@ async def test_what_is_required(feature: str, field: str) -> None:
         ("video-sr", "dst_duration", "5"),
     ],
 )
-async def test_wrong_values(feature: str, field: str, value: object) -> None:
-    """A value outside of what the page says is named."""
-    async with Customer(roomy()) as customer:
+async def test_a_wrong_value_is_named(feature: str, field: str, value: object) -> None:
+    """The error names a field whose value is not accepted."""
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.create({**WHOLE[feature], field: value}, feature)
 
     assert (400, f"{field} is not one of the accepted values.") == error_of(answer)[::2]
@@ -139,9 +141,9 @@ async def test_wrong_values(feature: str, field: str, value: object) -> None:
         ({"object_infos": [{"name": URL(2)}]}, "ring_wearing_finger"),
     ],
 )
-async def test_nested_ids(changes: dict[str, object], named: str) -> None:
-    """An id inside the parameters repeats one of an input, of the right name."""
-    async with Customer(roomy()) as customer:
+async def test_a_nested_id_must_repeat_an_input(changes: dict[str, object], named: str) -> None:
+    """An id inside the parameters must equal that of the right input."""
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.create({**RING, **changes}, "2d-vto/ring")
 
     assert (400, f"{named} is not one of the accepted values.") == error_of(answer)[::2]
@@ -149,23 +151,23 @@ async def test_nested_ids(changes: dict[str, object], named: str) -> None:
 
 async def test_a_wrong_member_of_a_list_has_its_index() -> None:
     """The error of a value in an array names its index."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         body = {**WHOLE["skin-analysis"], "dst_actions": ["acne", 7]}
         answer = await customer.create(body, "skin-analysis")
 
     assert "`1` is not one of the accepted values." == error_of(answer)[2]
 
 
-async def test_a_template_for_a_reference() -> None:
+async def test_a_template_replaces_a_reference() -> None:
     """Clothes may come from a template."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         body = {**SRC, "template_id": "t", "garment_category": "auto"}
         assert await customer.task(body, "cloth-v4")
 
 
-async def test_the_shapes_of_results() -> None:
-    """A bare URL, an object with a URL, one with scores and masks, one without any URL."""
-    async with Customer(roomy()) as customer:
+async def test_results_have_different_shapes() -> None:
+    """Results are a bare URL, an object with a URL, scores and masks, or have no URL."""
+    async with Customer(unlimited_sandbox()) as customer:
         bare = await results_of(customer, WHOLE["skin-analysis"], "skin-analysis")
         archive = (await customer.http.get(bare)).content
         one = await results_of(customer, WHOLE["cloth-v4"], "cloth-v4")
@@ -183,9 +185,9 @@ async def test_the_shapes_of_results() -> None:
     assert ".mp4?" in film["url"]
 
 
-async def test_a_version_has_tasks_of_its_own() -> None:
-    """A task of v2.1 is asked for at v2.1."""
-    sandbox = roomy()
+async def test_a_version_has_separate_tasks() -> None:
+    """A task of v2.1 is polled at v2.1."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         created = await customer.post("/s2s/v2.1/task/skin-analysis", WHOLE["skin-analysis"])
         task = data_of(created)["task_id"]
@@ -196,9 +198,9 @@ async def test_a_version_has_tasks_of_its_own() -> None:
     assert "skin-analysis@v2.1" == sandbox.ledger.tasks[0].feature
 
 
-async def test_an_engine_looks_at_every_input() -> None:
+async def test_the_engine_checks_every_input() -> None:
     """A mask that is no picture fails the task, and a picture is no video."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         files = [await customer.uploaded(), await customer.uploaded(b"\xff\xd9none")]
         body = {"src_file_id": files[0], "msk_file_id": files[1]}
         task = await customer.task(body, "generative-fill")
@@ -209,9 +211,9 @@ async def test_an_engine_looks_at_every_input() -> None:
     assert ["error_decode_image", "error_decode_video"] == [end["error"] for end in ends]
 
 
-async def test_deleting_takes_every_input_along() -> None:
-    """All input files of a task die with it."""
-    async with Customer(roomy()) as customer:
+async def test_deleting_removes_every_input() -> None:
+    """All input files of a deleted task are deleted."""
+    async with Customer(unlimited_sandbox()) as customer:
         files = [await customer.uploaded(), await customer.uploaded(FACE, "mask.jpg")]
         body = {"src_file_id": files[0], "msk_file_id": files[1]}
         task = await customer.task(body, "generative-fill")
@@ -227,6 +229,6 @@ async def test_deleting_takes_every_input_along() -> None:
     assert [400, 400] == [answer.status_code for answer in again]
 
 
-def test_the_list() -> None:
-    """The sandbox speaks three typed features and these."""
+def test_the_sandbox_has_these_features() -> None:
+    """The sandbox has three typed features and these."""
     assert {*WHOLE, "skin-analysis@v2.1", "ai-smile", "ai-avatar", "ai-studio"} == set(FEATURES)

@@ -1,4 +1,4 @@
-"""What the vendor knows afterwards."""
+"""The ledger: the vendor's view of units, tasks and requests."""
 
 import asyncio
 
@@ -7,12 +7,12 @@ import pytest
 
 from perfect_async.sandbox import Durations, Faults, LogEntry, Sandbox
 from perfect_async.sandbox._charges import Ledger
-from tests.sandbox.customer import SMILE, Customer, avatar, roomy
+from tests.sandbox.customer import SMILE, Customer, avatar, unlimited_sandbox
 
 
-async def test_the_ledger_of_a_good_day() -> None:
-    """Charged, nothing returned or wasted, one task, and the requests by kind."""
-    sandbox = roomy()
+async def test_the_ledger_of_a_success() -> None:
+    """One task is charged, nothing is returned or wasted, and requests are counted by kind."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         file_id = await customer.uploaded(name="anna.jpg")
         task = await customer.task({"src_file_id": file_id, **_expression()})
@@ -50,8 +50,8 @@ def _expression() -> dict[str, object]:
 
 
 async def test_readings_are_live() -> None:
-    """A task is wasted as soon as its lease is over, asked for or not."""
-    sandbox = roomy()
+    """A task is wasted as soon as its lease is over, also without another request."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task(avatar(200), "ai-avatar")
         start = asyncio.get_running_loop().time()
@@ -66,9 +66,9 @@ async def test_readings_are_live() -> None:
         assert start + 10 == sandbox.ledger.tasks[0].ended_at
 
 
-def test_the_ledger_outside_a_loop() -> None:
-    """After the loop has closed the ledger shows the last moment seen."""
-    sandbox = roomy()
+def test_the_ledger_can_be_read_outside_a_loop() -> None:
+    """After the loop has closed, the ledger shows the last moment."""
+    sandbox = unlimited_sandbox()
 
     async def create() -> None:
         async with Customer(sandbox) as customer:
@@ -79,9 +79,9 @@ def test_the_ledger_outside_a_loop() -> None:
     assert {"running": 1} == dict(sandbox.ledger.tasks_by_state)
 
 
-async def test_every_unit_is_somewhere() -> None:
-    """The balance is what there was, less charged, plus returned."""
-    sandbox = roomy(Faults(engine_errors=0.3, stuck=0.1, timeouts=0.1))
+async def test_the_balance_adds_up() -> None:
+    """The balance is the start, minus charged, plus returned units."""
+    sandbox = unlimited_sandbox(Faults(engine_errors=0.3, stuck=0.1, timeouts=0.1))
     async with Customer(sandbox) as customer:
         tasks = [await customer.task() for _ in range(60)]
         await asyncio.sleep(2)
@@ -98,8 +98,8 @@ async def test_every_unit_is_somewhere() -> None:
 
 
 async def test_records_are_frozen() -> None:
-    """A record is a picture of its moment."""
-    sandbox = roomy()
+    """A record does not change with its task."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         task = await customer.task()
         before = sandbox.ledger.tasks[0]
@@ -113,7 +113,7 @@ async def test_records_are_frozen() -> None:
 
 
 async def test_the_log_has_every_arrival() -> None:
-    """Time of arrival, kind and status of every call, in order."""
+    """The log has the time of arrival, kind and status of every call, in order."""
     sandbox = Sandbox(per_second=2)
     sandbox.script("credit", "drop")
     async with Customer(sandbox) as customer:
@@ -140,8 +140,8 @@ def log_of(*entries: tuple[float, str]) -> Ledger:
     return ledger
 
 
-def test_the_fullest_window() -> None:
-    """The most calls in any half-open period, storage traffic left out."""
+def test_the_fullest_window_is_counted() -> None:
+    """The largest number of calls in any half-open period, without those to the storage."""
     ledger = log_of(
         (0.0, "task"), (0.4, "upload"), (0.5, "poll"), (0.9, "poll"), (1.0, "poll"), (1.9, "file")
     )
@@ -152,11 +152,11 @@ def test_the_fullest_window() -> None:
 
 
 def test_an_empty_log_has_an_empty_window() -> None:
-    """Without calls the fullest window holds none."""
+    """Without calls the fullest window has none."""
     assert 0 == log_of().max_in_window(300.0)
 
 
-async def test_the_ledger_says_how_it_is() -> None:
+async def test_the_repr_of_the_ledger_is_one_line() -> None:
     """The repr has units, tasks, requests and violations in one line."""
     sandbox = Sandbox(per_second=2, durations={"ai-smile": Durations.fixed(1)})
     async with Customer(sandbox) as customer:
@@ -172,9 +172,9 @@ async def test_the_ledger_says_how_it_is() -> None:
     assert "tasks: none" in repr(Sandbox().ledger)
 
 
-async def test_a_record_shows_no_source() -> None:
-    """A record's repr keeps file ids, URLs and whole task ids out of logs."""
-    sandbox = roomy()
+async def test_the_repr_of_a_record_hides_its_source() -> None:
+    """The repr shows no file id, no URL and no whole task id."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         task = await customer.task()
     shown = repr(sandbox.ledger.tasks[0])

@@ -1,4 +1,4 @@
-"""The sandbox's time and its chances."""
+"""The sandbox's clock and its random streams."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from perfect_async.sandbox._clock import Chance, Clock, split_latency
 
 
 async def test_the_clock_is_the_loops() -> None:
-    """Time is the running loop's, in whole microseconds."""
+    """Time is the time of the running loop in whole microseconds."""
     clock = Clock()
     start = clock.now()
 
@@ -42,7 +42,7 @@ async def test_the_epoch_is_read_once() -> None:
 
 
 def test_outside_a_loop_time_stands() -> None:
-    """Without a running loop the last time seen is now."""
+    """Without a running loop the last time is returned."""
     clock = Clock(epoch=5.0)
 
     assert 0 == clock.now()
@@ -55,7 +55,7 @@ async def _look(clock: Clock) -> None:
     clock.now()
 
 
-def test_an_unused_clock_has_a_wall() -> None:
+def test_an_unused_clock_shows_the_epoch() -> None:
     """Before the first use the wall clock shows the epoch."""
     assert 5.0 == Clock(epoch=5.0).wall(77)
 
@@ -70,7 +70,7 @@ def test_streams_are_independent_and_repeatable() -> None:
     assert Chance(4).stream("a").random() != Chance(3).stream("a").random()
 
 
-def test_certain_and_impossible() -> None:
+def test_certain_and_impossible_events() -> None:
     """Probability 1 always happens, 0 never does."""
     chance = Chance(0)
 
@@ -79,7 +79,7 @@ def test_certain_and_impossible() -> None:
 
 
 def test_waits_share_one_round_trip() -> None:
-    """The arrival lies anywhere between leaving and answer."""
+    """The arrival is anywhere between sending and answer."""
     rng = random.Random(0)
     pairs = [split_latency(0.2, 0.1, rng) for _ in range(2000)]
     totals = [before + after for before, after in pairs]
@@ -93,5 +93,5 @@ def test_waits_share_one_round_trip() -> None:
 
 
 def test_no_latency_is_no_wait() -> None:
-    """Without latency nothing split_latency."""
+    """Without latency both waits are zero."""
     assert (0.0, 0.0) == split_latency(0.0, 0.0, random.Random(0))

@@ -1,4 +1,4 @@
-"""The readings of the contract that a sandbox can be set to."""
+"""The settings for details that the contract leaves open."""
 
 import asyncio
 from typing import Any
@@ -7,19 +7,19 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import Dialect, Durations, Faults, Sandbox
-from tests.sandbox.customer import SMILE, TEETH, Customer, avatar, data_of, roomy
+from tests.sandbox.customer import SMILE, TEETH, Customer, avatar, data_of, unlimited_sandbox
 
 HISTORY = "/s2s/v1.0/client/credit/history"
 
 
 def dialect(**settings: str) -> Dialect:
-    """A dialect of settings that come from a parametrized test."""
+    """Return a dialect of settings that come from a parametrized test."""
     return Dialect(**settings)  # type: ignore[arg-type]  # each is a Literal
 
 
 async def ended(spoken: Dialect, *, feature: str = "ai-smile", **faults: float) -> httpx.Response:
     """Create a task, wait for its end, and return the answer to a poll."""
-    sandbox = roomy(Faults(engine_error_codes=("error_no_face",), **faults))  # type: ignore[arg-type]
+    sandbox = unlimited_sandbox(Faults(engine_error_codes=("error_no_face",), **faults))  # type: ignore[arg-type]
     sandbox.dialect = spoken
     async with Customer(sandbox) as customer:
         task = await customer.task(SMILE if feature == "ai-smile" else avatar(4), feature)
@@ -36,8 +36,8 @@ async def ended(spoken: Dialect, *, feature: str = "ai-smile", **faults: float) 
         ("errorCode", {"status", "error", "errorCode"}),
     ],
 )
-async def test_the_fields_of_errors(style: str, fields: set[str]) -> None:
-    """An error has a code, a text, both, or a code of the other spelling."""
+async def test_errors_have_different_fields(style: str, fields: set[str]) -> None:
+    """An error has a code, a text, both, or a code with another spelling."""
     sandbox = Sandbox(units=0, dialect=dialect(errors=style))
     async with Customer(sandbox) as customer:
         answer = await customer.create()
@@ -47,7 +47,7 @@ async def test_the_fields_of_errors(style: str, fields: set[str]) -> None:
 
 
 async def test_an_error_without_a_code_keeps_its_text() -> None:
-    """A 429 has no code: its text stays where codes stand alone."""
+    """A 429 has no code, so it keeps its text with the setting for codes only."""
     sandbox = Sandbox(per_second=0, dialect=Dialect(errors="code"))
     async with Customer(sandbox) as customer:
         answer = await customer.create()
@@ -59,8 +59,8 @@ async def test_an_error_without_a_code_keeps_its_text() -> None:
     ("settings", "status"),
     [({"units": 0}, 400), ({"per_second": 0}, 429), ({"api_keys": ["another"]}, 401)],
 )
-async def test_errors_with_http_200(settings: dict[str, Any], status: int) -> None:
-    """The status of an error may stand in the body only; a 429 counts as refused all the same."""
+async def test_an_error_may_have_http_200(settings: dict[str, Any], status: int) -> None:
+    """Only the body may have the status of an error; a 429 also counts as refused."""
     sandbox = Sandbox(dialect=Dialect(error_status="body"), **settings)
     async with Customer(sandbox) as customer:
         answer = await customer.create()
@@ -78,7 +78,9 @@ async def test_errors_with_http_200(settings: dict[str, Any], status: int) -> No
         ("body", 200, {"status": 400, "error": "Invalid task ID", "error_code": "InvalidTaskId"}),
     ],
 )
-async def test_unknown_tasks(form: str, http: int, body: dict[str, object]) -> None:
+async def test_an_unknown_task_has_several_errors(
+    form: str, http: int, body: dict[str, object]
+) -> None:
     """An unknown task gives one of the published errors."""
     async with Customer(Sandbox(dialect=dialect(invalid_task_id=form))) as customer:
         answer = await customer.poll("nobody")
@@ -97,7 +99,7 @@ async def test_unknown_tasks(form: str, http: int, body: dict[str, object]) -> N
         ),
     ],
 )
-async def test_timeouts_of_tasks(form: str, body: dict[str, object]) -> None:
+async def test_a_timeout_has_a_text_or_a_code(form: str, body: dict[str, object]) -> None:
     """A task that timed out gives a 500 with its text, its code, or both."""
     answer = await ended(dialect(task_timeout=form), timeouts=1.0)
 
@@ -112,8 +114,10 @@ async def test_timeouts_of_tasks(form: str, body: dict[str, object]) -> None:
         ("internal_error", 500, "unknown_internal_error"),
     ],
 )
-async def test_a_missing_file_at_the_creation(form: str, status: int, code: str | None) -> None:
-    """A creation whose bytes never arrived is refused, costs nothing, and is a violation."""
+async def test_a_missing_file_refuses_the_creation(
+    form: str, status: int, code: str | None
+) -> None:
+    """A creation without uploaded bytes is refused, costs nothing, and is a violation."""
     sandbox = Sandbox(dialect=dialect(missing_file=form))
     async with Customer(sandbox) as customer:
         entry = await customer.file()
@@ -124,9 +128,9 @@ async def test_a_missing_file_at_the_creation(form: str, status: int, code: str 
     assert ["task: task on a file whose bytes never arrived"] == sandbox.ledger.violations
 
 
-async def test_a_missing_file_in_the_engine() -> None:
+async def test_a_missing_file_may_fail_the_task() -> None:
     """A task on an unknown file may be created and then fail, with its units returned."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     sandbox.dialect = Dialect(missing_file="engine_error")
     async with Customer(sandbox) as customer:
         task = await customer.task({"src_file_id": "abc", "expression_type": TEETH})
@@ -146,17 +150,17 @@ async def test_a_missing_file_in_the_engine() -> None:
         ({"error": "aborted"}, 1.0, "aborted"),
     ],
 )
-async def test_other_words_for_the_end(
+async def test_the_end_may_have_other_words(
     words: dict[str, str], failing: float, expected: str
 ) -> None:
-    """An ended task has another word for its status; the ledger keeps its own."""
+    """An ended task has another word for its status; the ledger keeps the usual one."""
     answer = await ended(Dialect(status_words=words), engine_errors=failing)
 
     assert expected == data_of(answer)["task_status"]
 
 
-async def test_other_words_for_running() -> None:
-    """A running task may be queued."""
+async def test_running_may_have_another_word() -> None:
+    """A running task may be "queued"."""
     sandbox = Sandbox(dialect=Dialect(status_words={"running": "queued"}))
     async with Customer(sandbox) as customer:
         data = data_of(await customer.poll(await customer.task()))
@@ -174,7 +178,7 @@ async def test_other_words_for_running() -> None:
         ("object", {"code": "error_no_face", "message": "no face detected"}),
     ],
 )
-async def test_engine_errors(style: str, expected: object) -> None:
+async def test_engine_errors_have_different_forms(style: str, expected: object) -> None:
     """The error of a failed task is a code, a sentence, or an object."""
     answer = await ended(dialect(engine_errors=style), engine_errors=1.0)
 
@@ -182,7 +186,7 @@ async def test_engine_errors(style: str, expected: object) -> None:
 
 
 def shape(value: object) -> object:
-    """`value` with every URL replaced by "URL"."""
+    """Return `value` with every URL replaced by "URL"."""
     match value:
         case dict():
             return {key: shape(each) for key, each in value.items()}
@@ -205,8 +209,8 @@ def shape(value: object) -> object:
         ("missing", None, None),
     ],
 )
-async def test_results(style: str, smile: object, avatars: object) -> None:
-    """Results come in each published shape, and in two without a URL."""
+async def test_results_have_different_shapes(style: str, smile: object, avatars: object) -> None:
+    """Results have each published shape, and two shapes without a URL."""
     one = await ended(dialect(results=style))
     four = await ended(dialect(results=style), feature="ai-avatar")
 
@@ -214,7 +218,7 @@ async def test_results(style: str, smile: object, avatars: object) -> None:
     assert avatars == shape(data_of(four).get("results"))
 
 
-async def test_null_among_the_outputs() -> None:
+async def test_some_outputs_may_be_null() -> None:
     """Some of several outputs are null; a single result never is."""
     nulls = Dialect(null_outputs=2)
     one, four = await ended(nulls), await ended(nulls, feature="ai-avatar")
@@ -229,10 +233,10 @@ async def test_null_among_the_outputs() -> None:
     ("place", "at_creation", "at_polls"),
     [("polls", None, 1500), ("creation", 1500, None), ("both", 1500, 1500)],
 )
-async def test_where_the_polling_interval_is(
+async def test_the_polling_interval_has_different_places(
     place: str, at_creation: int | None, at_polls: int | None
 ) -> None:
-    """The interval stands in the answers to polls, to the creation, or both."""
+    """The interval is in the answers to polls, to the creation, or both."""
     sandbox = Sandbox(polling_interval=1500, dialect=dialect(polling_interval_in=place))
     async with Customer(sandbox) as customer:
         created = data_of(await customer.create())
@@ -243,7 +247,7 @@ async def test_where_the_polling_interval_is(
 
 
 async def history(spoken: Dialect) -> list[dict[str, Any]]:
-    """The unit history after one task, at the wall clock 1e9."""
+    """Return the unit history after one task, at the wall clock 1e9."""
     async with Customer(Sandbox(epoch=1e9, dialect=spoken)) as customer:
         await customer.task()
         answer = await customer.get(HISTORY)
@@ -252,7 +256,7 @@ async def history(spoken: Dialect) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("sign", "amount"), [("negative", -1), ("positive", 1)])
-async def test_the_sign_of_a_charge(sign: str, amount: int) -> None:
+async def test_a_charge_has_either_sign(sign: str, amount: int) -> None:
     """A charge is negative in the documents, and could be positive."""
     rows = await history(dialect(history_sign=sign))
 
@@ -261,8 +265,8 @@ async def test_the_sign_of_a_charge(sign: str, amount: int) -> None:
     ]
 
 
-async def test_odd_rows_of_the_history() -> None:
-    """Rows may lack the target, have times of another unit or sign."""
+async def test_rows_of_the_history_may_be_odd() -> None:
+    """Rows may lack the target, or have times with another unit or sign."""
     no_target = await history(Dialect(history="no_target"))
 
     assert "target_id" not in no_target[0]
@@ -270,16 +274,16 @@ async def test_odd_rows_of_the_history() -> None:
     assert -(10**12) == (await history(Dialect(history="negative_time")))[0]["timestamp"]
 
 
-async def test_a_history_without_rows() -> None:
-    """An object may stand in the place of the rows."""
+async def test_the_history_may_have_no_rows() -> None:
+    """An object may replace the rows."""
     async with Customer(Sandbox(dialect=Dialect(history="object"))) as customer:
         answer = await customer.get(HISTORY)
 
     assert {"next_token": None, "history": {}} == answer.json()["result"]
 
 
-async def test_prices_without_a_number_of_units() -> None:
-    """A price per one unit need not say so; a price per four does."""
+async def test_a_price_may_lack_its_number_of_units() -> None:
+    """A price per one unit may lack the number; a price per four does not."""
     prices: dict[str, Any] = {}
     async with Customer(Sandbox(dialect=Dialect(proc_unit=False))) as customer:
         token: str | None = ""
@@ -294,16 +298,18 @@ async def test_prices_without_a_number_of_units() -> None:
     assert 4 == prices["ai-avatar"]["proc_unit"]
 
 
-def test_nonsense_is_refused() -> None:
-    """A wrong value is refused at construction, with the accepted ones in the message."""
-    with pytest.raises(ValueError, match=r"errors is one of both, text, .*, not 'none'"):
+def test_a_wrong_setting_is_refused() -> None:
+    """A wrong value is refused at construction, and the message lists the accepted ones."""
+    with pytest.raises(ValueError, match=r"errors must be one of both, text, .*, not 'none'"):
         Dialect(errors="none")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="status_words are for running, success, error, not 'x'"):
+    with pytest.raises(
+        ValueError, match="status_words must be for running, success, error, not 'x'"
+    ):
         Dialect(status_words={"x": "y"})
 
 
 async def test_the_dialect_can_change() -> None:
-    """Another dialect counts from the next request on."""
+    """Another dialect is used from the next request on."""
     sandbox = Sandbox(durations={"ai-smile": Durations.fixed(1.0)})
     async with Customer(sandbox) as customer:
         assert "error_code" in (await customer.poll("nobody")).json()

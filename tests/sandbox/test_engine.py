@@ -1,4 +1,4 @@
-"""The engine: what it rejects, what it draws, and how long it takes."""
+"""The engine: its checks, its pictures, and its durations."""
 
 import io
 import random
@@ -47,7 +47,7 @@ def rendered(
     ],
 )
 def test_formats_by_the_first_bytes(data: bytes, expected: str | None) -> None:
-    """Names and types mean nothing, the first bytes everything."""
+    """The format is recognised by the first bytes, not by names and types."""
     assert expected == picture_format(data)
 
 
@@ -65,15 +65,15 @@ def test_formats_by_the_first_bytes(data: bytes, expected: str | None) -> None:
         (b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR", None),
     ],
 )
-def test_flaws(data: bytes | None, expected: str | None) -> None:
-    """Size, format and dimensions, as far as they can be read."""
+def test_wrong_inputs_have_engine_errors(data: bytes | None, expected: str | None) -> None:
+    """Size, format and dimensions are checked, as far as they can be read."""
     assert expected == input_error(picture(data), SMILE_FORMATS)
 
 
 def test_a_bomb_is_too_large() -> None:
-    """A header that announces a billion pixels is refused without decoding them."""
+    """A header with a billion pixels is refused without decoding them."""
     header = saved(4, 4, "PNG")
-    # Width and height stand at fixed places; the checksum of the header follows them.
+    # Width and height have fixed places; the checksum of the header follows them.
     huge = header[:16] + (60_000).to_bytes(4, "big") * 2 + header[24:]
 
     assert input_error(picture(huge), SMILE_FORMATS) in {None, "error_exceed_max_image_size"}
@@ -81,15 +81,15 @@ def test_a_bomb_is_too_large() -> None:
 
 
 @pytest.mark.parametrize(("params", "mouth"), [(TEETH, "teeth"), (CLOSED, "closed")])
-def test_a_drawn_face_gets_the_mouth_asked_for(params: dict[str, str], mouth: str) -> None:
-    """The face of the same number, with another mouth."""
+def test_a_drawn_face_gets_the_requested_mouth(params: dict[str, str], mouth: str) -> None:
+    """The result is the face with the same number and another mouth."""
     expected = draw_portrait(12, "teeth" if mouth == "teeth" else "closed")
 
     assert ImageChops.difference(expected, rendered(portrait(12), params)).getbbox() is None
 
 
-def test_a_smile_can_be_asked_for_twice() -> None:
-    """A result is a drawn face again."""
+def test_a_smile_may_be_an_input() -> None:
+    """A result is a drawn face, too."""
     once = render("ai-smile", TEETH, picture(portrait(12)), 0, png=False)
 
     assert render("ai-smile", CLOSED, picture(portrait(12)), 0, png=False) == render(
@@ -99,7 +99,7 @@ def test_a_smile_can_be_asked_for_twice() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(900, 500), (300, 1200), (40, 40), (3, 200), (1, 1)])
 def test_any_other_picture_gets_a_stamp(width: int, height: int) -> None:
-    """The picture stays itself, small, with a band along its lower edge."""
+    """Another picture is scaled down and gets a band along its lower edge."""
     image = rendered(saved(width, height), TEETH)
     band = image.convert("RGB").getpixel((0, image.height - 1))
 
@@ -110,7 +110,7 @@ def test_any_other_picture_gets_a_stamp(width: int, height: int) -> None:
 
 
 def test_a_picture_by_url_is_a_card() -> None:
-    """Bytes of a URL are never fetched; the card is the same for each host."""
+    """A URL is never fetched; the card is the same for each host."""
     first, second = rendered(None, TEETH), rendered(None, TEETH)
 
     assert (320, 320) == first.size
@@ -118,14 +118,14 @@ def test_a_picture_by_url_is_a_card() -> None:
 
 
 @pytest.mark.parametrize("data", [HEIC, b"\xff\xd8\xff", saved(50, 50)[:200]])
-def test_what_cannot_be_decoded_is_a_card(data: bytes) -> None:
+def test_an_unreadable_picture_is_a_card(data: bytes) -> None:
     """HEIC and broken pictures get a placeholder."""
     assert (320, 320) == rendered(data, CLOSED).size
 
 
 @pytest.mark.parametrize("data", [None, portrait(3), saved(500, 400)])
 def test_avatars_differ(data: bytes | None) -> None:
-    """Each output of an avatar is another picture, labelled with its template."""
+    """Each output of an avatar is another picture, with its template as a label."""
     images = [
         rendered(data, {"template_id": "male_studio_00"}, "ai-avatar", index) for index in range(6)
     ]
@@ -134,7 +134,7 @@ def test_avatars_differ(data: bytes | None) -> None:
 
 
 def test_avatars_of_different_templates_differ() -> None:
-    """The template shows."""
+    """The template changes the picture."""
     one, two = (
         rendered(portrait(3), {"template_id": name}, "ai-avatar") for name in ("male_a", "male_b")
     )
@@ -143,18 +143,18 @@ def test_avatars_of_different_templates_differ() -> None:
 
 
 @pytest.mark.parametrize(("png", "expected"), [(True, "png"), (False, "jpeg")])
-def test_the_encoding(png: bool, expected: str) -> None:
-    """Both formats can be had."""
+def test_a_result_is_a_jpeg_or_a_png(png: bool, expected: str) -> None:
+    """Both formats are possible."""
     assert expected == picture_format(render("ai-smile", TEETH, picture(None), 0, png=png))
 
 
 def test_results_are_small() -> None:
-    """A thousand results fit anywhere."""
+    """A result has few bytes, so that a thousand fit into memory."""
     assert len(render("ai-smile", TEETH, picture(saved(4000, 3000)), 0, png=False)) < 40_000
 
 
-def test_thumbs_are_kept() -> None:
-    """Each template's thumbnail is drawn once."""
+def test_thumbs_are_cached() -> None:
+    """The thumbnail of each template is drawn once."""
     assert thumb(3) is thumb(3)
     assert thumb(3) != thumb(4)
 
@@ -165,19 +165,19 @@ def draws(durations: Durations, count: int = 4000) -> list[float]:
 
 
 def test_the_median_is_the_median() -> None:
-    """Half of the lognormal durations lie below the median."""
+    """Half of the lognormal durations are below the median."""
     assert statistics.median(draws(Durations(8.0, 0.35))) == pytest.approx(8.0, rel=0.03)
 
 
 def test_sigma_is_that_of_the_logarithm() -> None:
-    """84 % lie below median times e to the sigma."""
+    """84 % are below the median times e to the sigma."""
     found = sorted(draws(Durations(60.0, 0.4)))
 
     assert found[int(0.8413 * len(found))] == pytest.approx(60 * 1.4918, rel=0.05)
 
 
 def test_low_and_high_clip() -> None:
-    """Nothing is shorter than `low` or longer than `high`."""
+    """No duration is shorter than `low` or longer than `high`."""
     found = draws(Durations(8.0, 2.0, low=5.0, high=20.0))
 
     assert (5.0, 20.0) == (min(found), max(found))
@@ -197,7 +197,7 @@ def test_uniform_fills_its_interval() -> None:
     assert statistics.mean(found) == pytest.approx(27.5, rel=0.03)
 
 
-def test_of_asks_the_function() -> None:
+def test_of_draws_by_the_function() -> None:
     """Any function of a generator can draw."""
     found = draws(Durations.of(lambda rng: rng.choice([1.0, 240.0])), 50)
 
@@ -213,13 +213,13 @@ def test_of_asks_the_function() -> None:
         (1.0, 0.0, -3.0, 9.0),
     ],
 )
-def test_nonsense_is_refused(numbers: tuple[float, float, float, float]) -> None:
-    """Impossible settings fail where they are written."""
+def test_impossible_durations_are_refused(numbers: tuple[float, float, float, float]) -> None:
+    """Impossible settings raise at construction."""
     with pytest.raises(ValueError, match="urations"):
         Durations(*numbers)
 
 
 def test_durations_are_values() -> None:
-    """Equal settings are equal, whatever their sampler's repr."""
+    """Equal settings are equal."""
     assert Durations(8.0, 0.35) == Durations(8.0, 0.35)
     assert "Durations(median=8.0, sigma=0.35, low=0.0, high=inf)" == repr(Durations(8.0, 0.35))

@@ -1,4 +1,4 @@
-"""What goes wrong on request."""
+"""Faults by chance and by script."""
 
 import asyncio
 import hashlib
@@ -7,23 +7,23 @@ import httpx
 import pytest
 
 from perfect_async.sandbox import ENGINE_ERROR_CODES, KINDS, Durations, Faults, Sandbox, portrait
-from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, roomy
+from tests.sandbox.customer import FACE, TEETH, Customer, data_of, error_of, unlimited_sandbox
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 @pytest.mark.parametrize("name", ["engine_errors", "stuck", "timeouts", "lost_creations"])
 def test_a_probability_is_between_0_and_1(name: str, share: float) -> None:
-    """A share outside 0..1 is refused with its name."""
+    """A share outside of 0 to 1 is refused with its name."""
     with pytest.raises(ValueError, match=name):
         Faults(**{name: share})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["refused_connections", "dropped", "hang", "malformed"])
 def test_kinds_and_shares_are_checked(name: str) -> None:
-    """A kind that does not exist, or a share outside 0..1, is refused with its name."""
+    """An unknown kind, and a share outside of 0 to 1, are refused with their names."""
     with pytest.raises(ValueError, match=f"{name} names 'pol'"):
         Faults(**{name: {"pol": 0.1}})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"{name}.'poll'. is a probability"):
+    with pytest.raises(ValueError, match=f"{name}.'poll'. must be a probability"):
         Faults(**{name: {"poll": 2.0}})  # type: ignore[arg-type]
 
 
@@ -31,22 +31,22 @@ def test_scripts_are_checked() -> None:
     """A script for an unknown kind or with an unknown action is refused."""
     sandbox = Sandbox()
 
-    with pytest.raises(ValueError, match="no requests of kind 'polls'"):
+    with pytest.raises(ValueError, match="'polls' is no kind of request"):
         sandbox.script("polls", "drop")
-    with pytest.raises(ValueError, match="no action 'explode'"):
+    with pytest.raises(ValueError, match="'explode' is no action"):
         sandbox.script("poll", "explode")  # type: ignore[arg-type]
 
 
-def test_every_kind_can_be_named() -> None:
-    """All kinds of calls may have faults."""
+def test_every_kind_may_have_faults() -> None:
+    """All kinds of requests may have faults."""
     faults = Faults(bad_gateway=dict.fromkeys(KINDS, 0.5))
 
     assert len(KINDS) == len(faults.bad_gateway)
 
 
-async def test_an_engine_error_gives_the_units_back() -> None:
-    """HTTP 200 with `task_status` error, a code of the list, no results, units returned."""
-    sandbox = roomy(Faults(engine_errors=1.0))
+async def test_an_engine_error_returns_the_units() -> None:
+    """HTTP 200 with `task_status` error, a code, no results, and returned units."""
+    sandbox = unlimited_sandbox(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         assert 9999 == sandbox.ledger.balance
@@ -65,9 +65,9 @@ async def test_an_engine_error_gives_the_units_back() -> None:
     assert data["error"] == sandbox.ledger.tasks[0].error
 
 
-async def test_the_share_of_engine_errors() -> None:
-    """About as many tasks fail as asked for."""
-    sandbox = roomy(Faults(engine_errors=0.3))
+async def test_the_share_of_engine_errors_is_kept() -> None:
+    """About as many tasks fail as configured."""
+    sandbox = unlimited_sandbox(Faults(engine_errors=0.3))
     async with Customer(sandbox) as customer:
         tasks = [await customer.task() for _ in range(300)]
         await asyncio.sleep(1)
@@ -77,12 +77,12 @@ async def test_the_share_of_engine_errors() -> None:
     assert 90 == pytest.approx(sandbox.ledger.tasks_by_state["error"], abs=25)
 
 
-async def test_an_engine_error_by_picture() -> None:
-    """A file name, a URL or the digest of the bytes can name what the engine finds."""
+async def test_a_picture_may_have_an_engine_error() -> None:
+    """A file name, a URL or the digest of the bytes selects the engine's error."""
     other = FACE + b"\0"
     digest = hashlib.sha256(other).hexdigest()
     url = "https://pictures.example/two.jpg"
-    sandbox = roomy(
+    sandbox = unlimited_sandbox(
         Faults(by_picture={"wall.jpg": "error_no_face", url: "error_pose", digest: "error_nsfw"})
     )
     async with Customer(sandbox) as customer:
@@ -99,9 +99,9 @@ async def test_an_engine_error_by_picture() -> None:
     assert ["error_no_face", "error_pose", "error_nsfw", None] == found
 
 
-async def test_a_stuck_task_runs_for_ever() -> None:
-    """A stuck task is running as long as it is polled, and lost when it is not."""
-    sandbox = roomy(Faults(stuck=1.0))
+async def test_a_stuck_task_never_ends() -> None:
+    """A stuck task is running while it is polled, and lost without polls."""
+    sandbox = unlimited_sandbox(Faults(stuck=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         for _ in range(200):
@@ -114,9 +114,9 @@ async def test_a_stuck_task_runs_for_ever() -> None:
     assert 1 == sandbox.ledger.units_wasted
 
 
-async def test_a_task_that_times_out() -> None:
-    """`500 Task execution timed out` is final, and its units are gone."""
-    sandbox = roomy(Faults(timeouts=1.0))
+async def test_a_timeout_is_final() -> None:
+    """`500 Task execution timed out` is final, and the units are not returned."""
+    sandbox = unlimited_sandbox(Faults(timeouts=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
@@ -131,9 +131,9 @@ async def test_a_task_that_times_out() -> None:
     assert "timed_out" == sandbox.ledger.tasks[0].state
 
 
-async def test_a_refused_connection() -> None:
-    """It never arrives: nothing is executed, counted or booked."""
-    sandbox = roomy(Faults(refused_connections={"task": 1.0}))
+async def test_a_refused_connection_never_arrives() -> None:
+    """The request is neither executed nor counted."""
+    sandbox = unlimited_sandbox(Faults(refused_connections={"task": 1.0}))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.ConnectError):
             await customer.create()
@@ -142,9 +142,9 @@ async def test_a_refused_connection() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_a_dropped_call() -> None:
+async def test_a_dropped_request_is_not_executed() -> None:
     """It arrives, is not executed, and ends in a protocol error."""
-    sandbox = roomy(Faults(dropped={"task": 1.0}))
+    sandbox = unlimited_sandbox(Faults(dropped={"task": 1.0}))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.RemoteProtocolError):
             await customer.create()
@@ -154,9 +154,9 @@ async def test_a_dropped_call() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_a_lost_creation() -> None:
+async def test_a_lost_creation_is_charged() -> None:
     """The task is created and charged, its id is lost, and its unit is wasted."""
-    sandbox = roomy(Faults(lost_creations=1.0))
+    sandbox = unlimited_sandbox(Faults(lost_creations=1.0))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.RemoteProtocolError):
             await customer.create()
@@ -166,9 +166,9 @@ async def test_a_lost_creation() -> None:
     assert (1, 1) == (sandbox.ledger.units_charged, sandbox.ledger.units_wasted)
 
 
-async def test_a_hanging_call() -> None:
-    """It takes `hang_seconds`, ends in a gateway's 504, and was not executed."""
-    sandbox = roomy(Faults(hang={"task": 1.0}, hang_seconds=45.0))
+async def test_a_hanging_request_is_not_executed() -> None:
+    """It takes `hang_seconds`, and ends with a gateway's 504."""
+    sandbox = unlimited_sandbox(Faults(hang={"task": 1.0}, hang_seconds=45.0))
     async with Customer(sandbox) as customer:
         start = asyncio.get_running_loop().time()
         answer = await customer.create()
@@ -178,9 +178,9 @@ async def test_a_hanging_call() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_a_bad_gateway() -> None:
-    """A 502 with HTML, not executed."""
-    sandbox = roomy(Faults(bad_gateway={"task": 1.0}))
+async def test_a_bad_gateway_executes_nothing() -> None:
+    """The answer is a 502 with HTML."""
+    sandbox = unlimited_sandbox(Faults(bad_gateway={"task": 1.0}))
     async with Customer(sandbox) as customer:
         answer = await customer.create()
 
@@ -189,9 +189,9 @@ async def test_a_bad_gateway() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_a_malformed_answer() -> None:
-    """A 200 that is broken JSON or has no task id; the task was created all the same."""
-    sandbox = roomy(Faults(malformed={"task": 1.0}))
+async def test_a_malformed_answer_is_executed() -> None:
+    """The 200 has broken JSON or no task id, although the task was created."""
+    sandbox = unlimited_sandbox(Faults(malformed={"task": 1.0}))
     async with Customer(sandbox) as customer:
         answers = [await customer.create() for _ in range(30)]
 
@@ -202,9 +202,9 @@ async def test_a_malformed_answer() -> None:
 
 
 @pytest.mark.parametrize("action", ["drop", "lose", "hang"])
-async def test_a_poll_that_went_wrong_renews_nothing(action: str) -> None:
+async def test_a_failed_poll_does_not_renew_the_lease(action: str) -> None:
     """The lease runs from the last poll that was answered."""
-    sandbox = roomy(Faults(stuck=1.0, hang_seconds=0.0))
+    sandbox = unlimited_sandbox(Faults(stuck=1.0, hang_seconds=0.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(6)
@@ -220,9 +220,9 @@ async def test_a_poll_that_went_wrong_renews_nothing(action: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bad_gateway", "malformed"])
-async def test_a_poll_with_a_bad_answer_renews_nothing(name: str) -> None:
-    """502s and malformed answers are no keep-alive either."""
-    sandbox = roomy(Faults(stuck=1.0))
+async def test_a_poll_with_a_bad_answer_does_not_renew_the_lease(name: str) -> None:
+    """A 502 and a malformed answer to a poll do not renew the lease."""
+    sandbox = unlimited_sandbox(Faults(stuck=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(6)
@@ -233,8 +233,8 @@ async def test_a_poll_with_a_bad_answer_renews_nothing(name: str) -> None:
         assert 400 == (await customer.poll(task)).status_code
 
 
-async def test_a_refused_poll_renews_nothing() -> None:
-    """A 429 to a poll is no keep-alive."""
+async def test_a_limited_poll_does_not_renew_the_lease() -> None:
+    """A 429 to a poll does not renew the lease."""
     sandbox = Sandbox(requests=2, period=9.0, faults=Faults(stuck=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
@@ -246,9 +246,9 @@ async def test_a_refused_poll_renews_nothing() -> None:
         assert 400 == (await customer.poll(task)).status_code
 
 
-async def test_faults_are_switched_on_in_the_middle() -> None:
-    """Assigning `faults` counts from the next call on."""
-    sandbox = roomy()
+async def test_faults_may_be_assigned_later() -> None:
+    """Assigned faults are used from the next request on."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         assert 200 == (await customer.create()).status_code
         sandbox.faults = Faults(bad_gateway={"task": 1.0})
@@ -259,11 +259,11 @@ async def test_faults_are_switched_on_in_the_middle() -> None:
     assert Faults() == sandbox.faults
 
 
-async def test_a_fault_moves_no_duration() -> None:
+async def test_a_fault_changes_no_duration() -> None:
     """The same seed gives the same durations, with and without faults."""
     found: list[list[float]] = []
     for faults in (Faults(), Faults(engine_errors=0.5, bad_gateway={"poll": 0.5}, timeouts=0.1)):
-        sandbox = roomy(faults, seed=5, smile=Durations(8.0, 0.35))
+        sandbox = unlimited_sandbox(faults, seed=5, smile=Durations(8.0, 0.35))
         async with Customer(sandbox) as customer:
             for _ in range(20):
                 await customer.poll(await customer.task())
@@ -273,11 +273,11 @@ async def test_a_fault_moves_no_duration() -> None:
     assert 20 == len(set(found[0]))
 
 
-async def test_more_of_a_fault_only_adds_cases() -> None:
-    """Raising a probability keeps the cases that were there."""
+async def test_a_higher_probability_only_adds_cases() -> None:
+    """A higher probability keeps the earlier cases."""
     found: list[set[int]] = []
     for share in (0.2, 0.4):
-        sandbox = roomy(Faults(stuck=share))
+        sandbox = unlimited_sandbox(Faults(stuck=share))
         async with Customer(sandbox) as customer:
             for _ in range(100):
                 await customer.task()
@@ -286,9 +286,9 @@ async def test_more_of_a_fault_only_adds_cases() -> None:
     assert found[0] < found[1]
 
 
-async def test_a_script_goes_first_and_ends() -> None:
-    """Prepared answers come in order, then the ordinary ones again."""
-    sandbox = roomy(Faults(bad_gateway={"credit": 1.0}))
+async def test_a_script_takes_precedence_until_its_end() -> None:
+    """Prepared answers come in order, then ordinary ones again."""
+    sandbox = unlimited_sandbox(Faults(bad_gateway={"credit": 1.0}))
     sandbox.script("credit", (500, {"status": 500, "error": "x"}), "pass", (503, "<b>busy</b>"))
     async with Customer(sandbox) as customer:
         answers = [await customer.get("/s2s/v1.0/client/credit") for _ in range(4)]
@@ -298,9 +298,9 @@ async def test_a_script_goes_first_and_ends() -> None:
     assert ("text/html", "<b>busy</b>") == (answers[2].headers["content-type"], answers[2].text)
 
 
-async def test_a_scripted_refusal_of_the_connection() -> None:
+async def test_a_script_may_refuse_a_connection() -> None:
     """A script can refuse one connection."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     sandbox.script("file", "refuse")
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.ConnectError):
@@ -308,7 +308,7 @@ async def test_a_scripted_refusal_of_the_connection() -> None:
         assert (await customer.file())["file_id"]
 
 
-async def test_a_scripted_answer_spends_the_window() -> None:
+async def test_a_scripted_answer_counts_for_the_limits() -> None:
     """A prepared answer is an arrival like any other."""
     sandbox = Sandbox(per_second=1)
     sandbox.script("credit", (418, {}))
@@ -319,9 +319,9 @@ async def test_a_scripted_answer_spends_the_window() -> None:
     assert [418, 429] == [first.status_code, second.status_code]
 
 
-async def test_a_repeated_task_id() -> None:
-    """The second creation answers the first one's id; both are charged, one is unseen."""
-    sandbox = roomy(Faults(repeated_task_ids=1.0))
+async def test_a_task_id_may_be_repeated() -> None:
+    """The second creation has the id of the first; both tasks are charged."""
+    sandbox = unlimited_sandbox(Faults(repeated_task_ids=1.0))
     async with Customer(sandbox) as customer:
         ids = [await customer.task() for _ in range(2)]
 
@@ -329,9 +329,9 @@ async def test_a_repeated_task_id() -> None:
     assert 2 == sandbox.ledger.units_charged == len({t.task_id for t in sandbox.ledger.tasks})
 
 
-async def test_a_repeated_file_id() -> None:
-    """The second file has the first one's id, whose bytes a task then takes."""
-    sandbox = roomy(Faults(repeated_file_ids=1.0))
+async def test_a_file_id_may_be_repeated() -> None:
+    """The second file has the id of the first, whose bytes a task then uses."""
+    sandbox = unlimited_sandbox(Faults(repeated_file_ids=1.0))
     async with Customer(sandbox) as customer:
         first = await customer.uploaded(FACE, "first.jpg")
         second = await customer.uploaded(portrait(8, 64), "second.jpg")
@@ -341,9 +341,9 @@ async def test_a_repeated_file_id() -> None:
     assert "first.jpg" == sandbox.ledger.tasks[0].file_name
 
 
-async def test_a_limit_by_chance() -> None:
-    """A 429 out of the blue executes nothing and counts as refused."""
-    sandbox = roomy(Faults(limited={"history": 1.0, "task": 1.0}))
+async def test_a_429_may_be_drawn() -> None:
+    """A drawn 429 executes nothing and counts as refused."""
+    sandbox = unlimited_sandbox(Faults(limited={"history": 1.0, "task": 1.0}))
     async with Customer(sandbox) as customer:
         answers = [await customer.get("/s2s/v1.0/client/credit/history"), await customer.create()]
 
@@ -352,9 +352,9 @@ async def test_a_limit_by_chance() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_a_gateway_that_hides_the_answer() -> None:
-    """`lose_502` executes the request and answers as a gateway."""
-    sandbox = roomy()
+async def test_a_gateway_may_hide_the_answer() -> None:
+    """`lose_502` executes the request and answers like a gateway."""
+    sandbox = unlimited_sandbox()
     sandbox.script("task", "lose_502")
     async with Customer(sandbox) as customer:
         answer = await customer.create()

@@ -4,7 +4,15 @@ import httpx
 import pytest
 
 from perfect_async.sandbox._engine import picture_format
-from tests.sandbox.customer import SMILE, TEETH, Customer, avatar, data_of, error_of, roomy
+from tests.sandbox.customer import (
+    SMILE,
+    TEETH,
+    Customer,
+    avatar,
+    data_of,
+    error_of,
+    unlimited_sandbox,
+)
 
 TEMPLATES = "/s2s/v2.0/task/template/ai-avatar"
 URL = "https://pictures.example/a.jpg"
@@ -19,11 +27,11 @@ URL = "https://pictures.example/a.jpg"
     ],
 )
 @pytest.mark.parametrize("null", [True, False])
-async def test_required_fields(feature: str, field: str, null: bool) -> None:
-    """A missing field and a null one get the same answer, cost nothing, and are noted."""
+async def test_a_required_field_is_named(feature: str, field: str, null: bool) -> None:
+    """A missing field and a null have the same answer, cost nothing, and are violations."""
     whole = {**avatar(), **SMILE}
     body = {**whole, field: None} if null else {k: v for k, v in whole.items() if k != field}
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create(body, feature)
 
@@ -49,9 +57,9 @@ async def test_required_fields(feature: str, field: str, null: bool) -> None:
         ("ai-avatar", "template_id", 1),
     ],
 )
-async def test_wrong_values(feature: str, field: str, value: object) -> None:
-    """A value outside the accepted ones is named and noted."""
-    sandbox = roomy()
+async def test_a_wrong_value_is_named(feature: str, field: str, value: object) -> None:
+    """A value that is not accepted is named and is a violation."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create({**avatar(), **SMILE, field: value}, feature)
 
@@ -70,9 +78,9 @@ async def test_wrong_values(feature: str, field: str, value: object) -> None:
         ({"src_file_id": "x", "src_file_url": URL}, "both src_file_id and src_file_url are given"),
     ],
 )
-async def test_exactly_one_source(sources: dict[str, object], violation: str) -> None:
+async def test_exactly_one_source_is_needed(sources: dict[str, object], violation: str) -> None:
     """No source, both sources, and null beside a source are a 400 each."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create({**sources, "expression_type": TEETH})
 
@@ -81,9 +89,9 @@ async def test_exactly_one_source(sources: dict[str, object], violation: str) ->
 
 
 @pytest.mark.parametrize("expression", ["smile_with_teeth_visible", "closed_mouth_smile"])
-async def test_expressions(expression: str) -> None:
+async def test_both_expressions_are_accepted(expression: str) -> None:
     """Both expressions are accepted."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task({"src_file_url": URL, "expression_type": expression})
 
@@ -94,7 +102,7 @@ async def test_expressions(expression: str) -> None:
 
 async def test_unknown_fields_are_ignored() -> None:
     """Fields that the vendor does not know change nothing, null or not."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task({**SMILE, "mood": "good", "tone": None})
 
@@ -104,18 +112,18 @@ async def test_unknown_fields_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("count", "units"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (199, 50), (200, 50)]
 )
-async def test_the_price_of_avatars(count: int, units: int) -> None:
-    """One unit per four pictures, rounded up."""
-    sandbox = roomy()
+async def test_avatars_cost_a_unit_per_four(count: int, units: int) -> None:
+    """The price is one unit per four pictures, rounded up."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task(avatar(count), "ai-avatar")
 
     assert units == sandbox.ledger.units_charged == sandbox.ledger.tasks[0].units
 
 
-async def test_an_unknown_template() -> None:
-    """`InvalidTemplate`, which is the user's mistake and no violation."""
-    sandbox = roomy()
+async def test_an_unknown_template_is_not_a_violation() -> None:
+    """`InvalidTemplate` is the user's mistake and not a violation."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.create(avatar(template="male_nowhere"), "ai-avatar")
 
@@ -124,9 +132,9 @@ async def test_an_unknown_template() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff"])
-async def test_a_body_that_is_no_object(body: bytes) -> None:
-    """Anything but a JSON object is a BadRequest."""
-    sandbox = roomy()
+async def test_a_body_must_be_an_object(body: bytes) -> None:
+    """Any body that is not a JSON object is a BadRequest."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.http.post(
             "/s2s/v2.0/task/ai-smile", content=body, headers=customer.key
@@ -136,15 +144,15 @@ async def test_a_body_that_is_no_object(body: bytes) -> None:
     assert ["task: body is no JSON object"] == sandbox.ledger.violations
 
 
-async def test_a_feature_that_does_not_exist() -> None:
-    """Features of the vendor that are not played here are unknown paths."""
-    async with Customer(roomy()) as customer:
+async def test_an_unknown_feature_is_a_404() -> None:
+    """Features of the vendor that the sandbox does not have are unknown paths."""
+    async with Customer(unlimited_sandbox()) as customer:
         assert 404 == (await customer.create(SMILE, "hair-color")).status_code
 
 
 async def test_features_have_their_own_durations() -> None:
     """A smile takes seconds, an avatar longer."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         await customer.task()
         await customer.task(avatar(), "ai-avatar")
@@ -154,9 +162,9 @@ async def test_features_have_their_own_durations() -> None:
     assert "running" == poll["task_status"]
 
 
-async def test_seventy_one_templates_in_four_pages() -> None:
+async def test_there_are_71_templates_in_four_pages() -> None:
     """Without a page size there are twenty on a page."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         pages = [data_of(await customer.get(TEMPLATES))]
         while pages[-1]["next_token"] is not None:
             pages.append(
@@ -171,16 +179,16 @@ async def test_seventy_one_templates_in_four_pages() -> None:
     assert {"id", "thumb", "title", "category_name"} == set(templates[0])
 
 
-async def test_every_template_can_be_asked_for() -> None:
-    """What the list names a creation takes."""
-    async with Customer(roomy()) as customer:
+async def test_every_template_is_accepted() -> None:
+    """A creation accepts every template of the list."""
+    async with Customer(unlimited_sandbox()) as customer:
         for template in data_of(await customer.get(TEMPLATES, page_size=3))["templates"]:
             await customer.task(avatar(1, template["id"]), "ai-avatar")
 
 
 async def test_the_literal_null_is_refused() -> None:
     """`starting_token=null` is a 400 and a violation."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.get(TEMPLATES, starting_token="null")
 
@@ -188,9 +196,9 @@ async def test_the_literal_null_is_refused() -> None:
     assert ["template: starting_token=null"] == sandbox.ledger.violations
 
 
-async def test_thumbs_are_awkward_and_work() -> None:
-    """Their URLs hold raw spaces and Chinese characters; encoded, they give a JPEG."""
-    async with Customer(roomy()) as customer:
+async def test_thumbs_have_unencoded_urls() -> None:
+    """Their URLs have raw spaces and Chinese characters; encoded, they give a JPEG."""
+    async with Customer(unlimited_sandbox()) as customer:
         templates = data_of(await customer.get(TEMPLATES))["templates"]
         thumbs = [template["thumb"] for template in templates]
         answers = [await customer.http.get(httpx.URL(thumb)) for thumb in thumbs[:5]]
@@ -200,17 +208,17 @@ async def test_thumbs_are_awkward_and_work() -> None:
     assert {"jpeg"} == {picture_format(answer.content) for answer in answers}
 
 
-async def test_a_thumb_that_is_not_there() -> None:
+async def test_an_unknown_thumb_is_a_404() -> None:
     """An unknown thumbnail is a 404 of the storage."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.get("https://results.sandbox.example/templates/none.jpg")
 
     assert (404, True) == (answer.status_code, "NoSuchKey" in answer.text)
 
 
-async def test_the_templates_that_the_contract_names() -> None:
-    """`female_manga_mood` can be asked for; `male_manga_mood` is an `InvalidTemplate`."""
-    async with Customer(roomy()) as customer:
+async def test_the_contracts_templates_behave_as_documented() -> None:
+    """`female_manga_mood` is accepted; `male_manga_mood` is an `InvalidTemplate`."""
+    async with Customer(unlimited_sandbox()) as customer:
         good = await customer.create(avatar(1, "female_manga_mood"), "ai-avatar")
         wrong = await customer.create(avatar(1, "male_manga_mood"), "ai-avatar")
 

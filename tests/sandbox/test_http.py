@@ -1,4 +1,4 @@
-"""Calls and answers as values."""
+"""Requests and responses as plain values."""
 
 import json
 
@@ -18,14 +18,14 @@ from perfect_async.sandbox._http import (
 
 
 def test_the_last_of_a_repeated_parameter_counts() -> None:
-    """Queries are decoded, blank values kept."""
+    """Queries are decoded, and blank values kept."""
     call = Request("GET", "h", "/", "a=1&a=2%20x&b=", {})
 
     assert {"a": "2 x", "b": ""} == call.parameters()
 
 
-def test_an_envelope_with_and_without_a_code() -> None:
-    """`error_code` is there only when there is one."""
+def test_an_envelope_may_have_no_code() -> None:
+    """`error_code` is left out without a code."""
     assert {"status": 404, "error": "x"} == json.loads(ApiError(404, "x").response(Dialect()).body)
     assert {"status": 400, "error": "x", "error_code": "C"} == json.loads(
         ApiError(400, "x", "C").response(Dialect()).body
@@ -33,19 +33,19 @@ def test_an_envelope_with_and_without_a_code() -> None:
 
 
 def test_json_is_utf8() -> None:
-    """Characters go out as they are."""
+    """Characters are sent without escapes."""
     assert '{"a":"缩"}'.encode() == json_response(200, {"a": "缩"}).body
 
 
-def test_a_gateways_page() -> None:
-    """HTML with its title, and a delay."""
+def test_a_gateways_page_is_html() -> None:
+    """The page has a title, and its response a delay."""
     answer = html_response(502, "502 Bad Gateway", delay=3.0)
 
     assert (502, "text/html", 3.0) == (answer.status, answer.content_type, answer.delay)
     assert b"<h1>502 Bad Gateway</h1>" in answer.body
 
 
-def test_objects_and_lists() -> None:
+def test_objects_and_lists_are_checked() -> None:
     """Only the right kind of JSON value passes."""
     assert {} == as_object({})
     assert as_object([]) is None
@@ -53,8 +53,8 @@ def test_objects_and_lists() -> None:
     assert as_list("ab") is None
 
 
-def test_bodies_stay_out_of_reprs() -> None:
-    """Megabytes of picture do not flood a failure message."""
+def test_reprs_show_no_bodies() -> None:
+    """A repr does not show megabytes of a picture."""
     assert "secret" not in repr(Request("PUT", "h", "/", "", {}, b"secret"))
 
 

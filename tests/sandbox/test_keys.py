@@ -19,8 +19,8 @@ async def authenticate(customer: Customer, **body: object) -> httpx.Response:
     return await customer.http.post(AUTH, json={"client_id": "me", "id_token": TOKEN, **body})
 
 
-async def test_an_access_token_is_taken_as_a_key() -> None:
-    """The token given for a client id passes as Bearer on paths of both versions."""
+async def test_an_access_token_counts_as_a_key() -> None:
+    """The token for a client id is accepted as Bearer on paths of both versions."""
     sandbox = Sandbox(api_keys=["me"])
     async with Customer(sandbox) as customer:
         answer = await authenticate(customer)
@@ -45,7 +45,7 @@ async def test_an_access_token_is_taken_as_a_key() -> None:
         {"client_id": "you"},
     ],
 )
-async def test_a_corrupt_token(body: dict[str, object]) -> None:
+async def test_a_corrupt_token_is_refused(body: dict[str, object]) -> None:
     """A corrupt id token and an unknown client are a `401 InvalidAuthentication`."""
     async with Customer(Sandbox(api_keys=["me"])) as customer:
         answer = await authenticate(customer, **body)
@@ -76,8 +76,8 @@ async def test_an_access_token_expires() -> None:
     assert (401, "InvalidAccessToken") == error_of(answer)[:2]
 
 
-async def test_a_token_spends_the_window_of_its_key() -> None:
-    """Requests with a token and with its key share one limit."""
+async def test_a_token_uses_the_limits_of_its_key() -> None:
+    """Requests with a token and with its key share their limits."""
     async with Customer(Sandbox(per_second=2), "me") as customer:
         token = (await authenticate(customer)).json()["result"]["access_token"]
         header = {"authorization": f"Bearer {token}"}
@@ -90,8 +90,8 @@ async def test_a_token_spends_the_window_of_its_key() -> None:
     assert [200, 200, 429] == statuses
 
 
-async def test_asking_for_tokens_is_limited() -> None:
-    """Requests for tokens are limited, too."""
+async def test_requests_for_tokens_are_limited() -> None:
+    """Requests for tokens count for the limits, too."""
     async with Customer(Sandbox(per_second=1)) as customer:
         statuses = [(await authenticate(customer)).status_code for _ in range(2)]
 

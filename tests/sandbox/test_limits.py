@@ -29,24 +29,24 @@ def admitted(windows: Limiter, *times: float, key: str = "k") -> list[bool]:
 
 
 def test_the_second_is_limited() -> None:
-    """The third request within a second is refused when two are allowed."""
+    """The third request within a second is refused if two are allowed."""
     assert [True, True, False] == admitted(limiter(), 0.0, 0.2, 0.4)
 
 
 def test_the_period_is_limited() -> None:
-    """The fourth request within the period is refused when three are allowed."""
+    """The fourth request within the period is refused if three are allowed."""
     assert [True, True, True, False] == admitted(limiter(), 0.0, 2.0, 4.0, 9.9)
 
 
-def test_a_slot_is_free_one_period_later() -> None:
-    """Exactly one period after an arrival its slot is free, one microsecond before it is not."""
+def test_an_arrival_leaves_the_window_one_period_later() -> None:
+    """An arrival leaves the window exactly one period later, and not a microsecond before."""
     windows = limiter(requests=1, count_refused=False)
 
     assert [True, False, True] == admitted(windows, 0.0, 9.999999, 10.0)
 
 
-def test_refused_requests_spend_the_window() -> None:
-    """A client that retries at once keeps itself out."""
+def test_refused_requests_count() -> None:
+    """A client that retries at once stays refused."""
     times = [n * 0.25 for n in range(12)]
 
     patient = admitted(limiter(requests=100, per_second=2, count_refused=False), *times)
@@ -56,7 +56,7 @@ def test_refused_requests_spend_the_window() -> None:
     assert 2 == sum(impatient)
 
 
-def test_a_fixed_window_forgets_at_once() -> None:
+def test_a_fixed_window_is_empty_at_its_border() -> None:
     """With fixed windows two bursts may meet at the border."""
     windows = limiter(requests=3, per_second=9, kind="fixed")
 
@@ -64,16 +64,16 @@ def test_a_fixed_window_forgets_at_once() -> None:
     assert [True, True, True, False] == admitted(windows, 10.0, 10.1, 10.2, 10.3)
 
 
-def test_keys_are_counted_apart() -> None:
-    """One key's requests do not spend another's window."""
+def test_keys_have_separate_windows() -> None:
+    """Requests of one key do not use the window of another."""
     windows = limiter(per_second=1)
 
     assert [True, False] == admitted(windows, 0.0, 0.1)
     assert [True, False] == admitted(windows, 0.2, 0.3, key="other")
 
 
-def test_foreign_requests_spend_every_key() -> None:
-    """Foreign requests count for keys seen and for keys that come later."""
+def test_foreign_requests_count_for_every_key() -> None:
+    """Foreign requests count for known keys and for keys that are used later."""
     windows = limiter(requests=3, per_second=9)
     admitted(windows, 0.0, key="seen")
 
@@ -83,8 +83,8 @@ def test_foreign_requests_spend_every_key() -> None:
     assert [True, False] == admitted(windows, 6.0, 6.1, key="later")
 
 
-def test_foreign_requests_on_one_key() -> None:
-    """Foreign requests can be booked on one key alone."""
+def test_foreign_requests_may_be_on_one_key() -> None:
+    """Foreign requests may count for one key only."""
     windows = limiter(requests=3, per_second=9)
 
     windows.foreign(3, "a", 0)
@@ -99,7 +99,7 @@ def test_foreign_requests_on_one_key() -> None:
     per_second=st.integers(1, 4),
 )
 def test_no_window_ever_holds_more(gaps: list[int], limit: int, per_second: int) -> None:
-    """Whatever the arrivals, no period and no second admits more than its limit."""
+    """For any arrivals, no period and no second admits more than its limit."""
     windows = limiter(limit, 3.0, per_second, count_refused=False)
     now = 0
     passed: list[int] = []
@@ -113,7 +113,7 @@ def test_no_window_ever_holds_more(gaps: list[int], limit: int, per_second: int)
             assert most >= sum(end - span < time <= end for time in passed)
 
 
-async def test_too_many_requests_on_the_wire() -> None:
+async def test_too_many_requests_are_a_429() -> None:
     """The sixth request of a second gets a 429 with its envelope and no Retry-After."""
     sandbox = Sandbox()
     async with Customer(sandbox) as customer:
@@ -126,7 +126,7 @@ async def test_too_many_requests_on_the_wire() -> None:
 
 
 async def test_a_refused_creation_costs_nothing() -> None:
-    """A 429 is certainly not executed."""
+    """A 429 is never executed."""
     sandbox = Sandbox(per_second=1)
     async with Customer(sandbox) as customer:
         await customer.task()
@@ -136,8 +136,8 @@ async def test_a_refused_creation_costs_nothing() -> None:
     assert 1 == sandbox.ledger.units_charged
 
 
-async def test_storage_is_not_limited() -> None:
-    """Uploads do not spend the window."""
+async def test_the_storage_is_not_limited() -> None:
+    """Uploads do not count for the limits."""
     sandbox = Sandbox(per_second=2)
     async with Customer(sandbox) as customer:
         entry = await customer.file()
@@ -147,8 +147,8 @@ async def test_storage_is_not_limited() -> None:
     assert 0 == sum(sandbox.ledger.refused.values())
 
 
-async def test_foreign_use_of_the_key() -> None:
-    """Booked foreign requests leave the rest of the period."""
+async def test_foreign_requests_leave_the_rest_of_the_window() -> None:
+    """Foreign requests leave the rest of the period."""
     sandbox = Sandbox(requests=10, per_second=99)
     sandbox.foreign(8)
     async with Customer(sandbox) as customer:
@@ -159,7 +159,7 @@ async def test_foreign_use_of_the_key() -> None:
         assert 200 == (await customer.get("/s2s/v1.0/client/credit")).status_code
 
 
-def test_foreign_use_needs_a_moment() -> None:
-    """Outside a running loop there is no now at which to book."""
+def test_foreign_requests_need_a_running_loop() -> None:
+    """Outside of a running loop there is no present time."""
     with pytest.raises(RuntimeError, match="no running event loop"):
         Sandbox().foreign(1)

@@ -1,4 +1,4 @@
-"""What the package shows, and what it says when something is missing."""
+"""The names of the package, and its message for a missing library."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 import perfect_async.sandbox as package
 
 
-def test_the_names_are_sorted_and_there() -> None:
-    """The list of names is sorted as ruff sorts it, and every name exists."""
+def test_the_names_are_sorted_and_exist() -> None:
+    """The list of names is sorted as by ruff, and every name exists."""
     names = package.__all__
 
     assert (
@@ -18,7 +18,7 @@ def test_the_names_are_sorted_and_there() -> None:
     assert all(hasattr(package, name) for name in names)
 
 
-def test_objects_say_where_they_come_from() -> None:
+def test_objects_name_the_package() -> None:
     """Classes and functions name the package, not a private file."""
     things = [getattr(package, name) for name in package.__all__ if name != "Scripted"]
 
@@ -26,7 +26,7 @@ def test_objects_say_where_they_come_from() -> None:
 
 
 def test_every_name_has_a_docstring() -> None:
-    """Contracts are written down."""
+    """Every public name has a docstring."""
     for name in package.__all__:
         if not isinstance(getattr(package, name), type):
             continue

@@ -1,4 +1,4 @@
-"""The peer that misbehaves on the connection does what its script says."""
+"""The peer that misbehaves on the connection follows its script."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,28 +20,28 @@ KEY = {"Authorization": "Bearer a-key"}
 
 @pytest.fixture
 async def misbehaving() -> AsyncIterator[Peer]:
-    """A peer with a sandbox of its own behind it."""
+    """Serve a peer with its own sandbox."""
     port = free_port()
     async with peer(Sandbox(origin=f"http://127.0.0.1:{port}"), port) as found:
         yield found
 
 
 async def answers(found: Peer, *paths: str) -> list[str]:
-    """Return what one connection reads as the answers to these paths, without any check."""
+    """Return the answers that one connection reads for these paths, without any check."""
     async with RawClient({}) as client:
         return [(await client.send("GET", found.url + path, KEY)).body.decode() for path in paths]
 
 
-async def test_without_a_script(misbehaving: Peer) -> None:
-    """The peer answers as the sandbox does, one answer per request."""
+async def test_the_peer_answers_like_the_sandbox(misbehaving: Peer) -> None:
+    """Without a script there is one answer per request."""
     credit, templates = await answers(misbehaving, CREDIT, TEMPLATES)
 
     assert '"ApiSubsToken"' in credit
     assert '"female_manga_mood"' in templates
 
 
-async def test_a_doubled_answer(misbehaving: Peer) -> None:
-    """The second copy of an answer is taken for the next request's."""
+async def test_a_doubled_answer_shifts_the_next_ones(misbehaving: Peer) -> None:
+    """The second copy of an answer is read as that of the next request."""
     misbehaving.script(CREDIT, "double")
 
     credit, wrong = await answers(misbehaving, CREDIT, TEMPLATES)
@@ -49,8 +49,8 @@ async def test_a_doubled_answer(misbehaving: Peer) -> None:
     assert credit == wrong
 
 
-async def test_a_late_answer(misbehaving: Peer) -> None:
-    """An answer that comes after a 502 is taken for the next request's."""
+async def test_a_late_answer_shifts_the_next_ones(misbehaving: Peer) -> None:
+    """An answer that comes after a 502 is read as that of the next request."""
     misbehaving.script(CREDIT, "late")
 
     gateway, wrong, _ = await answers(misbehaving, CREDIT, TEMPLATES, TEMPLATES)
@@ -59,8 +59,8 @@ async def test_a_late_answer(misbehaving: Peer) -> None:
     assert '"ApiSubsToken"' in wrong
 
 
-async def test_a_body_that_is_cut_short(misbehaving: Peer) -> None:
-    """A client notices the missing half of a body whose length was announced."""
+async def test_a_short_body_is_noticed(misbehaving: Peer) -> None:
+    """A client notices the missing half of a body with an announced length."""
     misbehaving.script(CREDIT, "cut")
 
     async with httpx.AsyncClient(trust_env=False) as http:
@@ -68,8 +68,8 @@ async def test_a_body_that_is_cut_short(misbehaving: Peer) -> None:
             await http.get(misbehaving.url + CREDIT, headers=KEY)
 
 
-async def test_a_body_without_a_length(misbehaving: Peer) -> None:
-    """A client does not notice the missing half where no length was announced."""
+async def test_a_short_body_without_a_length_is_not_noticed(misbehaving: Peer) -> None:
+    """A client does not notice the missing half of a body without a length."""
     misbehaving.script(CREDIT, "unannounced")
 
     async with httpx.AsyncClient(trust_env=False) as http:
@@ -80,8 +80,8 @@ async def test_a_body_without_a_length(misbehaving: Peer) -> None:
     assert len(whole.content) // 2 == len(half.content)
 
 
-async def test_a_client_that_leaves(misbehaving: Peer) -> None:
-    """A connection that ends within a request ends without an exception."""
+async def test_a_client_may_disconnect(misbehaving: Peer) -> None:
+    """A connection that ends within a request raises nothing."""
     host, _, port = misbehaving.url.removeprefix("http://").partition(":")
     _, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET / HTTP/1.1\r\n")

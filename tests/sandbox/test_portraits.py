@@ -1,4 +1,4 @@
-"""Friendly faces, drawn from a number."""
+"""Faces that are drawn for a number."""
 
 import io
 
@@ -15,7 +15,7 @@ def opened(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("size", [32, 64, 480])
 def test_a_portrait_is_a_square_jpeg(size: int) -> None:
-    """JPEG, of the size asked for."""
+    """A portrait is a JPEG with the requested size."""
     image = opened(portrait(1, size))
 
     assert ("JPEG", (size, size), "RGB") == (image.format, image.size, image.mode)
@@ -29,21 +29,21 @@ def test_the_same_number_gives_the_same_face() -> None:
 
 @pytest.mark.parametrize("png", [True, False])
 @pytest.mark.parametrize("seed", [0, 7, 2**63])
-def test_a_face_is_found_again(seed: int, png: bool) -> None:
-    """The number of a face survives in both formats."""
+def test_the_number_of_a_face_is_read(seed: int, png: bool) -> None:
+    """The number of a face is kept in both formats."""
     assert seed == seed_of(encode(draw_portrait(seed, "teeth", 64), seed=seed, png=png))
 
 
 @pytest.mark.parametrize("png", [True, False])
 def test_other_pictures_are_no_faces(png: bool) -> None:
-    """A picture without a number is no drawn face."""
+    """A picture without a number is not a drawn face."""
     assert seed_of(encode(Image.new("RGB", (64, 64)), png=png)) is None
     assert seed_of(b"") is None
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_mouth_changes_the_face_below_the_eyebrows(seed: int) -> None:
-    """Another mouth changes mouth and cheeks, and nothing of hair, clothes or background."""
+    """Another mouth changes mouth and cheeks, but not hair, clothes or background."""
     neutral, teeth, closed = (
         draw_portrait(seed, mouth) for mouth in ("neutral", "teeth", "closed")
     )
@@ -59,7 +59,7 @@ def test_a_mouth_changes_the_face_below_the_eyebrows(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_teeth_are_white(seed: int) -> None:
-    """In the middle of a mouth that shows teeth there is white, in a closed one there is not."""
+    """A mouth with teeth is white in its middle, and a closed one is not."""
     spot = (int(0.515 * 320), int(0.66 * 320))
 
     assert (255, 255, 255) == draw_portrait(seed, "teeth").getpixel(spot)

@@ -1,4 +1,4 @@
-"""Presigned URLs that look and fail like S3's."""
+"""Presigned URLs that look and fail like those of S3."""
 
 import asyncio
 from urllib.parse import parse_qs, urlsplit
@@ -6,19 +6,19 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from perfect_async.sandbox import Sandbox
-from tests.sandbox.customer import FACE, Customer, data_of, roomy
+from tests.sandbox.customer import FACE, Customer, data_of, unlimited_sandbox
 
 
 async def finished(customer: Customer) -> str:
-    """A result URL."""
+    """Return a result URL."""
     task = await customer.task()
     await asyncio.sleep(1)
     return str(data_of(await customer.poll(task))["results"]["url"])
 
 
-async def test_a_url_looks_like_the_storages() -> None:
-    """https on a host of its own, with the query that S3's have."""
-    async with Customer(roomy()) as customer:
+async def test_a_url_looks_like_one_of_s3() -> None:
+    """https on a separate host, with the query of S3's URLs."""
+    async with Customer(unlimited_sandbox()) as customer:
         url = urlsplit((await customer.file())["requests"][0]["url"])
     query = parse_qs(url.query)
 
@@ -30,7 +30,7 @@ async def test_a_url_looks_like_the_storages() -> None:
 
 
 async def test_the_date_is_the_wall_clocks() -> None:
-    """X-Amz-Date is the moment of signing in UTC."""
+    """X-Amz-Date is the time of signing in UTC."""
     sandbox = Sandbox(epoch=1_782_864_000.0)
     async with Customer(sandbox) as customer:
         first = await customer.file()
@@ -46,7 +46,7 @@ async def test_the_date_is_the_wall_clocks() -> None:
 @pytest.mark.parametrize(("age", "status"), [(7199, 200), (7201.5, 403)])
 async def test_a_result_url_lives_two_hours(age: float, status: int) -> None:
     """After 7,200 s the answer is a 403 in XML."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         url = await finished(customer)
         await asyncio.sleep(age)
         answer = await customer.http.get(url)
@@ -59,14 +59,14 @@ async def test_a_result_url_lives_two_hours(age: float, status: int) -> None:
 
 async def test_an_upload_url_expires_too() -> None:
     """Bytes that come after two hours are refused."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         entry = await customer.file()
         await asyncio.sleep(7202)
         assert 403 == (await customer.put(entry, FACE)).status_code
 
 
 async def test_the_lifetime_is_a_setting() -> None:
-    """`url_lifetime` is in the URL and is kept."""
+    """`url_lifetime` is in the URL and is respected."""
     sandbox = Sandbox(url_lifetime=60)
     async with Customer(sandbox) as customer:
         entry = await customer.file()
@@ -76,8 +76,8 @@ async def test_the_lifetime_is_a_setting() -> None:
 
 
 async def test_authorization_is_refused() -> None:
-    """A key sent to a storage host is a 400 and a violation, on both hosts."""
-    sandbox = roomy()
+    """A key that is sent to a storage host is a 400 and a violation, on both hosts."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         url = await finished(customer)
         entry = (await customer.file())["requests"][0]
@@ -107,8 +107,8 @@ async def test_authorization_is_refused() -> None:
     ],
 )
 async def test_a_changed_url_is_refused(old: str, new: str) -> None:
-    """Whatever is changed in a signed URL breaks its signature."""
-    sandbox = roomy()
+    """Any change of a signed URL breaks its signature."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         url = await finished(customer)
         answer = await customer.http.get(url.replace(old, new, 1))
@@ -119,8 +119,8 @@ async def test_a_changed_url_is_refused(old: str, new: str) -> None:
 
 
 async def test_a_url_is_for_one_method() -> None:
-    """An upload URL cannot be read, nor posted to."""
-    sandbox = roomy()
+    """An upload URL accepts neither GET nor POST."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         request = (await customer.file())["requests"][0]
         got = await customer.http.get(request["url"])
@@ -131,14 +131,14 @@ async def test_a_url_is_for_one_method() -> None:
 
 
 async def test_a_bare_path_is_refused() -> None:
-    """Without a signature there is nothing to see."""
-    async with Customer(roomy()) as customer:
+    """A path without a signature is refused."""
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.get("https://results.sandbox.example/sandbox-out/a/0.jpg")
 
     assert 403 == answer.status_code
 
 
-async def test_the_same_urls_for_the_same_seed() -> None:
+async def test_the_same_seed_gives_the_same_urls() -> None:
     """Seed and epoch fix URLs and ids."""
     found: list[object] = []
     for _ in range(2):
@@ -149,7 +149,7 @@ async def test_the_same_urls_for_the_same_seed() -> None:
 
 
 async def test_an_origin_serves_the_stores_under_paths() -> None:
-    """With an origin presigned URLs are paths of it, and work there."""
+    """With an origin, presigned URLs are paths of it, and work there."""
     sandbox = Sandbox(origin="http://127.0.0.1:8787/", units=5)
     async with Customer(sandbox) as customer:
         customer.http.base_url = "http://127.0.0.1:8787"

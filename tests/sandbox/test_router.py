@@ -1,4 +1,4 @@
-"""Which call is meant, and who may make it."""
+"""The routes of requests, and the check of their keys."""
 
 import json
 import operator
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from perfect_async.sandbox import Sandbox
 from perfect_async.sandbox._http import Request
 from perfect_async.sandbox._router import Route, route_api
-from tests.sandbox.customer import API, SMILE, Customer, error_of, roomy
+from tests.sandbox.customer import API, SMILE, Customer, error_of, unlimited_sandbox
 
 CREDIT = "/s2s/v1.0/client/credit"
 AUTH = "/s2s/v1.0/client/auth"
@@ -41,19 +41,19 @@ DELETE = "/s2s/v2.0/task/delete"
         ("GET", "/", Route("unknown")),
     ],
 )
-def test_routes(method: str, path: str, expected: Route) -> None:
-    """Every path of the contract, and nothing else."""
+def test_every_path_has_its_route(method: str, path: str, expected: Route) -> None:
+    """Every path of the contract has a route, and no other path."""
     assert expected == route_api(method, path, universal_path=True)
 
 
 def test_the_universal_path_may_be_missing() -> None:
-    """Before v1.14 there were only the features' own paths."""
+    """Before v1.14 only the paths of features existed."""
     assert Route("unknown") == route_api("POST", "/s2s/v2.0/file", universal_path=False)
 
 
-async def test_an_unknown_path() -> None:
-    """A 404 with the envelope, and a violation that names it."""
-    sandbox = roomy()
+async def test_an_unknown_path_is_a_404() -> None:
+    """The answer is a 404 with the envelope, and a violation names the path."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         answer = await customer.get("/s2s/v2.0/tasks")
 
@@ -62,7 +62,7 @@ async def test_an_unknown_path() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic a-key", "Bearer a b", "a-key"])
-async def test_no_proper_key(value: str) -> None:
+async def test_a_malformed_key_is_a_401(value: str) -> None:
     """Without a Bearer key every API request is a `401 InvalidApiKey`."""
     async with Customer(Sandbox()) as customer:
         answer = await customer.http.get(CREDIT, headers={"authorization": value} if value else {})
@@ -70,8 +70,8 @@ async def test_no_proper_key(value: str) -> None:
     assert (401, "InvalidApiKey") == error_of(answer)[:2]
 
 
-async def test_known_keys_only() -> None:
-    """With `api_keys` all others are a 401, which spends no window and executes nothing."""
+async def test_other_keys_are_a_401() -> None:
+    """With `api_keys`, other keys are a 401 that is not counted and executes nothing."""
     sandbox = Sandbox(api_keys=["right"], per_second=1)
     async with Customer(sandbox, "right") as right, Customer(sandbox, "wrong") as wrong:
         answers = [await wrong.create(SMILE) for _ in range(3)]
@@ -81,15 +81,15 @@ async def test_known_keys_only() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_any_key_by_default() -> None:
-    """Without `api_keys` every well-formed key passes."""
+async def test_any_key_is_accepted_by_default() -> None:
+    """Without `api_keys` every well-formed key is accepted."""
     async with Customer(Sandbox(), "whatever-0!") as customer:
         assert 200 == (await customer.get(CREDIT)).status_code
 
 
-async def test_request_ids() -> None:
-    """Every answer has an `x-request-id` of 60 bits, errors and storage included."""
-    sandbox = roomy()
+async def test_every_answer_has_a_request_id() -> None:
+    """Every answer has an `x-request-id` of 60 bits, also errors and answers of the storage."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         entry = await customer.file()
         answers = [
@@ -107,15 +107,15 @@ async def test_request_ids() -> None:
 @pytest.mark.parametrize("host", [API, "https://yce-api-01.perfectcorp.com", "http://localhost"])
 async def test_the_api_answers_on_any_host(host: str) -> None:
     """Only the two storage hosts are special."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.get(host + CREDIT, headers=customer.key)
 
     assert 200 == answer.status_code
 
 
-async def test_json_is_announced() -> None:
-    """API answers say what they are."""
-    async with Customer(roomy()) as customer:
+async def test_answers_have_a_content_type() -> None:
+    """API answers have the content type of JSON."""
+    async with Customer(unlimited_sandbox()) as customer:
         answer: httpx.Response = await customer.get(CREDIT)
 
     assert "application/json; charset=utf-8" == answer.headers["content-type"]
@@ -134,18 +134,18 @@ async def test_json_is_announced() -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/s2s/v2.0/file", "/s2s/v2.0/task/ai-smile", AUTH, DELETE])
-async def test_bodies_that_are_no_objects(path: str, body: bytes) -> None:
-    """JSON that is broken, too deep or no object is a 400, not an exception."""
-    async with Customer(roomy()) as customer:
+async def test_a_body_that_is_no_object_is_a_400(path: str, body: bytes) -> None:
+    """JSON that is broken, too deep or not an object is a 400, not an exception."""
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.post(path, content=body, headers=customer.key)
 
     assert (400, "BadRequest") == error_of(answer)[:2]
 
 
-async def test_half_a_surrogate_pair() -> None:
-    """Text that has no UTF-8 is answered all the same."""
+async def test_a_lone_surrogate_is_answered() -> None:
+    """Text that is not valid Unicode is answered."""
     body = b'{"files":[{"content_type":"image/jpeg","file_name":"\\ud800","file_size":9}]}'
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.post("/s2s/v2.0/file", content=body, headers=customer.key)
 
     assert 200 == answer.status_code
@@ -153,7 +153,7 @@ async def test_half_a_surrogate_pair() -> None:
 
 async def test_head_is_a_get_without_a_body() -> None:
     """HEAD has the status and the length of GET."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         got = await customer.http.get(CREDIT, headers=customer.key)
         head = await customer.http.head(CREDIT, headers=customer.key)
@@ -168,7 +168,7 @@ async def test_head_is_a_get_without_a_body() -> None:
 
 @pytest.mark.parametrize("path", [CREDIT, "/", "/nowhere"])
 async def test_options_need_no_key(path: str) -> None:
-    """OPTIONS is answered without a key, outside of the limits, and is no violation."""
+    """OPTIONS is answered without a key, is not limited, and is no violation."""
     sandbox = Sandbox(per_second=1)
     async with Customer(sandbox) as customer:
         answers = [await customer.http.options(path) for _ in range(3)]
@@ -179,9 +179,9 @@ async def test_options_need_no_key(path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "PROPFIND"])
-async def test_other_methods(method: str) -> None:
+async def test_other_methods_are_a_404(method: str) -> None:
     """A method that a path does not have is a `404 NotFound`."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.http.request(method, CREDIT, headers=customer.key)
 
     assert (404, "NotFound") == error_of(answer)[:2]
@@ -202,7 +202,7 @@ KNOWN = st.sampled_from(
         "/s2s/v2.0/task/template/ai-avatar",
     ]
 )
-# What a server decodes from any bytes.
+# Requests as a server decodes them from any bytes.
 LATIN = st.text(st.characters(max_codepoint=255), max_size=20)
 FIELDS = [
     "files",
@@ -241,7 +241,7 @@ REQUESTS = st.builds(
 
 @given(REQUESTS)
 def test_any_request_gets_an_answer(request: Request) -> None:
-    """No request raises, and none is answered as an error of the server."""
+    """No request raises or is answered as an error of the server."""
     router = Sandbox()._router
 
     response = router.arrive(request, router.leave(request))

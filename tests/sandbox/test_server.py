@@ -52,7 +52,7 @@ async def served(sandbox: Sandbox, port: int) -> AsyncIterator[httpx.AsyncClient
 
 
 async def test_a_whole_picture_over_a_socket(caplog: pytest.LogCaptureFixture) -> None:
-    """Register, upload, create, poll, download; neither key nor URLs are logged by the server."""
+    """Register, upload, create, poll, download; the server logs neither key nor URLs."""
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.WARNING, logger="httpx")
     caplog.set_level(logging.WARNING, logger="httpcore")
@@ -82,7 +82,7 @@ async def test_a_whole_picture_over_a_socket(caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))
-async def test_the_clients_of_strangers(name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_other_http_clients_are_served(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Each client gets a picture without a violation or a line in the server's log."""
     port = free_port()
     origin = f"http://127.0.0.1:{port}"
@@ -118,7 +118,7 @@ async def test_the_clients_of_strangers(name: str, caplog: pytest.LogCaptureFixt
         ),
     ],
 )
-async def test_real_clients(
+async def test_real_programs_are_served(
     tool: str, arguments: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The programs themselves read the balance."""
@@ -134,21 +134,21 @@ async def test_real_clients(
             stdout=asyncio.subprocess.PIPE,
             env={"PATH": os.environ["PATH"], "NO_PROXY": "*"},
         )
-        said, _ = await process.communicate()
+        output, _ = await process.communicate()
 
-    assert 1000 == sum(grant["amount_dec"] for grant in json.loads(said)["results"])
+    assert 1000 == sum(grant["amount_dec"] for grant in json.loads(output)["results"])
     assert [] == [each for each in caplog.records if each.name.startswith("uvicorn")]
 
 
-async def test_a_notification_over_a_socket() -> None:
-    """A served sandbox calls a served endpoint of ours, once a task has ended."""
+async def test_a_notification_is_sent_over_a_socket() -> None:
+    """A served sandbox notifies a served `WebhookApp` after a task has ended."""
     secret = "whsec_" + base64.b64encode(b"of the served sandbox").decode()
     notified = asyncio.Event()
-    said: list[Notification] = []
+    received: list[Notification] = []
 
     class Receiver:
         async def deliver(self, body: bytes, headers: list[tuple[str, str]]) -> None:
-            said.append(verify(body, headers, secret, time.time()))
+            received.append(verify(body, headers, secret, time.time()))
             notified.set()
 
     shop, port = free_port(), free_port()
@@ -170,11 +170,11 @@ async def test_a_notification_over_a_socket() -> None:
         endpoint.should_exit = True
         await shop_task
 
-    assert [(task, "success")] == [(each.task_id, each.status) for each in said]
+    assert [(task, "success")] == [(each.task_id, each.status) for each in received]
 
 
-async def test_a_lost_answer_over_a_socket() -> None:
-    """The connection is cut before the answer is whole."""
+async def test_a_lost_answer_closes_the_socket() -> None:
+    """The connection is closed before the answer is whole."""
     port = free_port()
     sandbox = Sandbox(faults=Faults(dropped={"credit": 1.0}))
     async with served(sandbox, port) as http:
@@ -190,7 +190,7 @@ async def test_the_port_is_free_after_cancelling() -> None:
             assert 200 == (await http.get(CREDIT)).status_code
 
 
-async def test_cancelled_before_it_started() -> None:
+async def test_a_server_may_be_cancelled_before_it_starts() -> None:
     """Cancelling at once leaves nothing to clean up."""
     server = asyncio.create_task(serve(Sandbox(), port=free_port()))
     server.cancel()
@@ -202,8 +202,8 @@ async def test_cancelled_before_it_started() -> None:
 @pytest.mark.parametrize(
     "more", ["", ", webhook_url='http://127.0.0.1:9/', webhook_secret='whsec_c2VjcmV0'"]
 )
-def test_from_the_command_line(more: str) -> None:
-    """`run` serves until Ctrl-C, says where on stderr, and ends with the ledger, webhook or not."""
+def test_run_serves_until_interrupted(more: str) -> None:
+    """`run` serves until Ctrl-C, prints its address to stderr, and ends with the ledger."""
     port = free_port()
     code = f"from perfect_async.sandbox import run; run(port={port}, speed=100.0, units=7{more})"
     with subprocess.Popen(
@@ -241,10 +241,10 @@ def test_from_the_command_line(more: str) -> None:
         ("box.example", "http://box.example:8787"),
     ],
 )
-def test_the_origin_of_presigned_urls(
+def test_urls_have_the_served_address(
     host: str, origin: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """URLs name the address served, an IPv6 one in brackets, and loopback for all interfaces."""
+    """URLs have the served address, an IPv6 one in brackets, or loopback for all interfaces."""
     given: list[object] = []
 
     async def serve_nothing(*arguments: object) -> None:
@@ -259,7 +259,7 @@ def test_the_origin_of_presigned_urls(
 
 
 def test_a_restarted_server_repeats_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that goes on after a restart with the same seed meets no id again."""
+    """A restart with the same seed gives new ids."""
     sandboxes: list[Sandbox] = []
 
     async def serve_nothing(sandbox: Sandbox, *_: object) -> None:

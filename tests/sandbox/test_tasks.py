@@ -14,15 +14,15 @@ from tests.sandbox.customer import (
     avatar,
     data_of,
     error_of,
-    roomy,
+    unlimited_sandbox,
 )
 
 LONG = {"ai-smile": Durations.fixed(35.0), "ai-avatar": Durations.fixed(60.0)}
 DAY = 86_400
 
 
-async def test_a_smile_from_creation_to_end() -> None:
-    """Running until the engine is done, then success with one URL."""
+async def test_a_smile_runs_and_succeeds() -> None:
+    """The task is running until the engine is done, then a success with one URL."""
     async with Customer(Sandbox(durations=LONG)) as customer:
         task = await customer.task()
         seen = []
@@ -36,8 +36,8 @@ async def test_a_smile_from_creation_to_end() -> None:
 
 
 async def test_the_end_is_the_instant_of_the_duration() -> None:
-    """A poll at exactly the duration sees the end."""
-    async with Customer(roomy(smile=Durations.fixed(8.0))) as customer:
+    """A poll at exactly the duration reports the end."""
+    async with Customer(unlimited_sandbox(smile=Durations.fixed(8.0))) as customer:
         task = await customer.task()
         await asyncio.sleep(7.999)
         assert "running" == data_of(await customer.poll(task))["task_status"]
@@ -60,7 +60,7 @@ async def test_a_lease_holds_for_ten_seconds() -> None:
 
 
 async def test_a_lease_does_not_hold_longer() -> None:
-    """A poll one millisecond late finds no task, and the unit is gone."""
+    """A poll that is a millisecond late finds no task, and the unit is not returned."""
     sandbox = Sandbox(durations=LONG)
     async with Customer(sandbox) as customer:
         task = await customer.task()
@@ -77,8 +77,8 @@ async def test_a_lease_does_not_hold_longer() -> None:
 
 
 async def test_an_expired_task_stays_expired() -> None:
-    """Even when processing finished, and for ever."""
-    async with Customer(roomy()) as customer:
+    """Also after the engine is done, and forever."""
+    async with Customer(unlimited_sandbox()) as customer:
         task = await customer.task()
         await asyncio.sleep(11)
         for _ in range(3):
@@ -86,9 +86,9 @@ async def test_an_expired_task_stays_expired() -> None:
             await asyncio.sleep(1)
 
 
-async def test_an_engine_error_that_is_not_polled() -> None:
-    """When the lease runs out first, a failed task's units are kept, too."""
-    sandbox = roomy(Faults(engine_errors=1.0))
+async def test_an_unpolled_engine_error_is_not_refunded() -> None:
+    """If the lease runs out first, the units of a failed task are not returned."""
+    sandbox = unlimited_sandbox(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         await customer.task()
         await asyncio.sleep(11)
@@ -105,8 +105,8 @@ async def test_the_lease_is_a_setting() -> None:
 
 
 async def test_a_reported_task_needs_no_more_polls() -> None:
-    """Once the end was reported there is no lease; each later poll gives a fresh URL, for a day."""
-    async with Customer(roomy()) as customer:
+    """A reported task has no lease; each later poll gives a new URL, for a day."""
+    async with Customer(unlimited_sandbox()) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
         urls = [data_of(await customer.poll(task))["results"]["url"]]
@@ -121,8 +121,8 @@ async def test_a_reported_task_needs_no_more_polls() -> None:
 
 
 async def test_an_error_is_reported_again() -> None:
-    """A failed task tells the same code each time, and returns its units once."""
-    sandbox = roomy(Faults(engine_errors=1.0))
+    """A failed task reports the same code each time, and returns its units once."""
+    sandbox = unlimited_sandbox(Faults(engine_errors=1.0))
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
@@ -132,9 +132,9 @@ async def test_an_error_is_reported_again() -> None:
     assert 10_000 == sandbox.ledger.balance
 
 
-async def test_nulls_are_absent_as_often() -> None:
-    """`error`, `results` and `error_message` come as null or not at all."""
-    sandbox = roomy(Faults(engine_errors=0.5))
+async def test_nulls_may_be_absent() -> None:
+    """`error`, `results` and `error_message` are null or absent."""
+    sandbox = unlimited_sandbox(Faults(engine_errors=0.5))
     shapes: set[tuple[str, ...]] = set()
     async with Customer(sandbox) as customer:
         for _ in range(60):
@@ -153,8 +153,8 @@ async def test_nulls_are_absent_as_often() -> None:
     } == shapes
 
 
-async def test_the_polling_interval() -> None:
-    """Absent by default; in milliseconds when asked for."""
+async def test_the_polling_interval_is_optional() -> None:
+    """The interval is absent by default, and in milliseconds if set."""
     for interval in (None, 1000):
         async with Customer(Sandbox(polling_interval=interval)) as customer:
             data = data_of(await customer.poll(await customer.task()))
@@ -163,8 +163,8 @@ async def test_the_polling_interval() -> None:
 
 
 async def test_a_running_avatar_shows_partial_results() -> None:
-    """Results grow while the task runs, and are whole at success only."""
-    async with Customer(roomy()) as customer:
+    """Results grow while the task runs, and are whole only at success."""
+    async with Customer(unlimited_sandbox()) as customer:
         task = await customer.task(avatar(4), "ai-avatar")
         seen = []
         for _ in range(5):
@@ -181,25 +181,25 @@ async def test_a_running_avatar_shows_partial_results() -> None:
 
 
 async def test_a_failing_avatar_shows_none() -> None:
-    """No partial results of a task that will fail."""
-    async with Customer(roomy(Faults(engine_errors=1.0))) as customer:
+    """A task that will fail has no partial results."""
+    async with Customer(unlimited_sandbox(Faults(engine_errors=1.0))) as customer:
         task = await customer.task(avatar(4), "ai-avatar")
         await asyncio.sleep(6)
         assert data_of(await customer.poll(task, "ai-avatar")).get("results") is None
 
 
-async def test_an_unknown_task() -> None:
-    """Any unknown id is an InvalidTaskId and no violation: users type ids."""
-    sandbox = roomy()
+async def test_an_unknown_task_is_not_a_violation() -> None:
+    """An unknown id is an InvalidTaskId and not a violation, since users type ids."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         assert (400, "InvalidTaskId") == error_of(await customer.poll("nobody"))[:2]
 
     assert [] == sandbox.ledger.violations
 
 
-async def test_a_task_of_another_feature() -> None:
-    """A smile asked for as an avatar is unknown, which is noted, and renews nothing."""
-    sandbox = roomy()
+async def test_a_task_of_another_feature_is_unknown() -> None:
+    """A smile that is polled as an avatar is unknown, a violation, and not renewed."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         task = await customer.task()
         assert 400 == (await customer.poll(task, "ai-avatar")).status_code
@@ -208,18 +208,18 @@ async def test_a_task_of_another_feature() -> None:
     assert 0 == sandbox.ledger.tasks[0].polls
 
 
-async def test_ids_of_the_usual_alphabet() -> None:
-    """107 URL-safe characters."""
-    async with Customer(roomy()) as customer:
+async def test_ids_are_url_safe_by_default() -> None:
+    """An id has 107 URL-safe characters."""
+    async with Customer(unlimited_sandbox()) as customer:
         task = await customer.task()
 
     assert 107 == len(task)
     assert task.replace("-", "").replace("_", "").isalnum()
 
 
-async def test_ids_of_another_alphabet() -> None:
-    """With `base64` ids hold `/`, `+` and `=`, and work when percent-encoded."""
-    sandbox = roomy(task_ids="base64")
+async def test_ids_may_need_encoding() -> None:
+    """With `base64`, ids have `/`, `+` and `=`, and work if percent-encoded."""
+    sandbox = unlimited_sandbox(task_ids="base64")
     async with Customer(sandbox) as customer:
         task = await customer.task()
         assert set("/+=") <= set(task)
@@ -230,8 +230,8 @@ async def test_ids_of_another_alphabet() -> None:
     assert ["unknown: task_id not percent-encoded"] == sandbox.ledger.violations
 
 
-async def test_credit_insufficiency() -> None:
-    """At creation only; what is cheaper still passes."""
+async def test_credit_insufficiency_refuses_the_creation() -> None:
+    """Only a creation is refused, and a cheaper one passes."""
     sandbox = Sandbox(units=2)
     async with Customer(sandbox) as customer:
         refused = await customer.create(avatar(9), "ai-avatar")
@@ -255,9 +255,9 @@ async def test_credit_insufficiency() -> None:
         (b"\xff\xd8\xff" + bytes(10 * 2**20), "ai-smile", "exceed_max_filesize"),
     ],
 )
-async def test_the_engine_looks_at_the_bytes(data: bytes, feature: str, code: str | None) -> None:
-    """Formats that a feature does not take and files that are too large end in an engine error."""
-    async with Customer(roomy()) as customer:
+async def test_the_engine_checks_the_bytes(data: bytes, feature: str, code: str | None) -> None:
+    """Formats that a feature does not accept and too large files are engine errors."""
+    async with Customer(unlimited_sandbox()) as customer:
         body = {**avatar(), "expression_type": TEETH}
         body["src_file_id"] = await customer.uploaded(data or FACE)
         del body["src_file_url"]
@@ -268,9 +268,9 @@ async def test_the_engine_looks_at_the_bytes(data: bytes, feature: str, code: st
     assert code == found.get("error")
 
 
-async def test_deletion() -> None:
-    """The task, its outputs and its input file die; result URLs are 404 at once."""
-    sandbox = roomy()
+async def test_deletion_removes_the_files() -> None:
+    """The task, its outputs and its input file are deleted; result URLs are 404 at once."""
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         body = {"src_file_id": await customer.uploaded(), "expression_type": TEETH}
         task, second = await customer.task(body), await customer.task(body)
@@ -296,9 +296,9 @@ async def test_deletion() -> None:
     )
 
 
-async def test_the_upload_url_of_a_deleted_file() -> None:
-    """Bytes for a file that is gone find no key."""
-    async with Customer(roomy()) as customer:
+async def test_a_deleted_file_accepts_no_upload() -> None:
+    """An upload for a deleted file finds no key."""
+    async with Customer(unlimited_sandbox()) as customer:
         entry = await customer.file()
         await customer.put(entry, FACE)
         task = await customer.task({"src_file_id": entry["file_id"], "expression_type": TEETH})
@@ -307,9 +307,9 @@ async def test_the_upload_url_of_a_deleted_file() -> None:
         assert 404 == (await customer.put(entry, FACE)).status_code
 
 
-async def test_deletion_of_a_finished_task_that_was_not_polled() -> None:
+async def test_an_unpolled_finished_task_can_be_deleted() -> None:
     """A task that the engine has finished can be deleted before a poll reports it."""
-    sandbox = roomy()
+    sandbox = unlimited_sandbox()
     async with Customer(sandbox) as customer:
         task = await customer.task()
         await asyncio.sleep(1)
@@ -319,8 +319,8 @@ async def test_deletion_of_a_finished_task_that_was_not_polled() -> None:
     assert 0 == sandbox.ledger.units_wasted
 
 
-async def test_deletion_of_a_running_task() -> None:
-    """Not finished yet is an OperationInvalid."""
+async def test_a_running_task_cannot_be_deleted() -> None:
+    """An unfinished task is an OperationInvalid."""
     async with Customer(Sandbox(durations=LONG)) as customer:
         answer = await customer.delete(await customer.task())
 
@@ -328,9 +328,9 @@ async def test_deletion_of_a_running_task() -> None:
 
 
 @pytest.mark.parametrize("wait", [None, 11])
-async def test_deletion_of_no_task(wait: float | None) -> None:
-    """An unknown or expired id is no run id."""
-    async with Customer(roomy()) as customer:
+async def test_an_unknown_task_cannot_be_deleted(wait: float | None) -> None:
+    """An unknown or expired id cannot be deleted."""
+    async with Customer(unlimited_sandbox()) as customer:
         task = "nobody" if wait is None else await customer.task()
         await asyncio.sleep(wait or 0)
         assert (400, "OperationNotSupport") == error_of(await customer.delete(task))[:2]
@@ -338,15 +338,15 @@ async def test_deletion_of_no_task(wait: float | None) -> None:
 
 async def test_deletion_needs_an_id() -> None:
     """`task_id` is required."""
-    async with Customer(roomy()) as customer:
+    async with Customer(unlimited_sandbox()) as customer:
         answer = await customer.post("/s2s/v2.0/task/delete", {})
 
     assert (400, "InvalidParameters") == error_of(answer)[:2]
 
 
-async def test_ids_survive_their_encoding() -> None:
+async def test_ids_are_decoded_once() -> None:
     """An id in a path is decoded once."""
-    async with Customer(roomy(task_ids="base64")) as customer:
+    async with Customer(unlimited_sandbox(task_ids="base64")) as customer:
         task = await customer.task()
         answer = await customer.poll(task)
         path = answer.request.url.raw_path.decode()
@@ -355,8 +355,8 @@ async def test_ids_survive_their_encoding() -> None:
     assert unquote(path).endswith(task)
 
 
-async def test_a_lease_of_the_polling_interval() -> None:
-    """A task is lost when it is not polled within the interval of its answers."""
+async def test_the_lease_may_be_the_polling_interval() -> None:
+    """A task is lost if it is not polled within the interval of its answers."""
     sandbox = Sandbox(durations=LONG, lease="polling_interval", polling_interval=3000)
     async with Customer(sandbox) as customer:
         task = await customer.task()
@@ -366,8 +366,8 @@ async def test_a_lease_of_the_polling_interval() -> None:
         assert 400 == (await customer.poll(task)).status_code
 
 
-async def test_a_lease_of_the_retention() -> None:
-    """A running task survives a day without polls, and no longer."""
+async def test_the_lease_may_be_the_retention() -> None:
+    """A running task is kept for a day without polls, but not longer."""
     forever = {"ai-smile": Durations.fixed(9 * DAY)}
     async with Customer(Sandbox(durations=forever, lease="retention")) as customer:
         task = await customer.task()
@@ -377,7 +377,7 @@ async def test_a_lease_of_the_retention() -> None:
         assert 400 == (await customer.poll(task)).status_code
 
 
-async def test_a_flexible_lease() -> None:
+async def test_the_lease_may_be_flexible() -> None:
     """A running task needs no polls; its result is kept for a day after the engine's end."""
     week = {"ai-smile": Durations.fixed(7 * DAY)}
     async with Customer(Sandbox(durations=week, lease="flexible")) as customer:
@@ -389,7 +389,7 @@ async def test_a_flexible_lease() -> None:
 
 
 async def test_the_retention_is_a_setting() -> None:
-    """A finished task is kept for thirty days where the retention is as long."""
+    """A finished task is kept for thirty days if the retention is as long."""
     sandbox = Sandbox(durations={"ai-smile": Durations.fixed(1)}, retention=30 * DAY)
     async with Customer(sandbox) as customer:
         task = await customer.task()
@@ -401,18 +401,20 @@ async def test_the_retention_is_a_setting() -> None:
         assert 400 == (await customer.poll(task)).status_code
 
 
-def test_leases_that_have_no_meaning() -> None:
-    """An unknown reading is refused, and the interval's without an interval."""
-    with pytest.raises(ValueError, match=r"lease is seconds or one of polling_interval, .*'long'"):
+def test_wrong_leases_are_refused() -> None:
+    """An unknown reading is refused, and so is the polling interval without an interval."""
+    with pytest.raises(
+        ValueError, match=r"lease must be a number of seconds or one of polling_interval, .*'long'"
+    ):
         Sandbox(lease="long")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs a polling_interval"):
         Sandbox(lease="polling_interval")
-    with pytest.raises(ValueError, match="charging is one of creation, success, not 'never'"):
+    with pytest.raises(ValueError, match="charging must be one of creation, success, not 'never'"):
         Sandbox(charging="never")  # type: ignore[arg-type]
 
 
 async def test_a_success_is_charged_when_the_engine_ends() -> None:
-    """Where only a success is charged, units are reserved before and taken at the end."""
+    """If only a success is charged, units are reserved first and charged at the end."""
     sandbox = Sandbox(units=1, durations={"ai-smile": Durations.fixed(5)}, charging="success")
     async with Customer(sandbox) as customer:
         task = await customer.task()
@@ -427,7 +429,7 @@ async def test_a_success_is_charged_when_the_engine_ends() -> None:
 
 @pytest.mark.parametrize("faults", [Faults(engine_errors=1.0), Faults(timeouts=1.0)])
 async def test_a_failure_is_not_charged(faults: Faults) -> None:
-    """Where only a success is charged, a failure leaves no trace in the units."""
+    """If only a success is charged, a failure does not change the units."""
     sandbox = Sandbox(
         units=1, durations={"ai-smile": Durations.fixed(5)}, charging="success", faults=faults
     )
@@ -448,7 +450,7 @@ async def test_a_failure_is_not_charged(faults: Faults) -> None:
 
 
 async def test_a_lost_task_is_charged_when_its_engine_succeeds() -> None:
-    """The engine does not stop with the lease: a task lost before its end is charged at the end."""
+    """The engine does not stop with the lease, so a lost task is charged at its end."""
     sandbox = Sandbox(durations={"ai-smile": Durations.fixed(20)}, charging="success", epoch=1e9)
     async with Customer(sandbox) as customer:
         await customer.task()

@@ -14,7 +14,7 @@ from tests.sandbox.customer import (
     Customer,
     avatar,
     data_of,
-    roomy,
+    unlimited_sandbox,
 )
 
 CREDIT = "/s2s/v1.0/client/credit"
@@ -26,8 +26,8 @@ def now() -> float:
 
 
 async def test_without_latency_no_time_passes() -> None:
-    """By default a call takes no time, but others get their turn."""
-    sandbox = roomy()
+    """By default a request takes no time, but other tasks run meanwhile."""
+    sandbox = unlimited_sandbox()
     turns: list[str] = []
 
     async def other() -> None:
@@ -44,7 +44,7 @@ async def test_without_latency_no_time_passes() -> None:
 
 
 async def test_latency_is_the_round_trip() -> None:
-    """Leaving to answer takes the latency; the arrival lies anywhere in between."""
+    """The round trip takes the latency; the arrival is anywhere in between."""
     sandbox = Sandbox(latency=0.15, requests=10**6, per_second=10**6)
     shares: list[float] = []
     async with Customer(sandbox) as customer:
@@ -58,8 +58,8 @@ async def test_latency_is_the_round_trip() -> None:
     assert max(shares) > 0.98
 
 
-async def test_jitter_comes_on_top() -> None:
-    """A round trip is between latency and latency plus jitter; a transport may differ."""
+async def test_jitter_is_added_to_the_latency() -> None:
+    """A round trip is between latency and latency plus jitter; a transport may have others."""
     sandbox = Sandbox(latency=5.0, requests=10**6, per_second=10**6)
     trips: list[float] = []
     async with httpx.AsyncClient(
@@ -74,8 +74,8 @@ async def test_jitter_comes_on_top() -> None:
     assert 0.48 < max(trips) <= 0.5 + 1e-6
 
 
-async def test_calls_may_overtake_each_other() -> None:
-    """With jitter the order of arrival is not that of leaving."""
+async def test_requests_may_overtake_each_other() -> None:
+    """With jitter the order of arrival may differ from the order of sending."""
     sandbox = Sandbox(jitter=1.0, requests=10**6, per_second=10**6)
     async with Customer(sandbox) as customer:
         async with asyncio.TaskGroup() as group:
@@ -87,8 +87,8 @@ async def test_calls_may_overtake_each_other() -> None:
     assert list(range(1, 21)) != found
 
 
-async def test_a_cancelled_call_before_its_arrival() -> None:
-    """A call that is cancelled on its way never arrives."""
+async def test_a_request_cancelled_before_its_arrival() -> None:
+    """A request that is cancelled before its arrival is not executed."""
     sandbox = Sandbox(latency=10.0)
     async with Customer(sandbox) as customer:
         with pytest.raises(TimeoutError):
@@ -98,8 +98,8 @@ async def test_a_cancelled_call_before_its_arrival() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_a_cancelled_call_after_its_arrival() -> None:
-    """A call that is cancelled on its way back was executed."""
+async def test_a_request_cancelled_after_its_arrival() -> None:
+    """A request that is cancelled after its arrival was executed."""
     sandbox = Sandbox(seed=1, latency=10.0)
     async with Customer(sandbox) as customer:
         with pytest.raises(TimeoutError):
@@ -110,7 +110,7 @@ async def test_a_cancelled_call_after_its_arrival() -> None:
 
 
 async def test_a_hanging_answer_takes_the_latency_too() -> None:
-    """The hang comes between arrival and answer; no timeout of the client's ends it."""
+    """The hang is added to the latency, and no timeout of httpx ends it."""
     sandbox = Sandbox(latency=0.5, faults=Faults(hang={"credit": 1.0}))
     async with httpx.AsyncClient(transport=sandbox.transport(), base_url=API, timeout=1) as http:
         start = now()
@@ -121,8 +121,8 @@ async def test_a_hanging_answer_takes_the_latency_too() -> None:
 
 
 async def test_errors_carry_their_request() -> None:
-    """A client can tell which request failed."""
-    sandbox = roomy(Faults(refused_connections={"credit": 1.0}, dropped={"task": 1.0}))
+    """An error has the failed request."""
+    sandbox = unlimited_sandbox(Faults(refused_connections={"credit": 1.0}, dropped={"task": 1.0}))
     async with Customer(sandbox) as customer:
         with pytest.raises(httpx.ConnectError) as refused:
             await customer.get(CREDIT)
@@ -133,9 +133,9 @@ async def test_errors_carry_their_request() -> None:
     assert "/s2s/v2.0/task/ai-smile" == dropped.value.request.url.path
 
 
-async def test_a_whole_picture() -> None:
-    """From the bytes of a face to the bytes of its smile, with plain httpx."""
-    async with Customer(roomy()) as customer:
+async def test_a_picture_is_processed_with_plain_httpx() -> None:
+    """From the bytes of a face to the bytes of its smile."""
+    async with Customer(unlimited_sandbox()) as customer:
         body = {"src_file_id": await customer.uploaded(), "expression_type": TEETH}
         task = await customer.task(body)
         await asyncio.sleep(1)
@@ -148,9 +148,9 @@ async def test_a_whole_picture() -> None:
     assert first.content == second.content
 
 
-async def test_a_jpg_name_may_hold_a_png() -> None:
-    """Some results are PNG, whatever their name says."""
-    async with Customer(roomy()) as customer:
+async def test_a_result_named_jpg_may_be_a_png() -> None:
+    """Some results are PNG, although their name ends in `.jpg`."""
+    async with Customer(unlimited_sandbox()) as customer:
         found: list[str | None] = []
         for _ in range(30):
             task = await customer.task()
@@ -162,8 +162,8 @@ async def test_a_jpg_name_may_hold_a_png() -> None:
     assert found.count("png") < found.count("jpeg")
 
 
-async def test_many_jobs_at_once() -> None:
-    """Jobs that run side by side all succeed, and none loses its lease."""
+async def test_many_concurrent_jobs_succeed() -> None:
+    """Concurrent jobs all succeed, and none loses its lease."""
     sandbox = Sandbox(
         requests=10**6,
         per_second=10**6,

@@ -1,4 +1,4 @@
-"""The sandbox signs and sends notifications, well and badly on request."""
+"""The sandbox signs and sends notifications, with faults on request."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ URL = "https://shop.example/webhooks/youcam"
 
 
 class Inbox:
-    """A receiver that keeps what came and when; `does` may fail or wait."""
+    """A receiver that keeps the notifications and their times; `does` may fail or wait."""
 
     def __init__(self, does: Callable[[], Awaitable[object]] | None = None) -> None:
         self.came: list[tuple[float, bytes, dict[str, str]]] = []
@@ -43,7 +43,7 @@ def clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def shop(
+def notifying_sandbox(
     inbox: Inbox | None = None,
     faults: WebhookFaults | None = None,
     *,
@@ -51,7 +51,7 @@ def shop(
     smile: Durations | None = None,
     **settings: object,
 ) -> Sandbox:
-    """A sandbox without limits whose smiles take 8 s, and that tells `inbox` of them."""
+    """Return a sandbox without limits whose smiles take 8 s, and which notifies `inbox`."""
     given: dict[str, Any] = {"webhook": None if inbox is None else inbox.deliver}
     return Sandbox(
         requests=10**6,
@@ -64,21 +64,21 @@ def shop(
     )
 
 
-async def ordered(sandbox: Sandbox, count: int = 1) -> list[str]:
+async def create_tasks(sandbox: Sandbox, count: int = 1) -> list[str]:
     """Create tasks at once and return their ids."""
     async with Customer(sandbox) as customer:
         return [await customer.task() for _ in range(count)]
 
 
-# What is sent.
+# Notifications.
 
 
 async def test_the_end_is_announced() -> None:
-    """When the engine is done, asked or not, the contract's body goes out under three headers."""
+    """When the engine is done, the contract's body is sent with three headers."""
     inbox = Inbox()
-    async with shop(inbox) as sandbox:
+    async with notifying_sandbox(inbox) as sandbox:
         start = clock()
-        (task,) = await ordered(sandbox)
+        (task,) = await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     ((when, body, headers),) = inbox.came
@@ -102,11 +102,11 @@ async def test_the_end_is_announced() -> None:
     ] == sandbox.ledger.webhooks
 
 
-async def test_the_signature_is_the_libraries() -> None:
-    """`standardwebhooks` makes the same signature, and our receiver believes it."""
+async def test_standardwebhooks_makes_the_same_signature() -> None:
+    """`standardwebhooks` makes the same signature, and `verify` accepts it."""
     inbox = Inbox()
-    async with shop(inbox) as sandbox:
-        (task,) = await ordered(sandbox)
+    async with notifying_sandbox(inbox) as sandbox:
+        (task,) = await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     ((_, body, headers),) = inbox.came
@@ -125,10 +125,10 @@ async def test_the_signature_is_the_libraries() -> None:
         (Faults(lost_creations=1.0), ["success"]),
     ],
 )
-async def test_what_becomes_of_the_task(engine: Faults, expected: list[str]) -> None:
-    """Failures are announced as such, stuck tasks never, creations without answer all the same."""
+async def test_each_end_has_its_notification(engine: Faults, expected: list[str]) -> None:
+    """Failures are announced, stuck tasks never, and creations without an answer are, too."""
     inbox = Inbox()
-    async with shop(inbox, engine=engine) as sandbox, Customer(sandbox) as customer:
+    async with notifying_sandbox(inbox, engine=engine) as sandbox, Customer(sandbox) as customer:
         try:
             await customer.create()
         except httpx.RemoteProtocolError:
@@ -139,10 +139,10 @@ async def test_what_becomes_of_the_task(engine: Faults, expected: list[str]) -> 
 
 
 async def test_a_lost_task_is_not_announced() -> None:
-    """Of two tasks the one whose lease ran out is not announced."""
+    """A task whose lease ran out is not announced."""
     inbox = Inbox()
     async with (
-        shop(inbox, smile=Durations.fixed(12.0)) as sandbox,
+        notifying_sandbox(inbox, smile=Durations.fixed(12.0)) as sandbox,
         Customer(sandbox) as customer,
     ):
         kept, _ = await customer.task(), await customer.task()
@@ -154,10 +154,10 @@ async def test_a_lost_task_is_not_announced() -> None:
 
 
 async def test_a_webhook_may_lift_the_lease() -> None:
-    """As in the vendor's own flow: no poll between creation and notification, and a result."""
+    """In the vendor's own flow a task has no polls until its notification, and a result."""
     inbox = Inbox()
     async with (
-        shop(inbox, smile=Durations.fixed(90.0), webhook_lifts_lease=True) as sandbox,
+        notifying_sandbox(inbox, smile=Durations.fixed(90.0), webhook_lifts_lease=True) as sandbox,
         Customer(sandbox) as customer,
     ):
         task = await customer.task()
@@ -168,25 +168,25 @@ async def test_a_webhook_may_lift_the_lease() -> None:
     assert "success" == data["task_status"]
 
 
-# What goes wrong.
+# Faults.
 
 
-async def test_nothing_is_sent_of_what_is_lost() -> None:
-    """Lost notifications never come."""
+async def test_a_lost_notification_is_never_sent() -> None:
+    """A lost notification is never sent."""
     inbox = Inbox()
-    async with shop(inbox, WebhookFaults(lost=1.0)) as sandbox:
-        await ordered(sandbox, 3)
+    async with notifying_sandbox(inbox, WebhookFaults(lost=1.0)) as sandbox:
+        await create_tasks(sandbox, 3)
         await asyncio.sleep(9)
 
     assert [] == inbox.came
     assert [] == sandbox.ledger.webhooks
 
 
-async def test_early_is_before_the_status_flips() -> None:
-    """The notification is there and the task still runs."""
+async def test_an_early_notification_precedes_the_end() -> None:
+    """The notification is there while the task still runs."""
     inbox = Inbox()
     async with (
-        shop(inbox, WebhookFaults(early=1.0, early_seconds=2.0)) as sandbox,
+        notifying_sandbox(inbox, WebhookFaults(early=1.0, early_seconds=2.0)) as sandbox,
         Customer(sandbox) as customer,
     ):
         start = clock()
@@ -200,11 +200,11 @@ async def test_early_is_before_the_status_flips() -> None:
 
 
 async def test_a_notification_may_overtake_the_creations_answer() -> None:
-    """With more seconds early than the task has, it comes before the customer knows the task."""
+    """A very early notification comes before the answer to the creation."""
     inbox = Inbox()
     faults = WebhookFaults(early=1.0, early_seconds=600.0)
-    async with shop(inbox, faults, latency=2.0) as sandbox:
-        (task,) = await ordered(sandbox)
+    async with notifying_sandbox(inbox, faults, latency=2.0) as sandbox:
+        (task,) = await create_tasks(sandbox)
         answered = clock()
 
     assert [task] == inbox.tasks
@@ -212,10 +212,10 @@ async def test_a_notification_may_overtake_the_creations_answer() -> None:
 
 
 async def test_a_duplicate_has_the_same_id() -> None:
-    """Twice the same body under one id; another task has another id."""
+    """A duplicate has the same body and id; another task has another id."""
     inbox = Inbox()
-    async with shop(inbox, WebhookFaults(duplicated=1.0)) as sandbox:
-        await ordered(sandbox, 2)
+    async with notifying_sandbox(inbox, WebhookFaults(duplicated=1.0)) as sandbox:
+        await create_tasks(sandbox, 2)
         await asyncio.sleep(9)
 
     assert 4 == len(inbox.came)
@@ -224,12 +224,12 @@ async def test_a_duplicate_has_the_same_id() -> None:
     assert [1] * 4 == [record.attempt for record in sandbox.ledger.webhooks]
 
 
-async def test_late_is_late() -> None:
-    """A delayed notification comes so much later, as of then, about the time of the end."""
+async def test_a_delayed_notification_comes_later() -> None:
+    """A delayed notification comes `delay_seconds` later and has the time of the end."""
     inbox = Inbox()
-    async with shop(inbox, WebhookFaults(delayed=1.0, delay_seconds=40.0)) as sandbox:
+    async with notifying_sandbox(inbox, WebhookFaults(delayed=1.0, delay_seconds=40.0)) as sandbox:
         start = clock()
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(7.5)
         async with Customer(sandbox) as customer:
             await customer.poll(sandbox.ledger.tasks[0].task_id)
@@ -243,14 +243,14 @@ async def test_late_is_late() -> None:
     assert str(int(EPOCH) + 48) == headers["webhook-timestamp"]
 
 
-async def test_they_overtake_each_other() -> None:
-    """Drawn delays change the order, and the same seed changes it in the same way."""
+async def test_notifications_may_overtake_each_other() -> None:
+    """Drawn delays change the order, and the same seed gives the same order."""
     orders: list[list[int]] = []
     for seed in (1, 1, 2):
         inbox = Inbox()
         faults = WebhookFaults(reorder_seconds=5.0, lost=0.2, duplicated=0.3)
-        async with shop(inbox, faults, seed=seed, webhook_lifts_lease=True) as sandbox:
-            tasks = await ordered(sandbox, 20)
+        async with notifying_sandbox(inbox, faults, seed=seed, webhook_lifts_lease=True) as sandbox:
+            tasks = await create_tasks(sandbox, 20)
             await asyncio.sleep(20)
         orders.append([tasks.index(task) for task in inbox.tasks])
 
@@ -259,27 +259,27 @@ async def test_they_overtake_each_other() -> None:
     assert 10 < len(set(first)) < 20 < len(first) + 5
 
 
-async def test_other_faults_move_nothing() -> None:
+async def test_a_webhook_changes_no_duration() -> None:
     """Durations and ids of tasks are the same with a webhook and without."""
     drawn: list[list[tuple[str, float]]] = []
     for webhook in (True, False):
         settings: dict[str, Any] = {} if webhook else {"webhook_secret": None}
-        async with shop(
+        async with notifying_sandbox(
             Inbox() if webhook else None, smile=Durations(8.0, 0.3), **settings
         ) as sandbox:
-            await ordered(sandbox, 3)
+            await create_tasks(sandbox, 3)
         drawn.append([(task.task_id, task.duration) for task in sandbox.ledger.tasks])
 
     assert drawn[0] == drawn[1]
 
 
-async def test_faults_may_change() -> None:
-    """From now on means the tasks created from now on."""
+async def test_webhook_faults_may_be_assigned_later() -> None:
+    """Assigned faults are for tasks that are created from then on."""
     inbox = Inbox()
-    async with shop(inbox) as sandbox:
-        (first,) = await ordered(sandbox)
+    async with notifying_sandbox(inbox) as sandbox:
+        (first,) = await create_tasks(sandbox)
         sandbox.webhook_faults = WebhookFaults(lost=1.0)
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     assert WebhookFaults(lost=1.0) == sandbox.webhook_faults
@@ -287,25 +287,25 @@ async def test_faults_may_change() -> None:
 
 
 @pytest.mark.parametrize("name", ["lost", "duplicated", "early", "delayed"])
-def test_shares_are_shares(name: str) -> None:
-    """A share outside 0..1 is refused with its name."""
-    with pytest.raises(ValueError, match=f"{name} is a probability"):
+def test_wrong_probabilities_are_refused(name: str) -> None:
+    """A share outside of 0 to 1 is refused with its name."""
+    with pytest.raises(ValueError, match=f"{name} must be a probability"):
         WebhookFaults(**{name: 1.5})
 
 
 @pytest.mark.parametrize("name", ["early_seconds", "delay_seconds", "reorder_seconds"])
 @pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
-def test_seconds_are_seconds(name: str, seconds: float) -> None:
-    """A time that never comes is refused with its name."""
-    with pytest.raises(ValueError, match=f"{name} is a time in seconds"):
+def test_wrong_times_are_refused(name: str, seconds: float) -> None:
+    """An infinite or negative time is refused with its name."""
+    with pytest.raises(ValueError, match=f"{name} must be a time in seconds"):
         WebhookFaults(**{name: seconds})
 
 
-# Once more.
+# Retries.
 
 
-async def test_a_refusal_is_sent_again() -> None:
-    """Same id, same body, a new timestamp, after the waits asked for, until it is taken."""
+async def test_a_refused_notification_is_retried() -> None:
+    """Retries have the same id and body, a new timestamp, and the configured waits."""
     answers = iter([ValueError("no"), ValueError("no"), None])
 
     async def does() -> None:
@@ -313,9 +313,9 @@ async def test_a_refusal_is_sent_again() -> None:
             raise error
 
     inbox = Inbox(does)
-    async with shop(inbox, webhook_retries=(5.0, 60.0, 60.0)) as sandbox:
+    async with notifying_sandbox(inbox, webhook_retries=(5.0, 60.0, 60.0)) as sandbox:
         start = clock()
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(1000)
 
     assert [8.0, 13.0, 73.0] == [pytest.approx(when - start, abs=1e-4) for when, _, _ in inbox.came]
@@ -328,22 +328,22 @@ async def test_a_refusal_is_sent_again() -> None:
     ]
 
 
-async def test_at_last_it_gives_up() -> None:
-    """After the last of the waits nothing more is sent."""
+async def test_retries_end_after_the_last_wait() -> None:
+    """After the last wait nothing more is sent."""
 
     async def does() -> None:
         raise ValueError
 
     inbox = Inbox(does)
-    async with shop(inbox) as sandbox:
-        await ordered(sandbox)
+    async with notifying_sandbox(inbox) as sandbox:
+        await create_tasks(sandbox)
         await asyncio.sleep(100_000)
 
     assert [1, 2, 3, 4, 5] == [record.attempt for record in sandbox.ledger.webhooks]
 
 
-async def test_a_receiver_that_hangs() -> None:
-    """Without an answer in 15 s it is sent again, and nothing else waits for it."""
+async def test_a_hanging_receiver_delays_no_other_notification() -> None:
+    """Without an answer in 15 s the notification is retried; others are sent meanwhile."""
     hangs = iter([True, False, False])
 
     async def does() -> None:
@@ -351,9 +351,9 @@ async def test_a_receiver_that_hangs() -> None:
             await asyncio.sleep(3600)
 
     inbox = Inbox(does)
-    async with shop(inbox, webhook_retries=(1.0,)) as sandbox:
+    async with notifying_sandbox(inbox, webhook_retries=(1.0,)) as sandbox:
         start = clock()
-        await ordered(sandbox, 2)
+        await create_tasks(sandbox, 2)
         await asyncio.sleep(100)
 
     assert [8.0, 8.0, 24.0] == [pytest.approx(when - start, abs=1e-4) for when, _, _ in inbox.came]
@@ -363,15 +363,15 @@ async def test_a_receiver_that_hangs() -> None:
 # Secrets.
 
 
-async def test_while_the_secret_is_replaced() -> None:
-    """With two secrets there are two signatures; afterwards the new one signs alone."""
+async def test_two_secrets_give_two_signatures() -> None:
+    """With two secrets there are two signatures; afterwards only the new one signs."""
     inbox = Inbox()
-    async with shop(inbox) as sandbox:
+    async with notifying_sandbox(inbox) as sandbox:
         sandbox.rotate_webhook_secret([SECRET, OTHER])
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
         sandbox.rotate_webhook_secret(OTHER)
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     (_, body, both), (_, later, alone) = inbox.came
@@ -382,18 +382,20 @@ async def test_while_the_secret_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "s3cret!", [], [SECRET, ""], "abcde"])
-def test_a_secret_that_is_none(secret: str | list[str]) -> None:
-    """It is refused at once and not repeated."""
-    with pytest.raises(ValueError, match="webhook_secret is whsec_ and base64") as caught:
-        shop(Inbox(), webhook_secret=secret)
+def test_a_malformed_secret_is_refused(secret: str | list[str]) -> None:
+    """A malformed secret is refused at once and not shown."""
+    with pytest.raises(
+        ValueError, match="webhook_secret must be whsec_ followed by base64"
+    ) as caught:
+        notifying_sandbox(Inbox(), webhook_secret=secret)
     assert "s3cret" not in str(caught.value)
 
 
-# On the way.
+# Receivers.
 
 
 class Receiver:
-    """A receiver of ours behind the endpoint of ours."""
+    """A receiver that verifies, behind a `WebhookApp`."""
 
     def __init__(self) -> None:
         self.ids: list[str | None] = []
@@ -402,23 +404,23 @@ class Receiver:
         self.ids.append(verify(body, headers, SECRET, EPOCH + 8).task_id)
 
 
-async def test_over_http_into_an_app() -> None:
-    """A POST to the URL through the transport that was given, answered by our endpoint."""
+async def test_a_notification_is_posted_to_an_app() -> None:
+    """A POST to the URL by the given transport is answered by `WebhookApp`."""
     receiver = Receiver()
     over = httpx.ASGITransport(WebhookApp(receiver))
-    async with shop(webhook_url=URL, webhook_transport=over) as sandbox:
-        tasks = await ordered(sandbox)
+    async with notifying_sandbox(webhook_url=URL, webhook_transport=over) as sandbox:
+        tasks = await create_tasks(sandbox)
         await asyncio.sleep(9)
         sandbox.rotate_webhook_secret(OTHER)
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
 
     assert tasks == receiver.ids
     assert [204, 400] == [record.answer for record in sandbox.ledger.webhooks]
 
 
-async def test_over_a_network_that_fails() -> None:
-    """No answer is 0 and why; a redirect is not followed; an app that raises is 500."""
+async def test_failed_attempts_are_recorded() -> None:
+    """No answer is 0 with its error; a redirect is not followed; an app that raises is 500."""
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -435,8 +437,10 @@ async def test_over_a_network_that_fails() -> None:
 
     over = httpx.MockTransport(answer)
     waits = [1.0] * 5
-    async with shop(webhook_url=URL, webhook_transport=over, webhook_retries=waits) as sandbox:
-        await ordered(sandbox)
+    async with notifying_sandbox(
+        webhook_url=URL, webhook_transport=over, webhook_retries=waits
+    ) as sandbox:
+        await create_tasks(sandbox)
         await asyncio.sleep(20)
 
     assert [
@@ -449,27 +453,27 @@ async def test_over_a_network_that_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"webhook_secret": SECRET}, "give webhook or webhook_url, too"),
-        ({"webhook_faults": WebhookFaults()}, "give webhook or webhook_url, too"),
-        ({"webhook_transport": httpx.MockTransport(lambda _: httpx.Response(204))}, "give webhook"),
-        ({"webhook_url": URL}, "give webhook_secret, too"),
-        ({"webhook_url": "shop.example", "webhook_secret": SECRET}, "webhook_url is http"),
+        ({"webhook_secret": SECRET}, "pass webhook or webhook_url, too"),
+        ({"webhook_faults": WebhookFaults()}, "pass webhook or webhook_url, too"),
+        ({"webhook_transport": httpx.MockTransport(lambda _: httpx.Response(204))}, "pass webhook"),
+        ({"webhook_url": URL}, "pass webhook_secret, too"),
+        ({"webhook_url": "shop.example", "webhook_secret": SECRET}, "webhook_url must be http"),
         (
             {"webhook": Inbox().deliver, "webhook_url": URL, "webhook_secret": SECRET},
             "not both",
         ),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, Any], said: str) -> None:
-    """Half a webhook, or two, is refused at construction."""
-    with pytest.raises(ValueError, match=said):
+def test_incompatible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    """An incomplete webhook, and two webhooks, are refused at construction."""
+    with pytest.raises(ValueError, match=message):
         Sandbox(**settings)
 
 
-def test_there_is_no_webhook() -> None:
-    """What belongs to a webhook needs one."""
+def test_webhook_calls_need_a_webhook() -> None:
+    """Settings of a webhook cannot be changed without one."""
     with pytest.raises(ValueError, match="this sandbox has no webhook"):
         Sandbox().rotate_webhook_secret(SECRET)
     with pytest.raises(ValueError, match="this sandbox has no webhook"):
@@ -479,9 +483,9 @@ def test_there_is_no_webhook() -> None:
 # Open and closed.
 
 
-async def test_it_has_to_be_open() -> None:
-    """Unopened, a sandbox with a webhook says what to write, to every way into it."""
-    sandbox = shop(Inbox())
+async def test_a_sandbox_with_a_webhook_must_be_open() -> None:
+    """Each way into an unopened sandbox raises, and the message says how to open it."""
+    sandbox = notifying_sandbox(Inbox())
     with pytest.raises(RuntimeError, match="async with sandbox:"):
         sandbox.transport()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(sandbox)) as http:
@@ -494,25 +498,25 @@ async def test_it_has_to_be_open() -> None:
             await customer.task()
 
 
-async def test_without_a_webhook_there_is_nothing_to_open() -> None:
-    """The block does no harm, and is not needed."""
+async def test_a_sandbox_without_a_webhook_need_not_be_open() -> None:
+    """Opening it is possible, but not needed."""
     async with Sandbox() as sandbox:
-        await ordered(sandbox)
-    await ordered(sandbox)
+        await create_tasks(sandbox)
+    await create_tasks(sandbox)
 
 
-async def test_what_is_due_later_is_never_sent() -> None:
-    """The end of the block is the end of it, under way or not; open again, it starts afresh."""
+async def test_closing_cancels_notifications() -> None:
+    """The end of the block cancels running and later notifications; it may be opened again."""
 
     async def does() -> None:
         await asyncio.sleep(10)
 
     inbox = Inbox(does)
-    sandbox = shop(inbox)
+    sandbox = notifying_sandbox(inbox)
     async with sandbox:
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(4)
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(5)
     assert 1 == len(inbox.came)
     async with sandbox:
@@ -521,12 +525,12 @@ async def test_what_is_due_later_is_never_sent() -> None:
     assert [] == sandbox.ledger.webhooks
 
 
-async def test_an_answer_after_the_end() -> None:
+async def test_a_task_created_after_the_end_is_not_announced() -> None:
     """A creation that arrives after the closing is created and not announced."""
     inbox = Inbox()
-    sandbox = shop(inbox, latency=4.0)
+    sandbox = notifying_sandbox(inbox, latency=4.0)
     async with asyncio.TaskGroup() as group, sandbox:
-        group.create_task(ordered(sandbox))
+        group.create_task(create_tasks(sandbox))
         await asyncio.sleep(1)
     await asyncio.sleep(20)
 
@@ -534,29 +538,29 @@ async def test_an_answer_after_the_end() -> None:
     assert [] == inbox.came
 
 
-async def test_it_opens_once() -> None:
-    """A second opening of an open one is a mistake."""
-    sandbox = shop(Inbox())
+async def test_a_sandbox_opens_once() -> None:
+    """Opening an open sandbox raises."""
+    sandbox = notifying_sandbox(Inbox())
     async with sandbox:
         with pytest.raises(RuntimeError, match="already"):
             async with sandbox:
                 pass
 
 
-async def test_errors_come_out_as_they_are() -> None:
-    """What the block raises is no group of errors, whatever sends inside."""
+async def test_errors_of_the_block_are_not_wrapped() -> None:
+    """An error of the block is not raised as a group."""
     with pytest.raises(ZeroDivisionError):
-        async with shop(Inbox()):
+        async with notifying_sandbox(Inbox()):
             raise ZeroDivisionError
 
 
 async def test_a_cancelled_block_is_cancelled() -> None:
-    """A cancellation goes through, and what was due is never sent."""
+    """A cancellation is not caught, and later notifications are not sent."""
     inbox = Inbox()
 
     async def open_for_long() -> None:
-        async with shop(inbox) as sandbox:
-            await ordered(sandbox)
+        async with notifying_sandbox(inbox) as sandbox:
+            await create_tasks(sandbox)
             await asyncio.sleep(60)
 
     with pytest.raises(TimeoutError):
@@ -567,10 +571,10 @@ async def test_a_cancelled_block_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize("open_already", [False, True])
-async def test_the_lifespan_opens_it(open_already: bool) -> None:
+async def test_the_lifespan_opens_the_sandbox(open_already: bool) -> None:
     """A server that sends the lifespan opens it, unless it is open already."""
     inbox = Inbox()
-    sandbox = shop(inbox)
+    sandbox = notifying_sandbox(inbox)
     messages: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     sent: asyncio.Queue[str] = asyncio.Queue()
 
@@ -586,7 +590,7 @@ async def test_the_lifespan_opens_it(open_already: bool) -> None:
         group.create_task(live())
         await messages.put({"type": "lifespan.startup"})
         assert "lifespan.startup.complete" == await sent.get()
-        await ordered(sandbox)
+        await create_tasks(sandbox)
         await asyncio.sleep(9)
         await messages.put({"type": "lifespan.shutdown"})
         assert "lifespan.shutdown.complete" == await sent.get()
@@ -600,16 +604,16 @@ async def test_the_lifespan_opens_it(open_already: bool) -> None:
 
 
 @pytest.mark.real_time
-async def test_a_customer_in_another_thread() -> None:
-    """Tasks created from a loop in another thread are announced in the loop that opened it."""
+async def test_a_client_may_be_in_another_thread() -> None:
+    """Tasks that another thread's loop creates are announced in the loop that opened it."""
     came = asyncio.Event()
 
     async def does() -> None:
         came.set()
 
     inbox = Inbox(does)
-    async with shop(inbox, smile=Durations.fixed(0.01)) as sandbox:
-        thread = threading.Thread(target=lambda: asyncio.run(ordered(sandbox)))
+    async with notifying_sandbox(inbox, smile=Durations.fixed(0.01)) as sandbox:
+        thread = threading.Thread(target=lambda: asyncio.run(create_tasks(sandbox)))
         thread.start()
         await came.wait()
         thread.join()

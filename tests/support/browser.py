@@ -1,4 +1,4 @@
-"""Headless Chromium over its DevTools protocol, by two pipes: no port, no WebSocket, no library.
+"""Controls headless Chromium by its DevTools protocol over two pipes, without a library.
 
     with Browser(program, patience=10.0) as browser:
         page = browser.page(width=1000, height=800)
@@ -8,7 +8,7 @@
 Every wait is bounded by `Browser.patience`. (chromedevtools.github.io/devtools-protocol;
 `--remote-debugging-pipe`: JSON ended by NUL, read from descriptor 3, written to 4.)
 
-`python -m tests.support.browser` prints the path of a Chromium, or ends with 1 where there is none.
+`python -m tests.support.browser` prints the path of a Chromium, or exits with 1 without one.
 """
 
 import base64
@@ -29,7 +29,7 @@ from typing import Any, Final, Self
 
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 
-# Descriptors 3 and 4 are what the browser wants, and what this process may have in use.
+# The browser uses descriptors 3 and 4, which this process may have in use.
 _START: Final = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
     "os.execv(sys.argv[3], sys.argv[3:])"
@@ -37,19 +37,19 @@ _START: Final = (
 
 
 def installed() -> str | None:
-    """The path of a Chromium, if there is one."""
+    """Return the path of a Chromium, or None."""
     return next((path for path in map(shutil.which, PROGRAMS) if path), None)
 
 
 class Refused(AssertionError):
-    """The browser did not do what it was told."""
+    """The browser refused a command, or a script in it raised."""
 
 
 class Browser:
-    """A browser and a profile of its own, both gone after the block."""
+    """A browser with its own profile; both are gone after the block."""
 
     def __init__(self, program: str, patience: float) -> None:
-        # Whatever a helper of it still writes there when it is killed is left to the system.
+        # Files that a killed helper process still writes are left to the system.
         self._profile = TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         profile = self._profile.name
         self.patience = patience
@@ -65,7 +65,7 @@ class Browser:
             "--headless=new",
             "--remote-debugging-pipe",
             f"--user-data-dir={profile}",
-            "--no-sandbox",  # it refuses to run as root with one, and sees our own pages alone
+            "--no-sandbox",  # it refuses to run as root with one; only our own pages are loaded
             "--disable-dev-shm-usage",  # which is small in containers
             "--disable-gpu",
             "--disable-background-networking",
@@ -76,7 +76,7 @@ class Browser:
             "--hide-scrollbars",
             "--no-first-run",
         ]
-        # What it keeps beside the profile goes there, too.
+        # Its other files go into the profile's folder, too.
         homes = ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, *map(str, high), program, *flags, "about:blank"],
@@ -85,7 +85,7 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **dict.fromkeys(homes, profile)},
-            # Its helpers are a group with it, and end with it.
+            # Its helpers are in its process group, and end with it.
             start_new_session=True,
         )
         for end in high:
@@ -103,7 +103,7 @@ class Browser:
         os.close(self._to)
         os.close(self._from)
         with suppress(subprocess.TimeoutExpired):
-            # It ends by itself when nobody is at the other end of its pipe.
+            # It ends when the other end of its pipe is closed.
             self._process.wait(3)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ class Browser:
         self._profile.cleanup()
 
     def call(self, method: str, session: str | None = None, **params: object) -> dict[str, Any]:
-        """What the browser answers to `method`; what it tells meanwhile is added to `events`."""
+        """Call `method` and return its answer; other messages are added to `events`."""
         self._last += 1
         order = {"id": self._last, "method": method, "params": params}
         if session is not None:
@@ -131,14 +131,14 @@ class Browser:
         while b"\0" not in self._rest:
             ready = select.select([self._from], [], [], max(0.0, until - time.monotonic()))[0]
             piece = os.read(self._from, 1 << 20) if ready else b""
-            assert piece, f"the browser is silent: {what}"
+            assert piece, f"the browser does not answer: {what}"
             self._rest += piece
         text, _, self._rest = self._rest.partition(b"\0")
         message: dict[str, Any] = json.loads(text)
         return message
 
     def page(self, *, width: int, height: int) -> "Page":
-        """A new page of so many CSS pixels."""
+        """Open a page of `width` x `height` CSS pixels."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
@@ -156,11 +156,11 @@ class Page:
         self._session = session
 
     def call(self, method: str, **params: object) -> dict[str, Any]:
-        """As `Browser.call`, of this page."""
+        """Call `method` for this page, like `Browser.call`."""
         return self._browser.call(method, self._session, **params)
 
     def resize(self, width: int, height: int) -> None:
-        """Make it so many CSS pixels."""
+        """Resize the page to `width` x `height` CSS pixels."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -174,8 +174,8 @@ class Page:
         self.call("Page.navigate", url=url)
         self.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
-    def value(self, expression: str) -> Any:  # noqa: ANN401 - whatever JavaScript has
-        """What an expression in JavaScript comes to, awaited."""
+    def value(self, expression: str) -> Any:  # noqa: ANN401 - any JavaScript value
+        """Return the awaited value of a JavaScript expression."""
         answer = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -194,17 +194,17 @@ class Page:
         try:
             return bool(self.value(expression))
         except Refused:
-            # Between two documents there is nothing to ask.
+            # Between two documents no expression can be evaluated.
             return False
 
     def choose(self, selector: str, *files: Path) -> None:
-        """Choose files in an input, as a person does in the dialog."""
+        """Choose files in an input, like a user in the dialog."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
     def complaints(self) -> list[str]:
-        """What scripts threw so far, and what failed: a breach of the policy, a 404."""
+        """Return the errors of scripts and requests so far: a breach of the policy, a 404."""
         mine = [each for each in self._browser.events if each.get("sessionId") == self._session]
         return [
             json.dumps(each["params"])
@@ -213,7 +213,7 @@ class Page:
         ]
 
     def picture(self) -> bytes:
-        """The whole page as PNG."""
+        """Return the whole page as PNG."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         return base64.b64decode(shot["data"])
 

@@ -1,10 +1,10 @@
-"""The processes of the crash test: a vendor that outlives all, and workers that are killed.
+"""The processes of the crash test: a vendor that keeps running, and workers that are killed.
 
     python -m tests.support.crashing vendor PORT   a sandbox with a lease of seconds; GET /ledger
     python -m tests.support.crashing forkserver    forks a worker for each plan (JSON) on stdin
 
-The fork server has imported everything already, so that a killed worker costs no new start. A
-worker kills itself with SIGKILL: at the n-th passing of a point of its plan, or by a timer.
+The fork server has imported all modules, so that a new worker starts fast. A worker kills itself
+with SIGKILL when it reaches a point of its plan for the n-th time, or by a timer.
 """
 
 import asyncio
@@ -70,8 +70,10 @@ POINTS = (
 
 
 class Plan(TypedDict):
-    """One worker's life: what is left to do, and when it is killed: at the latest so many seconds
-    after so many points, which it comes to soon or late as the machine is fast or slow.
+    """The plan of one worker: its pictures, and the time of its kill.
+
+    `kill_switch` is a point and the number of times it is reached before the kill. `after` is the
+    latest kill: a number of points of any kind, and seconds after the last of them.
     """
 
     number: int
@@ -86,20 +88,20 @@ class Plan(TypedDict):
 
 
 class Line(TypedDict):
-    """A line of the log; those of a start have a number and `left`, those of an end a number."""
+    """A line of the log; lines of a start have a number and `left`, those of an end a number."""
 
     picture: str
     number: int | None
     task_id: str | None
     files: list[str]
     error: str | None
-    said: str | None
+    message: str | None
     at_stake: float
     left: dict[str, str]
 
 
 class Task(TypedDict):
-    """A task of the ledger."""
+    """A task in the ledger."""
 
     task_id: str
     state: str
@@ -117,7 +119,7 @@ class LedgerReport(TypedDict):
 
 @attrs.frozen
 class Picture:
-    """One picture of the test: its face, and how it is handed over."""
+    """One picture of the test: its face, and the form of its source."""
 
     number: int
 
@@ -157,7 +159,7 @@ class Picture:
 
 
 class Vendor(Sandbox):
-    """A sandbox that tells its ledger over the wire."""
+    """A sandbox that serves its ledger."""
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] != "http" or scope["path"] != "/ledger":
@@ -209,8 +211,8 @@ def vendor(port: int, seed: int) -> None:
 
 @attrs.define
 class KillSwitch:
-    """Kills this process at the `left`-th passing of `point`, in whatever thread, or `later`
-    seconds after the `among`-th passing of any point.
+    """Kills this process when `point` is reached for the `left`-th time, in any thread, or `later`
+    seconds after any point was reached for the `among`-th time.
     """
 
     point: str
@@ -226,7 +228,7 @@ class KillSwitch:
             self.left -= 1
             if not self.left:
                 kill()
-                threading.Event().wait()  # it has not come yet
+                threading.Event().wait()  # until the signal arrives
 
     def install(self) -> None:
         """Patch the calls that spend units or write results."""
@@ -289,7 +291,7 @@ def kind_of(call: Request) -> str:
 
 
 class EventLog:
-    """A log of what was reported to the user: a line each, which survives a kill."""
+    """A log of the outcomes reported to the user: a line each, which survives a kill."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -299,7 +301,7 @@ class EventLog:
 
 
 def label(snapshot: JobSnapshot) -> str:
-    """Where a kill has left a job."""
+    """Return the state in which a kill has left a job."""
     if snapshot.phase is Phase.ENTERED:
         return "entered" if snapshot.file_id is None else "uploaded"
     if snapshot.phase is Phase.DONE:
@@ -308,7 +310,7 @@ def label(snapshot: JobSnapshot) -> str:
 
 
 class Worker:
-    """One process's life: what the former one left, then what is left of the batch."""
+    """One process: it resumes the jobs of the former one, then runs the rest of the batch."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -341,19 +343,19 @@ class Worker:
             self.event_log.note(start=self.plan["number"], left=labels)
             self.kill_switch.passing("opened")
             self.former = {number: snapshot.stored.identity for number, snapshot in left.items()}
-            await self.tell(client.resume())
+            await self.report(client.resume())
             rounds = 0
             while self.pictures:
-                # A job that failed is run again; from the second round on with consent.
+                # A failed job is run again; from the second round on with `buy_in_doubt`.
                 self.jobs = {one.job(self.folder): name for name, one in self.pictures.items()}
                 out, delete = self.folder / "out", self.plan["delete"]
                 consents = {"buy_in_doubt": bool(rounds)}
-                await self.tell(client.batch(self.jobs, save_to=out, delete=delete, **consents))
+                await self.report(client.batch(self.jobs, save_to=out, delete=delete, **consents))
                 rounds += 1
         self.event_log.note(end=self.plan["number"])
 
-    async def tell(self, batch: Batch) -> None:
-        """Log what is reported to the user before anything else happens."""
+    async def report(self, batch: Batch) -> None:
+        """Log each outcome before anything else happens."""
         places: list[_Entry] = []
         take = batch._take
 
@@ -381,7 +383,7 @@ class Worker:
             task_id=outcome.task_id,
             files=list(map(str, outcome.files)) if isinstance(outcome, Done) else [],
             error=None if error is None else type(error).__name__,
-            said=None if error is None else str(error),
+            message=None if error is None else str(error),
             at_stake=0.0 if error is None else error.units_at_stake,
         )
         if outcome.ok:
@@ -389,7 +391,7 @@ class Worker:
 
 
 def worker(plan: Plan) -> None:
-    """Live; everything that waits for the vendor's pace is quick."""
+    """Run a worker; its waits for the vendor are short."""
     set_to(commands, "_ANSWER_OVERDUE", 1.0)
     set_to(commands, "_LOOK_PAUSES", (0.0, 0.1, 0.2))
     set_to(retention, "_PAUSES", (0.0, 0.1, 0.2))
@@ -407,13 +409,13 @@ def forkserver() -> None:
         time.sleep(plan["delay"])
         child = os.fork()
         if child == 0:
-            live(plan)
+            run_child(plan)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def live(plan: Plan) -> None:
-    """The child's life, and its end, whatever happens."""
+def run_child(plan: Plan) -> None:
+    """Run a worker in the child, and end the child in any case."""
     status = 1
     try:
         worker(plan)

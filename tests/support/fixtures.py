@@ -36,11 +36,11 @@ def make_client() -> MakeClient:
 
 @pytest.fixture
 def journal_path(tmp_path: Path) -> Path:
-    """Where a test's journal is."""
+    """Return the path of the test's journal."""
     return tmp_path / "jobs.db"
 
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
+    """Return a port of this machine that nothing listens on."""
     return ports.free_port()

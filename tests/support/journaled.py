@@ -1,4 +1,4 @@
-"""A vendor, a journal, and clients on them that crash: what the tests of money safety share."""
+"""A sandbox, a journal, and clients on them that crash, for tests of money safety."""
 
 import asyncio
 import re
@@ -31,29 +31,29 @@ Change = Callable[[httpx.Request], Awaitable[httpx.Response | None]]
 
 @cache
 def face(number: int) -> bytes:
-    """The portrait of this number, small; the vendor's result of it tells the number."""
+    """Return the portrait of this number, small; the number can be read from its result."""
     return portrait(number, size=48)
 
 
 def seen_in(data: bytes) -> int:
-    """The number of the face in a result."""
+    """Return the number of the face in a result."""
     found = _FACE.search(data[:4096])
     assert found is not None
     return int(found[1])
 
 
 def faces(paths: Iterable[Path]) -> list[int]:
-    """The numbers of the faces in these files."""
+    """Return the numbers of the faces in these files."""
     return [seen_in(path.read_bytes()) for path in paths]
 
 
 def job(number: int) -> Smile:
-    """A smile of this face, given as bytes."""
+    """Return a smile of this face, given as bytes."""
     return Smile(face(number), key=str(number))
 
 
 def wall() -> float:
-    """Seconds since 1970 in a world whose clock is the loop's."""
+    """Return seconds since 1970 by a wall clock that follows the loop."""
     return EPOCH + clock() - START
 
 
@@ -64,10 +64,10 @@ class _Datetime(datetime):
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """What has left arrives, also when its sender is gone.
+    """A transport whose requests arrive even if their sender is gone.
 
-    `change` is asked for another answer first; None lets the vendor give it. `sent` holds what has
-    left: its time, method and path.
+    `change` is called first and may return another answer; after None the vendor answers. `sent`
+    has the time, method and path of each request.
     """
 
     def __init__(self, inner: HttpTransport, change: Change | None) -> None:
@@ -95,10 +95,10 @@ class Wire(httpx.AsyncBaseTransport):
 
 
 class JournalHarness:
-    """A sandbox, a journal and the clients on it, one after another; the wall clock is the loop's.
+    """A sandbox, a journal and clients on it, one after another; the wall clock follows the loop.
 
-    `path` is where the journal is now: each crash moves it, so that nothing that the dead client
-    still does reaches it.
+    `path` is the present path of the journal: each crash copies it to another one, so that the
+    crashed client cannot write to it.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class JournalHarness:
         monkeypatch.setattr(clock_module, "datetime", _Datetime)
         self.folder = folder
         self.sandbox = vendor(faults=faults, epoch=wall(), **settings)
-        # Its clock counts from its first use.
+        # The sandbox's clock starts at its first use, which this is.
         assert not self.sandbox.ledger.tasks
         self.path = folder / "jobs.db"
         self.crashes = 0
@@ -120,27 +120,27 @@ class JournalHarness:
 
     @property
     def out(self) -> Path:
-        """A folder for results."""
+        """The folder for results."""
         return self.folder / "out"
 
     def client(self, change: Change | None = None, **settings: object) -> Client:
-        """A client with the journal, unopened."""
+        """Return an unopened client with the journal."""
         self.wire = Wire(self.sandbox.transport(), change)
         given: dict[str, object] = {"journal": self.path, "transport": self.wire, **settings}
         return client(self.sandbox, **given)
 
     def sole(self, change: Change | None = None, **settings: object) -> Client:
-        """A client with the journal whose user says that nobody else creates on the key."""
+        """Return a client with the journal whose user says that nobody else uses the key."""
         return self.client(change, sole_user=True, **settings)
 
     def plain(self) -> Client:
-        """One without a journal."""
+        """Return a client without a journal."""
         return self.client(journal=None)
 
     async def crash(self, victim: Client, *working: Awaitable[object]) -> None:
-        """End the process of `victim`: what is on the disk now is all that is left of it.
+        """Simulate a crash of `victim`: only its journal on the disk is left.
 
-        `working` is what ran in it, and ends with it.
+        `working` are the awaitables of that process, which end with it.
         """
         session = victim._session
         assert session is not None
@@ -155,7 +155,7 @@ class JournalHarness:
                 shutil.copy(wal, f"{after}-wal")
         self.path = after
         session.closed = True
-        # A new process knows nothing of the doubts of this one.
+        # A new process does not know the doubts of this one.
         doubts._loop_doubts.clear()
         commands._submitters.clear()
         host = session.driver._host
@@ -168,7 +168,7 @@ class JournalHarness:
 
 
 def hung(seconds: float, *, times: int = 1) -> Callable[[Sandbox], Change]:
-    """The answers to the first creations come so late, though the tasks exist."""
+    """Return a change that delays the answers to the first creations, although the tasks exist."""
 
     def on(sandbox: Sandbox) -> Change:
         inner, left = sandbox.transport(), [times]
@@ -187,51 +187,51 @@ def hung(seconds: float, *, times: int = 1) -> Callable[[Sandbox], Change]:
 
 
 def creates(request: httpx.Request) -> bool:
-    """Whether it is a creation."""
+    """Return whether `request` is a creation."""
     return request.method == "POST" and "/task/ai-" in request.url.path
 
 
 async def all_of(batch: Batch) -> list[Outcome]:
-    """Enter it and take what it gives."""
+    """Open the batch and return its outcomes."""
     async with batch:
         return [outcome async for outcome in batch]
 
 
 async def resumed(c: Client) -> list[Outcome]:
-    """What the former process left."""
+    """Return the outcomes of the jobs that the former process left."""
     return await all_of(c.resume())
 
 
 def errors(outcomes: Iterable[Outcome]) -> list[type[Exception]]:
-    """The types of what failed."""
+    """Return the types of the errors of failed outcomes."""
     return [type(outcome.error) for outcome in outcomes if isinstance(outcome, Failed)]
 
 
 def done(outcomes: Iterable[Outcome]) -> list[Done]:
-    """Those that are done."""
+    """Return the outcomes that are done."""
     return [outcome for outcome in outcomes if isinstance(outcome, Done)]
 
 
 def adds_up(c: Client, sandbox: Sandbox, *, elsewhere: float = 0.0) -> None:
-    """What the client says of its units agrees with the vendor's ledger, once nothing runs.
+    """Check that the client's units agree with the vendor's ledger, once no task runs.
 
-    `elsewhere`: units charged by the vendor for what the client knows nothing of, or knows only as
-    a creation in doubt.
+    `elsewhere` are units that the vendor charged for tasks that the client does not know, or knows
+    only as a creation in doubt.
     """
     units, ledger = c.statistics().units, sandbox.ledger
     assert ledger.units_charged - elsewhere == units.charged
     assert ledger.units_returned == units.returned
     kept = sum(task.units for task in ledger.tasks if task.state in {"success", "deleted"})
     assert [] == ledger.violations
-    # What shows no picture is at stake; a creation in doubt may be as well.
+    # Tasks without a picture are at stake; a creation in doubt may be, too.
     assert ledger.units_charged - ledger.units_returned - kept <= units.at_stake + elsewhere
 
 
 def paid(outcomes: Iterable[Outcome], sandbox: Sandbox) -> None:
-    """Over all processes: the vendor took the units of what was delivered or reported at stake.
+    """Check over all processes that the units were charged for delivered results or are at stake.
 
-    Nobody was charged twice for one picture. Of a job that was reported twice (by a process that
-    crashed before it had written down so) the better outcome counts.
+    No picture was charged twice. If a job was reported twice (by a process that crashed before it
+    recorded this), the better outcome counts.
     """
     ledger = sandbox.ledger
     outcomes = {o.job.key: o for o in sorted(outcomes, key=lambda o: o.ok)}.values()
@@ -246,20 +246,20 @@ def paid(outcomes: Iterable[Outcome], sandbox: Sandbox) -> None:
 
 
 def drawn(sandbox: Sandbox) -> Counter[int]:
-    """How many tasks that gave a picture were charged, by the face that went in."""
+    """Return the number of charged tasks with a picture, by the face of their input."""
     tasks = sandbox._router._tasks._by_id.values()
     good = [task for task in tasks if task.state in {"success", "deleted"}]
     return Counter(seen_in(task.picture.data) for task in good if task.picture.data is not None)
 
 
 async def until(holds: Callable[[], bool], *, every: float = 0.01) -> None:
-    """Wait until something holds, by looking."""
-    while not holds():  # noqa: ASYNC110 - nobody tells
+    """Wait until `holds` returns True, by polling it."""
+    while not holds():  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(every)
 
 
 async def each(jobs: Iterable[Smile], pause: float = 0.0) -> AsyncIterator[Smile]:
-    """`jobs`, one after another."""
+    """Yield `jobs` one after another, after a pause each."""
     for one in jobs:
         await asyncio.sleep(pause)
         yield one

@@ -1,4 +1,4 @@
-"""What the tests of the journal ask of it beside what the package asks."""
+"""Calls on a journal that only its tests need."""
 
 from collections.abc import Iterable
 

@@ -1,11 +1,11 @@
-"""A process that is a member of a ledger and obeys the lines of its standard input.
+"""A process that is a member of a ledger and performs the commands on its standard input.
 
     python -m tests.support.ledgers FOLDER
 
-Each line is a command with its numbers, and is answered by one line of JSON. `take`, `publish`,
-`release` and `leave` are those of the ledger; `count N` adds N to the epoch of the plan, one step
-at a time; `churn N` does N steps that may be refused; `fork` opens a ledger in a forked child,
-which answers from then on.
+Each line is a command with numbers, and is answered by one line of JSON. `take`, `publish`,
+`release` and `leave` call the ledger; `count N` adds N to the epoch of the plan, one step at a
+time; `churn N` performs N steps that may be refused; `fork` opens a ledger in a forked child, which
+answers from then on.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ LIMITS = SharedLimits(250, 300_000_000, 5, 10_000_000)
 
 
 def own_rows(member: str, *numbers: int) -> list[LedgerRow]:
-    """Return the row of a member and its requests of these numbers, as of now."""
+    """Return the present row of a member, and its requests with these numbers."""
     now = time.monotonic_ns() // 1000
     return [
         MemberRow(member, os.getpid(), LIMITS, now, running=len(numbers)),
@@ -37,7 +37,7 @@ def own_rows(member: str, *numbers: int) -> list[LedgerRow]:
 
 
 class Member:
-    """A member in a process of its own."""
+    """A member in its own process."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -50,7 +50,7 @@ class Member:
         self.name = self.answer()
 
     def send(self, command: str) -> None:
-        """Give a command without waiting for its answer."""
+        """Send a command without waiting for its answer."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()
@@ -61,21 +61,21 @@ class Member:
         return json.loads(self.process.stdout.readline())
 
     def do(self, command: str) -> object:
-        """Give a command and return its answer."""
+        """Send a command and return its answer."""
         self.send(command)
         return self.answer()
 
     def kill(self) -> None:
-        """End the process as nothing else does, and wait for that."""
+        """Kill the process, and wait for its end."""
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """Stop the process, as Ctrl-Z does."""
+        """Stop the process, like Ctrl-Z."""
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let a stopped process go on."""
+        """Continue a stopped process."""
         self.process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
@@ -89,13 +89,13 @@ class Member:
 
 @contextlib.contextmanager
 def members(folder: Path, count: int) -> Iterator[list[Member]]:
-    """Start so many members at the same moment."""
+    """Start `count` members at the same time."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(contextlib.closing(Member(folder))) for _ in range(count)]
 
 
 async def count(ledger: LocalLedger, steps: int) -> int:
-    """Add `steps` to the epoch of the plan, which only a lock can do right."""
+    """Add `steps` to the epoch of the plan, which is correct only with a lock."""
     epoch = 0
     for _ in range(steps):
         snapshot = await ledger.take(30.0)
@@ -107,14 +107,14 @@ async def count(ledger: LocalLedger, steps: int) -> int:
 
 
 async def churn(ledger: LocalLedger, steps: int) -> int:
-    """Do steps that may be refused, and return how many were."""
+    """Perform steps that may be refused, and return the number of refusals."""
     refused = 0
     for _ in range(steps):
         try:
             snapshot = await ledger.take(5.0)
             refused += snapshot is None or not await ledger.publish(own_rows(ledger.member, 1))
         except LedgerUnavailable:
-            # Deleted in the middle of being made; a later call succeeds.
+            # The ledger was deleted while it was created; a later call succeeds.
             refused += 1
         await asyncio.sleep(0.001)
     return refused
@@ -150,7 +150,7 @@ async def obey(ledger: LocalLedger, command: str, *numbers: int) -> object:
 
 
 def main(folder: Path) -> None:
-    """Obey until there are no more commands."""
+    """Perform commands until the end of the input."""
     ledger = open_local(folder, "host", "key")
     print(json.dumps(ledger.member), flush=True)
     for line in sys.stdin:

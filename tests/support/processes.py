@@ -1,6 +1,6 @@
-"""Processes that share a key: a vendor on a port, and programs as users write them.
+"""Processes that share a key: a vendor on a port, and programs like those of users.
 
-`Town` starts and watches them. It has a state folder of its own.
+`Town` starts and watches them. It has its own state folder.
 
     python -m tests.support.processes vendor PORT SETTINGS   a sandbox; GET /ledger
     python -m tests.support.processes work WORK              runs one batch
@@ -8,8 +8,8 @@
     python -m tests.support.processes threads WORK           two event loops and an isolated client
     uvicorn tests.support.processes:app                      a smile for each request
 
-SETTINGS, WORK and the reports, which are lines of stdout, are JSON. `app` reads its WORK from the
-variable WORK. What is logged goes to stderr.
+SETTINGS and WORK are JSON, and so are the reports, which are lines of stdout. `app` reads its WORK
+from the environment variable WORK. The log goes to stderr.
 """
 
 import asyncio
@@ -51,11 +51,11 @@ TEMPLATE = "male_studio_00"
 
 
 class Work(TypedDict):
-    """What a process does: `count` pictures from number `first` on, with these settings.
+    """The work of a process: `count` pictures from number `first` on, with these settings.
 
-    `avatars`: of how many pictures the avatars have outputs, else they are smiles. `file_size`: the
-    most bytes of any file that it writes, as on a full disk. `queries`: how often it asks for the
-    balance first.
+    `avatars` is the number of outputs of each avatar; without it the jobs are smiles. `file_size`
+    is the most bytes of any file that it writes, like on a full disk. `queries` is the number of
+    times it asks for the balance first.
     """
 
     url: str
@@ -73,7 +73,7 @@ class Work(TypedDict):
 
 
 class Report(TypedDict):
-    """How a batch ended: how often which error came, and what the client's statistics say."""
+    """The end of a batch: its errors by type, and numbers of the client's statistics."""
 
     pid: int
     done: int
@@ -86,7 +86,7 @@ class Report(TypedDict):
 
 
 class Task(TypedDict):
-    """A task of the vendor's."""
+    """A task of the vendor."""
 
     task_id: str
     state: str
@@ -107,15 +107,15 @@ class LedgerReport(TypedDict):
     webhooks: list[int]
 
 
-# Those who start the processes.
+# Starting the processes.
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
-"""Nothing takes longer, not even where others want the cores as well."""
+"""The longest time, in seconds, for any wait, also on a busy machine."""
 
 
 class Program:
-    """A process of this module, or another; what it writes goes to two files."""
+    """A process of this module or another one; its output goes to two files."""
 
     def __init__(self, town: "Town", name: str, arguments: Sequence[str], **more: str) -> None:
         self.name = name
@@ -128,7 +128,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                # So that what it forked is ended with it.
+                # Its forked children are in its process group, and end with it.
                 start_new_session=True,
             )
 
@@ -137,15 +137,15 @@ class Program:
         return self.process.pid
 
     def lines(self) -> list[dict[str, object]]:
-        """What it has reported so far."""
+        """Return the lines that it has reported so far."""
         return [json.loads(line) for line in self._out.read_text().splitlines()]
 
     def said(self) -> str:
-        """What it has logged."""
+        """Return its log."""
         return self._err.read_text()
 
     def wait_for(self, name: str, count: int = 1) -> None:
-        """Wait until it has reported `name` so often."""
+        """Wait until it has reported `name` `count` times."""
         self.until(lambda: count <= sum(name in line for line in self.lines()))
 
     def until(self, true: Callable[[], bool]) -> None:
@@ -156,7 +156,7 @@ class Program:
             time.sleep(0.02)
 
     def reports(self, count: int = 1) -> list[Report]:
-        """Wait for its normal end, and return how its batches ended."""
+        """Wait for its normal end, and return the reports of its batches."""
         assert 0 == self.process.wait(PATIENCE), self.said()
         assert "Traceback" not in self.said(), self.said()
         found = [line for line in self.lines() if "done" in line]
@@ -173,9 +173,9 @@ class Program:
 
 
 class Town:
-    """A vendor on a port and the programs that use it on one key, in a state folder of theirs.
+    """A vendor on a port and the programs that use it with one key, with their own state folder.
 
-    `settings` are those of the vendor, and what its clients assume. `share` is that of the clients.
+    `settings` are for the vendor, and its clients assume the same. `share` is for the clients.
     """
 
     def __init__(self, folder: Path, *, share: str | None = None, **settings: object) -> None:
@@ -206,7 +206,7 @@ class Town:
             program.end()
 
     def work(self, first: int, count: int, **settings: object) -> Work:
-        """A batch of `count` pictures from number `first` on."""
+        """Return a batch of `count` pictures from number `first` on."""
         assumed = ("requests", "period", "per_second", "lease")
         given = {name: self.settings[name] for name in assumed}
         if self.share is not None:
@@ -220,22 +220,22 @@ class Town:
         return started
 
     def worker(self, name: str, work: Work, **environment: str) -> Program:
-        """A program that runs one batch."""
+        """Start a program that runs one batch."""
         return self.program(
             name, "tests.support.processes", "work", json.dumps(work), **environment
         )
 
     def ledger(self) -> LedgerReport:
-        """The vendor's ledger."""
+        """Return the vendor's ledger."""
         return cast("LedgerReport", httpx.get(f"{self.url}/ledger", timeout=30).json())
 
     def files(self) -> list[Path]:
-        """The files of the ledger that the programs share."""
+        """Return the files of the ledger that the programs share."""
         return sorted(path for path in self.state.rglob("*") if path.is_file())
 
 
 def check(town: Town, pictures: int, *, lost: int = 0) -> None:
-    """The vendor refused nothing, and each picture was paid once but for the `lost` ones."""
+    """Check that the vendor refused nothing, and that each picture was paid once, or was lost."""
     ledger = town.ledger()
     assert (0, []) == (ledger["refused"], ledger["violations"])
     assert lost == ledger["wasted"]
@@ -246,7 +246,7 @@ def check(town: Town, pictures: int, *, lost: int = 0) -> None:
 
 
 def all_done(reports: list[Report], pictures: int) -> None:
-    """Every job of `reports` is done, and so many they are."""
+    """Check that every job of `reports` is done, and their number."""
     assert [{}] * len(reports) == [report["errors"] for report in reports]
     assert pictures == sum(report["done"] for report in reports)
     assert {0} == {report["refused"] for report in reports}
@@ -255,9 +255,9 @@ def all_done(reports: list[Report], pictures: int) -> None:
 def begun(
     town: Town, parts: int, each: int, *, avatars: int = 0, others: int | None = None
 ) -> list[Program]:
-    """So many processes, each of which has created the first of its pictures.
+    """Start `parts` processes, and wait until each has created its first task.
 
-    `others`: the avatars of all but the first process, where they differ.
+    `others` is the number of outputs for all processes but the first, if it differs.
     """
     rest = avatars if others is None else others
     works = [town.work(each * n, each, avatars=rest if n else avatars) for n in range(parts)]
@@ -268,17 +268,17 @@ def begun(
 
 
 def all_of(programs: list[Program], pictures: int) -> list[Report]:
-    """All processes end well, with so many pictures; gives their reports."""
+    """Wait for the normal end of all processes, check them, and return their reports."""
     reports = [report for program in programs for report in program.reports()]
     all_done(reports, pictures)
     return reports
 
 
-# What holds over any ledger: a file of the machine's, or a Redis server.
+# Checks for any ledger, on a file of the machine or on a Redis server.
 
 
 def two_runs(town: Town) -> None:
-    """A second run waits for the window of the first, says so once, and loses nothing."""
+    """Check that a second run waits for the window of the first, and loses nothing."""
     first = town.worker("first", town.work(0, 4, queries=222))
     all_of([first], 4)
     second = town.worker("second", town.work(4, 20))
@@ -291,7 +291,7 @@ def two_runs(town: Town) -> None:
 
 
 def four_share(town: Town, each: int, avatars: int) -> None:
-    """Four processes with more work than a window holds: nothing is refused, nothing lost."""
+    """Check that four processes with more work than a window holds lose nothing."""
     reports = all_of(begun(town, 4, each, avatars=avatars), 4 * each)
 
     assert 4 == max(report["most_members"] for report in reports)
@@ -299,7 +299,7 @@ def four_share(town: Town, each: int, avatars: int) -> None:
 
 
 def different_limits(town: Town) -> None:
-    """The strictest limits hold for both, and the process whose limits are wider says so."""
+    """Check that the strictest limits hold, and that the process with wider ones says so."""
     wide = town.worker("wide", town.work(0, 30, requests=500, per_second=40))
     strict = town.worker("strict", town.work(30, 30))
 
@@ -312,8 +312,8 @@ def different_limits(town: Town) -> None:
 
 
 def one_stops(town: Town, parts: int, stops: float, avatars: int) -> None:
-    """One of the processes stops for a while: the others poll its tasks, and it loses none."""
-    # The others have to live for as long as it is stopped.
+    """Stop one process for a while, and check that the others poll its tasks."""
+    # The others must run for as long as it is stopped.
     programs = begun(town, parts, 10, avatars=avatars, others=4)
     time.sleep(3)
     programs[0].send(signal.SIGSTOP)
@@ -339,7 +339,7 @@ def wait_for_port(server: Program, port: int) -> None:
 
 
 class Vendor(Sandbox):
-    """A sandbox that tells its ledger over the wire."""
+    """A sandbox that serves its ledger."""
 
     period = 300.0
 
@@ -396,7 +396,7 @@ def vendor(port: int, settings: Mapping[str, object]) -> None:
 
 
 def client(work: Work, **settings: object) -> Client:
-    """The client of a program, whose transport is its own only where the network is."""
+    """Return the client of a program; each program has its own transport."""
     given: dict[str, object] = {
         "base_url": work["url"],
         "limits": Limits(work["requests"], work["period"], work["per_second"]),
@@ -422,7 +422,7 @@ def job(work: Work, number: int) -> Job:
 
 
 async def perform(work: Work, *, isolated: bool = False) -> None:
-    """Run a batch and report its end, and its beginning when the first task was created."""
+    """Run a batch; report its end, and its beginning once the first task was created."""
     numbers = range(work["first"], work["first"] + work["count"])
     ended: list[Outcome] = []
     members, waited, begun = 1, 0.0, False
@@ -461,12 +461,12 @@ async def perform(work: Work, *, isolated: bool = False) -> None:
 
 
 def tell(report: Mapping[str, object]) -> None:
-    """Write a line that is whole, whoever else writes."""
+    """Write a line in one call, so that lines of several processes are not mixed."""
     os.write(1, json.dumps(report).encode() + b"\n")
 
 
 def run(work: Work) -> None:
-    """Be a program that runs a batch."""
+    """Run a batch as a program."""
     prepare(work)
     asyncio.run(perform(work))
 
@@ -480,19 +480,19 @@ def prepare(work: Work) -> None:
 
 
 def share(work: Work, part: int, parts: int) -> Work:
-    """One of `parts` equal parts of `work`."""
+    """Return one of `parts` equal parts of `work`."""
     count = work["count"] // parts
     return Work(**{**work, "first": work["first"] + part * count, "count": count})
 
 
 def multiply(method: str, work: Work) -> None:
-    """Open a client and run a batch while three children, forked or spawned, do so too."""
+    """Run a batch while three children, forked or spawned, run batches, too."""
     fork, spawn = multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")
     context = fork if method == "fork" else spawn
 
     async def parent() -> None:
         async with client(work) as opened:
-            # The parent has a client, a ledger and a lock when its children are made.
+            # The parent has a client, a ledger and a lock when its children start.
             await opened.units()
             children = [
                 context.Process(target=run, args=(share(work, part, 4),)) for part in range(1, 4)
@@ -537,7 +537,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def smile(request: Request) -> JSONResponse:
-    """Make a smile: as a user of the app sees it, with the process that did it."""
+    """Make a smile, and answer with the process that made it."""
     number = int(request.query_params["number"])
     opened = cast("Client", request.app.state.client)
     result = await opened.run(job(request.app.state.work, number))

@@ -1,13 +1,12 @@
-"""A real Redis server for tests: a process of its own, on a free port, without a file on disk.
+"""A real Redis server for tests: a process on a free port, without a file on the disk.
 
     with RedisServer(program, folder) as server:
         ledger = await open_redis(server.url(), host, key)
-        server.pause()      # as a machine that hangs
+        server.pause()      # like a machine that hangs
         server.resume()
-        server.restart()    # it has forgotten everything
+        server.restart()    # its data are lost
 
-`python -m tests.support.redis_server` prints the path of redis-server, or ends with 1 where there
-is none.
+`python -m tests.support.redis_server` prints the path of redis-server, or exits with 1 without one.
 """
 
 import contextlib
@@ -27,14 +26,15 @@ _PATIENCE = 20.0
 
 
 def installed() -> str | None:
-    """The path of redis-server, if there is one."""
+    """Return the path of redis-server, or None."""
     return shutil.which("redis-server")
 
 
 class RedisServer:
-    """A server, gone after the block. `settings` are lines of redis.conf.
+    """A server that ends with the block. `settings` are lines of redis.conf.
 
-    With `tls` it speaks nothing else."""
+    With `tls` it accepts only TLS.
+    """
 
     def __init__(self, program: str, folder: Path, *, tls: bool = False, **settings: str) -> None:
         self._program = program
@@ -59,11 +59,11 @@ class RedisServer:
         self.kill()
 
     def url(self, credentials: str = "") -> str:
-        """Where it is, for somebody with `credentials`, "user:password@"."""
+        """Return the URL of the server, with `credentials` like "user:password@"."""
         return f"redis://{credentials}127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         ports = {"port": "0", "tls_port": str(self.port)} if self._tls else {"port": str(self.port)}
         quiet = {"save": "", "appendonly": "no", "bind": "127.0.0.1", "dir": str(self._folder)}
         command = [self._program]
@@ -79,7 +79,7 @@ class RedisServer:
             time.sleep(0.01)
 
     def _answers(self) -> bool:
-        # One that wants a password answers too, and one that wants TLS is silent.
+        # A server with a password answers, too; a server with TLS does not.
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as found:
                 if self._tls:
@@ -90,45 +90,45 @@ class RedisServer:
             return False
 
     def kill(self) -> None:
-        """End it at once; it remembers nothing."""
+        """Kill the server; its data are lost."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
 
     def restart(self) -> None:
-        """End it and start it again, empty."""
+        """Kill the server and start it again, without data."""
         self.kill()
         self.start()
 
     def pause(self) -> None:
-        """Stop it as it is: connections stay open, and nobody answers."""
+        """Stop the process: connections stay open without answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let the process go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    def call(self, *command: str | int | bytes) -> Any:  # noqa: ANN401 - whatever Redis answers
+    def call(self, *command: str | int | bytes) -> Any:  # noqa: ANN401 - any answer of Redis
         """Execute a command and return its answer."""
         with contextlib.closing(Redis(port=self.port, decode_responses=True)) as client:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     def dump(self, name: str) -> bytes:
-        """What a key holds, for `restore`."""
+        """Return the value of a key for `restore`."""
         with contextlib.closing(Redis(port=self.port)) as client:
             value = client.dump(name)
             assert isinstance(value, bytes)
             return value
 
     def restore(self, name: str, value: bytes) -> None:
-        """Make a key again as it was."""
+        """Create a key with a value of `dump`."""
         self.call("RESTORE", name, 0, value)
 
     def names(self) -> list[str]:
-        """The keys that it has."""
+        """Return the names of all keys."""
         return sorted(self.call("KEYS", "*"))
 
 

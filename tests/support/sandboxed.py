@@ -1,4 +1,4 @@
-"""Shared by the tests of driver, client and batch: sandboxes, clients and jobs in few words."""
+"""Sandboxes, clients and jobs for the tests of driver, client and batch."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -40,7 +40,7 @@ def smile(number: int = 0) -> Smile:
 
 
 def smiles(count: int) -> Iterator[Smile]:
-    """Generate so many smiles."""
+    """Yield `count` smiles."""
     return (smile(number) for number in range(count))
 
 

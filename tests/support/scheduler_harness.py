@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 def head(queue: Sequence[T]) -> T | None:
-    """The first entry of `queue`, None if it is empty."""
+    """Return the first entry of `queue`, or None if it is empty."""
     return queue[0] if queue else None
 
 
 def grants(command: ev.Register, *file_ids: str) -> tuple[ev.FileGrant, ...]:
-    """What the vendor grants for the files of `command`: `file_ids`, else an id for each."""
+    """Return grants for the files of `command`: with `file_ids`, or an id for each."""
     ids = file_ids or tuple(f"file-{ref}" for ref in command.refs)
     return tuple(ev.FileGrant(name, "PUT", f"https://up.example/{name}", ()) for name in ids)
 
 
 class SchedulerHarness:
-    """A scheduler by hand: what is due is taken and answered in the test."""
+    """A scheduler whose commands the test takes and answers."""
 
     def __init__(self, **settings: object) -> None:
         polling = Polling(give_up_after=120)
@@ -33,11 +33,11 @@ class SchedulerHarness:
         self.now = 0
 
     def tell(self, event: ev.Event) -> None:
-        """Hand `event` to the scheduler now."""
+        """Pass `event` to the scheduler now."""
         self.scheduler.receive(event, self.now)
 
     def take(self) -> ev.Command:
-        """Issue what is due next, whenever that is."""
+        """Issue the next due command, after waiting for it."""
         while (command := self.scheduler.due(self.now)) is None:
             self.now = self.scheduler.wakes_at(self.now)
         self.tell(ev.Issued(command))

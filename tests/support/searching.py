@@ -1,19 +1,19 @@
-"""How many examples a search of Hypothesis looks at, with `--long` and without."""
+"""The number of examples of a Hypothesis search, with and without `--long`."""
 
 from typing import Final
 
 from hypothesis import settings
 
 EXAMPLES: Final = 50
-"""Examples of a property test, where nothing else is said."""
+"""The default number of examples of a property test."""
 LONGER: Final = 5
-"""With `--long` a search looks at so many times as many."""
+"""The factor of the number of examples with `--long`."""
 
 
 def examples(usual: int) -> int:
     """Return `usual`, or `LONGER` times as many with `--long`.
 
-    For a search whose examples cost more or less than those of others. Without it a search follows
-    the profile of conftest.py.
+    Use it for a search whose examples take more or less time than usual. Other searches follow the
+    profile of conftest.py.
     """
     return usual * settings().max_examples // EXAMPLES

@@ -1,9 +1,9 @@
-"""A port that leads to another one, and can be cut: a network that only some have.
+"""A TCP proxy that can be cut, to break the network of some clients only.
 
 with Proxy(server.port) as proxy:
     client = Client(key, share=f"redis://127.0.0.1:{proxy.port}")
-    proxy.cut()         # connections end, and new ones too
-    proxy.silence()     # nothing arrives any longer, and nobody is told
+    proxy.cut()         # connections end, also new ones
+    proxy.silence()     # data are dropped, and connections stay open
     proxy.mend()
 """
 
@@ -16,7 +16,7 @@ from typing import Self
 
 
 class Proxy:
-    """A port of this machine that leads to the port `to`, in a thread of its own."""
+    """Forwards a port of this machine to the port `to`, in its own thread."""
 
     def __init__(self, to: int) -> None:
         self._to = to
@@ -43,15 +43,15 @@ class Proxy:
         self._thread.join()
 
     def cut(self) -> None:
-        """End all connections, and each new one at once."""
+        """Close all connections, and each new one at once."""
         self._set("cut")
 
     def silence(self) -> None:
-        """Keep all connections open, and lose what is written to them."""
+        """Keep all connections open, and drop the data that is written to them."""
         self._set("silent")
 
     def mend(self) -> None:
-        """Lead there again. Connections that were silenced are as dead as the others."""
+        """Forward again; connections that were silenced are closed."""
         self._set("whole")
 
     def _set(self, state: str) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the terminal program share: its sandbox, its processes, and Ctrl-C."""
+"""The sandbox, the processes and Ctrl-C for tests of the terminal program."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def use_sandbox(monkeypatch: pytest.MonkeyPatch, **settings: object) -> Sandbox:
-    """Let the commands reach a sandbox in virtual time."""
+    """Let the commands use a sandbox in virtual time."""
     sandbox = Sandbox(**settings)  # type: ignore[arg-type]
     monkeypatch.setattr(
         _runner,

@@ -1,4 +1,4 @@
-"""The home that the tests have."""
+"""The home directory of the tests."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def test_no_test_touches_the_users_home(home: Path) -> None:
-    """Neither this process nor one that it starts finds the user's home or state folder."""
+    """Neither this process nor a child finds the user's home or state folder."""
     program = "import pathlib; print(pathlib.Path.home())"
     started = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
 

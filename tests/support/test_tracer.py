@@ -1,4 +1,4 @@
-"""The tracer counts what it says it counts."""
+"""The tracer counts calls between files and packages."""
 
 import importlib.util
 import threading
@@ -25,7 +25,7 @@ Modules = dict[str, ModuleType]
 
 @pytest.fixture
 def modules(tmp_path: Path) -> Modules:
-    """A package of two folders and three modules, by the paths of the files."""
+    """Make a package of two folders and three modules; return them by the paths of their files."""
     found: Modules = {}
     for name, source in SOURCES.items():
         path = tmp_path / name
@@ -47,7 +47,7 @@ def traced(root: Path, work: Callable[[], object]) -> Trace:
 
 
 def test_a_call_into_another_file_counts(modules: Modules, tmp_path: Path) -> None:
-    """A call counts where caller and callee are in different files, and names both."""
+    """A call between different files counts, with the names of both."""
     flat, one = modules["flat.py"], modules["_inner/one.py"]
     trace = traced(tmp_path, lambda: [flat.call(one.leaf), flat.twice()])
 
@@ -56,15 +56,15 @@ def test_a_call_into_another_file_counts(modules: Modules, tmp_path: Path) -> No
     assert {"flat.py", "_inner/one.py"} == trace.files
 
 
-def test_calls_inside_a_package_stay_inside(modules: Modules, tmp_path: Path) -> None:
-    """A call between two files of one folder crosses files and no package."""
+def test_a_call_inside_a_package_crosses_only_files(modules: Modules, tmp_path: Path) -> None:
+    """A call between two files of one folder crosses files but no package."""
     two, one = modules["_inner/two.py"], modules["_inner/one.py"]
     trace = traced(tmp_path, lambda: two.call(one.leaf))
 
     assert (1, 0) == (trace.across_files, trace.across_packages)
 
 
-def test_the_sandbox_is_foreign(modules: Modules, tmp_path: Path) -> None:
+def test_the_sandbox_is_not_counted(modules: Modules, tmp_path: Path) -> None:
     """Neither calls into the sandbox nor its files are counted."""
     flat, far = modules["flat.py"], modules["sandbox/far.py"]
     trace = traced(tmp_path, lambda: flat.call(far.leaf))
@@ -73,7 +73,7 @@ def test_the_sandbox_is_foreign(modules: Modules, tmp_path: Path) -> None:
 
 
 def test_nothing_counts_outside_the_block(modules: Modules, tmp_path: Path) -> None:
-    """What runs while the tracer is installed and does not count leaves no trace."""
+    """Calls while the tracer is installed but not counting are ignored."""
     flat, one = modules["flat.py"], modules["_inner/one.py"]
     tracer = Tracer(tmp_path)
     with tracer.installed():
@@ -83,7 +83,7 @@ def test_nothing_counts_outside_the_block(modules: Modules, tmp_path: Path) -> N
 
 
 def test_threads_count(modules: Modules, tmp_path: Path) -> None:
-    """A thread that was there before the counting began is counted, too."""
+    """A thread that was started before the counting is counted, too."""
     flat, one = modules["flat.py"], modules["_inner/one.py"]
     tracer, go = Tracer(tmp_path), threading.Event()
 
@@ -102,7 +102,7 @@ def test_threads_count(modules: Modules, tmp_path: Path) -> None:
 
 
 async def test_resuming_counts(modules: Modules, tmp_path: Path) -> None:
-    """A coroutine that another file awaits counts when it starts and when it goes on."""
+    """A coroutine that another file awaits counts when it starts and when it resumes."""
     tracer = Tracer(tmp_path)
     with tracer.installed(), tracer.counting():
         await modules["_inner/awaiting.py"].wait(modules["_other.py"].pause)
@@ -112,7 +112,7 @@ async def test_resuming_counts(modules: Modules, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios_cross_files(name: str) -> None:
-    """Each scenario runs to its end, and crosses files at least as often as packages."""
+    """Each scenario ends, and crosses files at least as often as packages."""
     trace = measure(SCENARIOS[name])
 
     assert trace.across_files >= trace.across_packages > 0

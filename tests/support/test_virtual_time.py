@@ -1,4 +1,4 @@
-"""The loop in virtual time: what moves its clock, and what must not."""
+"""The loop in virtual time: when its clock moves, and when it must not."""
 
 import asyncio
 import selectors
@@ -15,7 +15,7 @@ from blockbuster import BlockBuster
 
 from tests.support.virtual_time import START, VirtualTimeLoop, hanging, run
 
-# Long enough that a clock which does not wait for the thread has jumped; real seconds.
+# Real seconds, long enough that a clock that does not wait for the thread would have jumped.
 NAP = 0.03
 
 
@@ -24,21 +24,21 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def test_starts_away_from_zero() -> None:
+async def test_time_starts_away_from_zero() -> None:
     """A new loop's clock shows START."""
     assert START == now()
 
 
 async def test_hours_pass_on_the_clock() -> None:
-    """A thousand hours of sleep are over at once, and the clock shows them exactly."""
+    """A thousand hours of sleep end at once, and the clock shows them exactly."""
     for _ in range(1000):
         await anyio.sleep(3600)
 
     assert START + 3_600_000 == now()
 
 
-async def test_clock_lands_on_the_timer() -> None:
-    """The clock shows the very time that a timer was set to, whatever its fraction."""
+async def test_the_clock_jumps_exactly_to_the_timer() -> None:
+    """The clock shows exactly the time of the timer, with any fraction."""
     loop = asyncio.get_running_loop()
     whens = [START + k * 0.1 for k in range(1, 200)] + [START + 1e6 + 1 / 3]
     landed: list[float] = []
@@ -51,7 +51,7 @@ async def test_clock_lands_on_the_timer() -> None:
 
 
 async def test_timers_fire_in_order() -> None:
-    """Timers fire by time, and at the same time in the order they were set."""
+    """Timers fire by time, and at the same time in the order in which they were set."""
     seen: list[tuple[str, float]] = []
 
     async def sleeper(name: str, seconds: float) -> None:
@@ -66,7 +66,7 @@ async def test_timers_fire_in_order() -> None:
     assert [("first", 1.0), ("second", 1.0), ("late", 3.0)] == seen
 
 
-async def test_move_on_after() -> None:
+async def test_move_on_after_works() -> None:
     """`anyio.move_on_after` cancels at its deadline in virtual time."""
     with anyio.move_on_after(60) as scope:
         await anyio.sleep(3600)
@@ -75,15 +75,15 @@ async def test_move_on_after() -> None:
     assert START + 60 == now()
 
 
-async def test_fail_after() -> None:
-    """`anyio.fail_after` raises at its deadline, also around something that never ends."""
+async def test_fail_after_works() -> None:
+    """`anyio.fail_after` raises at its deadline, also around a call that never ends."""
     with pytest.raises(TimeoutError), anyio.fail_after(60):
         await anyio.sleep_forever()
 
     assert START + 60 == now()
 
 
-async def test_asyncio_timeout() -> None:
+async def test_asyncio_timeout_works() -> None:
     """`asyncio.timeout` works in virtual time."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(60):
@@ -122,8 +122,8 @@ async def in_default_executor() -> None:
         in_default_executor,
     ],
 )
-async def test_thread_work_holds_the_clock(work: Callable[[], Awaitable[None]]) -> None:
-    """While a worker thread is busy no virtual time passes, though a timer is waiting."""
+async def test_a_busy_thread_stops_the_clock(work: Callable[[], Awaitable[None]]) -> None:
+    """While a worker thread is busy, no virtual time passes, although a timer is set."""
     ticks: list[float] = []
 
     async def tick() -> None:
@@ -157,8 +157,8 @@ async def test_threads_leave_no_gap() -> None:
     assert START == now()
 
 
-async def test_idle_threads_are_not_waited_for() -> None:
-    """Threads that have finished, and those that anyio sends home, do not hold the clock."""
+async def test_idle_threads_do_not_stop_the_clock() -> None:
+    """Threads that have finished, or that anyio ends, do not stop the clock."""
     async with anyio.create_task_group() as group:
         for _ in range(4):
             group.start_soon(anyio.to_thread.run_sync, time.sleep, NAP)
@@ -169,8 +169,8 @@ async def test_idle_threads_are_not_waited_for() -> None:
     assert START + 6000 == now()
 
 
-async def test_hanging_thread_lets_the_clock_go() -> None:
-    """Inside `hanging()` a thread's work does not hold the clock."""
+async def test_a_hanging_thread_does_not_stop_the_clock() -> None:
+    """Inside `hanging()` a thread's work does not stop the clock."""
     release = threading.Event()
 
     def disk() -> None:
@@ -186,8 +186,8 @@ async def test_hanging_thread_lets_the_clock_go() -> None:
     assert START + 3600 == now()
 
 
-async def test_call_from_a_foreign_thread_goes_first() -> None:
-    """What `call_soon_threadsafe` has announced runs before the clock jumps."""
+async def test_a_call_of_another_thread_runs_first() -> None:
+    """A callback of `call_soon_threadsafe` runs before the clock jumps."""
     loop = asyncio.get_running_loop()
     seen: list[float] = []
     thread = threading.Thread(target=loop.call_soon_threadsafe, args=(lambda: seen.append(now()),))
@@ -199,7 +199,7 @@ async def test_call_from_a_foreign_thread_goes_first() -> None:
     assert [START] == seen
 
 
-async def test_sockets_go_before_timers() -> None:
+async def test_sockets_are_served_before_timers() -> None:
     """Both ends of a connection in one loop exchange data without time passing."""
 
     async def echo(stream: anyio.abc.SocketStream) -> None:
@@ -224,8 +224,8 @@ async def test_sockets_go_before_timers() -> None:
     assert START == now()
 
 
-def test_deadlock_is_an_error() -> None:
-    """When no news can come, the loop raises and names the tasks instead of hanging."""
+def test_a_deadlock_is_an_error() -> None:
+    """If no event can come, the loop raises and names the tasks instead of hanging."""
 
     async def waits_for_nobody() -> None:
         await asyncio.Event().wait()
@@ -240,8 +240,8 @@ def test_sleeping_forever_is_a_deadlock() -> None:
         run(anyio.sleep_forever)
 
 
-def test_socket_is_no_deadlock() -> None:
-    """With a socket to listen to the loop waits for real: news may come."""
+def test_a_socket_is_not_a_deadlock() -> None:
+    """With a socket to listen to, the loop waits in real time, since data may come."""
 
     async def receive() -> bytes:
         here, there = socket.socketpair()
@@ -254,8 +254,8 @@ def test_socket_is_no_deadlock() -> None:
     assert run(receive) == b"news"
 
 
-def test_run_returns_what_main_returns() -> None:
-    """`run` passes arguments in and the result out, each time on a new loop."""
+def test_run_returns_the_result_of_main() -> None:
+    """`run` passes arguments and returns the result, each time on a new loop."""
 
     async def main(seconds: float) -> float:
         await anyio.sleep(seconds)
@@ -265,7 +265,7 @@ def test_run_returns_what_main_returns() -> None:
     assert START + 7 == run(main, 7)
 
 
-def test_run_raises_what_main_raises() -> None:
+def test_run_raises_the_error_of_main() -> None:
     """`run` does not wrap an error."""
 
     async def main() -> None:
@@ -275,8 +275,8 @@ def test_run_raises_what_main_raises() -> None:
         run(main)
 
 
-def test_run_leaves_executor_in_peace() -> None:
-    """Joining the default executor at the end is no deadlock, even while it is busy."""
+def test_run_joins_a_busy_executor() -> None:
+    """Joining the default executor at the end is not a deadlock, even while it is busy."""
 
     async def main() -> None:
         asyncio.get_running_loop().run_in_executor(None, time.sleep, NAP).cancel()
@@ -286,7 +286,7 @@ def test_run_leaves_executor_in_peace() -> None:
 
 
 def test_an_iteration_asks_the_kernel_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timer costs one look at the sockets, and a callback that is ready none."""
+    """A timer costs one look at the sockets, and a ready callback none."""
     asked = 0
     select = selectors.DefaultSelector.select
 
@@ -311,8 +311,8 @@ def test_an_iteration_asks_the_kernel_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert 1000 == run(main)
 
 
-async def test_blocked() -> None:
-    """While the loop is blocked time passes, and what was due comes afterwards."""
+async def test_time_passes_while_the_loop_is_blocked() -> None:
+    """While the loop is blocked time passes, and due timers fire afterwards."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     woken: list[float] = []
@@ -327,8 +327,8 @@ async def test_blocked() -> None:
 
 
 @pytest.mark.real_time
-async def test_real_time_marker() -> None:
-    """A test marked `real_time` runs on an ordinary loop, whose clock is the machine's."""
+async def test_the_real_time_marker_works() -> None:
+    """A test marked `real_time` runs on an ordinary loop with the machine's clock."""
     loop = asyncio.get_running_loop()
     before = time.monotonic()
 
@@ -339,7 +339,7 @@ async def test_real_time_marker() -> None:
 
 
 async def test_blocking_calls_are_caught(no_blocking_calls: BlockBuster) -> None:
-    """The watch for blocking calls is on; calls that come from tests are let through."""
+    """Blocking calls in the loop are detected; calls from tests are allowed."""
     assert no_blocking_calls.functions["time.sleep"].activated
 
     time.sleep(0)  # noqa: ASYNC251

@@ -1,19 +1,18 @@
-"""Count how often a call leaves its file, and its package, while the client does one thing.
+"""Counts the calls between files, and between packages, while the client performs one scenario.
 
-`python -m tests.support.tracer` prints the table. What is counted:
+`python -m tests.support.tracer` prints the table. The rules of counting:
 
-- A call counts when the function that is called and its direct caller are in different files of
-  `perfect_async`. Resuming a coroutine that another file awaits counts like a call. Calls through
-  asyncio, attrs or another library have no caller in the package and do not count, nor does
-  anything that the sandbox is part of.
-- A package is the first path component below `perfect_async/`; a module there is a package of its
-  own.
-- A file is touched when one of its functions runs. Worker threads count too.
+- A call counts if the called function and its direct caller are in different files of
+  `perfect_async`. Resuming a coroutine that another file awaits counts like a call. Calls by
+  asyncio, attrs or another library have no caller in the package and do not count. Calls from and
+  to the sandbox do not count either.
+- A package is the first path component below `perfect_async/`; a module there counts as a package.
+- A file is touched when one of its functions runs. Worker threads are counted, too.
 
-Each scenario runs once beforehand without being traced, so that nothing is imported for the first
-time while it is. The client is new and open when the counting begins, and is still open when it
-ends. The picture is given as bytes and uploaded, a request takes 0.15 to 0.2 s and the smile 8 s.
-The batch has one picture unless `--pictures` says more.
+Each scenario first runs once without being traced, so that all imports are done. The client is new
+and open when the counting begins, and is still open when it ends. The picture is given as bytes and
+uploaded; a request takes 0.15 to 0.2 s and the smile 8 s. The batch has one picture unless
+`--pictures` says more.
 
 The flat package of 60 private files had, in calls across files and files touched:
 
@@ -21,8 +20,8 @@ The flat package of 60 private files had, in calls across files and files touche
     run with journal              874   45
     batch with journal, folder  1,062   49
 
-Without the worker threads that were there before (those of the journal), the last two had 865 and
-1,051 calls. The journal's numbers vary by a few calls, as its threads are fast or slow.
+Without the worker threads that were started before (those of the journal), the last two had 865 and
+1,051 calls. The journal's numbers vary by a few calls with the speed of its threads.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ PACKAGE: Final = Path(perfect_async.__file__).parent
 
 @attrs.frozen
 class Trace:
-    """The calls seen, by the caller's and the callee's file, and the files touched.
+    """The counted calls, by the files of caller and callee, and the touched files.
 
     Files are POSIX paths relative to the package.
     """
@@ -70,7 +69,7 @@ class Trace:
         return self.packages().total()
 
     def packages(self) -> Counter[tuple[str, str]]:
-        """The calls from one package into another, by the names of both."""
+        """Return the calls from one package into another, by the names of both."""
         found: Counter[tuple[str, str]] = Counter()
         for (caller, callee), count in self.calls.items():
             ends = _package(caller), _package(callee)
@@ -137,7 +136,7 @@ class Tracer:
                 self._calls[caller, callee] += 1
 
     def _name(self, frame: FrameType) -> str | None:
-        """The file of `frame` relative to the root, None for a foreign one."""
+        """Return the file of `frame` relative to the root, or None for a foreign file."""
         path = frame.f_code.co_filename
         if path not in self._names:
             name = path.removeprefix(self._root)
@@ -147,7 +146,7 @@ class Tracer:
 
 
 Scenario = Callable[[Tracer, Path, int], Awaitable[None]]
-"""One thing that a client does, with a folder of its own and a number of pictures for a batch."""
+"""A scenario: receives the tracer, a folder, and the number of pictures of a batch."""
 
 
 def _client(journal: Path | None = None) -> Client:
@@ -190,8 +189,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 
 
 def measure(scenario: Scenario, pictures: int = 1) -> Trace:
-    """Trace `scenario` in virtual time, after a first time that is not traced."""
-    # Imported here and nowhere else: the one place to change when the module moves.
+    """Trace `scenario` in virtual time, after a first run that is not traced."""
+    # The only import of this module here, so that a move changes one line.
     from tests.support import virtual_time
 
     tracer = Tracer()

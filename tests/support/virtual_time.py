@@ -1,21 +1,20 @@
 """An asyncio event loop whose clock jumps to the next timer instead of waiting for it.
 
-`run(main)` runs an async function to its end, hours in milliseconds; under pytest every
+`run(main)` runs an async function to its end, hours of its time in milliseconds. Under pytest every
 async test gets this loop unless it is marked `real_time` (see conftest.py).
 
-The clock moves only when nothing else can happen:
+The clock moves only if nothing else can happen:
 
-1. a callback is ready: run it, the clock stands;
-2. a worker thread is busy: wait for it in real time, the clock stands;
-3. a socket or the self-pipe is readable: serve it, the clock stands;
+1. a callback is ready: run it, without moving the clock;
+2. a worker thread is busy: wait for it in real time, without moving the clock;
+3. a socket or the self-pipe is readable: serve it, without moving the clock;
 4. a timer is pending: the clock jumps to it;
-5. nothing at all: nothing can happen any more, and the loop raises `RuntimeError`.
+5. none of these: no event can come, and the loop raises `RuntimeError`.
 
-Step 3 looks once and does not wait: both ends of a connection must live in this loop (over
-the loopback interface what one end sent is readable at the other at once). A test with
-another process, a thread of its own that calls back, or signals is `real_time`. So is one in
-which a worker thread waits for the loop (`anyio.from_thread.run` of something that sleeps):
-the thread would hold the clock that it waits for.
+Step 3 checks once and does not wait, so both ends of a connection must be in this loop (over the
+loopback interface, sent data are readable at once). A test must be `real_time` if it uses another
+process, its own thread that calls back, or signals. The same holds if a worker thread waits for the
+loop (`anyio.from_thread.run` of a sleep): the thread would stop the clock that it waits for.
 """
 
 import asyncio
@@ -39,14 +38,14 @@ __all__ = ["START", "VirtualTimeLoop", "hanging", "run"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# asyncio asks for `when - now` and never for more than a day. With `now` above a day both
-# lie within a factor of two, where subtracting and adding floats is exact: the clock lands
-# on `when` itself, and tests may compare times with ==. Not zero, so that code which takes
-# the loop's time for time since its start is found out.
+# asyncio waits for `when - now`, at most a day. With `now` above a day, both numbers are within a
+# factor of two, where floats are subtracted and added exactly. The clock therefore reaches `when`
+# exactly, and tests may compare times with ==. It is not zero, so that code fails that uses the
+# loop's time as the time since its start.
 START = 100_000.0
 
-# How long to wait for a busy thread before looking again. Its end writes to the self-pipe
-# and wakes us at once; this is only for a thread that enters `hanging` meanwhile.
+# Seconds between two checks of a busy thread. The end of its work writes to the self-pipe, which
+# wakes the loop at once; the check is for a thread that enters `hanging` meanwhile.
 _GLANCE = 0.02
 
 _hanging: set[threading.Thread] = set()
@@ -54,10 +53,10 @@ _hanging: set[threading.Thread] = set()
 
 @contextmanager
 def hanging() -> Iterator[None]:
-    """Inside a worker thread: do not hold the clock in this block.
+    """Let the clock move although this worker thread is busy in the block.
 
-    For tests of a disk that hangs: `with hanging(): event.wait()`, set the event to let go.
-    It holds the clock again once it has left the block, which takes it a real moment.
+    For tests of a hanging disk: `with hanging(): event.wait()`; set the event to end it. After the
+    block, which the thread leaves a real moment later, it stops the clock again.
     """
     thread = threading.current_thread()
     _hanging.add(thread)
@@ -68,13 +67,13 @@ def hanging() -> Iterator[None]:
 
 
 class _Clockwork(selectors.DefaultSelector):
-    """The selector: the one place where an event loop waits, so the one where time passes."""
+    """The selector, the only place where an event loop waits and therefore where time passes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = START
         self.loop: VirtualTimeLoop | None = None
-        # Files watched. The self-pipe is the first and always there.
+        # The number of watched files. The self-pipe is always one of them.
         self.watched = 0
 
     def register(
@@ -91,14 +90,13 @@ class _Clockwork(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout == 0:
-            # Callbacks are ready. What a byte in the self-pipe announces is among them
-            # already, so without sockets the kernel need not be asked: this is the hot path.
+            # Callbacks are ready, also those that a byte in the self-pipe announces. Without
+            # sockets the kernel need not be asked, which keeps this frequent path fast.
             return super().select(0) if self.watched > 1 else []
         assert self.loop is not None
         if self.loop.threads_busy():
             return super().select(_GLANCE)
-        # After, not before the threads: one that has just finished has written to the
-        # self-pipe before it stopped being busy.
+        # Checked after the threads: a thread writes to the self-pipe before it stops being busy.
         ready = super().select(0)
         if ready:
             return ready
@@ -108,7 +106,7 @@ class _Clockwork(selectors.DefaultSelector):
         if self.watched > 1 or self.loop.threads_busy(hanging_too=True):
             # Only I/O or a thread can wake the loop, and there is no timer to jump to.
             return super().select(_GLANCE)
-        # Between the two looks a thread that hung may have gone on and finished.
+        # A hanging thread may have finished between the two checks.
         if ready := super().select(0):
             return ready
         raise RuntimeError(f"deadlock in virtual time: {self.loop.whereabouts()}")
@@ -127,12 +125,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._clockwork.now
 
     def block(self, seconds: float) -> None:
-        """Let time pass while nothing runs, as code does that blocks the loop."""
+        """Let time pass while nothing runs, like code that blocks the loop."""
         self._clockwork.now += seconds
 
     def close(self) -> None:
         super().close()
-        # The reference goes both ways; a loop should not wait for the garbage collector.
+        # The two refer to each other; without this only the garbage collector would free the loop.
         self._clockwork.loop = None
 
     def call_at(
@@ -143,19 +141,18 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         if when == math.inf:
-            # `sleep_forever` is a timer too. Kept out of the queue, it does not hide a deadlock.
+            # `sleep_forever` is a timer, too. It stays out of the queue, to show a deadlock.
             return asyncio.TimerHandle(when, callback, args, self, context)
         return super().call_at(when, callback, *args, context=context)
 
     def threads_busy(self, *, hanging_too: bool = False) -> bool:
-        """Whether a thread is at work for this loop.
+        """Return whether a thread is working for this loop.
 
-        anyio hands work to its threads through a queue of their own and never tells the loop,
-        so we ask the threads. Their `unfinished_tasks` falls only after the result has been
-        handed over with `call_soon_threadsafe`; counting borrowed limiter tokens instead
-        would miss limiters that a caller brings, and counting calls would take waiting for a
-        limiter for work. The names are private to anyio: if they move, the tests of this
-        module fail first.
+        anyio passes work to its threads by their queues without informing the loop, so the threads
+        are inspected. Their `unfinished_tasks` falls only after the result was passed on by
+        `call_soon_threadsafe`. Counting borrowed limiter tokens would miss the limiters of callers,
+        and counting calls would count waiting for a limiter as work. The names are private to
+        anyio: if they change, the tests of this module fail first.
         """
         if self._in_executors:
             return True
@@ -165,7 +162,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             isinstance(thread, WorkerThread)
             and thread.loop is self
             and thread.queue.unfinished_tasks
-            and not thread.stopping  # its queue holds only the order to leave
+            and not thread.stopping  # its queue has only the command to end
             and (hanging_too or thread not in _hanging)
             for thread in threading.enumerate()
         )
@@ -176,7 +173,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         func: Callable[[Unpack[Ts]], T],
         *args: *Ts,
     ) -> asyncio.Future[T]:
-        # Counted until the result has arrived in the loop, or nobody waits for it any more.
+        # Counted until the result has arrived in the loop, or its future was cancelled.
         future = super().run_in_executor(executor, func, *args)
         self._in_executors += 1
         future.add_done_callback(self._executor_done)
@@ -186,7 +183,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._in_executors -= 1
 
     async def shutdown_default_executor(self, *timeout: float) -> None:
-        # Joins the pool from a thread that nobody counts. 3.12 added the argument.
+        # It joins the pool from a thread that is not counted otherwise. 3.12 added the argument.
         self._in_executors += 1
         try:
             await super().shutdown_default_executor(*timeout)
@@ -194,7 +191,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._in_executors -= 1
 
     def whereabouts(self) -> str:
-        """Say where every task of this loop waits: its coroutines from the outside in."""
+        """Describe where every task of this loop waits, by its coroutines from the outside in."""
         tasks = asyncio.all_tasks(self)
         lines = [f"nothing is ready, no timer is set, and {len(tasks)} task(s) wait"]
         for task in sorted(tasks, key=asyncio.Task.get_name):
@@ -215,9 +212,9 @@ def run(
     *args: *Ts,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = VirtualTimeLoop,
 ) -> T:
-    """Run `main(*args)` to its end in virtual time, on a loop of its own, and return its result.
+    """Run `main(*args)` to its end in virtual time, on a new loop, and return its result.
 
-    Needs no pytest. Raises what `main` raises, and `RuntimeError` on a deadlock.
+    It needs no pytest. Raises the errors of `main`, and `RuntimeError` on a deadlock.
     """
 
     async def body() -> T:

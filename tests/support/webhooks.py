@@ -1,4 +1,4 @@
-"""Shared by the tests of webhooks: a vendor that notifies a client of the ends of its tasks."""
+"""A vendor that notifies a client of the ends of its tasks, for tests of webhooks."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ OTHER = "whsec_" + base64.b64encode(b"another secret of 24 byte").decode()
 
 @attrs.define
 class Endpoint:
-    """A webhook endpoint, the client behind it, and the vendor; `received` is what came when."""
+    """A webhook endpoint, its client and the vendor; `received` has times and notifications."""
 
     sandbox: Sandbox = attrs.field(init=False)
     client: Client | None = None
@@ -31,11 +31,11 @@ class Endpoint:
         await self.client.webhooks.deliver(body, headers)
 
     def polls(self) -> int:
-        """Polls that arrived."""
+        """Return the number of polls that arrived."""
         return self.sandbox.ledger.requests["poll"]
 
     def delays(self) -> list[float]:
-        """How long after its end each task's end was reported, the shortest first."""
+        """Return the delays between the end and the report of each task, the shortest first."""
         return sorted(
             round(task.ended_at - task.created_at - task.duration, 3)
             for task in self.sandbox.ledger.tasks

@@ -1,4 +1,4 @@
-"""Bytes on their way: counted, bounded, inflated step by step."""
+"""The bodies of uploads and downloads: counted, bounded and decoded in steps."""
 
 import gzip
 import tracemalloc
@@ -15,7 +15,7 @@ from tests.support.virtual_time import run
 
 
 class Chunks:
-    """An async iterator that is no generator, as a transport's stream may be."""
+    """An async iterator that is not a generator, like the streams of some transports."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -31,7 +31,7 @@ class Chunks:
 
 
 class Picture:
-    """Chunks from a generator that tells how often it was begun and ended."""
+    """Yields chunks, and counts how often its generator began and ended."""
 
     def __init__(self, *chunks: bytes, failure: Exception | None = None) -> None:
         self._chunks = chunks
@@ -54,7 +54,7 @@ async def whole(raw: Iterable[bytes], encoding: str, limit: int = 10**9) -> byte
 
 
 async def test_a_source_is_counted_and_read() -> None:
-    """A source gives its bytes from the start each time, and is closed each time."""
+    """A body yields its bytes from the start each time, and closes its chunks each time."""
     picture = Picture(b"ab", b"", b"c")
     source = UploadBody(picture)
 
@@ -65,7 +65,7 @@ async def test_a_source_is_counted_and_read() -> None:
 
 
 async def test_a_source_need_not_be_a_generator() -> None:
-    """Any async iterator serves."""
+    """The chunks may be any async iterator."""
     source = UploadBody(lambda: Chunks([b"ab"]))
 
     assert 2 == await source.count()
@@ -73,14 +73,14 @@ async def test_a_source_need_not_be_a_generator() -> None:
 
 @pytest.mark.parametrize(("sent", "length"), [([], 1), ([b"ab"], 2), ([], 3), ([b"ab", b"c"], 4)])
 async def test_a_picture_that_changed_is_refused(sent: list[bytes], length: int) -> None:
-    """No more than the length granted leaves; any other length is a failure of the picture."""
+    """At most the granted length is sent; any other length is a failure of the picture."""
     picture = Picture(b"ab", b"c") if length != 3 else Picture()
     source = UploadBody(picture)
     seen: list[bytes] = []
 
     async def reading() -> None:
         async for chunk in source.read(length):
-            seen.append(chunk)  # noqa: PERF401 -- what came before the end counts
+            seen.append(chunk)  # noqa: PERF401 -- chunks before the error count
 
     with pytest.raises(PictureRefused, match="changed") as caught:
         await reading()
@@ -90,8 +90,8 @@ async def test_a_picture_that_changed_is_refused(sent: list[bytes], length: int)
     assert (1, 1) == (picture.begun, picture.ended)
 
 
-async def test_a_sources_own_failure_is_kept() -> None:
-    """What reading the picture raises is told apart from what the network raises."""
+async def test_an_error_of_the_source_is_kept() -> None:
+    """An error of reading the picture is kept as `failure`, apart from errors of the network."""
     failure = OSError("disk")
     picture = Picture(b"ab", failure=failure)
     source = UploadBody(picture)
@@ -104,7 +104,7 @@ async def test_a_sources_own_failure_is_kept() -> None:
 
 
 async def test_leaving_a_source_early_closes_it() -> None:
-    """An upload that breaks off lets go of the file at once."""
+    """An upload that breaks off closes the file at once."""
     picture = Picture(b"ab", b"c")
     reading = UploadBody(picture).read(3)
 
@@ -114,8 +114,8 @@ async def test_leaving_a_source_early_closes_it() -> None:
     assert 1 == picture.ended
 
 
-def test_upload_headers_are_those_granted() -> None:
-    """What describes the content and what is storage's own passes, with plain names."""
+def test_granted_upload_headers_are_sent() -> None:
+    """Headers of the content and of the storage pass, with names in lower case."""
     headers = (
         ("Content-Type", "image/jpeg"),
         ("Content-Length", " 29490 "),
@@ -146,14 +146,14 @@ def test_upload_headers_are_those_granted() -> None:
     ],
 )
 def test_other_upload_headers_are_refused(name: str, value: str) -> None:
-    """An answer does not decide what else we say, or to whom."""
+    """The vendor's answer cannot set a header like `Authorization` or `Host`."""
     with pytest.raises(BadAnswer, match="the vendor asks"):
         upload_headers((("Content-Type", "image/jpeg"), (name, value)))
 
 
 @given(st.lists(st.tuples(st.text(), st.text())).map(tuple))
 def test_any_upload_headers_are_plain_or_refused(headers: tuple[tuple[str, str], ...]) -> None:
-    """Whatever is granted, what comes out can stand in a request as it is."""
+    """Any granted headers are refused or are printable ASCII."""
     try:
         plain = upload_headers(headers)
     except BadAnswer:
@@ -166,8 +166,8 @@ def test_any_upload_headers_are_plain_or_refused(headers: tuple[tuple[str, str],
 
 
 @pytest.mark.parametrize("encoding", ["", "identity"])
-async def test_plain_bytes_pass(encoding: str) -> None:
-    """Without an encoding the pieces are as they came, but for empty ones."""
+async def test_unencoded_bytes_pass_unchanged(encoding: str) -> None:
+    """Without an encoding the chunks are unchanged; empty ones are left out."""
     pieces = [piece async for piece in decoded(Chunks([b"ab", b"", b"c"]), encoding, 3)]
 
     assert [b"ab", b"c"] == pieces
@@ -178,8 +178,8 @@ async def test_plain_bytes_pass(encoding: str) -> None:
     st.integers(1, 2000),
     st.sampled_from(["gzip", "x-gzip", "deflate"]),
 )
-def test_compressed_bytes_come_out_as_they_went_in(data: bytes, size: int, encoding: str) -> None:
-    """gzip and deflate are undone, however the bytes are cut."""
+def test_compressed_bytes_are_inflated(data: bytes, size: int, encoding: str) -> None:
+    """gzip and deflate are decoded in chunks of any size."""
     packed = zlib.compress(data) if encoding == "deflate" else gzip.compress(data)
     chunks = [packed[i : i + size] for i in range(0, len(packed), size)]
 
@@ -187,19 +187,19 @@ def test_compressed_bytes_come_out_as_they_went_in(data: bytes, size: int, encod
 
 
 async def test_the_limit_counts_decoded_bytes() -> None:
-    """As many as the limit pass, one more does not."""
+    """Exactly `limit` decoded bytes pass, and one more raises."""
     packed = gzip.compress(b"a" * 100_000)
 
     assert 100_000 == len(await whole([packed], "gzip", 100_000))
     assert b"ab" == await whole([b"ab"], "", 2)
-    with pytest.raises(BadAnswer, match="larger than 99999 bytes"):
+    with pytest.raises(BadAnswer, match="larger than 99,999 bytes"):
         await whole([packed], "gzip", 99_999)
     with pytest.raises(BadAnswer, match="larger than 1 bytes"):
         await whole([b"ab"], "", 1)
 
 
-async def test_a_bomb_takes_no_memory() -> None:
-    """200 MB in one small chunk are given up at the limit, and were never all there."""
+async def test_a_decompression_bomb_takes_no_memory() -> None:
+    """200 MB in a small chunk are refused at the limit without being held in memory."""
     squeezer = zlib.compressobj(9, zlib.DEFLATED, 31)
     zeros = bytes(1024 * 1024)
     bomb = b"".join([*(squeezer.compress(zeros) for _ in range(200)), squeezer.flush()])
@@ -216,32 +216,36 @@ async def test_a_bomb_takes_no_memory() -> None:
 @pytest.mark.parametrize(
     ("expected", "chunks", "encoding"),
     [
-        ("not compressed as it says", [b"<html>"], "gzip"),
-        ("not compressed as it says", [gzip.compress(b"a" * 99)[:20], b"\xff" * 20], "gzip"),
+        ("not compressed as its header says", [b"<html>"], "gzip"),
+        (
+            "not compressed as its header says",
+            [gzip.compress(b"a" * 99)[:20], b"\xff" * 20],
+            "gzip",
+        ),
         ("ends early", [gzip.compress(b"abc")[:-1]], "gzip"),
         ("ends early", [], "deflate"),
         ("encoding 'br'", [b"a"], "br"),
         ("encoding 'gzip, gzip'", [b"a"], "gzip, gzip"),
     ],
 )
-async def test_what_is_not_compressed_as_it_says(
+async def test_a_wrong_encoding_is_a_bad_answer(
     expected: str, chunks: list[bytes], encoding: str
 ) -> None:
-    """Broken, cut and unknown encodings are bad answers, with no cause attached."""
+    """Broken, cut and unknown encodings raise `BadAnswer` without a cause."""
     with pytest.raises(BadAnswer, match=expected) as caught:
         await whole(chunks, encoding)
 
     assert caught.value.__context__ is None
 
 
-async def test_what_follows_compressed_bytes_is_ignored() -> None:
-    """Padding after the end does no harm."""
+async def test_bytes_after_compressed_data_are_ignored() -> None:
+    """Padding after the end of the data is ignored."""
     assert b"abc" == await whole([gzip.compress(b"abc") + b"\0\0", b"\0"], "gzip")
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
-async def test_leaving_early_closes_what_is_below(encoding: str) -> None:
-    """Whoever stops reading lets go of the stream at once."""
+async def test_leaving_a_decoder_early_closes_its_source(encoding: str) -> None:
+    """A reader that stops early closes the source at once."""
     packed = gzip.compress(b"a" * 100_000)
     picture = Picture(packed, packed)
     reading = decoded(picture(), encoding, 10**9)

@@ -1,4 +1,4 @@
-"""One request out, one value or error back, against transports of all manners."""
+"""One request out, and one value or error back, over many kinds of transports."""
 
 import asyncio
 import gzip
@@ -46,8 +46,8 @@ DOWNLOAD = "https://down.example/r.jpg?X-Amz-Signature=signed-secret"
 Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 
-class Net(httpx.AsyncBaseTransport):
-    """A network by hand: remembers the requests and lets `handler` answer."""
+class FakeTransport(httpx.AsyncBaseTransport):
+    """A transport that remembers the requests and lets `handler` answer."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -72,7 +72,7 @@ class Net(httpx.AsyncBaseTransport):
 
 
 class Body(httpx.AsyncByteStream):
-    """An answer's body: chunks, waits in seconds, and exceptions, in order."""
+    """The body of an answer: chunks, waits in seconds, and exceptions, in order."""
 
     def __init__(self, *steps: bytes | float | Exception, closing: Exception | None = None) -> None:
         self._steps = steps
@@ -96,31 +96,33 @@ class Body(httpx.AsyncByteStream):
             raise self._closing
 
 
-def answering(*args: object, **kwargs: object) -> Net:
-    """A network that gives the same answer every time."""
+def answering(*args: object, **kwargs: object) -> FakeTransport:
+    """Return a transport that gives the same answer every time."""
 
     async def handler(_: httpx.Request) -> httpx.Response:
         return httpx.Response(*args, **kwargs)  # type: ignore[arg-type]
 
-    return Net(handler)
+    return FakeTransport(handler)
 
 
-def failing(error: BaseException) -> Net:
+def failing(error: BaseException) -> FakeTransport:
     async def handler(_: httpx.Request) -> httpx.Response:
         raise error
 
-    return Net(handler)
+    return FakeTransport(handler)
 
 
-def silent(seconds: float = 1e6) -> Net:
+def silent(seconds: float = 1e6) -> FakeTransport:
     async def handler(_: httpx.Request) -> httpx.Response:
         await anyio.sleep(seconds)
         return httpx.Response(200)
 
-    return Net(handler)
+    return FakeTransport(handler)
 
 
-def over(net: httpx.AsyncBaseTransport | None, base: str = BASE, bulk: int = 6) -> VendorTransport:
+def make_transport(
+    net: httpx.AsyncBaseTransport | None, base: str = BASE, bulk: int = 6
+) -> VendorTransport:
     timeouts = Timeouts(upload=60, download=60)
     return VendorTransport(base, KEY, timeouts=timeouts, transport=net, bulk=bulk)
 
@@ -136,7 +138,7 @@ async def picture() -> AsyncIterator[bytes]:
     yield b"de"
 
 
-async def fetched(transport: VendorTransport, url: str = DOWNLOAD, limit: int = 1000) -> bytes:
+async def downloaded(transport: VendorTransport, url: str = DOWNLOAD, limit: int = 1000) -> bytes:
     async with transport.download(url, limit=limit) as pieces:
         return b"".join([piece async for piece in pieces])
 
@@ -145,8 +147,8 @@ def sent(request: httpx.Request) -> dict[str, str]:
     return dict(request.headers)
 
 
-def everything_about(error: BaseException) -> str:
-    """What a traceback with the values of all local variables shows, causes and contexts too."""
+def all_text_of(error: BaseException) -> str:
+    """Return a traceback with all local variables, causes and contexts."""
     shown = traceback.TracebackException.from_exception(error, capture_locals=True)
     return "".join(shown.format()) + repr(error) + repr(vars(error))
 
@@ -154,12 +156,12 @@ def everything_about(error: BaseException) -> str:
 def assert_clean(error: BaseException) -> None:
     assert error.__cause__ is None
     assert error.__context__ is None
-    ours = everything_about(error.with_traceback(inner(error)))
+    ours = all_text_of(error.with_traceback(package_traceback(error)))
     assert "secret" not in ours, ours
 
 
-def inner(error: BaseException) -> TracebackType | None:
-    """The traceback from the first frame inside the package on: tests hold the secrets too."""
+def package_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback from the first package frame on; tests hold the secrets, too."""
     step = error.__traceback__
     while step is not None and "perfect_async" not in step.tb_frame.f_globals["__name__"]:
         step = step.tb_next
@@ -169,11 +171,11 @@ def inner(error: BaseException) -> TracebackType | None:
 # API calls.
 
 
-async def test_a_call_says_what_is_needed_and_no_more() -> None:
-    """A GET carries the key, our name, and no body; its path is sent as it was encoded."""
+async def test_a_call_sends_only_the_needed_headers() -> None:
+    """A GET has the key, our name and no body; its path is sent as it was encoded."""
     net = answering(200, content=b"{}")
 
-    await over(net).call(CALL, within=1)
+    await make_transport(net).call(CALL, within=1)
 
     (request,) = net.requests
     assert {
@@ -187,11 +189,11 @@ async def test_a_call_says_what_is_needed_and_no_more() -> None:
     assert request.headers["user-agent"].startswith("perfect_async/")
 
 
-async def test_a_post_carries_its_json() -> None:
-    """A body goes out as it is, with its type and length."""
+async def test_a_post_sends_its_json() -> None:
+    """A body is sent unchanged, with its type and length."""
     net = answering(200)
 
-    await over(net).call(Request("POST", "/s2s/v2.0/file", (), b'{"files":[]}'), within=1)
+    await make_transport(net).call(Request("POST", "/s2s/v2.0/file", (), b'{"files":[]}'), within=1)
 
     assert [b'{"files":[]}'] == net.bodies
     assert "application/json" == net.requests[0].headers["content-type"]
@@ -199,19 +201,21 @@ async def test_a_post_carries_its_json() -> None:
 
 
 async def test_a_query_is_encoded() -> None:
-    """Tokens of the vendor's go back to it whatever they hold."""
+    """Any token of the vendor is percent-encoded in the query."""
     net = answering(200)
 
-    await over(net).call(Request("GET", "/a", (("page_size", "20"), ("t", "a&b= +/é"))), within=1)
+    await make_transport(net).call(
+        Request("GET", "/a", (("page_size", "20"), ("t", "a&b= +/é"))), within=1
+    )
 
     assert b"/a?page_size=20&t=a%26b%3D%20%2B%2F%C3%A9" == net.requests[0].url.raw_path
 
 
 async def test_a_base_may_have_a_port_and_a_path() -> None:
-    """A gateway in front of the API is a base like any other."""
+    """A base URL with a port and a path, like a gateway's, is kept."""
     net = answering(200)
 
-    await over(net, "http://gate.example:8080/youcam/").call(CALL, within=1)
+    await make_transport(net, "http://gate.example:8080/youcam/").call(CALL, within=1)
 
     assert "http://gate.example:8080/youcam/s2s/v2.0/task/ai-smile/a%2Fb" == str(
         net.requests[0].url
@@ -219,12 +223,12 @@ async def test_a_base_may_have_a_port_and_a_path() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204, 301, 302, 307, 400, 401, 404, 429, 500, 503])
-async def test_any_status_is_a_reply(status: int) -> None:
-    """What a status means is not decided here; nothing is followed and nothing is repeated."""
+async def test_any_status_is_returned(status: int) -> None:
+    """A response of any status is returned; no redirect is followed and nothing is repeated."""
     headers = {"X-Request-Id": "17", "Retry-After": "3", "Location": "https://evil.example/"}
     net = answering(status, headers=headers, content=b"{}")
 
-    assert Response(status, b"{}", "17", "3") == await over(net).call(CALL, within=1)
+    assert Response(status, b"{}", "17", "3") == await make_transport(net).call(CALL, within=1)
     assert 1 == len(net.requests)
 
 
@@ -234,12 +238,12 @@ async def test_any_status_is_a_reply(status: int) -> None:
     )
     | st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"))
 )
-def test_any_location_is_left_alone(location: str) -> None:
-    """Where a redirect leads is not looked at, nor may httpx fall over it."""
+def test_any_location_is_ignored(location: str) -> None:
+    """A `Location` header is never read, also one that httpx cannot parse."""
     net = answering(302, headers=[(b"Location", location.encode("latin-1"))])
 
     try:
-        reply = run(lambda: over(net).call(CALL, within=1))
+        reply = run(lambda: make_transport(net).call(CALL, within=1))
     except ApiError:
         reply = Response(302, b"")
 
@@ -247,17 +251,17 @@ def test_any_location_is_left_alone(location: str) -> None:
     assert 1 == len(net.requests)
 
 
-async def test_a_reply_need_not_have_our_headers() -> None:
-    """A gateway's answer has no request id."""
-    assert Response(502, b"<html>") == await over(answering(502, content=b"<html>")).call(
+async def test_a_reply_may_lack_the_vendors_headers() -> None:
+    """A gateway's answer without a request id is returned."""
+    assert Response(502, b"<html>") == await make_transport(answering(502, content=b"<html>")).call(
         CALL, within=1
     )
 
 
 async def test_cookies_are_not_kept() -> None:
-    """What a gateway wants to remember about us is not sent back."""
+    """A cookie of a gateway is not sent with later calls."""
     net = answering(200, headers={"Set-Cookie": "a=b; Path=/; Max-Age=1000"})
-    transport = over(net)
+    transport = make_transport(net)
 
     await transport.call(CALL, within=1)
     await transport.call(CALL, within=1)
@@ -268,7 +272,7 @@ async def test_cookies_are_not_kept() -> None:
 @pytest.mark.parametrize("mock", [True, False])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
 async def test_a_compressed_answer_is_inflated_once(encoding: str, mock: bool) -> None:
-    """gzip is undone although it was not asked for, also from httpx's own mock; others are bad."""
+    """One gzip or deflate encoding is decoded, although not asked for; others are refused."""
     content = gzip.compress(b"{}")
     headers = {"Content-Encoding": encoding}
 
@@ -281,7 +285,7 @@ async def test_a_compressed_answer_is_inflated_once(encoding: str, mock: bool) -
         if mock
         else answering(200, headers=headers, stream=Body(content))
     )
-    call = over(net).call(CALL, within=1)
+    call = make_transport(net).call(CALL, within=1)
 
     if "," in encoding or encoding == "br":
         with pytest.raises(BadAnswer, match="encoding"):
@@ -290,57 +294,57 @@ async def test_a_compressed_answer_is_inflated_once(encoding: str, mock: bool) -
         assert Response(200, b"{}") == await call
 
 
-async def test_httpx_s_mock_transport_serves() -> None:
-    """Responses that were read before they are returned are read all the same."""
+async def test_a_mock_transport_of_httpx_works() -> None:
+    """Responses whose body was read already are read again."""
     net = httpx.MockTransport(lambda _: httpx.Response(200, json={"a": 1}))
 
-    assert b'{"a":1}' == (await over(net).call(CALL, within=1)).content
+    assert b'{"a":1}' == (await make_transport(net).call(CALL, within=1)).content
 
 
 async def test_an_answer_is_bounded() -> None:
-    """5 MB are read, one byte more is not, and the rest is never fetched."""
+    """5 MB are read, and one byte more raises without reading the rest."""
     chunk = bytes(1_000_000)
     body = Body(*[chunk] * 5, b"x", chunk, chunk)
 
     assert 5_000_000 == len(
-        (await over(answering(200, content=chunk * 5)).call(CALL, within=1)).content
+        (await make_transport(answering(200, content=chunk * 5)).call(CALL, within=1)).content
     )
-    with pytest.raises(BadAnswer, match="larger than 5000000 bytes") as caught:
-        await over(answering(200, stream=body)).call(CALL, within=1)
+    with pytest.raises(BadAnswer, match="larger than 5,000,000 bytes") as caught:
+        await make_transport(answering(200, stream=body)).call(CALL, within=1)
 
     assert (6, True) == (body.read, body.closed)
     assert_clean(caught.value)
 
 
-async def test_a_bomb_is_bounded() -> None:
-    """What inflates beyond 5 MB is given up, however small it came."""
+async def test_a_compressed_answer_is_bounded() -> None:
+    """An answer that inflates beyond 5 MB is refused."""
     net = answering(
         200, headers={"Content-Encoding": "gzip"}, stream=Body(gzip.compress(bytes(9_000_000)))
     )
 
     with pytest.raises(BadAnswer, match="larger"):
-        await over(net).call(CALL, within=1)
+        await make_transport(net).call(CALL, within=1)
 
 
 @pytest.mark.parametrize(
     "net", [silent(), answering(200, stream=Body(b"{", 0.6, b'"a"', 0.6, b":1}"))]
 )
-async def test_a_call_takes_no_longer_than_allowed(net: Net) -> None:
+async def test_a_call_ends_in_its_time(net: FakeTransport) -> None:
     """A transport that ignores timeouts, and an answer that drips, are cut off in time."""
     begun = anyio.current_time()
 
     with pytest.raises(ServiceUnavailable, match="TimeoutError") as caught:
-        await over(net).call(CALL, within=1)
+        await make_transport(net).call(CALL, within=1)
 
     assert 1 == anyio.current_time() - begun
     assert not caught.value.never_sent
     assert_clean(caught.value)
 
 
-async def test_cancellation_goes_through() -> None:
-    """A cancelled call ends as cancelled, and closes what it had opened."""
+async def test_a_cancelled_call_is_closed() -> None:
+    """A cancelled call stays cancelled, and its response is closed."""
     body = Body(b"{", 1e6)
-    transport = over(answering(200, stream=body))
+    transport = make_transport(answering(200, stream=body))
 
     with anyio.move_on_after(1) as scope:
         await transport.call(CALL, within=10)
@@ -350,10 +354,10 @@ async def test_cancellation_goes_through() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), KeyError("x"), RuntimeError("x")])
-async def test_programming_errors_go_through(error: Exception) -> None:
-    """A mistake in somebody's transport is not taken for a bad network."""
+async def test_programming_errors_are_not_mapped(error: Exception) -> None:
+    """A bug in a transport is not mapped to an error of the network."""
     with pytest.raises(type(error)) as caught:
-        await over(failing(error)).call(CALL, within=1)
+        await make_transport(failing(error)).call(CALL, within=1)
 
     assert error is caught.value
 
@@ -374,7 +378,7 @@ NEVER_SENT = {
     *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"),
     "ConnectionNotAvailable",
 }
-NOT_BELIEVED = {"CookieConflict", "DecodingError", "InvalidURL", "TooManyRedirects"}
+UNREADABLE = {"CookieConflict", "DecodingError", "InvalidURL", "TooManyRedirects"}
 
 
 def made(kind: type[Exception]) -> Exception:
@@ -399,13 +403,13 @@ def made(kind: type[Exception]) -> Exception:
     ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
 )
 @pytest.mark.parametrize("way", ["call", "body", "upload", "download", "pieces"])
-async def test_no_exception_of_httpx_is_forgotten(kind: type[Exception], way: str) -> None:
-    """Each becomes one of ours that tells whether the vendor saw the request, and no secret."""
+async def test_every_exception_of_httpx_is_mapped(kind: type[Exception], way: str) -> None:
+    """Each becomes an `ApiError` without a secret that tells whether the vendor saw the request."""
     if way in {"body", "pieces"}:
         net = answering(200, stream=Body(b"x", made(kind)))
     else:
         net = failing(made(kind))
-    transport = over(net)
+    transport = make_transport(net)
 
     match way:
         case "call" | "body":
@@ -413,24 +417,24 @@ async def test_no_exception_of_httpx_is_forgotten(kind: type[Exception], way: st
         case "upload":
             exchange = transport.upload(grant(), picture)
         case _:
-            exchange = fetched(transport)
+            exchange = downloaded(transport)
 
     with pytest.raises(ApiError) as caught:
         await exchange
 
     error = caught.value
-    assert (BadAnswer if kind.__name__ in NOT_BELIEVED else ServiceUnavailable) is type(error)
+    assert (BadAnswer if kind.__name__ in UNREADABLE else ServiceUnavailable) is type(error)
     assert kind.__name__ in str(error)
     assert (kind.__name__ in NEVER_SENT) is getattr(error, "never_sent", False)
     assert error.status is None
     assert_clean(error)
 
 
-def test_the_table_of_exceptions_says_what_is_in_it() -> None:
+def test_the_lists_name_existing_exceptions() -> None:
     """Every name in the lists above is an exception of httpx or httpcore."""
     known = {kind.__name__ for kind in (*exceptions_of(httpx), *exceptions_of(httpcore))}
 
-    assert set() == (NEVER_SENT | NOT_BELIEVED) - known
+    assert set() == (NEVER_SENT | UNREADABLE) - known
 
 
 def chained(outer: Exception, *causes: BaseException) -> Exception:
@@ -489,10 +493,10 @@ def endless() -> Exception:
     ],
     ids=repr,
 )
-async def test_the_reason_is_the_systems(expected: str, error: Exception) -> None:
-    """Why it failed is told by number, never by a text that may hold a URL; nothing is attached."""
+async def test_the_message_has_the_reason_of_the_system(expected: str, error: Exception) -> None:
+    """The reason comes from error numbers, never from a text that may hold a URL."""
     with pytest.raises(ServiceUnavailable) as caught:
-        await over(failing(error)).call(CALL, within=1)
+        await make_transport(failing(error)).call(CALL, within=1)
 
     assert expected in str(caught.value)
     assert ("refused" in expected) is caught.value.never_sent
@@ -501,8 +505,10 @@ async def test_the_reason_is_the_systems(expected: str, error: Exception) -> Non
 
 
 async def test_the_host_is_named() -> None:
-    """What could not be reached is named with its port: it may be a mistyped one."""
-    transport = over(failing(httpx.ConnectError("secret")), base="https://api.example:8443")
+    """The message names the host and the port, which may be mistyped."""
+    transport = make_transport(
+        failing(httpx.ConnectError("secret")), base="https://api.example:8443"
+    )
 
     with pytest.raises(ServiceUnavailable, match=r"API at api\.example:8443 could not be reached"):
         await transport.call(CALL, within=1)
@@ -511,11 +517,11 @@ async def test_the_host_is_named() -> None:
 # Uploads.
 
 
-async def test_an_upload_is_exactly_what_was_granted() -> None:
-    """The URL as signed, the granted headers and the host; no key, no name, nothing chunked."""
+async def test_an_upload_sends_what_was_granted() -> None:
+    """The signed URL, the granted headers and the host are sent; no key, no name, no chunks."""
     net = answering(200)
 
-    await over(net).upload(grant(), picture)
+    await make_transport(net).upload(grant(), picture)
 
     (request,) = net.requests
     assert {"host": "up.example", "content-type": "image/jpeg", "content-length": "5"} == sent(
@@ -525,11 +531,11 @@ async def test_an_upload_is_exactly_what_was_granted() -> None:
     assert ("PUT", [b"abcde"]) == (request.method, net.bodies)
 
 
-async def test_a_length_that_is_not_granted_is_counted() -> None:
-    """Storage takes nothing chunked, so the picture is read once more to know its length."""
+async def test_an_ungranted_length_is_counted() -> None:
+    """The storage takes no chunks, so the picture is read once more to count its bytes."""
     net = answering(200)
 
-    await over(net).upload(grant(content_type="image/jpeg"), picture)
+    await make_transport(net).upload(grant(content_type="image/jpeg"), picture)
 
     assert "5" == net.requests[0].headers["content-length"]
     assert "transfer-encoding" not in net.requests[0].headers
@@ -539,8 +545,8 @@ async def test_a_length_that_is_not_granted_is_counted() -> None:
 @pytest.mark.parametrize(
     ("expected", "given"),
     [
-        ("'POST' instead of PUT", grant(method="POST")),
-        ("'get' instead of PUT", grant(method="get")),
+        ("'POST'; only PUT", grant(method="POST")),
+        ("'get'; only PUT", grant(method="get")),
         ("upload header 'Authorization'", grant(Authorization="x")),
         ("upload header 'Host'", grant(Host="x")),
         ("is not https", grant("http://up.example/a?secret")),
@@ -550,20 +556,20 @@ async def test_a_length_that_is_not_granted_is_counted() -> None:
     ],
     ids=repr,
 )
-async def test_a_grant_may_be_refused(expected: str, given: FileGrant) -> None:
-    """What must not be followed is not, and nothing is sent."""
+async def test_an_unsafe_grant_is_refused(expected: str, given: FileGrant) -> None:
+    """A grant that must not be followed raises, and nothing is sent."""
     net = answering(200)
 
     with pytest.raises(BadAnswer, match=expected) as caught:
-        await over(net).upload(given, picture)
+        await make_transport(net).upload(given, picture)
 
     assert [] == net.requests
     assert_clean(caught.value)
 
 
-async def test_put_may_be_written_small() -> None:
-    """The method is compared without case."""
-    await over(answering(200)).upload(grant(method="put"), picture)
+async def test_the_method_may_be_in_lower_case() -> None:
+    """The method of a grant is compared without case."""
+    await make_transport(answering(200)).upload(grant(method="put"), picture)
 
 
 STATUSES = [
@@ -574,14 +580,14 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("kind", "status"), STATUSES)
-async def test_an_upload_that_is_refused(kind: type[ApiError], status: int) -> None:
-    """Storage's statuses are told apart by who must act; redirects are not followed."""
+async def test_a_refused_upload_raises(kind: type[ApiError], status: int) -> None:
+    """The storage's status decides the error; redirects are not followed."""
     net = answering(
         status, headers={"Location": "https://other.example/"}, content=b"<Error>secret"
     )
 
     with pytest.raises(kind) as caught:
-        await over(net).upload(grant(), picture)
+        await make_transport(net).upload(grant(), picture)
 
     assert (kind, status) == (type(caught.value), caught.value.status)
     assert 1 == len(net.requests)
@@ -590,8 +596,8 @@ async def test_an_upload_that_is_refused(kind: type[ApiError], status: int) -> N
 
 @pytest.mark.parametrize("status", [200, 201, 204])
 async def test_any_2xx_is_an_upload(status: int) -> None:
-    """Storage may say more than 200."""
-    await over(answering(status)).upload(grant(), picture)
+    """Any 2xx of the storage counts as an upload."""
+    await make_transport(answering(status)).upload(grant(), picture)
 
 
 @pytest.mark.parametrize(
@@ -605,26 +611,26 @@ async def test_any_2xx_is_an_upload(status: int) -> None:
     ],
     ids=["closing", "broken", "late", "long", "odd"],
 )
-async def test_how_an_uploads_answer_ends_does_not_matter(body: Body) -> None:
-    """Once storage said 200 the picture is there, whatever becomes of the connection."""
+async def test_the_body_of_an_uploads_answer_does_not_matter(body: Body) -> None:
+    """After a 200 the picture is uploaded, even if the body of the answer is broken."""
     begun = anyio.current_time()
 
-    await over(answering(200, stream=body)).upload(grant(), picture)
+    await make_transport(answering(200, stream=body)).upload(grant(), picture)
 
     assert body.closed
     assert anyio.current_time() - begun <= 2
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), PictureRefused("x"), ValueError("x")])
-async def test_a_failing_picture_is_not_a_failing_network(error: Exception) -> None:
-    """What reading the picture raises comes out as it is."""
+async def test_an_error_of_the_picture_is_raised_unchanged(error: Exception) -> None:
+    """An error of reading the picture is not mapped to an error of the network."""
 
     async def broken() -> AsyncIterator[bytes]:
         yield b"abc"
         raise error
 
     with pytest.raises(type(error)) as caught:
-        await over(answering(200)).upload(grant(), broken)
+        await make_transport(answering(200)).upload(grant(), broken)
 
     assert error is caught.value
 
@@ -633,58 +639,60 @@ async def test_a_failing_picture_is_not_a_failing_network(error: Exception) -> N
 async def test_a_picture_of_another_length_is_refused(length: str) -> None:
     """A picture that changed after its registration is not sent to its end."""
     with pytest.raises(PictureRefused, match=f"the {length} bytes"):
-        await over(answering(200)).upload(grant(Content_Length=length), picture)
+        await make_transport(answering(200)).upload(grant(Content_Length=length), picture)
 
 
-async def test_an_upload_takes_no_longer_than_allowed() -> None:
-    """Slow storage is given up after `timeouts.upload`."""
+async def test_an_upload_ends_in_its_time() -> None:
+    """A slow upload is given up after `timeouts.upload`."""
     begun = anyio.current_time()
 
     with pytest.raises(ServiceUnavailable):
-        await over(silent()).upload(grant(), picture)
+        await make_transport(silent()).upload(grant(), picture)
 
     assert 60 == anyio.current_time() - begun
 
 
-async def test_a_video_has_times_of_its_own() -> None:
-    """A video goes up in the time that its caller names, and comes down in `timeouts.video`."""
+async def test_a_video_has_its_own_timeouts() -> None:
+    """A video's upload takes the time of its caller, its download `timeouts.video`."""
     begun = anyio.current_time()
 
     with pytest.raises(ServiceUnavailable):
-        await over(silent()).upload(grant(), picture, within=300)
+        await make_transport(silent()).upload(grant(), picture, within=300)
     with pytest.raises(ServiceUnavailable):
-        async with over(silent()).download(DOWNLOAD, large=True):
+        async with make_transport(silent()).download(DOWNLOAD, large=True):
             pass
 
     assert 300 + Timeouts().video == anyio.current_time() - begun
 
 
 async def test_a_video_may_be_larger_than_a_picture() -> None:
-    """What may be a video is read beyond the limit of pictures."""
+    """A large download may exceed the limit of pictures."""
     chunk = bytes(8 * 2**20)
     body = [each for _ in range(9) for each in (chunk, 0.0)]
     read = 0
 
-    async with over(answering(200, stream=Body(*body))).download(DOWNLOAD, large=True) as pieces:
+    async with make_transport(answering(200, stream=Body(*body))).download(
+        DOWNLOAD, large=True
+    ) as pieces:
         async for piece in pieces:
             read += len(piece)
     with pytest.raises(BadAnswer, match="larger than"):
-        await fetched(over(answering(200, stream=Body(*body))))
+        await downloaded(make_transport(answering(200, stream=Body(*body))))
 
     assert 72 * 2**20 == read
 
 
-async def test_few_go_up_and_down_at_a_time() -> None:
-    """Uploads and downloads share their places, waiting for one costs no time, calls need none."""
+async def test_uploads_and_downloads_share_their_places() -> None:
+    """Uploads and downloads wait for a place without using their time; calls need no place."""
     net = silent(50)
-    transport = over(net, bulk=3)
+    transport = make_transport(net, bulk=3)
     begun = anyio.current_time()
     most = 0
 
     async with anyio.create_task_group() as group:
         for _ in range(4):
             group.start_soon(transport.upload, grant(), picture)
-            group.start_soon(fetched, transport)
+            group.start_soon(downloaded, transport)
         await anyio.wait_all_tasks_blocked()
         most = net.most
         with pytest.raises(ServiceUnavailable):
@@ -697,14 +705,14 @@ async def test_few_go_up_and_down_at_a_time() -> None:
 
 @pytest.mark.parametrize("url", [UPLOAD, "http://10.0.0.1/"])
 async def test_a_place_is_given_back(url: str) -> None:
-    """Failures, refusals and cancellation leave no place taken."""
-    transport = over(silent(), bulk=1)
+    """Failures, refusals and cancellation free their place."""
+    transport = make_transport(silent(), bulk=1)
 
     for _ in range(3):
         with anyio.move_on_after(1), pytest.raises(PerfectError):
             await transport.upload(grant(url), picture)
         with anyio.move_on_after(1), pytest.raises(PerfectError):
-            await fetched(transport, url)
+            await downloaded(transport, url)
 
     assert 1 == transport._slots.value
 
@@ -712,23 +720,23 @@ async def test_a_place_is_given_back(url: str) -> None:
 # Downloads.
 
 
-async def test_a_download_says_next_to_nothing() -> None:
-    """The URL as signed and the host; no key and no name."""
+async def test_a_download_sends_only_url_and_host() -> None:
+    """A download sends the signed URL and the host, but no key and no name."""
     net = answering(200, stream=Body(b"ab", b"c"))
 
-    assert b"abc" == await fetched(over(net))
+    assert b"abc" == await downloaded(make_transport(net))
     assert {"host": "down.example", "accept-encoding": "identity"} == sent(net.requests[0])
     assert DOWNLOAD == str(net.requests[0].url)
 
 
 @pytest.mark.parametrize(("kind", "status"), [*STATUSES, (BadAnswer, 204), (BadAnswer, 206)])
-async def test_a_download_that_is_refused(kind: type[ApiError], status: int) -> None:
-    """Only a 200 holds the picture; redirects are not followed."""
+async def test_a_refused_download_raises(kind: type[ApiError], status: int) -> None:
+    """Only a 200 has the picture; redirects are not followed."""
     body = Body(b"secret")
     net = answering(status, headers={"Location": "https://other.example/"}, stream=body)
 
     with pytest.raises(kind) as caught:
-        await fetched(over(net))
+        await downloaded(make_transport(net))
 
     assert (kind, status) == (type(caught.value), caught.value.status)
     assert (0, True, 1) == (body.read, body.closed, len(net.requests))
@@ -744,33 +752,33 @@ async def test_a_download_that_is_refused(kind: type[ApiError], status: int) -> 
         "secret",
     ],
 )
-async def test_a_url_may_be_refused(url: str) -> None:
-    """A result is not fetched from where it must not be."""
+async def test_an_unsafe_url_is_refused(url: str) -> None:
+    """A result with an unsafe URL is not requested."""
     net = answering(200)
 
     with pytest.raises(BadAnswer) as caught:
-        await fetched(over(net), url)
+        await downloaded(make_transport(net), url)
 
     assert [] == net.requests
     assert_clean(caught.value)
 
 
 async def test_a_download_is_bounded() -> None:
-    """As many bytes as the limit pass, one more does not."""
+    """Exactly `limit` bytes pass, and one more raises."""
     body = Body(b"abc", b"d", b"e")
 
-    assert b"abc" == await fetched(over(answering(200, content=b"abc")), limit=3)
+    assert b"abc" == await downloaded(make_transport(answering(200, content=b"abc")), limit=3)
     with pytest.raises(BadAnswer, match="larger than 3 bytes") as caught:
-        await fetched(over(answering(200, stream=body)), limit=3)
+        await downloaded(make_transport(answering(200, stream=body)), limit=3)
 
     assert (2, True) == (body.read, body.closed)
     assert_clean(caught.value)
 
 
 async def test_the_whole_download_is_bounded_in_time() -> None:
-    """Drips and a slow consumer count together; the time is up when the next piece is wanted."""
+    """A slow server and a slow consumer use the same time, which is checked at the next piece."""
     body = Body(b"a", 25.0, b"b", 1e6)
-    transport = over(answering(200, stream=body))
+    transport = make_transport(answering(200, stream=body))
     begun = anyio.current_time()
 
     async with transport.download(DOWNLOAD) as pieces:
@@ -785,9 +793,9 @@ async def test_the_whole_download_is_bounded_in_time() -> None:
 
 
 async def test_leaving_a_download_early_closes_it() -> None:
-    """Whoever has seen enough leaves; an error in the block goes through."""
+    """An error in the block closes the response and is raised unchanged."""
     body = Body(b"a", b"b")
-    transport = over(answering(200, stream=body))
+    transport = make_transport(answering(200, stream=body))
 
     async def saved() -> None:
         async with transport.download(DOWNLOAD) as pieces:
@@ -801,12 +809,12 @@ async def test_leaving_a_download_early_closes_it() -> None:
 
 
 async def test_a_cancelled_download_is_closed() -> None:
-    """Cancellation closes the answer, also where closing has to wait."""
+    """Cancellation closes the response."""
     body = Body(b"a", 1e6)
-    transport = over(answering(200, stream=body))
+    transport = make_transport(answering(200, stream=body))
 
     with anyio.move_on_after(1) as scope:
-        await fetched(transport)
+        await downloaded(transport)
 
     assert scope.cancelled_caught
     assert body.closed
@@ -819,13 +827,13 @@ async def test_a_cancelled_download_is_closed() -> None:
 async def test_no_log_holds_the_key_or_a_signed_url(
     way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With the root logger at DEBUG nothing of our traffic is logged, and others' is as ever."""
+    """At DEBUG, none of our requests is logged, and other uses of httpx are."""
     caplog.set_level(logging.DEBUG)
     net = answering(200, content=b"{}") if way == "given" else None
 
     with respx.mock(assert_all_called=False) as router:
         router.route().respond(200, content=b"{}", headers={"Location": UPLOAD})
-        transport = over(net)
+        transport = make_transport(net)
         await transport.call(CALL, within=1)
         await transport.upload(grant(), picture)
         async with transport.download(DOWNLOAD) as pieces:
@@ -839,22 +847,22 @@ async def test_no_log_holds_the_key_or_a_signed_url(
         assert secret not in caplog.text
 
 
-def test_a_base_that_is_no_host_is_refused() -> None:
-    """Punycode that decodes to nothing is found at construction, not with every call."""
+def test_a_base_with_an_invalid_host_is_refused() -> None:
+    """Invalid punycode raises at construction, not with every call."""
     with pytest.raises(ConfigurationError, match="xn--a") as caught:
-        over(answering(200), "https://xn--a.example")
+        make_transport(answering(200), "https://xn--a.example")
 
     assert caught.value.__context__ is None
 
 
-def test_a_repr_holds_no_key() -> None:
-    """A transport says where it leads and nothing else."""
-    assert "<Transport to https://api.example>" == repr(over(answering(200)))
+def test_the_repr_has_no_key() -> None:
+    """The repr shows only the base URL."""
+    assert "<Transport to https://api.example>" == repr(make_transport(answering(200)))
 
 
-async def test_calls_and_pictures_have_pools_of_their_own() -> None:
-    """Without a transport, the API's connections are not those of the pictures."""
-    transport = over(None)
+async def test_calls_and_pictures_have_separate_pools() -> None:
+    """Without a given transport, API calls and pictures do not share connections."""
+    transport = make_transport(None)
 
     assert transport._api is not transport._bulk
     with respx.mock() as router:
@@ -863,7 +871,7 @@ async def test_calls_and_pictures_have_pools_of_their_own() -> None:
         router.get("https://down.example/r.jpg").respond(200, content=b"abc")
         assert Response(200, b"{}") == await transport.call(CALL, within=1)
         await transport.upload(grant(), picture)
-        assert b"abc" == await fetched(transport)
+        assert b"abc" == await downloaded(transport)
     await transport.aclose()
 
 
@@ -880,32 +888,32 @@ async def test_calls_and_pictures_have_pools_of_their_own() -> None:
         *(("SSL_CERT_FILE", value) for value in ("/no/such/secret",)),
     ],
 )
-async def test_a_bad_setting_of_the_environment_names_its_variable(
+async def test_an_unusable_environment_variable_is_named(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy or certificate setting that cannot be used is named, and its value is not shown."""
+    """The message names the variable of a proxy or certificate, without its value."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv(variable, value)
 
     with pytest.raises(ConfigurationError, match=rf"\b{variable}\b") as caught:
-        over(None)
+        make_transport(None)
 
     assert "secret" not in str(caught.value)
     assert (None, None) == (caught.value.__cause__, caught.value.__context__)
 
 
-async def test_a_setting_that_is_overridden_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lower-case variable wins, as with httpx; what it hides may be anything."""
+async def test_an_overridden_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lower-case variable has precedence, as in httpx; the other may have any value."""
     monkeypatch.setenv("HTTPS_PROXY", "gopher://proxy")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
 
-    await over(None).aclose()
+    await make_transport(None).aclose()
 
 
-def refusing(error: Exception | int) -> Net:
-    """A network whose proxy refuses: with an answer, or with httpx's error for CONNECT."""
+def refusing(error: Exception | int) -> FakeTransport:
+    """Return a transport whose proxy refuses, by an answer or by httpx's error for CONNECT."""
     return failing(error) if isinstance(error, Exception) else answering(error, html="<b>no</b>")
 
 
@@ -921,17 +929,17 @@ def refusing(error: Exception | int) -> Net:
 async def test_a_refusing_proxy_is_named(
     error: Exception | int, named: str, value: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """407 names the proxy, without its password, and says that nothing was forwarded."""
+    """The error for a 407 names the proxy without its password, and has `never_sent`."""
     monkeypatch.delenv("HTTP_PROXY", raising=False)
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     if value is not None:
         monkeypatch.setenv("HTTPS_PROXY", value)
-    transport = over(refusing(error))
+    transport = make_transport(refusing(error))
 
     work: list[Callable[[], Awaitable[object]]] = [
         lambda: transport.call(CALL, within=1),
         lambda: transport.upload(grant(), picture),
-        lambda: fetched(transport),
+        lambda: downloaded(transport),
     ]
     for each in work:
         with pytest.raises(ServiceUnavailable, match=named) as caught:
@@ -941,19 +949,19 @@ async def test_a_refusing_proxy_is_named(
         assert_clean(caught.value)
 
 
-async def test_a_given_transport_is_closed_with_us() -> None:
-    """As with httpx, who is handed a transport closes it; a failure to close changes nothing."""
+async def test_a_given_transport_is_closed() -> None:
+    """Closing also closes the given transport, as in httpx."""
     net = answering(200)
 
-    await over(net).aclose()
+    await make_transport(net).aclose()
 
     assert net.closed
 
 
-async def test_closing_is_not_held_up() -> None:
-    """A transport that is slow to close and then fails holds nobody up, even when cancelled."""
+async def test_a_slow_close_is_bounded() -> None:
+    """A transport that closes slowly and then fails delays no caller, even when cancelled."""
 
-    class Stubborn(Net):
+    class Stubborn(FakeTransport):
         async def aclose(self) -> None:
             self.closed = True
             await anyio.sleep(1)
@@ -967,14 +975,14 @@ async def test_closing_is_not_held_up() -> None:
 
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await over(net).aclose()
+        await make_transport(net).aclose()
 
     assert net.closed
     assert 1 == anyio.current_time() - begun
 
 
-def test_the_version_is_known_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout that was never installed has no version, and still a name."""
+def test_the_user_agent_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that was never installed has the version 0 in its user agent."""
 
     def missing(_: str) -> str:
         raise PackageNotFoundError
@@ -985,11 +993,11 @@ def test_the_version_is_known_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "perfect_async/0" == transports._user_agent()
 
 
-# On a real socket, where the wire is real.
+# On a real socket.
 
 
 class Server:
-    """Answers each request on a connection with the next of its raw answers; None hangs up."""
+    """Answers each request on a connection with the next raw answer; None closes the connection."""
 
     def __init__(self, *answers: bytes | None) -> None:
         self._answers = list(answers)
@@ -1019,7 +1027,7 @@ class Server:
 async def listening(
     handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncGenerator[int]:
-    """Serve on a free port, and see every connection to its end before leaving."""
+    """Serve on a free port, and wait for the end of every connection before leaving."""
     tasks: list[asyncio.Task[object] | None] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1054,17 +1062,17 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_what_is_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
-    """The bytes of a call, an upload and a download, with nothing in any log at DEBUG."""
+async def test_the_sent_bytes_are_these(caplog: pytest.LogCaptureFixture) -> None:
+    """The bytes of calls, uploads and downloads are exact, and no log at DEBUG has a secret."""
     caplog.set_level(logging.DEBUG)
     async with serving(OK, OK, OK, OK, OK) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         url = f"{server.base}/a%20b/c.jpg?X-Amz-Signature=signed-secret&x=%2F"
         reply = await transport.call(Request("POST", "/s2s/v2.0/file", (), b"[]"), within=60)
         await transport.call(CALL, within=60)
         await transport.upload(grant(url), picture)
         await transport.upload(grant(url), picture)
-        picture_bytes = await fetched(transport, url)
+        picture_bytes = await downloaded(transport, url)
         async with httpx.AsyncClient() as theirs:
             with pytest.raises(httpx.TransportError):
                 await theirs.get(f"{server.base}/theirs")
@@ -1096,19 +1104,19 @@ async def test_what_is_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
     assert b"{}" == picture_bytes
     # One connection for calls, one for pictures (both uploads and the download), one of theirs.
     assert 3 == server.connections
-    assert {"httpcore.connection", "httpcore.http11"} <= {said.name for said in caplog.records}
+    assert {"httpcore.connection", "httpcore.http11"} <= {record.name for record in caplog.records}
     assert "secret" not in caplog.text
 
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_nobody_listens() -> None:
-    """A refused connection is a request that was never sent."""
+async def test_a_refused_connection_was_never_sent() -> None:
+    """A refused connection has `never_sent`."""
     async with serving() as server:
         base = server.base
 
     with pytest.raises(ServiceUnavailable, match=r"ConnectError: Connect.*refused") as caught:
-        await over(None, base).call(CALL, within=60)
+        await make_transport(None, base).call(CALL, within=60)
 
     assert caught.value.never_sent
     assert_clean(caught.value)
@@ -1116,7 +1124,7 @@ async def test_nobody_listens() -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_no_tls_where_it_is_spoken() -> None:
+async def test_a_server_without_tls_has_seen_nothing() -> None:
     """A server that does not speak TLS has not seen the request."""
 
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1125,7 +1133,7 @@ async def test_no_tls_where_it_is_spoken() -> None:
         await writer.drain()
 
     async with listening(plain) as port:
-        transport = over(None, f"https://127.0.0.1:{port}")
+        transport = make_transport(None, f"https://127.0.0.1:{port}")
         with pytest.raises(ServiceUnavailable, match=r"ConnectError: TLS") as caught:
             await transport.call(CALL, within=60)
         await transport.aclose()
@@ -1146,13 +1154,13 @@ async def test_no_tls_where_it_is_spoken() -> None:
         ("RemoteProtocolError", b"HTTP/1.1 200 OK\r\nsecret\x00: x\r\n\r\n"),
     ],
 )
-async def test_an_answer_that_breaks_off(
+async def test_a_broken_answer_is_no_answer(
     expected: str, answer: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Hung up, cut short or no HTTP: no answer, and the vendor may have seen the request."""
+    """After a broken answer the vendor may have seen the request."""
     caplog.set_level(logging.DEBUG)
     async with serving(answer) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         with pytest.raises(ServiceUnavailable, match=expected) as caught:
             await transport.call(CALL, within=60)
         await transport.aclose()
@@ -1165,8 +1173,8 @@ async def test_an_answer_that_breaks_off(
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_a_silent_server_is_given_up_and_its_connection_dropped() -> None:
-    """A call that timed out does not leave its connection for the next one."""
+async def test_a_timeout_closes_its_connection() -> None:
+    """The connection of a call that timed out is not used by the next call."""
     silent = [True]
 
     async def moody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1176,7 +1184,7 @@ async def test_a_silent_server_is_given_up_and_its_connection_dropped() -> None:
                 await writer.drain()
 
     async with listening(moody) as port:
-        transport = over(None, f"http://127.0.0.1:{port}")
+        transport = make_transport(None, f"http://127.0.0.1:{port}")
         with pytest.raises(ServiceUnavailable, match="TimeoutError"):
             await transport.call(CALL, within=0.1)
         silent[0] = False
@@ -1184,11 +1192,11 @@ async def test_a_silent_server_is_given_up_and_its_connection_dropped() -> None:
         await transport.aclose()
 
 
-# Answers too many.
+# Surplus answers.
 
 
 def http(body: str, status: str = "200 OK", number: int = 0) -> bytes:
-    """An answer of the API whose `x-request-id` is made of `number`."""
+    """Return an answer of the API whose `x-request-id` is made of `number`."""
     request_id = 576460752303423488 + number
     head = f"HTTP/1.1 {status}\r\nx-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n"
     return (head + body).encode()
@@ -1218,12 +1226,10 @@ REAL = b'{"task":2}'
     ],
     ids=repr,
 )
-async def test_a_connection_is_used_again_after_a_clean_answer_only(
-    first: bytes, given: bool
-) -> None:
-    """After an error, an answer that cannot be read, or bytes too many, another one is opened."""
+async def test_only_a_clean_answer_keeps_its_connection(first: bytes, given: bool) -> None:
+    """After an error, an unreadable answer or surplus bytes, a new connection is opened."""
     async with serving(first, TWO) as server:
-        transport = over(httpx.AsyncHTTPTransport() if given else None, server.base)
+        transport = make_transport(httpx.AsyncHTTPTransport() if given else None, server.base)
         with suppress(BadAnswer):
             await transport.call(CALL, within=60)
         answer = await transport.call(CALL, within=60)
@@ -1236,9 +1242,9 @@ async def test_a_connection_is_used_again_after_a_clean_answer_only(
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
 async def test_a_connection_is_kept_alive_after_clean_answers() -> None:
-    """Answers that nothing is wrong with share one connection."""
+    """Clean answers share one connection."""
     async with serving(ONE, TWO, THREE) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         found = [(await transport.call(CALL, within=60)).content for _ in range(3)]
         await transport.aclose()
 
@@ -1249,8 +1255,8 @@ async def test_a_connection_is_kept_alive_after_clean_answers() -> None:
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
 @pytest.mark.parametrize("late", [ONE, THREE], ids=["the same", "another"])
-async def test_an_answer_that_comes_between_two_requests(late: bytes) -> None:
-    """A connection on which something arrives while it is idle is not used again."""
+async def test_an_answer_between_two_requests_is_dropped(late: bytes) -> None:
+    """An idle connection on which bytes arrive is not used again."""
     sent, came = anyio.Event(), anyio.Event()
     connections: list[int] = []
 
@@ -1267,7 +1273,7 @@ async def test_an_answer_that_comes_between_two_requests(late: bytes) -> None:
         await reader.read()
 
     async with listening(doubling) as port:
-        transport = over(None, f"http://127.0.0.1:{port}")
+        transport = make_transport(None, f"http://127.0.0.1:{port}")
         await transport.call(CALL, within=60)
         came.set()
         await sent.wait()
@@ -1280,13 +1286,13 @@ async def test_an_answer_that_comes_between_two_requests(late: bytes) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_an_answer_that_comes_with_the_next_one() -> None:
-    """An answer that was there before is not taken for that of the next request."""
+async def test_a_repeated_answer_is_refused() -> None:
+    """An answer that came before is not returned for the next request."""
     async with serving(THREE, ONE, ONE + TWO, TWO) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         await transport.call(CALL, within=60)
         await transport.call(CALL, within=60)
-        with pytest.raises(ServiceUnavailable, match="a second time") as caught:
+        with pytest.raises(ServiceUnavailable, match="came again") as caught:
             await transport.call(CALL, within=60)
         answer = await transport.call(CALL, within=60)
         await transport.aclose()
@@ -1301,24 +1307,24 @@ async def test_an_answer_that_comes_with_the_next_one() -> None:
     ("expected", "ids"),
     [
         ([False, False, True, True], ["1" * 18, "2" * 18, "1" * 18, "2" * 18]),
-        # A server that begins with one id for all has no ids.
+        # If the first two ids are equal, ids are ignored.
         ([False] * 5, ["1" * 18, "1" * 18, "2" * 18, "1" * 18, "2" * 18]),
-        # Nor are short ones and none.
+        # Short ids and missing ones are ignored.
         ([False] * 5, ["1", "2", "1", None, None]),
         ([False] * 4, ["a" * 18, "b" * 18, "a" * 18, "b" * 18]),
     ],
 )
-def test_ids_of_answers(expected: list[bool], ids: list[str | None]) -> None:
-    """An id that came before marks a surplus answer, if the server gives each answer its own."""
-    answers, connection = transports._AnswerIds(), object.__new__(Net)
+def test_a_repeated_id_marks_a_surplus_answer(expected: list[bool], ids: list[str | None]) -> None:
+    """A repeated id marks a surplus answer if the server's ids are unique."""
+    answers, connection = transports._AnswerIds(), object.__new__(FakeTransport)
 
     assert expected == [answers.is_repeated(connection, each, 0.0) for each in ids]
 
 
 def test_ids_belong_to_a_connection() -> None:
-    """An id of another connection, one without a connection, and an old one are no surplus."""
+    """An id is not repeated on another connection, without a connection, or after ten minutes."""
     answers = transports._AnswerIds()
-    one, other = object.__new__(Net), object.__new__(Net)
+    one, other = object.__new__(FakeTransport), object.__new__(FakeTransport)
     first, second = "1" * 18, "2" * 18
     for request_id in (first, second):
         assert not answers.is_repeated(one, request_id, 0.0)
@@ -1331,13 +1337,13 @@ def test_ids_belong_to_a_connection() -> None:
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_pictures_are_as_safe() -> None:
-    """A download's and an upload's connection is not used again either where bytes follow."""
+async def test_surplus_bytes_close_a_pictures_connection() -> None:
+    """A connection of an upload or a download is not used again if bytes follow the answer."""
     async with serving(OK + OK, OK + OK, OK) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         await transport.upload(grant(f"{server.base}/a"), picture)
-        await fetched(transport, f"{server.base}/a")
-        await fetched(transport, f"{server.base}/a")
+        await downloaded(transport, f"{server.base}/a")
+        await downloaded(transport, f"{server.base}/a")
         await transport.aclose()
 
     assert 3 == server.connections
@@ -1357,12 +1363,12 @@ async def test_pictures_are_as_safe() -> None:
         ),
     ],
 )
-async def test_a_picture_that_may_be_cut_short(expected: str, answer: bytes) -> None:
-    """A body whose end was not announced, or not reached, is no picture."""
+async def test_a_picture_that_may_be_cut_short_is_refused(expected: str, answer: bytes) -> None:
+    """A body whose end was not announced, or not reached, is not used."""
     async with serving(answer) as server:
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         with pytest.raises(ServiceUnavailable, match=expected) as caught:
-            await fetched(transport, f"{server.base}/a")
+            await downloaded(transport, f"{server.base}/a")
         await transport.aclose()
 
     assert_clean(caught.value)
@@ -1370,30 +1376,30 @@ async def test_a_picture_that_may_be_cut_short(expected: str, answer: bytes) -> 
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_a_picture_in_chunks_is_whole() -> None:
+async def test_a_picture_in_chunks_is_accepted() -> None:
     """Chunks announce their end."""
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     async with serving(chunked) as server:
-        transport = over(None, server.base)
-        assert b"abc" == await fetched(transport, f"{server.base}/a")
+        transport = make_transport(None, server.base)
+        assert b"abc" == await downloaded(transport, f"{server.base}/a")
         await transport.aclose()
 
 
 @pytest.mark.parametrize(("few", "length"), [("fewer", "4"), ("more", "2")])
-async def test_a_length_that_is_not_kept(few: str, length: str) -> None:
-    """A transport that does not compare the length hands over a picture that is none."""
+async def test_a_wrong_announced_length_is_refused(few: str, length: str) -> None:
+    """The number of bytes must equal `Content-Length`, also on other transports."""
     net = answering(200, headers={"content-length": length}, stream=Body(b"ab", b"c"))
 
     with pytest.raises(ServiceUnavailable, match=few) as caught:
-        await fetched(over(net))
+        await downloaded(make_transport(net))
 
     assert_clean(caught.value)
 
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_proxy")
-async def test_storage_may_refuse_before_it_has_read() -> None:
-    """An early refusal is heard although the picture is still being sent."""
+async def test_the_storage_may_refuse_early() -> None:
+    """A refusal that comes while the picture is being sent is read."""
     refusal = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 5\r\nconnection: close\r\n\r\n<Err>"
 
     async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1409,7 +1415,7 @@ async def test_storage_may_refuse_before_it_has_read() -> None:
 
     async with listening(hasty) as port:
         base = f"http://127.0.0.1:{port}"
-        transport = over(None, base)
+        transport = make_transport(None, base)
         with pytest.raises(RequestRefused) as caught:
             await transport.upload(grant(f"{base}/a", Content_Length=str(64 * 65536)), large)
         await transport.aclose()
@@ -1419,14 +1425,14 @@ async def test_storage_may_refuse_before_it_has_read() -> None:
 
 @pytest.mark.real_time
 async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a transport of the user's, HTTP_PROXY carries calls, and NO_PROXY is kept to."""
+    """Without a given transport, HTTP_PROXY and NO_PROXY are respected."""
     async with serving(OK) as proxy, serving(OK) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.base)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        transport = over(None, "http://api.example")
+        transport = make_transport(None, "http://api.example")
         assert Response(200, b"{}", "17") == await transport.call(CALL, within=60)
         await transport.aclose()
-        transport = over(None, server.base)
+        transport = make_transport(None, server.base)
         assert Response(200, b"{}", "17") == await transport.call(CALL, within=60)
         await transport.aclose()
 
@@ -1434,7 +1440,7 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
     assert (1, 1) == (len(proxy.requests), len(server.requests))
 
 
-# What is not logged.
+# Silenced loggers.
 
 LOGGERS = ["httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy", "hpack.hpack"]
 
@@ -1448,7 +1454,7 @@ def at_debug(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.usefixtures("at_debug")
 @pytest.mark.parametrize("name", LOGGERS)
 def test_our_requests_are_not_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What httpx and its parts say while we are at it is dropped."""
+    """Records of httpx and its parts are dropped during our requests."""
     with quiet():
         logging.getLogger(name).error("secret")
 
@@ -1457,8 +1463,8 @@ def test_our_requests_are_not_logged(name: str, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.usefixtures("at_debug")
 @pytest.mark.parametrize("name", LOGGERS)
-def test_others_requests_are_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The application's own use of httpx is logged as ever, before and after."""
+def test_other_requests_are_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Records before and after our requests are kept."""
     logging.getLogger(name).debug("before")
     with quiet():
         pass
@@ -1468,27 +1474,27 @@ def test_others_requests_are_logged(name: str, caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.usefixtures("at_debug")
-def test_other_loggers_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """Only these libraries are silenced."""
+def test_other_loggers_are_not_silenced(caplog: pytest.LogCaptureFixture) -> None:
+    """Only the loggers of httpx and its parts are silenced."""
     with quiet():
-        logging.getLogger("app").debug("said")
+        logging.getLogger("app").debug("line")
 
-    assert ["said"] == caplog.messages
+    assert ["line"] == caplog.messages
 
 
 @pytest.mark.usefixtures("at_debug")
-def test_it_ends_with_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """An error inside does not leave the loggers silent."""
+def test_an_error_ends_the_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """After an error in the block the loggers log again."""
     with pytest.raises(ZeroDivisionError), quiet(), quiet():
         _ = 1 / 0
-    logging.getLogger("httpx").info("said")
+    logging.getLogger("httpx").info("line")
 
-    assert ["said"] == caplog.messages
+    assert ["line"] == caplog.messages
 
 
 @pytest.mark.usefixtures("at_debug")
-def test_every_logger_of_httpcore_is_known() -> None:
-    """A part of httpcore that learns to log would be noticed here."""
+def test_every_logger_of_httpcore_is_filtered() -> None:
+    """This test fails once another part of httpcore logs."""
     import httpcore  # noqa: F401 -- it makes its loggers
 
     made = {name for name in logging.root.manager.loggerDict if name.startswith("httpcore.")}
@@ -1498,19 +1504,19 @@ def test_every_logger_of_httpcore_is_known() -> None:
 
 
 @pytest.mark.usefixtures("at_debug")
-def test_the_filter_is_there_once() -> None:
-    """Many clients do not pile up filters."""
+def test_the_filter_is_added_once() -> None:
+    """A second call of `silence_loggers` adds no filter."""
     before = len(logging.getLogger("httpx").filters)
     silence_loggers()
 
     assert before == len(logging.getLogger("httpx").filters)
 
 
-# What an exchange tells of the host.
+# The times of an exchange.
 
 
 async def test_the_last_exchange_is_timed_and_dated() -> None:
-    """A call tells its round trip and the vendor's clock; without a connection nothing of that."""
+    """`last` has the round trip and the vendor's clock; without a connection no connect time."""
     sandbox = Sandbox(latency=0.4, epoch=1_700_000_000.0, clock_skew=90.0)
     transport = VendorTransport(
         "https://api.example", "key", timeouts=Timeouts(), transport=sandbox.transport()
@@ -1528,7 +1534,7 @@ async def test_the_last_exchange_is_timed_and_dated() -> None:
 
 
 @pytest.mark.parametrize("date", ["yesterday", "", "Sun, 99 Nov 2026 10:00:00 GMT"])
-async def test_a_date_that_is_none_is_not_believed(date: str) -> None:
+async def test_a_wrong_date_is_ignored(date: str) -> None:
     """A wrong `Date` header leaves the vendor's clock unknown."""
 
     async def answer(_: httpx.Request) -> httpx.Response:
@@ -1544,8 +1550,8 @@ async def test_a_date_that_is_none_is_not_believed(date: str) -> None:
 
 
 @pytest.mark.real_time
-async def test_connecting_is_timed_apart() -> None:
-    """Over a network the first connection's time is known, and stays known for later calls."""
+async def test_connecting_is_timed_separately() -> None:
+    """The time of the first connection is known, and kept for later calls."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():
