@@ -528,14 +528,14 @@ class Driver:
         if shared is None:
             raise AssertionError(self)
         if command is not None:
-            hurry = self.scheduler.may_leave_unlocked(command, self._now())
+            hurry = self._may_leave_unlocked(command, self._now(), shared)
         self._unread = False
         commands = await shared.step(self._now, hurry=hurry)
         if commands is None:
             self._unread = True
             now = self._now()
             command = self.scheduler.due(now)
-            return command is None or not self.scheduler.may_leave_unlocked(command, now)
+            return command is None or not self._may_leave_unlocked(command, now, shared)
         self._looked_at = self._now()
         for each in commands:
             self._do_command(each)
@@ -543,6 +543,9 @@ class Driver:
         if len(self._early):
             self._announce_early()
         return True
+
+    def _may_leave_unlocked(self, command: ev.Command, now: int, shared: SharedKey) -> bool:
+        return self.scheduler.may_leave_unlocked(command, now, tried=shared.tried_for(now))
 
     def _announce_early(self) -> None:
         """Tell other processes of notifications that came here before their tasks were known."""

@@ -245,6 +245,10 @@ class SharedKey:
         every = NEVER if self._store is None else self._store.renewed_every
         return NEVER if every == NEVER else max(now, self._stepped_at + every)
 
+    def tried_for(self, now: int) -> int:
+        """Return for how many microseconds the lock has been tried for in vain."""
+        return max(0, now - self._tried_since)
+
     async def step(self, now: Callable[[], int], *, hurry: bool) -> list[ev.Command] | None:
         """Decide what leaves now, and tell the others; the commands are to be performed.
 

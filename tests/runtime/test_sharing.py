@@ -35,6 +35,7 @@ from perfect_async._time import NEVER, SECOND
 from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import client, smile, smiles, vendor
+from tests.support.virtual_time import VirtualTimeLoop
 
 HOSTS = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"
 
@@ -305,6 +306,32 @@ async def test_a_reserved_poll_leaves_without_the_lock(stores: list[ScriptedStor
         stores[0].busy = 0
 
     assert 1 == one.statistics().done
+    assert 0 == sandbox.ledger.units_wasted
+
+
+@pytest.mark.parametrize(("busy", "waited"), [(5, 0.25), (200, 0.5)])
+async def test_an_overdue_poll_waits_for_the_lock_for_half_a_second(
+    stores: list[ScriptedStore], busy: int, waited: float
+) -> None:
+    """A process that stood still may have been rescued: its poll leaves unlocked only at need."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(60.0)}, latency=0.0, jitter=0.0)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    async with client(sandbox, share="machine") as one:
+        running = asyncio.create_task(one.run(smile(1)))
+        await asyncio.sleep(5)
+        assert one._session is not None
+        driver = one._session.driver
+        reserved_in = (driver.scheduler.reserved_at() - driver._now()) / SECOND
+        stores[0].busy = busy
+        loop.block(reserved_in + 0.4)
+        awake, sent = loop.time(), sandbox.ledger.requests["poll"]
+        while sandbox.ledger.requests["poll"] == sent:
+            await asyncio.sleep(0.01)
+
+        assert pytest.approx(waited, abs=0.03) == loop.time() - awake
+        stores[0].busy = 0
+        await running
     assert 0 == sandbox.ledger.units_wasted
 
 
