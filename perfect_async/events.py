@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import attrs
 
+from perfect_async._time import SECOND
 from perfect_async._value import Value
 from perfect_async.errors import PerfectError
 from perfect_async.reports import Statistics
@@ -376,6 +377,11 @@ class Answered(Value):
 
 # What the members of one key tell each other. A member is one scheduler: a process, or an event
 # loop of it. Times and slots count from a moment that all members of the ledger share.
+
+SILENT_AFTER: Final = 3 * SECOND
+"""A member with work writes every second: after this long without a row from it, no other member
+relies on it to keep a task alive.
+"""
 
 
 @attrs.frozen(eq=False, repr=False)

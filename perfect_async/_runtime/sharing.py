@@ -51,8 +51,6 @@ _OPENING: Final = 5.0
 """Seconds to wait for the lock when the ledger is opened."""
 _BEAT: Final = SECOND
 """How often a member that has work reads what others wrote."""
-_QUIET: Final = 3 * SECOND
-"""A member with tasks writes every second: after this another one looks after its tasks."""
 _AWAY: Final = 2 * SECOND
 """Where the lock could not be had for longer, others have polled what they could not tell."""
 _SEEN_FOR: Final = SECOND // 2
@@ -441,7 +439,7 @@ class SharedKey:
     async def is_alert(self, member: str) -> bool:
         """Return whether `member` wrote to the ledger just now, as one with a task does."""
         seen = await self._asked(lambda store: self._living(store, {member}), dict[str, int]())
-        return self._now() - seen.get(member, -NEVER) < _QUIET
+        return self._now() - seen.get(member, -NEVER) < ev.SILENT_AFTER
 
     async def _living(self, store: LedgerStore, wanted: set[str]) -> dict[str, int]:
         """Return who has neither left nor died, and when each wrote last.
