@@ -30,7 +30,7 @@ from tests.support.terminal import use_sandbox
         (["avatar", "in"], "--template is missing: perfect-async templates lists the styles."),
         (
             ["avatar", "in", "--template", "x", "--count", "201"],
-            "--count '201' is not a whole number from 1 to 200",
+            "--count is '201'; it must be a whole number from 1 to 200",
         ),
         (["avatar", "in", "--template", " "], "--template is ' '"),
         (["smile", "in", "--max-units", "-1"], "--max-units is '-1.0'"),

@@ -212,7 +212,7 @@ async def test_one_bad_job_is_one_failure(job: Job, error: type[JobRefused]) -> 
 async def test_what_is_no_job_is_refused_at_the_call(collection: type) -> None:
     """A path in a list of jobs is an error where the batch is made, before anything is sent."""
     async with client(vendor()) as c:
-        with pytest.raises(JobRefused, match="'str' is no job"):
+        with pytest.raises(JobRefused, match="'str' is not a job"):
             c.batch(collection(["a.jpg"]))
         with pytest.raises(ConfigurationError, match="Smile"):
             c.batch("a.jpg")  # type: ignore[arg-type]
