@@ -1144,10 +1144,10 @@ def test_settings_of_another_type(name: str) -> None:
 
 @pytest.mark.parametrize("task_id", ["", None, 5])
 async def test_deleting_no_task(task_id: object) -> None:
-    """What is no task id is refused unsent."""
+    """A value that cannot be a task id is refused without a request."""
     sandbox = vendor()
     async with client(sandbox) as c:
-        with pytest.raises(ConfigurationError, match="is no task id"):
+        with pytest.raises(ConfigurationError, match="task_id is"):
             await c.delete(cast("str", task_id))
 
     assert 0 == sandbox.ledger.requests.total()

@@ -149,7 +149,7 @@ async def test_nothing_is_bought_that_could_not_be_kept(state: Path) -> None:
     state.write_text("")  # noqa: ASYNC240 - a small file
     sandbox = make(10.0)
 
-    with pytest.raises(ConfigurationError, match="What is measured cannot be kept: the folder"):
+    with pytest.raises(ConfigurationError, match="The measured lease cannot be saved: the folder"):
         await measured(sandbox)
 
     assert 0 == sandbox.ledger.units_charged
@@ -235,7 +235,7 @@ async def test_a_refuted_lease_is_used_by_no_later_client(
     async with client(make(10.0), polling=Polling(lease="measured")) as one:
         assert 10.0 == one.statistics().lease
 
-    assert "was lost inside the lease that was measured on 2026-07-01" in caplog.text
+    assert "was lost within the lease that was measured on 2026-07-01" in caplog.text
 
 
 async def test_a_loss_without_a_measurement_changes_nothing() -> None:

@@ -106,7 +106,7 @@ async def test_a_picture_that_is_uploaded_once() -> None:
         assert isinstance(file, FileId)
         await asyncio.gather(c.run(Smile(file)), c.run(Avatar(file, STYLE)))
         assert file == await c.upload(file)
-        with pytest.raises(JobRefused, match="fetches a URL itself"):
+        with pytest.raises(JobRefused, match="a URL cannot be uploaded"):
             await c.upload("https://a.example/me.jpg")
     assert [FACE, FACE] == uploaded(sandbox)
     assert 1 == sandbox.ledger.requests["file"]

@@ -342,7 +342,7 @@ async def test_an_estimate() -> None:
     async with client(vendor()) as c:
         assert 22 == (await c.estimate([tones(), JOBS["cloth-v4"][0]])).units
         assert 12 == (await c.estimate([skin(units=12)])).units
-        with pytest.raises(JobRefused, match=r"names no single price of skin-analysis@v2\.1"):
+        with pytest.raises(JobRefused, match=r"has no single price for skin-analysis@v2\.1"):
             await c.estimate([skin(units=None)])
 
 
