@@ -349,7 +349,7 @@ class Batch:
         self._failed += not outcome.ok
         self._units += outcome.units
         if self._session is not None:
-            self._session.tell("finished", outcome.job, outcome.task_id)
+            self._session.emit("finished", outcome.job, outcome.task_id)
         self._notify()
         self._clean_up()
 

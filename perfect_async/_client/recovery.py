@@ -180,7 +180,7 @@ class Recovery:
             return self._remember(snapshot, handle)
         if snapshot.end == "failed":
             refused = RequestRefused("The job failed, uncharged, before the former process ended.")
-            handle = self._registry.forgo(channel, spec, entry, refused)
+            handle = self._registry.reject(channel, spec, entry, refused)
             return self._remember(snapshot, handle)
         return None
 

@@ -319,7 +319,7 @@ class ClientSession:
         except PerfectError:
             # The caller may have passed an object that is not a job.
             if isinstance(cast("object", job), Job):
-                self.tell("finished", job, None)
+                self.emit("finished", job, None)
             raise
         return TrackedJob(self, handle)
 
@@ -331,7 +331,7 @@ class ClientSession:
         self.ready()
         return TrackedJob(self, await self.attach(feature, task_id), saves=False)
 
-    def tell(self, kind: JobEventKind, job: Job | None, task_id: str | None) -> JobEvent:
+    def emit(self, kind: JobEventKind, job: Job | None, task_id: str | None) -> JobEvent:
         """Make an event of `job`, call the client's `on_event` with it, and return it."""
         event = JobEvent(kind, job, task_id, self.driver.clock.now())
         if self._on_event is not None:
@@ -342,14 +342,14 @@ class ClientSession:
         """Call `on_event` with all events of `handle` except "finished"."""
         if self._on_event is None or handle.spec.job is None:
             return
-        self.tell("queued", handle.spec.job, handle.task_id)
+        self.emit("queued", handle.spec.job, handle.task_id)
         if handle.task_id is not None:
-            self.tell("submitted", handle.spec.job, handle.task_id)
+            self.emit("submitted", handle.spec.job, handle.task_id)
 
-        def tell(kind: JobEventKind) -> None:
-            self.tell(kind, handle.spec.job, handle.task_id)
+        def emit(kind: JobEventKind) -> None:
+            self.emit(kind, handle.spec.job, handle.task_id)
 
-        handle.observe(tell)
+        handle.observe(emit)
 
     async def with_folder(self, options: JobOptions) -> JobOptions:
         """Check that `save_to` can be written, and return `options` with its absolute path.

@@ -70,7 +70,7 @@ class TrackedJob:
         return "preparing" if handle.submitting or handle.preparing else "queued"
 
     def _note(self, kind: JobEventKind) -> None:
-        self.events.append(self.session.tell(kind, self.handle.spec.job, self.handle.task_id))
+        self.events.append(self.session.emit(kind, self.handle.spec.job, self.handle.task_id))
         news, self._news = self._news, anyio.Event()
         news.set()
 

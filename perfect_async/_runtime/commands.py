@@ -1,11 +1,13 @@
-"""The scheduler's commands: what each sends over the wire, and the event that comes back.
+"""Performs the scheduler's commands: sends the request of each, and returns its answer's event.
 
 Registering, uploading and polling are one request each. Creating a task is billed and has no
-idempotency key. With a journal the intent is on the disk before the request is sent. A creation
-whose answer is lost is in doubt: the unit history names the tasks that it may be, and no picture.
-Any of them may be somebody else's, so none is taken. Only where the user says that nobody else
-creates on the key, and the client has a journal, is the only possible task taken. With a journal
-one creation is under way at a time, of whatever feature, so that there are few candidates.
+idempotency key, so a journal has the intent on the disk before the request is sent.
+
+A creation whose answer is lost is in doubt. The unit history lists the tasks that it may be, but
+not their pictures, and any of them may belong to another user of the account. So none is taken,
+unless the user says that nobody else creates tasks on the account (`sole_user`), the client has a
+journal, and only one task is possible. With a journal only one creation is under way at a time, so
+that there are few candidates.
 """
 
 from __future__ import annotations
@@ -40,15 +42,15 @@ from perfect_async.errors import (
 )
 
 _DISK_TOO_SLOW: Final = 1.0
-"""Seconds after which a creation that waited for the disk is sent in another slot: in its own the
-limit per second would no longer hold.
+"""Seconds; a creation that waited longer for the disk is sent in a later slot, since in its own one
+it could exceed the limit per second.
 """
 _ANSWER_OVERDUE: Final = 4.0
-"""Seconds without an answer after which the history is asked, since the task's lease runs."""
+"""Seconds without an answer before the history is read, since the task's lease runs."""
 _LOOK_PAUSES: Final = (0.0, 2.0, 4.0)
-"""Seconds before each look into the history: a new task may not be listed yet."""
+"""Seconds before each look into the history, since a new task may not be listed yet."""
 _LONGEST_LOOK: Final = 15.0
-"""Seconds for all looks into the history together: other creations wait meanwhile."""
+"""Seconds for all looks into the history together, since other creations wait for them."""
 _MOST_PAGES: Final = 20
 
 Ask = Callable[[Channel, tasks.Request], Awaitable[tasks.Response]]
@@ -67,7 +69,10 @@ async def _answered(channel: Channel, request: tasks.Request, log: RequestLog) -
 
 
 async def register(command: ev.Register, pictures: Sequence[tuple[JobHandle, int]]) -> ev.Answer:
-    """Register `pictures` in the order of the command: jobs of one channel, numbers of inputs."""
+    """Register `pictures` in the order of the command.
+
+    Each is a job and the number of its input; all jobs are of one channel.
+    """
     found = [handle.spec.inputs[number].picture for handle, number in pictures]
     facts = [picture.facts for picture in found if picture is not None]
     channel = pictures[0][0].channel
@@ -98,24 +103,24 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     event = tasks.read_status(
         command, response, feature=spec.feature, task_id=task_id, units=spec.units
     )
-    handle.tell("polled")
+    handle.emit("polled")
     if isinstance(event, ev.EngineFailed):
         handle.failed(task_id)
     return event
 
 
 async def rescue(command: ev.Rescue, channel: Channel) -> ev.Answer:
-    """Ask for the state of a task of another process, which should have done so a moment ago."""
+    """Ask for the state of another process's task, whose poll is overdue."""
     feature, task_id = command.feature, command.task_id
     response = await call(channel, tasks.status(feature, task_id))
     return tasks.read_status(command, response, feature=feature, task_id=task_id, units=0.0)
 
 
 def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.Answer:
-    """Return the event that `error`, raised by the transport, is for `command`.
+    """Return the event for `error`, which the transport raised for `command`.
 
-    The error loses its traceback, whose frames hold pictures. An error of another kind comes from
-    a transport that the user made; it must not end other tasks.
+    The error loses its traceback, whose frames hold pictures. An error of an unknown class comes
+    from a transport of the user's and must not end other tasks.
     """
     error = error.with_traceback(None)
     match error:
@@ -128,7 +133,7 @@ def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.A
         case JobRefused():
             return ev.Refused(command, error, 0)
         case _:
-            LOG.error("The transport failed in a way of its own: %s.", type_name(error))
+            LOG.error("The transport raised an unexpected error: %s.", type_name(error))
             return ev.NoAnswer(
                 command, ServiceUnavailable(f"the transport failed: {type_name(error)}.")
             )
@@ -138,7 +143,7 @@ def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.A
 class _Flight:
     """One creation of `feature` that was sent at `sent` (UTC microseconds) for job `number`.
 
-    `answered`: an answer came, or none can come any more. `lost`: its outcome is unknown.
+    `answered`: an answer came, or no answer can come. `lost`: the outcome is unknown.
     """
 
     feature: str
@@ -150,7 +155,7 @@ class _Flight:
 
 @attrs.frozen
 class _Look:
-    """What the history says about a creation: its task, or why there is none and what it may be."""
+    """The history's answer about a creation: its task, or the reason for none, and candidates."""
 
     found: str | Unresolved | PerfectError
     candidates: tuple[str, ...] = ()
@@ -169,29 +174,29 @@ class Submitter:
         self._clock = clock
         self._channels = channels
         self.memory = memory
-        # What other processes know of the key, where they share it.
+        # The ledger, if the key is shared with other processes.
         self.shared: SharedKey | None = None
-        # Held by the one creation that is under way or being settled.
+        # Held by the creation that is under way or being settled.
         self._turn = anyio.Lock()
         self._flights: list[_Flight] = []
         _submitters.add(self)
 
     @property
     def is_open(self) -> bool:
-        """Whether it serves a client that was not closed."""
+        """Whether it serves a client that is open."""
         return bool(self._channels)
 
     def know(self, task_id: str) -> None:
-        """Remember a task that belongs to a job of this process, so it is not the one in doubt."""
+        """Remember a task of a job of this process, so that it is no candidate for another job."""
         self.memory.tasks.add(task_id)
 
     def knows(self, task_id: str) -> bool:
-        """Return whether a job of this process or of an open journal has or had this task."""
+        """Return whether a job of this process or of an open journal has, or had, this task."""
         writers = [channel.journal.writer for channel in list(self._channels)]
         return task_id in self.memory.tasks or any(writer.knows(task_id) for writer in writers)
 
     def in_doubt(self, feature: str, since: int, but: _Flight) -> bool:
-        """Return whether another creation of `feature` sent since `since` is in doubt here."""
+        """Return whether a creation of `feature`, other than `but`, is in doubt since `since`."""
         flights = [flight for flight in self._flights if flight is not but]
         numbers = {flight.number for flight in [*flights, but]}
         features = {
@@ -205,11 +210,11 @@ class Submitter:
         return feature in features or any(journal.writer.in_doubt(since) for journal in journals)
 
     async def _is_repeated(self, task_id: str) -> bool:
-        """Return whether the vendor has given this id before, to anybody we know of."""
+        """Return whether the vendor has given this id to another known job before."""
         known = any(
             other.knows(task_id)
             for other in _open_submitters()
-            # Two vendors of the user's own making may count alike.
+            # Two test vendors behind transports of the user's may use the same ids.
             if other is self or (other.memory.network and self.memory.network)
         )
         return known or await self._is_known_elsewhere(task_id)
@@ -255,7 +260,7 @@ class Submitter:
 
     @contextmanager
     def _flight(self, handle: JobHandle, sent: int) -> Generator[_Flight]:
-        """Track the creation of `handle`, beyond the block while it is in doubt."""
+        """Track the creation of `handle`; one that is in doubt stays tracked after the block."""
         flight = _Flight(handle.spec.feature, sent, handle.entry.number)
         self._flights.append(flight)
         try:
@@ -270,9 +275,9 @@ class Submitter:
             ]
 
     async def _certain(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
-        """Send the creation, and settle it where no answer comes.
+        """Send the creation, and settle it if no answer comes.
 
-        For the only user of the key the history is asked as soon as the answer is overdue.
+        With `sole_user` the history is read as soon as the answer is overdue.
         """
         answers: list[ev.Answer] = []
 
@@ -312,8 +317,8 @@ class Submitter:
             raise AssertionError(handle)
         channel, call = handle.channel, tasks.creation(handle.spec.job, sources)
         if not handle.awaited:
-            # Its caller went away while it waited for the disk or for another creation.
-            return ev.NotSent(command, ClientClosed("Nobody waits for this job."))
+            # Its caller has gone while it waited for the disk or for another creation.
+            return ev.NotSent(command, ClientClosed("The caller no longer waits for this job."))
         handle.creating(self._clock.seconds())
         flight.lost = True
         event: ev.Answer
@@ -324,13 +329,13 @@ class Submitter:
             if isinstance(event, ev.Accepted) and await self._is_repeated(event.task_id):
                 why = f"the answer names {quoted(event.task_id)}, which is another job's task."
                 event = ev.NoAnswer(command, BadAnswer(why))
-        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+        except Exception as exc:  # noqa: BLE001 - a transport of the user's may raise anything
             event = failure_event(command, exc)
         finally:
             flight.answered.set()
         flight.lost = isinstance(event, ev.NoAnswer)
         if isinstance(event, ev.Accepted):
-            # At once, so that no concurrent look into the history takes it for another's.
+            # Remembered at once, so that no concurrent look into the history takes the task.
             self.know(event.task_id)
         return event
 
@@ -352,14 +357,14 @@ class Submitter:
             case str() as task_id:
                 return task_id
             case Unresolved.NOTHING:
-                history = "the unit history shows no charge, which proves nothing."
+                history = "shows no charge for it so far, but may show one later."
             case Unresolved.AMBIGUOUS:
-                history = "the unit history does not tell which task it is, if any."
+                history = "does not show which task it is, if any."
             case failure:
-                history = f"the unit history could not be read: {failure.message}"
-        why = "The process ended while it was under way." if error is None else error.message
+                history = f"could not be read: {failure.message}"
+        why = "The process ended before an answer came." if error is None else error.message
         return SubmissionInDoubt(
-            f"The task's creation went out and no usable answer came back: {why} For this creation "
+            f"The task's creation was sent and no usable answer came back: {why} The unit history "
             f"{history}",
             request_id=getattr(error, "request_id", None),
             units_at_stake=handle.spec.units,
@@ -369,7 +374,7 @@ class Submitter:
     async def _look_again(
         self, handle: JobHandle, flight: _Flight, pauses: Iterable[float]
     ) -> _Look:
-        """Look after each of `pauses` until something is found: it may be executed late."""
+        """Look after each of `pauses` until the task is found; the vendor may create it late."""
         look = _Look(Unresolved.NOTHING)
         for pause in pauses:
             await anyio.sleep(pause)
@@ -379,7 +384,7 @@ class Submitter:
         return look
 
     async def _look(self, handle: JobHandle, flight: _Flight) -> _Look:
-        """Return what the history says about the creation of `handle`, tracked by `flight`."""
+        """Read the unit history, and return its answer about the creation of `handle`."""
         feature, near = handle.spec.feature, flight.sent - NEAR
         search, complete, token = HistorySearch(feature, tasks.FEATURES, flight.sent), False, None
         try:
@@ -398,7 +403,7 @@ class Submitter:
             return any(submitter.knows(task_id) for submitter in submitters)
 
         if search.candidates(known):
-            # Their tasks may be listed before their answers come.
+            # The tasks of other creations may be listed before their answers come.
             for other in [other for other in self._flights if other is not flight]:
                 await other.answered.wait()
         for task_id in search.candidates(known):
@@ -418,9 +423,9 @@ class Submitter:
 
 
 _submitters: WeakSet[Submitter] = WeakSet()
-"""Those of all drivers of this process, in whatever event loop."""
+"""The submitters of all drivers of this process, in all event loops."""
 
 
 def _open_submitters() -> list[Submitter]:
-    """Return those that serve the open clients of this process."""
+    """Return the submitters of the open clients of this process."""
     return [submitter for submitter in list(_submitters) if submitter.is_open]

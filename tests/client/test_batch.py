@@ -395,7 +395,7 @@ async def test_entered_once() -> None:
         assert Progress(None, 0, 0, 0, 0, 0.0, None) == batch.progress
         async with batch:
             assert "<Batch Progress(total=None" in repr(batch)
-            with pytest.raises(ConfigurationError, match="entered once"):
+            with pytest.raises(ConfigurationError, match="entered already"):
                 await batch.__aenter__()
         with pytest.raises(ConfigurationError, match="'int'"):
             c.batch(7)  # type: ignore[arg-type]

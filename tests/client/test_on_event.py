@@ -165,7 +165,7 @@ async def test_too_many_events_drop_the_oldest(
         pump.post(event)
     await pump.aclose()
     assert events[2:] == seen
-    assert 1 == caplog.text.count("on_event is slower")
+    assert 1 == caplog.text.count("on_event is too slow")
 
 
 def test_it_must_be_a_function() -> None:

@@ -387,10 +387,10 @@ class TestAtOnce:
             (b"", "is empty"),
             ((), "is empty"),
             ((b"", b""), "is empty"),
-            (b"<html><body>" + bytes(100), "no picture but begins with"),
+            (b"<html><body>" + bytes(100), "not a picture: it begins with"),
             (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "<?xml version"),
-            ((b"<", b"h1>"), "no picture"),
-            (AVIF, "no picture"),
+            ((b"<", b"h1>"), "not a picture"),
+            (AVIF, "not a picture"),
             (b"%PDF-1.7", "%PDF"),
             (b"\x1b[31m\n", r"'\\x1b\[31m\\n'"),
         ],
@@ -638,7 +638,9 @@ class TestFreshUrls:
         session = FakeSession(a=JPG, b=JPG, c=JPG)
         session.fresh = tuple(map(image, fresh))
 
-        with pytest.raises(BadAnswer, match=f"had 2 pictures, and has {len(fresh)}"):
+        with pytest.raises(
+            BadAnswer, match=f"had 2 pictures before, and the vendor now names {len(fresh)}"
+        ):
             await result(session, "a", "b", expires_in=0).save(out)
 
     async def test_a_failing_refresh_comes_through(self, out: Path) -> None:
@@ -736,7 +738,7 @@ class TestRead:
 
     async def test_an_image_of_no_result(self) -> None:
         """An image that somebody made of a URL cannot be downloaded."""
-        with pytest.raises(ConfigurationError, match="no result"):
+        with pytest.raises(ConfigurationError, match="does not come from a result"):
             await image("a").read()
 
     async def test_what_is_no_picture_is_an_error(self) -> None:

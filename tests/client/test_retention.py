@@ -439,7 +439,7 @@ async def test_deletion_is_tried_again(
     assert 1 == len(done(outcomes))
     assert {"success": 1} == states(harness)
     assert ["WARNING"] == [each.levelname for each in caplog.records]
-    assert "not deleted" in caplog.text
+    assert "could not be deleted" in caplog.text
 
     async with harness.client():
         await asyncio.sleep(10)

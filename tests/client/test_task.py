@@ -179,7 +179,7 @@ async def test_what_the_vendor_refuses_is_raised_by_submit() -> None:
         with pytest.raises(Unauthorized):
             _ = await c.submit(smile())
     async with client(vendor()) as c:
-        with pytest.raises(JobRefused, match="no job"):
+        with pytest.raises(JobRefused, match="is not a job"):
             _ = await c.submit("a.jpg")  # type: ignore[arg-type]
         with pytest.raises(JobRefused):
             _ = await c.submit(Smile(b"text"))
@@ -419,13 +419,13 @@ async def test_an_id_of_the_same_client_shares_its_task() -> None:
 async def test_what_is_no_feature_and_no_id() -> None:
     """They are refused where they are given, by `task` and by `status`."""
     async with client(vendor()) as c:
-        with pytest.raises(ConfigurationError, match="no feature"):
+        with pytest.raises(ConfigurationError, match="is not a feature"):
             _ = c.task(str, "id")  # type: ignore[arg-type]
-        with pytest.raises(ConfigurationError, match="no task id"):
+        with pytest.raises(ConfigurationError, match="task_id is"):
             _ = c.task(Smile, "")
-        with pytest.raises(ConfigurationError, match="no feature"):
+        with pytest.raises(ConfigurationError, match="is not a feature"):
             await c.status(str, "id")  # type: ignore[arg-type]
-        with pytest.raises(ConfigurationError, match="no task id"):
+        with pytest.raises(ConfigurationError, match="task_id is"):
             await c.status(Smile, 7)  # type: ignore[arg-type]
         with pytest.raises(TaskExpired):
             _ = await c.task(Smile, "unknown")

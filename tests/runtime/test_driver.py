@@ -151,7 +151,7 @@ async def test_other_users_of_the_key_are_a_warning(caplog: pytest.LogCaptureFix
     assert 10 == sum(outcome.ok for outcome in outcomes)
     warned = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert 1 == len(warned)
-    assert "used elsewhere" in caplog.text
+    assert "Another program uses this key" in caplog.text
 
 
 async def test_a_picture_that_goes_up_twice_is_not_held() -> None:

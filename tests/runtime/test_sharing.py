@@ -326,7 +326,7 @@ async def test_an_overdue_poll_waits_for_the_lock_for_half_a_second(
         stores[0].busy = busy
         loop.block(reserved_in + 0.4)
         awake, sent = loop.time(), sandbox.ledger.requests["poll"]
-        while sandbox.ledger.requests["poll"] == sent:
+        while sandbox.ledger.requests["poll"] == sent:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
 
         assert pytest.approx(waited, abs=0.03) == loop.time() - awake
