@@ -105,8 +105,8 @@ def gone_and_back(program: Program, times: int = 1) -> None:
     levels = [line.partition(" ")[0] for line in said]
     assert ["WARNING", "INFO"] * times == levels, program.said()
     for gone, back in zip(said[::2], said[1::2], strict=True):
-        assert "no task is created until it does; running tasks are polled" in gone
-        assert back.endswith("answers again")
+        assert "No task is created until it does; running tasks are kept alive" in gone
+        assert back.endswith("answers again.")
 
 
 # Ordinary programs.
