@@ -529,7 +529,7 @@ def test_the_ledger_has_digests_of_signed_urls() -> None:
     url = "https://pictures.example/a.jpg?X-Amz-Signature=abc"
     submission = sharing.submission(JobSpec.of(Smile(url), None, PLAIN))
 
-    assert "pictures" not in f"{submission.identity}{told.digest}"
+    assert "pictures" not in f"{submission.identity}{submission.digest}"
     assert 64 == len(submission.digest)
 
 
@@ -542,7 +542,7 @@ def in_ledger(job: Job) -> tuple[str, str]:
     found = [None if each is None else _look_at_bytes(each, job) for each in data]
     first, *more = found or [None]
     submission = sharing.submission(JobSpec.of(job, first, PLAIN, *more))
-    return submission.identity, told.digest
+    return submission.identity, submission.digest
 
 
 @pytest.mark.parametrize("key", [None, "k"])
