@@ -234,7 +234,11 @@ class Retention:
                     [file.name for file in files],
                 )
             except JournalError as exc:
-                LOG.error("%s The journal does not record that a result was saved.", exc)
+                LOG.error(
+                    "A result was saved, but that could not be written to the journal: %s The "
+                    "vendor's copies are kept.",
+                    exc.message,
+                )
                 self._unrecorded.add(handle)
                 return
         handle.entry.saved()

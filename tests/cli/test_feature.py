@@ -104,15 +104,15 @@ def test_without_an_input(folder: Path, monkeypatch: MP, capsys: Capture) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["../credit"], "no path of a feature"),
-        (["task/delete"], "other calls of the vendor"),
-        (["a", "--api-version", "v3"], "none of v2.0, v2.1"),
+        (["../credit"], "not the path of a feature"),
+        (["task/delete"], "another of the vendor's calls"),
+        (["a", "--api-version", "v3"], "one of v2.0, v2.1"),
         (["a", "--param", "x"], "--param is 'x'; it must be NAME=VALUE"),
         (["a", "--param", "x=1", "--param", "x=2"], "is no single value"),
         (["a", "--input", "x"], "it must be NAME=FILE"),
         (["a", "--input", "x=1", "--input", "x=2"], "named twice: use x[]=FILE"),
         (["a", "--input", "version=1"], "cannot have the name 'version'"),
-        (["a", "--input", "Big=1"], "no name of an input"),
+        (["a", "--input", "Big=1"], "not the name of an input"),
         (["a", "--units", "-1"], "whole number from 0"),
     ],
 )

@@ -61,7 +61,7 @@ class Counted:
             self.closed = True
 
 
-# What is read.
+# Reading the source.
 
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
@@ -79,7 +79,7 @@ async def test_a_million_jobs_are_read_a_few_dozen_ahead(kind: str) -> None:
                 assert outcome.ok
                 assert created <= source.read <= created + 53
                 if taken == 20:
-                    # Between two readings: what is cancelled in one cleans up as it can.
+                    # Between two reads, since a cancelled read cleans up by itself.
                     await asyncio.sleep(0.01)
                     break
         read = source.read
@@ -144,13 +144,13 @@ async def test_a_slow_consumer_delays_creations_but_no_polls() -> None:
             assert sandbox.ledger.units_charged > held
         ahead = source.read - sandbox.ledger.units_charged
 
-    # What is held back (200), what ran by then, and what was ready to be created (200).
+    # 200 outcomes that wait, the running tasks, and 200 jobs that are ready to be created.
     assert held <= 200 + 5 * 9 + 200
     assert ahead <= 200
     assert 0 == sandbox.ledger.units_wasted
 
 
-# How it comes out.
+# Outcomes.
 
 
 async def test_outcomes_come_as_they_end_or_in_order() -> None:
@@ -237,7 +237,7 @@ async def test_the_fields_of_an_outcome() -> None:
         assert 8 <= outcome.duration < 60
 
 
-# How it ends.
+# The end of a batch.
 
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
@@ -254,7 +254,7 @@ async def test_an_error_of_the_source_comes_last(kind: str, error: type[BaseExce
     expected = {
         ZeroDivisionError: ZeroDivisionError,
         asyncio.CancelledError: ClientClosed,
-        # Python makes it a RuntimeError on the way out of a generator.
+        # A generator turns it into a RuntimeError.
         StopAsyncIteration: RuntimeError,
     }[error]
     async with client(vendor()) as c, c.batch(jobs) as batch:
@@ -474,7 +474,7 @@ async def test_a_key_that_is_refused_fails_every_job() -> None:
     assert sandbox.ledger.requests["task"] <= 5
 
 
-# How it stands.
+# Progress.
 
 
 async def watch(batch: Batch, every: float, seen: list[tuple[float, Progress]]) -> None:
@@ -564,7 +564,7 @@ async def test_the_eta_is_within_two_thirds(durations: Durations, count: int) ->
     assert max(ratios) < 1.75
 
 
-# Side by side.
+# Several batches.
 
 
 async def test_batches_and_runs_share_fairly() -> None:

@@ -726,7 +726,7 @@ async def test_estimates_fall_back_to_documented_prices() -> None:
     ]
     rows[0]["run_task_url"] = "/s2s/v2.0/task/ai-smile"
     async with client(sandbox) as c:
-        # A page that prices nothing of ours is not the last one for that.
+        # A page without a known price is not the last one.
         for token, page in (("2", rows[1:]), (None, rows)):
             answer = {"result": {"next_token": token, "skus": page}}
             sandbox.script("feature_cost", (200, answer))
@@ -794,7 +794,7 @@ async def test_statistics_of_a_vendor_that_does_not_answer() -> None:
     assert (True, None) == (last.reached, last.last_failure)
 
 
-# What the vendor may do to a job.
+# Failures at the vendor.
 
 
 @pytest.mark.parametrize("code", ["error_no_face", "ERROR_POSE", "face alignment failed"])
@@ -956,7 +956,7 @@ async def test_a_balance_that_does_not_cover() -> None:
     assert sandbox.ledger.requests["task"] <= 5
 
 
-# Pictures on their way.
+# Uploads and downloads.
 
 
 @pytest.mark.parametrize(
@@ -981,7 +981,7 @@ async def test_readings_of_the_contract(settings: dict[str, Any]) -> None:
     async with client(sandbox) as c:
         results = await asyncio.gather(*map(c.run, jobs))
 
-    # That the universal path is missing is found out by asking once.
+    # One request finds out that the common path is missing.
     asked = ["unknown: unknown path POST /s2s/v2.0/file"] if "universal_path" in settings else []
     assert 12 == len(results)
     assert asked == sandbox.ledger.violations

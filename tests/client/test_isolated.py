@@ -169,7 +169,7 @@ async def test_tasks_and_events_work_across_threads(tmp_path: Path) -> None:
     assert same.task_id == task.id
     assert [one] == data == [path.read_bytes() for path in result.files]
     assert {"perfect_async"} == spy.threads
-    # Nobody needs the thread any longer.
+    # No client needs the thread now.
     assert (result, "done") == (await task, task.state)
     assert told == [event.kind async for event in task.events()]
 
@@ -347,13 +347,13 @@ async def test_the_next_client_knows_what_the_last_one_spent() -> None:
         await one.run(smile())
         spent = one.statistics().requests_in_window
 
-    # Over the network, as a client without a transport: nothing is sent.
+    # These clients have no transport, but send nothing over the network.
     async with isolated(sandbox, transport=one._transport) as two:
         assert spent == two.statistics().requests_in_window
     assert spent > 1
 
 
-# Waiting is not owning.
+# Cancelled callers.
 
 
 async def test_cancelling_the_caller_cancels_the_waiting() -> None:
@@ -416,7 +416,7 @@ async def test_closing_drains_unless_the_task_itself_is_cancelled() -> None:
             await c.close()
     assert ["success"] == [task.state for task in sandbox.ledger.tasks]
 
-    # Who waited for the end of this one would wait for ten minutes.
+    # Waiting for the end of this one would take ten minutes.
     sandbox = vendor(lasts=1000.0)
     c = await isolated(sandbox).open()
     await left_running(c, sandbox)
@@ -437,7 +437,7 @@ async def left_running(c: Client, sandbox: Sandbox, number: int = 0) -> None:
     await asyncio.wait([waiting])
 
 
-# Many.
+# Batches.
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -486,7 +486,7 @@ async def test_jobs_are_read_in_the_callers_loop(asynchronous: bool) -> None:
 
     async def waiting() -> AsyncIterator[Job]:
         try:
-            # A scope across a yield is what a source of others may have.
+            # A user's source may have a scope across a yield.
             async with asyncio.timeout(10):
                 for job in smiles(3):
                     note()
@@ -844,7 +844,7 @@ async def test_a_client_that_is_never_closed_is_a_warning() -> None:
     await home.close()
 
 
-# What it is for.
+# A blocked loop.
 
 
 @contextlib.contextmanager

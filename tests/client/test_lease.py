@@ -26,7 +26,7 @@ from tests.support.sandboxed import FACE, KEY, STYLE, avatar, client, smiles, ve
 
 URL = "https://yce-api-01.makeupar.com"
 LONG = {"ai-avatar": Durations.fixed(150.0), "ai-smile": Durations.fixed(60.0)}
-# With an interval that is shorter than the lease, tasks are polled early: requests are plenty here.
+# Tasks are polled before the lease demands it, since there are enough requests here.
 RARELY = Polling(lease="measured", interval=30.0)
 Lease = float | Literal["polling_interval", "retention", "flexible"]
 
@@ -71,7 +71,7 @@ async def test_each_documented_lease_is_measured(
     found = await measured(sandbox)
 
     assert (survived, lost) == (found[-1].survived, found[-1].lost)
-    # A loss is asked for twice.
+    # A lost task is polled twice.
     assert polls == sandbox.ledger.requests["poll"]
     assert 1 == sandbox.ledger.units_charged == len(sandbox.ledger.tasks)
     assert [] == sandbox.ledger.violations
@@ -155,7 +155,7 @@ async def test_nothing_is_bought_if_the_lease_cannot_be_saved(state: Path) -> No
     assert 0 == sandbox.ledger.units_charged
 
 
-# Using it.
+# Using the measured lease.
 
 
 async def keep(survived: float, lost: float, *, refuted: bool = False) -> None:

@@ -179,7 +179,7 @@ async def test_an_invalid_notification_is_rejected(how: str) -> None:
             await c.webhooks.deliver(body, message[1])
         await asyncio.sleep(10)
         assert 0 == endpoint.polls()
-        # The id of what was rejected is not taken.
+        # The id of a rejected notification is not remembered.
         await c.webhooks.deliver(*notification(c, task_end(task_id)))
         await asyncio.wait_for(waits, 2)
 

@@ -107,7 +107,7 @@ async def test_a_done_job_has_its_files(tmp_path: Path, monkeypatch: MP, journal
 
 async def test_eight_results_are_downloaded_at_once(tmp_path: Path, monkeypatch: MP) -> None:
     """Polls go on beside the downloads."""
-    # A transport that was given, as the sandbox's is, carries no more than six.
+    # A given transport, such as the sandbox's, carries at most six uploads at once.
     monkeypatch.setattr(transports, "_PARALLEL_GIVEN", 24)
     harness = JournalHarness(tmp_path, monkeypatch)
     now, most = 0, 0
@@ -155,7 +155,7 @@ async def test_a_result_that_cannot_be_saved(tmp_path: Path, monkeypatch: MP, de
         assert [] == await resumed(c)
 
 
-# Whether a result can be saved is found out before it is paid for.
+# Folders are checked before a job is charged.
 
 
 def fill(monkeypatch: MP) -> None:
@@ -239,7 +239,7 @@ async def test_resuming_buys_nothing_for_a_folder_that_cannot_be_written(
         assert isinstance(refused.error, JobRefused)
         assert "cannot be written: File exists" in str(refused.error)
         harness.out.unlink()
-        # Bytes are not in the journal: the job is given again.
+        # Bytes are not in the journal, so the job is passed again.
         [outcome] = await all_of(c.batch([job(1)], save_to=harness.out))
         assert outcome.ok
     assert 1 == harness.sandbox.ledger.units_charged
@@ -312,7 +312,7 @@ async def halves(body: bytes) -> AsyncIterator[bytes]:
     yield body[: len(body) // 2]
 
 
-# What killed runs leave.
+# Files that killed runs leave.
 
 
 @pytest.mark.parametrize("save", ["batch", "result"])
@@ -479,7 +479,7 @@ async def test_the_next_process_deletes_copies(tmp_path: Path, monkeypatch: MP) 
     await asyncio.sleep(3)
     await harness.crash(c)
     async with harness.client() as c:
-        # Their outcomes were told.
+        # Their outcomes were reported.
         assert [] == await resumed(c)
         await asyncio.sleep(10)
     assert {"deleted": 2} == states(harness)
@@ -533,7 +533,7 @@ async def test_a_file_of_several_jobs_is_kept(tmp_path: Path, monkeypatch: MP) -
     assert 3 == len(sevens)
     smiling = [outcome for outcome in sevens if isinstance(outcome.job, Smile)]
     assert [7, 7] == faces(path for outcome in smiling for path in outcome.files)
-    # The first one and the other batch's were not to be deleted.
+    # The first one and the other batch's are kept.
     assert {"deleted": 28, "success": 2} == states(harness)
 
 
@@ -549,7 +549,7 @@ async def test_a_file_of_a_former_job_is_kept(tmp_path: Path, monkeypatch: MP) -
     c = await harness.client(hang).open()
     file = await file_of(c, harness, 7)
     assert [] == errors(await all_of(c.batch([Smile(file)], save_to=harness.out, delete=True)))
-    # The next job comes in, and does not get any further.
+    # The next job enters, and then waits.
     with monkeypatch.context() as patch:
         patch.setattr(Submitter, "create", forever)
         waiting = asyncio.ensure_future(c.run(Smile(file, expression="closed_mouth_smile")))
@@ -709,7 +709,7 @@ async def test_a_result_saved_before_a_crash_is_done(
     files = [path for outcome in outcomes if isinstance(outcome, Done) for path in outcome.files]
     assert saved == sorted(files)
     assert [1, 1] == [outcome.units for outcome in outcomes]
-    # What was not known to be deleted is deleted once more, while the client closes.
+    # A task whose deletion had no answer is deleted again while the client closes.
     again = Counter(sandbox.ledger.requests) - Counter(before)
     assert ({"delete": 2} if delete else {}) == dict(again)
     assert [] == caplog.messages

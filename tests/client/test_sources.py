@@ -163,7 +163,7 @@ async def test_a_vendor_without_the_common_path() -> None:
             await c.upload(FACE)
 
 
-# Made to fit.
+# Converting pictures.
 
 
 async def test_pictures_are_made_to_fit(tmp_path: Path) -> None:

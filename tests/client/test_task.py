@@ -168,7 +168,7 @@ async def test_a_task_that_outlasts_its_client_is_abandoned() -> None:
     assert (task.id, 1.0) == (caught.value.task_id, caught.value.units_at_stake)
 
 
-# What is not accepted.
+# Jobs that are not accepted.
 
 
 async def test_submit_raises_a_refusal() -> None:
@@ -232,7 +232,7 @@ async def test_a_caller_who_is_cancelled_before_the_acceptance() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-# How it stands.
+# States and events.
 
 
 async def test_events_from_the_beginning_to_the_end() -> None:
@@ -440,7 +440,7 @@ async def test_tasks_need_an_open_client() -> None:
         _ = await c.submit(smile())
 
 
-# One look.
+# Asking for the status.
 
 
 async def test_status_is_one_request() -> None:

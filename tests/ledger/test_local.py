@@ -376,7 +376,7 @@ async def test_a_member_that_was_taken_for_dead_joins_again(join: Join, clock: C
     clock.now += SECOND
     assert (one.member,) == (await step(two)).gone
 
-    # What is let go again is not forgotten.
+    # The news of a released step come again.
     assert (await take(one)).afresh
     await one.release()
     again = await step(one, standing(one, clock))
@@ -464,7 +464,7 @@ async def test_tasks_of_all_members_are_known(join: Join, clock: Clock) -> None:
     assert [True, True, True, False, False] == [await two.known_task(each) for each in "abcd "]
 
 
-# Keeping.
+# How long rows are kept.
 
 
 async def test_rows_are_dropped_when_nobody_needs_them(
@@ -526,7 +526,7 @@ async def test_the_newest_durations_of_each_kind_are_kept(
     ]
 
 
-# What may happen to the files.
+# Damage to the files.
 
 
 async def test_a_ledger_deleted_while_in_use_is_made_again(
@@ -895,7 +895,7 @@ async def test_leaving_gives_up_on_a_locked_ledger(join: Join, clock: Clock) -> 
     assert (one.member,) == (await step(two)).gone
 
 
-# Where no ledger can be.
+# Places without a ledger.
 
 
 def test_a_folder_that_cannot_be_made_is_an_ordinary_reason(tmp_path: Path) -> None:
@@ -1226,7 +1226,7 @@ async def test_a_parent_goes_on_after_a_fork(tmp_path: Path) -> None:
 
         assert not (await taken(ledger)).afresh
 
-        # Within a step the connection stays.
+        # The connection stays open within a step.
         local._before_fork()
         local._after_fork_in_parent()
         assert await ledger.publish([])

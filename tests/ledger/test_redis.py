@@ -368,7 +368,7 @@ def server_time(server: RedisServer) -> int:
     return int(seconds) * SECOND + int(rest)
 
 
-# A server that forgets.
+# A server that loses its data.
 
 
 async def test_a_flushed_server_is_filled_again(join: Open, redis_server: RedisServer) -> None:
@@ -635,7 +635,7 @@ async def test_a_ledger_is_emptied_when_the_servers_clock_was_set(
     await step(one, member_row(one), request(one, 1, 5))
     await step(two, member_row(two), request(two, 1, 5))
     before = one._shift
-    # The same to see as a server's clock that is put forward.
+    # It looks the same as a server's clock that is set forward.
     behind = 3600 * 10**9
 
     first = await step(one, member_row(one), request(one, 1, 6))
@@ -681,7 +681,7 @@ async def test_drift_is_corrected(join: Open) -> None:
     assert not (await step(two)).afresh
 
 
-# What Redis holds.
+# Keys and rows in Redis.
 
 
 async def test_all_keys_expire_and_are_in_one_slot_of_a_cluster(
@@ -741,7 +741,7 @@ async def test_the_newest_400_durations_of_a_kind_are_kept(
     found = (await taken(await join())).rows
     numbers = {row.number for row in found if isinstance(row, DurationRow)}
     assert 401 == len(numbers)
-    # Ten of those that were written first are gone.
+    # The ten oldest are gone.
     assert {0, *range(42, 411)} < numbers
     assert 401 == len(one._mirror)
 

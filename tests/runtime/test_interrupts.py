@@ -182,7 +182,7 @@ def test_an_interrupt_before_background_work_begins(
 
     def interrupted(driver: Driver, work: Callable[[], Coroutine[object, object, None]]) -> None:
         if next(started) == works:
-            # Before the first step of the work's task, which the end of the loop cancels.
+            # Raised before the first step of the work's task, which the loop's end cancels.
             asyncio.get_running_loop().call_soon(interrupt)
         start(driver, work)
 
@@ -197,7 +197,7 @@ def test_an_interrupt_before_background_work_begins(
 
     with pytest.raises(KeyboardInterrupt):
         virtual_time.run(main)
-    # anyio does not close the coroutine of a task that never began: warn of it in this test.
+    # anyio does not close the coroutine of a task that never began, which is a warning here.
     gc.collect()
 
     interrupted_at, ended_at = times

@@ -38,7 +38,7 @@ from tests.support.virtual_time import run
 REQUEST_OF = contextvars.ContextVar("request_of", default="nobody")
 
 
-# Callers that go away.
+# Callers that leave.
 
 
 async def test_a_cancelled_caller_loses_no_task() -> None:
@@ -258,7 +258,7 @@ def test_a_loop_that_ends_with_an_open_client(caplog: pytest.LogCaptureFixture) 
         ]
         await asyncio.sleep(3)
         assert not any(each.done() for each in waiting)
-        # Just begun, and not one step further.
+        # The task has begun, but has not taken a step.
         ends.append(asyncio.ensure_future(c.close()))
         keep.append(c)
 
@@ -338,7 +338,7 @@ async def test_after_a_failure_a_new_client_can_be_opened(monkeypatch: pytest.Mo
             assert (await other.run(smile())).images
 
 
-# Transports that fail in ways of their own.
+# Transports with unexpected errors.
 
 
 class Odd(httpx.AsyncBaseTransport):
@@ -446,7 +446,7 @@ def frames(error: BaseException) -> list[str]:
     )
 
 
-# Plans that are tight.
+# Full windows and bad networks.
 
 
 @pytest.mark.parametrize(
@@ -541,7 +541,7 @@ async def test_many_slow_uploads_at_once() -> None:
     assert 6 == few._slots.value
 
 
-# What a review found.
+# Rare cases.
 
 
 async def test_stopping_before_the_first_turn_buys_nothing() -> None:

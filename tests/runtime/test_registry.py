@@ -50,7 +50,7 @@ async def test_a_client_that_closes_while_it_settles_a_doubt(
     await in_doubt(harness)
     async with harness.client(drain=0.0) as c, c.resume() as batch:
         await asyncio.sleep(pause)
-    # One that was not even begun says only that.
+    # A job that was not begun has no other state.
     assert [SubmissionInDoubt if pause else ClientClosed] == errors([o async for o in batch])
     async with harness.client() as c:
         assert [SubmissionInDoubt] == errors(await resumed(c))

@@ -219,7 +219,7 @@ async def test_a_doubt_holds_for_all_members(tmp_path: Path) -> None:
     async with one, other:
         session = other._session
         assert session is not None
-        # As in another process: this one remembers the doubts of all its clients.
+        # As in another process, since one process remembers the doubts of all its clients.
         session.driver.submitter.memory = ProcessMemory()
         with pytest.raises(SubmissionInDoubt):
             await one.run(smile(1))
