@@ -381,6 +381,9 @@ class Feature(Job):
     `Client(fit=True)` changes only pictures of too many bytes, pictures turned by EXIF, and colours
     that the vendor shows wrongly.
 
+    `source` is the first input, or empty. `reusable` is False for a feature without inputs, since
+    text alone gives another result each time.
+
     `Result.raw` is the vendor's answer and `Result.outputs` its files. Raises `JobRefused` for a
     path, version, input name, price or parameters that cannot work. (contract: Other features)
     """

@@ -129,7 +129,7 @@ class Batch:
 
     async def __aenter__(self) -> Self:
         session = self._get_session()
-        self._options = await session.with_folder(self._options)
+        self._options = await session.with_checked_folder(self._options)
         if self._session is not None:
             raise ConfigurationError("This batch was entered already; make another one.")
         if self._max_units is not None:
@@ -322,12 +322,12 @@ class Batch:
     async def _save(self, session: ClientSession, entry: _Entry, handle: JobHandle) -> None:
         """Save the result of `entry`, and set its outcome after that."""
         try:
-            self._end(entry, await session.keep(handle))
+            self._end(entry, await session.save_outcome(handle))
         finally:
             if entry.outcome is None:
                 # The driver ended before it was saved; the journal records that.
                 self._end(entry, session.outcome(handle))
-            session.sweep()
+            session.delete_unused()
 
     def _end(self, entry: _Entry, outcome: Outcome) -> None:
         self._count(entry, runs=False)
@@ -360,14 +360,14 @@ class Batch:
                 self._session.driver.close_limit(ceiling)
             self._session.retention.unpin(self._files)
             self._files.clear()
-            self._session.sweep()
+            self._session.delete_unused()
             if self._record is not None:
                 self._record.finished()
 
     def _refuse(self, entry: _Entry, error: PerfectError) -> None:
         self._end(entry, Failed(entry.job, error, None, 0.0, None))
 
-    async def _room(self, session: ClientSession) -> None:
+    async def _wait_for_room(self, session: ClientSession) -> None:
         """Wait until another job should be read.
 
         The scheduler says how many jobs it wants to know ahead of their creation. The number of
@@ -404,7 +404,7 @@ class Batch:
         try:
             with self._reading:
                 while not self._cancelled():
-                    await self._room(session)
+                    await self._wait_for_room(session)
                     session.ready()
                     job = await self._next(session, source)
                     self._read += 1

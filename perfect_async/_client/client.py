@@ -536,9 +536,9 @@ class Client:
             task = client.task(Smile, "task id of another process")
             result = await task                # the client keeps it alive from here on
 
-        Nothing is sent, and the task is not kept alive, until you await the `Task` or read its
-        events; then it does what `attach` does. The parameters are those of `attach`. Raises
-        `ConfigurationError` for an unknown feature or an empty id.
+        `feature`, `task_id` and `version` are as in `attach`. Nothing is sent, and the task is not
+        kept alive, until you await the `Task` or read its events; then it does what `attach` does.
+        Raises `ConfigurationError` for an unknown feature or an empty id.
         """
         name, known = settings.feature(feature, version), settings.task_id(task_id)
         session = self._ready()
@@ -552,10 +552,10 @@ class Client:
             status = await client.status(Smile, task.id)
             print(status.status)               # running, success or error
 
-        The client does not keep the task alive; `task` and `attach` do. A running task that nobody
-        polls every 10 s is lost. The parameters are those of `attach`. Raises `TaskExpired` if the
-        vendor does not know the task, `ConfigurationError` for an unknown feature or an empty id,
-        and `ApiError` if the request fails.
+        `feature`, `task_id` and `version` are as in `attach`. The client does not keep the task
+        alive; `task` and `attach` do. A running task that nobody polls every 10 s is lost. Raises
+        `TaskExpired` if the vendor does not know the task, `ConfigurationError` for an unknown
+        feature or an empty id, and `ApiError` if the request fails.
         """
         name, known = settings.feature(feature, version), settings.task_id(task_id)
         session = self._ready()
@@ -815,10 +815,10 @@ class Client:
 
             await client.delete(result.task_id)
 
-        Its input files are deleted even if another task uses them, its result URLs answer 404 at
-        once, and no units are returned. Raises `RequestRefused` for a task that has not finished,
-        `ConfigurationError` for an empty id, and `ApiError` if the request fails. (contract: Other
-        calls)
+        `task_id` is the vendor's id, as in `attach`. The task's input files are deleted even if
+        another task uses them, its result URLs answer 404 at once, and no units are returned.
+        Raises `RequestRefused` for a task that has not finished, `ConfigurationError` for an empty
+        id, and `ApiError` if the request fails. (contract: Other calls)
         """
         await self._executor.call(partial(self._ready().delete, settings.task_id(task_id)))
 

@@ -98,7 +98,7 @@ class LeaseMeasurement:
         await self._kept(self._file.make_folder)
         task_id = await self._created()
         # A creation in doubt must not be settled by this task.
-        self._session.driver.submitter.know(task_id)
+        self._session.driver.submitter.remember(task_id)
         survived, asked_at = 0.0, anyio.current_time()
         for gap in self._gaps:
             await anyio.sleep(gap)

@@ -438,6 +438,7 @@ class Failed(Value):
 
 
 Outcome: TypeAlias = Done | Failed
+"""The outcome of one job of a batch: `outcome.ok` is True for `Done` and False for `Failed`."""
 
 
 def _picture_type(head: bytes) -> str:

@@ -118,7 +118,7 @@ class Retention:
         if wanted and isinstance(outcome, Done) and outcome.files:
             self.delete_later([Copy(outcome.task_id, handle.entry, handle.inputs)])
 
-    def free(self) -> list[Copy]:
+    def take_unused(self) -> list[Copy]:
         """Return the copies that no job needs, each once, for `delete_now`."""
         free = [copy for copy in self._to_delete if not self._in_use(copy)]
         self._to_delete = [copy for copy in self._to_delete if copy not in free]
@@ -164,7 +164,7 @@ class Retention:
             self._cleaned.add(folder)
             await in_thread(remove_stale_parts, folder)
 
-    async def keep(self, handle: JobHandle, outcome: Outcome) -> Outcome:
+    async def save_outcome(self, handle: JobHandle, outcome: Outcome) -> Outcome:
         """Save the pictures of `outcome`, the outcome of `handle`, as the job's options say.
 
         Returns the outcome with its `files`, or `Failed` with `NotSaved` if they cannot be written.
@@ -244,7 +244,7 @@ class Retention:
         handle.entry.saved()
 
     async def delete_now(self, copies: Iterable[Copy]) -> None:
-        """Delete the copies that `free` returned, one after another, with several tries each."""
+        """Delete the copies of `take_unused`, one after another, with several tries each."""
         try:
             for copy in copies:
                 await self._delete_unused(copy)

@@ -313,7 +313,7 @@ class ClientSession:
         Raises `ConfigurationError` if its results could not be saved.
         """
         self.ready()
-        options = await self.with_folder(options)
+        options = await self.with_checked_folder(options)
         try:
             handle = await self.enter(job, options)
         except PerfectError:
@@ -351,7 +351,7 @@ class ClientSession:
 
         handle.observe(emit)
 
-    async def with_folder(self, options: JobOptions) -> JobOptions:
+    async def with_checked_folder(self, options: JobOptions) -> JobOptions:
         """Check that `save_to` can be written, and return `options` with its absolute path.
 
         It is checked before any job is charged. Raises `ConfigurationError`.
@@ -406,7 +406,7 @@ class ClientSession:
 
     async def status(self, feature: str, task_id: str) -> TaskStatus:
         """Ask once for the state of a task. Raises the request's failure, and `TaskExpired`."""
-        event = await self._look(feature, task_id, self.ask)
+        event = await self._ask_status(feature, task_id, self.ask)
         match event:
             case ev.Succeeded():
                 return TaskStatus(task_id, "success", event.results)
@@ -423,18 +423,18 @@ class ClientSession:
             case _:
                 raise AssertionError(event)
 
-    async def keep(self, handle: JobHandle) -> Outcome:
+    async def save_outcome(self, handle: JobHandle) -> Outcome:
         """Save the pictures of an ended `handle` if its options say so, and return its outcome."""
         outcome = self.outcome(handle)
         try:
-            outcome = await self.retention.keep(handle, outcome)
+            outcome = await self.retention.save_outcome(handle, outcome)
         finally:
             self.retention.end(handle, outcome)
         return outcome
 
-    def sweep(self) -> None:
+    def delete_unused(self) -> None:
         """Start to delete the vendor's copies that no job needs."""
-        if self.driver.alive and (copies := self.retention.free()):
+        if self.driver.alive and (copies := self.retention.take_unused()):
             self.driver.start(lambda: self.retention.delete_now(copies))
 
     def interruption(self) -> ClientClosed:
@@ -498,14 +498,14 @@ class ClientSession:
             Copy(str(snapshot.task_id), journal.resume(snapshot), files)
             for snapshot, files in self.recovery.copies()
         )
-        self.sweep()
+        self.delete_unused()
 
     async def drain(self) -> None:
         """Wait until all results are saved, and deleted at the vendor if `delete` is set.
 
         If the driver ends, the wait ends too.
         """
-        self.sweep()
+        self.delete_unused()
         if not self.retention.idle:
             await self.driver.wait_unless_over(self.retention.wait_until_idle)
 
@@ -529,7 +529,7 @@ class ClientSession:
     async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
         self._check_open()
         ask = partial(self.driver.ask, self.channel, lasting=True)
-        match await self._look(feature, task_id, ask):
+        match await self._ask_status(feature, task_id, ask):
             case ev.Succeeded() as event:
                 return event
             case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() | ev.TimedOut() as event:
@@ -537,7 +537,7 @@ class ClientSession:
             case _:
                 raise BadAnswer("the vendor says that a task runs which had ended before.")
 
-    async def _look(
+    async def _ask_status(
         self,
         feature: str,
         task_id: str,

@@ -91,12 +91,12 @@ class TrackedJob:
 
     async def _save(self) -> None:
         try:
-            outcome = await self.session.keep(self.handle)
+            outcome = await self.session.save_outcome(self.handle)
             self._end(outcome.result if isinstance(outcome, Done) else outcome.error)
         finally:
             # The driver may end before it is saved; the journal records that.
             self.end()
-            self.session.sweep()
+            self.session.delete_unused()
 
     def end(self) -> None:
         """End as the handle ended, unless the job has ended already."""

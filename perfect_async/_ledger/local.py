@@ -210,7 +210,7 @@ class LocalLedger:
         self._period = PERIOD
         # While another member has the lock: the marker and version of the ledger, since when it is
         # so, and when it was last seen.
-        self._stuck: tuple[str, int, int, int] | None = None
+        self._lock_seen: tuple[str, int, int, int] | None = None
         self._file = MemberFile(place.member(member))
         try:
             with contextlib.suppress(_Busy):
@@ -359,9 +359,9 @@ class LocalLedger:
             db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as exc:
             if _is_busy(exc):
-                self._look_at_holder(db)
+                self._check_lock_holder(db)
             raise
-        self._stuck = None
+        self._lock_seen = None
         try:
             return self._read(db)
         except BaseException:
@@ -585,19 +585,19 @@ class LocalLedger:
                 )
                 self._place.remove_ledger()
 
-    def _look_at_holder(self, db: sqlite3.Connection) -> None:
+    def _check_lock_holder(self, db: sqlite3.Connection) -> None:
         """Replace the ledger by a copy if a member holds its lock for too long.
 
         Such a member is stopped, since a step takes a millisecond. Reading needs no lock.
         """
         now = self._clock() // 1000
         marker, version = _facts(db)
-        before, since = self._stuck, now
+        before, since = self._lock_seen, now
         if before is not None and before[:2] == (marker, version) and now - before[3] < _SEEN_AGAIN:
             since = before[2]
-        self._stuck = marker, version, since, now
+        self._lock_seen = marker, version, since, now
         if now - since > _STUCK:
-            self._stuck = None
+            self._lock_seen = None
             LOG.info(
                 "A stopped process holds the lock of the ledger %s; the others go on with a copy.",
                 quoted(self._place.ledger),

@@ -101,8 +101,8 @@ _JOBS: Final = ("intent ", "done ")
 _KEPT_JOB: Final = 24 * 3600 * SECOND
 _PRUNED_EVERY: Final = 30 * SECOND
 _MOST_GONE: Final = 4096
-_MIRROR_PRUNED_EVERY: Final = 10 * SECOND
-_MOST_MIRRORED: Final = 20_000
+_COPIES_PRUNED_EVERY: Final = 10 * SECOND
+_MOST_COPIES: Final = 20_000
 
 _OPENS_WITHIN: Final = 3.0
 _PORT: Final = 6379
@@ -313,10 +313,10 @@ class RedisLedger:
         # The number of takes, and the number of the last one whose answer arrived.
         self._takes = self._confirmed = 0
         self._everything = True
-        self._wiped = ""
-        self._doubtful: dict[str, LedgerRow] = {}
+        self._emptied_marker = ""
+        self._unconfirmed: dict[str, LedgerRow] = {}
         self._period = PERIOD
-        self._mirror = _Mirror()
+        self._copies = _RowCopies()
         self._unanswered_since: float | None = None
         self._unreachable = False
         self._retried_at = 0.0
@@ -424,7 +424,7 @@ class RedisLedger:
                 [
                     *(self._member, self._takes, self._confirmed),
                     *("" if self._everything else self._marker, self._version, patience),
-                    *(unused, self._wiped, _LIFE // 1000, _DEAD_AFTER, _STEP, _KEPT),
+                    *(unused, self._emptied_marker, _LIFE // 1000, _DEAD_AFTER, _STEP, _KEPT),
                     kept_when_gone(0, period=self._period),
                 ],
                 within,
@@ -442,12 +442,12 @@ class RedisLedger:
                 self._place,
             )
             # Its times are those of the former clock. The first member to notice empties it.
-            self._wiped = self._marker
-            self._mirror = _Mirror()
+            self._emptied_marker = self._marker
+            self._copies = _RowCopies()
             return None
         if not self._locked:
             return None
-        self._confirmed, self._wiped = self._takes, ""
+        self._confirmed, self._emptied_marker = self._takes, ""
         return self._read(answer)
 
     def _clock_was_set(self, server: int, sent: int, received: int) -> bool:
@@ -478,9 +478,9 @@ class RedisLedger:
         self._period = longest_period(found, self._period)
         lost: dict[str, _Entry] = {}
         if self._marker and (marker != self._marker or version < self._version):
-            lost = self._mirror.without(entries, now)
+            lost = self._copies.without(entries, now)
             found += self._of_others(lost)
-            gone += tuple(each for each in self._mirror.gone if each not in gone)
+            gone += tuple(each for each in self._copies.gone if each not in gone)
         token = f"{self._member} {self._takes}"
         self._taken = _Taken(token, marker, version, now, self._everything, entries, lost, gone)
         return Snapshot(tuple(found), gone, self._everything, now)
@@ -501,12 +501,12 @@ class RedisLedger:
         self._taken = None
         self._period = longest_period(rows, self._period)
         mine = {key(row): self._entry(row, taken.now) for row in rows}
-        undone = {
-            name: self._entry(_undone(row), taken.now)
-            for name, row in self._doubtful.items()
+        taken_back = {
+            name: self._entry(_taken_back(row), taken.now)
+            for name, row in self._unconfirmed.items()
             if name in taken.entries and name not in mine
         }
-        members = self._mirror.members(taken.lost.values())
+        members = self._copies.members(taken.lost.values())
         try:
             answer = await self._call(
                 self._publish,
@@ -514,7 +514,7 @@ class RedisLedger:
                     *(taken.token, self._member, MOST_DURATIONS),
                     *(_PRUNED_EVERY, _MOST_GONE, _KEPT),
                     *_arguments("=", mine),
-                    *_arguments("=", undone),
+                    *_arguments("=", taken_back),
                     *_arguments("+", taken.lost, unless=mine),
                     *(text for how, name in members for text in (how, name, "", "")),
                 ],
@@ -522,7 +522,7 @@ class RedisLedger:
             )
         except BaseException as exc:
             # The rows may have been written, although the step does not count.
-            self._doubtful.update((key(row), row) for row in rows)
+            self._unconfirmed.update((key(row), row) for row in rows)
             self._everything = True
             if isinstance(exc, _Unanswered):
                 return False
@@ -532,12 +532,12 @@ class RedisLedger:
         if version < 0:
             return False
         if taken.afresh and not taken.lost:
-            self._mirror = _Mirror()
-        self._mirror.add({**taken.lost, **taken.entries, **undone, **mine}, taken.now)
-        self._mirror.note_gone(taken.gone, kept_when_gone(taken.now, period=self._period))
+            self._copies = _RowCopies()
+        self._copies.add({**taken.lost, **taken.entries, **taken_back, **mine}, taken.now)
+        self._copies.note_gone(taken.gone, kept_when_gone(taken.now, period=self._period))
         self._marker, self._version, self._read_at = taken.marker, version, self._local()
         self._everything = False
-        self._doubtful.clear()
+        self._unconfirmed.clear()
         return True
 
     async def release(self) -> None:
@@ -663,7 +663,7 @@ class RedisLedger:
         self._unreachable = True
 
 
-class _Mirror:
+class _RowCopies:
     """A member's copy of the ledger's rows, to put back those that the ledger has lost."""
 
     def __init__(self) -> None:
@@ -682,7 +682,7 @@ class _Mirror:
             self._entries[name] = entry
             if isinstance(entry.row, MemberRow):
                 self.gone.pop(entry.row.member, None)
-        if now - self._pruned_at >= _MIRROR_PRUNED_EVERY:
+        if now - self._pruned_at >= _COPIES_PRUNED_EVERY:
             self._prune(now)
             self._pruned_at = now
 
@@ -723,7 +723,7 @@ class _Mirror:
                     continue
             if entry.until > now:
                 kept[name] = entry
-            if len(kept) == _MOST_MIRRORED:
+            if len(kept) == _MOST_COPIES:
                 break
         self._entries = dict(reversed(kept.items()))
         writers = {entry.writer for entry in kept.values()}
@@ -742,7 +742,7 @@ def _arguments(
     ]
 
 
-def _undone(row: LedgerRow) -> LedgerRow:
+def _taken_back(row: LedgerRow) -> LedgerRow:
     """Return the row to write in place of `row`, which may be written but does not count."""
     match row:
         case RequestRow(answered=None):

@@ -140,7 +140,7 @@ def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.A
 
 
 @attrs.define(eq=False)
-class _Flight:
+class _Creation:
     """One creation of `feature` that was sent at `sent` (UTC microseconds) for job `number`.
 
     `answered`: an answer came, or no answer can come. `lost`: the outcome is unknown.
@@ -154,7 +154,7 @@ class _Flight:
 
 
 @attrs.frozen
-class _Look:
+class _HistoryAnswer:
     """The history's answer about a creation: its task, or the reason for none, and candidates."""
 
     found: str | Unresolved | PerfectError
@@ -178,7 +178,7 @@ class Submitter:
         self.shared: SharedKey | None = None
         # Held by the creation that is under way or being settled.
         self._turn = anyio.Lock()
-        self._flights: list[_Flight] = []
+        self._creations: list[_Creation] = []
         _submitters.add(self)
 
     @property
@@ -186,7 +186,7 @@ class Submitter:
         """Whether it serves a client that is open."""
         return bool(self._channels)
 
-    def know(self, task_id: str) -> None:
+    def remember(self, task_id: str) -> None:
         """Remember a task of a job of this process, so that it is no candidate for another job."""
         self.memory.tasks.add(task_id)
 
@@ -195,14 +195,14 @@ class Submitter:
         writers = [channel.journal.writer for channel in list(self._channels)]
         return task_id in self.memory.tasks or any(writer.knows(task_id) for writer in writers)
 
-    def in_doubt(self, feature: str, since: int, but: _Flight) -> bool:
+    def in_doubt(self, feature: str, since: int, but: _Creation) -> bool:
         """Return whether a creation of `feature`, other than `but`, is in doubt since `since`."""
-        flights = [flight for flight in self._flights if flight is not but]
-        numbers = {flight.number for flight in [*flights, but]}
+        creations = [creation for creation in self._creations if creation is not but]
+        numbers = {creation.number for creation in [*creations, but]}
         features = {
-            flight.feature
-            for flight in flights
-            if flight.sent >= since and (flight.lost or not flight.answered.is_set())
+            creation.feature
+            for creation in creations
+            if creation.sent >= since and (creation.lost or not creation.answered.is_set())
         }
         journals = [channel.journal for channel in list(self._channels)]
         for journal in journals:
@@ -226,14 +226,14 @@ class Submitter:
     async def create(self, command: ev.Submit, handle: JobHandle) -> ev.Answer:
         """Send the creation of `handle` and return its outcome."""
         if not handle.entry.persistent:
-            with self._flight(handle, self._clock.utc()) as flight:
-                event = await self._sent(command, handle, flight)
+            with self._tracked(handle, self._clock.utc()) as creation:
+                event = await self._sent(command, handle, creation)
                 if isinstance(event, ev.NoAnswer):
-                    return await self._settled_event(command, handle, flight, event.error)
+                    return await self._settled_event(command, handle, creation, event.error)
                 return event
         began = self._clock.seconds()
         async with self._turn:
-            with self._flight(handle, self._clock.utc()) as flight:
+            with self._tracked(handle, self._clock.utc()) as creation:
                 try:
                     await handle.entry.creating()
                 except JournalError as exc:
@@ -243,38 +243,40 @@ class Submitter:
                     handle.entry.written_ahead = True
                     late = ServiceUnavailable("The journal's disk was slow.", never_sent=True)
                     return ev.NotSent(command, late)
-                return await self._certain(command, handle, flight)
+                return await self._send_and_settle(command, handle, creation)
 
     async def settle(self, handle: JobHandle, sent: int) -> str | PerfectError:
         """Return the task of `handle`, or the error that says why it is unknown.
 
         Its creation was sent at `sent` (UTC microseconds), by this process or the former one.
         """
-        with self._flight(handle, sent) as flight:
-            flight.lost = True
-            flight.answered.set()
+        with self._tracked(handle, sent) as creation:
+            creation.lost = True
+            creation.answered.set()
             async with self._turn:
-                found = await self._settled(handle, flight, None)
-            flight.lost = isinstance(found, PerfectError)
+                found = await self._settled(handle, creation, None)
+            creation.lost = isinstance(found, PerfectError)
             return found
 
     @contextmanager
-    def _flight(self, handle: JobHandle, sent: int) -> Generator[_Flight]:
+    def _tracked(self, handle: JobHandle, sent: int) -> Generator[_Creation]:
         """Track the creation of `handle`; one that is in doubt stays tracked after the block."""
-        flight = _Flight(handle.spec.feature, sent, handle.entry.number)
-        self._flights.append(flight)
+        creation = _Creation(handle.spec.feature, sent, handle.entry.number)
+        self._creations.append(creation)
         try:
-            yield flight
+            yield creation
         finally:
-            flight.answered.set()
+            creation.answered.set()
             near = self._clock.utc() - NEAR
-            self._flights = [
+            self._creations = [
                 other
-                for other in self._flights
+                for other in self._creations
                 if (other.lost and other.sent >= near) or not other.answered.is_set()
             ]
 
-    async def _certain(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
+    async def _send_and_settle(
+        self, command: ev.Submit, handle: JobHandle, creation: _Creation
+    ) -> ev.Answer:
         """Send the creation, and settle it if no answer comes.
 
         With `sole_user` the history is read as soon as the answer is overdue.
@@ -282,36 +284,36 @@ class Submitter:
         answers: list[ev.Answer] = []
 
         async def answer() -> None:
-            answers.append(await self._sent(command, handle, flight))
+            answers.append(await self._sent(command, handle, creation))
             group.cancel_scope.cancel()
 
-        async def look() -> None:
+        async def search() -> None:
             pauses = (_ANSWER_OVERDUE, *_LOOK_PAUSES[1:])
-            found = (await self._look_again(handle, flight, pauses)).found
+            found = (await self._search_history(handle, creation, pauses)).found
             if isinstance(found, str) and not answers:
-                answers.append(self._found(command, found, flight))
+                answers.append(self._found(command, found, creation))
                 group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
             group.start_soon(answer)
             if handle.channel.sole_user:
-                group.start_soon(look)
+                group.start_soon(search)
         silent = ServiceUnavailable("the transport cancelled the request.")
         event = answers[0] if answers else ev.NoAnswer(command, silent)
         if isinstance(event, ev.NoAnswer):
-            return await self._settled_event(command, handle, flight, event.error)
+            return await self._settled_event(command, handle, creation, event.error)
         return event
 
     async def _settled_event(
-        self, command: ev.Submit, handle: JobHandle, flight: _Flight, error: PerfectError
+        self, command: ev.Submit, handle: JobHandle, creation: _Creation, error: PerfectError
     ) -> ev.Accepted | ev.NoAnswer:
-        found = await self._settled(handle, flight, error)
+        found = await self._settled(handle, creation, error)
         if isinstance(found, str):
-            return self._found(command, found, flight)
-        flight.lost = True
+            return self._found(command, found, creation)
+        creation.lost = True
         return ev.NoAnswer(command, found)
 
-    async def _sent(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
+    async def _sent(self, command: ev.Submit, handle: JobHandle, creation: _Creation) -> ev.Answer:
         sources = [source for source in handle.sources if source is not None]
         if len(sources) != len(handle.sources) or handle.spec.job is None:
             raise AssertionError(handle)
@@ -320,7 +322,7 @@ class Submitter:
             # Its caller has gone while it waited for the disk or for another creation.
             return ev.NotSent(command, ClientClosed("The caller no longer waits for this job."))
         handle.creating(self._clock.seconds())
-        flight.lost = True
+        creation.lost = True
         event: ev.Answer
         try:
             with logged_request(call.method, call.path) as log:
@@ -332,28 +334,28 @@ class Submitter:
         except Exception as exc:  # noqa: BLE001 - a transport of the user's may raise anything
             event = failure_event(command, exc)
         finally:
-            flight.answered.set()
-        flight.lost = isinstance(event, ev.NoAnswer)
+            creation.answered.set()
+        creation.lost = isinstance(event, ev.NoAnswer)
         if isinstance(event, ev.Accepted):
             # Remembered at once, so that no concurrent look into the history takes the task.
-            self.know(event.task_id)
+            self.remember(event.task_id)
         return event
 
-    def _found(self, command: ev.Submit, task_id: str, flight: _Flight) -> ev.Accepted:
-        flight.lost = False
-        self.know(task_id)
+    def _found(self, command: ev.Submit, task_id: str, creation: _Creation) -> ev.Accepted:
+        creation.lost = False
+        self.remember(task_id)
         return ev.Accepted(command, task_id)
 
     # Doubt.
 
     async def _settled(
-        self, handle: JobHandle, flight: _Flight, error: PerfectError | None
+        self, handle: JobHandle, creation: _Creation, error: PerfectError | None
     ) -> str | SubmissionInDoubt:
         """Return the task of a creation whose answer is lost, or the doubt with its candidates."""
-        look = _Look(ServiceUnavailable(f"no answer came within {_LONGEST_LOOK:g} s."))
+        answer = _HistoryAnswer(ServiceUnavailable(f"no answer came within {_LONGEST_LOOK:g} s."))
         with anyio.move_on_after(_LONGEST_LOOK):
-            look = await self._look_again(handle, flight, _LOOK_PAUSES)
-        match look.found:
+            answer = await self._search_history(handle, creation, _LOOK_PAUSES)
+        match answer.found:
             case str() as task_id:
                 return task_id
             case Unresolved.NOTHING:
@@ -368,25 +370,25 @@ class Submitter:
             f"{history}",
             request_id=getattr(error, "request_id", None),
             units_at_stake=handle.spec.units,
-            candidates=look.candidates,
+            candidates=answer.candidates,
         )
 
-    async def _look_again(
-        self, handle: JobHandle, flight: _Flight, pauses: Iterable[float]
-    ) -> _Look:
+    async def _search_history(
+        self, handle: JobHandle, creation: _Creation, pauses: Iterable[float]
+    ) -> _HistoryAnswer:
         """Look after each of `pauses` until the task is found; the vendor may create it late."""
-        look = _Look(Unresolved.NOTHING)
+        answer = _HistoryAnswer(Unresolved.NOTHING)
         for pause in pauses:
             await anyio.sleep(pause)
-            look = await self._look(handle, flight)
-            if look.found is not Unresolved.NOTHING:
+            answer = await self._read_history(handle, creation)
+            if answer.found is not Unresolved.NOTHING:
                 break
-        return look
+        return answer
 
-    async def _look(self, handle: JobHandle, flight: _Flight) -> _Look:
+    async def _read_history(self, handle: JobHandle, creation: _Creation) -> _HistoryAnswer:
         """Read the unit history, and return its answer about the creation of `handle`."""
-        feature, near = handle.spec.feature, flight.sent - NEAR
-        search, complete, token = HistorySearch(feature, tasks.FEATURES, flight.sent), False, None
+        feature, near = handle.spec.feature, creation.sent - NEAR
+        search, complete, token = HistorySearch(feature, tasks.FEATURES, creation.sent), False, None
         try:
             for _ in range(_MOST_PAGES):
                 response = await self._ask(handle.channel, history.history(token))
@@ -396,7 +398,7 @@ class Submitter:
                     break
                 token = following
         except PerfectError as exc:
-            return _Look(exc)
+            return _HistoryAnswer(exc)
         submitters = _open_submitters()
 
         def known(task_id: str) -> bool:
@@ -404,22 +406,22 @@ class Submitter:
 
         if search.candidates(known):
             # The tasks of other creations may be listed before their answers come.
-            for other in [other for other in self._flights if other is not flight]:
+            for other in [other for other in self._creations if other is not creation]:
                 await other.answered.wait()
         for task_id in search.candidates(known):
             if await self._is_known_elsewhere(task_id):
-                self.know(task_id)
+                self.remember(task_id)
         candidates = search.candidates(known)
         verdict = search.verdict(
             known,
             now=self._clock.utc(),
-            others_in_doubt=any(each.in_doubt(feature, near, flight) for each in submitters)
+            others_in_doubt=any(each.in_doubt(feature, near, creation) for each in submitters)
             or (self.shared is not None and self.shared.others_in_doubt(feature)),
         )
         alone = handle.channel.sole_user and handle.entry.persistent and complete
         if isinstance(verdict, str) and not alone:
             verdict = Unresolved.AMBIGUOUS
-        return _Look(verdict, candidates)
+        return _HistoryAnswer(verdict, candidates)
 
 
 _submitters: WeakSet[Submitter] = WeakSet()

@@ -296,7 +296,7 @@ class JobRegistry:
     def _adopt(self, handle: JobHandle, task_id: str, age: int, units: float | None = None) -> None:
         spec = handle.spec
         handle.task_id = task_id
-        self._submitter.know(task_id)
+        self._submitter.remember(task_id)
         if units is None:
             # A task that is known by its id alone was charged elsewhere, or here before.
             units = 0.0 if spec.job is None else spec.units

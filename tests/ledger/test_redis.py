@@ -731,7 +731,7 @@ async def test_the_newest_400_durations_of_a_kind_are_kept(
 ) -> None:
     """An older duration of the same kind of task is dropped, one of another kind is not."""
     monkeypatch.setattr(module, "_PRUNED_EVERY", 0)
-    monkeypatch.setattr(module, "_MIRROR_PRUNED_EVERY", 0)
+    monkeypatch.setattr(module, "_COPIES_PRUNED_EVERY", 0)
     one = await join()
     await step(one, DurationRow(one.member, 0, TaskKind("ai-avatar"), 1, 2))
     for first in range(1, 411, 41):
@@ -743,22 +743,22 @@ async def test_the_newest_400_durations_of_a_kind_are_kept(
     assert 401 == len(numbers)
     # The ten oldest are gone.
     assert {0, *range(42, 411)} < numbers
-    assert 401 == len(one._mirror)
+    assert 401 == len(one._copies)
 
 
 async def test_the_copy_of_other_rows_is_bounded(
     join: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A member keeps the newest rows of others, and none whose time is over."""
-    monkeypatch.setattr(module, "_MIRROR_PRUNED_EVERY", 0)
-    monkeypatch.setattr(module, "_MOST_MIRRORED", 2)
+    monkeypatch.setattr(module, "_COPIES_PRUNED_EVERY", 0)
+    monkeypatch.setattr(module, "_MOST_COPIES", 2)
     one = await join()
     now = (await taken(one)).now
     await one.publish([request(one, number, now) for number in range(5)])
-    assert 2 == len(one._mirror)
+    assert 2 == len(one._copies)
     await step(one, RequestRow(one.member, 9, 1, answered=1))
 
-    assert 2 == len(one._mirror)
+    assert 2 == len(one._copies)
 
 
 async def test_unreadable_rows_are_ignored(join: Open, redis_server: RedisServer) -> None:
