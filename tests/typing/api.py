@@ -1,7 +1,7 @@
 """The types of the public API; mypy and pyright check this file, and it is never run.
 
-What must be an error is marked as one, and both report a mark that is not needed,
-so that a type that became looser fails the check.
+Lines that must be errors are marked, and both checkers report an unneeded mark, so a type that
+becomes looser fails the check.
 """
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
